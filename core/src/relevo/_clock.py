@@ -1,0 +1,74 @@
+"""Time, as it comes in by argument: what the clock says, and how long a duration is."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import timedelta
+from typing import Protocol, runtime_checkable
+
+from relevo.errors import ConfigurationError, shown
+
+Duration = float | int | str | timedelta
+"""Seconds as a number, a timedelta, or text such as ``"500ms"``, ``"2s"``, ``"5m"``, ``"1h"``, ``"7d"``."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Where the time comes from; tests pass one that they move by hand."""
+
+    def now(self) -> float:
+        """Return the seconds since the Unix epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go backwards, for measuring how long something took."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Return after *seconds*."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
+
+def seconds(value: Duration, *, what: str = "a duration") -> float:
+    """
+    Return *value* in seconds.
+
+    Args:
+        value: A number of seconds, a timedelta, or text with a unit.
+
+        what: How the error names it.
+
+    Raises:
+        ConfigurationError: It is not a duration, or it is negative or not finite.
+    """
+    result: float | None = None
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        result = float(value)
+    elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
+        result = float(match[1]) * _UNITS[match[2]]
+    if result is None or not 0.0 <= result < float("inf"):
+        message = f'{what} cannot be {shown(value)}; write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
+        raise ConfigurationError(message)
+    return result

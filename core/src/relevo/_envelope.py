@@ -1,0 +1,51 @@
+"""What travels: an event as bytes, with what a transport must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import attrs
+
+Urgency = Literal["normal", "high"]
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+DEFAULT_QUEUE = "default"
+
+
+@attrs.frozen(kw_only=True)
+class Envelope:
+    """
+    An event on its way; the same on every transport, byte for byte.
+
+    Nothing in it changes after the dispatch: attempts, progress and errors belong to the
+    :class:`Delivery`, never to the envelope.
+    """
+
+    id: str
+    """Made once, at the dispatch (UUIDv7); of a foreign event any text up to 255 characters."""
+
+    source: str
+    """Who dispatched it: the application's name."""
+
+    name: str
+    """The event's name."""
+
+    queue: str = DEFAULT_QUEUE
+    """The named stream inside the transport."""
+
+    body: bytes
+    """A CloudEvents 1.0 JSON document. A transport never looks inside."""
+
+    headers: Mapping[str, str] = NO_HEADERS
+    """What stands outside the body, such as its signature."""
+
+    urgency: Urgency = "normal"
+    """``high`` overtakes ``normal`` where the transport claims it."""
+
+    ordering_key: str | None = None
+    """Events of one queue and key are handled in order where the transport claims it."""
+
+    expires: float | None = None
+    """Seconds since the epoch after which no listener shall be called any more."""

@@ -1,0 +1,71 @@
+"""Who hosts a worker: the interface between an application and cron, supervisor or a test."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from relevo._app import App
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """How long and on what a runner works; what is unsaid has no limit."""
+
+    transport: str | None = None
+    """Which of the application's transports; the only one if unsaid."""
+
+    queues: tuple[str, ...] = ()
+    """In order of preference; all that routes lead to if empty."""
+
+    until_empty: bool = False
+    """Stop when nothing is ready any more."""
+
+    settle: float = 0.0
+    """With *until_empty*: seconds to wait also for what becomes due, such as retries."""
+
+    max_events: int | None = None
+    max_seconds: float | None = None
+    batch: int | None = None
+    """Events received at once; the transport's measure if unsaid."""
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What a run did."""
+
+    handled: int = 0
+    """Deliveries that were settled in any way but released."""
+
+    done: int = 0
+    retried: int = 0
+    dead: int = 0
+    seconds: float = 0.0
+    stopped_by: str = "empty"
+    """``empty``, ``events``, ``time``, or ``asked``."""
+
+    reasons: Mapping[str, int] = attrs.field(factory=dict)
+    """How many were dead-lettered for which reason."""
+
+
+class Runner(ABC):
+    """Hosts the worker of an application."""
+
+    @abstractmethod
+    def run(self, app: App, options: RunOptions) -> Report:
+        """
+        Handle events until *options* say stop, or somebody does.
+
+        Raises:
+            ConfigurationError: The application cannot run like this.
+
+            TransportUnavailableError: The server could not be reached and the runner does not wait.
+        """
+
+    @abstractmethod
+    def unit(self, app: App, options: RunOptions) -> str:
+        """Return the text that makes the host system run it: a crontab line, a program section, a unit."""

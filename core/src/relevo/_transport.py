@@ -1,0 +1,361 @@
+"""The seam between the core and the backends: what a transport does, in words and signatures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self
+
+import attrs
+
+from relevo._capabilities import Capabilities
+from relevo._clock import Clock
+from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, Unreadable
+from relevo._envelope import Envelope
+from relevo.errors import LeaseLostError, UnsupportedError
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """How many events a queue holds; ``None`` where the transport cannot tell."""
+
+    ready: int | None = None
+    leased: int | None = None
+    scheduled: int | None = None
+    dead: int | None = None
+    oldest_age: float | None = None
+    """Seconds since the oldest ready event was sent; ``None`` also if none is ready."""
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterEntry:
+    """A dead letter as it is kept: everything that was received, and why it ended here."""
+
+    ref: str
+    """Opaque, and of this dead letter alone: fan-out shares event ids, unreadable bytes have none."""
+
+    queue: str
+    envelope: Envelope | Unreadable
+    reason: str
+    error: str
+    state: bytes
+    attempt: int
+    """The attempt that was the last."""
+
+    losses: int
+    enqueued_at: float
+    died_at: float
+
+
+class BoundSender(Protocol):
+    """Sends inside somebody else's transaction: all commit together, or nothing does."""
+
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+        """
+        Write what *make* returns when the transaction commits.
+
+        Args:
+            make: Called once, at the latest moment at which the transaction can still be written
+                to, after pending objects were flushed; on a plain connection at once.
+
+            delay: Seconds from now before which none is handed out.
+        """
+        ...
+
+
+class Transport(ABC):
+    """
+    Carries envelopes and remembers them until they are settled.
+
+    This is all that a stranger writes to put relevo on something new. Batches go in and come out
+    everywhere, since a commit or a round trip is what costs; a batch of one is common, an empty one
+    does nothing. Every method may be called from several threads, ``receive`` from one at a time.
+    An instance never crosses a fork. Foreign errors are translated: what a method raises is a
+    :class:`RelevoError`, the driver's own is its ``__cause__``.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    Options: ClassVar[type]
+    """
+    An attrs class of what configuration may say. The core refuses unknown keys and wrong types.
+    A field ``url: str`` gets the address; a field ``directory: pathlib.Path``, if there is one, gets
+    the folder that relative paths start from; fields of type :class:`Secret` are masked everywhere.
+    """
+
+    name: str
+    """What the application calls it; errors and log lines do too."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, options: Any, *, name: str, clock: Clock) -> Self:
+        """
+        Return a transport that does no I/O until it is used.
+
+        Args:
+            options: An instance of :attr:`Options`.
+
+            name: What the application calls it.
+
+            clock: Where the time comes from.
+
+        Raises:
+            ConfigurationError: The options cannot work together.
+        """
+
+    @abstractmethod
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        """
+        Create what is missing for *queues*; never alter what is there.
+
+        Args:
+            queues: Names of queues that will be sent to or received from.
+
+            dry_run: Only tell.
+
+        Returns:
+            What was, or would be, created, in words for a person; empty when all is there.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            ConfigurationError: What is there does not fit, for example a newer schema.
+
+        Promises:
+            setup-is-idempotent
+        """
+
+    @abstractmethod
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        """
+        Take *envelopes* over; when this returns they are as safe as ``durability`` claims.
+
+        Args:
+            envelopes: They may be for several queues.
+
+            delay: Seconds before which none is handed out, rounded up to the claimed resolution.
+
+        Raises:
+            SendError: Not all is known to be safe; says which were sent, refused, unknown.
+
+            UnsupportedError: *delay*, an urgency or an ordering key is asked for and not claimed.
+
+            TransportClosedError: After ``close()``.
+
+        Promises:
+            sent-is-received · payload-is-untouched · send-tells-apart · batch-is-atomic
+        """
+
+    @abstractmethod
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        """
+        Hand out up to *limit* events that are ready, each hidden from everyone else.
+
+        Args:
+            queues: In order of preference.
+
+            limit: How many at most; no more than these are leased to the caller, except where
+                losses are counted as "at least".
+
+            lease: Seconds for which they are hidden, unless extended. Ignored where leases are of
+                the connection.
+
+            wait: Seconds to block at most if nothing is ready; 0 looks and returns.
+
+        Returns:
+            The deliveries; empty when nothing was ready in time. What is not an envelope comes as
+            :class:`Unreadable` and never as an error.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            TransportClosedError: After ``close()``, also when it was blocked.
+
+        Promises:
+            limit-is-respected · leased-is-hidden · lost-lease-returns · losses-are-counted ·
+            malformed-is-quarantined
+        """
+
+    @abstractmethod
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        """
+        End each of *settlements*, each on its own, by compare-and-set on the receipt.
+
+        A dead letter is durable before its source is given up.
+
+        Args:
+            settlements: Pairs of a delivery and its outcome.
+
+        Returns:
+            The deliveries whose lease was lost; nothing was changed for them.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached. What was not settled stays
+                leased and comes back.
+
+        Promises:
+            ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
+            stale-settle-is-refused
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """
+        Give up everything held, without settling it, and wake a blocked ``receive``.
+
+        May be called again. Every other method raises :class:`TransportClosedError` afterwards.
+
+        Promises:
+            close-is-idempotent
+        """
+
+    # --- by capability: what is not claimed raises ------------------------------------------------
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        """
+        Keep *deliveries* hidden for another *lease*.
+
+        Args:
+            deliveries: Ones that this transport handed out.
+
+            lease: Seconds from now.
+
+        Returns:
+            Those whose lease was already lost; nothing was changed for them.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``extend`` is not claimed.
+
+        Promises:
+            extend-keeps-the-lease · stale-settle-is-refused
+        """
+        raise self._unsupported("extend")
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        """
+        Keep *state* with *delivery* now, so that a crash later in it does not lose what is done.
+
+        Raises:
+            LeaseLostError: It is no longer held; nothing was changed.
+
+            UnsupportedError: ``checkpoint`` is not claimed.
+
+        Promises:
+            checkpoint-survives-a-loss
+        """
+        raise self._unsupported("checkpoint")
+
+    def stats(self, queue: str) -> Stats:
+        """
+        Return how many events *queue* holds.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``stats`` is "none".
+
+        Promises:
+            stats-are-true-at-rest
+        """
+        raise self._unsupported("stats")
+
+    def dead_letters(
+        self, *, queue: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        """
+        Return dead letters, the oldest first, without changing them.
+
+        Args:
+            queue: Only of this queue; of all queues that this transport knows if unsaid.
+
+            after: The ``ref`` of the last one seen, to page on.
+
+            limit: How many at most.
+
+        Raises:
+            UnsupportedError: ``dead_letters`` is not claimed.
+
+        Promises:
+            dead-is-kept-with-reason
+        """
+        raise self._unsupported("dead_letters")
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        """
+        Make dead letters ready again, as new: first attempt, no losses.
+
+        Args:
+            refs: From each dead letter's ``ref`` to the ``state`` it starts with.
+
+        Returns:
+            The refs that were not found.
+
+        Promises:
+            revived-is-received
+        """
+        raise self._unsupported("dead_letters")
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        """Delete dead letters for good; return the refs that were not found."""
+        raise self._unsupported("dead_letters")
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        """
+        Return a sender that writes inside *session*'s transaction.
+
+        Args:
+            session: Whatever the backend can join; the core hands it on unseen.
+
+            relay_to: The name of another transport: the events are kept in the reserved queue
+                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+
+        Raises:
+            SessionError: It cannot be joined: another database, or no transaction at all.
+
+            UnsupportedError: ``transactional`` is not claimed.
+
+        Promises:
+            joins-the-transaction
+        """
+        raise self._unsupported("transactional")
+
+    def cancel(self, event_id: str) -> int:
+        """Take out the events of *event_id* that nobody holds; return how many that were."""
+        raise self._unsupported("cancel")
+
+    def purge(self, queue: str) -> int:
+        """Take out all events of *queue* that nobody holds; return how many that were."""
+        raise self._unsupported("purge")
+
+    # --- what follows from the above ----------------------------------------------------------------
+
+    def ack(self, delivery: Delivery) -> None:
+        """Settle *delivery* as done; raise :class:`LeaseLostError` if it is no longer held."""
+        self._settle_one(delivery, Ack())
+
+    def nack(self, delivery: Delivery, *, delay: float = 0.0, state: bytes | None = None) -> None:
+        """Give *delivery* back, again after *delay* seconds; raise :class:`LeaseLostError` if no longer held."""
+        self._settle_one(delivery, Nack(delay=delay, state=state))
+
+    def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "", state: bytes | None = None) -> None:
+        """Keep *delivery* aside for good; raise :class:`LeaseLostError` if it is no longer held."""
+        self._settle_one(delivery, DeadLetter(reason=reason, error=error, state=state))
+
+    def _settle_one(self, delivery: Delivery, outcome: Outcome) -> None:
+        if self.settle([(delivery, outcome)]):
+            raise LeaseLostError(self.name, delivery)
+
+    def _unsupported(self, capability: str) -> UnsupportedError:
+        return UnsupportedError(self.name, capability)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"

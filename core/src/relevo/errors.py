@@ -1,0 +1,247 @@
+"""Everything that relevo raises, sorted by who has to act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+__all__ = [
+    "CodecError",
+    "ConfigurationError",
+    "DecodeError",
+    "DuplicateEventError",
+    "DuplicateListenerError",
+    "EncodeError",
+    "EventNameError",
+    "ForbiddenTransitionError",
+    "GiveUp",
+    "LeaseLostError",
+    "PluginError",
+    "RelevoError",
+    "RetryLater",
+    "RouteNotFoundError",
+    "SendError",
+    "SessionError",
+    "SubjectError",
+    "TransportClosedError",
+    "TransportError",
+    "TransportNotFoundError",
+    "TransportUnavailableError",
+    "UnsupportedError",
+]
+
+
+class RelevoError(Exception):
+    """The root of relevo's errors; never raised itself."""
+
+
+# --- the program is wrong: raised at start-up or at the dispatch; retrying cannot help -----------
+
+
+class ConfigurationError(RelevoError):
+    """Raised when the program or its configuration must be changed by somebody."""
+
+
+class TransportNotFoundError(ConfigurationError):
+    """Raised when no installed package offers the transport or the URL scheme that was named."""
+
+    def __init__(self, wanted: str, available: Iterable[str], *, distribution: str | None = None):
+        self.wanted = wanted
+        self.available = tuple(sorted(available))
+        self.distribution = distribution
+        offered = ", ".join(self.available) or "none"
+        mend = f'; install "{distribution}"' if distribution else did_you_mean(wanted, self.available)
+        super().__init__(f'no transport for "{wanted}"; available: {offered}{mend}')
+
+
+class PluginError(ConfigurationError):
+    """Raised when a plugin cannot be loaded, or when two claim the same name."""
+
+
+class DuplicateEventError(ConfigurationError):
+    """Raised when two classes claim one event name and version."""
+
+    def __init__(self, name: str, first: object, second: object):
+        self.name = name
+        self.first = first
+        self.second = second
+        super().__init__(f'the event "{name}" is declared twice: by {first!r} and by {second!r}; rename one')
+
+
+class DuplicateListenerError(ConfigurationError):
+    """Raised when two listeners of one event have the same id."""
+
+    def __init__(self, listener_id: str, event_name: str):
+        self.listener_id = listener_id
+        self.event_name = event_name
+        super().__init__(
+            f'two listeners of "{event_name}" have the id "{listener_id}"; '
+            f"give one of them another with listener(…, id=…)"
+        )
+
+
+class EventNameError(ConfigurationError):
+    """Raised when something cannot be the name of an event."""
+
+    def __init__(self, name: object, why: str):
+        self.name = name
+        super().__init__(f"{shown(name)} is not an event name: {why}; write noun.past-participle, as in image.created")
+
+
+class RouteNotFoundError(ConfigurationError):
+    """Raised when an event is dispatched and no route matches its name."""
+
+    def __init__(self, event_name: str, patterns: Iterable[str]):
+        self.event_name = event_name
+        self.patterns = tuple(patterns)
+        known = ", ".join(f'"{pattern}"' for pattern in self.patterns) or "none"
+        super().__init__(f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "main"')
+
+
+class UnsupportedError(ConfigurationError):
+    """Raised when a transport is asked for something that it does not claim in its capabilities."""
+
+    def __init__(self, transport: str, capability: str):
+        self.transport = transport
+        self.capability = capability
+        super().__init__(f'the transport "{transport}" does not support {capability}; choose one that claims it')
+
+
+class SessionError(ConfigurationError):
+    """Raised when a session cannot be joined, since its database is not the transport's or there is no outbox."""
+
+
+class SubjectError(ConfigurationError):
+    """Raised when an object cannot be named as the subject of an event, or a subject cannot be loaded."""
+
+
+class ForbiddenTransitionError(RelevoError):
+    """Raised when the life of a delivery has no such step; a transport that meets it has a bug."""
+
+    def __init__(self, state: object, action: object):
+        self.state = state
+        self.action = action
+        super().__init__(f"a delivery that is {state} cannot {action}")
+
+
+# --- the world is wrong: retrying may help --------------------------------------------------------
+
+
+class TransportError(RelevoError):
+    """Raised when the world outside the program failed; doing it again may work."""
+
+
+class TransportUnavailableError(TransportError):
+    """Raised when the server or the file behind a transport cannot be reached or not be written."""
+
+    def __init__(self, transport: str, why: str):
+        self.transport = transport
+        self.why = why
+        super().__init__(f'the transport "{transport}" is unavailable: {why}')
+
+
+class TransportClosedError(TransportError):
+    """Raised when a transport is used after its ``close()``."""
+
+    def __init__(self, transport: str):
+        self.transport = transport
+        super().__init__(f'the transport "{transport}" is closed')
+
+
+class LeaseLostError(TransportError):
+    """Raised when a delivery is settled or extended that is no longer held; nothing was changed."""
+
+    def __init__(self, transport: str, delivery: object):
+        self.transport = transport
+        self.delivery = delivery
+        super().__init__(f'the transport "{transport}" no longer leases {delivery!r}; nothing was changed')
+
+
+class SendError(TransportError):
+    """
+    Raised when not every envelope of a batch is known to be safe.
+
+    The three attributes hold positions in the batch and together name each of them once. Send the
+    *unknown* ones again with the same ids: where an event did arrive, it is the same event.
+    """
+
+    def __init__(
+        self,
+        transport: str,
+        *,
+        sent: Sequence[int] = (),
+        refused: Sequence[int] = (),
+        unknown: Sequence[int] = (),
+        why: str,
+    ):
+        self.transport = transport
+        self.sent = tuple(sent)
+        self.refused = tuple(refused)
+        self.unknown = tuple(unknown)
+        self.why = why
+        super().__init__(
+            f'the transport "{transport}" could not confirm every event: {len(self.sent)} sent, '
+            f"{len(self.refused)} refused, {len(self.unknown)} unknown: {why}"
+        )
+
+
+# --- the event is wrong: dead-letter it, never retry ----------------------------------------------
+
+
+class CodecError(RelevoError):
+    """Raised when an event cannot be written or read."""
+
+
+class EncodeError(CodecError):
+    """Raised when an event has no faithful form as JSON, or is too large; nothing was sent."""
+
+    def __init__(self, event_name: str, path: str, why: str):
+        self.event_name = event_name
+        self.path = path
+        self.why = why
+        super().__init__(f'the event "{event_name}" cannot be sent: {path}: {why}')
+
+
+class DecodeError(CodecError):
+    """Raised when bytes are not an event, or its data does not fit its declared type."""
+
+
+# --- steering: raised by listeners, not errors -----------------------------------------------------
+
+
+class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
+    """
+    Raise it in a listener to be called again after *delay*; it counts as a run.
+
+    Args:
+        delay: Seconds, a timedelta, or text such as ``"5m"``. Without it the retry policy says.
+
+        reason: Kept with the event's state.
+    """
+
+    def __init__(self, delay: object = None, reason: str = ""):
+        self.delay = delay
+        self.reason = reason
+        super().__init__(reason or "asked to be called later")
+
+
+class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
+    """Raise it in a listener to have the event dead-lettered without further retries of this listener."""
+
+    def __init__(self, reason: str = ""):
+        self.reason = reason
+        super().__init__(reason or "gave up")
+
+
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean "…"?`` for the nearest of *known*, or nothing."""
+    near = get_close_matches(wanted, list(known), n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return *value* for an error line: escaped, and cut at *limit* characters."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+

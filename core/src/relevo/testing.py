@@ -1,0 +1,40 @@
+"""What tests need that no server knows: a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import threading
+
+__all__ = ["FakeClock"]
+
+
+class FakeClock:
+    """
+    A clock that stands still until it is told otherwise; ``sleep`` moves it and returns at once.
+
+    Args:
+        now: Where it starts, in seconds since the epoch; early in 2026 if unsaid.
+    """
+
+    def __init__(self, now: float = 1_767_225_600.0):
+        self._now = now
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock *seconds* forward."""
+        if seconds < 0:
+            message = "a clock does not go backwards"
+            raise ValueError(message)
+        with self._lock:
+            self._now += seconds
+
+    def __repr__(self) -> str:
+        return f"FakeClock({self._now!r})"
