@@ -3,6 +3,7 @@
 from relevo._envelope import Envelope
 from relevo._capabilities import Capabilities
 from relevo._delivery import (
+    MAX_ERROR,
     MAX_STATE,
     TRANSITIONS,
     Ack,
@@ -10,6 +11,7 @@ from relevo._delivery import (
     Counters,
     DeadLetter,
     Delivery,
+    Lost,
     Nack,
     Outcome,
     Release,

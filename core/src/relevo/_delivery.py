@@ -29,6 +29,9 @@ from relevo.errors import ForbiddenTransitionError
 MAX_STATE = 16 * 1024
 """The longest ``state`` in bytes that every transport keeps."""
 
+MAX_ERROR = 16 * 1024
+"""The longest ``error`` of a dead letter in bytes of UTF-8; what calls a transport cuts it."""
+
 
 class State(StrEnum):
     """Where an accepted event is."""
@@ -176,7 +179,7 @@ class Nack:
 
     delay: float = 0.0
     state: bytes | None = None
-    """Replaces what was kept; ``None`` leaves it."""
+    """Replaces what was kept; ``None`` leaves what the last settlement or checkpoint kept."""
 
     action = Action.NACK
 
@@ -204,5 +207,19 @@ class Release:
     action = Action.RELEASE
 
 
-Outcome = Ack | Nack | DeadLetter | Release
+@attrs.frozen(kw_only=True)
+class Lost:
+    """
+    The process that ran it died, and whoever watched it says so: delivered again at once, and a loss more.
+
+    What the end of a lease does by itself, without waiting for it.
+    """
+
+    state: bytes | None = None
+    """Replaces what was kept; ``None`` leaves it."""
+
+    action = Action.LOSE
+
+
+Outcome = Ack | Nack | DeadLetter | Release | Lost
 Settlement = tuple[Delivery, Outcome]

@@ -38,8 +38,8 @@ class Envelope:
     body: bytes
     """A CloudEvents 1.0 JSON document. A transport never looks inside."""
 
-    headers: Mapping[str, str] = NO_HEADERS
-    """What stands outside the body, such as its signature."""
+    headers: Mapping[str, str] = attrs.field(default=NO_HEADERS, hash=False)
+    """What stands outside the body, such as its signature; small. A transport keeps its own headers apart from these."""
 
     urgency: Urgency = "normal"
     """``high`` overtakes ``normal`` where the transport claims it."""
@@ -48,4 +48,42 @@ class Envelope:
     """Events of one queue and key are handled in order where the transport claims it."""
 
     expires: float | None = None
-    """Seconds since the epoch after which no listener shall be called any more."""
+    """Seconds since the epoch after which no listener is called any more. A transport never acts on it: the worker does."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (
+            self.id,
+            self.source,
+            self.name,
+            self.queue,
+            self.body,
+            dict(self.headers),
+            self.urgency,
+            self.ordering_key,
+            self.expires,
+        )
+
+
+def _again(
+    event_id: str,
+    source: str,
+    name: str,
+    queue: str,
+    body: bytes,
+    headers: dict[str, str],
+    urgency: Urgency,
+    ordering_key: str | None,
+    expires: float | None,
+) -> Envelope:
+    """Unpickle an envelope; a read-only mapping does not pickle."""
+    return Envelope(
+        id=event_id,
+        source=source,
+        name=name,
+        queue=queue,
+        body=body,
+        headers=headers or NO_HEADERS,
+        urgency=urgency,
+        ordering_key=ordering_key,
+        expires=expires,
+    )

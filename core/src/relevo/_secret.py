@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
-
 MASK = "***"
 
 
@@ -39,13 +37,18 @@ class Secret:
 
 
 def masked_url(url: str) -> str:
-    """Return *url* for people: its password and the values of its query replaced by ``***``."""
-    try:
-        parts = urlsplit(url)
-        userinfo, at, host = parts.netloc.rpartition("@")
-        user, colon, _ = userinfo.partition(":")
-        netloc = f"{user}{colon and ':' + MASK}{at}{host}"
-        query = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in parts.query.split("&") if pair)
-        return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
-    except ValueError:
-        return f"{url.partition(':')[0][:16]}:{MASK}"
+    """
+    Return *url* for people: its password and the values of its query replaced by ``***``.
+
+    Works on malformed addresses too, since those end in error messages: all up to the last ``@`` is
+    taken for credentials, of which only a name before a colon is shown.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return MASK
+    credentials, at, place = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    shown = f"{user}:{MASK}@" if colon else f"{MASK}@" if at else ""
+    place, question, query = place.partition("?")
+    pairs = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in query.split("&") if pair)
+    return f"{scheme}://{shown}{place.partition('#')[0]}{question}{pairs}"

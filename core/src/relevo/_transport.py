@@ -56,8 +56,9 @@ class BoundSender(Protocol):
         Write what *make* returns when the transaction commits.
 
         Args:
-            make: Called once, at the latest moment at which the transaction can still be written
-                to, after pending objects were flushed; on a plain connection at once.
+            make: Called at most once, at the latest moment at which the transaction can still be
+                written to, after pending objects were flushed; on a plain connection at once. Never
+                after a rollback. If it raises, the commit fails with that.
 
             delay: Seconds from now before which none is handed out.
         """
@@ -75,7 +76,8 @@ class Transport(ABC):
     :class:`RelevoError`, the driver's own is its ``__cause__``.
     """
 
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities
+    """Of the class where it can be known there, else of the instance from the start."""
 
     Options: ClassVar[type]
     """
@@ -136,10 +138,17 @@ class Transport(ABC):
 
             delay: Seconds before which none is handed out, rounded up to the claimed resolution.
 
-        Raises:
-            SendError: Not all is known to be safe; says which were sent, refused, unknown.
+        A queue that nobody set up is either refused or made; it never swallows an event.
 
-            UnsupportedError: *delay*, an urgency or an ordering key is asked for and not claimed.
+        Raises:
+            SendError: Not all is known to be safe; says which were sent, refused, unknown. Too large
+                is refused; a commit or a confirmation that was lost is unknown. An event that
+                ``dedupe`` recognised was sent.
+
+            TransportUnavailableError: The server could not be reached; nothing was sent.
+
+            UnsupportedError: *delay*, an urgency or an ordering key is asked for and not claimed;
+                nothing was sent.
 
             TransportClosedError: After ``close()``.
 
@@ -182,7 +191,8 @@ class Transport(ABC):
         """
         End each of *settlements*, each on its own, by compare-and-set on the receipt.
 
-        A dead letter is durable before its source is given up.
+        A dead letter is durable before its source is given up. Where settlement is only ``sent``, that
+        is said of acks alone: the other outcomes are confirmed when this returns.
 
         Args:
             settlements: Pairs of a delivery and its outcome.
@@ -191,8 +201,11 @@ class Transport(ABC):
             The deliveries whose lease was lost; nothing was changed for them.
 
         Raises:
-            TransportUnavailableError: The server could not be reached. What was not settled stays
-                leased and comes back.
+            TransportUnavailableError: The server could not be reached; none is known to be settled.
+                They may be settled again: those that were come back as lost.
+
+            SettleError: Some could not be settled while others were; names both. What was not
+                settled stays leased, and comes back if it is not settled again.
 
         Promises:
             ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
@@ -204,7 +217,8 @@ class Transport(ABC):
         """
         Give up everything held, without settling it, and wake a blocked ``receive``.
 
-        May be called again. Every other method raises :class:`TransportClosedError` afterwards.
+        Calls that have begun in other threads come to an end first. What was fetched but not yet
+        handed out goes back as released. May be called again. Every other method raises :class:`TransportClosedError` afterwards.
 
         Promises:
             close-is-idempotent
@@ -241,6 +255,8 @@ class Transport(ABC):
         Raises:
             LeaseLostError: It is no longer held; nothing was changed.
 
+            TransportUnavailableError: The server could not be reached.
+
             UnsupportedError: ``checkpoint`` is not claimed.
 
         Promises:
@@ -263,15 +279,15 @@ class Transport(ABC):
         raise self._unsupported("stats")
 
     def dead_letters(
-        self, *, queue: str | None = None, after: str | None = None, limit: int = 100
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         """
-        Return dead letters, the oldest first, without changing them.
+        Return dead letters without changing them: queue by queue in the order given, the oldest first.
 
         Args:
-            queue: Only of this queue; of all queues that this transport knows if unsaid.
+            queues: Whose; the caller knows them from its routes.
 
-            after: The ``ref`` of the last one seen, to page on.
+            after: The ``ref`` of the last one seen, to page on; it may have been discarded meanwhile.
 
             limit: How many at most.
 
@@ -291,7 +307,8 @@ class Transport(ABC):
             refs: From each dead letter's ``ref`` to the ``state`` it starts with.
 
         Returns:
-            The refs that were not found.
+            The refs that were not found. If the same event lives again in its queue, that one stays
+            and the dead letter goes.
 
         Promises:
             revived-is-received

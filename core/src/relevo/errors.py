@@ -21,6 +21,7 @@ __all__ = [
     "RetryLater",
     "RouteNotFoundError",
     "SendError",
+    "SettleError",
     "SessionError",
     "SubjectError",
     "TransportClosedError",
@@ -33,6 +34,9 @@ __all__ = [
 
 class RelevoError(Exception):
     """The root of relevo's errors; never raised itself."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.__dict__)
 
 
 # --- the program is wrong: raised at start-up or at the dispatch; retrying cannot help -----------
@@ -185,6 +189,21 @@ class SendError(TransportError):
         )
 
 
+class SettleError(TransportError):
+    """
+    Raised when some deliveries of a batch could not be settled while the others were.
+
+    The two attributes hold deliveries; whatever is in neither was settled.
+    """
+
+    def __init__(self, transport: str, *, lost: Sequence[object] = (), unsettled: Sequence[object], why: str):
+        self.transport = transport
+        self.lost = tuple(lost)
+        self.unsettled = tuple(unsettled)
+        self.why = why
+        super().__init__(f'the transport "{transport}" could not settle {len(self.unsettled)} deliveries: {why}')
+
+
 # --- the event is wrong: dead-letter it, never retry ----------------------------------------------
 
 
@@ -245,3 +264,10 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+
+
+def _again(cls: type[RelevoError], args: tuple[object, ...], attributes: dict[str, object]) -> RelevoError:
+    """Unpickle an error without asking its constructor, which has arguments of its own."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(attributes)
+    return error

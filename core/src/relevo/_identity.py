@@ -1,0 +1,26 @@
+"""Ids of events: UUID version 7, so that they sort by the time of the dispatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+IdFactory = Callable[[float], str]
+"""From the time in seconds since the epoch to a new id."""
+
+
+def uuid7(now: float) -> str:
+    """
+    Return a new UUID of version 7 (RFC 9562, section 5.7).
+
+    Args:
+        now: Seconds since the epoch; its milliseconds are the first 48 bits.
+    """
+    random = int.from_bytes(os.urandom(10))
+    value = (int(now * 1000) & 0xFFFF_FFFF_FFFF) << 80
+    value |= 0x7 << 76
+    value |= (random >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62
+    value |= random & 0x3FFF_FFFF_FFFF_FFFF
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,109 @@
+"""
+How far an event has come: which of its listeners are done, due or dead, and how often each was run.
+
+It travels as the ``state`` of a delivery. The bytes carry a version of their own, so that two releases
+of relevo can work side by side on one queue.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from relevo._delivery import MAX_STATE
+from relevo.errors import DecodeError
+
+STATE_VERSION = 1
+_MAX_ERROR = 200
+
+Status = Literal["done", "due", "dead"]
+
+
+class ListenerProgress(msgspec.Struct, array_like=True):
+    """How far one listener is."""
+
+    status: Status = "due"
+    runs: int = 0
+    """Calls so far; a run that a crash cut short is not counted here but as a loss."""
+
+    due: float = 0.0
+    """Seconds since the epoch before which it is not called again."""
+
+    why: str = ""
+    """The reason code of a dead one."""
+
+    error: str = ""
+    """The last error, in one line."""
+
+
+class Progress(msgspec.Struct, omit_defaults=True):
+    """How far an event is in one queue."""
+
+    v: int = STATE_VERSION
+    listeners: dict[str, ListenerProgress] = {}
+    """By listener id."""
+
+    waiting: dict[str, float] = {}
+    """From a reason to be patient to the time at which it was first met."""
+
+    stopped: bool = False
+    """A listener stopped the propagation; the later ones are skipped for good."""
+
+
+class NewerStateError(DecodeError):
+    """Raised when a newer release of relevo wrote the state; a newer worker will come by."""
+
+
+_decode = msgspec.json.Decoder(Progress).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def loaded(state: bytes) -> Progress:
+    """
+    Return the progress that *state* holds; that of a new event if it is empty.
+
+    Raises:
+        NewerStateError: A newer release wrote it.
+
+        DecodeError: It is not a progress.
+    """
+    if not state:
+        return Progress()
+    try:
+        progress = _decode(state)
+    except msgspec.DecodeError as error:
+        try:
+            version = msgspec.json.decode(state)["v"]
+        except (msgspec.DecodeError, KeyError, TypeError):
+            version = None
+        if isinstance(version, int) and version > STATE_VERSION:
+            raise NewerStateError(f"state version {version}") from error
+        message = f"the state is not readable: {error}"
+        raise DecodeError(message) from error
+    if progress.v > STATE_VERSION:
+        raise NewerStateError(f"state version {progress.v}")
+    return progress
+
+
+def dumped(progress: Progress) -> bytes:
+    """Return *progress* as bytes, leaving the error texts out if they would not fit."""
+    for each in progress.listeners.values():
+        if len(each.error) > _MAX_ERROR:
+            each.error = each.error[: _MAX_ERROR - 1] + "…"
+    state = _encode(progress)
+    if len(state) > MAX_STATE:
+        for each in progress.listeners.values():
+            each.error = ""
+        state = _encode(progress)
+    return state
+
+
+def revived(state: bytes) -> bytes:
+    """Return *state* for a dead letter that is made ready again: its dead listeners start afresh, the done stay done."""
+    try:
+        progress = loaded(state)
+    except DecodeError:
+        return b""
+    kept = {key: each for key, each in progress.listeners.items() if each.status == "done"}
+    return dumped(Progress(listeners=kept, stopped=progress.stopped)) if kept or progress.stopped else b""

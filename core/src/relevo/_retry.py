@@ -1,0 +1,90 @@
+"""When a listener that failed is called again, as a function of how often it was."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import attrs
+
+from relevo._clock import Duration, seconds
+from relevo.errors import ConfigurationError, GiveUp, RetryLater
+
+
+def _duration(value: Duration) -> float:
+    return seconds(value, what="a retry delay")
+
+
+@attrs.frozen
+class Retry:
+    """
+    How often a listener is run, and how long it waits in between.
+
+    After the n-th run the wait is ``min(cap, first * factor ** (n - 1))``, lengthened by up to *jitter*
+    of itself so that what failed together is not retried together. It is never shorter.
+
+    Args:
+        runs: Runs in all, the first included; 1 never retries.
+
+        first: The wait after the first run.
+
+        factor: How much longer each wait is than the one before.
+
+        cap: The longest wait, before the jitter.
+
+        jitter: The largest share that is added by chance, 0 to 1.
+
+        give_up_on: Exceptions that no retry can mend; the listener is dead at once.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    runs: int = 5
+    first: float = attrs.field(default=2.0, converter=_duration, kw_only=True)
+    factor: float = attrs.field(default=4.0, kw_only=True)
+    cap: float = attrs.field(default=3600.0, converter=_duration, kw_only=True)
+    jitter: float = attrs.field(default=0.1, kw_only=True)
+    give_up_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=tuple, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        problems = []
+        if isinstance(self.runs, bool) or not isinstance(self.runs, int) or self.runs < 1:
+            problems.append(f"runs is {self.runs!r}, it must be a whole number from 1")
+        if not isfinite(self.factor) or self.factor < 1:
+            problems.append(f"factor is {self.factor!r}, it must be 1 or more")
+        if not 0 <= self.jitter <= 1:
+            problems.append(f"jitter is {self.jitter!r}, it must be between 0 and 1")
+        if self.cap < self.first:
+            problems.append(f"cap ({self.cap} s) is shorter than first ({self.first} s)")
+        if problems:
+            raise ConfigurationError("Retry: " + "; ".join(problems))
+
+    def wait(self, run: int, chance: float) -> float:
+        """
+        Return the seconds to wait after the *run*-th run failed.
+
+        Args:
+            run: 1 for the first.
+
+            chance: A random number from 0 to 1.
+        """
+        try:
+            grown = self.first * self.factor ** (run - 1)
+        except OverflowError:
+            grown = self.cap
+        return min(self.cap, grown) * (1.0 + self.jitter * chance)
+
+    def decide(self, run: int, error: BaseException, chance: float) -> float | None:
+        """
+        Return the seconds to wait after the *run*-th run ended with *error*, or ``None`` to give up.
+
+        A :class:`RetryLater` that names a delay gets that, as long as runs are left.
+        """
+        if isinstance(error, GiveUp) or isinstance(error, self.give_up_on) or run >= self.runs:
+            return None
+        if isinstance(error, RetryLater) and error.delay is not None:
+            return seconds(error.delay, what="the delay of RetryLater")  # type: ignore[arg-type]
+        return self.wait(run, chance)
+
+
+DEFAULT_RETRY = Retry()
