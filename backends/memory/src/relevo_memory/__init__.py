@@ -1,0 +1,11 @@
+"""relevo-memory: events in the memory of one process, for tests and as the reference of what a transport does."""
+
+from relevo_memory._store import MemoryStore
+from relevo_memory._transport import MemoryOptions, MemoryTransport
+
+__all__ = [
+    # the transport
+    "MemoryOptions",
+    "MemoryStore",
+    "MemoryTransport",
+]

@@ -1,0 +1,92 @@
+"""What is kept aside for good, until somebody revives or discards it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from relevo import DeadLetter, DeadLetterEntry
+from relevo.errors import ConfigurationError, shown
+from relevo_memory._queue import Identity, KeptEvent
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Kept:
+    event: KeptEvent
+    entry: DeadLetterEntry
+
+
+class DeadLetters:
+    """
+    The dead letters of all queues; one per event and queue, a later one replaces it.
+
+    A ref is a rising number and the queue, so that paging goes on behind one that is gone meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[int, _Kept]] = {}
+        self._by_identity: dict[tuple[str, Identity], int] = {}
+        self._numbers = itertools.count(1)
+
+    def count(self, queue: str) -> int:
+        """Return how many there are of *queue*."""
+        return len(self._queues.get(queue, ()))
+
+    def keep(self, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
+        """Put *event* down with its reason."""
+        number = next(self._numbers)
+        entry = DeadLetterEntry(
+            ref=f"{number}@{event.queue}",
+            queue=event.queue,
+            envelope=event.envelope,
+            reason=outcome.reason,
+            error=outcome.error,
+            state=event.state,
+            attempt=event.counters.attempt,
+            losses=event.counters.losses,
+            enqueued_at=event.enqueued_at,
+            died_at=now,
+        )
+        kept = self._queues.setdefault(event.queue, {})
+        if event.identity is not None:
+            kept.pop(self._by_identity.get((event.queue, event.identity), 0), None)
+            self._by_identity[event.queue, event.identity] = number
+        kept[number] = _Kept(event=event, entry=entry)
+
+    def take(self, ref: str) -> KeptEvent | None:
+        """Give up the dead letter *ref*; return its event, ``None`` if there is none."""
+        number, queue = _parsed(ref)
+        kept = self._queues.get(queue, {}).pop(number, None)
+        if kept is None:
+            return None
+        if kept.event.identity is not None:
+            del self._by_identity[queue, kept.event.identity]
+        return kept.event
+
+    def entries(self, queues: Sequence[str], *, after: str | None) -> Iterator[DeadLetterEntry]:
+        """
+        Return those of *queues*, queue by queue, the oldest first, from behind *after* on.
+
+        Raises:
+            ConfigurationError: *after* is not a ref of one of *queues*.
+        """
+        wanted = list(dict.fromkeys(queues))
+        seen = 0
+        if after is not None:
+            seen, queue = _parsed(after)
+            if not seen or queue not in wanted:
+                known = ", ".join(f'"{name}"' for name in wanted)
+                message = f"{shown(after)} is not the ref of a dead letter of {known}; give one that was listed"
+                raise ConfigurationError(message)
+            wanted = wanted[wanted.index(queue) :]
+        for name in wanted:
+            yield from (kept.entry for number, kept in self._queues.get(name, {}).items() if number > seen)
+            seen = 0
+
+
+def _parsed(ref: str) -> tuple[int, str]:
+    """Return the number and the queue of *ref*; 0 is the number of none."""
+    number, _, queue = ref.partition("@")
+    return (int(number), queue) if number.isascii() and number.isdigit() else (0, queue)

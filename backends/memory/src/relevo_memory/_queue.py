@@ -1,0 +1,198 @@
+"""One queue: its events, moved by the core's transition table and by nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import attrs
+
+from relevo import Action, Counters, Delivery, Envelope, State, Unreadable, after
+from relevo_memory._ranking import Rank, Ranking
+
+Identity = tuple[str, str, str]
+"""The envelope's own queue, its source and its id."""
+
+_KEEP_THEIR_PLACE = frozenset({Action.RELEASE, Action.LOSE})
+"""Who was not asked, or did not answer, is asked again in his turn; who put it off goes to the end."""
+
+
+@attrs.frozen(eq=False)
+class Receipt:
+    """Proof of one hand-over; equal to nothing but itself, so that an old one never fits again."""
+
+    queue: str
+    number: int
+
+
+@attrs.define(kw_only=True, eq=False)
+class KeptEvent:
+    """An event as the store keeps it."""
+
+    number: int
+    """Of the store, never used twice."""
+
+    queue: str
+    envelope: Envelope | Unreadable
+    enqueued_at: float
+    status: State
+    counters: Counters = attrs.field(factory=Counters)
+    state: bytes = b""
+
+    place: int = 0
+    """Where it stands among the ready."""
+
+    due: float = 0.0
+    """When a scheduled one becomes ready."""
+
+    until: float = 0.0
+    """When the lease of a leased one is past."""
+
+    receipt: Receipt | None = None
+
+    identity: Identity | None = attrs.field(init=False)
+    """What makes it the same event as another one in its queue; what cannot be read is like no other."""
+
+    line: tuple[str, str] | None = attrs.field(init=False)
+    """Where it waits for its turn, if it has an ordering key."""
+
+    @identity.default
+    def _identity(self) -> Identity | None:
+        # With the envelope's own queue: in an outbox all copies of a fan-out meet in one queue.
+        envelope = self.envelope
+        return (envelope.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else None
+
+    @line.default
+    def _line(self) -> tuple[str, str] | None:
+        envelope = self.envelope
+        if isinstance(envelope, Unreadable) or envelope.ordering_key is None:
+            return None
+        return envelope.queue, envelope.ordering_key
+
+    def delivery(self) -> Delivery:
+        """Return this hand-over as a value."""
+        return Delivery(
+            envelope=self.envelope,
+            queue=self.queue,
+            attempt=self.counters.attempt,
+            losses=self.counters.losses,
+            receipt=self.receipt,
+            state=self.state,
+            enqueued_at=self.enqueued_at,
+        )
+
+
+class EventQueue:
+    """
+    The living events of one queue, each in the ranking of its state.
+
+    Of the events with one ordering key only the eldest is ever ranked among the ready; the next has
+    its turn when that one is settled for good. Thus at most one of a key is held, however large the
+    batch, and no parallel worker can reorder them. A dead letter is settled: it blocks nobody.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: dict[int, KeptEvent] = {}
+        self._identities: set[Identity] = set()
+        self._lines: dict[tuple[str, str], OrderedDict[int, KeptEvent]] = {}
+        self._places = itertools.count()
+        self._ready, self._scheduled, self._leased = Ranking(), Ranking(), Ranking()
+        self._rankings = {State.READY: self._ready, State.SCHEDULED: self._scheduled, State.LEASED: self._leased}
+
+    @property
+    def scheduled(self) -> int:
+        """How many are not due yet."""
+        return len(self._scheduled)
+
+    @property
+    def leased(self) -> int:
+        """How many somebody holds."""
+        return len(self._leased)
+
+    @property
+    def ready(self) -> int:
+        """How many are ready, among them those that wait for an earlier one of their key."""
+        return len(self.events) - self.scheduled - self.leased
+
+    def knows(self, event: KeptEvent) -> bool:
+        """Tell whether the same event lives here already."""
+        return event.identity in self._identities
+
+    def admit(self, event: KeptEvent) -> None:
+        """Take a new or a revived event in; it queues behind all that are here."""
+        self.events[event.number] = event
+        if event.identity is not None:
+            self._identities.add(event.identity)
+        if event.line is not None:
+            self._lines.setdefault(event.line, OrderedDict())[event.number] = event
+        event.place = next(self._places)
+        self._rank(event)
+
+    def step(self, event: KeptEvent, action: Action) -> None:
+        """Do *action* to *event*, as the transition table allows it."""
+        left, event.status = event.status, after(event.status, action)
+        event.counters = event.counters.after(action)
+        self._rankings[left].remove(event.number)
+        if event.status is not State.LEASED:
+            event.receipt = None
+        if event.status is State.READY and action not in _KEEP_THEIR_PLACE:
+            event.place = next(self._places)
+        self._rank(event)
+
+    def pass_time(self, now: float) -> None:
+        """Do what time does: end the leases that are past, and make ready what is due."""
+        while (first := self._leased.first()) and first[0][0] <= now:
+            self.step(self.events[first[1]], Action.LOSE)
+        while (first := self._scheduled.first()) and first[0][0] <= now:
+            self.step(self.events[first[1]], Action.COME_DUE)
+
+    def next_change(self) -> float:
+        """Return when time will next do something here; infinity if never."""
+        firsts = (self._leased.first(), self._scheduled.first())
+        return min((first[0][0] for first in firsts if first), default=float("inf"))
+
+    def claim(self, limit: int, until: float) -> Iterator[KeptEvent]:
+        """Lease up to *limit* ready events, the urgent first, then in the order in which they became ready."""
+        for _ in range(limit):
+            first = self._ready.first()
+            if first is None:
+                return
+            event = self.events[first[1]]
+            event.until = until
+            event.receipt = Receipt(self.name, event.number)
+            self.step(event, Action.RECEIVE)
+            yield event
+
+    def _rank(self, event: KeptEvent) -> None:
+        match event.status:
+            case State.READY:
+                if self._has_its_turn(event):
+                    self._ready.put(event.number, _rank_of_ready(event))
+            case State.SCHEDULED:
+                self._scheduled.put(event.number, (event.due, 0))
+            case State.LEASED:
+                self._leased.put(event.number, (event.until, 0))
+            case State.DONE | State.DEAD | State.GONE:
+                self._forget(event)
+
+    def _has_its_turn(self, event: KeptEvent) -> bool:
+        return event.line is None or next(iter(self._lines[event.line])) == event.number
+
+    def _forget(self, event: KeptEvent) -> None:
+        del self.events[event.number]
+        if event.identity is not None:
+            self._identities.remove(event.identity)
+        if event.line is not None:
+            waiting = self._lines[event.line]
+            del waiting[event.number]
+            if waiting:
+                self._rank(next(iter(waiting.values())))
+            else:
+                del self._lines[event.line]
+
+
+def _rank_of_ready(event: KeptEvent) -> Rank:
+    urgent = isinstance(event.envelope, Envelope) and event.envelope.urgency == "high"
+    return (0 if urgent else 1), event.place

@@ -1,0 +1,276 @@
+"""The store: the events of all queues, as a server would hold them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from relevo import (
+    Action,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Lost,
+    Nack,
+    Outcome,
+    Settlement,
+    State,
+    Stats,
+    Unreadable,
+    after,
+)
+from relevo_memory._dead_letter import DeadLetters
+from relevo_memory._queue import EventQueue, KeptEvent, Receipt
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+@attrs.frozen(kw_only=True)
+class Posting:
+    """One envelope on its way into the store."""
+
+    queue: str
+    """Where it is kept; in an outbox not the envelope's own."""
+
+    envelope: Envelope
+    due: float
+    """Seconds since the epoch before which it is not handed out."""
+
+
+class MemoryStore:
+    """
+    Events in this process's memory, shared by any number of transports.
+
+    It is to :class:`MemoryTransport` what a server is to others: it holds the events, decides who
+    holds which, and has no clock, no name and no idea of waiting. Every method that depends on the
+    time is told it, in seconds since the epoch. Every method holds :attr:`changed`, and wakes who
+    waits for it when something may have become ready.
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant: a signal handler may close a transport in the very thread that holds it.
+        self.changed = threading.Condition(threading.RLock())
+        self._queues: dict[str, EventQueue] = {}
+        self._dead = DeadLetters()
+        self._numbers = itertools.count()
+        self._foreign: list[tuple[str, Unreadable]] = []
+
+    def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
+        """Create the queues that are missing; return their names."""
+        with self.changed:
+            missing = [name for name in dict.fromkeys(queues) if name not in self._queues]
+            if not dry_run:
+                for name in missing:
+                    self._queue(name)
+            return missing
+
+    def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
+        """
+        Put down bytes that nobody made an envelope of, as a foreign program would.
+
+        They are handed out as :class:`Unreadable`. Having no time of their own, they bear that of the
+        first look at the store.
+        """
+        foreign = Unreadable(raw=raw, headers=dict(headers), why="bytes put into the store, not an envelope")
+        with self.changed:
+            self._foreign.append((queue, foreign))
+            self.changed.notify_all()
+
+    def add(self, postings: Sequence[Posting], now: float) -> None:
+        """Take all *postings* in; one that lives in its queue already is the same event and stays as it is."""
+        with self.changed:
+            self._take_foreign(now)
+            for posting in postings:
+                queue = self._at(posting.queue, now)
+                event = KeptEvent(
+                    number=next(self._numbers),
+                    queue=posting.queue,
+                    envelope=posting.envelope,
+                    enqueued_at=now,
+                    status=State.SCHEDULED if posting.due > now else State.READY,
+                    due=posting.due,
+                )
+                if not queue.knows(event):
+                    queue.admit(event)
+            self.changed.notify_all()
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        """Lease up to *limit* ready events: of the first of *queues* as many as it has, then of the next."""
+        with self.changed:
+            self._take_foreign(now)
+            taken: list[Delivery] = []
+            for name in queues:
+                if name in self._queues and len(taken) < limit:
+                    claimed = self._at(name, now).claim(limit - len(taken), now + lease)
+                    taken.extend(event.delivery() for event in claimed)
+            return taken
+
+    def next_change(self, queues: Sequence[str]) -> float:
+        """Return when time alone will next make something ready in *queues*; infinity if never."""
+        with self.changed:
+            known = (self._queues[name] for name in queues if name in self._queues)
+            return min((queue.next_change() for queue in known), default=float("inf"))
+
+    def settle(self, settlements: Sequence[Settlement], now: float) -> list[Delivery]:
+        """End each of *settlements*; return the deliveries that are no longer held."""
+        with self.changed:
+            lost = []
+            for delivery, outcome in settlements:
+                event = self._held(delivery, now)
+                if event is None:
+                    lost.append(delivery)
+                else:
+                    self._end(event, outcome, now)
+            self.changed.notify_all()
+            return lost
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
+        """Let each lease end *lease* seconds from *now*; return the deliveries that are no longer held."""
+        with self.changed:
+            lost = []
+            for delivery in deliveries:
+                event = self._held(delivery, now)
+                if event is None:
+                    lost.append(delivery)
+                else:
+                    event.until = now + lease
+                    self._queue(event.queue).step(event, Action.EXTEND)
+            # Who waits for the end of a lease has to reckon anew.
+            self.changed.notify_all()
+            return lost
+
+    def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
+        """Keep *state* with *delivery*; return whether it is still held."""
+        with self.changed:
+            event = self._held(delivery, now)
+            if event is None:
+                return False
+            event.state = state
+            self._queue(event.queue).step(event, Action.CHECKPOINT)
+            return True
+
+    def stats(self, name: str, now: float) -> Stats:
+        """Return the figures of the queue *name*; all are 0 for one that nobody has used."""
+        with self.changed:
+            self._take_foreign(now)
+            dead = self._dead.count(name)
+            if name not in self._queues:
+                return Stats(ready=0, leased=0, scheduled=0, dead=dead)
+            queue = self._at(name, now)
+            sent = (event.enqueued_at for event in queue.events.values() if event.status is State.READY)
+            oldest = min(sent, default=None)
+            return Stats(
+                ready=queue.ready,
+                leased=queue.leased,
+                scheduled=queue.scheduled,
+                dead=dead,
+                oldest_age=None if oldest is None else max(0.0, now - oldest),
+            )
+
+    def dead_letters(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
+        """Return up to *limit* dead letters, queue by queue, the oldest first."""
+        with self.changed:
+            return list(itertools.islice(self._dead.entries(queues, after=after), max(0, limit)))
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        """
+        Make dead letters ready again with the state given for each; return the refs that were not found.
+
+        Where the same event was sent again meanwhile and lives, that one stays as it is and the dead
+        letter goes: the living one started from nothing, so it does all that the revived one would.
+        """
+        with self.changed:
+            missing = []
+            for ref, state in refs.items():
+                event = self._dead.take(ref)
+                if event is None:
+                    missing.append(ref)
+                    continue
+                queue = self._at(event.queue, now)
+                if not queue.knows(event):
+                    event.status = after(event.status, Action.REVIVE)
+                    event.counters = event.counters.after(Action.REVIVE)
+                    event.state = state
+                    queue.admit(event)
+            self.changed.notify_all()
+            return missing
+
+    def discard(self, refs: Iterable[str]) -> list[str]:
+        """Delete dead letters; return the refs that were not found."""
+        with self.changed:
+            missing = []
+            for ref in refs:
+                event = self._dead.take(ref)
+                if event is None:
+                    missing.append(ref)
+                else:
+                    event.status = after(event.status, Action.DISCARD)
+            return missing
+
+    def cancel(self, event_id: str, now: float) -> int:
+        """Take out every event of *event_id* that nobody holds, in whichever queue; return how many."""
+        with self.changed:
+            return sum(self._take_out(name, now, event_id) for name in tuple(self._queues))
+
+    def purge(self, name: str, now: float) -> int:
+        """Take out every event of the queue *name* that nobody holds; return how many."""
+        with self.changed:
+            self._take_foreign(now)
+            return self._take_out(name, now)
+
+    def _queue(self, name: str) -> EventQueue:
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = EventQueue(name)
+        return queue
+
+    def _at(self, name: str, now: float) -> EventQueue:
+        queue = self._queue(name)
+        queue.pass_time(now)
+        return queue
+
+    def _take_foreign(self, now: float) -> None:
+        foreign, self._foreign = self._foreign, []
+        for name, unreadable in foreign:
+            number = next(self._numbers)
+            event = KeptEvent(number=number, queue=name, envelope=unreadable, enqueued_at=now, status=State.READY)
+            self._at(name, now).admit(event)
+
+    def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
+        receipt = delivery.receipt
+        if not isinstance(receipt, Receipt) or receipt.queue not in self._queues:
+            return None
+        event = self._at(receipt.queue, now).events.get(receipt.number)
+        return event if event is not None and event.receipt is receipt else None
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        if isinstance(outcome, (Nack, DeadLetter, Lost)) and outcome.state is not None:
+            event.state = outcome.state
+        if isinstance(outcome, Nack):
+            event.due = now + max(0.0, outcome.delay)
+        if isinstance(outcome, DeadLetter):
+            # First kept, then given up: whatever goes wrong between, it is in one of the two.
+            self._dead.keep(event, outcome, now)
+        queue = self._queue(event.queue)
+        queue.step(event, outcome.action)
+        queue.pass_time(now)
+
+    def _take_out(self, name: str, now: float, event_id: str | None = None) -> int:
+        if name not in self._queues:
+            return 0
+        queue = self._at(name, now)
+        doomed = [
+            event
+            for event in queue.events.values()
+            if event.status is not State.LEASED
+            and (event_id is None or (isinstance(event.envelope, Envelope) and event.envelope.id == event_id))
+        ]
+        for event in doomed:
+            queue.step(event, Action.CANCEL)
+        # What waited behind one of them may have its turn now.
+        self.changed.notify_all()
+        return len(doomed)

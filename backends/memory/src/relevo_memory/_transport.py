@@ -1,0 +1,208 @@
+"""The transport over a store: the given clock, waiting, closing, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import attrs
+
+from relevo import (
+    MAX_STATE,
+    Ack,
+    Capabilities,
+    Clock,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Release,
+    Settlement,
+    Stats,
+    SystemClock,
+    Transport,
+)
+from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, shown
+from relevo_memory._store import MemoryStore, Posting
+
+_LONGEST_PAUSE = 3600.0
+"""Seconds; a wait is cut into pieces, since the interpreter's own limit for one is finite."""
+
+_GLANCE = 0.001
+"""Seconds in which a clock that runs has moved."""
+
+
+@attrs.frozen(kw_only=True)
+class MemoryOptions:
+    """What configuration may say."""
+
+    url: str = "memory://"
+
+
+class MemoryTransport(Transport):
+    """
+    Carries events within one process: for tests, and as the reference that all others are held to.
+
+    Leases, losses, delays, order and refusals are those of a server, driven by the core's transition
+    table. A queue comes into being when it is first used, as ``setup = "auto"`` would make it: what
+    is sent to a queue that nobody receives from is not lost, it lies there and ``stats`` shows it.
+
+    All time comes from the clock. One that runs makes ``receive`` wait on a condition, woken by
+    whatever makes an event ready. One that stands still, such as :class:`relevo.testing.FakeClock`,
+    is asked to sleep until the next thing happens, at most for the wait: its time passes, nobody's
+    else does.
+
+    Args:
+        store: Where the events are; one of its own if unsaid. Transports that share a store are
+            to it what processes are to a server; give them one clock.
+
+        name: What the application calls it.
+
+        clock: Where the time comes from.
+    """
+
+    capabilities = Capabilities(
+        durability="process",
+        lease="timed",
+        extend=True,
+        settlement="confirmed",
+        atomic_batch=True,
+        delay=0.001,
+        losses="exact",
+        order="per key",
+        urgency=True,
+        transactional=True,
+        checkpoint=True,
+        dead_letters=True,
+        cancel=True,
+        purge=True,
+        wakeup=True,
+        dedupe=True,
+        stats="exact",
+        max_body=None,
+    )
+    Options: ClassVar[type] = MemoryOptions
+
+    def __init__(
+        self,
+        store: MemoryStore | None = None,
+        *,
+        name: str = "memory",
+        clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+    ) -> None:
+        self.name = name
+        self.store = MemoryStore() if store is None else store
+        self._clock = clock
+        self._clock_runs = True if isinstance(clock, SystemClock) else None
+        self._closed = False
+
+    @classmethod
+    def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
+        if options.url.rstrip("/") != "memory:":
+            message = f'the transport "{name}" is at {shown(options.url)}, but memory has no places; write "memory://"'
+            raise ConfigurationError(message)
+        return cls(name=name, clock=clock)
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        with self._open():
+            return [f'queue "{name}" in memory' for name in self.store.declare(queues, dry_run=dry_run)]
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        with self._open() as now:
+            due = now + max(0.0, delay)
+            self.store.add([Posting(queue=one.queue, envelope=one, due=due) for one in envelopes], now)
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        deadline = self._clock.monotonic() + wait
+        while True:
+            with self._open() as now:
+                deliveries = self.store.claim(queues, limit=limit, lease=lease, now=now)
+                left = deadline - self._clock.monotonic()
+                if deliveries or left <= 0 or limit <= 0:
+                    return deliveries
+                pause = min(left, self.store.next_change(queues) - now)
+                if self._clock_runs is None:
+                    self._watch_clock()
+                    continue
+                if self._clock_runs:
+                    self.store.changed.wait(min(pause, _LONGEST_PAUSE))
+                    continue
+            before = self._clock.monotonic()
+            self._clock.sleep(pause)
+            if self._clock.monotonic() <= before:
+                # Neither does it run nor does it sleep: whoever moves it has to call again.
+                return ()
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        for _, outcome in settlements:
+            if not isinstance(outcome, (Ack, Release)):
+                self._refuse_if_long(outcome.state)
+        with self._open() as now:
+            return self.store.settle(settlements, now)
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        with self._open() as now:
+            return self.store.extend(deliveries, lease=lease, now=now)
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        self._refuse_if_long(state)
+        with self._open() as now:
+            if not self.store.checkpoint(delivery, state, now):
+                raise LeaseLostError(self.name, delivery)
+
+    def stats(self, queue: str) -> Stats:
+        with self._open() as now:
+            return self.store.stats(queue, now)
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        with self._open():
+            return self.store.dead_letters(queues, after=after, limit=limit)
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        for state in refs.values():
+            self._refuse_if_long(state)
+        with self._open() as now:
+            return self.store.revive(refs, now)
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        with self._open():
+            return self.store.discard(refs)
+
+    def cancel(self, event_id: str) -> int:
+        with self._open() as now:
+            return self.store.cancel(event_id, now)
+
+    def purge(self, queue: str) -> int:
+        with self._open() as now:
+            return self.store.purge(queue, now)
+
+    def close(self) -> None:
+        """
+        Give up everything held, without settling it, and wake a blocked ``receive``.
+
+        As with a server that has only leases to go by, what was held comes back when its lease is
+        past, and counts as a loss; release it first to have it back at once.
+        """
+        with self.store.changed:
+            self._closed = True
+            self.store.changed.notify_all()
+
+    @contextmanager
+    def _open(self) -> Iterator[float]:
+        """Hold the store and yield the time: what has begun is done before a close, and in the order of its time."""
+        with self.store.changed:
+            if self._closed:
+                raise TransportClosedError(self.name)
+            yield self._clock.now()
+
+    def _watch_clock(self) -> None:
+        before = self._clock.monotonic()
+        self.store.changed.wait(_GLANCE)
+        self._clock_runs = self._clock.monotonic() > before
+
+    def _refuse_if_long(self, state: bytes | None) -> None:
+        if state is not None and len(state) > MAX_STATE:
+            message = f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
+            raise ConfigurationError(message)
