@@ -49,7 +49,7 @@ class SystemClock:
         return "SystemClock()"
 
 
-def seconds(value: Duration, *, what: str = "a duration") -> float:
+def seconds(value: object, *, what: str = "a duration") -> float:
     """
     Return *value* in seconds.
 

@@ -155,11 +155,11 @@ class Delivery:
     """When it was sent, in seconds since the epoch."""
 
     def __repr__(self) -> str:
-        match self.envelope:
-            case Envelope(name=name, id=event_id):
-                what = f"{name} {event_id}"
-            case Unreadable(raw=raw):
-                what = f"unreadable, {len(raw)} bytes"
+        envelope = self.envelope
+        if isinstance(envelope, Envelope):
+            what = f"{envelope.name} {envelope.id}"
+        else:
+            what = f"{len(envelope.raw)} unreadable bytes"
         return f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>"
 
 

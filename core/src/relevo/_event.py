@@ -38,7 +38,7 @@ def checked_name(name: object) -> str:
     return name
 
 
-def _checked(_: object, __: object, value: object) -> None:
+def _checked(_: object, __: object, value: str) -> None:
     checked_name(value)
 
 

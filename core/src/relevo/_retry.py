@@ -48,7 +48,7 @@ class Retry:
 
     def __attrs_post_init__(self) -> None:
         problems = []
-        if isinstance(self.runs, bool) or not isinstance(self.runs, int) or self.runs < 1:
+        if type(self.runs) is not int or self.runs < 1:
             problems.append(f"runs is {self.runs!r}, it must be a whole number from 1")
         if not isfinite(self.factor) or self.factor < 1:
             problems.append(f"factor is {self.factor!r}, it must be 1 or more")
@@ -78,12 +78,16 @@ class Retry:
         """
         Return the seconds to wait after the *run*-th run ended with *error*, or ``None`` to give up.
 
-        A :class:`RetryLater` that names a delay gets that, as long as runs are left.
+        A :class:`RetryLater` that names a delay gets that, as long as runs are left; a delay that is
+        none is as if it named none.
         """
         if isinstance(error, GiveUp) or isinstance(error, self.give_up_on) or run >= self.runs:
             return None
         if isinstance(error, RetryLater) and error.delay is not None:
-            return seconds(error.delay, what="the delay of RetryLater")  # type: ignore[arg-type]
+            try:
+                return seconds(error.delay)
+            except ConfigurationError:
+                return self.wait(run, chance)
         return self.wait(run, chance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote, unquote
@@ -35,7 +36,7 @@ class SubjectType:
     type: str
     """What travels, such as ``image``."""
 
-    cls: type
+    cls: builtins.type
     """Its instances (and those of subclasses) are subjects of this type."""
 
     name: Callable[[Any], str | None]

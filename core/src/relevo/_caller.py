@@ -1,0 +1,222 @@
+"""From a delivery to its outcome: read the event, call the listeners that are due, conclude."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from logging import getLogger
+from typing import Any
+
+from relevo import _decision as decision
+from relevo._call import Call, SubjectMissingError
+from relevo._clock import Clock
+from relevo._codec import Document, decoded, generic, typed
+from relevo._decision import Reason
+from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
+from relevo._envelope import Envelope
+from relevo._hook import Hooks, observed
+from relevo._listener import Listener, ListenerTable, policy_of
+from relevo._progress import NewerStateError, Progress, dumped, loaded
+from relevo._retry import Retry
+from relevo._subject import Subject, SubjectTypes
+from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportUnavailableError
+
+_log = getLogger("relevo.caller")
+_ACK = Ack()
+_NOTED = RelevoError("noted")
+
+
+class Caller:
+    """
+    Calls the listeners of deliveries.
+
+    Args:
+        listeners: Those of this process.
+
+        first_queue: From the name of an event to the queue of this transport in which listeners that
+            name none are called; empty if that is not a queue of this transport.
+
+        subjects: Loads what events happened to.
+
+        clock: Where the time comes from.
+
+        chance: Returns random numbers from 0 to 1, for the jitter of retries.
+
+        checkpoint: Keeps progress in the middle of a delivery; ``None`` where that is not claimed.
+
+        hooks: Plugins that look on.
+
+        queue_retry: From a queue to the policy of listeners that have none.
+
+        patience: Seconds for which what this process cannot handle is given back.
+    """
+
+    def __init__(
+        self,
+        listeners: ListenerTable,
+        *,
+        first_queue: Callable[[str], str],
+        subjects: SubjectTypes,
+        clock: Clock,
+        chance: Callable[[], float],
+        checkpoint: Callable[[Delivery, bytes], None] | None = None,
+        hooks: Hooks | None = None,
+        queue_retry: Callable[[str], Retry | None] = lambda _: None,
+        patience: float = decision.PATIENCE,
+    ):
+        self._listeners = listeners
+        self._first_queue = first_queue
+        self._subjects = subjects
+        self._now = clock.now
+        self._chance = chance
+        self._checkpoint = checkpoint
+        self._queue_retry = queue_retry
+        self._patience = patience
+        self._around = hooks.observers("relevo_around_handle") if hooks else ()
+
+    def outcome(self, delivery: Delivery) -> Outcome:
+        """
+        Return how *delivery* ends; whatever its listeners raise becomes part of that.
+
+        Raises:
+            KeyboardInterrupt: Somebody at the terminal does not want to wait.
+        """
+        if self._around:
+            with observed(self._around, delivery=delivery):
+                return self._outcome(delivery)
+        return self._outcome(delivery)
+
+    def _outcome(self, delivery: Delivery) -> Outcome:
+        now = self._now()
+        refused = decision.refusal(delivery, now)
+        if refused is not None:
+            return refused
+        envelope = delivery.envelope
+        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
+        try:
+            progress = loaded(delivery.state)
+            document = decoded(envelope.body)
+            if document.id != envelope.id or document.type != envelope.name:
+                return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
+        except NewerStateError as error:
+            return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
+        except DecodeError as error:
+            return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(str(error)))
+        listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
+        obstacle = self._obstacle(listeners, document, delivery.queue)
+        if obstacle is not None:
+            reason, detail = obstacle
+            return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
+        return self._call_due(delivery, document, listeners, progress, now)
+
+    def _call_due(
+        self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
+    ) -> Outcome:
+        decision.adopt_aliases(progress, listeners)
+        due = decision.due(progress, listeners, now)
+        events = _Events(document, delivery, self._subjects)
+        tracebacks: dict[str, str] = {}
+        for position, listener in enumerate(due):
+            call = events.call(listener, progress)
+            failure = self._run(listener, call, events, progress)
+            if failure is None:
+                if len(listeners) == 1 and not progress.listeners and not call.stopped:
+                    return _ACK
+                decision.record_done(progress, listener)
+            elif failure is not _NOTED:
+                policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
+                decision.record_failure(progress, listener, failure, policy, now=self._now(), chance=self._chance())
+                tracebacks[listener.id] = "".join(traceback.format_exception(failure)).rstrip()
+            if call.stopped:
+                decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
+                break
+            if position + 1 < len(due) and not self._kept(delivery, progress):
+                break
+        return decision.conclusion(progress, listeners, self._now(), tracebacks=tracebacks, patience=self._patience)
+
+    def _run(self, listener: Listener, call: Call, events: _Events, progress: Progress) -> BaseException | None:
+        """Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already."""
+        try:
+            event = events.event(listener)
+        except DecodeError as error:
+            decision.record_dead(progress, listener, Reason.MALFORMED, str(error))
+            return _NOTED
+        try:
+            if listener.takes_call:
+                listener.function(event, call)
+            else:
+                listener.function(event)
+        except KeyboardInterrupt:
+            raise
+        except SubjectMissingError:
+            decision.record_waiting(progress, listener, Reason.SUBJECT_MISSING, self._now(), patience=self._patience)
+            return _NOTED
+        except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
+            return error
+        return None
+
+    def _kept(self, delivery: Delivery, progress: Progress) -> bool:
+        """Keep *progress* where that is claimed; return whether further listeners may be called."""
+        if self._checkpoint is None:
+            return True
+        try:
+            self._checkpoint(delivery, dumped(progress))
+        except LeaseLostError:
+            return False  # somebody else has it now; settling will be refused and told
+        except TransportUnavailableError as error:
+            _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
+        return True
+
+    def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:
+        """Return why this process cannot handle *document*, and in words, if it cannot."""
+        if not listeners:
+            elsewhere = [each.queue or self._first_queue(document.type) for each in self._listeners.of(document.type)]
+            where = f"; its listeners here are in {', '.join(sorted(set(elsewhere)))}" if elsewhere else ""
+            return Reason.UNKNOWN_EVENT, f'no listener for "{document.type}" in the queue "{queue}"{where}'
+        version = document.dataversion
+        if version is not None:
+            for listener in listeners:
+                kind = listener.event_type
+                if kind is not None and version > kind.version:
+                    detail = f'"{document.type}" has version {version}, {listener.id} knows {kind.version}'
+                    return Reason.NEWER_VERSION, detail
+        return None
+
+
+class _Events:
+    """The event of one delivery in the forms that its listeners ask for, each made once."""
+
+    __slots__ = ("_delivery", "_document", "_made", "_subject", "_subjects")
+
+    def __init__(self, document: Document, delivery: Delivery, subjects: SubjectTypes):
+        self._document = document
+        self._delivery = delivery
+        self._subjects = subjects
+        self._subject = Subject.parsed(document.subject) if document.subject else None
+        self._made: dict[type | None, Any] = {}
+
+    def event(self, listener: Listener) -> Any:
+        kind = listener.event_type
+        key = kind.cls if kind else None
+        if key not in self._made:
+            self._made[key] = typed(self._document, kind) if kind else generic(self._document)
+        return self._made[key]
+
+    def call(self, listener: Listener, progress: Progress) -> Call:
+        mine = progress.listeners.get(listener.id)
+        return Call(
+            listener_id=listener.id,
+            queue=self._delivery.queue,
+            attempt=mine.runs + 1 if mine else 1,
+            losses=self._delivery.losses,
+            document=self._document,
+            subject=self._subject,
+            subjects=self._subjects,
+        )
+
+
+def _two_names(document: Document, envelope: Envelope) -> str:
+    return (
+        f'the body is the event "{document.type}" {document.id}, '
+        f'its envelope says "{envelope.name}" {envelope.id}'
+    )

@@ -1,0 +1,270 @@
+"""
+What becomes of a delivery, decided from values alone: no clock, no I/O.
+
+The worker carries out what is decided here. ``Progress`` is changed in place by the functions that
+say so; it belongs to the one delivery at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+
+from relevo._delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
+from relevo._listener import Listener
+from relevo._progress import ListenerProgress, Progress, dumped
+from relevo._retry import Retry
+from relevo.errors import GiveUp
+
+CRASH_LOOP_LOSSES = 3
+PATIENCE = 3600.0
+SUBJECT_PATIENCE = 60.0
+_PATIENT_FIRST = 1.0
+_PATIENT_CAP = 60.0
+
+
+class Reason(StrEnum):
+    """Why a dead letter is one."""
+
+    UNREADABLE = "unreadable"
+    """The bytes are not an envelope."""
+
+    MALFORMED = "malformed"
+    """The body is not an event, or its data does not fit its declared class."""
+
+    CRASH_LOOP = "crash-loop"
+    """Three processes died while they held it."""
+
+    EXPIRED = "expired"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+    GAVE_UP = "gave-up"
+    UNKNOWN_EVENT = "unknown-event"
+    """No worker of this queue has had a listener for it."""
+
+    NEWER_VERSION = "newer-version"
+    LISTENER_MISSING = "listener-missing"
+    """A listener that still had to run is in no worker any more."""
+
+    SUBJECT_MISSING = "subject-missing"
+    REFUSED = "refused"
+    """The transport that a relay moves it to does not take it."""
+
+
+def patience_with(reason: str, patience: float = PATIENCE) -> float:
+    """Return for how many seconds an event is given back for *reason* before it is dead-lettered."""
+    return min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience
+
+
+def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
+    """Return the dead letter that *delivery* becomes without a look at its listeners, if it does."""
+    envelope = delivery.envelope
+    if isinstance(envelope, Unreadable):
+        return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(envelope.why))
+    if delivery.losses >= CRASH_LOOP_LOSSES:
+        error = f"{delivery.losses} processes died while they held it; a listener ends them, or the memory does"
+        return DeadLetter(reason=Reason.CRASH_LOOP, error=error)
+    if envelope.expires is not None and envelope.expires <= now:
+        return DeadLetter(reason=Reason.EXPIRED, error=f"expired {now - envelope.expires:.3f} s before it was received")
+    return None
+
+
+def patient(progress: Progress, reason: str, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
+    """
+    Give an event back that this worker cannot handle, or dead-letter it when that went on for too long.
+
+    Changes *progress*: the time at which the reason was first met is kept.
+
+    Args:
+        progress: Of the event.
+
+        reason: Why this worker cannot.
+
+        now: Seconds since the epoch.
+
+        detail: In words, for the dead letter.
+
+        patience: Seconds from the first hand-over that met the reason.
+    """
+    wait = waiting(progress, reason, now, patience=patience)
+    if wait is None:
+        return DeadLetter(reason=reason, error=sanitised(detail), state=dumped(progress))
+    return Nack(delay=wait, state=dumped(progress))
+
+
+def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
+    """Give an event back whose state a newer release wrote, and leave that state untouched."""
+    elapsed = now - delivery.enqueued_at
+    if elapsed >= patience:
+        return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
+    return Nack(delay=min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP))
+
+
+def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> float | None:
+    """
+    Return the seconds to wait for *reason* to go away, or ``None`` when patience has run out.
+
+    The waits double, and the last one ends where patience does.
+    """
+    first = progress.waiting.setdefault(reason, now)
+    elapsed = now - first
+    left = patience_with(reason, patience) - elapsed
+    if left <= 0:
+        return None
+    return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001))
+
+
+def adopt_aliases(progress: Progress, listeners: Sequence[Listener]) -> None:
+    """Move in *progress* what renamed listeners did under their earlier ids to their new ones."""
+    for listener in listeners:
+        for alias in listener.aliases:
+            if alias in progress.listeners and listener.id not in progress.listeners:
+                progress.listeners[listener.id] = progress.listeners.pop(alias)
+
+
+def due(progress: Progress, listeners: Sequence[Listener], now: float) -> list[Listener]:
+    """Return those of *listeners* that are to be called now."""
+    found = []
+    for listener in listeners:
+        mine = progress.listeners.get(listener.id)
+        if not progress.stopped if mine is None else mine.status == "due" and mine.due <= now:
+            found.append(listener)
+    return found
+
+
+def record_done(progress: Progress, listener: Listener) -> None:
+    """Note in *progress* that *listener* succeeded."""
+    mine = progress.listeners.setdefault(listener.id, ListenerProgress())
+    mine.status, mine.runs, mine.error = "done", mine.runs + 1, ""
+
+
+def record_stop(progress: Progress, later: Sequence[Listener]) -> None:
+    """Note in *progress* that a listener stopped the propagation: *later* ones are skipped for good."""
+    progress.stopped = True
+    for listener in later:
+        if listener.id in progress.listeners:
+            progress.listeners[listener.id].status = "done"
+
+
+def record_dead(progress: Progress, listener: Listener, reason: str, error: str) -> None:
+    """Note in *progress* that *listener* cannot be called for this event, ever."""
+    mine = progress.listeners.setdefault(listener.id, ListenerProgress())
+    mine.status, mine.why, mine.error = "dead", reason, sanitised(error, limit=200)
+
+
+def record_failure(
+    progress: Progress, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float
+) -> None:
+    """
+    Note in *progress* that *listener* raised *error*, and when it is run again, if ever.
+
+    Args:
+        progress: Of the event.
+
+        listener: Which one.
+
+        error: What it raised.
+
+        policy: What decides.
+
+        now: Seconds since the epoch.
+
+        chance: A random number from 0 to 1.
+    """
+    mine = progress.listeners.setdefault(listener.id, ListenerProgress())
+    mine.runs += 1
+    mine.error = sanitised(described(error), limit=200)
+    wait = policy.decide(mine.runs, error, chance)
+    if wait is not None:
+        mine.due = now + wait
+        return
+    mine.status = "dead"
+    final = isinstance(error, (GiveUp, *policy.give_up_on))
+    mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
+
+
+def record_waiting(progress: Progress, listener: Listener, reason: str, now: float, *, patience: float) -> None:
+    """Note in *progress* that *listener* could not run for *reason*; this counts as no run."""
+    mine = progress.listeners.setdefault(listener.id, ListenerProgress())
+    wait = waiting(progress, reason, now, patience=patience)
+    if wait is None:
+        mine.status, mine.why = "dead", reason
+    else:
+        mine.due = now + wait
+
+
+def conclusion(
+    progress: Progress,
+    listeners: Sequence[Listener],
+    now: float,
+    *,
+    tracebacks: Mapping[str, str],
+    patience: float = PATIENCE,
+) -> Outcome:
+    """
+    Return how a delivery ends after its due listeners were called.
+
+    Done if all are done; again at the earliest time at which one is due; dead when none is due any more
+    and one is dead. A listener that still had to run and that this worker does not have is waited for.
+
+    Args:
+        progress: Of the event; a reason to wait is noted in it.
+
+        listeners: All that this worker has for the event in this queue.
+
+        now: Seconds since the epoch.
+
+        tracebacks: By listener id, of those that failed in this hand-over.
+
+        patience: Seconds for which a missing listener is waited for.
+    """
+    mine = {listener.id for listener in listeners}
+    vanished = sorted(key for key, each in progress.listeners.items() if each.status == "due" and key not in mine)
+    waits = _waits(progress, mine, now)
+    if vanished:
+        wait = waiting(progress, Reason.LISTENER_MISSING, now, patience=patience)
+        if wait is not None:
+            waits.append(wait)
+        else:
+            for key in vanished:
+                gone = progress.listeners[key]
+                gone.status, gone.why = "dead", Reason.LISTENER_MISSING
+    if waits:
+        return Nack(delay=max(0.0, min(waits)), state=dumped(progress))
+    dead = {key: each for key, each in progress.listeners.items() if each.status == "dead"}
+    if not dead:
+        return Ack()
+    return DeadLetter(
+        reason=next(iter(dead.values())).why,
+        error=sanitised("\n".join(_epitaph(key, each, tracebacks.get(key)) for key, each in dead.items())),
+        state=dumped(progress),
+    )
+
+
+def _waits(progress: Progress, mine: Collection[str], now: float) -> list[float]:
+    return [each.due - now for key, each in progress.listeners.items() if each.status == "due" and key in mine]
+
+
+def _epitaph(listener_id: str, mine: ListenerProgress, traceback: str | None) -> str:
+    runs = "1 run" if mine.runs == 1 else f"{mine.runs} runs"
+    return f"{listener_id}: {mine.why} after {runs}\n{traceback or mine.error}".rstrip()
+
+
+def described(error: BaseException) -> str:
+    """Return *error* in one line, even if its own text cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__ must not hide which error it was
+        return f"{type(error).__name__}: its text cannot be shown"
+
+
+def sanitised(text: str, *, limit: int = MAX_ERROR) -> str:
+    """
+    Return *text* so that every store can keep it: no NUL, no lone surrogate, at most *limit* bytes.
+
+    What is too long is cut in the middle, since the end of a traceback says most.
+    """
+    data = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
+    if len(data) > limit:
+        half = (limit - 7) // 2
+        data = data[:half] + b" [...] " + data[-half:]
+    return data.decode("utf-8", "ignore")

@@ -1,0 +1,118 @@
+"""
+Finding backends that are installed, by the name that configuration gives them. The one room of stevedore.
+
+Nothing is imported until it is named, nothing that fails is skipped, and of two that claim one name
+neither is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from relevo.errors import PluginError, TransportNotFoundError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+TRANSPORTS = "relevo.transports"
+SCHEMES = "relevo.schemes"
+RUNNERS = "relevo.runners"
+PLUGINS = "relevo.plugins"
+COMMANDS = "relevo.commands"
+
+_OWN = {
+    "sqlite": "relevo-sql",
+    "sql": "relevo-sql",
+    "postgresql": "relevo-sql",
+    "mariadb": "relevo-sql",
+    "mysql": "relevo-sql",
+    "amqp": "relevo-amqp",
+    "amqps": "relevo-amqp",
+    "memory": "relevo-memory",
+}
+"""Which of relevo's own distributions offers what, to say what to install."""
+
+
+def transport_of_scheme(scheme: str) -> str:
+    """
+    Return the name of the transport for addresses that begin with *scheme*.
+
+    Args:
+        scheme: As in ``sqlite:///…``; a driver after a plus sign is left out of the search.
+
+    Raises:
+        TransportNotFoundError: No installed package claims it; says what to install if that is known.
+
+        PluginError: Two packages claim it.
+    """
+    wanted = scheme.partition("+")[0]
+    found = _only(SCHEMES, wanted)
+    if found is None:
+        raise TransportNotFoundError(scheme, available(SCHEMES), distribution=_OWN.get(wanted))
+    return found.value
+
+
+def transport_class(name: str) -> Any:
+    """
+    Import and return the transport class called *name*.
+
+    Raises:
+        TransportNotFoundError: No installed package offers it.
+
+        PluginError: It cannot be imported, or two packages offer it.
+    """
+    if _only(TRANSPORTS, name) is None:
+        raise TransportNotFoundError(name, available(TRANSPORTS), distribution=_OWN.get(name))
+    return load(TRANSPORTS, name)
+
+
+def load(namespace: str, name: str) -> Any:
+    """
+    Import and return what *name* is in *namespace*.
+
+    Raises:
+        PluginError: Nothing is called so, it cannot be imported, or two packages claim the name.
+    """
+    found = _only(namespace, name)
+    if found is None:
+        message = f'nothing in {namespace} is called "{name}"; available: {", ".join(available(namespace)) or "none"}'
+        raise PluginError(message)
+    from stevedore import DriverManager  # noqa: PLC0415 - loaded only when configuration names something
+
+    def failed(_: object, __: object, error: BaseException) -> None:
+        message = f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}'
+        raise PluginError(message) from error
+
+    manager: Any = DriverManager(
+        namespace,
+        name,
+        invoke_on_load=False,
+        on_load_failure_callback=failed,
+        warn_on_missing_entrypoint=False,
+    )
+    return manager.driver
+
+
+def available(namespace: str) -> Sequence[str]:
+    """Return the names that installed packages offer in *namespace*."""
+    return sorted({point.name for point in _points(namespace)})
+
+
+def _only(namespace: str, name: str) -> EntryPoint | None:
+    found = {(point.value, _origin(point)): point for point in _points(namespace, name=name)}
+    if len(found) > 1:
+        claims = " and ".join(f"{origin} ({value})" for value, origin in sorted(found))
+        message = f'{namespace} "{name}" is claimed by {claims}; uninstall one'
+        raise PluginError(message)
+    return next(iter(found.values()), None)
+
+
+def _points(namespace: str, name: str | None = None) -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - it takes longer than the rest of relevo
+
+    return entry_points(group=namespace) if name is None else entry_points(group=namespace, name=name)
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"

@@ -1,0 +1,72 @@
+"""Where deliveries are handled: here and now, in threads, or in processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from relevo._delivery import Delivery, Nack, Outcome
+
+Handle = Callable[[Delivery], Outcome]
+"""From a delivery to how it ends; whatever listeners raise is in the outcome."""
+
+
+class Executor(Protocol):
+    """Handles deliveries for a worker; all methods are called from the worker's thread."""
+
+    def start(self, handle: Handle) -> None:
+        """Get ready to handle deliveries with *handle*."""
+        ...
+
+    def room(self) -> int:
+        """Return how many further deliveries can be submitted now."""
+        ...
+
+    def submit(self, delivery: Delivery) -> None:
+        """Begin to handle *delivery*; there is room for it."""
+        ...
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        """Return what was finished since the last time, after at most *wait* seconds if nothing was."""
+        ...
+
+    def running(self) -> int:
+        """Return how many were submitted and not yet returned as finished."""
+        ...
+
+    def stop(self) -> None:
+        """End what :meth:`start` began; what still runs is abandoned."""
+        ...
+
+
+class InlineExecutor:
+    """Handles each delivery in the worker's own thread, one after the other."""
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[Delivery, Outcome]] = deque()
+
+    def start(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def room(self) -> int:
+        return 0 if self._done else 1
+
+    def submit(self, delivery: Delivery) -> None:
+        try:
+            outcome = self._handle(delivery)
+        except KeyboardInterrupt:
+            self._done.append((delivery, Nack()))
+            raise
+        self._done.append((delivery, outcome))
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        done = list(self._done)
+        self._done.clear()
+        return done
+
+    def running(self) -> int:
+        return len(self._done)
+
+    def stop(self) -> None:
+        self._done.clear()

@@ -1,0 +1,182 @@
+"""
+Hooks: where plugins look on, and where a few of them decide. The one room of pluggy.
+
+Observing hooks look on. They return a context manager that is entered before and left after what they
+observe, or nothing; whatever they raise is logged and changes nothing. Deciding hooks are called the
+way pluggy calls them, and what they raise reaches whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from relevo.errors import PluginError
+
+if TYPE_CHECKING:
+    from relevo._delivery import DeadLetter, Delivery, Settlement
+    from relevo._envelope import Envelope
+    from relevo._runner import Report
+
+PROJECT = "relevo"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Put ``@relevo.hookimpl`` above the functions of a plugin that have the names of hooks."""
+
+_log = getLogger("relevo.hook")
+
+Observer = Callable[..., AbstractContextManager[object] | None]
+
+OBSERVING = frozenset(
+    {
+        "relevo_around_send",
+        "relevo_around_handle",
+        "relevo_around_settle",
+        "relevo_around_run",
+        "relevo_dead_lettered",
+    }
+)
+
+
+class HookSpecs:
+    """Every hook there is."""
+
+    # --- deciding -----------------------------------------------------------------------------------
+
+    @hookspec
+    def relevo_enrich(self, event: object) -> Mapping[str, Any] | None:
+        """Decide what is added to the context of *event* at its dispatch; what is raised fails the dispatch."""
+
+    @hookspec(firstresult=True)
+    def relevo_may_run(self) -> str | None:
+        """Decide whether a runner may take further events; the text says why not, such as ``deploy``."""
+
+    # --- observing ----------------------------------------------------------------------------------
+
+    @hookspec
+    def relevo_around_send(self, transport: str, envelopes: Sequence[Envelope]) -> AbstractContextManager[object] | None:
+        """Observe the sending of *envelopes*."""
+
+    @hookspec
+    def relevo_around_handle(self, delivery: Delivery) -> AbstractContextManager[object] | None:
+        """Observe the handling of *delivery*, all its listeners together."""
+
+    @hookspec
+    def relevo_around_settle(
+        self, transport: str, settlements: Sequence[Settlement]
+    ) -> AbstractContextManager[object] | None:
+        """Observe the settling of *settlements*."""
+
+    @hookspec
+    def relevo_around_run(self, transport: str, queues: Sequence[str]) -> AbstractContextManager[Report] | None:
+        """Observe a runner from its start to its end."""
+
+    @hookspec
+    def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
+        """Observe that *delivery* was dead-lettered, after it was."""
+
+
+class Hooks:
+    """
+    The plugins of one application.
+
+    Args:
+        plugins: Modules or objects with functions marked by ``@relevo.hookimpl``.
+
+    Raises:
+        PluginError: A function has the name of no hook, or wrong arguments.
+    """
+
+    def __init__(self, plugins: Iterable[object] = ()):
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(HookSpecs)
+        for plugin in plugins:
+            self.add(plugin)
+
+    def add(self, plugin: object) -> None:
+        """Register *plugin*; raise :class:`PluginError` if a function of it fits no hook."""
+        try:
+            self._manager.register(plugin)
+            self._manager.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            message = f"the plugin {plugin!r} does not fit: {error}"
+            raise PluginError(message) from error
+
+    def observers(self, name: str) -> tuple[Observer, ...]:
+        """
+        Return the implementations of the observing hook *name*, resolved once so that none costs nothing.
+
+        Raises:
+            PluginError: One is a pluggy wrapper; an observer returns a context manager instead.
+        """
+        found = []
+        for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
+            if implementation.wrapper or implementation.hookwrapper:
+                message = f"{implementation.plugin_name}: {name} cannot be a wrapper; return a context manager"
+                raise PluginError(message)
+            found.append(_observer(implementation.function, frozenset(implementation.argnames)))
+        return tuple(found)
+
+    def enrichment(self, event: object) -> dict[str, Any]:
+        """Return what the plugins add to the context of *event*; earlier registered ones win."""
+        caller = self._manager.hook.relevo_enrich
+        context: dict[str, Any] = {}
+        if caller.get_hookimpls():
+            for part in caller(event=event):
+                context.update(part or {})
+        return context
+
+    def objection(self) -> str | None:
+        """Return why no further events may be taken, or ``None``."""
+        caller = self._manager.hook.relevo_may_run
+        found = caller() if caller.get_hookimpls() else None
+        return None if found is None else str(found)
+
+
+@contextmanager
+def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[None]:
+    """Enter what *observers* return, run the block, leave them; log whatever they raise and go on."""
+    with ExitStack() as stack:
+        for observer in observers:
+            try:
+                manager = observer(**arguments)
+                if manager is not None:
+                    stack.enter_context(_guarded(manager))
+            except Exception:
+                _log.exception("an observing hook failed; the event goes on without it")
+        yield
+
+
+def notify(observers: Sequence[Observer], **arguments: object) -> None:
+    """Call *observers*; log whatever they raise and go on."""
+    with observed(observers, **arguments):
+        pass
+
+
+@contextmanager
+def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
+    manager.__enter__()
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        try:
+            manager.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        except Exception:
+            _log.exception("an observing hook failed; the event goes on without it")
+
+
+def _observer(function: Callable[..., Any], wanted: frozenset[str]) -> Observer:
+    def call(**arguments: object) -> AbstractContextManager[object] | None:
+        result = function(**{name: value for name, value in arguments.items() if name in wanted})
+        return result if hasattr(result, "__enter__") else None
+
+    return call
