@@ -230,9 +230,7 @@ class App(Dispatcher):
         wait = seconds(delay, what="the delay of a dispatch")
         event_id = ""
         for name, deferred in groups.items():
-            parcel = self._packer.pack(
-                event, deferred, urgency=urgency, ordering_key=ordering_key, expires=expires
-            )
+            parcel = self._packer.pack(event, deferred, urgency=urgency, ordering_key=ordering_key, expires=expires)
             event_id = parcel.id
             if session is None:
                 sent(self._prepared(name), parcel.make(), delay=wait, hooks=self.hooks)
@@ -278,7 +276,9 @@ class App(Dispatcher):
         """Return the queues of *transport* that routes lead to."""
         return self.routes.queues(transport) or ("default",)
 
-    def worker(self, options: RunOptions | None = None, *, executor: Executor | None = None, patient: bool = False) -> Worker:
+    def worker(
+        self, options: RunOptions | None = None, *, executor: Executor | None = None, patient: bool = False
+    ) -> Worker:
         """
         Return a worker for one transport and its queues.
 
@@ -366,7 +366,9 @@ class App(Dispatcher):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()
 
     def _prepared(self, name: str) -> Transport:
@@ -467,7 +469,9 @@ def _marked_in(thing: object) -> list[object]:
         ]
         unique = list({id(each): each for each in found}.values())
         if not unique:
-            message = f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function'
+            message = (
+                f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function'
+            )
             raise ConfigurationError(message)
         return unique
     return [thing]

@@ -31,7 +31,17 @@ class Call:
     the queue is ``now``.
     """
 
-    __slots__ = ("_document", "_loaded", "_subject", "_subjects", "attempt", "listener_id", "losses", "queue", "stopped")
+    __slots__ = (
+        "_document",
+        "_loaded",
+        "_subject",
+        "_subjects",
+        "attempt",
+        "listener_id",
+        "losses",
+        "queue",
+        "stopped",
+    )
 
     def __init__(
         self,

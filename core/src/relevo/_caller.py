@@ -216,7 +216,4 @@ class _Events:
 
 
 def _two_names(document: Document, envelope: Envelope) -> str:
-    return (
-        f'the body is the event "{document.type}" {document.id}, '
-        f'its envelope says "{envelope.name}" {envelope.id}'
-    )
+    return f'the body is the event "{document.type}" {document.id}, its envelope says "{envelope.name}" {envelope.id}'

@@ -59,7 +59,9 @@ class HookSpecs:
     # --- observing ----------------------------------------------------------------------------------
 
     @hookspec
-    def relevo_around_send(self, transport: str, envelopes: Sequence[Envelope]) -> AbstractContextManager[object] | None:
+    def relevo_around_send(
+        self, transport: str, envelopes: Sequence[Envelope]
+    ) -> AbstractContextManager[object] | None:
         """Observe the sending of *envelopes*."""
 
     @hookspec

@@ -39,7 +39,7 @@ class LoopRunner(Runner):
         if options.until_empty:
             return self._drain(app, name, worker, options)
         relay = app.relay(name, patient=True)
-        with _signals(worker, relay), _beside(relay):
+        with stopped_by_signals(worker, relay), _beside(relay):
             return worker.run()
 
     def unit(self, app: App, options: RunOptions) -> str:
@@ -56,7 +56,7 @@ class LoopRunner(Runner):
         whole = Report(stopped_by="empty")
         while True:
             relay = app.relay(name, RunOptions(until_empty=True))
-            with _signals(worker, relay):
+            with stopped_by_signals(worker, relay):
                 moved = relay.run().handled if relay is not None else 0
                 if moved or not whole.handled:
                     whole = _sum(whole, worker.run())
@@ -91,7 +91,7 @@ def _sum(first: Report, second: Report) -> Report:
 
 
 @contextmanager
-def _signals(*workers: Worker | None) -> Iterator[None]:
+def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
     """Let TERM and INT stop *workers*, and a second one interrupt; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -40,7 +40,9 @@ class ListenerProgress(msgspec.Struct, array_like=True):
 class Progress(msgspec.Struct, omit_defaults=True):
     """How far an event is in one queue."""
 
-    v: int = STATE_VERSION
+    v: int
+    """Of this shape; always written, since a default would change with the release that reads it."""
+
     listeners: dict[str, ListenerProgress] = {}
     """By listener id."""
 
@@ -69,7 +71,7 @@ def loaded(state: bytes) -> Progress:
         DecodeError: It is not a progress.
     """
     if not state:
-        return Progress()
+        return Progress(STATE_VERSION)
     try:
         progress = _decode(state)
     except msgspec.DecodeError as error:
@@ -106,4 +108,6 @@ def revived(state: bytes) -> bytes:
     except DecodeError:
         return b""
     kept = {key: each for key, each in progress.listeners.items() if each.status == "done"}
-    return dumped(Progress(listeners=kept, stopped=progress.stopped)) if kept or progress.stopped else b""
+    return (
+        dumped(Progress(STATE_VERSION, listeners=kept, stopped=progress.stopped)) if kept or progress.stopped else b""
+    )

@@ -86,9 +86,7 @@ class RelayExecutor:
             self._outage = error
             return [(delivery, Release()) for delivery, _ in batch]
         except SendError as error:
-            return [
-                (delivery, self._after(error, position, delivery)) for position, (delivery, _) in enumerate(batch)
-            ]
+            return [(delivery, self._after(error, position, delivery)) for position, (delivery, _) in enumerate(batch)]
         return [(delivery, Ack()) for delivery, _ in batch]
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:

@@ -62,7 +62,9 @@ def plain(value: Any, *, event_name: str, path: str = "$", depth: int = 0) -> An
             plain(item, event_name=event_name, path=f"{path}[{index}]", depth=depth + 1)
             for index, item in enumerate(value)
         ]
-    mend = "send text or a number, or declare the event as a class, whose fields may be datetime, UUID, Decimal or bytes"
+    mend = (
+        "send text or a number, or declare the event as a class, whose fields may be datetime, UUID, Decimal or bytes"
+    )
     raise EncodeError(event_name, path, f"{kind.__name__} is not JSON; {mend}")
 
 

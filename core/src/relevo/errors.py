@@ -99,7 +99,9 @@ class RouteNotFoundError(ConfigurationError):
         self.event_name = event_name
         self.patterns = tuple(patterns)
         known = ", ".join(f'"{pattern}"' for pattern in self.patterns) or "none"
-        super().__init__(f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "main"')
+        super().__init__(
+            f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "main"'
+        )
 
 
 class UnsupportedError(ConfigurationError):
@@ -262,8 +264,6 @@ def shown(value: object, limit: int = 80) -> str:
     """Return *value* for an error line: escaped, and cut at *limit* characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 
 
 def _again(cls: type[RelevoError], args: tuple[object, ...], attributes: dict[str, object]) -> RelevoError:

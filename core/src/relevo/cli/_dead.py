@@ -1,0 +1,182 @@
+"""``relevo dead``: what relevo gave up on, and what a person does about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from relevo._app import App
+from relevo._envelope import Envelope
+from relevo._progress import revived
+from relevo._transport import DeadLetterEntry, Transport
+from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
+from relevo.cli._output import first_line, show_json, show_table, when
+
+_PAGE = 200
+
+
+@click.group()
+def dead() -> None:
+    """List, show, revive and discard dead letters."""
+
+
+@dead.command("list")
+@transport_option
+@queue_option
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
+@json_option
+@with_app
+def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: int, as_json: bool) -> int:
+    """List dead letters, the oldest first in every queue."""
+    rows: list[dict[str, Any]] = []
+    more = False
+    for store, entry in _entries(app, transport, queues):
+        if len(rows) == limit:
+            more = True
+            break
+        rows.append(_row(store, entry, as_json=as_json))
+    if as_json:
+        show_json(rows)
+        return 0
+    show_table(["ref", "queue", "event", "reason", "attempt", "died", "error"], rows, empty="no dead letters")
+    if more:
+        click.echo(f"… and more; raise --limit {limit}")
+    return 0
+
+
+@dead.command("show")
+@click.argument("ref")
+@transport_option
+@json_option
+@with_app
+def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
+    """Show the dead letter REF whole; the beginning of it is enough if it is the only one."""
+    ((store, entry),) = _chosen(app, transport, (ref,))
+    if as_json:
+        show_json({**_row(store, entry, as_json=True), "body": _body(entry), "error": entry.error})
+        return 0
+    row = _row(store, entry, as_json=True)
+    for key in ("ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died"):
+        click.echo(f"{key + ':':<11}{row[key]}")
+    click.echo(f"body:      {_body(entry)}")
+    click.echo("error:")
+    click.echo("\n".join(f"  {line}" for line in entry.error.splitlines()))
+    return 0
+
+
+@dead.command("revive")
+@click.argument("refs", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@transport_option
+@queue_option
+@with_app
+def revive(*, app: App, refs: tuple[str, ...], everything: bool, transport: str | None, queues: tuple[str, ...]) -> int:
+    """Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts."""
+    return _each(
+        app,
+        refs,
+        everything,
+        transport,
+        queues,
+        "revived",
+        lambda store, entries: store.revive({entry.ref: revived(entry.state) for entry in entries}),
+    )
+
+
+@dead.command("discard")
+@click.argument("refs", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@transport_option
+@queue_option
+@with_app
+def discard(
+    *, app: App, refs: tuple[str, ...], everything: bool, yes: bool, transport: str | None, queues: tuple[str, ...]
+) -> int:
+    """Delete the dead letters REFS for good."""
+    if not yes:
+        click.confirm("This cannot be undone. Delete?", abort=True, err=True)
+    return _each(
+        app,
+        refs,
+        everything,
+        transport,
+        queues,
+        "discarded",
+        lambda store, entries: store.discard([entry.ref for entry in entries]),
+    )
+
+
+def _each(
+    app: App,
+    refs: tuple[str, ...],
+    everything: bool,
+    transport: str | None,
+    queues: tuple[str, ...],
+    verb: str,
+    act: Any,
+) -> int:
+    if bool(refs) == everything:
+        raise click.UsageError("name dead letters, or say --all")
+    chosen = list(_entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
+    by_store: dict[Transport, list[DeadLetterEntry]] = {}
+    for store, entry in chosen:
+        by_store.setdefault(store, []).append(entry)
+    gone: list[str] = []
+    for store, entries in by_store.items():
+        gone += act(store, entries)
+    click.echo(f"{len(chosen) - len(gone)} {verb}")
+    for ref in gone:
+        click.echo(f"relevo: the dead letter {ref} is gone", err=True)
+    return 1 if gone else 0
+
+
+def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[tuple[Transport, DeadLetterEntry]]:
+    for store, names in stores(app, transport, queues):
+        after: str | None = None
+        while page := store.dead_letters(names, after=after, limit=_PAGE):
+            for entry in page:
+                yield store, entry
+            if len(page) < _PAGE:
+                break
+            after = page[-1].ref
+
+
+def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[tuple[Transport, DeadLetterEntry]]:
+    """Return the dead letters that *refs* name, by the whole or by an unmistakable beginning."""
+    every = list(_entries(app, transport, ()))
+    chosen = []
+    for ref in refs:
+        found = [pair for pair in every if pair[1].ref == ref] or [
+            pair for pair in every if ref and pair[1].ref.startswith(ref)
+        ]
+        if len(found) != 1:
+            fault = "there is no dead letter" if not found else f"{len(found)} dead letters begin with"
+            raise click.UsageError(f'{fault} "{ref}"; see relevo dead list')
+        chosen.append(found[0])
+    return chosen
+
+
+def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
+    envelope = entry.envelope
+    readable = isinstance(envelope, Envelope)
+    return {
+        "ref": entry.ref,
+        "transport": store.name,
+        "queue": entry.queue,
+        "event": envelope.name if isinstance(envelope, Envelope) else "unreadable",
+        "id": envelope.id if isinstance(envelope, Envelope) else None,
+        "reason": entry.reason,
+        "attempt": entry.attempt,
+        "losses": entry.losses,
+        "sent": when(entry.enqueued_at),
+        "died": when(entry.died_at),
+        "error": entry.error if as_json and readable else first_line(entry.error),
+    }
+
+
+def _body(entry: DeadLetterEntry) -> str:
+    raw = entry.envelope.body if isinstance(entry.envelope, Envelope) else entry.envelope.raw
+    return raw.decode("utf-8", "backslashreplace")

@@ -1,0 +1,112 @@
+"""Options that several commands share, and the application that they lead to."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from relevo import _config as configuration
+from relevo._app import App
+from relevo.errors import ConfigurationError, RelevoError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_app(command: F) -> F:
+    """Give *command* the application as ``app``, and the options that find it."""
+
+    @click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
+    @click.option("-a", "--app", "app_name", metavar="MODULE:NAME", help="Instead of the configuration's app.")
+    @click.option(
+        "-l",
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        default="warning",
+        show_default=True,
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
+        logging.basicConfig(
+            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        outer = click.get_current_context().find_object(dict) or {}
+        with opened(config or outer.get("config"), app_name or outer.get("app")) as app:
+            return command(*args, app=app, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def opened(config_path: str | None, app_name: str | None) -> Iterator[App]:
+    """Find the application, and close it at the end."""
+    if config_path is not None:
+        config_path = str(Path(config_path).resolve())
+        os.environ["RELEVO_CONFIG"] = config_path  # for the application's own App.from_config()
+    config = configuration.read(Path(config_path) if config_path else None, os.environ, start=Path.cwd())
+    sys.path.insert(0, str(config.directory))
+    if config.path is not None:
+        os.environ["RELEVO_CONFIG"] = str(config.path)
+    wanted = app_name or config.app
+    app = _imported(wanted) if wanted else App.of(config)
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+def _imported(wanted: str) -> App:
+    module_name, colon, name = wanted.partition(":")
+    if not colon or not name:
+        message = f'app: write "module:name", as in "shop:app", not "{wanted}"'
+        raise ConfigurationError(message)
+    try:
+        module = importlib.import_module(module_name)
+    except RelevoError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            message = f'app: there is no module "{module_name}"; it is looked for in the configuration\'s folder first'
+            raise ConfigurationError(message) from error
+        raise _broken(module_name, error) from error
+    except Exception as error:
+        raise _broken(module_name, error) from error
+    app = getattr(module, name, None)
+    if not isinstance(app, App):
+        message = f'app: "{wanted}" is {type(app).__name__}, not a relevo.App'
+        raise ConfigurationError(message)
+    return app
+
+
+def _broken(module_name: str, error: Exception) -> ConfigurationError:
+    shown = "".join(traceback.format_exception(error)).rstrip()
+    return ConfigurationError(f'the module "{module_name}" cannot be imported:\n{shown}')
+
+
+transport_option = click.option("-t", "--transport", metavar="NAME", help="Which transport, if there are several.")
+queue_option = click.option(
+    "-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; may be repeated."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Any, list[str]]]:
+    """Return the transports that are meant, outboxes included, each with its queues."""
+    from relevo._relay import outbox_queue  # noqa: PLC0415
+
+    names = [transport] if transport else list(app.transports)
+    found: list[tuple[Any, list[str]]] = []
+    for name in names:
+        found.append((app.transport(name), list(queues or app.queues(name))))
+        if name in app.outboxes and not queues:
+            found.append((app.outboxes[name], [outbox_queue(name)]))
+    return found

@@ -1,0 +1,159 @@
+"""``relevo worker``, ``relevo drain`` and ``relevo relay``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import click
+
+from relevo._app import App
+from relevo._clock import seconds
+from relevo._hook import hookimpl
+from relevo._loop import LoopRunner
+from relevo._runner import Report, RunOptions
+from relevo.cli._main import EXIT_DEAD
+from relevo.cli._option import json_option, queue_option, transport_option, with_app
+from relevo.cli._output import show_json
+from relevo.errors import ConfigurationError
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return seconds(float(value) if str(value).replace(".", "", 1).isdigit() else value)
+        except ConfigurationError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = _Duration()
+
+
+@click.command()
+@transport_option
+@queue_option
+@click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
+@click.option("--max-time", type=DURATION, metavar="DURATION", help="Stop after so long, as in 55s.")
+@click.option("--settle", type=DURATION, default=0.0, metavar="DURATION", help="Wait so long also for retries.")
+@json_option
+@with_app
+def drain(
+    *,
+    app: App,
+    transport: str | None,
+    queues: tuple[str, ...],
+    max_events: int | None,
+    max_time: float | None,
+    settle: float,
+    as_json: bool,
+) -> int:
+    """
+    Handle what is due now, and what becomes due meanwhile, then exit.
+
+    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered.
+    """
+    options = RunOptions(
+        transport=transport,
+        queues=queues,
+        until_empty=True,
+        settle=settle,
+        max_events=max_events,
+        max_seconds=max_time,
+    )
+    with _progress(app, show=sys.stderr.isatty() and not as_json):
+        report = LoopRunner().run(app, options)
+    if as_json:
+        show_json(attrs.asdict(report))
+    elif sys.stdout.isatty() or report.dead:
+        click.echo(_told(report))
+    return EXIT_DEAD if report.dead else 0
+
+
+@click.command()
+@transport_option
+@queue_option
+@click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
+@click.option("--max-time", type=DURATION, metavar="DURATION", help="Stop after so long, as in 1h.")
+@click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
+@with_app
+def worker(
+    *,
+    app: App,
+    transport: str | None,
+    queues: tuple[str, ...],
+    max_events: int | None,
+    max_time: float | None,
+    fail_fast: bool,
+) -> int:
+    """
+    Handle events until told to stop.
+
+    The first TERM or INT finishes the current work and gives the rest back; a second one stops at once.
+    """
+    options = RunOptions(transport=transport, queues=queues, max_events=max_events, max_seconds=max_time)
+    report = LoopRunner(patient=not fail_fast).run(app, options)
+    if sys.stdout.isatty():
+        click.echo(_told(report))
+    return 0
+
+
+@click.command()
+@transport_option
+@click.option("--until-empty", is_flag=True, help="Exit when the outbox is empty.")
+@with_app
+def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
+    """Move events from the outbox of a transport to it; `worker` and `drain` do so too."""
+    name = app.transport(transport).name
+    app.prepare(name)
+    mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
+    if mover is None:
+        message = f'the transport "{name}" has no outbox'
+        raise ConfigurationError(message)
+    from relevo._loop import stopped_by_signals  # noqa: PLC0415
+
+    with stopped_by_signals(mover):
+        report = mover.run()
+    if sys.stdout.isatty():
+        click.echo(f"{report.done} moved")
+    return 0
+
+
+def _told(report: Report) -> str:
+    parts = [f"{report.done} done"]
+    if report.retried:
+        parts.append(f"{report.retried} to be retried")
+    if report.dead:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
+        parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
+    return f"{', '.join(parts)} in {report.seconds:.1f} s"
+
+
+@contextmanager
+def _progress(app: App, *, show: bool) -> Iterator[None]:
+    """Show a bar that grows with every delivery, for somebody at a terminal."""
+    if not show:
+        yield
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, transient=True) as bar:
+        row = bar.add_task("draining", total=None)
+        app.hooks.add(_Ticker(lambda: bar.advance(row)))
+        yield
+
+
+class _Ticker:
+    """A plugin that ticks with every delivery."""
+
+    def __init__(self, tick: Callable[[], None]):
+        self._tick = tick
+
+    @hookimpl
+    def relevo_around_handle(self) -> None:
+        self._tick()
