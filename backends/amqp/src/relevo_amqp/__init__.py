@@ -1,0 +1,15 @@
+"""The RabbitMQ transport of relevo: quorum queues, publisher confirms, delays inside the broker."""
+
+from relevo_amqp._transport import AmqpTransport
+from relevo_amqp._options import AmqpOptions
+from relevo_amqp._errors import AccessRefusedError, ServerTooOldError, TopologyError
+
+__all__ = [
+    # the transport and what configuration may say of it
+    "AmqpTransport",
+    "AmqpOptions",
+    # what can be wrong with a server
+    "AccessRefusedError",
+    "ServerTooOldError",
+    "TopologyError",
+]

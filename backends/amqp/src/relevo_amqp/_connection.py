@@ -1,0 +1,448 @@
+"""
+pika, and nothing else: its loop, connections and channels, with calls that a thread can wait for.
+
+A connection or channel that is lost is never repaired: everything about it is new after a
+reconnection (channel numbers, delivery tags, the numbering of confirms), so a new object is made. All
+that touches pika runs in the loop's thread; the methods marked *blocking* are for the other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import pika
+from pika.adapters.select_connection import IOLoop, SelectConnection
+
+from relevo_amqp._errors import LineLostError
+from relevo_amqp._mapping import Parcel
+from relevo_amqp._options import Address
+
+_log = logging.getLogger("relevo.amqp")
+
+T = TypeVar("T")
+
+_GONE = LineLostError("the thread that speaks with the server has ended")
+
+
+class Line(Protocol):
+    """What can be lost."""
+
+    def lose(self, error: LineLostError) -> None:
+        """Note that it is gone."""
+
+
+class Loop:
+    """The thread in which everything that touches pika runs."""
+
+    def __init__(self, name: str):
+        self._loop = IOLoop()
+        self._ended = False
+        self._living: set[Line] = set()
+        self._thread = threading.Thread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything given to :meth:`soon` still runs."""
+        return not self._ended
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Run *callback* in the thread; from any thread."""
+        self._loop.add_callback_threadsafe(callback)
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Run *callback* in the thread after *seconds*; only from within it."""
+        self._loop.call_later(seconds, callback)
+
+    def watch(self, line: Line) -> None:
+        """Tell *line* that it is lost when the thread ends, for whatever reason; only from within it."""
+        self._living.add(line)
+
+    def forget(self, line: Line) -> None:
+        """Undo :meth:`watch`."""
+        self._living.discard(line)
+
+    def stop(self, timeout: float) -> None:
+        """End the thread; blocking."""
+        self.soon(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    @property
+    def native(self) -> IOLoop:
+        """What pika wants."""
+        return self._loop
+
+    def _run(self) -> None:
+        try:
+            self._loop.start()
+        except Exception:  # noqa: BLE001 - whoever waits for this thread must be told, whatever ended it
+            _log.exception("the thread that speaks with RabbitMQ has failed; a new one will be made")
+        finally:
+            self._ended = True
+            for line in tuple(self._living):
+                line.lose(_GONE)
+            self._loop.close()
+
+
+class Connection:
+    """
+    One connection to a server, from its opening to its end.
+
+    Args:
+        loop: Where it runs.
+
+        address: Where it goes.
+
+        purpose: For its name on the server.
+
+        heartbeat: Seconds.
+    """
+
+    def __init__(self, loop: Loop, address: Address, *, purpose: str, heartbeat: int):
+        self.loop = loop
+        self.blocked: str | None = None
+        self.lost: LineLostError | None = None
+        self._address = address
+        self._purpose = purpose
+        self._heartbeat = heartbeat
+        self._opened: Future[None] = Future()
+        self._closed = threading.Event()
+        self._raw: Any = None
+
+    def open(self, timeout: float) -> None:
+        """
+        Connect; blocking.
+
+        Raises:
+            LineLostError: It did not come about.
+        """
+        self.loop.soon(lambda: self._start(timeout))
+        try:
+            _wait(self._opened, timeout + 1.0, self.loop)
+        except LineLostError:
+            self.abort()
+            raise
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The server's version; empty if it does not say."""
+        said = str((self._raw.server_properties or {}).get("version", ""))
+        return tuple(int(number) for number in re.split(r"[-+]", said)[0].split(".") if number.isdigit())
+
+    def channel(self, timeout: float) -> Channel:
+        """
+        Open a channel; blocking.
+
+        Raises:
+            LineLostError: The connection is gone.
+        """
+        opened: Future[Channel] = Future()
+
+        def start() -> None:
+            if self.lost is not None:
+                opened.set_exception(self.lost)
+                return
+            channel = Channel(self.loop, opened)
+            try:
+                channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+                _fail(opened, _told(error))
+
+        self.loop.soon(start)
+        return _wait(opened, timeout, self.loop)
+
+    def close(self, timeout: float) -> None:
+        """Say good-bye to the server and wait for its answer; blocking."""
+
+        def start() -> None:
+            if self._raw is None or self._raw.is_closed:
+                self._closed.set()
+            elif not self._raw.is_closing:
+                self._raw.close()
+
+        if self.loop.alive:
+            self.loop.soon(start)
+            if not self._closed.wait(timeout):
+                self.abort()
+                self._closed.wait(timeout)
+
+    def abort(self) -> None:
+        """Cut the connection without a word, as the end of the process would."""
+
+        def start() -> None:
+            if self._raw is None or self._raw.is_closed:
+                return
+            # There is no public way: close() waits for the answer of a server that may be silent.
+            stream = getattr(self._raw, "_transport", None)
+            if stream is not None:
+                stream.abort()
+            elif not self._raw.is_closing:
+                self._raw.close()
+
+        if self.loop.alive:
+            self.loop.soon(start)
+
+    # --- in the loop's thread --------------------------------------------------------------------------
+
+    def _start(self, timeout: float) -> None:
+        self.loop.watch(self)
+        try:
+            self._raw = SelectConnection(
+                self._parameters(timeout),
+                on_open_callback=self._on_open,
+                on_open_error_callback=lambda _, error: self.lose(_told(error)),
+                on_close_callback=lambda _, error: self.lose(_told(error)),
+                custom_ioloop=self.loop.native,
+            )
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+            self.lose(_told(error))
+
+    def _parameters(self, timeout: float) -> Any:
+        address = self._address
+        return pika.ConnectionParameters(
+            host=address.host,
+            port=address.port,
+            virtual_host=address.vhost,
+            credentials=pika.PlainCredentials(address.user, address.password.reveal()),
+            heartbeat=self._heartbeat,
+            socket_timeout=timeout,
+            stack_timeout=timeout,
+            ssl_options=pika.SSLOptions(ssl.create_default_context(), address.host) if address.encrypted else None,
+            client_properties={"connection_name": self._purpose, "product": "relevo"},
+        )
+
+    def _on_open(self, raw: Any) -> None:
+        raw.add_on_connection_blocked_callback(self._on_blocked)
+        raw.add_on_connection_unblocked_callback(self._on_unblocked)
+        _resolve(self._opened, None)
+
+    def _on_blocked(self, _: Any, frame: Any) -> None:
+        self.blocked = str(frame.method.reason)
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.blocked = None
+
+    def lose(self, error: LineLostError) -> None:
+        """Note that it is gone."""
+        self.loop.forget(self)
+        if self.lost is None:
+            self.lost = error
+        _fail(self._opened, error)
+        self._closed.set()
+
+
+class Channel:
+    """
+    One channel, from its opening to its end.
+
+    ``on_lost`` and ``on_cancel`` are called in the loop's thread.
+    """
+
+    def __init__(self, loop: Loop, opened: Future[Channel]):
+        self.loop = loop
+        self.lost: LineLostError | None = None
+        self.on_lost: Callable[[LineLostError], None] | None = None
+        self.on_cancel: Callable[[str], None] | None = None
+        self.raw: Any = None
+        self._waiting: set[Future[Any]] = {opened}
+        self._getting: Future[Any] | None = None
+
+    def adopt(self, raw: Any) -> None:
+        """Take over pika's channel, in the loop's thread."""
+        self.raw = raw
+        raw.add_on_close_callback(lambda _, error: self.lose(_told(error)))
+        raw.add_on_cancel_callback(self._cancelled_by_server)
+        raw.add_callback(self._on_empty, [pika.spec.Basic.GetEmpty], one_shot=False)
+        self.loop.watch(self)
+
+    def call(self, method: str, *args: Any, timeout: float, **kwargs: Any) -> Any:
+        """
+        Call pika's *method*, and return the server's answer; blocking.
+
+        Raises:
+            LineLostError: The channel is gone, or the answer did not come in time.
+        """
+        return self._run(
+            lambda answer: getattr(self.raw, method)(
+                *args, callback=lambda frame: self._answer(answer, frame), **kwargs
+            ),
+            timeout,
+        )
+
+    def get(self, queue: str, timeout: float) -> tuple[int, Any, bytes] | None:
+        """
+        Take one message from *queue*, or ``None`` if it is empty; blocking.
+
+        Raises:
+            LineLostError: As :meth:`call`.
+        """
+
+        def start(answer: Future[Any]) -> None:
+            self._getting = answer
+            self.raw.basic_get(queue, lambda _, method, properties, body: self._got(method, properties, body))
+
+        result: tuple[int, Any, bytes] | None = self._run(start, timeout)
+        return result
+
+    def cancel(self, tag: str, timeout: float) -> None:
+        """
+        Stop a subscription; what is on its way still arrives; blocking.
+
+        Raises:
+            LineLostError: As :meth:`call`.
+        """
+
+        def start(answer: Future[Any]) -> None:
+            self.raw.basic_cancel(tag, callback=lambda frame: self._answer(answer, frame))
+            # pika rejects what arrives between the cancel and its answer, which the server would count as a failure.
+            getattr(self.raw, "_cancelled", set()).discard(tag)
+
+        self._run(start, timeout)
+
+    def confirm(
+        self,
+        on_confirm: Callable[[int, bool, bool], None],
+        on_return: Callable[[Any, Any, bytes], None],
+        timeout: float,
+    ) -> None:
+        """
+        Have publishings confirmed; blocking.
+
+        Args:
+            on_confirm: Takes a delivery tag, whether it holds for all before it too, and whether the server took them.
+
+            on_return: Takes what could not be routed: the answer, the properties, the body.
+
+            timeout: Seconds.
+
+        Raises:
+            LineLostError: As :meth:`call`.
+        """
+
+        def confirmed(frame: Any) -> None:
+            on_confirm(frame.method.delivery_tag, frame.method.multiple, isinstance(frame.method, pika.spec.Basic.Ack))
+
+        def start(answer: Future[Any]) -> None:
+            self.raw.add_on_return_callback(lambda _, method, properties, body: on_return(method, properties, body))
+            self.raw.confirm_delivery(confirmed, callback=lambda frame: self._answer(answer, frame))
+
+        self._run(start, timeout)
+
+    def publish(self, parcel: Parcel) -> None:
+        """Publish, in the loop's thread; raises what pika raises, and then nothing was sent."""
+        self.raw.basic_publish(
+            parcel.exchange, parcel.key, parcel.body, pika.BasicProperties(**parcel.properties), mandatory=True
+        )
+
+    def close(self) -> None:
+        """Close it without waiting; what it held goes back to the server."""
+
+        def start() -> None:
+            if self.raw.is_open:
+                self.raw.close()
+
+        if self.loop.alive:
+            self.loop.soon(start)
+
+    # --- in the loop's thread --------------------------------------------------------------------------
+
+    def _run(self, start: Callable[[Future[Any]], None], timeout: float) -> Any:
+        answer: Future[Any] = Future()
+
+        def begin() -> None:
+            if self.lost is not None:
+                _fail(answer, self.lost)
+                return
+            self._waiting.add(answer)
+            try:
+                start(answer)
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+                self._waiting.discard(answer)
+                _fail(answer, _told(error))
+
+        self.loop.soon(begin)
+        return _wait(answer, timeout, self.loop)
+
+    def _answer(self, answer: Future[Any], frame: Any) -> None:
+        self._waiting.discard(answer)
+        _resolve(answer, frame)
+
+    def _got(self, method: Any, properties: Any, body: bytes) -> None:
+        answer, self._getting = self._getting, None
+        if answer is not None:
+            self._answer(answer, (method.delivery_tag, properties, body))
+
+    def _on_empty(self, _: Any) -> None:
+        answer, self._getting = self._getting, None
+        if answer is not None:
+            self._answer(answer, None)
+
+    def _cancelled_by_server(self, frame: Any) -> None:
+        if self.on_cancel is not None:
+            self.on_cancel(frame.method.consumer_tag)
+
+    def lose(self, error: LineLostError) -> None:
+        """Note that it is gone, and tell whoever waits for it."""
+        self.loop.forget(self)
+        if self.lost is not None:
+            return
+        self.lost = error
+        for answer in self._waiting:
+            _fail(answer, error)
+        self._waiting.clear()
+        if self.on_lost is not None:
+            self.on_lost(error)
+
+
+# --- futures and errors ------------------------------------------------------------------------------
+
+
+def _resolve(future: Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
+    """Return the future's result; the loop may end, and the server may be silent."""
+    try:
+        return future.result(timeout)
+    except TimeoutError:
+        if not loop.alive:
+            raise _GONE from None
+        raise LineLostError(f"no answer in {timeout:g} s", kind="Timeout") from None
+
+
+def _told(error: BaseException) -> LineLostError:
+    """Return pika's error in our words; it wraps the telling one several times when connecting."""
+    inner: Any = error
+    while True:
+        nested = getattr(inner, "exceptions", None) or getattr(inner, "exception", None)
+        if nested is None and isinstance(inner, pika.exceptions.AMQPConnectionError) and inner.args:
+            nested = inner.args[0]
+        if isinstance(nested, (list, tuple)) and nested:
+            nested = nested[-1]
+        if not isinstance(nested, BaseException):
+            break
+        inner = nested
+    code = getattr(inner, "reply_code", 0)
+    text = getattr(inner, "reply_text", "") or str(inner) or type(inner).__name__
+    if not code and (said := _SAID.search(text)):  # refused while connecting: pika keeps only the text of the answer
+        code, text = int(said[1]), said[2]
+    told = LineLostError(f"{code} {text}" if code else text, code=code, kind=type(inner).__name__)
+    told.__cause__ = error
+    return told
+
+
+_SAID = re.compile(r"ConnectionClosedByBroker: \((\d{3})\) ['\"](.*)['\"]", re.DOTALL)

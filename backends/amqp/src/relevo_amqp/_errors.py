@@ -1,0 +1,107 @@
+"""What can go wrong with a server, and which of relevo's errors says so: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
+
+
+class AccessRefusedError(ConfigurationError):
+    """Raised when the server knows the user, the password or the virtual host not, or does not let them in."""
+
+    def __init__(self, transport: str, place: str, why: str):
+        self.transport = transport
+        self.place = place
+        self.why = why
+        super().__init__(
+            f'the transport "{transport}" is refused by {place}: {why}; check user, password, rights and vhost'
+        )
+
+
+class TopologyError(ConfigurationError):
+    """Raised when a queue or an exchange is there already, and is not what relevo needs."""
+
+    def __init__(self, transport: str, what: str, why: str):
+        self.transport = transport
+        self.what = what
+        self.why = why
+        super().__init__(
+            f'the transport "{transport}" finds {what} declared otherwise: {why}; '
+            f"arguments cannot be changed: empty and delete it, or choose another prefix"
+        )
+
+
+class ServerTooOldError(ConfigurationError):
+    """Raised when the server is older than RabbitMQ 4.0, which drops events that relevo would keep."""
+
+    def __init__(self, transport: str, version: str):
+        self.transport = transport
+        self.version = version
+        super().__init__(f'the transport "{transport}" needs RabbitMQ 4.0 or later; the server says "{version}"')
+
+
+class LineLostError(Exception):
+    """
+    Raised between the modules of this package when a connection or a channel is gone or does not come about.
+
+    Args:
+        why: In words, without secrets.
+
+        code: AMQP's reply code; 0 if the server said nothing.
+
+        kind: The driver's own name for it.
+    """
+
+    def __init__(self, why: str, *, code: int = 0, kind: str = ""):
+        self.why = why
+        self.code = code
+        self.kind = kind
+        super().__init__(why)
+
+
+NOT_FOUND, ACCESS_REFUSED, PRECONDITION_FAILED, NOT_ALLOWED, RESOURCE_LOCKED = 404, 403, 406, 530, 405
+
+_BY_KIND: Mapping[str, type[RelevoError]] = MappingProxyType(
+    {
+        "AuthenticationError": AccessRefusedError,
+        "ChannelClosedByBroker": TransportUnavailableError,
+        "ConnectionClosedByBroker": TransportUnavailableError,
+        "StreamLostError": TransportUnavailableError,
+        "AMQPHeartbeatTimeout": TransportUnavailableError,
+        "AMQPConnectionError": TransportUnavailableError,
+        "IncompatibleProtocolError": ConfigurationError,
+        "SSLError": ConfigurationError,
+    }
+)
+"""By the driver's name of the error; what stands not here is the world's fault."""
+
+_BY_CODE: Mapping[int, type[RelevoError]] = MappingProxyType(
+    {ACCESS_REFUSED: AccessRefusedError, NOT_ALLOWED: AccessRefusedError}
+)
+"""By the server's reply code; goes before the name."""
+
+_PASSING = ("limit", "is down")
+"""Words of a refusal that time may mend: a limit of connections, a virtual host that has stopped."""
+
+
+def translated(error: LineLostError, *, transport: str, place: str) -> RelevoError:
+    """
+    Return what relevo raises for *error*.
+
+    Args:
+        error: What happened.
+
+        transport: The transport's name.
+
+        place: The server's address, without secrets.
+    """
+    kind = _BY_CODE.get(error.code) or _BY_KIND.get(error.kind, TransportUnavailableError)
+    if error.code == NOT_ALLOWED and any(word in error.why for word in _PASSING):
+        kind = TransportUnavailableError
+    if kind is AccessRefusedError:
+        return AccessRefusedError(transport, place, error.why)
+    if kind is TransportUnavailableError:
+        return TransportUnavailableError(transport, f"{place}: {error.why}")
+    return ConfigurationError(f'the transport "{transport}" cannot speak with {place}: {error.why}')

@@ -1,0 +1,248 @@
+"""
+Dead letters: found by looking through their queue, since a queue has no index.
+
+Looking takes events out and gives them back, which the queue never counts against them. While
+somebody looks, others see fewer; a ref that is not found is therefore looked for again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import nsmallest
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Self
+
+import attrs
+
+from relevo import Clock, DeadLetterEntry
+from relevo_amqp._connection import Channel
+from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._hub import Hub
+from relevo_amqp._mapping import Death, Record, expelled, read, word_of, written
+from relevo_amqp._publisher import Fate
+from relevo_amqp._topology import Role, word
+
+_IDLE = 2.0
+"""Seconds without a further event after which the look at a queue is over: others took the rest."""
+
+_TRIES = 3
+_PAUSE = 0.25
+
+
+class Buried(NamedTuple):
+    """A dead letter while it is looked at."""
+
+    ref: str
+    tag: int
+    record: Record
+    death: Death
+
+
+class Graveyard:
+    """
+    The dead letters of a transport.
+
+    Args:
+        hub: The connections.
+
+        clock: Stands in where the server does not say when something died.
+    """
+
+    def __init__(self, hub: Hub, clock: Clock):
+        self._hub = hub
+        self._clock = clock
+
+    def entries(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
+        """
+        Return dead letters, queue by queue, the oldest first; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        found: list[DeadLetterEntry] = []
+        start = word_of(after) if after is not None else None
+        words = [word(queue) for queue in queues]
+        if start in words:
+            queues = queues[words.index(start) :]
+        for queue in queues:
+            if len(found) >= limit:
+                break
+            behind = after if after is not None and word(queue) == start else ""
+            found += self._entries_of(queue, behind=behind, limit=limit - len(found))
+        return found
+
+    def revive(self, refs: Mapping[str, bytes]) -> list[str]:
+        """
+        Send dead letters to their queues again, confirmed, and then drop them; return what was not found; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached, or did not confirm all; those stay dead letters.
+        """
+
+        def again(letters: Sequence[Buried]) -> Sequence[int]:
+            parcels = []
+            for letter in letters:
+                record = attrs.evolve(letter.record, attempt=1, losses=0, state=refs[letter.ref], death=None, due=None)
+                route = self._hub.topology.route(record.queue)
+                parcels.append(written(record, exchange=route.exchange, key=route.key))
+            batch = self._hub.publisher.send(parcels)
+            confirmed = batch.positions(Fate.CONFIRMED)
+            if len(confirmed) < len(letters):
+                problems.append(batch.why)
+            return [letters[position].tag for position in confirmed]
+
+        problems: list[str] = []
+        missing = self._remove(refs, again)
+        if problems:
+            raise LineLostError(f"not every dead letter could be sent again: {problems[0]}")
+        return missing
+
+    def discard(self, refs: Sequence[str]) -> list[str]:
+        """
+        Delete dead letters for good; return what was not found; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        return self._remove(refs, lambda letters: [letter.tag for letter in letters])
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def _entries_of(self, queue: str, *, behind: str, limit: int) -> list[DeadLetterEntry]:
+        letters: list[Buried] = []
+        for name in self._places(word(queue)):
+            with Look(self._hub, name) as look:
+                mine = (each for each in self._letters(look, word(queue)) if each.ref > behind)
+                letters += nsmallest(limit, mine, key=lambda letter: letter.ref)
+        letters.sort(key=lambda letter: letter.ref)
+        return [_entry(letter, queue) for letter in letters[:limit]]
+
+    def _remove(
+        self, refs: Mapping[str, bytes] | Sequence[str], take: Callable[[Sequence[Buried]], Sequence[int]]
+    ) -> list[str]:
+        """Have *take* deal with those of *refs* that are found, and drop those whose tags it returns."""
+        missing = dict.fromkeys(refs)
+        for attempt in range(_TRIES):
+            for queue in dict.fromkeys(word_of(ref) for ref in missing):
+                for name in self._places(queue) if queue is not None else ():
+                    with Look(self._hub, name) as look:
+                        letters = [each for each in self._letters(look, queue or "") if each.ref in missing]
+                        look.drop(take(letters))
+                        for letter in letters:
+                            missing.pop(letter.ref, None)
+            if not any(word_of(ref) for ref in missing):
+                break
+            if attempt + 1 < _TRIES:
+                time.sleep(_PAUSE)
+        return list(missing)
+
+    def _places(self, queue: str) -> tuple[str, str]:
+        topology = self._hub.topology
+        return f"{topology.exchange(Role.DEAD)}.{queue}", topology.stray.name
+
+    def _letters(self, look: Look, queue: str) -> Iterator[Buried]:
+        """Yield what is found of the queue with the word *queue*."""
+        stray = look.name == self._hub.topology.stray.name
+        now = self._clock.now()
+        for tag, properties, body in look:
+            record = read(properties, body, queue="", now=now)
+            if stray and word(record.queue) != queue:
+                continue
+            death = record.death or expelled(properties, body, word=queue, now=now)
+            yield Buried(death.ref, tag, record, death)
+
+
+class Look:
+    """
+    One look through a queue; what was not dropped goes back at the end.
+
+    Args:
+        hub: The connections.
+
+        name: The queue's on the server.
+    """
+
+    def __init__(self, hub: Hub, name: str):
+        self.name = name
+        self._hub = hub
+        self._found: SimpleQueue[tuple[int, Any, bytes]] = SimpleQueue()
+        self._channel: Channel | None = None
+        self._expected = 0
+        self._last = 0
+        self._seen = 0
+        self._dropped: list[int] = []
+
+    def __enter__(self) -> Self:
+        channel = self._hub.channel()
+        try:
+            self._expected = self._count(channel)
+            if self._expected:
+                channel.call(
+                    "basic_consume",
+                    self.name,
+                    lambda _, method, properties, body: self._found.put((method.delivery_tag, properties, body)),
+                    consumer_tag="look",
+                    timeout=self._hub.timeout,
+                )
+            self._channel = channel
+        except LineLostError as error:
+            if error.code != NOT_FOUND:
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        channel = self._channel
+        if channel is None or channel.lost is not None:
+            return
+        if self._expected:
+            channel.cancel("look", self._hub.timeout)
+            channel.loop.soon(lambda: self._settle(channel))
+            self._await_return(channel)
+        channel.close()
+
+    def __iter__(self) -> Iterator[tuple[int, Any, bytes]]:
+        while self._seen < self._expected:
+            try:
+                found = self._found.get(timeout=_IDLE)
+            except Empty:
+                return
+            self._seen += 1
+            yield found
+
+    def drop(self, tags: Sequence[int]) -> None:
+        """Delete *tags* at the end."""
+        self._dropped += tags
+
+    def _settle(self, channel: Channel) -> None:
+        if channel.lost is None:
+            for tag in self._dropped:
+                channel.raw.basic_ack(tag)
+            if len(self._dropped) < self._seen or not self._found.empty():
+                channel.raw.basic_nack(0, multiple=True, requeue=True)  # 0: all there are
+
+    def _await_return(self, channel: Channel) -> None:
+        """Wait a moment until what goes back has arrived, so that the next look sees it."""
+        deadline = time.monotonic() + 1.0
+        while self._count(channel) < self._seen - len(self._dropped) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _count(self, channel: Channel) -> int:
+        frame = channel.call("queue_declare", self.name, passive=True, timeout=self._hub.timeout)
+        return int(frame.method.message_count)
+
+
+def _entry(letter: Buried, queue: str) -> DeadLetterEntry:
+    record = letter.record
+    return DeadLetterEntry(
+        ref=letter.ref,
+        queue=queue,
+        envelope=record.envelope,
+        reason=letter.death.reason,
+        error=letter.death.error,
+        state=record.state,
+        attempt=record.attempt,
+        losses=record.losses,
+        enqueued_at=record.enqueued_at,
+        died_at=letter.death.at,
+    )

@@ -1,0 +1,156 @@
+"""
+What one process has of a transport: its thread, two connections, and one subscription.
+
+Publishing and consuming go over connections apart, since a server that is short of memory stops
+reading from those that publish. All of it is made when it is first needed, in the process that needs
+it: after a fork the child makes its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from relevo_amqp._connection import Channel, Connection, Loop
+from relevo_amqp._declaration import Declarer
+from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError
+from relevo_amqp._options import Address, AmqpOptions
+from relevo_amqp._publisher import Publisher
+from relevo_amqp._subscription import Subscription
+from relevo_amqp._topology import Role, Topology
+
+OLDEST = (4, 0)
+
+
+class Hub:
+    """
+    The thread and the connections.
+
+    Args:
+        options: How to connect.
+
+        name: The transport's.
+    """
+
+    def __init__(self, options: AmqpOptions, *, name: str):
+        self.topology = Topology(options.prefix, options.resolution, options.levels)
+        self.timeout = options.confirm_timeout
+        self.loop = Loop(name)
+        self._options = options
+        self._name = name
+        self._address = Address.parse(options.url)
+        self._lock = threading.Lock()
+        self._declaring = threading.Lock()
+        self._counting = threading.Lock()
+        self._counter: Channel | None = None
+        self._line: Connection | None = None
+        self.publisher = Publisher(
+            self.loop,
+            lambda: self._connect("publish"),
+            window=options.window,
+            timeout=options.confirm_timeout,
+        )
+
+    def channel(self) -> Channel:
+        """
+        Return a new channel of the connection that consumes and declares; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        with self._lock:
+            if self._line is None or self._line.lost is not None:
+                self._line = self._connect("consume")
+            line = self._line
+        return line.channel(self.timeout)
+
+    def counts(self, names: Sequence[str]) -> list[int]:
+        """
+        Return how many events lie ready in each of the server's queues *names*; 0 if there is no such queue; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        found = []
+        with self._counting:
+            for name in names:
+                if self._counter is None or self._counter.lost is not None:
+                    self._counter = self.channel()
+                try:
+                    frame = self._counter.call("queue_declare", name, passive=True, timeout=self.timeout)
+                    found.append(int(frame.method.message_count))
+                except LineLostError as error:
+                    if error.code != NOT_FOUND:
+                        raise
+                    found.append(0)
+        return found
+
+    def subscription(self) -> Subscription:
+        """
+        Return a new subscription without consumers; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        return Subscription(self.channel(), timeout=self.timeout)
+
+    def declare(self, queues: Sequence[str], *, dry_run: bool = False) -> list[str]:
+        """
+        Declare *queues* and what they share; blocking.
+
+        Raises:
+            TopologyError: Something is there and is different.
+
+            LineLostError: The server could not be reached, or refuses.
+        """
+        with self._declaring:
+            declarer = Declarer(self.channel, transport=self._name, timeout=self.timeout)
+            return declarer.declare(self.topology, queues, dry_run=dry_run)
+
+    def provide(self, queues: Sequence[str]) -> None:
+        """
+        Declare those of *queues* of which anything is missing; blocking.
+
+        Raises:
+            TopologyError: Something is there and is different.
+
+            LineLostError: The server could not be reached, or refuses.
+        """
+        topology = self.topology
+        declarer = Declarer(self.channel, transport=self._name, timeout=self.timeout)
+        missing = [
+            queue
+            for queue in queues
+            if declarer.missing(topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD))
+        ]
+        declarer.close()
+        if missing:
+            self.declare(missing)
+
+    def close(self, timeout: float) -> None:
+        """Say good-bye and end the thread; blocking."""
+        self.publisher.close(timeout)
+        if self._line is not None:
+            self._line.close(timeout)
+        self.loop.stop(timeout)
+
+    def abort(self, timeout: float) -> None:
+        """Cut both connections without a word and end the thread; blocking."""
+        self.publisher.abort()
+        if self._line is not None:
+            self._line.abort()
+        self.loop.stop(timeout)
+
+    def _connect(self, purpose: str) -> Connection:
+        connection = Connection(
+            self.loop,
+            self._address,
+            purpose=f"relevo {self._name}: {purpose}",
+            heartbeat=self._options.heartbeat,
+        )
+        connection.open(self._options.connect_timeout)
+        version = connection.version
+        if version and version < OLDEST:
+            connection.close(self.timeout)
+            raise ServerTooOldError(self._name, ".".join(map(str, version)))
+        return connection

@@ -1,0 +1,138 @@
+"""What configuration may say, and the address of a server, read strictly."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from relevo import Secret, masked_url
+from relevo.errors import ConfigurationError, shown
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+MAX_BODY = 16 * 1024 * 1024
+"""RabbitMQ's own limit in bytes unless its ``max_message_size`` says otherwise; beyond it a channel is closed."""
+
+
+@attrs.frozen(kw_only=True)
+class Address:
+    """Where a server is, and who asks."""
+
+    host: str
+    port: int
+    vhost: str
+    user: str
+    password: Secret
+    encrypted: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """
+        Return the address that *url* says.
+
+        The driver takes ``http://h/`` and the empty text for addresses; this does not. As there, a path of ``/``
+        alone means the default virtual host.
+
+        Raises:
+            ConfigurationError: It is not an address of RabbitMQ; its password is not shown.
+        """
+        mend = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
+        wrong = f"{shown(masked_url(url))} is not an address of RabbitMQ"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ConfigurationError(f"{wrong}; {mend}") from None
+        if parts.scheme not in _PORTS or not parts.hostname or port == 0:
+            raise ConfigurationError(f"{wrong}; {mend}")
+        if parts.query or parts.fragment:
+            raise ConfigurationError(f"{wrong}: nothing may follow the virtual host; {mend}")
+        if parts.path.count("/") > 1:
+            raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {mend}")
+        if _ESCAPED.search(parts.netloc + parts.path):
+            raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {mend}")
+        return cls(
+            host=parts.hostname,
+            port=port or _PORTS[parts.scheme],
+            vhost=unquote(parts.path[1:]) or "/",
+            user=unquote(parts.username) if parts.username is not None else "guest",
+            password=Secret(unquote(parts.password) if parts.password is not None else "guest"),
+            encrypted=parts.scheme == "amqps",
+        )
+
+    def __str__(self) -> str:
+        scheme = "amqps" if self.encrypted else "amqp"
+        return f'{scheme}://{self.user}@{self.host}:{self.port}, virtual host "{self.vhost}"'
+
+
+@attrs.frozen(kw_only=True)
+class AmqpOptions:
+    """What configuration may say of an :class:`AmqpTransport`."""
+
+    url: str = attrs.field(default="amqp://localhost", repr=masked_url)
+    """``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS with verified host names."""
+
+    prefix: str = "relevo"
+    """With what the names of all exchanges and queues begin; two applications on one virtual host need two."""
+
+    prefetch: int | None = None
+    """
+    Events that are fetched ahead for each queue; twice what a ``receive`` asks for if unsaid.
+
+    More is quicker for tiny listeners. But what lies here cannot go to another worker, and counts as
+    lost too when this process dies.
+    """
+
+    window: int = 1000
+    """Events on their way to the server without its confirmation; whoever sends more waits. The back-pressure."""
+
+    confirm_timeout: float = 10.0
+    """Seconds without any confirmation after which the outcome of a sending is unknown."""
+
+    connect_timeout: float = 10.0
+    """Seconds in which a connection must stand."""
+
+    heartbeat: int = 60
+    """Seconds; a silent connection is given up after about three of it."""
+
+    max_body: int = MAX_BODY
+    """Bytes; lower it if the server's ``max_message_size`` is lower."""
+
+    resolution: float = 0.1
+    """Seconds; the step of delays. It and *levels* are in the names of the delaying queues: a change makes new ones."""
+
+    levels: int = 20
+    """How many queues delay. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
+
+    def __attrs_post_init__(self) -> None:
+        """
+        Refuse what cannot work.
+
+        Raises:
+            ConfigurationError: Says which option, and why.
+        """
+        Address.parse(self.url)
+        if not _PREFIX.fullmatch(self.prefix) or self.prefix.startswith("amq."):
+            self._refuse("prefix", 'at most 60 letters, digits, ".", "_" and "-", not beginning with "amq."')
+        for name, least, most in (
+            ("window", 1, 65_000),
+            ("heartbeat", 1, 3600),
+            ("max_body", 1, 512 * 1024 * 1024),
+            ("levels", 1, 28),
+        ):
+            if not least <= getattr(self, name) <= most:
+                self._refuse(name, f"a whole number from {least} to {most}")
+        if self.prefetch is not None and not 1 <= self.prefetch <= 65_000:
+            self._refuse("prefetch", "a whole number from 1 to 65000, or unsaid")
+        for name in ("confirm_timeout", "connect_timeout"):
+            if not 0.0 < getattr(self, name) <= 3600.0:
+                self._refuse(name, "seconds, more than 0 and at most an hour")
+        if not 0.01 <= self.resolution <= 3600.0:
+            self._refuse("resolution", "seconds from 0.01 to 3600")
+
+    def _refuse(self, name: str, wanted: str) -> None:
+        raise ConfigurationError(f"{name} = {shown(getattr(self, name))} cannot work; write {wanted}")

@@ -1,0 +1,233 @@
+"""
+Sending with confirms: a window of publishings on their way, and for each parcel one of four ends.
+
+A parcel is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was gone
+before it) or *unknown* (sent, and the answer is missing). Confirms come out of order, and a return
+comes before the confirm of the same parcel, so what is on its way stands in a table.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any
+
+from relevo_amqp._connection import Channel, Connection, Loop
+from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._mapping import Parcel
+
+
+class Fate(IntEnum):
+    """What became of a parcel."""
+
+    CONFIRMED = 1
+    REFUSED = 2
+    UNKNOWN = 3
+    UNSENT = 4
+
+
+class Batch:
+    """Parcels that one caller waits for."""
+
+    def __init__(self, parcels: Sequence[Parcel]):
+        self.parcels = parcels
+        self.fates: list[Fate | None] = [None] * len(parcels)
+        self.why = ""
+        self.begun = 0
+        self.open = len(parcels)
+        self.progress = time.monotonic()
+        self.done = threading.Event()
+        if not parcels:
+            self.done.set()
+
+    def settle(self, position: int, fate: Fate, why: str = "") -> None:
+        """Note the fate of the parcel at *position*, unless it has one."""
+        if self.fates[position] is not None:
+            return
+        self.fates[position] = fate
+        self.why = self.why or why
+        self.open -= 1
+        if not self.open:
+            self.done.set()
+
+    def give_up(self, why: str) -> None:
+        """End it: what was not begun is unsent, what is on its way unknown."""
+        for position, fate in enumerate(self.fates):
+            if fate is None:
+                self.settle(position, Fate.UNKNOWN if position < self.begun else Fate.UNSENT, why)
+        self.done.set()
+
+    def positions(self, fate: Fate) -> tuple[int, ...]:
+        """Return where *fate* fell."""
+        return tuple(position for position, each in enumerate(self.fates) if each is fate)
+
+
+class Publisher:
+    """
+    Publishes over one connection, opened when it is needed.
+
+    Args:
+        loop: Where it runs.
+
+        connect: Opens a connection; blocking.
+
+        window: Parcels on their way at most.
+
+        timeout: Seconds without any confirmation after which they are given up.
+    """
+
+    def __init__(self, loop: Loop, connect: Callable[[], Connection], *, window: int, timeout: float):
+        self._loop = loop
+        self._connect = connect
+        self._window = window
+        self._timeout = timeout
+        self._opening = threading.Lock()
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        # In the loop's thread only:
+        self._waiting: deque[Batch] = deque()
+        self._flying: dict[int, tuple[Batch, int]] = {}
+        self._tag = 0
+
+    def send(self, parcels: Sequence[Parcel]) -> Batch:
+        """
+        Publish *parcels* and return what became of each; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached; nothing was sent.
+        """
+        batch = Batch(parcels)
+        if not parcels:
+            return batch
+        channel = self._ready()
+        self._loop.soon(lambda: self._take(batch, channel))
+        while not batch.done.wait(max(0.0, batch.progress + self._timeout - time.monotonic())):
+            if not self._loop.alive:
+                batch.give_up("the thread that speaks with the server has ended")
+            elif time.monotonic() >= batch.progress + self._timeout:
+                self._loop.soon(lambda: self._too_late(batch, channel))
+                batch.done.wait(1.0)
+                batch.give_up("no confirmation in time")
+        return batch
+
+    def close(self, timeout: float) -> None:
+        """Give the connection up; blocking."""
+        with self._opening:
+            if self._connection is not None:
+                self._connection.close(timeout)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def _ready(self) -> Channel:
+        """Return an open channel; one thread at a time opens it."""
+        with self._opening:
+            if self._channel is not None and self._channel.lost is None:
+                return self._channel
+            if self._connection is None or self._connection.lost is not None:
+                self._connection = self._connect()
+            channel = self._connection.channel(self._timeout)
+            channel.on_lost = lambda error: self._on_lost(channel, error)
+            channel.confirm(
+                lambda tag, multiple, taken: self._on_confirm(channel, tag, multiple=multiple, taken=taken),
+                self._on_return,
+                self._timeout,
+            )
+            self._channel = channel
+            self._loop.soon(self._begin)
+            return channel
+
+    # --- in the loop's thread --------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._tag = 0
+
+    def _take(self, batch: Batch, channel: Channel) -> None:
+        if channel.lost is not None:
+            batch.give_up(channel.lost.why)
+            return
+        batch.progress = time.monotonic()
+        self._waiting.append(batch)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Publish what waits, as far as the window is open."""
+        waiting, flying, channel = self._waiting, self._flying, self._channel
+        while waiting and len(flying) < self._window and channel is not None and channel.lost is None:
+            batch = waiting[0]
+            position = batch.begun
+            if batch.done.is_set() or position >= len(batch.parcels):
+                waiting.popleft()
+                continue
+            batch.begun += 1
+            try:
+                channel.publish(batch.parcels[position])
+            except Exception as error:  # noqa: BLE001 - pika encodes before it sends: this one cannot be
+                batch.settle(position, Fate.REFUSED, f"it cannot be encoded: {error!r}")
+                continue
+            self._tag += 1
+            flying[self._tag] = (batch, position)
+
+    def _on_confirm(self, channel: Channel, tag: int, *, multiple: bool, taken: bool) -> None:
+        if channel is not self._channel:
+            return
+        flying = self._flying
+        fate = Fate.CONFIRMED if taken else Fate.REFUSED
+        why = "" if taken else "the server did not accept it"
+        if multiple:
+            tags = []
+            for each in flying:
+                if each > tag:
+                    break
+                tags.append(each)
+        else:
+            tags = [tag] if tag in flying else []
+        now = time.monotonic()
+        for each in tags:
+            batch, position = flying.pop(each)
+            batch.progress = now
+            batch.settle(position, fate, why)
+        for batch in self._waiting:
+            batch.progress = now
+        if self._waiting:
+            self._pump()
+
+    def _on_return(self, method: Any, properties: Any, body: bytes) -> None:
+        """Refuse the first parcel on its way that is like the returned one: returns come in the order of publishing."""
+        for batch, position in self._flying.values():
+            parcel = batch.parcels[position]
+            if (
+                parcel.key == method.routing_key
+                and parcel.exchange == method.exchange
+                and parcel.properties.get("message_id") == properties.message_id
+                and parcel.body == body
+                and batch.fates[position] is None
+            ):
+                batch.settle(position, Fate.REFUSED, f"no queue takes it ({method.reply_text}); set the queue up first")
+                return
+
+    def _on_lost(self, channel: Channel, error: LineLostError) -> None:
+        if channel is not self._channel:
+            return
+        flying, self._flying = self._flying, {}
+        for batch, position in flying.values():
+            # The server names an exchange that is missing; what went there was not taken for sure.
+            missing = error.code == NOT_FOUND and f"'{batch.parcels[position].exchange}'" in error.why
+            batch.settle(position, Fate.REFUSED if missing else Fate.UNKNOWN, error.why)
+        waiting, self._waiting = self._waiting, deque()
+        for batch in waiting:
+            batch.give_up(error.why)
+
+    def _too_late(self, batch: Batch, channel: Channel) -> None:
+        connection = self._connection
+        blocked = connection.blocked if connection is not None else None
+        batch.give_up(
+            f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {self._timeout:g} s"
+        )
+        if channel is self._channel and connection is not None:
+            connection.abort()  # what is still on its way must not arrive at any time later

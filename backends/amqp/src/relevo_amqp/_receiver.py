@@ -1,0 +1,287 @@
+"""
+Receiving, and law 3: what a lost process held is handed out alone.
+
+The consumers of the main queues bring events ahead of their time. One whose earlier holder died
+(the server counted it, or a header says so) is moved, confirmed, to the suspects of its queue. From
+time to time the suspects are looked after, at the start first of all: then the consumers stop, what
+lies here is handed out, and once all that was handed out is settled, the suspects follow one by one,
+each alone in this process. If it dies of one, nobody pays but that one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from relevo import Clock, Delivery
+from relevo_amqp._errors import LineLostError
+from relevo_amqp._hub import Hub
+from relevo_amqp._mapping import Record, losses, read, written
+from relevo_amqp._publisher import Fate
+from relevo_amqp._subscription import Arrival, Receipt, Subscription
+from relevo_amqp._topology import Role
+
+MAX_PREFETCH = 1000
+LOOK_EVERY = 1.0
+"""Seconds between two looks for suspects that others left."""
+
+TURN = 5.0
+"""Seconds for which suspects are handed out before the others have their turn again."""
+
+MAX_STALLS = 5
+"""Looks that found events ready, and none handed out, after which the subscription is made anew."""
+
+_PATROL = 0.5
+"""Seconds in which something arrives that the server has ready."""
+
+
+class Receiver:
+    """
+    Hands out what one subscription brings.
+
+    Args:
+        hub: The connections.
+
+        clock: For what was sent without saying when, and for delays that go on.
+
+        prefetch: Events fetched ahead for each queue; by demand if ``None``.
+
+        ended: Whether waiting makes no sense any more.
+    """
+
+    def __init__(self, hub: Hub, clock: Clock, *, prefetch: int | None, ended: Callable[[], bool]):
+        self.subscription: Subscription | None = None
+        self._hub = hub
+        self._clock = clock
+        self._wanted_prefetch = prefetch
+        self._ended = ended
+        self._queues: tuple[str, ...] = ()
+        self._look_at = 0.0
+        self._turn_ends = 0.0
+        self._suspects_there = False
+        self._misplaced: list[Arrival] = []
+        self._stalls = 0
+
+    def receive(self, queues: tuple[str, ...], *, limit: int, wait: float) -> list[Delivery]:
+        """
+        Hand out up to *limit*; blocks up to *wait* seconds.
+
+        Raises:
+            LineLostError: The server could not be reached; nothing is held any more.
+        """
+        deadline = time.monotonic() + wait
+        subscription = self._subscribed(queues, limit)
+        while not self._ended():
+            self._move()
+            if deliveries := self._hand_out(subscription, queues, limit):
+                return deliveries
+            if self._misplaced:
+                continue
+            if self._suspects_there:
+                if not subscription.held:
+                    suspect = self._next_suspect(subscription, queues)
+                    if suspect is not None:
+                        return [suspect]
+                    self._resume(subscription, queues, limit)
+                    continue
+            elif time.monotonic() >= self._look_at and self._suspected(subscription, queues):
+                subscription.pause()
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if self._suspects_there or not self._more(subscription, queues):
+                    return []
+                continue
+            self._sleep(subscription, min(left, LOOK_EVERY))
+        return []
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is no subscription, and the next :meth:`receive` makes one."""
+        return self.subscription is None or self.subscription.lost is not None
+
+    def wake(self) -> None:
+        """Have a waiting :meth:`receive` see that all has ended; from any thread."""
+        if self.subscription is not None:
+            with self.subscription.changed:
+                self.subscription.changed.notify_all()
+
+    def lying(self, queue: str) -> int:
+        """Return how many of *queue* lie here and were not handed out."""
+        buffered = 0 if self.subscription is None else self.subscription.buffered_of(queue)
+        return buffered + sum(arrival.queue == queue for arrival in self._misplaced)
+
+    def release(self) -> None:
+        """
+        Give back what lies here and was not handed out, counting nothing; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached; it comes back and counts as lost.
+        """
+        subscription = self.subscription
+        if subscription is None or subscription.lost is not None:
+            return
+        subscription.pause()
+        self._relocate(subscription, [*self._misplaced, *subscription.take_all()])
+        self._misplaced = []
+
+    # --- subscribing -----------------------------------------------------------------------------------
+
+    def _subscribed(self, queues: tuple[str, ...], limit: int) -> Subscription:
+        """Return a subscription that brings *queues*, with a prefetch that *limit* needs."""
+        subscription = self.subscription
+        if subscription is None or subscription.lost is not None:
+            self._hub.provide(list(queues))
+            self._misplaced = []
+            subscription = self._hub.subscription()
+            self.subscription = subscription
+            self._queues = ()
+            self._look_at = 0.0
+            self._suspects_there = False
+            self._suspected(subscription, queues)
+        if self._suspects_there:
+            return subscription
+        needed = self._prefetch(subscription, limit)
+        if queues != self._queues or needed > subscription.prefetch or needed * 4 < subscription.prefetch:
+            if set(queues) - set(self._queues):
+                self._hub.provide(list(queues))
+            left_out = [queue for queue in self._queues if queue not in queues]
+            self._consume(subscription, queues, needed)
+            self._relocate(subscription, subscription.take(left_out, subscription.buffered))
+        return subscription
+
+    def _prefetch(self, subscription: Subscription, limit: int) -> int:
+        """Return how many each queue may have unacked: what is held, what is asked for, and as much again."""
+        ahead = self._wanted_prefetch or (2 * limit if limit > 1 else 1)
+        return max(min(ahead, MAX_PREFETCH if self._wanted_prefetch is None else ahead), subscription.held + limit)
+
+    def _consume(self, subscription: Subscription, queues: tuple[str, ...], prefetch: int) -> None:
+        topology = self._hub.topology
+        subscription.consume(((queue, topology.queue(queue, Role.MAIN)) for queue in queues), prefetch)
+        self._queues = queues
+
+    def _resume(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
+        self._suspects_there = False
+        self._look_at = time.monotonic() + LOOK_EVERY
+        self._consume(subscription, queues, self._prefetch(subscription, limit))
+
+    # --- handing out -----------------------------------------------------------------------------------
+
+    def _hand_out(self, subscription: Subscription, queues: Sequence[str], limit: int) -> list[Delivery]:
+        """Return what lies here and may be handed out; what may not is set apart to be moved."""
+        now = self._clock.now()
+        deliveries = []
+        for arrival in subscription.take(queues, limit):
+            record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
+            if record.losses or losses(arrival.properties) or (record.due is not None and record.due > now):
+                self._misplaced.append(arrival)
+            else:
+                deliveries.append(_delivery(subscription, arrival, record))
+        return deliveries
+
+    def _next_suspect(self, subscription: Subscription, queues: Sequence[str]) -> Delivery | None:
+        """Return the next suspect, or ``None`` if there is none or their turn is over."""
+        if time.monotonic() >= self._turn_ends:
+            return None
+        for queue in queues:
+            arrival = subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))
+            if arrival is not None:
+                subscription.hold(arrival)
+                record = read(arrival.properties, arrival.body, queue=queue, now=self._clock.now())
+                return _delivery(subscription, arrival, record.lost(losses(arrival.properties)))
+        return None
+
+    def _suspected(self, subscription: Subscription, queues: Sequence[str]) -> bool:
+        """Look whether there are suspects, and begin their turn."""
+        now = time.monotonic()
+        self._look_at = now + LOOK_EVERY
+        topology = self._hub.topology
+        self._suspects_there = any(subscription.count(topology.queue(queue, Role.SUSPECT)) for queue in queues)
+        self._turn_ends = now + TURN
+        return self._suspects_there
+
+    # --- moving ----------------------------------------------------------------------------------------
+
+    def _move(self) -> None:
+        """Move what was set apart to where it belongs."""
+        if self._misplaced and self.subscription is not None:
+            misplaced, self._misplaced = self._misplaced, []
+            try:
+                self._relocate(self.subscription, misplaced)
+            except LineLostError:
+                self._misplaced = misplaced
+                raise
+            self._look_at = 0.0
+
+    def _relocate(self, subscription: Subscription, arrivals: Sequence[Arrival]) -> None:
+        """
+        Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
+
+        Raises:
+            LineLostError: Some were not confirmed; these go back to the server by themselves.
+        """
+        topology, now = self._hub.topology, self._clock.now()
+        parcels = []
+        for arrival in arrivals:
+            record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
+            record = record.lost(losses(arrival.properties))
+            delay = record.due - now if record.due is not None else 0.0
+            if record.losses:
+                route = topology.aside(Role.SUSPECT, arrival.queue)
+            else:
+                route = topology.route(arrival.queue, delay)
+            parcels.append(
+                written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0 and not record.losses)
+            )
+        batch = self._hub.publisher.send(parcels)
+        confirmed = set(batch.positions(Fate.CONFIRMED))
+        subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
+        if len(confirmed) < len(arrivals):
+            subscription.close()
+            raise LineLostError(f"what a lost process held could not be set apart: {batch.why}")
+
+    # --- waiting ---------------------------------------------------------------------------------------
+
+    def _more(self, subscription: Subscription, queues: Sequence[str]) -> bool:
+        """
+        Ask the server whether it has something ready for this subscription, and wait a moment for it.
+
+        Two round trips: what a queue handed out before it answered the first has arrived with the second.
+        """
+        topology = self._hub.topology
+        ready = 0
+        for _ in range(2):
+            ready = sum(subscription.count(topology.queue(queue, Role.MAIN)) for queue in queues)
+            if subscription.buffered:
+                return True
+        if not ready or subscription.held >= subscription.prefetch:
+            self._stalls = 0
+            return False
+        self._sleep(subscription, _PATROL)
+        self._stalls = 0 if subscription.buffered else self._stalls + 1
+        if self._stalls >= MAX_STALLS:
+            # Events are ready, there is room for them, and none comes: https://github.com/rabbitmq/rabbitmq-server/issues/15473
+            self._stalls = 0
+            subscription.close()
+            raise LineLostError("the server has events ready and hands none out")
+        return bool(subscription.buffered)
+
+    def _sleep(self, subscription: Subscription, seconds: float) -> None:
+        """Wait until something arrives or changes, at most *seconds*."""
+        with subscription.changed:
+            if subscription.lost is None and not subscription.buffered and not self._ended():
+                subscription.changed.wait(seconds)
+        if subscription.lost is not None:
+            raise subscription.lost
+
+
+def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:
+    return Delivery(
+        envelope=record.envelope,
+        queue=arrival.queue,
+        attempt=record.attempt,
+        losses=record.losses,
+        receipt=Receipt(subscription.token, arrival.tag),
+        state=record.state,
+        enqueued_at=record.enqueued_at,
+    )

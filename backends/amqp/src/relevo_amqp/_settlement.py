@@ -1,0 +1,72 @@
+"""What an outcome makes of a delivery: pure, and the same for every way in which it may be carried out."""
+
+from __future__ import annotations
+
+import attrs
+
+from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome
+from relevo_amqp._mapping import MAX_ERROR, MAX_REASON, Death, Parcel, Record, reference, sanitised, written
+from relevo_amqp._topology import Role, Topology, word
+
+
+def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: float, unique: str) -> Parcel | None:
+    """
+    Return what must be published, and confirmed, before *delivery* is acked; nothing if it is done.
+
+    A nack, a release and a recorded loss are new messages: the server's own ways of giving back would
+    count as losses, or not at all, and could not keep a state.
+
+    Args:
+        delivery: What was handed out.
+
+        outcome: How it ends.
+
+        topology: Where things go.
+
+        now: Seconds since the epoch.
+
+        unique: Makes the ref of a dead letter unique.
+
+    Raises:
+        UnfitError: It has no form in AMQP.
+    """
+    if isinstance(outcome, Ack):
+        return None
+    if isinstance(outcome, DeadLetter):
+        record = attrs.evolve(_record(delivery, outcome.state), death=_death(delivery, outcome, now=now, unique=unique))
+        route = topology.aside(Role.DEAD, delivery.queue)
+        return written(record, exchange=route.exchange, key=route.key)
+    delay, state = 0.0, None
+    attempt, losses = delivery.attempt, delivery.losses
+    if isinstance(outcome, Nack):
+        delay, state, attempt = outcome.delay, outcome.state, attempt + 1
+    elif isinstance(outcome, Lost):
+        state, attempt, losses = outcome.state, attempt + 1, losses + 1
+    record = attrs.evolve(_record(delivery, state), attempt=attempt, losses=losses)
+    if delay <= 0.0 and losses:
+        route = topology.aside(Role.SUSPECT, delivery.queue)
+    else:
+        route = topology.route(delivery.queue, delay)
+    if route.passes:
+        record = attrs.evolve(record, due=now + delay)
+    return written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
+
+
+def _record(delivery: Delivery, state: bytes | None) -> Record:
+    return Record(
+        envelope=delivery.envelope,
+        queue=delivery.queue,
+        attempt=delivery.attempt,
+        losses=delivery.losses,
+        state=delivery.state if state is None else state,
+        enqueued_at=delivery.enqueued_at,
+    )
+
+
+def _death(delivery: Delivery, outcome: DeadLetter, *, now: float, unique: str) -> Death:
+    return Death(
+        ref=reference(word(delivery.queue), now, unique),
+        reason=sanitised(outcome.reason, MAX_REASON),
+        error=sanitised(outcome.error, MAX_ERROR),
+        at=now,
+    )

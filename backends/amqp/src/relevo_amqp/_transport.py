@@ -1,0 +1,358 @@
+"""The transport: what the seam asks for, said in parcels, receipts and acks."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import ClassVar, NamedTuple, Self
+
+import attrs
+
+from relevo import (
+    Ack,
+    Capabilities,
+    Clock,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Settlement,
+    Stats,
+    SystemClock,
+    Transport,
+)
+from relevo.errors import SendError, SettleError, TransportClosedError, TransportUnavailableError
+from relevo_amqp._errors import LineLostError, translated
+from relevo_amqp._graveyard import Graveyard
+from relevo_amqp._hub import Hub
+from relevo_amqp._mapping import Parcel, Record, UnfitError, check_body, written
+from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
+from relevo_amqp._publisher import Fate
+from relevo_amqp._receiver import Receiver
+from relevo_amqp._settlement import parcel_of
+from relevo_amqp._subscription import Subscription
+from relevo_amqp._topology import Role, Route
+
+GRACE = 30.0
+"""Seconds for which a delivery that could not be settled may be settled again before it goes back."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+"""Seconds between two attempts to subscribe, doubled each time."""
+
+
+class _Move(NamedTuple):
+    """A delivery that is published anew before it is acked."""
+
+    delivery: Delivery
+    tag: int
+    parcel: Parcel
+
+
+class AmqpTransport(Transport):
+    """
+    Carries events on RabbitMQ 4.0 or later.
+
+    What it holds is held by its connection: there is nothing to renew, and when the process dies the
+    server hands all of it out again at once, counted as lost; what was fetched ahead, too. Acks are only
+    sent, since AMQP has no answer to them: if the connection dies behind an ack, an event that is done
+    may come once more.
+
+    Args:
+        options: How to connect; or only the address.
+
+        name: What the application calls it.
+
+        clock: Where the time comes from. Waiting for the server is always real.
+    """
+
+    Options: ClassVar[type] = AmqpOptions
+    capabilities = Capabilities(
+        durability="host",
+        lease="connection",
+        settlement="sent",
+        delay=AmqpOptions().resolution,
+        losses="at least",
+        urgency=True,
+        dead_letters=True,
+        wakeup=True,
+        stats="approximate",
+        max_body=MAX_BODY,
+    )
+
+    def __init__(self, options: AmqpOptions | str | None = None, *, name: str = "amqp", clock: Clock | None = None):
+        if isinstance(options, str):
+            options = AmqpOptions(url=options)
+        self.name = name
+        self._options = options or AmqpOptions()
+        self._clock = clock or SystemClock()
+        self._address = Address.parse(self._options.url)
+        self._closed = False
+        self.capabilities = attrs.evolve(
+            type(self).capabilities, delay=self._options.resolution, max_body=self._options.max_body
+        )
+        self._begin_life()
+
+    @classmethod
+    def open(cls, options: AmqpOptions, *, name: str, clock: Clock) -> Self:
+        return cls(options, name=name, clock=clock)
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    def _begin_life(self) -> None:
+        """Start with nothing, as after a fork: what the parent has is the parent's."""
+        self._pid = os.getpid()
+        self._using = threading.Condition()
+        self._users = 0
+        self._receiving = threading.Lock()
+        self._hub: Hub | None = None
+        self._receiver: Receiver | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    @contextmanager
+    def _in_use(self) -> Iterator[Hub]:
+        """Keep :meth:`close` waiting, and translate what goes wrong."""
+        if self._pid != os.getpid():
+            self._begin_life()
+        with self._using:
+            if self._closed:
+                raise TransportClosedError(self.name)
+            if self._hub is None or not self._hub.loop.alive:
+                self._hub = Hub(self._options, name=self.name)
+                self._receiver = None
+            hub = self._hub
+            self._users += 1
+        try:
+            yield hub
+        except LineLostError as error:
+            raise translated(error, transport=self.name, place=str(self._address)) from error
+        finally:
+            with self._using:
+                self._users -= 1
+                self._using.notify_all()
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            self._begin_life()
+        with self._using:
+            first, self._closed = not self._closed, True
+            hub, receiver = self._hub, self._receiver
+            self._using.notify_all()
+            if receiver is not None:
+                receiver.wake()
+            self._using.wait_for(lambda: not self._users, timeout=2 * self._options.confirm_timeout)
+        if first and hub is not None:
+            if receiver is not None:
+                with suppress(LineLostError):  # then it comes back and counts as lost
+                    receiver.release()
+            hub.close(self._options.confirm_timeout)
+
+    def _abort(self) -> None:
+        """Be gone without a word, as a process that was killed; for tests."""
+        with self._using:
+            self._closed = True
+            if self._hub is not None:
+                self._hub.abort(self._options.confirm_timeout)
+            if self._receiver is not None:
+                self._receiver.wake()
+
+    # --- setting up -----------------------------------------------------------------------------------
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        with self._in_use() as hub:
+            return hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
+
+    # --- sending --------------------------------------------------------------------------------------
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if any(envelope.ordering_key is not None for envelope in envelopes):
+            raise self._unsupported("order")
+        with self._in_use() as hub:
+            parcels, refused, why = self._parcels(hub, envelopes, delay)
+            batch = hub.publisher.send([parcel for _, parcel in parcels])
+            if not refused and len(batch.positions(Fate.CONFIRMED)) == len(envelopes):
+                return
+            fates = {fate: [parcels[position][0] for position in batch.positions(fate)] for fate in Fate}
+            if envelopes and len(fates[Fate.UNSENT]) == len(envelopes):
+                raise TransportUnavailableError(self.name, f"{self._address}: {batch.why}")
+            raise SendError(
+                self.name,
+                sent=fates[Fate.CONFIRMED],
+                refused=sorted([*refused, *fates[Fate.REFUSED], *fates[Fate.UNSENT]]),
+                unknown=fates[Fate.UNKNOWN],
+                why=why or batch.why,
+            )
+
+    def _parcels(
+        self, hub: Hub, envelopes: Sequence[Envelope], delay: float
+    ) -> tuple[list[tuple[int, Parcel]], list[int], str]:
+        """Return what can be published, with positions; the positions of what cannot; and why the first of these."""
+        now = self._clock.now()
+        routes: dict[str, Route] = {}
+        parcels: list[tuple[int, Parcel]] = []
+        refused: list[int] = []
+        first_why = ""
+        for position, envelope in enumerate(envelopes):
+            route = routes.get(envelope.queue)
+            try:
+                check_body(envelope, self._options.max_body)
+                if route is None:
+                    route = routes[envelope.queue] = hub.topology.route(envelope.queue, delay)
+                record = Record(
+                    envelope=envelope,
+                    queue=envelope.queue,
+                    enqueued_at=now,
+                    due=now + delay if route.passes else None,
+                )
+                parcels.append((position, written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)))
+            except (UnfitError, UnicodeEncodeError) as error:
+                refused.append(position)
+                first_why = first_why or f"the event at position {position} cannot be sent: {error}"
+        return parcels, refused, first_why
+
+    # --- receiving ------------------------------------------------------------------------------------
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        if limit < 1 or not queues:
+            return ()
+        deadline = time.monotonic() + wait
+        with self._in_use() as hub, self._receiving:
+            if self._receiver is None:
+                self._receiver = Receiver(hub, self._clock, prefetch=self._options.prefetch, ended=lambda: self._closed)
+            while True:
+                fresh = self._receiver.stale
+                if fresh and not self._pause(deadline):
+                    raise self._last_failure
+                try:
+                    deliveries = self._receiver.receive(
+                        tuple(dict.fromkeys(queues)), limit=limit, wait=max(0.0, deadline - time.monotonic())
+                    )
+                except LineLostError as error:
+                    self._failed(error)
+                    if fresh:
+                        raise
+                    continue
+                self._failures = 0
+                if self._closed:
+                    raise TransportClosedError(self.name)
+                return deliveries
+
+    def _failed(self, error: LineLostError) -> None:
+        """Note that a subscription was lost or did not come about; the next one waits a little."""
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        self._failures += 1
+        self._not_before = time.monotonic() + pause
+        self._last_failure = error
+
+    def _pause(self, deadline: float) -> bool:
+        """Wait until the next attempt to subscribe; return whether it is time before *deadline*."""
+        until = min(self._not_before, max(deadline, time.monotonic()))
+        with self._using:
+            self._using.wait_for(lambda: self._closed, timeout=max(0.0, until - time.monotonic()))
+        if self._closed:
+            raise TransportClosedError(self.name)
+        return self._not_before <= time.monotonic() or not self._failures
+
+    # --- settling -------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        with self._in_use() as hub:
+            subscription = None if self._receiver is None else self._receiver.subscription
+            if subscription is None:
+                return [delivery for delivery, _ in settlements]
+            lost, done, moves, unfit = self._sorted(hub, subscription, settlements)
+            subscription.ack(done)
+            unsettled, why = self._move(hub, subscription, moves)
+            if unfit:
+                unsettled, why = [*unsettled, *unfit], why or "it has no form in AMQP"
+            if unsettled:
+                if len(unsettled) == len(settlements):
+                    raise TransportUnavailableError(self.name, f"{self._address}: {why}")
+                raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
+            return lost
+
+    def _sorted(
+        self, hub: Hub, subscription: Subscription, settlements: Sequence[Settlement]
+    ) -> tuple[list[Delivery], list[int], list[_Move], list[Delivery]]:
+        """Claim what is held; return what is lost, the tags of what is done, what must move, and what cannot."""
+        now = self._clock.now()
+        lost: list[Delivery] = []
+        done: list[int] = []
+        moves: list[_Move] = []
+        unfit: list[Delivery] = []
+        for delivery, outcome in settlements:
+            tag = subscription.claim(delivery.receipt)
+            if tag is None:
+                lost.append(delivery)
+            elif isinstance(outcome, Ack):
+                done.append(tag)
+            else:
+                try:
+                    parcel = parcel_of(delivery, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
+                except UnfitError:
+                    subscription.unclaim([tag])
+                    unfit.append(delivery)
+                    continue
+                if parcel is not None:
+                    moves.append(_Move(delivery, tag, parcel))
+        return lost, done, moves, unfit
+
+    def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str]:
+        """Publish *moves* and ack what is confirmed; return what is not, and why."""
+        why = ""
+        for again in (False, True):
+            if not moves:
+                break
+            try:
+                if again:
+                    # A queue that somebody deleted is made again: an event is not given up for want of its place.
+                    hub.provide(list({move.delivery.queue for move in moves}))
+                batch = hub.publisher.send([move.parcel for move in moves])
+            except LineLostError as error:
+                why = error.why
+                break
+            confirmed = set(batch.positions(Fate.CONFIRMED))
+            subscription.ack([move.tag for position, move in enumerate(moves) if position in confirmed])
+            refused = bool(batch.positions(Fate.REFUSED))
+            moves = [move for position, move in enumerate(moves) if position not in confirmed]
+            why = batch.why
+            if not refused:
+                break
+        tags = [move.tag for move in moves]
+        if tags:
+            subscription.unclaim(tags)
+            subscription.give_back(tags, GRACE)
+        return [move.delivery for move in moves], why
+
+    # --- looking --------------------------------------------------------------------------------------
+
+    def stats(self, queue: str) -> Stats:
+        """
+        Return how many events *queue* holds; what others have fetched ahead and what is delayed cannot be told.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+        with self._in_use() as hub:
+            names = [hub.topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
+            main, suspects, dead = hub.counts(names)
+            here = 0 if self._receiver is None else self._receiver.lying(queue)
+            return Stats(ready=main + suspects + here, dead=dead)
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        with self._in_use() as hub:
+            return Graveyard(hub, self._clock).entries(queues, after=after, limit=limit)
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        with self._in_use() as hub:
+            return Graveyard(hub, self._clock).revive(refs)
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        with self._in_use() as hub:
+            return Graveyard(hub, self._clock).discard(list(refs))
