@@ -1,0 +1,38 @@
+"""What every test of the workspace may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+import rabbitmq
+
+
+@pytest.fixture(name="rabbitmq_url", scope="session")
+def _rabbitmq_url() -> Iterator[str]:
+    """
+    Give the URL of a RabbitMQ that answers, a private node if need be.
+
+    It stands in RELEVO_TEST_AMQP too as long as the session lasts, for programs that a test starts
+    and for test classes that cannot ask for a fixture.
+    """
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(rabbitmq.server())
+        except rabbitmq.NotFoundError as error:
+            if rabbitmq.in_ci():
+                pytest.fail(str(error), pytrace=False)
+            pytest.skip(str(error))
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("RELEVO_TEST_AMQP", url)
+        yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what can be told without asking: needing RabbitMQ, and being the conformance suite."""
+    for item in items:
+        if "rabbitmq_url" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.amqp)
+        if item.path.name.startswith("test_conformance"):
+            item.add_marker(pytest.mark.conformance)
