@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
 from relevo import (
     MAX_STATE,
     Ack,
+    BoundSender,
     Capabilities,
     Clock,
     DeadLetterEntry,
@@ -22,8 +24,11 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, shown
+from relevo.errors import ConfigurationError, LeaseLostError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting
+
+if TYPE_CHECKING:
+    from relevo_memory._session import Joints
 
 _LONGEST_PAUSE = 3600.0
 """Seconds; a wait is cut into pieces, since the interpreter's own limit for one is finite."""
@@ -95,6 +100,7 @@ class MemoryTransport(Transport):
         self._clock = clock
         self._clock_runs = True if isinstance(clock, SystemClock) else None
         self._closed = False
+        self._joints: Joints | None = None
 
     @classmethod
     def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
@@ -110,7 +116,7 @@ class MemoryTransport(Transport):
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         with self._open() as now:
             due = now + max(0.0, delay)
-            self.store.add([Posting(queue=one.queue, envelope=one, due=due) for one in envelopes], now)
+            self.store.add([Posting(queue=envelope.queue, envelope=envelope, due=due) for envelope in envelopes], now)
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -170,6 +176,33 @@ class MemoryTransport(Transport):
         with self._open():
             return self.store.discard(refs)
 
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        """
+        Return a sender whose events become visible when *session*'s transaction commits.
+
+        Any of SQLAlchemy's sessions and connections can be joined, whatever its database. A session
+        that has begun no transaction yet begins one at the first send, as it does at an ``add()``.
+
+        Args:
+            session: A Session, scoped_session, AsyncSession or Connection.
+
+            relay_to: The name of another transport: the events are kept in the reserved queue
+                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+
+        Raises:
+            SessionError: It is none of these, or has no transaction and begins none by itself.
+        """
+        with self._open():
+            if "sqlalchemy" not in sys.modules:
+                raise SessionError(
+                    f"{shown(session)} cannot be joined; the memory transport joins SQLAlchemy's sessions"
+                )
+            if self._joints is None:
+                from relevo_memory._session import Joints  # noqa: PLC0415 - it needs what is not always installed
+
+                self._joints = Joints(lambda postings: self.store.add(postings, self._clock.now()))
+            return _Bound(self, self._joints.at(session), None if relay_to is None else f"outbox/{relay_to}")
+
     def cancel(self, event_id: str) -> int:
         with self._open() as now:
             return self.store.cancel(event_id, now)
@@ -206,3 +239,19 @@ class MemoryTransport(Transport):
         if state is not None and len(state) > MAX_STATE:
             message = f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
             raise ConfigurationError(message)
+
+
+@attrs.frozen(eq=False)
+class _Bound:
+    """What ``bound_to`` returns."""
+
+    transport: MemoryTransport
+    enlist: Callable[[Callable[[], Sequence[Posting]]], None]
+    outbox: str | None
+
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+        with self.transport._open() as now:  # noqa: SLF001 - of the same module
+            due = now + max(0.0, delay)
+        self.enlist(
+            lambda: [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in make()]
+        )

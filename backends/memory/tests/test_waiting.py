@@ -1,0 +1,307 @@
+"""A receive that finds nothing: on a clock that runs it is woken, on one that stands still it lets time pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from relevo import Ack, Delivery, Envelope, Lost, Nack, Outcome, Release, SystemClock
+from relevo.errors import TransportClosedError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+
+Make = Callable[..., Envelope]
+Take = Callable[..., Sequence[Delivery]]
+
+LONG = 20.0
+"""Seconds; a test that waits so long has failed."""
+
+
+class ShiftedClock:
+    """A clock that runs, an hour fast, and is no subclass of the system's."""
+
+    def now(self) -> float:
+        return time.time() + 3600
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class StuckClock(FakeClock):
+    """A clock that stands still and does not sleep either."""
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+@pytest.fixture(name="live")
+def _live(store: MemoryStore) -> Iterator[MemoryTransport]:
+    with MemoryTransport(store) as live:
+        yield live
+
+
+@pytest.fixture(name="pool")
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+@pytest.fixture(name="blocked")
+def _blocked(live: MemoryTransport, pool: ThreadPoolExecutor, take: Take) -> Callable[[], Future[Sequence[Delivery]]]:
+    """Start a receive that blocks."""
+
+    def blocked() -> Future[Sequence[Delivery]]:
+        future = pool.submit(take, live, wait=LONG, lease=LONG)
+        time.sleep(0.05)
+        assert not future.done()
+        return future
+
+    return blocked
+
+
+# --- a clock that runs ---------------------------------------------------------------------------------
+
+
+def test_a_blocked_receive_is_woken_by_a_send(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make
+) -> None:
+    future = blocked()
+    live.send([envelope(queue="other")])
+    live.send([envelope()])
+
+    assert len(future.result(2)) == 1
+
+
+@pytest.mark.parametrize("outcome", [Nack(), Release(), Lost()])
+def test_a_blocked_receive_is_woken_by_what_is_given_back(
+    outcome: Outcome,
+    live: MemoryTransport,
+    blocked: Callable[[], Future[Sequence[Delivery]]],
+    envelope: Make,
+    take: Take,
+) -> None:
+    live.send([envelope()])
+    [delivery] = take(live)
+    future = blocked()
+
+    live.settle([(delivery, outcome)])
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_blocked_receive_is_woken_by_an_ack_of_the_one_before_in_the_line(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make, take: Take
+) -> None:
+    live.send([envelope("1", ordering_key="k"), envelope("2", ordering_key="k")])
+    [delivery] = take(live)
+    future = blocked()
+
+    live.ack(delivery)
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_blocked_receive_is_woken_by_a_cancel_of_the_one_before_in_the_line(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make
+) -> None:
+    live.send([envelope("1", ordering_key="k")], delay=LONG)
+    live.send([envelope("2", ordering_key="k")])
+    future = blocked()
+
+    live.cancel("1")
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_blocked_receive_is_woken_by_a_revival(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make, take: Take
+) -> None:
+    live.send([envelope()])
+    live.dead_letter(take(live)[0], reason="no")
+    future = blocked()
+
+    live.revive({live.dead_letters(["default"])[0].ref: b""})
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_blocked_receive_is_woken_by_foreign_bytes(
+    store: MemoryStore, blocked: Callable[[], Future[Sequence[Delivery]]]
+) -> None:
+    future = blocked()
+
+    store.put_raw("default", b"?")
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_blocked_receive_ends_when_something_comes_due_and_not_before(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make
+) -> None:
+    future = blocked()
+    before = time.time()
+    live.send([envelope()], delay=0.2)
+
+    assert len(future.result(2)) == 1
+    assert time.time() - before >= 0.2
+
+
+def test_a_blocked_receive_ends_when_a_lease_does(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make, take: Take
+) -> None:
+    live.send([envelope()])
+    before = time.time()
+    take(live, lease=0.2)
+    future = blocked()
+
+    assert future.result(2)[0].losses == 1
+    assert time.time() - before >= 0.2
+
+
+def test_a_blocked_receive_notices_that_a_lease_was_shortened(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make, take: Take
+) -> None:
+    live.send([envelope()])
+    [delivery] = take(live, lease=LONG)
+    future = blocked()
+
+    live.extend([delivery], lease=0.1)
+
+    assert future.result(2)[0].losses == 1
+
+
+def test_a_blocked_receive_returns_empty_when_its_wait_is_over(live: MemoryTransport, take: Take) -> None:
+    before = time.monotonic()
+
+    assert take(live, wait=0.2) == []
+
+    assert 0.2 <= time.monotonic() - before < 1
+
+
+def test_a_receive_that_does_not_wait_returns_at_once(live: MemoryTransport, take: Take) -> None:
+    before = time.monotonic()
+
+    assert take(live) == []
+
+    assert time.monotonic() - before < 0.1
+
+
+def test_a_close_wakes_a_blocked_receive(
+    live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]]
+) -> None:
+    future = blocked()
+
+    live.close()
+
+    with pytest.raises(TransportClosedError):
+        future.result(2)
+
+
+def test_a_close_leaves_the_receive_of_a_neighbour_blocked(
+    store: MemoryStore, live: MemoryTransport, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make
+) -> None:
+    future = blocked()
+
+    MemoryTransport(store).close()
+    time.sleep(0.05)
+
+    assert not future.done()
+    live.send([envelope()])
+    assert len(future.result(2)) == 1
+
+
+def test_a_send_on_one_transport_wakes_the_receive_of_another(
+    store: MemoryStore, blocked: Callable[[], Future[Sequence[Delivery]]], envelope: Make
+) -> None:
+    future = blocked()
+
+    MemoryTransport(store).send([envelope()])
+
+    assert len(future.result(2)) == 1
+
+
+def test_a_running_clock_of_another_kind_is_noticed(
+    store: MemoryStore, pool: ThreadPoolExecutor, envelope: Make, take: Take
+) -> None:
+    with MemoryTransport(store, clock=ShiftedClock()) as transport:
+        future = pool.submit(take, transport, wait=LONG)
+        time.sleep(0.05)
+        transport.send([envelope()])
+
+        assert len(future.result(2)) == 1
+        assert abs(future.result()[0].enqueued_at - time.time() - 3600) < 5
+
+
+def test_a_signal_may_close_the_transport_inside_of_a_call(store: MemoryStore) -> None:
+    """A signal handler runs in the main thread, in the middle of whatever it holds."""
+    transport = MemoryTransport(store, clock=SystemClock())
+
+    def close_inside() -> None:
+        with store.changed:
+            transport.close()
+
+    thread = threading.Thread(target=close_inside, daemon=True)
+    thread.start()
+    thread.join(2)
+
+    assert not thread.is_alive()
+
+
+# --- a clock that stands still -----------------------------------------------------------------------------
+
+
+def test_on_a_clock_that_stands_still_the_wait_passes(transport: MemoryTransport, clock: FakeClock, take: Take) -> None:
+    start = clock.now()
+
+    assert take(transport, wait=25) == []
+
+    assert clock.now() == start + 25
+
+
+def test_on_a_clock_that_stands_still_no_time_passes_if_something_is_ready(
+    transport: MemoryTransport, clock: FakeClock, envelope: Make, take: Take
+) -> None:
+    start = clock.now()
+    transport.send([envelope()])
+
+    assert len(take(transport, wait=25)) == 1
+
+    assert clock.now() == start
+
+
+def test_on_a_clock_that_stands_still_time_passes_to_what_is_due_and_no_further(
+    transport: MemoryTransport, clock: FakeClock, envelope: Make, take: Take
+) -> None:
+    start = clock.now()
+    transport.send([envelope("1")], delay=3.7)
+    transport.send([envelope("2")], delay=30)
+
+    assert len(take(transport, wait=25)) == 1
+    assert clock.now() == start + 3.7
+    assert take(transport, wait=0.5) == []
+    assert clock.now() == start + 3.7 + 0.5
+
+
+def test_on_a_clock_that_stands_still_time_passes_to_the_end_of_a_lease(
+    transport: MemoryTransport, other: MemoryTransport, clock: FakeClock, envelope: Make, take: Take
+) -> None:
+    start = clock.now()
+    transport.send([envelope()])
+    [held] = take(transport, lease=8.1)
+
+    [again] = take(other, wait=60)
+
+    assert again.losses == 1
+    assert clock.now() == start + 8.1
+    assert transport.settle([(held, Ack())]) == [held]
+
+
+def test_on_a_clock_that_neither_runs_nor_sleeps_a_receive_returns(take: Take) -> None:
+    assert list(take(MemoryTransport(clock=StuckClock()), wait=LONG)) == []
