@@ -2,10 +2,13 @@
 
 from relevo_memory._store import MemoryStore
 from relevo_memory._transport import MemoryOptions, MemoryTransport
+from relevo_memory._runner import ManualRunner
 
 __all__ = [
     # the transport
+    "MemoryTransport",
     "MemoryOptions",
     "MemoryStore",
-    "MemoryTransport",
+    # the runner
+    "ManualRunner",
 ]

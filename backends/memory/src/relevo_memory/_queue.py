@@ -54,21 +54,16 @@ class KeptEvent:
     identity: Identity | None = attrs.field(init=False)
     """What makes it the same event as another one in its queue; what cannot be read is like no other."""
 
-    line: tuple[str, str] | None = attrs.field(init=False)
-    """Where it waits for its turn, if it has an ordering key."""
-
     @identity.default
     def _identity(self) -> Identity | None:
         # With the envelope's own queue: in an outbox all copies of a fan-out meet in one queue.
         envelope = self.envelope
         return (envelope.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else None
 
-    @line.default
-    def _line(self) -> tuple[str, str] | None:
-        envelope = self.envelope
-        if isinstance(envelope, Unreadable) or envelope.ordering_key is None:
-            return None
-        return envelope.queue, envelope.ordering_key
+    @property
+    def line(self) -> str | None:
+        """The ordering key, if it has one: of those who share it each waits for its turn."""
+        return self.envelope.ordering_key if isinstance(self.envelope, Envelope) else None
 
     def delivery(self) -> Delivery:
         """Return this hand-over as a value."""
@@ -96,7 +91,7 @@ class EventQueue:
         self.name = name
         self.events: dict[int, KeptEvent] = {}
         self._identities: set[Identity] = set()
-        self._lines: dict[tuple[str, str], OrderedDict[int, KeptEvent]] = {}
+        self._lines: dict[str, OrderedDict[int, KeptEvent]] = {}
         self._places = itertools.count()
         self._ready, self._scheduled, self._leased = Ranking(), Ranking(), Ranking()
         self._rankings = {State.READY: self._ready, State.SCHEDULED: self._scheduled, State.LEASED: self._leased}
