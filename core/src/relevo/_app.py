@@ -29,7 +29,7 @@ from relevo._runner import RunOptions
 from relevo._secret import Secret
 from relevo._subject import SubjectType, SubjectTypes
 from relevo._transport import Transport
-from relevo._worker import Worker
+from relevo._worker import LEASE, Worker
 from relevo.errors import ConfigurationError, RouteNotFoundError, SessionError, did_you_mean
 
 
@@ -59,6 +59,9 @@ class App(Dispatcher):
 
         patience: For how long events are given back that no listener here can handle.
 
+        lease: For how long a delivery is hidden from other workers unless it is renewed, which happens
+            every third of it; after a crash its events come back when it has passed.
+
         clock: Where the time comes from.
 
         ids: Makes the ids of events.
@@ -81,6 +84,7 @@ class App(Dispatcher):
         plugins: Iterable[object] = (),
         setup: str = "auto",
         patience: Duration = PATIENCE,
+        lease: Duration = LEASE,
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         chance: Callable[[], float] = random.random,
@@ -94,6 +98,7 @@ class App(Dispatcher):
         self.subjects = SubjectTypes(subjects)
         self.clock: Clock = clock or SystemClock()
         self._patience = seconds(patience, what="patience")
+        self._lease = seconds(lease, what="lease")
         self._auto = setup == "auto"
         self._chance = chance
         self._table = ListenerTable()
@@ -153,6 +158,7 @@ class App(Dispatcher):
             plugins=[importlib.import_module(name) for name in config.plugins],
             setup=config.setup,
             patience=config.patience,
+            lease=config.lease,
             clock=clock,
         )
         app.config = config
@@ -316,6 +322,7 @@ class App(Dispatcher):
             options=options,
             executor=executor,
             hooks=self.hooks,
+            lease=self._lease,
             patient=patient,
         )
 
@@ -332,6 +339,7 @@ class App(Dispatcher):
             chance=self._chance,
             options=options,
             executor=RelayExecutor(self.transports[name], clock=self.clock, patience=self._patience),
+            lease=self._lease,
             patient=patient,
         )
 

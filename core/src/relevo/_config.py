@@ -49,6 +49,7 @@ class Config:
     plugins: tuple[str, ...] = ()
     setup: str = "auto"
     patience: float = 3600.0
+    lease: float = 60.0
     transports: Mapping[str, TransportConfig] = attrs.field(factory=dict)
     routes: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
 
@@ -175,7 +176,8 @@ def _checked(raw: dict[str, Any], path: Path | None, directory: Path) -> Config:
         ("source", _text),
         ("app", _text),
         ("setup", _setup),
-        ("patience", _patience),
+        ("patience", _duration),
+        ("lease", _duration),
         ("listeners", _texts),
         ("plugins", _texts),
         ("transports", _transports),
@@ -212,7 +214,7 @@ def _setup(where: str, value: object) -> str:
     return str(value)
 
 
-def _patience(where: str, value: object) -> float:
+def _duration(where: str, value: object) -> float:
     return seconds(value, what=where)
 
 
