@@ -1,0 +1,16 @@
+"""relevo-sql: events as rows, committed together with yours; on SQLite for now."""
+
+from relevo_sql._transport import SqlTransport
+from relevo_sql._options import SqlOptions
+from relevo_sql._schema import dead, event, meta, metadata
+
+__all__ = [
+    # the transport
+    "SqlTransport",
+    "SqlOptions",
+    # its tables, for Alembic
+    "metadata",
+    "event",
+    "dead",
+    "meta",
+]

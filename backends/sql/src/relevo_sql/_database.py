@@ -1,0 +1,267 @@
+"""
+The one connection that a transport keeps, and what is done on it: reading, and writing whole or not at all.
+
+It is never one of the application's own: it comes out of a pool of the same kind beside the engine's, so
+that its settings are ours to choose, and nobody else ever meets them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
+from relevo_sql._dialect import SqliteDialect, Trouble
+from relevo_sql._errors import CommitUnknownError, relevo_error, translated
+from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
+from relevo_sql._statement import Statements
+
+T = TypeVar("T")
+
+_PASSING = frozenset({Trouble.BUSY, Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
+"""What says nothing against the connection that it was met on."""
+
+_BREATH = 0.002
+"""Seconds between two tries where the driver does not wait by itself."""
+
+
+class Database:
+    """
+    A database as one transport uses it, from any thread, one at a time.
+
+    Args:
+        engine: Where it is.
+
+        dialect: What knows it.
+
+        name: The transport's, for errors.
+
+        own: relevo made the engine itself.
+
+        patience: Seconds to wait for other writers.
+    """
+
+    def __init__(self, engine: sa.Engine, dialect: SqliteDialect, *, name: str, own: bool, patience: float):
+        self.dialect = dialect
+        self.statements = Statements(dialect)
+        # Errors and logs show no event's data.
+        beside = {"pool": engine.pool.recreate(), "hide_parameters": True}
+        self._engine = engine if own else sa.create_engine(engine.url, **beside)
+        self._name = name
+        self._own = own
+        self._patience = patience
+        database = engine.url.database or ""
+        named = database and not database.startswith((":memory:", "file:"))
+        self._path = Path(database).absolute() if named else None
+        # Writers of one process wait here in turn; SQLite would let each of them sleep and try again.
+        # Re-entrant, since a signal handler may close a transport in the thread that uses it.
+        self._lock = threading.RLock()
+        self._uses = 0
+        self._closing = threading.Event()
+        self._connection: sa.Connection | None = None
+        self._checked = False
+        self._file: tuple[str, tuple[int, int] | None] = ("", None)
+        self._process = 0
+
+    # --- what is done -------------------------------------------------------------------------------
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return what *work* finds; it only looks, and may be called again."""
+        return self._use(lambda: self._decoding(work, self._ready_connection()))
+
+    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False) -> T:
+        """
+        Return what *work* did in one transaction, which is committed.
+
+        Args:
+            work: Called again, after a roll-back, if another writer was in the way.
+
+            durable: The commit survives a crash of the host, not only of this process.
+
+        Raises:
+            TransportUnavailableError: It could not be done; nothing was changed.
+
+            CommitUnknownError: It is not known whether anything was changed.
+        """
+        return self._use(lambda: self._decoding(work, self._ready_connection(), durable=durable))
+
+    def create(self, work: Callable[[sa.Connection], T]) -> T:
+        """As :meth:`write`, on a database that may not be there yet."""
+        return self._use(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
+
+    def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
+        """Return what *work* finds in a database that may lack tables; None if it is not there at all."""
+        if self._path and not self._path.exists():
+            return None
+        return self._use(lambda: work(self._open_connection(create=True)))
+
+    def check(self, connection: sa.Connection) -> str:
+        """
+        Return the random id of the database that *connection*, anybody's, reaches.
+
+        Raises:
+            ConfigurationError: Its tables were made by another version of relevo, or are incomplete.
+        """
+        found: dict[str, object] = dict(self.statements.meta.run(connection).all())  # type: ignore[arg-type]
+        self.check_version(str(found.get(SCHEMA_KEY, "")))
+        if DATABASE_KEY not in found:
+            raise self._unfit("")
+        return str(found[DATABASE_KEY])
+
+    def check_version(self, version: str) -> None:
+        """Raise :class:`ConfigurationError` unless *version* is what this package works on."""
+        if version != str(SCHEMA):
+            raise self._unfit(version)
+
+    @property
+    def place(self) -> str:
+        """The database in words, without secrets."""
+        return f"the database {self._file[0] or self._path or 'behind the engine'}"
+
+    def close(self) -> None:
+        """Let go of the connection, after the call that uses it."""
+        self._closing.set()
+        with self._lock:
+            if not self._uses:
+                self._let_go()
+
+    # --- patience -----------------------------------------------------------------------------------
+
+    def _use(self, step: Callable[[], T]) -> T:
+        with self._lock:
+            self._uses += 1
+            try:
+                with translated(self.dialect, self._name, lambda: self.place, patience=self._patience):
+                    return self._patiently(step)
+            finally:
+                self._uses -= 1
+                if self._closing.is_set() and not self._uses:
+                    self._let_go()
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """Do *step*, and again as long as other writers are in the way and patience lasts."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return step()
+            except sa.exc.DBAPIError as error:
+                trouble = self.dialect.trouble(error)
+                if trouble not in _PASSING:
+                    self._let_go()  # what is wrong may be with this connection alone
+                if trouble is not Trouble.BUSY or time.monotonic() >= deadline:
+                    raise
+            if self._closing.wait(_BREATH):
+                raise TransportClosedError(self._name)
+
+    # --- one transaction ----------------------------------------------------------------------------
+
+    def _decoding(
+        self, work: Callable[[sa.Connection], T], connection: sa.Connection, *, durable: bool | None = None
+    ) -> T:
+        """Do *work*, again with bytes in the place of text where a row holds text that is none."""
+
+        def once() -> T:
+            return work(connection) if durable is None else self._transaction(work, connection, durable=durable)
+
+        try:
+            return once()
+        except sa.exc.DBAPIError as error:
+            if self.dialect.trouble(error) is not Trouble.UNDECODABLE:
+                raise
+        with self.dialect.any_text(connection):
+            return once()
+
+    def _transaction(self, work: Callable[[sa.Connection], T], connection: sa.Connection, *, durable: bool) -> T:
+        try:
+            self.dialect.begin(connection, durable=durable)
+            result = work(connection)
+            self._commit(connection)
+        except BaseException:
+            self._undo(connection)
+            raise
+        return result
+
+    def _commit(self, connection: sa.Connection) -> None:
+        try:
+            # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
+            self._patiently(lambda: self.dialect.commit(connection))
+        except sa.exc.DBAPIError as error:
+            if self.dialect.trouble(error) is Trouble.BUSY:
+                raise
+            known = relevo_error(self.dialect, error, self._name, self.place)
+            why = known.why if isinstance(known, TransportUnavailableError) else str(known)
+            raise CommitUnknownError(self._name, f"the commit failed: {why}") from (error.orig or error)
+
+    def _undo(self, connection: sa.Connection) -> None:
+        try:
+            self.dialect.rollback(connection)
+        except Exception:  # noqa: BLE001 - a connection that cannot be cleaned is not used again
+            self._let_go()
+
+    # --- the connection -----------------------------------------------------------------------------
+
+    def _ready_connection(self) -> sa.Connection:
+        """Return the connection to a database whose tables are known to fit."""
+        connection = self._open_connection(create=False)
+        if not self._checked:
+            self.check(connection)
+            self._checked = True
+        return connection
+
+    def _open_connection(self, *, create: bool) -> sa.Connection:
+        if self._closing.is_set():
+            raise TransportClosedError(self._name)
+        if self._process and self._process != os.getpid():
+            raise ConfigurationError(
+                f'the transport "{self._name}" was used before this process was forked; open it in each process anew'
+            )
+        if self._connection is not None and self._file[1] != _identity(self._file[0]):
+            self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
+        if self._connection is None:
+            if self._own and not create and self._path and not self._path.exists():
+                raise TransportUnavailableError(self._name, f"there is no {self.place[4:]}; run: relevo setup")
+            connection = self._engine.connect()
+            try:
+                path = self.dialect.prepare(connection, own=self._own)
+            except BaseException:
+                with suppress(Exception):
+                    connection.close()
+                raise
+            self._connection, self._process, self._checked = connection, os.getpid(), False
+            self._file = (path, _identity(path))
+        return self._connection
+
+    def _unfit(self, version: str) -> ConfigurationError:
+        start = f'the transport "{self._name}" cannot be used: {self.place}'
+        if not version:
+            return ConfigurationError(f"{start} does not say which tables it has; run: relevo setup")
+        if version.isdecimal() and int(version) > SCHEMA:
+            return ConfigurationError(
+                f"{start} has the tables of a newer relevo (schema {version}, this one knows {SCHEMA}); "
+                f"install the newer relevo-sql"
+            )
+        return ConfigurationError(f"{start} has tables of schema {version[:20]!a}, and this relevo-sql needs {SCHEMA}")
+
+    def _let_go(self) -> None:
+        connection, self._connection, self._checked = self._connection, None, False
+        if connection is not None and self._process == os.getpid():
+            with suppress(Exception):
+                connection.close()
+            with suppress(Exception):
+                self._engine.dispose()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells the file at *path* from one that replaces it."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - on the way of every call, and a Path is made first
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

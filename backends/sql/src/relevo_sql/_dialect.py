@@ -1,0 +1,282 @@
+"""
+The room of the dialects: all in which one database differs from another, SQLite being the only one for now.
+
+A dialect answers four questions: how a transaction begins and how safe its commit is, what a statement
+looks like where SQL has no common word for it, what the driver's error means, and what time it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum, auto
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from relevo import Clock
+from relevo.errors import ConfigurationError
+from relevo_sql._row import Undecodable, micros
+
+SLICE = 0.2
+"""Seconds that a driver waits for a lock before relevo looks whether to go on waiting."""
+
+_OLDEST_SQLITE = (3, 35)  # RETURNING
+
+
+class Trouble(Enum):
+    """What a driver's error means, whatever the driver calls it."""
+
+    BUSY = auto()
+    READ_ONLY = auto()
+    FULL = auto()
+    NOT_FOUND = auto()
+    NOT_A_DATABASE = auto()
+    MALFORMED = auto()
+    NO_TABLE = auto()
+    TOO_BIG = auto()
+    UNDECODABLE = auto()
+    THREAD = auto()
+    OTHER = auto()
+
+
+class SqliteDialect:
+    """
+    SQLite: one file, one writer at a time, the library inside this process.
+
+    Every transaction that writes begins with BEGIN IMMEDIATE. A deferred one that has read can be told at
+    its first write that its view is too old (SQLITE_BUSY_SNAPSHOT), and then no waiting helps:
+    https://www.sqlite.org/rescode.html#busy_snapshot
+    """
+
+    name = "sqlite"
+
+    def __init__(self, dialect: sa.Dialect):
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            wanted = ".".join(map(str, _OLDEST_SQLITE))
+            raise ConfigurationError(f"SQLite is {sqlite3.sqlite_version}; relevo needs {wanted} or newer")
+        self.compiler = dialect
+        self._wal = threading.local()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def prepare(self, connection: sa.Connection, *, own: bool) -> str:
+        """
+        Make *connection*, which nobody else will ever use, ready; return the file behind it.
+
+        Args:
+            connection: A new one.
+
+            own: relevo opened the database itself, and may choose how it keeps its journal.
+
+        Raises:
+            ConfigurationError: The database is in memory.
+        """
+        driver = self.driver(connection)
+        if getattr(driver, "autocommit", sqlite3_legacy) != sqlite3_legacy:
+            driver.autocommit = True
+        driver.isolation_level = None  # BEGIN and COMMIT are ours to say
+        if driver.in_transaction:  # a listener of the application began one
+            driver.rollback()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(SLICE * 1000)}")
+        files = connection.exec_driver_sql("PRAGMA database_list").all()
+        path = next((str(file) for _, schema, file in files if schema == "main" and file), "")
+        if not path:
+            raise in_memory()
+        mode = self._journal(connection, own=own)
+        connection.info[_LEVELS] = (1, 2) if mode == "wal" else (2, 3)
+        connection.info[_LEVEL] = None
+        return path
+
+    def _journal(self, connection: sa.Connection, *, own: bool) -> str:
+        """Return how *connection* keeps its journal, after making it one that survives a crash."""
+        mode = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+        better = "wal" if own else "delete" if mode in ("memory", "off") else mode
+        if better != mode:
+            try:
+                mode = str(connection.exec_driver_sql(f"PRAGMA journal_mode = {better}").scalar())
+            except sa.exc.DBAPIError as error:
+                if self.trouble(error) is not Trouble.READ_ONLY:  # it can still be looked at
+                    raise
+        return mode
+
+    def begin(self, connection: sa.Connection, *, durable: bool) -> None:
+        """
+        Begin to write.
+
+        With a write-ahead log NORMAL survives a crash of the process and FULL one of the host; with a
+        rollback journal NORMAL can be corrupted by one, and FULL needs EXTRA to be as good:
+        https://www.sqlite.org/pragma.html#pragma_synchronous
+        """
+        level = connection.info[_LEVELS][durable]
+        if connection.info[_LEVEL] != level:  # cannot be changed inside a transaction
+            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+            connection.info[_LEVEL] = level
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def commit(self, connection: sa.Connection) -> None:
+        """Make it last."""
+        connection.exec_driver_sql("COMMIT")
+
+    def rollback(self, connection: sa.Connection) -> None:
+        """Undo it, if there is anything to undo."""
+        driver = self.driver(connection)
+        if driver.in_transaction:
+            driver.rollback()
+
+    def joined(self, connection: sa.Connection) -> bool:
+        """Return whether what is written on *connection*, somebody else's, waits for their commit."""
+        driver = connection.connection.dbapi_connection
+        if driver is None or getattr(driver, "in_transaction", False):
+            return True
+        driver = getattr(driver, "driver_connection", driver)
+        return getattr(driver, "isolation_level", "") is not None or bool(getattr(driver, "in_transaction", False))
+
+    @contextlib.contextmanager
+    def any_text(self, connection: sa.Connection) -> Iterator[None]:
+        """Let text that is not UTF-8 come as bytes of its own kind, where it would be an error."""
+        driver = self.driver(connection)
+        before = driver.text_factory
+        driver.text_factory = _text_or_bytes
+        try:
+            yield
+        finally:
+            driver.text_factory = before
+
+    @staticmethod
+    def driver(connection: sa.Connection) -> Any:
+        """Return the driver's own connection."""
+        return connection.connection.driver_connection
+
+    # --- time -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def now(clock: Clock) -> int:
+        """Return the database's time plus the clock's offset; the library runs here, so its time is ours."""
+        return micros(clock.now())
+
+    # --- statements -------------------------------------------------------------------------------
+
+    @staticmethod
+    def table_of(parameter: str) -> sa.TableValuedAlias:
+        """Return a list that is one *parameter*, see :meth:`listed`, as a table of its members."""
+        return sa.func.json_each(sa.bindparam(parameter)).table_valued("key", "value", name=f"{parameter}_")
+
+    def members(self, parameter: str) -> sa.Select[Any]:
+        """Return the members of a list that is one *parameter*, see :meth:`listed`."""
+        return sa.select(self.table_of(parameter).c.value)
+
+    @staticmethod
+    def listed(values: Iterable[object]) -> object:
+        """Return *values* as :meth:`members` wants them."""
+        return json.dumps(list(values))
+
+    @staticmethod
+    def insert_new(
+        table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any] | None = None
+    ) -> sa.Insert:
+        """
+        Return the insertion of what is not there yet.
+
+        Args:
+            table: Where it goes.
+
+            columns: What is given; as parameters of these names, unless by *rows*.
+
+            key: What makes two rows the same one.
+
+            rows: Where the values come from instead.
+        """
+        insert = sqlite.insert(table)
+        if rows is None:
+            insert = insert.values({name: sa.bindparam(name, type_=sa.types.NullType()) for name in columns})
+        else:
+            insert = insert.from_select(list(columns), rows)
+        return insert.on_conflict_do_nothing(index_elements=list(key))
+
+    # --- errors -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def trouble(error: sa.exc.DBAPIError) -> Trouble:
+        """Return what *error* means."""
+        text = str(error.orig)
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is None:
+            return next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
+        if code == sqlite3.SQLITE_READONLY_DBMOVED:
+            return Trouble.NOT_FOUND
+        return _BY_CODE.get(code & 0xFF) or next(
+            (trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER
+        )
+
+
+sqlite3_legacy = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+
+_LEVELS = "relevo_sql.levels"
+_LEVEL = "relevo_sql.level"
+
+_BY_CODE = {
+    sqlite3.SQLITE_BUSY: Trouble.BUSY,
+    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
+    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
+    sqlite3.SQLITE_PERM: Trouble.READ_ONLY,
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_CANTOPEN: Trouble.NOT_FOUND,
+    sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
+    sqlite3.SQLITE_CORRUPT: Trouble.MALFORMED,
+    sqlite3.SQLITE_TOOBIG: Trouble.TOO_BIG,
+}
+
+_BY_TEXT = {
+    "no such table": Trouble.NO_TABLE,
+    "no such column": Trouble.NO_TABLE,
+    "has no column named": Trouble.NO_TABLE,
+    "Could not decode to UTF-8": Trouble.UNDECODABLE,
+    "SQLite objects created in a thread": Trouble.THREAD,
+    "string or blob too big": Trouble.TOO_BIG,
+    "database is locked": Trouble.BUSY,
+    "readonly database": Trouble.READ_ONLY,
+    "disk is full": Trouble.FULL,
+    "unable to open database": Trouble.NOT_FOUND,
+}
+
+
+def dialect_of(engine: sa.Engine) -> SqliteDialect:
+    """
+    Return what knows the database behind *engine*.
+
+    Raises:
+        ConfigurationError: Nothing here does.
+    """
+    if engine.dialect.name != SqliteDialect.name:
+        raise unsupported(engine.dialect.name)
+    if engine.dialect.is_async:
+        raise ConfigurationError(
+            f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
+            f"give it create_engine(…) of the same database: an AsyncSession can be joined all the same"
+        )
+    return SqliteDialect(engine.dialect)
+
+
+def unsupported(name: str) -> ConfigurationError:
+    """Return the error for a database that has no room here."""
+    return ConfigurationError(f'the SQL transport does not support "{name}" yet; it supports SQLite: sqlite:///shop.db')
+
+
+def in_memory() -> ConfigurationError:
+    """Return the error for a database that no other connection could see."""
+    return ConfigurationError(
+        "an SQLite database in memory ends with its connection, and no worker would see it; "
+        "name a file, as in sqlite:///shop.db, or use the transport memory://"
+    )
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return Undecodable(data)

@@ -1,0 +1,72 @@
+"""Driver errors in relevo's words: the one table that says which becomes what, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
+from relevo_sql._dialect import SqliteDialect, Trouble
+
+
+class CommitUnknownError(TransportUnavailableError):
+    """Raised when a commit failed in a way that does not say whether it holds."""
+
+
+class RefusedError(TransportUnavailableError):
+    """Raised when the database is there and did not take what was written."""
+
+
+_UNAVAILABLE = {
+    Trouble.BUSY: "{place} is locked by another writer for longer than {patience:g} s; "
+    "look for a transaction that is left open",
+    Trouble.READ_ONLY: "{place} is not writable; let this user write to the file and to its directory",
+    Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; make room",
+    Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
+    Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
+    Trouble.TOO_BIG: "a value is too big for {place}",
+}
+
+_CONFIGURATION = {
+    Trouble.NO_TABLE: "{place} has not the tables that relevo needs; run: relevo setup",
+    Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
+    Trouble.THREAD: "the engine's connections may only be used in the thread that opened them; "
+    'create it with connect_args={{"check_same_thread": False}}',
+}
+
+
+@contextmanager
+def translated(dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0) -> Iterator[None]:
+    """
+    Turn what SQLAlchemy raises inside into an error of relevo.
+
+    Args:
+        dialect: Who knows what the driver means.
+
+        name: The transport's.
+
+        place: The database, in words without secrets.
+
+        patience: Seconds for which a lock was waited for.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise relevo_error(dialect, error, name, place(), patience=patience) from (error.orig or error)
+    except sa.exc.SQLAlchemyError as error:
+        raise TransportUnavailableError(name, f"{place()}: {error}") from error
+
+
+def relevo_error(
+    dialect: SqliteDialect, error: sa.exc.DBAPIError, name: str, place: str, *, patience: float = 0.0
+) -> RelevoError:
+    """Return the error to raise for *error*."""
+    trouble = dialect.trouble(error)
+    if trouble in _CONFIGURATION:
+        why = _CONFIGURATION[trouble].format(place=place)
+        return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
+    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(place=place, patience=patience, error=error.orig)
+    kind = RefusedError if trouble in (Trouble.FULL, Trouble.TOO_BIG) else TransportUnavailableError
+    return kind(name, why)

@@ -1,0 +1,78 @@
+"""What configuration may say, and the engine that comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import sqlalchemy as sa
+
+from relevo import Secret, masked_url
+from relevo.errors import ConfigurationError
+from relevo_sql._dialect import SqliteDialect, in_memory, unsupported
+
+
+def _secret(url: str | Secret) -> Secret:
+    return url if isinstance(url, Secret) else Secret(url)
+
+
+def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"{attribute.name} cannot be {value!r}; write a number of seconds above 0")
+
+
+@attrs.frozen(kw_only=True)
+class SqlOptions:
+    """What configuration may say of an SQL transport."""
+
+    url: Secret = attrs.field(converter=_secret)
+    """``sqlite:///shop.db``, or with four slashes an absolute path."""
+
+    directory: Path = attrs.field(factory=Path)
+    """Where relative paths start."""
+
+    busy_timeout: float = attrs.field(default=30.0, validator=_positive)
+    """Seconds to wait for somebody else's transaction to end."""
+
+    poll: float = attrs.field(default=0.1, validator=_positive)
+    """Seconds between two looks of a ``receive`` that has waited for long; it begins with shorter ones."""
+
+
+def engine_for(options: SqlOptions) -> sa.Engine:
+    """
+    Return an engine for what *options* say, without any I/O.
+
+    Raises:
+        ConfigurationError: The address is malformed, or of a database that is not supported.
+    """
+    text = options.url.reveal()
+    try:
+        url = sa.make_url(text)
+        database = url.database or ""
+    except (sa.exc.ArgumentError, ValueError):
+        raise _malformed(text) from None  # the cause may quote the password
+    if url.get_backend_name() != SqliteDialect.name:
+        raise unsupported(url.get_backend_name())
+    if url.host or url.username or url.password or url.port:
+        raise ConfigurationError(
+            f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
+            f"relative to the configuration, sqlite:////var/lib/shop.db for an absolute one"
+        )
+    if database in ("", ":memory:") or database.startswith("file::memory:") or url.query.get("mode") == "memory":
+        raise in_memory()
+    if "\0" in database:
+        raise ConfigurationError("the path of an SQLite database cannot contain NUL")
+    try:
+        return sa.create_engine(url.set(database=_placed(database, options.directory)), hide_parameters=True)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
+        raise _malformed(text) from None
+
+
+def _placed(database: str, directory: Path) -> str:
+    """Return the path *database*, starting from *directory* if it is relative."""
+    prefix, path = ("file:", database[5:]) if database.startswith("file:") else ("", database)
+    return database if path.startswith("//") else prefix + str((directory / path).absolute())
+
+
+def _malformed(text: str) -> ConfigurationError:
+    return ConfigurationError(f"{masked_url(text)} is not the address of a database; write sqlite:///shop.db")

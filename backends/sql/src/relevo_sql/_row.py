@@ -1,0 +1,226 @@
+"""
+Envelopes as rows, and rows as deliveries; pure.
+
+A row may have been written or changed by anybody. What is not an envelope becomes ``Unreadable`` and
+never an error, since an error here would stand in the way of every event behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from relevo import DeadLetterEntry, Delivery, Envelope, Unreadable
+from relevo_sql._schema import HIGH, KEPT, NORMAL, READY, SCHEDULED
+
+LONGEST = 2**62
+"""Microseconds that stand for ever: what is later is cut to this, so that every column can hold it."""
+
+SENT = ("state", "ready_at", *KEPT)
+"""The columns that a send writes, in the order of :func:`row_of`."""
+
+CLAIMED = ("seq", "ready_at", *KEPT)
+"""The columns that a claim returns."""
+
+SHOWN = ("ref", *KEPT, "reason", "error", "died_at")
+"""The columns of a dead letter."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Undecodable(bytes):
+    """Text out of the database that is not UTF-8."""
+
+    __slots__ = ()
+
+
+def micros(seconds: float) -> int:
+    """Return *seconds* as whole microseconds that every column can hold."""
+    if seconds >= LONGEST / 1_000_000:
+        return LONGEST
+    return round(seconds * 1_000_000)
+
+
+def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None) -> tuple[object, ...]:
+    """
+    Return *envelope* as the values of :data:`SENT`.
+
+    Args:
+        envelope: What is sent.
+
+        now: Microseconds since the epoch.
+
+        due: When it becomes ready; ready at once unless this is later than *now*.
+
+        outbox: The queue to keep it in instead of its own.
+    """
+    return (
+        SCHEDULED if due > now else READY,
+        max(due, now),
+        outbox or envelope.queue,
+        envelope.queue,
+        envelope.id,
+        envelope.source,
+        envelope.name,
+        HIGH if envelope.urgency == "high" else NORMAL,
+        envelope.ordering_key,
+        envelope.expires,
+        1,
+        0,
+        now,
+        json.dumps(dict(envelope.headers), separators=(",", ":")) if envelope.headers else None,
+        b"",
+        envelope.body,
+    )
+
+
+def delivery_of(row: Sequence[Any], token: int, now: int) -> Delivery:
+    """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets."""
+    attempt, losses, enqueued_at, progress = row[10], row[11], row[12], row[14]
+    return Delivery(
+        envelope=envelope_of(row[2:]),
+        queue=row[2],
+        attempt=attempt if _is_count(attempt, 1) else 1,
+        losses=losses if _is_count(losses, 0) else 0,
+        receipt=(row[0], token),
+        state=progress if type(progress) is bytes else b"",
+        enqueued_at=(enqueued_at if type(enqueued_at) is int else now) / 1_000_000,
+    )
+
+
+def place_of(row: Sequence[Any]) -> tuple[int, int, int]:
+    """Return where the claimed *row* stands among the ready ones of its queue."""
+    seq, ready_at, urgency = row[0], row[1], row[7]
+    return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, seq)
+
+
+def entry_of(row: Sequence[Any]) -> DeadLetterEntry:
+    """Return a *row* of the dead letters, :data:`SHOWN`, as what a person is shown."""
+    attempt, losses, enqueued_at, progress = row[9], row[10], row[11], row[13]
+    reason, error, died_at = row[15:18]
+    queue = _text(row[1])
+    return DeadLetterEntry(
+        ref=f"{row[0]}@{queue}",
+        queue=queue,
+        envelope=envelope_of(row[1:]),
+        reason=_text(reason),
+        error=_text(error),
+        state=progress if type(progress) is bytes else b"",
+        attempt=attempt if _is_count(attempt, 1) else 1,
+        losses=losses if _is_count(losses, 0) else 0,
+        enqueued_at=_seconds(enqueued_at),
+        died_at=_seconds(died_at),
+    )
+
+
+def envelope_of(kept: Sequence[Any]) -> Envelope | Unreadable:
+    """Return what the :data:`KEPT` columns hold: an envelope if every value can be one's."""
+    queue, target, event_id, source, name, urgency, ordering_key, expires = kept[:8]
+    attempt, losses, enqueued_at, headers, progress, body = kept[8:14]
+    texts = {type(queue), type(event_id), type(source), type(name)}
+    sound = (
+        texts == _TEXT
+        and type(body) is bytes
+        and urgency in (NORMAL, HIGH)
+        and (target is None or type(target) is str)
+        and (ordering_key is None or type(ordering_key) is str)
+        and (expires is None or type(expires) is float or type(expires) is int)
+        and _is_count(attempt, 1)
+        and _is_count(losses, 0)
+        and type(enqueued_at) is int
+        and (progress is None or type(progress) is bytes)
+    )
+    parsed = _headers(headers)
+    if not sound or parsed is None:
+        return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(kept[:14]))
+    return Envelope(
+        id=event_id,
+        source=source,
+        name=name,
+        queue=queue if target is None else target,
+        body=body,
+        headers=parsed,
+        urgency="high" if urgency == HIGH else "normal",
+        ordering_key=ordering_key,
+        expires=None if expires is None else float(expires),
+    )
+
+
+_TEXT = {str}
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _headers(text: Any) -> Mapping[str, str] | None:
+    """Return the headers in *text*, or None if they are none."""
+    if text is None:
+        return NO_HEADERS
+    if type(text) is not str:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if type(found) is not dict or {type(value) for value in found.values()} - _TEXT:
+        return None
+    return found
+
+
+def _raw(body: Any) -> bytes:
+    match body:
+        case None:
+            return b""
+        case bytes():
+            return bytes(body)
+        case str():
+            return body.encode("utf-8", "surrogatepass")
+        case _:
+            return str(body).encode()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
+
+
+def _seconds(value: Any) -> float:
+    return value / 1_000_000 if type(value) is int else 0.0
+
+
+def _flaw(kept: Sequence[Any]) -> str:
+    """Return which of the *kept* columns is not what an envelope has."""
+    values = dict(zip(KEPT, kept, strict=True))
+    wanted: dict[str, tuple[type | None, ...]] = {
+        "queue": (str,), "event_id": (str,), "source": (str,), "name": (str,), "body": (bytes,),
+        "target": (str, None), "ordering_key": (str, None), "expires": (float, int, None),
+        "progress": (bytes, None), "enqueued_at": (int,), "attempt": (int,), "losses": (int,), "urgency": (int,),
+    }  # fmt: skip
+    for column, types in wanted.items():
+        value = values[column]
+        if (None if value is None else type(value)) not in types:
+            return f"the column {column} holds {_kind(value)}"
+    for column, least in (("attempt", 1), ("losses", 0)):
+        if values[column] < least:
+            return f"the column {column} holds {values[column]}"
+    if values["urgency"] not in (HIGH, NORMAL):
+        return f"the column urgency holds {values['urgency']}"
+    return "the column headers holds no JSON object of texts"
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case Undecodable():
+            return "text that is not UTF-8"
+        case bytes():
+            return "bytes"
+        case str():
+            return "text"
+        case _:
+            return f"a number, {value}"

@@ -1,0 +1,105 @@
+"""
+The tables, as one ``MetaData`` that Alembic and the setup read alike.
+
+Times are integer microseconds since the epoch; the one exception is ``expires``, which belongs to the
+envelope and must come back as the very float that went in. Columns that a foreign writer may leave out
+or fill badly are nullable on purpose: such a row is received as unreadable and set aside, instead of
+being refused here in a way that each database words differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+SCHEMA = 1
+"""The version of what is below; a database says its own in ``relevo_meta``."""
+
+READY, LEASED, SCHEDULED = 0, 1, 2
+"""The states of a row in ``relevo_event``; indexes and statements name them as literals."""
+
+HIGH, NORMAL = 0, 1
+"""Urgencies, in the order in which they are claimed."""
+
+SCHEMA_KEY = "schema"
+DATABASE_KEY = "database"
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "relevo_meta",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+)
+"""The schema's version, and a random id by which two connections know that they reach one database."""
+
+
+def _kept() -> list[sa.Column[Any]]:
+    """Return the columns that an event keeps until it is done, alive or dead."""
+    return [
+        sa.Column("queue", sa.String(255), nullable=False),
+        sa.Column("target", sa.String(255)),  # the envelope's own queue; in an outbox it is another
+        sa.Column("event_id", sa.String(255)),
+        sa.Column("source", sa.String(255)),
+        sa.Column("name", sa.String(255)),
+        sa.Column("urgency", sa.SmallInteger, nullable=False, server_default=sa.text(str(NORMAL))),
+        sa.Column("ordering_key", sa.String(255)),
+        sa.Column("expires", sa.Double),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("1")),
+        sa.Column("losses", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("enqueued_at", sa.BigInteger),
+        sa.Column("headers", sa.Text),
+        sa.Column("progress", sa.LargeBinary),
+        sa.Column("body", sa.LargeBinary),
+    ]
+
+
+KEPT = tuple(column.name for column in _kept())
+"""Their names, in the order of the table."""
+
+IDENTITY = ("event_id", "source", "target", "queue")
+"""
+What makes two rows the same event.
+
+With the envelope's own queue, since in an outbox the copies of a fan-out meet in one. The id stands first:
+ids grow with time, so that new keys are added at one end of the index, and it serves to find an id.
+"""
+
+event = sa.Table(
+    "relevo_event",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("state", sa.SmallInteger, nullable=False, server_default=sa.text(str(READY))),
+    sa.Column("ready_at", sa.BigInteger, server_default=sa.text("0")),  # since when, or from when on if scheduled
+    sa.Column("lease_until", sa.BigInteger),
+    sa.Column("token", sa.BigInteger),  # of the claim that holds it; null unless leased
+    *_kept(),
+)
+
+
+def _partial(name: str, state: int, *columns: sa.Column[Any]) -> None:
+    where = sa.text(f"state = {state}")
+    sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+# One index a state, so that a million scheduled rows cost a claim nothing. The time of sending stands at
+# the end of the first so that the oldest ready event is found without a visit to the rows.
+_partial("relevo_event_ready", READY, *(event.c[n] for n in ("queue", "urgency", "ready_at", "seq", "enqueued_at")))
+_partial("relevo_event_leased", LEASED, event.c.queue, event.c.lease_until)
+_partial("relevo_event_scheduled", SCHEDULED, event.c.queue, event.c.ready_at)
+sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
+
+dead = sa.Table(
+    "relevo_dead",
+    metadata,
+    sa.Column("ref", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    *_kept(),
+    sa.Column("reason", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("died_at", sa.BigInteger),
+    sqlite_autoincrement=True,  # a ref is never used twice: somebody may be about to discard it
+)
+sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
+sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))

@@ -1,0 +1,271 @@
+"""
+Joining the application's transactions: events are rows like its own, and commit together with them.
+
+On a connection they are written at once. A session is enlisted: what it will send is made and written
+when it commits, in one statement, after everything pending was flushed and has its keys.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy import event as events
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+
+from relevo import Envelope
+from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
+from relevo_sql._database import Database
+from relevo_sql._errors import translated
+from relevo_sql._schema import event
+
+Row = tuple[object, ...]
+Make = Callable[[], Sequence[Row]]
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Entry:
+    within: tuple[SessionTransaction, ...]
+    """The savepoints and the transaction that were open around it."""
+
+    make: Make | None
+    rows: Sequence[Row] = ()
+
+    def made(self) -> Sequence[Row]:
+        if self.make is not None:
+            # If it fails it stays unmade, so that whoever only commits again fails again.
+            self.rows, self.make = self.make(), None
+        return self.rows
+
+
+class Joints:
+    """
+    The sessions and connections that one transport has joined.
+
+    Args:
+        database: Where the transport keeps its events.
+
+        name: The transport's.
+
+        wake: Called when a session has committed something.
+    """
+
+    def __init__(self, database: Database, name: str, wake: Callable[[], None]):
+        self._database = database
+        self._name = name
+        self._wake = wake
+        self._lock = threading.Lock()
+        # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
+        self._sessions: WeakKeyDictionary[Session, ReferenceType[_JoinedSession]] = WeakKeyDictionary()
+        self._ids: WeakKeyDictionary[sa.Engine, str] = WeakKeyDictionary()
+        self._own_id = ""
+
+    def at(self, session: Any) -> Callable[[Make], None]:
+        """
+        Return what writes rows with *session*'s transaction.
+
+        Raises:
+            SessionError: It is nothing of SQLAlchemy's that has transactions.
+        """
+        found = _synchronous(session)
+        if isinstance(found, Session):
+            joined = self._joined(found)
+            return lambda make: joined.enlist(found, make)
+        if isinstance(found, sa.Connection):
+            return lambda make: self._write_at_once(found, make)
+        raise SessionError(
+            f"{shown(session)} cannot be joined; the SQL transport joins SQLAlchemy's Session, scoped_session, "
+            f"AsyncSession and Connection"
+        )
+
+    def woken(self) -> None:
+        """Tell who waits that something was committed."""
+        self._wake()
+
+    def require_same(self, connection: sa.Connection) -> None:
+        """
+        Make sure that what is written on *connection* is found by the transport, and waits for its commit.
+
+        Raises:
+            SessionError: It reaches another database, or commits by itself.
+        """
+        if not self._database.dialect.joined(connection):
+            raise SessionError(
+                f'the transport "{self._name}" cannot join a connection in AUTOCOMMIT, since it has no transaction; '
+                f"give one that begins and commits"
+            )
+        engine = connection.engine
+        if self._own_id and self._ids.get(engine) == self._own_id:
+            return
+        theirs = self._id_behind(connection)
+        # Read anew, since a database can be made anew behind the same engine.
+        self._own_id = self._database.read(self._database.check)
+        if theirs != self._own_id:
+            raise self._elsewhere("is of another database")
+        self._ids[engine] = theirs
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+        """Write *rows* in the transaction of *connection*."""
+        database = self._database
+        try:
+            with translated(database.dialect, self._name, lambda: "the session's database"):
+                database.statements.send.run_many(connection, rows)
+        except TransportUnavailableError as error:
+            positions = range(len(rows))
+            raise SendError(self._name, refused=positions, why=error.why) from error.__cause__
+        except (UnicodeError, OverflowError) as error:
+            raise SendError(self._name, refused=range(len(rows)), why=str(error)) from error
+
+    def _joined(self, session: Session) -> _JoinedSession:
+        with self._lock:
+            reference = self._sessions.get(session)
+            joined = reference() if reference else None
+            if joined is None:
+                joined = _JoinedSession(session, self)
+                self._sessions[session] = ref(joined)
+            return joined
+
+    def _write_at_once(self, connection: sa.Connection, make: Make) -> None:
+        if not connection.in_transaction():
+            connection.begin()
+        self.require_same(connection)
+        self.write(connection, make())
+
+    def _id_behind(self, connection: sa.Connection) -> str:
+        try:
+            return self._database.check(connection)
+        except sa.exc.DBAPIError as error:
+            raise self._elsewhere("has not relevo's tables") from error.orig
+        except ConfigurationError as error:
+            raise self._elsewhere("has other tables of relevo") from error
+
+    def _elsewhere(self, what: str) -> SessionError:
+        return SessionError(
+            f'the session {what}, and the transport "{self._name}" keeps its events in {self._database.place}; '
+            f"give a session of that database, or configure an outbox in the session's own"
+        )
+
+
+class _JoinedSession:
+    """
+    Listens to a session.
+
+    A session tells of the commit of its savepoints as it tells of its own, and of a roll-back only that a
+    transaction has ended; so every end that no commit came before is one.
+    """
+
+    def __init__(self, session: Session, joints: Joints):
+        self._joints = joints
+        self._entries: list[_Entry] = []
+        self._unchecked = False
+        self._written = False
+        self._committed: SessionTransaction | None = None
+        events.listen(session, "before_commit", self._before_commit)
+        events.listen(session, "after_commit", self._after_commit)
+        events.listen(session, "after_transaction_end", self._after_transaction_end)
+
+    def enlist(self, session: Session, make: Make) -> None:
+        """Have what *make* returns written when *session* commits."""
+        if session.get_transaction() is None:
+            if not session.autobegin:
+                raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
+            session.begin()  # as add() does: else a roll-back would find nothing to tell us of
+        self._check(session)
+        self._entries.append(_Entry(within=tuple(_around(session)), make=make))
+        if self._written:
+            # The moment to write has just passed. A session that cannot flush is flushing now, and has
+            # given its objects their keys, or it is broken and will not commit.
+            with suppress(sa.exc.InvalidRequestError):
+                session.flush()
+            self._write(session)
+
+    def _check(self, session: Session) -> None:
+        try:
+            if session.get_bind(clause=event).dialect.is_async:
+                self._unchecked = True  # it can be asked only where it is awaited: at its commit
+            else:
+                self._joints.require_same(session.connection(bind_arguments={"clause": event}))
+        except sa.exc.UnboundExecutionError as error:
+            raise SessionError(
+                "the session has no database for relevo's tables; bind it, as with "
+                "Session(engine), or binds={relevo_sql.event: engine}"
+            ) from error
+
+    def _write(self, session: Session) -> None:
+        """Make and write all that is enlisted, and what is enlisted while that is made."""
+        while self._entries:
+            entries = list(self._entries)
+            rows = [row for entry in entries for row in entry.made()]
+            connection = session.connection(bind_arguments={"clause": event})
+            if self._unchecked:
+                self._joints.require_same(connection)
+                self._unchecked = False
+            self._joints.write(connection, rows)
+            self._entries = [entry for entry in self._entries if entry not in entries]
+
+    def _before_commit(self, session: Session) -> None:
+        if session.in_nested_transaction():
+            return
+        if self._entries:
+            session.flush()
+            self._write(session)
+        self._written = True
+
+    def _after_commit(self, session: Session) -> None:
+        self._committed = session.get_nested_transaction() or session.get_transaction()
+        if not session.in_nested_transaction():
+            self._written = False
+            self._joints.woken()
+
+    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction is self._committed:
+            self._committed = None
+        elif transaction.nested or transaction.parent is None:
+            self._entries = [entry for entry in self._entries if transaction not in entry.within]
+            if transaction.parent is None:
+                self._written = False
+
+
+def _around(session: Session) -> Iterator[SessionTransaction]:
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    while transaction is not None:
+        yield transaction
+        transaction = transaction.parent
+
+
+def _synchronous(session: Any) -> Any:
+    """Return the session or connection that does the work behind *session*."""
+    if isinstance(session, scoped_session):
+        return session.registry()
+    if asynchronous := sys.modules.get("sqlalchemy.ext.asyncio"):
+        if isinstance(session, asynchronous.async_scoped_session):
+            session = session.registry()
+        if isinstance(session, asynchronous.AsyncSession):
+            return session.sync_session
+        if isinstance(session, asynchronous.AsyncConnection):
+            raise SessionError(
+                "an asynchronous connection is joined inside its run_sync: "
+                "await connection.run_sync(lambda c: app.dispatch(…, session=c))"
+            )
+    return session
+
+
+@attrs.frozen(eq=False)
+class SessionSender:
+    """What ``bound_to`` returns."""
+
+    enlist: Callable[[Make], None]
+    rows: Callable[[Sequence[Envelope], int], Sequence[Row]]
+    """From envelopes, and when they become due, to rows; refuses what is not claimed."""
+
+    due: Callable[[float], int]
+
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+        due = self.due(delay)
+        self.enlist(lambda: self.rows(make(), due))

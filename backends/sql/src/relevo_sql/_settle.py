@@ -1,0 +1,132 @@
+"""Settling: a batch in one transaction, each delivery by compare-and-set on its receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+
+from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
+from relevo_sql._database import Database
+from relevo_sql._row import micros
+from relevo_sql._schema import READY, SCHEDULED
+from relevo_sql._statement import Prepared
+
+Receipt = tuple[int, int]
+"""The row and the token of the claim that leased it."""
+
+
+def receipt_of(delivery: Delivery) -> Receipt | None:
+    """Return the receipt of *delivery*; None if it is not one of ours."""
+    match delivery.receipt:
+        case (int(seq), int(token)):
+            return seq, token
+        case _:
+            return None
+
+
+class Settler:
+    """Ends, prolongs and notes what somebody holds."""
+
+    def __init__(self, database: Database, clock: Clock):
+        self._database = database
+        self._statements = database.statements
+        self._clock = clock
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
+        """End each of *settlements*; return the deliveries that were no longer held."""
+        chosen: dict[Receipt, Outcome] = {}
+        kept: dict[int, Receipt] = {}  # a delivery that stands twice in a batch is lost the second time
+        for position, (delivery, outcome) in enumerate(settlements):
+            receipt = receipt_of(delivery)
+            if receipt is not None and receipt not in chosen:
+                chosen[receipt] = outcome
+                kept[position] = receipt
+        settled = self._database.write(lambda connection: self._settle(connection, chosen)) if chosen else set()
+        return [delivery for position, (delivery, _) in enumerate(settlements) if kept.get(position) not in settled]
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Delivery]:
+        """Let each lease end *lease* seconds from now; return the deliveries that were no longer held."""
+        receipts = {receipt for delivery in deliveries if (receipt := receipt_of(delivery))}
+
+        def prolong(connection: sa.Connection) -> set[Receipt]:
+            now = self._now()
+            until = now + micros(lease)
+            return self._grouped(connection, self._statements.extend, receipts, now=now, until=until)
+
+        held = self._database.write(prolong) if receipts else set()
+        return [delivery for delivery in deliveries if receipt_of(delivery) not in held]
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> bool:
+        """Keep *state* with *delivery*; return whether it is still held."""
+        receipt = receipt_of(delivery)
+        if receipt is None:
+            return False
+        seq, token = receipt
+        run = self._statements.checkpoint.run
+        touched = self._database.write(
+            lambda connection: run(connection, which=seq, held=token, now=self._now(), kept=state).rowcount
+        )
+        return touched > 0
+
+    def _now(self) -> int:
+        return self._database.dialect.now(self._clock)
+
+    def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Outcome]) -> set[Receipt]:
+        now = self._now()
+        of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
+        for receipt, outcome in chosen.items():
+            of[type(outcome)].append(receipt)
+        settled = self._grouped(connection, self._statements.ack, of[Ack], now=now)
+        settled |= self._grouped(connection, self._statements.release, of[Release], now=now)
+        for kind, end in self._one_by_one.items():
+            held = self._grouped(connection, self._statements.held, of[kind], now=now)
+            if held:
+                end(self, connection, [(receipt, chosen[receipt]) for receipt in of[kind] if receipt in held], now)
+                settled |= held
+        return settled
+
+    def _grouped(
+        self, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object
+    ) -> set[Receipt]:
+        """Run *statement* once for each claim that *receipts* come from; return those that were held."""
+        rows_of: dict[int, list[int]] = {}
+        for seq, token in receipts:
+            rows_of.setdefault(token, []).append(seq)
+        held: set[Receipt] = set()
+        for token, rows in rows_of.items():
+            seqs = self._database.dialect.listed(rows)
+            held.update((seq, token) for (seq,) in statement.run(connection, held=token, seqs=seqs, **values))
+        return held
+
+    def _nack(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+        rows = []
+        for (seq, token), outcome in ended:
+            delay = micros(max(0.0, outcome.delay))
+            rows.append((seq, token, SCHEDULED if delay else READY, now + delay, outcome.state))
+        self._statements.nack.run_many(connection, rows)
+
+    def _lose(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+        self._statements.lose.run_many(connection, [(*receipt, outcome.state) for receipt, outcome in ended])
+
+    def _bury(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+        """Keep dead letters, one for each event and queue, and then give up their sources."""
+        receipts = [receipt for receipt, _ in ended]
+        self._statements.replace.run_many(connection, receipts)
+        self._statements.bury.run_many(
+            connection,
+            [(*receipt, o.state, _storable(o.reason), _storable(o.error), now) for receipt, o in ended],
+        )
+        self._statements.forget.run_many(connection, receipts)
+
+    _one_by_one: ClassVar[dict[type, Callable[[Settler, sa.Connection, Sequence[tuple[Receipt, Any]], int], None]]] = {
+        Nack: _nack,
+        Lost: _lose,
+        DeadLetter: _bury,
+    }
+
+
+def _storable(text: str) -> str:
+    """Return *text* as a database takes it: a dead letter that cannot be written would come back for ever."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,260 @@
+"""The transport: the seam's methods, carried out by the rooms beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import sqlalchemy as sa
+
+from relevo import (
+    MAX_STATE,
+    Ack,
+    BoundSender,
+    Capabilities,
+    Clock,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Release,
+    Settlement,
+    Stats,
+    SystemClock,
+    Transport,
+)
+from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
+from relevo_sql._claim import Claimer
+from relevo_sql._database import Database
+from relevo_sql._dialect import dialect_of
+from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._graveyard import Graveyard
+from relevo_sql._options import SqlOptions, engine_for
+from relevo_sql._pause import Doorbell, Patience
+from relevo_sql._row import micros, row_of
+from relevo_sql._session import Joints, SessionSender
+from relevo_sql._settle import Settler
+from relevo_sql._setup import set_up
+from relevo_sql._stats import Counter
+
+
+class SqlTransport(Transport):
+    """
+    Keeps events in a database, as rows beside the application's own.
+
+    The engine is only looked at: relevo's connection comes out of a pool of its own, of the same kind, so
+    that nothing is changed that the application sees. On SQLite events are sent with a durable commit,
+    while a claim or a settlement may be undone by a crash of the host, and only by that: the event then
+    comes once more. Sends of the same process wake a blocked ``receive``, all else is found by polling.
+
+    Args:
+        engine: Where the events are kept.
+
+        name: What the application calls it.
+
+        clock: Where the time comes from.
+
+        busy_timeout: Seconds to wait for somebody else's transaction to end.
+
+        poll: Seconds between two looks of a ``receive`` that has waited for long.
+
+    Raises:
+        ConfigurationError: The database is not supported.
+    """
+
+    capabilities = Capabilities(
+        durability="host",
+        lease="timed",
+        extend=True,
+        settlement="confirmed",
+        atomic_batch=True,
+        delay=0.001,
+        losses="exact",
+        order="none",
+        urgency=True,
+        transactional=True,
+        checkpoint=True,
+        dead_letters=True,
+        cancel=True,
+        purge=True,
+        wakeup=False,
+        dedupe=True,
+        stats="exact",
+        max_body=None,
+    )
+    Options: ClassVar[type] = SqlOptions
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        name: str = "sql",
+        clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+        busy_timeout: float = 30.0,
+        poll: float = 0.1,
+    ):
+        self.name = name
+        self._begin(Database(engine, dialect_of(engine), name=name, own=False, patience=busy_timeout), clock, poll)
+
+    def _begin(self, database: Database, clock: Clock, poll: float) -> None:
+        self._clock = clock
+        self._poll = poll
+        self._closed = False
+        self._doorbell = Doorbell()
+        self._database = database
+        self._claimer = Claimer(database, clock)
+        self._settler = Settler(database, clock)
+        self._graveyard = Graveyard(database, clock)
+        self._counter = Counter(database, clock)
+        self._joints = Joints(database, self.name, self._doorbell.ring)
+
+    @classmethod
+    def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
+        engine = engine_for(options)
+        self = cls.__new__(cls)
+        self.name = name
+        database = Database(engine, dialect_of(engine), name=name, own=True, patience=options.busy_timeout)
+        self._begin(database, clock, options.poll)
+        return self
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        self._require_open()
+        return set_up(self._database, dry_run=dry_run)
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        self._require_open()
+        if not envelopes:
+            return
+        rows = self._rows(envelopes, self._due(delay))
+        everything = range(len(rows))
+        statement = self._database.statements.send
+        try:
+            self._database.write(lambda connection: statement.run_many(connection, rows), durable=True)
+        except CommitUnknownError as error:
+            raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
+        except RefusedError as error:
+            raise SendError(self.name, refused=everything, why=error.why) from error.__cause__
+        except (UnicodeError, OverflowError) as error:
+            raise SendError(self.name, refused=everything, why=str(error)) from error
+        self._doorbell.ring()
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll)
+        while True:
+            self._require_open()
+            if limit <= 0:
+                return ()
+            rings = self._doorbell.rings
+            claim = self._claimer.claim(queues, limit=limit, lease=lease)
+            if claim.deliveries or patience.left <= 0:
+                return claim.deliveries
+            change = float("inf")
+            if claim.next_change is not None:
+                change = (claim.next_change - micros(self._clock.now())) / 1_000_000
+            if not patience.pause(rings, change):
+                return ()
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        self._require_open()
+        for _, outcome in settlements:
+            if not isinstance(outcome, (Ack, Release)):
+                self._refuse_if_long(outcome.state)
+        lost = self._settler.settle(settlements)
+        self._doorbell.ring()
+        return lost
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        self._require_open()
+        return self._settler.extend(deliveries, lease=lease)
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        self._require_open()
+        self._refuse_if_long(state)
+        if not self._settler.checkpoint(delivery, state):
+            raise LeaseLostError(self.name, delivery)
+
+    def stats(self, queue: str) -> Stats:
+        self._require_open()
+        return self._counter.stats(queue)
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        self._require_open()
+        return self._graveyard.entries(queues, after=after, limit=limit)
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        self._require_open()
+        for state in refs.values():
+            self._refuse_if_long(state)
+        missing = self._graveyard.revive(refs)
+        self._doorbell.ring()
+        return missing
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        self._require_open()
+        return self._graveyard.discard(refs)
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        """
+        Return a sender that writes inside *session*'s transaction.
+
+        A session writes at its commit, all that it sends in one statement; a savepoint that is rolled back
+        takes its events along. A connection writes at once. The transaction is the application's own, and
+        so is how durable its commit is.
+
+        Args:
+            session: A Session, scoped_session, AsyncSession or Connection of the same database: of one
+                whose random id in ``relevo_meta`` is the same.
+
+            relay_to: The name of another transport: the events are kept in the reserved queue
+                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+
+        Raises:
+            SessionError: It is none of these; what it sends raises it if its database is another one.
+        """
+        self._require_open()
+        outbox = None if relay_to is None else f"outbox/{relay_to}"
+        return SessionSender(
+            enlist=self._joints.at(session),
+            rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
+            due=self._due,
+        )
+
+    def cancel(self, event_id: str) -> int:
+        self._require_open()
+        return self._counter.cancel(event_id)
+
+    def purge(self, queue: str) -> int:
+        self._require_open()
+        return self._counter.purge(queue)
+
+    def close(self) -> None:
+        """
+        Give up everything held, without settling it, and wake a blocked ``receive``.
+
+        What was held comes back when its lease is past, and counts as a loss; release it first to have it
+        back at once.
+        """
+        self._closed = True
+        self._doorbell.ring()
+        self._database.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise TransportClosedError(self.name)
+
+    def _due(self, delay: float) -> int:
+        self._require_open()
+        return micros(self._clock.now() + max(0.0, delay))
+
+    def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[tuple[object, ...]]:
+        now = micros(self._clock.now())
+        if outbox is None and any(envelope.ordering_key is not None for envelope in envelopes):
+            raise self._unsupported("order")
+        return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
+
+    def _refuse_if_long(self, state: bytes | None) -> None:
+        if state is not None and len(state) > MAX_STATE:
+            raise ConfigurationError(
+                f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing was changed'
+            )
