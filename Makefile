@@ -1,0 +1,73 @@
+# make demo and make test need python3 (3.11 or newer, with venv), make and git; nothing else.
+
+VENV ?= .venv
+VENV_PYTHON := $(VENV)/bin/python
+TOX := $(VENV)/bin/tox
+PIP := $(VENV_PYTHON) -m pip --quiet --disable-pip-version-check
+SETTINGS := workspace.txt $(wildcard core/pyproject.toml backends/*/pyproject.toml tests/conformance/pyproject.toml)
+
+# One that is named is used or refused; else the first that is new enough.
+ifeq ($(origin PYTHON),undefined)
+PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
+else
+PYTHONS := $(PYTHON)
+endif
+
+# In CI a Python that is missing is a failure; elsewhere tox says what it skips.
+SKIP_MISSING := $(if $(filter true TRUE True 1,$(CI)),false,true)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint imports types format dev clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.example ## Upload photographs now, make their thumbnails later: the example application
+	@$(VENV_PYTHON) examples/images/demo.py
+
+test: $(VENV)/.tox ## Run everything that CI runs
+	@$(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(TOX) run --skip-missing-interpreters $(SKIP_MISSING)
+
+lint imports types: $(VENV)/.tox ## Run one of the checks alone
+	@$(TOX) run -e $@
+
+format: $(VENV)/.tox ## Put the code into its form
+	@$(TOX) run -e format
+
+dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy …
+
+clean: ## Remove what was made here: environments, caches, the example's files
+	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var
+	find core backends tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the environment: each stamp is one step that was finished ----------------------------------
+
+$(VENV_PYTHON):
+	@for python in $(PYTHONS); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "making $(VENV) with $$("$$python" --version)"; \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "none of these is Python 3.11 or newer, with venv: $(PYTHONS)" >&2; \
+	echo "name one:  make PYTHON=…   (on Debian, venv is the package python3-venv)" >&2; \
+	exit 1
+
+$(VENV)/.workspace: $(VENV_PYTHON) $(SETTINGS)
+	@echo "installing relevo and its backends into $(VENV)"
+	@$(PIP) install --requirement workspace.txt
+	@rm -rf .tox  # tox does not see that a distribution's requirements changed
+	@touch $@
+
+$(VENV)/.example: $(VENV)/.workspace examples/images/requirements.txt
+	@$(PIP) install --requirement examples/images/requirements.txt
+	@touch $@
+
+$(VENV)/.tox: $(VENV)/.workspace
+	@$(PIP) install "tox>=4.25"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.example pyproject.toml
+	@$(PIP) install --upgrade "pip>=25.1"  # the first that reads dependency groups
+	@$(PIP) install --group dev
+	@touch $@

@@ -1,0 +1,42 @@
+"""What the documents say about the repository is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .workspace import ROOT, files
+
+DOCUMENTS = [path for path in files() if path.suffix == ".md"]
+TARGETS = {
+    target
+    for line in (ROOT / "Makefile").read_text().splitlines()
+    if (rule := re.match(r"([a-z][a-z ]*):(?!=)", line))
+    for target in rule[1].split()
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    told = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+    assert told == ["demo", "test"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_every_command_of_make_that_is_told_exists(document: Path) -> None:
+    told = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)
+
+    assert set(told) <= TARGETS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_every_link_into_the_repository_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", document.read_text())
+
+    assert [link for link in links if not (document.parent / link).exists()] == []
