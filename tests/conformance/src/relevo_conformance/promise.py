@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import attrs
+
 from relevo import Capabilities
 
 Level = Literal["core", "must", "optional"]
@@ -109,11 +110,11 @@ CHECKPOINT_SURVIVES_A_LOSS = _optional(
 # --- operating -------------------------------------------------------------------------------------
 
 CANCELLED_IS_GONE = _optional("cancelled-is-gone", "A cancelled event that nobody held is gone.", lambda c: c.cancel)
-PURGED_IS_GONE = _optional("purged-is-gone", "A purge takes out what nobody holds, and nothing else.", lambda c: c.purge)
+PURGED_IS_GONE = _optional("purged-is-gone", "A purge takes out what nobody holds, no more.", lambda c: c.purge)
 STATS_ARE_TRUE_AT_REST = _optional(
     "stats-are-true-at-rest", "When nothing moves, the figures are right.", lambda c: c.stats == "exact"
 )
-SETUP_IS_IDEMPOTENT = Promise("setup-is-idempotent", "Setting up again, or only asking what it would do, changes nothing.")
+SETUP_IS_IDEMPOTENT = Promise("setup-is-idempotent", "Setting up again, or asking what it would do, changes nothing.")
 CLOSE_IS_IDEMPOTENT = Promise(
     "close-is-idempotent", "Closing settles nothing, wakes a blocked receive, and ends everything but closing."
 )

@@ -1,0 +1,424 @@
+"""Scenarios of sending."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
+from relevo_conformance import promise
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
+
+
+class SendContract(Contract):
+    """What was sent is received, once and as it was."""
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_what_was_sent_is_received(self) -> None:
+        with self.bench() as bench:
+            sender, receiver = bench.worker(), bench.worker()
+            envelope = bench.envelope()
+
+            sender.send([envelope])
+
+            delivery = bench.one(receiver)
+            assert delivery.envelope == envelope
+            assert (delivery.attempt, delivery.losses, delivery.state) == (1, 0, b"")
+            assert receiver.ack(delivery)
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_a_batch_is_received_whole(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            batch = [*bench.envelopes(15), *bench.envelopes(15, queue=bench.queues[1])]
+
+            worker.send(batch)
+
+            deliveries = bench.receive(worker, 30)
+            assert {delivery.envelope for delivery in deliveries} == set(batch)
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_an_empty_batch_does_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+
+            worker.send([])
+            lost = worker.settle([])
+
+            assert list(lost) == []
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_a_queue_that_nobody_set_up_swallows_nothing(self) -> None:
+        with self.bench() as bench:
+            sender = bench.recorder.worker()
+
+            with suppress(SendError, TransportUnavailableError, ConfigurationError):
+                sender.send([bench.envelope()])
+
+            # Whether it was sent or refused: the checker holds the transport to what it said.
+            bench.worker()
+
+    @proves(promise.SURVIVES_REOPENING)
+    def test_what_was_sent_outlives_a_sender_that_closes(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+            sender.send(bench.envelopes(3))
+
+            sender.close()
+
+            assert len(bench.receive(bench.worker(), 3)) == 3
+
+    @proves(promise.SURVIVES_REOPENING)
+    def test_what_was_sent_outlives_a_sender_that_is_killed(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+            sender.send(bench.envelopes(3))
+
+            bench.recorder.kill(sender)
+
+            assert len(bench.receive(bench.worker(), 3)) == 3
+
+    @proves(promise.QUEUES_ARE_ISOLATED)
+    def test_queues_with_similar_names_are_isolated(self) -> None:
+        with self.bench(queues=6) as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(queue=queue) for queue in bench.queues for _ in range(2)])
+
+            for queue in bench.queues:
+                deliveries = bench.receive(worker, 2, queues=[queue], limit=10)
+
+                assert [one.queue for one in deliveries] == [queue, queue]
+
+
+class PayloadContract(Contract):
+    """Nothing that travels is touched."""
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_treacherous_payloads_arrive_as_they_were_sent(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            batch = [
+                *(bench.envelope(body=body) for body in BODIES),
+                *(bench.envelope(headers=headers) for headers in HEADERS),
+                *(bench.envelope(id=f"{bench.token}{end}") for end in IDS),
+                *(bench.envelope(source=source) for source in SOURCES),
+                *(bench.envelope(name=name) for name in NAMES),
+                *(bench.envelope(expires=expires) for expires in EXPIRIES),
+            ]
+
+            worker.send(batch)
+
+            deliveries = bench.receive(worker, len(batch))
+            assert len(deliveries) == len(batch)
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_a_body_of_a_megabyte_arrives_as_it_was_sent(self) -> None:
+        largest = self.harness.capabilities.max_body
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope(body=MEGABYTE if largest is None else MEGABYTE[:largest])
+
+            worker.send([envelope])
+
+            assert bench.one(worker).envelope == envelope
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_any_payload_arrives_as_it_was_sent_and_again_after_a_nack(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+
+            @self.profile.of_payloads(fake=self.harness.fake, phases=self.phases)
+            @given(drawn=st.lists(recipes(self.harness.capabilities), min_size=1, max_size=10))
+            def check(drawn: list[Recipe]) -> None:
+                batch = [bench.cook(recipe) for recipe in drawn]
+
+                worker.send(batch)
+
+                came = 0
+                while came < 2 * len(batch):  # those of one key come one after the other
+                    deliveries = bench.receive(worker, 1, limit=10)
+                    assert deliveries, f"{came} hand-overs of {2 * len(batch)}"
+                    came += len(deliveries)
+                    for delivery in deliveries:
+                        assert worker.nack(delivery) if delivery.attempt == 1 else worker.ack(delivery)
+
+            check()
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_what_a_receiver_does_to_an_envelope_stays_with_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(headers=MappingProxyType({"signature": "v1=abc"}))])
+            delivery = bench.one(worker)
+
+            headers = delivery.envelope.headers
+            if isinstance(headers, dict):
+                headers["signature"] = "forged"
+                headers["more"] = "headers"
+            worker.nack(delivery)
+
+            assert dict(bench.one(worker).envelope.headers) == {"signature": "v1=abc"}
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_an_expiry_is_carried_and_nothing_else(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            long_ago = bench.envelope(expires=self.harness.clock.now() - 1000)
+
+            worker.send([long_ago])
+
+            assert bench.one(worker).envelope == long_ago
+
+
+class SendErrorContract(Contract):
+    """A send that fails says what became of each event."""
+
+    @proves(promise.SEND_TELLS_APART)
+    def test_a_send_that_fails_before_anything_was_written_sent_nothing_or_does_not_know(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+
+            with bench.recorder.broken(sender, "before"), pytest.raises(TransportError):
+                sender.send(bench.envelopes(3))
+
+            assert bench.glimpse(bench.worker()) == []
+
+    @proves(promise.SEND_TELLS_APART)
+    def test_a_send_whose_answer_was_lost_does_not_say_that_it_sent_nothing(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+            batch = bench.envelopes(3)
+
+            with bench.recorder.broken(sender, "after"), pytest.raises(SendError) as caught:
+                sender.send(batch)
+
+            assert sorted((*caught.value.sent, *caught.value.unknown)) == [0, 1, 2]
+            assert {one.envelope for one in bench.receive(bench.worker(), 3)} == set(batch)
+
+    @proves(promise.SEND_TELLS_APART)
+    def test_an_unknown_send_can_be_sent_again_with_the_same_id(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+            envelope = bench.envelope()
+            with bench.recorder.broken(sender, "after"), pytest.raises(SendError):
+                sender.send([envelope])
+            again = bench.worker()
+
+            again.send([envelope])
+
+            for delivery in bench.receive(again, 1, limit=10):
+                assert delivery.envelope == envelope
+
+    @proves(promise.SEND_TELLS_APART)
+    def test_a_body_that_is_too_large_is_refused_and_its_neighbours_are_told_apart(self) -> None:
+        largest = self.harness.capabilities.max_body
+        if largest is None:
+            pytest.skip("no largest body is claimed")
+        with self.bench() as bench:
+            sender = bench.worker()
+            batch = [bench.envelope(), bench.envelope(body=b"x" * (largest + 1)), bench.envelope()]
+
+            with pytest.raises(SendError) as caught:
+                sender.send(batch)
+
+            assert 1 in caught.value.refused
+
+
+class DelayContract(Contract):
+    """What is delayed is not early, and not lost."""
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delayed_event_does_not_come_early(self) -> None:
+        with self.bench() as bench:
+            sender, receiver = bench.worker(), bench.worker()
+
+            sender.send([bench.envelope()], delay=bench.times.delay)
+
+            assert bench.glimpse(receiver) == [] or not self.harness.fake
+            bench.advance(bench.times.delay)
+            assert len(bench.receive(receiver)) <= 1
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delayed_event_comes_when_it_is_due(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()], delay=bench.times.delay)
+
+            bench.advance(bench.times.delay + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
+
+            assert worker.ack(bench.one(worker))
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delay_survives_the_end_of_all_workers(self) -> None:
+        with self.bench() as bench:
+            sender = bench.worker()
+            sender.send([bench.envelope()], delay=bench.times.delay)
+
+            bench.recorder.kill(sender)
+
+            assert bench.glimpse(bench.worker()) == [] or not self.harness.fake
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delayed_event_holds_up_nobody(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(5), delay=bench.times.delay)
+            prompt = bench.envelope()
+
+            worker.send([prompt])
+
+            assert prompt in [one.envelope for one in bench.receive(worker)]
+
+
+class DedupeContract(Contract):
+    """The same event is sent once, however often."""
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_sending_a_kept_event_again_makes_no_second_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+
+            worker.send([envelope])
+            worker.send([envelope, bench.envelope()])
+
+            assert len(bench.receive(worker, 2, limit=10)) == 2
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_sending_an_event_again_while_it_is_held_makes_no_second_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            held = bench.one(worker)
+
+            worker.send([envelope])
+
+            assert bench.glimpse(worker) == []
+            assert worker.ack(held)
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_sending_an_event_again_after_it_was_done_makes_a_new_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.ack(bench.one(worker))
+
+            worker.send([envelope])
+
+            assert worker.ack(bench.one(worker))
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_an_event_of_another_source_or_queue_is_another_one(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            others = [
+                bench.envelope(id=envelope.id, source="another"),
+                bench.envelope(id=envelope.id, queue=bench.queues[1]),
+            ]
+
+            worker.send([envelope, *others])
+
+            assert len(bench.receive(worker, 3)) == 3
+
+
+class TransactionContract(Contract):
+    """What is sent in somebody else's transaction is part of it."""
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_in_a_transaction_comes_after_its_commit_and_not_before(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+
+                assert bench.glimpse(other) == []
+                transaction.commit()
+
+            assert len(bench.receive(other, 2)) == 2
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_in_a_transaction_that_is_rolled_back_never_comes(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+
+                transaction.rollback()
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_transaction_that_is_left_lying_sends_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()])
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_savepoint_that_is_rolled_back_takes_its_own_along(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            kept, also_kept = bench.envelope(), bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([kept])
+                with transaction.savepoint("rollback"):
+                    transaction.send([bench.envelope()])
+                with transaction.savepoint("commit"):
+                    transaction.send([also_kept])
+
+                transaction.commit()
+
+            assert {one.envelope for one in bench.receive(worker, 2)} == {kept, also_kept}
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_second_transaction_of_one_session_begins_with_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            later = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()])
+                transaction.rollback()
+            with worker.transaction() as transaction:
+                transaction.send([later])
+
+                transaction.commit()
+
+            assert bench.one(worker).envelope == later
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
+    def test_a_delay_counts_in_a_transaction_too(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()], delay=bench.times.delay)
+
+                transaction.commit()
+
+            assert bench.glimpse(worker) == [] or not self.harness.fake
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            outbox = bench.outbox(f"broker-{bench.token}")
+            worker.setup([outbox])
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([envelope], relay_to=f"broker-{bench.token}")
+
+                transaction.commit()
+
+            delivery = bench.one(worker, queues=[outbox])
+            assert (delivery.queue, delivery.envelope) == (outbox, envelope)

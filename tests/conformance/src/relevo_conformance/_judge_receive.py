@@ -1,0 +1,216 @@
+"""What may be handed out: what is there, to one holder, as it was sent, with the right counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import attrs
+
+from relevo import Action, Counters, Envelope, State, Unreadable
+from relevo_conformance import history, promise
+from relevo_conformance._world import Holder, Operation, World
+from relevo_conformance.model import PENDING, Copy, Situation
+from relevo_conformance.promise import Promise
+
+_TIME_TOLERANCE = 1.0
+"""Seconds; some stores keep when an event was sent as whole ones."""
+
+_AFTER: dict[Action | None, Promise] = {
+    None: promise.LOSSES_ARE_COUNTED,
+    Action.NACK: promise.NACK_RETURNS_LATER,
+    Action.RELEASE: promise.RELEASE_COUNTS_NOTHING,
+    Action.REVIVE: promise.REVIVED_IS_RECEIVED,
+    Action.EXTEND: promise.EXTEND_KEEPS_THE_LEASE,
+    Action.LOSE: promise.LOSSES_ARE_COUNTED,
+}
+
+
+def receive_began(world: World, operation: Operation, call: history.Receive) -> None:
+    """Take note of who may hold what from now on."""
+    for queue in call.queues:
+        world.subscribers[queue].add(operation.worker)
+
+
+def receive_ended(world: World, operation: Operation, call: history.Receive, returned: history.Returned) -> None:
+    """Judge each hand-over, in the order of the batch."""
+    if not isinstance(returned.value, history.HandedOut):
+        if returned.end == "unknown":
+            world.breaks.update(call.queues)
+        return
+    handed_out = returned.value.deliveries
+    if len(handed_out) > call.limit:
+        world.report(promise.LIMIT_IS_RESPECTED, operation.op, f"{len(handed_out)} handed out, {call.limit} asked for")
+    if not operation.overlapped and not world.flying:
+        _judge_preference(world, operation, call, handed_out)
+    until = inf if world.capabilities.lease == "connection" else operation.began + call.lease
+    for handed in handed_out:
+        if handed.queue not in call.queues:
+            what = f'handed out from "{handed.queue}", which was not asked for'
+            world.report(promise.QUEUES_ARE_ISOLATED, operation.op, what)
+        copy = _hand_over(world, operation, handed, returned.at, until)
+        if copy is not None:
+            world.holders[handed.number] = Holder(copy, operation.worker, handed)
+            _judge_content(world, operation, copy, handed)
+            _judge_order(world, operation, copy)
+
+
+def _hand_over(world: World, operation: Operation, handed: history.Handed, now: float, until: float) -> Copy | None:
+    copies = world.same(handed.queue, handed.event)
+    if not copies:
+        world.report(*_invention(world, operation, handed))
+        return None
+    ready = [
+        (copy, one) for copy in copies for old in copy.possible if (one := old.receivable(now, world.slack)) is not None
+    ]
+    fitting = [(copy, one) for copy, one in ready if _fits(world, copy, one, handed)]
+    if fitting:
+        copy = fitting[0][0]
+        copy.become(_held(world, one, handed, until) for other, one in fitting if other is copy)
+    elif ready:
+        copy, one = ready[0]
+        world.report(_blamed(one), operation.op, f"{copy} came {_differs(one, handed)}")
+        copy.become([_held(world, one, handed, until)])
+    else:
+        copy = _nearest(copies)
+        one = copy.possible[0]
+        world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
+        copy.become([attrs.evolve(one, state=State.LEASED, holder=handed.number, until=until, adrift=False)])
+    copy.breaks = world.breaks[copy.queue]
+    return copy
+
+
+def _held(world: World, ready: Situation, handed: history.Handed, until: float) -> Situation:
+    held = ready.handed(handed.number, until)
+    return attrs.evolve(held, counters=Counters(attempt=handed.attempt, losses=handed.losses), kept=handed.state)
+
+
+def _fits(world: World, copy: Copy, ready: Situation, handed: history.Handed) -> bool:
+    surplus = handed.losses - ready.counters.losses
+    allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.losses == "at least" else 0
+    if ready.last is Action.LOSE and allowed:
+        allowed -= 1
+    counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
+    return counted and handed.state == ready.kept
+
+
+def _blamed(ready: Situation) -> Promise:
+    """Return the promise that wrong counters or a wrong state break."""
+    if ready.last is Action.LOSE and ready.checkpointed:
+        return promise.CHECKPOINT_SURVIVES_A_LOSS
+    return _AFTER.get(ready.last, promise.LOSSES_ARE_COUNTED)
+
+
+def _differs(ready: Situation, handed: history.Handed) -> str:
+    wanted = f"attempt {ready.counters.attempt}, losses {ready.counters.losses}, state {ready.kept[:20]!r}"
+    return f"as attempt {handed.attempt}, losses {handed.losses}, state {handed.state[:20]!r} instead of {wanted}"
+
+
+def _nearest(copies: Sequence[Copy]) -> Copy:
+    """Return the copy that was most likely meant, although none can be handed out: one that is, or was, there."""
+    there = [copy for copy in copies if copy.maybe(lambda one: one.state in PENDING)]
+    were = [copy for copy in copies if copy.maybe(lambda one: one.state is not None)]
+    return (there or were or list(copies))[-1]
+
+
+def _obstacle(one: Situation) -> Promise:
+    match one.state:
+        case State.DONE:
+            return promise.ACK_IS_FINAL
+        case State.DEAD:
+            return promise.DEAD_IS_KEPT_WITH_REASON
+        case State.LEASED:
+            return promise.LEASED_IS_HIDDEN
+        case State.SCHEDULED:
+            return promise.NACK_RETURNS_LATER if one.last is Action.NACK else promise.DELAY_IS_RESPECTED
+        case _:
+            return one.why
+
+
+def _whereabouts(one: Situation, now: float) -> str:
+    match one.state:
+        case None:
+            return "it was never in the store"
+        case State.LEASED:
+            return f"delivery {one.holder} holds it"
+        case State.SCHEDULED:
+            return f"it is not due for another {one.due - now:g} s"
+        case _:
+            return f"it is {one.state}"
+
+
+def _invention(world: World, operation: Operation, handed: history.Handed) -> tuple[Promise, int, str]:
+    """Name what was broken by an event that was never sent like this."""
+    match handed.event:
+        case Unreadable(raw=raw, why=why):
+            if any(isinstance(copy.event, Unreadable) for copy in world.copies if copy.queue == handed.queue):
+                return promise.MALFORMED_IS_QUARANTINED, operation.op, f"the bytes {raw[:40]!r} were never put there"
+            return promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"an envelope came as unreadable: {why}"
+        case Envelope(id=event_id):
+            for copy in world.copies:
+                if isinstance(copy.event, Envelope) and copy.event.id == event_id:
+                    if copy.queue != handed.queue:
+                        return promise.QUEUES_ARE_ISOLATED, operation.op, f'{copy} came out of "{handed.queue}"'
+                    return promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another source or queue"
+    return promise.NO_INVENTION, operation.op, f"{handed.event!r} was never sent"
+
+
+def _judge_content(world: World, operation: Operation, copy: Copy, handed: history.Handed) -> None:
+    if isinstance(copy.event, Envelope):
+        if copy.event != handed.event:
+            changed = ", ".join(
+                field.name
+                for field in attrs.fields(Envelope)
+                if getattr(copy.event, field.name) != getattr(handed.event, field.name)
+            )
+            world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another {changed}")
+        elif copy.enqueued_at is None and not copy.revived and not _sent_then(world, copy, handed.enqueued_at):
+            what = f"{copy} says it was sent at {handed.enqueued_at!r}, not from {copy.sent[0]!r} to {copy.sent[1]!r}"
+            world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
+        elif copy.enqueued_at not in (None, handed.enqueued_at):
+            what = f"{copy} was sent at {copy.enqueued_at!r} once and at {handed.enqueued_at!r} now"
+            world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
+    copy.enqueued_at = handed.enqueued_at
+
+
+def _sent_then(world: World, copy: Copy, when: float) -> bool:
+    tolerance = world.slack + _TIME_TOLERANCE
+    return copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance
+
+
+def _judge_order(world: World, operation: Operation, copy: Copy) -> None:
+    """Judge that no earlier event of the same key is still to be handled."""
+    if world.capabilities.order != "per key" or not copy.in_line or not isinstance(copy.event, Envelope):
+        return
+    key = copy.event.ordering_key
+    if key is None:
+        return
+    for other in world.copies:
+        if other is copy:
+            return
+        same_line = isinstance(other.event, Envelope) and other.event.ordering_key == key and other.queue == copy.queue
+        earlier = other.op == copy.op or other.op not in copy.beside
+        if same_line and other.in_line and earlier and other.surely(lambda one: one.state in PENDING):
+            world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} overtook {other}, which has the same key")
+            return
+
+
+def _judge_preference(
+    world: World, operation: Operation, call: history.Receive, handed_out: Sequence[history.Handed]
+) -> None:
+    """Judge that nothing ready was left in a queue while one named later gave something."""
+    if not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
+        return
+    last = max((call.queues.index(one.queue) for one in handed_out if one.queue in call.queues), default=0)
+    given = [copy for one in handed_out for copy in world.same(one.queue, one.event)]
+    for copy in world.copies:
+        keyed = isinstance(copy.event, Envelope) and copy.event.ordering_key is not None
+        passed_over = copy.queue in call.queues[:last] and copy not in given and not keyed
+        if passed_over and copy.surely(lambda one: _waits(one, operation.began - world.slack)):
+            what = f'{copy} was left waiting while "{call.queues[last]}" gave events'
+            world.report(promise.PREFERENCE_IS_KEPT, operation.op, what)
+            return
+
+
+def _waits(one: Situation, now: float) -> bool:
+    return one.state is State.READY or (one.state is State.SCHEDULED and one.due < now)

@@ -1,0 +1,162 @@
+"""What a send may leave behind: every event once, or none, as it says."""
+
+from __future__ import annotations
+
+import attrs
+
+from relevo import Capabilities, State, Unreadable
+from relevo_conformance import history, promise
+from relevo_conformance._world import Operation, World
+from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival
+from relevo_conformance.promise import Promise
+
+_REFUSALS = frozenset({"SendError", "TransportUnavailableError", "ConfigurationError", "CodecError", "EncodeError"})
+
+
+def send_began(world: World, operation: Operation, call: history.Send) -> None:
+    """Let each envelope be there or not from now on."""
+    due = operation.began + call.delay if call.delay else None
+    for position, envelope in enumerate(call.envelopes):
+        others = world.same(envelope.queue, envelope)
+        if world.capabilities.dedupe and any(copy.surely(_is_alive) for copy in others):
+            world.add(operation, envelope.queue, envelope, [absent(promise.RESENT_IS_ONE)]).doubtful = True
+            continue
+        kept = any(copy.maybe(_is_alive) or copy.maybe(_is_dead) for copy in others)
+        copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
+        copy.doubtful = kept
+        copy.in_line = due is None and not kept
+        copy.branch((operation.op, position), arrival(due))
+        operation.positions[position] = copy
+
+
+def send_ended(world: World, operation: Operation, call: history.Send, returned: history.Returned) -> None:
+    """Believe what the send says of each envelope, and judge how it says it."""
+    fates = _fates(call, returned)
+    why = promise.UNCLAIMED_IS_REFUSED if returned.error == "UnsupportedError" else promise.SEND_TELLS_APART
+    for position, copy in operation.positions.items():
+        copy.sent = (operation.began, returned.at)
+        _believe(copy, (operation.op, position), fates[position], why)
+    if isinstance(returned.value, history.Fates) and not returned.value.told_apart:
+        world.report(promise.SEND_TELLS_APART, operation.op, "the error does not name each position of the batch once")
+    if world.capabilities.atomic_batch and "sent" in fates and len(set(fates)) > 1:
+        world.report(promise.BATCH_IS_ATOMIC, operation.op, f"one batch was torn apart: {', '.join(fates)}")
+    provoked = operation.worker in world.broken or _is_too_large(world.capabilities, call)
+    provoked = provoked or any(envelope.queue not in world.queues for envelope in call.envelopes)
+    if returned.error in _REFUSALS and not provoked:
+        world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send failed for no reason: {returned.error}")
+
+
+def setup_ended(world: World, operation: Operation, call: history.SetUp, returned: history.Returned) -> None:
+    """Take note of the queues that a send must find from now on."""
+    if returned.end == "done" and not call.dry_run:
+        world.queues.update(call.queues)
+
+
+def raw_ended(world: World, operation: Operation, call: history.PutRaw, returned: history.Returned) -> None:
+    """Expect the bytes."""
+    event = Unreadable(raw=call.raw, headers=call.headers, why="")
+    copy = world.add(operation, call.queue, event, [Situation(state=State.READY)])
+    copy.sent = (operation.began, returned.at)
+
+
+def batches_at_the_end(world: World) -> None:
+    """Judge, when everything was received, that of a batch of unknown fate all came, or nothing."""
+    batches: dict[int, list[Copy]] = {}
+    for copy in world.copies:
+        if not copy.doubtful:
+            batches.setdefault(copy.op, []).append(copy)
+    for op, copies in batches.items():
+        missing = sum(copy.maybe(_is_absent) for copy in copies)
+        if world.capabilities.atomic_batch and 0 < missing < len(copies):
+            world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
+
+
+# --- in somebody else's transaction ----------------------------------------------------------------
+
+
+def bound_ended(world: World, operation: Operation, call: history.SendBound, returned: history.Returned) -> None:
+    """Expect the envelopes once the transaction commits, and only then."""
+    if returned.end != "done":
+        return
+    for envelope in call.envelopes:
+        queue = envelope.queue if call.relay_to is None else f"outbox/{call.relay_to}"
+        copy = world.add(operation, queue, envelope, [absent(promise.JOINS_THE_TRANSACTION)])
+        copy.in_line = False
+        due = operation.began + call.delay if call.delay else None
+        world.transactions[call.transaction].append((tuple(world.savepoints[call.transaction]), copy, due))
+
+
+def savepoint_began(world: World, operation: Operation, call: history.SetSavepoint) -> None:
+    """Take note of what is sent inside it from now on."""
+    world.savepoints[call.transaction].append(call.savepoint)
+
+
+def savepoint_ended(
+    world: World, operation: Operation, call: history.EndSavepoint, returned: history.Returned
+) -> None:
+    """Forget what was taken back."""
+    if returned.end != "done":
+        return
+    if call.way == "rollback":
+        bound = world.transactions[call.transaction]
+        bound[:] = [entry for entry in bound if call.savepoint not in entry[0]]
+    inside = world.savepoints[call.transaction]
+    del inside[inside.index(call.savepoint) :]
+
+
+def transaction_end_began(world: World, operation: Operation, call: history.EndTransaction) -> None:
+    """Let what was sent in a transaction that commits be there or not from now on."""
+    if call.way == "commit":
+        for position, (_, copy, due) in enumerate(world.transactions[call.transaction]):
+            copy.branch((operation.op, position), arrival(due))
+            operation.positions[position] = copy
+
+
+def transaction_ended(
+    world: World, operation: Operation, call: history.EndTransaction, returned: history.Returned
+) -> None:
+    """Believe what the commit says."""
+    for position, copy in operation.positions.items():
+        copy.sent = (copy.sent[0], returned.at)
+        copy.resolve((operation.op, position), happened=True if returned.end == "done" else None)
+
+
+def _fates(call: history.Send, returned: history.Returned) -> tuple[history.Fate, ...]:
+    if isinstance(returned.value, history.Fates):
+        return returned.value.fates
+    fate: history.Fate = "unknown"
+    match returned.end:
+        case "done":
+            fate = "sent"
+        case "refused":
+            fate = "refused"
+    return (fate,) * len(call.envelopes)
+
+
+def _believe(copy: Copy, tag: tuple[int, int], fate: history.Fate, why: Promise) -> None:
+    match fate:
+        case "sent":
+            copy.resolve(tag, happened=None if copy.doubtful else True)
+        case "refused":
+            # Handed out while the send was in flight and refused in the end: the situation is impossible.
+            copy.resolve(tag, happened=False)
+            copy.become(attrs.evolve(one, why=why) if one.state is None else one for one in copy.possible)
+        case "unknown":
+            copy.resolve(tag, happened=None)
+
+
+def _is_too_large(capabilities: Capabilities, call: history.Send) -> bool:
+    largest = capabilities.max_body
+    return largest is not None and any(len(envelope.body) > largest for envelope in call.envelopes)
+
+
+def _is_alive(one: Situation) -> bool:
+    return one.state in PENDING
+
+
+def _is_dead(one: Situation) -> bool:
+    return one.state is State.DEAD
+
+
+def _is_absent(one: Situation) -> bool:
+    return one.state is None

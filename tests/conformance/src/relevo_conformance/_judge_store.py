@@ -1,0 +1,316 @@
+"""What lies in the store: dead letters, figures, what was taken out, and what is left at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from relevo import Action, DeadLetterEntry, Envelope, State, Stats, Unreadable
+from relevo_conformance import history, promise
+from relevo_conformance._judge_send import batches_at_the_end
+from relevo_conformance._world import Operation, World
+from relevo_conformance.model import PENDING, Change, Copy, Situation
+from relevo_conformance.promise import Promise
+
+_AGE_TOLERANCE = 1.0
+"""Seconds."""
+
+
+# --- dead letters ----------------------------------------------------------------------------------
+
+
+def dead_listed(world: World, operation: Operation, call: history.ListDead, returned: history.Returned) -> None:
+    """Judge that the list holds all that is dead, as it died, in order, and nothing else."""
+    if not isinstance(returned.value, history.Entries):
+        return
+    entries = returned.value.entries
+    if len(entries) > call.limit:
+        what = f"{len(entries)} dead letters listed, {call.limit} asked for"
+        world.report(promise.LIMIT_IS_RESPECTED, operation.op, what)
+    if not _in_order(entries, call.queues):
+        what = "the dead letters are not listed queue by queue, the oldest first"
+        world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
+    listed = {id(copy) for entry in entries if (copy := _judge_entry(world, operation, entry, returned.at)) is not None}
+    if call.after is None and len(entries) < call.limit and not operation.overlapped:
+        for copy in world.copies:
+            if copy.queue in call.queues and id(copy) not in listed and copy.surely(_is_dead):
+                world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead and is not listed")
+
+
+def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool:
+    places = [(queues.index(entry.queue) if entry.queue in queues else -1, entry.died_at) for entry in entries]
+    return places == sorted(places) and all(place >= 0 for place, _ in places)
+
+
+def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now: float) -> Copy | None:
+    copies = world.same(entry.queue, entry.envelope)
+    copy = world.refs.get(entry.ref)
+    if copy is not None and copy.ref != entry.ref:
+        what = f"{copy} is listed under the ref of a dead letter that is no more"
+        world.report(_gone_how(copy), operation.op, what)
+        return None
+    if copy is None:
+        copy = next((one for one in copies if one.ref is None and one.maybe(_is_dead)), None)
+    if copy is None:
+        if copies:
+            what = f"{copies[-1]} is listed as dead although it is {copies[-1].possible[0].state}"
+            world.report(_gone_how(copies[-1]), operation.op, what)
+        else:
+            world.report(promise.NO_INVENTION, operation.op, f"a dead letter of {entry.envelope!r} was never sent")
+        return None
+    dead = [one for one in copy.possible if one.state is State.DEAD]
+    if not dead:
+        world.report(_gone_how(copy), operation.op, f"{copy} is listed as dead although it is not")
+        return None
+    copy.ref = entry.ref
+    world.refs[entry.ref] = copy
+    fitting = [one for one in dead if not _wrong(world, copy, one, entry, now)]
+    if not fitting:
+        what = f"the dead letter of {copy} has another {_wrong(world, copy, dead[0], entry, now)}"
+        world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
+    copy.become(fitting or dead)
+    return copy
+
+
+def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry, now: float) -> str:
+    """Return what of *entry* is not as it should be; empty if all is."""
+    event = copy.event
+    found = {
+        "event": entry.envelope == event if isinstance(event, Envelope) else _same_bytes(event, entry.envelope),
+        "reason": entry.reason == one.reason,
+        "error": entry.error == one.error,
+        "state": entry.state == one.kept,
+        "attempt": entry.attempt == one.counters.attempt,
+        "losses": entry.losses == one.counters.losses,
+        "time of sending": copy.enqueued_at in (None, entry.enqueued_at),
+        "time of death": one.died[0] - world.slack - _AGE_TOLERANCE <= entry.died_at <= now + world.slack,
+    }
+    return ", ".join(name for name, right in found.items() if not right)
+
+
+def _same_bytes(event: Unreadable, found: Envelope | Unreadable) -> bool:
+    return isinstance(found, Unreadable) and found.raw == event.raw
+
+
+def _gone_how(copy: Copy) -> Promise:
+    match copy.possible[0]:
+        case Situation(state=State.GONE, last=Action.DISCARD):
+            return promise.DISCARDED_IS_GONE
+        case Situation(last=Action.REVIVE) if copy.revived:
+            return promise.REVIVED_IS_RECEIVED
+        case _:
+            return promise.REVIVED_IS_RECEIVED if copy.revived else promise.DEAD_IS_KEPT_WITH_REASON
+
+
+def taking_dead_began(world: World, operation: Operation, call: history.Revive | history.Discard) -> None:
+    """Let each dead letter be revived, or discarded, from now on."""
+    for position, ref in enumerate(call.refs):
+        copy = world.refs.get(ref)
+        if copy is None or copy.ref != ref:
+            continue
+        change: Change = _revival(call.refs[ref]) if isinstance(call, history.Revive) else _discarding
+        operation.positions[position] = copy
+        copy.branch((operation.op, position), change)
+
+
+def taking_dead_ended(
+    world: World, operation: Operation, call: history.Revive | history.Discard, returned: history.Returned
+) -> None:
+    """Judge of each ref whether it was, and could be, found."""
+    broken = promise.REVIVED_IS_RECEIVED if isinstance(call, history.Revive) else promise.DISCARDED_IS_GONE
+    missing = returned.value.refs if isinstance(returned.value, history.Missing) else None
+    for position, ref in enumerate(call.refs):
+        copy = operation.positions.get(position)
+        if copy is None:
+            if missing is not None and ref not in missing:
+                world.report(broken, operation.op, f"{ref!r} is no dead letter, and was not said to be missing")
+        elif missing is None:
+            copy.resolve((operation.op, position), happened=False if returned.end == "refused" else None)
+        elif ref in missing:
+            if copy.surely(lambda one: one.state is State.DEAD or bool(one.tags)):
+                world.report(broken, operation.op, f"{copy} is dead, and was said to be missing")
+            copy.resolve((operation.op, position), happened=False)
+        else:
+            copy.resolve((operation.op, position), happened=True)
+            copy.ref = None
+            if isinstance(call, history.Revive):
+                _was_revived(world, copy)
+
+
+def _revival(state: bytes) -> Change:
+    return lambda one: one.step(Action.REVIVE, kept=state) if one.state is State.DEAD else None
+
+
+def _discarding(one: Situation) -> Situation | None:
+    return one.step(Action.DISCARD, why=promise.DISCARDED_IS_GONE) if one.state is State.DEAD else None
+
+
+def _was_revived(world: World, copy: Copy) -> None:
+    copy.revived = True
+    copy.in_line = False
+    copy.enqueued_at = None
+    others = (other for other in world.same(copy.queue, copy.event) if other is not copy)
+    if any(other.maybe(lambda one: one.state in PENDING) for other in others):
+        # The same event lives again: that one stays, and this one may go.
+        gone = (attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible)
+        copy.become((*copy.possible, *gone))
+
+
+# --- taking out ------------------------------------------------------------------------------------
+
+
+def taking_out_began(world: World, operation: Operation, call: history.Cancel | history.Purge) -> None:
+    """Let what nobody holds be gone from now on."""
+    why = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
+
+    def take(one: Situation) -> Situation | None:
+        match one.state:
+            case State.READY | State.SCHEDULED:
+                return one.step(Action.CANCEL, why=why)
+            case State.LEASED if one.receivable(operation.began, world.slack):
+                return one.step(Action.LOSE, holder=None).step(Action.CANCEL, why=why)
+            case _:
+                return None
+
+    for copy in world.copies:
+        if _is_meant(copy, call):
+            before = copy.possible
+            if copy.branch((operation.op, copy.number), take):
+                operation.positions[copy.number] = copy
+                operation.before[copy.number] = before
+
+
+def taking_out_ended(
+    world: World, operation: Operation, call: history.Cancel | history.Purge, returned: history.Returned
+) -> None:
+    """Judge how many it says, and believe it."""
+    if not isinstance(returned.value, history.Number):
+        for number, copy in operation.positions.items():
+            copy.resolve((operation.op, number), happened=False if returned.end == "refused" else None)
+        return
+    number = returned.value.number
+    free = frozenset({State.READY, State.SCHEDULED})
+    sure = {at for at, before in operation.before.items() if all(one.state in free for one in before)}
+    most = len(operation.positions)
+    if not len(sure) <= number <= most:
+        broken = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
+        what = f"{number} events were taken out, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
+        world.report(broken, operation.op, what)
+    for at, copy in operation.positions.items():
+        happened = True if at in sure or number == most else (False if number == len(sure) else None)
+        copy.resolve((operation.op, at), happened=happened)
+
+
+def _is_meant(copy: Copy, call: history.Cancel | history.Purge) -> bool:
+    if isinstance(call, history.Purge):
+        return copy.queue == call.queue
+    return isinstance(copy.event, Envelope) and copy.event.id == call.event_id
+
+
+# --- figures ---------------------------------------------------------------------------------------
+
+
+def counted(world: World, operation: Operation, call: history.Count, returned: history.Returned) -> None:
+    """Judge the figures, when nothing moves."""
+    if not isinstance(returned.value, history.Figures):
+        return
+    stats = returned.value.stats
+    for name, figure in _figures(stats):
+        if figure is not None and figure < 0:
+            world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, f"{name} is {figure}")
+    if world.capabilities.stats != "exact" or operation.overlapped:
+        return
+    places = [_places(copy, returned.at, world.slack) for copy in world.copies if copy.queue == call.queue]
+    for name, figure in _figures(stats):
+        least = sum(place == {name} for place in places)
+        most = sum(name in place for place in places)
+        if figure is not None and not least <= figure <= most:
+            what = f'"{call.queue}" says {name} {figure}, not {least}' + (f" to {most}" if most > least else "")
+            world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
+    _judge_age(world, operation, call, stats, returned.at)
+
+
+def _figures(stats: Stats) -> Iterator[tuple[str, int | None]]:
+    for name in ("ready", "leased", "scheduled", "dead"):
+        yield name, getattr(stats, name)
+
+
+def _places(copy: Copy, now: float, slack: float) -> set[str]:
+    """Return the figures that may count *copy*; among them an empty one if it may not be there."""
+    places: set[str] = set()
+    for one in copy.possible:
+        match one.state:
+            case State.READY:
+                places.add("ready")
+            case State.SCHEDULED if now > one.due + slack:
+                places.add("ready")
+            case State.SCHEDULED if now >= one.due - slack:
+                places |= {"ready", "scheduled"}
+            case State.SCHEDULED:
+                places.add("scheduled")
+            case State.LEASED if one.receivable(now, slack):
+                places |= {"ready", "leased"}
+            case State.LEASED:
+                places.add("leased")
+            case State.DEAD:
+                places.add("dead")
+            case _:
+                places.add("")
+    return places
+
+
+def _judge_age(world: World, operation: Operation, call: history.Count, stats: Stats, now: float) -> None:
+    here = [copy for copy in world.copies if copy.queue == call.queue]
+    unclear = any(isinstance(copy.event, Unreadable) or copy.revived for copy in here)
+    unclear = unclear or any(len(_places(copy, now, world.slack)) > 1 for copy in here)
+    if unclear:
+        return
+    ready = [copy for copy in here if _places(copy, now, world.slack) == {"ready"}]
+    if not ready:
+        if stats.oldest_age is not None:
+            what = f'nothing is ready in "{call.queue}", and the oldest is {stats.oldest_age} s old'
+            world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
+        return
+    oldest = min(ready, key=lambda copy: copy.sent[0])
+    least, most = now - oldest.sent[1] - _AGE_TOLERANCE, now - oldest.sent[0] + _AGE_TOLERANCE
+    if stats.oldest_age is not None and not least <= stats.oldest_age <= most:
+        what = f'the oldest of "{call.queue}" is {most:g} s old, not {stats.oldest_age} s'
+        world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
+
+
+# --- the end ---------------------------------------------------------------------------------------
+
+
+def drained(world: World, operation: Operation, call: history.Drain, returned: history.Returned) -> None:
+    """Judge that nothing is left that had to come; a drain that did not come to its end proves nothing."""
+    if returned.end != "done":
+        return
+    for copy in world.copies:
+        if copy.surely(lambda one: one.state in PENDING):
+            world.report(_missed(copy), operation.op, f"{copy} never came: it is {copy.possible[0].state}")
+    batches_at_the_end(world)
+
+
+def _missed(copy: Copy) -> Promise:
+    if isinstance(copy.event, Unreadable):
+        return promise.MALFORMED_IS_QUARANTINED
+    match copy.possible[0]:
+        case Situation(state=State.LEASED):
+            return promise.LOST_LEASE_RETURNS
+        case Situation(last=Action.NACK):
+            return promise.NACK_RETURNS_LATER
+        case Situation(last=Action.RELEASE):
+            return promise.RELEASE_COUNTS_NOTHING
+        case Situation(last=Action.REVIVE):
+            return promise.REVIVED_IS_RECEIVED
+        case Situation(last=Action.LOSE):
+            return promise.LOST_LEASE_RETURNS
+        case Situation(why=promise.JOINS_THE_TRANSACTION):
+            return promise.JOINS_THE_TRANSACTION
+        case _:
+            return promise.SENT_IS_RECEIVED
+
+
+def _is_dead(one: Situation) -> bool:
+    return one.state is State.DEAD

@@ -1,0 +1,179 @@
+"""
+Judge which promises a history breaks.
+
+The checker is pure. It replays the record against the model, keeps every situation that fits what
+was observed, and reports what fits none. A violation in a recorded history is proof, whether or not
+anybody can make it happen again; and a history may come from anywhere, production included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from relevo import Capabilities, DeadLetter
+from relevo_conformance import _judge_receive, _judge_send, _judge_settle, _judge_store, history, promise
+from relevo_conformance._world import SENT_GRACE, Operation, Violation, World
+from relevo_conformance.history import Call, Invoked, Record, Returned
+from relevo_conformance.model import PENDING
+
+__all__ = ["SENT_GRACE", "Judge", "Violation", "check", "unclaimed"]
+
+
+def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002) -> list[Violation]:
+    """
+    Return what *records* break of the promises of a transport with *capabilities*.
+
+    That nothing was lost is judged only where a drain was recorded that came to its end.
+
+    Args:
+        records: In the order in which they were recorded.
+
+        capabilities: What the transport claims.
+
+        slack: Seconds by which the store's clock may differ from the one that the records bear.
+    """
+    judge = Judge(capabilities, slack=slack)
+    for record in records:
+        judge.feed(record)
+    return list(judge.violations)
+
+
+class Judge:
+    """The checker, fed record by record, so that a run can stop at the first thing that is broken."""
+
+    def __init__(self, capabilities: Capabilities, *, slack: float = 0.002) -> None:
+        self.world = World(capabilities, slack)
+
+    @property
+    def violations(self) -> Sequence[Violation]:
+        """What was broken so far."""
+        return self.world.violations
+
+    def pending(self) -> bool:
+        """Tell whether something must still be handed out."""
+        return any(copy.surely(lambda one: one.state in PENDING) for copy in self.world.copies)
+
+    def feed(self, record: Record) -> None:
+        """Take the next record in."""
+        if isinstance(record, Invoked):
+            self._begin(record)
+        else:
+            self._end(record)
+
+    def _begin(self, record: Invoked) -> None:
+        operation = Operation(record.op, record.worker, record.at, record.call)
+        operation.closed = record.worker in self.world.closed
+        for other in self.world.flying.values():
+            other.overlapped = operation.overlapped = True
+        self.world.flying[record.op] = operation
+        if (rule := _BEGAN.get(type(record.call))) is not None:
+            rule(self.world, operation, record.call)
+
+    def _end(self, record: Returned) -> None:
+        operation = self.world.flying.pop(record.op)
+        if (rule := _ENDED.get(type(operation.call))) is not None:
+            rule(self.world, operation, operation.call, record)
+        self._judge_manners(operation, record)
+
+    def _judge_manners(self, operation: Operation, record: Returned) -> None:
+        """Judge what holds for every call: how it may end."""
+        world = self.world
+        call = operation.call
+        if record.end == "crashed":
+            what = f"{_verb(call)} raised {record.error}, which is no RelevoError"
+            world.report(promise.ERRORS_ARE_TRANSLATED, operation.op, what)
+            return
+        if operation.closed and not isinstance(call, history.Open | history.Close | history.Kill):
+            allowed = {"TransportClosedError"}
+            if unclaimed(call, world.capabilities):
+                allowed.add("UnsupportedError")
+            if record.error not in allowed:
+                what = f"after close, {_verb(call)} ended with {record.error or 'success'}"
+                world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
+            return
+        if record.error == "TransportClosedError" and operation.worker not in world.closed:
+            world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, f"{_verb(call)} says closed, and nobody closed it")
+        capability = unclaimed(call, world.capabilities)
+        if capability is not None and record.error != "UnsupportedError":
+            what = f"{capability} is not claimed, and {_verb(call)} ended with {record.error or 'success'}"
+            world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
+        if capability is None and record.error == "UnsupportedError":
+            what = f"what {_verb(call)} needs is claimed, and it raised UnsupportedError"
+            world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
+
+
+def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
+    """Return the capability that *call* needs and *capabilities* do not claim, if there is one."""
+    claimed: dict[str, bool] = {}
+    match call:
+        case history.Send(envelopes=envelopes, delay=delay):
+            claimed = {
+                "delay": not delay or capabilities.delay is not None,
+                "urgency": capabilities.urgency or all(one.urgency == "normal" for one in envelopes),
+                "order": capabilities.order != "none" or all(one.ordering_key is None for one in envelopes),
+            }
+        case history.Settle(items=items):
+            kept = all(not isinstance(item.outcome, DeadLetter) for item in items)
+            claimed = {"dead_letters": capabilities.dead_letters or kept}
+        case history.Extend():
+            claimed = {"extend": capabilities.extend}
+        case history.Checkpoint():
+            claimed = {"checkpoint": capabilities.checkpoint}
+        case history.ListDead() | history.Revive() | history.Discard():
+            claimed = {"dead_letters": capabilities.dead_letters}
+        case history.Cancel():
+            claimed = {"cancel": capabilities.cancel}
+        case history.Purge():
+            claimed = {"purge": capabilities.purge}
+        case history.Count():
+            claimed = {"stats": capabilities.stats != "none"}
+        case history.SendBound():
+            claimed = {"transactional": capabilities.transactional}
+        case _:
+            pass
+    return next((name for name, is_claimed in claimed.items() if not is_claimed), None)
+
+
+_BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
+    history.Break: lambda world, operation, call: world.broken.add(operation.worker),
+    history.Kill: lambda world, operation, call: world.vanished(operation.worker, operation.began),
+    history.Close: lambda world, operation, call: world.vanished(operation.worker, operation.began),
+    history.Send: _judge_send.send_began,
+    history.SetSavepoint: _judge_send.savepoint_began,
+    history.EndTransaction: _judge_send.transaction_end_began,
+    history.Receive: _judge_receive.receive_began,
+    history.Settle: _judge_settle.settle_began,
+    history.Checkpoint: _judge_settle.checkpoint_began,
+    history.Revive: _judge_store.taking_dead_began,
+    history.Discard: _judge_store.taking_dead_began,
+    history.Cancel: _judge_store.taking_out_began,
+    history.Purge: _judge_store.taking_out_began,
+}
+"""What becomes possible when a call begins."""
+
+_ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = {
+    history.Mend: lambda world, operation, call, returned: world.broken.discard(operation.worker),
+    history.SetUp: _judge_send.setup_ended,
+    history.Send: _judge_send.send_ended,
+    history.PutRaw: _judge_send.raw_ended,
+    history.SendBound: _judge_send.bound_ended,
+    history.EndSavepoint: _judge_send.savepoint_ended,
+    history.EndTransaction: _judge_send.transaction_ended,
+    history.Receive: _judge_receive.receive_ended,
+    history.Settle: _judge_settle.settle_ended,
+    history.Extend: _judge_settle.extend_ended,
+    history.Checkpoint: _judge_settle.checkpoint_ended,
+    history.ListDead: _judge_store.dead_listed,
+    history.Revive: _judge_store.taking_dead_ended,
+    history.Discard: _judge_store.taking_dead_ended,
+    history.Cancel: _judge_store.taking_out_ended,
+    history.Purge: _judge_store.taking_out_ended,
+    history.Count: _judge_store.counted,
+    history.Drain: _judge_store.drained,
+}
+"""What is known, and judged, when it ends."""
+
+
+def _verb(call: Call) -> str:
+    return type(call).__name__.lower()

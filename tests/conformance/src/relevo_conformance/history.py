@@ -1,0 +1,388 @@
+"""
+What happened, as values: what was asked of which worker, how each call ended, and when.
+
+A history is a flat sequence of two records: a call begins, a call ends. A call that never ended,
+since its process died, leaves the first without the second. Written down as JSON lines it can be
+judged again, elsewhere and later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+
+from relevo import DeadLetterEntry, Envelope, Outcome, Stats, Unreadable
+
+End = Literal["done", "refused", "unknown", "crashed"]
+"""
+How a call ended. *refused*: certainly without effect. *unknown*: it may have had its effect.
+*crashed*: with something that no transport may raise.
+"""
+
+Fate = Literal["sent", "refused", "unknown"]
+Way = Literal["commit", "rollback"]
+
+
+# --- what is asked ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Open:
+    """Another worker begins, with an instance of its own."""
+
+
+@attrs.frozen
+class Kill:
+    """The worker vanishes."""
+
+
+@attrs.frozen
+class Close:
+    """The worker closes its transport."""
+
+
+@attrs.frozen(kw_only=True)
+class SetUp:
+    """Create what is missing."""
+
+    queues: tuple[str, ...]
+    dry_run: bool = False
+
+
+@attrs.frozen
+class Break:
+    """The store beneath the worker breaks for its next send."""
+
+    where: Literal["before", "after"]
+
+
+@attrs.frozen
+class Mend:
+    """It is whole again."""
+
+
+@attrs.frozen(kw_only=True)
+class Send:
+    """Take envelopes over."""
+
+    envelopes: tuple[Envelope, ...]
+    delay: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class PutRaw:
+    """A stranger puts bytes that are not an envelope into a queue."""
+
+    queue: str
+    raw: bytes
+    headers: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class Receive:
+    """Hand out what is ready."""
+
+    queues: tuple[str, ...]
+    limit: int
+    lease: float
+    wait: float
+
+
+@attrs.frozen
+class Item:
+    """One settlement: the number of the delivery, and its outcome."""
+
+    delivery: int
+    outcome: Outcome
+
+
+@attrs.frozen(kw_only=True)
+class Settle:
+    """End deliveries."""
+
+    items: tuple[Item, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Extend:
+    """Keep deliveries hidden."""
+
+    deliveries: tuple[int, ...]
+    lease: float
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """Keep progress."""
+
+    delivery: int
+    state: bytes
+
+
+@attrs.frozen(kw_only=True)
+class ListDead:
+    """Look at the dead letters."""
+
+    queues: tuple[str, ...]
+    after: str | None = None
+    limit: int = 100
+
+
+@attrs.frozen(kw_only=True)
+class Revive:
+    """Make dead letters ready again."""
+
+    refs: Mapping[str, bytes]
+
+
+@attrs.frozen(kw_only=True)
+class Discard:
+    """Delete dead letters."""
+
+    refs: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Cancel:
+    """Take out an event by its id."""
+
+    event_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Purge:
+    """Take out what nobody holds."""
+
+    queue: str
+
+
+@attrs.frozen(kw_only=True)
+class Count:
+    """Ask for the figures of a queue."""
+
+    queue: str
+
+
+@attrs.frozen(kw_only=True)
+class SendBound:
+    """Send inside a transaction, which is named by its number."""
+
+    transaction: int
+    envelopes: tuple[Envelope, ...]
+    delay: float = 0.0
+    relay_to: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SetSavepoint:
+    """Begin a part of a transaction."""
+
+    transaction: int
+    savepoint: int
+
+
+@attrs.frozen(kw_only=True)
+class EndSavepoint:
+    """End it: with a rollback all that was sent since it began is taken back."""
+
+    transaction: int
+    savepoint: int
+    way: Way
+
+
+@attrs.frozen(kw_only=True)
+class EndTransaction:
+    """End a transaction."""
+
+    transaction: int
+    way: Way
+
+
+@attrs.frozen
+class Drain:
+    """All other workers are closed, all time has passed, and what still comes is acked; done if it came to an end."""
+
+
+Call = (
+    Open
+    | Kill
+    | Close
+    | SetUp
+    | Break
+    | Mend
+    | Send
+    | PutRaw
+    | Receive
+    | Settle
+    | Extend
+    | Checkpoint
+    | ListDead
+    | Revive
+    | Discard
+    | Cancel
+    | Purge
+    | Count
+    | SendBound
+    | SetSavepoint
+    | EndSavepoint
+    | EndTransaction
+    | Drain
+)
+
+
+# --- what came of it -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Fates:
+    """Of a send: what is known of each envelope, by position."""
+
+    fates: tuple[Fate, ...]
+
+    told_apart: bool = True
+    """Whether the error named each position once."""
+
+
+@attrs.frozen(kw_only=True)
+class Handed:
+    """Of a receive: one delivery, numbered over the whole history."""
+
+    number: int
+    event: Envelope | Unreadable
+    queue: str
+    attempt: int
+    losses: int
+    state: bytes
+    enqueued_at: float
+
+
+@attrs.frozen
+class HandedOut:
+    """Of a receive: all deliveries."""
+
+    deliveries: tuple[Handed, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Settled:
+    """Of a settle or an extend: the numbers of the deliveries that were lost, and of those that stayed as they were."""
+
+    lost: tuple[int, ...] = ()
+    unsettled: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class Entries:
+    """Of a look at the dead letters."""
+
+    entries: tuple[DeadLetterEntry, ...]
+
+
+@attrs.frozen
+class Missing:
+    """Of a revive or a discard: the refs that were not found."""
+
+    refs: tuple[str, ...]
+
+
+@attrs.frozen
+class Number:
+    """Of a cancel or a purge: how many were taken out."""
+
+    number: int
+
+
+@attrs.frozen
+class Figures:
+    """Of a count."""
+
+    stats: Stats
+
+
+@attrs.frozen
+class Words:
+    """Of a set-up: what was, or would be, created."""
+
+    lines: tuple[str, ...]
+
+
+Value = Fates | HandedOut | Settled | Entries | Missing | Number | Figures | Words
+
+
+# --- the records -----------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Invoked:
+    """A call begins."""
+
+    op: int
+    """Numbers the calls of a history."""
+
+    worker: str
+    at: float
+    """Seconds since the epoch, by the harness's clock."""
+
+    call: Call
+
+
+@attrs.frozen(kw_only=True)
+class Returned:
+    """A call ends."""
+
+    op: int
+    at: float
+    end: End
+    error: str = ""
+    """The name of the class of what was raised."""
+
+    value: Value | None = None
+
+
+Record = Invoked | Returned
+History = Sequence[Record]
+
+
+def tally(history: Iterable[Record]) -> dict[str, int]:
+    """
+    Count the situations that a history went through, by name.
+
+    A suite that never met a situation has proved nothing about it.
+    """
+    counts: dict[str, int] = {}
+    calls: dict[int, Call] = {}
+    for record in history:
+        for name in _situations(record, calls):
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _situations(record: Record, calls: dict[int, Call]) -> Iterable[str]:
+    if isinstance(record, Invoked):
+        calls[record.op] = record.call
+        return
+    call = calls[record.op]
+    kind = type(call).__name__.lower()
+    yield f"{kind} {record.end}"
+    match call, record.value:
+        case Send(), Fates(fates=fates):
+            yield from (f"event {fate}" for fate in fates)
+        case Receive(), HandedOut(deliveries=deliveries):
+            for handed in deliveries:
+                yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"
+                if handed.losses:
+                    yield "handed out after a loss"
+                if handed.attempt - handed.losses > 1:
+                    yield "handed out after a nack"
+        case Settle(items=items), Settled(lost=lost):
+            for item in items:
+                stale = "stale " if item.delivery in lost else ""
+                yield f"{stale}{type(item.outcome).__name__.lower()}"
+        case Extend(), Settled(lost=lost):
+            yield "stale extend" if lost else "extended"
+        case Revive(refs=refs), Missing(refs=missing):
+            yield from ("revived" for ref in refs if ref not in missing)
+        case _:
+            pass

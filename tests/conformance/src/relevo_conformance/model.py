@@ -1,0 +1,226 @@
+"""
+Where an event can be, as far as a history tells.
+
+The model moves events by the core's transition table and counts by the core's counters; it knows
+no transport. What cannot be known, such as whether a send whose answer was lost arrived, is kept as
+several possible situations at once, and what is observed later rules some of them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any
+
+import attrs
+
+from relevo import (
+    Ack,
+    Action,
+    Counters,
+    DeadLetter,
+    Envelope,
+    Lost,
+    Nack,
+    Outcome,
+    Release,
+    State,
+    Unreadable,
+    after,
+)
+from relevo_conformance.promise import NO_INVENTION, Promise
+
+PENDING = frozenset({State.SCHEDULED, State.READY, State.LEASED})
+"""Where an event still has to be handed out."""
+
+Tag = tuple[int, int]
+"""A call that has not ended, and the position in its batch."""
+
+
+@attrs.frozen(kw_only=True)
+class Situation:
+    """Where one event is, with all that decides what may happen to it next."""
+
+    state: State | None
+    """``None``: not in the store."""
+
+    why: Promise = NO_INVENTION
+    """If it is not in the store or gone: the promise that it breaks by being handed out."""
+
+    counters: Counters = attrs.field(factory=Counters)
+    kept: bytes = b""
+    last: Action | None = None
+    """What brought it here, apart from the passing of time."""
+
+    due: float = 0.0
+    holder: int | None = None
+    """The number of the delivery that holds it."""
+
+    until: float = inf
+    """Before this its lease cannot have run out by itself."""
+
+    adrift: bool = False
+    """Its holder is gone, or was told that it lost it; it may be handed out again at any time."""
+
+    checkpointed: bool = False
+    reason: str = ""
+    error: str = ""
+    died: tuple[float, float] = (0.0, 0.0)
+
+    tags: frozenset[Tag] = frozenset()
+    """The calls in flight whose effect this situation takes for granted."""
+
+    def step(self, action: Action, **changes: Any) -> Situation:
+        """Return the situation after *action*, as the core's table and counters say."""
+        assert self.state is not None
+        state = after(self.state, action)
+        return attrs.evolve(self, state=state, counters=self.counters.after(action), last=action, **changes)
+
+    def receivable(self, now: float, slack: float) -> Situation | None:
+        """Return the ready situation that it may have turned into by *now*; ``None`` if it cannot have."""
+        match self.state:
+            case State.READY:
+                return self
+            case State.SCHEDULED if now >= self.due - slack:
+                return attrs.evolve(self.step(Action.COME_DUE), last=self.last)
+            case State.LEASED if self.adrift or now >= self.until - slack:
+                return self.step(Action.LOSE, holder=None)
+            case _:
+                return None
+
+    def handed(self, number: int, until: float) -> Situation:
+        """Return the situation in which delivery *number* holds it."""
+        taken = self.step(Action.RECEIVE, holder=number, until=until, adrift=False, checkpointed=False)
+        return attrs.evolve(taken, last=self.last)
+
+    def settled(self, number: int, outcome: Outcome, began: float) -> Situation | None:
+        """Return the situation after delivery *number* ended with *outcome*; ``None`` if it does not hold it."""
+        if self.state is not State.LEASED or self.holder != number:
+            return None
+        match outcome:
+            case Ack():
+                return self.step(Action.ACK)
+            case Nack(delay=delay, state=state):
+                kept = self.kept if state is None else state
+                return self.step(Action.NACK, holder=None, kept=kept, due=began + delay)
+            case DeadLetter(reason=reason, error=error, state=state):
+                kept = self.kept if state is None else state
+                return self.step(
+                    Action.DEAD_LETTER, holder=None, kept=kept, reason=reason, error=error, died=(began, inf)
+                )
+            case Release():
+                return self.step(Action.RELEASE, holder=None)
+            case Lost(state=state):
+                return self.step(Action.LOSE, holder=None, kept=self.kept if state is None else state)
+
+    def surely_held(self, number: int, now: float, slack: float) -> bool:
+        """Tell whether delivery *number* holds it beyond doubt at *now*."""
+        held = self.state is State.LEASED and self.holder == number
+        return held and not self.adrift and now < self.until - slack
+
+
+def absent(why: Promise) -> Situation:
+    """Return the situation of an event that is not in the store, and breaks *why* by being handed out."""
+    return Situation(state=None, why=why)
+
+
+def arrival(due: float | None) -> Change:
+    """Return the change by which an event comes into the store: ready, or not before *due*."""
+
+    def change(one: Situation) -> Situation | None:
+        if one.state is not None:
+            return None
+        if due is None:
+            return attrs.evolve(one, state=State.READY)
+        return attrs.evolve(one, state=State.SCHEDULED, due=due)
+
+    return change
+
+
+Change = Callable[[Situation], Situation | None]
+"""What a call does to a situation; ``None`` where it does nothing."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Copy:
+    """One event in one queue, each time that it was sent."""
+
+    number: int
+    queue: str
+    event: Envelope | Unreadable
+    op: int
+    """The call that sent it."""
+
+    sent: tuple[float, float]
+    """Between these times, in seconds since the epoch."""
+
+    possible: tuple[Situation, ...]
+    enqueued_at: float | None = None
+    ref: str | None = None
+    """Of the dead letter that it is, once somebody looked."""
+
+    in_line: bool = True
+    """Whether its place in the order of its key is known: not of delayed, revived or extra ones."""
+
+    beside: frozenset[int] = frozenset()
+    """The sends that were in flight when its own began: neither is earlier."""
+
+    revived: bool = False
+
+    doubtful: bool = False
+    """Whether a send that succeeded may have made no second one, since the same event was there."""
+
+    breaks: int = 0
+    """How often workers of its queue had vanished when it was last seen."""
+
+    @property
+    def identity(self) -> tuple[str, ...] | bytes:
+        """What makes it the same event as another."""
+        return identity(self.queue, self.event)
+
+    def surely(self, condition: Callable[[Situation], bool]) -> bool:
+        """Tell whether *condition* holds in every possible situation."""
+        return all(condition(situation) for situation in self.possible)
+
+    def maybe(self, condition: Callable[[Situation], bool]) -> bool:
+        """Tell whether *condition* holds in some possible situation."""
+        return any(condition(situation) for situation in self.possible)
+
+    def become(self, situations: Iterable[Situation]) -> None:
+        """Replace what is possible."""
+        self.possible = tuple(dict.fromkeys(situations))
+        assert self.possible
+
+    def branch(self, tag: Tag, change: Change) -> bool:
+        """Let *change* be possible from now on; return whether it applies to any situation."""
+        changes = (change(one) for one in self.possible)
+        changed = [attrs.evolve(one, tags=one.tags | {tag}) for one in changes if one is not None]
+        self.become((*self.possible, *changed))
+        return bool(changed)
+
+    def resolve(self, tag: Tag, *, happened: bool | None) -> bool:
+        """
+        Say whether the change that *tag* stands for happened; ``None``: nobody knows.
+
+        Returns:
+            Whether that is possible; if it is not, nothing is ruled out.
+        """
+        left = [one for one in self.possible if happened is None or (tag in one.tags) is happened]
+        self.become(attrs.evolve(one, tags=one.tags - {tag}) for one in left or self.possible)
+        return bool(left)
+
+    def __str__(self) -> str:
+        match self.event:
+            case Envelope(id=event_id):
+                return f'the event {event_id!r} in "{self.queue}"'
+            case Unreadable(raw=raw):
+                return f'the bytes {raw[:40]!r} in "{self.queue}"'
+
+
+def identity(queue: str, event: Envelope | Unreadable) -> tuple[str, ...] | bytes:
+    """Return what makes *event* in *queue* the same event as another."""
+    match event:
+        case Envelope(queue=target, source=source, id=event_id):
+            return queue, target, source, event_id
+        case Unreadable(raw=raw):
+            return queue.encode() + b"\0" + raw

@@ -1,0 +1,104 @@
+"""How long the suite looks: quick for every change, standard for every release, nightly for the rare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import attrs
+from hypothesis import HealthCheck, Phase, settings
+
+VARIABLE = "RELEVO_CONFORMANCE_PROFILE"
+"""The environment variable that names the profile."""
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """How many random histories are tried, and how long they are."""
+
+    name: str
+    histories: int
+    steps: int
+    payloads: int
+    """How many random payloads."""
+
+    slow_histories: int
+    slow_steps: int
+    slow_payloads: int
+    """The same where time cannot be moved by hand, and every step takes some."""
+
+    seed: int | None
+    """The same histories at every run; ``None``: others each time, and what failed is tried again first."""
+
+    def of_histories(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
+        """Return Hypothesis' settings for random histories."""
+        examples, steps = (self.histories, self.steps) if fake else (self.slow_histories, self.slow_steps)
+        return settings(self._settings(examples, phases), stateful_step_count=steps)
+
+    def of_payloads(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
+        """Return Hypothesis' settings for random payloads."""
+        return self._settings(self.payloads if fake else self.slow_payloads, phases)
+
+    def _settings(self, examples: int, phases: Iterable[Phase] | None) -> settings:
+        parent = settings(
+            max_examples=examples,
+            deadline=None,
+            # No other is suppressed: the rest of Hypothesis' warnings are about real mistakes.
+            suppress_health_check=[HealthCheck.too_slow],
+            derandomize=self.seed is not None,
+            phases=tuple(Phase) if phases is None else tuple(phases),
+        )
+        return settings(parent, database=None) if self.seed is not None else parent
+
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            Profile(
+                name="quick",
+                histories=100,
+                steps=30,
+                payloads=25,
+                slow_histories=10,
+                slow_steps=15,
+                slow_payloads=5,
+                seed=20_260_101,
+            ),
+            Profile(
+                name="standard",
+                histories=200,
+                steps=50,
+                payloads=100,
+                slow_histories=50,
+                slow_steps=25,
+                slow_payloads=25,
+                seed=None,
+            ),
+            Profile(
+                name="nightly",
+                histories=2000,
+                steps=100,
+                payloads=1000,
+                slow_histories=500,
+                slow_steps=40,
+                slow_payloads=100,
+                seed=None,
+            ),
+        )
+    }
+)
+
+
+def chosen(name: str | None = None) -> Profile:
+    """
+    Return the profile *name*, else the one that the environment names, else the quick one.
+
+    Raises:
+        ValueError: There is no such profile.
+    """
+    name = name or os.environ.get(VARIABLE) or "quick"
+    if name not in PROFILES:
+        raise ValueError(f'no profile "{name}"; there are {", ".join(PROFILES)}')
+    return PROFILES[name]

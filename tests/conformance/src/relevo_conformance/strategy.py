@@ -1,0 +1,145 @@
+"""What is sent: payloads that break careless stores, drawn and directed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+from hypothesis import strategies as st
+
+from relevo import MAX_STATE, Ack, Capabilities, DeadLetter, Lost, Nack, Outcome, Release
+
+Urgency = Literal["normal", "high"]
+
+NUMBERS = (2**53 + 1, -(2**63), 2**63 - 1, 0.1, -0.0, 5e-324, 1e308, 0, True, None)
+
+BODIES: tuple[bytes, ...] = (
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b"\x00",
+    b"\xff\xfe\x80 not unicode",
+    b'{"a": 1, "a": 2,  "spaces" :\t"kept" }\r\n',
+    b"'; DROP TABLE events; -- \\ \x1a %s {0}",
+    json.dumps({"numbers": NUMBERS}).encode(),
+    '{"text":"\u00e9 \u2603 \U0001f40d \u202e"}'.encode(),
+    bytes(range(256)),
+    b"[" * 100 + b"]" * 100,
+    bytes(range(256)) * 257,
+)
+"""Bytes that come back changed where something reads them as text, as JSON, as SQL, or cuts them at 64 KiB."""
+
+MEGABYTE = b'{"data":"' + b"x" * (2**20 - 11) + b'"}'
+
+HEADERS: tuple[Mapping[str, str], ...] = (
+    {},
+    {"signature": "v1=abc"},
+    {"Case": "upper", "case": "lower"},
+    {"empty": ""},
+    {"text": "\u00e9 \u2603 \U0001f40d"},
+    {"line": "one\r\ntwo: not a header"},
+    {"quotes": "'\"\\`;--%_{}"},
+    {f"header-{number}": str(number) for number in range(20)},
+    {"long": "x" * 5000},
+    # Names that a transport may have taken for its own.
+    {"id": "not the id", "name": "not the name", "queue": "nowhere", "attempt": "99", "x-death": "", "delay": "1"},
+)
+
+IDS: tuple[str, ...] = ("", "'", "%", "\u00e9\u2603", "/?#&=+ ", "A", "a", "\U0001f40d", "x" * 200)
+"""Endings of ids; case matters, and so does length."""
+
+STATES: tuple[bytes, ...] = (b"", b"{}", b"\x00", bytes(range(256)), b"\xff" * MAX_STATE)
+
+ERRORS: tuple[str, ...] = (
+    "",
+    "ValueError: no such image",
+    "\u00e9\u2603\U0001f40d '\"\\%",
+    "Traceback (most recent call last):\n" + '  File "shop.py", line 1\n' * 300,
+)
+
+REASONS: tuple[str, ...] = ("retries-exhausted", "crash-loop", "unknown-event")
+
+SOURCES: tuple[str, ...] = ("conformance", "shop", "Shop", "https://example.org/a?b=c#d")
+
+NAMES: tuple[str, ...] = ("image.created", "image.deleted", "a.b.c-d_e")
+
+EXPIRIES: tuple[float | None, ...] = (None, 0.0, 1_000_000_000.5, 1_767_225_600.123457, 4_102_444_800.0)
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """An envelope without an id and a queue, which must be new each time and so cannot be drawn."""
+
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    id_end: str = ""
+    source: str = "conformance"
+    name: str = "image.created"
+    urgency: Urgency = "normal"
+    ordering_key: str | None = None
+    expires: float | None = None
+    place: int = 0
+    """Which of the queues."""
+
+
+def texts(longest: int = 30) -> st.SearchStrategy[str]:
+    """Return texts that every store must keep: any characters but NUL and lone surrogates."""
+    characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+    return st.text(characters, max_size=longest)
+
+
+def bodies() -> st.SearchStrategy[bytes]:
+    """Return bodies: the treacherous ones, and any."""
+    return st.sampled_from(BODIES) | st.binary(max_size=200)
+
+
+def headers() -> st.SearchStrategy[Mapping[str, str]]:
+    """Return headers: the treacherous ones, and any."""
+    names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+    return st.sampled_from(HEADERS) | st.dictionaries(names, texts(), max_size=4)
+
+
+def recipes(capabilities: Capabilities, *, queues: int = 1) -> st.SearchStrategy[Recipe]:
+    """Return recipes that ask for nothing that *capabilities* do not claim."""
+    urgencies: list[Urgency] = ["normal", "high"] if capabilities.urgency else ["normal"]
+    keys = [None, "a", "A", "b'%"] if capabilities.order == "per key" else [None]
+    return st.builds(
+        Recipe,
+        body=bodies(),
+        headers=headers(),
+        id_end=st.sampled_from(IDS),
+        source=st.sampled_from(SOURCES),
+        name=st.sampled_from(NAMES),
+        urgency=st.sampled_from(urgencies),
+        ordering_key=st.sampled_from(keys),
+        expires=st.sampled_from(EXPIRIES),
+        place=st.integers(0, queues - 1),
+    )
+
+
+def states() -> st.SearchStrategy[bytes | None]:
+    """Return what an outcome says of the state; often nothing."""
+    return st.none() | st.sampled_from(STATES) | st.binary(max_size=40)
+
+
+def dead_letters() -> st.SearchStrategy[DeadLetter]:
+    """Return ways to die."""
+    return st.builds(
+        DeadLetter, reason=st.sampled_from(REASONS), error=st.sampled_from(ERRORS) | texts(), state=states()
+    )
+
+
+def outcomes(capabilities: Capabilities, delays: st.SearchStrategy[float]) -> st.SearchStrategy[Outcome]:
+    """Return outcomes, each kind as often as the others."""
+    kinds: list[st.SearchStrategy[Outcome]] = [
+        st.just(Ack()),
+        st.just(Release()),
+        st.builds(Lost, state=states()),
+        st.builds(Nack, delay=delays, state=states()),
+    ]
+    if capabilities.dead_letters:
+        kinds.append(dead_letters())
+    return st.one_of(kinds)
