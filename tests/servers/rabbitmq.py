@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -84,8 +85,7 @@ def server(*, environ: Mapping[str, str] = os.environ, install: bool = False) ->
         return
     launcher = rabbitmq_node.launcher(environ)
     if launcher is None and install:
-        rabbitmq_package.install(environ)
-        launcher = rabbitmq_node.launcher(environ)
+        launcher = _installed(environ)
     if launcher is None:
         raise NotFoundError(
             f"RabbitMQ is neither at {shown(standard)} nor installed; "
@@ -95,6 +95,16 @@ def server(*, environ: Mapping[str, str] = os.environ, install: bool = False) ->
     with rabbitmq_node.PrivateNode(launcher, environ) as node:
         node.wait_until(lambda: not refusal(node.url))
         yield node.url
+
+
+def _installed(environ: Mapping[str, str]) -> Path | None:
+    try:
+        rabbitmq_package.install(environ)
+    except rabbitmq_package.InstallError:
+        # Where the system's service cannot start, apt-get fails although the programs are there.
+        if rabbitmq_node.launcher(environ) is None:
+            raise
+    return rabbitmq_node.launcher(environ)
 
 
 def refusal(url: str) -> str:

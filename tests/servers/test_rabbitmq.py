@@ -144,6 +144,28 @@ def test_a_failed_installation_says_what_apt_get_said(
         rabbitmq_package.install(empty_system)
 
 
+def test_programs_that_a_failed_installation_left_are_used(
+    empty_system: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    programs = empty_system["PATH"]
+    program(empty_system, "epmd", "exec /bin/sleep 60")
+    program(
+        empty_system,
+        "apt-get",
+        f"""
+        printf '#!/bin/sh\nexit 5\n' > {programs}/rabbitmq-server
+        : > {programs}/rabbitmq-env
+        /bin/chmod +x {programs}/rabbitmq-server
+        exit 100
+        """,
+    )
+    starting = pytest.raises(rabbitmq_node.StartError, match="ended with 5")
+
+    with starting, rabbitmq.server(environ=empty_system, install=True):
+        pass
+
+
 def test_where_there_is_no_apt_get_the_error_says_so(empty_system: dict[str, str]) -> None:
     with pytest.raises(rabbitmq_package.InstallError, match="apt-get"):
         rabbitmq_package.install(empty_system)
