@@ -1,0 +1,80 @@
+"""What the gallery remembers. The primary keys make each listener's work idempotent: done twice is done once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Image(Base):
+    """A photograph as it was uploaded."""
+
+    __tablename__ = "images"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    filename: Mapped[str]
+    path: Mapped[str] = mapped_column(unique=True)
+    """Relative to the gallery's folder, as all paths here."""
+
+    uploaded_at: Mapped[datetime] = mapped_column(default=_now)
+
+    thumbnails: Mapped[list[Thumbnail]] = relationship(order_by="Thumbnail.size")
+    rating: Mapped[Rating | None] = relationship()
+    feed_entry: Mapped[FeedEntry | None] = relationship()
+    notification: Mapped[Notification | None] = relationship()
+
+
+class Thumbnail(Base):
+    """A smaller copy: one for each image and size."""
+
+    __tablename__ = "thumbnails"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
+    size: Mapped[int] = mapped_column(primary_key=True)
+    """The box in pixels, both ways, that it fits into."""
+
+    width: Mapped[int]
+    height: Mapped[int]
+    path: Mapped[str]
+
+
+class Rating(Base):
+    """How good a photograph is, technically: one for each image."""
+
+    __tablename__ = "ratings"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
+    sharpness: Mapped[float]
+    exposure: Mapped[float]
+    colourfulness: Mapped[float]
+    stars: Mapped[float]
+
+
+class FeedEntry(Base):
+    """A line in the feed of what is new: one for each image."""
+
+    __tablename__ = "feed"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
+    text: Mapped[str]
+    published_at: Mapped[datetime] = mapped_column(default=_now)
+
+
+class Notification(Base):
+    """Proof that the followers were told: once for each image."""
+
+    __tablename__ = "notifications"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
+    attempt: Mapped[int]
+    sent_at: Mapped[datetime] = mapped_column(default=_now)

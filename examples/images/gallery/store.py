@@ -1,0 +1,92 @@
+"""Where the gallery lives: one folder with its database and its files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from gallery.models import Base
+
+HOME = Path(__file__).resolve().parent.parent / "var"
+
+
+class Store:
+    """
+    The gallery's folder, opened at first use.
+
+    Args:
+        folder: Holds ``gallery.db``, ``images/`` and ``thumbs/``.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._sessions: sessionmaker[Session] | None = None
+
+    def move(self, folder: Path) -> None:
+        """Use *folder* from now on."""
+        self.close()
+        self.folder = folder
+
+    def session(self) -> Session:
+        """Return a new session on the gallery's database."""
+        if self._sessions is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            engine = _engine(self.folder / "gallery.db")
+            Base.metadata.create_all(engine)
+            self._sessions = sessionmaker(engine, expire_on_commit=False)
+        return self._sessions()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._sessions is not None:
+            self._sessions.kw["bind"].dispose()
+            self._sessions = None
+
+    def absolute(self, path: str) -> Path:
+        """Return where *path*, as the database has it, is now."""
+        return self.folder / path
+
+    def keep(self, source: Path) -> str:
+        """Copy the uploaded *source* into the gallery; return its path as the database has it."""
+        path = f"images/{uuid4().hex}{source.suffix.lower()}"
+        self.write(path, source.read_bytes())
+        return path
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write *content* to *path*, durably, whole or not at all: nobody ever sees half a file."""
+        target = self.absolute(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(target)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+    def remove(self, path: str) -> None:
+        """Delete the file at *path*, if it is there."""
+        self.absolute(path).unlink(missing_ok=True)
+
+
+def _engine(database: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{database}", connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")  # readers and the one writer do not wait for each other
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    return engine
+
+
+store = Store(HOME)
+"""The one that the application uses."""
