@@ -1,16 +1,6 @@
 """relevo-conformance: what every relevo transport promises, and the suite that holds it to that."""
 
-import pytest
-
-# Before they are imported, so that a failing scenario shows what it compared.
-pytest.register_assert_rewrite(
-    "relevo_conformance._contract_receive",
-    "relevo_conformance._contract_send",
-    "relevo_conformance._contract_settle",
-    "relevo_conformance._contract_store",
-    "relevo_conformance.bench",
-)
-
+import relevo_conformance._rewriting  # noqa: F401 - before what it concerns
 from relevo_conformance.promise import PROMISES, Promise
 from relevo_conformance.harness import Harness, HookMissing, Savepoint, Transaction
 from relevo_conformance.suite import suite

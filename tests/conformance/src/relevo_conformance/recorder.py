@@ -21,6 +21,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Lost,
     Nack,
     Outcome,
     Release,
@@ -251,6 +252,10 @@ class Worker:
     def release(self, delivery: Delivery) -> bool:
         """Give *delivery* back unstarted; tell whether it was still held."""
         return self.settles(delivery, Release())
+
+    def report_lost(self, delivery: Delivery, *, state: bytes | None = None) -> bool:
+        """Say that the process that ran *delivery* died; tell whether it was still held."""
+        return self.settles(delivery, Lost(state=state))
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         """Keep *deliveries* hidden; return the lost."""

@@ -1,0 +1,198 @@
+"""Scenarios of beginning and ending, and of what is not claimed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from relevo import Delivery
+from relevo.errors import TransportClosedError, UnsupportedError
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.recorder import Worker
+
+PROMPTLY = 10.0
+"""Seconds of real time, generous for a machine under load."""
+
+
+class SetUpContract(Contract):
+    """Setting up can be done again, and asked about."""
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_setting_up_again_creates_nothing(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.worker()
+
+            assert list(worker.setup(bench.queues)) == []
+            assert list(bench.worker().setup(bench.queues, dry_run=True)) == []
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_a_dry_run_says_what_would_be_created_and_creates_nothing(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.recorder.worker()
+
+            told = [list(worker.setup(bench.queues, dry_run=True)) for _ in range(2)]
+
+            assert told[0] == told[1] == list(worker.setup(bench.queues))
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_setting_up_again_leaves_everything_where_it_is(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+            held = bench.one(worker)
+
+            bench.worker()
+
+            assert worker.ack(held)
+            assert worker.ack(bench.one(worker))
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_setting_up_nothing_does_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+
+            assert list(worker.setup([])) == []
+
+
+class CloseContract(Contract):
+    """A close ends everything, settles nothing, and may be repeated."""
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_closing_again_does_nothing(self) -> None:
+        with self.bench() as bench:
+            used, unused = bench.worker(), bench.recorder.worker()
+
+            for worker in (used, unused, used, unused):
+                worker.close()
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_after_a_close_every_method_says_so(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            worker.close()
+
+            for verb in self._verbs(bench, worker, held):
+                with pytest.raises(TransportClosedError):
+                    verb()
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_a_close_settles_nothing(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(2))
+            bench.receive(worker, 2)
+
+            worker.close()
+            if not bench.is_connected:
+                bench.advance(bench.times.lease + self.harness.slack)
+
+            assert [one.losses for one in bench.receive(other, 2)] == [1, 1]
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_a_close_wakes_a_receive_that_waits(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            began = self.harness.clock.now()
+            ended: list[BaseException | None] = []
+
+            def wait() -> None:
+                try:
+                    worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=60.0)
+                except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+                    ended.append(error)
+                else:
+                    ended.append(None)
+
+            waiting = threading.Thread(target=wait, daemon=True)
+            waiting.start()
+            time.sleep(0.2)
+            closed = time.monotonic()
+            worker.close()
+            waiting.join(PROMPTLY)
+
+            assert ended, "the receive still waits"
+            assert time.monotonic() - closed < PROMPTLY
+            if ended[0] is None:
+                # It was over before the close, since somebody else's clock let the time pass.
+                assert self.harness.clock.now() - began >= 60.0
+            else:
+                assert isinstance(ended[0], TransportClosedError)
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_a_with_block_closes(self) -> None:
+        with self.bench() as bench:
+            with self.harness.open() as transport:
+                transport.setup([bench.queue])
+
+            with pytest.raises(TransportClosedError):
+                transport.send([])
+
+    def _verbs(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
+        """Return what can be asked, apart from what is not claimed anyway."""
+        claimed = self.harness.capabilities
+        verbs: list[tuple[bool, Callable[[], object]]] = [
+            (True, lambda: worker.setup([bench.queue])),
+            (True, lambda: worker.send([bench.envelope()])),
+            (True, lambda: worker.receive([bench.queue], limit=1, lease=1.0)),
+            (True, lambda: worker.ack(held)),
+            (claimed.extend, lambda: worker.extend([held], lease=1.0)),
+            (claimed.checkpoint, lambda: worker.checkpoint(held, b"")),
+            (claimed.stats != "none", lambda: worker.stats(bench.queue)),
+            (claimed.dead_letters, lambda: worker.dead_letters([bench.queue])),
+            (claimed.dead_letters, lambda: worker.revive({"none": b""})),
+            (claimed.dead_letters, lambda: worker.discard(["none"])),
+            (claimed.cancel, lambda: worker.cancel("none")),
+            (claimed.purge, lambda: worker.purge(bench.queue)),
+        ]
+        return [verb for is_claimed, verb in verbs if is_claimed]
+
+
+class UnclaimedContract(Contract):
+    """What is not claimed raises, and does nothing."""
+
+    @proves(promise.UNCLAIMED_IS_REFUSED)
+    def test_what_is_not_claimed_raises(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+
+            for verb in self._unclaimed(bench, worker, held):
+                with pytest.raises(UnsupportedError):
+                    verb()
+
+            assert worker.ack(held)
+
+    @proves(promise.UNCLAIMED_IS_REFUSED)
+    def test_the_numbers_that_are_claimed_make_sense(self) -> None:
+        claimed = self.harness.capabilities
+
+        assert claimed.delay is None or 0.0 < claimed.delay <= 60.0
+        assert claimed.max_body is None or claimed.max_body >= 1024
+        assert not (claimed.extend and claimed.lease == "connection"), "connection leases need no renewing"
+
+    def _unclaimed(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
+        claimed = self.harness.capabilities
+        verbs: list[tuple[bool, Callable[[], object]]] = [
+            (claimed.delay is not None, lambda: worker.send([bench.envelope()], delay=1.0)),
+            (claimed.urgency, lambda: worker.send([bench.envelope(), bench.envelope(urgency="high")])),
+            (claimed.order != "none", lambda: worker.send([bench.envelope(), bench.envelope(ordering_key="a")])),
+            (claimed.extend, lambda: worker.extend([held], lease=1.0)),
+            (claimed.checkpoint, lambda: worker.checkpoint(held, b"")),
+            (claimed.stats != "none", lambda: worker.stats(bench.queue)),
+            (claimed.dead_letters, lambda: worker.dead_letter(held)),
+            (claimed.dead_letters, lambda: worker.dead_letters([bench.queue])),
+            (claimed.dead_letters, lambda: worker.revive({"none": b""})),
+            (claimed.dead_letters, lambda: worker.discard(["none"])),
+            (claimed.transactional, lambda: worker.transport.bound_to(object())),
+            (claimed.cancel, lambda: worker.cancel("none")),
+            (claimed.purge, lambda: worker.purge(bench.queue)),
+        ]
+        return [verb for is_claimed, verb in verbs if not is_claimed]

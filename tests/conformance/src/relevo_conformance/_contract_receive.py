@@ -1,0 +1,350 @@
+"""Scenarios of receiving."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from relevo import Delivery, Unreadable
+from relevo_conformance import promise
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.recorder import Worker
+
+
+class ReceiveContract(Contract):
+    """An event has one holder, and comes back when it vanishes."""
+
+    @proves(promise.LIMIT_IS_RESPECTED)
+    def test_no_more_is_handed_out_than_was_asked_for(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(10))
+
+            first = bench.receive(worker, 3, limit=3)
+
+            assert len(first) == 3
+
+    @proves(promise.LIMIT_IS_RESPECTED, promise.PREFERENCE_IS_KEPT)
+    def test_no_more_is_leased_than_was_handed_out(self) -> None:
+        with self.bench() as bench:
+            greedy, other = bench.worker(), bench.worker()
+            greedy.send(bench.envelopes(5))
+            bench.receive(greedy, 2, limit=2)
+
+            rest = bench.receive(other, 3, limit=10)
+
+            assert len(rest) == 3
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_what_is_held_is_hidden_from_all_others_and_from_the_holder(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send([bench.envelope()])
+            held = bench.one(holder)
+
+            assert bench.glimpse(other) == []
+            assert bench.glimpse(holder) == []
+            assert holder.ack(held)
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_a_lease_holds_until_its_end(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send([bench.envelope()])
+            held = bench.one(holder)
+
+            bench.advance(bench.times.lease / 2 if not bench.is_connected else bench.times.step)
+
+            assert bench.glimpse(other) == []
+            assert holder.ack(held)
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_a_lease_begins_when_it_is_received_and_not_when_it_is_sent(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send([bench.envelope()])
+            bench.advance(2 * bench.times.lease if not bench.is_connected else bench.times.step)
+
+            held = bench.one(holder)
+
+            assert bench.glimpse(other) == []
+            assert holder.ack(held)
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_workers_that_receive_at_the_same_time_share_what_is_there(self) -> None:
+        with self.bench() as bench:
+            workers = [bench.worker() for _ in range(3)]
+            workers[0].send(bench.envelopes(45))
+            got: list[list[Delivery]] = [[] for _ in workers]
+            errors: list[BaseException] = []
+
+            def work(worker: Worker, mine: list[Delivery]) -> None:
+                try:
+                    while deliveries := bench.receive(worker, 1, limit=4):
+                        for delivery in deliveries:
+                            worker.ack(delivery)
+                        mine.extend(deliveries)
+                except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+                    errors.append(error)
+
+            threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, got, strict=True)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+            if errors:
+                raise errors[0]
+            assert sum(len(mine) for mine in got) == 45
+
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_what_a_lost_worker_held_comes_back(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send(bench.envelopes(3))
+            bench.receive(holder, 3)
+
+            bench.lose(holder)
+
+            again = bench.receive(other, 3)
+            assert [(one.attempt, one.losses) for one in again] == [(2, 1)] * 3
+
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_what_the_only_worker_held_comes_back_to_the_next_one(self) -> None:
+        with self.bench() as bench:
+            holder = bench.worker()
+            holder.send([bench.envelope()])
+            bench.one(holder)
+
+            bench.lose(holder)
+
+            assert bench.one(bench.worker()).losses == 1
+
+    @proves(promise.LOSSES_ARE_COUNTED)
+    def test_every_crash_counts_as_an_attempt_and_a_loss(self) -> None:
+        with self.bench() as bench:
+            bench.worker().send([bench.envelope()])
+
+            for crash in range(4):
+                worker = bench.worker()
+                delivery = bench.one(worker)
+                assert delivery.attempt == 1 + delivery.losses
+                assert delivery.losses >= crash
+                bench.lose(worker)
+
+    @proves(promise.LOSSES_ARE_COUNTED)
+    def test_losses_and_nacks_are_told_apart(self) -> None:
+        with self.bench() as bench:
+            first = bench.worker()
+            first.send([bench.envelope()])
+            first.nack(bench.one(first))
+            bench.one(first)
+            bench.lose(first)
+            second = bench.worker()
+
+            delivery = bench.one(second)
+
+            assert delivery.attempt - delivery.losses == 2
+            assert delivery.losses == 1
+
+    @proves(promise.LOSSES_ARE_COUNTED)
+    def test_whoever_watched_a_process_die_says_so_and_it_comes_back_at_once(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+
+            assert worker.report_lost(delivery, state=b"half done")
+
+            again = bench.one(other)
+            assert (again.attempt, again.losses, again.state) == (2, 1, b"half done")
+
+    @proves(promise.PREFERENCE_IS_KEPT)
+    def test_the_queue_named_first_is_emptied_first(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            first, second = bench.queues
+            worker.send([bench.envelope(queue=queue) for queue in (first, second, first, second)])
+
+            came = bench.receive(worker, 3, queues=[second, first], limit=3)
+
+            assert [one.queue for one in came] == [second, second, first]
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_a_receive_that_waits_gets_what_is_sent_meanwhile(self) -> None:
+        with self.bench() as bench:
+            sender, receiver = bench.worker(), bench.worker()
+            came: list[Delivery] = []
+            deadline = time.monotonic() + 20
+
+            def wait() -> None:
+                while not came and time.monotonic() < deadline:
+                    came.extend(receiver.receive([bench.queue], limit=1, lease=bench.times.lease, wait=5.0))
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            time.sleep(0.1)
+
+            sender.send([bench.envelope()])
+
+            waiting.join()
+            assert len(came) == 1
+
+
+class UnreadableContract(Contract):
+    """What a stranger put there is handed out as it is, and holds nobody up."""
+
+    @proves(promise.MALFORMED_IS_QUARANTINED)
+    def test_foreign_bytes_are_handed_out_whole_and_those_behind_them_follow(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            before, after = bench.envelopes(2)
+            worker.send([before])
+            raw = bench.raw()
+            worker.send([after])
+
+            deliveries = bench.receive(worker, 3)
+
+            found = [one.envelope for one in deliveries]
+            assert before in found
+            assert after in found
+            unreadable = [one for one in found if isinstance(one, Unreadable)]
+            assert [one.raw for one in unreadable] == [raw]
+            assert unreadable[0].why
+
+    @proves(promise.MALFORMED_IS_QUARANTINED)
+    def test_all_kinds_of_foreign_bytes_are_handed_out(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            put = [bench.raw(raw) for raw in (b"", b"{}", b'{"half": ', b"\x00\xff", b"text ", bytes(range(256)))]
+
+            deliveries = bench.receive(worker, len(put))
+
+            raws = [one.envelope.raw for one in deliveries if isinstance(one.envelope, Unreadable)]
+            assert sorted(raws) == sorted(put)
+
+    @proves(promise.MALFORMED_IS_QUARANTINED)
+    def test_foreign_bytes_have_attempts_and_losses_like_any_other(self) -> None:
+        with self.bench() as bench:
+            first = bench.worker()
+            bench.raw()
+            first.nack(bench.one(first))
+            bench.one(first)
+
+            bench.lose(first)
+
+            delivery = bench.one(bench.worker())
+            assert isinstance(delivery.envelope, Unreadable)
+            assert (delivery.attempt, delivery.losses) == (3, 1)
+
+    @proves(promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_foreign_bytes_can_be_kept_aside_and_revived(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            raw = bench.raw()
+
+            worker.dead_letter(bench.one(worker), reason="unreadable", error="no envelope")
+
+            (entry,) = worker.dead_letters([bench.queue])
+            assert isinstance(entry.envelope, Unreadable)
+            assert (entry.envelope.raw, entry.reason) == (raw, "unreadable")
+            assert list(worker.revive({entry.ref: b""})) == []
+            assert isinstance(bench.one(worker).envelope, Unreadable)
+
+
+class OrderContract(Contract):
+    """Where order or urgency is claimed, it is kept."""
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_events_of_one_key_come_one_after_the_other(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            batch = [bench.envelope(ordering_key="a") for _ in range(4)]
+            worker.send(batch[:2])
+            worker.send(batch[2:])
+
+            for envelope in batch:
+                delivery = bench.one(worker, limit=10)
+                assert delivery.envelope == envelope
+                assert bench.glimpse(worker) == []
+                worker.ack(delivery)
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_an_event_that_is_given_back_keeps_its_place(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = (bench.envelope(ordering_key="a") for _ in range(2))
+            worker.send([first, second])
+
+            for _ in range(2):
+                delivery = bench.one(worker)
+                assert delivery.envelope == first
+                worker.nack(delivery)
+
+            last = bench.one(worker)
+            assert last.envelope == first
+            worker.ack(last)
+            assert bench.one(worker).envelope == second
+
+    @proves(promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_an_event_that_is_given_back_for_later_holds_its_key_back(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second, other = (bench.envelope(ordering_key=key) for key in "aab")
+            worker.send([first, second, other])
+            for delivery in bench.receive(worker, 2, limit=10):
+                if delivery.envelope == first:
+                    worker.nack(delivery, delay=bench.times.delay)
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_a_lost_worker_does_not_reorder_a_key(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            first, second = (bench.envelope(ordering_key="a") for _ in range(2))
+            worker.send([first, second])
+            bench.one(worker)
+
+            bench.lose(worker)
+
+            again = bench.one(other, limit=10)
+            assert again.envelope == first
+            other.ack(again)
+            assert bench.one(other).envelope == second
+
+    @proves(promise.ORDER_IS_KEPT, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_dead_letter_lets_its_key_go_on(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = (bench.envelope(ordering_key="a") for _ in range(2))
+            worker.send([first, second])
+
+            worker.dead_letter(bench.one(worker))
+
+            assert bench.one(worker).envelope == second
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_keys_do_not_hold_one_another_up(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(ordering_key=key) for key in ("a", "A", None, None)])
+
+            assert len(bench.receive(worker, 4, limit=10)) == 4
+
+    @proves(promise.URGENT_OVERTAKES)
+    def test_an_urgent_event_overtakes_normal_ones(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(10))
+            urgent = bench.envelope(urgency="high")
+            worker.send([urgent])
+
+            # A broker may let some normal ones through, so as not to starve them.
+            came = []
+            for _ in range(6):
+                delivery = bench.one(worker)
+                came.append(delivery.envelope)
+                worker.ack(delivery)
+
+            assert urgent in came

@@ -1,0 +1,348 @@
+"""Scenarios of settling."""
+
+from __future__ import annotations
+
+import pytest
+
+from relevo import MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo.errors import LeaseLostError
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+
+STATE = bytes(range(256)) * (MAX_STATE // 256)
+
+
+class SettleContract(Contract):
+    """Each outcome has its effect, all of it, and on what it was said of."""
+
+    @proves(promise.ACK_IS_FINAL)
+    def test_what_is_done_never_comes_again(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(3))
+            for delivery in bench.receive(worker, 3):
+                assert worker.ack(delivery)
+
+            bench.advance(2 * bench.times.lease if not bench.is_connected else 1.0 + bench.times.step)
+            bench.lose(worker)
+
+            assert bench.glimpse(bench.worker()) == []
+
+    @proves(promise.ACK_IS_FINAL)
+    def test_each_settlement_of_a_batch_stands_alone(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(4))
+            stale, done, back, kept = bench.receive(worker, 4)
+            worker.ack(stale)
+
+            lost = worker.settle([(done, Ack()), (stale, Nack()), (back, Nack(state=b"once")), (kept, Release())])
+
+            assert list(lost) == [stale]
+            again = bench.receive(worker, 2)
+            assert {(one.envelope, one.attempt, one.state) for one in again} == {
+                (back.envelope, 2, b"once"),
+                (kept.envelope, 1, b""),
+            }
+
+    @proves(promise.NACK_RETURNS_LATER)
+    def test_what_is_given_back_comes_again_with_the_next_attempt(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+
+            for attempt in range(1, 5):
+                delivery = bench.one(worker)
+                assert (delivery.attempt, delivery.losses) == (attempt, 0)
+                assert worker.nack(delivery)
+
+    @proves(promise.NACK_RETURNS_LATER)
+    def test_what_is_given_back_comes_to_any_worker(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send([bench.envelope()])
+            worker.nack(bench.one(worker))
+            worker.close()
+
+            assert bench.one(other).attempt == 2
+
+    @proves(promise.NACK_RETURNS_LATER)
+    def test_what_is_given_back_keeps_its_state_until_it_is_replaced(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+
+            for said, kept in ((STATE, STATE), (None, STATE), (b"", b""), (b"\x00", b"\x00")):
+                worker.nack(bench.one(worker), state=said)
+                delivery = bench.one(worker)
+                assert delivery.state == kept
+                worker.release(delivery)
+
+    @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
+    def test_what_is_given_back_for_later_does_not_come_early(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+
+            worker.nack(bench.one(worker), delay=bench.times.delay, state=b"later")
+
+            assert bench.glimpse(worker) == [] or not self.harness.fake
+            bench.advance(bench.times.delay + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
+            for delivery in bench.receive(worker):
+                assert (delivery.attempt, delivery.state) == (2, b"later")
+
+    @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
+    def test_what_is_given_back_for_later_outlives_the_worker(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            worker.nack(bench.one(worker), delay=bench.times.delay, state=b"later")
+
+            bench.lose(worker)
+            bench.advance(bench.times.delay)
+
+            delivery = bench.one(bench.worker())
+            assert (delivery.attempt - delivery.losses, delivery.state) == (2, b"later")
+
+    @proves(promise.RELEASE_COUNTS_NOTHING)
+    def test_what_is_released_comes_as_if_it_had_never_been_out(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send([bench.envelope()])
+            worker.nack(bench.one(worker), state=b"once")
+
+            for holder in (worker, other, worker):
+                delivery = bench.one(holder)
+                assert (delivery.attempt, delivery.losses, delivery.state) == (2, 0, b"once")
+                assert holder.release(delivery)
+
+    @proves(promise.RELEASE_COUNTS_NOTHING)
+    def test_what_is_released_keeps_its_losses(self) -> None:
+        with self.bench() as bench:
+            lost, worker = bench.worker(), bench.worker()
+            lost.send([bench.envelope()])
+            bench.one(lost)
+            bench.lose(lost)
+            first = bench.one(worker)
+
+            worker.release(first)
+
+            again = bench.one(worker)
+            assert (again.attempt, again.losses) == (first.attempt, first.losses)
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_what_is_dead_is_kept_with_all_that_is_known(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope(headers={"signature": "v1=abc"}, body=bytes(range(256)))
+            worker.send([envelope])
+            worker.nack(bench.one(worker), state=b"once")
+            died = DeadLetter(reason="retries-exhausted", error="Traceback:\n \u2603 no such image", state=STATE)
+
+            assert worker.settles(bench.one(worker), died)
+
+            assert bench.glimpse(worker) == []
+            (entry,) = worker.dead_letters([bench.queue])
+            assert entry.envelope == envelope
+            assert (entry.reason, entry.error, entry.state) == (died.reason, died.error, died.state)
+            assert (entry.queue, entry.attempt, entry.losses) == (bench.queue, 2, 0)
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_what_is_dead_keeps_the_state_that_nobody_replaced(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            worker.nack(bench.one(worker), state=b"once")
+
+            worker.dead_letter(bench.one(worker))
+
+            (entry,) = worker.dead_letters([bench.queue])
+            assert entry.state == b"once"
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_what_is_dead_outlives_every_worker(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            worker.dead_letter(bench.one(worker))
+
+            bench.lose(worker)
+
+            assert len(bench.worker().dead_letters([bench.queue])) == 1
+
+
+class StaleContract(Contract):
+    """Whoever lost a delivery changes nothing any more, and is told."""
+
+    def outcomes(self) -> list[Outcome]:
+        """Return one of each kind that can be asked for."""
+        outcomes: list[Outcome] = [Ack(), Nack(state=b"stale"), Release(), Lost(state=b"stale")]
+        if self.harness.capabilities.dead_letters:
+            outcomes.append(DeadLetter(reason="stale", state=b"stale"))
+        return outcomes
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_second_settlement_changes_nothing_whatever_the_first_was(self) -> None:
+        for first in self.outcomes():
+            for second in self.outcomes():
+                with self.bench() as bench:
+                    worker = bench.worker()
+                    worker.send([bench.envelope()])
+                    delivery = bench.one(worker)
+                    worker.settles(delivery, first)
+
+                    assert not worker.settles(delivery, second)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_an_old_receipt_changes_nothing_while_a_new_holder_lives(self) -> None:
+        for outcome in self.outcomes():
+            with self.bench() as bench:
+                old, new = self._two_holders(bench)
+
+                assert not bench.recorder.workers[0].settles(old, outcome)
+
+                # The new holder still holds it: nobody else gets it, and its own settlement counts.
+                assert bench.glimpse(bench.recorder.workers[0]) == []
+                assert bench.recorder.workers[1].nack(new, state=b"new")
+                again = bench.one(bench.recorder.workers[1])
+                assert (again.attempt, again.state) == (new.attempt + 1, b"new")
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_receipt_of_a_lost_worker_changes_nothing_in_the_hand_of_another(self) -> None:
+        for outcome in self.outcomes():
+            with self.bench() as bench:
+                lost, other = bench.worker(), bench.worker()
+                lost.send([bench.envelope()])
+                old = bench.one(lost)
+                bench.lose(lost)
+                new = bench.one(other)
+
+                assert not other.settles(old, outcome)
+
+                assert other.ack(new)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_the_short_verbs_say_that_a_lease_was_lost(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+            worker.ack(delivery)
+
+            with pytest.raises(LeaseLostError):
+                worker.transport.ack(delivery)
+            with pytest.raises(LeaseLostError):
+                worker.transport.nack(delivery)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.REVIVED_IS_RECEIVED)
+    def test_a_receipt_from_before_the_death_changes_nothing_after_the_revival(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            old = bench.one(worker)
+            worker.dead_letter(old)
+            (entry,) = worker.dead_letters([bench.queue])
+            worker.revive({entry.ref: b"afresh"})
+            new = bench.one(worker)
+
+            for outcome in self.outcomes():
+                assert not worker.settles(old, outcome)
+
+            assert (new.attempt, new.losses, new.state) == (1, 0, b"afresh")
+            assert worker.ack(new)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_old_receipt_extends_nothing(self) -> None:
+        with self.bench() as bench:
+            old, new = self._two_holders(bench)
+            worker = bench.recorder.workers[0]
+
+            assert list(worker.extend([old], lease=10 * bench.times.lease)) == [old]
+
+            assert bench.recorder.workers[1].ack(new)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_an_old_receipt_keeps_no_checkpoint(self) -> None:
+        with self.bench() as bench:
+            old, new = self._two_holders(bench)
+
+            with pytest.raises(LeaseLostError):
+                bench.recorder.workers[0].checkpoint(old, b"stale")
+
+            bench.recorder.workers[1].nack(new)
+            assert bench.one(bench.recorder.workers[1]).state == b""
+
+    def _two_holders(self, bench: Bench) -> tuple[Delivery, Delivery]:
+        """Return a delivery of the first worker, which is slow, and the one of the second that superseded it."""
+        slow, quick = bench.worker(), bench.worker()
+        slow.send([bench.envelope()])
+        old = bench.one(slow)
+        if bench.is_connected:
+            # Its connection does not end while it lives, so it gives the event back first.
+            slow.release(old)
+        else:
+            bench.advance(bench.times.lease + self.harness.slack)
+        return old, bench.one(quick)
+
+
+class LeaseContract(Contract):
+    """A lease can be kept, and progress with it."""
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extended_lease_holds(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send(bench.envelopes(2))
+            held = bench.receive(holder, 2)
+
+            for _ in range(4):
+                bench.advance(bench.times.lease / 2)
+                assert list(holder.extend(held, lease=bench.times.lease)) == []
+
+            assert bench.glimpse(other) == []
+            for delivery in held:
+                assert holder.ack(delivery)
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extended_lease_runs_out_too(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send([bench.envelope()])
+            held = bench.one(holder)
+            holder.extend([held], lease=2 * bench.times.lease)
+
+            bench.advance(2 * bench.times.lease + self.harness.slack)
+
+            assert bench.one(other).losses == 1
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_extending_nothing_does_nothing(self) -> None:
+        with self.bench() as bench:
+            assert list(bench.worker().extend([], lease=bench.times.lease)) == []
+
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_a_checkpoint_survives_the_loss_of_its_worker(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+            worker.checkpoint(delivery, b"first")
+            worker.checkpoint(delivery, STATE)
+
+            bench.lose(worker)
+
+            again = bench.one(other)
+            assert (again.state, again.losses) == (STATE, 1)
+
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_a_checkpoint_stays_when_the_outcome_says_nothing_of_the_state(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+            worker.checkpoint(delivery, b"half done")
+
+            assert worker.nack(delivery)
+
+            assert bench.one(worker).state == b"half done"

@@ -1,0 +1,257 @@
+"""Scenarios of what lies in the store: dead letters, figures, and what is taken out."""
+
+from __future__ import annotations
+
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.recorder import Worker
+
+
+def bury(bench: Bench, worker: Worker, number: int, *, queue: str | None = None) -> None:
+    """Send *number* events and dead-letter them, one after the other."""
+    for _ in range(number):
+        envelope = bench.envelope(queue=queue)
+        worker.send([envelope])
+        worker.dead_letter(bench.one(worker, queues=[envelope.queue]), state=b"failed")
+        bench.advance(bench.times.step)
+
+
+class DeadLetterContract(Contract):
+    """Dead letters can be looked at, revived, and discarded."""
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_looking_at_dead_letters_changes_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 3)
+
+            looks = [list(worker.dead_letters([bench.queue])) for _ in range(3)]
+
+            assert len(looks[0]) == 3
+            assert looks[0] == looks[1] == looks[2]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_come_page_by_page_without_gap_or_repetition(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            for queue in bench.queues:
+                bury(bench, worker, 3, queue=queue)
+            order = [bench.queues[1], bench.queues[0]]
+            everything = [entry.ref for entry in worker.dead_letters(order)]
+
+            for limit in (1, 2, 4, 6, 7):
+                paged: list[str] = []
+                while page := worker.dead_letters(order, after=paged[-1] if paged else None, limit=limit):
+                    assert len(page) <= limit
+                    paged.extend(entry.ref for entry in page)
+                assert paged == everything
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_pages_go_on_after_a_dead_letter_that_was_discarded(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 3)
+            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+            worker.discard([refs[0]])
+
+            page = worker.dead_letters([bench.queue], after=refs[0])
+
+            assert [entry.ref for entry in page] == refs[1:]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_only_the_dead_letters_of_the_queues_that_were_named_are_listed(self) -> None:
+        with self.bench(queues=4) as bench:
+            worker = bench.worker()
+            for queue in bench.queues:
+                bury(bench, worker, 1, queue=queue)
+
+            for queue in bench.queues:
+                assert [entry.queue for entry in worker.dead_letters([queue])] == [queue]
+            assert list(worker.dead_letters([])) == []
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_what_is_revived_comes_as_new_with_the_state_that_was_given(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            worker.nack(bench.one(worker))
+            last = bench.one(worker)
+            worker.dead_letter(last, state=b"failed")
+            (entry,) = worker.dead_letters([bench.queue])
+
+            assert list(worker.revive({entry.ref: b"afresh"})) == []
+
+            again = bench.one(worker)
+            assert again.envelope == last.envelope
+            assert (again.attempt, again.losses, again.state) == (1, 0, b"afresh")
+            assert list(worker.dead_letters([bench.queue])) == []
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_a_dead_letter_is_revived_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 1)
+            (entry,) = worker.dead_letters([bench.queue])
+            worker.revive({entry.ref: b""})
+
+            assert list(worker.revive({entry.ref: b""})) == [entry.ref]
+
+            assert worker.ack(bench.one(worker))
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_what_is_revived_can_die_again(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 1)
+            (first,) = worker.dead_letters([bench.queue])
+            worker.revive({first.ref: b""})
+
+            worker.dead_letter(bench.one(worker), reason="again")
+
+            (second,) = worker.dead_letters([bench.queue])
+            assert (second.reason, second.attempt) == ("again", 1)
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_only_what_was_named_is_revived(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 3)
+            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+
+            assert list(worker.revive({refs[1]: b"one"})) == []
+
+            assert bench.one(worker, limit=10).state == b"one"
+            assert [entry.ref for entry in worker.dead_letters([bench.queue])] == [refs[0], refs[2]]
+
+    @proves(promise.DISCARDED_IS_GONE)
+    def test_what_is_discarded_is_gone_and_no_other(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 3)
+            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+
+            assert list(worker.discard(refs[:2])) == []
+
+            assert [entry.ref for entry in worker.dead_letters([bench.queue])] == refs[2:]
+            assert list(worker.discard(refs)) == refs[:2]
+            assert list(worker.revive(dict.fromkeys(refs, b""))) == refs
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_reviving_and_discarding_nothing_does_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 1)
+
+            assert list(worker.revive({})) == []
+            assert list(worker.discard([])) == []
+
+            assert len(worker.dead_letters([bench.queue])) == 1
+
+
+class StatsContract(Contract):
+    """At rest the figures are right."""
+
+    @proves(promise.STATS_ARE_TRUE_AT_REST)
+    def test_the_figures_follow_an_event_through_its_life(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.stats(bench.queue)
+            worker.send(bench.envelopes(4))
+            if self.harness.capabilities.delay is not None:
+                worker.send(bench.envelopes(1), delay=bench.times.delay)
+            worker.stats(bench.queue)
+            held = bench.receive(worker, 3)
+            worker.stats(bench.queue)
+
+            worker.ack(held[0])
+            worker.nack(held[1])
+            if self.harness.capabilities.dead_letters:
+                worker.dead_letter(held[2])
+
+            worker.stats(bench.queue)
+            bench.advance(bench.times.delay + 1)
+            worker.stats(bench.queue)
+
+    @proves(promise.STATS_ARE_TRUE_AT_REST)
+    def test_the_oldest_event_grows_older(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            bench.advance(30.0 if self.harness.fake else 1.5)
+            worker.send([bench.envelope()])
+
+            age = worker.stats(bench.queue).oldest_age
+
+            assert age is None or age >= (29.0 if self.harness.fake else 0.5)
+
+    @proves(promise.STATS_ARE_TRUE_AT_REST)
+    def test_the_figures_of_one_queue_say_nothing_of_another(self) -> None:
+        with self.bench(queues=4) as bench:
+            worker = bench.worker()
+            for number, queue in enumerate(bench.queues):
+                worker.send(bench.envelopes(number, queue=queue))
+
+            figures = [worker.stats(queue).ready for queue in bench.queues]
+
+            assert figures in ([0, 1, 2, 3], [None] * 4)
+
+
+class TakeOutContract(Contract):
+    """What is cancelled or purged is gone, and nothing else is."""
+
+    @proves(promise.CANCELLED_IS_GONE)
+    def test_what_is_cancelled_never_comes(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            doomed, other = bench.envelopes(2)
+            worker.send([doomed, other, bench.envelope(id=doomed.id, queue=bench.queues[1])])
+
+            assert worker.cancel(doomed.id) == 2
+
+            assert worker.cancel(doomed.id) == 0
+            assert bench.one(worker, limit=10).envelope == other
+
+    @proves(promise.CANCELLED_IS_GONE, promise.DELAY_IS_RESPECTED)
+    def test_what_waits_for_its_time_can_be_cancelled(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            doomed = bench.envelope()
+            worker.send([doomed], delay=bench.times.delay)
+
+            assert worker.cancel(doomed.id) == 1
+
+    @proves(promise.CANCELLED_IS_GONE)
+    def test_what_somebody_holds_is_not_cancelled(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+
+            assert worker.cancel(f"{bench.token}-1") == 0
+
+            assert worker.ack(held)
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_takes_out_what_nobody_holds_of_one_queue(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            worker.send([*bench.envelopes(3), *bench.envelopes(2, queue=bench.queues[1])])
+            held = bench.one(worker, queues=[bench.queue])
+
+            assert worker.purge(bench.queue) == 2
+
+            assert worker.purge(bench.queue) == 0
+            assert worker.ack(held)
+            assert len(bench.receive(worker, 2, limit=10)) == 2
+
+    @proves(promise.PURGED_IS_GONE, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_purge_leaves_the_dead_letters(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 2)
+
+            worker.purge(bench.queue)
+
+            assert len(worker.dead_letters([bench.queue])) == 2

@@ -1,0 +1,100 @@
+"""Scenarios of sending in somebody else's transaction."""
+
+from __future__ import annotations
+
+from relevo_conformance import promise
+from relevo_conformance.contract import Contract, proves
+
+
+class TransactionContract(Contract):
+    """What is sent in somebody else's transaction is part of it."""
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_in_a_transaction_comes_after_its_commit_and_not_before(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+
+                assert bench.glimpse(other) == []
+                transaction.commit()
+
+            assert len(bench.receive(other, 2)) == 2
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_in_a_transaction_that_is_rolled_back_never_comes(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+
+                transaction.rollback()
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_transaction_that_is_left_lying_sends_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()])
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_savepoint_that_is_rolled_back_takes_its_own_along(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            kept, also_kept = bench.envelope(), bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([kept])
+                with transaction.savepoint("rollback"):
+                    transaction.send([bench.envelope()])
+                with transaction.savepoint("commit"):
+                    transaction.send([also_kept])
+
+                transaction.commit()
+
+            assert {one.envelope for one in bench.receive(worker, 2)} == {kept, also_kept}
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_second_transaction_of_one_session_begins_with_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            later = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()])
+                transaction.rollback()
+            with worker.transaction() as transaction:
+                transaction.send([later])
+
+                transaction.commit()
+
+            assert bench.one(worker).envelope == later
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
+    def test_a_delay_counts_in_a_transaction_too(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()], delay=bench.times.delay)
+
+                transaction.commit()
+
+            assert bench.glimpse(worker) == [] or not self.harness.fake
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            outbox = bench.outbox(f"broker-{bench.token}")
+            worker.setup([outbox])
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([envelope], relay_to=f"broker-{bench.token}")
+
+                transaction.commit()
+
+            delivery = bench.one(worker, queues=[outbox])
+            assert (delivery.queue, delivery.envelope) == (outbox, envelope)
