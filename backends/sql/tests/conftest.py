@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+
 from relevo import Clock, Envelope, SystemClock
 from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
 
 Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+SYSTEM_CLOCK = SystemClock()
 
 
 @pytest.fixture
@@ -25,10 +29,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opener(path: Path) -> Iterator[Opener]:
-    """What opens transports on one file by its address, and closes them in the end."""
+    """Open transports on one file by its address, and close them in the end."""
     opened: list[SqlTransport] = []
 
-    def open_one(clock: Clock = SystemClock(), *, url: str = "", setup: bool = True, **options: Any) -> SqlTransport:
+    def open_one(clock: Clock = SYSTEM_CLOCK, *, url: str = "", setup: bool = True, **options: Any) -> SqlTransport:
         said = SqlOptions(url=url or f"sqlite:///{path}", **options)
         transport = SqlTransport.open(said, name="main", clock=clock)
         opened.append(transport)
@@ -48,18 +52,23 @@ def transport(opener: Opener, clock: FakeClock) -> SqlTransport:
 
 @pytest.fixture
 def engine(path: Path) -> Iterator[sa.Engine]:
-    """The application's own engine."""
+    """Return an engine as an application has one."""
     engine = sa.create_engine(f"sqlite:///{path}")
     yield engine
     engine.dispose()
 
 
-def an_envelope(number: int = 1, **fields: Any) -> Envelope:
-    """Return an envelope that differs from others by its number."""
-    values: dict[str, Any] = {
-        "id": f"id-{number}",
-        "source": "shop",
-        "name": "image.created",
-        "body": b'{"number":%d}' % number,
-    }
-    return Envelope(**(values | fields))
+@pytest.fixture
+def an_envelope() -> Maker:
+    """Return what makes envelopes that differ by a number."""
+
+    def make(number: int = 1, **fields: Any) -> Envelope:
+        values: dict[str, Any] = {
+            "id": f"id-{number}",
+            "source": "shop",
+            "name": "image.created",
+            "body": b'{"number":%d}' % number,
+        }
+        return Envelope(**(values | fields))
+
+    return make

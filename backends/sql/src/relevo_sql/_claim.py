@@ -78,12 +78,12 @@ class Claimer:
         for prospect in prospects:
             self._pass_time(connection, prospect, now, max(limit, _BOUND))
             rows = self._statements.claim.run(
-                connection, until=until, claim=token, queue=prospect.queue, bound=limit - len(taken)
+                connection, now=now, until=until, claim=token, queue=prospect.queue, bound=limit - len(taken)
             ).all()
             taken.extend(sorted(rows, key=place_of))  # what RETURNING returns has no order
             if len(taken) >= limit:
                 break
-        return [delivery_of(row, token, now) for row in taken]
+        return [delivery_of(row, token) for row in taken]
 
     def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
         """Do what time does in one queue: make ready what is due, end the leases that are past."""

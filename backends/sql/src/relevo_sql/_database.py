@@ -66,7 +66,7 @@ class Database:
         self._uses = 0
         self._closing = threading.Event()
         self._connection: sa.Connection | None = None
-        self._checked = False
+        self._id = ""
         self._file: tuple[str, tuple[int, int] | None] = ("", None)
         self._process = 0
 
@@ -120,6 +120,12 @@ class Database:
         if version != str(SCHEMA):
             raise self._unfit(version)
 
+    def identity(self, *, anew: bool = False) -> str:
+        """Return the random id of the database, looked up *anew* or as it was last seen."""
+        if anew or not self._id:
+            return self.read(self.check)
+        return self._id
+
     @property
     def place(self) -> str:
         """The database in words, without secrets."""
@@ -157,6 +163,9 @@ class Database:
                     self._let_go()  # what is wrong may be with this connection alone
                 if trouble is not Trouble.BUSY or time.monotonic() >= deadline:
                     raise
+            except sa.exc.SQLAlchemyError:
+                self._let_go()
+                raise
             if self._closing.wait(_BREATH):
                 raise TransportClosedError(self._name)
 
@@ -210,9 +219,8 @@ class Database:
     def _ready_connection(self) -> sa.Connection:
         """Return the connection to a database whose tables are known to fit."""
         connection = self._open_connection(create=False)
-        if not self._checked:
-            self.check(connection)
-            self._checked = True
+        if not self._id:
+            self._id = self.check(connection)
         return connection
 
     def _open_connection(self, *, create: bool) -> sa.Connection:
@@ -234,7 +242,7 @@ class Database:
                 with suppress(Exception):
                     connection.close()
                 raise
-            self._connection, self._process, self._checked = connection, os.getpid(), False
+            self._connection, self._process = connection, os.getpid()
             self._file = (path, _identity(path))
         return self._connection
 
@@ -250,7 +258,7 @@ class Database:
         return ConfigurationError(f"{start} has tables of schema {version[:20]!a}, and this relevo-sql needs {SCHEMA}")
 
     def _let_go(self) -> None:
-        connection, self._connection, self._checked = self._connection, None, False
+        connection, self._connection, self._id = self._connection, None, ""
         if connection is not None and self._process == os.getpid():
             with suppress(Exception):
                 connection.close()

@@ -77,10 +77,13 @@ class SqliteDialect:
             ConfigurationError: The database is in memory.
         """
         driver = self.driver(connection)
-        if getattr(driver, "autocommit", sqlite3_legacy) != sqlite3_legacy:
-            driver.autocommit = True
-        driver.isolation_level = None  # BEGIN and COMMIT are ours to say
-        if driver.in_transaction:  # a listener of the application began one
+        # What a listener of the application may have set for its own use. BEGIN and COMMIT are ours to say.
+        if _LEGACY is not None:
+            driver.autocommit = _LEGACY
+        driver.isolation_level = None
+        driver.row_factory = None
+        driver.text_factory = str
+        if driver.in_transaction:
             driver.rollback()
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(SLICE * 1000)}")
         files = connection.exec_driver_sql("PRAGMA database_list").all()
@@ -130,22 +133,20 @@ class SqliteDialect:
 
     def joined(self, connection: sa.Connection) -> bool:
         """Return whether what is written on *connection*, somebody else's, waits for their commit."""
-        driver = connection.connection.dbapi_connection
-        if driver is None or getattr(driver, "in_transaction", False):
-            return True
-        driver = getattr(driver, "driver_connection", driver)
-        return getattr(driver, "isolation_level", "") is not None or bool(getattr(driver, "in_transaction", False))
+        driver = self.driver(connection)
+        # Without an isolation level the driver begins none by itself, and with it at the first write.
+        waits = driver.isolation_level is not None and getattr(driver, "autocommit", False) is not True
+        return waits or bool(driver.in_transaction)
 
     @contextlib.contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
         """Let text that is not UTF-8 come as bytes of its own kind, where it would be an error."""
         driver = self.driver(connection)
-        before = driver.text_factory
         driver.text_factory = _text_or_bytes
         try:
             yield
         finally:
-            driver.text_factory = before
+            driver.text_factory = str
 
     @staticmethod
     def driver(connection: sa.Connection) -> Any:
@@ -214,7 +215,8 @@ class SqliteDialect:
         )
 
 
-sqlite3_legacy = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+"""From Python 3.12 on, a driver's connection can be told to open transactions by itself; this tells it not to."""
 
 _LEVELS = "relevo_sql.levels"
 _LEVEL = "relevo_sql.level"

@@ -76,7 +76,7 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
     )
 
 
-def delivery_of(row: Sequence[Any], token: int, now: int) -> Delivery:
+def delivery_of(row: Sequence[Any], token: int) -> Delivery:
     """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets."""
     attempt, losses, enqueued_at, progress = row[10], row[11], row[12], row[14]
     return Delivery(
@@ -86,7 +86,7 @@ def delivery_of(row: Sequence[Any], token: int, now: int) -> Delivery:
         losses=losses if _is_count(losses, 0) else 0,
         receipt=(row[0], token),
         state=progress if type(progress) is bytes else b"",
-        enqueued_at=(enqueued_at if type(enqueued_at) is int else now) / 1_000_000,
+        enqueued_at=_seconds(enqueued_at),
     )
 
 

@@ -64,7 +64,6 @@ class Joints:
         # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
         self._sessions: WeakKeyDictionary[Session, ReferenceType[_JoinedSession]] = WeakKeyDictionary()
         self._ids: WeakKeyDictionary[sa.Engine, str] = WeakKeyDictionary()
-        self._own_id = ""
 
     def at(self, session: Any) -> Callable[[Make], None]:
         """
@@ -101,12 +100,11 @@ class Joints:
                 f"give one that begins and commits"
             )
         engine = connection.engine
-        if self._own_id and self._ids.get(engine) == self._own_id:
+        known = self._ids.get(engine)
+        if known and known == self._database.identity():
             return
         theirs = self._id_behind(connection)
-        # Read anew, since a database can be made anew behind the same engine.
-        self._own_id = self._database.read(self._database.check)
-        if theirs != self._own_id:
+        if theirs not in (self._database.identity(), self._database.identity(anew=True)):
             raise self._elsewhere("is of another database")
         self._ids[engine] = theirs
 

@@ -45,7 +45,8 @@ def _everything() -> list[_Thing]:
     found: list[_Thing] = []
     for table in metadata.sorted_tables:
         found.append(table)
-        found.extend(sorted(table.indexes, key=lambda index: str(index.name)))
+        indexes: list[sa.Index] = sorted(table.indexes, key=lambda index: str(index.name))
+        found.extend(indexes)
     return [*found, SCHEMA_KEY, DATABASE_KEY]
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._row import CLAIMED, SENT, SHOWN
@@ -26,7 +27,7 @@ class Prepared:
     __slots__ = ("_arrange", "_constants", "_names", "sql")
 
     def __init__(self, statement: sa.ClauseElement, dialect: SqliteDialect, *, order: Sequence[str] = ()):
-        compiled = statement.compile(dialect=dialect.compiler)
+        compiled = cast("SQLCompiler", statement.compile(dialect=dialect.compiler))
         self.sql = str(compiled)
         self._names: list[str] = list(compiled.positiontup or ())
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
@@ -94,7 +95,13 @@ class Statements:
         self.claim = prepared(
             sa.update(event)
             .where(_E.seq.in_(first))
-            .values(state=_state(LEASED), lease_until=_bind("until"), token=_bind("claim"))
+            .values(
+                state=_state(LEASED),
+                lease_until=_bind("until"),
+                token=_bind("claim"),
+                # A stranger may not have said when; then it is now, and stays so.
+                enqueued_at=sa.func.coalesce(_E.enqueued_at, _bind("now")),
+            )
             .returning(*map(sa.column, CLAIMED))
         )
 

@@ -1,0 +1,113 @@
+"""The suite that every transport is held to, on SQLite: joined once by a Session and once by a Connection."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from relevo import Transport
+from relevo_conformance import Harness, Savepoint, Transaction, suite
+from relevo_conformance.harness import Breakage
+from relevo_sql import SqlOptions, SqlTransport, event as event_table
+
+pytestmark = pytest.mark.conformance
+
+
+@attrs.frozen
+class Joined:
+    """A session, or a connection with the transaction that it began."""
+
+    session: Any
+    ends: Any
+
+    def commit(self) -> object:
+        return self.ends.commit()
+
+    def rollback(self) -> object:
+        return self.ends.rollback()
+
+    def savepoint(self) -> Savepoint:
+        return self.session.begin_nested()  # type: ignore[no-any-return]
+
+
+class SqliteHarness(Harness):
+    transport: ClassVar[type[Transport]] = SqlTransport
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="relevo-sql-"))
+        self.url = f"sqlite:///{self.directory}/events.db"
+        self.engine = application_engine(self.url)
+
+    def open(self) -> Transport:
+        return SqlTransport.open(SqlOptions(url=self.url), name="sql", clock=self.clock)
+
+    def kill(self, transport: Transport) -> None:
+        assert isinstance(transport, SqlTransport)
+        transport._database._let_go()  # the end of a process closes its files, and says nothing
+
+    def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(event_table).values(queue=queue, body=raw, headers=json.dumps(dict(headers))))
+
+    def close(self) -> None:
+        self.engine.dispose()
+        shutil.rmtree(self.directory)
+
+    @contextmanager
+    def session(self) -> Iterator[Transaction]:
+        with Session(self.engine) as session:
+            yield Joined(session, session)
+
+    @contextmanager
+    def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
+        assert isinstance(transport, SqlTransport)
+        engine = transport._database._engine
+
+        def fail(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if statement.startswith("INSERT" if breakage == "before" else "COMMIT"):
+                raise sqlite3.OperationalError("disk I/O error")
+
+        moment = "before_cursor_execute" if breakage == "before" else "after_cursor_execute"
+        sa.event.listen(engine, moment, fail)
+        try:
+            yield
+        finally:
+            sa.event.remove(engine, moment, fail)
+
+
+class SqliteConnectionHarness(SqliteHarness):
+    @contextmanager
+    def session(self) -> Iterator[Transaction]:
+        with self.engine.connect() as connection:
+            yield Joined(connection, connection)
+
+
+def application_engine(url: str) -> sa.Engine:
+    """Return an engine whose savepoints work, as SQLAlchemy's page on SQLite describes."""
+    engine = sa.create_engine(url)
+
+    @sa.event.listens_for(engine, "connect")
+    def _(driver: Any, _: Any) -> None:
+        driver.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def _(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+TestSqlite = suite(SqliteHarness)
+TestSqliteConnection = suite(SqliteConnectionHarness)
