@@ -88,6 +88,11 @@ class Bench:
             return stated
         return 0.0 if self.harness.fake else 10.0
 
+    @property
+    def glance(self) -> float:
+        """Seconds for which one receive waits: none where one look must do."""
+        return min(self.patience, _GLIMPSE)
+
     # --- arranging --------------------------------------------------------------------------------------
 
     def worker(self) -> Worker:
@@ -165,7 +170,7 @@ class Bench:
                     self.queues if queues is None else queues,
                     limit=number - len(deliveries) if limit is None else limit,
                     lease=self.times.lease if lease is None else lease,
-                    wait=min(self.patience, _GLIMPSE),
+                    wait=self.glance,
                 )
             )
             return len(deliveries) >= number
@@ -185,7 +190,7 @@ class Bench:
             self.queues if queues is None else queues,
             limit=limit,
             lease=self.times.lease,
-            wait=min(self.patience, _GLIMPSE),
+            wait=self.glance,
         )
 
     def eventually(self, condition: Callable[[], bool]) -> bool:
@@ -235,7 +240,7 @@ class Bench:
         """Return whether it came to an end: nothing comes any more, and either all came or patience is over."""
         deadline = time.monotonic() + self.patience
         for _ in range(_ROUNDS):
-            deliveries = worker.receive(queues, limit=50, lease=3600.0, wait=min(self.patience, _GLIMPSE))
+            deliveries = worker.receive(queues, limit=50, lease=3600.0, wait=self.glance)
             for delivery in deliveries:
                 worker.ack(delivery)
             if not deliveries and (not self.recorder.pending() or time.monotonic() >= deadline):

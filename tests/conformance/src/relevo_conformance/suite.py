@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis.stateful import run_state_machine_as_test
+
 from relevo_conformance._contract_close import CloseContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
 from relevo_conformance._contract_send import (
@@ -14,11 +16,25 @@ from relevo_conformance._contract_send import (
 from relevo_conformance._contract_settle import LeaseContract, SettleContract, StaleContract
 from relevo_conformance._contract_store import DeadLetterContract, StatsContract, TakeOutContract
 from relevo_conformance._contract_transaction import TransactionContract
+from relevo_conformance.contract import Contract
 from relevo_conformance.harness import Harness
+from relevo_conformance.machine import machine_for
 from relevo_conformance.profile import chosen
 
 
+class RandomContract(Contract):
+    """Whatever happens, in whatever order."""
+
+    def test_random_histories_keep_every_promise(self) -> None:
+        machine = machine_for(self.harness_type, seeded=self.profile.seed)
+        machine.harness = self.harness
+        settings = self.profile.of_histories(fake=self.harness.fake, phases=self.phases)
+
+        run_state_machine_as_test(machine, settings=settings)
+
+
 class TransportContract(
+    RandomContract,
     # pytest runs them from the last to the first: in the order of the story.
     UnclaimedContract,
     CloseContract,

@@ -1,0 +1,364 @@
+"""
+Random histories: Hypothesis decides what happens next, the checker whether it may have.
+
+Safety is judged at every step. That nothing comes is never held against a transport in the middle,
+since brokers take their time; what must come is judged in the final drain. One rule stands for one
+thing that happens, and the rare ones have rules of their own: a rule that everything has to fall
+into place for is a rule that never runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import attrs
+from hypothesis import event, seed, strategies as st
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, multiple, precondition, rule
+
+from relevo import Capabilities, DeadLetter, Delivery, Envelope, Outcome
+from relevo.errors import ConfigurationError, LeaseLostError, TransportError
+from relevo_conformance import strategy
+from relevo_conformance.bench import Bench
+from relevo_conformance.harness import Breakage, Harness
+from relevo_conformance.history import Way, tally
+from relevo_conformance.recorder import Worker
+from relevo_conformance.strategy import Recipe
+
+QUEUES = 3
+WORKERS = 2
+
+Drawn = TypeVar("Drawn")
+
+
+@attrs.frozen(eq=False)
+class Held:
+    """A delivery and who received it."""
+
+    worker: Worker
+    delivery: Delivery
+
+    def __repr__(self) -> str:
+        return repr(self.delivery)
+
+
+Deliveries = MultipleResults[Held]
+
+
+def claimed(make: Callable[[Capabilities], st.SearchStrategy[Drawn]]) -> st.SearchStrategy[Drawn]:
+    """Return what *make* draws for the transport of the machine that draws it."""
+    return st.runner().flatmap(lambda machine: make(machine.capabilities))
+
+
+def where(condition: Callable[[Capabilities], bool]) -> Callable[[Any], Any]:
+    """Let a rule run only where *condition* holds of what the transport claims."""
+    return precondition(lambda machine: condition(machine.capabilities))
+
+
+def several(most: int) -> st.SearchStrategy[list[Recipe]]:
+    """Return recipes for a batch."""
+    return claimed(lambda claims: st.lists(strategy.recipes(claims, queues=QUEUES), min_size=1, max_size=most))
+
+
+def delays() -> st.SearchStrategy[int]:
+    """Return delays, as multiples of the usual one; most often none."""
+    return claimed(lambda claims: st.just(0) if claims.delay is None else st.sampled_from((0, 0, 0, 1, 2)))
+
+
+def outcomes() -> st.SearchStrategy[Outcome]:
+    """Return outcomes, none of which is delayed."""
+    return claimed(lambda claims: strategy.outcomes(claims, st.just(0.0)))
+
+
+_WORKER = st.integers(0, WORKERS - 1)
+_QUEUES = st.permutations(range(QUEUES)).map(tuple)
+_SOME_QUEUES = st.tuples(_QUEUES, st.integers(1, QUEUES)).map(lambda drawn: drawn[0][: drawn[1]])
+
+
+class TransportMachine(RuleBasedStateMachine):
+    """
+    Two workers, three queues, and everything that can happen to them.
+
+    Made for one harness by :func:`machine_for`; a fresh bench, and so fresh queues, for each history.
+    """
+
+    harness_type: ClassVar[type[Harness]]
+    harness: ClassVar[Harness | None] = None
+    """Opened at the first history if nobody did before."""
+
+    met: ClassVar[Counter[str]]
+    """How often each situation was met, over all histories of the run."""
+
+    sent: Bundle[Envelope] = Bundle("sent")
+    live: Bundle[Held] = Bundle("live")
+    """Deliveries that were not settled here; some of them may be lost all the same."""
+
+    ever: Bundle[Held] = Bundle("ever")
+    """All deliveries; most of them are stale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        cls = type(self)
+        if cls.harness is None:
+            cls.harness = cls.harness_type()
+        self.capabilities = cls.harness.capabilities
+        self.bench = Bench(cls.harness, queues=QUEUES)
+        self.workers = [self.bench.worker() for _ in range(WORKERS)]
+        self.lease = self.bench.times.lease
+
+    def teardown(self) -> None:
+        """Drain and judge what is left, unless something was broken before: that must not be masked."""
+        try:
+            if not self.bench.recorder.is_broken and sys.exc_info()[0] is None:
+                self.bench.drain()
+        finally:
+            self.bench.clean_up()
+            met = tally(self.bench.recorder.records)
+            type(self).met.update(met)
+            for situation in met:
+                event(situation)
+
+    # --- sending ----------------------------------------------------------------------------------------
+
+    @rule(target=sent, recipes=several(4), delay=delays(), who=_WORKER)
+    def send(self, recipes: list[Recipe], delay: int, who: int) -> MultipleResults[Envelope]:
+        if delay:
+            # Where a delayed event stands in the order of its key is nobody's promise.
+            recipes = [attrs.evolve(recipe, ordering_key=None) for recipe in recipes]
+        envelopes = [self.bench.cook(recipe) for recipe in recipes]
+        self.workers[who].send(envelopes, delay=delay * self.bench.times.delay)
+        return multiple(*envelopes)
+
+    @rule(envelope=sent, who=_WORKER)
+    def send_again(self, envelope: Envelope, who: int) -> None:
+        self.workers[who].send([envelope])
+
+    @rule(place=st.integers(0, QUEUES - 1), raw=strategy.bodies())
+    def a_stranger_sends_bytes(self, place: int, raw: bytes) -> None:
+        self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
+
+    @precondition(lambda machine: machine.can("broken_send"))
+    @rule(target=sent, recipes=several(3), breakage=st.sampled_from(("before", "after")), who=_WORKER)
+    def the_store_breaks_while_sending(
+        self, recipes: list[Recipe], breakage: Breakage, who: int
+    ) -> MultipleResults[Envelope]:
+        envelopes = [self.bench.cook(recipe) for recipe in recipes]
+        with self.bench.recorder.broken(self.workers[who], breakage), suppress(TransportError, ConfigurationError):
+            self.workers[who].send(envelopes)
+        return multiple(*envelopes)
+
+    @where(lambda claims: claims.transactional)
+    @rule(
+        before=several(2),
+        inside=several(2),
+        savepoint=st.sampled_from(("commit", "rollback")),
+        end=st.sampled_from(("commit", "commit", "rollback")),
+        who=_WORKER,
+    )
+    def a_transaction(self, before: list[Recipe], inside: list[Recipe], savepoint: Way, end: Way, who: int) -> None:
+        with self.workers[who].transaction() as transaction:
+            transaction.send([self.bench.cook(recipe) for recipe in before])
+            self.bench.glimpse(self.workers[1 - who])
+            with transaction.savepoint(savepoint):
+                transaction.send([self.bench.cook(recipe) for recipe in inside])
+            if end == "commit":
+                transaction.commit()
+            else:
+                transaction.rollback()
+
+    # --- receiving --------------------------------------------------------------------------------------
+
+    @rule(targets=(live, ever), who=_WORKER, places=_SOME_QUEUES, limit=st.integers(1, 5), leases=st.integers(1, 2))
+    def receive(self, who: int, places: Sequence[int], limit: int, leases: int) -> Deliveries:
+        return self._poll(who, places=places, limit=limit, lease=leases * self.lease)
+
+    @where(lambda claims: claims.extend)
+    @rule(held=live, leases=st.integers(1, 3))
+    def extend(self, held: Held, leases: int) -> None:
+        self._worker_of(held).extend([held.delivery], lease=leases * self.lease)
+
+    @where(lambda claims: claims.extend)
+    @rule(targets=(live, ever), held=live)
+    def a_lease_is_extended_and_outlives_the_first_one(self, held: Held) -> Deliveries:
+        self._worker_of(held).extend([held.delivery], lease=3 * self.lease)
+        self.bench.advance(2 * self.lease)
+        return self._poll_elsewhere(held)
+
+    @where(lambda claims: claims.checkpoint)
+    @rule(held=live, state=strategy.any_of(strategy.STATES))
+    def checkpoint(self, held: Held, state: bytes) -> None:
+        with suppress(LeaseLostError):
+            self._worker_of(held).checkpoint(held.delivery, state)
+
+    # --- settling ---------------------------------------------------------------------------------------
+
+    @rule(held=consumes(live))
+    def ack(self, held: Held) -> None:
+        self._worker_of(held).ack(held.delivery)
+
+    @rule(targets=(live, ever), held=consumes(live), delay=delays(), state=strategy.states())
+    def give_back_and_look_at_once(self, held: Held, delay: int, state: bytes | None) -> Deliveries:
+        self._worker_of(held).nack(held.delivery, delay=delay * self.bench.times.delay, state=state)
+        return self._poll_elsewhere(held)
+
+    @rule(targets=(live, ever), held=consumes(live))
+    def release_and_look_at_once(self, held: Held) -> Deliveries:
+        self._worker_of(held).release(held.delivery)
+        return self._poll_elsewhere(held)
+
+    @rule(held=consumes(live), state=strategy.states())
+    def report_lost(self, held: Held, state: bytes | None) -> None:
+        self._worker_of(held).report_lost(held.delivery, state=state)
+
+    @where(lambda claims: claims.dead_letters)
+    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters())
+    def dead_letter_and_look(self, held: Held, died: DeadLetter) -> Deliveries:
+        worker = self._worker_of(held)
+        worker.settles(held.delivery, died)
+        worker.dead_letters(self.bench.queues)
+        return self._poll_elsewhere(held)
+
+    @rule(held=st.lists(consumes(live), min_size=2, max_size=4), drawn=st.lists(outcomes(), min_size=4, max_size=4))
+    def settle_a_batch(self, held: list[Held], drawn: list[Outcome]) -> None:
+        worker = self._worker_of(held[0])
+        worker.settle([(one.delivery, outcome) for one, outcome in zip(held, drawn, strict=False)])
+
+    @rule(held=ever, outcome=outcomes())
+    def settle_what_may_be_stale(self, held: Held, outcome: Outcome) -> None:
+        self._worker_of(held).settles(held.delivery, outcome)
+
+    @where(lambda claims: claims.extend)
+    @rule(held=ever)
+    def extend_what_may_be_stale(self, held: Held) -> None:
+        self._worker_of(held).extend([held.delivery], lease=3 * self.lease)
+
+    @rule(targets=(live, ever), held=consumes(live), outcome=outcomes())
+    def settle_twice_and_look(self, held: Held, outcome: Outcome) -> Deliveries:
+        worker = self._worker_of(held)
+        worker.nack(held.delivery)
+        taken = self._poll_elsewhere(held)
+        worker.settles(held.delivery, outcome)
+        return taken
+
+    # --- losing -----------------------------------------------------------------------------------------
+
+    @where(lambda claims: claims.lease == "timed")
+    @rule(targets=(live, ever), held=consumes(live), outcome=outcomes())
+    def a_lease_runs_out_and_the_slow_one_settles(self, held: Held, outcome: Outcome) -> Deliveries:
+        self.bench.advance(2 * self.lease + self.bench.harness.slack)
+        taken = self._poll_elsewhere(held)
+        self._worker_of(held).settles(held.delivery, outcome)
+        self._poll(self.workers.index(self._worker_of(held)), limit=1)
+        return taken
+
+    @rule(targets=(live, ever), who=_WORKER)
+    def a_worker_is_lost(self, who: int) -> Deliveries:
+        return self._lose(who)
+
+    @where(lambda claims: claims.checkpoint)
+    @rule(targets=(live, ever), held=consumes(live), state=strategy.any_of(strategy.STATES))
+    def a_worker_is_lost_after_a_checkpoint(self, held: Held, state: bytes) -> Deliveries:
+        worker = self._worker_of(held)
+        with suppress(LeaseLostError):
+            worker.checkpoint(held.delivery, state)
+        return self._lose(self.workers.index(worker))
+
+    @rule(who=_WORKER)
+    def a_worker_closes(self, who: int) -> None:
+        self.workers[who].close()
+        self.workers[who] = self.bench.worker()
+
+    @rule(steps=st.integers(1, 30))
+    def time_passes(self, steps: int) -> None:
+        self.bench.advance(steps * self.bench.times.step)
+
+    # --- what lies in the store -------------------------------------------------------------------------
+
+    @where(lambda claims: claims.dead_letters)
+    @rule(targets=(live, ever), who=_WORKER, number=st.integers(1, 3), state=strategy.any_of(strategy.STATES))
+    def revive(self, who: int, number: int, state: bytes) -> Deliveries:
+        refs = [entry.ref for entry in self.workers[who].dead_letters(self.bench.queues)]
+        self.workers[who].revive(dict.fromkeys(refs[:number], state))
+        taken = self._poll(who, limit=1)
+        self.workers[who].revive(dict.fromkeys(refs[:1], b"twice"))
+        return taken
+
+    @where(lambda claims: claims.dead_letters)
+    @rule(who=_WORKER, place=st.integers(0, QUEUES - 1))
+    def discard(self, who: int, place: int) -> None:
+        refs = [entry.ref for entry in self.workers[who].dead_letters([self.bench.queues[place]])]
+        self.workers[who].discard(refs[:1])
+        self.workers[who].dead_letters(self.bench.queues)
+
+    @where(lambda claims: claims.cancel)
+    @rule(envelope=sent, who=_WORKER)
+    def cancel(self, envelope: Envelope, who: int) -> None:
+        self.workers[who].cancel(envelope.id)
+
+    @where(lambda claims: claims.purge)
+    @rule(place=st.integers(0, QUEUES - 1), who=_WORKER)
+    def purge(self, place: int, who: int) -> None:
+        self.workers[who].purge(self.bench.queues[place])
+
+    @where(lambda claims: claims.stats != "none")
+    @rule(who=_WORKER)
+    def count(self, who: int) -> None:
+        for queue in self.bench.queues:
+            self.workers[who].stats(queue)
+
+    @rule(who=_WORKER)
+    def set_up_again(self, who: int) -> None:
+        self.workers[who].setup(self.bench.queues)
+
+    # --- how --------------------------------------------------------------------------------------------
+
+    def can(self, hook: str) -> bool:
+        """Tell whether the harness has *hook*."""
+        return getattr(type(self.bench.harness), hook) is not getattr(Harness, hook)
+
+    def _worker_of(self, held: Held) -> Worker:
+        """Return who received it; somebody else if that one is no more."""
+        return held.worker if held.worker.alive else self.workers[0]
+
+    def _lose(self, who: int) -> Deliveries:
+        self.bench.recorder.kill(self.workers[who])
+        self.workers[who] = self.bench.worker()
+        if not self.bench.is_connected:
+            self.bench.advance(2 * self.lease + self.bench.harness.slack)
+        return self._poll(1 - who, limit=5)
+
+    def _poll_elsewhere(self, held: Held) -> Deliveries:
+        other = self.workers[1] if self._worker_of(held) is self.workers[0] else self.workers[0]
+        return self._poll(self.workers.index(other), limit=3)
+
+    def _poll(
+        self, who: int, *, places: Sequence[int] = tuple(range(QUEUES)), limit: int, lease: float | None = None
+    ) -> Deliveries:
+        worker = self.workers[who]
+        deliveries = worker.receive(
+            [self.bench.queues[place] for place in places],
+            limit=limit,
+            lease=self.lease if lease is None else lease,
+            wait=self.bench.glance,
+        )
+        return multiple(*map(partial(Held, worker), deliveries))
+
+
+def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[TransportMachine]:
+    """
+    Return the machine that drives *harness*; its ``TestCase`` can be collected by itself.
+
+    Args:
+        harness: What drives the transport.
+
+        seeded: The same histories at every run; others each time if unsaid.
+    """
+    name = f"{harness.__name__.removesuffix('Harness')}Machine"
+    members = {"harness_type": harness, "met": Counter(), "__doc__": f"Random histories on {harness.__name__}."}
+    machine = type(name, (TransportMachine,), members)
+    return machine if seeded is None else seed(seeded)(machine)
+
