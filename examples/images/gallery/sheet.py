@@ -80,8 +80,8 @@ by listeners that the users did not wait for.</p>
 def _waiting(page: Page) -> str:
     longest = max(page.deferred, page.inline)
     rows = [
-        ("deferred", "the event is written, the listeners run later", page.deferred),
-        ("inline", "the same listeners before the answer", page.inline),
+        ("deferred", "its event is written, and handled later", page.deferred),
+        ("inline", "all its listeners run before the answer", page.inline),
     ]
     bars = "".join(
         f"""<div class="{name}"><dt>{name}<small>{note}</small></dt>
@@ -150,7 +150,7 @@ def _timeline(runs: Sequence[Run]) -> str:
     if not runs:
         return ""
     start = min(run.started_at for run in runs)
-    span = max(run.started_at + run.seconds for run in runs) - start or 1.0
+    span = max(run.started_at + run.seconds for run in runs) - start
     lanes = []
     for name in dict.fromkeys(run.listener for run in runs):
         blocks = "".join(_block(run, start, span) for run in runs if run.listener == name)
@@ -167,5 +167,5 @@ def _timeline(runs: Sequence[Run]) -> str:
 def _block(run: Run, start: float, span: float) -> str:
     kind = "failed" if run.error else "again" if run.attempt > 1 else "done"
     told = f"{run.filename}, attempt {run.attempt}, {1000 * run.seconds:.1f} ms{run.error and ': ' + run.error}"
-    left, width = 100 * (run.started_at - start) / span, 100 * run.seconds / span
+    left, width = 99 * (run.started_at - start) / span, 99 * run.seconds / span  # 1 % is for the least width
     return f'<i class="{kind}" title="{escape(told)}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
