@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any
@@ -16,10 +15,10 @@ from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._envelope import Envelope
 from relevo._hook import Hooks, observed
 from relevo._listener import Listener, ListenerTable, policy_of
-from relevo._progress import NewerStateError, Progress, dumped, loaded
+from relevo._progress import NewerStateError, Progress, StateTooLargeError, dumped, loaded
 from relevo._retry import Retry
 from relevo._subject import Subject, SubjectTypes
-from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportUnavailableError
+from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError, TransportError
 
 _log = getLogger("relevo.caller")
 _ACK = Ack()
@@ -98,25 +97,30 @@ class Caller:
             document = decoded(envelope.body)
             if document.id != envelope.id or document.type != envelope.name:
                 return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
+            listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
+            obstacle = self._obstacle(listeners, document, delivery.queue)
+            if obstacle is not None:
+                reason, detail = obstacle
+                return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
+            return self._call_due(delivery, document, listeners, progress, now)
         except NewerStateError as error:
             return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
             return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(str(error)))
-        listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
-        obstacle = self._obstacle(listeners, document, delivery.queue)
-        if obstacle is not None:
-            reason, detail = obstacle
-            return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
-        return self._call_due(delivery, document, listeners, progress, now)
+        except StateTooLargeError as error:
+            return DeadLetter(reason=Reason.STATE_TOO_LARGE, error=decision.sanitised(str(error)))
 
     def _call_due(
         self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
     ) -> Outcome:
+        decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
         decision.adopt_aliases(progress, listeners)
         due = decision.due(progress, listeners, now)
         events = _Events(document, delivery, self._subjects)
         tracebacks: dict[str, str] = {}
-        for position, listener in enumerate(due):
+        for listener in due:
+            if listener is not due[0] and not self._kept(delivery, progress):
+                break
             call = events.call(listener, progress)
             failure = self._run(listener, call, events, progress)
             if failure is None:
@@ -126,33 +130,34 @@ class Caller:
             elif failure is not _NOTED:
                 policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
                 decision.record_failure(progress, listener, failure, policy, now=self._now(), chance=self._chance())
-                tracebacks[listener.id] = "".join(traceback.format_exception(failure)).rstrip()
+                tracebacks[listener.id] = decision.traced(failure)
             if call.stopped:
                 decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
-                break
-            if position + 1 < len(due) and not self._kept(delivery, progress):
                 break
         return decision.conclusion(progress, listeners, self._now(), tracebacks=tracebacks, patience=self._patience)
 
     def _run(self, listener: Listener, call: Call, events: _Events, progress: Progress) -> BaseException | None:
         """Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already."""
+        made = False
         try:
             event = events.event(listener)
-        except DecodeError as error:
-            decision.record_dead(progress, listener, Reason.MALFORMED, str(error))
-            return _NOTED
-        try:
+            made = True
             if listener.takes_call:
                 listener.function(event, call)
             else:
                 listener.function(event)
         except KeyboardInterrupt:
             raise
-        except SubjectMissingError:
-            decision.record_waiting(progress, listener, Reason.SUBJECT_MISSING, self._now(), patience=self._patience)
+        except SubjectMissingError as error:
+            decision.record_waiting(
+                progress, listener, Reason.SUBJECT_MISSING, self._now(), detail=str(error), patience=self._patience
+            )
             return _NOTED
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
-            return error
+            if made or not isinstance(error, DecodeError):
+                return error
+            decision.record_dead(progress, listener, Reason.MALFORMED, str(error))
+            return _NOTED
         return None
 
     def _kept(self, delivery: Delivery, progress: Progress) -> bool:
@@ -161,9 +166,9 @@ class Caller:
             return True
         try:
             self._checkpoint(delivery, dumped(progress))
-        except LeaseLostError:
-            return False  # somebody else has it now; settling will be refused and told
-        except TransportUnavailableError as error:
+        except (LeaseLostError, TransportClosedError):
+            return False  # nobody would learn what the others do; settling will be refused and told
+        except TransportError as error:
             _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
         return True
 

@@ -12,6 +12,9 @@ from relevo.errors import ConfigurationError, shown
 Duration = float | int | str | timedelta
 """Seconds as a number, a timedelta, or text such as ``"500ms"``, ``"2s"``, ``"5m"``, ``"1h"``, ``"7d"``."""
 
+_LONGEST = 100 * 366 * 86400.0
+"""Seconds; what is longer is a mistake, and overflows some store's dates."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
@@ -59,7 +62,7 @@ def seconds(value: object, *, what: str = "a duration") -> float:
         what: How the error names it.
 
     Raises:
-        ConfigurationError: It is not a duration, or it is negative or not finite.
+        ConfigurationError: It is not a duration, or it is negative or longer than a century.
     """
     result: float | None = None
     if isinstance(value, timedelta):
@@ -68,7 +71,7 @@ def seconds(value: object, *, what: str = "a duration") -> float:
         result = float(value)
     elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
         result = float(match[1]) * _UNITS[match[2]]
-    if result is None or not 0.0 <= result < float("inf"):
+    if result is None or not 0.0 <= result <= _LONGEST:
         message = f'{what} cannot be {shown(value)}; write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
         raise ConfigurationError(message)
     return result

@@ -7,12 +7,13 @@ say so; it belongs to the one delivery at hand.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from relevo._delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
+from relevo._delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
 from relevo._listener import Listener
-from relevo._progress import ListenerProgress, Progress, dumped
+from relevo._progress import ListenerProgress, Progress, dumped, first_met
 from relevo._retry import Retry
 from relevo.errors import GiveUp
 
@@ -45,14 +46,12 @@ class Reason(StrEnum):
     LISTENER_MISSING = "listener-missing"
     """A listener that still had to run is in no worker any more."""
 
+    STATE_TOO_LARGE = "state-too-large"
+    """It has so many listeners, or with such long ids, that what they did cannot be kept with it."""
+
     SUBJECT_MISSING = "subject-missing"
     REFUSED = "refused"
     """The transport that a relay moves it to does not take it."""
-
-
-def patience_with(reason: str, patience: float = PATIENCE) -> float:
-    """Return for how many seconds an event is given back for *reason* before it is dead-lettered."""
-    return min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience
 
 
 def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
@@ -92,11 +91,18 @@ def patient(progress: Progress, reason: str, now: float, *, detail: str, patienc
 
 
 def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
-    """Give an event back whose state a newer release wrote, and leave that state untouched."""
-    elapsed = now - delivery.enqueued_at
-    if elapsed >= patience:
+    """Give an event back whose state a newer release wrote; nothing in that changes but what every release knows."""
+    first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
+    wait = _wait(now - first, patience)
+    if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
-    return Nack(delay=min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP))
+    return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
+
+
+def overcome(progress: Progress, *reasons: str) -> None:
+    """Forget in *progress* the *reasons* that were waited for and are gone; met again, they are waited for anew."""
+    for reason in reasons if progress.waiting else ():
+        progress.waiting.pop(reason, None)
 
 
 def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> float | None:
@@ -106,19 +112,22 @@ def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> 
     The waits double, and the last one ends where patience does.
     """
     first = progress.waiting.setdefault(reason, now)
-    elapsed = now - first
-    left = patience_with(reason, patience) - elapsed
-    if left <= 0:
-        return None
-    return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001))
+    return _wait(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
+
+
+def _wait(elapsed: float, patience: float) -> float | None:
+    left = patience - elapsed
+    return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001)) if left > 0 else None
 
 
 def adopt_aliases(progress: Progress, listeners: Sequence[Listener]) -> None:
     """Move in *progress* what renamed listeners did under their earlier ids to their new ones."""
     for listener in listeners:
         for alias in listener.aliases:
-            if alias in progress.listeners and listener.id not in progress.listeners:
-                progress.listeners[listener.id] = progress.listeners.pop(alias)
+            earlier = progress.listeners.pop(alias, None)
+            # During a rolling deploy both ids may have a past; what is done under either is done.
+            if earlier and (listener.id not in progress.listeners or earlier.status == "done"):
+                progress.listeners[listener.id] = earlier
 
 
 def due(progress: Progress, listeners: Sequence[Listener], now: float) -> list[Listener]:
@@ -141,8 +150,9 @@ def record_stop(progress: Progress, later: Sequence[Listener]) -> None:
     """Note in *progress* that a listener stopped the propagation: *later* ones are skipped for good."""
     progress.stopped = True
     for listener in later:
-        if listener.id in progress.listeners:
-            progress.listeners[listener.id].status = "done"
+        mine = progress.listeners.get(listener.id)
+        if mine and mine.status == "due":
+            mine.status = "done"
 
 
 def record_dead(progress: Progress, listener: Listener, reason: str, error: str) -> None:
@@ -182,12 +192,14 @@ def record_failure(
     mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
 
 
-def record_waiting(progress: Progress, listener: Listener, reason: str, now: float, *, patience: float) -> None:
-    """Note in *progress* that *listener* could not run for *reason*; this counts as no run."""
+def record_waiting(
+    progress: Progress, listener: Listener, reason: str, now: float, *, detail: str, patience: float
+) -> None:
+    """Note in *progress* that *listener* could not run for *reason*, in words *detail*; this counts as no run."""
     mine = progress.listeners.setdefault(listener.id, ListenerProgress())
     wait = waiting(progress, reason, now, patience=patience)
     if wait is None:
-        mine.status, mine.why = "dead", reason
+        record_dead(progress, listener, reason, detail)
     else:
         mine.due = now + wait
 
@@ -218,43 +230,50 @@ def conclusion(
         patience: Seconds for which a missing listener is waited for.
     """
     mine = {listener.id for listener in listeners}
-    vanished = sorted(key for key, each in progress.listeners.items() if each.status == "due" and key not in mine)
-    waits = _waits(progress, mine, now)
-    if vanished:
-        wait = waiting(progress, Reason.LISTENER_MISSING, now, patience=patience)
-        if wait is not None:
-            waits.append(wait)
-        else:
-            for key in vanished:
-                gone = progress.listeners[key]
-                gone.status, gone.why = "dead", Reason.LISTENER_MISSING
+    unfinished = {key: each for key, each in progress.listeners.items() if each.status == "due"}
+    vanished = [each for key, each in unfinished.items() if key not in mine]
+    waits = [each.due - now for key, each in unfinished.items() if key in mine]
+    if not progress.stopped and not mine <= progress.listeners.keys():
+        waits.append(0.0)  # one was not even begun
+    if not vanished:
+        overcome(progress, Reason.LISTENER_MISSING)
+    elif (wait := waiting(progress, Reason.LISTENER_MISSING, now, patience=patience)) is not None:
+        waits.append(wait)
+    else:
+        for gone in vanished:
+            gone.status, gone.why = "dead", Reason.LISTENER_MISSING
     if waits:
         return Nack(delay=max(0.0, min(waits)), state=dumped(progress))
     dead = {key: each for key, each in progress.listeners.items() if each.status == "dead"}
     if not dead:
         return Ack()
+    share = MAX_ERROR // len(dead) - 1  # each its own, so that no long one hides that another died
     return DeadLetter(
         reason=next(iter(dead.values())).why,
-        error=sanitised("\n".join(_epitaph(key, each, tracebacks.get(key)) for key, each in dead.items())),
+        error="\n".join(sanitised(_epitaph(key, each, tracebacks.get(key)), limit=share) for key, each in dead.items()),
         state=dumped(progress),
     )
 
 
-def _waits(progress: Progress, mine: Collection[str], now: float) -> list[float]:
-    return [each.due - now for key, each in progress.listeners.items() if each.status == "due" and key in mine]
-
-
-def _epitaph(listener_id: str, mine: ListenerProgress, traceback: str | None) -> str:
+def _epitaph(listener_id: str, mine: ListenerProgress, trace: str | None) -> str:
     runs = "1 run" if mine.runs == 1 else f"{mine.runs} runs"
-    return f"{listener_id}: {mine.why} after {runs}\n{traceback or mine.error}".rstrip()
+    return f"{listener_id}: {mine.why} after {runs}\n{trace or mine.error}".rstrip()
 
 
 def described(error: BaseException) -> str:
     """Return *error* in one line, even if its own text cannot be had."""
     try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a hostile __str__ must not hide which error it was
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
         return f"{type(error).__name__}: its text cannot be shown"
+
+
+def traced(error: BaseException) -> str:
+    """Return the traceback of *error*, or what can be had of it."""
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except BaseException:  # noqa: BLE001 - as above; it may also be deeper than the stack
+        return described(error)
 
 
 def sanitised(text: str, *, limit: int = MAX_ERROR) -> str:

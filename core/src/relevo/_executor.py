@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from relevo._delivery import Delivery, Nack, Outcome
+from relevo._delivery import Delivery, Lost, Nack, Outcome
 
 Handle = Callable[[Delivery], Outcome]
 """From a delivery to how it ends; whatever listeners raise is in the outcome."""
@@ -20,7 +19,13 @@ class Executor(Protocol):
         ...
 
     def room(self) -> int:
-        """Return how many further deliveries can be submitted now."""
+        """
+        Return how many further deliveries can be submitted now.
+
+        Raises:
+            TransportUnavailableError: None can, since something that the executor needs is down; said once
+                for each attempt that failed, and nothing that was submitted depends on it any more.
+        """
         ...
 
     def submit(self, delivery: Delivery) -> None:
@@ -44,7 +49,7 @@ class InlineExecutor:
     """Handles each delivery in the worker's own thread, one after the other."""
 
     def __init__(self) -> None:
-        self._done: deque[tuple[Delivery, Outcome]] = deque()
+        self._done: list[tuple[Delivery, Outcome]] = []
 
     def start(self, handle: Handle) -> None:
         self._handle = handle
@@ -58,15 +63,18 @@ class InlineExecutor:
         except KeyboardInterrupt:
             self._done.append((delivery, Nack()))
             raise
+        except BaseException:
+            # A defect, no listener's failure. As a loss it cannot stop the queue for ever: the third is the last.
+            self._done.append((delivery, Lost()))
+            raise
         self._done.append((delivery, outcome))
 
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        done = list(self._done)
-        self._done.clear()
+        done, self._done = self._done, []
         return done
 
     def running(self) -> int:
         return len(self._done)
 
     def stop(self) -> None:
-        self._done.clear()
+        self._done = []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
 
 from relevo._clock import Clock
-from relevo._delivery import Delivery, Outcome, Release, Settlement
+from relevo._delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._hook import Hooks, observed
 from relevo._transport import Transport
-from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError, UnsupportedError
+from relevo.errors import SettleError, TransportError
 
 _log = getLogger("relevo.worker")
 
@@ -33,7 +34,7 @@ class Ledger:
 
         hooks: Plugins that look on.
 
-        settled: Called with what was settled and with the deliveries among it whose lease was lost.
+        settled: Called with what was settled, and with the deliveries that were no longer held.
 
         limit: So many settlements do not wait any longer.
     """
@@ -47,6 +48,10 @@ class Ledger:
         *,
         limit: int,
     ):
+        self.counts: Counter[type[Outcome]] = Counter()
+        """How many were settled, by outcome."""
+        self.reasons: Counter[str] = Counter()
+        """How many were dead-lettered, by reason."""
         self._transport = transport
         self._clock = clock
         self._around = hooks.observers("relevo_around_settle")
@@ -66,9 +71,21 @@ class Ledger:
         with self._lock:
             self._held.update(dict.fromkeys(deliveries))
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Return whether *delivery* is held, as far as is known."""
+        return delivery in self._held
+
     def held(self) -> int:
         """Return how many are held: received and not known to be settled."""
         return len(self._held)
+
+    def pending(self) -> int:
+        """Return how many settlements wait for the next flush."""
+        return len(self._pending)
+
+    def handled(self) -> int:
+        """Return how many were settled in any way but released."""
+        return self.counts.total() - self.counts[Release]
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note how *delivery* ends, to be settled with the next flush."""
@@ -83,9 +100,10 @@ class Ledger:
             self.add(delivery, Release())
 
     def ripe(self) -> bool:
-        """Return whether the settlements that wait should be flushed now."""
-        pending = len(self._pending)
-        return pending >= self._limit or (pending > 0 and self._clock.monotonic() - self._since >= FLUSH_AFTER)
+        """Return whether settlements wait that should be flushed now."""
+        if not self._pending:
+            return bool(self._failed) and self._clock.monotonic() - self._failed_at >= _AGAIN_AFTER
+        return len(self._pending) >= self._limit or self._clock.monotonic() - self._since >= FLUSH_AFTER
 
     def flush(self) -> None:
         """
@@ -94,58 +112,80 @@ class Ledger:
         Raises:
             TransportUnavailableError: The server could not be reached; it all waits still.
 
-            SettleError: Some could not be settled, and not for the first time.
+            SettleError: Some could not be settled, and not for the first time; they wait still.
         """
         with self._flushing:
             batch = self._taken()
             if not batch:
                 return
-            lost: Sequence[Delivery] = ()
-            unsettled: frozenset[object] = frozenset()
+            failure: SettleError | None = None
             try:
-                if self._around:
-                    with observed(self._around, transport=self._transport.name, settlements=batch):
-                        lost = self._transport.settle(batch)
-                else:
-                    lost = self._transport.settle(batch)
+                lost = self._settle(batch)
             except SettleError as error:
-                self._failures += 1
-                if self._failures > _MOST_FAILURES:
-                    raise
-                _log.error("%s; trying again", error)  # noqa: TRY400 - its cause says nothing more
+                failure = error
                 lost = [delivery for delivery, _ in batch if delivery in error.lost]
-                unsettled = frozenset(error.unsettled)
             except BaseException:
                 with self._lock:
                     self._pending[:0] = batch
                 raise
-            else:
-                self._failures = 0
-            with self._lock:
-                for delivery, _ in batch:
-                    if delivery not in unsettled:
-                        self._held.pop(delivery, None)
-                if unsettled:
-                    self._failed += [entry for entry in batch if entry[0] in unsettled]
-                    self._failed_at = self._clock.monotonic()
-        self._settled([entry for entry in batch if entry[0] not in unsettled], lost)
+            settled = self._enter(batch, frozenset(lost), failure)
+        self._settled(settled, lost)
+        if failure is not None and self._failures > _MOST_FAILURES:
+            raise failure
 
     def extend(self, lease: float) -> None:
-        """Keep all that is held hidden for another *lease* seconds, where the transport can."""
-        with self._lock:
-            held = list(self._held)
-        if not held or not self._transport.capabilities.extend:
+        """Keep all that is held hidden for another *lease* seconds, where the transport can; forget what is lost."""
+        if not self._transport.capabilities.extend:
             return
-        try:
-            lost = self._transport.extend(held, lease=lease)
-        except (TransportUnavailableError, TransportClosedError, UnsupportedError) as error:
-            _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
-            return
-        with self._lock:
-            waiting = {delivery for delivery, _ in self._pending}
-            gone = [delivery for delivery in lost if delivery in self._held and delivery not in waiting]
+        with self._flushing:  # what is being settled meanwhile would seem lost
+            with self._lock:
+                held = list(self._held)
+            if not held:
+                return
+            try:
+                lost = self._transport.extend(held, lease=lease)
+            except TransportError as error:
+                _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
+                return
+            with self._lock:
+                told_later = {delivery for delivery, _ in (*self._pending, *self._failed)}
+                gone = [delivery for delivery in lost if delivery not in told_later]
+                for delivery in gone:
+                    self._held.pop(delivery, None)
         for delivery in gone:
             _log.warning("the lease of %r was lost while it was held; it may be handled twice", delivery)
+
+    def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
+        if not self._around:
+            return self._transport.settle(batch)
+        with observed(self._around, transport=self._transport.name, settlements=batch):
+            return self._transport.settle(batch)
+
+    def _enter(
+        self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None
+    ) -> Sequence[Settlement]:
+        """Enter into the books what became of *batch*; return what was settled."""
+        if failure is None:
+            self._failures = 0
+        unsettled = frozenset(failure.unsettled) if failure else frozenset()
+        settled = []
+        with self._lock:
+            for entry in batch:
+                delivery, outcome = entry
+                if delivery in unsettled:
+                    self._failed.append(entry)
+                    continue
+                self._held.pop(delivery, None)
+                if delivery not in lost:
+                    settled.append(entry)
+                    self.counts[type(outcome)] += 1
+                    if isinstance(outcome, DeadLetter):
+                        self.reasons[outcome.reason] += 1
+            if failure is not None:
+                self._failures += 1
+                self._failed_at = self._clock.monotonic()
+                _log.error("%s; trying again", failure)
+        return settled
 
     def _taken(self) -> list[Settlement]:
         with self._lock:

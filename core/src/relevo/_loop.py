@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from relevo._runner import Report, Runner, RunOptions
 from relevo._worker import Worker
+from relevo.errors import TransportUnavailableError
 
 if TYPE_CHECKING:
     from relevo._app import App
+
+_GRACE = 2.0
+"""Seconds that a relay has to give back what it holds when its process is told to end at once."""
 
 
 class LoopRunner(Runner):
@@ -35,12 +37,19 @@ class LoopRunner(Runner):
     def run(self, app: App, options: RunOptions) -> Report:
         name = app.transport(options.transport).name
         worker = app.worker(options, patient=self._patient)
-        app.prepare(name)
-        if options.until_empty:
-            return self._drain(app, name, worker, options)
-        relay = app.relay(name, patient=True)
-        with stopped_by_signals(worker, relay), _beside(relay):
-            return worker.run()
+        limits = RunOptions(until_empty=options.until_empty, max_seconds=options.max_seconds)
+        relay = app.relay(name, limits, patient=self._patient)
+        with stopped_by_signals(worker, relay):
+            while not worker.stopped:
+                try:
+                    app.prepare(name)
+                    break
+                except TransportUnavailableError as error:
+                    worker.sit_out(error)
+            if options.until_empty:
+                return _drained(worker, relay)
+            with _beside(relay, worker):
+                return worker.run()
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return the command that a host system has to run."""
@@ -51,43 +60,16 @@ class LoopRunner(Runner):
             words += ["--transport", options.transport]
         return shlex.join(words)
 
-    def _drain(self, app: App, name: str, worker: Worker, options: RunOptions) -> Report:
-        """Empty the outbox, then the queues, until neither gives anything more."""
-        whole = Report(stopped_by="empty")
-        while True:
-            relay = app.relay(name, RunOptions(until_empty=True))
-            with stopped_by_signals(worker, relay):
-                moved = relay.run().handled if relay is not None else 0
-                if moved or not whole.handled:
-                    whole = _sum(whole, worker.run())
-            if not moved or whole.stopped_by != "empty":
-                return whole
-            worker = app.worker(_rest(options, whole), patient=self._patient)
 
-
-def _rest(options: RunOptions, done: Report) -> RunOptions:
-    """Return *options* less what *done* has used of their limits."""
-    return attrs.evolve(
-        options,
-        max_events=None if options.max_events is None else max(0, options.max_events - done.handled),
-        max_seconds=None if options.max_seconds is None else max(0.0, options.max_seconds - done.seconds),
-    )
-
-
-def _sum(first: Report, second: Report) -> Report:
-    reasons = {
-        reason: first.reasons.get(reason, 0) + second.reasons.get(reason, 0)
-        for reason in {*first.reasons, *second.reasons}
-    }
-    return Report(
-        handled=first.handled + second.handled,
-        done=first.done + second.done,
-        retried=first.retried + second.retried,
-        dead=first.dead + second.dead,
-        seconds=first.seconds + second.seconds,
-        stopped_by=second.stopped_by,
-        reasons=reasons,
-    )
+def _drained(worker: Worker, relay: Worker | None) -> Report:
+    """Empty the outbox and the queues in turn, until neither gives anything more."""
+    handled = -1
+    while True:
+        moved = relay.run().handled if relay is not None else 0
+        report = worker.run()
+        if relay is None or report.stopped_by != "empty" or moved + report.handled == handled:
+            return report
+        handled = moved + report.handled
 
 
 @contextmanager
@@ -115,15 +97,28 @@ def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
 
 
 @contextmanager
-def _beside(relay: Worker | None) -> Iterator[None]:
-    """Run *relay* in a thread while the block runs."""
+def _beside(relay: Worker | None, worker: Worker) -> Iterator[None]:
+    """Run *relay* in a thread while the block runs; if it fails, *worker* stops and the block raises why."""
     if relay is None:
         yield
         return
-    thread = threading.Thread(target=relay.run, name="relevo-relay", daemon=True)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            relay.run()
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
+            errors.append(error)
+            worker.stop()
+
+    thread = threading.Thread(target=run, name="relevo-relay", daemon=True)
     thread.start()
+    patience: float | None = _GRACE
     try:
         yield
+        patience = None
     finally:
         relay.stop()
-        thread.join()
+        thread.join(patience)
+    for error in errors:
+        raise error

@@ -12,10 +12,9 @@ from typing import Literal
 import msgspec
 
 from relevo._delivery import MAX_STATE
-from relevo.errors import DecodeError
+from relevo.errors import CodecError, DecodeError
 
 STATE_VERSION = 1
-_MAX_ERROR = 200
 
 Status = Literal["done", "due", "dead"]
 
@@ -56,7 +55,16 @@ class Progress(msgspec.Struct, omit_defaults=True):
 class NewerStateError(DecodeError):
     """Raised when a newer release of relevo wrote the state; a newer worker will come by."""
 
+    def __init__(self, version: int):
+        self.version = version
+        super().__init__(f"a newer release of relevo wrote the state: version {version}")
 
+
+class StateTooLargeError(CodecError):
+    """Raised when the ids of an event's listeners alone are longer than a state may be."""
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode = msgspec.json.Decoder(Progress).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -74,40 +82,56 @@ def loaded(state: bytes) -> Progress:
         return Progress(STATE_VERSION)
     try:
         progress = _decode(state)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         try:
             version = msgspec.json.decode(state)["v"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (*_UNREADABLE, KeyError, TypeError):
             version = None
         if isinstance(version, int) and version > STATE_VERSION:
-            raise NewerStateError(f"state version {version}") from error
+            raise NewerStateError(version) from error
         message = f"the state is not readable: {error}"
         raise DecodeError(message) from error
     if progress.v > STATE_VERSION:
-        raise NewerStateError(f"state version {progress.v}")
+        raise NewerStateError(progress.v)
     return progress
 
 
 def dumped(progress: Progress) -> bytes:
-    """Return *progress* as bytes, leaving the error texts out if they would not fit."""
-    for each in progress.listeners.values():
-        if len(each.error) > _MAX_ERROR:
-            each.error = each.error[: _MAX_ERROR - 1] + "…"
+    """
+    Return *progress* as bytes, leaving the error texts out if they would not fit.
+
+    Raises:
+        StateTooLargeError: It does not fit even so.
+    """
     state = _encode(progress)
     if len(state) > MAX_STATE:
         for each in progress.listeners.values():
             each.error = ""
         state = _encode(progress)
+        if len(state) > MAX_STATE:
+            raise StateTooLargeError(f"the progress of {len(progress.listeners)} listeners takes {len(state)} bytes")
     return state
 
 
+def first_met(state: bytes, reason: str, now: float) -> tuple[float, bytes]:
+    """Return since when *reason* is waited for by *state*, which a newer release wrote, and the state that says so."""
+    content = msgspec.json.decode(state)
+    first = content.setdefault("waiting", {}).setdefault(reason, now)
+    return first, _encode(content)
+
+
 def revived(state: bytes) -> bytes:
-    """Return *state* for a dead letter that is made ready again: its dead listeners start afresh, the done stay done."""
+    """
+    Return *state* for a dead letter that is made ready again: its dead listeners start afresh, the done stay done.
+
+    Raises:
+        NewerStateError: A newer release wrote it, and knows what is done.
+    """
     try:
         progress = loaded(state)
-    except DecodeError:
+    except DecodeError as error:
+        if isinstance(error, NewerStateError):
+            raise
         return b""
     kept = {key: each for key, each in progress.listeners.items() if each.status == "done"}
-    return (
-        dumped(Progress(STATE_VERSION, listeners=kept, stopped=progress.stopped)) if kept or progress.stopped else b""
-    )
+    return dumped(Progress(STATE_VERSION, listeners=kept, stopped=progress.stopped))

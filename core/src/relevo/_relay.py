@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from relevo import _decision as decision
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Release
+from relevo._delivery import Ack, Delivery, Nack, Outcome, Release
 from relevo._envelope import Envelope
 from relevo._executor import Handle
+from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
-from relevo.errors import SendError, TransportUnavailableError
+from relevo.errors import ConfigurationError, DecodeError, RelevoError, SendError, TransportError
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
@@ -28,14 +29,14 @@ class RelayExecutor:
 
     An event that the target has confirmed is done here; one whose outcome is unknown is sent again under
     the same id; one that the target refuses is tried again, and dead-lettered when *patience* runs out.
-    While the target is down everything stays where it is.
+    While the target is down everything stays where it is, and nothing counts.
 
     Args:
         target: Where to.
 
         clock: Where the time comes from.
 
-        patience: Seconds since the dispatch after which a refused event is dead-lettered.
+        patience: Seconds from the first refusal of an event until it is dead-lettered.
     """
 
     def __init__(self, target: Transport, *, clock: Clock, patience: float = decision.PATIENCE):
@@ -43,12 +44,15 @@ class RelayExecutor:
         self._clock = clock
         self._patience = patience
         self._batch: list[Delivery] = []
-        self._outage: TransportUnavailableError | None = None
+        self._outage: TransportError | None = None
 
     def start(self, handle: Handle) -> None:
         """Nothing to get ready: the events are handed on, not handled."""
 
     def room(self) -> int:
+        outage, self._outage = self._outage, None
+        if outage is not None:
+            raise outage
         return _BATCH - len(self._batch)
 
     def submit(self, delivery: Delivery) -> None:
@@ -58,40 +62,48 @@ class RelayExecutor:
         return len(self._batch)
 
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        """
-        Send what was submitted and say what became of it.
-
-        Raises:
-            TransportUnavailableError: The target was down the last time; what was submitted then was
-                released, what was submitted since is sent the next time.
-        """
-        outage, self._outage = self._outage, None
-        if outage is not None:
-            raise outage
+        """Send what was submitted and say what became of it."""
         batch, self._batch = self._batch, []
-        envelopes = [(delivery, delivery.envelope) for delivery in batch if isinstance(delivery.envelope, Envelope)]
-        unreadable = [delivery for delivery in batch if not isinstance(delivery.envelope, Envelope)]
-        dead = DeadLetter(reason=decision.Reason.UNREADABLE, error="not an envelope")
-        return [*((delivery, dead) for delivery in unreadable), *self._handed_on(envelopes)]
+        now = self._clock.now()
+        ended: list[tuple[Delivery, Outcome]] = []
+        sound: list[tuple[Delivery, Envelope]] = []
+        for delivery in batch:
+            refusal = decision.refusal(delivery, now)
+            if refusal is not None:
+                ended.append((delivery, refusal))
+            elif isinstance(delivery.envelope, Envelope):
+                sound.append((delivery, delivery.envelope))
+        return ended + self._handed_on(sound) if sound else ended
 
     def stop(self) -> None:
         self._batch = []
 
     def _handed_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
-        if not batch:
-            return []
         try:
             self._target.send([envelope for _, envelope in batch])
-        except TransportUnavailableError as error:
-            self._outage = error
-            return [(delivery, Release()) for delivery, _ in batch]
         except SendError as error:
             return [(delivery, self._after(error, position, delivery)) for position, (delivery, _) in enumerate(batch)]
+        except TransportError as error:
+            self._outage = error
+            return [(delivery, Release()) for delivery, _ in batch]
+        except ConfigurationError as error:
+            if len(batch) == 1:
+                return [(batch[0][0], self._refused(batch[0][0], error))]
+            return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
         return [(delivery, Ack()) for delivery, _ in batch]
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
         if position in error.sent:
             return Ack()
-        if position in error.refused and self._clock.now() - delivery.enqueued_at >= self._patience:
-            return DeadLetter(reason=decision.Reason.REFUSED, error=decision.sanitised(str(error)))
+        if position in error.refused:
+            return self._refused(delivery, error)
         return Nack(delay=min(_AGAIN_CAP, _AGAIN_FIRST * 2.0 ** min(delivery.attempt - 1, 10)))
+
+    def _refused(self, delivery: Delivery, error: RelevoError) -> Outcome:
+        try:
+            progress = loaded(delivery.state)
+        except DecodeError:
+            progress = loaded(b"")
+        return decision.patient(
+            progress, decision.Reason.REFUSED, self._clock.now(), detail=str(error), patience=self._patience
+        )

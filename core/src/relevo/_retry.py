@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 
 import attrs
@@ -12,6 +13,10 @@ from relevo.errors import ConfigurationError, GiveUp, RetryLater
 
 def _duration(value: Duration) -> float:
     return seconds(value, what="a retry delay")
+
+
+def _exceptions(value: Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
+    return tuple(value)
 
 
 @attrs.frozen
@@ -44,16 +49,16 @@ class Retry:
     factor: float = attrs.field(default=4.0, kw_only=True)
     cap: float = attrs.field(default=3600.0, converter=_duration, kw_only=True)
     jitter: float = attrs.field(default=0.1, kw_only=True)
-    give_up_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=tuple, kw_only=True)
+    give_up_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_exceptions, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         problems = []
         if type(self.runs) is not int or self.runs < 1:
             problems.append(f"runs is {self.runs!r}, it must be a whole number from 1")
         if not isfinite(self.factor) or self.factor < 1:
-            problems.append(f"factor is {self.factor!r}, it must be 1 or more")
+            problems.append(f"factor is {self.factor!r}, it must be a number from 1")
         if not 0 <= self.jitter <= 1:
-            problems.append(f"jitter is {self.jitter!r}, it must be between 0 and 1")
+            problems.append(f"jitter is {self.jitter!r}, it must be a number from 0 to 1")
         if self.cap < self.first:
             problems.append(f"cap ({self.cap} s) is shorter than first ({self.first} s)")
         if problems:
@@ -69,9 +74,9 @@ class Retry:
             chance: A random number from 0 to 1.
         """
         try:
-            grown = self.first * self.factor ** (run - 1)
+            grown = self.first * float(self.factor) ** (run - 1)
         except OverflowError:
-            grown = self.cap
+            grown = self.cap if self.first else 0.0
         return min(self.cap, grown) * (1.0 + self.jitter * chance)
 
     def decide(self, run: int, error: BaseException, chance: float) -> float | None:
@@ -86,7 +91,7 @@ class Retry:
         if isinstance(error, RetryLater) and error.delay is not None:
             try:
                 return seconds(error.delay)
-            except ConfigurationError:
+            except Exception:  # noqa: BLE001 - whatever a listener passes, and however it shows itself
                 return self.wait(run, chance)
         return self.wait(run, chance)
 

@@ -13,19 +13,19 @@ unflushed while it runs, and what was received with it goes back as released (la
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from logging import WARNING, getLogger
+from logging import getLogger
 
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement
+from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Release, Settlement
 from relevo._executor import Executor, Handle, InlineExecutor
 from relevo._hook import Hooks, notify, observed
 from relevo._ledger import Ledger
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
 from relevo._transport import Transport
-from relevo.errors import RelevoError, TransportClosedError, TransportUnavailableError
+from relevo.errors import TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -35,7 +35,8 @@ LEASE = 60.0
 MAX_BATCH = 250
 _WAIT = 1.0
 _WAIT_BUSY = 0.02
-_KEEPER_PERIOD = 0.02
+_WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
+_KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 _COMPLAIN_EVERY = 60.0
 
@@ -43,6 +44,8 @@ _COMPLAIN_EVERY = 60.0
 class Worker:
     """
     Handles the events of some queues of one transport until it is told to stop.
+
+    It may be run again: its limits, counted from when it was made, and its report go on.
 
     Args:
         transport: Where the events are.
@@ -99,17 +102,22 @@ class Worker:
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(transport, clock, self._hooks, self._settled, limit=most)
         self._pace = Pace(most)
-        self._stop = threading.Event()
-        self._ended = threading.Event()
+        self._stopped = False
         self._outages = 0
         self._complained = 0.0
-        self._started = 0.0
-        self._counts: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
+        self._started = clock.monotonic()
+        self._linger = 0.0
+        self._lingered = 0.0
+        self._doubts = 0
 
     def stop(self) -> None:
         """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
-        self._stop.set()
+        self._stopped = True  # no Event: its lock may be held by the very thread that the handler interrupts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopped
 
     def run(self) -> Report:
         """
@@ -117,10 +125,12 @@ class Worker:
 
         Raises:
             TransportUnavailableError: The server could not be reached, and the worker is not patient.
+
+            SettleError: The server refuses to settle something, again and again.
         """
-        self._started = self._clock.monotonic()
         self._executor.start(self._handle)
-        keeper = threading.Thread(target=self._keep, name="relevo-keeper", daemon=True)
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(ended,), name="relevo-keeper", daemon=True)
         if self._background:
             keeper.start()
         around = self._hooks.observers("relevo_around_run")
@@ -131,18 +141,19 @@ class Worker:
             try:
                 self._put_back()
             finally:
-                self._ended.set()
+                ended.set()
                 if self._background:
                     keeper.join()
                 self._executor.stop()
+        counts = self._ledger.counts
         return Report(
-            handled=self._counts["handled"],
-            done=self._counts["done"],
-            retried=self._counts["retried"],
-            dead=self._counts["dead"],
+            handled=self._ledger.handled(),
+            done=counts[Ack],
+            retried=counts[Nack],
+            dead=counts[DeadLetter],
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
-            reasons=dict(self._reasons),
+            reasons=dict(self._ledger.reasons),
         )
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -150,96 +161,120 @@ class Worker:
     def _loop(self) -> str:
         while True:
             ended = self._limit_reached()
-            if ended and not self._executor.running():
+            if ended:
                 return ended
             try:
-                if not ended:
-                    self._begin()
+                self._begin()
                 self._collect()
-                if ended or self._backlog or not self._executor.room():
+                if self._backlog or not self._executor.room():
                     continue
-                came = self._fetch()
-                self._outages = 0
-                if not came and self._options.until_empty:
-                    if self._ledger.held():
-                        self._pause(_WAIT_BUSY)
-                    elif self._drained():
-                        return "empty"
+                if not self._fetch() and self._options.until_empty and self._drained():
+                    return "empty"
             except TransportUnavailableError as error:
-                self._sit_out(error)
+                self.sit_out(error)
 
     def _begin(self) -> None:
-        """Submit from the backlog what there is room for; a suspect only once it is alone."""
-        backlog, executor = self._backlog, self._executor
-        while backlog and executor.room() and not self._stop.is_set():
-            if not backlog[0].losses:
-                executor.submit(backlog.popleft())
-            elif executor.running():
+        """Submit from the backlog what there is room for; a suspect only once it is alone, and nothing beside it."""
+        backlog, executor, ledger = self._backlog, self._executor, self._ledger
+        while backlog and executor.room() and not self._stopped:
+            suspect = backlog[0].losses > 0
+            if suspect and not self._alone():
                 return
-            else:
-                self._ledger.flush()
-                executor.submit(backlog.popleft())
-                self._collect(until_idle=True)
-                self._ledger.flush()
+            delivery = backlog.popleft()
+            if ledger.holds(delivery):
+                executor.submit(delivery)
+            if suspect:
+                self._finish()
 
-    def _collect(self, *, until_idle: bool = False) -> None:
-        """Note what was finished; with *until_idle*, until nothing runs. Flush when it is time."""
-        executor = self._executor
-        while True:
-            busy = executor.running() and (until_idle or self._backlog or not executor.room())
-            for delivery, outcome in executor.finished(_WAIT_BUSY if busy else 0.0):
-                self._ledger.add(delivery, outcome)
-                self._count(outcome)
-            if self._ledger.ripe():
-                self._ledger.flush()
-            if not until_idle or not executor.running():
-                return
+    def _alone(self) -> bool:
+        """Return whether no more than one delivery is held, after doing what can be done for that."""
+        self._finish()
+        if self._ledger.held() <= 1:
+            return True
+        self._pause(_WAIT_BUSY)
+        return False
+
+    def _collect(self) -> None:
+        """Note what was finished, and flush when it is time; waits a little if nothing else can be done."""
+        executor, ledger = self._executor, self._ledger
+        if executor.running():
+            stuck = self._backlog or not executor.room()
+            for delivery, outcome in executor.finished(_WAIT_BUSY if stuck else 0.0):
+                ledger.add(delivery, outcome)
+        if ledger.ripe():
+            ledger.flush()
+
+    def _finish(self) -> None:
+        """Wait for what runs, and settle it."""
+        executor, ledger = self._executor, self._ledger
+        while executor.running():
+            for delivery, outcome in executor.finished(_WAIT_BUSY):
+                ledger.add(delivery, outcome)
+        ledger.flush()
 
     def _fetch(self) -> bool:
-        """Receive further events into the backlog; return whether any came."""
+        """Receive further events into the backlog; return whether any came, or may not come."""
+        ledger = self._ledger
         limit = self._pace.limit()
         if self._options.max_events is not None:
-            limit = min(limit, self._options.max_events - self._counts["handled"] - self._executor.running())
+            # What is held is looked at first: what the keeper settles in between is counted twice rather than not.
+            limit = min(limit, self._options.max_events - ledger.held() - ledger.handled())
             if limit < 1:
+                self._finish()
+                if ledger.held():
+                    self._pause(_WAIT_BUSY)
                 return True
-        if self._executor.running():
-            wait = _WAIT_BUSY
-        elif self._options.until_empty:
-            wait = 0.0
-        else:
-            wait = 0.0 if self._ledger.held() else _WAIT
-        batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
-        self._pace.received(batch, asked=limit, now=self._clock.monotonic())
-        self._ledger.hold(batch)
+        began = self._clock.monotonic()
+        batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
+        now = self._clock.monotonic()
+        self._pace.received(batch, asked=limit, now=now)
+        if self._linger:
+            self._lingered, self._linger = self._lingered + now - began, 0.0
+        if not batch:
+            self._outages = 0
+            ledger.flush()
+            return False
+        self._doubts = 0
+        ledger.hold(batch)
         suspect = next((delivery for delivery in batch if delivery.losses), None)
         if suspect is None:
             self._backlog.extend(batch)
         else:
             self._backlog.append(suspect)
-            self._ledger.release(delivery for delivery in batch if delivery is not suspect)
-        if not batch:
-            self._ledger.flush()
-        return bool(batch)
+            ledger.release(delivery for delivery in batch if delivery is not suspect)
+        return True
+
+    def _wait(self) -> float:
+        """Return for how long to wait for further events."""
+        if self._executor.running():
+            return _WAIT_BUSY
+        if self._options.until_empty:
+            return self._linger
+        return 0.0 if self._ledger.pending() else _WAIT
 
     def _drained(self) -> bool:
-        """Return whether nothing is ready, by the transport's own figures, and nothing worth waiting for comes due."""
-        if self._transport.capabilities.stats == "none":
-            return True
-        stats = [self._transport.stats(queue) for queue in self._queues]
-        if any(each.ready for each in stats):
-            self._pause(0.01)
+        """Return whether nothing is left to take, or worth waiting for; if not, the next receive waits a little."""
+        if self._ledger.held():
+            self._pause(_WAIT_BUSY)
             return False
-        left = self._options.settle - (self._clock.monotonic() - self._started)
-        if left > 0 and any(each.scheduled or each.leased for each in stats):
-            self._pause(min(0.05, left))
+        known = self._transport.capabilities.stats != "none"
+        stats = [self._transport.stats(queue) for queue in self._queues] if known else []
+        if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
+            # On its way, or behind an earlier one of its key, or just gone to another worker.
+            self._doubts += 1
+            self._linger = _WAIT_DOUBT
+            return False
+        left = self._options.settle - self._lingered
+        if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
+            self._linger = min(left, _WAIT)
             return False
         return True
 
     def _limit_reached(self) -> str | None:
         options = self._options
-        if self._stop.is_set():
+        if self._stopped:
             return "asked"
-        if options.max_events is not None and self._counts["handled"] >= options.max_events:
+        if options.max_events is not None and self._ledger.handled() >= options.max_events:
             return "events"
         if options.max_seconds is not None and self._clock.monotonic() - self._started >= options.max_seconds:
             return "time"
@@ -250,23 +285,35 @@ class Worker:
                 return "asked"
         return None
 
+    def _put_back(self) -> None:
+        """Settle what is finished and release what was not begun."""
+        try:
+            self._ledger.release(self._backlog)
+            self._backlog.clear()
+            self._finish()
+        except TransportError as error:
+            _log.warning("what is held cannot be settled: %s", error)
+        if self._ledger.held():
+            _log.warning("%d held deliveries come back when their lease ends", self._ledger.held())
+
     # --- beside the loop ------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _keep(self, ended: threading.Event) -> None:
         """Renew leases and flush settlements while a listener keeps the worker's thread busy."""
         renewed = self._clock.monotonic()
-        while not self._ended.wait(_KEEPER_PERIOD):
+        while not ended.wait(_KEEPER_PERIOD if self._ledger.held() else _KEEPER_IDLE):
             try:
+                now = self._clock.monotonic()
+                if now - renewed >= self._lease / 3:
+                    renewed = now
+                    self._ledger.extend(self._lease)
                 if self._ledger.ripe():
                     self._ledger.flush()
-            except RelevoError:
-                pass  # the loop meets it too, and knows what to do
-            now = self._clock.monotonic()
-            if now - renewed >= self._lease / 3:
-                renewed = now
-                self._ledger.extend(self._lease)
+            except Exception as error:  # noqa: BLE001 - the loop meets it too and decides; leases are renewed meanwhile
+                _log.debug("the keeper met %s: %s", type(error).__name__, error)
+                ended.wait(_WAIT)
 
-    def _sit_out(self, error: TransportUnavailableError) -> None:
+    def sit_out(self, error: TransportUnavailableError) -> None:
         """Wait for a server that is down, longer each time, with one line a minute; or raise *error*."""
         if not self._patient:
             raise error
@@ -280,38 +327,19 @@ class Worker:
 
     def _pause(self, seconds: float) -> None:
         """Wait in slices, so that :meth:`stop` is heard."""
-        while seconds > 0 and not self._stop.is_set():
+        while seconds > 0 and not self._stopped:
             self._clock.sleep(min(seconds, 0.1))
             seconds -= 0.1
 
-    def _put_back(self) -> None:
-        """Settle what is finished and release what was not begun."""
-        try:
-            self._collect(until_idle=True)
-            self._ledger.release(self._backlog)
-            self._backlog.clear()
-            self._ledger.flush()
-        except (TransportUnavailableError, TransportClosedError) as error:
-            _log.warning("%d held deliveries come back when their lease ends: %s", self._ledger.held(), error)
-
-    # --- counting --------------------------------------------------------------------------------------
-
-    def _count(self, outcome: Outcome) -> None:
-        self._counts["handled"] += 1
-        if isinstance(outcome, Ack):
-            self._counts["done"] += 1
-        elif isinstance(outcome, DeadLetter):
-            self._counts["dead"] += 1
-            self._reasons[outcome.reason] += 1
-        elif isinstance(outcome, Nack):
-            self._counts["retried"] += 1
-
     def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Delivery]) -> None:
         for delivery in lost:
-            _log.warning("the lease of %r was lost before it was settled; it is handled again", delivery)
-        if not self._dead_observers and not _log.isEnabledFor(WARNING):
-            return
+            _log.warning(
+                "%r was no longer held when it was settled: its lease had ended, or an earlier try did it", delivery
+            )
         for delivery, outcome in settlements:
-            if isinstance(outcome, DeadLetter) and delivery not in lost:
+            if isinstance(outcome, Release):
+                continue
+            self._outages = 0
+            if isinstance(outcome, DeadLetter):
                 _log.warning("%r is dead: %s", delivery, outcome.reason)
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)

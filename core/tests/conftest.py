@@ -1,0 +1,118 @@
+"""What the core's tests start from: a clock that stands still, a memory transport, envelopes and deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from relevo import Delivery, Envelope, ListenerTable, Retry, SubjectType, Worker
+from relevo._caller import Caller
+from relevo._listener import Mark
+from relevo._subject import SubjectTypes
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="store")
+def _store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture(name="transport")
+def _transport(store: MemoryStore, clock: FakeClock) -> Iterator[MemoryTransport]:
+    with MemoryTransport(store, clock=clock) as transport:
+        yield transport
+
+
+@pytest.fixture(name="other")
+def _other(store: MemoryStore, clock: FakeClock) -> Iterator[MemoryTransport]:
+    """Make a second transport on the same store, as another process would have it."""
+    with MemoryTransport(store, name="other", clock=clock) as transport:
+        yield transport
+
+
+@pytest.fixture(name="envelope")
+def _envelope() -> Callable[..., Envelope]:
+    """Make an envelope with a body that fits: its id, its data, and attributes of the body or of the envelope."""
+
+    def envelope(event_id: str = "1", data: object = None, **fields: Any) -> Envelope:
+        name = fields.pop("name", "image.created")
+        body = {"specversion": "1.0", "id": event_id, "source": "shop", "type": name, "data": data or {}}
+        for attribute in ("subject", "dataversion", "relevocontext", "time", "correlationid", "causationid"):
+            if attribute in fields:
+                body[attribute] = fields.pop(attribute)
+        body |= fields.pop("body", {})
+        return Envelope(id=event_id, source="shop", name=name, body=msgspec.json.encode(body), **fields)
+
+    return envelope
+
+
+@pytest.fixture(name="delivery")
+def _delivery(envelope: Callable[..., Envelope], clock: FakeClock) -> Callable[..., Delivery]:
+    """Make a delivery that no transport knows: attributes of it, or of its envelope."""
+
+    def delivery(**fields: Any) -> Delivery:
+        own = {"queue": "default", "receipt": object(), "enqueued_at": clock.now()}
+        own |= {key: fields.pop(key) for key in ("queue", "attempt", "losses", "state", "enqueued_at") if key in fields}
+        return Delivery(envelope=fields.pop("whole", None) or envelope(**fields), **own)  # type: ignore[arg-type]
+
+    return delivery
+
+
+@pytest.fixture(name="table")
+def _table() -> ListenerTable:
+    return ListenerTable()
+
+
+@pytest.fixture(name="listen")
+def _listen(table: ListenerTable) -> Callable[..., None]:
+    """Register a function as a listener of ``image.created``, or of what is said."""
+
+    def listen(function: Callable[..., object], **how: Any) -> None:
+        retry = how.pop("retry", None)
+        policy = Retry(retry) if isinstance(retry, int) else retry
+        table.add(function, Mark(**{"event": "image.created", "id": function.__name__, "retry": policy, **how}))
+
+    return listen
+
+
+@pytest.fixture(name="caller")
+def _caller(table: ListenerTable, clock: FakeClock) -> Callable[..., Caller]:
+    """Make a caller of the registered listeners; without chance, and without checkpoints unless said."""
+
+    def caller(*, subjects: Sequence[SubjectType] = (), **how: Any) -> Caller:
+        return Caller(
+            table,
+            **{
+                "first_queue": lambda _: "default",
+                "subjects": SubjectTypes(subjects),
+                "clock": clock,
+                "chance": lambda: 0.0,
+                **how,
+            },
+        )
+
+    return caller
+
+
+@pytest.fixture(name="worker")
+def _worker(transport: MemoryTransport, caller: Callable[..., Caller], clock: FakeClock) -> Callable[..., Worker]:
+    """Make a worker of the default queue, over the registered listeners unless said, with nothing beside its loop."""
+
+    def worker(handle: Callable[..., Any] | None = None, **how: Any) -> Worker:
+        on = how.pop("transport", transport)
+        return Worker(
+            on,
+            handle or caller(checkpoint=on.checkpoint).outcome,
+            **{"queues": ["default"], "clock": clock, "chance": lambda: 0.0, "background": False, **how},
+        )
+
+    return worker

@@ -1,0 +1,614 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+
+import relevo
+from relevo import (
+    Ack,
+    Call,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Event,
+    GiveUp,
+    Hooks,
+    ListenerTable,
+    Nack,
+    Outcome,
+    Reason,
+    Retry,
+    RetryLater,
+    SubjectType,
+    hookimpl,
+)
+from relevo._caller import Caller
+from relevo._progress import ListenerProgress, Progress, dumped, loaded
+from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError
+from relevo.testing import FakeClock
+
+Make = Callable[..., Delivery]
+Listen = Callable[..., None]
+MakeCaller = Callable[..., Caller]
+
+
+def _fail(event: object) -> None:
+    raise ValueError("not today")
+
+
+def _stateful(outcome: Outcome) -> Progress:
+    assert isinstance(outcome, (Nack, DeadLetter))
+    assert outcome.state is not None
+    return loaded(outcome.state)
+
+
+# --- what listeners are given -----------------------------------------------------------------------
+
+
+def test_a_listener_is_called_with_the_event_and_the_delivery_is_done(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    events: list[Event] = []
+    listen(events.append, id="keep")
+
+    outcome = caller().outcome(delivery(data={"image_id": 7}))
+
+    assert outcome == Ack()
+    assert [(event.name, event["image_id"]) for event in events] == [("image.created", 7)]
+
+
+@relevo.event("image.created", version=2, subject="image_id", of="image")
+@attrs.frozen
+class _ImageCreated:
+    image_id: int
+
+
+def test_a_listener_may_ask_for_the_declared_class_and_for_the_call(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    seen: list[tuple[_ImageCreated, int, int, str]] = []
+
+    def keep(event: _ImageCreated, call: Call) -> None:
+        seen.append((event, call.attempt, call.losses, call.listener_id))
+
+    listen(keep, event=_ImageCreated)
+
+    outcome = caller().outcome(delivery(data={"image_id": 7}, dataversion=2, losses=1))
+
+    assert outcome == Ack()
+    assert seen == [(_ImageCreated(7), 1, 1, "keep")]
+
+
+def test_listeners_are_called_by_priority_and_share_one_event(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    seen: list[tuple[str, Event]] = []
+    listen(lambda event: seen.append(("late", event)), id="late")
+    listen(lambda event: seen.append(("soon", event)), id="soon", priority=1)
+
+    caller().outcome(delivery())
+
+    assert [name for name, _ in seen] == ["soon", "late"]
+    assert seen[0][1] is seen[1][1]
+
+
+def test_only_the_listeners_of_the_queue_are_called(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    called: list[str] = []
+    listen(lambda _: called.append("first"), id="first")
+    listen(lambda _: called.append("feed"), id="feed", queue="feed")
+    both = caller(first_queue=lambda _: "media")
+
+    both.outcome(delivery(queue="media"))
+    both.outcome(delivery(queue="feed"))
+
+    assert called == ["first", "feed"]
+
+
+# --- what listeners raise ---------------------------------------------------------------------------
+
+
+def test_a_failure_is_tried_again_after_the_policys_wait(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    listen(_fail, retry=Retry(3, first=7))
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(7.0)
+    assert _stateful(outcome).listeners["_fail"].error == "ValueError: not today"
+
+
+def test_a_run_that_takes_its_time_is_waited_for_from_its_end(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    def slow(event: object) -> None:
+        clock.advance(100)
+        raise ValueError
+
+    listen(slow, retry=Retry(3, first=7))
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(7.0)
+
+
+def test_one_failing_listener_does_not_stop_the_others(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    called: list[object] = []
+    listen(_fail, priority=1)
+    listen(called.append, id="other")
+
+    outcome = caller().outcome(delivery())
+
+    assert len(called) == 1
+    statuses = {key: each.status for key, each in _stateful(outcome).listeners.items()}
+    assert statuses == {"_fail": "due", "other": "done"}
+
+
+def test_a_retry_runs_only_the_listeners_that_have_not_succeeded_each_with_its_own_attempt(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    attempts: list[tuple[str, int]] = []
+
+    def good(event: object, call: Call) -> None:
+        attempts.append(("good", call.attempt))
+
+    def bad(event: object, call: Call) -> None:
+        attempts.append(("bad", call.attempt))
+        raise ValueError
+
+    listen(good)
+    listen(bad, retry=Retry(2))
+    both = caller()
+    first = both.outcome(delivery())
+    assert isinstance(first, Nack)
+    clock.advance(first.delay)
+
+    last = both.outcome(delivery(state=first.state, attempt=9))
+
+    assert attempts == [("good", 1), ("bad", 1), ("bad", 2)]
+    assert isinstance(last, DeadLetter)
+    assert last.reason == Reason.RETRIES_EXHAUSTED
+    assert last.error.startswith("bad: retries-exhausted after 2 runs\nTraceback")
+    assert "good" not in last.error.splitlines()[0]
+
+
+def test_a_delivery_that_comes_too_early_runs_nothing_and_waits_for_the_rest(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    called: list[object] = []
+    listen(called.append, id="keep")
+    state = dumped(Progress(1, listeners={"keep": ListenerProgress("due", 1, clock.now() + 30)}))
+
+    outcome = caller().outcome(delivery(state=state))
+
+    assert called == []
+    assert outcome == Nack(delay=30.0, state=state)
+
+
+def test_the_earliest_due_listener_says_when(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    for name, first in (("slow", 60), ("quick", 3), ("middle", 10)):
+        listen(_fail, id=name, retry=Retry(2, first=first))
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(3.0)
+
+
+def test_retry_later_names_the_delay_and_give_up_ends_it(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    def later(event: object) -> None:
+        raise RetryLater("5m")
+
+    def never(event: object) -> None:
+        raise GiveUp("no such image")
+
+    listen(later)
+    listen(never)
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(300.0)
+    assert _stateful(outcome).listeners["never"] == ListenerProgress("dead", 1, 0.0, "gave-up", "GiveUp: no such image")
+
+
+class _HostileError(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit("from __str__")
+
+
+def _recurse(event: object) -> None:
+    _recurse(event)
+
+
+def _grouped(event: object) -> None:
+    raise BaseExceptionGroup("all", [SystemExit(1), KeyError(2)])
+
+
+def _raiser(error: BaseException) -> Callable[[object], None]:
+    def raising(event: object) -> None:
+        raise error
+
+    raising.__name__ = type(error).__name__
+    return raising
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        _raiser(SystemExit(3)),
+        _raiser(GeneratorExit()),
+        _raiser(asyncio.CancelledError()),
+        _raiser(StopIteration()),
+        _raiser(_HostileError()),
+        _raiser(ValueError("\0\ud800" * 100_000)),
+        _raiser(DecodeError("the listener's own")),
+        _raiser(LeaseLostError("its own", None)),
+        _raiser(TransportUnavailableError("its own", "down")),
+        _recurse,
+        _grouped,
+    ],
+)
+def test_whatever_a_listener_raises_is_its_failure_and_nobody_elses(
+    listener: Callable[[object], None], listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    called: list[object] = []
+    listen(listener, id="bad", retry=1)
+    listen(called.append, id="good")
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.RETRIES_EXHAUSTED
+    outcome.error.encode()
+    assert len(called) == 1
+
+
+def test_an_interrupt_is_not_the_listeners(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    listen(_raiser(KeyboardInterrupt()), id="bad")
+
+    with pytest.raises(KeyboardInterrupt):
+        caller().outcome(delivery())
+
+
+def test_the_queues_policy_is_for_listeners_that_have_none(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    listen(_fail)
+
+    outcome = caller(queue_retry={"default": Retry(1)}.get).outcome(delivery())
+
+    assert isinstance(outcome, DeadLetter)
+
+
+# --- stopping the propagation -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stop_keeps_the_later_listeners_from_being_called_for_good(
+    fails: bool,  # noqa: FBT001
+    listen: Listen,
+    caller: MakeCaller,
+    delivery: Make,
+    clock: FakeClock,
+) -> None:
+    called: list[str] = []
+
+    def stop(event: object, call: Call) -> None:
+        called.append("stop")
+        call.stop_propagation()
+        if fails and call.attempt == 1:
+            raise ValueError
+
+    listen(_fail, id="early", priority=2)
+    listen(stop, priority=1)
+    listen(lambda _: called.append("late"), id="late")
+    first = caller().outcome(delivery())
+    assert isinstance(first, Nack)
+    clock.advance(10)
+
+    caller().outcome(delivery(state=first.state))
+
+    assert called == ["stop", "stop"] if fails else ["stop"]
+
+
+def test_a_lone_listener_that_stops_the_propagation_is_done(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    def stop(event: object, call: Call) -> None:
+        call.stop_propagation()
+
+    listen(stop)
+
+    assert caller().outcome(delivery()) == Ack()
+
+
+# --- what cannot be handled here --------------------------------------------------------------------
+
+
+def test_an_unknown_event_is_given_back_and_then_dead_lettered(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    listen(_fail, queue="feed")
+    first = caller().outcome(delivery())
+    assert isinstance(first, Nack)
+    clock.advance(3600)
+
+    last = caller().outcome(delivery(state=first.state))
+
+    assert first.delay == 1.0
+    assert isinstance(last, DeadLetter)
+    assert last.reason == Reason.UNKNOWN_EVENT
+    assert last.error == 'no listener for "image.created" in the queue "default"; its listeners here are in feed'
+
+
+def test_a_newer_version_is_given_back_and_then_dead_lettered(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    def typed(event: _ImageCreated) -> None: ...
+
+    listen(typed, event=_ImageCreated)
+    first = caller().outcome(delivery(dataversion=3))
+    assert isinstance(first, Nack)
+    clock.advance(3600)
+
+    last = caller().outcome(delivery(dataversion=3, state=first.state))
+
+    assert isinstance(last, DeadLetter)
+    assert last.reason == Reason.NEWER_VERSION
+
+
+def test_a_state_of_a_newer_release_is_given_back_not_touched(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    called: list[object] = []
+    listen(called.append, id="keep")
+
+    outcome = caller().outcome(delivery(state=b'{"v":2,"done":["keep"]}'))
+
+    assert isinstance(outcome, Nack)
+    assert outcome.state is not None
+    assert outcome.state.startswith(b'{"v":2,"done":["keep"],"waiting":')
+    assert called == []
+
+
+def test_a_reason_to_wait_is_forgotten_when_the_event_was_handled(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    listen(_fail)
+    state = dumped(Progress(1, waiting={"unknown-event": clock.now() - 3599, "newer-version": 1.0}))
+
+    outcome = caller().outcome(delivery(state=state))
+
+    assert _stateful(outcome).waiting == {}
+
+
+def _images(*names: str) -> SubjectType:
+    return SubjectType(type="image", cls=object, name=str, load=lambda name: name if name in names else None)
+
+
+def test_a_missing_subject_is_waited_for_without_counting_a_run(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    seen: list[tuple[object, int]] = []
+
+    def look(event: object, call: Call) -> None:
+        seen.append((call.subject, call.attempt))
+
+    listen(look)
+    first = caller(subjects=[_images()]).outcome(delivery(subject="image/7"))
+    assert isinstance(first, Nack)
+    clock.advance(first.delay)
+
+    last = caller(subjects=[_images("7")]).outcome(delivery(subject="image/7", state=first.state))
+
+    assert last == Ack()
+    assert seen == [("7", 1)]
+
+
+def test_a_subject_that_stays_missing_is_a_dead_letter_after_a_minute(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    def look(event: object, call: Call) -> None:
+        _ = call.subject
+
+    listen(look)
+    state, hand_overs = b"", 0
+    began = clock.now()
+    while isinstance(outcome := caller(subjects=[_images()]).outcome(delivery(subject="image/7", state=state)), Nack):
+        assert outcome.state is not None
+        state, hand_overs = outcome.state, hand_overs + 1
+        clock.advance(outcome.delay)
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.SUBJECT_MISSING
+    assert "look: subject-missing after 0 runs\nthe subject image/7 is gone" in outcome.error
+    assert clock.now() - began == pytest.approx(60.0, abs=0.01)
+    assert hand_overs < 10
+
+
+# --- what is malformed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [b"\xff", b"{}", b'{"v":1,"listeners":7}'])
+def test_an_unreadable_state_is_malformed(state: bytes, listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    listen(_fail)
+
+    outcome = caller().outcome(delivery(state=state))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"a":' + b"[" * 100_000])
+def test_a_body_that_is_no_event_is_malformed(body: bytes, listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    listen(_fail)
+
+    outcome = caller().outcome(delivery(whole=Envelope(id="1", source="shop", name="image.created", body=body)))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+
+
+@pytest.mark.parametrize("inner", [{"id": "2"}, {"type": "image.deleted"}])
+def test_an_envelope_that_says_something_else_than_its_body_is_malformed(
+    inner: dict[str, str], listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    listen(_fail)
+    listen(_fail, event="image.deleted")
+
+    outcome = caller().outcome(delivery(body=inner))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+
+
+def test_data_that_does_not_fit_one_listener_is_given_to_the_others(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    called: list[object] = []
+
+    def typed(event: _ImageCreated) -> None: ...
+
+    listen(typed, event=_ImageCreated)
+    listen(called.append, id="generic")
+
+    outcome = caller().outcome(delivery(data={"image_id": "seven"}))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+    assert outcome.error.startswith("typed: malformed after 0 runs")
+    assert len(called) == 1
+
+
+@relevo.event("image.weighed")
+@attrs.define
+class _Weighed:
+    grams: int
+
+    def __attrs_post_init__(self) -> None:
+        _ = 1 // self.grams
+
+
+def test_an_error_in_the_constructor_of_an_event_is_the_failure_of_its_listener(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    def weigh(event: _Weighed) -> None: ...
+
+    listen(weigh, event=_Weighed, retry=1)
+
+    outcome = caller().outcome(delivery(name="image.weighed", data={"grams": 0}))
+
+    assert isinstance(outcome, DeadLetter)
+    assert "ZeroDivisionError" in outcome.error
+
+
+def test_more_listeners_than_a_state_can_remember_are_a_dead_letter_not_the_end_of_the_worker(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    for number in range(400):
+        listen(_fail, id=f"shop.listeners:create_thumbnails_{number}")
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.STATE_TOO_LARGE
+
+
+# --- progress in the middle -------------------------------------------------------------------------
+
+
+def _done_in(states: list[bytes]) -> list[set[str]]:
+    return [{key for key, each in loaded(state).listeners.items() if each.status == "done"} for state in states]
+
+
+def test_what_is_done_is_kept_before_the_next_listener_is_called(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    kept: list[bytes] = []
+    before: list[int] = []
+    for name in "abc":
+        listen(lambda _: before.append(len(kept)), id=name)
+
+    outcome = caller(checkpoint=lambda _, state: kept.append(state)).outcome(delivery())
+
+    assert outcome == Ack()
+    assert before == [0, 1, 2]
+    assert _done_in(kept) == [{"a"}, {"a", "b"}]
+
+
+@pytest.mark.parametrize("error", [LeaseLostError("main", None), TransportClosedError("main")])
+def test_no_further_listener_is_called_once_somebody_else_has_the_delivery(
+    error: Exception, listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    def checkpoint(_: Delivery, __: bytes) -> None:
+        raise error
+
+    called: list[str] = []
+    for name in "abc":
+        listen(lambda _, name=name: called.append(name), id=name)
+
+    outcome = caller(checkpoint=checkpoint).outcome(delivery())
+
+    assert called == ["a"]
+    assert isinstance(outcome, Nack)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_the_listeners_go_on(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def checkpoint(_: Delivery, __: bytes) -> None:
+        raise TransportUnavailableError("main", "gone")
+
+    for name in "ab":
+        listen(print, id=name)
+
+    assert caller(checkpoint=checkpoint).outcome(delivery()) == Ack()
+    assert "could not be kept" in caplog.text
+
+
+# --- hooks --------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    @hookimpl
+    def relevo_around_handle(self, delivery: Delivery) -> None:
+        self.seen.append(delivery)
+        raise RuntimeError("a broken plugin")
+
+
+def test_an_observing_hook_sees_every_delivery_and_cannot_break_one(
+    table: ListenerTable, listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    watch = _Watch()
+    listen(print)
+    one = delivery()
+
+    outcome = caller(hooks=Hooks([watch])).outcome(one)
+
+    assert outcome == Ack()
+    assert watch.seen == [one]
+
+
+def test_a_huge_traceback_does_not_take_long(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    def chain(event: object) -> None:
+        error: Exception | None = None
+        for number in range(2000):
+            try:
+                raise ValueError(number) from error  # noqa: TRY301
+            except ValueError as raised:
+                error = raised
+        assert error is not None
+        raise error
+
+    listen(chain, retry=1)
+    began = time.perf_counter()
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, DeadLetter)
+    assert time.perf_counter() - began < 5

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo import Clock, SystemClock
+from relevo._clock import seconds
+from relevo.errors import ConfigurationError
+from relevo.testing import FakeClock
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500ms", 0.5), ("2s", 2.0), ("1.5 m", 90.0), (" 1h ", 3600.0), ("7d", 604800.0), ("0s", 0.0)],
+)
+def test_a_duration_is_a_number_with_a_unit(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+@given(st.floats(0, 1e9))
+def test_seconds_may_be_a_number_or_a_timedelta(number: float) -> None:
+    assert seconds(number) == number
+    assert seconds(timedelta(seconds=number)) == pytest.approx(number, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "2", "s", "-1s", "1e3s", "2 weeks", -0.1, float("nan"), float("inf"), 1e10, True, None, b"2s", [2]]
+)
+def test_what_is_no_duration_is_refused_by_its_name(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match="the lease cannot be"):
+        seconds(wrong, what="the lease")
+
+
+def test_the_machines_clock_is_a_clock() -> None:
+    clock: Clock = SystemClock()
+    before = clock.monotonic()
+
+    clock.sleep(0.001)
+
+    assert isinstance(clock, Clock)
+    assert clock.monotonic() > before
+    assert clock.now() > 1_700_000_000
+
+
+def test_a_fake_clock_stands_still_until_it_is_moved() -> None:
+    clock = FakeClock(1000.0)
+
+    before = clock.now(), clock.monotonic()
+    clock.advance(1.5)
+    clock.sleep(0.5)
+
+    assert before == (1000.0, 1000.0)
+    assert clock.now() == clock.monotonic() == 1002.0
+    assert isinstance(clock, Clock)
+
+
+def test_a_fake_clock_does_not_go_backwards() -> None:
+    clock = FakeClock()
+
+    with pytest.raises(ValueError, match="backwards"):
+        clock.advance(-1.0)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from relevo import Ack, Delivery, Executor, InlineExecutor, Lost, Nack, Outcome
+
+Make = Callable[..., Delivery]
+
+
+def _started(handle: Callable[[Delivery], Outcome]) -> Executor:
+    executor: Executor = InlineExecutor()
+    executor.start(handle)
+    return executor
+
+
+def test_it_handles_one_delivery_at_a_time_where_it_is_submitted(delivery: Make) -> None:
+    one = delivery()
+    executor = _started(lambda _: Ack())
+
+    executor.submit(one)
+
+    assert (executor.room(), executor.running()) == (0, 1)
+    assert executor.finished(0.0) == [(one, Ack())]
+    assert (executor.room(), executor.running()) == (1, 0)
+    assert executor.finished(0.0) == []
+
+
+def test_an_interrupt_gives_the_delivery_back_and_is_raised(delivery: Make) -> None:
+    def interrupted(_: Delivery) -> Outcome:
+        raise KeyboardInterrupt
+
+    one = delivery()
+    executor = _started(interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(one)
+
+    assert executor.finished(0.0) == [(one, Nack())]
+
+
+@pytest.mark.parametrize("defect", [RuntimeError, SystemExit, GeneratorExit])
+def test_a_defect_counts_as_a_loss_so_that_it_cannot_stop_the_queue_for_ever(
+    delivery: Make, defect: type[BaseException]
+) -> None:
+    def defective(_: Delivery) -> Outcome:
+        raise defect
+
+    one = delivery()
+    executor = _started(defective)
+
+    with pytest.raises(defect):
+        executor.submit(one)
+
+    assert executor.finished(0.0) == [(one, Lost())]
+
+
+def test_what_was_not_collected_is_forgotten_when_it_stops(delivery: Make) -> None:
+    executor = _started(lambda _: Ack())
+    executor.submit(delivery())
+
+    executor.stop()
+
+    assert executor.running() == 0
