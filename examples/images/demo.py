@@ -45,6 +45,7 @@ def main() -> int:
     if app.transport().capabilities.durability == "process":
         console.print("The demo works in two processes, and memory is of one: see tests/test_gallery.py for that.")
         return 2
+    finish_earlier_run()
     began = time.time()
     shutil.rmtree(store.folder, ignore_errors=True)
     store.session().close()  # makes the folder and the gallery's tables
@@ -53,6 +54,8 @@ def main() -> int:
     console.print(f"[bold]A photo gallery, its events through {transport()}[/]\n")
     deferred = uploaded_deferred()
     inline, failures = uploaded_inline()
+    if console.is_terminal:
+        console.print()
     console.print(
         f"An upload answers in         [bold green]{1000 * deferred:6.1f} ms[/]  median; its event is written"
     )
@@ -85,7 +88,7 @@ def uploaded_deferred() -> float:
     """Upload all photographs, their events to be handled later; return the median of the seconds that a user waits."""
     seconds = []
     with bars() as progress:
-        row = progress.add_task("upload", total=len(PHOTOS))
+        row = progress.add_task("uploading", total=len(PHOTOS))
         for photo in PHOTOS:
             start = time.perf_counter()
             upload(app, photo)
@@ -98,7 +101,8 @@ def uploaded_inline() -> tuple[float, int]:
     """Do the same in another folder, the listeners before the answer; return the median, and how many failed."""
     dispatcher = relevo.LocalDispatcher(app.listeners, subjects=app.subjects)
     seconds, failures, home = [], 0, store.folder
-    with tempfile.TemporaryDirectory() as elsewhere:
+    with tempfile.TemporaryDirectory() as elsewhere, bars() as progress:
+        row = progress.add_task("… and inline", total=len(PHOTOS))
         store.move(Path(elsewhere))
         store.session().close()
         for photo in PHOTOS:
@@ -112,34 +116,44 @@ def uploaded_inline() -> tuple[float, int]:
                 failures += 1
             else:
                 seconds.append(time.perf_counter() - start)
+            progress.advance(row)
         store.move(home)
     return statistics.median(seconds), failures
 
 
 def work() -> None:
     """Let ``relevo drain`` handle all, and watch the diary meanwhile."""
-    command = [sys.executable, "-m", "relevo", "--config", str(CONFIGURATION), "drain", "--settle", f"{PATIENCE:g}s"]
     deadline = time.monotonic() + PATIENCE
     with bars(TimeElapsedColumn()) as progress:
         rows = {name: progress.add_task(name, total=len(PHOTOS)) for name in LISTENERS}
-        while True:
-            drain = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            while drain.poll() is None:
-                time.sleep(0.05)
-                for name, row in rows.items():
-                    progress.update(row, completed=len(finished(name)))
-            output = drain.communicate()[0]
-            if drain.returncode not in (0, 1):  # 1: something died, as it should
-                raise SystemExit(f"{output}\nrelevo drain ended with {drain.returncode}")
-            # A transport that cannot tell what is scheduled gives a drain nothing to wait for: look again.
-            if all(len(finished(name)) == len(PHOTOS) for name in LISTENERS) or time.monotonic() > deadline:
-                break
-        for name, row in rows.items():
-            progress.update(row, completed=len(finished(name)))
+        # A transport that cannot tell what is scheduled gives a drain nothing to wait for: look again.
+        while not all(progress.tasks[row].finished for row in rows.values()) and time.monotonic() < deadline:
+            with drain("--settle", f"{PATIENCE:g}s") as process:
+                while process.poll() is None:
+                    time.sleep(0.05)
+                    for name, row in rows.items():
+                        progress.update(row, completed=len(finished(name)))
+                output = process.communicate()[0]
+            for name, row in rows.items():
+                progress.update(row, completed=len(finished(name)))
+            if process.returncode not in (0, 1):  # 1: something died, as it should
+                raise SystemExit(f"{output}\nrelevo drain ended with {process.returncode}")
     if not console.is_terminal:
         for name in LISTENERS:
             console.print(f"{name:<18} {len(finished(name))}/{len(PHOTOS)}")
-    console.print()
+
+
+def finish_earlier_run() -> None:
+    """Let no event that an interrupted run left on a server meet the images of this one."""
+    if app.outboxes and store.folder.exists():
+        with drain("--max-time", "10s") as process:
+            process.communicate()
+
+
+def drain(*options: str) -> subprocess.Popen[str]:
+    """Start ``relevo drain``, as cron would."""
+    command = [sys.executable, "-m", "relevo", "--config", str(CONFIGURATION), "drain", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finished(listener: str) -> set[str]:
@@ -266,3 +280,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except relevo.TransportUnavailableError as unavailable:
         sys.exit(f"demo: {unavailable}")
+    except KeyboardInterrupt:
+        sys.exit(130)
