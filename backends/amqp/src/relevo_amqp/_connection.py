@@ -52,6 +52,11 @@ class Loop:
         """Whether anything given to :meth:`soon` still runs."""
         return not self._ended
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is asked from within the thread."""
+        return threading.current_thread() is self._thread
+
     def soon(self, callback: Callable[[], None]) -> None:
         """Run *callback* in the thread; from any thread."""
         self._loop.add_callback_threadsafe(callback)
@@ -71,7 +76,7 @@ class Loop:
     def stop(self, timeout: float) -> None:
         """End the thread; blocking."""
         self.soon(self._loop.stop)
-        if threading.current_thread() is not self._thread:
+        if not self.inside:
             self._thread.join(timeout)
 
     @property
@@ -170,24 +175,28 @@ class Connection:
         if self.loop.alive:
             self.loop.soon(start)
             if not self._closed.wait(timeout):
-                self.abort()
-                self._closed.wait(timeout)
+                self.abort(timeout)
 
-    def abort(self) -> None:
-        """Cut the connection without a word, as the end of the process would."""
+    def abort(self, timeout: float = 0.0) -> None:
+        """Cut the connection without a word, as the end of a process does; wait up to *timeout* seconds for it."""
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
+                self._closed.set()
                 return
+            self.lose(LineLostError("the connection was cut"))
             # There is no public way: close() waits for the answer of a server that may be silent.
-            stream = getattr(self._raw, "_transport", None)
-            if stream is not None:
-                stream.abort()
+            terminate = getattr(self._raw, "_terminate_stream", None)
+            if terminate is not None:
+                terminate(pika.exceptions.StreamLostError("cut by relevo"))
             elif not self._raw.is_closing:
                 self._raw.close()
 
-        if self.loop.alive:
+        if self.loop.inside:
+            start()
+        elif self.loop.alive:
             self.loop.soon(start)
+            self._closed.wait(timeout)
 
     # --- in the loop's thread --------------------------------------------------------------------------
 
@@ -197,8 +206,8 @@ class Connection:
             self._raw = SelectConnection(
                 self._parameters(timeout),
                 on_open_callback=self._on_open,
-                on_open_error_callback=lambda _, error: self.lose(_told(error)),
-                on_close_callback=lambda _, error: self.lose(_told(error)),
+                on_open_error_callback=self._on_end,
+                on_close_callback=self._on_end,
                 custom_ioloop=self.loop.native,
             )
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
@@ -229,13 +238,16 @@ class Connection:
     def _on_unblocked(self, *_: Any) -> None:
         self.blocked = None
 
+    def _on_end(self, _: Any, error: BaseException) -> None:
+        self.lose(_told(error))
+        self._closed.set()
+
     def lose(self, error: LineLostError) -> None:
         """Note that it is gone."""
         self.loop.forget(self)
         if self.lost is None:
             self.lost = error
         _fail(self._opened, error)
-        self._closed.set()
 
 
 class Channel:

@@ -71,8 +71,8 @@ _BY_KIND: Mapping[str, type[RelevoError]] = MappingProxyType(
         "StreamLostError": TransportUnavailableError,
         "AMQPHeartbeatTimeout": TransportUnavailableError,
         "AMQPConnectionError": TransportUnavailableError,
-        "IncompatibleProtocolError": ConfigurationError,
         "SSLError": ConfigurationError,
+        "SSLCertVerificationError": ConfigurationError,
     }
 )
 """By the driver's name of the error; what stands not here is the world's fault."""

@@ -136,9 +136,9 @@ class Hub:
 
     def abort(self, timeout: float) -> None:
         """Cut both connections without a word and end the thread; blocking."""
-        self.publisher.abort()
+        self.publisher.abort(timeout)
         if self._line is not None:
-            self._line.abort()
+            self._line.abort(timeout)
         self.loop.stop(timeout)
 
     def _connect(self, purpose: str) -> Connection:

@@ -119,19 +119,20 @@ class Publisher:
             if self._connection is not None:
                 self._connection.close(timeout)
 
-    def abort(self) -> None:
-        """Cut the connection."""
+    def abort(self, timeout: float) -> None:
+        """Cut the connection; blocking."""
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.abort(timeout)
 
     def _ready(self) -> Channel:
         """Return an open channel; one thread at a time opens it."""
         with self._opening:
-            if self._channel is not None and self._channel.lost is None:
-                return self._channel
-            if self._connection is None or self._connection.lost is not None:
-                self._connection = self._connect()
-            channel = self._connection.channel(self._timeout)
+            connection, channel = self._connection, self._channel
+            if connection is None or connection.lost is not None:
+                connection = self._connection = self._connect()
+            elif channel is not None and channel.lost is None:
+                return channel
+            channel = connection.channel(self._timeout)
             channel.on_lost = lambda error: self._on_lost(channel, error)
             channel.confirm(
                 lambda tag, multiple, taken: self._on_confirm(channel, tag, multiple=multiple, taken=taken),
@@ -226,8 +227,10 @@ class Publisher:
     def _too_late(self, batch: Batch, channel: Channel) -> None:
         connection = self._connection
         blocked = connection.blocked if connection is not None else None
-        batch.give_up(
+        why = (
             f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {self._timeout:g} s"
         )
         if channel is self._channel and connection is not None:
             connection.abort()  # what is still on its way must not arrive at any time later
+            channel.lose(LineLostError(why))
+        batch.give_up(why)

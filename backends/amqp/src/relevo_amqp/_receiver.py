@@ -79,13 +79,16 @@ class Receiver:
                 continue
             if self._suspects_there:
                 if not subscription.held:
+                    subscription = self._clean(subscription)
                     suspect = self._next_suspect(subscription, queues)
                     if suspect is not None:
                         return [suspect]
-                    self._resume(subscription, queues, limit)
+                    self._suspects_there = False
+                    self._look_at = time.monotonic() + LOOK_EVERY
+                    self._consume(subscription, queues, limit)
                     continue
             elif time.monotonic() >= self._look_at and self._suspected(subscription, queues):
-                subscription.pause()
+                subscription.pause(subscription.queues)
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
@@ -121,9 +124,11 @@ class Receiver:
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
             return
-        subscription.pause()
+        subscription.pause(subscription.queues)
         self._relocate(subscription, [*self._misplaced, *subscription.take_all()])
         self._misplaced = []
+        if self._queues:
+            subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
 
     # --- subscribing -----------------------------------------------------------------------------------
 
@@ -131,39 +136,46 @@ class Receiver:
         """Return a subscription that brings *queues*, with a prefetch that *limit* needs."""
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
-            self._hub.provide(list(queues))
+            self._hub.provide(queues)
             self._misplaced = []
             subscription = self._hub.subscription()
             self.subscription = subscription
-            self._queues = ()
+            self._queues = queues
             self._look_at = 0.0
             self._suspects_there = False
             self._suspected(subscription, queues)
-        if self._suspects_there:
-            return subscription
-        needed = self._prefetch(subscription, limit)
-        if queues != self._queues or needed > subscription.prefetch or needed * 4 < subscription.prefetch:
-            if set(queues) - set(self._queues):
-                self._hub.provide(list(queues))
-            left_out = [queue for queue in self._queues if queue not in queues]
-            self._consume(subscription, queues, needed)
-            self._relocate(subscription, subscription.take(left_out, subscription.buffered))
+        elif subscription.worn and not self._suspects_there and not subscription.held and not subscription.buffered:
+            subscription = self._clean(subscription)
+        if not self._suspects_there:
+            self._consume(subscription, queues, limit)
         return subscription
 
-    def _prefetch(self, subscription: Subscription, limit: int) -> int:
-        """Return how many each queue may have unacked: what is held, what is asked for, and as much again."""
-        ahead = self._wanted_prefetch or (2 * limit if limit > 1 else 1)
-        return max(min(ahead, MAX_PREFETCH if self._wanted_prefetch is None else ahead), subscription.held + limit)
-
-    def _consume(self, subscription: Subscription, queues: tuple[str, ...], prefetch: int) -> None:
+    def _consume(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
+        """Have *queues* brought, with a prefetch that *limit* needs, and no others."""
         topology = self._hub.topology
-        subscription.consume(((queue, topology.queue(queue, Role.MAIN)) for queue in queues), prefetch)
+        if left_out := subscription.queues.difference(queues):
+            subscription.pause(left_out)
+            self._relocate(subscription, subscription.take(tuple(left_out), subscription.buffered))
+        if set(queues) - set(self._queues):
+            self._hub.provide(queues)
         self._queues = queues
+        ahead = self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
+        for queue in queues:
+            window = subscription.window(queue)
+            # The caller may hold all that it can be brought; then a further consumer brings more.
+            starved = subscription.full(queue) and not subscription.buffered_of(queue)
+            if window < ahead or starved:
+                more = ahead if starved else ahead - window
+                subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
 
-    def _resume(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
-        self._suspects_there = False
-        self._look_at = time.monotonic() + LOOK_EVERY
-        self._consume(subscription, queues, self._prefetch(subscription, limit))
+    def _clean(self, subscription: Subscription) -> Subscription:
+        """Return *subscription*, or if a consumer of it was ended another one on a new channel; nothing is held."""
+        if not subscription.worn:
+            return subscription
+        fresh = self._hub.subscription()
+        subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
+        self.subscription = fresh
+        return fresh
 
     # --- handing out -----------------------------------------------------------------------------------
 
@@ -249,12 +261,13 @@ class Receiver:
         Two round trips: what a queue handed out before it answered the first has arrived with the second.
         """
         topology = self._hub.topology
-        ready = 0
+        due = False
         for _ in range(2):
-            ready = sum(subscription.count(topology.queue(queue, Role.MAIN)) for queue in queues)
+            ready = [queue for queue in queues if subscription.count(topology.queue(queue, Role.MAIN))]
+            due = any(not subscription.full(queue) for queue in ready)
             if subscription.buffered:
                 return True
-        if not ready or subscription.held >= subscription.prefetch:
+        if not due:
             self._stalls = 0
             return False
         self._sleep(subscription, _PATROL)

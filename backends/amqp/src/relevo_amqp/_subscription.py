@@ -18,6 +18,9 @@ from relevo_amqp._connection import Channel
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._mapping import urgent
 
+_CALM, _CALM_TRIES = 3, 100
+"""Round trips without an arrival after which nothing is on its way, and the most that are tried."""
+
 
 class Receipt(NamedTuple):
     """Proof of holding a delivery: of which subscription, and its tag there."""
@@ -39,6 +42,18 @@ class Arrival(NamedTuple):
     """It comes from the queue of the suspects."""
 
 
+class _Consumer:
+    """One consumer on the server: what it brings, how much it may have unacked, and how much it has."""
+
+    __slots__ = ("name", "out", "prefetch", "queue")
+
+    def __init__(self, queue: str, name: str, prefetch: int):
+        self.queue = queue
+        self.name = name
+        self.prefetch = prefetch
+        self.out = 0
+
+
 class Subscription:
     """
     The consumers of one channel, what they brought, and what is to be acked.
@@ -53,70 +68,104 @@ class Subscription:
         self.token = secrets.randbits(63)
         self.changed = threading.Condition()
         self.lost: LineLostError | None = None
+        self.worn = False
+        """A consumer was ended on it: the server may keep something for it that will never be delivered."""
         self._channel = channel
         self._timeout = timeout
-        self._consumers: dict[str, str] = {}
-        self._names: dict[str, str] = {}
+        self._consumers: dict[str, _Consumer] = {}
         self._numbers = 0
-        self._prefetch = 0
         self._urgent: dict[str, deque[Arrival]] = {}
         self._normal: dict[str, deque[Arrival]] = {}
-        self._unacked: dict[int, None] = {}
+        self._unacked: dict[int, _Consumer | None] = {}
         self._held: set[int] = set()
         self._settling: set[int] = set()
         self._done: set[int] = set()
         self._flush_scheduled = False
+        self._acks_wait = False
         channel.on_lost = self._on_lost
         channel.on_cancel = self._on_cancel
 
     # --- consumers: blocking ---------------------------------------------------------------------------
 
     @property
-    def prefetch(self) -> int:
-        """How many unacked events the server lets each consumer have."""
-        return self._prefetch
+    def queues(self) -> set[str]:
+        """The queues that are brought."""
+        return {consumer.queue for consumer in tuple(self._consumers.values())}
 
-    @property
-    def running(self) -> bool:
-        """Whether there are consumers."""
-        return bool(self._consumers)
+    def window(self, queue: str) -> int:
+        """Return how many of *queue* the server lets this subscription have unacked."""
+        return sum(consumer.prefetch for consumer in self._of(queue))
 
-    def consume(self, queues: Iterable[tuple[str, str]], prefetch: int) -> None:
+    def full(self, queue: str) -> bool:
+        """Return whether the server hands out no more of *queue* until something of it is acked."""
+        return all(consumer.out >= consumer.prefetch for consumer in self._of(queue))
+
+    def consume(self, queue: str, name: str, prefetch: int) -> None:
         """
-        Have the server hand out from *queues*; the consumers there were, if any, end.
+        Have the server hand out *prefetch* more of *queue*, by a consumer beside those there are.
+
+        A consumer is never ended to start one with a larger prefetch, see :meth:`pause`.
 
         Args:
-            queues: Relevo's name and the server's name of each.
+            queue: Relevo's name.
 
-            prefetch: How many each may have unacked.
+            name: The server's.
+
+            prefetch: How many may be unacked.
 
         Raises:
             LineLostError: The channel is gone.
         """
-        old, self._consumers = self._consumers, {}
         self._channel.call("basic_qos", prefetch_count=prefetch, timeout=self._timeout)
-        self._prefetch = prefetch
-        for queue, name in queues:
-            self._numbers += 1
-            tag = f"relevo-{self._numbers}"
-            self._names[tag] = name
-            self._urgent.setdefault(queue, deque())
-            self._normal.setdefault(queue, deque())
-            self._channel.call("basic_consume", name, self._receiver(queue), consumer_tag=tag, timeout=self._timeout)
-            self._consumers[queue] = tag
-        for tag in old.values():
-            self._channel.cancel(tag, self._timeout)
+        self._numbers += 1
+        tag = f"relevo-{self._numbers}"
+        self._urgent.setdefault(queue, deque())
+        self._normal.setdefault(queue, deque())
+        consumer = _Consumer(queue, name, prefetch)
+        with self.changed:
+            self._consumers[tag] = consumer
+        self._channel.call("basic_consume", name, self._receiver(consumer), consumer_tag=tag, timeout=self._timeout)
 
-    def pause(self) -> None:
+    def pause(self, queues: Collection[str]) -> None:
         """
-        End the consumers; what is on its way still arrives.
+        End the consumers of *queues*; what they brought lies here.
+
+        What the server has assigned to a consumer and not yet sent when that is cancelled, it neither sends nor
+        gives to anybody else until the channel closes (seen on 4.0.5). So acks wait first, until the consumers
+        are full or the queues empty. What slips through nevertheless goes back when the channel is replaced.
 
         Raises:
             LineLostError: The channel is gone.
         """
-        old, self._consumers = self._consumers, {}
-        for tag in old.values():
-            self._channel.cancel(tag, self._timeout)
+        ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
+        if not ending:
+            return
+        self._acks_wait = True
+        try:
+            self._calm(list(ending.values()))
+            for tag in ending:
+                self._channel.cancel(tag, self._timeout)
+                self.worn = True
+                with self.changed:
+                    self._consumers.pop(tag, None)
+        finally:
+            self._acks_wait = False
+            self.ack(())
+
+    def _calm(self, consumers: Sequence[_Consumer]) -> None:
+        """Wait until nothing is on its way: what a queue assigned before one round trip has come with the next."""
+        quiet = 0
+        for _ in range(_CALM_TRIES):
+            before = sum(consumer.out for consumer in consumers)
+            for name in {consumer.name for consumer in consumers}:
+                self.count(name)
+            quiet = quiet + 1 if before == sum(consumer.out for consumer in consumers) else 0
+            if quiet >= _CALM:
+                return
+
+    def _of(self, queue: str) -> list[_Consumer]:
+        with self.changed:
+            return [consumer for consumer in self._consumers.values() if consumer.queue == queue]
 
     def get(self, queue: str, name: str) -> Arrival | None:
         """
@@ -147,6 +196,19 @@ class Subscription:
         """Close the channel; what is unacked goes back, and counts as lost."""
         self._on_lost(LineLostError("closed"))
         self._channel.close()
+
+    def finish(self, name: str) -> None:
+        """
+        Close the channel once the acks are through; *name* is any queue on the server.
+
+        Acks sent right before the end of a channel may be ignored
+        (https://github.com/rabbitmq/rabbitmq-server/issues/10327), so there is a round trip between.
+
+        Raises:
+            LineLostError: The channel is gone.
+        """
+        self.count(name)
+        self.close()
 
     # --- arrivals ----------------------------------------------------------------------------------------
 
@@ -206,14 +268,15 @@ class Subscription:
                 self._held.update(tags)
 
     def ack(self, tags: Collection[int]) -> None:
-        """Send the acks of *tags* soon, all that come together at once; of a lost subscription none is sent."""
+        """Send the acks of *tags* soon, all that come together at once; of a lost subscription none are sent."""
         with self.changed:
             if self.lost is not None:
                 return
             self._held.difference_update(tags)
             self._settling.difference_update(tags)
             self._done.update(tags)
-            wake = not self._flush_scheduled and bool(self._done)
+            self._discount(tags)
+            wake = not self._flush_scheduled and not self._acks_wait and bool(self._done)
             self._flush_scheduled = self._flush_scheduled or wake
             self.changed.notify_all()
         if wake:
@@ -226,8 +289,9 @@ class Subscription:
             with self.changed:
                 mine = [tag for tag in tags if tag in self._held] if self.lost is None else []
                 self._held.difference_update(mine)
+                self._discount(mine)
                 for tag in mine:
-                    self._unacked.pop(tag, None)
+                    del self._unacked[tag]
                 self.changed.notify_all()
             for tag in mine:
                 self._channel.raw.basic_nack(tag, requeue=True)
@@ -236,7 +300,8 @@ class Subscription:
 
     # --- in the loop's thread ----------------------------------------------------------------------------
 
-    def _receiver(self, queue: str) -> Callable[[Any, Any, Any, bytes], None]:
+    def _receiver(self, consumer: _Consumer) -> Callable[[Any, Any, Any, bytes], None]:
+        queue = consumer.queue
         calm, rush, unacked, changed = self._normal[queue], self._urgent[queue], self._unacked, self.changed
 
         def receive(_: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -244,7 +309,8 @@ class Subscription:
             with changed:
                 if self.lost is not None:
                     return
-                unacked[arrival.tag] = None
+                unacked[arrival.tag] = consumer
+                consumer.out += 1
                 (rush if urgent(properties) else calm).append(arrival)
                 changed.notify()
 
@@ -254,7 +320,7 @@ class Subscription:
         """Ack what is done: one frame for all up to the oldest that is not, and one for each of the others."""
         with self.changed:
             self._flush_scheduled = False
-            if self.lost is not None or not self._done:
+            if self.lost is not None or self._acks_wait or not self._done:
                 return
             done, self._done = self._done, set()
             upto = 0
@@ -276,10 +342,18 @@ class Subscription:
                 if tag > upto:
                     raw.basic_ack(tag)
 
+    def _discount(self, tags: Iterable[int]) -> None:
+        unacked = self._unacked
+        for tag in tags:
+            consumer = unacked[tag]
+            if consumer is not None:
+                consumer.out -= 1
+
     def _on_cancel(self, tag: str) -> None:
         """Note that the server ended a consumer: its queue is gone, or an event was held too long (4.3 on)."""
-        if tag in self._consumers.values():
-            self._on_lost(LineLostError(f'the server ended the subscription of "{self._names[tag]}"'))
+        consumer = self._consumers.get(tag)
+        if consumer is not None:
+            self._on_lost(LineLostError(f'the server ended the subscription of "{consumer.name}"'))
             self._channel.close()
 
     def _on_lost(self, error: LineLostError) -> None:

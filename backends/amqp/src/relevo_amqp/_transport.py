@@ -310,7 +310,7 @@ class AmqpTransport(Transport):
             try:
                 if again:
                     # A queue that somebody deleted is made again: an event is not given up for want of its place.
-                    hub.provide(list({move.delivery.queue for move in moves}))
+                    hub.provide(tuple({move.delivery.queue for move in moves}))
                 batch = hub.publisher.send([move.parcel for move in moves])
             except LineLostError as error:
                 why = error.why

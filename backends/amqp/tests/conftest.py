@@ -1,0 +1,132 @@
+"""A prefix for each module on a real server, and nothing left of it at the end."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pika
+import pytest
+
+from relevo import Ack, Delivery, Envelope
+from relevo_amqp import AmqpOptions, AmqpTransport
+from relevo_amqp._topology import Topology
+
+LEVELS = 6
+
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # it tells of every connection that a test cuts
+
+
+class Server:
+    """The server, with the names that one module may use on it."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.prefix = f"relevo-test-{secrets.token_hex(4)}"
+        self.topology = Topology(self.prefix, 0.1, LEVELS)
+        self.queues: list[str] = []
+        self.connections: list[Any] = []
+
+    def queue(self, name: str = "") -> str:
+        """Return the name of a queue that no other test uses."""
+        name = name or f"queue-{secrets.token_hex(4)}"
+        self.queues.append(name)
+        return name
+
+    def options(self, **changes: Any) -> AmqpOptions:
+        """Return options for this module."""
+        everything: dict[str, Any] = {"url": self.url, "prefix": self.prefix, "levels": LEVELS} | changes
+        return AmqpOptions(**everything)
+
+    def channel(self) -> Any:
+        """Return a channel of pika's, to look and to meddle with."""
+        self.connections.append(pika.BlockingConnection(pika.URLParameters(self.url)))
+        return self.connections[-1].channel()
+
+    def ready(self, name: str) -> int:
+        """Return how many events lie in the server's queue *name*."""
+        channel = self.channel()
+        count = channel.queue_declare(name, passive=True).method.message_count
+        self.connections.pop().close()
+        return int(count)
+
+    def clean(self) -> None:
+        """Delete all that this module can have declared."""
+        channel = self.channel()
+        names = [queue.name for queue in self.topology.shared_queues()]
+        names += [own.name for queue in self.queues for own in self.topology.own_queues(queue)]
+        for name in names:
+            channel.queue_delete(name)
+        for exchange in self.topology.exchanges():
+            channel.exchange_delete(exchange.name)
+        for connection in self.connections:
+            with suppress(pika.exceptions.AMQPError):  # idle for longer than its heartbeat, perhaps
+                connection.close()
+
+
+@pytest.fixture(scope="module")
+def server(rabbitmq_url: str) -> Iterator[Server]:
+    server = Server(rabbitmq_url)
+    yield server
+    server.clean()
+
+
+@pytest.fixture
+def queue(server: Server) -> str:
+    return server.queue()
+
+
+@pytest.fixture
+def connect(server: Server) -> Iterator[Callable[..., AmqpTransport]]:
+    """Give a way to open transports, which are closed at the end."""
+    opened: list[AmqpTransport] = []
+
+    def connect(**changes: Any) -> AmqpTransport:
+        opened.append(AmqpTransport(server.options(**changes)))
+        return opened[-1]
+
+    yield connect
+    for transport in opened:
+        transport.close()
+
+
+@pytest.fixture
+def transport(connect: Callable[..., AmqpTransport], queue: str) -> AmqpTransport:
+    """Give a transport on which *queue* is set up."""
+    transport = connect()
+    transport.setup([queue])
+    return transport
+
+
+def receive(transport: AmqpTransport, *queues: str, limit: int = 100, wait: float = 5.0) -> list[Delivery]:
+    """Receive as a worker does."""
+    return list(transport.receive(queues, limit=limit, lease=60.0, wait=wait))
+
+
+def ids(deliveries: Iterable[Delivery]) -> list[str]:
+    """Return the ids of what was received; what is unreadable has none."""
+    return [each.envelope.id if isinstance(each.envelope, Envelope) else "unreadable" for each in deliveries]
+
+
+def drain(transport: AmqpTransport, *queues: str, wait: float = 0.0) -> list[Delivery]:
+    """Receive and ack until nothing comes."""
+    found: list[Delivery] = []
+    while deliveries := receive(transport, *queues, wait=wait):
+        found += deliveries
+        assert not transport.settle([(each, Ack()) for each in deliveries])
+    return found
+
+
+@pytest.fixture
+def envelope(queue: str) -> Callable[..., Envelope]:
+    """Give a way to make envelopes for *queue*."""
+
+    def envelope(number: int = 0, **changes: Any) -> Envelope:
+        return Envelope(
+            **{"id": f"id-{number}", "source": "shop", "name": "image.created", "queue": queue, "body": b"{}"} | changes
+        )
+
+    return envelope

@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pika
+import pytest
+
+from relevo import Ack, Delivery, Envelope, Nack, TransportClosedError, TransportUnavailableError, Unreadable
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Role
+
+from .conftest import Server, drain, ids, receive
+from .proxy import Proxy
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+
+def test_a_queue_is_made_when_it_is_first_received_from(connect: Connect, queue: str, envelope: Make) -> None:
+    transport = connect()
+
+    assert receive(transport, queue, wait=0.0) == []
+
+    transport.send([envelope(1)])
+    assert ids(receive(transport, queue)) == ["id-1"]
+
+
+def test_the_first_look_without_waiting_finds_what_is_there(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    for number in range(5):
+        transport.send([envelope(number)])
+        looker = connect()
+
+        (delivery,) = receive(looker, queue, wait=0.0)
+
+        looker.ack(delivery)
+        looker.close()
+
+
+def test_a_look_without_waiting_finds_what_was_just_sent(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    sender = connect()
+    receive(transport, queue, wait=0.0)
+    for number in range(100):
+        sender.send([envelope(number)])
+
+        assert ids(drain(transport, queue)) == [f"id-{number}"]
+
+
+def test_two_thousand_events_are_received_once_each_and_leave_nothing(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(2000)])
+
+    received = drain(transport, queue)
+
+    assert sorted(ids(received)) == sorted(f"id-{number}" for number in range(2000))
+    assert {each.losses for each in received} == {0}
+    transport.close()
+    assert [server.ready(each.name) for each in server.topology.own_queues(queue)] == [0, 0, 0]
+
+
+def test_no_more_than_the_limit_is_handed_out(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(number) for number in range(10)])
+
+    sizes = [len(receive(transport, queue, limit=3)) for _ in range(4)]
+
+    assert max(sizes) == 3
+    assert sum(sizes) == 10
+    assert receive(transport, queue, wait=0.0) == []
+
+
+def test_a_receiver_that_asks_for_one_fetches_no_other(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(3)])
+    other = connect()
+
+    held = [receive(transport, queue, limit=1), receive(transport, queue, limit=1)]
+
+    assert len(ids(receive(other, queue))) == 1
+    assert all(len(each) == 1 for each in held)
+
+
+def test_what_is_held_is_hidden_from_others(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    receive(transport, queue)
+
+    assert receive(connect(), queue, wait=0.3) == []
+
+
+def test_a_blocked_receive_is_woken_by_a_send(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    sender = connect()
+    receive(transport, queue, wait=0.0)
+    threading.Timer(0.3, sender.send, ([envelope(1)],)).start()
+
+    started = time.monotonic()
+    deliveries = receive(transport, queue, wait=10.0)
+
+    assert ids(deliveries) == ["id-1"]
+    assert 0.25 < time.monotonic() - started < 2.0
+
+
+def test_an_empty_receive_blocks_no_longer_than_it_may(transport: AmqpTransport, queue: str) -> None:
+    receive(transport, queue, wait=0.0)
+
+    started = time.monotonic()
+
+    assert receive(transport, queue, wait=0.4) == []
+    assert 0.4 <= time.monotonic() - started < 1.0
+
+
+def test_the_queue_named_first_is_preferred(transport: AmqpTransport, server: Server, envelope: Make) -> None:
+    first, second = server.queue(), server.queue()
+    transport.setup([first, second])
+    transport.send([envelope(1, queue=second), envelope(2, queue=first)])
+    receive(transport, first, second, limit=1)
+    time.sleep(0.2)
+    transport.send([envelope(3, queue=second), envelope(4, queue=first), envelope(5, queue=second)])
+    time.sleep(0.2)
+
+    assert ids(receive(transport, first, second, limit=2))[0] == "id-4"
+
+
+def test_a_queue_that_is_no_longer_asked_for_is_given_back(
+    connect: Connect, transport: AmqpTransport, server: Server, envelope: Make
+) -> None:
+    first, second = server.queue(), server.queue()
+    transport.setup([first, second])
+    transport.send([envelope(number, queue=second) for number in range(4)])
+    transport.send([envelope(9, queue=first)])
+    while ids(receive(transport, first, second, limit=1)) != ["id-9"]:
+        pass
+
+    receive(transport, first, limit=5, wait=0.0)
+
+    others = drain(connect(), second, wait=0.5)
+    assert {each.losses for each in others} == {0}
+    assert len(others) >= 3
+
+
+def test_urgent_events_overtake_the_others(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(20)])
+    transport.send([envelope(99, urgency="high")])
+
+    order: list[str] = []
+    while deliveries := receive(transport, queue, limit=1, wait=0.0):
+        order += ids(deliveries)
+        transport.ack(deliveries[0])
+
+    assert len(order) == 21
+    assert order.index("id-99") < 5
+
+
+@pytest.mark.parametrize(
+    "name", ["a.b.c", "with/slash", "stars*and#hashes", "größe 漢字 🐇", "q" * 250, "ü" * 200, "a%2Eb"]
+)
+def test_any_name_of_a_queue_works(server: Server, connect: Connect, envelope: Make, name: str) -> None:
+    transport = connect()
+    server.queue(name)
+    transport.setup([name])
+
+    transport.send([envelope(1, queue=name)])
+    transport.send([envelope(2, queue=name)], delay=0.1)
+
+    received = drain(transport, name, wait=1.0)
+    assert ids(received) == ["id-1", "id-2"]
+    assert {each.queue for each in received} == {name}
+
+
+# --- delays --------------------------------------------------------------------------------------------
+
+
+def test_delayed_events_come_in_the_order_of_their_delays_and_never_early(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    due = {}
+    for number, delay in enumerate((2.0, 0.1, 0.75, 0.0, 1.23, 0.5)):
+        due[f"id-{number}"] = time.monotonic() + delay
+        transport.send([envelope(number)], delay=delay)
+
+    order: list[str] = []
+    while len(order) < len(due):
+        (delivery, *more) = receive(transport, queue)
+        for each in (delivery, *more):
+            (found,) = ids([each])
+            assert due[found] <= time.monotonic() < due[found] + 0.6
+            order.append(found)
+            transport.ack(each)
+
+    assert order == ["id-3", "id-1", "id-5", "id-2", "id-4", "id-0"]
+
+
+def test_a_delay_longer_than_the_ladder_passes_it_again(connect: Connect, server: Server, envelope: Make) -> None:
+    transport = connect(levels=2)
+    queue = server.queue()
+    transport.setup([queue])
+    try:
+        started = time.monotonic()
+        transport.send([envelope(1, queue=queue)], delay=1.0)
+
+        (delivery,) = receive(transport, queue)
+
+        assert 1.0 <= time.monotonic() - started < 1.8
+        assert (delivery.attempt, delivery.losses) == (1, 0)
+        transport.ack(delivery)
+    finally:
+        other = type(server.topology)(server.prefix, 0.1, 2)
+        channel = server.channel()
+        for rung in other.shared_queues():
+            if rung.role is Role.RUNG:
+                channel.queue_delete(rung.name)
+        for exchange in other.exchanges():
+            if exchange.name.startswith(other.ladder):
+                channel.exchange_delete(exchange.name)
+
+
+def test_urgency_survives_a_delay(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    sent = envelope(1, urgency="high")
+
+    transport.send([sent], delay=0.3)
+
+    assert receive(transport, queue)[0].envelope == sent
+
+
+def test_an_urgent_event_does_not_hold_up_others_that_are_delayed(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    started = time.monotonic()
+    transport.send([envelope(1)], delay=0.4)
+    for number in range(2, 8):
+        time.sleep(0.06)
+        transport.send([envelope(number, urgency="high")], delay=0.4)
+
+    (delivery, *_) = receive(transport, queue)
+
+    assert ids([delivery]) == ["id-1"]
+    assert time.monotonic() - started < 0.6
+
+
+def test_what_comes_out_of_a_delay_when_its_queue_is_gone_is_kept(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)], delay=0.3)
+    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+    time.sleep(0.6)
+
+    (entry,) = transport.dead_letters([queue])
+    assert isinstance(entry.envelope, Envelope)
+    assert entry.envelope.id == "id-1"
+    transport.setup([queue])
+    assert transport.revive({entry.ref: b""}) == []
+
+    assert ids(receive(transport, queue)) == ["id-1"]
+
+
+# --- what others send ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        pika.BasicProperties(),
+        pika.BasicProperties(headers={}),
+        pika.BasicProperties(headers={"relevo": "1"}, message_id="x", type="y", app_id="z"),
+        pika.BasicProperties(headers={"relevo": 1}),
+        pika.BasicProperties(headers={"relevo": 2, "relevo-at": 1}, message_id="x", type="y", app_id="z"),
+        pika.BasicProperties(headers={"relevo": 1, "relevo-headers": "[1]"}, message_id="x", type="y", app_id="z"),
+        pika.BasicProperties(
+            headers={"deep": {"a": [1, None, b"\xff", {"b": True}]}, "x-delivery-count": "many"}, priority=200
+        ),
+        pika.BasicProperties(content_type=b"\xff\xfe", message_id="\x1b[31m\n", timestamp=2**63),
+    ],
+)
+def test_foreign_bytes_come_as_unreadable_and_can_be_put_aside(
+    server: Server, transport: AmqpTransport, queue: str, properties: pika.BasicProperties
+) -> None:
+    raw = b"\x00\xff not ours"
+    channel = server.channel()
+    channel.confirm_delivery()
+    channel.basic_publish(f"{server.prefix}.q", queue, raw, properties, mandatory=True)
+
+    (delivery,) = receive(transport, queue)
+
+    assert isinstance(delivery.envelope, Unreadable)
+    assert delivery.envelope.raw == raw
+    assert (delivery.attempt, delivery.losses) == (1, 0)
+    transport.nack(delivery)
+    (again,) = receive(transport, queue)
+    assert again.envelope == delivery.envelope
+    transport.dead_letter(again, reason="unreadable")
+    (entry,) = transport.dead_letters([queue])
+    assert entry.envelope == delivery.envelope
+    assert transport.revive({entry.ref: b""}) == []
+    (revived,) = receive(transport, queue)
+    assert revived.envelope == delivery.envelope
+
+
+def test_foreign_headers_are_kept_as_text(server: Server, transport: AmqpTransport, queue: str) -> None:
+    server.channel().basic_publish(
+        f"{server.prefix}.q", queue, b"x", pika.BasicProperties(content_type="text/plain", headers={"a": "b", "n": 5})
+    )
+
+    (delivery,) = receive(transport, queue)
+
+    assert isinstance(delivery.envelope, Unreadable)
+    assert dict(delivery.envelope.headers) == {"content_type": "text/plain", "a": "b", "n": "5"}
+
+
+# --- when the subscription is lost ---------------------------------------------------------------------------
+
+
+def test_a_queue_deleted_under_the_receiver_is_made_again(
+    server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
+) -> None:
+    receive(transport, queue, wait=0.0)
+    received: list[Delivery] = []
+    thread = threading.Thread(target=lambda: received.extend(receive(transport, queue, wait=10.0)))
+    thread.start()
+    time.sleep(0.2)
+    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+    sender = connect()
+    for _ in range(50):
+        time.sleep(0.1)
+        try:
+            sender.send([envelope(1)])
+        except Exception:  # noqa: BLE001, S112 - refused until the receiver has made the queue again
+            continue
+        break
+
+    thread.join(12.0)
+
+    assert ids(received) == ["id-1"]
+
+
+def test_a_connection_cut_under_a_blocked_receiver_is_made_again(
+    server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
+) -> None:
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url)
+    receive(distant, queue, wait=0.0)
+    received: list[Delivery] = []
+    thread = threading.Thread(target=lambda: received.extend(receive(distant, queue, wait=10.0)))
+    thread.start()
+    time.sleep(0.2)
+    proxy.cut()
+    transport.send([envelope(1)])
+
+    thread.join(12.0)
+
+    assert ids(received) == ["id-1"]
+    proxy.close()
+
+
+def test_a_server_that_is_gone_is_unavailable_until_it_is_back(
+    server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
+) -> None:
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url)
+    receive(distant, queue, wait=0.0)
+    proxy.refuse = True
+    proxy.cut()
+
+    with pytest.raises(TransportUnavailableError):
+        receive(distant, queue, wait=5.0)
+    with pytest.raises(TransportUnavailableError):
+        receive(distant, queue, wait=0.0)
+
+    proxy.refuse = False
+    transport.send([envelope(1)])
+    assert ids(receive(distant, queue, wait=5.0)) == ["id-1"]
+    proxy.close()
+
+
+def test_what_was_held_when_the_connection_was_cut_is_stale(
+    server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
+) -> None:
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url)
+    transport.send([envelope(1)])
+    (stale,) = receive(distant, queue)
+    proxy.cut()
+    (again,) = receive(distant, queue, wait=5.0)
+
+    assert distant.settle([(stale, Ack())]) == [stale]
+    assert distant.settle([(stale, Nack())]) == [stale]
+    assert (again.losses, again.attempt) == (1, 2)
+    assert distant.settle([(again, Ack())]) == []
+    assert receive(distant, queue, wait=0.3) == []
+    proxy.close()
+
+
+def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> None:
+    receive(transport, queue, wait=0.0)
+    errors: list[BaseException] = []
+
+    def block() -> None:
+        try:
+            receive(transport, queue, wait=30.0)
+        except TransportClosedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+
+    transport.close()
+    thread.join(5.0)
+
+    assert len(errors) == 1
+    assert time.monotonic() - started < 2.0

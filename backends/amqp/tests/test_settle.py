@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from relevo import (
+    Ack,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    LeaseLostError,
+    Lost,
+    Nack,
+    Outcome,
+    Release,
+    SettleError,
+    TransportUnavailableError,
+    UnsupportedError,
+)
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Role
+
+from .conftest import Server, drain, ids, receive
+from .proxy import Proxy
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+
+def test_what_is_acked_never_comes_back(connect: Connect, transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(number) for number in range(10)])
+    drain(transport, queue, wait=0.5)
+
+    transport.close()
+
+    assert receive(connect(), queue, wait=0.3) == []
+
+
+def test_acks_in_any_order_leave_only_what_was_not_acked(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(30)])
+    held: list[Delivery] = []
+    while len(held) < 30:
+        held += receive(transport, queue)
+
+    for each in (held[29], held[3], held[0], held[2], held[1]):
+        transport.ack(each)
+    assert transport.settle([(each, Ack()) for each in held[10:20]]) == []
+    time.sleep(0.2)
+    transport._abort()
+
+    kept = set(ids(held[4:10] + held[20:29]))
+    found = drain(connect(), queue, wait=2.0)
+    assert set(ids(found)) == kept
+    assert len(found) == len(kept)
+
+
+def test_a_nack_brings_it_again_with_the_next_attempt_and_the_new_state(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    sent = envelope(1, headers={"a": "b"}, urgency="high", expires=2.5)
+    transport.send([sent])
+    (first,) = receive(transport, queue)
+
+    transport.nack(first, state=b"\x00state\xff")
+    (second,) = receive(transport, queue)
+    transport.nack(second, delay=0.3)
+    started = time.monotonic()
+    (third,) = receive(transport, queue)
+
+    assert 0.3 <= time.monotonic() - started < 1.0
+    assert [each.envelope for each in (first, second, third)] == [sent] * 3
+    assert [(each.attempt, each.losses, each.state) for each in (first, second, third)] == [
+        (1, 0, b""),
+        (2, 0, b"\x00state\xff"),
+        (3, 0, b"\x00state\xff"),
+    ]
+    assert first.enqueued_at == pytest.approx(third.enqueued_at, abs=1e-6)
+    transport.ack(third)
+    assert receive(transport, queue, wait=0.3) == []
+
+
+def test_a_nack_can_empty_the_state(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    transport.nack(receive(transport, queue)[0], state=b"x")
+
+    transport.nack(receive(transport, queue)[0], state=b"")
+
+    assert receive(transport, queue)[0].state == b""
+
+
+def test_a_state_of_sixteen_kibibytes_is_kept(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    state = bytes(range(256)) * 64
+    transport.send([envelope(1, headers={"h": "x" * 20_000})])
+
+    transport.nack(receive(transport, queue)[0], state=state)
+
+    assert receive(transport, queue)[0].state == state
+
+
+def test_a_release_counts_nothing(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    transport.nack(receive(transport, queue)[0], state=b"s")
+
+    for _ in range(25):
+        (delivery,) = receive(transport, queue)
+        assert (delivery.attempt, delivery.losses, delivery.state) == (2, 0, b"s")
+        assert transport.settle([(delivery, Release())]) == []
+
+
+def test_a_recorded_loss_comes_again_at_once_with_one_loss_more(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    (delivery,) = receive(transport, queue)
+
+    assert transport.settle([(delivery, Lost(state=b"half"))]) == []
+    (again,) = receive(transport, queue)
+
+    assert (again.attempt, again.losses, again.state) == (2, 1, b"half")
+
+
+def test_a_suspect_stays_one_through_nacks_and_delays(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    transport.settle([(receive(transport, queue)[0], Lost())])
+    transport.nack(receive(transport, queue)[0])
+    transport.nack(receive(transport, queue)[0], delay=0.2)
+    transport.settle([(receive(transport, queue)[0], Release())])
+
+    (delivery,) = receive(transport, queue)
+
+    assert (delivery.attempt, delivery.losses) == (4, 1)
+
+
+def test_a_second_settlement_of_the_same_delivery_is_lost(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    (delivery,) = receive(transport, queue)
+
+    assert transport.settle([(delivery, Ack()), (delivery, Nack())]) == [delivery]
+    with pytest.raises(LeaseLostError):
+        transport.nack(delivery)
+    assert receive(transport, queue, wait=0.3) == []
+
+
+def test_what_another_transport_received_is_lost_here(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    other = connect()
+    transport.send([envelope(1), envelope(2)])
+    (mine,) = receive(transport, queue, limit=1)
+    (theirs,) = receive(other, queue, limit=1)
+
+    assert other.settle([(mine, Ack())]) == [mine]
+    assert connect().settle([(mine, Ack())]) == [mine]
+
+    assert other.settle([(theirs, Ack())]) == []
+    assert transport.settle([(mine, Ack())]) == []
+
+
+def test_settlements_of_all_kinds_go_together(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(number) for number in range(5)])
+    held: list[Delivery] = []
+    while len(held) < 5:
+        held += receive(transport, queue)
+    outcomes: list[Outcome] = [Ack(), Nack(state=b"n"), DeadLetter(reason="r"), Release(), Ack()]
+
+    assert transport.settle(list(zip(held, outcomes, strict=True))) == []
+
+    again = receive(transport, queue)
+    while len(again) < 2:
+        again += receive(transport, queue)
+    assert {(each, delivery.attempt) for each, delivery in zip(ids(again), again, strict=True)} == {
+        (ids(held)[1], 2),
+        (ids(held)[3], 1),
+    }
+    assert len(transport.dead_letters([queue])) == 1
+    assert receive(transport, queue, wait=0.3) == []
+
+
+def test_if_a_nack_is_not_confirmed_the_delivery_stays_held(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    (delivery,) = receive(distant, queue)
+    distant.send([envelope(2)])  # the connection that publishes is there, too
+    proxy.swallow_answers = True
+
+    with pytest.raises(TransportUnavailableError):
+        distant.nack(delivery, state=b"once")
+
+    proxy.swallow_answers = False
+    assert distant.settle([(delivery, Nack(state=b"twice"))]) == []
+    distant.close()
+    # The first may have arrived although its confirmation did not.
+    assert b"twice" in [each.state for each in drain(transport, queue, wait=1.0)]
+    proxy.close()
+
+
+def test_if_only_some_can_be_settled_both_are_named(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1), envelope(2), envelope(3)])
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    held: list[Delivery] = []
+    while len(held) < 3:
+        held += receive(distant, queue)
+    distant.ack(held[2])
+    proxy.refuse = True
+
+    with pytest.raises(SettleError) as caught:
+        distant.settle([(held[0], Nack()), (held[1], Ack()), (held[2], Ack())])
+
+    assert caught.value.unsettled == (held[0],)
+    assert caught.value.lost == (held[2],)
+    proxy.refuse = False
+    assert distant.settle([(held[0], Ack()), (held[1], Ack())]) == [held[1]]
+    proxy.close()
+
+
+def test_what_could_not_be_settled_goes_back_after_the_grace(
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relevo_amqp._transport.GRACE", 0.3)
+    transport.send([envelope(1)])
+    proxy = Proxy(server.url)
+    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    (delivery,) = receive(distant, queue)
+    proxy.refuse = True
+    with pytest.raises(TransportUnavailableError):
+        distant.nack(delivery)
+
+    time.sleep(0.5)
+    assert distant.settle([(delivery, Ack())]) == [delivery]
+    proxy.refuse = False
+    (again,) = receive(distant, queue, wait=5.0)
+
+    assert (again.losses, ids([again])) == (1, ["id-1"])
+    proxy.close()
+
+
+def test_a_dead_letter_whose_queue_is_gone_gets_it_back(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    (delivery,) = receive(transport, queue)
+    server.channel().queue_delete(server.topology.queue(queue, Role.DEAD))
+
+    transport.dead_letter(delivery, reason="r")
+
+    assert [entry.reason for entry in transport.dead_letters([queue])] == ["r"]
+
+
+def test_what_is_not_claimed_is_refused(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    (delivery,) = receive(transport, queue)
+
+    for call in (
+        lambda: transport.extend([delivery], lease=60.0),
+        lambda: transport.checkpoint(delivery, b""),
+        lambda: transport.cancel("id-1"),
+        lambda: transport.purge(queue),
+        lambda: transport.bound_to(object()),
+    ):
+        with pytest.raises(UnsupportedError):
+            call()
+
+
+def test_several_threads_settle_at_once(connect: Connect, transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(number) for number in range(400)])
+    held: list[Delivery] = []
+    while len(held) < 400:
+        held += receive(transport, queue)
+    lost: list[object] = []
+
+    def settle(mine: int) -> None:
+        for each in held[mine::4]:
+            lost.extend(transport.settle([(each, Nack(state=b"n") if mine == 0 else Ack())]))
+
+    threads = [threading.Thread(target=settle, args=(mine,)) for mine in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert lost == []
+    again = drain(transport, queue, wait=0.5)
+    assert sorted(ids(again)) == sorted(ids(held[0::4]))
+    transport.close()
+    assert receive(connect(), queue, wait=0.3) == []

@@ -1,0 +1,203 @@
+"""Law 3: a listener may kill its process; its neighbours don't pay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from relevo import Ack, DeadLetter, Delivery, Envelope
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Role
+
+from .conftest import LEVELS, Server, drain, ids, receive
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+HOLDER = """
+import sys, time
+from relevo_amqp import AmqpOptions, AmqpTransport
+url, prefix, levels, queue, limit = sys.argv[1:]
+transport = AmqpTransport(AmqpOptions(url=url, prefix=prefix, levels=int(levels)))
+held = transport.receive([queue], limit=int(limit), lease=60.0, wait=10.0)
+print(len(held), flush=True)
+time.sleep(60)
+"""
+
+
+def hold_and_die(server: Server, queue: str, limit: int) -> int:
+    """Have a process receive, and kill it with -9; return how many it held."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, server.url, server.prefix, str(LEVELS), queue, str(limit)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    held = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    return held
+
+
+def test_what_a_killed_process_held_comes_back_alone_and_with_its_losses(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(20)])
+    assert hold_and_die(server, queue, limit=5) == 5
+
+    received: list[Delivery] = []
+    while len(received) < 20:
+        batch = receive(transport, queue)
+        if any(each.losses for each in batch):
+            assert len(batch) == 1
+            assert receive(transport, queue, wait=0.05) == []  # nothing else while it is held
+        received += batch
+        assert transport.settle([(each, Ack()) for each in batch]) == []
+
+    assert sorted(ids(received)) == sorted(f"id-{number}" for number in range(20))
+    suspects = [each for each in received if each.losses]
+    assert len(suspects) >= 5
+    assert {(each.losses, each.attempt) for each in suspects} == {(1, 2)}
+
+
+def test_an_event_that_kills_every_holder_gathers_losses_and_its_neighbours_do_not(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    """A worker in small: whoever gets the poison dies; with three losses it is put aside."""
+    transport.send([envelope(number) for number in range(50)])
+    transport.send([envelope(999)])
+    transport.send([envelope(number) for number in range(50, 100)])
+    done: set[str] = set()
+    losses: dict[str, int] = {}
+    deaths = 0
+    worker = connect()
+    while len(done) < 100:
+        batch = receive(worker, queue, limit=30)
+        for each in batch:
+            (event_id,) = ids([each])
+            losses[event_id] = max(losses.get(event_id, 0), each.losses)
+            if event_id == "id-999" and each.losses < 3:
+                deaths += 1
+                worker._abort()
+                worker = connect()
+                break
+            if event_id == "id-999":
+                worker.dead_letter(each, reason="crash-loop")
+            else:
+                done.add(event_id)  # twice if its ack was on the way when the worker died
+                worker.ack(each)
+
+    assert deaths == 3
+    assert len(done) == 100
+    assert max(count for event_id, count in losses.items() if event_id != "id-999") == 1
+    worker.close()
+    (entry,) = transport.dead_letters([queue])
+    assert (entry.reason, entry.losses, entry.attempt) == ("crash-loop", 3, 4)
+    assert drain(connect(), queue, wait=0.5) == []
+
+
+def test_suspects_that_others_left_are_found_while_working(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    worker = connect()
+    assert receive(worker, queue, wait=0.0) == []
+    transport.send([envelope(1)])
+    (first,) = receive(worker, queue)
+    other = connect()
+    receive(other, queue, wait=0.0)
+    transport.send([envelope(2)])
+    time.sleep(0.2)
+    other._abort()
+
+    worker.ack(first)
+    received: list[Delivery] = []
+    deadline = time.monotonic() + 8.0
+    while not received and time.monotonic() < deadline:
+        received = receive(worker, queue, wait=0.5)
+
+    assert ids(received) == ["id-2"]
+
+
+def test_a_suspect_waits_until_all_that_is_held_is_settled(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1), envelope(2)])
+    (poison,) = receive(transport, queue, limit=1)
+    other = connect()
+    (held,) = receive(other, queue, limit=1)
+    transport._abort()
+
+    assert receive(other, queue, wait=2.5) == []
+    other.ack(held)
+    (suspect,) = receive(other, queue)
+
+    assert ids([suspect]) == ids([poison])
+    assert suspect.losses == 1
+
+
+def test_ready_events_have_their_turn_between_many_suspects(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(30)])
+    lost = connect(prefetch=30)
+    receive(lost, queue, limit=30)
+    time.sleep(0.3)
+    lost._abort()
+    worker = connect()
+    turn = receive(worker, queue)
+    transport.send([envelope(100)])
+
+    order: list[str] = []
+    while turn:
+        order += ids(turn)
+        if len(order) < 12:
+            time.sleep(0.6)
+        worker.settle([(each, Ack()) for each in turn])
+        turn = receive(worker, queue, wait=0.0)
+
+    assert order.index("id-100") < 20
+
+
+def test_a_thousand_suspects_are_done_in_seconds(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(1000)])
+    lost = connect(prefetch=1000)
+    receive(lost, queue, limit=1000)
+    time.sleep(0.5)
+    lost._abort()
+    worker = connect()
+
+    started = time.monotonic()
+    done = drain(worker, queue, wait=1.0)
+    elapsed = time.monotonic() - started
+
+    assert len(set(ids(done))) == 1000
+    assert {each.losses for each in done} == {1}
+    print(f"{1000 / elapsed:.0f} suspects a second")
+    assert elapsed < 15.0
+
+
+def test_moving_to_the_suspects_and_back_leaves_nothing_behind(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(10)])
+    lost = connect()
+    receive(lost, queue, limit=10)
+    lost._abort()
+    worker = connect()
+    (first,) = receive(worker, queue)
+
+    worker.settle([(first, DeadLetter(reason="r"))])
+    done = drain(worker, queue, wait=1.0)
+    worker.close()
+
+    assert len(done) == 9
+    assert server.ready(server.topology.queue(queue, Role.MAIN)) == 0
+    assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 0
+    assert server.ready(server.topology.queue(queue, Role.DEAD)) == 1
