@@ -417,6 +417,27 @@ def test_a_listener_of_the_commit_may_dispatch_and_add(
     assert seen() == ["1", "image/1"]
 
 
+def test_if_making_fails_for_a_listener_of_the_commit_the_commit_fails_with_it(
+    transport: MemoryTransport, session: Session, dispatch: Dispatch, seen: Seen
+) -> None:
+    dispatch(session, "1")
+
+    def make() -> list[Envelope]:
+        raise ZeroDivisionError
+
+    @event.listens_for(session, "before_commit")
+    def _(session: Session) -> None:
+        transport.bound_to(session).send(make)
+
+    session.add(Image())
+    with pytest.raises(ZeroDivisionError):
+        session.commit()
+    session.rollback()
+
+    assert seen() == []
+    assert session.scalar(text("SELECT count(*) FROM image")) == 0
+
+
 def test_a_listener_of_every_commit_may_dispatch_first(
     transport: MemoryTransport, engine: Engine, dispatch: Dispatch, seen: Seen
 ) -> None:

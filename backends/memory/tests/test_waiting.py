@@ -303,5 +303,39 @@ def test_on_a_clock_that_stands_still_time_passes_to_the_end_of_a_lease(
     assert transport.settle([(held, Ack())]) == [held]
 
 
+def test_on_a_clock_that_stands_still_other_threads_get_a_moment_and_one_alone_needs_none(
+    transport: MemoryTransport,
+    clock: FakeClock,
+    envelope: Make,
+    take: Take,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take(transport, wait=1)
+    start, began = clock.now(), time.monotonic()
+    monkeypatch.setattr("relevo_memory._transport._FIRST_GLANCE", LONG)
+
+    assert take(transport, wait=25) == []
+    assert clock.now() == start + 25
+
+    thread = threading.Timer(0.05, lambda: transport.send([envelope()]))
+    thread.start()
+    assert len(take(transport, wait=25)) == 1
+    assert clock.now() == start + 25
+    thread.join()
+    assert time.monotonic() - began < LONG / 2
+
+
+def test_a_clock_that_is_moved_by_hand_meanwhile_is_not_taken_for_one_that_runs(
+    transport: MemoryTransport, clock: FakeClock, pool: ThreadPoolExecutor, take: Take
+) -> None:
+    future = pool.submit(take, transport, wait=1_000_000)
+
+    while not future.done() and clock.now() < 1_767_225_600 + 1000:
+        clock.advance(0.01)
+        time.sleep(0.0001)
+
+    assert list(future.result(5)) == []
+
+
 def test_on_a_clock_that_neither_runs_nor_sleeps_a_receive_returns(take: Take) -> None:
     assert list(take(MemoryTransport(clock=StuckClock()), wait=LONG)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 3600.0
 """Seconds; a wait is cut into pieces, since the interpreter's own limit for one is finite."""
 
-_GLANCE = 0.001
-"""Seconds in which a clock that runs has moved."""
+_FIRST_GLANCE, _LONGEST_GLANCE = 0.001, 0.1
+"""Seconds for which a clock is watched that may run or stand still; each time it ran for twice as long."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +55,8 @@ class MemoryTransport(Transport):
 
     All time comes from the clock. One that runs makes ``receive`` wait on a condition, woken by
     whatever makes an event ready. One that stands still, such as :class:`relevo.testing.FakeClock`,
-    is asked to sleep until the next thing happens, at most for the wait: its time passes, nobody's
-    else does.
+    is asked to sleep until the next thing happens, at most for the wait: its time passes, nobody
+    waits for it. Other threads, if there are any, get a real moment before to bring something.
 
     Args:
         store: Where the events are; one of its own if unsaid. Transports that share a store are
@@ -98,7 +99,7 @@ class MemoryTransport(Transport):
         self.name = name
         self.store = MemoryStore() if store is None else store
         self._clock = clock
-        self._clock_runs = True if isinstance(clock, SystemClock) else None
+        self._stands_still = False
         self._closed = False
         self._joints: Joints | None = None
 
@@ -120,6 +121,7 @@ class MemoryTransport(Transport):
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
+        glance = self._first_glance()
         while True:
             with self._open() as now:
                 deliveries = self.store.claim(queues, limit=limit, lease=lease, now=now)
@@ -127,11 +129,8 @@ class MemoryTransport(Transport):
                 if deliveries or left <= 0 or limit <= 0:
                     return deliveries
                 pause = min(left, self.store.next_change(queues) - now)
-                if self._clock_runs is None:
-                    self._watch_clock()
-                    continue
-                if self._clock_runs:
-                    self.store.changed.wait(min(pause, _LONGEST_PAUSE))
+                if glance:
+                    glance = self._watch(pause, glance)
                     continue
             before = self._clock.monotonic()
             self._clock.sleep(pause)
@@ -230,10 +229,18 @@ class MemoryTransport(Transport):
                 raise TransportClosedError(self.name)
             yield self._clock.now()
 
-    def _watch_clock(self) -> None:
+    def _first_glance(self) -> float:
+        """Return how long to wait for a change before asking whether time has passed; 0 where it does not."""
+        if isinstance(self._clock, SystemClock):
+            return _LONGEST_PAUSE
+        return 0.0 if self._stands_still and threading.active_count() == 1 else _FIRST_GLANCE
+
+    def _watch(self, pause: float, glance: float) -> float:
+        """Wait for a change, for *pause* at most; return the next glance, 0 if time stood still meanwhile."""
         before = self._clock.monotonic()
-        self.store.changed.wait(_GLANCE)
-        self._clock_runs = self._clock.monotonic() > before
+        self.store.changed.wait(min(pause, glance))
+        self._stands_still = self._clock.monotonic() <= before
+        return 0.0 if self._stands_still else max(glance, min(2 * glance, _LONGEST_GLANCE))
 
     def _refuse_if_long(self, state: bytes | None) -> None:
         if state is not None and len(state) > MAX_STATE:
