@@ -126,9 +126,9 @@ def work() -> None:
     deadline = time.monotonic() + PATIENCE
     with bars(TimeElapsedColumn()) as progress:
         rows = {name: progress.add_task(name, total=len(PHOTOS)) for name in LISTENERS}
-        # A transport that cannot tell what is scheduled gives a drain nothing to wait for: look again.
+        # The retry comes after a second. A drain waits no longer than it is told, so look again if it was not enough.
         while not all(progress.tasks[row].finished for row in rows.values()) and time.monotonic() < deadline:
-            with drain("--settle", f"{PATIENCE:g}s") as process:
+            with drain("--settle", "3s") as process:
                 while process.poll() is None:
                     time.sleep(0.05)
                     for name, row in rows.items():
