@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 import rabbitmq
+
+SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
 
 
 @pytest.fixture(name="rabbitmq_url", scope="session")
@@ -30,9 +33,9 @@ def _rabbitmq_url() -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what can be told without asking: needing RabbitMQ, and being the conformance suite."""
+    """Mark what can be told without asking: needing RabbitMQ, and being of the conformance suite."""
     for item in items:
         if "rabbitmq_url" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.amqp)
-        if item.path.name.startswith("test_conformance"):
+        if item.path.name.startswith("test_conformance") or item.path.is_relative_to(SUITE):
             item.add_marker(pytest.mark.conformance)
