@@ -1,0 +1,79 @@
+"""An envelope as one blob, for transports whose store has no columns or headers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from relevo._envelope import NO_HEADERS, Envelope, Urgency
+from relevo.errors import DecodeError
+
+__all__ = ["pack", "unpack"]
+
+WIRE_VERSION = 1
+
+
+class _Packed(msgspec.Struct, array_like=True, frozen=True):
+    """Fields are only ever added at the end, with defaults, so that releases can read one another."""
+
+    version: int
+    id: str
+    source: str
+    name: str
+    queue: str
+    body: bytes
+    headers: Mapping[str, str]
+    urgency: Urgency
+    ordering_key: str | None
+    expires: float | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Packed).decode
+
+
+def pack(envelope: Envelope) -> bytes:
+    """Return *envelope* as bytes (MessagePack) that :func:`unpack` makes the same envelope of."""
+    return _encode(
+        _Packed(
+            WIRE_VERSION,
+            envelope.id,
+            envelope.source,
+            envelope.name,
+            envelope.queue,
+            envelope.body,
+            dict(envelope.headers),
+            envelope.urgency,
+            envelope.ordering_key,
+            envelope.expires,
+        )
+    )
+
+
+def unpack(blob: bytes) -> Envelope:
+    """
+    Return the envelope that :func:`pack` made *blob* of.
+
+    Raises:
+        DecodeError: It is something else; hand it out as :class:`relevo.Unreadable`.
+    """
+    try:
+        packed = _decode(blob)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"not a packed envelope: {error}"
+        raise DecodeError(message) from error
+    if packed.version != WIRE_VERSION:
+        message = f"packed by another release of relevo: version {packed.version}, this one knows {WIRE_VERSION}"
+        raise DecodeError(message)
+    return Envelope(
+        id=packed.id,
+        source=packed.source,
+        name=packed.name,
+        queue=packed.queue,
+        body=packed.body,
+        headers=packed.headers or NO_HEADERS,
+        urgency=packed.urgency,
+        ordering_key=packed.ordering_key,
+        expires=packed.expires,
+    )

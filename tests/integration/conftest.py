@@ -1,0 +1,94 @@
+"""Stores that processes share, and how the tests drive relevo in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+import relevo
+
+HERE = Path(__file__).parent
+
+
+@attrs.frozen
+class Stage:
+    """One application in a folder of its own, reached by this process and by those it starts."""
+
+    folder: Path
+    log: Path
+    app: relevo.App
+
+    def start(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
+        """Start ``relevo`` with *words* in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "relevo", *words],
+            cwd=self.folder,
+            env={**os.environ, "CRASH_LOG": str(self.log), "PYTHONPATH": str(HERE), **environ},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def drain(self, **environ: str) -> int:
+        """Drain in a process of its own, retries and lost leases included; return its exit code."""
+        process = self.start("drain", "--settle", "20s", **environ)
+        _, _ = process.communicate(timeout=90)
+        return process.returncode
+
+    def lines(self) -> list[list[str]]:
+        """Return what the listeners wrote."""
+        return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def wait_for(self, what: Callable[[list[list[str]]], bool]) -> None:
+        """Return when what the listeners wrote is as *what* says."""
+        deadline = time.monotonic() + 30
+        while not what(self.lines()):
+            assert time.monotonic() < deadline, self.lines()[-5:]
+            time.sleep(0.01)
+
+    def dead(self, *queues: str) -> list[relevo.DeadLetterEntry]:
+        """Return the dead letters of *queues*."""
+        return list(self.app.transport().dead_letters(queues, limit=1000))
+
+
+@pytest.fixture(name="stage", params=["sqlite", "amqp"])
+def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    if request.param == "sqlite":
+        main = '"sqlite:///crash.db"'
+    else:
+        url = request.getfixturevalue("rabbitmq_url")
+        main = f'{{ url = "{url}", prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8 }}'
+    (tmp_path / "relevo.toml").write_text(
+        f"""
+source = "crash"
+listeners = ["crashing"]
+lease = "1s"
+
+[transports]
+main = {main}
+
+[routes]
+"number.*" = "main/numbers"
+"mine.*" = "main/mines"
+"""
+    )
+    app = relevo.App.from_config(tmp_path / "relevo.toml", environ={})
+    try:
+        yield Stage(tmp_path, tmp_path / "log", app)
+    finally:
+        _forget(app)
+        app.close()
+
+
+def _forget(app: relevo.App) -> None:
+    """Take everything that the test made off a server that outlives it."""
+    drop = getattr(app.transport(), "drop", None)
+    if drop is not None:
+        drop(app.queues("main"))

@@ -1,0 +1,44 @@
+"""
+The application that the crash tests run in processes of their own.
+
+Every call of a listener is written to the file that ``CRASH_LOG`` names, one line by one ``write`` on a
+descriptor opened for appending, so that a killed process keeps what it wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import relevo
+
+_LOG = os.open(os.environ.get("CRASH_LOG", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def note(*words: object) -> None:
+    """Write *words* as one line that survives a kill."""
+    os.write(_LOG, (" ".join(map(str, words)) + "\n").encode())
+
+
+@relevo.listener("number.counted", queue="numbers")
+def count(event: relevo.Event) -> None:
+    """Take a moment, so that a kill finds it at work."""
+    note("began", event["number"], os.getpid())
+    time.sleep(float(os.environ.get("CRASH_SLEEP", "0.002")))
+    note("ended", event["number"], os.getpid())
+
+
+@relevo.listener("mine.stepped-on", queue="mines", priority=10)
+def before(event: relevo.Event) -> None:
+    """Come before the one that kills: run once, however often the process dies afterwards."""
+    note("before", event["number"], os.getpid())
+
+
+@relevo.listener("mine.stepped-on", queue="mines")
+def explode(event: relevo.Event, call: relevo.Call) -> None:
+    """End the process as the kernel would, for the events that say so."""
+    note("began", event["number"], os.getpid(), f"losses={call.losses}")
+    if event["deadly"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    note("ended", event["number"], os.getpid())

@@ -1,0 +1,101 @@
+"""Processes that are killed, on every store that outlives them: nothing is lost, and neighbours do not pay."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import relevo
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stage
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(stage: Stage) -> None:
+    numbers = {str(number) for number in range(200)}
+    for number in range(200):
+        stage.app.dispatch(relevo.Event("number.counted", {"number": number}))
+    kills = 0
+    for threshold in (30, 90):
+        worker = stage.start("worker")
+        stage.wait_for(partial(_ended_at_least, threshold))
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.communicate()
+        kills += 1
+
+    code = stage.drain()
+
+    ended = Counter(line[1] for line in stage.lines() if line[0] == "ended")
+    assert code == 0
+    assert numbers == set(ended)
+    assert stage.dead("numbers") == []
+    # Each kill repeats at most the running event and what was not flushed within 10 ms of 2 ms listeners.
+    assert sum(ended.values()) - len(ended) <= kills * 16
+
+
+def test_a_listener_that_kills_its_process_is_set_aside_and_its_neighbours_are_done(stage: Stage) -> None:
+    for number in range(100):
+        stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": number == 37}))
+
+    codes: list[int] = []
+    while len(codes) < 12 and (not codes or codes[-1] < 0):
+        codes.append(stage.drain())
+
+    lines = stage.lines()
+    deaths = [line for line in lines if line[0] == "began" and line[1] == "37"]
+    ended = Counter(line[1] for line in lines if line[0] == "ended")
+    (dead,) = stage.dead("mines")
+    assert set(ended) == {str(number) for number in range(100)} - {"37"}
+    assert dead.reason == "crash-loop"
+    assert dead.losses == 3
+    assert len(deaths) == 3
+    assert codes[:3] == [-signal.SIGKILL] * 3
+    assert codes[3:] == [1]
+
+
+def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
+    for number in range(20):
+        stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": number == 3}))
+
+    while stage.drain() < 0:
+        pass
+
+    losses = {
+        line[1]: int(line[3].removeprefix("losses=")) for line in stage.lines() if line[0] == "began" and line[1] != "3"
+    }
+    assert max(losses.values()) <= 1
+
+
+def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(stage: Stage) -> None:
+    stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": 1, "deadly": True}))
+
+    while stage.drain() < 0:
+        pass
+
+    runs = sum(line[0] == "before" for line in stage.lines())
+    assert runs == (1 if stage.app.transport().capabilities.checkpoint else 3)
+
+
+def test_the_first_term_finishes_the_work_in_hand(stage: Stage) -> None:
+    for number in range(50):
+        stage.app.dispatch(relevo.Event("number.counted", {"number": number}))
+    worker = stage.start("worker", CRASH_SLEEP="0.05")
+    stage.wait_for(lambda lines: len(lines) >= 5)
+
+    worker.send_signal(signal.SIGTERM)
+    _, error = worker.communicate(timeout=20)
+
+    began = [line[1] for line in stage.lines() if line[0] == "began"]
+    ended = [line[1] for line in stage.lines() if line[0] == "ended"]
+    assert worker.returncode == 0, error
+    assert began == ended
+    assert len(ended) < 50
+    assert stage.drain() == 0
+    assert Counter(line[1] for line in stage.lines() if line[0] == "ended") == Counter(map(str, range(50)))
+
+
+def _ended_at_least(enough: int, lines: list[list[str]]) -> bool:
+    return sum(line[0] == "ended" for line in lines) >= enough
