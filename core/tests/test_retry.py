@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 from fractions import Fraction
 
+import attrs
 import pytest
 from hypothesis import example, given, strategies as st
 
@@ -116,6 +117,7 @@ def test_a_policy_that_cannot_be_is_refused_where_it_is_written(fault: dict[str,
 
 
 @event("image.resized", retry=Retry(2))
+@attrs.frozen
 class _Resized:
     pass
 

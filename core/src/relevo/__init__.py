@@ -15,24 +15,8 @@ from relevo._route import Routes, Target
 from relevo._envelope import Envelope
 from relevo._capabilities import Capabilities
 from relevo._transport import BoundSender, DeadLetterEntry, Stats, Transport
-from relevo._delivery import (
-    MAX_ERROR,
-    MAX_STATE,
-    TRANSITIONS,
-    Ack,
-    Action,
-    Counters,
-    DeadLetter,
-    Delivery,
-    Lost,
-    Nack,
-    Outcome,
-    Release,
-    Settlement,
-    State,
-    Unreadable,
-    after,
-)
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
+from relevo._delivery import MAX_ERROR, MAX_STATE, TRANSITIONS, Action, Counters, State, after
 from relevo._decision import Reason
 from relevo._retry import Retry
 from relevo._executor import Executor, InlineExecutor
@@ -42,115 +26,29 @@ from relevo._app import App
 from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, SystemClock
 from relevo._secret import Secret, masked_url
-from relevo.errors import (
-    CodecError,
-    ConfigurationError,
-    DecodeError,
-    DuplicateEventError,
-    DuplicateListenerError,
-    EncodeError,
-    EventNameError,
-    ForbiddenTransitionError,
-    GiveUp,
-    LeaseLostError,
-    PluginError,
-    RelevoError,
-    RetryLater,
-    RouteNotFoundError,
-    SendError,
-    SessionError,
-    SettleError,
-    SubjectError,
-    TransportClosedError,
-    TransportError,
-    TransportNotFoundError,
-    TransportUnavailableError,
-    UnsupportedError,
-)
+from relevo.errors import RelevoError, ForbiddenTransitionError, GiveUp, RetryLater
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
+from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
+from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
+from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
 
-__all__ = [
-    # events and whom they concern
-    "Event",
-    "event",
-    "Subject",
-    "SubjectType",
-    "SubjectTypes",
-    # listeners
-    "Listener",
-    "ListenerTable",
-    "listener",
-    "Call",
-    "RetryLater",
-    "GiveUp",
-    "Retry",
-    # dispatchers
-    "Dispatcher",
-    "Dispatched",
-    "LocalDispatcher",
-    "DeferredDispatcher",
-    "Routes",
-    "Target",
-    # the seam
-    "Envelope",
-    "Capabilities",
-    "Transport",
-    "BoundSender",
-    "DeadLetterEntry",
-    "Stats",
-    "Delivery",
-    "Unreadable",
-    "Outcome",
-    "Ack",
-    "Nack",
-    "DeadLetter",
-    "Release",
-    "Lost",
-    "Settlement",
-    "Reason",
-    "State",
-    "Action",
-    "Counters",
-    "TRANSITIONS",
-    "after",
-    "MAX_STATE",
-    "MAX_ERROR",
-    # running
-    "Worker",
-    "Executor",
-    "InlineExecutor",
-    "Runner",
-    "RunOptions",
-    "Report",
-    "App",
-    "Hooks",
-    "hookimpl",
-    # values that come in by argument
-    "Clock",
-    "SystemClock",
-    "Duration",
-    "Secret",
-    "masked_url",
-    # errors
-    "RelevoError",
-    "ConfigurationError",
-    "DuplicateEventError",
-    "DuplicateListenerError",
-    "EventNameError",
-    "PluginError",
-    "RouteNotFoundError",
-    "SessionError",
-    "SubjectError",
-    "TransportNotFoundError",
-    "UnsupportedError",
-    "TransportError",
-    "LeaseLostError",
-    "SendError",
-    "SettleError",
-    "TransportClosedError",
-    "TransportUnavailableError",
-    "CodecError",
-    "DecodeError",
-    "EncodeError",
-    "ForbiddenTransitionError",
-    "SubjectMissingError",
-]
+# events and whom they concern
+__all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes"]
+# listeners
+__all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
+# dispatchers
+__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Routes", "Target"]
+# the seam
+__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Stats", "Delivery"]
+__all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
+__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", "MAX_ERROR"]
+# running
+__all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report", "App", "Hooks", "hookimpl"]
+# values that come in by argument
+__all__ += ["Clock", "SystemClock", "Duration", "Secret", "masked_url"]
+# errors: of the program, of the world, of the event
+__all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
+__all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
+__all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
+__all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
+__all__ += ["ForbiddenTransitionError", "SubjectMissingError"]

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from relevo import _config as configuration
 from relevo._caller import Caller
 from relevo._clock import Clock, Duration, SystemClock, seconds
 from relevo._decision import PATIENCE
 from relevo._delivery import Release
-from relevo._dispatcher import Dispatched, Dispatcher, LocalDispatcher, Packer, grouped, refused_fan_out, sent
-from relevo._envelope import Urgency
+from relevo._dispatcher import Dispatched, Dispatcher, LocalDispatcher, Packer, check_claims, sent
+from relevo._envelope import DEFAULT_QUEUE, Urgency
 from relevo._event import name_of
 from relevo._executor import Executor
 from relevo._hook import Hooks
 from relevo._identity import IdFactory, uuid7
-from relevo._listener import ListenerTable, marks_of
+from relevo._listener import ListenerTable
 from relevo._relay import RelayExecutor, outbox_queue
 from relevo._route import NOW, Routes, Target
 from relevo._runner import RunOptions
-from relevo._secret import Secret
 from relevo._subject import SubjectType, SubjectTypes
-from relevo._transport import Transport
+from relevo._transport import BoundSender, Transport
 from relevo._worker import LEASE, Worker
-from relevo.errors import ConfigurationError, RouteNotFoundError, SessionError, did_you_mean
+from relevo.errors import ConfigurationError, RouteNotFoundError, SessionError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relevo._config import Config
 
 
 class App(Dispatcher):
@@ -54,8 +55,8 @@ class App(Dispatcher):
 
         plugins: Objects with hooks.
 
-        setup: ``auto`` creates missing tables and queues at first use, ``explicit`` leaves that to
-            ``relevo setup``.
+        setup: ``auto`` creates missing tables and queues at first use, ``explicit`` only looks, and leaves
+            that to ``relevo setup``.
 
         patience: For how long events are given back that no listener here can handle.
 
@@ -87,27 +88,63 @@ class App(Dispatcher):
         lease: Duration = LEASE,
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] | None = None,
     ):
         self.transports = dict(transports)
         self.outboxes = dict(outboxes or {})
         self.routes = Routes(routes)
-        self.routes.check(self.transports)
         self.source = source
-        self.hooks = Hooks(plugins)
+        self.hooks = Hooks(_several(plugins, "plugins"))
         self.subjects = SubjectTypes(subjects)
         self.clock: Clock = clock or SystemClock()
+        self.config: Config | None = None
         self._patience = seconds(patience, what="patience")
         self._lease = seconds(lease, what="lease")
         self._auto = setup == "auto"
-        self._chance = chance
+        self._chance = chance or _random
         self._table = ListenerTable()
-        self._unloaded = list(listeners)
+        self._unloaded = list(_several(listeners, "listeners"))
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
         self._ready: set[str] = set()
         self._loading = threading.RLock()
-        self.config: configuration.Config | None = None
+        if setup not in ("auto", "explicit"):
+            raise ConfigurationError(f'setup: expected "auto" or "explicit", got {shown(setup)}')
+        self._check_transports()
+        self._check_routes()
+
+    def _check_transports(self) -> None:
+        """Tell the transports what they are called here, and refuse what cannot be one."""
+        given: Mapping[str, Any] = self.transports
+        for name, transport in given.items():
+            if not isinstance(transport, Transport):
+                raise ConfigurationError(
+                    f'transports: "{name}" is {type(transport).__name__}, not a relevo.Transport; '
+                    f"App.from_config() is what opens addresses"
+                )
+            if name == NOW or "/" in name:
+                raise ConfigurationError(f'transports: none can be called {shown(name)}; "{NOW}" and slashes are taken')
+            if sum(transport is each for each in given.values()) > 1:
+                raise ConfigurationError(f'transports: "{name}" is there under another name too; open it twice')
+            transport.name = name
+        for name, outbox in self.outboxes.items():
+            if name not in given:
+                raise ConfigurationError(f'outboxes: no transport is called "{name}"{did_you_mean(name, given)}')
+            if not outbox.capabilities.transactional:
+                raise ConfigurationError(
+                    f'outboxes: "{outbox.name}" cannot join a session, so it cannot keep what is meant for "{name}"; '
+                    f"an outbox is a SQL transport"
+                )
+
+    def _check_routes(self) -> None:
+        self.routes.check(self.transports)
+        for pattern, targets in self.routes.table.items():
+            names = list(_by_transport(targets))
+            if len(names) > 1 and not all(self._joins_sessions(name) for name in names):
+                raise _fan_out(pattern, names)
+
+    def _joins_sessions(self, name: str) -> bool:
+        return name in self.outboxes or self.transports[name].capabilities.transactional
 
     @classmethod
     def from_config(
@@ -127,35 +164,34 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: Something in it is not understood.
         """
-        config = configuration.read(
-            Path(path) if path is not None else None, os.environ if environ is None else environ, start=Path.cwd()
-        )
-        return cls.of(config, clock=clock)
+        import os  # noqa: PLC0415
+        from pathlib import Path  # noqa: PLC0415
+
+        from relevo._config import read  # noqa: PLC0415 - whoever puts an application together does without
+
+        file = None if path is None else Path(path)
+        return cls.of(read(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
 
     @classmethod
-    def of(cls, config: configuration.Config, *, clock: Clock | None = None) -> Self:
-        """Return the application that *config* describes."""
+    def of(cls, config: Config, *, clock: Clock | None = None) -> Self:
+        """
+        Return the application that *config* describes.
+
+        Raises:
+            ConfigurationError: Something in it is not understood; all problems are told together.
+        """
+        from relevo._config import opened  # noqa: PLC0415
+        from relevo._module import imported  # noqa: PLC0415
+
         clock = clock or SystemClock()
-        if not config.transports:
-            where = config.path or "the environment"
-            message = f'{where}: no transport; add one, for example [transports] main = "sqlite:///{config.source}.db"'
-            raise ConfigurationError(message)
-        transports = {
-            name: configuration.open_transport(each, directory=config.directory, clock=clock)
-            for name, each in config.transports.items()
-        }
-        outboxes = {
-            name: _outbox(each, transports, config, clock)
-            for name, each in config.transports.items()
-            if each.outbox is not None
-        }
+        transports, outboxes = opened(config, clock=clock)
         app = cls(
             transports=transports,
             routes=config.routes or {"*": next(iter(transports))},
             listeners=config.listeners,
             source=config.source,
             outboxes=outboxes,
-            plugins=[importlib.import_module(name) for name in config.plugins],
+            plugins=[imported(name, where="plugins") for name in config.plugins],
             setup=config.setup,
             patience=config.patience,
             lease=config.lease,
@@ -184,9 +220,11 @@ class App(Dispatcher):
     def listeners(self) -> ListenerTable:
         """The registered listeners; modules that were only named are imported now."""
         if self._unloaded:
+            from relevo._module import marked_in  # noqa: PLC0415 - whoever only dispatches does without
+
             with self._loading:
                 while self._unloaded:
-                    self._table.extend(_marked_in(self._unloaded[0]))
+                    self._table.extend(marked_in(self._unloaded[0]))
                     del self._unloaded[0]
         return self._table
 
@@ -229,35 +267,40 @@ class App(Dispatcher):
 
             ConfigurationError: The transports do not claim what is asked for.
         """
-        targets = self.routes.targets(name_of(event))
-        groups = grouped(target for target in targets if target.transport != NOW)
-        if len(groups) > 1:
-            raise refused_fan_out(name_of(event), groups)
+        name = name_of(event)
+        targets = self.routes.targets(name)
         wait = seconds(delay, what="the delay of a dispatch")
         event_id = ""
-        for name, deferred in groups.items():
-            parcel = self._packer.pack(event, deferred, urgency=urgency, ordering_key=ordering_key, expires=expires)
+        if groups := _by_transport(targets):
+            if len(groups) > 1 and session is None:
+                raise _fan_out(name, groups)
+            for transport in groups:
+                check_claims(self.transports[transport], urgency=urgency, ordering_key=ordering_key)
+            parcel = self._packer.pack(event, urgency=urgency, ordering_key=ordering_key, expires=expires)
             event_id = parcel.id
             if session is None:
-                sent(self._prepared(name), parcel.make(), delay=wait, hooks=self.hooks)
-            elif name in self.outboxes:
-                self._prepared_outbox(name).bound_to(session, relay_to=name).send(parcel.make, delay=wait)
+                ((transport, group),) = groups.items()
+                sent(self._prepared(transport), parcel.make(group), delay=wait, hooks=self.hooks)
             else:
-                self._bound(name, session).send(parcel.make, delay=wait)
+                senders = [(self._bound(transport, session), group) for transport, group in groups.items()]
+                for sender, group in senders:
+                    sender.send(partial(parcel.make, group), delay=wait)
         if any(target.transport == NOW for target in targets):
-            first = targets[0].transport if targets[0].transport == NOW else ""
-            self._local.call(event, self.listeners.in_queue(name_of(event), NOW, first))
+            if wait:
+                raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
+            first = NOW if targets[0].transport == NOW else ""
+            self._local.call(event, self.listeners.in_queue(name, NOW, first))
         return Dispatched(id=event_id, targets=targets)
 
-    def _bound(self, name: str, session: Any) -> Any:
-        transport = self._prepared(name)
-        if not transport.capabilities.transactional:
-            message = (
+    def _bound(self, name: str, session: Any) -> BoundSender:
+        if not self._joins_sessions(name):
+            raise SessionError(
                 f'the transport "{name}" cannot join a session; '
                 f'give it an outbox: {name} = {{ url = "…", outbox = "sqlite:///…" }}'
             )
-            raise SessionError(message)
-        return transport.bound_to(session)
+        if name in self.outboxes:
+            return self._prepared_outbox(name).bound_to(session, relay_to=name)
+        return self._prepared(name).bound_to(session)
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -271,16 +314,16 @@ class App(Dispatcher):
         if name is None:
             if len(self.transports) == 1:
                 return next(iter(self.transports.values()))
-            message = f"there are several transports ({', '.join(self.transports)}); choose one with -t"
-            raise ConfigurationError(message)
+            raise ConfigurationError(f"there are several transports ({', '.join(self.transports)}); choose one with -t")
         if name not in self.transports:
-            message = f'no transport is called "{name}"{did_you_mean(name, self.transports)}; there are: {", ".join(self.transports)}'
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f'no transport is called "{name}"{did_you_mean(name, self.transports)}; there are: {", ".join(self.transports)}'
+            )
         return self.transports[name]
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that routes lead to."""
-        return self.routes.queues(transport) or ("default",)
+        return self.routes.queues(transport) or (DEFAULT_QUEUE,)
 
     def worker(
         self, options: RunOptions | None = None, *, executor: Executor | None = None, patient: bool = False
@@ -296,11 +339,19 @@ class App(Dispatcher):
             patient: Wait for a server that is down.
 
         Raises:
-            ConfigurationError: A listener is bound to a queue that its event is not routed to.
+            ConfigurationError: A listener is bound to a queue that its event is not routed to, or
+                nothing is routed to a queue of the options.
         """
         options = options or RunOptions()
         transport = self.transport(options.transport)
-        queues = options.queues or self.queues(transport.name)
+        known = self.queues(transport.name)
+        for queue in options.queues:
+            if queue not in known:
+                raise ConfigurationError(
+                    f'nothing is routed to the queue "{queue}" of "{transport.name}"{did_you_mean(queue, known)}; '
+                    f"there are: {', '.join(known)}"
+                )
+        queues = options.queues or known
         listeners = self.listeners
         self._check_listeners(listeners)
         caller = Caller(
@@ -368,8 +419,9 @@ class App(Dispatcher):
 
     def close(self) -> None:
         """Close the transports; may be called again."""
-        for transport in {*self.transports.values(), *self.outboxes.values()}:
-            transport.close()
+        with ExitStack() as stack:  # one that fails does not keep the others open
+            for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
+                stack.callback(transport.close)
 
     def __enter__(self) -> Self:
         return self
@@ -380,21 +432,23 @@ class App(Dispatcher):
         self.close()
 
     def _prepared(self, name: str) -> Transport:
-        transport = self.transports[name]
-        if self._auto and name not in self._ready:
-            with self._loading:
-                transport.setup(self.queues(name))
-                self._ready.add(name)
-        return transport
+        return self._set_up(name, self.transports[name], self.queues(name))
 
     def _prepared_outbox(self, name: str) -> Transport:
-        outbox = self.outboxes[name]
-        key = outbox_queue(name)
-        if self._auto and key not in self._ready:
+        return self._set_up(outbox_queue(name), self.outboxes[name], [outbox_queue(name)])
+
+    def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
+        """Create what is missing, or only look if ``setup`` is ``explicit``; once."""
+        if key not in self._ready:
             with self._loading:
-                outbox.setup([key])
+                missing = transport.setup(queues, dry_run=not self._auto)
+                if missing and not self._auto:
+                    raise ConfigurationError(
+                        f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
+                        f'run relevo setup, or say setup = "auto"'
+                    )
                 self._ready.add(key)
-        return outbox
+        return transport
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         known: dict[str, str] = {}
@@ -429,57 +483,31 @@ class App(Dispatcher):
             raise ConfigurationError("\n".join(problems))
 
 
-def _outbox(
-    config: configuration.TransportConfig,
-    transports: Mapping[str, Transport],
-    whole: configuration.Config,
-    clock: Clock,
-) -> Transport:
-    where = f"transports.{config.name}.outbox"
-    text = str(config.outbox)
-    if "://" not in text:
-        if text not in transports:
-            message = f'{where}: no transport is called "{text}"{did_you_mean(text, transports)}'
-            raise ConfigurationError(message)
-        found = transports[text]
-    else:
-        named = configuration.TransportConfig(name=f"{config.name}.outbox", url=Secret(text))
-        found = configuration.open_transport(named, directory=whole.directory, clock=clock)
-    if not found.capabilities.transactional:
-        message = f"{where}: {found.name} cannot join a session; an outbox is a SQL transport"
-        raise ConfigurationError(message)
-    return found
+def _by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
+    """Return *targets* by their transport, in order, without those that are called at once."""
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.transport != NOW:
+            groups.setdefault(target.transport, []).append(target)
+    return groups
 
 
-def _marked_in(thing: object) -> list[object]:
-    """Return what is marked in *thing*: a module, the name of one, ``module:name``, or itself."""
-    if isinstance(thing, str):
-        module_name, _, name = thing.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module_name + ".").startswith(error.name + "."):
-                raise
-            message = f'listeners: there is no module "{module_name}"; it is imported as Python would from the configuration\'s folder'
-            raise ConfigurationError(message) from error
-        if not name:
-            return _marked_in(module)
-        if not hasattr(module, name):
-            message = f'listeners: "{module_name}" has no "{name}"'
-            raise ConfigurationError(message)
-        return _marked_in(getattr(module, name))
-    if isinstance(thing, ModuleType):
-        inside = (thing.__name__, f"{thing.__name__}.")
-        found = [
-            each
-            for each in vars(thing).values()
-            if callable(each) and marks_of(each) and f"{getattr(each, '__module__', '')}.".startswith(inside[1])
-        ]
-        unique = list({id(each): each for each in found}.values())
-        if not unique:
-            message = (
-                f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function'
-            )
-            raise ConfigurationError(message)
-        return unique
-    return [thing]
+def _fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
+    """Return the error for an event that would go to several transports, where a crash could part them."""
+    names = ", ".join(f'"{name}"' for name in transports)
+    return ConfigurationError(
+        f'"{event_name}" is routed to several transports ({names}); a crash between them would lose a part: '
+        f"dispatch it with session=, where each can join it or has an outbox, or route it to one transport"
+    )
+
+
+def _random() -> float:
+    import random  # noqa: PLC0415 - it takes as long as a module of relevo's own, and only waits need it
+
+    return random.random()  # noqa: S311 - it is no secret
+
+
+def _several(things: Iterable[object], what: str) -> Iterable[object]:
+    if isinstance(things, str):
+        raise ConfigurationError(f"{what}: expected several, got the text {shown(things)}; put it into a list")
+    return things

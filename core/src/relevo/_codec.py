@@ -8,17 +8,20 @@ JSON format; ``correlationid``, ``causationid`` and ``traceparent`` are document
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
-from relevo._event import Event, EventType, declared
+from relevo._event import Event, EventType, declared, decoder, name_of
 from relevo._subject import Subject
-from relevo._validator import MAX_BODY, checked_text, plain
-from relevo.errors import DecodeError, EncodeError, shown
+from relevo._validator import MAX_BODY, plain
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
 
+MAX_SOURCE = 255
+_SOURCE = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
 _NO_DATA = msgspec.Raw(b"")
 
 
@@ -38,44 +41,94 @@ class Document(msgspec.Struct, omit_defaults=True):
     traceparent: str | None = None
     relevocontext: str | None = None
     data: msgspec.Raw = _NO_DATA
+    data_base64: msgspec.Raw = _NO_DATA
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Document).decode
 _decode_any = msgspec.json.Decoder().decode
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+_MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
+"""What is the data's fault; whatever else a class raises when it is made is a fault of the class."""
+
+
+def checked_source(source: object) -> str:
+    """
+    Return *source* if it can be that of an event: a reference as in RFC 3986, such as an application's name.
+
+    Raises:
+        ConfigurationError: It is no text, empty, too long, or has characters that no reference has.
+    """
+    if isinstance(source, str) and len(source) <= MAX_SOURCE and _SOURCE.fullmatch(source):
+        return source
+    raise ConfigurationError(
+        f"source: {shown(source)} cannot be one; write the application's name, as in shop or /shop/web, without spaces"
+    )
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What an event says, checked and in JSON's own terms; what is left to add is who, when and where."""
+    """What an event says, checked and in JSON's own terms; what is left to add is who, when and about what."""
 
     name: str
     data: bytes
     version: int | None
-    subject: Subject | None
 
 
 def content_of(event: object) -> Content:
     """
-    Return what *event* says, except for the name of a subject that is an object.
+    Return what *event* says.
 
     Raises:
-        EncodeError: It cannot be written faithfully; names the place.
+        EncodeError: It cannot be written faithfully, or not be read back; names the place.
 
         ConfigurationError: It is not an event.
     """
+    name = str.__str__(name_of(event))
     if isinstance(event, Event):
-        data = plain(dict(event.arguments), event_name=event.name)
-        subject = event.subject if isinstance(event.subject, Subject) else None
-        return Content(event.name, _encode(data), None, subject)
+        given = event.arguments
+        return Content(name, _encode(plain(given if isinstance(given, dict) else dict(given), event_name=name)), None)
     kind = declared(type(event))
+    fields = {field: _builtin(event, field, name) for field in kind.fields}
+    data = _encode(plain(fields, event_name=name))
+    read = decoder(kind.cls).decode
     try:
-        fields = msgspec.to_builtins(event)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EncodeError(kind.name, "$", str(error)) from error
-    data = plain(fields, event_name=kind.name)
-    subject = Subject(str(kind.of), str(getattr(event, kind.subject))) if kind.subject else None
-    return Content(kind.name, _encode(data), kind.version, subject)
+        read(data)
+    except Exception as error:  # the class's own checks may raise whatever they like
+        raise EncodeError(name, "$", f"it does not fit its own class: {error}") from error
+    return Content(name, data, kind.version)
+
+
+def subject_of(event: object) -> Any:
+    """
+    Return what *event* happened to: a :class:`Subject`, an object whose name is not known yet, or ``None``.
+
+    Raises:
+        EncodeError: The subject field of a declared class holds neither text nor a whole number.
+    """
+    if isinstance(event, Event):
+        return event.subject
+    kind = declared(type(event))
+    if kind.subject is None or kind.of is None:
+        return None
+    subject_id = _builtin(event, kind.subject, kind.name)
+    if subject_id is None:
+        return None
+    if type(subject_id) not in (str, int):
+        raise EncodeError(kind.name, f"$.{kind.subject}", "the id of a subject is text or a whole number")
+    return Subject(kind.of, str(subject_id))
+
+
+def _builtin(event: object, field: str, name: str) -> Any:
+    try:
+        return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=_simple)
+    except Exception as error:
+        raise EncodeError(name, f"$.{field}", str(error)) from error
+
+
+def _simple(value: object) -> object:
+    """Return what *value*, of a class that msgspec does not know, is a subclass of."""
+    if isinstance(value, (str, int, float)):
+        return plain(value, event_name="")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def encoded(
@@ -85,8 +138,6 @@ def encoded(
     source: str,
     now: float,
     subject: Subject | None = None,
-    correlation: str | None = None,
-    causation: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> bytes:
     """
@@ -101,20 +152,15 @@ def encoded(
 
         now: Seconds since the epoch.
 
-        subject: If the content does not have it.
-
-        correlation: The id that all events of one business case share.
-
-        causation: The id of the event whose listener dispatched this one.
+        subject: What it happened to.
 
         context: What the application adds, such as the base URL of the request.
 
     Raises:
-        EncodeError: The whole is too large, or the context has no faithful form.
+        EncodeError: The whole is too large, or the context or the subject has no faithful form.
     """
-    about = subject or content.subject
-    if about is not None:
-        checked_text(about.id, event_name=content.name, path="subject")
+    if subject is not None:
+        plain({"type": subject.type, "id": subject.id}, event_name=content.name, path="subject")
     body = _encode(
         Document(
             id=id,
@@ -122,11 +168,9 @@ def encoded(
             type=content.name,
             specversion="1.0",
             time=datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
-            subject=str(about) if about is not None else None,
+            subject=None if subject is None else str(subject),
             datacontenttype="application/json",
             dataversion=content.version,
-            correlationid=correlation,
-            causationid=causation,
             relevocontext=_context(context, content.name) if context else None,
             data=msgspec.Raw(content.data),
         )
@@ -148,11 +192,13 @@ def decoded(body: bytes) -> Document:
     try:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"not a CloudEvents document: {error}"
-        raise DecodeError(message) from error
+        raise DecodeError(f"not a CloudEvents document: {error}") from error
     if document.specversion != "1.0":
-        message = f"CloudEvents version {shown(document.specversion)} is not known, only 1.0"
-        raise DecodeError(message)
+        raise DecodeError(f"CloudEvents version {shown(document.specversion)} is not known, only 1.0")
+    if not (document.id and document.source and document.type):
+        raise DecodeError("a CloudEvents document has an id, a source and a type; one of them is empty")
+    if document.data_base64 != _NO_DATA:
+        raise DecodeError(f"the data of {shown(document.type)} is binary, only JSON is read")
     return document
 
 
@@ -178,41 +224,36 @@ def typed(document: Document, kind: EventType) -> Any:
     Raises:
         DecodeError: The data does not fit; names the field.
     """
-    decoder = _decoders.get(kind.cls)
-    if decoder is None:
-        decoder = _decoders[kind.cls] = msgspec.json.Decoder(kind.cls)
     raw = bytes(document.data) or b"{}"
+    if kind.subject and document.subject and kind.subject.encode() not in raw:
+        return typed_from(generic(document), kind)
     try:
-        if kind.subject is None or document.subject is None:
-            return decoder.decode(raw)
-        try:
-            return decoder.decode(raw)
-        except msgspec.ValidationError:
-            filled = _with_subject(document, kind)
-            if filled is None:
-                raise
-            return msgspec.convert(filled, kind.cls, strict=False)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        message = f'the data of "{document.type}" does not fit {kind.cls.__qualname__}: {error}'
-        raise DecodeError(message) from error
+        return decoder(kind.cls).decode(raw)
+    except _MISFITS as error:
+        raise _misfit(document.type, kind, error) from error
 
 
 def typed_from(event: Event, kind: EventType) -> Any:
-    """Return *event*, dispatched by name, as an instance of the class that *kind* declares."""
+    """Return *event*, by name, as an instance of the class that *kind* declares, as :func:`typed` does."""
     fields = dict(event.arguments)
-    if kind.subject and kind.subject not in fields and isinstance(event.subject, Subject):
-        fields[kind.subject] = event.subject.id
+    about = event.subject
     try:
-        return msgspec.convert(fields, kind.cls, strict=False)
-    except (msgspec.ValidationError, ValueError) as error:
-        message = f'the arguments of "{event.name}" do not fit {kind.cls.__qualname__}: {error}'
-        raise DecodeError(message) from error
+        if kind.subject and kind.subject not in fields and isinstance(about, Subject) and about.type == kind.of:
+            id_type = get_type_hints(kind.cls)[kind.subject]
+            fields[kind.subject] = msgspec.convert(about.id, id_type, strict=False)
+        return msgspec.convert(fields, kind.cls)
+    except _MISFITS as error:
+        raise _misfit(event.name, kind, error) from error
+
+
+def _misfit(name: str, kind: EventType, error: Exception) -> DecodeError:
+    return DecodeError(f"the data of {shown(name)} does not fit {kind.cls.__qualname__}: {error}")
 
 
 def generic_from(event: object) -> Event:
     """Return *event*, an instance of a declared class, as an :class:`Event`."""
     content = content_of(event)
-    return _received(content.name, _decode_any(content.data), content.subject, None)
+    return _received(content.name, _decode_any(content.data), subject_of(event), None)
 
 
 def context_of(document: Document) -> Mapping[str, Any]:
@@ -227,37 +268,24 @@ def context_of(document: Document) -> Mapping[str, Any]:
 
 
 def _received(name: str, arguments: dict[str, Any], subject: Subject | None, event_id: str | None) -> Event:
-    """Foreign names are not ours to judge, so the validator is not run on them."""
+    """Return an event whose name was not checked: foreign names are not ours to judge."""
     event: Event = Event.__new__(Event)
-    put = object.__setattr__
-    put(event, "name", name)
-    put(event, "arguments", arguments)
-    put(event, "subject", subject)
-    put(event, "id", event_id)
+    values = {"name": name, "arguments": arguments, "subject": subject, "id": event_id}
+    for field, value in values.items():
+        object.__setattr__(event, field, value)
     return event
 
 
 def _data(document: Document) -> dict[str, Any]:
-    raw = bytes(document.data)
     try:
-        arguments = _decode_any(raw) if raw else {}
+        arguments = _decode_any(bytes(document.data) or b"{}")
     except (msgspec.DecodeError, RecursionError) as error:
-        message = f'the data of "{document.type}" is not JSON: {error}'
-        raise DecodeError(message) from error
+        raise DecodeError(f"the data of {shown(document.type)} is not JSON: {error}") from error
     if arguments is None:
         return {}
     if not isinstance(arguments, dict):
-        message = f'the data of "{document.type}" is {type(arguments).__name__}, not an object'
-        raise DecodeError(message)
+        raise DecodeError(f"the data of {shown(document.type)} is {type(arguments).__name__}, not an object")
     return arguments
-
-
-def _with_subject(document: Document, kind: EventType) -> dict[str, Any] | None:
-    subject = Subject.parsed(document.subject or "")
-    fields = _data(document)
-    if subject is None or subject.type != kind.of or kind.subject in fields:
-        return None
-    return {**fields, str(kind.subject): subject.id}
 
 
 def _context(context: Mapping[str, Any], name: str) -> str:

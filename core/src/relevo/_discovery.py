@@ -76,20 +76,19 @@ def load(namespace: str, name: str) -> Any:
     """
     found = _only(namespace, name)
     if found is None:
-        message = f'nothing in {namespace} is called "{name}"; available: {", ".join(available(namespace)) or "none"}'
-        raise PluginError(message)
+        raise PluginError(
+            f'nothing in {namespace} is called "{name}"; available: {", ".join(available(namespace)) or "none"}'
+        )
     from stevedore import DriverManager  # noqa: PLC0415 - loaded only when configuration names something
 
     def failed(_: object, __: object, error: BaseException) -> None:
-        message = f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}'
-        raise PluginError(message) from error
+        raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}') from error
 
     manager: Any = DriverManager(
         namespace,
         name,
         invoke_on_load=False,
         on_load_failure_callback=failed,
-        warn_on_missing_entrypoint=False,
     )
     return manager.driver
 
@@ -103,8 +102,7 @@ def _only(namespace: str, name: str) -> EntryPoint | None:
     found = {(point.value, _origin(point)): point for point in _points(namespace, name=name)}
     if len(found) > 1:
         claims = " and ".join(f"{origin} ({value})" for value, origin in sorted(found))
-        message = f'{namespace} "{name}" is claimed by {claims}; uninstall one'
-        raise PluginError(message)
+        raise PluginError(f'{namespace} "{name}" is claimed by {claims}; uninstall one')
     return next(iter(found.values()), None)
 
 

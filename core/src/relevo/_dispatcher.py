@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from math import isfinite
+from typing import Any, get_args
 
 import attrs
 
 from relevo._call import Call
 from relevo._clock import Clock, Duration, SystemClock, seconds
-from relevo._codec import content_of, encoded, generic_from, typed_from
+from relevo._codec import checked_source, content_of, encoded, generic_from, subject_of, typed_from
 from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import Event, name_of
 from relevo._hook import Hooks, observed
@@ -19,7 +20,7 @@ from relevo._listener import Listener, ListenerTable
 from relevo._route import NOW, Target, checked_queue
 from relevo._subject import Subject, SubjectTypes
 from relevo._transport import Transport
-from relevo.errors import ConfigurationError, EncodeError, SubjectError
+from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, shown
 
 _LONGEST_ID = "9" * 40
 
@@ -75,8 +76,11 @@ class LocalDispatcher(Dispatcher):
 
     def call(self, event: object, listeners: Sequence[Listener]) -> None:
         """Call *listeners* with *event*, in the order given, until one stops the propagation."""
+        subject = subject_of(event)
+        if isinstance(event, Event) and subject is not None:
+            event = attrs.evolve(event, subject=self._subjects.named(subject) or subject)
         for listener in listeners:
-            form = self._form(event, listener)
+            form = _form(event, listener)
             if not listener.takes_call:
                 listener.function(form)
                 continue
@@ -86,23 +90,20 @@ class LocalDispatcher(Dispatcher):
                 attempt=1,
                 losses=0,
                 document=None,
-                subject=_subject_of(event),
+                subject=subject,
                 subjects=self._subjects,
             )
             listener.function(form, call)
             if call.stopped:
                 break
 
-    def _form(self, event: object, listener: Listener) -> object:
-        kind = listener.event_type
-        if isinstance(event, Event):
-            if kind is None:
-                return event
-            subject = event.subject
-            if subject is not None and not isinstance(subject, Subject):
-                event = attrs.evolve(event, subject=named(subject, self._subjects))
-            return typed_from(event, kind)
-        return generic_from(event) if kind is None else event
+
+def _form(event: object, listener: Listener) -> object:
+    """Return *event* as what *listener* asks for."""
+    kind = listener.event_type
+    if isinstance(event, Event):
+        return event if kind is None else typed_from(event, kind)
+    return generic_from(event) if kind is None else event
 
 
 class DeferredDispatcher(Dispatcher):
@@ -134,7 +135,8 @@ class DeferredDispatcher(Dispatcher):
         hooks: Hooks | None = None,
     ):
         self.transport = transport
-        self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), hooks or Hooks())
+        self._hooks = hooks or Hooks()
+        self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), self._hooks)
 
     def dispatch(
         self,
@@ -145,6 +147,7 @@ class DeferredDispatcher(Dispatcher):
         delay: Duration = 0.0,
         urgency: Urgency = "normal",
         ordering_key: str | None = None,
+        expires: float | None = None,
     ) -> Dispatched:
         """
         Write *event* to *queue*; when this returns without a session it is as safe as the transport claims.
@@ -162,20 +165,25 @@ class DeferredDispatcher(Dispatcher):
 
             ordering_key: Handled in order with others of this key, where the transport claims it.
 
+            expires: Seconds since the epoch after which it is dead-lettered instead of handled.
+
         Raises:
             EncodeError: It has no faithful form; nothing was written.
 
             SendError: The transport cannot say that it is safe.
 
+            TransportUnavailableError: The server could not be reached; nothing was sent.
+
             ConfigurationError: The transport does not claim what is asked for.
         """
         target = Target(self.transport.name, checked_queue(queue, where="dispatch"))
-        parcel = self._packer.pack(event, (target,), urgency=urgency, ordering_key=ordering_key)
         wait = seconds(delay, what="the delay of a dispatch")
+        parcel = self._packer.pack(event, urgency=urgency, ordering_key=ordering_key, expires=expires)
+        check_claims(self.transport, urgency=urgency, ordering_key=ordering_key)
         if session is None:
-            self.transport.send(parcel.make(), delay=wait)
+            sent(self.transport, parcel.make((target,)), delay=wait, hooks=self._hooks)
         else:
-            self.transport.bound_to(session).send(parcel.make, delay=wait)
+            self.transport.bound_to(session).send(lambda: parcel.make((target,)), delay=wait)
         return Dispatched(id=parcel.id, targets=(target,))
 
 
@@ -184,7 +192,7 @@ class Parcel:
     """An event that was checked and has its id; its subject may get its own only at the commit."""
 
     id: str
-    make: Callable[[], Sequence[Envelope]]
+    make: Callable[[Iterable[Target]], Sequence[Envelope]]
     """Returns one envelope for each target."""
 
 
@@ -202,10 +210,13 @@ class Packer:
         subjects: Names subjects.
 
         hooks: Plugins that add to the context.
+
+    Raises:
+        ConfigurationError: *source* cannot name an application.
     """
 
     def __init__(self, source: str, clock: Clock, ids: IdFactory, subjects: SubjectTypes, hooks: Hooks):
-        self.source = source
+        self._source = checked_source(source)
         self._clock = clock
         self._ids = ids
         self._subjects = subjects
@@ -214,7 +225,6 @@ class Packer:
     def pack(
         self,
         event: object,
-        targets: Iterable[Target],
         *,
         urgency: Urgency = "normal",
         ordering_key: str | None = None,
@@ -224,78 +234,78 @@ class Packer:
         Check *event*, give it its id and return what makes its envelopes.
 
         Raises:
-            EncodeError: It has no faithful form.
+            EncodeError: It, or what goes with it, has no faithful form.
 
             SubjectError: Its subject is of no registered type.
         """
         content = content_of(event)
         now = self._clock.now()
         event_id = _checked_id(event) or self._ids(now)
+        _check_terms(content.name, urgency, ordering_key, expires)
         context = self._hooks.enrichment(event)
-        queues = tuple(target.queue for target in targets)
-        subject = _subject_of(event)
+        subject = subject_of(event)
+        about = None if subject is None else self._subjects.named(subject)
 
-        def envelopes(about: Subject | None) -> list[Envelope]:
-            body = encoded(content, id=event_id, source=self.source, now=now, subject=about, context=context)
+        def body(about: Subject | None) -> bytes:
+            return encoded(content, id=event_id, source=self._source, now=now, subject=about, context=context)
+
+        pending = subject is not None and about is None  # named at the commit; but what can be checked is checked now
+        checked = body(Subject(self._subjects.of(subject).type, _LONGEST_ID) if pending else about)
+
+        def make(targets: Iterable[Target]) -> list[Envelope]:
+            final = body(self._named(subject)) if pending else checked
             return [
                 Envelope(
                     id=event_id,
-                    source=self.source,
+                    source=self._source,
                     name=content.name,
-                    queue=queue,
-                    body=body,
+                    queue=target.queue,
+                    body=final,
                     urgency=urgency,
                     ordering_key=ordering_key,
                     expires=expires,
                 )
-                for queue in queues
+                for target in targets
             ]
 
-        about = _named_if_it_can(subject, self._subjects)
-        if subject is None or about is not None:
-            made = envelopes(about)
-            return Parcel(id=event_id, make=lambda: made)
-        envelopes(Subject(self._subjects.of(subject).type, _LONGEST_ID))  # checked now, named at the commit
-        return Parcel(id=event_id, make=lambda: envelopes(named(subject, self._subjects)))
+        return Parcel(id=event_id, make=make)
 
-
-def named(subject: object, subjects: SubjectTypes) -> Subject:
-    """
-    Return the name of *subject*.
-
-    Raises:
-        SubjectError: Its type is not registered, or it has no id yet.
-    """
-    found = _named_if_it_can(subject, subjects)
-    if found is None:
-        kind = subjects.of(subject)
-        message = (
-            f'the subject of type "{kind.type}" has no id yet; flush it first, '
-            f"or dispatch with session=, which names it at the commit"
-        )
-        raise SubjectError(message)
-    return found
-
-
-def _named_if_it_can(subject: object, subjects: SubjectTypes) -> Subject | None:
-    if subject is None or isinstance(subject, Subject):
-        return subject
-    kind = subjects.of(subject)
-    name = kind.name(subject)
-    return None if name is None else Subject(kind.type, name)
-
-
-def _subject_of(event: object) -> Any:
-    return event.subject if isinstance(event, Event) else None
+    def _named(self, subject: object) -> Subject:
+        found = self._subjects.named(subject)
+        if found is None:
+            raise SubjectError(
+                f'the subject of type "{self._subjects.of(subject).type}" has no id yet; flush it first, or dispatch '
+                f"with session= where it was added, which names it at the commit"
+            )
+        return found
 
 
 def _checked_id(event: object) -> str | None:
     wanted = event.id if isinstance(event, Event) else None
-    if wanted is None:
-        return None
-    if type(wanted) is not str or not 0 < len(wanted) <= 255 or not wanted.isprintable():
+    if wanted is not None and not _is_line(wanted):
         raise EncodeError(name_of(event), "id", "must be 1 to 255 printable characters")
     return wanted
+
+
+def _check_terms(event_name: str, urgency: object, ordering_key: object, expires: object) -> None:
+    if urgency not in get_args(Urgency):
+        raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
+    if ordering_key is not None and not _is_line(ordering_key):
+        raise EncodeError(event_name, "ordering_key", "must be 1 to 255 printable characters")
+    if expires is not None and (type(expires) not in (int, float) or not isfinite(expires)):  # type: ignore[arg-type]
+        raise EncodeError(event_name, "expires", f"is {shown(expires)}, it must be seconds since the epoch")
+
+
+def _is_line(text: object) -> bool:
+    return type(text) is str and 0 < len(text) <= 255 and text.isprintable()
+
+
+def check_claims(transport: Transport, *, urgency: Urgency, ordering_key: str | None) -> None:
+    """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot keep these terms."""
+    if urgency != "normal" and not transport.capabilities.urgency:
+        raise UnsupportedError(transport.name, "urgency")
+    if ordering_key is not None and transport.capabilities.order == "none":
+        raise UnsupportedError(transport.name, "order")
 
 
 def sent(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
@@ -306,20 +316,3 @@ def sent(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, h
         return
     with observed(observers, transport=transport.name, envelopes=envelopes):
         transport.send(envelopes, delay=delay)
-
-
-def grouped(targets: Iterable[Target]) -> Mapping[str, tuple[Target, ...]]:
-    """Return *targets* by their transport, in order."""
-    groups: dict[str, tuple[Target, ...]] = {}
-    for target in targets:
-        groups[target.transport] = (*groups.get(target.transport, ()), target)
-    return groups
-
-
-def refused_fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
-    """Return the error for an event that would go to several transports, where a crash could part them."""
-    names = ", ".join(f'"{name}"' for name in transports)
-    return ConfigurationError(
-        f'"{event_name}" is routed to several transports ({names}) that share no outbox; '
-        f"a crash between them would lose a part: give them one outbox, or route it to one transport"
-    )

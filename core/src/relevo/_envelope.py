@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -51,39 +51,10 @@ class Envelope:
     """Seconds since the epoch after which no listener is called any more. A transport never acts on it: the worker does."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (
-            self.id,
-            self.source,
-            self.name,
-            self.queue,
-            self.body,
-            dict(self.headers),
-            self.urgency,
-            self.ordering_key,
-            self.expires,
-        )
+        values = attrs.asdict(self, recurse=False)
+        return _again, ({**values, "headers": dict(self.headers)},)
 
 
-def _again(
-    event_id: str,
-    source: str,
-    name: str,
-    queue: str,
-    body: bytes,
-    headers: dict[str, str],
-    urgency: Urgency,
-    ordering_key: str | None,
-    expires: float | None,
-) -> Envelope:
+def _again(values: Mapping[str, Any]) -> Envelope:
     """Unpickle an envelope; a read-only mapping does not pickle."""
-    return Envelope(
-        id=event_id,
-        source=source,
-        name=name,
-        queue=queue,
-        body=body,
-        headers=headers or NO_HEADERS,
-        urgency=urgency,
-        ordering_key=ordering_key,
-        expires=expires,
-    )
+    return Envelope(**{**values, "headers": values["headers"] or NO_HEADERS})

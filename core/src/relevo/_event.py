@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+import msgspec
 
-from relevo.errors import ConfigurationError, DuplicateEventError, EventNameError
+from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from relevo._retry import Retry
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=type)
 
 MAX_NAME = 200
+MAX_VERSION = 2**31 - 1
+"""The greatest integer that CloudEvents has."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:[./:][A-Za-z0-9_-]+)*")
 _MARK = "__relevo_event__"
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
@@ -38,8 +43,13 @@ def checked_name(name: object) -> str:
     return name
 
 
-def _checked(_: object, __: object, value: str) -> None:
+def _is_name(_: object, __: object, value: str) -> None:
     checked_name(value)
+
+
+def _is_mapping(event: Any, _: object, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise EncodeError(event.name, "$", f"the arguments are {type(value).__name__}, not a mapping from text")
 
 
 @attrs.frozen
@@ -57,10 +67,15 @@ class Event:
 
         id: Only to dispatch the same event again after an unknown outcome; made at the dispatch
             otherwise.
+
+    Raises:
+        EventNameError: *name* cannot name an event.
+
+        EncodeError: *arguments* is no mapping.
     """
 
-    name: str = attrs.field(validator=_checked)
-    arguments: Mapping[str, Any] = _NO_ARGUMENTS
+    name: str = attrs.field(validator=_is_name)
+    arguments: Mapping[str, Any] = attrs.field(default=_NO_ARGUMENTS, validator=_is_mapping, hash=False)
     subject: Any = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
 
@@ -79,6 +94,7 @@ class EventType:
     name: str
     version: int
     cls: type
+    fields: tuple[str, ...]
     subject: str | None
     of: str | None
     retry: Retry | None
@@ -106,24 +122,48 @@ def event(
     Raises:
         EventNameError: *name* cannot name an event.
 
-        ConfigurationError: *subject* is not a field, or comes without *of*; *version* is below 1.
+        ConfigurationError: What is decorated has no fields that travel; *subject* is none of them, or
+            comes without *of*; *version* is below 1.
     """
     checked_name(name)
-    if version < 1:
-        message = f'the version of "{name}" is {version}; versions start at 1'
-        raise ConfigurationError(message)
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise ConfigurationError(f'the version of "{name}" is {shown(version)}; versions are whole numbers from 1')
     if (subject is None) != (of is None):
-        message = f'the event "{name}" needs both subject= (a field) and of= (a subject type), or neither'
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f'the event "{name}" needs both subject= (a field) and of= (a subject type), or neither'
+        )
 
     def mark(cls: T) -> T:
-        if subject is not None and subject not in getattr(cls, "__annotations__", {}):
-            message = f'the event "{name}" has no field "{subject}" to be its subject'
-            raise ConfigurationError(message)
-        setattr(cls, _MARK, EventType(name=name, version=version, cls=cls, subject=subject, of=of, retry=retry))
+        fields = _fields(cls)
+        if fields is None:
+            raise ConfigurationError(
+                f'{shown(cls)} is neither an attrs class nor a dataclass; put @relevo.event("{name}", …) above @attrs.frozen or @dataclass'
+            )
+        if subject is not None and subject not in fields:
+            raise ConfigurationError(
+                f'the event "{name}" has no field "{subject}" to be its subject{did_you_mean(subject, fields)}'
+            )
+        if hidden := [field for field in fields if field.startswith("_")]:
+            raise ConfigurationError(
+                f'the event "{name}" has a field "{hidden[0]}"; fields with a leading underscore do not travel'
+            )
+        declaration = EventType(name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry)
+        setattr(cls, _MARK, declaration)
         return cls
 
     return mark
+
+
+def _fields(cls: object) -> tuple[str, ...] | None:
+    """Return the names of the fields of *cls*; ``None`` if it is not itself an attrs class or a dataclass."""
+    own = getattr(cls, "__dict__", {})
+    if "__attrs_attrs__" in own:
+        return tuple(field.name for field in own["__attrs_attrs__"])
+    if "__dataclass_fields__" in own:
+        from dataclasses import fields  # noqa: PLC0415 - whoever has a dataclass has imported it
+
+        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+    return None
 
 
 def declared(cls: type) -> EventType:
@@ -135,9 +175,26 @@ def declared(cls: type) -> EventType:
     """
     found = cls.__dict__.get(_MARK)
     if not isinstance(found, EventType):
-        message = f'{cls.__module__}.{cls.__qualname__} is not an event; put @relevo.event("noun.verbed") above it'
-        raise ConfigurationError(message)
+        raise ConfigurationError(
+            f'{cls.__module__}.{cls.__qualname__} is not an event; put @relevo.event("noun.verbed") above it'
+        )
     return found
+
+
+@cache
+def decoder(cls: type) -> msgspec.json.Decoder[Any]:
+    """
+    Return what makes instances of the declared class *cls* of JSON.
+
+    Raises:
+        ConfigurationError: A field is of a type that has no unmistakable form in JSON.
+    """
+    try:
+        return msgspec.json.Decoder(cls)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{cls.__module__}.{cls.__qualname__} cannot be read back from JSON: {error}"
+        ) from error
 
 
 class EventTypes:
@@ -152,8 +209,11 @@ class EventTypes:
 
         Raises:
             DuplicateEventError: Another class has the same name.
+
+            ConfigurationError: It is not declared, or a field is of a type that cannot be read back.
         """
         found = declared(cls)
+        decoder(cls)
         first = self._by_name.setdefault(found.name, found)
         if first.cls is not cls:
             raise DuplicateEventError(found.name, first.cls, cls)
@@ -171,4 +231,9 @@ def name_of(event: object) -> str:
     Raises:
         ConfigurationError: It is neither.
     """
-    return event.name if isinstance(event, Event) else declared(type(event)).name
+    if isinstance(event, Event):
+        return event.name
+    if isinstance(event, (str, type)):
+        mend = "an instance of it" if isinstance(event, type) else "relevo.Event(name, arguments)"
+        raise ConfigurationError(f"{shown(event)} is not an event; dispatch {mend}")
+    return declared(type(event)).name

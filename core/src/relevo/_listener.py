@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 import attrs
 
-from relevo._event import EventType, EventTypes, checked_name
+from relevo._event import EventType, EventTypes, checked_name, declared
 from relevo._retry import DEFAULT_RETRY, Retry
-from relevo.errors import ConfigurationError, DuplicateListenerError
+from relevo._route import checked_queue
+from relevo.errors import ConfigurationError, DuplicateListenerError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MAX_ID = 255
 _MARKS = "__relevo_listeners__"
 
 
@@ -27,6 +29,22 @@ class Mark:
     retry: Retry | None = None
     id: str | None = None
     aliases: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        event: Any = self.event
+        retry: Any = self.retry
+        ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
+        if callable(event) and not isinstance(event, type):
+            raise ConfigurationError(f'{_default_id(event)}: write @relevo.listener("noun.verbed") above it')
+        where = f'a listener of "{declared(event).name if isinstance(event, type) else checked_name(event)}"'
+        if self.queue is not None:
+            checked_queue(self.queue, where=where)
+        if type(self.priority) is not int:
+            raise ConfigurationError(f"{where}: priority is a whole number, not {shown(self.priority)}")
+        if not (retry is None or isinstance(retry, Retry)):
+            raise ConfigurationError(f"{where}: retry is relevo.Retry(…) or a number of runs, not {shown(retry)}")
+        if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
+            raise ConfigurationError(f"{where}: an id is text of 1 to {MAX_ID} characters, not {shown(ids)}")
 
 
 def listener(
@@ -60,15 +78,23 @@ def listener(
 
     Raises:
         EventNameError: *event* is text that cannot name an event.
+
+        ConfigurationError: It is neither text nor a declared class, or another argument is none.
     """
-    if isinstance(event, str):
-        checked_name(event)
-    policy = Retry(retry) if isinstance(retry, int) else retry
-    mark = Mark(event=event, priority=priority, queue=queue, retry=policy, id=id, aliases=tuple(aliases))
+    mark = Mark(
+        event=event,
+        priority=priority,
+        queue=queue,
+        retry=Retry(retry) if isinstance(retry, int) else retry,
+        id=id,
+        aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
+    )
 
     def attach(function: F) -> F:
-        own = getattr(function, _MARKS, ())
-        function.__relevo_listeners__ = (mark, *own)  # type: ignore[attr-defined]
+        inner = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+        if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
+            raise ConfigurationError(f"{shown(function)} cannot be marked; mark a function, or a method in its class")
+        inner.__dict__[_MARKS] = (mark, *marks_of(inner))
         return function
 
     return attach
@@ -84,6 +110,9 @@ class Listener:
     """What it is called with an instance of; ``None``: with an :class:`Event`."""
 
     function: Callable[..., object]
+    mark: Mark | None = None
+    """What it was registered by."""
+
     takes_call: bool
     """It has a second parameter, for the :class:`Call`."""
 
@@ -95,7 +124,10 @@ class Listener:
 
 def marks_of(thing: object) -> tuple[Mark, ...]:
     """Return the marks on *thing*, in the order in which they stand above it."""
-    found = getattr(thing, _MARKS, ())
+    try:
+        found = getattr(thing, _MARKS, ())
+    except Exception:  # noqa: BLE001 - a proxy that stands for nothing yet, such as Flask's request
+        return ()
     return found if isinstance(found, tuple) else ()
 
 
@@ -120,8 +152,9 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
                         found = True
                         yield bound, mark
         if not found:
-            message = f"{thing!r} has no listener; put @relevo.listener(…) above a function, or above methods and pass an instance"
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f"{thing!r} has no listener; put @relevo.listener(…) above a function, or above methods and pass an instance"
+            )
 
 
 class ListenerTable:
@@ -140,20 +173,21 @@ class ListenerTable:
 
     def add(self, function: Callable[..., object], mark: Mark) -> Listener:
         """
-        Register *function* for the event of *mark*.
+        Register *function* for the event of *mark*; again is fine.
 
         Raises:
             DuplicateListenerError: The event has a listener of that id.
 
             ConfigurationError: *function* cannot be called with an event.
         """
-        event_type = None if isinstance(mark.event, str) else self.event_types.add(mark.event)
+        event_type = self.event_types.add(mark.event) if isinstance(mark.event, type) else None
         event_name = event_type.name if event_type else str(mark.event)
         made = Listener(
             id=mark.id or _default_id(function),
             event_name=event_name,
             event_type=event_type,
             function=function,
+            mark=mark,
             takes_call=_takes_call(function),
             priority=mark.priority,
             queue=mark.queue,
@@ -161,9 +195,12 @@ class ListenerTable:
             aliases=mark.aliases,
         )
         siblings = self._by_name.setdefault(event_name, [])
-        taken = {name for sibling in siblings for name in (sibling.id, *sibling.aliases)}
-        if not taken.isdisjoint((made.id, *made.aliases)):
-            raise DuplicateListenerError(made.id, event_name)
+        for sibling in siblings:
+            if sibling.function == function and sibling.mark is mark:
+                return sibling
+            taken = {sibling.id, *sibling.aliases}.intersection((made.id, *made.aliases))
+            if taken:
+                raise DuplicateListenerError(min(taken), event_name)
         siblings.append(made)
         self._forget()
         return made
@@ -183,11 +220,10 @@ class ListenerTable:
     def of(self, event_name: str) -> tuple[Listener, ...]:
         """Return the listeners of *event_name* in the order in which they are called."""
         found = self._ordered.get(event_name)
-        if found is None:
-            siblings = self._by_name.get(event_name, ())
-            found = tuple(sorted(siblings, key=lambda each: -each.priority))
+        if found is None and event_name in self._by_name:
+            found = tuple(sorted(self._by_name[event_name], key=lambda each: -each.priority))
             self._ordered[event_name] = found
-        return found
+        return found or ()
 
     def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
         """
@@ -204,7 +240,8 @@ class ListenerTable:
         found = self._queued.get(key)
         if found is None:
             found = tuple(each for each in self.of(event_name) if (each.queue or first) == queue)
-            self._queued[key] = found
+            if found:  # names that nobody here listens to come from outside, without end
+                self._queued[key] = found
         return found
 
     def __iter__(self) -> Iterator[Listener]:
@@ -232,15 +269,21 @@ def _default_id(function: Callable[..., object]) -> str:
 
 
 def _takes_call(function: Callable[..., object]) -> bool:
+    """Return whether *function* takes an event and a call, or only an event; raise if it takes something else."""
+    name = _default_id(function)
+    lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
+        raise ConfigurationError(f"{name} cannot be a listener: async def and generators do not run by being called")
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if any(p.kind is p.VAR_POSITIONAL for p in needed):
         return True
-    needed = [p for p in positional if p.default is p.empty]
-    if not positional or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
-        message = f"{_default_id(function)} cannot be a listener: it must take (event) or (event, call)"
-        raise ConfigurationError(message)
+    if positional and positional[0].name == "self":
+        raise ConfigurationError(f"{name} cannot be a listener by itself: pass an instance of its class")
+    if not positional or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")

@@ -29,32 +29,33 @@ class Target:
         return self.transport if self.transport == NOW else f"{self.transport}/{self.queue}"
 
 
-def checked_queue(queue: str, *, where: str) -> str:
+def checked_queue(queue: object, *, where: str) -> str:
     """
     Return *queue* if it can name one.
 
     Raises:
-        ConfigurationError: It is empty, too long, reserved, or has spaces or control characters.
+        ConfigurationError: It is no text, empty, too long, reserved, or has spaces or control characters.
     """
-    fault = None
-    if not queue or len(queue) > MAX_QUEUE:
+    if not isinstance(queue, str):
+        fault = f"it is {type(queue).__name__}, not text"
+    elif not 0 < len(queue) <= MAX_QUEUE:
         fault = f"it has {len(queue)} characters, 1 to {MAX_QUEUE} are allowed"
-    elif not queue.isprintable() or " " in queue:
+    elif not _is_word(queue):
         fault = "spaces and control characters are not allowed"
     elif queue.startswith((RESERVED, "amq.")):
         fault = f'names that begin with "{RESERVED}" or "amq." are reserved'
-    if fault:
-        message = f"{where}: {shown(queue)} cannot name a queue: {fault}"
-        raise ConfigurationError(message)
-    return queue
+    else:
+        return queue
+    raise ConfigurationError(f"{where}: {shown(queue)} cannot name a queue: {fault}")
 
 
-def parsed_target(text: str, *, where: str) -> Target:
+def parsed_target(text: object, *, where: str) -> Target:
     """Return the target that *text* names, ``transport`` or ``transport/queue``."""
-    transport, slash, queue = text.partition("/")
-    if not transport:
-        message = f'{where}: {shown(text)} is not a target; write "transport" or "transport/queue"'
-        raise ConfigurationError(message)
+    transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if not transport or (slash and transport == NOW):
+        raise ConfigurationError(
+            f'{where}: {shown(text)} is not a target; write "transport", "transport/queue" or "{NOW}"'
+        )
     return Target(transport, checked_queue(queue, where=where) if slash else DEFAULT_QUEUE)
 
 
@@ -73,16 +74,11 @@ class Routes:
     """
 
     def __init__(self, table: Mapping[str, str | Sequence[str]]):
-        self._exact: dict[str, tuple[Target, ...]] = {}
-        self._prefixes: list[tuple[str, tuple[Target, ...]]] = []
-        for pattern, targets in table.items():
-            parsed = _parsed_targets(pattern, [targets] if isinstance(targets, str) else targets)
-            if pattern.endswith("*"):
-                self._prefixes.append((pattern[:-1], parsed))
-            else:
-                self._exact[pattern] = parsed
-        self._prefixes.sort(key=lambda entry: -len(entry[0]))
-        self.patterns = tuple(table)
+        self.table: Mapping[str, tuple[Target, ...]] = {
+            pattern: _parsed_targets(pattern, targets) for pattern, targets in table.items()
+        }
+        prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
+        self._prefixes = sorted(prefixes, key=len, reverse=True)
 
     def targets(self, name: str) -> tuple[Target, ...]:
         """
@@ -91,44 +87,56 @@ class Routes:
         Raises:
             RouteNotFoundError: No pattern matches.
         """
-        found = self._exact.get(name)
+        found = self.table.get(name)
         if found is not None:
             return found
-        for prefix, targets in self._prefixes:
-            if name.startswith(prefix):
-                self._exact[name] = targets
-                return targets
-        raise RouteNotFoundError(name, self.patterns)
+        for pattern in self._prefixes:
+            if name.startswith(pattern[:-1]):
+                return self.table[pattern]
+        raise RouteNotFoundError(name, self.table)
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return every queue of *transport* that something is routed to, in the order of the table."""
-        every = [*self._exact.values(), *(targets for _, targets in self._prefixes)]
-        return tuple(dict.fromkeys(t.queue for targets in every for t in targets if t.transport == transport))
+        return tuple(
+            dict.fromkeys(t.queue for targets in self.table.values() for t in targets if t.transport == transport)
+        )
 
     def check(self, transports: Iterable[str]) -> None:
         """
+        Check that every target names one of *transports*.
+
         Raises:
-            ConfigurationError: A target names a transport that is not in *transports*.
+            ConfigurationError: Some do not; all are told together.
         """
         known = [*transports, NOW]
-        for pattern, targets in [*self._exact.items(), *((f"{p}*", t) for p, t in self._prefixes)]:
-            for target in targets:
-                if target.transport not in known:
-                    hint = did_you_mean(target.transport, known)
-                    message = f'routes."{pattern}": no transport is called "{target.transport}"{hint}'
-                    raise ConfigurationError(message)
+        problems = [
+            f'routes."{pattern}": no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}'
+            for pattern, targets in self.table.items()
+            for target in targets
+            if target.transport not in known
+        ]
+        if problems:
+            raise ConfigurationError("\n".join(problems))
 
 
-def _parsed_targets(pattern: str, targets: Sequence[str]) -> tuple[Target, ...]:
+def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:
+    where = f'routes."{pattern}"'
+    if not isinstance(pattern, str) or not _is_word(pattern):
+        raise ConfigurationError(
+            f'{where}: {shown(pattern)} cannot match an event; write a name, or a beginning and *, as in "image.*"'
+        )
     where = f'routes."{pattern}"'
     if "*" in pattern[:-1]:
-        message = f"{where}: a * may only stand at the end"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{where}: a * may only stand at the end")
+    if isinstance(targets, str) or not isinstance(targets, Sequence):
+        targets = (targets,)
     parsed = tuple(parsed_target(text, where=where) for text in targets)
     if not parsed:
-        message = f"{where}: needs at least one target"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{where}: needs at least one target")
     if len(set(parsed)) != len(parsed):
-        message = f"{where}: names a target twice"
-        raise ConfigurationError(message)
+        raise ConfigurationError(f"{where}: names a target twice")
     return parsed
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and text.split() == [text]

@@ -25,9 +25,11 @@ class Secret:
     def __repr__(self) -> str:
         return MASK
 
+    def __format__(self, _: str) -> str:
+        return MASK
+
     def __reduce__(self) -> str:
-        message = "a secret is not pickled"
-        raise TypeError(message)
+        raise TypeError("a secret is not pickled")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._text == self._text

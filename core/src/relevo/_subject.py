@@ -5,28 +5,47 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import quote, unquote
 
 import attrs
 
-from relevo.errors import SubjectError, did_you_mean
+from relevo.errors import SubjectError, did_you_mean, shown
+
+
+def _is_text(_: object, attribute: Any, value: str) -> None:
+    given: object = value
+    if not isinstance(given, str) or not given:
+        raise SubjectError(f"the {attribute.name} of a subject is text, not {shown(value)}")
 
 
 @attrs.frozen
 class Subject:
-    """The name of a subject: which kind of thing, and which one."""
+    """
+    The name of a subject: which kind of thing, and which one.
 
-    type: str
-    id: str
+    Raises:
+        SubjectError: One of them is empty, or no text.
+    """
+
+    type: str = attrs.field(validator=_is_text)
+    id: str = attrs.field(validator=_is_text)
 
     def __str__(self) -> str:
+        from urllib.parse import quote  # noqa: PLC0415 - it takes as long as a tenth of relevo, and few need it
+
         return f"{quote(self.type, safe='')}/{quote(self.id, safe='')}"
 
     @classmethod
     def parsed(cls, text: str) -> Subject | None:
         """Return what ``str()`` made *text* of, or ``None`` if it is something else."""
-        kind, slash, name = text.partition("/")
-        return cls(unquote(kind), unquote(name)) if kind and slash and "/" not in name else None
+        from urllib.parse import unquote  # noqa: PLC0415 - as above
+
+        kind, _, name = text.partition("/")
+        if not kind or not name or "/" in name:
+            return None
+        try:
+            return cls(unquote(kind, errors="strict"), unquote(name, errors="strict"))
+        except UnicodeDecodeError:
+            return None
 
 
 @attrs.frozen(kw_only=True)
@@ -51,17 +70,24 @@ class SubjectTypes:
 
     def __init__(self, types: Iterable[SubjectType] = ()):
         self._by_type: dict[str, SubjectType] = {}
+        self._by_class: dict[type, SubjectType] = {}
         for subject_type in types:
             self.add(subject_type)
 
     def add(self, subject_type: SubjectType) -> None:
         """
+        Register *subject_type*; again is fine.
+
         Raises:
-            SubjectError: The type is registered already.
+            SubjectError: Its type or its class is registered already.
         """
-        if self._by_type.setdefault(subject_type.type, subject_type) is not subject_type:
-            message = f'the subject type "{subject_type.type}" is registered twice'
-            raise SubjectError(message)
+        kind, cls = subject_type.type, subject_type.cls
+        for known in (self._by_type.get(kind), self._by_class.get(cls)):
+            if known is not None and known != subject_type:
+                raise SubjectError(
+                    f'the subject type "{kind}" of {cls.__qualname__} clashes with "{known.type}" of {known.cls.__qualname__}'
+                )
+        self._by_type[kind] = self._by_class[cls] = subject_type
 
     def of(self, subject: object) -> SubjectType:
         """
@@ -70,15 +96,30 @@ class SubjectTypes:
         Raises:
             SubjectError: None is registered for its class.
         """
-        matching = {known.cls: known for known in self._by_type.values()}
         for cls in type(subject).__mro__:
-            if cls in matching:
-                return matching[cls]
-        message = (
+            if cls in self._by_class:
+                return self._by_class[cls]
+        raise SubjectError(
             f"{type(subject).__qualname__} is not registered as a subject; "
             f"register it with app.add_subject(…), or pass relevo.Subject(type, id)"
         )
-        raise SubjectError(message)
+
+    def named(self, subject: object) -> Subject | None:
+        """
+        Return the name of *subject*, or ``None`` if it has none yet, such as before the flush.
+
+        Raises:
+            SubjectError: No type is registered for its class, or its type gives a name that is none.
+        """
+        if isinstance(subject, Subject):
+            return subject
+        kind = self.of(subject)
+        found = kind.name(subject)
+        if found == "None":
+            raise SubjectError(
+                f'the name= of the subject type "{kind.type}" made text of None; let it return None while there is no id'
+            )
+        return None if found is None else Subject(kind.type, found)
 
     def load(self, subject: Subject) -> Any:
         """
@@ -90,6 +131,7 @@ class SubjectTypes:
         known = self._by_type.get(subject.type)
         if known is None:
             hint = did_you_mean(subject.type, self._by_type)
-            message = f'no subject type "{subject.type}" is registered{hint}; register it with app.add_subject(…)'
-            raise SubjectError(message)
+            raise SubjectError(
+                f'no subject type "{subject.type}" is registered{hint}; register it with app.add_subject(…)'
+            )
         return known.load(subject.id)

@@ -9,6 +9,7 @@ production.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -18,79 +19,105 @@ MAX_BODY = 1024 * 1024
 """The longest body in bytes."""
 
 MAX_DEPTH = 100
+"""How many objects and lists may stand inside one another, the arguments themselves being the first."""
+
 _LOW, _HIGH = -(2**63), 2**63 - 1
 
 
-def plain(value: Any, *, event_name: str, path: str = "$", depth: int = 0) -> Any:
+def plain(value: Any, *, event_name: str, path: str = "$") -> Any:
     """
     Return a copy of *value* made of JSON's own types only.
+
+    Tuples become lists, and subclasses what they are subclasses of, whatever they override.
 
     Args:
         value: What an event carries.
 
         event_name: For the error.
 
-        path: Where *value* stands in the event, as ``$.a[0].b``.
-
-        depth: How deep.
+        path: What *value* is called there.
 
     Raises:
-        EncodeError: Something in it has no faithful form; names its path.
+        EncodeError: Something in it has no faithful form; names its path, as in ``$.a[0].b``.
     """
+    try:
+        return _plain(value, MAX_DEPTH)
+    except _Unfaithful as fault:
+        raise EncodeError(event_name, path + "".join(reversed(fault.steps)), fault.why) from None
+
+
+class _Unfaithful(Exception):  # noqa: N818 - it never leaves this module
+    """Collects the path on its way up, so that nobody pays for it who has nothing wrong."""
+
+    def __init__(self, why: str):
+        self.why = why
+        self.steps: list[str] = []
+
+
+def _plain(value: Any, room: int) -> Any:
     kind = type(value)
-    if kind is str or isinstance(value, str):
-        return _text(value, event_name, path)
+    if kind is str:
+        return _text(value)
     if value is None or kind is bool:
         return value
-    if isinstance(value, int):
-        if not _LOW <= value <= _HIGH:
-            raise EncodeError(event_name, path, "the integer does not fit 64 bits; send it as text")
-        return int(value)
-    if isinstance(value, float):
-        if not isfinite(value):
-            raise EncodeError(event_name, path, f"{value!r} is not JSON; send null or text")
-        return float(value)
-    if depth >= MAX_DEPTH:
-        raise EncodeError(event_name, path, f"deeper than {MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        return {
-            _key(key, event_name, path): plain(item, event_name=event_name, path=f"{path}.{key}", depth=depth + 1)
-            for key, item in dict.items(value)
-        }
-    if isinstance(value, (list, tuple)):
-        return [
-            plain(item, event_name=event_name, path=f"{path}[{index}]", depth=depth + 1)
-            for index, item in enumerate(value)
-        ]
-    mend = (
-        "send text or a number, or declare the event as a class, whose fields may be datetime, UUID, Decimal or bytes"
-    )
-    raise EncodeError(event_name, path, f"{kind.__name__} is not JSON; {mend}")
+    if issubclass(kind, str):
+        return _text(str.__str__(value))
+    if issubclass(kind, int):
+        number = int.__int__(value)
+        if not _LOW <= number <= _HIGH:
+            raise _Unfaithful("the integer does not fit 64 bits; send it as text")
+        return number
+    if issubclass(kind, float):
+        real = float.__float__(value)
+        if not isfinite(real):
+            raise _Unfaithful(f"{real!r} is not JSON; send null or text")
+        return real
+    if not issubclass(kind, (dict, list, tuple)):
+        raise _Unfaithful(
+            f"{kind.__name__} is not JSON; send text or a number, or declare the event as a class, "
+            f"whose fields may be datetime, UUID, Decimal or bytes"
+        )
+    if not room:
+        raise _Unfaithful(f"deeper than {MAX_DEPTH} levels")
+    if issubclass(kind, dict):
+        return _object(dict.items(value), room - 1)
+    return _array((list if issubclass(kind, list) else tuple).__iter__(value), room - 1)
 
 
-def checked_text(value: str, *, event_name: str, path: str) -> str:
-    """Return *value* if every store can keep it; raise :class:`EncodeError` otherwise."""
-    return _text(value, event_name, path)
+def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, item in items:
+        if not issubclass(type(key), str):
+            raise _Unfaithful(f"the key {shown(key)} is {type(key).__name__}; keys are text")
+        name = str.__str__(key)
+        try:
+            if name in result:
+                raise _Unfaithful("this key stands there twice")
+            result[_text(name)] = _plain(item, room)
+        except _Unfaithful as fault:
+            fault.steps.append(f".{name}" if name.isidentifier() and name.isascii() else f"[{shown(name)}]")
+            raise
+    return result
 
 
-def _text(value: str, event_name: str, path: str) -> str:
-    if type(value) is not str:
-        value = str.__str__(value)
-    if value.isascii():
-        if "\0" in value:
-            raise EncodeError(event_name, path, "holds a NUL character, which PostgreSQL cannot store")
-        return value
+def _array(items: Iterable[Any], room: int) -> list[Any]:
+    result: list[Any] = []
+    for item in items:
+        try:
+            result.append(_plain(item, room))
+        except _Unfaithful as fault:
+            fault.steps.append(f"[{len(result)}]")
+            raise
+    return result
+
+
+def _text(value: str) -> str:
     if "\0" in value:
-        raise EncodeError(event_name, path, "holds a NUL character, which PostgreSQL cannot store")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        found = f"U+{ord(value[error.start]):04X}"
-        raise EncodeError(event_name, path, f"holds the lone surrogate {found}, which is not a character") from None
+        raise _Unfaithful("holds a NUL character, which PostgreSQL cannot store")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"U+{ord(value[error.start]):04X}"
+            raise _Unfaithful(f"holds the lone surrogate {found}, which is not a character") from None
     return value
-
-
-def _key(key: object, event_name: str, path: str) -> str:
-    if not isinstance(key, str):
-        raise EncodeError(event_name, path, f"the key {shown(key)} is {type(key).__name__}; keys are text")
-    return _text(key, event_name, f"{path}.{shown(key)}")

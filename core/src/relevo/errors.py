@@ -3,33 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
-
-__all__ = [
-    "CodecError",
-    "ConfigurationError",
-    "DecodeError",
-    "DuplicateEventError",
-    "DuplicateListenerError",
-    "EncodeError",
-    "EventNameError",
-    "ForbiddenTransitionError",
-    "GiveUp",
-    "LeaseLostError",
-    "PluginError",
-    "RelevoError",
-    "RetryLater",
-    "RouteNotFoundError",
-    "SendError",
-    "SettleError",
-    "SessionError",
-    "SubjectError",
-    "TransportClosedError",
-    "TransportError",
-    "TransportNotFoundError",
-    "TransportUnavailableError",
-    "UnsupportedError",
-]
 
 
 class RelevoError(Exception):
@@ -63,7 +36,7 @@ class PluginError(ConfigurationError):
 
 
 class DuplicateEventError(ConfigurationError):
-    """Raised when two classes claim one event name and version."""
+    """Raised when two classes claim one event name."""
 
     def __init__(self, name: str, first: object, second: object):
         self.name = name
@@ -256,13 +229,18 @@ class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return ``; did you mean "…"?`` for the nearest of *known*, or nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only whoever errs pays for it
+
     near = get_close_matches(wanted, list(known), n=1)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def shown(value: object, limit: int = 80) -> str:
     """Return *value* for an error line: escaped, and cut at *limit* characters."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except Exception:  # noqa: BLE001 - whatever its author got wrong, it is the other fault that is told
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -67,23 +67,22 @@ def opened(config_path: str | None, app_name: str | None) -> Iterator[App]:
 def _imported(wanted: str) -> App:
     module_name, colon, name = wanted.partition(":")
     if not colon or not name:
-        message = f'app: write "module:name", as in "shop:app", not "{wanted}"'
-        raise ConfigurationError(message)
+        raise ConfigurationError(f'app: write "module:name", as in "shop:app", not "{wanted}"')
     try:
         module = importlib.import_module(module_name)
     except RelevoError:
         raise
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            message = f'app: there is no module "{module_name}"; it is looked for in the configuration\'s folder first'
-            raise ConfigurationError(message) from error
+            raise ConfigurationError(
+                f'app: there is no module "{module_name}"; it is looked for in the configuration\'s folder first'
+            ) from error
         raise _broken(module_name, error) from error
     except Exception as error:
         raise _broken(module_name, error) from error
     app = getattr(module, name, None)
     if not isinstance(app, App):
-        message = f'app: "{wanted}" is {type(app).__name__}, not a relevo.App'
-        raise ConfigurationError(message)
+        raise ConfigurationError(f'app: "{wanted}" is {type(app).__name__}, not a relevo.App')
     return app
 
 

@@ -112,8 +112,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
     app.prepare(name)
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
     if mover is None:
-        message = f'the transport "{name}" has no outbox'
-        raise ConfigurationError(message)
+        raise ConfigurationError(f'the transport "{name}" has no outbox')
     from relevo._loop import stopped_by_signals  # noqa: PLC0415
 
     with stopped_by_signals(mover):
