@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
-from relevo import Delivery, Envelope, ListenerTable, Retry, SubjectType, Worker
+from relevo import Delivery, Envelope, ListenerTable, Retry, Settlement, Stats, SubjectType, Worker
 from relevo._caller import Caller
 from relevo._listener import Mark
 from relevo._subject import SubjectTypes
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
+
+T = TypeVar("T")
 
 
 @pytest.fixture(name="clock")
@@ -26,9 +28,60 @@ def _store() -> MemoryStore:
     return MemoryStore()
 
 
+class FaultyTransport(MemoryTransport):
+    """The memory transport over a bad line: its calls are noted, and fail when they are told to."""
+
+    calls: list[tuple[str, Any]]
+    faults: dict[str, list[tuple[BaseException, bool]]]
+
+    def fail(self, verb: str, error: BaseException, *, times: int = 1, done: bool = False) -> None:
+        """Let *verb* raise *error* so many *times*; with *done* after its effect, as when the answer is lost."""
+        self.faults.setdefault(verb, []).extend([(error, done)] * times)
+
+    def said(self, verb: str) -> list[Any]:
+        """Return what *verb* was called with, call by call."""
+        return [what for called, what in self.calls if called == verb]
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        return self._over_the_line("setup", tuple(queues), lambda: super(FaultyTransport, self).setup(queues))
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        ids = [envelope.id for envelope in envelopes]
+        self._over_the_line("send", ids, lambda: super(FaultyTransport, self).send(envelopes, delay=delay))
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        receive = super().receive
+        return self._over_the_line(
+            "receive", (limit, wait), lambda: receive(queues, limit=limit, lease=lease, wait=wait)
+        )
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        said = [(one.envelope.id, outcome) for one, outcome in settlements if isinstance(one.envelope, Envelope)]
+        return self._over_the_line("settle", said, lambda: super(FaultyTransport, self).settle(settlements))
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        ids = [one.envelope.id for one in deliveries if isinstance(one.envelope, Envelope)]
+        return self._over_the_line("extend", ids, lambda: super(FaultyTransport, self).extend(deliveries, lease=lease))
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        self._over_the_line("checkpoint", state, lambda: super(FaultyTransport, self).checkpoint(delivery, state))
+
+    def stats(self, queue: str) -> Stats:
+        return self._over_the_line("stats", queue, lambda: super(FaultyTransport, self).stats(queue))
+
+    def _over_the_line(self, verb: str, what: object, act: Callable[[], T]) -> T:
+        self.calls.append((verb, what))
+        error, done = self.faults[verb].pop(0) if self.faults.get(verb) else (None, True)
+        result = act() if done else None
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
 @pytest.fixture(name="transport")
-def _transport(store: MemoryStore, clock: FakeClock) -> Iterator[MemoryTransport]:
-    with MemoryTransport(store, clock=clock) as transport:
+def _transport(store: MemoryStore, clock: FakeClock) -> Iterator[FaultyTransport]:
+    with FaultyTransport(store, clock=clock) as transport:
+        transport.calls, transport.faults = [], {}
         yield transport
 
 
@@ -111,7 +164,7 @@ def _worker(transport: MemoryTransport, caller: Callable[..., Caller], clock: Fa
         on = how.pop("transport", transport)
         return Worker(
             on,
-            handle or caller(checkpoint=on.checkpoint).outcome,
+            caller(checkpoint=on.checkpoint).outcome if handle is None else handle,
             **{"queues": ["default"], "clock": clock, "chance": lambda: 0.0, "background": False, **how},
         )
 

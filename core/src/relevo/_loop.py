@@ -72,9 +72,18 @@ def _drained(worker: Worker, relay: Worker | None) -> Report:
         handled = moved + report.handled
 
 
+class _SecondSignal(KeyboardInterrupt):  # noqa: N818 - SystemExit itself would pass for a failure of the listener
+    """Raised in the main thread to end it at once."""
+
+
 @contextmanager
 def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
-    """Let TERM and INT stop *workers*, and a second one interrupt; only the main thread can."""
+    """
+    Let TERM and INT stop *workers*, and a second one end at once; only the main thread can.
+
+    Raises:
+        SystemExit: With 128 and the number of the second signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,7 +91,7 @@ def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
 
     def stop(number: int, _: Any) -> None:
         if seen:
-            raise KeyboardInterrupt(number)
+            raise _SecondSignal(number)
         seen.append(number)
         for worker in workers:
             if worker is not None:
@@ -91,6 +100,8 @@ def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except _SecondSignal as second:
+        raise SystemExit(128 + second.args[0]) from None
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)

@@ -92,7 +92,7 @@ class Worker:
         self._clock = clock
         self._chance = chance
         self._options = options or RunOptions()
-        self._executor: Executor = executor or InlineExecutor()
+        self._executor: Executor = InlineExecutor() if executor is None else executor
         self._hooks = hooks or Hooks()
         self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._lease = lease
@@ -164,12 +164,11 @@ class Worker:
             if ended:
                 return ended
             try:
-                self._begin()
-                self._collect()
-                if self._backlog or not self._executor.room():
-                    continue
-                if not self._fetch() and self._options.until_empty and self._drained():
+                if self._backlog:
+                    self._begin()
+                elif self._executor.room() and not self._fetch() and self._options.until_empty and self._drained():
                     return "empty"
+                self._collect()
             except TransportUnavailableError as error:
                 self.sit_out(error)
 
@@ -195,11 +194,10 @@ class Worker:
         return False
 
     def _collect(self) -> None:
-        """Note what was finished, and flush when it is time; waits a little if nothing else can be done."""
+        """Note what was finished, after a little while if nothing can be begun before, and flush when it is time."""
         executor, ledger = self._executor, self._ledger
         if executor.running():
-            stuck = self._backlog or not executor.room()
-            for delivery, outcome in executor.finished(_WAIT_BUSY if stuck else 0.0):
+            for delivery, outcome in executor.finished(0.0 if executor.room() else _WAIT_BUSY):
                 ledger.add(delivery, outcome)
         if ledger.ripe():
             ledger.flush()

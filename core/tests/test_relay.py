@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from relevo import Ack, Delivery, Envelope, Nack, Release, RunOptions, Worker
+from relevo._relay import RelayExecutor, outbox_queue
+from relevo.errors import SendError, TransportClosedError, TransportUnavailableError, UnsupportedError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+from relevo_memory._store import Posting
+
+OUTBOX = outbox_queue("broker")
+DRAIN = RunOptions(until_empty=True)
+DOWN = TransportUnavailableError("broker", "down")
+Relay = Callable[..., Worker]
+
+
+@pytest.fixture(name="outbox")
+def _outbox(clock: FakeClock) -> Iterator[MemoryTransport]:
+    with MemoryTransport(name="outbox", clock=clock) as outbox:
+        yield outbox
+
+
+@pytest.fixture(name="put")
+def _put(outbox: MemoryTransport, envelope: Callable[..., Envelope], clock: FakeClock) -> Callable[..., None]:
+    """Put events called 0, 1, 2 and so on into the outbox, as a committed transaction does."""
+
+    def put(number: int = 1, **fields: Any) -> None:
+        envelopes = [envelope(str(i), **fields) for i in range(number)]
+        outbox.store.add([Posting(queue=OUTBOX, envelope=one, due=clock.now()) for one in envelopes], clock.now())
+
+    return put
+
+
+Put = Callable[..., None]
+
+
+@pytest.fixture(name="relay")
+def _relay(outbox: MemoryTransport, transport: Any, clock: FakeClock) -> Relay:
+    """Make a worker that moves what is in the outbox to the transport."""
+
+    def relay(**how: Any) -> Worker:
+        return Worker(
+            outbox,
+            lambda _: Release(),
+            **{
+                "queues": [OUTBOX],
+                "clock": clock,
+                "chance": lambda: 1.0,
+                "options": DRAIN,
+                "executor": RelayExecutor(transport, clock=clock, patience=how.pop("patience", 3600.0)),
+                "background": False,
+                **how,
+            },
+        )
+
+    return relay
+
+
+def _received(transport: Any) -> Sequence[Delivery]:
+    return MemoryTransport.receive(transport, ["default", "feed"], limit=1000, lease=60.0, wait=0.0)
+
+
+def _moved(transport: Any) -> list[str]:
+    return [one.envelope.id for one in _received(transport) if isinstance(one.envelope, Envelope)]
+
+
+def test_events_are_moved_in_order_their_envelopes_unchanged(
+    put: Put, relay: Relay, transport: Any, envelope: Callable[..., Envelope]
+) -> None:
+    put(100, queue="feed", urgency="high", ordering_key="7")
+
+    report = relay().run()
+
+    received = _received(transport)
+    assert report.done == 100
+    assert transport.stats("feed").ready == 99  # one of a key at a time
+    assert received[0].envelope == envelope("0", queue="feed", urgency="high", ordering_key="7")
+
+
+def test_a_batch_is_sent_in_one_go(put: Put, relay: Relay, transport: Any) -> None:
+    put(15)
+
+    relay().run()
+
+    assert [len(ids) for ids in transport.said("send")] == [1, 1, 2, 4, 7]
+
+
+def test_an_outbox_gives_an_event_up_only_when_the_target_has_it(
+    put: Put, outbox: MemoryTransport, transport: Any, clock: FakeClock
+) -> None:
+    put(3)
+    executor = RelayExecutor(transport, clock=clock)
+    for delivery in outbox.receive([OUTBOX], limit=3, lease=60.0, wait=0.0):
+        executor.submit(delivery)
+    before = transport.said("send"), executor.running()
+
+    outcomes = [outcome for _, outcome in executor.finished(0.0)]
+
+    assert before == ([], 3)
+    assert outcomes == [Ack(), Ack(), Ack()]
+    assert _moved(transport) == ["0", "1", "2"]
+
+
+# --- the target is down ------------------------------------------------------------------------------
+
+
+def test_a_relay_that_is_not_patient_raises_and_everything_stays_where_it_is(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport
+) -> None:
+    put(3)
+    transport.fail("send", DOWN)
+
+    with pytest.raises(TransportUnavailableError):
+        relay().run()
+
+    stats = outbox.stats(OUTBOX)
+    assert (stats.ready, stats.leased, stats.scheduled) == (3, 0, 0)
+    (first, *_) = outbox.receive([OUTBOX], limit=3, lease=60.0, wait=0.0)
+    assert (first.attempt, first.losses) == (1, 0)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_patient_relay_waits_longer_and_longer_and_then_moves_them(
+    done: bool,  # noqa: FBT001
+    put: Put,
+    relay: Relay,
+    transport: Any,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(3)
+    transport.fail("send", DOWN, times=20, done=done)
+    began = clock.now()
+
+    report = relay(patient=True).run()
+
+    took = clock.now() - began
+    assert took == pytest.approx(0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 15 * 3.0)
+    assert report.handled == report.done == 3
+    assert sorted(_moved(transport)) == ["0", "1", "2"]
+    assert len(caplog.records) == 1
+
+
+def test_a_relay_that_is_stopped_in_an_outage_gives_back_what_it_holds(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport
+) -> None:
+    put(3)
+    transport.fail("send", DOWN, times=10**6)
+    clock = _Stopping(lambda: stopped.stop())  # noqa: PLW0108 - there is no worker yet
+    stopped = relay(patient=True, clock=clock, options=RunOptions())
+
+    report = stopped.run()
+
+    assert (report.stopped_by, report.handled) == ("asked", 0)
+    assert (outbox.stats(OUTBOX).ready, outbox.stats(OUTBOX).leased) == (3, 0)
+
+
+class _Stopping(FakeClock):
+    def __init__(self, stop: Callable[[], None]) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self.stop()
+
+
+def test_a_closed_target_ends_the_relay_and_nothing_is_lost(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport
+) -> None:
+    put(3)
+    transport.close()
+
+    with pytest.raises(TransportClosedError):
+        relay(patient=True).run()
+
+    assert (outbox.stats(OUTBOX).ready, outbox.stats(OUTBOX).leased) == (3, 0)
+
+
+# --- what the target says of each ---------------------------------------------------------------------
+
+
+def test_what_was_sent_is_done_and_what_is_unknown_is_sent_again_under_its_id(
+    put: Put, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    put(4)
+    executor = RelayExecutor(transport, clock=clock)
+    transport.fail("send", SendError("broker", sent=[1], unknown=[0, 2, 3], why="no answer"))
+    for delivery in outbox.receive([OUTBOX], limit=4, lease=60.0, wait=0.0):
+        executor.submit(delivery)
+
+    outcomes = [outcome for _, outcome in executor.finished(0.0)]
+
+    assert outcomes == [Nack(delay=1.0), Ack(), Nack(delay=1.0), Nack(delay=1.0)]
+
+
+def test_what_is_refused_is_tried_for_as_long_as_patience_lasts_from_the_first_refusal(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    put(1)
+    clock.advance(1e6)  # it was dispatched long ago, and the target was down
+    transport.fail("send", SendError("broker", refused=[0], why="too large"), times=10**6)
+    began = clock.now()
+
+    report = relay(patience=600.0, options=RunOptions(until_empty=True, settle=1000.0)).run()
+
+    (entry,) = outbox.dead_letters([OUTBOX])
+    assert report.reasons == {"refused": 1}
+    assert entry.reason == "refused"
+    assert "too large" in entry.error
+    assert 600.0 <= entry.died_at - began < 601.0
+    assert len(transport.said("send")) < 25
+
+
+def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
+    put: Put, outbox: MemoryTransport, envelope: Callable[..., Envelope], clock: FakeClock, store: MemoryStore
+) -> None:
+    class _NoOrder(MemoryTransport):
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            if any(envelope.ordering_key for envelope in envelopes):
+                raise UnsupportedError(self.name, "order")
+            super().send(envelopes, delay=delay)
+
+    put(7)
+    bad = envelope("bad", ordering_key="7")
+    outbox.store.add([Posting(queue=OUTBOX, envelope=bad, due=clock.now())], clock.now())
+    with _NoOrder(store, clock=clock) as target:
+        report = Worker(
+            outbox,
+            lambda _: Release(),
+            queues=[OUTBOX],
+            clock=clock,
+            chance=lambda: 1.0,
+            options=DRAIN,
+            executor=RelayExecutor(target, clock=clock, patience=0.0),
+            background=False,
+        ).run()
+
+        assert sorted(_moved(target)) == [str(i) for i in range(7)]
+    assert (report.done, report.reasons) == (7, {"refused": 1})
+
+
+# --- suspects, and what should not be moved -------------------------------------------------------------
+
+
+def test_a_suspect_is_sent_alone_and_the_third_loss_is_a_crash_loop(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    put(12)
+    for number in (2, 1, 1):
+        outbox.receive([OUTBOX], limit=number, lease=60.0, wait=0.0)
+        clock.advance(61)
+
+    report = relay().run()
+
+    assert report.reasons == {"crash-loop": 1}
+    assert ["1"] in transport.said("send")
+    assert sorted(_moved(transport), key=int) == [str(i) for i in range(1, 12)]
+
+
+def test_an_expired_event_and_bytes_that_are_none_are_not_moved(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    put(1, expires=clock.now() - 1)
+    outbox.store.put_raw(OUTBOX, b"\xff")
+
+    report = relay().run()
+
+    assert report.reasons == {"expired": 1, "unreadable": 1}
+    assert transport.said("send") == []

@@ -1,0 +1,788 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from relevo import (
+    Ack,
+    Capabilities,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Hooks,
+    Nack,
+    Outcome,
+    Reason,
+    Report,
+    RunOptions,
+    SystemClock,
+    Worker,
+    hookimpl,
+)
+from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+
+MakeEnvelope = Callable[..., Envelope]
+MakeWorker = Callable[..., Worker]
+DRAIN = RunOptions(until_empty=True)
+DOWN = TransportUnavailableError("main", "down")
+
+
+def _id(delivery: Delivery) -> str:
+    assert isinstance(delivery.envelope, Envelope)
+    return delivery.envelope.id
+
+
+class _Handled(list[str]):
+    """A handle that notes what it is given and is done with it, unless told otherwise."""
+
+    def __init__(self, *, then: Callable[[Delivery], Outcome | None] = lambda _: None) -> None:
+        super().__init__()
+        self.then = then
+
+    def __call__(self, delivery: Delivery) -> Outcome:
+        self.append(_id(delivery))
+        return self.then(delivery) or Ack()
+
+
+@pytest.fixture(name="send")
+def _send(transport: Any, envelope: MakeEnvelope) -> Callable[..., None]:
+    """Send so many events, called 0, 1, 2 and so on."""
+
+    def send(number: int, *, delay: float = 0.0, **fields: Any) -> None:
+        transport.send([envelope(str(i), **fields) for i in range(number)], delay=delay)
+
+    return send
+
+
+Send = Callable[..., None]
+
+
+# --- the loop ------------------------------------------------------------------------------------------
+
+
+def test_it_handles_what_is_there_in_order_and_ends_when_nothing_is_left(
+    transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    send(20)
+    handled = _Handled()
+
+    report = worker(handled, options=DRAIN).run()
+
+    assert handled == [str(i) for i in range(20)]
+    assert report == Report(handled=20, done=20, seconds=0.0, stopped_by="empty")
+    assert transport.stats("default").leased == 0
+
+
+def test_queues_are_preferred_in_their_order(transport: Any, envelope: MakeEnvelope, worker: MakeWorker) -> None:
+    transport.send([envelope("slow", queue="slow"), envelope("quick", queue="quick")])
+    handled = _Handled()
+
+    worker(handled, queues=["quick", "slow"], options=DRAIN).run()
+
+    assert handled == ["quick", "slow"]
+
+
+def test_batches_grow_and_are_settled_together(transport: Any, send: Send, worker: MakeWorker) -> None:
+    send(63)
+
+    worker(_Handled(), options=DRAIN).run()
+
+    assert [limit for limit, _ in transport.said("receive")][:6] == [1, 1, 2, 4, 8, 16]
+    assert len(transport.said("settle")) < 5
+
+
+def test_the_report_counts_by_outcome(send: Send, worker: MakeWorker) -> None:
+    send(6)
+    outcomes: dict[str, Outcome] = {
+        "1": DeadLetter(reason="gave-up"),
+        "2": DeadLetter(reason="gave-up"),
+        "3": DeadLetter(reason="expired"),
+        "4": Nack(delay=60),
+    }
+
+    report = worker(_Handled(then=lambda delivery: outcomes.get(_id(delivery))), options=DRAIN).run()
+
+    assert (report.handled, report.done, report.retried, report.dead) == (6, 2, 1, 3)
+    assert report.reasons == {"gave-up": 2, "expired": 1}
+
+
+def test_what_becomes_ready_meanwhile_is_taken_too(
+    transport: Any, send: Send, envelope: MakeEnvelope, worker: MakeWorker
+) -> None:
+    send(1)
+
+    def dispatch_another(delivery: Delivery) -> None:
+        if _id(delivery) != "5":
+            transport.send([envelope(str(int(_id(delivery)) + 1))])
+
+    handled = _Handled(then=dispatch_another)
+
+    worker(handled, options=DRAIN).run()
+
+    assert handled == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_it_may_be_run_again_and_its_report_goes_on(send: Send, worker: MakeWorker) -> None:
+    again = worker(_Handled(), options=DRAIN)
+    send(2)
+    first = again.run()
+    send(3)
+
+    second = again.run()
+
+    assert (first.done, second.done) == (2, 5)
+
+
+# --- limits ----------------------------------------------------------------------------------------------
+
+
+@given(events=st.integers(0, 40), most=st.integers(0, 40), failing=st.integers(0, 3), slots=st.integers(1, 4))
+@settings(deadline=None)
+def test_it_never_receives_more_than_it_may_handle(events: int, most: int, failing: int, slots: int) -> None:
+    clock = FakeClock()
+    transport = MemoryTransport(clock=clock)
+    transport.send([Envelope(id=str(i), source="shop", name="image.created", body=b"") for i in range(events)])
+    received = 0
+
+    class _Counting(MemoryTransport):
+        def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+            nonlocal received
+            batch = super().receive(queues, limit=limit, lease=lease, wait=wait)
+            received += len(batch)
+            return batch
+
+    worker = Worker(
+        _Counting(transport.store, clock=clock),
+        lambda delivery: Nack(delay=60) if int(_id(delivery)) % 4 < failing else Ack(),
+        queues=["default"],
+        clock=clock,
+        chance=lambda: 0.0,
+        options=RunOptions(until_empty=True, max_events=most),
+        executor=_Slots(clock, slots),
+        background=False,
+    )
+
+    report = worker.run()
+
+    assert received == report.handled == min(events, most)
+    assert report.stopped_by == ("events" if events >= most else "empty")
+    assert transport.stats("default").leased == 0
+
+
+def test_the_time_limit_gives_back_what_was_not_begun(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(30)
+    handled = _Handled(then=lambda _: clock.advance(0.125))
+
+    report = worker(handled, options=RunOptions(max_seconds=1.25)).run()
+
+    assert report.stopped_by == "time"
+    assert report.handled == len(handled) == 10
+    assert (transport.stats("default").ready, transport.stats("default").leased) == (20, 0)
+
+
+class _Objecting:
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    @hookimpl
+    def relevo_may_run(self) -> str | None:
+        self.left -= 1
+        return "deploy" if self.left < 0 else None
+
+
+def test_an_objection_lets_it_finish_its_batch_and_take_nothing_more(
+    transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    send(20)
+
+    report = worker(_Handled(), hooks=Hooks([_Objecting(after=3)])).run()
+
+    assert report.stopped_by == "asked"
+    assert report.handled == 1 + 1 + 2
+    assert transport.stats("default").leased == 0
+
+
+# --- stopping ----------------------------------------------------------------------------------------------
+
+
+def test_a_stop_finishes_what_runs_and_gives_the_rest_back_as_if_never_received(
+    transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    send(15)
+    stopped = worker(_Handled(then=lambda delivery: stopped.stop() if _id(delivery) == "8" else None))
+
+    report = stopped.run()
+
+    assert report.stopped_by == "asked"
+    assert report.done == 9
+    rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
+    assert [(_id(delivery), delivery.attempt, delivery.losses) for delivery in rest] == [
+        (str(i), 1, 0) for i in range(9, 15)
+    ]
+
+
+def test_a_stop_before_it_runs_receives_nothing(transport: Any, send: Send, worker: MakeWorker) -> None:
+    send(1)
+    stopped = worker(_Handled())
+
+    stopped.stop()
+
+    assert stopped.stopped
+    assert stopped.run() == Report(stopped_by="asked")
+    assert transport.said("receive") == []
+
+
+def test_an_idle_worker_hears_a_stop_within_a_second() -> None:
+    with MemoryTransport() as transport:
+        idle = Worker(transport, _Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        thread = threading.Thread(target=idle.run)
+        thread.start()
+        time.sleep(0.2)
+
+        began = time.monotonic()
+        idle.stop()
+        thread.join(5)
+
+    assert time.monotonic() - began < 1.5
+
+
+def test_an_idle_worker_needs_next_to_no_processor() -> None:
+    with MemoryTransport() as transport:
+        idle = Worker(transport, _Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        thread = threading.Thread(target=idle.run)
+        thread.start()
+        time.sleep(0.2)
+
+        before = time.process_time()
+        time.sleep(1.0)
+        used = time.process_time() - before
+        idle.stop()
+        thread.join(5)
+
+    assert used < 0.05
+
+
+def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_lost(
+    transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    def interrupt(delivery: Delivery) -> None:
+        if _id(delivery) == "8":
+            raise KeyboardInterrupt(15)
+
+    send(15)
+
+    with pytest.raises(KeyboardInterrupt):
+        worker(_Handled(then=interrupt)).run()
+
+    assert transport.stats("default").leased == 0
+    rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
+    attempts = {_id(delivery): (delivery.attempt, delivery.losses) for delivery in rest}
+    assert attempts == {"8": (2, 0)} | {str(i): (1, 0) for i in range(9, 15)}
+
+
+@pytest.mark.parametrize("defect", [RuntimeError("a defect"), SystemExit(1)])
+def test_a_defect_ends_it_and_costs_the_event_a_loss_and_the_others_nothing(
+    defect: BaseException, transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    def fail(delivery: Delivery) -> None:
+        if _id(delivery) == "8":
+            raise defect
+
+    send(15)
+
+    with pytest.raises(type(defect)):
+        worker(_Handled(then=fail)).run()
+
+    rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
+    assert {_id(delivery): delivery.losses for delivery in rest} == {"8": 1} | {str(i): 0 for i in range(9, 15)}
+
+
+# --- suspects ------------------------------------------------------------------------------------------------
+
+
+def _lose(transport: Any, clock: FakeClock, number: int, *, times: int = 1) -> None:
+    """Let somebody receive so many events and die, so often."""
+    for _ in range(times):
+        MemoryTransport.receive(transport, ["default"], limit=number, lease=60.0, wait=0.0)
+        clock.advance(61)
+
+
+def test_a_suspect_is_handled_alone_nothing_else_begun_running_or_unflushed(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope
+) -> None:
+    send(10)
+    _lose(transport, clock, 3)
+    transport.send([envelope(f"new-{i}") for i in range(20)])
+    leased: dict[str, int | None] = {}
+    losses: dict[str, int] = {}
+
+    def look(delivery: Delivery) -> None:
+        leased[_id(delivery)] = transport.stats("default").leased
+        losses[_id(delivery)] = delivery.losses
+
+    handled = _Handled(then=look)
+
+    worker(handled, options=DRAIN).run()
+
+    assert sorted(handled) == sorted([*map(str, range(10)), *(f"new-{i}" for i in range(20))])
+    assert {event: leased[event] for event, lost in losses.items() if lost} == {"0": 1, "1": 1, "2": 1}
+    assert set(losses.values()) == {0, 1}
+
+
+def test_what_was_received_beside_a_suspect_goes_back_uncounted(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(40)
+    received = MemoryTransport.receive(transport, ["default"], limit=40, lease=60.0, wait=0.0)
+    clock.advance(1)
+    MemoryTransport.extend(transport, [*received[:20], *received[21:]], lease=1000.0)
+    clock.advance(60)  # the lease of number 20 has ended
+    MemoryTransport.settle(transport, [(delivery, Nack()) for delivery in [*received[:20], *received[21:]]])
+    attempts: dict[str, tuple[int, int]] = {}
+    handled = _Handled(then=lambda delivery: attempts.update({_id(delivery): (delivery.attempt, delivery.losses)}))
+
+    worker(handled, options=DRAIN).run()
+
+    assert attempts.pop("20") == (2, 1)
+    assert set(attempts.values()) == {(2, 0)}
+
+
+def test_many_suspects_cost_no_more_than_one_round_each(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(100)
+    _lose(transport, clock, 100)
+    transport.calls.clear()
+
+    report = worker(_Handled(), options=DRAIN).run()
+
+    assert report.done == 100
+    assert len(transport.said("receive")) <= 102
+    assert sum(len(settlements) for settlements in transport.said("settle")) <= 101
+
+
+def test_a_suspect_waits_until_a_failed_settlement_is_through(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope
+) -> None:
+    transport.send([envelope("suspect")], delay=1.0)
+    clock.advance(1.0)
+    _lose(transport, clock, 1)
+    received: list[Delivery] = []
+    leased: list[int | None] = []
+
+    def look(delivery: Delivery) -> None:
+        received.append(delivery)
+        if _id(delivery) == "first":
+            transport.fail("settle", SettleError("main", unsettled=[delivery], why="full"), times=2)
+        else:
+            leased.append(transport.stats("default").leased)
+
+    transport.send([envelope("first", urgency="high")])
+
+    worker(_Handled(then=look), options=DRAIN).run()
+
+    assert [_id(delivery) for delivery in received] == ["first", "suspect"]
+    assert leased == [1]
+
+
+# --- the server is down ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+def test_a_worker_that_is_not_patient_raises_when_the_server_is_down(
+    verb: str, transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    send(3)
+    transport.fail(verb, DOWN)
+
+    with pytest.raises(TransportUnavailableError):
+        worker(_Handled(), options=DRAIN).run()
+
+    assert transport.stats("default").leased == 0
+
+
+@pytest.mark.parametrize("verb", ["receive", "settle", "stats", "checkpoint"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_patient_worker_outlasts_an_outage_wherever_it_meets_it(
+    verb: str,
+    done: bool,  # noqa: FBT001
+    transport: Any,
+    send: Send,
+    worker: MakeWorker,
+    listen: Callable[..., None],
+    clock: FakeClock,
+) -> None:
+    called: list[str] = []
+    listen(lambda _: called.append("a"), id="a")
+    listen(lambda _: called.append("b"), id="b")
+    send(9)
+    transport.fail(verb, DOWN, times=3, done=done)
+
+    worker(patient=True, options=DRAIN).run()
+    clock.advance(61)  # what was received when the answer got lost comes back
+    worker(patient=True, options=DRAIN).run()
+
+    assert sorted(called) == ["a"] * 9 + ["b"] * 9
+    stats = transport.stats("default")
+    assert (stats.ready, stats.leased, stats.scheduled, stats.dead) == (0, 0, 0, 0)
+
+
+def test_the_waits_of_an_outage_grow_to_seconds_and_one_line_a_minute_tells_of_it(
+    transport: Any, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport.fail("receive", DOWN, times=100)
+    began = clock.now()
+
+    worker(patient=True, chance=lambda: 1.0, options=RunOptions(until_empty=True)).run()
+
+    took = clock.now() - began
+    assert took == pytest.approx(0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 95 * 3.0)
+    assert len(caplog.records) == 1 + took // 60
+
+
+def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock: FakeClock) -> None:
+    transport.fail("receive", DOWN, times=10**6)
+    stopped = worker(patient=True)
+    sleep = clock.sleep
+    clock.sleep = lambda seconds: stopped.stop() if clock.now() > 1_767_225_660 else sleep(seconds)  # type: ignore[method-assign]
+
+    assert stopped.run().stopped_by == "asked"
+
+
+def test_a_closed_transport_ends_it(transport: Any, send: Send, worker: MakeWorker) -> None:
+    send(3)
+
+    with pytest.raises(TransportClosedError):
+        worker(_Handled(then=lambda _: transport.close()), patient=True).run()
+
+
+def test_what_can_never_be_settled_ends_it_and_the_rest_goes_back(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    def refuse(delivery: Delivery) -> None:
+        if _id(delivery) == "0":
+            transport.fail("settle", SettleError("main", unsettled=[delivery], why="full"), times=99)
+
+    send(1)
+    began = clock.now()
+
+    with pytest.raises(SettleError):
+        worker(_Handled(then=refuse), patient=True).run()
+
+    assert 4 < clock.now() - began < 20
+    assert len(transport.said("receive")) < 50
+
+
+@pytest.mark.parametrize("options", [DRAIN, RunOptions(max_seconds=10)])
+def test_a_settlement_that_fails_for_a_while_is_waited_for_without_spinning(
+    options: RunOptions, transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    def refuse(delivery: Delivery) -> None:
+        transport.fail("settle", SettleError("main", unsettled=[delivery], why="full"), times=3)
+
+    send(1)
+
+    report = worker(_Handled(then=refuse), options=options).run()
+
+    assert report.done == 1
+    assert len(transport.said("settle")) <= 5
+    assert len(transport.said("receive")) < 250
+
+
+# --- when a drain is over ------------------------------------------------------------------------------------
+
+
+def test_a_drain_leaves_what_is_not_due(transport: Any, send: Send, worker: MakeWorker, clock: FakeClock) -> None:
+    send(2, delay=5.0)
+    began = clock.now()
+
+    report = worker(_Handled(), options=DRAIN).run()
+
+    assert report.handled == 0
+    assert clock.now() == began
+    assert len(transport.said("receive")) == 1
+
+
+def test_a_drain_that_settles_waits_for_what_comes_due_in_time_and_no_longer(
+    transport: Any, envelope: MakeEnvelope, worker: MakeWorker, clock: FakeClock
+) -> None:
+    for delay in (2.0, 8.0, 31.0):
+        transport.send([envelope(str(delay))], delay=delay)
+    began = clock.now()
+    handled = _Handled()
+
+    worker(handled, options=RunOptions(until_empty=True, settle=30.0)).run()
+
+    assert handled == ["2.0", "8.0"]
+    assert clock.now() - began == pytest.approx(30.0)
+    assert len(transport.said("receive")) < 60
+
+
+def test_a_drain_that_settles_counts_only_the_time_that_it_waited(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    def fail_once(delivery: Delivery) -> Outcome | None:
+        clock.advance(15)
+        return Nack(delay=2.0) if delivery.attempt == 1 else None
+
+    send(3)
+
+    report = worker(_Handled(then=fail_once), options=RunOptions(until_empty=True, settle=5.0)).run()
+
+    assert (report.done, report.retried) == (3, 3)
+
+
+def test_a_drain_does_not_wait_for_ever_for_what_stands_behind_another_of_its_key(
+    transport: Any, envelope: MakeEnvelope, worker: MakeWorker, clock: FakeClock
+) -> None:
+    transport.send([envelope("first", ordering_key="7"), envelope("second", ordering_key="7")])
+    began = clock.now()
+
+    report = worker(_Handled(then=lambda _: Nack(delay=3600.0)), options=DRAIN).run()
+
+    assert (report.handled, report.stopped_by) == (1, "empty")
+    assert clock.now() - began <= 2.0
+
+
+def test_a_drain_believes_an_empty_receive_where_there_are_no_stats(
+    store: MemoryStore, clock: FakeClock, envelope: MakeEnvelope, worker: MakeWorker
+) -> None:
+    class _NoStats(MemoryTransport):
+        capabilities = Capabilities(durability="process", lease="timed", extend=True, delay=0.001)
+
+    with _NoStats(store, clock=clock) as transport:
+        transport.send([envelope()])
+        transport.send([envelope("later")], delay=5.0)
+
+        at_once = worker(_Handled(), transport=transport, options=DRAIN).run()
+        settled = worker(_Handled(), transport=transport, options=RunOptions(until_empty=True, settle=6.0)).run()
+
+    assert (at_once.done, settled.done) == (1, 1)
+
+
+# --- leases -----------------------------------------------------------------------------------------------------
+
+
+def _eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen within ten seconds"
+        time.sleep(0.005)
+
+
+def test_leases_are_renewed_while_a_listener_is_busy(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def be_busy(_: Delivery) -> None:
+        for _hour in range(6):
+            seen = len(transport.said("extend"))
+            clock.advance(20)
+            _eventually(lambda seen=seen: len(transport.said("extend")) > seen)  # type: ignore[misc]
+
+    send(3)
+
+    report = worker(_Handled(then=be_busy), background=True, options=DRAIN).run()
+
+    assert report.done == 3
+    assert caplog.records == []
+
+
+def test_what_was_lost_before_it_was_begun_is_left_to_who_has_it_now(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def oversleep(delivery: Delivery) -> None:
+        if _id(delivery) == "3" and delivery.attempt == 1:
+            clock.advance(61)
+            _eventually(lambda: "was lost" in caplog.text)
+
+    send(7)
+    handled = _Handled(then=oversleep)
+
+    worker(handled, background=True, options=RunOptions(max_events=6)).run()
+
+    assert handled[:4] == ["0", "1", "2", "3"]
+    assert handled.count("4") == handled.count("5") == 1
+    assert "was no longer held when it was settled" in caplog.text
+
+
+def test_what_is_finished_is_settled_while_the_next_listener_runs(store: MemoryStore, envelope: MakeEnvelope) -> None:
+    with MemoryTransport(store) as transport:
+        transport.send([envelope(str(i)) for i in range(7)])
+
+        def wait_for_the_others(delivery: Delivery) -> None:
+            if _id(delivery) == "5":
+                _eventually(lambda: transport.stats("default").leased == 2)  # itself and the one behind it
+
+        handled = _Handled(then=wait_for_the_others)
+        Worker(transport, handled, queues=["default"], clock=SystemClock(), chance=lambda: 0.0, options=DRAIN).run()
+
+    assert len(handled) == 7
+
+
+def test_the_keeper_outlives_whatever_it_meets(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    def be_busy(delivery: Delivery) -> None:
+        transport.fail("extend", RuntimeError("a defect of the driver"))
+        for _ in range(2):
+            seen = len(transport.said("extend"))
+            clock.advance(20)
+            _eventually(lambda seen=seen: len(transport.said("extend")) > seen)  # type: ignore[misc]
+
+    send(1)
+
+    assert worker(_Handled(then=be_busy), background=True, options=DRAIN).run().done == 1
+
+
+def test_nothing_runs_beside_a_worker_that_ended(send: Send, worker: MakeWorker) -> None:
+    send(1)
+
+    worker(_Handled(), background=True, options=DRAIN).run()
+
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("relevo")] == []
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.transport = transport
+        self.dead: list[tuple[str, str, int | None]] = []
+        self.runs: list[tuple[str, Sequence[str]]] = []
+
+    @hookimpl
+    def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
+        self.dead.append((_id(delivery), outcome.reason, self.transport.stats("default").dead))
+        raise RuntimeError("a broken plugin")
+
+    @hookimpl
+    def relevo_around_run(self, transport: str, queues: Sequence[str]) -> None:
+        self.runs.append((transport, queues))
+
+
+def test_a_dead_letter_is_told_after_it_was_kept_and_only_if_it_was(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def die(delivery: Delivery) -> Outcome:
+        if delivery.attempt == 1:
+            clock.advance(61)  # the lease is over
+        return DeadLetter(reason="gave-up")
+
+    watch = _Watch(transport)
+    send(1)
+
+    worker(_Handled(then=die), hooks=Hooks([watch]), options=DRAIN).run()
+
+    assert watch.dead == [("0", "gave-up", 1)]
+    assert caplog.text.count("is dead: gave-up") == 1
+    assert caplog.text.count("was no longer held") == 1
+    assert watch.runs == [("memory", ("default",))]
+
+
+def test_three_losses_end_in_the_dead_letters_and_the_neighbours_are_done(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, listen: Callable[..., None]
+) -> None:
+    called: list[object] = []
+    listen(called.append, id="keep")
+    send(3)
+    _lose(transport, clock, 1, times=3)
+
+    report = worker(options=DRAIN).run()
+
+    assert report.reasons == {Reason.CRASH_LOOP: 1}
+    assert report.done == len(called) == 2
+
+
+# --- executors with more than one place ----------------------------------------------------------------------
+
+
+class _Slots:
+    """Handles in several places at once, each delivery for as many seconds as it takes."""
+
+    def __init__(self, clock: FakeClock, number: int, *, takes: Callable[[Delivery], float] = lambda _: 0.5) -> None:
+        self.clock = clock
+        self.number = number
+        self.takes = takes
+        self.busy: list[tuple[Delivery, float]] = []
+        self.beside: dict[str, int] = {}
+        self.polls = 0
+
+    def start(self, handle: Callable[[Delivery], Outcome]) -> None:
+        self.handle = handle
+
+    def room(self) -> int:
+        return self.number - len(self.busy)
+
+    def submit(self, delivery: Delivery) -> None:
+        assert self.room()
+        self.busy.append((delivery, self.clock.now() + self.takes(delivery)))
+        for one, _ in self.busy:
+            self.beside[_id(one)] = max(self.beside.get(_id(one), 0), len(self.busy) - 1)
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        self.polls += 1
+        if not self._over():
+            self.clock.sleep(wait)
+        over = self._over()
+        self.busy = [one for one in self.busy if one not in over]
+        return [(delivery, self.handle(delivery)) for delivery, _ in over]
+
+    def running(self) -> int:
+        return len(self.busy)
+
+    def stop(self) -> None:
+        self.busy = []
+
+    def _over(self) -> Sequence[tuple[Delivery, float]]:
+        return [one for one in self.busy if one[1] <= self.clock.now()]
+
+
+def test_several_places_are_filled_and_a_suspect_gets_them_all_to_itself(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(20)
+    _lose(transport, clock, 2)
+    slots = _Slots(clock, 3)
+
+    report = worker(_Handled(), executor=slots, options=DRAIN).run()
+
+    assert report.done == 20
+    assert {event: slots.beside[event] for event in "01"} == {"0": 0, "1": 0}
+    assert max(slots.beside.values()) == 2
+
+
+def test_a_stop_waits_for_what_runs_in_all_places_and_gives_back_the_rest(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(20)
+    slots = _Slots(clock, 3, takes=lambda delivery: 0.1 * (1 + int(_id(delivery))))
+    handled = _Handled(then=lambda delivery: stopped.stop() if _id(delivery) == "4" else None)
+    stopped = worker(handled, executor=slots)
+
+    report = stopped.run()
+
+    stats = transport.stats("default")
+    assert report.stopped_by == "asked"
+    assert (report.done, stats.leased, stats.ready) == (len(slots.beside), 0, 20 - len(slots.beside))
+    assert set(handled) == set(slots.beside)
+
+
+def test_waiting_for_a_busy_place_does_not_spin(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(6)
+    slots = _Slots(clock, 2, takes=lambda _: 10.0)
+
+    worker(_Handled(), executor=slots, options=RunOptions(max_events=5)).run()
+
+    assert slots.polls + len(transport.said("receive")) < 30.0 / 0.02 * 1.5
