@@ -8,6 +8,9 @@ import threading
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+PUBLISHING = b": publish"
+"""In the name that a transport gives to its connection when it opens it."""
+
 
 class Proxy:
     """
@@ -27,15 +30,19 @@ class Proxy:
         self.swallow_answers = False
         self.swallow_requests = False
         self.refuse = False
+        self.refuse_publishing = False
         self.requested = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._publishing: set[socket.socket] = set()
+        self._mute: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
-        """Reset every connection."""
+    def cut(self, *, publishing_only: bool = False) -> None:
+        """Reset every connection, or only those that publish."""
         with self._lock:
-            pairs, self._pairs = self._pairs, []
+            pairs = [pair for pair in self._pairs if pair[0] in self._publishing or not publishing_only]
+            self._pairs = [pair for pair in self._pairs if pair not in pairs]
         for pair in pairs:
             for each in pair:
                 with suppress(OSError):
@@ -43,6 +50,11 @@ class Proxy:
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
                 each.close()
+
+    def mute_publishing(self) -> None:
+        """Swallow the answers to those that publish now, for the rest of their connection."""
+        with self._lock:
+            self._mute |= self._publishing
 
     def close(self) -> None:
         """Cut, and listen no more."""
@@ -74,6 +86,12 @@ class Proxy:
                     break
                 if request:
                     self.requested += len(data)
+                    if PUBLISHING in data:
+                        self._publishing.add(source)
+                        if self.refuse_publishing:
+                            break
+                elif target in self._mute:
+                    continue
                 if not (self.swallow_requests if request else self.swallow_answers):
                     target.sendall(data)
             except OSError:

@@ -311,7 +311,7 @@ def _read_headers(value: object) -> Mapping[str, str] | None:
         return None
     if not isinstance(headers, dict) or not all(isinstance(each, str) for each in headers.values()):
         return None
-    return headers
+    return MappingProxyType(headers)
 
 
 def _foreign(properties: Properties, headers: Mapping[Any, Any], body: bytes, why: str) -> Unreadable:
@@ -381,7 +381,7 @@ def word_of(ref: str) -> str | None:
 
 
 def _seconds(micros: object, otherwise: float) -> float:
-    return micros / 1_000_000 if isinstance(micros, int) else otherwise
+    return (micros if isinstance(micros, int) else _micros(otherwise)) / 1_000_000
 
 
 def _whole(value: object) -> bool:

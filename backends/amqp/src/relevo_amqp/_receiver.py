@@ -28,6 +28,9 @@ LOOK_EVERY = 1.0
 TURN = 5.0
 """Seconds for which suspects are handed out before the others have their turn again."""
 
+ALONE_WITHIN = 1.0
+"""Seconds for which a suspect waits until all else that was handed out is settled."""
+
 MAX_STALLS = 5
 """Looks that found events ready, and none handed out, after which the subscription is made anew."""
 
@@ -61,6 +64,7 @@ class Receiver:
         self._suspects_there = False
         self._misplaced: list[Arrival] = []
         self._stalls = 0
+        self._wants_alone_since: float | None = None
 
     def receive(self, queues: tuple[str, ...], *, limit: int, wait: float) -> list[Delivery]:
         """
@@ -78,11 +82,13 @@ class Receiver:
             if self._misplaced:
                 continue
             if self._suspects_there:
-                if not subscription.held:
+                if self._alone(subscription):
                     subscription = self._clean(subscription)
                     suspect = self._next_suspect(subscription, queues)
                     if suspect is not None:
+                        self._wants_alone_since = None
                         return [suspect]
+                    self._wants_alone_since = None
                     self._suspects_there = False
                     self._look_at = time.monotonic() + LOOK_EVERY
                     self._consume(subscription, queues, limit)
@@ -95,7 +101,7 @@ class Receiver:
                 if self._suspects_there or not self._more(subscription, queues):
                     return []
                 continue
-            self._sleep(subscription, min(left, LOOK_EVERY))
+            self._sleep(subscription, min(left, LOOK_EVERY / 4 if self._suspects_there else LOOK_EVERY))
         return []
 
     @property
@@ -127,8 +133,16 @@ class Receiver:
         subscription.pause(subscription.queues)
         self._relocate(subscription, [*self._misplaced, *subscription.take_all()])
         self._misplaced = []
-        if self._queues:
-            subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
+
+    def finish(self) -> None:
+        """
+        End the subscription once its acks are through; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        if self.subscription is not None and self.subscription.lost is None:
+            self.subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
 
     # --- subscribing -----------------------------------------------------------------------------------
 
@@ -160,6 +174,7 @@ class Receiver:
             self._hub.provide(queues)
         self._queues = queues
         ahead = self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
+        added = False
         for queue in queues:
             window = subscription.window(queue)
             # The caller may hold all that it can be brought; then a further consumer brings more.
@@ -167,10 +182,15 @@ class Receiver:
             if window < ahead or starved:
                 more = ahead if starved else ahead - window
                 subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
+                added = True
+        if added:
+            for _ in range(2):  # so that the first of each are here, and the preferred queue is
+                for queue in queues:
+                    subscription.count(topology.queue(queue, Role.MAIN))
 
     def _clean(self, subscription: Subscription) -> Subscription:
-        """Return *subscription*, or if a consumer of it was ended another one on a new channel; nothing is held."""
-        if not subscription.worn:
+        """Return *subscription*, or if a consumer of it was ended and nothing is held, another one on a new channel."""
+        if not subscription.worn or subscription.held:
             return subscription
         fresh = self._hub.subscription()
         subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
@@ -190,6 +210,18 @@ class Receiver:
             else:
                 deliveries.append(_delivery(subscription, arrival, record))
         return deliveries
+
+    def _alone(self, subscription: Subscription) -> bool:
+        """
+        Return whether the next suspect may be handed out: once nothing is held, but after a while all the same.
+
+        A caller that goes on to receive while it holds something for long would see nothing any more; it is then
+        for the caller to run the suspect alone.
+        """
+        now = time.monotonic()
+        if self._wants_alone_since is None:
+            self._wants_alone_since = now
+        return not subscription.held or now >= self._wants_alone_since + ALONE_WITHIN
 
     def _next_suspect(self, subscription: Subscription, queues: Sequence[str]) -> Delivery | None:
         """Return the next suspect, or ``None`` if there is none or their turn is over."""

@@ -38,8 +38,6 @@ class Arrival(NamedTuple):
 
     properties: Any
     body: bytes
-    suspect: bool = False
-    """It comes from the queue of the suspects."""
 
 
 class _Consumer:
@@ -153,7 +151,18 @@ class Subscription:
             self.ack(())
 
     def _calm(self, consumers: Sequence[_Consumer]) -> None:
-        """Wait until nothing is on its way: what a queue assigned before one round trip has come with the next."""
+        """
+        Wait until nothing is on its way.
+
+        Acks that were sent take effect with the queue's next entry in its log, and make room for further
+        assignments. A get is such an entry, so its answer stands behind them; what it takes lies here then, too.
+        What a queue assigned before one round trip has come with the next.
+        """
+        for name, queue in {consumer.name: consumer.queue for consumer in consumers}.items():
+            arrival = self.get(queue, name)
+            if arrival is not None:
+                with self.changed:
+                    self._normal[queue].append(arrival)
         quiet = 0
         for _ in range(_CALM_TRIES):
             before = sum(consumer.out for consumer in consumers)
@@ -169,7 +178,7 @@ class Subscription:
 
     def get(self, queue: str, name: str) -> Arrival | None:
         """
-        Take one from the suspects of *queue*, whose name on the server is *name*.
+        Take one from the server's queue *name*, which is one of relevo's *queue*.
 
         Raises:
             LineLostError: The channel is gone.
@@ -180,7 +189,7 @@ class Subscription:
         tag, properties, body = got
         with self.changed:
             self._unacked[tag] = None
-        return Arrival(tag, queue, properties, body, suspect=True)
+        return Arrival(tag, queue, properties, body)
 
     def count(self, name: str) -> int:
         """

@@ -25,7 +25,14 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.errors import SendError, SettleError, TransportClosedError, TransportUnavailableError
+from relevo.errors import (
+    ConfigurationError,
+    SendError,
+    SettleError,
+    TransportClosedError,
+    TransportError,
+    TransportUnavailableError,
+)
 from relevo_amqp._errors import LineLostError, translated
 from relevo_amqp._graveyard import Graveyard
 from relevo_amqp._hub import Hub
@@ -36,6 +43,9 @@ from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import parcel_of
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role, Route
+
+IDLE = 1.0
+"""Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
 
 GRACE = 30.0
 """Seconds for which a delivery that could not be settled may be settled again before it goes back."""
@@ -112,6 +122,8 @@ class AmqpTransport(Transport):
         self._receiver: Receiver | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._received_at = 0.0
+        self._idling = False
 
     @contextmanager
     def _in_use(self) -> Iterator[Hub]:
@@ -149,6 +161,7 @@ class AmqpTransport(Transport):
             if receiver is not None:
                 with suppress(LineLostError):  # then it comes back and counts as lost
                     receiver.release()
+                    receiver.finish()
             hub.close(self._options.confirm_timeout)
 
     def _abort(self) -> None:
@@ -239,6 +252,7 @@ class AmqpTransport(Transport):
                 self._failures = 0
                 if self._closed:
                     raise TransportClosedError(self.name)
+                self._received(hub)
                 return deliveries
 
     def _failed(self, error: LineLostError) -> None:
@@ -256,6 +270,33 @@ class AmqpTransport(Transport):
         if self._closed:
             raise TransportClosedError(self.name)
         return self._not_before <= time.monotonic() or not self._failures
+
+    def _received(self, hub: Hub) -> None:
+        """See to it that what was fetched ahead does not wait for a caller who is busy with something long."""
+        self._received_at = time.monotonic()
+        if not self._idling:
+            self._idling = True
+            hub.loop.soon(lambda: hub.loop.later(IDLE, lambda: self._check_idle(hub)))
+
+    def _check_idle(self, hub: Hub) -> None:
+        """Look, in the loop's thread, whether the caller is still busy; what blocks is done in another one."""
+        left = self._received_at + IDLE - time.monotonic()
+        if left > 0:
+            hub.loop.later(left, lambda: self._check_idle(hub))
+            return
+        self._idling = False
+        if not self._receiving.locked() and not self._closed:
+            threading.Thread(target=self._rest, name=f"relevo-amqp-{self.name}-idle", daemon=True).start()
+
+    def _rest(self) -> None:
+        """Stop fetching ahead and give back what lies here, until the next receive."""
+        with suppress(TransportError, ConfigurationError), self._in_use():
+            if self._receiving.acquire(blocking=False):
+                try:
+                    if self._receiver is not None:
+                        self._receiver.release()
+                finally:
+                    self._receiving.release()
 
     # --- settling -------------------------------------------------------------------------------------
 
