@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from relevo import Envelope
-from relevo.errors import SessionError, TransportClosedError
+from relevo.errors import SendError, SessionError, TransportClosedError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport, event
 
@@ -488,15 +488,47 @@ def test_a_session_with_several_databases_finds_the_one_of_the_events(
 def test_the_database_is_asked_who_it_is_once_an_engine(
     transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
 ) -> None:
-    asked = []
-    sa.event.listen(shop, "before_cursor_execute", lambda *a: asked.append(a[2]) if "relevo_meta" in a[2] else None)
+    asked: list[str] = []
 
-    for number in range(3):
-        with Session(shop) as session:
-            transport.bound_to(session).send(partial(one, an_envelope, number))
+    def note(*execution: Any) -> None:
+        if "relevo_meta" in execution[2]:
+            asked.append(execution[2])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        for number in range(3):
+            with Session(shop) as session:
+                transport.bound_to(session).send(partial(one, an_envelope, number))
+                session.commit()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+    assert len(asked) == 2  # the session's database and the transport's
+
+
+def test_a_session_that_only_sends_is_not_made_stale_by_other_writers(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with Session(shop) as session:
+        transport.bound_to(session).send(lambda: [an_envelope(1)])
+        transport.send([an_envelope(2)])
+        session.commit()
+
+    assert sorted(ids(transport)) == ["id-1", "id-2"]
+
+
+def test_a_session_that_read_before_another_writer_is_told_how_to_begin(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with Session(shop) as session:
+        session.scalars(sa.select(Image)).all()
+        transport.bound_to(session).send(lambda: [an_envelope(1)])
+        transport.send([an_envelope(2)])
+        with pytest.raises(SendError, match="BEGIN IMMEDIATE") as caught:
             session.commit()
 
-    assert len(asked) == 1
+    assert caught.value.refused == (0,)
+    assert ids(transport) == ["id-2"]
 
 
 def test_a_database_made_anew_behind_the_same_engines_is_joined(

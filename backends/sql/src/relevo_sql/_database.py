@@ -18,14 +18,17 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
-from relevo_sql._dialect import SqliteDialect, Trouble
+from relevo_sql._dialect import SqliteDialect, Trouble, beside
 from relevo_sql._errors import CommitUnknownError, relevo_error, translated
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
-from relevo_sql._statement import Statements
+from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
 
-_PASSING = frozenset({Trouble.BUSY, Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
+_LOCKED = frozenset({Trouble.BUSY, Trouble.STALE})
+"""What another writer causes, and its end mends."""
+
+_PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
 """What says nothing against the connection that it was met on."""
 
 _BREATH = 0.002
@@ -50,10 +53,8 @@ class Database:
 
     def __init__(self, engine: sa.Engine, dialect: SqliteDialect, *, name: str, own: bool, patience: float):
         self.dialect = dialect
-        self.statements = Statements(dialect)
-        # Errors and logs show no event's data.
-        beside = {"pool": engine.pool.recreate(), "hide_parameters": True}
-        self._engine = engine if own else sa.create_engine(engine.url, **beside)
+        self.statements = statements_for(dialect)
+        self._engine = engine if own else beside(engine)
         self._name = name
         self._own = own
         self._patience = patience
@@ -122,9 +123,9 @@ class Database:
 
     def identity(self, *, anew: bool = False) -> str:
         """Return the random id of the database, looked up *anew* or as it was last seen."""
-        if anew or not self._id:
+        if anew:
             return self.read(self.check)
-        return self._id
+        return self._id or self.read(lambda _: self._id)
 
     @property
     def place(self) -> str:
@@ -161,7 +162,7 @@ class Database:
                 trouble = self.dialect.trouble(error)
                 if trouble not in _PASSING:
                     self._let_go()  # what is wrong may be with this connection alone
-                if trouble is not Trouble.BUSY or time.monotonic() >= deadline:
+                if trouble not in _LOCKED or time.monotonic() >= deadline:
                     raise
             except sa.exc.SQLAlchemyError:
                 self._let_go()
@@ -202,7 +203,7 @@ class Database:
             # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
             self._patiently(lambda: self.dialect.commit(connection))
         except sa.exc.DBAPIError as error:
-            if self.dialect.trouble(error) is Trouble.BUSY:
+            if self.dialect.trouble(error) in _LOCKED:
                 raise
             known = relevo_error(self.dialect, error, self._name, self.place)
             why = known.why if isinstance(known, TransportUnavailableError) else str(known)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -32,6 +32,7 @@ class Trouble(Enum):
     """What a driver's error means, whatever the driver calls it."""
 
     BUSY = auto()
+    STALE = auto()
     READ_ONLY = auto()
     FULL = auto()
     NOT_FOUND = auto()
@@ -160,6 +161,13 @@ class SqliteDialect:
         """Return the database's time plus the clock's offset; the library runs here, so its time is ours."""
         return micros(clock.now())
 
+    # --- what is there ----------------------------------------------------------------------------
+
+    @staticmethod
+    def names(connection: sa.Connection) -> set[str]:
+        """Return the names of all tables and indexes; SQLAlchemy's inspector takes dozens of statements for it."""
+        return set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+
     # --- statements -------------------------------------------------------------------------------
 
     @staticmethod
@@ -178,7 +186,11 @@ class SqliteDialect:
 
     @staticmethod
     def insert_new(
-        table: sa.Table, columns: Sequence[str], key: Sequence[str], rows: sa.Select[Any] | None = None
+        table: sa.Table,
+        values: Mapping[str, Any],
+        key: Sequence[str],
+        *,
+        where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
         """
         Return the insertion of what is not there yet.
@@ -186,17 +198,17 @@ class SqliteDialect:
         Args:
             table: Where it goes.
 
-            columns: What is given; as parameters of these names, unless by *rows*.
+            values: An expression for each column.
 
             key: What makes two rows the same one.
 
-            rows: Where the values come from instead.
+            where: Which rows of other tables the expressions are taken from; if unsaid they are of none.
         """
         insert = sqlite.insert(table)
-        if rows is None:
-            insert = insert.values({name: sa.bindparam(name, type_=sa.types.NullType()) for name in columns})
+        if where is None:
+            insert = insert.values(values)
         else:
-            insert = insert.from_select(list(columns), rows)
+            insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
     # --- errors -----------------------------------------------------------------------------------
@@ -208,10 +220,10 @@ class SqliteDialect:
         code = getattr(error.orig, "sqlite_errorcode", None)
         if code is None:
             return next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
-        if code == sqlite3.SQLITE_READONLY_DBMOVED:
-            return Trouble.NOT_FOUND
-        return _BY_CODE.get(code & 0xFF) or next(
-            (trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER
+        return (
+            _BY_CODE.get(code)
+            or _BY_CODE.get(code & 0xFF)
+            or next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
         )
 
 
@@ -222,6 +234,8 @@ _LEVELS = "relevo_sql.levels"
 _LEVEL = "relevo_sql.level"
 
 _BY_CODE = {
+    sqlite3.SQLITE_BUSY_SNAPSHOT: Trouble.STALE,
+    sqlite3.SQLITE_READONLY_DBMOVED: Trouble.NOT_FOUND,
     sqlite3.SQLITE_BUSY: Trouble.BUSY,
     sqlite3.SQLITE_LOCKED: Trouble.BUSY,
     sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
@@ -262,6 +276,11 @@ def dialect_of(engine: sa.Engine) -> SqliteDialect:
             f"give it create_engine(…) of the same database: an AsyncSession can be joined all the same"
         )
     return SqliteDialect(engine.dialect)
+
+
+def beside(engine: sa.Engine) -> sa.Engine:
+    """Return an engine on the same database with connections of its own, which no listener of *engine* meets."""
+    return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True)
 
 
 def unsupported(name: str) -> ConfigurationError:

@@ -20,8 +20,9 @@ class RefusedError(TransportUnavailableError):
 
 
 _UNAVAILABLE = {
-    Trouble.BUSY: "{place} is locked by another writer for longer than {patience:g} s; "
-    "look for a transaction that is left open",
+    Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
+    Trouble.STALE: "{place} was written by somebody after this transaction had read, so it can write no more; "
+    "begin it with BEGIN IMMEDIATE, or do it again",
     Trouble.READ_ONLY: "{place} is not writable; let this user write to the file and to its directory",
     Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; make room",
     Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
@@ -49,7 +50,7 @@ def translated(dialect: SqliteDialect, name: str, place: Callable[[], str], *, p
 
         place: The database, in words without secrets.
 
-        patience: Seconds for which a lock was waited for.
+        patience: Seconds for which a lock was waited for, if known.
     """
     try:
         yield
@@ -67,6 +68,7 @@ def relevo_error(
     if trouble in _CONFIGURATION:
         why = _CONFIGURATION[trouble].format(place=place)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
-    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(place=place, patience=patience, error=error.orig)
+    waited = f" for longer than {patience:g} s" if patience else ""
+    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(place=place, waited=waited, error=error.orig)
     kind = RefusedError if trouble in (Trouble.FULL, Trouble.TOO_BIG) else TransportUnavailableError
     return kind(name, why)

@@ -16,8 +16,13 @@ import sqlalchemy as sa
 SCHEMA = 1
 """The version of what is below; a database says its own in ``relevo_meta``."""
 
-READY, LEASED, SCHEDULED = 0, 1, 2
-"""The states of a row in ``relevo_event``; indexes and statements name them as literals."""
+READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
+"""
+The states of a row in ``relevo_event``; indexes and statements name them as literals.
+
+Of the events of one queue and ordering key, a line, only the eldest is in one of the first three; those
+behind it wait, however ready they are, and the next takes its turn when the eldest is gone.
+"""
 
 HIGH, NORMAL = 0, 1
 """Urgencies, in the order in which they are claimed."""
@@ -89,7 +94,17 @@ def _partial(name: str, state: int, *columns: sa.Column[Any]) -> None:
 _partial("relevo_event_ready", READY, *(event.c[n] for n in ("queue", "urgency", "ready_at", "seq", "enqueued_at")))
 _partial("relevo_event_leased", LEASED, event.c.queue, event.c.lease_until)
 _partial("relevo_event_scheduled", SCHEDULED, event.c.queue, event.c.ready_at)
+_partial("relevo_event_waiting", WAITING, event.c.queue, event.c.ready_at, event.c.enqueued_at)
 sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
+
+LINE = ("queue", "target", "ordering_key")
+_keyed = sa.text("ordering_key IS NOT NULL")
+sa.Index(
+    "relevo_event_line",
+    *(event.c[name] for name in (*LINE, "seq")),
+    sqlite_where=_keyed,
+    postgresql_where=_keyed,
+)
 
 dead = sa.Table(
     "relevo_dead",

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from relevo import Envelope
 from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
 from relevo_sql._database import Database
+from relevo_sql._dialect import beside
 from relevo_sql._errors import translated
 from relevo_sql._schema import event
 
@@ -104,7 +105,7 @@ class Joints:
         if known and known == self._database.identity():
             return
         theirs = self._id_behind(connection)
-        if theirs not in (self._database.identity(), self._database.identity(anew=True)):
+        if theirs != self._database.identity() and theirs != self._database.identity(anew=True):
             raise self._elsewhere("is of another database")
         self._ids[engine] = theirs
 
@@ -113,7 +114,7 @@ class Joints:
         database = self._database
         try:
             with translated(database.dialect, self._name, lambda: "the session's database"):
-                database.statements.send.run_many(connection, rows)
+                database.statements.write(connection, rows)
         except TransportUnavailableError as error:
             positions = range(len(rows))
             raise SendError(self._name, refused=positions, why=error.why) from error.__cause__
@@ -137,7 +138,15 @@ class Joints:
 
     def _id_behind(self, connection: sa.Connection) -> str:
         try:
-            return self._database.check(connection)
+            if connection.dialect.is_async:
+                return self._database.check(connection)
+            # Elsewhere than in their transaction: after a read it could be too late for it to write.
+            engine = beside(connection.engine)
+            try:
+                with engine.connect() as own:
+                    return self._database.check(own)
+            finally:
+                engine.dispose()
         except sa.exc.DBAPIError as error:
             raise self._elsewhere("has not relevo's tables") from error.orig
         except ConfigurationError as error:
@@ -201,10 +210,10 @@ class _JoinedSession:
             entries = list(self._entries)
             rows = [row for entry in entries for row in entry.made()]
             connection = session.connection(bind_arguments={"clause": event})
-            if self._unchecked:
+            self._joints.write(connection, rows)
+            if self._unchecked:  # after the writing: a read before it could take its turn away
                 self._joints.require_same(connection)
                 self._unchecked = False
-            self._joints.write(connection, rows)
             self._entries = [entry for entry in self._entries if entry not in entries]
 
     def _before_commit(self, session: Session) -> None:

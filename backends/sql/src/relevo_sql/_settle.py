@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
-from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
+from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Release, Settlement, Unreadable
 from relevo_sql._database import Database
 from relevo_sql._row import micros
 from relevo_sql._schema import READY, SCHEDULED
-from relevo_sql._statement import Prepared
+from relevo_sql._statement import Prepared, Statements
 
 Receipt = tuple[int, int]
 """The row and the token of the claim that leased it."""
@@ -36,12 +36,12 @@ class Settler:
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         """End each of *settlements*; return the deliveries that were no longer held."""
-        chosen: dict[Receipt, Outcome] = {}
+        chosen: dict[Receipt, Settlement] = {}
         kept: dict[int, Receipt] = {}  # a delivery that stands twice in a batch is lost the second time
         for position, (delivery, outcome) in enumerate(settlements):
             receipt = receipt_of(delivery)
             if receipt is not None and receipt not in chosen:
-                chosen[receipt] = outcome
+                chosen[receipt] = delivery, outcome
                 kept[position] = receipt
         settled = self._database.write(lambda connection: self._settle(connection, chosen)) if chosen else set()
         return [delivery for position, (delivery, _) in enumerate(settlements) if kept.get(position) not in settled]
@@ -73,18 +73,25 @@ class Settler:
     def _now(self) -> int:
         return self._database.dialect.now(self._clock)
 
-    def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Outcome]) -> set[Receipt]:
+    def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Settlement]) -> set[Receipt]:
         now = self._now()
         of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
-        for receipt, outcome in chosen.items():
+        leaving = []
+        for receipt, (delivery, outcome) in chosen.items():
             of[type(outcome)].append(receipt)
+            if isinstance(outcome, (Ack, DeadLetter)) and _may_be_waited_for(delivery):
+                leaving.append(receipt[0])
+        lines: Any = ()
+        if leaving:
+            lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
         settled = self._grouped(connection, self._statements.ack, of[Ack], now=now)
         settled |= self._grouped(connection, self._statements.release, of[Release], now=now)
         for kind, end in self._one_by_one.items():
             held = self._grouped(connection, self._statements.held, of[kind], now=now)
             if held:
-                end(self, connection, [(receipt, chosen[receipt]) for receipt in of[kind] if receipt in held], now)
+                end(self, connection, [(receipt, chosen[receipt][1]) for receipt in of[kind] if receipt in held], now)
                 settled |= held
+        advance(connection, self._statements, lines, now)
         return settled
 
     def _grouped(
@@ -125,6 +132,17 @@ class Settler:
         Lost: _lose,
         DeadLetter: _bury,
     }
+
+
+def advance(connection: sa.Connection, statements: Statements, lines: Iterable[Sequence[Any]], now: int) -> None:
+    """Give the next of each of *lines* its turn, if the one that was first is gone."""
+    statements.advance.run_many(connection, [(*line, now) for line in {*map(tuple, lines)} if line[-1] is not None])
+
+
+def _may_be_waited_for(delivery: Delivery) -> bool:
+    """Return whether others may wait for *delivery*; of one that cannot be read nobody knows."""
+    envelope = delivery.envelope
+    return isinstance(envelope, Unreadable) or envelope.ordering_key is not None
 
 
 def _storable(text: str) -> str:

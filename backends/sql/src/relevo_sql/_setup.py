@@ -51,22 +51,21 @@ def _everything() -> list[_Thing]:
 
 
 def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
-    inspector = sa.inspect(connection)
-    there: set[object] = set()
-    if inspector.has_table(meta.name):  # first, since a newer schema may look like anything
+    there = database.dialect.names(connection)
+    if meta.name in there:  # first, since a newer schema may look like anything
         found = {str(key): str(value) for key, value in connection.execute(sa.select(meta.c.key, meta.c.value)).all()}
         there |= found.keys()
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
     for table in metadata.sorted_tables:
-        if inspector.has_table(table.name):
-            _require_columns(database, inspector, table)
-            there |= {table.name, *(index["name"] for index in inspector.get_indexes(table.name))}
+        if table.name in there:
+            _require_columns(database, connection, table)
     return [thing for thing in _everything() if _name(thing) not in there]
 
 
-def _require_columns(database: Database, inspector: sa.Inspector, table: sa.Table) -> None:
-    lacking = set(table.c.keys()) - {column["name"] for column in inspector.get_columns(table.name)}
+def _require_columns(database: Database, connection: sa.Connection, table: sa.Table) -> None:
+    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    lacking = set(table.c.keys()) - there
     if lacking:
         raise ConfigurationError(
             f'{database.place} has a table "{table.name}" without the columns {", ".join(sorted(lacking))}; '

@@ -16,37 +16,58 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._row import CLAIMED, SENT, SHOWN
-from relevo_sql._schema import IDENTITY, KEPT, LEASED, READY, SCHEDULED, dead, event, meta
+from relevo_sql._schema import IDENTITY, KEPT, LEASED, LINE, READY, SCHEDULED, WAITING, dead, event, meta
 
 _E, _D = event.c, dead.c
 
 
 class Prepared:
-    """A statement as the driver takes it."""
+    """
+    A statement as the driver takes it.
 
-    __slots__ = ("_arrange", "_constants", "_names", "sql")
+    Compiled when it is first run: the compiling takes SQLAlchemy a millisecond or two, and a short-lived
+    process needs few of them.
+
+    Args:
+        statement: With a parameter for each value.
+
+        dialect: How it is said.
+
+        order: The names of the values of :meth:`run_many`.
+    """
+
+    __slots__ = ("_arrange", "_constants", "_dialect", "_names", "_order", "_statement", "sql")
 
     def __init__(self, statement: sa.ClauseElement, dialect: SqliteDialect, *, order: Sequence[str] = ()):
-        compiled = cast("SQLCompiler", statement.compile(dialect=dialect.compiler))
-        self.sql = str(compiled)
-        self._names: list[str] = list(compiled.positiontup or ())
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._arrange: Callable[[Sequence[object]], tuple[object, ...]] | None = None
-        if order:
-            self._arrange = itemgetter(*(order.index(name) for name in self._names))
+        self._statement = statement
+        self._dialect = dialect
+        self._order = order
+        self._arrange: Callable[[Sequence[object]], tuple[object, ...]] = tuple
+        self.sql = ""
 
     def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
         """Execute it with *values*."""
+        if not self.sql:
+            self.compile()
         values |= self._constants
         return connection.exec_driver_sql(self.sql, tuple([values[name] for name in self._names]))
 
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> int:
-        """Execute it for each of *rows*, whose values stand in the order given; return how many rows were touched."""
-        if not rows:
-            return 0
-        if self._arrange is not None:
-            rows = list(map(self._arrange, rows))
-        return connection.exec_driver_sql(self.sql, rows).rowcount
+    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+        """Execute it for each of *rows*, whose values stand in the order given."""
+        if not self.sql:
+            self.compile()
+        if rows:
+            connection.exec_driver_sql(self.sql, list(map(self._arrange, rows)))
+
+    def compile(self) -> str:
+        """Make it ready to run, and return its text."""
+        compiled = cast("SQLCompiler", self._statement.compile(dialect=self._dialect.compiler))
+        self._names: list[str] = list(compiled.positiontup or ())
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+        if self._order:
+            self._arrange = itemgetter(*(self._order.index(name) for name in self._names))
+        self.sql = str(compiled)
+        return self.sql
 
 
 def _state(state: int) -> sa.ColumnElement[Any]:
@@ -62,7 +83,19 @@ def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
 
 
+_KEY = SENT.index("ordering_key")
 _Prepare = Callable[..., Prepared]
+
+
+def statements_for(dialect: SqliteDialect) -> Statements:
+    """Return all statements as *dialect* says them; compiled once, since that takes some milliseconds."""
+    key = (type(dialect.compiler), dialect.compiler.paramstyle)
+    if key not in _compiled:
+        _compiled[key] = Statements(dialect)
+    return _compiled[key]
+
+
+_compiled: dict[tuple[type, str], Statements] = {}
 
 
 class Statements:
@@ -73,14 +106,34 @@ class Statements:
             return Prepared(statement, dialect, order=order)
 
         self._sending(prepared, dialect)
+        self._lining(prepared, dialect)
         self._receiving(prepared, dialect)
         self._settling(prepared, dialect)
         self._burying(prepared, dialect)
         self._looking(prepared)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
 
+    def write(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+        """Write *rows* of new events; those that are kept already stay as they are."""
+        in_line = any(row[_KEY] is not None for row in rows)
+        (self.send_in_line if in_line else self.send).run_many(connection, rows)
+
     def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
-        self.send = prepared(dialect.insert_new(event, SENT, IDENTITY), *SENT)
+        values = {name: _bind(name) for name in SENT}
+        self.send = prepared(dialect.insert_new(event, values, IDENTITY), *SENT)
+        state = _behind_others({name: _bind(name) for name in LINE}, otherwise=_bind("state"))
+        self.send_in_line = prepared(dialect.insert_new(event, values | {"state": state}, IDENTITY), *SENT)
+
+    def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+        line = [_E[name] for name in LINE]
+        self.lines = prepared(
+            sa.select(*line).distinct().where(_E.seq.in_(dialect.members("seqs")), _E.ordering_key.is_not(None))
+        )
+        head = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE)).scalar_subquery()
+        turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
+        self.advance = prepared(
+            sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
+        )
 
     def _receiving(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         def ripe(state: int, end: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -151,28 +204,43 @@ class Statements:
             .order_by(_D.ref)
             .limit(_bind("bound"))
         )
-        fresh = {"attempt": sa.literal_column("1"), "losses": sa.literal_column("0"), "progress": _bind("kept")}
-        again = sa.select(_state(READY), _bind("now"), *(fresh.get(name, _D[name]) for name in KEPT)).where(_one_dead())
-        self.revive = prepared(dialect.insert_new(event, SENT, IDENTITY, again))
+        fresh = {
+            "state": _behind_others({name: _D[name] for name in LINE}, otherwise=_state(READY)),
+            "ready_at": _bind("now"),
+            "attempt": sa.literal_column("1"),
+            "losses": sa.literal_column("0"),
+            "progress": _bind("kept"),
+        }
+        again = {name: fresh[name] if name in fresh else _D[name] for name in SENT}
+        self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
 
     def _looking(self, prepared: _Prepare) -> None:
         self.stats = prepared(_figures())
         nobodys = sa.or_(_E.state != _state(LEASED), _E.lease_until <= _bind("now"))
-        self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys))
+        line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
+        self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
         self.purge = {
             state: prepared(
-                sa.delete(event).where(
+                sa.delete(event)
+                .where(
                     _E.seq.in_(
                         sa.select(_E.seq)
                         .where(_in_state(state), _of_queue(), nobodys, _E.seq <= _bind("last"))
                         .limit(_bind("bound"))
                     )
                 )
+                .returning(*line)
             )
-            for state in (READY, SCHEDULED, LEASED)
+            for state in (WAITING, READY, SCHEDULED, LEASED)
         }
+
+
+def _behind_others(line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the state of a new row of *line*: it waits if one of the same line lives."""
+    before = sa.exists().select_from(event).where(*(_E[name] == line[name] for name in LINE))
+    return sa.case((before.correlate_except(event), _state(WAITING)), else_=otherwise)
 
 
 def _plus_one(column: str) -> sa.ColumnElement[Any]:
@@ -205,6 +273,8 @@ def _figures() -> sa.Select[Any]:
         of("over", LEASED, _E.lease_until <= _bind("now")),
         of("scheduled", SCHEDULED),
         of("due", SCHEDULED, _E.ready_at <= _bind("now")),
+        of("waiting", WAITING),
+        of("late", WAITING, _E.ready_at <= _bind("now")),
         sa.select(count).select_from(dead).where(_D.queue == _bind("queue")).subquery("dead"),
     )
     return sa.select(*(column for part in parts for column in part.c))

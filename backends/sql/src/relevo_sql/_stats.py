@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+import sqlalchemy as sa
 
 from relevo import Clock, Stats
 from relevo_sql._database import Database
-from relevo_sql._schema import LEASED, READY, SCHEDULED
+from relevo_sql._settle import advance
+from relevo_sql._statement import Prepared
 
 _BOUND = 10_000
 """How many rows one transaction of a purge deletes, so that other writers have their turn."""
@@ -24,36 +28,38 @@ class Counter:
         """Return how many events *queue* holds; what time has made ready is ready, looked at or not."""
         now = self._now()
         row: Any = self._database.read(lambda c: self._statements.stats.run(c, queue=queue, now=now).one())
-        ready, oldest, leased, over, oldest_over, scheduled, due, oldest_due, dead = row
-        sent = [time for time in (oldest, oldest_over, oldest_due) if isinstance(time, int)]
+        sent = [time for time in (row[1], row[4], row[7], row[10]) if isinstance(time, int)]
+        ready, leased, over, scheduled, due, waiting, late, dead = (row[i] for i in (0, 2, 3, 5, 6, 8, 9, 11))
         return Stats(
-            ready=ready + over + due,
+            ready=ready + over + due + late,
             leased=leased - over,
-            scheduled=scheduled - due,
+            scheduled=scheduled - due + waiting - late,
             dead=dead,
             oldest_age=max(0.0, (now - min(sent)) / 1_000_000) if sent else None,
         )
 
     def cancel(self, event_id: str) -> int:
         """Take out the events of *event_id* that nobody holds; return how many."""
-        return self._database.write(
-            lambda c: self._statements.cancel.run(c, id=event_id, now=self._now()).rowcount, durable=True
-        )
+        return self._database.write(lambda c: self._take_out(c, self._statements.cancel, id=event_id), durable=True)
 
     def purge(self, queue: str) -> int:
         """Take out all events of *queue* that nobody holds now; return how many."""
         last = self._database.read(lambda c: self._statements.last.run(c).scalar()) or 0
         taken = 0
-        for state in (READY, SCHEDULED, LEASED):
-            statement = self._statements.purge[state]
+        for statement in self._statements.purge.values():
+            some = partial(self._take_out, statement=statement, queue=queue, last=last, bound=_BOUND)
             count = _BOUND
             while count == _BOUND:
-                count = self._database.write(
-                    lambda c: statement.run(c, queue=queue, now=self._now(), last=last, bound=_BOUND).rowcount,  # noqa: B023 - used up at once
-                    durable=True,
-                )
+                count = self._database.write(some, durable=True)
                 taken += count
         return taken
+
+    def _take_out(self, connection: sa.Connection, statement: Prepared, **values: object) -> int:
+        now = self._now()
+        lines: Any = statement.run(connection, now=now, **values).all()
+        # Who waited behind one of them may have its turn now.
+        advance(connection, self._statements, lines, now)
+        return len(lines)
 
     def _now(self) -> int:
         return self._database.dialect.now(self._clock)

@@ -69,7 +69,7 @@ class SqlTransport(Transport):
         atomic_batch=True,
         delay=0.001,
         losses="exact",
-        order="none",
+        order="per key",
         urgency=True,
         transactional=True,
         checkpoint=True,
@@ -126,9 +126,9 @@ class SqlTransport(Transport):
             return
         rows = self._rows(envelopes, self._due(delay))
         everything = range(len(rows))
-        statement = self._database.statements.send
+        write = self._database.statements.write
         try:
-            self._database.write(lambda connection: statement.run_many(connection, rows), durable=True)
+            self._database.write(lambda connection: write(connection, rows), durable=True)
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:
@@ -249,8 +249,6 @@ class SqlTransport(Transport):
 
     def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[tuple[object, ...]]:
         now = micros(self._clock.now())
-        if outbox is None and any(envelope.ordering_key is not None for envelope in envelopes):
-            raise self._unsupported("order")
         return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
 
     def _refuse_if_long(self, state: bytes | None) -> None:
