@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -10,8 +10,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, SessionTransaction
 
 from relevo import Transport
+from relevo.errors import SendError, TransportUnavailableError
 from relevo_conformance import Harness
+from relevo_conformance.harness import Breakage
 from relevo_memory import MemoryStore, MemoryTransport
+from relevo_memory._store import Posting
 
 
 class SessionHandle:
@@ -30,12 +33,26 @@ class SessionHandle:
         return self.session.begin_nested()
 
 
+class BreakableStore(MemoryStore):
+    """A store that fails as a server does: before it wrote anything, or with only its answer lost."""
+
+    breakage: Breakage | None = None
+
+    def add(self, postings: Sequence[Posting], now: float) -> None:
+        if self.breakage == "before":
+            raise TransportUnavailableError("memory", "the store is broken")
+        super().add(postings, now)
+        if self.breakage == "after":
+            raise SendError("memory", unknown=range(len(postings)), why="the answer was lost")
+
+
 class MemoryHarness(Harness):
     transport: ClassVar[type[MemoryTransport]] = MemoryTransport
+    store_type: ClassVar[type[BreakableStore]] = BreakableStore
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = MemoryStore()
+        self.store = self.store_type()
         self.engine = create_engine("sqlite://")
 
     def open(self) -> Transport:
@@ -51,6 +68,14 @@ class MemoryHarness(Harness):
     def session(self) -> Iterator[SessionHandle]:
         with Session(self.engine) as session:
             yield SessionHandle(session)
+
+    @contextmanager
+    def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
+        self.store.breakage = breakage
+        try:
+            yield
+        finally:
+            self.store.breakage = None
 
     def close(self) -> None:
         self.engine.dispose()

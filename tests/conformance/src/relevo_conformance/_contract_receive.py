@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from functools import partial
 
 from relevo import Delivery, Unreadable
 from relevo_conformance import promise
+from relevo_conformance.bench import Thread
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.recorder import Worker
 
@@ -75,27 +76,26 @@ class ReceiveContract(Contract):
         with self.bench() as bench:
             workers = [bench.worker() for _ in range(3)]
             workers[0].send(bench.envelopes(45))
-            got: list[list[Delivery]] = [[] for _ in workers]
-            errors: list[BaseException] = []
+            got: list[Delivery] = []
 
-            def work(worker: Worker, mine: list[Delivery]) -> None:
-                try:
-                    while deliveries := bench.receive(worker, 1, limit=4):
-                        for delivery in deliveries:
-                            worker.ack(delivery)
-                        mine.extend(deliveries)
-                except BaseException as error:  # noqa: BLE001 - told in the test's own thread
-                    errors.append(error)
+            def work(worker: Worker) -> None:
+                def take() -> bool:
+                    deliveries = bench.glimpse(worker, limit=4)
+                    for delivery in deliveries:
+                        worker.ack(delivery)
+                    got.extend(deliveries)
+                    return len(got) == 45
 
-            threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, got, strict=True)]
+                deadline = time.monotonic() + 20.0
+                while not take() and time.monotonic() < deadline:
+                    pass
+
+
+            threads = [Thread(partial(work, worker)) for worker in workers]
             for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+                thread.finish()
 
-            if errors:
-                raise errors[0]
-            assert sum(len(mine) for mine in got) == 45
+            assert len(got) == 45
 
     @proves(promise.LOST_LEASE_RETURNS)
     def test_what_a_lost_worker_held_comes_back(self) -> None:
@@ -175,19 +175,18 @@ class ReceiveContract(Contract):
         with self.bench() as bench:
             sender, receiver = bench.worker(), bench.worker()
             came: list[Delivery] = []
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 20.0
 
             def wait() -> None:
                 while not came and time.monotonic() < deadline:
                     came.extend(receiver.receive([bench.queue], limit=1, lease=bench.times.lease, wait=5.0))
 
-            waiting = threading.Thread(target=wait)
-            waiting.start()
+            waiting = Thread(wait)
             time.sleep(0.1)
 
             sender.send([bench.envelope()])
 
-            waiting.join()
+            waiting.finish()
             assert len(came) == 1
 
 

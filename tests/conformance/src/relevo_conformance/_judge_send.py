@@ -66,7 +66,7 @@ def batches_at_the_end(world: World) -> None:
         if not copy.doubtful:
             batches.setdefault(copy.op, []).append(copy)
     for op, copies in batches.items():
-        missing = sum(copy.maybe(_is_absent) for copy in copies)
+        missing = sum(copy.maybe(_is_absent) and copy.surely(_never_came) for copy in copies)
         if world.capabilities.atomic_batch and 0 < missing < len(copies):
             world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
 
@@ -160,3 +160,7 @@ def _is_dead(one: Situation) -> bool:
 
 def _is_absent(one: Situation) -> bool:
     return one.state is None
+
+
+def _never_came(one: Situation) -> bool:
+    return one.state is None or one.state in PENDING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,29 @@ class Times:
     delay: float
     step: float
     """What passes between two things that happen one after the other."""
+
+
+class Thread(threading.Thread):
+    """A thread whose error is raised again by :meth:`finish`."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._error = error
+
+    def finish(self, seconds: float = 60.0) -> None:
+        """Wait for its end, at most *seconds*; raise what it raised."""
+        self.join(seconds)
+        assert not self.is_alive(), f"a call did not come back within {seconds} s"
+        if self._error is not None:
+            raise self._error
 
 
 class Bench:

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -51,7 +51,8 @@ Deliveries = MultipleResults[Held]
 
 def claimed(make: Callable[[Capabilities], st.SearchStrategy[Drawn]]) -> st.SearchStrategy[Drawn]:
     """Return what *make* draws for the transport of the machine that draws it."""
-    return st.runner().flatmap(lambda machine: make(machine.capabilities))
+    made = cache(make)  # a strategy is dear to make, and there are few transports
+    return st.runner().flatmap(lambda machine: made(machine.capabilities))
 
 
 def where(condition: Callable[[Capabilities], bool]) -> Callable[[Any], Any]:
@@ -61,7 +62,7 @@ def where(condition: Callable[[Capabilities], bool]) -> Callable[[Any], Any]:
 
 def several(most: int) -> st.SearchStrategy[list[Recipe]]:
     """Return recipes for a batch."""
-    return claimed(lambda claims: st.lists(strategy.recipes(claims, queues=QUEUES), min_size=1, max_size=most))
+    return claimed(lambda claims: st.lists(strategy.plain_recipes(claims, queues=QUEUES), min_size=1, max_size=most))
 
 
 def delays() -> st.SearchStrategy[int]:
@@ -109,6 +110,8 @@ class TransportMachine(RuleBasedStateMachine):
         self.bench = Bench(cls.harness, queues=QUEUES)
         self.workers = [self.bench.worker() for _ in range(WORKERS)]
         self.lease = self.bench.times.lease
+        self.buried = False
+        """Whether a dead letter was seen: preconditions read no bundles."""
 
     def teardown(self) -> None:
         """Drain and judge what is left, unless something was broken before: that must not be masked."""
@@ -132,6 +135,11 @@ class TransportMachine(RuleBasedStateMachine):
         envelopes = [self.bench.cook(recipe) for recipe in recipes]
         self.workers[who].send(envelopes, delay=delay * self.bench.times.delay)
         return multiple(*envelopes)
+
+    @rule(targets=(live, ever), recipes=several(3), who=_WORKER)
+    def send_and_receive(self, recipes: list[Recipe], who: int) -> Deliveries:
+        self.workers[who].send([self.bench.cook(recipe) for recipe in recipes])
+        return self._poll(1 - who, limit=4)
 
     @rule(envelope=sent, who=_WORKER)
     def send_again(self, envelope: Envelope, who: int) -> None:
@@ -219,13 +227,33 @@ class TransportMachine(RuleBasedStateMachine):
     def dead_letter_and_look(self, held: Held, died: DeadLetter) -> Deliveries:
         worker = self._worker_of(held)
         worker.settles(held.delivery, died)
-        worker.dead_letters(self.bench.queues)
+        self.buried = bool(worker.dead_letters(self.bench.queues))
         return self._poll_elsewhere(held)
 
-    @rule(held=st.lists(consumes(live), min_size=2, max_size=4), drawn=st.lists(outcomes(), min_size=4, max_size=4))
-    def settle_a_batch(self, held: list[Held], drawn: list[Outcome]) -> None:
-        worker = self._worker_of(held[0])
-        worker.settle([(one.delivery, outcome) for one, outcome in zip(held, drawn, strict=False)])
+    @where(lambda claims: claims.dead_letters)
+    @rule(
+        targets=(live, ever),
+        held=consumes(live),
+        died=strategy.dead_letters(),
+        state=strategy.any_of(strategy.STATES),
+        outcome=outcomes(),
+    )
+    def an_event_dies_and_is_revived_and_the_old_receipt_is_used(
+        self, held: Held, died: DeadLetter, state: bytes, outcome: Outcome
+    ) -> Deliveries:
+        worker = self._worker_of(held)
+        worker.settles(held.delivery, died)
+        worker.revive({entry.ref: state for entry in worker.dead_letters(self.bench.queues)})
+        taken = self._poll_elsewhere(held)
+        worker.settles(held.delivery, outcome)
+        return taken
+
+    @rule(recipes=several(4), stale=ever, drawn=st.lists(outcomes(), min_size=5, max_size=5), who=_WORKER)
+    def settle_a_batch(self, recipes: list[Recipe], stale: Held, drawn: list[Outcome], who: int) -> None:
+        worker = self.workers[who]
+        worker.send([self.bench.cook(recipe) for recipe in recipes])
+        batch = [stale.delivery, *(held.delivery for held in self._poll(who, limit=4).values)]
+        worker.settle(list(zip(batch, drawn, strict=False)))
 
     @rule(held=ever, outcome=outcomes())
     def settle_what_may_be_stale(self, held: Held, outcome: Outcome) -> None:
@@ -278,41 +306,42 @@ class TransportMachine(RuleBasedStateMachine):
 
     # --- what lies in the store -------------------------------------------------------------------------
 
-    @where(lambda claims: claims.dead_letters)
+    @precondition(lambda machine: machine.buried)
     @rule(targets=(live, ever), who=_WORKER, number=st.integers(1, 3), state=strategy.any_of(strategy.STATES))
     def revive(self, who: int, number: int, state: bytes) -> Deliveries:
         refs = [entry.ref for entry in self.workers[who].dead_letters(self.bench.queues)]
+        self.buried = len(refs) > number
         self.workers[who].revive(dict.fromkeys(refs[:number], state))
         taken = self._poll(who, limit=1)
         self.workers[who].revive(dict.fromkeys(refs[:1], b"twice"))
         return taken
 
-    @where(lambda claims: claims.dead_letters)
-    @rule(who=_WORKER, place=st.integers(0, QUEUES - 1))
-    def discard(self, who: int, place: int) -> None:
-        refs = [entry.ref for entry in self.workers[who].dead_letters([self.bench.queues[place]])]
+    @precondition(lambda machine: machine.buried)
+    @rule(who=_WORKER)
+    def discard(self, who: int) -> None:
+        refs = [entry.ref for entry in self.workers[who].dead_letters(self.bench.queues)]
         self.workers[who].discard(refs[:1])
-        self.workers[who].dead_letters(self.bench.queues)
+        self.buried = bool(self.workers[who].dead_letters(self.bench.queues))
 
     @where(lambda claims: claims.cancel)
-    @rule(envelope=sent, who=_WORKER)
+    @rule(envelope=consumes(sent), who=_WORKER)
     def cancel(self, envelope: Envelope, who: int) -> None:
         self.workers[who].cancel(envelope.id)
 
     @where(lambda claims: claims.purge)
-    @rule(place=st.integers(0, QUEUES - 1), who=_WORKER)
-    def purge(self, place: int, who: int) -> None:
-        self.workers[who].purge(self.bench.queues[place])
-
-    @where(lambda claims: claims.stats != "none")
-    @rule(who=_WORKER)
-    def count(self, who: int) -> None:
-        for queue in self.bench.queues:
-            self.workers[who].stats(queue)
+    @rule(envelope=consumes(sent), who=_WORKER)
+    def purge(self, envelope: Envelope, who: int) -> None:
+        self.workers[who].purge(envelope.queue)
 
     @rule(who=_WORKER)
-    def set_up_again(self, who: int) -> None:
-        self.workers[who].setup(self.bench.queues)
+    def look_around(self, who: int) -> None:
+        worker = self.workers[who]
+        worker.setup(self.bench.queues)
+        if self.capabilities.stats != "none":
+            for queue in self.bench.queues:
+                worker.stats(queue)
+        if self.capabilities.dead_letters:
+            worker.dead_letters(self.bench.queues)
 
     # --- how --------------------------------------------------------------------------------------------
 

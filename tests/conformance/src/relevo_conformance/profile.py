@@ -58,7 +58,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         for profile in (
             Profile(
                 name="quick",
-                histories=100,
+                histories=200,
                 steps=30,
                 payloads=25,
                 slow_histories=10,

@@ -214,7 +214,8 @@ class Worker:
 
     def receive(self, queues: Sequence[str], *, limit: int = 10, lease: float, wait: float = 0.0) -> list[Delivery]:
         """Return what is handed out."""
-        self.recorder.until(lease if self.transport.capabilities.lease == "timed" else 0.0)
+        if self.transport.capabilities.lease == "timed":
+            self.recorder.until(wait + lease)
         deliveries = self._note(
             history.Receive(queues=tuple(queues), limit=limit, lease=lease, wait=wait),
             lambda: self.transport.receive(queues, limit=limit, lease=lease, wait=wait),
