@@ -132,7 +132,9 @@ def test_a_newer_state_learns_since_when_it_is_waited_for_and_keeps_the_rest() -
 def test_reviving_keeps_what_is_done_and_lets_the_rest_start_afresh(progress: Progress) -> None:
     again = loaded(revived(dumped(progress)))
 
-    assert again.listeners == {key: each for key, each in progress.listeners.items() if each.status == "done"}
+    assert again.listeners == {
+        key: each if each.status == "done" else ListenerProgress() for key, each in progress.listeners.items()
+    }
     assert again.stopped == progress.stopped
     assert again.waiting == {}
 

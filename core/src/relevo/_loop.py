@@ -72,7 +72,7 @@ def _drained(worker: Worker, relay: Worker | None) -> Report:
         handled = moved + report.handled
 
 
-class _SecondSignal(KeyboardInterrupt):  # noqa: N818 - SystemExit itself would pass for a failure of the listener
+class _SecondSignal(KeyboardInterrupt):  # not SystemExit: that is a failure of the listener
     """Raised in the main thread to end it at once."""
 
 

@@ -133,5 +133,6 @@ def revived(state: bytes) -> bytes:
         if isinstance(error, NewerStateError):
             raise
         return b""
-    kept = {key: each for key, each in progress.listeners.items() if each.status == "done"}
-    return dumped(Progress(STATE_VERSION, listeners=kept, stopped=progress.stopped))
+    # The others stay by name: after a stop of the propagation a listener without an entry would be skipped.
+    again = {key: each if each.status == "done" else ListenerProgress() for key, each in progress.listeners.items()}
+    return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped))
