@@ -317,7 +317,8 @@ class App(Dispatcher):
             raise ConfigurationError(f"there are several transports ({', '.join(self.transports)}); choose one with -t")
         if name not in self.transports:
             raise ConfigurationError(
-                f'no transport is called "{name}"{did_you_mean(name, self.transports)}; there are: {", ".join(self.transports)}'
+                f'no transport is called "{name}"{did_you_mean(name, self.transports)}; '
+                f"there are: {', '.join(self.transports)}"
             )
         return self.transports[name]
 

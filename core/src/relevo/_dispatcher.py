@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any, get_args
 
@@ -20,7 +20,7 @@ from relevo._listener import Listener, ListenerTable
 from relevo._route import NOW, Target, checked_queue
 from relevo._subject import Subject, SubjectTypes
 from relevo._transport import Transport
-from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, shown
+from relevo.errors import EncodeError, SubjectError, UnsupportedError, shown
 
 _LONGEST_ID = "9" * 40
 

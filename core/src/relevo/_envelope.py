@@ -39,7 +39,7 @@ class Envelope:
     """A CloudEvents 1.0 JSON document. A transport never looks inside."""
 
     headers: Mapping[str, str] = attrs.field(default=NO_HEADERS, hash=False)
-    """What stands outside the body, such as its signature; small. A transport keeps its own headers apart from these."""
+    """What stands outside the body, such as its signature; small. A transport keeps its own apart from these."""
 
     urgency: Urgency = "normal"
     """``high`` overtakes ``normal`` where the transport claims it."""
@@ -48,7 +48,7 @@ class Envelope:
     """Events of one queue and key are handled in order where the transport claims it."""
 
     expires: float | None = None
-    """Seconds since the epoch after which no listener is called any more. A transport never acts on it: the worker does."""
+    """Seconds since the epoch after which no listener is called any more; the worker sees to it, never a transport."""
 
     def __reduce__(self) -> tuple[object, ...]:
         values = attrs.asdict(self, recurse=False)

@@ -137,7 +137,8 @@ def event(
         fields = _fields(cls)
         if fields is None:
             raise ConfigurationError(
-                f'{shown(cls)} is neither an attrs class nor a dataclass; put @relevo.event("{name}", …) above @attrs.frozen or @dataclass'
+                f"{shown(cls)} is neither an attrs class nor a dataclass; "
+                f'put @relevo.event("{name}", …) above @attrs.frozen or @dataclass'
             )
         if subject is not None and subject not in fields:
             raise ConfigurationError(

@@ -153,7 +153,8 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
                         yield bound, mark
         if not found:
             raise ConfigurationError(
-                f"{thing!r} has no listener; put @relevo.listener(…) above a function, or above methods and pass an instance"
+                f"{shown(thing)} has no listener; put @relevo.listener(…) above a function, "
+                f"or above methods and pass an instance"
             )
 
 

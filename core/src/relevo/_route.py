@@ -110,7 +110,8 @@ class Routes:
         """
         known = [*transports, NOW]
         problems = [
-            f'routes."{pattern}": no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}'
+            f'routes."{pattern}": no transport is called {shown(target.transport)}'
+            f"{did_you_mean(target.transport, known)}"
             for pattern, targets in self.table.items()
             for target in targets
             if target.transport not in known

@@ -85,7 +85,8 @@ class SubjectTypes:
         for known in (self._by_type.get(kind), self._by_class.get(cls)):
             if known is not None and known != subject_type:
                 raise SubjectError(
-                    f'the subject type "{kind}" of {cls.__qualname__} clashes with "{known.type}" of {known.cls.__qualname__}'
+                    f'the subject type "{kind}" of {cls.__qualname__} clashes with '
+                    f'"{known.type}" of {known.cls.__qualname__}'
                 )
         self._by_type[kind] = self._by_class[cls] = subject_type
 
@@ -117,7 +118,8 @@ class SubjectTypes:
         found = kind.name(subject)
         if found == "None":
             raise SubjectError(
-                f'the name= of the subject type "{kind.type}" made text of None; let it return None while there is no id'
+                f'the name= of the subject type "{kind.type}" made text of None; '
+                f"let it return None while there is no id"
             )
         return None if found is None else Subject(kind.type, found)
 

@@ -90,9 +90,9 @@ def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
         if not issubclass(type(key), str):
             raise _Unfaithful(f"the key {shown(key)} is {type(key).__name__}; keys are text")
         name = str.__str__(key)
+        if name in result:
+            raise _Unfaithful(f"the key {shown(name)} stands there twice")
         try:
-            if name in result:
-                raise _Unfaithful("this key stands there twice")
             result[_text(name)] = _plain(item, room)
         except _Unfaithful as fault:
             fault.steps.append(f".{name}" if name.isidentifier() and name.isascii() else f"[{shown(name)}]")

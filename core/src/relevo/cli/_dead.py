@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -12,9 +12,11 @@ from relevo._envelope import Envelope
 from relevo._progress import revived
 from relevo._transport import DeadLetterEntry, Transport
 from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
-from relevo.cli._output import first_line, show_json, show_table, when
+from relevo.cli._output import first_line, show_json, show_table, visible, when
+from relevo.errors import shown
 
 _PAGE = 200
+Found = tuple[Transport, DeadLetterEntry]
 
 
 @click.group()
@@ -59,10 +61,10 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
         return 0
     row = _row(store, entry, as_json=True)
     for key in ("ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died"):
-        click.echo(f"{key + ':':<11}{row[key]}")
-    click.echo(f"body:      {_body(entry)}")
+        click.echo(f"{key + ':':<11}{visible(str(row[key]))}")
+    click.echo(f"body:      {visible(_body(entry))}")
     click.echo("error:")
-    click.echo("\n".join(f"  {line}" for line in entry.error.splitlines()))
+    click.echo("\n".join(f"  {line}" for line in visible(entry.error).splitlines()))
     return 0
 
 
@@ -75,11 +77,7 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
 def revive(*, app: App, refs: tuple[str, ...], everything: bool, transport: str | None, queues: tuple[str, ...]) -> int:
     """Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts."""
     return _each(
-        app,
-        refs,
-        everything,
-        transport,
-        queues,
+        _meant(app, refs, transport, queues, everything=everything),
         "revived",
         lambda store, entries: store.revive({entry.ref: revived(entry.state) for entry in entries}),
     )
@@ -96,31 +94,29 @@ def discard(
     *, app: App, refs: tuple[str, ...], everything: bool, yes: bool, transport: str | None, queues: tuple[str, ...]
 ) -> int:
     """Delete the dead letters REFS for good."""
-    if not yes:
-        click.confirm("This cannot be undone. Delete?", abort=True, err=True)
-    return _each(
-        app,
-        refs,
-        everything,
-        transport,
-        queues,
-        "discarded",
-        lambda store, entries: store.discard([entry.ref for entry in entries]),
-    )
+    chosen = _meant(app, refs, transport, queues, everything=everything)
+    if chosen and not yes and not _agreed(f"Delete {len(chosen)} dead letters? This cannot be undone."):
+        click.echo("nothing was deleted")
+        return 0
+    return _each(chosen, "discarded", lambda store, entries: store.discard([entry.ref for entry in entries]))
 
 
-def _each(
-    app: App,
-    refs: tuple[str, ...],
-    everything: bool,
-    transport: str | None,
-    queues: tuple[str, ...],
-    verb: str,
-    act: Any,
-) -> int:
+def _agreed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        raise click.UsageError("nobody answered; say --yes where nobody can be asked") from None
+
+
+def _meant(
+    app: App, refs: tuple[str, ...], transport: str | None, queues: tuple[str, ...], *, everything: bool
+) -> list[Found]:
     if bool(refs) == everything:
         raise click.UsageError("name dead letters, or say --all")
-    chosen = list(_entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
+    return list(_entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
+
+
+def _each(chosen: list[Found], verb: str, act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]]) -> int:
     by_store: dict[Transport, list[DeadLetterEntry]] = {}
     for store, entry in chosen:
         by_store.setdefault(store, []).append(entry)
@@ -133,8 +129,10 @@ def _each(
     return 1 if gone else 0
 
 
-def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[tuple[Transport, DeadLetterEntry]]:
+def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
     for store, names in stores(app, transport, queues):
+        if transport is None and not store.capabilities.dead_letters:
+            continue
         after: str | None = None
         while page := store.dead_letters(names, after=after, limit=_PAGE):
             for entry in page:
@@ -144,19 +142,18 @@ def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterat
             after = page[-1].ref
 
 
-def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[tuple[Transport, DeadLetterEntry]]:
-    """Return the dead letters that *refs* name, by the whole or by an unmistakable beginning."""
+def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[Found]:
+    """Return the dead letters that *refs* name, by the whole or by an unmistakable beginning, each once."""
     every = list(_entries(app, transport, ()))
-    chosen = []
+    chosen: dict[str, Found] = {}
     for ref in refs:
-        found = [pair for pair in every if pair[1].ref == ref] or [
-            pair for pair in every if ref and pair[1].ref.startswith(ref)
-        ]
+        found = [pair for pair in every if pair[1].ref == ref]
+        found = found or [pair for pair in every if ref and pair[1].ref.startswith(ref)]
         if len(found) != 1:
             fault = "there is no dead letter" if not found else f"{len(found)} dead letters begin with"
-            raise click.UsageError(f'{fault} "{ref}"; see relevo dead list')
-        chosen.append(found[0])
-    return chosen
+            raise click.UsageError(f"{fault} {shown(ref)}; see relevo dead list")
+        chosen[found[0][1].ref] = found[0]
+    return list(chosen.values())
 
 
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:

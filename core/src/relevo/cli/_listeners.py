@@ -19,15 +19,17 @@ def listeners(*, app: App, as_json: bool) -> int:
     rows = []
     for listener in app.listeners:
         try:
-            first = str(app.routes.targets(listener.event_name)[0])
+            targets = app.routes.targets(listener.event_name)
         except RouteNotFoundError:
-            first = "no route"
+            targets = ()
+        if listener.queue is not None:
+            targets = tuple(each for each in targets if listener.queue in (each.queue, str(each)))
         policy = policy_of(listener)
         rows.append(
             {
                 "event": listener.event_name,
                 "priority": listener.priority,
-                "queue": listener.queue or first,
+                "target": str(targets[0]) if targets else "no route",
                 "listener": listener.id,
                 "runs": policy.runs,
                 "declared": listener.event_type.cls.__qualname__ if listener.event_type else None,
@@ -36,5 +38,5 @@ def listeners(*, app: App, as_json: bool) -> int:
     if as_json:
         show_json(rows)
     else:
-        show_table(["event", "priority", "queue", "listener", "runs", "declared"], rows, empty="no listeners")
+        show_table(["event", "priority", "target", "listener", "runs", "declared"], rows, empty="no listeners")
     return 0

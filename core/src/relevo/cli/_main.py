@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -70,25 +72,29 @@ def group(ctx: click.Context, config: str | None, app: str | None) -> None:
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        code = group.main(standalone_mode=False, prog_name="relevo")
+        with group.make_context("relevo", sys.argv[1:]) as context:
+            code = group.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:
-        number = error.args[0] if error.args and isinstance(error.args[0], int) else 2
-        sys.exit(128 + number)
+        code = error.exit_code
+    except KeyboardInterrupt as error:
+        code = 128 + (error.args[0] if error.args and isinstance(error.args[0], int) else signal.SIGINT)
     except RelevoError as error:
         for line in str(error).splitlines():
             click.echo(f"relevo: {line}", err=True)
-        sys.exit(exit_code(error))
+        code = exit_code(error)
     except BrokenPipeError:
-        sys.exit(EXIT_INTERNAL)
+        # Whoever read has seen enough. What is still buffered goes nowhere, without a word at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception:  # noqa: BLE001 - the last resort says what it was and how it ends
         click.echo("relevo: a defect in relevo or in a module of yours:", err=True)
         traceback.print_exc()
-        sys.exit(EXIT_INTERNAL)
+        code = EXIT_INTERNAL
     finally:
         logging.shutdown()
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,10 @@ import click
 
 from relevo import _config as configuration
 from relevo._app import App
-from relevo.errors import ConfigurationError, RelevoError
+from relevo._module import imported
+from relevo._relay import outbox_queue
+from relevo._transport import Transport
+from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,46 +50,34 @@ def with_app(command: F) -> F:
 @contextmanager
 def opened(config_path: str | None, app_name: str | None) -> Iterator[App]:
     """Find the application, and close it at the end."""
-    if config_path is not None:
-        config_path = str(Path(config_path).resolve())
-        os.environ["RELEVO_CONFIG"] = config_path  # for the application's own App.from_config()
-    config = configuration.read(Path(config_path) if config_path else None, os.environ, start=Path.cwd())
+    try:
+        start = Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigurationError("the working directory does not exist any more") from error
+    config = configuration.read(Path(config_path) if config_path else None, os.environ, start=start)
+    before = os.environ.get("RELEVO_CONFIG")
     sys.path.insert(0, str(config.directory))
     if config.path is not None:
-        os.environ["RELEVO_CONFIG"] = str(config.path)
-    wanted = app_name or config.app
-    app = _imported(wanted) if wanted else App.of(config)
+        os.environ["RELEVO_CONFIG"] = str(config.path)  # for the application's own App.from_config()
     try:
-        yield app
+        wanted = app_name or config.app
+        with _imported(wanted) if wanted else App.of(config) as app:
+            yield app
     finally:
-        app.close()
+        sys.path.remove(str(config.directory))
+        if config.path is not None:
+            os.environ.pop("RELEVO_CONFIG")
+        if before is not None:
+            os.environ["RELEVO_CONFIG"] = before
 
 
 def _imported(wanted: str) -> App:
-    module_name, colon, name = wanted.partition(":")
-    if not colon or not name:
+    if ":" not in wanted:
         raise ConfigurationError(f'app: write "module:name", as in "shop:app", not "{wanted}"')
-    try:
-        module = importlib.import_module(module_name)
-    except RelevoError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(
-                f'app: there is no module "{module_name}"; it is looked for in the configuration\'s folder first'
-            ) from error
-        raise _broken(module_name, error) from error
-    except Exception as error:
-        raise _broken(module_name, error) from error
-    app = getattr(module, name, None)
+    app = imported(wanted, where="app")
     if not isinstance(app, App):
         raise ConfigurationError(f'app: "{wanted}" is {type(app).__name__}, not a relevo.App')
     return app
-
-
-def _broken(module_name: str, error: Exception) -> ConfigurationError:
-    shown = "".join(traceback.format_exception(error)).rstrip()
-    return ConfigurationError(f'the module "{module_name}" cannot be imported:\n{shown}')
 
 
 transport_option = click.option("-t", "--transport", metavar="NAME", help="Which transport, if there are several.")
@@ -98,13 +87,11 @@ queue_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Any, list[str]]]:
+def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:
     """Return the transports that are meant, outboxes included, each with its queues."""
-    from relevo._relay import outbox_queue  # noqa: PLC0415
-
-    names = [transport] if transport else list(app.transports)
-    found: list[tuple[Any, list[str]]] = []
-    for name in names:
+    found: list[tuple[Transport, list[str]]] = []
+    for name in [app.transport(transport).name] if transport else app.transports:
+        app.prepare(name)
         found.append((app.transport(name), list(queues or app.queues(name))))
         if name in app.outboxes and not queues:
             found.append((app.outboxes[name], [outbox_queue(name)]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -17,7 +17,7 @@ def show_json(value: object) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
-    """Print *rows* as a table, or *empty* if there are none."""
+    """Print *rows* as a table, or *empty* if there are none; whole lines where nobody sits at a terminal."""
     if not rows:
         click.echo(empty)
         return
@@ -27,18 +27,32 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(
-            column, justify="right" if isinstance(rows[0].get(column), (int, float)) else "left", overflow="fold"
-        )
+        numbers = any(isinstance(row.get(column), (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("–" if row.get(column) is None else str(row[column])) for column in columns))
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+        table.add_row(*(Text("-" if row.get(column) is None else visible(str(row[column]))) for column in columns))
+    console = Console(width=None if at_terminal(sys.stdout) else 10_000)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def at_terminal(stream: TextIO | None) -> bool:
+    """Return whether a person sees *stream*, which is ``None`` where the caller has closed it."""
+    return stream is not None and stream.isatty()
+
+
+def visible(text: str) -> str:
+    """Return *text* without what a terminal would obey: events and errors may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def when(seconds: float) -> str:
     """Return *seconds* since the epoch for people, in UTC."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import attrs
 import click
@@ -17,29 +16,24 @@ from relevo._loop import LoopRunner
 from relevo._runner import Report, RunOptions
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import at_terminal, show_json
 from relevo.errors import ConfigurationError
 
 
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return seconds(float(value) if str(value).replace(".", "", 1).isdigit() else value)
-        except ConfigurationError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION = _Duration()
+def duration(text: str) -> float:
+    """Return what was typed as a duration; a number alone is seconds."""
+    try:
+        return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text, what="it")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
 @transport_option
 @queue_option
 @click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--max-time", type=DURATION, metavar="DURATION", help="Stop after so long, as in 55s.")
-@click.option("--settle", type=DURATION, default=0.0, metavar="DURATION", help="Wait so long also for retries.")
+@click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 55s.")
+@click.option("--settle", type=duration, default="0s", metavar="DURATION", help="Wait so long also for retries.")
 @json_option
 @with_app
 def drain(
@@ -65,11 +59,11 @@ def drain(
         max_events=max_events,
         max_seconds=max_time,
     )
-    with _progress(app, show=sys.stderr.isatty() and not as_json):
+    with _progress(app, show=at_terminal(sys.stderr) and not as_json):
         report = LoopRunner().run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
-    elif sys.stdout.isatty() or report.dead:
+    elif at_terminal(sys.stdout) or report.dead:
         click.echo(_told(report))
     return EXIT_DEAD if report.dead else 0
 
@@ -78,7 +72,7 @@ def drain(
 @transport_option
 @queue_option
 @click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--max-time", type=DURATION, metavar="DURATION", help="Stop after so long, as in 1h.")
+@click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 1h.")
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @with_app
 def worker(
@@ -97,7 +91,7 @@ def worker(
     """
     options = RunOptions(transport=transport, queues=queues, max_events=max_events, max_seconds=max_time)
     report = LoopRunner(patient=not fail_fast).run(app, options)
-    if sys.stdout.isatty():
+    if at_terminal(sys.stdout):
         click.echo(_told(report))
     return 0
 
@@ -117,7 +111,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
 
     with stopped_by_signals(mover):
         report = mover.run()
-    if sys.stdout.isatty():
+    if at_terminal(sys.stdout):
         click.echo(f"{report.done} moved")
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from relevo._app import App
+from relevo._transport import Stats
 from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
 from relevo.cli._output import show_json, show_table
 
@@ -21,7 +22,7 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     rows: list[dict[str, Any]] = []
     for store, names in stores(app, transport, queues):
         for queue in names:
-            figures = store.stats(queue)
+            figures = store.stats(queue) if store.capabilities.stats != "none" else Stats()
             rows.append(
                 {
                     "transport": store.name,
