@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import enum
+import json
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, strategies as st
+
+from relevo._validator import MAX_DEPTH, plain
+from relevo.errors import EncodeError
+
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+texts = st.text(characters)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether both are equal to the last bit and of the same types, all the way down."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return repr(left) == repr(right)
+
+
+def nested(depth: int, kind: type = list) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        value = {"a": value} if kind is dict or (kind is object and level % 2) else [value]
+    return value
+
+
+@given(values)
+@example(-0.0)
+@example([5e-324, 1.7976931348623157e308, 1e22, 1.0, 2.0**70])
+@example([2**63 - 1, -(2**63)])
+@example({"": {}, "𝄞": ["\U0010ffff", "\ufffe", "\x7f", "\u2028", '"\\/', "\r\n\t\x01"]})
+def test_what_passes_comes_back_from_json_exactly(value: Any) -> None:
+    passed = plain(value, event_name="a.b")
+
+    written = msgspec.json.encode(passed)
+
+    assert same(passed, value)
+    assert same(msgspec.json.decode(written), value)
+    assert same(json.loads(written), value)
+
+
+@pytest.mark.parametrize("kind", [list, dict, object])
+def test_a_hundred_levels_pass_and_one_more_does_not(kind: type) -> None:
+    value = nested(MAX_DEPTH, kind)
+
+    assert same(msgspec.json.decode(msgspec.json.encode(plain(value, event_name="a.b"))), value)
+    with pytest.raises(EncodeError, match="deeper than 100 levels"):
+        plain(nested(MAX_DEPTH + 1, kind), event_name="a.b")
+
+
+def test_what_contains_itself_is_too_deep() -> None:
+    value: list[Any] = []
+    value.append({"again": value})
+
+    with pytest.raises(EncodeError, match="deeper than 100 levels"):
+        plain(value, event_name="a.b")
+
+
+@pytest.mark.parametrize(
+    "value, path, why",
+    [
+        ("a\0b", "$", "NUL"),
+        ({"a": [0, "\ud800"]}, "$.a[1]", "lone surrogate U\\+D800"),
+        ("\ud83d\ude00", "$", "lone surrogate U\\+D83D"),
+        ({"a": float("nan")}, "$.a", "nan is not JSON"),
+        ([float("-inf")], "$[0]", "-inf is not JSON"),
+        ({"a": {"b": 2**63}}, "$.a.b", "does not fit 64 bits"),
+        ([-(2**63) - 1], "$[0]", "does not fit 64 bits"),
+        (2**4000, "$", "does not fit 64 bits"),
+        ({"a": b"x"}, "$.a", "bytes is not JSON.*declare the event as a class"),
+        ([{1, 2}], "$[0]", "set is not JSON"),
+        ([object()], "$[0]", "object is not JSON"),
+        ({"a": {1: 2}}, "$.a", "the key 1 is int"),
+        ({None: 2}, "$", "the key None is NoneType"),
+        ({"a": {"\0": 2}}, "$.a['\\x00']", "NUL"),
+        ({"a b": [2**64]}, "$['a b'][0]", "64 bits"),
+        ({"line\nbreak": 2**64}, "$['line\\nbreak']", "64 bits"),
+        ({"\ud800": 1}, "$['\\ud800']", "surrogate"),
+    ],
+)
+def test_what_has_no_faithful_form_is_refused_with_its_place(value: Any, path: str, why: str) -> None:
+    with pytest.raises(EncodeError, match=why) as caught:
+        plain(value, event_name="a.b")
+
+    assert caught.value.path == path
+    assert "\n" not in str(caught.value)
+
+
+class Shouting(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.upper()
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Lying(int):
+    def __int__(self) -> int:
+        return 7
+
+    __index__ = __int__
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+    __ge__ = __lt__ = __gt__ = __le__
+
+
+class Drifting(float):
+    def __float__(self) -> float:
+        return 0.5
+
+
+class Endless(list):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        while True:
+            yield 1
+
+
+class Hiding(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        return []
+
+
+class Twin(str):
+    """Equal to nothing, so that a dict can hold two of the same text."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Pretending:
+    __class__ = str  # type: ignore[assignment]
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+Point = namedtuple("Point", "x y")  # noqa: PYI024 - a tuple with names is the case
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (Shouting("a"), "a"),
+        (Lying(3), 3),
+        (Drifting(1.5), 1.5),
+        (Endless([1, 2]), [1, 2]),
+        (Hiding(a=1), {"a": 1}),
+        ({Shouting("k"): 1}, {"k": 1}),
+        (Colour.RED, "red"),
+        (Level.LOW, 1),
+        (True, True),
+        ((1, (2,)), [1, [2]]),
+        (Point(1, 2), [1, 2]),
+        (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+    ],
+    ids=range(12),
+)
+def test_subclasses_become_what_they_truly_hold(value: Any, expected: Any) -> None:
+    assert same(plain([value], event_name="a.b"), [expected])
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda: Lying(2**64),
+        lambda: Drifting("nan"),
+        lambda: Shouting("\0"),
+        lambda: {Twin("a"): 1, Twin("a"): 2},
+        lambda: {Lying(3): 1},
+        Pretending,
+    ],
+    ids=range(6),
+)
+def test_no_override_lets_anything_pass(hostile: Callable[[], Any]) -> None:
+    with pytest.raises(EncodeError):
+        plain([hostile()], event_name="a.b")
+
+
+def test_the_copy_shares_nothing_with_the_original() -> None:
+    original: dict[str, Any] = {"a": [{"b": 1}]}
+
+    copy = plain(original, event_name="a.b")
+    original["a"][0]["b"] = 2
+
+    assert copy == {"a": [{"b": 1}]}
