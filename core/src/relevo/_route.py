@@ -121,10 +121,9 @@ class Routes:
 
 
 def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:
-    where = f'routes."{pattern}"'
     if not isinstance(pattern, str) or not _is_word(pattern):
         raise ConfigurationError(
-            f'{where}: {shown(pattern)} cannot match an event; write a name, or a beginning and *, as in "image.*"'
+            f'routes: {shown(pattern)} cannot match an event; write a name, or a beginning and *, as in "image.*"'
         )
     where = f'routes."{pattern}"'
     if "*" in pattern[:-1]:

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo import Routes, Target
+from relevo._route import checked_queue
+from relevo.errors import ConfigurationError, RouteNotFoundError
+
+parts = st.sampled_from(["image", "feed", "image.created", "image.deleted", "image.created.again", "i", ""])
+
+
+def test_an_exact_name_beats_the_longest_pattern_and_that_the_star() -> None:
+    routes = Routes({"*": "rest", "image.*": "images", "image.created*": "longer", "image.created": "exact"})
+
+    assert routes.targets("image.created") == (Target("exact"),)
+    assert routes.targets("image.created.again") == (Target("longer"),)
+    assert routes.targets("image.deleted") == (Target("images"),)
+    assert routes.targets("imagine") == (Target("rest"),)
+
+
+@given(
+    st.dictionaries(
+        st.builds("{}{}".format, parts.filter(bool), st.sampled_from(["", "*"])), st.just("main"), min_size=1
+    ),
+    parts.filter(bool),
+)
+def test_the_most_exact_pattern_is_found_wherever_it_stands(table: dict[str, str], name: str) -> None:
+    fitting = [p for p in table if p == name or (p.endswith("*") and name.startswith(p[:-1]))]
+    best = max(fitting, key=lambda p: (p == name, len(p)), default=None)
+    routes = Routes({pattern: f"to/{pattern}".replace("*", "+") for pattern in table})
+
+    if best is None:
+        with pytest.raises(RouteNotFoundError):
+            routes.targets(name)
+    else:
+        assert routes.targets(name) == (Target("to", best.replace("*", "+")),)
+
+
+def test_a_target_is_a_transport_and_perhaps_a_queue() -> None:
+    routes = Routes({"*": ["main/media", "main", "now", "main/a/b"]})
+
+    assert [str(target) for target in routes.targets("a")] == ["main/media", "main/default", "now", "main/a/b"]
+
+
+def test_queues_are_those_of_the_table_in_its_order_whatever_was_asked_before() -> None:
+    routes = Routes({"*": ["main/rest", "other"], "image.*": "main/media", "image.created": ["main/feed", "main/rest"]})
+    before = routes.queues("main")
+
+    for name in ("image.deleted", "image.created", "x", "y"):
+        routes.targets(name)
+
+    assert before == routes.queues("main") == ("rest", "media", "feed")
+    assert routes.queues("other") == ("default",)
+    assert routes.queues("third") == ()
+
+
+def test_no_route_is_told_with_what_there_is() -> None:
+    with pytest.raises(
+        RouteNotFoundError, match=r'no route for "feed.read"; routes: "image.\*", "mail.sent"; add one'
+    ) as caught:
+        Routes({"image.*": "main", "mail.sent": "main"}).targets("feed.read")
+
+    assert caught.value.patterns == ("image.*", "mail.sent")
+    with pytest.raises(RouteNotFoundError, match="routes: none"):
+        Routes({}).targets("feed.read")
+
+
+def test_unknown_transports_are_told_together() -> None:
+    routes = Routes({"a": "mian", "b": ["main", "now"], "c": "other/q"})
+
+    with pytest.raises(ConfigurationError) as caught:
+        routes.check(["main"])
+
+    assert str(caught.value).splitlines() == [
+        'routes."a": no transport is called \'mian\'; did you mean "main"?',
+        "routes.\"c\": no transport is called 'other'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "table, why",
+    [
+        ({"*": []}, "at least one target"),
+        ({"*": None}, "None is not a target"),
+        ({"*": 3}, "3 is not a target"),
+        ({"*": ["main", 3]}, "3 is not a target"),
+        ({"*": "/q"}, "'/q' is not a target"),
+        ({"*": ""}, "'' is not a target"),
+        ({"*": "now/q"}, "'now/q' is not a target"),
+        ({"*": "main/"}, "it has 0 characters"),
+        ({"*": "main/a b"}, "spaces and control"),
+        ({"*": "main/" + "q" * 129}, "129 characters"),
+        ({"*": "main/outbox/x"}, "are reserved"),
+        ({"*": "main/amq.q"}, "are reserved"),
+        ({"*": ["main", "main/default"]}, "names a target twice"),
+        ({"im*ge": "main"}, "only stand at the end"),
+        ({"**": "main"}, "only stand at the end"),
+        ({"": "main"}, "'' cannot match an event"),
+        ({"image created": "main"}, "cannot match an event"),
+        ({"a\nb": "main"}, r"'a\\nb' cannot match an event"),
+        ({3: "main"}, "3 cannot match an event"),
+    ],
+)
+def test_what_is_no_route_is_refused(table: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        Routes(table)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("queue", [None, 3, b"q", "", "a b", "a\0", "\ud800", "outbox/main"])
+def test_what_cannot_name_a_queue_is_refused(queue: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"dispatch: .* cannot name a queue"):
+        checked_queue(queue, where="dispatch")
