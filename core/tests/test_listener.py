@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+
+import relevo
+from relevo import Event, ListenerTable, Retry, listener
+from relevo._listener import Listener, Mark, marks_of
+from relevo.errors import ConfigurationError, DuplicateListenerError, EventNameError
+
+
+@relevo.event("image.created")
+@attrs.frozen
+class ImageCreated:
+    image_id: int
+
+
+@listener("image.created", priority=10, queue="media", retry=8, id="thumbs", aliases=["small", "tiny"])
+def thumbnails(event: Event) -> str:
+    return f"thumbnails of {event['image_id']}"
+
+
+@listener(ImageCreated)
+def rate(event: ImageCreated, call: relevo.Call) -> None: ...
+
+
+def table_of(*things: object) -> ListenerTable:
+    table = ListenerTable()
+    table.extend(things)
+    return table
+
+
+def ids(table: ListenerTable, name: str = "image.created") -> list[str]:
+    return [each.id.rpartition(":")[2] for each in table.of(name)]
+
+
+# --- marking ------------------------------------------------------------------------------------------
+
+
+def test_a_marked_function_stays_plainly_callable() -> None:
+    assert thumbnails(Event("image.created", {"image_id": 7})) == "thumbnails of 7"
+
+
+def test_what_was_said_is_registered() -> None:
+    first, second = table_of(rate, thumbnails).of("image.created")
+
+    assert (first.id, first.priority, first.queue, first.retry) == ("thumbs", 10, "media", Retry(8))
+    assert (first.aliases, first.event_type, first.takes_call) == (("small", "tiny"), None, False)
+    assert second.id == f"{__name__}:rate"
+    assert second.event_type is not None
+    assert second.event_type.cls is ImageCreated
+    assert second.takes_call
+
+
+def test_one_function_can_listen_to_several_events() -> None:
+    @listener("a.b")
+    @listener("a.c", priority=3)
+    def both(event: Event) -> None: ...
+
+    table = table_of(both)
+
+    assert [(each.event_name, each.priority) for each in table] == [("a.b", 0), ("a.c", 3)]
+
+
+def test_a_single_alias_is_one_word_and_not_its_letters() -> None:
+    @listener("a.b", aliases="old")
+    def new(event: Event) -> None: ...
+
+    assert marks_of(new)[0].aliases == ("old",)
+
+
+def test_a_wrapper_that_keeps_the_attributes_keeps_the_mark() -> None:
+    @functools.wraps(thumbnails)
+    def timed(event: Event) -> str:
+        return thumbnails(event)
+
+    (found,) = table_of(timed).of("image.created")
+
+    assert found.function is timed
+
+
+@pytest.mark.parametrize(
+    "how, why",
+    [
+        ({"priority": "high"}, "priority is a whole number, not 'high'"),
+        ({"priority": True}, "priority is a whole number, not True"),
+        ({"queue": ""}, "'' cannot name a queue"),
+        ({"queue": 3}, "3 cannot name a queue"),
+        ({"queue": "outbox/x"}, "reserved"),
+        ({"retry": "8"}, r"retry is relevo.Retry\(…\) or a number of runs, not '8'"),
+        ({"retry": 0}, "runs is 0"),
+        ({"retry": True}, "runs is True"),
+        ({"id": ""}, "an id is text of 1 to 255"),
+        ({"id": 3}, "an id is text of 1 to 255"),
+        ({"id": "x" * 256}, "an id is text of 1 to 255"),
+        ({"aliases": ["a", 3]}, "an id is text of 1 to 255"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_where_they_are_written(how: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        listener("a.b", **how)
+
+
+@pytest.mark.parametrize("event", ["a b", "", None, 3])
+def test_the_event_is_a_name_or_a_declared_class(event: Any) -> None:
+    with pytest.raises(EventNameError):
+        listener(event)
+
+
+def test_a_class_that_is_not_declared_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"str is not an event; put @relevo.event"):
+        listener(str)
+
+
+def test_the_decorator_without_its_parentheses_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r'forgot: write @relevo.listener\("noun.verbed"\) above it'):
+
+        @listener  # type: ignore[arg-type]
+        def forgot(event: Event) -> None: ...
+
+
+@pytest.mark.parametrize("thing", [type("Sub", (), {}), property(thumbnails), len, 3, None])
+def test_only_functions_and_methods_can_be_marked(thing: Any) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be marked; mark a function, or a method in its class"):
+        listener("a.b")(thing)
+
+
+# --- subscribers --------------------------------------------------------------------------------------
+
+
+class Subscriber:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @listener("image.created", priority=1)
+    def on_created(self, event: Event) -> None:
+        self.heard.append("created")
+
+    @listener("image.created")
+    @staticmethod
+    def statically(event: Event) -> None: ...
+
+    @classmethod
+    @listener("image.created", priority=2)
+    def by_class(cls, event: Event, call: relevo.Call) -> None: ...
+
+    @listener("image.deleted")
+    @classmethod
+    def on_deleted(cls, event: Event) -> None: ...
+
+    @property
+    def trap(self) -> None:
+        raise AssertionError("looking for marks must not run properties")
+
+
+class Quieter(Subscriber):
+    def on_created(self, event: Event) -> None:
+        raise AssertionError("it has lost its mark")
+
+
+def test_the_marked_methods_of_an_instance_are_registered() -> None:
+    subscriber = Subscriber()
+    table = table_of(subscriber)
+
+    table.of("image.created")[1].function(Event("image.created"))
+
+    assert ids(table) == ["Subscriber.by_class", "Subscriber.on_created", "Subscriber.statically"]
+    assert ids(table, "image.deleted") == ["Subscriber.on_deleted"]
+    assert subscriber.heard == ["created"]
+
+
+def test_a_method_that_is_overridden_without_a_mark_is_not_registered() -> None:
+    assert ids(table_of(Quieter())) == ["Subscriber.by_class", "Subscriber.statically"]
+
+
+@pytest.mark.parametrize("thing", [Subscriber, object(), lambda _: None, 3])
+def test_what_holds_no_listener_is_told(thing: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"has no listener; put @relevo.listener"):
+        table_of(thing)
+
+
+def test_a_method_without_its_instance_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"Subscriber.on_created cannot be a listener by itself: pass an inst"):
+        table_of(Subscriber.on_created)
+
+
+def test_a_proxy_that_stands_for_nothing_yet_has_no_marks() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError("working outside of request context")
+
+    class Answering:
+        def __getattr__(self, name: str) -> object:
+            return self
+
+    assert marks_of(Proxy()) == marks_of(Answering()) == ()
+
+
+# --- what can be called -------------------------------------------------------------------------------
+
+
+class Callable_:  # noqa: N801
+    def __call__(self, event: object, call: object) -> None: ...
+
+
+class LazyCallable:
+    async def __call__(self, event: object) -> None: ...
+
+
+async def coroutine(event: object) -> None: ...
+
+
+async def stream(event: object) -> Any:
+    yield event
+
+
+def generator(event: object) -> Any:
+    yield event
+
+
+def event_only(event: object) -> None: ...
+
+
+def both(event: object, call: object) -> None: ...
+
+
+def any_second(event: object, whatever: object) -> None: ...
+
+
+def optional_call(event: object, call: object = None) -> None: ...
+
+
+def optional_other(event: object, size: int = 3) -> None: ...
+
+
+def all_of_them(*events: object) -> None: ...
+
+
+def with_rest(event: object, *, size: int = 3, **rest: object) -> None: ...
+
+
+def nothing() -> None: ...
+
+
+def three(event: object, call: object, third: object) -> None: ...
+
+
+def keyword(event: object, *, size: int) -> None: ...
+
+
+def registered(function: Callable[..., object]) -> Listener:
+    return ListenerTable().add(function, Mark(event="a.b", id="x"))
+
+
+@pytest.mark.parametrize(
+    "function, takes_call",
+    [
+        (event_only, False),
+        (both, True),
+        (any_second, True),
+        (optional_call, True),
+        (optional_other, False),
+        (with_rest, False),
+        (all_of_them, True),
+        (Callable_(), True),
+        (functools.partial(both, call=3), False),
+        (functools.partial(any_second, 3), False),
+        (print, True),
+    ],
+    ids=range(11),
+)
+def test_a_listener_takes_the_event_and_perhaps_the_call(function: Any, takes_call: bool) -> None:  # noqa: FBT001
+    assert registered(function).takes_call is takes_call
+
+
+@pytest.mark.parametrize("function", [nothing, three, keyword])
+def test_what_cannot_be_called_with_an_event_is_refused(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"it must take \(event\) or \(event, call\)"):
+        registered(function)
+
+
+@pytest.mark.parametrize(
+    "function", [coroutine, stream, generator, LazyCallable(), functools.partial(coroutine)], ids=range(5)
+)
+def test_what_would_not_run_by_being_called_is_refused_and_not_acknowledged(function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="do not run by being called"):
+        registered(function)
+
+
+# --- the table ----------------------------------------------------------------------------------------
+
+
+def named(name: str, **how: Any) -> Callable[..., object]:
+    @listener("a.b", id=name, **how)
+    def function(event: object) -> None: ...
+
+    return function
+
+
+def test_listeners_are_ordered_by_priority_and_then_by_registration() -> None:
+    table = table_of(named("a"), named("b", priority=5), named("c"), named("d", priority=-1), named("e", priority=5))
+
+    assert ids(table, "a.b") == ["b", "e", "a", "c", "d"]
+    assert len(table) == 5
+
+
+def test_two_listeners_of_one_id_are_refused_with_the_id_they_share() -> None:
+    for first, second in [
+        (named("x"), named("x")),
+        (named("x"), named("y", aliases=["x"])),
+        (named("y", aliases=["x"]), named("x")),
+        (named("y", aliases=["x"]), named("z", aliases=["x"])),
+    ]:
+        with pytest.raises(DuplicateListenerError, match=r'two listeners of "a.b" have the id "x"') as caught:
+            table_of(first, second)
+
+        assert caught.value.listener_id == "x"
+
+
+def test_the_same_id_is_free_at_another_event() -> None:
+    @listener("a.c", id="x")
+    def other(event: object) -> None: ...
+
+    assert len(table_of(named("x"), other)) == 2
+
+
+def test_registering_the_same_again_is_fine() -> None:
+    subscriber = Subscriber()
+
+    assert len(table_of(thumbnails, thumbnails, subscriber, subscriber)) == 1 + 4
+
+
+def test_a_listener_that_is_taken_out_is_called_no_more() -> None:
+    table = table_of(named("x"), named("y"))
+    first, _ = table.of("a.b")
+
+    table.remove(first)
+    table.remove(first)
+
+    assert ids(table, "a.b") == ["y"]
+    assert [each.id for each in table.in_queue("a.b", "q", "q")] == ["y"]
+
+
+def test_a_listener_runs_in_its_queue_else_in_the_first_that_the_event_goes_to() -> None:
+    table = table_of(named("anywhere"), named("feed", queue="feed"), named("media", queue="media"))
+
+    assert [each.id for each in table.in_queue("a.b", "media", "media")] == ["anywhere", "media"]
+    assert [each.id for each in table.in_queue("a.b", "feed", "media")] == ["feed"]
+    assert [each.id for each in table.in_queue("a.b", "other", "media")] == []
+
+
+def test_names_from_outside_that_nobody_listens_to_leave_nothing_behind() -> None:
+    table = table_of(named("x"))
+
+    for number in range(100):
+        assert table.of(f"n.{number}") == ()
+        assert table.in_queue(f"n.{number}", "q", "q") == ()
+
+    assert len(table._ordered) + len(table._queued) == 0
+
+
+def test_a_declared_class_becomes_known_by_being_listened_to() -> None:
+    table = table_of(rate)
+
+    found = table.event_types.get("image.created")
+
+    assert found is not None
+    assert found.cls is ImageCreated
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    @relevo.event("image.created")
+    @attrs.frozen
+    class Other:
+        pass
+
+    @listener(Other)
+    def heard(event: Other) -> None: ...
+
+    with pytest.raises(relevo.DuplicateEventError):
+        table_of(rate, heard)
