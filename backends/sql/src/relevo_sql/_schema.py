@@ -84,27 +84,25 @@ event = sa.Table(
 )
 
 
-def _partial(name: str, state: int, *columns: sa.Column[Any]) -> None:
-    where = sa.text(f"state = {state}")
-    sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+def _partial(name: str, where: str, *columns: str) -> sa.Index:
+    condition = sa.text(where)
+    found = (event.c[column] for column in columns)
+    return sa.Index(f"relevo_event_{name}", *found, sqlite_where=condition, postgresql_where=condition)
 
 
 # One index a state, so that a million scheduled rows cost a claim nothing. The time of sending stands at
 # the end of the first so that the oldest ready event is found without a visit to the rows.
-_partial("relevo_event_ready", READY, *(event.c[n] for n in ("queue", "urgency", "ready_at", "seq", "enqueued_at")))
-_partial("relevo_event_leased", LEASED, event.c.queue, event.c.lease_until)
-_partial("relevo_event_scheduled", SCHEDULED, event.c.queue, event.c.ready_at)
-_partial("relevo_event_waiting", WAITING, event.c.queue, event.c.ready_at, event.c.enqueued_at)
-sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
+BY_STATE = {
+    READY: _partial("ready", f"state = {READY}", "queue", "urgency", "ready_at", "seq", "enqueued_at"),
+    LEASED: _partial("leased", f"state = {LEASED}", "queue", "lease_until"),
+    SCHEDULED: _partial("scheduled", f"state = {SCHEDULED}", "queue", "ready_at"),
+    WAITING: _partial("waiting", f"state = {WAITING}", "queue", "ready_at", "enqueued_at"),
+}
 
 LINE = ("queue", "target", "ordering_key")
-_keyed = sa.text("ordering_key IS NOT NULL")
-sa.Index(
-    "relevo_event_line",
-    *(event.c[name] for name in (*LINE, "seq")),
-    sqlite_where=_keyed,
-    postgresql_where=_keyed,
-)
+BY_LINE = _partial("line", "ordering_key IS NOT NULL", *LINE, "seq")
+
+sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
 
 dead = sa.Table(
     "relevo_dead",
@@ -116,5 +114,5 @@ dead = sa.Table(
     sa.Column("died_at", sa.BigInteger),
     sqlite_autoincrement=True,  # a ref is never used twice: somebody may be about to discard it
 )
-sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
+DEAD_BY_QUEUE = sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
 sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))

@@ -16,7 +16,21 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._row import CLAIMED, SENT, SHOWN
-from relevo_sql._schema import IDENTITY, KEPT, LEASED, LINE, READY, SCHEDULED, WAITING, dead, event, meta
+from relevo_sql._schema import (
+    BY_LINE,
+    BY_STATE,
+    DEAD_BY_QUEUE,
+    IDENTITY,
+    KEPT,
+    LEASED,
+    LINE,
+    READY,
+    SCHEDULED,
+    WAITING,
+    dead,
+    event,
+    meta,
+)
 
 _E, _D = event.c, dead.c
 
@@ -89,13 +103,12 @@ _Prepare = Callable[..., Prepared]
 
 def statements_for(dialect: SqliteDialect) -> Statements:
     """Return all statements as *dialect* says them; compiled once, since that takes some milliseconds."""
-    key = (type(dialect.compiler), dialect.compiler.paramstyle)
-    if key not in _compiled:
-        _compiled[key] = Statements(dialect)
-    return _compiled[key]
+    if dialect.name not in _compiled:
+        _compiled[dialect.name] = Statements(dialect)
+    return _compiled[dialect.name]
 
 
-_compiled: dict[tuple[type, str], Statements] = {}
+_compiled: dict[str, Statements] = {}
 
 
 class Statements:
@@ -110,7 +123,7 @@ class Statements:
         self._receiving(prepared, dialect)
         self._settling(prepared, dialect)
         self._burying(prepared, dialect)
-        self._looking(prepared)
+        self._looking(prepared, dialect)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
 
     def write(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
@@ -121,15 +134,14 @@ class Statements:
     def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         values = {name: _bind(name) for name in SENT}
         self.send = prepared(dialect.insert_new(event, values, IDENTITY), *SENT)
-        state = _behind_others({name: _bind(name) for name in LINE}, otherwise=_bind("state"))
+        state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
         self.send_in_line = prepared(dialect.insert_new(event, values | {"state": state}, IDENTITY), *SENT)
 
     def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         line = [_E[name] for name in LINE]
-        self.lines = prepared(
-            sa.select(*line).distinct().where(_E.seq.in_(dialect.members("seqs")), _E.ordering_key.is_not(None))
-        )
-        head = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE)).scalar_subquery()
+        self.lines = prepared(sa.select(*line).where(_E.seq.in_(dialect.members("seqs"))))
+        eldest = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE))
+        head = dialect.by_index(eldest, event, BY_LINE).scalar_subquery()
         turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
         self.advance = prepared(
             sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
@@ -138,7 +150,7 @@ class Statements:
     def _receiving(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         def ripe(state: int, end: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
             found = sa.select(_E.seq).where(_in_state(state), _of_queue(), end <= _bind("now"))
-            return _E.seq.in_(found.order_by(end).limit(_bind("bound")))
+            return _E.seq.in_(dialect.by_index(found.order_by(end).limit(_bind("bound")), event, BY_STATE[state]))
 
         self.look = prepared(_question(dialect))
         self.promote = prepared(sa.update(event).where(ripe(SCHEDULED, _E.ready_at)).values(state=_state(READY)))
@@ -147,7 +159,7 @@ class Statements:
         first = ready.order_by(_E.urgency, _E.ready_at, _E.seq).limit(_bind("bound"))
         self.claim = prepared(
             sa.update(event)
-            .where(_E.seq.in_(first))
+            .where(_E.seq.in_(dialect.by_index(first, event, BY_STATE[READY])))
             .values(
                 state=_state(LEASED),
                 lease_until=_bind("until"),
@@ -197,15 +209,12 @@ class Statements:
             ),
             "which", "held", "kept", "reason", "error", "died_at",
         )  # fmt: skip
-        self.dead = prepared(
-            sa.select(*map(sa.column, SHOWN))
-            .select_from(dead)
-            .where(_D.queue == _bind("queue"), _D.ref > _bind("after"))
-            .order_by(_D.ref)
-            .limit(_bind("bound"))
-        )
+        shown: list[sa.ColumnClause[Any]] = [sa.column(name) for name in SHOWN]
+        page = sa.select(*shown).where(_D.queue == _bind("queue"), _D.ref > _bind("after"))
+        page = page.order_by(_D.ref).limit(_bind("bound"))
+        self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
         fresh = {
-            "state": _behind_others({name: _D[name] for name in LINE}, otherwise=_state(READY)),
+            "state": _behind_others(dialect, {name: _D[name] for name in LINE}, otherwise=_state(READY)),
             "ready_at": _bind("now"),
             "attempt": sa.literal_column("1"),
             "losses": sa.literal_column("0"),
@@ -215,32 +224,29 @@ class Statements:
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
 
-    def _looking(self, prepared: _Prepare) -> None:
-        self.stats = prepared(_figures())
+    def _looking(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+        self.stats = prepared(_figures(dialect))
         nobodys = sa.or_(_E.state != _state(LEASED), _E.lease_until <= _bind("now"))
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
         self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
+
+        def of_state(state: int) -> sa.ColumnElement[bool]:
+            some = sa.select(_E.seq).where(_in_state(state), _of_queue(), nobodys, _E.seq <= _bind("last"))
+            return _E.seq.in_(dialect.by_index(some.limit(_bind("bound")), event, BY_STATE[state]))
+
         self.purge = {
-            state: prepared(
-                sa.delete(event)
-                .where(
-                    _E.seq.in_(
-                        sa.select(_E.seq)
-                        .where(_in_state(state), _of_queue(), nobodys, _E.seq <= _bind("last"))
-                        .limit(_bind("bound"))
-                    )
-                )
-                .returning(*line)
-            )
+            state: prepared(sa.delete(event).where(of_state(state)).returning(*line))
             for state in (WAITING, READY, SCHEDULED, LEASED)
         }
 
 
-def _behind_others(line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+def _behind_others(
+    dialect: SqliteDialect, line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]
+) -> sa.ColumnElement[Any]:
     """Return the state of a new row of *line*: it waits if one of the same line lives."""
-    before = sa.exists().select_from(event).where(*(_E[name] == line[name] for name in LINE))
-    return sa.case((before.correlate_except(event), _state(WAITING)), else_=otherwise)
+    before = sa.select(_E.seq).where(*(_E[name] == line[name] for name in LINE)).correlate_except(event)
+    return sa.case((dialect.by_index(before, event, BY_LINE).exists(), _state(WAITING)), else_=otherwise)
 
 
 def _plus_one(column: str) -> sa.ColumnElement[Any]:
@@ -259,14 +265,16 @@ _FREE: dict[str, Any] = {"state": _state(READY), "lease_until": sa.null(), "toke
 _LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "losses": _plus_one("losses")}
 
 
-def _figures() -> sa.Select[Any]:
+def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
     """Return all figures of a queue as one row: one statement is one view, in which nothing moves."""
     count, oldest = sa.func.count().label("number"), sa.func.min(_E.enqueued_at).label("oldest")
 
     def of(name: str, state: int, *where: sa.ColumnElement[bool]) -> sa.Subquery:
         columns = (count, oldest) if where or state == READY else (count,)
-        return sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(), *where).subquery(name)
+        figures = sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(), *where)
+        return dialect.by_index(figures, event, BY_STATE[state]).subquery(name)
 
+    buried = sa.select(count).select_from(dead).where(_D.queue == _bind("queue"))
     parts = (
         of("ready", READY),
         of("leased", LEASED),
@@ -275,7 +283,7 @@ def _figures() -> sa.Select[Any]:
         of("due", SCHEDULED, _E.ready_at <= _bind("now")),
         of("waiting", WAITING),
         of("late", WAITING, _E.ready_at <= _bind("now")),
-        sa.select(count).select_from(dead).where(_D.queue == _bind("queue")).subquery("dead"),
+        dialect.by_index(buried, dead, DEAD_BY_QUEUE).subquery("dead"),
     )
     return sa.select(*(column for part in parts for column in part.c))
 
@@ -285,7 +293,11 @@ def _question(dialect: SqliteDialect) -> sa.Select[Any]:
     queues = dialect.table_of("queues")
 
     def first(state: int, found: sa.ColumnElement[Any], order: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
-        of_queue = sa.select(found).where(_in_state(state), _E.queue == queues.c.value)
+        of_queue = dialect.by_index(
+            sa.select(found).select_from(event).where(_in_state(state), _E.queue == queues.c.value),
+            event,
+            BY_STATE[state],
+        )
         return of_queue.order_by(order).limit(sa.literal_column("1")).scalar_subquery()
 
     return sa.select(

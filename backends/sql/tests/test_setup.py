@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import relevo_sql
+from relevo import Envelope
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
+from relevo_sql import SqlTransport
+
+Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+
+def schema_of(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def execute(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
+
+
+def test_setting_up_creates_the_tables_once(opener: Opener, path: Path) -> None:
+    transport = opener(setup=False)
+
+    first = transport.setup(["media"])
+    schema = schema_of(path)
+    second = transport.setup(["media"])
+
+    assert "table relevo_event" in first
+    assert second == []
+    assert schema_of(path) == schema
+
+
+def test_a_dry_run_only_tells(opener: Opener, path: Path) -> None:
+    transport = opener(setup=False)
+
+    told = transport.setup([], dry_run=True)
+
+    assert not path.exists()
+    assert transport.setup([]) == told
+    assert transport.setup([], dry_run=True) == []
+
+
+def test_a_dry_run_on_an_engine_creates_no_file(engine: sa.Engine, path: Path) -> None:
+    with SqlTransport(engine) as transport:
+        told = transport.setup([], dry_run=True)
+
+    assert told
+    assert not path.exists()
+
+
+def test_what_is_missing_is_created_beside_what_is_there(opener: Opener, path: Path) -> None:
+    transport = opener()
+    execute(path, "DROP TABLE relevo_dead")
+    execute(path, "DROP INDEX relevo_event_ready")
+
+    created = transport.setup([])
+
+    assert created == [
+        "table relevo_dead",
+        "index relevo_dead_identity",
+        "index relevo_dead_queue",
+        "index relevo_event_ready",
+    ]
+
+
+def test_tables_that_a_migration_made_only_get_their_version(opener: Opener, engine: sa.Engine) -> None:
+    relevo_sql.metadata.create_all(engine)
+
+    created = opener(setup=False).setup([])
+
+    assert created == ["the schema's version, 1", "an id of this database"]
+
+
+def test_many_may_set_up_at_once(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    transports = [opener(setup=False) for _ in range(6)]
+    start = threading.Barrier(len(transports))
+    created: list[str] = []
+    failed: list[RelevoError] = []
+
+    def set_up(transport: SqlTransport) -> None:
+        start.wait()
+        try:
+            created.extend(transport.setup([]))
+        except RelevoError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=set_up, args=[transport]) for transport in transports]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failed
+    assert len(created) == len(set(created))
+    transports[0].send([an_envelope()])
+    assert len(transports[-1].receive(["default"], limit=1, lease=60, wait=0)) == 1
+
+
+@pytest.mark.parametrize("version", ["2", "999"])
+def test_a_newer_schema_is_refused_by_everything(opener: Opener, path: Path, an_envelope: Maker, version: str) -> None:
+    opener()
+    execute(path, f"UPDATE relevo_meta SET value = '{version}' WHERE key = 'schema'")  # noqa: S608
+    schema = schema_of(path)
+    transport = opener(setup=False)
+
+    for call in (
+        lambda: transport.setup([]),
+        lambda: transport.setup([], dry_run=True),
+        lambda: transport.send([an_envelope()]),
+        lambda: transport.receive(["default"], limit=1, lease=60, wait=0),
+        lambda: transport.stats("default"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"newer relevo .schema {version}"):
+            call()
+
+    assert schema_of(path) == schema
+
+
+def test_a_strangers_table_of_the_same_name_is_refused(opener: Opener, path: Path) -> None:
+    execute(path, "CREATE TABLE relevo_event (id INTEGER)")
+
+    with pytest.raises(ConfigurationError, match='a table "relevo_event" without the columns'):
+        opener(setup=False).setup([])
+
+
+def test_without_a_setup_every_call_names_the_mend(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    execute(path, "CREATE TABLE image (id INTEGER)")
+    transport = opener(setup=False)
+
+    with pytest.raises(ConfigurationError, match="relevo setup"):
+        transport.send([an_envelope()])
+    with pytest.raises(ConfigurationError, match="relevo setup"):
+        transport.receive(["default"], limit=1, lease=60, wait=0)
+    transport.setup([])
+    transport.send([an_envelope()])
+
+    assert len(transport.receive(["default"], limit=1, lease=60, wait=0)) == 1
+
+
+def test_without_a_file_nothing_but_the_setup_creates_one(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    transport = opener(setup=False)
+
+    with pytest.raises(TransportUnavailableError, match=r"there is no database .* relevo setup"):
+        transport.send([an_envelope()])
+    with pytest.raises(TransportUnavailableError, match="relevo setup"):
+        transport.stats("default")
+
+    assert not path.exists()
+
+
+def test_opening_does_nothing(opener: Opener, path: Path, engine: sa.Engine) -> None:
+    opener(setup=False)
+    SqlTransport(engine).close()
+
+    assert not path.exists()
