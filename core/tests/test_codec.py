@@ -1,0 +1,481 @@
+"""Events as bytes and back; what comes out is the same to the last bit, or it does not go in."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given, strategies as st
+
+from relevo import Event, Subject, event
+from relevo._codec import (
+    checked_source,
+    content_of,
+    context_of,
+    decoded,
+    encoded,
+    generic,
+    generic_from,
+    subject_of,
+    typed,
+    typed_from,
+)
+from relevo._event import declared
+from relevo._validator import MAX_BODY
+from relevo.errors import ConfigurationError, DecodeError, EncodeError
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+names = st.from_regex(r"[A-Za-z0-9_-]+([./:][A-Za-z0-9_-]+)*", fullmatch=True).filter(lambda name: len(name) <= 200)
+subjects = st.none() | st.builds(Subject, texts.filter(bool), texts.filter(bool))
+NOW = 1_767_225_600.25
+
+
+def body_of(event: object, **how: Any) -> bytes:
+    return encoded(content_of(event), **{"id": "1", "source": "shop", "now": NOW, "subject": subject_of(event), **how})
+
+
+def there_and_back(event: object) -> Any:
+    return typed(decoded(body_of(event)), declared(type(event)))
+
+
+# --- by name ------------------------------------------------------------------------------------------
+
+
+@given(names, st.dictionaries(texts, values, max_size=4), subjects)
+@example("a.b", {"zero": -0.0, "least": 5e-324, "most": 2**63 - 1, "": {}, "𝄞": ["\x7f"]}, Subject("a/b", "%"))
+def test_an_event_by_name_comes_back_exactly(name: str, arguments: dict[str, Any], subject: Subject | None) -> None:
+    event = Event(name, arguments, subject=subject)
+
+    back = generic(decoded(body_of(event, id="the id")))
+
+    assert repr(back) == repr(Event(name, arguments, subject=subject, id="the id"))
+
+
+@given(
+    names, st.dictionaries(texts, values, max_size=3), subjects, st.none() | st.dictionaries(texts, values, max_size=2)
+)
+def test_a_body_is_a_cloudevents_1_0_document(
+    name: str, arguments: dict[str, Any], subject: Subject | None, context: dict[str, Any] | None
+) -> None:
+    # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and formats/json-format.md
+    body = body_of(Event(name, arguments, subject=subject), context=context)
+
+    document = json.loads(body)
+
+    assert all(document[required] for required in ("id", "source", "specversion", "type"))
+    assert document["specversion"] == "1.0"
+    assert document["datacontenttype"] == "application/json"
+    assert all(re.fullmatch("[a-z0-9]{1,20}", attribute) for attribute in document)
+    assert all(isinstance(value, str) and value for attribute, value in document.items() if attribute != "data")
+    assert dt.datetime.fromisoformat(document["time"]) == dt.datetime.fromtimestamp(NOW, dt.UTC)
+    assert document["time"].endswith("Z")
+    assert document["data"] == arguments
+    assert document.get("subject") == (str(subject) if subject else None)
+
+
+@given(names, st.dictionaries(texts, values, max_size=3), subjects)
+def test_others_read_a_body_as_the_same_event(name: str, arguments: dict[str, Any], subject: Subject | None) -> None:
+    formats = pytest.importorskip("cloudevents.core.formats.json")
+
+    read = formats.JSONFormat().read(None, body_of(Event(name, arguments, subject=subject)))
+
+    assert (read.get_id(), read.get_source(), read.get_type(), read.get_specversion()) == ("1", "shop", name, "1.0")
+    assert read.get_time() == dt.datetime.fromtimestamp(NOW, dt.UTC)
+    assert read.get_data() == arguments
+    assert read.get_subject() == (str(subject) if subject else None)
+
+
+def test_others_accept_the_body_of_a_declared_class() -> None:
+    formats = pytest.importorskip("cloudevents.core.formats.json")
+
+    read = formats.JSONFormat().read(None, body_of(Created(image_id=7)))
+
+    assert read.get_extension("dataversion") == 3
+    assert read.get_subject() == "image/7"
+
+
+@pytest.mark.parametrize(
+    "source", ["shop", "/shop/web", "https://example.com/shop?a=b#c", "urn:uuid:6e8bc430", "a" * 255]
+)
+def test_a_source_is_a_reference(source: str) -> None:
+    assert checked_source(source) == source
+
+
+@pytest.mark.parametrize("source", ["", "my shop", "a\n", "ä", "a" * 256, None, 3, "\0", "a<b"])
+def test_what_is_no_reference_is_no_source(source: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"source: .* cannot be one"):
+        checked_source(source)
+
+
+def test_a_body_may_be_a_mebibyte_and_no_byte_more() -> None:
+    room = MAX_BODY - len(body_of(Event("a.b", {"text": ""})))
+
+    assert len(body_of(Event("a.b", {"text": "x" * room}))) == MAX_BODY
+    with pytest.raises(EncodeError, match=r"1,048,577 bytes, 1,048,576 are allowed; store the rest"):
+        body_of(Event("a.b", {"text": "x" * (room + 1)}))
+
+
+def test_the_context_travels_as_text() -> None:
+    document = decoded(body_of(Event("a.b"), context={"base_url": "https://example.com", "user": 7}))
+
+    assert context_of(document) == {"base_url": "https://example.com", "user": 7}
+
+
+@pytest.mark.parametrize("context", ["", "[", "[]", "1", "[" * 5000 + "]" * 5000])
+def test_a_foreign_context_that_is_none_is_empty(context: str) -> None:
+    document = decoded(
+        json.dumps({"id": "1", "source": "s", "type": "t", "specversion": "1.0", "relevocontext": context}).encode()
+    )
+
+    assert context_of(document) == {}
+
+
+def test_a_context_without_a_faithful_form_is_refused() -> None:
+    with pytest.raises(EncodeError, match=r"context.user: object is not JSON"):
+        body_of(Event("a.b"), context={"user": object()})
+
+
+@pytest.mark.parametrize("subject", [Subject("image", "\ud800"), Subject("im\0age", "7")])
+def test_a_subject_without_a_faithful_form_is_refused(subject: Subject) -> None:
+    with pytest.raises(EncodeError, match=r"subject\.(id|type): holds"):
+        body_of(Event("a.b", subject=subject))
+
+
+# --- declared classes ---------------------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@attrs.frozen
+class Point:
+    x: float
+    y: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    start: Point
+    ends: tuple[Point, ...]
+
+
+@event("image.created", version=3, subject="image_id", of="image")
+@attrs.frozen
+class Created:
+    image_id: int
+    size: str = "small"
+
+
+@event("rich.one")
+@attrs.frozen
+class Rich:
+    text: str
+    number: int
+    real: float
+    flag: bool
+    moment: dt.datetime
+    day: dt.date
+    hour: dt.time
+    span: dt.timedelta
+    key: uuid.UUID
+    price: decimal.Decimal
+    raw: bytes
+    colour: Colour
+    point: Point
+    line: Line
+    maybe: Point | None
+    union: int | str | None
+    words: tuple[str, ...]
+    points: list[Point]
+    by_name: dict[str, Point]
+    by_number: dict[int, str]
+    chosen: frozenset[int]
+
+
+@event("rich.two")
+@dataclasses.dataclass(frozen=True)
+class RichData:
+    at: dt.datetime | None
+    line: Line
+    prices: list[decimal.Decimal]
+    colours: dict[str, Colour]
+
+
+integers = st.integers(-(2**63), 2**63 - 1)
+reals = st.floats(allow_nan=False, allow_infinity=False)
+moments = st.datetimes(
+    timezones=st.none() | st.integers(-1439, 1439).map(lambda minutes: dt.timezone(dt.timedelta(minutes=minutes)))
+)
+prices = st.decimals(allow_nan=False, allow_infinity=False)
+points = st.builds(Point, reals, st.none() | reals)
+lines = st.builds(Line, points, st.lists(points, max_size=2).map(tuple))
+colours = st.sampled_from(Colour)
+rich = st.builds(
+    Rich,
+    text=texts,
+    number=integers,
+    real=reals,
+    flag=st.booleans(),
+    moment=moments,
+    day=st.dates(),
+    hour=st.times(),
+    span=st.timedeltas(),
+    key=st.uuids(),
+    price=prices,
+    raw=st.binary(),
+    colour=colours,
+    point=points,
+    line=lines,
+    maybe=st.none() | points,
+    union=integers | texts | st.none(),
+    words=st.lists(texts, max_size=2).map(tuple),
+    points=st.lists(points, max_size=2),
+    by_name=st.dictionaries(texts, points, max_size=2),
+    by_number=st.dictionaries(integers, texts, max_size=2),
+    chosen=st.frozensets(integers, max_size=3),
+)
+
+
+@given(rich)
+def test_an_attrs_class_of_rich_types_comes_back_exactly(event: Rich) -> None:
+    back = there_and_back(event)
+
+    assert back == event
+    assert type(back.price) is decimal.Decimal
+    assert str(back.price) == str(event.price)
+    assert repr(back.real) == repr(event.real)
+    assert back.moment.utcoffset() == event.moment.utcoffset()
+
+
+@given(
+    st.builds(
+        RichData, moments | st.none(), lines, st.lists(prices, max_size=2), st.dictionaries(texts, colours, max_size=2)
+    )
+)
+def test_a_dataclass_of_rich_types_comes_back_exactly(event: RichData) -> None:
+    assert there_and_back(event) == event
+
+
+def test_subclasses_of_simple_types_come_back_as_what_they_hold() -> None:
+    back = there_and_back(Created(image_id=7, size=Text("large")))
+
+    assert back == Created(7, "large")
+    assert type(back.size) is str
+
+
+@attrs.frozen
+class _Base:
+    anything: Any
+
+
+@event("any.one")
+@attrs.frozen
+class Anything(_Base):
+    text: str = ""
+    number: int = 0
+    real: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "fields, path, why",
+    [
+        ({"anything": object()}, "$.anything", "object has no form in JSON"),
+        ({"anything": [{"a": object()}]}, "$.anything", "object has no form in JSON"),
+        ({"anything": [float("nan")]}, "$.anything[0]", "nan is not JSON"),
+        ({"anything": {"a": 2**64}}, "$.anything.a", "does not fit 64 bits"),
+        ({"anything": 1, "text": "\ud800"}, "$.text", "lone surrogate"),
+        ({"anything": 1, "text": "\0"}, "$.text", "NUL"),
+        ({"anything": 1, "text": 3}, "$", "does not fit its own class: Expected `str`, got `int` - at `$.text`"),
+        ({"anything": 1, "number": "3"}, "$", "Expected `int`, got `str`"),
+        ({"anything": 1, "number": 1.5}, "$", "Expected `int`, got `float`"),
+    ],
+)
+def test_what_a_listener_could_not_read_is_refused_at_the_dispatch(fields: dict[str, Any], path: str, why: str) -> None:
+    with pytest.raises(EncodeError) as caught:
+        content_of(Anything(**fields))
+
+    assert why in str(caught.value)
+    assert caught.value.path == path
+
+
+def test_what_contains_itself_is_refused() -> None:
+    around: list[Any] = []
+    around.append(around)
+
+    with pytest.raises(EncodeError, match=r"\$.anything"):
+        content_of(Anything(around))
+
+
+def test_a_newer_field_of_another_release_is_ignored_and_a_missing_one_has_its_default() -> None:
+    document = decoded(b'{"id":"1","source":"s","type":"t","specversion":"1.0","data":{"image_id":7,"newer":[1]}}')
+
+    assert typed(document, declared(Created)) == Created(7, "small")
+
+
+# --- the subject of a declared class ------------------------------------------------------------------
+
+
+@event("image.moved", subject="image", of="image/raw")
+@attrs.frozen
+class Moved:
+    image: uuid.UUID | None
+    to: str = ""
+
+
+@event("image.coloured", subject="colour", of="colour")
+@attrs.frozen
+class Coloured:
+    colour: Any = 0
+
+
+@given(st.uuids())
+def test_the_subject_of_a_declared_class_is_its_field(key: uuid.UUID) -> None:
+    document = decoded(body_of(Moved(key)))
+
+    assert document.subject == f"image%2Fraw/{key}"
+    assert generic(document).subject == Subject("image/raw", str(key))
+
+
+def test_a_field_without_a_value_is_no_subject() -> None:
+    assert decoded(body_of(Moved(None))).subject is None
+
+
+@pytest.mark.parametrize("value", [1.5, True, [1], {"a": 1}])
+def test_what_cannot_be_an_id_is_no_subject(value: object) -> None:
+    with pytest.raises(EncodeError, match=r"\$.colour: the id of a subject is text or a whole number"):
+        body_of(Coloured(value))
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_the_field_that_an_event_by_name_lacks_is_filled_from_its_subject(image_id: int) -> None:
+    event = Event("image.created", {"size": "large"}, subject=Subject("image", str(image_id)))
+
+    assert typed(decoded(body_of(event)), declared(Created)) == Created(image_id, "large")
+    assert typed_from(event, declared(Created)) == Created(image_id, "large")
+
+
+def test_a_field_with_a_default_is_filled_too() -> None:
+    event = Event("image.coloured", subject=Subject("colour", "red"))
+
+    assert typed(decoded(body_of(event)), declared(Coloured)) == Coloured("red")
+
+
+@given(st.uuids())
+def test_a_rich_field_is_filled_too(key: uuid.UUID) -> None:
+    event = Event("image.moved", subject=Subject("image/raw", str(key)))
+
+    assert typed(decoded(body_of(event)), declared(Moved)) == Moved(key)
+
+
+def test_what_the_event_says_itself_is_not_overwritten() -> None:
+    event = Event("image.created", {"image_id": 8}, subject=Subject("image", "7"))
+
+    assert typed(decoded(body_of(event)), declared(Created)) == Created(8)
+
+
+@pytest.mark.parametrize("subject", [Subject("feed", "7"), Subject("image", "seven"), Subject("image", "7.5")])
+def test_a_subject_that_does_not_fit_fills_nothing(subject: Subject) -> None:
+    event = Event("image.created", subject=subject)
+
+    with pytest.raises(DecodeError, match=r"the data of 'image.created' does not fit Created"):
+        typed(decoded(body_of(event)), declared(Created))
+
+
+def test_the_other_fields_are_still_read_strictly() -> None:
+    event = Event("image.created", {"size": 3}, subject=Subject("image", "7"))
+
+    with pytest.raises(DecodeError, match="Expected `str`, got `int`"):
+        typed(decoded(body_of(event)), declared(Created))
+
+
+def test_a_declared_event_is_also_an_event_by_name() -> None:
+    assert generic_from(Created(7)) == Event(
+        "image.created", {"image_id": 7, "size": "small"}, subject=Subject("image", "7")
+    )
+
+
+# --- what comes from outside ------------------------------------------------------------------------------
+
+
+def foreign(**attributes: Any) -> bytes:
+    return json.dumps({"id": "1", "source": "s", "type": "t", "specversion": "1.0", **attributes}).encode()
+
+
+@pytest.mark.parametrize(
+    "body, why",
+    [
+        (b"", "not a CloudEvents document"),
+        (b"{", "not a CloudEvents document"),
+        (b"[]", "not a CloudEvents document"),
+        (b"\xff\xfe", "not a CloudEvents document"),
+        (b'{"id":"1"}', "missing required field"),
+        (foreign(id=3), "not a CloudEvents document"),
+        (foreign(specversion="0.3"), "version '0.3' is not known"),
+        (foreign(id=""), "one of them is empty"),
+        (foreign(source=""), "one of them is empty"),
+        (foreign(type=""), "one of them is empty"),
+        (foreign(data_base64="YQ=="), "the data of 't' is binary, only JSON is read"),
+        (b"[" * 100_000, "not a CloudEvents document"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_cloudevent_is_told(body: bytes, why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        decoded(body)
+
+
+@given(st.binary() | texts.map(str.encode) | values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_bytes_come_are_an_event_or_a_decode_error(body: bytes) -> None:
+    with suppress(DecodeError):
+        generic(decoded(body))
+
+
+def test_foreign_attributes_and_names_are_let_in() -> None:
+    event = generic(
+        decoded(foreign(type="com.example/ä #1", comexampleextension=3, subject="a/b/c", time=None, data=None))
+    )
+
+    assert event.name == "com.example/ä #1"
+    assert event.subject is None
+    assert event.arguments == {}
+
+
+@pytest.mark.parametrize("data", [[], 1, "text", True, "[" * 20])
+def test_data_that_is_no_object_is_told(data: object) -> None:
+    with pytest.raises(DecodeError, match=r"the data of 't' is (list|int|str|bool), not an object"):
+        generic(decoded(foreign(data=data)))
+
+
+def test_data_is_not_looked_at_before_it_is_asked_for() -> None:
+    deep = foreign(data=0).replace(b": 0", b": " + b"[" * 900 + b"]" * 900)
+
+    document = decoded(deep)
+
+    with pytest.raises(DecodeError):
+        generic(document)
+    assert isinstance(context_of(document), Mapping)
