@@ -86,7 +86,9 @@ class SqliteDialect:
             ConfigurationError: The database is in memory.
         """
         driver = self.driver(connection)
-        # What a listener of the application may have set for its own use. BEGIN and COMMIT are ours to say.
+        # What a listener of the application may have set or done for its own use. From here on BEGIN and COMMIT
+        # are ours to say; to SQLAlchemy all is one transaction.
+        connection.begin()
         if _LEGACY is not None:
             driver.autocommit = _LEGACY
         driver.isolation_level = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from relevo import DeadLetterEntry, Delivery, Envelope, Unreadable
 from relevo_sql._schema import HIGH, KEPT, NORMAL, READY, SCHEDULED
@@ -28,6 +28,16 @@ SHOWN = ("ref", *KEPT, "reason", "error", "died_at")
 """The columns of a dead letter."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Receipt(NamedTuple):
+    """Proof of one hand-over."""
+
+    seq: int
+    """The row."""
+
+    token: int
+    """Of the claim that leased it, together with others; random, so that no other claim has it."""
 
 
 class Undecodable(bytes):
@@ -84,7 +94,7 @@ def delivery_of(row: Sequence[Any], token: int) -> Delivery:
         queue=row[2],
         attempt=attempt if _is_count(attempt, 1) else 1,
         losses=losses if _is_count(losses, 0) else 0,
-        receipt=(row[0], token),
+        receipt=Receipt(row[0], token),
         state=progress if type(progress) is bytes else b"",
         enqueued_at=_seconds(enqueued_at),
     )

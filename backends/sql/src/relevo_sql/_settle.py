@@ -9,21 +9,15 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Release, Settlement, Unreadable
 from relevo_sql._database import Database
-from relevo_sql._row import micros
+from relevo_sql._row import Receipt, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
-
-Receipt = tuple[int, int]
-"""The row and the token of the claim that leased it."""
 
 
 def receipt_of(delivery: Delivery) -> Receipt | None:
     """Return the receipt of *delivery*; None if it is not one of ours."""
-    match delivery.receipt:
-        case (int(seq), int(token)):
-            return seq, token
-        case _:
-            return None
+    receipt = delivery.receipt
+    return receipt if isinstance(receipt, Receipt) else None
 
 
 class Settler:
@@ -104,7 +98,7 @@ class Settler:
         held: set[Receipt] = set()
         for token, rows in rows_of.items():
             seqs = self._database.dialect.listed(rows)
-            held.update((seq, token) for (seq,) in statement.run(connection, held=token, seqs=seqs, **values))
+            held.update(Receipt(seq, token) for (seq,) in statement.run(connection, held=token, seqs=seqs, **values))
         return held
 
     def _nack(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:

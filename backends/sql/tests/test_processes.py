@@ -1,0 +1,172 @@
+"""Several processes on one file, and one that is killed: nothing is lost, and nothing is handed out twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from relevo import Envelope
+from relevo_sql import SqlTransport
+
+pytestmark = pytest.mark.slow
+
+Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+EVENTS = 3_000
+
+WORKER = """
+import json, sys
+from relevo import Ack, Nack, SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
+with SqlTransport.open(SqlOptions(url=sys.argv[1]), name="worker", clock=SystemClock()) as transport:
+    print("open", flush=True)
+    sys.stdin.readline()
+    done = []
+    while deliveries := transport.receive(["default"], limit=7, lease=30, wait=0.5):
+        again = [d for d in deliveries if d.attempt == 1 and int(d.envelope.id[3:]) % 10 == 0]
+        lost = transport.settle([(d, Nack() if d in again else Ack()) for d in deliveries])
+        assert not lost
+        done += [d.envelope.id for d in deliveries if d not in again]
+    print(json.dumps(done))
+"""
+
+HOLDER = """
+import json, sys, time
+from relevo import SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
+transport = SqlTransport.open(SqlOptions(url=sys.argv[1]), name="holder", clock=SystemClock())
+deliveries = transport.receive(["default"], limit=5, lease=1.5, wait=5)
+transport.checkpoint(deliveries[0], b"half")
+print(json.dumps([d.envelope.id for d in deliveries]), flush=True)
+time.sleep(60)
+"""
+
+SENDER = """
+import sys
+from relevo import Envelope, SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
+transport = SqlTransport.open(SqlOptions(url=sys.argv[1]), name="sender", clock=SystemClock())
+for number in range(1_000_000):
+    transport.send([Envelope(id=f"id-{number}-{k}", source="shop", name="a.b", body=b"x" * 300) for k in range(3)])
+    print(number, flush=True)
+"""
+
+
+def start(script: str, path: Path, *, ready: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, f"sqlite:///{path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    if ready:
+        assert line_of(process) == ready
+    return process
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    output: IO[str] | None = process.stdout
+    assert output is not None
+    return output.readline().strip()
+
+
+def kill(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    return output
+
+
+def test_workers_in_several_processes_share_a_queue(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    transport = opener()
+    workers = [start(WORKER, path, ready="open") for _ in range(3)]
+    transport.send([an_envelope(number) for number in range(EVENTS // 2)])
+
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for number in range(EVENTS // 2, EVENTS, 50):
+        transport.send([an_envelope(k) for k in range(number, number + 50)])
+    done: list[list[str]] = [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    counted = Counter(event_id for of_one in done for event_id in of_one)
+    assert counted == Counter({f"id-{number}": 1 for number in range(EVENTS)})
+    assert all(done), "one of them had nothing to do"
+    stats = transport.stats("default")
+    assert (stats.ready, stats.leased, stats.scheduled, stats.dead) == (0, 0, 0, 0)
+
+
+def test_what_a_killed_process_held_comes_back_with_a_loss(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    transport = opener()
+    transport.send([an_envelope(number) for number in range(8)])
+    holder = start(HOLDER, path)
+    held = json.loads(line_of(holder))
+
+    kill(holder)
+    at_once = transport.receive(["default"], limit=10, lease=60, wait=0)
+    back = list(transport.receive(["default"], limit=10, lease=60, wait=5))
+
+    assert held == [f"id-{number}" for number in range(5)]
+    assert [(d.envelope, d.losses) for d in at_once] == [(an_envelope(number), 0) for number in range(5, 8)]
+    assert [(d.envelope, d.attempt, d.losses) for d in back] == [(an_envelope(number), 2, 1) for number in range(5)]
+    assert [d.state for d in back] == [b"half", b"", b"", b"", b""]
+
+
+def test_what_a_killed_process_had_sent_is_there(opener: Opener, path: Path) -> None:
+    transport = opener()
+    sender = start(SENDER, path, ready="0")
+    time.sleep(0.5)
+
+    confirmed = kill(sender).split()
+    last = int(confirmed[-1]) if confirmed else 0
+
+    received: Counter[Any] = Counter()
+    while deliveries := transport.receive(["default"], limit=500, lease=60, wait=0):
+        received.update(d.envelope.id for d in deliveries if isinstance(d.envelope, Envelope))
+    batches = Counter(event_id.rpartition("-")[0] for event_id in received)
+    assert {f"id-{number}" for number in range(last)} <= batches.keys()
+    assert set(received.values()) == {1}
+    assert set(batches.values()) == {3}, "a part of a batch was sent"
+
+
+def test_an_instance_that_crossed_a_fork_says_so(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    script = """
+import os, sys
+from relevo import SystemClock
+from relevo.errors import ConfigurationError
+from relevo_sql import SqlOptions, SqlTransport
+
+options = SqlOptions(url=sys.argv[1])
+used = SqlTransport.open(options, name="used", clock=SystemClock())
+unused = SqlTransport.open(options, name="unused", clock=SystemClock())
+used.stats("default")
+if (child := os.fork()) == 0:
+    unused.stats("default")
+    try:
+        used.stats("default")
+    except ConfigurationError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(used.stats("default").ready)
+"""
+    opener().send([an_envelope()])
+
+    process = start(script, path)
+    output, _ = process.communicate(timeout=30)
+
+    assert output.splitlines() == [
+        'the transport "used" was used before this process was forked; open it in each process anew',
+        "1",
+    ]
