@@ -88,6 +88,12 @@ class AmqpHarness(Harness):
     def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
         assert isinstance(transport, AmqpTransport)
         proxy = self._proxies[transport]
+        # Nothing else is to be sent while it is broken: an idle receiver gives back what it fetched ahead, and if
+        # the answer to that is lost there may be a copy more, of which nobody tells the suite.
+        with transport._receiving:
+            yield from self._broken(transport, proxy, breakage)
+
+    def _broken(self, transport: AmqpTransport, proxy: Proxy, breakage: Breakage) -> Iterator[None]:
         if breakage == "before":
             proxy.refuse_publishing = True
             proxy.cut(publishing_only=True)

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
+
 from relevo import Ack, DeadLetter, Delivery, Envelope
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
@@ -124,8 +126,9 @@ def test_suspects_that_others_left_are_found_while_working(
 
 
 def test_a_suspect_waits_until_all_that_is_held_is_settled(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relevo_amqp._receiver.ALONE_WITHIN", 60.0)
     transport.send([envelope(1), envelope(2)])
     (poison,) = receive(transport, queue, limit=1)
     other = connect()
@@ -138,6 +141,21 @@ def test_a_suspect_waits_until_all_that_is_held_is_settled(
 
     assert ids([suspect]) == ids([poison])
     assert suspect.losses == 1
+
+
+def test_a_suspect_does_not_wait_for_ever_for_a_long_listener(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1), envelope(2)])
+    receive(transport, queue, limit=1)
+    other = connect()
+    (held,) = receive(other, queue, limit=1)
+    transport._abort()
+
+    (suspect,) = receive(other, queue, wait=10.0)
+
+    assert suspect.losses == 1
+    assert other.settle([(suspect, Ack()), (held, Ack())]) == []
 
 
 def test_ready_events_have_their_turn_between_many_suspects(

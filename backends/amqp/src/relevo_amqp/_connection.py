@@ -27,6 +27,9 @@ _log = logging.getLogger("relevo.amqp")
 
 T = TypeVar("T")
 
+SILENCE = "silence"
+"""The kind of error when no answer came in time."""
+
 _GONE = LineLostError("the thread that speaks with the server has ended")
 
 
@@ -154,14 +157,31 @@ class Connection:
             if self.lost is not None:
                 opened.set_exception(self.lost)
                 return
-            channel = Channel(self.loop, opened)
+            channel = Channel(self, opened)
             try:
                 channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
                 _fail(opened, _told(error))
 
         self.loop.soon(start)
-        return _wait(opened, timeout, self.loop)
+        return self.wait(opened, timeout)
+
+    def wait(self, answer: Future[T], timeout: float) -> T:
+        """
+        Return what the server answers; blocking.
+
+        After a silence nothing can be said about the connection any more, and an answer that came late would belong
+        to nobody. So it is cut.
+
+        Raises:
+            LineLostError: The connection is gone, or the answer did not come in time.
+        """
+        try:
+            return _wait(answer, timeout, self.loop)
+        except LineLostError as error:
+            if error.kind == SILENCE:
+                self.abort()
+            raise
 
     def close(self, timeout: float) -> None:
         """Say good-bye to the server and wait for its answer; blocking."""
@@ -257,8 +277,9 @@ class Channel:
     ``on_lost`` and ``on_cancel`` are called in the loop's thread.
     """
 
-    def __init__(self, loop: Loop, opened: Future[Channel]):
-        self.loop = loop
+    def __init__(self, connection: Connection, opened: Future[Channel]):
+        self.loop = connection.loop
+        self._connection = connection
         self.lost: LineLostError | None = None
         self.on_lost: Callable[[LineLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
@@ -288,9 +309,16 @@ class Channel:
             timeout,
         )
 
-    def get(self, queue: str, timeout: float) -> tuple[int, Any, bytes] | None:
+    def get(self, queue: str, on_got: Callable[[int], None], timeout: float) -> tuple[int, Any, bytes] | None:
         """
         Take one message from *queue*, or ``None`` if it is empty; blocking.
+
+        Args:
+            queue: The server's name.
+
+            on_got: Takes the delivery tag, in the loop's thread and so in the order of tags.
+
+            timeout: Seconds.
 
         Raises:
             LineLostError: As :meth:`call`.
@@ -298,7 +326,7 @@ class Channel:
 
         def start(answer: Future[Any]) -> None:
             self._getting = answer
-            self.raw.basic_get(queue, lambda _, method, properties, body: self._got(method, properties, body))
+            self.raw.basic_get(queue, lambda _, method, properties, body: self._got(on_got, method, properties, body))
 
         result: tuple[int, Any, bytes] | None = self._run(start, timeout)
         return result
@@ -380,13 +408,14 @@ class Channel:
                 _fail(answer, _told(error))
 
         self.loop.soon(begin)
-        return _wait(answer, timeout, self.loop)
+        return self._connection.wait(answer, timeout)
 
     def _answer(self, answer: Future[Any], frame: Any) -> None:
         self._waiting.discard(answer)
         _resolve(answer, frame)
 
-    def _got(self, method: Any, properties: Any, body: bytes) -> None:
+    def _got(self, on_got: Callable[[int], None], method: Any, properties: Any, body: bytes) -> None:
+        on_got(method.delivery_tag)
         answer, self._getting = self._getting, None
         if answer is not None:
             self._answer(answer, (method.delivery_tag, properties, body))
@@ -433,7 +462,7 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
     except TimeoutError:
         if not loop.alive:
             raise _GONE from None
-        raise LineLostError(f"no answer in {timeout:g} s", kind="Timeout") from None
+        raise LineLostError(f"no answer in {timeout:g} s", kind=SILENCE) from None
 
 
 def _told(error: BaseException) -> LineLostError:

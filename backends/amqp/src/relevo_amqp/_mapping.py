@@ -206,14 +206,12 @@ def check_body(envelope: Envelope, limit: int) -> None:
         raise UnfitError(f"its body has {len(envelope.body)} bytes; at most {limit} fit")
 
 
-def sanitised(text: str, limit: int) -> str:
-    """Return *text* with lone surrogates and control characters escaped, cut at *limit* bytes of UTF-8."""
+def fitting(text: str, limit: int) -> str:
+    """Return *text* with lone surrogates escaped, cut at *limit* bytes of UTF-8; whoever shows it escapes the rest."""
     data = text.encode("utf-8", "backslashreplace")
-    clean = data.decode("utf-8")
-    if not clean.isprintable():
-        clean = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in clean)
-    data = clean.encode("utf-8", "backslashreplace")
-    return clean if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
+    if len(data) > limit:
+        return data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return data.decode("utf-8")
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -322,8 +320,8 @@ def _foreign(properties: Properties, headers: Mapping[Any, Any], body: bytes, wh
     for name, value in (*((key, value) for key, value in own.items() if value is not None), *headers.items()):
         if name in (DELIVERY_COUNT, ACQUIRED_COUNT):
             continue
-        key = sanitised(name if isinstance(name, str) else ascii(name), MAX_SHORT)
-        text = sanitised(value if isinstance(value, str) else repr(value), MAX_FOREIGN)
+        key = fitting(name if isinstance(name, str) else ascii(name), MAX_SHORT)
+        text = fitting(value if isinstance(value, str) else repr(value), MAX_FOREIGN)
         room -= len(key) + len(text.encode())
         if room < 0:
             break
@@ -351,7 +349,7 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
     last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else {}
     when = last.get("time")
     at = when.timestamp() if isinstance(when, datetime) else now
-    reason = sanitised(str(last.get("reason", "unknown")), 64).replace("_", "-")
+    reason = fitting(str(last.get("reason", "unknown")), 64).replace("_", "-")
     known = "\0".join((str(properties.message_id), str(headers.get(SENT_AT)), str(when)))
     digest = sha256(known.encode("utf-8", "backslashreplace") + body).hexdigest()[:16]
     stamp = at if isinstance(when, datetime) else 0.0

@@ -131,8 +131,8 @@ class Receiver:
         if subscription is None or subscription.lost is not None:
             return
         subscription.pause(subscription.queues)
-        self._relocate(subscription, [*self._misplaced, *subscription.take_all()])
-        self._misplaced = []
+        misplaced, self._misplaced = self._misplaced, []
+        self._relocate(subscription, [*misplaced, *subscription.take_all()])
 
     def finish(self) -> None:
         """
@@ -159,6 +159,7 @@ class Receiver:
             self._suspects_there = False
             self._suspected(subscription, queues)
         elif subscription.worn and not self._suspects_there and not subscription.held and not subscription.buffered:
+            self.release()
             subscription = self._clean(subscription)
         if not self._suspects_there:
             self._consume(subscription, queues, limit)
@@ -250,11 +251,7 @@ class Receiver:
         """Move what was set apart to where it belongs."""
         if self._misplaced and self.subscription is not None:
             misplaced, self._misplaced = self._misplaced, []
-            try:
-                self._relocate(self.subscription, misplaced)
-            except LineLostError:
-                self._misplaced = misplaced
-                raise
+            self._relocate(self.subscription, misplaced)
             self._look_at = 0.0
 
     def _relocate(self, subscription: Subscription, arrivals: Sequence[Arrival]) -> None:
@@ -262,7 +259,7 @@ class Receiver:
         Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
 
         Raises:
-            LineLostError: Some were not confirmed; these go back to the server by themselves.
+            LineLostError: Some were not confirmed; they stay here to be moved later.
         """
         topology, now = self._hub.topology, self._clock.now()
         parcels = []
@@ -277,12 +274,18 @@ class Receiver:
             parcels.append(
                 written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0 and not record.losses)
             )
-        batch = self._hub.publisher.send(parcels)
+        try:
+            batch = self._hub.publisher.send(parcels)
+        except LineLostError:
+            self._misplaced += arrivals
+            raise
         confirmed = set(batch.positions(Fate.CONFIRMED))
         subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
         if len(confirmed) < len(arrivals):
-            subscription.close()
-            raise LineLostError(f"what a lost process held could not be set apart: {batch.why}")
+            self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
+            if batch.positions(Fate.REFUSED):
+                self._hub.provide(self._queues)  # a queue is gone that they need
+            raise LineLostError(f"events could not be moved to where they belong: {batch.why}")
 
     # --- waiting ---------------------------------------------------------------------------------------
 

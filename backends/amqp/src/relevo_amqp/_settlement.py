@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome
-from relevo_amqp._mapping import MAX_ERROR, MAX_REASON, Death, Parcel, Record, reference, sanitised, written
+from relevo_amqp._mapping import MAX_ERROR, MAX_REASON, Death, Parcel, Record, fitting, reference, written
 from relevo_amqp._topology import Role, Topology, word
 
 
@@ -66,7 +66,7 @@ def _record(delivery: Delivery, state: bytes | None) -> Record:
 def _death(delivery: Delivery, outcome: DeadLetter, *, now: float, unique: str) -> Death:
     return Death(
         ref=reference(word(delivery.queue), now, unique),
-        reason=sanitised(outcome.reason, MAX_REASON),
-        error=sanitised(outcome.error, MAX_ERROR),
+        reason=fitting(outcome.reason, MAX_REASON),
+        error=fitting(outcome.error, MAX_ERROR),
         at=now,
     )

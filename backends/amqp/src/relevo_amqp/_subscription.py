@@ -74,7 +74,7 @@ class Subscription:
         self._numbers = 0
         self._urgent: dict[str, deque[Arrival]] = {}
         self._normal: dict[str, deque[Arrival]] = {}
-        self._unacked: dict[int, _Consumer | None] = {}
+        self._unacked: dict[int, _Consumer | None] = {}  # in the order of tags, which acks of several rely on
         self._held: set[int] = set()
         self._settling: set[int] = set()
         self._done: set[int] = set()
@@ -183,12 +183,10 @@ class Subscription:
         Raises:
             LineLostError: The channel is gone.
         """
-        got = self._channel.get(name, self._timeout)
+        got = self._channel.get(name, self._note, self._timeout)
         if got is None:
             return None
         tag, properties, body = got
-        with self.changed:
-            self._unacked[tag] = None
         return Arrival(tag, queue, properties, body)
 
     def count(self, name: str) -> int:
@@ -324,6 +322,11 @@ class Subscription:
                 changed.notify()
 
         return receive
+
+    def _note(self, tag: int) -> None:
+        with self.changed:
+            if self.lost is None:
+                self._unacked[tag] = None
 
     def _flush(self) -> None:
         """Ack what is done: one frame for all up to the oldest that is not, and one for each of the others."""

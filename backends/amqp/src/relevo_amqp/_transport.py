@@ -236,18 +236,20 @@ class AmqpTransport(Transport):
         with self._in_use() as hub, self._receiving:
             if self._receiver is None:
                 self._receiver = Receiver(hub, self._clock, prefetch=self._options.prefetch, ended=lambda: self._closed)
+            failed = False
             while True:
                 fresh = self._receiver.stale
-                if fresh and not self._pause(deadline):
-                    raise self._last_failure
+                if fresh:
+                    self._pause(deadline)
                 try:
                     deliveries = self._receiver.receive(
                         tuple(dict.fromkeys(queues)), limit=limit, wait=max(0.0, deadline - time.monotonic())
                     )
-                except LineLostError as error:
-                    self._failed(error)
-                    if fresh:
+                except LineLostError:
+                    self._failed()
+                    if fresh or failed:
                         raise
+                    failed = True
                     continue
                 self._failures = 0
                 if self._closed:
@@ -255,21 +257,19 @@ class AmqpTransport(Transport):
                 self._received(hub)
                 return deliveries
 
-    def _failed(self, error: LineLostError) -> None:
+    def _failed(self) -> None:
         """Note that a subscription was lost or did not come about; the next one waits a little."""
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         self._failures += 1
         self._not_before = time.monotonic() + pause
-        self._last_failure = error
 
-    def _pause(self, deadline: float) -> bool:
-        """Wait until the next attempt to subscribe; return whether it is time before *deadline*."""
-        until = min(self._not_before, max(deadline, time.monotonic()))
+    def _pause(self, deadline: float) -> None:
+        """Wait until the next attempt to subscribe is due, at most until *deadline*."""
+        until = min(self._not_before, deadline)
         with self._using:
             self._using.wait_for(lambda: self._closed, timeout=max(0.0, until - time.monotonic()))
         if self._closed:
             raise TransportClosedError(self.name)
-        return self._not_before <= time.monotonic() or not self._failures
 
     def _received(self, hub: Hub) -> None:
         """See to it that what was fetched ahead does not wait for a caller who is busy with something long."""
