@@ -80,16 +80,18 @@ def load(namespace: str, name: str) -> Any:
             f'nothing in {namespace} is called "{name}"; available: {", ".join(available(namespace)) or "none"}'
         )
     from stevedore import DriverManager  # noqa: PLC0415 - loaded only when configuration names something
+    from stevedore.exception import NoMatches  # noqa: PLC0415
 
     def failed(_: object, __: object, error: BaseException) -> None:
-        raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}') from error
+        raise error
 
-    manager: Any = DriverManager(
-        namespace,
-        name,
-        invoke_on_load=False,
-        on_load_failure_callback=failed,
-    )
+    try:
+        try:
+            manager: Any = DriverManager(namespace, name, on_load_failure_callback=failed)
+        except NoMatches:  # it remembers, even on disk, what was installed when it looked first
+            return found.load()
+    except Exception as error:
+        raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}') from error
     return manager.driver
 
 

@@ -57,7 +57,7 @@ def _told(error: BaseException) -> str:
 
 
 def _is_machinery(filename: str) -> bool:
-    return "importlib" in filename or Path(filename).is_relative_to(Path(__file__).parent)
+    return filename.startswith("<") or "importlib" in filename or Path(filename).is_relative_to(Path(__file__).parent)
 
 
 def marked_in(thing: object) -> list[object]:
