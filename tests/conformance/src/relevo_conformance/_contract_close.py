@@ -102,9 +102,7 @@ class CloseContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             began = self.harness.clock.now()
-            waiting = Thread(
-                lambda: worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=LONG)
-            )
+            waiting = Thread(lambda: worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=LONG))
             time.sleep(0.2)
 
             worker.close()

@@ -11,7 +11,10 @@ from hypothesis import given, strategies as st
 from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.harness import Breakage
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
+
+BREAKAGES: tuple[Breakage, ...] = ("before", "after")
 
 
 class SendContract(Contract):
@@ -200,6 +203,18 @@ class SendErrorContract(Contract):
             assert sorted((*caught.value.sent, *caught.value.unknown)) == [0, 1, 2]
             assert {one.envelope for one in bench.receive(bench.worker(), 3)} == set(batch)
 
+    @proves(promise.BATCH_IS_ATOMIC)
+    def test_a_batch_whose_fate_is_unknown_comes_whole_or_not_at_all(self) -> None:
+        for breakage in BREAKAGES:
+            with self.bench(queues=2) as bench:
+                sender = bench.worker()
+                batch = [*bench.envelopes(3), *bench.envelopes(3, queue=bench.queues[1])]
+
+                with bench.recorder.broken(sender, breakage), suppress(TransportError):
+                    sender.send(batch)
+
+                assert len(bench.glimpse(bench.worker())) in {0, 6} or not self.harness.fake
+
     @proves(promise.SEND_TELLS_APART)
     def test_an_unknown_send_can_be_sent_again_with_the_same_id(self) -> None:
         with self.bench() as bench:
@@ -239,9 +254,10 @@ class DelayContract(Contract):
 
             sender.send([bench.envelope()], delay=bench.times.delay)
 
+            # A real clock has gone on meanwhile; the checker knows by how much.
             assert bench.glimpse(receiver) == [] or not self.harness.fake
-            bench.advance(bench.times.delay)
-            assert len(bench.receive(receiver)) <= 1
+            bench.advance(bench.times.delay - 10 * self.harness.slack)
+            assert bench.glimpse(receiver) == [] or not self.harness.fake
 
     @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delayed_event_comes_when_it_is_due(self) -> None:

@@ -91,9 +91,7 @@ def savepoint_began(world: World, operation: Operation, call: history.SetSavepoi
     world.savepoints[call.transaction].append(call.savepoint)
 
 
-def savepoint_ended(
-    world: World, operation: Operation, call: history.EndSavepoint, returned: history.Returned
-) -> None:
+def savepoint_ended(world: World, operation: Operation, call: history.EndSavepoint, returned: history.Returned) -> None:
     """Forget what was taken back."""
     if returned.end != "done":
         return

@@ -122,9 +122,7 @@ def checkpoint_began(world: World, operation: Operation, call: history.Checkpoin
     holder.copy.branch((operation.op, 0), keep)
 
 
-def checkpoint_ended(
-    world: World, operation: Operation, call: history.Checkpoint, returned: history.Returned
-) -> None:
+def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoint, returned: history.Returned) -> None:
     """Judge whether the checkpoint could happen, and whether it could be refused."""
     copy = operation.positions.get(0)
     if copy is None:

@@ -104,9 +104,7 @@ class World:
     """By transaction: what was sent in it, inside which savepoints, and when it is due."""
 
     savepoints: defaultdict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
-    _by_identity: defaultdict[tuple[str, ...] | bytes, list[Copy]] = attrs.field(
-        factory=lambda: defaultdict(list)
-    )
+    _by_identity: defaultdict[tuple[str, ...] | bytes, list[Copy]] = attrs.field(factory=lambda: defaultdict(list))
 
     def report(self, broken: Promise, op: int, what: str) -> None:
         """Write down that *broken* was."""

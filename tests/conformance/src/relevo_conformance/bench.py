@@ -299,4 +299,3 @@ class Bench:
                 self.drain()
         finally:
             self.clean_up()
-

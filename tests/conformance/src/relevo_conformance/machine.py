@@ -139,7 +139,7 @@ class TransportMachine(RuleBasedStateMachine):
     @rule(targets=(live, ever), recipes=several(3), who=_WORKER)
     def send_and_receive(self, recipes: list[Recipe], who: int) -> Deliveries:
         self.workers[who].send([self.bench.cook(recipe) for recipe in recipes])
-        return self._poll(1 - who, limit=4)
+        return self._poll(1 - who, places=sorted({recipe.place for recipe in recipes}), limit=4)
 
     @rule(envelope=sent, who=_WORKER)
     def send_again(self, envelope: Envelope, who: int) -> None:
@@ -390,4 +390,3 @@ def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[Tr
     members = {"harness_type": harness, "met": Counter(), "__doc__": f"Random histories on {harness.__name__}."}
     machine = type(name, (TransportMachine,), members)
     return machine if seeded is None else seed(seeded)(machine)
-

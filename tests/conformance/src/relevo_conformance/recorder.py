@@ -135,9 +135,7 @@ class Recorder:
             self._write(history.Invoked(op=op, worker=worker, at=self.harness.clock.now(), call=call))
             return op
 
-    def ended(
-        self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None
-    ) -> None:
+    def ended(self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None) -> None:
         """
         Write down that the call *op* ended.
 
@@ -390,9 +388,7 @@ class RecordedTransaction:
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0, relay_to: str | None = None) -> None:
         """Send *envelopes* inside it."""
-        call = history.SendBound(
-            transaction=self._number, envelopes=tuple(envelopes), delay=delay, relay_to=relay_to
-        )
+        call = history.SendBound(transaction=self._number, envelopes=tuple(envelopes), delay=delay, relay_to=relay_to)
         self._worker.note_bound(call, self._transaction.session)
 
     def commit(self) -> None:

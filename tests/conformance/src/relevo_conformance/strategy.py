@@ -162,9 +162,7 @@ def states() -> st.SearchStrategy[bytes | None]:
 
 def dead_letters() -> st.SearchStrategy[DeadLetter]:
     """Return ways to die."""
-    return st.builds(
-        DeadLetter, reason=st.sampled_from(REASONS), error=any_of(ERRORS) | texts(), state=states()
-    )
+    return st.builds(DeadLetter, reason=st.sampled_from(REASONS), error=any_of(ERRORS) | texts(), state=states())
 
 
 def outcomes(capabilities: Capabilities, delays: st.SearchStrategy[float]) -> st.SearchStrategy[Outcome]:
