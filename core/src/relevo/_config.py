@@ -95,7 +95,10 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
             problems are told together.
     """
     named = path or (Path(environ["RELEVO_CONFIG"]) if environ.get("RELEVO_CONFIG") else None)
-    found = (start / named).resolve() if named is not None else find(start.resolve())
+    try:
+        found = (start / named).resolve() if named is not None else find(start.resolve())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the configuration cannot be found: {error}") from error
     raw: dict[str, Any] = {}
     if found is not None:
         raw = (_own_table(found) or {}) if found.name == "pyproject.toml" else _read(found)

@@ -24,6 +24,7 @@ from relevo import (
     Stats,
     SystemClock,
     Transport,
+    masked_url,
 )
 from relevo.errors import ConfigurationError, LeaseLostError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting
@@ -106,7 +107,7 @@ class MemoryTransport(Transport):
     @classmethod
     def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
         if options.url.rstrip("/") != "memory:":
-            message = f'the transport "{name}" is at {shown(options.url)}, but memory has no places; write "memory://"'
+            message = f'the transport "{name}" is at {masked_url(options.url)}, but memory has no places; write "memory://"'
             raise ConfigurationError(message)
         return cls(name=name, clock=clock)
 

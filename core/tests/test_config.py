@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import pytest
+
+from relevo import App, Secret, SystemClock, Transport, _config as configuration
+from relevo._config import Config, opened, read
+from relevo.errors import ConfigurationError, TransportNotFoundError
+from relevo_memory import MemoryTransport
+
+CANARY = "hunter2"
+
+WHOLE = """
+source = "shop"
+app = "shop:app"
+listeners = ["shop.listeners"]
+plugins = ["shop.plugin"]
+setup = "explicit"
+patience = "2h"
+lease = 30
+
+[transports]
+main = "memory://"
+other = { url = "memory://", outbox = "main" }
+
+[routes]
+"image.*" = ["main/media", "main/feed"]
+"*" = "main"
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(name="write")
+def _write(tmp_path: Path) -> Write:
+    def write(text: str | bytes, name: str = "relevo.toml") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def config_of(path: Path | None, start: Path, **environ: str) -> Config:
+    return read(path, environ, start=start)
+
+
+def told(path: Path | None, start: Path, **environ: str) -> list[str]:
+    """Return the lines of the error that reading, or else opening, ends with."""
+    with pytest.raises(ConfigurationError) as caught:
+        opened(config_of(path, start, **environ), clock=SystemClock())
+    return str(caught.value).splitlines()
+
+
+# --- finding the file ---------------------------------------------------------------------------------
+
+
+def test_everything_that_a_file_says_is_read(write: Write, tmp_path: Path) -> None:
+    path = write(WHOLE)
+
+    config = config_of(path, tmp_path)
+
+    assert (config.source, config.app, config.setup) == ("shop", "shop:app", "explicit")
+    assert (config.listeners, config.plugins) == (("shop.listeners",), ("shop.plugin",))
+    assert (config.patience, config.lease) == (7200.0, 30.0)
+    assert config.transports["main"].url.reveal() == "memory://"
+    assert config.transports["other"].outbox == Secret("main")
+    assert dict(config.routes) == {"image.*": ("main/media", "main/feed"), "*": ("main",)}
+    assert (config.path, config.directory) == (path, tmp_path)
+
+
+def test_an_empty_file_says_nothing(write: Write, tmp_path: Path) -> None:
+    config = config_of(write(""), tmp_path)
+
+    assert config == Config(directory=tmp_path, path=tmp_path / "relevo.toml")
+
+
+def test_the_nearest_file_upwards_is_found(write: Write, tmp_path: Path) -> None:
+    write('source = "far"')
+    write('source = "near"', "a/relevo.toml")
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+
+    assert config_of(None, deep).source == "near"
+    assert config_of(None, tmp_path).source == "far"
+
+
+def test_pyproject_counts_if_it_has_a_table_for_relevo(write: Write, tmp_path: Path) -> None:
+    write('[tool.relevo]\nsource = "project"\n[tool.relevo.transports]\nmain = "memory://"', "pyproject.toml")
+    write("[tool.other]\n", "a/pyproject.toml")
+    write("tool = 3\n", "a/b/pyproject.toml")
+
+    config = config_of(None, tmp_path / "a" / "b")
+
+    assert config.source == "project"
+    assert config.directory == tmp_path
+    assert list(config.transports) == ["main"]
+
+
+def test_relevo_toml_comes_before_pyproject_in_one_folder(write: Write, tmp_path: Path) -> None:
+    write('[tool.relevo]\nsource = "project"', "pyproject.toml")
+    write('source = "own"')
+
+    assert config_of(None, tmp_path).source == "own"
+
+
+def test_the_named_file_comes_before_the_variable_and_that_before_the_search(write: Write, tmp_path: Path) -> None:
+    write('source = "found"')
+    variable = str(write('source = "variable"', "b/relevo.toml"))
+    named = write('source = "named"', "c/any.toml")
+
+    assert config_of(named, tmp_path, RELEVO_CONFIG=variable).source == "named"
+    assert config_of(None, tmp_path, RELEVO_CONFIG=variable).source == "variable"
+    assert config_of(None, tmp_path, RELEVO_CONFIG="b/relevo.toml").source == "variable"
+    assert config_of(None, tmp_path, RELEVO_CONFIG="").source == "found"
+
+
+def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
+    config = config_of(None, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://")
+
+    transports, outboxes = opened(config, clock=SystemClock())
+
+    assert [type(each) for each in transports.values()] == [MemoryTransport]
+    assert outboxes == {}
+    assert config.directory == tmp_path
+
+
+def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> None:
+    assert config_of(write(b'\xef\xbb\xbfsource = "shop"'), tmp_path).source == "shop"
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        (b'source = "shop', "Illegal character|Unterminated|Expected|not closed|line 1"),
+        (b"source == 3", "line 1"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"a = 1\n" + b"#" * 1024 * 1024, "is larger than 1 MiB"),
+    ],
+    ids=range(4),
+)
+def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path: Path, text: bytes, why: str) -> None:
+    path = write(text)
+
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        config_of(path, tmp_path)
+
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("", "is a directory, expected a file"),
+        ("missing.toml", "does not exist; give another with --config"),
+        ("a\0b", "cannot be found"),
+    ],
+)
+def test_what_is_no_file_is_told(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        config_of(tmp_path / name, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told(write: Write, tmp_path: Path) -> None:
+    path = write("")
+    path.chmod(0)
+
+    with pytest.raises(ConfigurationError, match=r"cannot be read: .*Permission denied"):
+        config_of(path, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[tool]\nrelevo = 3", "[[tool.relevo]]"])
+def test_a_table_for_relevo_that_is_none_is_told(write: Write, tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"tool.relevo: expected a table, got"):
+        config_of(write(text, "pyproject.toml"), tmp_path)
+
+
+# --- the environment ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "environ, key, expected",
+    [
+        ({"RELEVO_SOURCE": "other"}, "source", "other"),
+        ({"RELEVO_SETUP": "auto"}, "setup", "auto"),
+        ({"RELEVO_PATIENCE": "60"}, "patience", 60.0),
+        ({"RELEVO_PATIENCE": "1.5"}, "patience", 1.5),
+        ({"RELEVO_PATIENCE": "5m"}, "patience", 300.0),
+        ({"RELEVO_LISTENERS": "a.b, c.d"}, "listeners", ("a.b", "c.d")),
+        ({"RELEVO_LISTENERS": '["a.b", "c.d"]'}, "listeners", ("a.b", "c.d")),
+        ({"RELEVO_PLUGINS": "[]"}, "plugins", ()),
+        ({"RELEVO_ROUTES": '{"*" = ["main/a", "main"]}'}, "routes", {"*": ("main/a", "main")}),
+        ({"RELEVO_SOURCE": ""}, "source", "shop"),
+        ({"RELEVO_TEST_AMQP": "amqp://localhost", "RELEVO_CONFIG": ""}, "source", "shop"),
+    ],
+)
+def test_the_environment_wins_over_the_file(
+    write: Write, tmp_path: Path, environ: Mapping[str, str], key: str, expected: object
+) -> None:
+    assert getattr(config_of(write(WHOLE), tmp_path, **environ), key) == expected
+
+
+def test_a_transport_is_overridden_by_an_address_a_table_or_one_option(write: Write, tmp_path: Path) -> None:
+    path = write('[transports]\nmain = "sqlite:///shop.db"\n')
+
+    address = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://").transports["main"]
+    table = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN='{url = "memory://", outbox = "other"}').transports[
+        "main"
+    ]
+    option = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN__POLL="0.5").transports["main"]
+    further = config_of(path, tmp_path, RELEVO_TRANSPORTS__OTHER="memory://").transports
+    whole = config_of(path, tmp_path, RELEVO_TRANSPORTS='{other = "memory://"}').transports
+
+    assert (address.url.reveal(), address.outbox) == ("memory://", None)
+    assert (table.url.reveal(), table.outbox) == ("memory://", Secret("other"))
+    assert (option.url.reveal(), option.options) == ("sqlite:///shop.db", {"poll": "0.5"})
+    assert sorted(further) == ["main", "other"]
+    assert sorted(whole) == ["other"]
+
+
+def test_names_with_capitals_can_be_overridden_too(write: Write, tmp_path: Path) -> None:
+    path = write('[transports]\nMain = "sqlite:///shop.db"\n')
+
+    transports = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://").transports
+
+    assert {name: each.url.reveal() for name, each in transports.items()} == {"Main": "memory://"}
+
+
+@pytest.mark.parametrize(
+    "environ, why",
+    [
+        (
+            {"RELEVO_TRANSPORTS_MAIN": f"amqp://me:{CANARY}@host"},
+            'RELEVO_TRANSPORTS_MAIN is not understood; did you mean "RELEVO_TRANSPORTS__MAIN"?',
+        ),
+        (
+            {"RELEVO_TRANSPORT__MAIN": f"amqp://me:{CANARY}@host"},
+            'RELEVO_TRANSPORT__MAIN is not understood; did you mean "RELEVO_TRANSPORTS"?',
+        ),
+        ({"RELEVO_LISTENER": "a"}, 'RELEVO_LISTENER is not understood; did you mean "RELEVO_LISTENERS"?'),
+        ({"RELEVO_TRANSPORTS__MAIN": '{url = "' + CANARY}, "RELEVO_TRANSPORTS__MAIN begins like TOML but is none: "),
+        ({"RELEVO_LISTENERS": "[a"}, "RELEVO_LISTENERS begins like TOML but is none: "),
+    ],
+)
+def test_a_variable_that_is_not_understood_is_told(
+    write: Write, tmp_path: Path, environ: Mapping[str, str], why: str
+) -> None:
+    (line,) = told(write(WHOLE), tmp_path, **environ)
+
+    assert line.startswith(why)
+    assert CANARY not in line
+
+
+# --- what is wrong in it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("sorce = 'shop'", 'unknown key "sorce"; did you mean "source"?'),
+        (
+            "zzz = 1",
+            'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, transports, routes',
+        ),
+        ("source = 3", "source: 3 cannot be one; write the application's name"),
+        ("source = 'my shop'", "source: 'my shop' cannot be one"),
+        ("app = 3", "app: expected text, got 3"),
+        ("app = ''", "app: expected text, got ''"),
+        ("listeners = 'shop'", "listeners: expected a list of text such as [\"shop.listeners\"], got 'shop'"),
+        ("listeners = [1]", "listeners: expected a list of text"),
+        ("listeners = ['']", "listeners: expected a list of text"),
+        ("setup = 'Auto'", 'setup: expected "auto" or "explicit", got \'Auto\''),
+        ("setup = true", 'setup: expected "auto" or "explicit", got True'),
+        ("patience = 'soon'", "patience cannot be 'soon'; write seconds"),
+        ("patience = -1", "patience cannot be -1"),
+        ("patience = nan", "patience cannot be nan"),
+        ("lease = true", "lease cannot be True"),
+        ("transports = 3", "transports: expected a table such as [transports]"),
+        ("[transports]\nmain = 3", 'transports.main: expected an address, or a table with url = "…"'),
+        ("[transports]\nmain = {}", "transports.main: expected an address, or a table"),
+        ("[transports]\nnow = 'memory://'", "transports.now: a transport cannot be called 'now'"),
+        ("[transports]\n'a/b' = 'memory://'", "transports.a/b: a transport cannot be called 'a/b'"),
+        (
+            "[transports]\nmain = {url = 'memory://', outbox = 3}",
+            "transports.main.outbox: expected an address or a name, got int",
+        ),
+        (
+            "[transports]\nmain = {url = 'memory://', outbox = 'mian'}",
+            'transports.main.outbox: neither an address nor the name of a transport; did you mean "main"?',
+        ),
+        ("[transports]\nmain = 'memory'", "transports.main: an address begins with its scheme"),
+        ("[transports]\nmain = '://x'", "transports.main: an address begins with its scheme"),
+        ("[transports]\nmain = ''", "transports.main: an address begins with its scheme"),
+        ("[transports]\nmain = 'memroy://'", 'transports.main: no transport for "memroy"; available: '),
+        (
+            "[transports]\nmain = {url = 'memory://', urll = 'x'}",
+            'transports.main: unknown option "urll"; did you mean "url"?',
+        ),
+        ("routes = 3", "routes: expected a table such as"),
+        ("[routes]\n'*' = 3", 'routes."*": expected a list of text'),
+        ("[routes]\n'*' = []", 'routes."*": needs at least one target'),
+        ("[routes]\n'a b' = 'main'", "routes: 'a b' cannot match an event"),
+        ("[routes]\n'*' = 'main/a b'", "routes.\"*\": 'a b' cannot name a queue"),
+        ("source = 'shop'", 'no transport; add one, for example [transports] main = "sqlite:///shop.db"'),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_with_the_file(write: Write, tmp_path: Path, text: str, why: str) -> None:
+    path = write(text)
+
+    (line,) = told(path, tmp_path)
+
+    assert line.startswith(f"{path}: {why}")
+
+
+def test_several_problems_are_told_together(write: Write, tmp_path: Path) -> None:
+    path = write("sorce = 1\nsetup = 2\nlisteners = 3\n[transports]\na = 4\nb = {}\n[routes]\n'a b' = 'x'\n")
+
+    lines = told(path, tmp_path)
+
+    assert len(lines) == 6
+    assert all(line.startswith(f"{path}: ") for line in lines)
+
+
+def test_several_transports_that_cannot_be_opened_are_told_together(write: Write, tmp_path: Path) -> None:
+    path = write("[transports]\na = 'x://'\nb = 'memory'\nc = {url = 'memory://', one = 1, two = 2, outbox = 'y://'}\n")
+
+    lines = told(path, tmp_path)
+
+    assert [line.removeprefix(f"{path}: transports.").split(":")[0] for line in lines] == [
+        "a",
+        "b",
+        "c",
+        "c",
+        "c.outbox",
+    ]
+
+
+def test_one_problem_keeps_its_class(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(TransportNotFoundError) as caught:
+        opened(config_of(write("[transports]\na = 'x://'"), tmp_path), clock=SystemClock())
+
+    assert caught.value.wanted == "x"
+
+
+def test_without_any_configuration_it_is_said_where_it_was_looked_for(tmp_path: Path) -> None:
+    (line,) = told(None, tmp_path)
+
+    assert line.startswith(f"the environment, since there is no relevo.toml in {tmp_path} or above: no transport")
+
+
+# --- options of transports ----------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class OddOptions:
+    url: str
+    needed: int
+    directory: Path
+    password: Secret | None = None
+    place: Path | None = None
+    many: int = attrs.field(default=1, validator=attrs.validators.gt(0))
+    flag: bool = False
+    wait: float = 1.0
+    mode: Literal["fast", "safe"] = "safe"
+    words: tuple[str, ...] = ()
+
+
+def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
+    found = configuration._options(OddOptions, given, where="transports.main", directory=directory)
+    assert isinstance(found, OddOptions)
+    return found
+
+
+def test_options_are_of_their_types_also_from_the_environment(tmp_path: Path) -> None:
+    typed = {
+        "needed": 3,
+        "many": 5,
+        "flag": True,
+        "wait": 2,
+        "mode": "fast",
+        "words": ["a"],
+        "place": "a/b",
+        "password": "x",
+    }
+    texts = {
+        "needed": "3",
+        "many": "5",
+        "flag": "true",
+        "wait": "2",
+        "mode": "fast",
+        "words": ["a"],
+        "place": "a/b",
+        "password": "x",
+    }
+
+    options = options_of({"url": "odd://", **typed}, tmp_path)
+
+    assert options == options_of({"url": "odd://", **texts}, tmp_path)
+    assert (options.needed, options.many, options.flag, options.wait, options.words) == (3, 5, True, 2.0, ("a",))
+    assert (options.directory, options.place) == (tmp_path, tmp_path / "a" / "b")
+    assert options.password == Secret("x")
+    assert options_of({"url": "odd://", "needed": 1, "wait": "5m"}, tmp_path).wait == 300.0
+
+
+@pytest.mark.parametrize(
+    "given, why",
+    [
+        ({"needed": "x"}, "transports.main.needed: expected `int`, got `str`"),
+        ({"needed": 1.5}, "transports.main.needed: expected `int`, got `float`"),
+        ({"needed": [CANARY]}, "transports.main.needed: expected `int`, got `array`"),
+        ({"needed": 1, "flag": "maybe"}, "transports.main.flag: expected `bool`, got `str`"),
+        ({"needed": 1, "wait": "soon"}, "transports.main.wait cannot be 'soon'"),
+        (
+            {"needed": 1, "mode": "quick"},
+            "transports.main.mode: invalid enum value 'quick'|transports.main.mode: Invalid",
+        ),
+        ({"needed": 1, "words": "a"}, "transports.main.words: expected `array`, got `str`"),
+        ({"needed": 1, "password": 3}, "transports.main.password: "),
+        ({"needed": 1, "many": 0}, "transports.main: 'many' must be > 0: 0"),
+        ({"needed": 1, "directory": "/"}, 'transports.main: unknown option "directory"'),
+        ({"needed": 1, "mani": 2}, 'transports.main: unknown option "mani"; did you mean "many"'),
+        ({}, 'transports.main: the option "needed" is missing'),
+    ],
+    ids=range(12),
+)
+def test_options_that_do_not_fit_are_told(tmp_path: Path, given: Mapping[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        options_of({"url": f"odd://{CANARY}", **given}, tmp_path)
+
+    assert CANARY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_problems_of_options_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        options_of({"url": "odd://", "mani": 2, "flag": "maybe"}, tmp_path)
+
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_relative_paths_start_from_the_file_and_not_from_the_working_directory(write: Write, tmp_path: Path) -> None:
+    pytest.importorskip("relevo_sql")
+    path = write('[transports]\nmain = "sqlite:///data.db"', "deep/relevo.toml")
+
+    with App.from_config(path, environ={}) as app:
+        app.setup()
+
+    assert (tmp_path / "deep" / "data.db").is_file()
+
+
+# --- secrets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        f'"amqp://me:{CANARY}@host:nonsense/"',
+        f'"amqp://me:{CANARY}@[::1/"',
+        f'"sqlite://me:{CANARY}@host/x.db"',
+        f'"sqlite:///a\\u0000{CANARY}"',
+        f'"memory://me:{CANARY}@host/"',
+        f'"x://me:{CANARY}@host/"',
+        f'"me:{CANARY}@host"',
+        f'{{ url = "memory://", password = "{CANARY}" }}',
+        f'{{ url = "memory://", outbox = "me:{CANARY}@host" }}',
+        f'{{ url = "memory://", outbox = "x://me:{CANARY}@host" }}',
+        f'{{ url = ["{CANARY}"] }}',
+        f'["{CANARY}"]',
+    ],
+    ids=range(12),
+)
+def test_no_secret_is_shown_whatever_is_wrong(write: Write, tmp_path: Path, main: str) -> None:
+    path = write(f"[transports]\nmain = {main}\n")
+
+    with pytest.raises(ConfigurationError) as caught:
+        opened(config_of(path, tmp_path), clock=SystemClock())
+
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert CANARY not in f"{error} {error!r}"
+        error = None if error.__suppress_context__ and error.__cause__ is None else error.__cause__ or error.__context__
+
+
+def test_no_secret_is_in_the_repr_of_what_was_read(write: Write, tmp_path: Path) -> None:
+    text = (
+        f'[transports]\nmain = {{ url = "amqp://me:{CANARY}@host", outbox = "sqlite://{CANARY}", token = "{CANARY}" }}'
+    )
+
+    config = config_of(write(text), tmp_path)
+
+    assert CANARY not in repr(config) + str(config)
+    assert config.transports["main"].url.reveal() == f"amqp://me:{CANARY}@host"
+
+
+def test_what_is_offered_as_a_transport_must_be_one(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impostor:
+        Options = OddOptions
+
+        @classmethod
+        def open(cls, options: object, *, name: str, clock: object) -> object:
+            return cls()
+
+    monkeypatch.setattr(configuration, "transport_class", lambda _: Impostor)
+    path = write("[transports]\nmain = { url = 'memory://', needed = 1 }")
+
+    assert not issubclass(Impostor, Transport)
+    assert told(path, tmp_path)[0].endswith("Impostor is not a relevo Transport")
