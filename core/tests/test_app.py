@@ -1,0 +1,521 @@
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+import relevo
+from relevo import (
+    App,
+    Call,
+    Dispatched,
+    Envelope,
+    Event,
+    Report,
+    RunOptions,
+    Subject,
+    SubjectType,
+    Target,
+    TransportUnavailableError,
+    listener,
+)
+from relevo.errors import (
+    ConfigurationError,
+    DuplicateListenerError,
+    RouteNotFoundError,
+    SessionError,
+    UnsupportedError,
+)
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+DRAIN = RunOptions(until_empty=True)
+
+
+class Plain(MemoryTransport):
+    """It joins no session, and claims no order and no urgency."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, transactional=False, order="none", urgency=False)
+
+
+@pytest.fixture(name="make")
+def _make(clock: FakeClock) -> Iterator[Callable[..., App]]:
+    """Make an application, with one memory transport called main if nothing is said."""
+    made: list[App] = []
+
+    def make(*listeners: object, **how: Any) -> App:
+        parts = {"transports": {"main": MemoryTransport(clock=clock)}, "routes": {"*": "main"}, **how}
+        made.append(App(listeners=listeners, source="shop", clock=clock, chance=lambda: 0.0, **parts))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.close()
+
+
+Make = Callable[..., App]
+
+
+def drain(app: App, transport: str | None = None) -> Report:
+    return app.worker(attrs.evolve(DRAIN, transport=transport)).run()
+
+
+def waiting(app: App, transport: str = "main", queue: str = "default") -> int | None:
+    return app.transport(transport).stats(queue).ready
+
+
+# --- the parts fit together ---------------------------------------------------------------------------
+
+
+def test_an_event_goes_where_its_route_says_and_is_handled_there(make: Make) -> None:
+    heard: list[Event] = []
+
+    @listener("image.created")
+    def hear(event: Event) -> None:
+        heard.append(event)
+
+    app = make(hear)
+    done = app.dispatch(Event("image.created", {"image_id": 7}))
+    report = drain(app)
+
+    assert done.targets == (Target("main", "default"),)
+    assert heard == [Event("image.created", {"image_id": 7}, id=done.id)]
+    assert (report.done, report.dead) == (1, 0)
+
+
+def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: FakeClock) -> None:
+    transport = MemoryTransport(clock=clock, name="something else")
+
+    app = make(transports={"main": transport})
+
+    assert transport.name == "main"
+    assert app.transport() is app.transport("main") is transport
+
+
+@pytest.mark.parametrize(
+    "how, why",
+    [
+        ({"transports": {"main": "sqlite:///x.db"}}, '"main" is str, not a relevo.Transport; App.from_config'),
+        ({"transports": {"now": MemoryTransport()}}, "none can be called 'now'"),
+        ({"transports": {"a/b": MemoryTransport()}}, "none can be called 'a/b'"),
+        ({"transports": {}}, "no transport is called 'main'"),
+        ({"routes": {"*": "mian"}}, "no transport is called 'mian'; did you mean \"main\""),
+        ({"routes": {"*": 3}}, "3 is not a target"),
+        ({"setup": "Auto"}, 'setup: expected "auto" or "explicit"'),
+        ({"patience": "soon"}, "patience cannot be 'soon'"),
+        ({"lease": -1}, "lease cannot be -1"),
+        ({"plugins": "shop.plugin"}, "plugins: expected several, got the text"),
+        ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
+        ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep what is meant for"),
+    ],
+    ids=range(12),
+)
+def test_parts_that_do_not_fit_are_refused_at_once(make: Make, how: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        make(**how)
+
+
+def test_the_source_is_checked_and_listeners_are_several() -> None:
+    with pytest.raises(ConfigurationError, match="source: 'my shop' cannot be one"):
+        App(transports={}, routes={}, source="my shop")
+    with pytest.raises(ConfigurationError, match=r"listeners: expected several, got the text 'shop.listeners'"):
+        App(transports={}, routes={}, listeners="shop.listeners")
+
+
+def test_one_transport_has_one_name(make: Make) -> None:
+    transport = MemoryTransport()
+
+    with pytest.raises(ConfigurationError, match="is there under another name too"):
+        make(transports={"main": transport, "other": transport})
+
+
+def test_a_transport_is_chosen_by_name(make: Make) -> None:
+    app = make(transports={"main": MemoryTransport(), "other": MemoryTransport()})
+
+    assert app.transport("other").name == "other"
+    with pytest.raises(ConfigurationError, match=r"there are several transports \(main, other\); choose one"):
+        app.transport()
+    with pytest.raises(
+        ConfigurationError, match=r'no transport is called "othr"; did you mean "other"\?; there are: main, other'
+    ):
+        app.transport("othr")
+
+
+# --- listeners ----------------------------------------------------------------------------------------
+
+
+def test_modules_are_imported_at_first_use_and_not_before(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_listeners.py").write_text("import relevo\n@relevo.listener('a.b')\ndef late(event): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = make("late_listeners")
+
+    app.dispatch(Event("a.b"))
+    before = "late_listeners" in sys.modules
+    found = [each.id for each in app.listeners]
+
+    assert not before
+    assert found == ["late_listeners:late"]
+
+
+def test_a_module_that_could_not_be_imported_is_tried_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = make("later_listeners")
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match='there is no module "later_listeners"'):
+            app.listeners  # noqa: B018 - it imports
+    (tmp_path / "later_listeners.py").write_text("import relevo\n@relevo.listener('a.b')\ndef late(event): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert len(app.listeners) == 1
+
+
+def test_listeners_can_be_added_until_they_are_needed(make: Make) -> None:
+    @listener("a.b")
+    def one(event: Event) -> None: ...
+
+    @listener("a.b", id=f"{__name__}:{one.__qualname__}")
+    def same_id(event: Event) -> None: ...
+
+    app = make()
+    app.listen(one)
+    assert len(app.listeners) == 1
+    app.listen(one)
+    assert len(app.listeners) == 1
+    app.listen(same_id)
+
+    with pytest.raises(DuplicateListenerError):
+        app.worker()
+
+
+def test_a_listener_in_a_queue_without_a_route_is_told_at_the_start(make: Make) -> None:
+    @listener("image.created", queue="meida", id="thumbnails")
+    def thumbnails(event: Event) -> None: ...
+
+    @listener("feed.read", id="reader")
+    def reader(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(thumbnails, reader, routes={"image.*": ["main/media", "main/feed"]}).worker()
+
+    first, second = str(caught.value).splitlines()
+    assert first == (
+        'reader: no route for "feed.read"; routes: "image.*"; add one under [routes], for example "*" = "main"'
+    )
+    assert second == (
+        'thumbnails: it runs in the queue "meida", but "image.created" is routed to '
+        'main/media, main/feed; did you mean "media"?'
+    )
+
+
+def test_a_worker_is_not_started_on_a_queue_that_nothing_is_routed_to(make: Make) -> None:
+    app = make(routes={"*": "main/media"})
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r'nothing is routed to the queue "meida" of "main"; did you mean "media"\?; there are: media',
+    ):
+        app.worker(RunOptions(queues=("meida",)))
+
+
+def test_every_listener_runs_in_one_queue(make: Make) -> None:
+    heard: list[str] = []
+
+    @listener("image.created", queue="feed", id="feed")
+    @listener("image.deleted", id="deleted")
+    def hear(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    @listener("image.created", id="first")
+    def first(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    app = make(hear, first, routes={"image.*": ["main/media", "main/feed"]})
+    app.dispatch(Event("image.created"))
+    report = drain(app)
+
+    assert sorted(heard) == ["feed in feed", "first in media"]
+    assert report.done == 2
+
+
+# --- dispatching --------------------------------------------------------------------------------------
+
+
+def test_no_route_is_an_error_and_nothing_is_written(make: Make) -> None:
+    app = make(routes={"image.*": "main"})
+
+    with pytest.raises(RouteNotFoundError, match=r'no route for "feed.read"'):
+        app.dispatch(Event("feed.read"))
+
+    assert waiting(app) == 0
+
+
+def test_now_calls_listeners_in_process_and_writes_nothing(make: Make) -> None:
+    heard: list[str] = []
+
+    @listener("a.b")
+    def hear(event: Event, call: Call) -> None:
+        heard.append(call.queue)
+
+    app = make(hear, routes={"*": "now"})
+    done = app.dispatch(Event("a.b", {"anything": object()}))
+
+    assert heard == ["now"]
+    assert done == Dispatched(id="", targets=(Target("now"),))
+    assert waiting(app) == 0
+
+
+def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
+    heard: list[str] = []
+
+    def hear(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    marks = [listener("a.b", id="now", queue="now"), listener("a.c", id="later"), listener("a.b", id="unbound")]
+    functions = [mark(functools.partial(hear)) for mark in marks]
+    app = make(*functions, routes={"a.b": ["main", "now"], "*": ["now", "main"]})
+    app.dispatch(Event("a.b"))
+    at_once = list(heard)
+    drain(app)
+
+    assert at_once == ["now in now"]
+    assert heard[1:] == ["unbound in default"]
+
+
+def test_what_is_handled_now_cannot_be_delayed(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r'"a.b" is routed to "now", where nothing can be delayed'):
+        make(routes={"*": "now"}).dispatch(Event("a.b"), delay=1)
+
+
+def test_fan_out_over_transports_that_could_never_be_one_transaction_is_told_at_the_start(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r'"\*" is routed to several transports \("main", "plain"\); a crash'):
+        make(transports={"main": MemoryTransport(), "plain": Plain()}, routes={"*": ["main", "plain", "now"]})
+
+
+def test_fan_out_over_transports_needs_a_session(make: Make, clock: FakeClock) -> None:
+    app = make(
+        transports={"main": MemoryTransport(clock=clock), "other": MemoryTransport(clock=clock)},
+        routes={"*": ["main", "other"]},
+    )
+
+    with pytest.raises(ConfigurationError, match="dispatch it with session="):
+        app.dispatch(Event("a.b"))
+
+    assert (waiting(app, "main"), waiting(app, "other")) == (0, 0)
+
+
+@pytest.mark.parametrize("how, claim", [({"urgency": "high"}, "urgency"), ({"ordering_key": "k"}, "order")])
+def test_what_the_target_does_not_claim_is_refused_even_where_an_outbox_would_take_it(
+    make: Make, clock: FakeClock, how: dict[str, Any], claim: str
+) -> None:
+    app = make(transports={"plain": Plain(clock=clock)}, routes={"*": "plain"}, outboxes={"plain": MemoryTransport()})
+
+    with pytest.raises(UnsupportedError, match=f'the transport "plain" does not support {claim}'):
+        app.dispatch(Event("a.b"), session=object(), **how)
+
+
+def test_a_session_that_nothing_can_join_is_refused_with_the_way_out(make: Make) -> None:
+    app = make(transports={"plain": Plain()}, routes={"*": "plain"})
+
+    with pytest.raises(
+        SessionError, match=r'the transport "plain" cannot join a session; give it an outbox: plain = \{'
+    ):
+        app.dispatch(Event("a.b"), session=object())
+
+
+def test_a_session_that_is_none_is_refused(make: Make) -> None:
+    with pytest.raises(SessionError, match="cannot be joined"):
+        make().dispatch(Event("a.b"), session=object())
+
+
+# --- setting up ---------------------------------------------------------------------------------------
+
+
+class Counting(MemoryTransport):
+    """It notes how it is set up, and fails as often as it is told."""
+
+    failures = 0
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        self.__dict__.setdefault("setups", []).append((tuple(queues), dry_run))
+        if self.failures:
+            self.failures -= 1
+            raise TransportUnavailableError(self.name, "no route to it")
+        return super().setup(queues, dry_run=dry_run)
+
+
+def test_what_is_missing_is_created_once_at_first_use(make: Make) -> None:
+    transport = Counting()
+    app = make(transports={"main": transport}, routes={"image.*": "main/media", "*": "main"})
+    before = dict(transport.__dict__).get("setups")
+
+    for _ in range(3):
+        app.dispatch(Event("a.b"))
+
+    assert before is None
+    assert transport.__dict__["setups"] == [(("media", "default"), False)]
+
+
+def test_setting_up_is_tried_again_after_it_failed(make: Make) -> None:
+    transport = Counting()
+    transport.failures = 1
+    app = make(transports={"main": transport})
+
+    with pytest.raises(TransportUnavailableError):
+        app.dispatch(Event("a.b"))
+    app.dispatch(Event("a.b"))
+
+    assert waiting(app) == 1
+
+
+def test_explicit_setup_only_looks_and_says_what_is_missing(make: Make) -> None:
+    app = make(setup="explicit")
+
+    with pytest.raises(
+        ConfigurationError, match=r'"main" is not set up, it lacks queue "default" in memory; run relevo setup'
+    ):
+        app.dispatch(Event("a.b"))
+    created = app.setup()
+    app.dispatch(Event("a.b"))
+
+    assert created == ['queue "default" in memory']
+    assert waiting(app) == 1
+
+
+def test_a_dry_run_tells_what_would_be_created_outboxes_included(make: Make) -> None:
+    app = make(outboxes={"main": MemoryTransport(name="box")})
+
+    assert app.setup(dry_run=True) == ['queue "default" in memory', 'queue "outbox/main" in memory']
+    assert len(app.setup()) == 2
+    assert app.setup() == []
+
+
+def test_closing_closes_every_transport_even_if_one_fails() -> None:
+    class Failing(MemoryTransport):
+        def close(self) -> None:
+            super().close()
+            raise TransportUnavailableError(self.name, "gone")
+
+    transports = {"a": Failing(), "b": Failing(), "c": MemoryTransport()}
+
+    with pytest.raises(TransportUnavailableError), App(transports=transports, routes={}):
+        pass
+
+    for transport in transports.values():
+        with pytest.raises(relevo.TransportClosedError):
+            transport.stats("default")
+
+
+# --- from configuration -------------------------------------------------------------------------------
+
+
+def test_an_application_comes_from_configuration(tmp_path: Path, clock: FakeClock) -> None:
+    path = tmp_path / "relevo.toml"
+    path.write_text(
+        'source = "shop"\nlease = "5s"\n[transports]\nmain = "memory://"\nbox = {url = "memory://", outbox = "main"}\n'
+    )
+
+    with App.from_config(path, environ={"RELEVO_ROUTES": '{"*" = "main/media"}'}, clock=clock) as app:
+        app.dispatch(Event("a.b"))
+
+        (delivery,) = app.transport("main").receive(["media"], limit=1, lease=1.0, wait=0.0)
+        assert isinstance(delivery.envelope, Envelope)
+        assert delivery.envelope.source == "shop"
+        assert app.outboxes == {"box": app.transport("main")}
+        assert app.config is not None
+        assert app.config.path == path
+
+
+def test_everything_goes_to_the_first_transport_if_no_route_is_said(tmp_path: Path) -> None:
+    (tmp_path / "relevo.toml").write_text('[transports]\nmain = "memory://"\n')
+
+    with App.from_config(str(tmp_path / "relevo.toml"), environ={}) as app:
+        assert app.routes.targets("anything") == (Target("main"),)
+
+
+def test_plugins_are_imported_and_one_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "enriching_plugin.py").write_text(
+        "import relevo\n@relevo.hookimpl\ndef relevo_enrich(event): return {'by': 'plugin'}\n"
+    )
+    (tmp_path / "relevo.toml").write_text('plugins = ["enriching_plugin"]\n[transports]\nmain = "memory://"\n')
+
+    with App.from_config(tmp_path / "relevo.toml", environ={}) as app:
+        assert app.hooks.enrichment(Event("a.b")) == {"by": "plugin"}
+    with pytest.raises(ConfigurationError, match='plugins: there is no module "no_plugin"'):
+        App.from_config(tmp_path / "relevo.toml", environ={"RELEVO_PLUGINS": "no_plugin"})
+
+
+def test_opening_an_application_imports_no_listener_and_connects_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "relevo.toml").write_text(
+        'listeners = ["no.such.module"]\n[transports]\nmain = "sqlite:///nowhere/x.db"\n'
+    )
+
+    with App.from_config(tmp_path / "relevo.toml", environ={}):
+        assert list(tmp_path.iterdir()) == [tmp_path / "relevo.toml"]
+
+
+# --- what importing costs -----------------------------------------------------------------------------
+
+UNWANTED = [
+    "asyncio",
+    "click",
+    "pathlib",
+    "pika",
+    "random",
+    "rich",
+    "sqlalchemy",
+    "stevedore",
+    "tomllib",
+    "urllib.parse",
+]
+
+
+def test_importing_relevo_and_dispatching_in_memory_loads_nothing_that_is_not_needed() -> None:
+    program = """
+import sys
+import attrs, pluggy, msgspec
+before = set(sys.modules)
+import relevo
+print(*sorted(set(sys.modules) - before))
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert [name for name in UNWANTED if name in done.stdout.split()] == []
+
+
+def test_subjects_that_are_objects_are_named_and_loaded(make: Make) -> None:
+    @attrs.frozen
+    class Image:
+        id: int
+
+    found: list[object] = []
+
+    @listener("image.created")
+    def look(event: Event, call: Call) -> None:
+        found.extend([event.subject, call.subject])
+
+    app = make(look)
+    app.add_subject(
+        SubjectType(type="image", cls=Image, name=lambda image: str(image.id), load=lambda name: Image(int(name)))
+    )
+    app.dispatch(Event("image.created", subject=Image(7)))
+    drain(app)
+
+    assert found == [Subject("image", "7"), Image(7)]
+
+
+def test_a_relay_is_there_where_an_outbox_is(make: Make) -> None:
+    assert make().relay("main") is None
+    assert make(outboxes={"main": MemoryTransport(name="box")}).relay("main") is not None
