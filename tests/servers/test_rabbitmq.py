@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -258,8 +260,12 @@ def _processes_under(folder: Path) -> list[int]:
 
 def _folders_with(url: str) -> list[Path]:
     port = url.rpartition(":")[2].rstrip("/")
-    places = Path(os.environ.get("TMPDIR", "/tmp")).glob("relevo-rabbitmq-*")  # noqa: S108
-    return [folder for folder in places if f":{port}" in (folder / "rabbitmq.conf").read_text()]
+    found = []
+    for configuration in Path(tempfile.gettempdir()).glob("relevo-rabbitmq-*/rabbitmq.conf"):
+        with suppress(OSError):  # somebody else's node has just ended
+            if f":{port}\n" in configuration.read_text():
+                found.append(configuration.parent)
+    return found
 
 
 # --- the command line -----------------------------------------------------------------------------
