@@ -79,7 +79,8 @@ class SqliteHarness(Harness):
 
         def fail(_: Any, __: Any, statement: str, *___: Any) -> None:
             if statement.startswith("INSERT" if breakage == "before" else "COMMIT"):
-                raise sqlite3.OperationalError("disk I/O error")
+                # As SQLAlchemy does, which not in all versions looks after what its listeners raise.
+                raise sa.exc.OperationalError(statement, (), sqlite3.OperationalError("disk I/O error"))
 
         moment = "before_cursor_execute" if breakage == "before" else "after_cursor_execute"
         sa.event.listen(engine, moment, fail)

@@ -41,9 +41,11 @@ def failing(transport: SqlTransport, moment: str, start: str, error: BaseExcepti
     failed: list[str] = []
 
     def fail(*execution: Any) -> None:
-        if execution[2].startswith(start):
-            failed.append(execution[2])
-            raise error
+        statement = execution[2]
+        if statement.startswith(start):
+            failed.append(statement)
+            # As SQLAlchemy does, which not in all versions looks after what its listeners raise.
+            raise sa.exc.OperationalError(statement, (), error) if isinstance(error, Exception) else error
 
     engine = transport._database._engine
     sa.event.listen(engine, f"{moment}_cursor_execute", fail)

@@ -236,14 +236,12 @@ class Database:
         if self._connection is None:
             if self._own and not create and self._path and not self._path.exists():
                 raise TransportUnavailableError(self._name, f"there is no {self.place[4:]}; run: relevo setup")
-            connection = self._engine.connect()
+            self._connection, self._process = self._engine.connect(), os.getpid()
             try:
-                path = self.dialect.prepare(connection, own=self._own)
+                path = self.dialect.prepare(self._connection, own=self._own)
             except BaseException:
-                with suppress(Exception):
-                    connection.close()
+                self._let_go()
                 raise
-            self._connection, self._process = connection, os.getpid()
             self._file = (path, _identity(path))
         return self._connection
 
