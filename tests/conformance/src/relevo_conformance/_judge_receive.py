@@ -72,7 +72,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         world.report(_blamed(one), operation.op, f"{copy} came {_differs(one, handed)}")
         copy.become([_held(world, one, handed, until)])
     else:
-        copy = _nearest(copies)
+        copy = _second(copies) or _nearest(copies)
         one = copy.possible[0]
         world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
         copy.become([attrs.evolve(one, state=State.LEASED, holder=handed.number, until=until, adrift=False)])
@@ -104,6 +104,11 @@ def _blamed(ready: Situation) -> Promise:
 def _differs(ready: Situation, handed: history.Handed) -> str:
     wanted = f"attempt {ready.counters.attempt}, losses {ready.counters.losses}, state {ready.kept[:20]!r}"
     return f"as attempt {handed.attempt}, losses {handed.losses}, state {handed.state[:20]!r} instead of {wanted}"
+
+
+def _second(copies: Sequence[Copy]) -> Copy | None:
+    """Return a copy that should not have been made at all, if one may have been."""
+    return next((copy for copy in copies if copy.possible[0].why is promise.RESENT_IS_ONE), None)
 
 
 def _nearest(copies: Sequence[Copy]) -> Copy:
