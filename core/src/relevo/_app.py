@@ -13,8 +13,8 @@ from relevo._caller import Caller
 from relevo._clock import Clock, Duration, SystemClock, seconds
 from relevo._decision import PATIENCE
 from relevo._delivery import Release
-from relevo._dispatcher import Dispatched, Dispatcher, LocalDispatcher, Packer, check_claims, sent
-from relevo._envelope import DEFAULT_QUEUE, Urgency
+from relevo._dispatcher import Dispatched, Dispatcher, LocalDispatcher, Packer, Parcel, check_claims, sent
+from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import name_of
 from relevo._executor import Executor
 from relevo._hook import Hooks
@@ -282,15 +282,28 @@ class App(Dispatcher):
                 ((transport, group),) = groups.items()
                 sent(self._prepared(transport), parcel.make(group), delay=wait, hooks=self.hooks)
             else:
-                senders = [(self._bound(transport, session), group) for transport, group in groups.items()]
-                for sender, group in senders:
-                    sender.send(partial(parcel.make, group), delay=wait)
+                self._enlist(parcel, groups, session, wait)
         if any(target.transport == NOW for target in targets):
             if wait:
                 raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
             first = NOW if targets[0].transport == NOW else ""
             self._local.call(event, self.listeners.in_queue(name, NOW, first))
         return Dispatched(id=event_id, targets=targets)
+
+    def _enlist(self, parcel: Parcel, groups: Mapping[str, Sequence[Target]], session: Any, wait: float) -> None:
+        """Have all *groups* written with *session*'s transaction; if one cannot be, none is."""
+        senders = [(self._bound(transport, session), group) for transport, group in groups.items()]
+        refused = False
+
+        def make(group: Sequence[Target]) -> Sequence[Envelope]:
+            return () if refused else parcel.make(group)
+
+        try:
+            for sender, group in senders:
+                sender.send(partial(make, group), delay=wait)
+        except BaseException:
+            refused = True
+            raise
 
     def _bound(self, name: str, session: Any) -> BoundSender:
         if not self._joins_sessions(name):
