@@ -88,18 +88,16 @@ class Joints:
         """Tell who waits that something was committed."""
         self._wake()
 
-    def require_same(self, connection: sa.Connection) -> None:
-        """
-        Make sure that what is written on *connection* is found by the transport, and waits for its commit.
-
-        Raises:
-            SessionError: It reaches another database, or commits by itself.
-        """
+    def require_transaction(self, connection: sa.Connection) -> None:
+        """Raise :class:`SessionError` if what is written on *connection* would not wait for its commit."""
         if not self._database.dialect.joined(connection):
             raise SessionError(
                 f'the transport "{self._name}" cannot join a connection in AUTOCOMMIT, since it has no transaction; '
                 f"give one that begins and commits"
             )
+
+    def require_same(self, connection: sa.Connection) -> None:
+        """Raise :class:`SessionError` if what is written on *connection* is not found by the transport."""
         engine = connection.engine
         known = self._ids.get(engine)
         if known and known == self._database.identity():
@@ -115,6 +113,8 @@ class Joints:
         try:
             with translated(database.dialect, self._name, lambda: "the session's database"):
                 database.statements.write(connection, rows)
+        except ConfigurationError as error:
+            raise self._elsewhere("has not relevo's tables") from error.__cause__
         except TransportUnavailableError as error:
             positions = range(len(rows))
             raise SendError(self._name, refused=positions, why=error.why) from error.__cause__
@@ -133,6 +133,7 @@ class Joints:
     def _write_at_once(self, connection: sa.Connection, make: Make) -> None:
         if not connection.in_transaction():
             connection.begin()
+        self.require_transaction(connection)
         self.require_same(connection)
         self.write(connection, make())
 
@@ -197,7 +198,9 @@ class _JoinedSession:
             if session.get_bind(clause=event).dialect.is_async:
                 self._unchecked = True  # it can be asked only where it is awaited: at its commit
             else:
-                self._joints.require_same(session.connection(bind_arguments={"clause": event}))
+                connection = session.connection(bind_arguments={"clause": event})
+                self._joints.require_transaction(connection)
+                self._joints.require_same(connection)
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
                 "the session has no database for relevo's tables; bind it, as with "
@@ -210,8 +213,10 @@ class _JoinedSession:
             entries = list(self._entries)
             rows = [row for entry in entries for row in entry.made()]
             connection = session.connection(bind_arguments={"clause": event})
+            if self._unchecked:
+                self._joints.require_transaction(connection)
             self._joints.write(connection, rows)
-            if self._unchecked:  # after the writing: a read before it could take its turn away
+            if self._unchecked:  # after the writing: a read before it could make it too late to write
                 self._joints.require_same(connection)
                 self._unchecked = False
             self._entries = [entry for entry in self._entries if entry not in entries]
