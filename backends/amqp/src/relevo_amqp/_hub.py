@@ -21,6 +21,15 @@ from relevo_amqp._topology import Role, Topology
 
 OLDEST = (4, 0)
 
+ANSWER_WITHIN = 30.0
+"""
+Seconds for an answer that is not a confirm, before the connection is taken for dead.
+
+Making a quorum queue may take seconds on a busy disk. Whoever gives up earlier, and deletes the queue
+that the server still makes, can crash its supervisor of dead-lettering (seen on 4.0.5): then no queue
+of the whole node moves anything on until it is restarted.
+"""
+
 
 class Hub:
     """
@@ -34,7 +43,7 @@ class Hub:
 
     def __init__(self, options: AmqpOptions, *, name: str):
         self.topology = Topology(options.prefix, options.resolution, options.levels)
-        self.timeout = options.confirm_timeout
+        self.timeout = max(ANSWER_WITHIN, options.confirm_timeout)
         self.loop = Loop(name)
         self._options = options
         self._name = name
@@ -49,6 +58,7 @@ class Hub:
             lambda: self._connect("publish"),
             window=options.window,
             timeout=options.confirm_timeout,
+            answer_within=self.timeout,
         )
 
     def channel(self) -> Channel:

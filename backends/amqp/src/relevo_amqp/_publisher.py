@@ -77,13 +77,18 @@ class Publisher:
         window: Parcels on their way at most.
 
         timeout: Seconds without any confirmation after which they are given up.
+
+        answer_within: Seconds for the opening of a channel.
     """
 
-    def __init__(self, loop: Loop, connect: Callable[[], Connection], *, window: int, timeout: float):
+    def __init__(
+        self, loop: Loop, connect: Callable[[], Connection], *, window: int, timeout: float, answer_within: float
+    ):
         self._loop = loop
         self._connect = connect
         self._window = window
         self._timeout = timeout
+        self._answer_within = answer_within
         self._opening = threading.Lock()
         self._connection: Connection | None = None
         self._channel: Channel | None = None
@@ -132,12 +137,12 @@ class Publisher:
                 connection = self._connection = self._connect()
             elif channel is not None and channel.lost is None:
                 return channel
-            channel = connection.channel(self._timeout)
+            channel = connection.channel(self._answer_within)
             channel.on_lost = lambda error: self._on_lost(channel, error)
             channel.confirm(
                 lambda tag, multiple, taken: self._on_confirm(channel, tag, multiple=multiple, taken=taken),
                 self._on_return,
-                self._timeout,
+                self._answer_within,
             )
             self._channel = channel
             self._loop.soon(self._begin)
