@@ -369,6 +369,9 @@ def _situations(record: Record, calls: dict[int, Call]) -> Iterable[str]:
     match call, record.value:
         case Send(), Fates(fates=fates):
             yield from (f"event {fate}" for fate in fates)
+        case Send(envelopes=envelopes), None:
+            fate = "sent" if record.end == "done" else record.end
+            yield from (f"event {fate}" for _ in envelopes)
         case Receive(), HandedOut(deliveries=deliveries):
             for handed in deliveries:
                 yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"

@@ -1,0 +1,82 @@
+"""The random histories meet what they are there to meet."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from relevo_conformance.machine import TransportMachine, machine_for
+from relevo_conformance.profile import PROFILES
+
+from .memory import MemoryHarness
+
+QUICK = PROFILES["quick"]
+
+RARE = (
+    "unreadable handed out",
+    "handed out after a loss",
+    "handed out after a nack",
+    "event unknown",
+    "event refused",
+    "stale ack",
+    "stale nack",
+    "stale release",
+    "stale deadletter",
+    "stale lost",
+    "stale extend",
+    "extended",
+    "checkpoint refused",
+    "checkpoint done",
+    "deadletter",
+    "revived",
+    "discard done",
+    "cancel done",
+    "purge done",
+    "endsavepoint done",
+    "endtransaction done",
+    "kill done",
+    "close done",
+)
+
+FLOOR = 10
+"""So often at least in a quick run: what is met once may be met by chance."""
+
+
+@pytest.fixture(name="met", scope="module")
+def _met() -> dict[str, int]:
+    machine = machine_for(MemoryHarness, seeded=QUICK.seed)
+    run_state_machine_as_test(machine, settings=QUICK.of_histories(fake=True))
+    return dict(machine.met)
+
+
+@pytest.mark.parametrize("situation", RARE)
+def test_a_quick_run_meets_the_rare_situations(met: dict[str, int], situation: str) -> None:
+    assert met.get(situation, 0) >= FLOOR
+
+
+def test_every_history_is_drained_to_its_end(met: dict[str, int]) -> None:
+    assert met["drain done"] >= QUICK.histories
+    assert "drain unknown" not in met
+
+
+def test_the_seed_decides_the_histories() -> None:
+    short = settings(QUICK.of_histories(fake=True, phases=[Phase.generate]), max_examples=20)
+    runs = []
+    for seeded in (1, 1, 2):
+        machine = machine_for(MemoryHarness, seeded=seeded)
+        run_state_machine_as_test(machine, settings=short)
+        runs.append(dict(machine.met))
+
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_machine_has_a_test_case_that_can_be_collected_by_itself() -> None:
+    machine = machine_for(MemoryHarness, seeded=1)
+    case = machine.TestCase
+    case.settings = settings(QUICK.of_histories(fake=True), max_examples=5)
+
+    case("runTest").debug()
+
+    assert issubclass(machine, TransportMachine)
+    assert machine.met["drain done"] >= 5
