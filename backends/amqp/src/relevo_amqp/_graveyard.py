@@ -81,11 +81,11 @@ class Graveyard:
         """
 
         def again(letters: Sequence[Buried]) -> Sequence[int]:
+            exchange = self._hub.topology.exchange(Role.MAIN)
             parcels = []
             for letter in letters:
                 record = attrs.evolve(letter.record, attempt=1, losses=0, state=refs[letter.ref], death=None, due=None)
-                route = self._hub.topology.route(record.queue)
-                parcels.append(written(record, exchange=route.exchange, key=route.key))
+                parcels.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
             batch = self._hub.publisher.send(parcels)
             confirmed = batch.positions(Fate.CONFIRMED)
             if len(confirmed) < len(letters):
@@ -113,7 +113,7 @@ class Graveyard:
         letters: list[Buried] = []
         for name in self._places(word(queue)):
             with Look(self._hub, name) as look:
-                mine = (each for each in self._letters(look, word(queue)) if each.ref > behind)
+                mine = (each for each in self._letters(look, word(queue), queue) if each.ref > behind)
                 letters += nsmallest(limit, mine, key=lambda letter: letter.ref)
         letters.sort(key=lambda letter: letter.ref)
         return [_entry(letter, queue) for letter in letters[:limit]]
@@ -141,13 +141,13 @@ class Graveyard:
         topology = self._hub.topology
         return f"{topology.exchange(Role.DEAD)}.{queue}", topology.stray.name
 
-    def _letters(self, look: Look, queue: str) -> Iterator[Buried]:
-        """Yield what is found of the queue with the word *queue*."""
+    def _letters(self, look: Look, queue: str, name: str = "") -> Iterator[Buried]:
+        """Yield what is found of the queue with the word *queue*; what does not say so is taken to be of *name*."""
         stray = look.name == self._hub.topology.stray.name
         now = self._clock.now()
         for tag, properties, body in look:
-            record = read(properties, body, queue="", now=now)
-            if stray and word(record.queue) != queue:
+            record = read(properties, body, queue=name, now=now)
+            if stray and word(record.queue) != queue:  # only these always say so
                 continue
             death = record.death or expelled(properties, body, word=queue, now=now)
             yield Buried(death.ref, tag, record, death)

@@ -159,7 +159,7 @@ def _write_envelope(envelope: Envelope, properties: dict[str, Any], headers: dic
         ("type", LONG_NAME, envelope.name),
         ("app_id", LONG_SOURCE, envelope.source),
     ):
-        if len(text) * 4 <= MAX_SHORT or len(_utf8(text)) <= MAX_SHORT:
+        if (text.isascii() and len(text) <= MAX_SHORT) or len(_utf8(text)) <= MAX_SHORT:
             properties[name] = text
         else:
             headers[spare] = text

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pika
+import pytest
+
+from relevo import DeadLetter, Envelope, Unreadable
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Role
+
+from .conftest import Server, drain, ids, receive
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+
+def bury(transport: AmqpTransport, queue: str, *envelopes: Envelope) -> None:
+    transport.send(envelopes)
+    left = len(envelopes)
+    while left:
+        held = receive(transport, queue)
+        for each in held:
+            (event_id,) = ids([each])
+            assert transport.settle([(each, DeadLetter(reason="r", error=event_id, state=b"s"))]) == []
+        left -= len(held)
+
+
+def test_a_dead_letter_keeps_all_that_was_received_and_why(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    sent = envelope(1, headers={"a": "b"}, urgency="high", expires=2.5)
+    transport.send([sent])
+    transport.nack(receive(transport, queue)[0], state=b"kept")
+    (delivery,) = receive(transport, queue)
+    before = time.time()
+    transport.dead_letter(delivery, reason="retries-exhausted", error="Traceback …\n\x1b[31mé\x00")
+
+    (entry,) = connect().dead_letters([queue])
+
+    assert entry.envelope == sent
+    assert (entry.queue, entry.reason, entry.error) == (queue, "retries-exhausted", "Traceback …\n\x1b[31mé\x00")
+    assert (entry.state, entry.attempt, entry.losses) == (b"kept", 2, 0)
+    assert entry.enqueued_at == delivery.enqueued_at
+    assert before - 0.001 <= entry.died_at <= time.time()
+    assert receive(transport, queue, wait=0.3) == []
+
+
+def test_an_error_that_is_too_long_or_cannot_be_written_is_cut_and_escaped(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+
+    transport.dead_letter(receive(transport, queue)[0], reason="r" * 1000, error="lone \udc80 " + "é" * 20_000)
+
+    (entry,) = transport.dead_letters([queue])
+    assert len(entry.reason.encode()) <= 255
+    assert entry.error.startswith("lone \\udc80 é")
+    assert len(entry.error.encode()) <= 16 * 1024
+
+
+def test_listing_a_hundred_times_changes_nothing(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(3)))
+
+    lists = [transport.dead_letters([queue]) for _ in range(30)]
+
+    assert all([each.ref for each in one] == [each.ref for each in lists[0]] for one in lists)
+    assert len(lists[0]) == 3
+    assert server.ready(server.topology.queue(queue, Role.DEAD)) == 3
+
+
+def test_a_queue_without_dead_letters_and_one_that_is_not_there_have_none(transport: AmqpTransport, queue: str) -> None:
+    assert transport.dead_letters([queue, "never-set-up"]) == []
+    assert transport.revive({"never-set-up/0-0": b"", "nonsense": b""}) == ["never-set-up/0-0", "nonsense"]
+    assert transport.discard(["nonsense"]) == ["nonsense"]
+
+
+def test_reviving_starts_afresh_with_the_state_that_is_given(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, envelope(1), envelope(2), envelope(3))
+    entries = transport.dead_letters([queue])
+    stranger = connect()
+
+    missing = stranger.revive({entries[0].ref: b"one", entries[2].ref: b"three", "default/none": b""})
+
+    assert missing == ["default/none"]
+    assert [entry.ref for entry in transport.dead_letters([queue])] == [entries[1].ref]
+    revived = drain(transport, queue, wait=1.0)
+    assert {(each.state, each.attempt, each.losses) for each in revived} == {(b"one", 1, 0), (b"three", 1, 0)}
+
+
+def test_discarding_deletes_for_good_and_only_what_was_named(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(5)))
+    entries = transport.dead_letters([queue])
+
+    assert transport.discard([entries[1].ref, entries[3].ref]) == []
+
+    assert [entry.ref for entry in transport.dead_letters([queue])] == [entries[number].ref for number in (0, 2, 4)]
+    assert transport.discard([entries[1].ref]) == [entries[1].ref]
+
+
+def test_events_that_share_an_id_are_different_dead_letters(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, envelope(1), envelope(1))
+    first, second = transport.dead_letters([queue])
+
+    assert first.ref != second.ref
+    assert transport.discard([first.ref]) == []
+    assert [entry.ref for entry in transport.dead_letters([queue])] == [second.ref]
+
+
+def test_pages_follow_one_another(server: Server, transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    other = server.queue()
+    transport.setup([other])
+    bury(transport, queue, *(envelope(number) for number in range(3)))
+    bury(transport, other, *(envelope(number, queue=other) for number in range(3)))
+    everything = transport.dead_letters([other, queue])
+
+    pages = []
+    after = None
+    while page := transport.dead_letters([other, queue], after=after, limit=2):
+        pages.append(list(page))
+        after = page[-1].ref
+
+    assert [entry.queue for entry in everything] == [other] * 3 + [queue] * 3
+    assert [entry.ref for page in pages for entry in page] == [entry.ref for entry in everything]
+    assert [len(page) for page in pages] == [2, 2, 2]
+
+
+def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    """The safety net: somebody rejects an event without relevo."""
+    transport.send([envelope(1)])
+    channel = server.channel()
+    method, _, _ = channel.basic_get(server.topology.queue(queue, Role.MAIN))
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    deadline = time.monotonic() + 5.0
+    while not (entries := transport.dead_letters([queue])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    (entry,) = entries
+    assert entry.reason == "server-rejected"
+    assert isinstance(entry.envelope, Envelope)
+    assert [each.ref for each in transport.dead_letters([queue])] == [entry.ref]
+    assert transport.revive({entry.ref: b"again"}) == []
+    (delivery,) = receive(transport, queue)
+    assert (ids([delivery]), delivery.state, delivery.attempt) == (["id-1"], b"again", 1)
+
+
+def test_foreign_bytes_among_the_dead_letters_are_shown_too(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    channel = server.channel()
+    channel.confirm_delivery()
+    channel.basic_publish(server.topology.exchange(Role.DEAD), queue, b"\xff", pika.BasicProperties(), mandatory=True)
+
+    (entry,) = transport.dead_letters([queue])
+
+    assert isinstance(entry.envelope, Unreadable)
+    assert entry.envelope.raw == b"\xff"
+    assert transport.discard([entry.ref]) == []
+    assert transport.dead_letters([queue]) == []
+
+
+def test_a_revival_that_cannot_be_confirmed_keeps_the_dead_letter(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, envelope(1))
+    (entry,) = transport.dead_letters([queue])
+    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+
+    with pytest.raises(Exception, match="not every dead letter"):
+        transport.revive({entry.ref: b""})
+
+    assert [each.ref for each in transport.dead_letters([queue])] == [entry.ref]
+    transport.setup([queue])
+    assert transport.revive({entry.ref: b""}) == []
+    assert ids(receive(transport, queue)) == ["id-1"]
+
+
+def test_stats_count_what_is_ready_and_what_is_dead(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    worker = connect()
+    bury(worker, queue, envelope(0))
+    worker.close()
+    transport.send([envelope(number) for number in range(1, 6)])
+
+    stats = connect().stats(queue)
+    held = receive(transport, queue, limit=2)
+    own = transport.stats(queue)
+
+    assert (stats.ready, stats.dead) == (5, 1)
+    assert (stats.leased, stats.scheduled, stats.oldest_age) == (None, None, None)
+    assert own.ready == 5 - len(held)
+    assert connect().stats("never-set-up").ready == 0
+
+
+def test_a_child_of_a_fork_makes_its_own_connections(transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    transport.send([envelope(1)])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            transport.send([envelope(2)])
+            transport.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    transport.send([envelope(3)])
+    assert sorted(ids(drain(transport, queue, wait=0.5))) == ["id-1", "id-2", "id-3"]

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from relevo import Envelope
+from relevo_amqp import AmqpTransport, TopologyError
+from relevo_amqp._topology import Role
+
+from .conftest import Server, ids, receive
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+
+def test_what_was_created_is_told_once(server: Server, connect: Connect, queue: str) -> None:
+    transport = connect()
+    connect().setup([])
+
+    told = transport.setup([queue])
+
+    assert [each for each in told if queue in each] == [
+        f'the queue "{server.topology.queue(queue, role)}"' for role in (Role.DEAD, Role.SUSPECT, Role.MAIN)
+    ]
+    assert transport.setup([queue]) == []
+    assert connect().setup([queue, queue]) == []
+
+
+def test_a_dry_run_tells_the_same_and_creates_nothing(connect: Connect, queue: str) -> None:
+    transport = connect()
+
+    told = transport.setup([queue], dry_run=True)
+
+    assert told == transport.setup([queue], dry_run=True) == transport.setup([queue])
+    assert transport.setup([queue], dry_run=True) == []
+
+
+def test_a_queue_that_is_there_and_different_is_named_with_its_argument(
+    server: Server, connect: Connect, queue: str
+) -> None:
+    name = server.topology.queue(queue, Role.MAIN)
+    server.channel().queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
+
+    for dry_run in (True, False):
+        with pytest.raises(TopologyError, match=r"x-\S+ is .*, and relevo needs") as caught:
+            connect().setup([queue], dry_run=dry_run)
+        assert name in str(caught.value)
+
+
+def test_a_classic_queue_of_that_name_is_refused(server: Server, connect: Connect, queue: str) -> None:
+    server.channel().queue_declare(server.topology.queue(queue, Role.MAIN), durable=True)
+
+    with pytest.raises(TopologyError, match=r"x-(delivery-limit|queue-type|dead-letter|overflow|consumer)"):
+        connect().setup([queue])
+
+
+def test_setting_up_again_gives_a_binding_back_that_was_lost(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    server.channel().queue_unbind(server.topology.queue(queue, Role.MAIN), server.topology.exchange(Role.MAIN), queue)
+
+    transport.setup([queue])
+    transport.send([envelope(1)])
+
+    assert ids(receive(transport, queue)) == ["id-1"]
+
+
+def test_two_prefixes_on_one_server_know_nothing_of_each_other(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+
+    assert transport.stats(queue).ready == 1
+    assert connect(prefix=f"{server.prefix}-other").stats(queue).ready == 0
