@@ -43,7 +43,8 @@ __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterE
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", "MAX_ERROR"]
 # running
-__all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report", "App", "Hooks", "hookimpl"]
+__all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report"]
+__all__ += ["App", "LoopRunner", "Hooks", "hookimpl"]
 # values that come in by argument
 __all__ += ["Clock", "SystemClock", "Duration", "Secret", "masked_url"]
 # errors: of the program, of the world, of the event

@@ -98,10 +98,11 @@ class Caller:
             if document.id != envelope.id or document.type != envelope.name:
                 return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
             listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
-            obstacle = self._obstacle(listeners, document, delivery.queue)
-            if obstacle is not None:
-                reason, detail = obstacle
-                return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
+            if not listeners or document.dataversion is not None:
+                obstacle = self._obstacle(listeners, document, delivery.queue)
+                if obstacle is not None:
+                    reason, detail = obstacle
+                    return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
             return self._call_due(delivery, document, listeners, progress, now)
         except NewerStateError as error:
             return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
@@ -113,39 +114,40 @@ class Caller:
     def _call_due(
         self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
     ) -> Outcome:
-        decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
-        decision.adopt_aliases(progress, listeners)
+        if delivery.state:
+            decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
+            decision.adopt_aliases(progress, listeners)
         due = decision.due(progress, listeners, now)
         events = _Events(document, delivery, self._subjects)
         tracebacks: dict[str, str] = {}
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
-            call = events.call(listener, progress)
+            call = events.call(listener, progress) if listener.takes_call else None
             failure = self._run(listener, call, events, progress)
             if failure is None:
-                if len(listeners) == 1 and not progress.listeners and not call.stopped:
+                if len(listeners) == 1 and not progress.listeners:
                     return _ACK
                 decision.record_done(progress, listener)
             elif failure is not _NOTED:
                 policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
                 decision.record_failure(progress, listener, failure, policy, now=self._now(), chance=self._chance())
                 tracebacks[listener.id] = decision.traced(failure)
-            if call.stopped:
+            if call is not None and call.stopped:
                 decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
                 break
         return decision.conclusion(progress, listeners, self._now(), tracebacks=tracebacks, patience=self._patience)
 
-    def _run(self, listener: Listener, call: Call, events: _Events, progress: Progress) -> BaseException | None:
+    def _run(self, listener: Listener, call: Call | None, events: _Events, progress: Progress) -> BaseException | None:
         """Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already."""
         made = False
         try:
             event = events.event(listener)
             made = True
-            if listener.takes_call:
-                listener.function(event, call)
-            else:
+            if call is None:
                 listener.function(event)
+            else:
+                listener.function(event, call)
         except KeyboardInterrupt:
             raise
         except SubjectMissingError as error:
@@ -191,13 +193,12 @@ class Caller:
 class _Events:
     """The event of one delivery in the forms that its listeners ask for, each made once."""
 
-    __slots__ = ("_delivery", "_document", "_made", "_subject", "_subjects")
+    __slots__ = ("_delivery", "_document", "_made", "_subjects")
 
     def __init__(self, document: Document, delivery: Delivery, subjects: SubjectTypes):
         self._document = document
         self._delivery = delivery
         self._subjects = subjects
-        self._subject = Subject.parsed(document.subject) if document.subject else None
         self._made: dict[type | None, Any] = {}
 
     def event(self, listener: Listener) -> Any:
@@ -209,13 +210,14 @@ class _Events:
 
     def call(self, listener: Listener, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)
+        document = self._document
         return Call(
             listener_id=listener.id,
             queue=self._delivery.queue,
             attempt=mine.runs + 1 if mine else 1,
             losses=self._delivery.losses,
-            document=self._document,
-            subject=self._subject,
+            document=document,
+            subject=Subject.parsed(document.subject) if document.subject else None,
             subjects=self._subjects,
         )
 

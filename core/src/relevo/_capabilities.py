@@ -26,7 +26,7 @@ class Capabilities:
     """A lease can be renewed. Connection leases need no renewing and do not claim it."""
 
     settlement: Literal["confirmed", "sent"] = "confirmed"
-    """*confirmed*: when ``settle`` returns it is done. *sent*: it is on its way, and a crash may bring an extra copy."""
+    """*confirmed*: when ``settle`` returns it is done. *sent*: on its way, and a crash may bring an extra copy."""
 
     atomic_batch: bool = False
     """A batch is sent whole or not at all."""

@@ -72,6 +72,6 @@ def seconds(value: object, *, what: str = "a duration") -> float:
     elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
         result = float(match[1]) * _UNITS[match[2]]
     if result is None or not 0.0 <= result <= _LONGEST:
-        message = f'{what} cannot be {shown(value)}; write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
-        raise ConfigurationError(message)
+        mend = 'write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
+        raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
     return result

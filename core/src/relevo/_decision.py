@@ -132,6 +132,8 @@ def adopt_aliases(progress: Progress, listeners: Sequence[Listener]) -> None:
 
 def due(progress: Progress, listeners: Sequence[Listener], now: float) -> list[Listener]:
     """Return those of *listeners* that are to be called now."""
+    if not progress.listeners:
+        return [] if progress.stopped else list(listeners)
     found = []
     for listener in listeners:
         mine = progress.listeners.get(listener.id)

@@ -106,8 +106,7 @@ class Hooks:
             self._manager.register(plugin)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            message = f"the plugin {plugin!r} does not fit: {error}"
-            raise PluginError(message) from error
+            raise PluginError(f"the plugin {plugin!r} does not fit: {error}") from error
 
     def observers(self, name: str) -> tuple[Observer, ...]:
         """
@@ -119,8 +118,7 @@ class Hooks:
         found = []
         for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
             if implementation.wrapper or implementation.hookwrapper:
-                message = f"{implementation.plugin_name}: {name} cannot be a wrapper; return a context manager"
-                raise PluginError(message)
+                raise PluginError(f"{implementation.plugin_name}: {name} cannot be a wrapper; return a context manager")
             found.append(_observer(implementation.function, frozenset(implementation.argnames)))
         return tuple(found)
 
@@ -149,7 +147,7 @@ def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[Non
                 manager = observer(**arguments)
                 if manager is not None:
                     stack.enter_context(_guarded(manager))
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, it must not break delivery
                 _log.exception("an observing hook failed; the event goes on without it")
         yield
 
@@ -172,7 +170,7 @@ def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
     finally:
         try:
             manager.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it must not break delivery
             _log.exception("an observing hook failed; the event goes on without it")
 
 

@@ -89,8 +89,7 @@ def loaded(state: bytes) -> Progress:
             version = None
         if isinstance(version, int) and version > STATE_VERSION:
             raise NewerStateError(version) from error
-        message = f"the state is not readable: {error}"
-        raise DecodeError(message) from error
+        raise DecodeError(f"the state is not readable: {error}") from error
     if progress.v > STATE_VERSION:
         raise NewerStateError(progress.v)
     return progress

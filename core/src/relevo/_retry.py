@@ -86,7 +86,7 @@ class Retry:
         A :class:`RetryLater` that names a delay gets that, as long as runs are left; a delay that is
         none is as if it named none.
         """
-        if isinstance(error, GiveUp) or isinstance(error, self.give_up_on) or run >= self.runs:
+        if isinstance(error, (GiveUp, *self.give_up_on)) or run >= self.runs:
             return None
         if isinstance(error, RetryLater) and error.delay is not None:
             try:

@@ -218,7 +218,8 @@ class Transport(ABC):
         Give up everything held, without settling it, and wake a blocked ``receive``.
 
         Calls that have begun in other threads come to an end first. What was fetched but not yet
-        handed out goes back as released. May be called again. Every other method raises :class:`TransportClosedError` afterwards.
+        handed out goes back as released. May be called again. Every other method raises
+        :class:`TransportClosedError` afterwards.
 
         Promises:
             close-is-idempotent

@@ -216,7 +216,10 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
     def __init__(self, delay: object = None, reason: str = ""):
         self.delay = delay
         self.reason = reason
-        super().__init__(reason or "asked to be called later")
+        super().__init__(delay, reason)
+
+    def __str__(self) -> str:
+        return self.reason or "asked to be called later"
 
 
 class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error

@@ -31,8 +31,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the clock *seconds* forward."""
         if seconds < 0:
-            message = "a clock does not go backwards"
-            raise ValueError(message)
+            raise ValueError("a clock does not go backwards")
         with self._lock:
             self._now += seconds
 

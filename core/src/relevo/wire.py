@@ -61,11 +61,11 @@ def unpack(blob: bytes) -> Envelope:
     try:
         packed = _decode(blob)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"not a packed envelope: {error}"
-        raise DecodeError(message) from error
+        raise DecodeError(f"not a packed envelope: {error}") from error
     if packed.version != WIRE_VERSION:
-        message = f"packed by another release of relevo: version {packed.version}, this one knows {WIRE_VERSION}"
-        raise DecodeError(message)
+        raise DecodeError(
+            f"packed by another release of relevo: version {packed.version}, this one knows {WIRE_VERSION}"
+        )
     return Envelope(
         id=packed.id,
         source=packed.source,
