@@ -23,6 +23,7 @@ from relevo._executor import Executor, InlineExecutor
 from relevo._worker import Worker
 from relevo._runner import Report, Runner, RunOptions
 from relevo._app import App
+from relevo._loop import LoopRunner
 from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, SystemClock
 from relevo._secret import Secret, masked_url

@@ -118,13 +118,13 @@ class Caller:
             decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
             decision.adopt_aliases(progress, listeners)
         due = decision.due(progress, listeners, now)
-        events = _Events(document, delivery, self._subjects)
+        events: dict[type | None, Any] = {}
         tracebacks: dict[str, str] = {}
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
-            call = events.call(listener, progress) if listener.takes_call else None
-            failure = self._run(listener, call, events, progress)
+            call = self._call(listener, delivery, document, progress) if listener.takes_call else None
+            failure = self._run(listener, call, document, events, progress)
             if failure is None:
                 if len(listeners) == 1 and not progress.listeners:
                     return _ACK
@@ -138,11 +138,38 @@ class Caller:
                 break
         return decision.conclusion(progress, listeners, self._now(), tracebacks=tracebacks, patience=self._patience)
 
-    def _run(self, listener: Listener, call: Call | None, events: _Events, progress: Progress) -> BaseException | None:
-        """Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already."""
+    def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
+        mine = progress.listeners.get(listener.id)
+        return Call(
+            listener_id=listener.id,
+            queue=delivery.queue,
+            attempt=mine.runs + 1 if mine else 1,
+            losses=delivery.losses,
+            document=document,
+            subject=Subject.parsed(document.subject) if document.subject else None,
+            subjects=self._subjects,
+        )
+
+    def _run(
+        self,
+        listener: Listener,
+        call: Call | None,
+        document: Document,
+        events: dict[type | None, Any],
+        progress: Progress,
+    ) -> BaseException | None:
+        """
+        Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already.
+
+        The event is in *events* by the class that listeners ask for, made when the first one asks.
+        """
+        kind = listener.event_type
+        key = kind.cls if kind else None
         made = False
         try:
-            event = events.event(listener)
+            event = events.get(key)
+            if event is None:
+                event = events[key] = typed(document, kind) if kind else generic(document)
             made = True
             if call is None:
                 listener.function(event)
@@ -188,38 +215,6 @@ class Caller:
                     detail = f'"{document.type}" has version {version}, {listener.id} knows {kind.version}'
                     return Reason.NEWER_VERSION, detail
         return None
-
-
-class _Events:
-    """The event of one delivery in the forms that its listeners ask for, each made once."""
-
-    __slots__ = ("_delivery", "_document", "_made", "_subjects")
-
-    def __init__(self, document: Document, delivery: Delivery, subjects: SubjectTypes):
-        self._document = document
-        self._delivery = delivery
-        self._subjects = subjects
-        self._made: dict[type | None, Any] = {}
-
-    def event(self, listener: Listener) -> Any:
-        kind = listener.event_type
-        key = kind.cls if kind else None
-        if key not in self._made:
-            self._made[key] = typed(self._document, kind) if kind else generic(self._document)
-        return self._made[key]
-
-    def call(self, listener: Listener, progress: Progress) -> Call:
-        mine = progress.listeners.get(listener.id)
-        document = self._document
-        return Call(
-            listener_id=listener.id,
-            queue=self._delivery.queue,
-            attempt=mine.runs + 1 if mine else 1,
-            losses=self._delivery.losses,
-            document=document,
-            subject=Subject.parsed(document.subject) if document.subject else None,
-            subjects=self._subjects,
-        )
 
 
 def _two_names(document: Document, envelope: Envelope) -> str:
