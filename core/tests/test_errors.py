@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from relevo import errors
+from relevo.errors import (
+    CodecError,
+    ConfigurationError,
+    DecodeError,
+    DuplicateEventError,
+    DuplicateListenerError,
+    EncodeError,
+    EventNameError,
+    ForbiddenTransitionError,
+    GiveUp,
+    LeaseLostError,
+    PluginError,
+    RelevoError,
+    RetryLater,
+    RouteNotFoundError,
+    SendError,
+    SessionError,
+    SettleError,
+    SubjectError,
+    TransportClosedError,
+    TransportError,
+    TransportNotFoundError,
+    TransportUnavailableError,
+    UnsupportedError,
+    did_you_mean,
+    shown,
+)
+
+EVERY: list[RelevoError] = [
+    ConfigurationError("text"),
+    TransportNotFoundError("amqp", ["memory", "sql"], distribution="relevo-amqp"),
+    PluginError("text"),
+    DuplicateEventError("a.b", int, str),
+    DuplicateListenerError("x", "a.b"),
+    EventNameError(3, "it is int"),
+    RouteNotFoundError("a.b", ["image.*"]),
+    UnsupportedError("main", "cancel"),
+    SessionError("text"),
+    SubjectError("text"),
+    TransportError("text"),
+    TransportUnavailableError("main", "refused"),
+    TransportClosedError("main"),
+    LeaseLostError("main", "delivery"),
+    SendError("main", sent=[0], refused=[1, 2], unknown=[3], why="it broke"),
+    SettleError("main", lost=["a"], unsettled=["b"], why="it broke"),
+    CodecError("text"),
+    EncodeError("a.b", "$.a", "is not JSON"),
+    DecodeError("text"),
+    ForbiddenTransitionError("ready", "ack"),
+]
+
+
+@pytest.mark.parametrize("error", EVERY, ids=lambda error: type(error).__name__)
+def test_an_error_survives_a_journey_with_its_text_and_attributes(error: RelevoError) -> None:
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("steering", [RetryLater(), RetryLater("5m", "busy"), GiveUp(), GiveUp("no use")])
+def test_steering_survives_a_journey(steering: Any) -> None:
+    again = pickle.loads(pickle.dumps(steering))  # noqa: S301 - our own
+
+    assert (type(again), str(again), again.__dict__) == (type(steering), str(steering), steering.__dict__)
+
+
+def test_every_error_has_an_example_here_and_says_who_must_act() -> None:
+    classes = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, RelevoError)}
+
+    assert {type(error) for error in EVERY} == classes - {RelevoError}
+    for cls in classes - {RelevoError, ForbiddenTransitionError}:
+        assert sum(issubclass(cls, whose) for whose in (ConfigurationError, TransportError, CodecError)) == 1
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (EVERY[1], 'no transport for "amqp"; available: memory, sql; install "relevo-amqp"'),
+        (
+            TransportNotFoundError("sqlit", ["sql", "sqlite"]),
+            'no transport for "sqlit"; available: sql, sqlite; did you mean "sqlite"?',
+        ),
+        (TransportNotFoundError("x", []), 'no transport for "x"; available: none'),
+        (EVERY[14], 'the transport "main" could not confirm every event: 1 sent, 2 refused, 1 unknown: it broke'),
+        (EVERY[6], 'no route for "a.b"; routes: "image.*"; add one under [routes], for example "*" = "main"'),
+        (EVERY[17], 'the event "a.b" cannot be sent: $.a: is not JSON'),
+    ],
+)
+def test_an_error_says_what_where_and_how_to_mend_it(error: RelevoError, text: str) -> None:
+    assert str(error) == text
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        ("a\nb", "'a\\nb'"),
+        ("\ud800", "'\\ud800'"),
+        ("ä", "'\\xe4'"),
+        (Rude(), "<Rude>"),
+        ("x" * 200, "'" + "x" * 78 + "…"),
+        (None, "None"),
+    ],
+    ids=range(6),
+)
+def test_values_are_shown_in_one_short_line(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_the_nearest_name_is_offered_if_one_is_near() -> None:
+    assert did_you_mean("sorce", ["source", "app"]) == '; did you mean "source"?'
+    assert did_you_mean("zzz", ["source", "app"]) == ""
+    assert did_you_mean("a", []) == ""
