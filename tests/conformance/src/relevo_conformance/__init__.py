@@ -4,6 +4,8 @@ import relevo_conformance._rewriting  # noqa: F401 - before what it concerns
 from relevo_conformance.promise import PROMISES, Promise
 from relevo_conformance.harness import Harness, HookMissing, Savepoint, Transaction
 from relevo_conformance.suite import suite
+from relevo_conformance.machine import machine_for
+from relevo_conformance.examination import Finding, examine
 from relevo_conformance.recorder import BrokenPromiseError
 from relevo_conformance.checker import Violation, check
 from relevo_conformance._jsonline import dump, load
@@ -19,6 +21,9 @@ __all__ = [
     "Transaction",
     # what an author gets
     "suite",
+    "machine_for",
+    "examine",
+    "Finding",
     "BrokenPromiseError",
     # judging a history
     "Violation",

@@ -1,0 +1,52 @@
+"""The README says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relevo_conformance import PROMISES, suite
+from relevo_conformance.examination import examine
+from relevo_conformance.profile import PROFILES
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(name="example")
+def _example() -> dict[str, Any]:
+    """Run the first block of Python."""
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(block[1], names)  # noqa: S102 - the text is ours
+    return names
+
+
+def test_what_an_author_writes_is_a_suite_that_runs(example: dict[str, Any]) -> None:
+    def scenario(name: str, promises: frozenset[str]) -> bool:
+        return not name.startswith("test_random")
+
+    findings = list(examine(example["MemoryHarness"], matching=scenario))
+
+    assert [one for one in findings if one.status == "broken"] == []
+    assert sum(one.status == "kept" for one in findings) > 80
+    assert example["TestMemory"].__mro__[1] is suite(example["MemoryHarness"]).__mro__[1]
+
+
+def test_all_promises_are_told() -> None:
+    told = dict(re.findall(r"^\| `([a-z-]+)` \| (?:core|must|optional) \| (.*) \|$", README, re.MULTILINE))
+
+    assert told == {promise.id: promise.sentence for promise in PROMISES.values()}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_profiles_are_told_as_they_are(name: str) -> None:
+    profile = PROFILES[name]
+
+    row = f"| `{name}` | {profile.histories} of {profile.steps}"
+
+    assert row in README
+    assert f"{profile.slow_histories} of {profile.slow_steps}" in README
