@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from relevo import Event, Hooks, hookimpl
+from relevo._hook import OBSERVING, HookSpecs, notify, observed
+from relevo.errors import PluginError
+
+
+class _Timer:
+    """A plugin that notes when what it observes begins and ends, and with which error."""
+
+    def __init__(self, name: str = "timer", seen: list[str] | None = None) -> None:
+        self.name = name
+        self.seen: list[str] = [] if seen is None else seen
+
+    @hookimpl
+    @contextlib.contextmanager
+    def relevo_around_handle(self) -> Iterator[None]:
+        self.seen.append(f"{self.name} begins")
+        try:
+            yield
+        except BaseException as error:
+            self.seen.append(f"{self.name} meets {type(error).__name__}")
+            raise
+        self.seen.append(f"{self.name} ends")
+
+
+def _around(hooks: Hooks) -> contextlib.AbstractContextManager[None]:
+    return observed(hooks.observers("relevo_around_handle"), delivery=object())
+
+
+def test_without_plugins_there_is_nobody_to_call() -> None:
+    assert all(Hooks().observers(name) == () for name in OBSERVING)
+    assert Hooks().objection() is None
+    assert Hooks().enrichment(Event("image.created")) == {}
+
+
+def test_every_hook_that_observes_is_declared() -> None:
+    assert {name for name in vars(HookSpecs) if name.startswith("relevo_")} >= OBSERVING
+
+
+def test_observers_are_entered_in_the_order_of_pluggy_the_last_registered_first_and_left_in_reverse() -> None:
+    seen: list[str] = []
+    hooks = Hooks([_Timer("first", seen), _Timer("second", seen)])
+
+    with _around(hooks):
+        seen.append("handled")
+
+    assert seen == ["second begins", "first begins", "handled", "first ends", "second ends"]
+
+
+def test_an_observer_sees_the_error_and_cannot_swallow_it() -> None:
+    class _Swallower:
+        @hookimpl
+        def relevo_around_handle(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.suppress(ValueError)
+
+    timer = _Timer()
+
+    with pytest.raises(ValueError, match="of the listener"), _around(Hooks([_Swallower(), timer])):
+        raise ValueError("of the listener")
+
+    assert timer.seen == ["timer begins", "timer meets ValueError"]
+
+
+class _Broken:
+    """A plugin that fails at a given point."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @hookimpl
+    def relevo_around_handle(self, delivery: object) -> Any:
+        self._fail("call")
+        return self
+
+    def __enter__(self) -> None:
+        self._fail("enter")
+
+    def __exit__(self, *_: object) -> None:
+        self._fail("exit")
+
+    def _fail(self, where: str) -> None:
+        if self.where == where:
+            raise RuntimeError(where)
+
+
+@pytest.mark.parametrize("where", ["call", "enter", "exit"])
+def test_a_broken_observer_is_logged_and_changes_nothing_for_the_others(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    timer = _Timer()
+    done = False
+
+    with _around(Hooks([_Broken(where), timer])):
+        done = True
+
+    assert done
+    assert timer.seen == ["timer begins", "timer ends"]
+    assert [record.name for record in caplog.records] == ["relevo.hook"]
+
+
+def test_an_observer_may_ask_for_some_of_the_arguments_or_none() -> None:
+    seen: list[object] = []
+
+    class _Picky:
+        @hookimpl
+        def relevo_dead_lettered(self, outcome: object) -> None:
+            seen.append(outcome)
+
+    notify(Hooks([_Picky()]).observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome")
+
+    assert seen == ["outcome"]
+
+
+def test_an_observer_that_is_a_pluggy_wrapper_is_refused() -> None:
+    class _Wrapper:
+        @hookimpl(wrapper=True)
+        def relevo_around_handle(self) -> Iterator[None]:
+            yield
+
+    with pytest.raises(PluginError, match="return a context manager"):
+        Hooks([_Wrapper()]).observers("relevo_around_handle")
+
+
+def test_a_function_that_fits_no_hook_is_refused() -> None:
+    class _Typo:
+        @hookimpl
+        def relevo_around_handel(self) -> None: ...
+
+    class _Wrong:
+        @hookimpl
+        def relevo_around_handle(self, message: object) -> None: ...
+
+    for plugin in (_Typo(), _Wrong()):
+        with pytest.raises(PluginError, match="does not fit"):
+            Hooks([plugin])
+
+
+def test_a_plugin_cannot_be_registered_twice() -> None:
+    timer = _Timer()
+
+    with pytest.raises(PluginError):
+        Hooks([timer, timer])
+
+
+class _Enriching:
+    def __init__(self, **context: Any) -> None:
+        self.context = context
+
+    @hookimpl
+    def relevo_enrich(self, event: object) -> Mapping[str, Any] | None:
+        return self.context or None
+
+
+def test_what_plugins_add_is_put_together_and_the_earlier_one_wins() -> None:
+    hooks = Hooks([_Enriching(user=1, url="/"), _Enriching(), _Enriching(user=2, tenant=3)])
+
+    assert hooks.enrichment(Event("image.created")) == {"user": 1, "url": "/", "tenant": 3}
+
+
+def test_what_a_deciding_hook_raises_reaches_who_asked() -> None:
+    class _Refusing:
+        @hookimpl
+        def relevo_enrich(self, event: object) -> None:
+            raise LookupError("no user")
+
+        @hookimpl
+        def relevo_may_run(self) -> None:
+            raise LookupError("no flag")
+
+    hooks = Hooks([_Refusing()])
+
+    with pytest.raises(LookupError, match="no user"):
+        hooks.enrichment(Event("image.created"))
+    with pytest.raises(LookupError, match="no flag"):
+        hooks.objection()
+
+
+def test_one_objection_is_enough() -> None:
+    class _Mute:
+        @hookimpl
+        def relevo_may_run(self) -> None: ...
+
+    class _Objecting:
+        @hookimpl
+        def relevo_may_run(self) -> str:
+            return "deploy"
+
+    assert Hooks([_Mute(), _Objecting(), _Mute()]).objection() == "deploy"
