@@ -38,7 +38,7 @@ dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy
 
 clean: ## Remove what was made here: environments, caches, the example's files
 	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var
-	find core backends tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: each stamp is one step that was finished ----------------------------------
 
