@@ -12,7 +12,7 @@ from relevo.errors import TransportClosedError, UnsupportedError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.recorder import Worker
+from relevo_conformance.worker import Worker
 
 PROMPTLY = 10.0
 """Seconds of real time, generous for a machine under load."""

@@ -9,7 +9,7 @@ from relevo import Delivery, Unreadable
 from relevo_conformance import promise
 from relevo_conformance.bench import Thread
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.recorder import Worker
+from relevo_conformance.worker import Worker
 
 
 class ReceiveContract(Contract):

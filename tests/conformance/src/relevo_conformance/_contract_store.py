@@ -5,7 +5,7 @@ from __future__ import annotations
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.recorder import Worker
+from relevo_conformance.worker import Worker
 
 
 def bury(bench: Bench, worker: Worker, number: int, *, queue: str | None = None) -> None:

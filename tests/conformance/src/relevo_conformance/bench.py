@@ -17,8 +17,9 @@ from relevo import Delivery, Envelope
 from relevo.errors import RelevoError
 from relevo_conformance import history
 from relevo_conformance.harness import Harness
-from relevo_conformance.recorder import Recorder, Worker
+from relevo_conformance.recorder import Recorder
 from relevo_conformance.strategy import Recipe
+from relevo_conformance.worker import Worker
 
 SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\")
 """Put behind one word they make queue names that a careless store mixes up: by prefix, pattern, case or quoting."""

@@ -26,8 +26,8 @@ from relevo_conformance import strategy
 from relevo_conformance.bench import Bench
 from relevo_conformance.harness import Breakage, Harness
 from relevo_conformance.history import Way, tally
-from relevo_conformance.recorder import Worker
 from relevo_conformance.strategy import Recipe
+from relevo_conformance.worker import Worker
 
 QUEUES = 3
 WORKERS = 2

@@ -1,0 +1,325 @@
+"""A process with a transport of its own, whose every call is written down."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from relevo import (
+    Ack,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Lost,
+    Nack,
+    Outcome,
+    Release,
+    Settlement,
+    Stats,
+    Transport,
+    Unreadable,
+)
+from relevo.errors import (
+    ConfigurationError,
+    LeaseLostError,
+    RelevoError,
+    SendError,
+    SettleError,
+    TransportClosedError,
+    TransportUnavailableError,
+)
+from relevo_conformance import history
+from relevo_conformance.harness import Savepoint, Transaction
+
+if TYPE_CHECKING:
+    from relevo_conformance.recorder import Recorder
+
+Result = TypeVar("Result")
+
+
+class Worker:
+    """A process with a transport of its own; its verbs are those of the transport, written down."""
+
+    def __init__(self, recorder: Recorder, name: str, transport: Transport) -> None:
+        self.recorder = recorder
+        self.name = name
+        self.transport = transport
+        self.alive = True
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        """Create what is missing for *queues*."""
+        return self._note(
+            history.SetUp(queues=tuple(queues), dry_run=dry_run),
+            lambda: self.transport.setup(queues, dry_run=dry_run),
+            lambda lines: history.Words(tuple(lines)),
+        )
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        """Send *envelopes*."""
+        self.recorder.until(delay)
+        self._note(
+            history.Send(envelopes=tuple(envelopes), delay=delay),
+            # An argument that says the default is left out, as most callers do.
+            lambda: self.transport.send(envelopes, delay=delay) if delay else self.transport.send(envelopes),
+            lambda _: None,
+        )
+
+    def receive(self, queues: Sequence[str], *, limit: int = 10, lease: float, wait: float = 0.0) -> list[Delivery]:
+        """Return what is handed out."""
+        if self.transport.capabilities.lease == "timed":
+            self.recorder.until(wait + lease)
+        deliveries = self._note(
+            history.Receive(queues=tuple(queues), limit=limit, lease=lease, wait=wait),
+            lambda: self.transport.receive(queues, limit=limit, lease=lease, wait=wait),
+            lambda handed: history.HandedOut(tuple(self._handed(delivery) for delivery in handed)),
+        )
+        return list(deliveries)
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        """Settle deliveries; return the lost."""
+        numbers = [self.recorder.number(delivery) for delivery, _ in settlements]
+        items = (history.Item(number, outcome) for number, (_, outcome) in zip(numbers, settlements, strict=True))
+        for _, outcome in settlements:
+            if isinstance(outcome, Nack):
+                self.recorder.until(outcome.delay)
+        return self._note(history.Settle(items=tuple(items)), lambda: self.transport.settle(settlements), self._lost)
+
+    def settles(self, delivery: Delivery, outcome: Outcome) -> bool:
+        """Settle *delivery*; tell whether it was still held."""
+        return not self.settle([(delivery, outcome)])
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Settle *delivery* as done; tell whether it was still held."""
+        return self.settles(delivery, Ack())
+
+    def nack(self, delivery: Delivery, *, delay: float = 0.0, state: bytes | None = None) -> bool:
+        """Give *delivery* back; tell whether it was still held."""
+        return self.settles(delivery, Nack(delay=delay, state=state))
+
+    def dead_letter(
+        self, delivery: Delivery, *, reason: str = "retries-exhausted", error: str = "", state: bytes | None = None
+    ) -> bool:
+        """Keep *delivery* aside; tell whether it was still held."""
+        return self.settles(delivery, DeadLetter(reason=reason, error=error, state=state))
+
+    def release(self, delivery: Delivery) -> bool:
+        """Give *delivery* back unstarted; tell whether it was still held."""
+        return self.settles(delivery, Release())
+
+    def report_lost(self, delivery: Delivery, *, state: bytes | None = None) -> bool:
+        """Say that the process that ran *delivery* died; tell whether it was still held."""
+        return self.settles(delivery, Lost(state=state))
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        """Keep *deliveries* hidden; return the lost."""
+        self.recorder.until(lease)
+        numbers = tuple(self.recorder.number(delivery) for delivery in deliveries)
+        call = history.Extend(deliveries=numbers, lease=lease)
+        return self._note(call, lambda: self.transport.extend(deliveries, lease=lease), self._lost)
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        """Keep *state* with *delivery*."""
+        call = history.Checkpoint(delivery=self.recorder.number(delivery), state=state)
+        self._note(call, lambda: self.transport.checkpoint(delivery, state), lambda _: None)
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 1000
+    ) -> Sequence[DeadLetterEntry]:
+        """Return the dead letters of *queues*."""
+        return self._note(
+            history.ListDead(queues=tuple(queues), after=after, limit=limit),
+            lambda: self.transport.dead_letters(queues, after=after, limit=limit),
+            lambda entries: history.Entries(tuple(entries)),
+        )
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        """Make dead letters ready; return the refs that were not found."""
+        call = history.Revive(refs=dict(refs))
+        return self._note(call, lambda: self.transport.revive(refs), lambda found: history.Missing(tuple(found)))
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        """Delete dead letters; return the refs that were not found."""
+        refs = tuple(refs)
+        call = history.Discard(refs=refs)
+        return self._note(call, lambda: self.transport.discard(refs), lambda found: history.Missing(tuple(found)))
+
+    def cancel(self, event_id: str) -> int:
+        """Take out the event; return how many that were."""
+        return self._note(history.Cancel(event_id=event_id), lambda: self.transport.cancel(event_id), history.Number)
+
+    def purge(self, queue: str) -> int:
+        """Take out what nobody holds; return how many that were."""
+        return self._note(history.Purge(queue=queue), lambda: self.transport.purge(queue), history.Number)
+
+    def stats(self, queue: str) -> Stats:
+        """Return the figures of *queue*."""
+        return self._note(history.Count(queue=queue), lambda: self.transport.stats(queue), history.Figures)
+
+    def close(self) -> None:
+        """Close the transport."""
+        self.alive = False
+        self._note(history.Close(), self.transport.close, lambda _: None)
+
+    # --- in a transaction -------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[RecordedTransaction]:
+        """Begin a transaction on the store; it is rolled back at the end unless it was committed."""
+        self.recorder.hooks["session"] += 1
+        with self.recorder.harness.session() as transaction:
+            yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
+
+    def note_bound(self, call: history.SendBound, session: Any) -> None:
+        """Send inside *session*'s transaction."""
+
+        def send() -> None:
+            bound = (
+                self.transport.bound_to(session)
+                if call.relay_to is None
+                else self.transport.bound_to(session, relay_to=call.relay_to)
+            )
+            bound.send(lambda: call.envelopes, delay=call.delay)
+
+        self.recorder.until(call.delay)
+        self._note(call, send, lambda _: None)
+
+    # --- how it is written down -------------------------------------------------------------------------
+
+    def _note(
+        self, call: history.Call, act: Callable[[], Result], value: Callable[[Result], history.Value | None]
+    ) -> Result:
+        op = self.recorder.began(self.name, call)
+        try:
+            result = act()
+        except RelevoError as error:
+            found = self._value_of(call, error)
+            self.recorder.ended(op, _end(call, error), error=_kind(error), value=found)
+            raise
+        except Exception as error:
+            self.recorder.ended(op, "crashed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.recorder.ended(op, value=value(result))
+        return result
+
+    def _value_of(self, call: history.Call, error: RelevoError) -> history.Value | None:
+        match call, error:
+            case history.Send(envelopes=envelopes), SendError():
+                return _fates(len(envelopes), error)
+            case history.Settle(), SettleError(lost=lost, unsettled=unsettled):
+                return history.Settled(lost=self._numbers(lost), unsettled=self._numbers(unsettled))
+            case _:
+                return None
+
+    def _lost(self, deliveries: Sequence[Delivery]) -> history.Settled:
+        return history.Settled(lost=self._numbers(deliveries))
+
+    def _numbers(self, deliveries: Iterable[object]) -> tuple[int, ...]:
+        return tuple(self.recorder.number(one) for one in deliveries if isinstance(one, Delivery))
+
+    def _handed(self, delivery: Delivery) -> history.Handed:
+        return history.Handed(
+            number=self.recorder.number(delivery),
+            event=_snapshot(delivery.envelope),
+            queue=delivery.queue,
+            attempt=delivery.attempt,
+            losses=delivery.losses,
+            state=delivery.state,
+            enqueued_at=delivery.enqueued_at,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class RecordedTransaction:
+    """Somebody else's transaction, written down."""
+
+    def __init__(self, worker: Worker, transaction: Transaction, number: int) -> None:
+        self._worker = worker
+        self._transaction = transaction
+        self._number = number
+        self._savepoints = 0
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0, relay_to: str | None = None) -> None:
+        """Send *envelopes* inside it."""
+        call = history.SendBound(transaction=self._number, envelopes=tuple(envelopes), delay=delay, relay_to=relay_to)
+        self._worker.note_bound(call, self._transaction.session)
+
+    def commit(self) -> None:
+        """Make all that was done in it real."""
+        self._end("commit", self._transaction.commit)
+
+    def rollback(self) -> None:
+        """Undo all that was done in it."""
+        self._end("rollback", self._transaction.rollback)
+
+    @contextmanager
+    def savepoint(self, way: history.Way) -> Iterator[None]:
+        """Begin a part of it, which ends with *way*."""
+        recorder, worker = self._worker.recorder, self._worker.name
+        self._savepoints += 1
+        number = self._savepoints
+        began = recorder.began(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
+        savepoint = self._transaction.savepoint()
+        recorder.ended(began)
+        yield
+        ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
+        op = recorder.began(worker, ends)
+        _end_savepoint(savepoint, way)
+        recorder.ended(op)
+
+    def _end(self, way: history.Way, act: Callable[[], object]) -> None:
+        recorder = self._worker.recorder
+        op = recorder.began(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
+        try:
+            act()
+        except Exception as error:
+            recorder.ended(op, "unknown", error=type(error).__name__)
+            raise
+        recorder.ended(op)
+
+
+def _end_savepoint(savepoint: Savepoint, way: history.Way) -> None:
+    if way == "commit":
+        savepoint.commit()
+    else:
+        savepoint.rollback()
+
+
+def _end(call: history.Call, error: RelevoError) -> history.End:
+    """Tell whether a call that raised *error* certainly did nothing."""
+    match call, error:
+        case _, ConfigurationError() | TransportClosedError() | LeaseLostError():
+            return "refused"
+        case history.Send() | history.Receive(), TransportUnavailableError():
+            return "refused" if isinstance(call, history.Send) else "unknown"
+        case _:
+            return "unknown"
+
+
+def _kind(error: RelevoError) -> str:
+    """Return the name of the class that the seam knows: a backend may raise one of its own beneath it."""
+    public = (cls for cls in type(error).__mro__ if cls.__module__ == "relevo.errors")
+    return next(public, RelevoError).__name__
+
+
+def _fates(size: int, error: SendError) -> history.Fates:
+    named = Counter((*error.sent, *error.refused, *error.unknown))
+    told_apart = named == Counter(range(size))
+    fates: list[history.Fate] = []
+    for position in range(size):
+        if position in error.unknown or position not in named:
+            fates.append("unknown")
+        else:
+            fates.append("sent" if position in error.sent else "refused")
+    return history.Fates(tuple(fates), told_apart)
+
+
+def _snapshot(event: Envelope | Unreadable) -> Envelope | Unreadable:
+    """Return *event* as it is now, whatever somebody does to its headers later."""
+    return attrs.evolve(event, headers=dict(event.headers))
