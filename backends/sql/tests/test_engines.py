@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
-from relevo import Ack, Envelope
+from relevo import Ack, DeadLetter, Envelope, Nack
 from relevo_sql import SqlTransport
 
 Opener = Callable[..., SqlTransport]
@@ -58,6 +58,23 @@ def test_sends_survive_a_crash_of_the_host_and_settlements_one_of_the_process(
         ("UPDATE relevo_event SET", WAL_NORMAL),
         ("DELETE FROM relevo_event", WAL_NORMAL),
     ]
+
+
+def test_whoever_will_write_takes_the_lock_before_reading(opener: Opener, an_envelope: Maker) -> None:
+    transport = opener()
+    transport.send([an_envelope(number) for number in range(2)])
+    seen: list[list[str]] = []
+    engine = transport._database._engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *execution: seen.append(execution[2].split()[0:2]))
+
+    one, two = transport.receive(["default"], limit=2, lease=60, wait=0)
+    transport.settle([(one, Nack()), (two, DeadLetter(reason="broken"))])
+
+    seen = [words for words in seen if words[0] != "PRAGMA"]
+    verbs = [words[0] for words in seen]
+    assert verbs[:2] == ["SELECT", "BEGIN"]
+    assert seen.count(["BEGIN", "IMMEDIATE"]) == verbs.count("BEGIN") == verbs.count("COMMIT") == 2
+    assert verbs[verbs.index("COMMIT") + 1] == "BEGIN"
 
 
 @pytest.mark.parametrize("mode", ["delete", "truncate", "memory", "off"])

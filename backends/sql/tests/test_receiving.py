@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, Delivery, Envelope, Lost, Nack, Release
@@ -159,6 +161,45 @@ def test_a_purge_takes_more_than_one_transactions_worth_and_leaves_what_is_held(
     assert not transport.settle([(held[0], Ack())])
 
 
+def test_a_purge_leaves_what_is_sent_meanwhile(
+    transport: SqlTransport, opener: Opener, an_envelope: Maker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relevo_sql._stats._BOUND", 2)
+    other = opener(clock)
+    transport.send([an_envelope(number, ordering_key="42") for number in range(4)])
+    meanwhile = iter([[an_envelope(number, ordering_key="42")] for number in range(10, 12)])
+
+    def send_more(*execution: Any) -> None:
+        if execution[2] == "COMMIT":
+            other.send(next(meanwhile, []))
+
+    engine = transport._database._engine
+    sa.event.listen(engine, "after_cursor_execute", send_more)
+    purged = transport.purge("default")
+    sa.event.remove(engine, "after_cursor_execute", send_more)
+
+    assert purged == 4
+    (first,) = take(transport)
+    transport.ack(first)
+    assert ids([first, *take(transport)]) == ["id-10", "id-11"]
+
+
+def test_dead_letters_are_paged_queue_by_queue(transport: SqlTransport, an_envelope: Maker) -> None:
+    for number in range(6):
+        transport.send([an_envelope(number, queue="feed" if number % 2 else "media")])
+        (delivery,) = take(transport, "feed", "media")
+        transport.dead_letter(delivery, reason="broken")
+
+    whole = [entry.ref for entry in transport.dead_letters(["media", "feed"])]
+    paged: list[str] = []
+    while page := transport.dead_letters(["media", "feed"], after=paged[-1] if paged else None, limit=2):
+        paged += [entry.ref for entry in page]
+        transport.discard(paged[-1:])
+
+    assert whole == ["1@media", "3@media", "5@media", "2@feed", "4@feed", "6@feed"]
+    assert paged == whole
+
+
 def test_those_behind_a_cancelled_one_of_their_key_have_their_turn(transport: SqlTransport, an_envelope: Maker) -> None:
     transport.send([an_envelope(number, ordering_key="42") for number in (1, 2, 3)])
     transport.send([an_envelope(4, ordering_key="42")], delay=10)
@@ -213,7 +254,10 @@ def test_a_wait_in_vain_ends_in_time(opener: Opener) -> None:
     assert 0.3 <= took < 1.5
 
 
-def test_a_send_of_this_process_ends_a_wait_at_once(opener: Opener, an_envelope: Maker) -> None:
+def test_a_send_of_this_process_ends_a_wait_at_once(
+    opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
     transport = opener(poll=30.0)
     timer = threading.Timer(0.5, lambda: transport.send([an_envelope(1)]))
     timer.start()
@@ -237,7 +281,10 @@ def test_a_send_of_another_process_is_found_by_looking(opener: Opener, an_envelo
     assert took < 5
 
 
-def test_the_end_of_a_delay_is_waited_for_and_not_polled_for(opener: Opener, an_envelope: Maker) -> None:
+def test_the_end_of_a_delay_is_waited_for_and_not_polled_for(
+    opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
     transport = opener(poll=30.0)
     transport.send([an_envelope(1)], delay=0.5)
 
@@ -247,14 +294,18 @@ def test_the_end_of_a_delay_is_waited_for_and_not_polled_for(opener: Opener, an_
     assert 0.3 < took < 5
 
 
-def test_a_close_ends_a_wait(opener: Opener) -> None:
+def test_a_close_ends_a_wait(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
     transport = opener(poll=30.0)
     timer = threading.Timer(0.3, transport.close)
     timer.start()
+    start = time.monotonic()
 
     with pytest.raises(TransportClosedError):
         transport.receive(["default"], limit=1, lease=60, wait=20)
+
     timer.join()
+    assert time.monotonic() - start < 5
 
 
 def test_a_clock_that_stands_still_is_asked_to_sleep(
