@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
@@ -20,6 +22,9 @@ from relevo_conformance.harness import Breakage
 from .proxy import Proxy
 
 LEVELS = 8
+
+_REST = 1.0
+"""Seconds between the last use of a queue and its deletion."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,6 +47,7 @@ class AmqpHarness(Harness):
         parameters.heartbeat = 0
         self._connection = pika.BlockingConnection(parameters)
         self._proxies: dict[Transport, Proxy] = {}
+        self._dropped: deque[tuple[float, str]] = deque()
 
     def open(self) -> Transport:
         proxy = Proxy(self._url)
@@ -69,14 +75,23 @@ class AmqpHarness(Harness):
         channel.close()
 
     def drop(self, queue: str) -> None:
+        # Not at once: RabbitMQ 4.0.5 loses the supervisor of its dead-letter workers when a queue is deleted
+        # in the moment in which it, or its leader, is made.
+        self._dropped.append((time.monotonic(), queue))
+        self._delete(before=time.monotonic() - _REST)
+
+    def _delete(self, *, before: float) -> None:
         channel = self._connection.channel()
-        for own in self._topology.own_queues(queue):
-            channel.queue_delete(own.name)
+        while self._dropped and self._dropped[0][0] <= before:
+            for own in self._topology.own_queues(self._dropped.popleft()[1]):
+                channel.queue_delete(own.name)
         channel.close()
 
     def close(self) -> None:
         for proxy in self._proxies.values():
             proxy.close()
+        time.sleep(_REST)
+        self._delete(before=time.monotonic())
         channel = self._connection.channel()
         for queue in self._topology.shared_queues():
             channel.queue_delete(queue.name)

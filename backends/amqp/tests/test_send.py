@@ -9,6 +9,8 @@ import pytest
 
 from relevo import Envelope, SendError, TransportUnavailableError, UnsupportedError
 from relevo_amqp import AccessRefusedError, AmqpTransport
+from relevo_amqp._mapping import Parcel
+from relevo_amqp._publisher import Batch, Fate
 
 from .conftest import Server, drain, ids, receive
 from .proxy import Proxy
@@ -144,6 +146,18 @@ def test_many_threads_send_over_one_window(
     assert sorted(ids(drain(transport, queue))) == sorted(
         f"id-{100 * number + each}" for number in range(8) for each in range(50)
     )
+
+
+def test_a_batch_that_is_given_up_knows_what_was_on_its_way() -> None:
+    batch = Batch([Parcel("e", "k", {}, b"") for _ in range(4)])
+    batch.begun = 3
+    batch.settle(1, Fate.CONFIRMED)
+
+    batch.give_up("because")
+
+    assert batch.done.is_set()
+    assert batch.fates == [Fate.UNKNOWN, Fate.CONFIRMED, Fate.UNKNOWN, Fate.UNSENT]
+    assert batch.why == "because"
 
 
 # --- when the server is not there -----------------------------------------------------------------------

@@ -143,6 +143,29 @@ def test_a_suspect_waits_until_all_that_is_held_is_settled(
     assert suspect.losses == 1
 
 
+def test_nothing_else_is_fetched_while_a_suspect_is_held(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    lost = connect()
+    receive(lost, queue)
+    worker = connect()
+    assert receive(worker, queue, wait=0.0) == []
+    lost._abort()
+    (suspect,) = receive(worker, queue, wait=10.0)
+
+    transport.send([envelope(number) for number in range(2, 7)])
+    time.sleep(0.3)
+    worker._abort()
+
+    assert suspect.losses == 1
+    found = drain(transport, queue, wait=2.0)
+    assert {event_id: each.losses for event_id, each in zip(ids(found), found, strict=True)} == {
+        "id-1": 2,
+        **{f"id-{number}": 0 for number in range(2, 7)},
+    }
+
+
 def test_a_suspect_does_not_wait_for_ever_for_a_long_listener(
     connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
