@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
+import pika
 import pytest
 
 import relevo
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Topology
 
 HERE = Path(__file__).parent
 
@@ -89,6 +92,18 @@ main = {main}
 
 def _forget(app: relevo.App) -> None:
     """Take everything that the test made off a server that outlives it."""
-    drop = getattr(app.transport(), "drop", None)
-    if drop is not None:
-        drop(app.queues("main"))
+    transport = app.transport()
+    if not isinstance(transport, AmqpTransport):
+        return
+    options = transport._options
+    topology = Topology(options.prefix, options.resolution, options.levels)
+    app.close()
+    time.sleep(1.0)  # a queue is not deleted in the moment in which it was used; RabbitMQ 4.0.5 minds
+    connection = pika.BlockingConnection(pika.URLParameters(options.url))
+    channel = connection.channel()
+    own = [each for queue in app.queues("main") for each in topology.own_queues(queue)]
+    for queue in [*topology.shared_queues(), *own]:
+        channel.queue_delete(queue.name)
+    for exchange in topology.exchanges():
+        channel.exchange_delete(exchange.name)
+    connection.close()

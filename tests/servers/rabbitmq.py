@@ -35,6 +35,15 @@ import rabbitmq_package
 
 STANDARD = "amqp://guest:guest@127.0.0.1:5672/"
 
+_PROBE = "relevo-test-probe"
+_PROBE_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-dead-letter-exchange": "amq.fanout",
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+    "x-expires": 600_000,
+}
+
 UNAVAILABLE = 69
 """The exit code for a server that cannot be reached (``EX_UNAVAILABLE`` of sysexits.h)."""
 
@@ -108,14 +117,20 @@ def _installed(environ: Mapping[str, str]) -> Path | None:
 
 
 def refusal(url: str) -> str:
-    """Return why the server at *url* cannot be used, or nothing if a whole AMQP handshake succeeds."""
+    """
+    Return why the server at *url* cannot be used, or nothing if it makes a queue as relevo's are.
+
+    A handshake alone says too little: RabbitMQ 4.0.5 can lose the supervisor of its dead-letter workers
+    when a queue is deleted in the moment in which it is made, and from then on refuses such queues while all
+    else works. The queue that is tried vanishes by itself.
+    """
     parameters = pika.URLParameters(url)
     parameters.socket_timeout = parameters.stack_timeout = 5.0
     parameters.blocked_connection_timeout = 5.0
     parameters.connection_attempts = 1
     try:
         connection = pika.BlockingConnection(parameters)
-        connection.channel().close()
+        connection.channel().queue_declare(_PROBE, durable=True, arguments=_PROBE_ARGUMENTS)
         connection.close()
     except (pika.exceptions.AMQPError, OSError) as error:
         return str(error) or repr(error)
