@@ -107,7 +107,9 @@ class MemoryTransport(Transport):
     @classmethod
     def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
         if options.url.rstrip("/") != "memory:":
-            message = f'the transport "{name}" is at {masked_url(options.url)}, but memory has no places; write "memory://"'
+            message = (
+                f'the transport "{name}" is at {masked_url(options.url)}, but memory has no places; write "memory://"'
+            )
             raise ConfigurationError(message)
         return cls(name=name, clock=clock)
 
