@@ -6,8 +6,11 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import importlib
 import json
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -57,6 +60,16 @@ def there_and_back(event: object) -> Any:
     return typed(decoded(body_of(event)), declared(type(event)))
 
 
+@pytest.fixture(name="sdk", scope="module")
+def _sdk() -> Any:
+    """Give the official SDK's reader of JSON, as somebody who did not write this codec."""
+    name = "cloudevents.core.formats.json"
+    # It imports ctypes, which takes some builds of Python down with it.
+    if subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False).returncode:
+        pytest.skip("the package cloudevents cannot be imported")
+    return importlib.import_module(name).JSONFormat()
+
+
 # --- by name ------------------------------------------------------------------------------------------
 
 
@@ -93,10 +106,10 @@ def test_a_body_is_a_cloudevents_1_0_document(
 
 
 @given(names, st.dictionaries(texts, values, max_size=3), subjects)
-def test_others_read_a_body_as_the_same_event(name: str, arguments: dict[str, Any], subject: Subject | None) -> None:
-    formats = pytest.importorskip("cloudevents.core.formats.json")
-
-    read = formats.JSONFormat().read(None, body_of(Event(name, arguments, subject=subject)))
+def test_others_read_a_body_as_the_same_event(
+    sdk: Any, name: str, arguments: dict[str, Any], subject: Subject | None
+) -> None:
+    read = sdk.read(None, body_of(Event(name, arguments, subject=subject)))
 
     assert (read.get_id(), read.get_source(), read.get_type(), read.get_specversion()) == ("1", "shop", name, "1.0")
     assert read.get_time() == dt.datetime.fromtimestamp(NOW, dt.UTC)
@@ -104,10 +117,8 @@ def test_others_read_a_body_as_the_same_event(name: str, arguments: dict[str, An
     assert read.get_subject() == (str(subject) if subject else None)
 
 
-def test_others_accept_the_body_of_a_declared_class() -> None:
-    formats = pytest.importorskip("cloudevents.core.formats.json")
-
-    read = formats.JSONFormat().read(None, body_of(Created(image_id=7)))
+def test_others_accept_the_body_of_a_declared_class(sdk: Any) -> None:
+    read = sdk.read(None, body_of(Created(image_id=7)))
 
     assert read.get_extension("dataversion") == 3
     assert read.get_subject() == "image/7"
