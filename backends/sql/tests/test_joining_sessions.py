@@ -458,6 +458,18 @@ def test_a_session_of_a_database_without_relevos_tables_is_refused(
     other.dispose()
 
 
+def test_a_session_of_another_kind_of_database_is_refused(
+    transport: SqlTransport, path: Path, an_envelope: Maker
+) -> None:
+    other = sa.create_engine(f"sqlite:///{path}")
+    other.dialect.name = "postgresql"
+    with Session(other) as session, pytest.raises(SessionError, match="another database"):
+        transport.bound_to(session).send(lambda: [an_envelope(1)])
+    with other.connect() as connection, pytest.raises(SessionError, match="another database"):
+        transport.bound_to(connection).send(lambda: [an_envelope(1)])
+    other.dispose()
+
+
 def test_the_same_file_by_another_name_is_the_same_database(
     transport: SqlTransport, path: Path, tmp_path: Path, an_envelope: Maker
 ) -> None:

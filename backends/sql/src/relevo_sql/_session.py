@@ -88,6 +88,11 @@ class Joints:
         """Tell who waits that something was committed."""
         self._wake()
 
+    def require_kind(self, dialect: sa.Dialect) -> None:
+        """Raise :class:`SessionError` if a session of *dialect* can only be of another database."""
+        if dialect.name != self._database.dialect.name:
+            raise self._elsewhere("is of another database")
+
     def require_transaction(self, connection: sa.Connection) -> None:
         """Raise :class:`SessionError` if what is written on *connection* would not wait for its commit."""
         if not self._database.dialect.joined(connection):
@@ -133,6 +138,7 @@ class Joints:
     def _write_at_once(self, connection: sa.Connection, make: Make) -> None:
         if not connection.in_transaction():
             connection.begin()
+        self.require_kind(connection.dialect)
         self.require_transaction(connection)
         self.require_same(connection)
         self.write(connection, make())
@@ -195,7 +201,9 @@ class _JoinedSession:
 
     def _check(self, session: Session) -> None:
         try:
-            if session.get_bind(clause=event).dialect.is_async:
+            dialect = session.get_bind(clause=event).dialect
+            self._joints.require_kind(dialect)
+            if dialect.is_async:
                 self._unchecked = True  # it can be asked only where it is awaited: at its commit
             else:
                 connection = session.connection(bind_arguments={"clause": event})
