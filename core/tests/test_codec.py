@@ -490,3 +490,19 @@ def test_data_is_not_looked_at_before_it_is_asked_for() -> None:
     with pytest.raises(DecodeError):
         generic(document)
     assert isinstance(context_of(document), Mapping)
+
+
+def test_a_subject_field_is_filled_although_its_name_stands_within_another() -> None:
+    @event("picture.measured", subject="id", of="image")
+    @attrs.frozen
+    class Measured:
+        id: int
+        width: int
+        of: Mapping[str, int]
+
+    arguments = {"width": 3, "of": {"id": 1}}
+    body = encoded(
+        content_of(Event("picture.measured", arguments)), id="1", source="s", now=0.0, subject=Subject("image", "7")
+    )
+
+    assert typed(decoded(body), declared(Measured)) == Measured(id=7, width=3, of={"id": 1})

@@ -70,3 +70,11 @@ def test_no_password_is_shown_whatever_it_holds(noise: str, form: str) -> None:
 @given(st.text(st.characters(exclude_characters=":")))
 def test_credentials_without_a_name_are_a_token(noise: str) -> None:
     assert "hunter2" not in masked_url(f"amqp://hunter2{noise}@host")
+
+
+def test_a_password_is_not_shown_where_the_host_was_forgotten() -> None:
+    assert [masked_url(url) for url in ("amqp://guest:s3cret", "amqp://guest:s3cret/vh", "amqp://h:5672/v")] == [
+        "amqp://***",
+        "amqp://***",
+        "amqp://h:5672/v",
+    ]

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from relevo._config import Config
 
 
+_SHORTEST_LEASE = 1.0
+"""Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
+
+
 class App(Dispatcher):
     """
     Dispatches events to where its routes say, and makes the workers that handle them.
@@ -100,6 +104,8 @@ class App(Dispatcher):
         self.config: Config | None = None
         self._patience = seconds(patience, what="patience")
         self._lease = seconds(lease, what="lease")
+        if self._lease < _SHORTEST_LEASE:
+            raise ConfigurationError(f"lease is {self._lease} s, {_SHORTEST_LEASE} s is the least that can be renewed")
         self._auto = setup == "auto"
         self._chance = chance or _random
         self._table = ListenerTable()
@@ -271,6 +277,11 @@ class App(Dispatcher):
         targets = self.routes.targets(name)
         wait = seconds(delay, what="the delay of a dispatch")
         event_id = ""
+        local = any(target.transport == NOW for target in targets)
+        if local and wait:
+            raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
+        first = NOW if targets[0].transport == NOW else ""
+        at_once = self.listeners.in_queue(name, NOW, first) if local else ()  # imports modules: before anything is sent
         if groups := _by_transport(targets):
             if len(groups) > 1 and session is None:
                 raise _fan_out(name, groups)
@@ -283,11 +294,8 @@ class App(Dispatcher):
                 sent(self._prepared(transport), parcel.make(group), delay=wait, hooks=self.hooks)
             else:
                 self._enlist(parcel, groups, session, wait)
-        if any(target.transport == NOW for target in targets):
-            if wait:
-                raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
-            first = NOW if targets[0].transport == NOW else ""
-            self._local.call(event, self.listeners.in_queue(name, NOW, first))
+        if local:
+            self._local.call(event, at_once)
         return Dispatched(id=event_id, targets=targets)
 
     def _enlist(self, parcel: Parcel, groups: Mapping[str, Sequence[Target]], session: Any, wait: float) -> None:

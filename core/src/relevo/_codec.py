@@ -225,7 +225,7 @@ def typed(document: Document, kind: EventType) -> Any:
         DecodeError: The data does not fit; names the field.
     """
     raw = bytes(document.data) or b"{}"
-    if kind.subject and document.subject and kind.subject.encode() not in raw:
+    if kind.subject and document.subject and kind.subject not in generic(document).arguments:
         return typed_from(generic(document), kind)
     try:
         return decoder(kind.cls).decode(raw)

@@ -49,6 +49,8 @@ def masked_url(url: str) -> str:
     if not separator:
         return MASK
     credentials, at, place = rest.rpartition("@")
+    if not at and not rest.partition("/")[0].rpartition(":")[2].isdecimal() and ":" in rest.partition("/")[0]:
+        return f"{scheme}://{MASK}"  # what stands where a port should may be a password, its @host forgotten
     user, colon, _ = credentials.partition(":")
     shown = f"{user}:{MASK}@" if colon else f"{MASK}@" if at else ""
     place, question, query = place.partition("?")
