@@ -612,3 +612,16 @@ def test_a_huge_traceback_does_not_take_long(listen: Listen, caller: MakeCaller,
 
     assert isinstance(outcome, DeadLetter)
     assert time.perf_counter() - began < 5
+
+
+def test_a_listener_whose_work_nobody_would_await_has_failed(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    async def work() -> None: ...
+
+    listen(lambda _: work(), id="lazy")
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert "nobody awaits" in _stateful(outcome).listeners["lazy"].error

@@ -171,10 +171,10 @@ class Caller:
             if event is None:
                 event = events[key] = typed(document, kind) if kind else generic(document)
             made = True
-            if call is None:
-                listener.function(event)
-            else:
-                listener.function(event, call)
+            result = listener.function(event) if call is None else listener.function(event, call)
+            if result is not None and hasattr(result, "__await__"):
+                getattr(result, "close", int)()  # so that Python does not warn of it as well
+                return TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
         except KeyboardInterrupt:
             raise
         except SubjectMissingError as error:
