@@ -28,6 +28,7 @@ from relevo import (
 from relevo.errors import (
     ConfigurationError,
     DuplicateListenerError,
+    EncodeError,
     RouteNotFoundError,
     SessionError,
     UnsupportedError,
@@ -228,6 +229,35 @@ def test_a_worker_is_not_started_on_a_queue_that_nothing_is_routed_to(make: Make
         app.worker(RunOptions(queues=("meida",)))
 
 
+def test_a_target_that_no_listener_here_serves_is_told_at_the_start(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    hear = listener("a.b", id="hear")(lambda event: None)
+    app = make(hear, routes={"a.b": ["main/media", "main/feed", "now"], "*": "main"})
+
+    app.worker(RunOptions(queues=("media",)))
+    assert caplog.messages == []
+    app.worker()
+
+    (told,) = caplog.messages
+    assert told.startswith('"a.b" is routed to main/feed, but no listener here runs there')
+
+
+def test_more_listeners_than_a_state_can_keep_are_refused_at_the_start(make: Make) -> None:
+    many = [listener("a.b", id=f"{number:0100}")(functools.partial(print)) for number in range(100)]
+
+    with pytest.raises(ConfigurationError, match=r'"a\.b" has 100 listeners in main/default, and what they did takes'):
+        make(*many).worker()
+
+
+def test_a_transport_without_delays_is_refused_at_the_start_since_nothing_could_be_retried(make: Make) -> None:
+    class Hasty(MemoryTransport):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, delay=None)
+
+    with pytest.raises(ConfigurationError, match='the transport "main" does not support delay'):
+        make(transports={"main": Hasty()}).worker()
+
+
 def test_every_listener_runs_in_one_queue(make: Make) -> None:
     heard: list[str] = []
 
@@ -290,6 +320,18 @@ def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
 
     assert at_once == ["now in now"]
     assert heard[1:] == ["unbound in default"]
+
+
+@pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "tomorrow"}])
+def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make: Make, terms: dict[str, Any]) -> None:
+    heard: list[Event] = []
+    app = make(listener("a.b")(functools.partial(heard.append)), routes={"*": "now"})
+
+    app.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires=9e9, session=object())
+    with pytest.raises(EncodeError):
+        app.dispatch(Event("a.b"), **terms)
+
+    assert len(heard) == 1
 
 
 def test_what_is_handled_now_cannot_be_delayed(make: Make) -> None:

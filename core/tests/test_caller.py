@@ -47,6 +47,10 @@ def _stateful(outcome: Outcome) -> Progress:
     return loaded(outcome.state)
 
 
+def _stateful_bytes(outcome: Outcome) -> bytes:
+    return dumped(_stateful(outcome))
+
+
 # --- what listeners are given -----------------------------------------------------------------------
 
 
@@ -84,7 +88,7 @@ def test_a_listener_may_ask_for_the_declared_class_and_for_the_call(
     assert seen == [(_ImageCreated(7), 1, 1, "keep")]
 
 
-def test_listeners_are_called_by_priority_and_share_one_event(
+def test_listeners_are_called_by_priority_each_with_an_event_of_its_own(
     listen: Listen, caller: MakeCaller, delivery: Make
 ) -> None:
     seen: list[tuple[str, Event]] = []
@@ -94,7 +98,24 @@ def test_listeners_are_called_by_priority_and_share_one_event(
     caller().outcome(delivery())
 
     assert [name for name, _ in seen] == ["soon", "late"]
-    assert seen[0][1] is seen[1][1]
+    assert seen[0][1] == seen[1][1]
+    assert seen[0][1] is not seen[1][1]
+
+
+def test_what_a_listener_changes_in_its_event_reaches_no_other(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    seen: list[Any] = []
+
+    def spoil(event: Event) -> None:
+        event["tags"].append("spoilt")
+
+    listen(spoil, priority=1)
+    listen(lambda event: seen.append(event["tags"]), id="look")
+
+    caller().outcome(delivery(data={"tags": ["sea"]}))
+
+    assert seen == [["sea"]]
 
 
 def test_only_the_listeners_of_the_queue_are_called(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
@@ -173,7 +194,7 @@ def test_a_retry_runs_only_the_listeners_that_have_not_succeeded_each_with_its_o
     assert attempts == [("good", 1), ("bad", 1), ("bad", 2)]
     assert isinstance(last, DeadLetter)
     assert last.reason == Reason.RETRIES_EXHAUSTED
-    assert last.error.startswith("bad: retries-exhausted after 2 runs\nTraceback")
+    assert last.error.startswith("bad: retries-exhausted after 2 runs: ValueError\nTraceback")
     assert "good" not in last.error.splitlines()[0]
 
 
@@ -373,6 +394,21 @@ def test_a_state_of_a_newer_release_is_given_back_not_touched(
     assert called == []
 
 
+def test_a_newer_state_that_cannot_say_since_when_is_waited_for_from_when_the_event_was_sent(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    listen(_fail)
+    state = b'{"v":2,"waiting":[]}'
+
+    early = caller().outcome(delivery(state=state, enqueued_at=clock.now() - 3599))
+    late = caller().outcome(delivery(state=state, enqueued_at=clock.now() - 3600))
+
+    assert isinstance(early, Nack)
+    assert early.state == state
+    assert isinstance(late, DeadLetter)
+    assert late.reason == Reason.NEWER_VERSION
+
+
 def test_a_reason_to_wait_is_forgotten_when_the_event_was_handled(
     listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
 ) -> None:
@@ -423,9 +459,27 @@ def test_a_subject_that_stays_missing_is_a_dead_letter_after_a_minute(
 
     assert isinstance(outcome, DeadLetter)
     assert outcome.reason == Reason.SUBJECT_MISSING
-    assert "look: subject-missing after 0 runs\nthe subject image/7 is gone" in outcome.error
+    assert "look: subject-missing after 0 runs: the subject image/7 is gone" in outcome.error
     assert clock.now() - began == pytest.approx(60.0, abs=0.01)
     assert hand_overs < 10
+
+
+def test_a_subject_that_was_found_and_goes_missing_again_is_waited_for_anew(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    def look(event: object, call: Call) -> None:
+        raise ValueError(call.subject)
+
+    listen(look)
+    missing = caller(subjects=[_images()])
+    first = missing.outcome(delivery(subject="image/7"))
+    clock.advance(59.0)
+    found = caller(subjects=[_images("7")]).outcome(delivery(subject="image/7", state=_stateful_bytes(first)))
+    clock.advance(59.0)
+    again = missing.outcome(delivery(subject="image/7", state=_stateful_bytes(found)))
+
+    assert _stateful(found).waiting == {}
+    assert isinstance(again, Nack)
 
 
 # --- what is malformed -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
+from relevo import Envelope
 from relevo.cli import main
 from relevo.cli._main import group
 
@@ -193,6 +195,56 @@ def test_a_dead_letter_is_told_listed_shown_revived_and_discarded(shop: Shop) ->
     assert "nobody answered; say --yes" in unanswered.stderr
     assert (discarded.returncode, discarded.stdout) == (0, "1 discarded\n")
     assert empty.stdout == "no dead letters\n"
+
+
+def test_a_dead_letter_of_a_newer_release_stays_and_the_others_are_revived(shop: Shop) -> None:
+    for _ in range(2):
+        shop.run("""dispatch image.created '{"bad": true}'""")
+    shop.run("drain")
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_dead SET progress = ? WHERE ref = 1", [b'{"v":2}'])
+    database.close()
+
+    revived = shop.run("dead revive --all")
+
+    assert (revived.returncode, revived.stdout) == (1, "1 revived\n")
+    (line,) = lines(revived)
+    assert line.endswith("stays: a newer release of relevo wrote the state: version 2; revive it with that release")
+
+
+def test_a_drain_that_may_take_nothing_further_says_later(shop: Shop) -> None:
+    shop.write("guard.py", "import relevo\n@relevo.hookimpl\ndef relevo_may_run(): return 'deploy'\n")
+    shop.write("relevo.toml", 'plugins = ["guard"]\n' + CONFIGURATION)
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+
+    drained = shop.run("drain")
+    worked = shop.run("worker")
+
+    assert (drained.returncode, drained.stdout, drained.stderr) == (75, "", "")
+    assert worked.returncode == 75
+    assert json.loads(shop.run("status --json").stdout)[0]["ready"] == 1
+
+
+def test_what_a_relay_dead_letters_is_told_and_counts(shop: Shop) -> None:
+    relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
+    shop.write(
+        "relevo.toml",
+        CONFIGURATION.replace(
+            'main = "sqlite:///shop.db"', 'main = { url = "sqlite:///shop.db", outbox = "sqlite:///outbox.db" }'
+        ),
+    )
+    expired = Envelope(id="1", source="shop", name="mail.sent", queue="outbox/main", body=b"{}", expires=1.0)
+    told = []
+
+    for command in ("drain", "relay --until-empty"):
+        with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db")) as outbox:
+            outbox.setup(["outbox/main"])
+            outbox.send([attrs.evolve(expired, id=command)])
+        told.append(shop.run(command))
+
+    assert [done.returncode for done in told] == [1, 1]
+    assert told[0].stdout.startswith("0 done, 1 dead (1 expired); see relevo dead list in ")
+    assert told[1].stdout.startswith("0 moved, 1 dead (1 expired); see relevo dead list in ")
 
 
 def test_a_worker_stops_after_what_it_was_told(shop: Shop) -> None:

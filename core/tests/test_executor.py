@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relevo import Ack, Delivery, Executor, InlineExecutor, Lost, Nack, Outcome
+from relevo import Ack, Delivery, Executor, InlineExecutor, Lost, Outcome
 
 Make = Callable[..., Delivery]
 
@@ -27,21 +27,8 @@ def test_it_handles_one_delivery_at_a_time_where_it_is_submitted(delivery: Make)
     assert executor.finished(0.0) == []
 
 
-def test_an_interrupt_gives_the_delivery_back_and_is_raised(delivery: Make) -> None:
-    def interrupted(_: Delivery) -> Outcome:
-        raise KeyboardInterrupt
-
-    one = delivery()
-    executor = _started(interrupted)
-
-    with pytest.raises(KeyboardInterrupt):
-        executor.submit(one)
-
-    assert executor.finished(0.0) == [(one, Nack())]
-
-
-@pytest.mark.parametrize("defect", [RuntimeError, SystemExit, GeneratorExit])
-def test_a_defect_counts_as_a_loss_so_that_it_cannot_stop_the_queue_for_ever(
+@pytest.mark.parametrize("defect", [RuntimeError, SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_a_defect_or_an_interrupt_counts_as_a_loss_so_that_it_cannot_stop_the_queue_for_ever(
     delivery: Make, defect: type[BaseException]
 ) -> None:
     def defective(_: Delivery) -> Outcome:

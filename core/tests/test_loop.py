@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pytest
 
-from relevo import App, Envelope, RunOptions, listener
+from relevo import App, Envelope, Event, RunOptions, listener
 from relevo._loop import LoopRunner, stopped_by_signals
 from relevo._relay import outbox_queue
 from relevo.errors import TransportUnavailableError
@@ -152,6 +152,18 @@ def test_a_drain_ends_with_the_error_of_its_relay_and_its_worker_has_taken_nothi
     assert (outbox.stats(OUTBOX).ready, outbox.stats(OUTBOX).leased) == (1, 0)
 
 
+@pytest.mark.parametrize("options", [DRAIN, RunOptions(max_events=1)])
+def test_a_report_tells_what_the_relay_dead_lettered(
+    options: RunOptions, app: MakeApp, put: Callable[[str], None], outbox: MemoryTransport
+) -> None:
+    outbox.store.put_raw(OUTBOX, b"not an event")
+    put("1")
+
+    report = LoopRunner().run(app(lambda event: None), options)
+
+    assert (report.done, report.dead, report.reasons) == (1, 1, {"unreadable": 1})
+
+
 # --- for ever ----------------------------------------------------------------------------------------------
 
 
@@ -225,6 +237,17 @@ def test_handlers_of_signals_are_put_back(app: MakeApp) -> None:
 
     assert during != before
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_program_may_keep_its_signals(app: MakeApp) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    during: list[object] = []
+    made = app(lambda event: during.append(signal.getsignal(signal.SIGTERM)), with_outbox=False)
+    made.dispatch(Event("image.created"))
+
+    LoopRunner(signals=False).run(made, DRAIN)
+
+    assert during == [before]
 
 
 def test_outside_the_main_thread_signals_are_left_alone(app: MakeApp) -> None:

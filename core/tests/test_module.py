@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from relevo import ListenerTable
 from relevo._module import imported, marked_in
 from relevo.errors import ConfigurationError, TransportUnavailableError
 
@@ -56,6 +57,36 @@ def test_a_name_inside_a_module_can_be_a_function_or_a_subscriber(write: Write) 
     assert names("shop:feed") == ["Feed"]
 
 
+SUBSCRIBER = """
+class Feed:
+    @relevo.listener('a.b')
+    def on(self, event): ...
+    @staticmethod
+    @relevo.listener('a.c', id='plain')
+    def plain(event): ...
+class Later(Feed):
+    pass
+"""
+
+
+def test_a_modules_subscribers_are_found_beside_its_functions(write: Write) -> None:
+    write(SUBSCRIBER, "feeds.py")
+    write("from feeds import Feed, Later\n" + LISTENER.format("one") + "feed = Feed()\nsame = feed\n")
+    write("from feeds import Later\nlater = Later()\n", "only.py")
+
+    assert names("shop") == ["one", "Feed"]
+    assert names("only") == ["Later"]
+
+
+def test_the_static_methods_of_a_subscriber_listen_too(write: Write) -> None:
+    write(SUBSCRIBER + "feed = Feed()\n")
+    table = ListenerTable()
+
+    table.extend(marked_in("shop"))
+
+    assert [each.id for each in table] == ["shop:Feed.on", "plain"]
+
+
 def test_anything_else_is_itself() -> None:
     thing = object()
 
@@ -79,7 +110,7 @@ def test_a_module_without_a_listener_is_told(write: Write) -> None:
     write("")
 
     with pytest.raises(
-        ConfigurationError, match=r'the module "shop" has no listener; put @relevo.listener.*"shop:feed"'
+        ConfigurationError, match=r'the module "shop" has no listener; put @relevo.listener.* a name in the module'
     ):
         marked_in("shop")
 

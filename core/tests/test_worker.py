@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from relevo import (
     Ack,
+    Call,
     Capabilities,
     DeadLetter,
     Delivery,
@@ -206,7 +207,7 @@ def test_an_objection_lets_it_finish_its_batch_and_take_nothing_more(
 
     report = worker(_Handled(), hooks=Hooks([_Objecting(after=3)])).run()
 
-    assert report.stopped_by == "asked"
+    assert report.stopped_by == "objection"
     assert report.handled == 1 + 1 + 2
     assert transport.stats("default").leased == 0
 
@@ -271,7 +272,7 @@ def test_an_idle_worker_needs_next_to_no_processor() -> None:
     assert used < 0.05
 
 
-def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_lost(
+def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_gone(
     transport: Any, send: Send, worker: MakeWorker
 ) -> None:
     def interrupt(delivery: Delivery) -> None:
@@ -286,7 +287,30 @@ def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_lost(
     assert transport.stats("default").leased == 0
     rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
     attempts = {_id(delivery): (delivery.attempt, delivery.losses) for delivery in rest}
-    assert attempts == {"8": (2, 0)} | {str(i): (1, 0) for i in range(9, 15)}
+    assert attempts == {"8": (2, 1)} | {str(i): (1, 0) for i in range(9, 15)}
+
+
+def test_a_listener_that_interrupts_every_worker_is_a_crash_loop_and_its_neighbours_are_done(
+    transport: Any, send: Send, listen: Callable[..., None], worker: MakeWorker
+) -> None:
+    handled: list[str] = []
+
+    def interrupt(event: object, call: Call) -> None:
+        if call.event_id == "3":
+            raise KeyboardInterrupt
+        handled.append(call.event_id)
+
+    listen(interrupt)
+    send(6)
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            worker().run()
+    worker(options=RunOptions(until_empty=True)).run()
+
+    (dead,) = transport.dead_letters(["default"], after=None, limit=9)
+    assert dead.reason == Reason.CRASH_LOOP
+    assert sorted(handled) == ["0", "1", "2", "4", "5"]
 
 
 @pytest.mark.parametrize("defect", [RuntimeError("a defect"), SystemExit(1)])

@@ -6,14 +6,24 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from logging import getLogger
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from relevo._caller import Caller
 from relevo._clock import Clock, Duration, SystemClock, seconds
 from relevo._decision import PATIENCE
-from relevo._delivery import Release
-from relevo._dispatcher import Dispatched, Dispatcher, LocalDispatcher, Packer, Parcel, check_claims, sent
+from relevo._delivery import MAX_STATE, Release
+from relevo._dispatcher import (
+    Dispatched,
+    Dispatcher,
+    LocalDispatcher,
+    Packer,
+    Parcel,
+    check_claims,
+    check_terms,
+    sent,
+)
 from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import name_of
 from relevo._executor import Executor
@@ -33,6 +43,11 @@ if TYPE_CHECKING:
 
     from relevo._config import Config
 
+
+_log = getLogger("relevo.app")
+
+_ENTRY = 80
+"""Bytes that a state takes for a listener beside its id, at most, once its error is left out."""
 
 _SHORTEST_LEASE = 1.0
 """Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
@@ -249,6 +264,9 @@ class App(Dispatcher):
         """
         Send *event* where its route says; without a session it is safe when this returns.
 
+        Where the route says ``now``, listeners are called before this returns, inside whatever transaction the
+        caller is in: that is in order, more urgent than anything, and before every expiry.
+
         Args:
             event: An :class:`Event`, or an instance of a declared class.
 
@@ -280,6 +298,7 @@ class App(Dispatcher):
         local = any(target.transport == NOW for target in targets)
         if local and wait:
             raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
+        check_terms(name, urgency, ordering_key, expires)
         first = NOW if targets[0].transport == NOW else ""
         at_once = self.listeners.in_queue(name, NOW, first) if local else ()  # imports modules: before anything is sent
         if groups := _by_transport(targets):
@@ -361,8 +380,9 @@ class App(Dispatcher):
             patient: Wait for a server that is down.
 
         Raises:
-            ConfigurationError: A listener is bound to a queue that its event is not routed to, or
-                nothing is routed to a queue of the options.
+            ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
+                routed to a queue of the options, the transport does not claim delays, or an event has more
+                listeners in a queue than a state can keep.
         """
         options = options or RunOptions()
         transport = self.transport(options.transport)
@@ -375,10 +395,17 @@ class App(Dispatcher):
                 )
         queues = options.queues or known
         listeners = self.listeners
+        first_queue = self._first_queue_on(transport.name)
         self._check_listeners(listeners)
+        if transport.capabilities.delay is None:
+            raise ConfigurationError(
+                f'the transport "{transport.name}" does not support delay, and without it nothing can be tried again: '
+                f"choose one that claims it"
+            )
+        _check_queues(listeners, self.routes, transport.name, queues, first_queue)
         caller = Caller(
             listeners,
-            first_queue=self._first_queue_on(transport.name),
+            first_queue=first_queue,
             subjects=self.subjects,
             clock=self.clock,
             chance=self._chance,
@@ -503,6 +530,36 @@ class App(Dispatcher):
                 )
         if problems:
             raise ConfigurationError("\n".join(problems))
+
+
+def _check_queues(
+    listeners: ListenerTable, routes: Routes, transport: str, queues: Sequence[str], first_queue: Callable[[str], str]
+) -> None:
+    """
+    Check that what listeners do in *queues* can be kept; log which events that are heard here nobody hears there.
+
+    Raises:
+        ConfigurationError: The ids of an event's listeners are longer than a state may be.
+    """
+    for name in dict.fromkeys(listener.event_name for listener in listeners):
+        for target in routes.targets(name):
+            if target.transport != transport or target.queue not in queues:
+                continue
+            hearing = listeners.in_queue(name, target.queue, first_queue(name))
+            if sum(len(listener.id.encode()) + _ENTRY for listener in hearing) > MAX_STATE:
+                raise ConfigurationError(
+                    f'"{name}" has {len(hearing)} listeners in {target}, and what they did takes more than the '
+                    f"{MAX_STATE:,} bytes that can be kept: give them shorter ids with listener(…, id=…), or "
+                    f"queues of their own"
+                )
+            if not hearing:
+                _log.warning(
+                    '"%s" is routed to %s, but no listener here runs there; what no worker of that queue has a '
+                    'listener for is dead-lettered in the end: give a listener queue="%s", or take the target out',
+                    name,
+                    target,
+                    target.queue,
+                )
 
 
 def _by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:

@@ -100,6 +100,11 @@ class Call:
         return context_of(self._document) if self._document else {}
 
     @property
+    def subject_found(self) -> bool:
+        """Whether the listener asked for the subject and got it."""
+        return self._loaded is not None
+
+    @property
     def subject(self) -> Any:
         """
         What the event happened to, loaded when first asked for; ``None`` if the event has no subject.

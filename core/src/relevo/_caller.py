@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import Any
 
 from relevo import _decision as decision
 from relevo._call import Call, SubjectMissingError
@@ -118,13 +117,14 @@ class Caller:
             decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
             decision.adopt_aliases(progress, listeners)
         due = decision.due(progress, listeners, now)
-        events: dict[type | None, Any] = {}
         tracebacks: dict[str, str] = {}
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
-            failure = self._run(listener, call, document, events, progress)
+            failure = self._run(listener, call, document, progress)
+            if call is not None and call.subject_found:
+                decision.overcome(progress, Reason.SUBJECT_MISSING)
             if failure is None:
                 if len(listeners) == 1 and not progress.listeners:
                     return _ACK
@@ -151,25 +151,17 @@ class Caller:
         )
 
     def _run(
-        self,
-        listener: Listener,
-        call: Call | None,
-        document: Document,
-        events: dict[type | None, Any],
-        progress: Progress,
+        self, listener: Listener, call: Call | None, document: Document, progress: Progress
     ) -> BaseException | None:
         """
         Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already.
 
-        The event is in *events* by the class that listeners ask for, made when the first one asks.
+        Each gets an event of its own, so that nothing that one changes in it reaches another.
         """
         kind = listener.event_type
-        key = kind.cls if kind else None
         made = False
         try:
-            event = events.get(key)
-            if event is None:
-                event = events[key] = typed(document, kind) if kind else generic(document)
+            event = typed(document, kind) if kind else generic(document)
             made = True
             result = listener.function(event) if call is None else listener.function(event, call)
             if result is not None and hasattr(result, "__await__"):

@@ -91,9 +91,13 @@ def patient(progress: Progress, reason: str, now: float, *, detail: str, patienc
 
 
 def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
-    """Give an event back whose state a newer release wrote; nothing in that changes but what every release knows."""
+    """
+    Give an event back whose state a newer release wrote; nothing in that changes but what every release knows.
+
+    Where not even that can be noted, it is waited for from when the event was sent.
+    """
     first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
-    wait = _wait(now - first, patience)
+    wait = _wait(now - (delivery.enqueued_at if first is None else first), patience)
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
     return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
@@ -259,7 +263,7 @@ def conclusion(
 
 def _epitaph(listener_id: str, mine: ListenerProgress, trace: str | None) -> str:
     runs = "1 run" if mine.runs == 1 else f"{mine.runs} runs"
-    return f"{listener_id}: {mine.why} after {runs}\n{trace or mine.error}".rstrip()
+    return "\n".join(filter(None, (f"{listener_id}: {mine.why} after {runs}: {mine.error}".rstrip(": "), trace)))
 
 
 def described(error: BaseException) -> str:

@@ -241,7 +241,7 @@ class Packer:
         content = content_of(event)
         now = self._clock.now()
         event_id = _checked_id(event) or self._ids(now)
-        _check_terms(content.name, urgency, ordering_key, expires)
+        check_terms(content.name, urgency, ordering_key, expires)
         context = self._hooks.enrichment(event)
         subject = subject_of(event)
         about = None if subject is None else self._subjects.named(subject)
@@ -287,7 +287,8 @@ def _checked_id(event: object) -> str | None:
     return wanted
 
 
-def _check_terms(event_name: str, urgency: object, ordering_key: object, expires: object) -> None:
+def check_terms(event_name: str, urgency: object, ordering_key: object, expires: object) -> None:
+    """Raise :class:`EncodeError` if one of the terms of a dispatch is none."""
     if urgency not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
     if ordering_key is not None and not _is_line(ordering_key):

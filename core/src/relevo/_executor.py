@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from relevo._delivery import Delivery, Lost, Nack, Outcome
+from relevo._delivery import Delivery, Lost, Outcome
 
 Handle = Callable[[Delivery], Outcome]
 """From a delivery to how it ends; whatever listeners raise is in the outcome."""
@@ -60,11 +60,9 @@ class InlineExecutor:
     def submit(self, delivery: Delivery) -> None:
         try:
             outcome = self._handle(delivery)
-        except KeyboardInterrupt:
-            self._done.append((delivery, Nack()))
-            raise
         except BaseException:
-            # A defect, no listener's failure. As a loss it cannot stop the queue for ever: the third is the last.
+            # A defect or an interrupt, no listener's failure: the process ends in the middle of it, as in a crash.
+            # As a loss it cannot stop the queue for ever, even if a listener raises it: the third is the last.
             self._done.append((delivery, Lost()))
             raise
         self._done.append((delivery, outcome))

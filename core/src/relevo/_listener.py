@@ -131,6 +131,12 @@ def marks_of(thing: object) -> tuple[Mark, ...]:
     return found if isinstance(found, tuple) else ()
 
 
+def marked_methods(cls: type) -> list[str]:
+    """Return the names of the methods of *cls* that are marked, as they stand in it."""
+    found = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
+    return [name for name, value in found.items() if marks_of(getattr(value, "__func__", value))]
+
+
 def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Mark]]:
     """
     Yield what is marked among *things*: functions, and the methods of subscribers.
@@ -145,12 +151,11 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
                 found = True
                 yield thing, mark
         elif not inspect.isclass(thing):
-            for name in dict.fromkeys(name for cls in type(thing).__mro__ for name in vars(cls)):
-                if marks_of(getattr(type(thing), name, None)):
-                    bound = getattr(thing, name)
-                    for mark in marks_of(bound):
-                        found = True
-                        yield bound, mark
+            for name in marked_methods(type(thing)):
+                bound = getattr(thing, name)
+                for mark in marks_of(bound):
+                    found = True
+                    yield bound, mark
         if not found:
             raise ConfigurationError(
                 f"{shown(thing)} has no listener; put @relevo.listener(…) above a function, "

@@ -6,9 +6,12 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from relevo._runner import Report, Runner, RunOptions
 from relevo._worker import Worker
@@ -29,17 +32,20 @@ class LoopRunner(Runner):
 
     Args:
         patient: Wait for a server that is down.
+
+        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
     """
 
-    def __init__(self, *, patient: bool = False):
+    def __init__(self, *, patient: bool = False, signals: bool = True):
         self._patient = patient
+        self._signals = signals
 
     def run(self, app: App, options: RunOptions) -> Report:
         name = app.transport(options.transport).name
         worker = app.worker(options, patient=self._patient)
         limits = RunOptions(until_empty=options.until_empty, max_seconds=options.max_seconds)
         relay = app.relay(name, limits, patient=self._patient)
-        with stopped_by_signals(worker, relay):
+        with stopped_by_signals(worker, relay) if self._signals else nullcontext():
             while not worker.stopped:
                 try:
                     app.prepare(name)
@@ -48,8 +54,9 @@ class LoopRunner(Runner):
                     worker.sit_out(error)
             if options.until_empty:
                 return _drained(worker, relay)
-            with _beside(relay, worker):
-                return worker.run()
+            with _beside(relay, worker) as moved:
+                report = worker.run()
+            return _told_together(report, moved)
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return the command that a host system has to run."""
@@ -65,11 +72,19 @@ def _drained(worker: Worker, relay: Worker | None) -> Report:
     """Empty the outbox and the queues in turn, until neither gives anything more."""
     handled = -1
     while True:
-        moved = relay.run().handled if relay is not None else 0
+        moved = relay.run() if relay is not None else Report()
         report = worker.run()
-        if relay is None or report.stopped_by != "empty" or moved + report.handled == handled:
-            return report
-        handled = moved + report.handled
+        if relay is None or report.stopped_by != "empty" or moved.handled + report.handled == handled:
+            return _told_together(report, [moved])
+        handled = moved.handled + report.handled
+
+
+def _told_together(report: Report, moved: Iterable[Report]) -> Report:
+    """Return *report* with what the relay dead-lettered: whoever runs both wants to know of every dead letter."""
+    reasons = Counter(report.reasons)
+    for each in moved:
+        reasons.update(each.reasons)
+    return attrs.evolve(report, dead=reasons.total(), reasons=dict(reasons))
 
 
 class _SecondSignal(KeyboardInterrupt):  # not SystemExit: that is a failure of the listener
@@ -108,16 +123,21 @@ def stopped_by_signals(*workers: Worker | None) -> Iterator[None]:
 
 
 @contextmanager
-def _beside(relay: Worker | None, worker: Worker) -> Iterator[None]:
-    """Run *relay* in a thread while the block runs; if it fails, *worker* stops and the block raises why."""
+def _beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
+    """
+    Run *relay* in a thread while the block runs; if it fails, *worker* stops and the block raises why.
+
+    What it yields has the relay's report afterwards.
+    """
+    reports: list[Report] = []
     if relay is None:
-        yield
+        yield reports
         return
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            relay.run()
+            reports.append(relay.run())
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
             errors.append(error)
             worker.stop()
@@ -126,7 +146,7 @@ def _beside(relay: Worker | None, worker: Worker) -> Iterator[None]:
     thread.start()
     patience: float | None = _GRACE
     try:
-        yield
+        yield reports
         patience = None
     finally:
         relay.stop()

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from relevo._listener import marks_of
+from relevo._listener import marked_methods, marks_of
 from relevo.errors import ConfigurationError, RelevoError, TransportError, did_you_mean, shown
 
 
@@ -64,6 +64,9 @@ def marked_in(thing: object) -> list[object]:
     """
     Return what may hold listeners in *thing*: a module, the name of one, ``module:name``, or itself.
 
+    In a module these are the marked functions that were written in it, and the subscribers, the instances
+    of classes with marked methods, that it has a name for.
+
     Raises:
         ConfigurationError: A module cannot be imported, or holds no listener.
     """
@@ -72,11 +75,15 @@ def marked_in(thing: object) -> list[object]:
     if not isinstance(thing, ModuleType):
         return [thing]
     inside = f"{thing.__name__}."
-    found = [each for each in vars(thing).values() if marks_of(each) and f"{_module_of(each)}.".startswith(inside)]
+    found = [
+        each
+        for each in vars(thing).values()
+        if (marks_of(each) and f"{_module_of(each)}.".startswith(inside)) or marked_methods(type(each))
+    ]
     if not found:
         raise ConfigurationError(
             f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function, '
-            f'or name an instance of a class with marked methods, as in "{thing.__name__}:feed"'
+            f"or give an instance of a class with marked methods a name in the module"
         )
     return list({id(each): each for each in found}.values())
 

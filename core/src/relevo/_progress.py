@@ -7,7 +7,7 @@ of relevo can work side by side on one queue.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -112,11 +112,17 @@ def dumped(progress: Progress) -> bytes:
     return state
 
 
-def first_met(state: bytes, reason: str, now: float) -> tuple[float, bytes]:
-    """Return since when *reason* is waited for by *state*, which a newer release wrote, and the state that says so."""
-    content = msgspec.json.decode(state)
-    first = content.setdefault("waiting", {}).setdefault(reason, now)
-    return first, _encode(content)
+def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, bytes]:
+    """
+    Return since when *reason* is waited for by *state*, which a newer release wrote, and the state that says so.
+
+    ``None`` and the state as it is if it has a shape in which this cannot be said.
+    """
+    content: Any = msgspec.json.decode(state)
+    waiting = content.setdefault("waiting", {}) if isinstance(content, dict) else None
+    if not isinstance(waiting, dict) or not isinstance(waiting.setdefault(reason, now), (int, float)):
+        return None, state
+    return waiting[reason], _encode(content)
 
 
 def revived(state: bytes) -> bytes:

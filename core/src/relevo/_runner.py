@@ -44,9 +44,11 @@ class Report:
     done: int = 0
     retried: int = 0
     dead: int = 0
+    """Dead-lettered; a runner counts also what the relay that it runs beside could not hand on."""
+
     seconds: float = 0.0
     stopped_by: str = "empty"
-    """``empty``, ``events``, ``time``, or ``asked``."""
+    """``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook lets nothing further be taken."""
 
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     """How many were dead-lettered for which reason."""

@@ -280,7 +280,7 @@ class Worker:
             objection = self._hooks.objection()
             if objection is not None:
                 _log.info("taking no further events: %s", objection)
-                return "asked"
+                return "objection"
         return None
 
     def _put_back(self) -> None:

@@ -9,7 +9,7 @@ import click
 
 from relevo._app import App
 from relevo._envelope import Envelope
-from relevo._progress import revived
+from relevo._progress import NewerStateError, revived
 from relevo._transport import DeadLetterEntry, Transport
 from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
 from relevo.cli._output import first_line, show_json, show_table, visible, when
@@ -76,11 +76,19 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
 @with_app
 def revive(*, app: App, refs: tuple[str, ...], everything: bool, transport: str | None, queues: tuple[str, ...]) -> int:
     """Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts."""
-    return _each(
-        _meant(app, refs, transport, queues, everything=everything),
-        "revived",
-        lambda store, entries: store.revive({entry.ref: revived(entry.state) for entry in entries}),
+    chosen = _meant(app, refs, transport, queues, everything=everything)
+    ready: list[Found] = []
+    states: dict[str, bytes] = {}
+    for store, entry in chosen:
+        try:
+            states[entry.ref] = revived(entry.state)
+            ready.append((store, entry))
+        except NewerStateError as error:
+            click.echo(f"relevo: the dead letter {entry.ref} stays: {error}; revive it with that release", err=True)
+    code = _each(
+        ready, "revived", lambda store, entries: store.revive({each.ref: states[each.ref] for each in entries})
     )
+    return 1 if len(ready) < len(chosen) else code
 
 
 @dead.command("discard")

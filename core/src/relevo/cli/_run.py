@@ -14,7 +14,7 @@ from relevo._clock import seconds
 from relevo._hook import hookimpl
 from relevo._loop import LoopRunner
 from relevo._runner import Report, RunOptions
-from relevo.cli._main import EXIT_DEAD
+from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
 from relevo.errors import ConfigurationError
@@ -49,7 +49,8 @@ def drain(
     """
     Handle what is due now, and what becomes due meanwhile, then exit.
 
-    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered.
+    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, and with 75
+    if a plugin lets no further events be taken, as during a deploy.
     """
     options = RunOptions(
         transport=transport,
@@ -65,7 +66,7 @@ def drain(
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead:
         click.echo(_told(report))
-    return EXIT_DEAD if report.dead else 0
+    return EXIT_DEAD if report.dead else _exit_code(report)
 
 
 @click.command()
@@ -88,12 +89,13 @@ def worker(
     Handle events until told to stop.
 
     The first TERM or INT finishes the current work and gives the rest back; a second one stops at once.
+    Exits with 75 if a plugin lets no further events be taken, as during a deploy.
     """
     options = RunOptions(transport=transport, queues=queues, max_events=max_events, max_seconds=max_time)
     report = LoopRunner(patient=not fail_fast).run(app, options)
     if at_terminal(sys.stdout):
         click.echo(_told(report))
-    return 0
+    return _exit_code(report)
 
 
 @click.command()
@@ -101,7 +103,11 @@ def worker(
 @click.option("--until-empty", is_flag=True, help="Exit when the outbox is empty.")
 @with_app
 def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
-    """Move events from the outbox of a transport to it; `worker` and `drain` do so too."""
+    """
+    Move events from the outbox of a transport to it; `worker` and `drain` do so too.
+
+    With --until-empty it exits with 1 if something was dead-lettered.
+    """
     name = app.transport(transport).name
     app.prepare(name)
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
@@ -111,13 +117,17 @@ def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
 
     with stopped_by_signals(mover):
         report = mover.run()
-    if at_terminal(sys.stdout):
-        click.echo(f"{report.done} moved")
-    return 0
+    if at_terminal(sys.stdout) or (report.dead and until_empty):
+        click.echo(_told(report, done="moved"))
+    return EXIT_DEAD if report.dead and until_empty else 0
 
 
-def _told(report: Report) -> str:
-    parts = [f"{report.done} done"]
+def _exit_code(report: Report) -> int:
+    return EXIT_LATER if report.stopped_by == "objection" else 0
+
+
+def _told(report: Report, *, done: str = "done") -> str:
+    parts = [f"{report.done} {done}"]
     if report.retried:
         parts.append(f"{report.retried} to be retried")
     if report.dead:
