@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from relevo import Secret, SystemClock
+from relevo import App, Secret, SystemClock
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -58,10 +58,26 @@ def test_an_engine_in_memory_is_refused_at_its_first_use() -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mariadb+pymysql", "oracle"])
-def test_other_databases_are_refused_by_name(scheme: str) -> None:
-    with pytest.raises(ConfigurationError, match=f'does not support "{scheme.partition("+")[0]}" yet'):
-        opened(f"{scheme}://me:hunter2@localhost/shop")
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "mysql", "mariadb+pymysql"])
+def test_a_database_that_is_not_served_yet_is_refused_with_what_to_write_instead(scheme: str) -> None:
+    url = f"{scheme}://me:hunter2@localhost/shop"
+
+    with pytest.raises(
+        ConfigurationError, match=r"SQLite only, not on \w+ .*later.*; keep .* sqlite:///shop\.db"
+    ) as told:
+        App.from_config(environ={"RELEVO_TRANSPORTS__MAIN": url})
+
+    assert (
+        f"transports.main: this release of relevo-sql works on SQLite only, not on {scheme.partition('+')[0]} ("
+        in str(told.value)
+    )
+    assert "install" not in str(told.value)
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_database_that_is_not_foreseen_is_refused_without_a_promise() -> None:
+    with pytest.raises(ConfigurationError, match="SQLite only, not on oracle; keep"):
+        opened("oracle://localhost/shop")
 
 
 @pytest.mark.parametrize(

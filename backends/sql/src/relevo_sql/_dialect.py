@@ -27,6 +27,9 @@ SLICE = 0.2
 
 _OLDEST_SQLITE = (3, 35)  # RETURNING
 
+_LATER = ("postgresql", "mariadb", "mysql")
+"""What the package claims the schemes of, to say that it does not serve them yet."""
+
 
 class Trouble(Enum):
     """What a driver's error means, whatever the driver calls it."""
@@ -306,7 +309,11 @@ def beside(engine: sa.Engine) -> sa.Engine:
 
 def unsupported(name: str) -> ConfigurationError:
     """Return the error for a database that has no room here."""
-    return ConfigurationError(f'the SQL transport does not support "{name}" yet; it supports SQLite: sqlite:///shop.db')
+    others = " (PostgreSQL, MariaDB and MySQL come in a later one)" if name in _LATER else ""
+    return ConfigurationError(
+        f"this release of relevo-sql works on SQLite only, not on {name}{others}; "
+        f"keep the events in a file of their own, as in sqlite:///shop.db"
+    )
 
 
 def in_memory() -> ConfigurationError:
