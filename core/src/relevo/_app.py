@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from logging import getLogger
 from types import TracebackType
@@ -465,6 +465,28 @@ class App(Dispatcher):
         self._prepared(name)
         if name in self.outboxes:
             self._prepared_outbox(name)
+
+    @contextmanager
+    def swapped(
+        self, *, transports: Mapping[str, Transport], outboxes: Mapping[str, Transport], clock: Clock
+    ) -> Iterator[None]:
+        """
+        Work with other transports and another clock while the block runs, then with the former again.
+
+        Args:
+            transports: For every one of this application, by the same names.
+
+            outboxes: For every outbox, by the name of its transport.
+
+            clock: Where the time comes from meanwhile.
+        """
+        before = self.transports, self.outboxes, self.clock, self._packer, self._ready
+        self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
+        self._packer, self._ready = self._packer.at(clock), set()
+        try:
+            yield
+        finally:
+            self.transports, self.outboxes, self.clock, self._packer, self._ready = before
 
     def close(self) -> None:
         """Close the transports; may be called again."""

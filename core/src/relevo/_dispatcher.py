@@ -222,6 +222,10 @@ class Packer:
         self._subjects = subjects
         self._hooks = hooks
 
+    def at(self, clock: Clock) -> Packer:
+        """Return one that takes the time from *clock*."""
+        return Packer(self._source, clock, self._ids, self._subjects, self._hooks)
+
     def pack(
         self,
         event: object,
