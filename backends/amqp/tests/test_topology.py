@@ -87,6 +87,21 @@ def test_a_delay_leads_through_the_ladder_to_its_own_queue_and_is_never_early(de
         assert delay <= stayed <= delay + 0.1 + 0.001 * (1 + TOPOLOGY.levels)
 
 
+@given(st.floats(0.0, 2e6), st.floats(0.01, 3600.0), st.integers(1, 28))
+def test_the_whole_stay_in_the_ladder_is_never_shorter_than_the_delay(
+    delay: float, resolution: float, levels: int
+) -> None:
+    """The server stamps and compares in whole milliseconds, so a stay may be shorter by almost one than it is told."""
+    topology = Topology("shop", resolution, levels)
+    times = [int(dict(each.extra)["x-message-ttl"]) for each in topology.shared_queues() if each.role is Role.RUNG]
+
+    route = topology.route("mail", delay)
+    bits = route.key.split(".")[:levels] if delay else ["0"] * levels
+
+    shortest = sum(time - 1 for bit, time in zip(reversed(bits), times, strict=True) if bit == "1")
+    assert shortest >= delay * 1000 or route.passes
+
+
 @pytest.mark.parametrize(
     ("delay", "bits"), [(0.05, "000001"), (0.1, "000001"), (0.1001, "000010"), (0.5, "000101"), (6.3, "111111")]
 )

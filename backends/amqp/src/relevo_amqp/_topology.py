@@ -256,7 +256,8 @@ class Topology:
         """
         Return where an event for *queue* goes to be there after *delay* seconds.
 
-        The delay is rounded up to the step. One longer than the ladder takes all of it, and ``passes``.
+        The delay is rounded up to the step, and begins when the server takes the event, so it is never early for
+        whoever asked; its confirmation comes a while later. One longer than the ladder takes all of it, and ``passes``.
         """
         if delay <= 0.0:
             return Route(self.exchange(Role.MAIN), word(queue))
