@@ -100,6 +100,41 @@ def test_a_malformed_address_is_refused_and_never_shown_whole(url: str) -> None:
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    "rest, why",
+    [
+        ("shop.db?s3cret=hunter2", r"\?s3cret=\*\*\*: unknown 's3cret'; known: cache, immutable, mode, .*, uri"),
+        ("shop.db?mod=hunter2", "unknown 'mod'; did you mean \"mode\"\\?; known"),
+        ("file:shop.db?uri=true&mod=hunter2", "unknown 'mod'"),
+        ("shop.db?hunter=1&hunter=2", "unknown 'hunter'"),
+        ("shop.db?busy_timeout=9", r'"busy_timeout" stands beside the address: \{ url = "…", busy_timeout = … \}'),
+        ("shop.db?check_same_thread=false", "unknown 'check_same_thread'"),
+        ("shop.db?mode=ro", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),
+        ("shop.db?mode=ro&uri=true", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),
+        ("file:shop.db?mode=ro", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),
+        ("file:shop.db", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),
+        ("file:shop.db?mode=hunter2&uri=true", '"mode" can be ro, rw, rwc'),
+        ("file:shop.db?mode=ro&mode=rw&uri=true", '"mode" can be ro, rw, rwc'),
+        ("file:shop.db?uri=hunter2", '"uri" can only be true'),
+    ],
+)
+def test_what_means_nothing_behind_the_question_mark_is_refused_by_name(rest: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        opened(f"sqlite:///{rest}")
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "query", ["uri=true", "uri=1", "mode=rwc&uri=true", "cache=private&nolock=0&psow=1&immutable=0&uri=true"]
+)
+def test_what_sqlite_understands_reaches_it(query: str, tmp_path: Path) -> None:
+    with opened(f"sqlite:///file:shop.db?{query}", directory=tmp_path) as transport:
+        transport.setup([])
+
+    assert [file.name for file in tmp_path.glob("*.db*")] == ["shop.db"]
+
+
 def test_an_address_is_masked_wherever_it_is_shown() -> None:
     options = SqlOptions(url="sqlite:///shop.db?key=hunter2")
 

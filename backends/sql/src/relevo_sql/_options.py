@@ -8,8 +8,16 @@ import attrs
 import sqlalchemy as sa
 
 from relevo import Secret, masked_url
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import SqliteDialect, in_memory, unsupported
+
+_URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
+"""What SQLite itself understands behind the question mark of a ``file:`` URI: https://www.sqlite.org/uri.html"""
+
+_KNOWN = (*_URI, "uri")
+"""What an address may say there. How the driver connects is relevo's own to choose."""
+
+_MODES = ("ro", "rw", "rwc", "memory")
 
 
 def _secret(url: str | Secret) -> Secret:
@@ -58,6 +66,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
             f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
             f"relative to the configuration, sqlite:////var/lib/shop.db for an absolute one"
         )
+    _check_query(url, text)
     if database in ("", ":memory:") or database.startswith("file::memory:") or url.query.get("mode") == "memory":
         raise in_memory()
     if "\0" in database:
@@ -66,6 +75,30 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         return sa.create_engine(url.set(database=_placed(database, options.directory)), hide_parameters=True)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
         raise _malformed(text) from None
+
+
+def _check_query(url: sa.URL, text: str) -> None:
+    """
+    Refuse what SQLite would not heed, or would name only when it is opened; no value is shown.
+
+    Raises:
+        ConfigurationError: Something stands behind the question mark that means nothing there.
+    """
+    where = masked_url(text)
+    options = [field.name for field in attrs.fields(SqlOptions) if field.name not in ("url", "directory")]
+    for key in url.query:
+        if key in options:
+            raise ConfigurationError(f'{where}: "{key}" stands beside the address: {{ url = "…", {key} = … }}')
+        if key not in _KNOWN:
+            hint = did_you_mean(key, _KNOWN)
+            raise ConfigurationError(f"{where}: unknown {shown(key)}{hint}; known: {', '.join(_KNOWN)}")
+    is_uri = url.query.get("uri") in ("true", "1")
+    if "uri" in url.query and not is_uri:
+        raise ConfigurationError(f'{where}: "uri" can only be true')
+    if is_uri != (url.database or "").startswith("file:") or (url.query and not is_uri):
+        raise ConfigurationError(f"{where}: what SQLite is to heed is written sqlite:///file:shop.db?mode=rwc&uri=true")
+    if url.query.get("mode", "rwc") not in _MODES:
+        raise ConfigurationError(f'{where}: "mode" can be {", ".join(_MODES[:-1])}')
 
 
 def _placed(database: str, directory: Path) -> str:
