@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import relevo_sql
-from relevo import Envelope
+from relevo import App, Envelope, Event
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
@@ -156,6 +157,39 @@ def test_without_a_file_nothing_but_the_setup_creates_one(opener: Opener, path: 
         transport.stats("default")
 
     assert not path.exists()
+
+
+@pytest.mark.parametrize("given", ["an address", "an engine"])
+def test_a_first_use_inside_a_session_that_has_written_does_not_wait_for_itself(
+    opener: Opener, engine: sa.Engine, given: str
+) -> None:
+    by_address = given == "an address"
+    transport = opener(setup=False, busy_timeout=3600) if by_address else SqlTransport(engine, busy_timeout=3600)
+    notes = sa.Table("note", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    notes.create(engine)
+    app = App(transports={"main": transport}, routes={"*": "main"})
+
+    with app, Session(engine) as session:
+        session.execute(notes.insert())
+        with pytest.raises(TransportUnavailableError, match=r"longer than 2 s; .* session .*: run relevo setup before"):
+            app.dispatch(Event("note.added"), session=session)
+        session.commit()
+        app.dispatch(Event("note.added"), session=session)
+        session.commit()
+
+        assert transport.stats("default").ready == 1
+
+
+def test_setting_up_is_as_impatient_as_it_was_told_to_be(opener: Opener, path: Path) -> None:
+    transport = opener(setup=False, busy_timeout=0.3)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TransportUnavailableError, match=r"longer than 0\.3 s"):
+            transport.setup([])
+        other.execute("ROLLBACK")
+
+    assert transport.setup([])
 
 
 def test_opening_does_nothing(opener: Opener, path: Path, engine: sa.Engine) -> None:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import SqliteDialect, Trouble, beside
-from relevo_sql._errors import CommitUnknownError, relevo_error, translated
+from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error, translated
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
@@ -30,6 +30,12 @@ _LOCKED = frozenset({Trouble.BUSY, Trouble.STALE})
 
 _PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
 """What says nothing against the connection that it was met on."""
+
+_SETTING_UP = 2.0
+"""
+Seconds that setting up waits for other writers at most. It happens at the first use, which may be inside a
+transaction that has written: the lock is then this very thread's, and no patience would outlast it.
+"""
 
 _BREATH = 0.002
 """Seconds between two tries where the driver does not wait by itself."""
@@ -95,13 +101,13 @@ class Database:
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not be there yet."""
-        return self._use(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
+        return self._set_up(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
         """Return what *work* finds in a database that may lack tables; None if it is not there at all."""
         if self._path and not self._path.exists():
             return None
-        return self._use(lambda: work(self._open_connection(create=True)))
+        return self._set_up(lambda: work(self._open_connection(create=True)))
 
     def check(self, connection: sa.Connection) -> str:
         """
@@ -141,20 +147,31 @@ class Database:
 
     # --- patience -----------------------------------------------------------------------------------
 
-    def _use(self, step: Callable[[], T]) -> T:
+    def _set_up(self, step: Callable[[], T]) -> T:
+        try:
+            return self._use(step, patience=min(_SETTING_UP, self._patience))
+        except LockedError as error:
+            raise TransportUnavailableError(
+                self._name,
+                f"{error.why}; that may be the very session of this event, in which nothing can be set up "
+                f"once it has written: run relevo setup before",
+            ) from error.__cause__
+
+    def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
+        patience = self._patience if patience is None else patience
         with self._lock:
             self._uses += 1
             try:
-                with translated(self.dialect, self._name, lambda: self.place, patience=self._patience):
-                    return self._patiently(step)
+                with translated(self.dialect, self._name, lambda: self.place, patience=patience):
+                    return self._patiently(step, patience)
             finally:
                 self._uses -= 1
                 if self._closing.is_set() and not self._uses:
                     self._let_go()
 
-    def _patiently(self, step: Callable[[], T]) -> T:
-        """Do *step*, and again as long as other writers are in the way and patience lasts."""
-        deadline = time.monotonic() + self._patience
+    def _patiently(self, step: Callable[[], T], patience: float) -> T:
+        """Do *step*, and again as long as other writers are in the way and *patience* lasts."""
+        deadline = time.monotonic() + patience
         while True:
             try:
                 return step()
@@ -201,7 +218,7 @@ class Database:
     def _commit(self, connection: sa.Connection) -> None:
         try:
             # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
-            self._patiently(lambda: self.dialect.commit(connection))
+            self._patiently(lambda: self.dialect.commit(connection), self._patience)
         except sa.exc.DBAPIError as error:
             if self.dialect.trouble(error) in _LOCKED:
                 raise

@@ -19,6 +19,10 @@ class RefusedError(TransportUnavailableError):
     """Raised when the database is there and did not take what was written."""
 
 
+class LockedError(TransportUnavailableError):
+    """Raised when another writer was in the way for longer than there was patience."""
+
+
 _UNAVAILABLE = {
     Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
     Trouble.STALE: "{place} was written by somebody after this transaction had read, so it can write no more; "
@@ -28,6 +32,12 @@ _UNAVAILABLE = {
     Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
     Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
     Trouble.TOO_BIG: "a value is too big for {place}",
+}
+
+_KINDS: dict[Trouble, type[TransportUnavailableError]] = {
+    Trouble.BUSY: LockedError,
+    Trouble.FULL: RefusedError,
+    Trouble.TOO_BIG: RefusedError,
 }
 
 _CONFIGURATION = {
@@ -70,5 +80,4 @@ def relevo_error(
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
     why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(place=place, waited=waited, error=error.orig)
-    kind = RefusedError if trouble in (Trouble.FULL, Trouble.TOO_BIG) else TransportUnavailableError
-    return kind(name, why)
+    return _KINDS.get(trouble, TransportUnavailableError)(name, why)
