@@ -23,6 +23,12 @@ from .proxy import Proxy
 
 LEVELS = 8
 
+_PATIENCE = 30.0
+"""Seconds for an answer of a server on a busy machine."""
+
+_MUTE = 1.0
+"""Seconds after which an answer is given up that is known not to come."""
+
 _REST = 1.0
 """Seconds between the last use of a queue and its deletion."""
 
@@ -52,7 +58,12 @@ class AmqpHarness(Harness):
     def open(self) -> Transport:
         proxy = Proxy(self._url)
         options = AmqpOptions(
-            url=proxy.url, prefix=self._prefix, levels=LEVELS, prefetch=type(self).prefetch, confirm_timeout=1.0
+            url=proxy.url,
+            prefix=self._prefix,
+            levels=LEVELS,
+            prefetch=type(self).prefetch,
+            confirm_timeout=_PATIENCE,
+            connect_timeout=_PATIENCE,
         )
         transport = AmqpTransport.open(options, name="amqp", clock=self.clock)
         self._proxies[transport] = proxy
@@ -109,17 +120,19 @@ class AmqpHarness(Harness):
             yield from self._broken(transport, proxy, breakage)
 
     def _broken(self, transport: AmqpTransport, proxy: Proxy, breakage: Breakage) -> Iterator[None]:
-        if breakage == "before":
-            proxy.refuse_publishing = True
-            proxy.cut(publishing_only=True)
-        else:
-            with transport._in_use() as hub:
+        with transport._in_use() as hub:
+            if breakage == "before":
+                proxy.refuse_publishing = True
+                proxy.cut(publishing_only=True)
+            else:
                 hub.publisher._ready()
-            proxy.mute_publishing()
+                proxy.mute_publishing()
+                hub.publisher._timeout = _MUTE
         try:
             yield
         finally:
             proxy.refuse_publishing = False
+            hub.publisher._timeout = _PATIENCE
 
 
 class OneByOneHarness(AmqpHarness):

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pika
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Envelope, Unreadable
 from relevo_amqp._mapping import (
@@ -134,6 +134,7 @@ FOREIGN = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of drawing, on a busy machine
 @given(FOREIGN, st.binary(max_size=100))
 def test_nothing_that_others_send_makes_reading_fail(properties: Any, body: bytes) -> None:
     record = read(properties, body, queue="mail", now=NOW)

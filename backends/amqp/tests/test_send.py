@@ -255,3 +255,25 @@ def test_sending_recovers_by_itself_after_a_cut(
 
     assert len(receive(transport, queue)) == 2
     proxy.close()
+
+
+def test_what_the_thread_that_publishes_did_not_come_to_is_unknown(
+    connect: Connect, queue: str, envelope: Make
+) -> None:
+    """It may be about to publish: to say that nothing was sent would be a guess."""
+    transport = connect(confirm_timeout=0.2)
+    transport.setup([queue])
+    transport.send([envelope(1)])
+    go_on = threading.Event()
+
+    def busy() -> None:
+        go_on.wait(10.0)
+
+    with transport._in_use() as hub:
+        hub.loop.soon(busy)
+
+    with pytest.raises(SendError) as caught:
+        transport.send([envelope(2)])
+
+    go_on.set()
+    assert (caught.value.sent, caught.value.refused, caught.value.unknown) == ((), (), (0,))

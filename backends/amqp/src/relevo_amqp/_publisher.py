@@ -53,11 +53,19 @@ class Batch:
         if not self.open:
             self.done.set()
 
-    def give_up(self, why: str) -> None:
-        """End it: what was not begun is unsent, what is on its way unknown."""
+    def give_up(self, why: str, *, begun: int | None = None) -> None:
+        """
+        End it: what was not begun is unsent, what is on its way unknown.
+
+        Args:
+            why: In words.
+
+            begun: How many were begun, if the loop's thread cannot be asked.
+        """
+        begun = self.begun if begun is None else begun
         for position, fate in enumerate(self.fates):
             if fate is None:
-                self.settle(position, Fate.UNKNOWN if position < self.begun else Fate.UNSENT, why)
+                self.settle(position, Fate.UNKNOWN if position < begun else Fate.UNSENT, why)
         self.done.set()
 
     def positions(self, fate: Fate) -> tuple[int, ...]:
@@ -115,7 +123,8 @@ class Publisher:
             elif time.monotonic() >= batch.progress + self._timeout:
                 self._loop.soon(lambda: self._too_late(batch, channel))
                 batch.done.wait(1.0)
-                batch.give_up("no confirmation in time")
+                # That thread does not come to it, and may be about to publish: nothing is known of any.
+                batch.give_up("no confirmation in time", begun=len(parcels))
         return batch
 
     def close(self, timeout: float) -> None:
