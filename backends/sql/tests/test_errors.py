@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from relevo import Ack, DeadLetter, Envelope
+from relevo import Ack, App, DeadLetter, Envelope, Event
 from relevo.errors import (
     ConfigurationError,
     SendError,
+    SessionError,
     TransportClosedError,
     TransportError,
     TransportUnavailableError,
@@ -33,6 +35,11 @@ def a_writer(path: Path) -> Iterator[None]:
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
+
+
+def execute(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
 
 
 @contextmanager
@@ -58,6 +65,35 @@ def failing(transport: SqlTransport, moment: str, start: str, error: BaseExcepti
 def received(transport: SqlTransport, lease: float = 60) -> list[str]:
     deliveries = transport.receive(["default"], limit=100, lease=lease, wait=0)
     return [d.envelope.id for d in deliveries if isinstance(d.envelope, Envelope)]
+
+
+# --- whose error it is ----------------------------------------------------------------------------------
+
+
+def test_every_error_names_the_transport_as_the_application_does(
+    opener: Opener, path: Path, engine: sa.Engine, tmp_path: Path
+) -> None:
+    opener()
+    transport = SqlTransport(engine, busy_timeout=0.3)
+    app = App(transports={"orders": transport}, routes={"*": "orders"})
+    event = Event("image.created")
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
+
+    with app:
+        with a_writer(path), pytest.raises(TransportUnavailableError, match='"orders"'):
+            app.dispatch(event)
+        broken = failing(transport, "after", "COMMIT", sqlite3.OperationalError("disk I/O error"))
+        with broken, pytest.raises(SendError, match='"orders"'):
+            app.dispatch(event)
+        with Session(elsewhere) as session, pytest.raises(SessionError, match='"orders"'):
+            app.dispatch(event, session=session)
+        execute(path, "DROP TABLE relevo_event")
+        with pytest.raises(ConfigurationError, match='"orders"'):
+            app.dispatch(event)
+    with pytest.raises(TransportClosedError, match='"orders"'):
+        app.dispatch(event)
+    assert repr(transport) == "<SqlTransport orders>"
+    elsewhere.dispose()
 
 
 # --- locks ----------------------------------------------------------------------------------------------

@@ -37,13 +37,15 @@ class BreakableStore(MemoryStore):
     """A store that fails as a server does: before it wrote anything, or with only its answer lost."""
 
     breakage: Breakage | None = None
+    teller = "memory"
+    """The name of the transport whose send fails."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         if self.breakage == "before":
-            raise TransportUnavailableError("memory", "the store is broken")
+            raise TransportUnavailableError(self.teller, "the store is broken")
         super().add(postings, now)
         if self.breakage == "after":
-            raise SendError("memory", unknown=range(len(postings)), why="the answer was lost")
+            raise SendError(self.teller, unknown=range(len(postings)), why="the answer was lost")
 
 
 class MemoryHarness(Harness):
@@ -71,7 +73,7 @@ class MemoryHarness(Harness):
 
     @contextmanager
     def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
-        self.store.breakage = breakage
+        self.store.breakage, self.store.teller = breakage, transport.name
         try:
             yield
         finally:

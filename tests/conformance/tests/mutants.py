@@ -27,7 +27,7 @@ from relevo import (
     Stats,
     Unreadable,
 )
-from relevo.errors import DecodeError, SendError, TransportError
+from relevo.errors import DecodeError, LeaseLostError, SendError, TransportError
 from relevo_conformance import promise
 from relevo_conformance.promise import Promise
 from relevo_memory import MemoryStore, MemoryTransport
@@ -612,3 +612,19 @@ class RaisesAsItsDriverDoes(MemoryTransport):
         if lost:
             raise KeyError(lost[0].receipt)
         return lost
+
+
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class GoesByTheNameItWasMadeWith(MemoryTransport):
+    """Whatever the application calls it."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        lost = super().settle(settlements)
+        if lost and self.name != "memory":
+            raise LeaseLostError("memory", lost[0])
+        return lost
+
+
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
+    teller = property(lambda self: "memory", lambda self, name: None)

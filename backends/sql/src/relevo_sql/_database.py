@@ -50,7 +50,7 @@ class Database:
 
         dialect: What knows it.
 
-        name: The transport's, for errors.
+        name: The transport's, for errors; an application that knows it by another changes it.
 
         own: relevo made the engine itself.
 
@@ -61,7 +61,7 @@ class Database:
         self.dialect = dialect
         self.statements = statements_for(dialect)
         self._engine = engine if own else beside(engine)
-        self._name = name
+        self.name = name
         self._own = own
         self._patience = patience
         database = engine.url.database or ""
@@ -152,7 +152,7 @@ class Database:
             return self._use(step, patience=min(_SETTING_UP, self._patience))
         except LockedError as error:
             raise TransportUnavailableError(
-                self._name,
+                self.name,
                 f"{error.why}; that may be the very session of this event, in which nothing can be set up "
                 f"once it has written: run relevo setup before",
             ) from error.__cause__
@@ -162,7 +162,7 @@ class Database:
         with self._lock:
             self._uses += 1
             try:
-                with translated(self.dialect, self._name, lambda: self.place, patience=patience):
+                with translated(self.dialect, self.name, lambda: self.place, patience=patience):
                     return self._patiently(step, patience)
             finally:
                 self._uses -= 1
@@ -185,7 +185,7 @@ class Database:
                 self._let_go()
                 raise
             if self._closing.wait(_BREATH):
-                raise TransportClosedError(self._name)
+                raise TransportClosedError(self.name)
 
     # --- one transaction ----------------------------------------------------------------------------
 
@@ -222,9 +222,9 @@ class Database:
         except sa.exc.DBAPIError as error:
             if self.dialect.trouble(error) in _LOCKED:
                 raise
-            known = relevo_error(self.dialect, error, self._name, self.place)
+            known = relevo_error(self.dialect, error, self.name, self.place)
             why = known.why if isinstance(known, TransportUnavailableError) else str(known)
-            raise CommitUnknownError(self._name, f"the commit failed: {why}") from (error.orig or error)
+            raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
 
     def _undo(self, connection: sa.Connection) -> None:
         try:
@@ -243,16 +243,16 @@ class Database:
 
     def _open_connection(self, *, create: bool) -> sa.Connection:
         if self._closing.is_set():
-            raise TransportClosedError(self._name)
+            raise TransportClosedError(self.name)
         if self._process and self._process != os.getpid():
             raise ConfigurationError(
-                f'the transport "{self._name}" was used before this process was forked; open it in each process anew'
+                f'the transport "{self.name}" was used before this process was forked; open it in each process anew'
             )
         if self._connection is not None and self._file[1] != _identity(self._file[0]):
             self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
         if self._connection is None:
             if self._own and not create and self._path and not self._path.exists():
-                raise TransportUnavailableError(self._name, f"there is no {self.place[4:]}; run: relevo setup")
+                raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
             self._connection, self._process = self._engine.connect(), os.getpid()
             try:
                 path = self.dialect.prepare(self._connection, own=self._own)
@@ -263,7 +263,7 @@ class Database:
         return self._connection
 
     def _unfit(self, version: str) -> ConfigurationError:
-        start = f'the transport "{self._name}" cannot be used: {self.place}'
+        start = f'the transport "{self.name}" cannot be used: {self.place}'
         if not version:
             return ConfigurationError(f"{start} does not say which tables it has; run: relevo setup")
         if version.isdecimal() and int(version) > SCHEMA:

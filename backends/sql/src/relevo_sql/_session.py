@@ -50,16 +50,13 @@ class Joints:
     The sessions and connections that one transport has joined.
 
     Args:
-        database: Where the transport keeps its events.
-
-        name: The transport's.
+        database: Where the transport keeps its events, and what it is called.
 
         wake: Called when a session has committed something.
     """
 
-    def __init__(self, database: Database, name: str, wake: Callable[[], None]):
+    def __init__(self, database: Database, wake: Callable[[], None]):
         self._database = database
-        self._name = name
         self._wake = wake
         self._lock = threading.Lock()
         # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
@@ -97,8 +94,8 @@ class Joints:
         """Raise :class:`SessionError` if what is written on *connection* would not wait for its commit."""
         if not self._database.dialect.joined(connection):
             raise SessionError(
-                f'the transport "{self._name}" cannot join a connection in AUTOCOMMIT, since it has no transaction; '
-                f"give one that begins and commits"
+                f'the transport "{self._database.name}" cannot join a connection in AUTOCOMMIT, since it has no '
+                f"transaction; give one that begins and commits"
             )
 
     def require_same(self, connection: sa.Connection) -> None:
@@ -116,15 +113,15 @@ class Joints:
         """Write *rows* in the transaction of *connection*."""
         database = self._database
         try:
-            with translated(database.dialect, self._name, lambda: "the session's database"):
+            with translated(database.dialect, self._database.name, lambda: "the session's database"):
                 database.statements.write(connection, rows)
         except ConfigurationError as error:
             raise self._elsewhere("has not relevo's tables") from error.__cause__
         except TransportUnavailableError as error:
             positions = range(len(rows))
-            raise SendError(self._name, refused=positions, why=error.why) from error.__cause__
+            raise SendError(self._database.name, refused=positions, why=error.why) from error.__cause__
         except (UnicodeError, OverflowError) as error:
-            raise SendError(self._name, refused=range(len(rows)), why=str(error)) from error
+            raise SendError(self._database.name, refused=range(len(rows)), why=str(error)) from error
 
     def _joined(self, session: Session) -> _JoinedSession:
         with self._lock:
@@ -160,8 +157,9 @@ class Joints:
             raise self._elsewhere("has other tables of relevo") from error
 
     def _elsewhere(self, what: str) -> SessionError:
+        database = self._database
         return SessionError(
-            f'the session {what}, and the transport "{self._name}" keeps its events in {self._database.place}; '
+            f'the session {what}, and the transport "{database.name}" keeps its events in {database.place}; '
             f"give a session of that database, or configure an outbox in the session's own"
         )
 

@@ -92,7 +92,6 @@ class SqlTransport(Transport):
         busy_timeout: float = 30.0,
         poll: float = 0.1,
     ):
-        self.name = name
         self._begin(Database(engine, dialect_of(engine), name=name, own=False, patience=busy_timeout), clock, poll)
 
     def _begin(self, database: Database, clock: Clock, poll: float) -> None:
@@ -105,16 +104,24 @@ class SqlTransport(Transport):
         self._settler = Settler(database, clock)
         self._graveyard = Graveyard(database, clock)
         self._counter = Counter(database, clock)
-        self._joints = Joints(database, self.name, self._doorbell.ring)
+        self._joints = Joints(database, self._doorbell.ring)
 
     @classmethod
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
         engine = engine_for(options)
         self = cls.__new__(cls)
-        self.name = name
         database = Database(engine, dialect_of(engine), name=name, own=True, patience=options.busy_timeout)
         self._begin(database, clock, options.poll)
         return self
+
+    @property
+    def name(self) -> str:
+        """What the application calls it; what lies below raises errors under this name too."""
+        return self._database.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._database.name = name
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()

@@ -8,10 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from relevo import Delivery
-from relevo.errors import TransportClosedError, UnsupportedError
+from relevo.errors import (
+    LeaseLostError,
+    SendError,
+    TransportClosedError,
+    TransportUnavailableError,
+    UnsupportedError,
+)
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.worker import Worker
 
 PROMPTLY = 10.0
@@ -59,6 +66,44 @@ class SetUpContract(Contract):
             worker = bench.worker()
 
             assert list(worker.setup([])) == []
+
+
+class NameContract(Contract):
+    """What an application calls a transport it finds again in errors, whoever opened it."""
+
+    @proves(promise.ERRORS_ARE_TRANSLATED)
+    def test_errors_name_the_transport_as_the_application_does(self) -> None:
+        with self.bench() as bench:
+            worker = bench.recorder.worker()
+            worker.transport.name = "orders"  # an App does this before it uses what it was given
+            worker.setup(bench.queues)
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            worker.ack(held)
+
+            with pytest.raises(LeaseLostError) as lost:
+                worker.transport.ack(held)
+            worker.close()
+            with pytest.raises(TransportClosedError) as closed:
+                worker.send([bench.envelope()])
+
+            assert (lost.value.transport, closed.value.transport) == ("orders", "orders")
+
+    @proves(promise.ERRORS_ARE_TRANSLATED)
+    def test_a_store_that_fails_is_told_under_the_name_of_its_transport(self) -> None:
+        for breakage in BREAKAGES:
+            with self.bench() as bench:
+                sender = bench.recorder.worker()
+                sender.transport.name = "orders"
+                sender.setup(bench.queues)
+
+                with (
+                    bench.recorder.broken(sender, breakage),
+                    pytest.raises((SendError, TransportUnavailableError)) as caught,
+                ):
+                    sender.send([bench.envelope()])
+
+                assert '"orders"' in str(caught.value)
 
 
 class CloseContract(Contract):

@@ -11,10 +11,8 @@ from hypothesis import given, strategies as st
 from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.harness import Breakage
+from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
-
-BREAKAGES: tuple[Breakage, ...] = ("before", "after")
 
 
 class SendContract(Contract):

@@ -17,6 +17,8 @@ LONGEST_SLEEP = 30.0
 Breakage = Literal["before", "after"]
 """Where a send breaks: *before* anything was written, or *after*, when only the answer is lost."""
 
+BREAKAGES: tuple[Breakage, ...] = ("before", "after")
+
 
 class HookMissing(Exception):  # noqa: N818 - it says why a test is skipped, nothing failed
     """Raised by an optional hook that a harness does not have; what needs it is skipped."""

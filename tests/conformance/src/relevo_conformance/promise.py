@@ -120,7 +120,10 @@ CLOSE_IS_IDEMPOTENT = Promise(
 )
 SURVIVES_REOPENING = Promise("survives-reopening", "What was sent outlives the transport that sent it.")
 UNCLAIMED_IS_REFUSED = Promise("unclaimed-is-refused", "What is not claimed raises, and does nothing.")
-ERRORS_ARE_TRANSLATED = Promise("errors-are-translated", "No method raises anything but a RelevoError.")
+ERRORS_ARE_TRANSLATED = Promise(
+    "errors-are-translated",
+    "No method raises anything but a RelevoError, and it names the transport as the application does.",
+)
 
 PROMISES: Mapping[str, Promise] = MappingProxyType(
     {promise.id: promise for promise in tuple(globals().values()) if isinstance(promise, Promise)}

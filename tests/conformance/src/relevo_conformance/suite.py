@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis.stateful import run_state_machine_as_test
 
-from relevo_conformance._contract_close import CloseContract, SetUpContract, UnclaimedContract
+from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
 from relevo_conformance._contract_send import (
     DedupeContract,
@@ -37,6 +37,7 @@ class TransportContract(
     RandomContract,
     # pytest runs them from the last to the first: in the order of the story.
     UnclaimedContract,
+    NameContract,
     CloseContract,
     SetUpContract,
     TakeOutContract,
