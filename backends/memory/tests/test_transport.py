@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from subprocess import run
 
 import pytest
@@ -367,3 +367,20 @@ def test_importing_it_loads_no_sqlalchemy() -> None:
     done = run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+# --- what is handed over ---------------------------------------------------------------------------
+
+
+def test_headers_are_taken_over_when_they_are_sent_and_nobody_can_change_them(
+    transport: MemoryTransport, store: MemoryStore, envelope: Make, take: Take
+) -> None:
+    headers = {"signature": "v1=abc"}
+    transport.send([envelope("1", headers=headers)])
+    store.put_raw("default", b"\x80", headers)
+
+    headers["signature"] = "forged"
+
+    for delivery in take(transport):
+        assert delivery.envelope.headers == {"signature": "v1=abc"}
+        assert not isinstance(delivery.envelope.headers, MutableMapping)

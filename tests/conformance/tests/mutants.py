@@ -84,6 +84,15 @@ def settled_as(settlements: Sequence[Settlement], change: Callable[[Settlement],
     return [change(settlement) for settlement in settlements]
 
 
+def give_back(store: MemoryStore, envelopes: Sequence[Envelope]) -> None:
+    """Let *store* hold the very *envelopes* where it has some of the same ids."""
+    for queue in store._queues.values():
+        for event in queue.events.values():
+            for envelope in envelopes:
+                if isinstance(event.envelope, Envelope) and event.envelope.id == envelope.id:
+                    event.envelope = envelope
+
+
 # --- sending ---------------------------------------------------------------------------------------
 
 
@@ -213,6 +222,13 @@ class WritesHeadersInLowerCase(MemoryTransport):
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         lower = [attrs.evolve(one, headers={k.lower(): v for k, v in one.headers.items()}) for one in envelopes]
         super().send(lower, delay=delay)
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, by_chance=False)
+class KeepsTheSendersOwnHeaders(MemoryTransport):
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        super().send(envelopes, delay=delay)
+        give_back(self.store, envelopes)
 
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
@@ -347,11 +363,7 @@ class IgnoresOrderingKeys(MemoryTransport):
 class IgnoresUrgency(MemoryTransport):
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send([attrs.evolve(one, urgency="normal") for one in envelopes], delay=delay)
-        for queue in self.store._queues.values():
-            for event in queue.events.values():
-                for envelope in envelopes:
-                    if isinstance(event.envelope, Envelope) and event.envelope.id == envelope.id:
-                        event.envelope = envelope
+        give_back(self.store, envelopes)
 
 
 # --- settling --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
@@ -26,7 +27,12 @@ from relevo import (
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
-_NO_HEADERS: Mapping[str, str] = {}
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def _taken_over(envelope: Envelope) -> Envelope:
+    """Return *envelope* with headers that nobody can change any more, as if they had been written down."""
+    return attrs.evolve(envelope, headers=MappingProxyType(dict(envelope.headers)) if envelope.headers else _NO_HEADERS)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +42,7 @@ class Posting:
     queue: str
     """Where it is kept; in an outbox not the envelope's own."""
 
-    envelope: Envelope
+    envelope: Envelope = attrs.field(converter=_taken_over)
     due: float
     """Seconds since the epoch before which it is not handed out."""
 
@@ -75,7 +81,9 @@ class MemoryStore:
         They are handed out as :class:`Unreadable`. Having no time of their own, they bear that of the
         first look at the store.
         """
-        foreign = Unreadable(raw=raw, headers=dict(headers), why="bytes put into the store, not an envelope")
+        foreign = Unreadable(
+            raw=raw, headers=MappingProxyType(dict(headers)), why="bytes put into the store, not an envelope"
+        )
         with self.changed:
             self._foreign.append((queue, foreign))
             self.changed.notify_all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from types import MappingProxyType
 
 import pytest
 from hypothesis import given, strategies as st
@@ -154,7 +153,7 @@ class PayloadContract(Contract):
     def test_what_a_receiver_does_to_an_envelope_stays_with_it(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            worker.send([bench.envelope(headers=MappingProxyType({"signature": "v1=abc"}))])
+            worker.send([bench.envelope(headers={"signature": "v1=abc"})])
             delivery = bench.one(worker)
 
             headers = delivery.envelope.headers
@@ -162,6 +161,32 @@ class PayloadContract(Contract):
                 headers["signature"] = "forged"
                 headers["more"] = "headers"
             worker.nack(delivery)
+
+            assert dict(bench.one(worker).envelope.headers) == {"signature": "v1=abc"}
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_what_a_sender_does_to_an_envelope_afterwards_stays_with_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            some, none = {"signature": "v1=abc"}, dict[str, str]()
+            worker.send([bench.envelope(headers=some), bench.envelope(headers=none)])
+
+            for headers in (some, none):
+                headers.update(signature="forged", more="headers")
+
+            came = [dict(one.envelope.headers) for one in bench.receive(worker, 2)]
+            assert sorted(came, key=len) == [{}, {"signature": "v1=abc"}]
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED, promise.JOINS_THE_TRANSACTION)
+    def test_what_a_sender_does_to_an_envelope_after_a_commit_stays_with_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            headers = {"signature": "v1=abc"}
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope(headers=headers)])
+                transaction.commit()
+
+            headers["signature"] = "forged"
 
             assert dict(bench.one(worker).envelope.headers) == {"signature": "v1=abc"}
 

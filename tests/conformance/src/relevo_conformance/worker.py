@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from relevo_conformance.recorder import Recorder
 
 Result = TypeVar("Result")
+Event = TypeVar("Event", bound="Envelope | Unreadable")
 
 
 class Worker:
@@ -63,7 +64,7 @@ class Worker:
         """Send *envelopes*."""
         self.recorder.until(delay)
         self._note(
-            history.Send(envelopes=tuple(envelopes), delay=delay),
+            history.Send(envelopes=tuple(map(_snapshot, envelopes)), delay=delay),
             # An argument that says the default is left out, as most callers do.
             lambda: self.transport.send(envelopes, delay=delay) if delay else self.transport.send(envelopes),
             lambda _: None,
@@ -174,8 +175,8 @@ class Worker:
         with self.recorder.harness.session() as transaction:
             yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
 
-    def note_bound(self, call: history.SendBound, session: Any) -> None:
-        """Send inside *session*'s transaction."""
+    def note_bound(self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope]) -> None:
+        """Send *envelopes* inside *session*'s transaction."""
 
         def send() -> None:
             bound = (
@@ -183,7 +184,7 @@ class Worker:
                 if call.relay_to is None
                 else self.transport.bound_to(session, relay_to=call.relay_to)
             )
-            bound.send(lambda: call.envelopes, delay=call.delay)
+            bound.send(lambda: envelopes, delay=call.delay)
 
         self.recorder.until(call.delay)
         self._note(call, send, lambda _: None)
@@ -247,8 +248,9 @@ class RecordedTransaction:
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0, relay_to: str | None = None) -> None:
         """Send *envelopes* inside it."""
-        call = history.SendBound(transaction=self._number, envelopes=tuple(envelopes), delay=delay, relay_to=relay_to)
-        self._worker.note_bound(call, self._transaction.session)
+        snapshots = tuple(map(_snapshot, envelopes))
+        call = history.SendBound(transaction=self._number, envelopes=snapshots, delay=delay, relay_to=relay_to)
+        self._worker.note_bound(call, self._transaction.session, envelopes)
 
     def commit(self) -> None:
         """Make all that was done in it real."""
@@ -320,6 +322,6 @@ def _fates(size: int, error: SendError) -> history.Fates:
     return history.Fates(tuple(fates), told_apart)
 
 
-def _snapshot(event: Envelope | Unreadable) -> Envelope | Unreadable:
+def _snapshot(event: Event) -> Event:
     """Return *event* as it is now, whatever somebody does to its headers later."""
     return attrs.evolve(event, headers=dict(event.headers))
