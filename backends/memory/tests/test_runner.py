@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy.orm import Session
@@ -113,7 +113,9 @@ def test_an_outbox_in_memory_is_emptied_first(app: Callable[..., App], feed: Fee
     assert feed.heard == [1]
 
 
-def test_what_a_listener_dispatches_into_the_outbox_is_handled_in_the_same_run(clock: FakeClock) -> None:
+@pytest.fixture(name="chained")
+def _chained(clock: FakeClock) -> Iterator[tuple[App, list[int]]]:
+    """Return an application whose listener dispatches the next event into the outbox, and what it heard."""
     heard: list[int] = []
 
     class Chain:
@@ -130,11 +132,27 @@ def test_what_a_listener_dispatches_into_the_outbox_is_handled_in_the_same_run(c
         transports={"main": main}, routes={"*": "main"}, listeners=[Chain()], outboxes={"main": outbox}, clock=clock
     )
     with shop:
-        shop.dispatch(Event("link.reached", {"left": 3}))
-        report = ManualRunner().run(shop)
+        yield shop, heard
+
+
+def test_what_a_listener_dispatches_into_the_outbox_is_handled_in_the_same_run(chained: tuple[App, list[int]]) -> None:
+    shop, heard = chained
+    shop.dispatch(Event("link.reached", {"left": 3}))
+
+    report = ManualRunner().run(shop)
 
     assert heard == [3, 2, 1, 0]
-    assert report.done == 4
+    assert (report.done, report.stopped_by) == (4, "empty")
+
+
+def test_its_limits_hold_for_all_that_comes_out_of_the_outbox_together(chained: tuple[App, list[int]]) -> None:
+    shop, heard = chained
+    shop.dispatch(Event("link.reached", {"left": 5}))
+
+    report = ManualRunner().run(shop, RunOptions(max_events=3))
+
+    assert heard == [5, 4, 3]
+    assert (report.done, report.stopped_by) == (3, "events")
 
 
 def test_no_host_system_can_run_it(app: Callable[..., App]) -> None:

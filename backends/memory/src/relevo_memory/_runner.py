@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import attrs
 
-from relevo import App, ConfigurationError, Report, Runner, RunOptions
+from relevo import App, ConfigurationError, LoopRunner, Report, Runner, RunOptions
 
 
 class ManualRunner(Runner):
@@ -31,39 +29,7 @@ class ManualRunner(Runner):
 
             TransportUnavailableError: The server could not be reached.
         """
-        options = attrs.evolve(options or RunOptions(), until_empty=True)
-        name = app.transport(options.transport).name
-        app.prepare(name)
-        report = Report()
-        while True:
-            relay = app.relay(name, RunOptions(until_empty=True))
-            moved = relay.run().handled if relay is not None else 0
-            part = app.worker(_rest(options, report)).run()
-            report = _sum(report, part)
-            # Without an outbox the worker has seen to all that its listeners dispatched.
-            if part.stopped_by != "empty" or relay is None or not (moved or part.handled):
-                return report
+        return LoopRunner(signals=False).run(app, attrs.evolve(options or RunOptions(), until_empty=True))
 
     def unit(self, app: App, options: RunOptions) -> str:
         raise ConfigurationError('the runner "manual" runs when your program calls it; no host system can be told to')
-
-
-def _rest(options: RunOptions, done: Report) -> RunOptions:
-    """Return *options* less what *done* has used up of their limits."""
-    return attrs.evolve(
-        options,
-        max_events=None if options.max_events is None else max(0, options.max_events - done.handled),
-        max_seconds=None if options.max_seconds is None else max(0.0, options.max_seconds - done.seconds),
-    )
-
-
-def _sum(first: Report, second: Report) -> Report:
-    return Report(
-        handled=first.handled + second.handled,
-        done=first.done + second.done,
-        retried=first.retried + second.retried,
-        dead=first.dead + second.dead,
-        seconds=first.seconds + second.seconds,
-        stopped_by=second.stopped_by,
-        reasons=dict(Counter(first.reasons) + Counter(second.reasons)),
-    )
