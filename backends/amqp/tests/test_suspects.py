@@ -224,6 +224,54 @@ def test_a_thousand_suspects_are_done_in_seconds(
     assert elapsed < 15.0
 
 
+def test_what_a_lost_process_left_is_moved_together_for_one_who_asks_for_one(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(200)])
+    lost = connect(prefetch=200)
+    held = receive(lost, queue, limit=200)
+    while len(held) < 200:
+        held += receive(lost, queue, limit=200)
+    lost._abort()
+    worker = connect()
+
+    (suspect,) = receive(worker, queue, limit=1)
+
+    assert suspect.losses == 1
+    assert server.ready(server.topology.queue(queue, Role.MAIN)) == 0
+    assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 199
+    worker.ack(suspect)
+    assert {each.losses for each in drain(worker, queue, wait=0.5)} == {1}
+
+
+def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(30)])
+    lost = connect(prefetch=30)
+    held = receive(lost, queue, limit=30)
+    while len(held) < 30:
+        held += receive(lost, queue, limit=30)
+    transport.send([envelope(number) for number in range(100, 140)])
+    lost._abort()
+    worker = connect()
+    done: list[str] = []
+    while not (delivery := receive(worker, queue, limit=1)[0]).losses:
+        worker.ack(delivery)
+        done += ids([delivery])
+    assert len(done) <= 2  # what is brought ahead for one who asks for one, and not forty
+
+    server.ready(server.topology.queue(queue, Role.MAIN))  # a while, for the acks
+    worker._abort()
+
+    rest = drain(transport, queue, wait=2.0)
+    losses = {event_id: each.losses for event_id, each in zip(ids(rest), rest, strict=True)}
+    assert losses.pop(ids([delivery])[0]) == 2
+    assert {count for event_id, count in losses.items() if int(event_id[3:]) < 100} == {1}
+    assert {count for event_id, count in losses.items() if int(event_id[3:]) >= 100} == {0}
+    assert len(losses) == 69 - len(done)
+
+
 def test_moving_to_the_suspects_and_back_leaves_nothing_behind(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:

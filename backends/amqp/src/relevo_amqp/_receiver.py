@@ -6,11 +6,16 @@ The consumers of the main queues bring events ahead of their time. One whose ear
 time to time the suspects are looked after, at the start first of all: then the consumers stop, what
 lies here is handed out, and once all that was handed out is settled, the suspects follow one by one,
 each alone in this process. If it dies of one, nobody pays but that one.
+
+Moving is done by the hundreds. Handing out is not, and cannot be quicker than the server writes one
+entry into the log of the suspects' queue after the other, about a thousand a second: that this one is
+out must be written before it is begun, and nothing else may be out with it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from relevo import Clock, Delivery
@@ -30,6 +35,9 @@ TURN = 5.0
 
 ALONE_WITHIN = 1.0
 """Seconds for which a suspect waits until all else that was handed out is settled."""
+
+SWEEP = 250
+"""Events that are looked through at once where a lost process has left some, to move these together."""
 
 MAX_STALLS = 5
 """Looks that found events ready, and none handed out, after which the subscription is made anew."""
@@ -63,6 +71,8 @@ class Receiver:
         self._turn_ends = 0.0
         self._suspects_there = False
         self._misplaced: list[Arrival] = []
+        self._traces: set[str] = set()
+        """Queues in which there was something that a lost process had held, not swept since."""
         self._stalls = 0
         self._wants_alone_since: float | None = None
 
@@ -94,7 +104,7 @@ class Receiver:
                     self._consume(subscription, queues, limit)
                     continue
             elif time.monotonic() >= self._look_at and self._suspected(subscription, queues):
-                subscription.pause(subscription.queues)
+                self._gather(subscription, limit)
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
@@ -152,6 +162,7 @@ class Receiver:
         if subscription is None or subscription.lost is not None:
             self._hub.provide(queues)
             self._misplaced = []
+            self._traces = set()
             subscription = self._hub.subscription()
             self.subscription = subscription
             self._queues = queues
@@ -174,7 +185,7 @@ class Receiver:
         if set(queues) - set(self._queues):
             self._hub.provide(queues)
         self._queues = queues
-        ahead = self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
+        ahead = self._ahead(limit)
         added = False
         for queue in queues:
             window = subscription.window(queue)
@@ -188,6 +199,10 @@ class Receiver:
             for _ in range(2):  # so that the first of each are here, and the preferred queue is
                 for queue in queues:
                     subscription.count(topology.queue(queue, Role.MAIN))
+
+    def _ahead(self, limit: int) -> int:
+        """Return how many of each queue are brought ahead of their time."""
+        return self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
 
     def _clean(self, subscription: Subscription) -> Subscription:
         """Return *subscription*, or if a consumer of it was ended and nothing is held, another one on a new channel."""
@@ -206,7 +221,10 @@ class Receiver:
         deliveries = []
         for arrival in subscription.take(queues, limit):
             record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
-            if record.losses or losses(arrival.properties) or (record.due is not None and record.due > now):
+            if _lost(arrival, record):
+                self._traces.add(arrival.queue)
+                self._misplaced.append(arrival)
+            elif record.due is not None and record.due > now:
                 self._misplaced.append(arrival)
             else:
                 deliveries.append(_delivery(subscription, arrival, record))
@@ -246,6 +264,31 @@ class Receiver:
         return self._suspects_there
 
     # --- moving ----------------------------------------------------------------------------------------
+
+    def _gather(self, subscription: Subscription, limit: int) -> None:
+        """
+        Stop the consumers before the suspects' turn, with as many of these as can be found at once.
+
+        Who asks for few is brought few, and suspects that others left in the main queue would come by ones and twos,
+        each time with the whole way to the suspects and back. They lie at its head, so a wide look finds them. What
+        else it finds goes back, counting nothing, as far as it is more than is brought otherwise.
+        """
+        traces, self._traces = self._traces & subscription.queues, set()
+        for queue in traces:
+            subscription.consume(queue, self._hub.topology.queue(queue, Role.MAIN), SWEEP)
+        subscription.pause(subscription.queues)
+        if not traces:
+            return
+        now = self._clock.now()
+        room: defaultdict[str, int] = defaultdict(lambda: self._ahead(limit))
+
+        def strange(arrival: Arrival) -> bool:
+            if _lost(arrival, read(arrival.properties, arrival.body, queue=arrival.queue, now=now)):
+                return True
+            room[arrival.queue] -= 1
+            return room[arrival.queue] < 0
+
+        self._misplaced += subscription.sift(strange)
 
     def _move(self) -> None:
         """Move what was set apart to where it belongs."""
@@ -321,6 +364,11 @@ class Receiver:
                 subscription.changed.wait(seconds)
         if subscription.lost is not None:
             raise subscription.lost
+
+
+def _lost(arrival: Arrival, record: Record) -> bool:
+    """Return whether an earlier holder of it died."""
+    return bool(record.losses or losses(arrival.properties))
 
 
 def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:

@@ -231,6 +231,21 @@ class Subscription:
             self._held.update(arrival.tag for arrival in taken)
         return taken
 
+    def sift(self, strange: Callable[[Arrival], bool]) -> list[Arrival]:
+        """Return those that lie here and are *strange*, in the order of their arrival; they are held from now on."""
+        sifted: list[Arrival] = []
+        with self.changed:
+            for lane in (self._urgent, self._normal):
+                for arrivals in lane.values():
+                    chosen = {arrival.tag for arrival in arrivals if strange(arrival)}
+                    if chosen:
+                        sifted += (arrival for arrival in arrivals if arrival.tag in chosen)
+                        left = [arrival for arrival in arrivals if arrival.tag not in chosen]
+                        arrivals.clear()  # the consumers' callbacks hold it
+                        arrivals.extend(left)
+            self._held.update(arrival.tag for arrival in sifted)
+        return sifted
+
     def take_all(self) -> list[Arrival]:
         """Return all that lie here; they are held from now on."""
         return self.take(tuple(self._normal), 1 << 62)
