@@ -143,8 +143,8 @@ def _caller(table: ListenerTable, clock: FakeClock) -> Callable[..., Caller]:
 
     def caller(*, subjects: Sequence[SubjectType] = (), **how: Any) -> Caller:
         return Caller(
-            table,
             **{
+                "listeners": table,
                 "first_queue": lambda _: "default",
                 "subjects": SubjectTypes(subjects),
                 "clock": clock,

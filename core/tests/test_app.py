@@ -18,6 +18,7 @@ from relevo import (
     Envelope,
     Event,
     Report,
+    Retry,
     RunOptions,
     Subject,
     SubjectType,
@@ -30,6 +31,7 @@ from relevo.errors import (
     DuplicateListenerError,
     EncodeError,
     RouteNotFoundError,
+    SendError,
     SessionError,
     UnsupportedError,
 )
@@ -322,21 +324,213 @@ def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
     assert heard[1:] == ["unbound in default"]
 
 
-@pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "tomorrow"}])
+@pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "soon"}])
 def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make: Make, terms: dict[str, Any]) -> None:
     heard: list[Event] = []
     app = make(listener("a.b")(functools.partial(heard.append)), routes={"*": "now"})
 
     app.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires=9e9, session=object())
-    with pytest.raises(EncodeError):
+    with pytest.raises((EncodeError, ConfigurationError)):
         app.dispatch(Event("a.b"), **terms)
 
     assert len(heard) == 1
 
 
 def test_what_is_handled_now_cannot_be_delayed(make: Make) -> None:
-    with pytest.raises(ConfigurationError, match=r'"a.b" is routed to "now", where nothing can be delayed'):
+    with pytest.raises(ConfigurationError, match=r'"a.b" is called at once, it cannot be delayed'):
         make(routes={"*": "now"}).dispatch(Event("a.b"), delay=1)
+
+
+def test_many_events_go_out_together_each_to_its_transport(make: Make, clock: FakeClock) -> None:
+    main, other = MemoryTransport(clock=clock), MemoryTransport(clock=clock)
+    routes = {"a.*": ["main/one", "main/two"], "b.*": "other", "c.*": "now"}
+    heard: list[Event] = []
+    app = make(
+        listener("c.d")(functools.partial(heard.append)), transports={"main": main, "other": other}, routes=routes
+    )
+
+    done = app.dispatch_many([Event("a.b"), Event("b.c"), Event("c.d"), Event("a.c")])
+    with pytest.raises(EncodeError):
+        app.dispatch_many([Event("a.b"), Event("c.d"), Event("b.c", {"a": object()})])
+
+    assert [len(each.targets) for each in done] == [2, 1, 1, 2]
+    assert (waiting(app, "main", "one"), waiting(app, "main", "two"), waiting(app, "other")) == (2, 2, 1)
+    assert len(heard) == 1
+
+
+class Partial(MemoryTransport):
+    """It takes the first envelope, refuses the second, and of the rest it does not know."""
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        raise SendError("x", sent=[0], refused=[1], unknown=range(2, len(envelopes)), why="a bad line")
+
+
+def test_of_many_events_each_ones_fate_is_told(make: Make, clock: FakeClock) -> None:
+    transports = {"main": MemoryTransport(clock=clock), "bad": Partial(clock=clock), "last": MemoryTransport()}
+    app = make(transports=transports, routes={"a": "main", "b": "bad", "b2": ["bad/x", "bad/y"], "c": "last"})
+
+    with pytest.raises(SendError) as caught:
+        app.dispatch_many([Event(name) for name in ("a", "b", "b", "b", "c")])
+    with pytest.raises(SendError) as in_part:
+        app.dispatch(Event("b2"))
+
+    error = caught.value
+    assert (error.sent, error.refused, error.unknown) == ((0, 1), (2, 4), (3,))
+    assert (in_part.value.sent, in_part.value.refused, in_part.value.unknown) == ((), (), (0,))
+    assert (waiting(app, "main"), waiting(app, "last")) == (1, 0)
+
+
+def test_a_server_that_is_down_is_told_as_such_only_if_nothing_was_sent(make: Make) -> None:
+    class Down(MemoryTransport):
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            raise TransportUnavailableError("down", "no route")
+
+    app = make(transports={"main": MemoryTransport(), "down": Down()}, routes={"a": "main", "b": "down"})
+
+    with pytest.raises(TransportUnavailableError):
+        app.dispatch_many([Event("b"), Event("a")])
+    with pytest.raises(SendError, match="no route") as caught:
+        app.dispatch_many([Event("a"), Event("b")])
+
+    assert (caught.value.sent, caught.value.refused) == ((0,), (1,))
+
+
+def test_what_a_call_dispatches_is_sent_after_its_listener_and_not_if_it_failed(make: Make) -> None:
+    left: list[int | None] = []
+    failing = [True]
+
+    @listener("a.b", retry=Retry(2, first=0, jitter=0))
+    def first(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"), delay="1m")
+        call.dispatch(Event("a.d"))
+        left.append(waiting(app, queue="next"))
+        if failing.pop():
+            failing.append(False)
+            raise ValueError
+
+    app = make(first, routes={"a.b": "main", "*": "main/next"})
+    app.dispatch(Event("a.b"))
+    app.worker(RunOptions(until_empty=True, settle=1, queues=("default",))).run()
+
+    assert left == [0, 0]
+    stats = app.transport().stats("next")
+    assert (stats.ready, stats.scheduled) == (1, 1)
+
+
+def test_a_listener_that_is_run_again_dispatches_the_same_events_again(make: Make, clock: FakeClock) -> None:
+    ids: list[str] = []
+
+    class Forgetful(MemoryTransport):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, checkpoint=False)
+
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            ids.extend(envelope.id for envelope in envelopes)
+            super().send(envelopes, delay=delay)
+
+    @listener("a.b")
+    def twice(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+        call.dispatch(Event("a.c"))
+
+    transport = Forgetful(clock=clock)
+    app = make(twice, transports={"main": transport}, routes={"a.b": "main", "*": "main/next"})
+    app.dispatch(Event("a.b"))
+    caller = app.worker()._handle
+    (delivery,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    caller(delivery)
+    caller(delivery)
+
+    assert ids[1:3] == ids[3:5]
+    assert len(set(ids)) == 3
+    assert ids[1][:13] == ids[0][:13]
+    assert waiting(app, queue="next") == 2
+
+
+def test_one_event_of_another_is_told_by_its_correlation_causation_and_context(make: Make) -> None:
+    seen: list[tuple[str, str | None, str | None, Any]] = []
+
+    @listener("a.b")
+    @listener("a.c")
+    @listener("a.d")
+    def follow(event: Event, call: Call) -> None:
+        seen.append((call.event_id, call.correlation_id, call.causation_id, dict(call.context)))
+        if event.name == "a.b":
+            app.dispatch(Event("a.c"))
+        if event.name == "a.c":
+            with relevo.context(size="small"):
+                call.dispatch(Event("a.d"))
+
+    app = make(follow)
+    with relevo.context(user=7):
+        root = app.dispatch(Event("a.b")).id
+    drain(app)
+
+    (first, second, third) = seen
+    assert first == (root, root, None, {"user": 7})
+    assert second[1:] == (root, root, {"user": 7})
+    assert third[1:] == (root, second[0], {"user": 7, "size": "small"})
+
+
+def test_a_call_in_process_dispatches_with_the_callers_session(make: Make) -> None:
+    sa, orm = pytest.importorskip("sqlalchemy"), pytest.importorskip("sqlalchemy.orm")
+
+    @listener("a.b")
+    def now(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+
+    app = make(now, routes={"a.b": "now", "*": "main"})
+    engine = sa.create_engine("sqlite://")
+    with orm.Session(engine) as session:
+        app.dispatch(Event("a.b"), session=session)
+        session.rollback()
+        assert waiting(app) == 0
+        app.dispatch(Event("a.b"), session=session)
+        session.execute(sa.text("SELECT 1"))
+        session.commit()
+
+    assert waiting(app) == 1
+
+
+def test_a_call_takes_no_session(make: Make) -> None:
+    @listener("a.b", retry=1)
+    def wrong(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"), session=object())
+
+    app = make(wrong)
+    app.dispatch(Event("a.b"))
+    drain(app)
+
+    (dead,) = app.transport().dead_letters(["default"], after=None, limit=9)
+    assert "call.dispatch() sends after the listener, so it takes no session" in dead.error
+
+
+def test_a_queue_has_a_policy_for_listeners_that_have_none(make: Make) -> None:
+    runs: list[str] = []
+
+    def fail(event: Event, call: Call) -> None:
+        runs.append(call.listener_id)
+        raise ValueError
+
+    plain = listener("a.b", id="plain")(functools.partial(fail))
+    own = listener("a.b", id="own", retry=1)(functools.partial(fail))
+    app = make(plain, own, routes={"*": "main/media"}, retries={"main/media": Retry(3, first=0)})
+    app.dispatch(Event("a.b"))
+    app.worker(RunOptions(until_empty=True, settle=1)).run()
+
+    assert sorted(runs) == ["own", "plain", "plain", "plain"]
+
+
+@pytest.mark.parametrize(
+    "retries, why",
+    [
+        ({"mian/media": 3}, r'retries."mian/media": no transport is called "mian"; did you mean "main"\?'),
+        ({"main/a b": 3}, "cannot name a queue"),
+        ({"main": "often"}, "expected relevo.Retry"),
+    ],
+)
+def test_a_policy_of_no_queue_is_refused(make: Make, retries: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        make(retries=retries)
 
 
 def test_fan_out_over_transports_that_could_never_be_one_transaction_is_told_at_the_start(make: Make) -> None:

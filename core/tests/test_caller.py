@@ -29,6 +29,7 @@ from relevo import (
 )
 from relevo._caller import Caller
 from relevo._progress import ListenerProgress, Progress, dumped, loaded
+from relevo._subject import Gone
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 
@@ -480,6 +481,29 @@ def test_a_subject_that_was_found_and_goes_missing_again_is_waited_for_anew(
 
     assert _stateful(found).waiting == {}
     assert isinstance(again, Nack)
+
+
+@pytest.mark.parametrize("missing, seen", [("skip", []), ("tombstone", [Gone("image", "7")])])
+def test_a_listener_may_be_skipped_or_told_that_its_subject_is_gone(
+    missing: str, seen: list[object], listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    subjects: list[object] = []
+    others: list[object] = []
+
+    def look(event: object, call: Call) -> None:
+        subjects.append(call.subject)
+
+    listen(look, missing=missing)
+    listen(others.append, id="other")
+    state = dumped(Progress(1, waiting={"subject-missing": clock.now() - 59.0}))
+    early = caller(subjects=[_images()]).outcome(delivery(subject="image/7", state=state))
+    clock.advance(1.0)
+    last = caller(subjects=[_images()]).outcome(delivery(subject="image/7", state=_stateful_bytes(early)))
+
+    assert isinstance(early, Nack)
+    assert last == Ack()
+    assert subjects == seen
+    assert len(others) == 1
 
 
 # --- what is malformed -------------------------------------------------------------------------------

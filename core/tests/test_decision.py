@@ -19,6 +19,7 @@ from relevo import (
     Unreadable,
     _decision as decision,
 )
+from relevo._listener import Mark
 from relevo._progress import STATE_VERSION, ListenerProgress, Progress, loaded
 
 NOW = 1_000_000.0
@@ -26,8 +27,15 @@ POLICY = Retry(3, first=10, factor=2, jitter=0)
 
 
 def _listener(name: str, *aliases: str) -> Listener:
+    mark = Mark(event="image.created", aliases=aliases)
     return Listener(
-        id=name, event_name="image.created", event_type=None, function=print, takes_call=False, aliases=aliases
+        id=name,
+        event_name="image.created",
+        event_type=None,
+        function=print,
+        mark=mark,
+        takes_call=False,
+        aliases=aliases,
     )
 
 
@@ -199,18 +207,17 @@ def test_a_listener_runs_at_most_as_often_as_its_policy_says(runs: int, failures
 def test_waiting_for_a_subject_is_no_run() -> None:
     progress = _progress()
 
-    decision.record_waiting(progress, A, Reason.SUBJECT_MISSING, NOW, detail="gone", patience=3600)
+    again = decision.is_waiting(progress, A, Reason.SUBJECT_MISSING, NOW, patience=3600)
 
+    assert again
     assert progress.listeners["a"] == ListenerProgress("due", 0, NOW + 1.0)
 
 
-def test_a_subject_that_stays_missing_kills_its_listener_and_says_which_it_was() -> None:
+def test_a_subject_is_not_waited_for_longer_than_a_minute() -> None:
     progress = _progress(a=ListenerProgress("due", 2))
     progress.waiting["subject-missing"] = NOW - 60
 
-    decision.record_waiting(progress, A, Reason.SUBJECT_MISSING, NOW, detail="image/7 is gone", patience=3600)
-
-    assert progress.listeners["a"] == ListenerProgress("dead", 2, 0.0, "subject-missing", "image/7 is gone")
+    assert not decision.is_waiting(progress, A, Reason.SUBJECT_MISSING, NOW, patience=3600)
 
 
 def test_a_stop_skips_the_later_listeners_for_good_but_hides_no_dead_one() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -27,7 +29,7 @@ from relevo import (
     hookimpl,
     listener,
 )
-from relevo._codec import decoded, generic
+from relevo._codec import context_of, decoded, generic
 from relevo._listener import Mark
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, RelevoError, SubjectError, UnsupportedError
 from relevo.testing import FakeClock
@@ -108,6 +110,120 @@ def test_a_listener_can_stop_the_propagation(local: Local) -> None:
     assert heard == []
 
 
+class Feed:
+    """A subscriber with several listeners, each with a priority of its own."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @listener("image.created", priority=5)
+    def early(self, event: Event) -> None:
+        self.heard.append("early")
+
+    @listener(ImageCreated, priority=-5)
+    @listener("image.removed")
+    def late(self, event: object) -> None:
+        self.heard.append("late")
+
+
+def test_listeners_and_subscribers_come_and_go() -> None:
+    dispatcher, feed, other = LocalDispatcher(), Feed(), Feed()
+    middle = dispatcher.add_listener("image.created", lambda event: feed.heard.append("middle"), id="middle")
+    dispatcher.listen(feed)
+    dispatcher.listen(feed)
+
+    dispatcher.dispatch(ImageCreated(7))
+    dispatcher.remove_listener(middle)
+    dispatcher.unlisten(other)
+    dispatcher.dispatch(ImageCreated(7))
+    dispatcher.unlisten(feed)
+    dispatcher.dispatch(ImageCreated(7))
+
+    assert feed.heard == ["early", "middle", "late", "early", "late"]
+    assert not dispatcher.has_listeners()
+
+
+def test_a_dispatcher_tells_who_listens_in_order_and_how_urgently() -> None:
+    dispatcher, feed = LocalDispatcher(), Feed()
+    dispatcher.listen(feed)
+
+    assert [each.priority for each in dispatcher.listeners(ImageCreated)] == [5, -5]
+    assert dispatcher.listeners("image.created") == dispatcher.listeners(ImageCreated(7))
+    assert len(dispatcher.listeners()) == 3
+    assert dispatcher.listeners("nobody.hears") == ()
+    assert dispatcher.has_listeners()
+    assert dispatcher.has_listeners("image.removed")
+    assert not dispatcher.has_listeners("nobody.hears")
+    assert dispatcher.listener_priority("image.created", feed.early) == 5
+    assert dispatcher.listener_priority(ImageCreated, feed.late) == -5
+    assert dispatcher.listener_priority("image.created", print) is None
+
+
+def test_in_process_two_subscribers_of_one_class_are_two() -> None:
+    dispatcher, one, two = LocalDispatcher(), Feed(), Feed()
+
+    dispatcher.listen(one, two)
+    dispatcher.dispatch(Event("image.removed"))
+
+    assert one.heard == two.heard == ["late"]
+
+
+def test_a_listener_may_take_out_listeners_while_it_is_called() -> None:
+    dispatcher, heard = LocalDispatcher(), []
+
+    def leave(event: Event) -> None:
+        heard.append("leave")
+        dispatcher.remove_listener(one)
+
+    one = dispatcher.add_listener("a.b", leave)
+    dispatcher.add_listener("a.b", lambda event: heard.append("stay"))
+    dispatcher.dispatch_many([Event("a.b"), Event("a.b")])
+
+    assert heard == ["leave", "stay", "stay"]
+
+
+def test_what_a_call_dispatches_follows_its_listener(local: Local) -> None:
+    heard: list[str] = []
+
+    def first(event: Event, call: Call) -> None:
+        call.dispatch(Event("image.seen"))
+        heard.append("first")
+
+    dispatcher = local(first, lambda _: heard.append("second"))
+    dispatcher.add_listener("image.seen", lambda _: heard.append("seen"))
+    dispatcher.dispatch(Event("image.created"))
+
+    assert heard == ["first", "seen", "second"]
+
+
+def test_nothing_follows_a_call_that_failed(local: Local) -> None:
+    heard: list[Event] = []
+
+    def fail(event: Event, call: Call) -> None:
+        call.dispatch(Event("image.seen"))
+        raise ZeroDivisionError
+
+    dispatcher = local(fail)
+    dispatcher.add_listener("image.seen", heard.append)
+    with pytest.raises(ZeroDivisionError):
+        dispatcher.dispatch(Event("image.created"))
+
+    assert heard == []
+
+
+def test_in_process_nothing_can_be_delayed_and_other_terms_hold_by_themselves() -> None:
+    dispatcher = LocalDispatcher()
+    heard: list[object] = []
+    dispatcher.add_listener("a.b", heard.append)
+
+    dispatcher.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires=1.0)
+    for terms in ({"delay": 1}, {"at": "5m"}):
+        with pytest.raises(ConfigurationError, match=r'"a\.b" is called at once, it cannot be delayed'):
+            dispatcher.dispatch(Event("a.b"), **terms)
+
+    assert len(heard) == 1
+
+
 def test_an_event_that_nobody_hears_is_fine() -> None:
     LocalDispatcher().dispatch(Event("a.b"))
 
@@ -179,18 +295,22 @@ def received(transport: MemoryTransport, queue: str = "default") -> list[Deliver
     return list(transport.receive([queue], limit=100, lease=60.0, wait=0.0))
 
 
+def envelopes(transport: MemoryTransport, queue: str = "default") -> list[Envelope]:
+    found = [delivery.envelope for delivery in received(transport, queue)]
+    assert all(isinstance(envelope, Envelope) for envelope in found)
+    return found  # type: ignore[return-value]
+
+
 def only(transport: MemoryTransport, queue: str = "default") -> Envelope:
     (delivery,) = received(transport, queue)
     assert isinstance(delivery.envelope, Envelope)
     return delivery.envelope
 
 
-def test_an_event_is_written_to_the_transport(
-    dispatcher: DeferredDispatcher, transport: MemoryTransport, clock: FakeClock
-) -> None:
+def test_an_event_is_written_to_the_transport(transport: MemoryTransport, clock: FakeClock) -> None:
+    dispatcher = DeferredDispatcher(transport, queue="media", source="shop", clock=clock)
     done = dispatcher.dispatch(
         Event("image.created", {"a": [1]}),
-        queue="media",
         urgency="high",
         ordering_key="image/7",
         expires=clock.now() + 60,
@@ -265,8 +385,6 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (Event("a.b", id="x" * 256), {}, EncodeError, "id: must be 1 to 255 printable"),
         (Event("a.b", id="a\0"), {}, EncodeError, "id: must be 1 to 255 printable"),
         (Event("a.b", id=7), {}, EncodeError, "id: must be 1 to 255 printable"),  # type: ignore[arg-type]
-        (Event("a.b"), {"queue": "a b"}, ConfigurationError, "dispatch: 'a b' cannot name a queue"),
-        (Event("a.b"), {"queue": None}, ConfigurationError, "cannot name a queue"),
         (Event("a.b"), {"delay": -1}, ConfigurationError, "the delay of a dispatch cannot be -1"),
         (Event("a.b"), {"delay": "soon"}, ConfigurationError, "the delay of a dispatch cannot be 'soon'"),
         (Event("a.b"), {"urgency": "hgih"}, EncodeError, "urgency: is 'hgih', it must be normal or high"),
@@ -274,13 +392,17 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (Event("a.b"), {"ordering_key": ""}, EncodeError, "ordering_key: must be"),
         (Event("a.b"), {"ordering_key": 7}, EncodeError, "ordering_key: must be"),
         (Event("a.b"), {"ordering_key": "\ud800"}, EncodeError, "ordering_key: must be"),
-        (Event("a.b"), {"expires": "1h"}, EncodeError, "expires: is '1h', it must be seconds since the epoch"),
-        (Event("a.b"), {"expires": float("nan")}, EncodeError, "expires: is nan"),
+        (Event("a.b"), {"expires": "soon"}, ConfigurationError, "the expires of a dispatch cannot be 'soon'; write"),
+        (Event("a.b"), {"expires": float("nan")}, ConfigurationError, "the expires of a dispatch cannot be nan"),
+        (Event("a.b"), {"expires": datetime(2026, 1, 1)}, ConfigurationError, "write a datetime with a zone"),  # noqa: DTZ001
+        (Event("a.b"), {"at": True}, ConfigurationError, "cannot be True; write a datetime"),
+        (Event("a.b"), {"at": "5m", "delay": 1}, ConfigurationError, "delay= or at=, not both"),
+        (Event("a.b"), {"at": 9e11}, ConfigurationError, "the time until at= cannot be"),
         ("a.b", {}, ConfigurationError, "dispatch relevo.Event"),
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
     dispatcher: DeferredDispatcher,
@@ -295,6 +417,100 @@ def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
 
     assert "\n" not in str(caught.value)
     assert received(transport) == []
+
+
+@pytest.mark.parametrize("value", [60, 60.0, "1m", timedelta(minutes=1)])
+def test_a_moment_may_be_said_from_now_on_or_by_the_calendar(
+    dispatcher: DeferredDispatcher, transport: MemoryTransport, clock: FakeClock, value: Any
+) -> None:
+    by_calendar = datetime.fromtimestamp(clock.now() + 60, UTC)
+    from_now = clock.now() + value if isinstance(value, (int, float)) else value
+
+    dispatcher.dispatch(Event("a.b"), at=by_calendar, expires=from_now)
+    dispatcher.dispatch(Event("a.b"), at=from_now, expires=by_calendar)
+    dispatcher.dispatch(Event("a.b"), at=clock.now() - 5, expires=by_calendar)
+
+    (soon,) = envelopes(transport)
+    clock.advance(59.9)
+    assert received(transport) == []
+    clock.advance(0.1)
+    assert {one.expires for one in [soon, *envelopes(transport)]} == {clock.now()}
+
+
+def test_many_events_go_in_one_batch_or_not_at_all(
+    dispatcher: DeferredDispatcher, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    with pytest.raises(EncodeError):
+        dispatcher.dispatch_many([Event("a.b"), Event("a.c", {"a": object()})])
+    assert received(transport) == []
+
+    many = dispatcher.dispatch_many([Event("a.b"), ImageCreated(7)], urgency="high")
+
+    assert dispatcher.dispatch_many([]) == []
+    found = envelopes(transport)
+    assert [(one.id, one.name, one.urgency) for one in found] == [
+        (many[0].id, "a.b", "high"),
+        (many[1].id, "image.created", "high"),
+    ]
+
+
+def test_whoever_awaits_dispatches_too(dispatcher: DeferredDispatcher, transport: MemoryTransport) -> None:
+    async def main() -> list[str]:
+        with relevo.context(user=7):
+            one = await dispatcher.adispatch(Event("a.b"))
+            many = await dispatcher.adispatch_many([Event("a.c"), Event("a.d")])
+        return [done.id for done in (one, *many)]
+
+    ids = asyncio.run(main())
+
+    found = envelopes(transport)
+    assert [one.id for one in found] == ids
+    assert {decoded(one.body).relevocontext for one in found} == {'{"user":7}'}
+
+
+# --- context ------------------------------------------------------------------------------------------------
+
+
+def test_the_context_is_carried_the_inner_wins_and_the_events_own_arguments_win_over_all(
+    transport: MemoryTransport, clock: FakeClock
+) -> None:
+    class Plugin:
+        @hookimpl
+        def relevo_enrich(self) -> dict[str, Any]:
+            return {"user": 1, "host": "web1"}
+
+    dispatcher = DeferredDispatcher(transport, clock=clock, hooks=relevo.Hooks([Plugin()]))
+    with relevo.context(user=2, lang="es", correlation_id="request-9"):
+        with relevo.context(lang="en", size="large"):
+            dispatcher.dispatch(Event("a.b", {"user": 3}))
+            dispatcher.dispatch(ImageCreated(7))
+        dispatcher.dispatch(Event("a.b"))
+    dispatcher.dispatch(Event("a.b"))
+
+    documents = [decoded(one.body) for one in envelopes(transport)]
+    assert [context_of(document) for document in documents] == [
+        {"host": "web1", "lang": "en", "size": "large"},
+        {"host": "web1", "user": 2, "lang": "en"},
+        {"host": "web1", "user": 2, "lang": "es"},
+        {"host": "web1", "user": 1},
+    ]
+    assert [document.correlationid for document in documents] == ["request-9"] * 3 + [None]
+
+
+def test_a_context_ends_with_its_block_even_if_that_fails(
+    dispatcher: DeferredDispatcher, transport: MemoryTransport
+) -> None:
+    with pytest.raises(ZeroDivisionError), relevo.context(user=7):
+        raise ZeroDivisionError
+    dispatcher.dispatch(Event("a.b"))
+
+    assert decoded(envelopes(transport)[0].body).relevocontext is None
+
+
+@pytest.mark.parametrize("queue", ["a b", "", None])
+def test_a_queue_that_cannot_be_one_is_refused_at_once(transport: MemoryTransport, queue: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"DeferredDispatcher: .* cannot name a queue"):
+        DeferredDispatcher(transport, queue=queue)
 
 
 @pytest.mark.parametrize("source", ["", "my shop", None])

@@ -250,7 +250,7 @@ class Process:
         self.line = Line(world.store, clock=world.clock)
         self.line.world, self.line.held, self.line.begun = world, set(), set()
         caller = Caller(
-            self._table(),
+            listeners=self._table(),
             first_queue=lambda _: QUEUE,
             subjects=SubjectTypes(),
             clock=world.clock,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import relevo
 
-BUDGET = 2_500
+BUDGET = 2_600
 """Lines of code, without blank lines, comments and docstrings."""
 
 # __init__ is the map of both rings, and wire is for transports only.
 OUTER = {"__init__", "__main__", "_app", "_config", "_discovery", "_line", "_loop", "_module", "_relay", "_secret"}
-OUTER |= {"cli", "ext", "testing", "wire"}
+OUTER |= {"_origin", "_sending", "_settings", "_start", "cli", "ext", "testing", "wire"}
 
 _NO_CODE = {
     tokenize.COMMENT,

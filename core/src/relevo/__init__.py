@@ -7,10 +7,11 @@ An :class:`Event` is given to a dispatcher, which calls listeners at once or put
 """
 
 from relevo._event import Event, event
-from relevo._subject import Subject, SubjectType, SubjectTypes
+from relevo._subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener import Listener, ListenerTable, listener
-from relevo._call import Call, SubjectMissingError
+from relevo._call import Call, SubjectMissingError, Terms
 from relevo._dispatcher import DeferredDispatcher, Dispatched, Dispatcher, LocalDispatcher
+from relevo._context import context
 from relevo._route import Routes, Target
 from relevo._envelope import Envelope
 from relevo._capabilities import Capabilities
@@ -25,7 +26,7 @@ from relevo._runner import Report, Runner, RunOptions
 from relevo._app import App
 from relevo._loop import LoopRunner
 from relevo._hook import Hooks, hookimpl
-from relevo._clock import Clock, Duration, SystemClock
+from relevo._clock import Clock, Duration, Moment, SystemClock
 from relevo._secret import Secret, masked_url
 from relevo.errors import RelevoError, ForbiddenTransitionError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
@@ -34,11 +35,12 @@ from relevo.errors import LeaseLostError, SendError, SettleError, TransportClose
 from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
 
 # events and whom they concern
-__all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes"]
+__all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 # listeners
 __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
-__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Routes", "Target"]
+__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
+__all__ += ["context"]
 # the seam
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Stats", "Delivery"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
@@ -47,7 +49,7 @@ __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", 
 __all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "Hooks", "hookimpl"]
 # values that come in by argument
-__all__ += ["Clock", "SystemClock", "Duration", "Secret", "masked_url"]
+__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url"]
 # errors: of the program, of the world, of the event
 __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]

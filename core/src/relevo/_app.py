@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from logging import getLogger
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import attrs
+
+from relevo._call import Terms
 from relevo._caller import Caller
-from relevo._clock import Clock, Duration, SystemClock, seconds
+from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
+from relevo._context import ambient
 from relevo._decision import PATIENCE
-from relevo._delivery import MAX_STATE, Release
+from relevo._delivery import Release
 from relevo._dispatcher import (
     Dispatched,
     Dispatcher,
@@ -21,18 +23,21 @@ from relevo._dispatcher import (
     Packer,
     Parcel,
     check_claims,
-    check_terms,
+    refuse_delay,
     sent,
 )
-from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
+from relevo._envelope import DEFAULT_QUEUE, Urgency
 from relevo._event import name_of
 from relevo._executor import Executor
 from relevo._hook import Hooks
-from relevo._identity import IdFactory, uuid7
-from relevo._listener import ListenerTable
+from relevo._identity import IdFactory, derived, uuid7
+from relevo._listener import Listener, ListenerTable
 from relevo._relay import RelayExecutor, outbox_queue
-from relevo._route import NOW, Routes, Target
+from relevo._retry import Retry
+from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._runner import RunOptions
+from relevo._sending import Batch, by_transport, enlist, send_batches
+from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
 from relevo._subject import SubjectType, SubjectTypes
 from relevo._transport import BoundSender, Transport
 from relevo._worker import LEASE, Worker
@@ -44,13 +49,19 @@ if TYPE_CHECKING:
     from relevo._config import Config
 
 
-_log = getLogger("relevo.app")
-
-_ENTRY = 80
-"""Bytes that a state takes for a listener beside its id, at most, once its error is left out."""
-
 _SHORTEST_LEASE = 1.0
 """Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
+
+
+@attrs.frozen(kw_only=True)
+class _Ready:
+    """An event that can be sent: all about it is checked, and nothing is written yet."""
+
+    event: object
+    parcel: Parcel | None
+    groups: Mapping[str, Sequence[Target]]
+    at_once: Sequence[Listener]
+    told: Dispatched
 
 
 class App(Dispatcher):
@@ -73,6 +84,8 @@ class App(Dispatcher):
         subjects: What events happen to.
 
         plugins: Objects with hooks.
+
+        retries: The policy of listeners that have none, by the queue in which they run, ``transport/queue``.
 
         setup: ``auto`` creates missing tables and queues at first use, ``explicit`` only looks, and leaves
             that to ``relevo setup``.
@@ -102,6 +115,7 @@ class App(Dispatcher):
         outboxes: Mapping[str, Transport] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
+        retries: Mapping[str, Retry | int] | None = None,
         setup: str = "auto",
         patience: Duration = PATIENCE,
         lease: Duration = LEASE,
@@ -109,11 +123,12 @@ class App(Dispatcher):
         ids: IdFactory = uuid7,
         chance: Callable[[], float] | None = None,
     ):
+        super().__init__(ListenerTable())
         self.transports = dict(transports)
         self.outboxes = dict(outboxes or {})
         self.routes = Routes(routes)
         self.source = source
-        self.hooks = Hooks(_several(plugins, "plugins"))
+        self.hooks = Hooks(several(plugins, "plugins"))
         self.subjects = SubjectTypes(subjects)
         self.clock: Clock = clock or SystemClock()
         self.config: Config | None = None
@@ -123,46 +138,20 @@ class App(Dispatcher):
             raise ConfigurationError(f"lease is {self._lease} s, {_SHORTEST_LEASE} s is the least that can be renewed")
         self._auto = setup == "auto"
         self._chance = chance or _random
-        self._table = ListenerTable()
-        self._unloaded = list(_several(listeners, "listeners"))
+        self._unloaded = list(several(listeners, "listeners"))
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
+        self._packs_all = False
+        self._retries = {
+            parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
+            for queue, retry in (retries or {}).items()
+        }
         self._ready: set[str] = set()
         self._loading = threading.RLock()
         if setup not in ("auto", "explicit"):
             raise ConfigurationError(f'setup: expected "auto" or "explicit", got {shown(setup)}')
-        self._check_transports()
-        self._check_routes()
-
-    def _check_transports(self) -> None:
-        """Tell the transports what they are called here, and refuse what cannot be one."""
-        given: Mapping[str, Any] = self.transports
-        for name, transport in given.items():
-            if not isinstance(transport, Transport):
-                raise ConfigurationError(
-                    f'transports: "{name}" is {type(transport).__name__}, not a relevo.Transport; '
-                    f"App.from_config() is what opens addresses"
-                )
-            if name == NOW or "/" in name:
-                raise ConfigurationError(f'transports: none can be called {shown(name)}; "{NOW}" and slashes are taken')
-            if sum(transport is each for each in given.values()) > 1:
-                raise ConfigurationError(f'transports: "{name}" is there under another name too; open it twice')
-            transport.name = name
-        for name, outbox in self.outboxes.items():
-            if name not in given:
-                raise ConfigurationError(f'outboxes: no transport is called "{name}"{did_you_mean(name, given)}')
-            if not outbox.capabilities.transactional:
-                raise ConfigurationError(
-                    f'outboxes: "{outbox.name}" cannot join a session, so it cannot keep what is meant for "{name}"; '
-                    f"an outbox is a SQL transport"
-                )
-
-    def _check_routes(self) -> None:
-        self.routes.check(self.transports)
-        for pattern, targets in self.routes.table.items():
-            names = list(_by_transport(targets))
-            if len(names) > 1 and not all(self._joins_sessions(name) for name in names):
-                raise _fan_out(pattern, names)
+        check_transports(self.transports, self.outboxes)
+        check_routes(self.routes, self.transports, self._retries, self._joins_sessions)
 
     def _joins_sessions(self, name: str) -> bool:
         return name in self.outboxes or self.transports[name].capabilities.transactional
@@ -257,9 +246,10 @@ class App(Dispatcher):
         *,
         session: Any = None,
         delay: Duration = 0.0,
+        at: Moment | None = None,
         urgency: Urgency = "normal",
         ordering_key: str | None = None,
-        expires: float | None = None,
+        expires: Moment | None = None,
     ) -> Dispatched:
         """
         Send *event* where its route says; without a session it is safe when this returns.
@@ -274,11 +264,14 @@ class App(Dispatcher):
 
             delay: Not handled before; seconds, a timedelta, or text such as ``"5m"``.
 
+            at: Not handled before that moment: a datetime with a zone, or seconds since the epoch.
+
             urgency: ``high`` overtakes, where the transport claims it.
 
             ordering_key: Handled in order with others of this key, where the transport claims it.
 
-            expires: Seconds since the epoch after which it is dead-lettered instead of handled.
+            expires: The moment after which it is dead-lettered instead of handled: a datetime with a zone,
+                seconds since the epoch, or a timedelta or text such as ``"1h"``, from now on.
 
         Raises:
             RouteNotFoundError: No route matches its name.
@@ -291,46 +284,57 @@ class App(Dispatcher):
 
             ConfigurationError: The transports do not claim what is asked for.
         """
+        return self.dispatch_many(
+            (event,),
+            session=session,
+            delay=delay,
+            at=at,
+            urgency=urgency,
+            ordering_key=ordering_key,
+            expires=expires,
+        )[0]
+
+    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
+        session = terms.get("session")
+        ready = [self._checked(event, terms) for event in events]
+        self._send(ready, session)
+        return [each.told for each in ready]
+
+    def _checked(self, event: object, terms: Terms, *, event_id: str | None = None) -> _Ready:
+        """Return *event* ready to be sent, after whatever there is to be said against that."""
         name = name_of(event)
         targets = self.routes.targets(name)
-        wait = seconds(delay, what="the delay of a dispatch")
-        event_id = ""
-        local = any(target.transport == NOW for target in targets)
-        if local and wait:
-            raise ConfigurationError(f'"{name}" is routed to "{NOW}", where nothing can be delayed')
-        check_terms(name, urgency, ordering_key, expires)
-        first = NOW if targets[0].transport == NOW else ""
-        at_once = self.listeners.in_queue(name, NOW, first) if local else ()  # imports modules: before anything is sent
-        if groups := _by_transport(targets):
-            if len(groups) > 1 and session is None:
-                raise _fan_out(name, groups)
+        groups = by_transport(targets)
+        at_once: Sequence[Listener] = ()
+        if any(target.transport == NOW for target in targets):
+            refuse_delay(name, terms)
+            first = NOW if targets[0].transport == NOW else ""
+            at_once = self.listeners.in_queue(name, NOW, first)  # imports modules: before anything is sent
+        if len(groups) > 1 and terms.get("session") is None:
+            raise fan_out(name, groups)
+        parcel = None
+        if groups or self._packs_all:
+            parcel = self._packer.pack(event, event_id=event_id, **terms)
             for transport in groups:
-                check_claims(self.transports[transport], urgency=urgency, ordering_key=ordering_key)
-            parcel = self._packer.pack(event, urgency=urgency, ordering_key=ordering_key, expires=expires)
-            event_id = parcel.id
-            if session is None:
-                ((transport, group),) = groups.items()
-                sent(self._prepared(transport), parcel.make(group), delay=wait, hooks=self.hooks)
-            else:
-                self._enlist(parcel, groups, session, wait)
-        if local:
-            self._local.call(event, at_once)
-        return Dispatched(id=event_id, targets=targets)
+                check_claims(self.transports[transport], parcel)
+        else:
+            self._packer.check(name, **terms)
+        told = Dispatched(id=parcel.id if parcel and groups else "", targets=targets)
+        return _Ready(event=event, parcel=parcel, groups=groups, at_once=at_once, told=told)
 
-    def _enlist(self, parcel: Parcel, groups: Mapping[str, Sequence[Target]], session: Any, wait: float) -> None:
-        """Have all *groups* written with *session*'s transaction; if one cannot be, none is."""
-        senders = [(self._bound(transport, session), group) for transport, group in groups.items()]
-        refused = False
+    def _send(self, ready: Sequence[_Ready], session: Any) -> None:
+        """Send, or enlist with *session*, what is ready, and call the listeners that hear it now."""
+        entries = [(each.parcel, each.groups) for each in ready if each.parcel]
+        if session is not None:
+            enlist(entries, lambda transport: self._bound(transport, session))
+        elif entries:
+            send_batches(entries, self._send_batch)
+        for each in ready:
+            if each.at_once:
+                self._local.call(each.event, each.at_once, outgoing=_Consequences(self, session))
 
-        def make(group: Sequence[Target]) -> Sequence[Envelope]:
-            return () if refused else parcel.make(group)
-
-        try:
-            for sender, group in senders:
-                sender.send(partial(make, group), delay=wait)
-        except BaseException:
-            refused = True
-            raise
+    def _send_batch(self, batch: Batch) -> None:
+        sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
 
     def _bound(self, name: str, session: Any) -> BoundSender:
         if not self._joins_sessions(name):
@@ -386,32 +390,22 @@ class App(Dispatcher):
         """
         options = options or RunOptions()
         transport = self.transport(options.transport)
-        known = self.queues(transport.name)
-        for queue in options.queues:
-            if queue not in known:
-                raise ConfigurationError(
-                    f'nothing is routed to the queue "{queue}" of "{transport.name}"{did_you_mean(queue, known)}; '
-                    f"there are: {', '.join(known)}"
-                )
-        queues = options.queues or known
+        queues = options.queues or self.queues(transport.name)
         listeners = self.listeners
         first_queue = self._first_queue_on(transport.name)
-        self._check_listeners(listeners)
-        if transport.capabilities.delay is None:
-            raise ConfigurationError(
-                f'the transport "{transport.name}" does not support delay, and without it nothing can be tried again: '
-                f"choose one that claims it"
-            )
-        _check_queues(listeners, self.routes, transport.name, queues, first_queue)
+        check_listeners(listeners, self.routes)
+        check_queues(listeners, self.routes, transport, queues, first_queue)
         caller = Caller(
-            listeners,
+            listeners=listeners,
             first_queue=first_queue,
             subjects=self.subjects,
             clock=self.clock,
             chance=self._chance,
             checkpoint=transport.checkpoint if transport.capabilities.checkpoint else None,
             hooks=self.hooks,
+            queue_retry=lambda queue: self._retries.get(Target(transport.name, queue)),
             patience=self._patience,
+            outgoing=_Consequences(self, None),
         )
         return Worker(
             transport,
@@ -473,6 +467,8 @@ class App(Dispatcher):
         """
         Work with other transports and another clock while the block runs, then with the former again.
 
+        Meanwhile also what is only called at once has to have a faithful form.
+
         Args:
             transports: For every one of this application, by the same names.
 
@@ -480,13 +476,13 @@ class App(Dispatcher):
 
             clock: Where the time comes from meanwhile.
         """
-        before = self.transports, self.outboxes, self.clock, self._packer, self._ready
+        before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._packs_all
         self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
-        self._packer, self._ready = self._packer.at(clock), set()
+        self._packer, self._ready, self._packs_all = self._packer.at(clock), set(), True
         try:
             yield
         finally:
-            self.transports, self.outboxes, self.clock, self._packer, self._ready = before
+            self.transports, self.outboxes, self.clock, self._packer, self._ready, self._packs_all = before
 
     def close(self) -> None:
         """Close the transports; may be called again."""
@@ -536,79 +532,24 @@ class App(Dispatcher):
 
         return first_queue
 
-    def _check_listeners(self, listeners: ListenerTable) -> None:
-        problems = []
-        for listener in listeners:
-            try:
-                targets = self.routes.targets(listener.event_name)
-            except RouteNotFoundError as error:
-                problems.append(f"{listener.id}: {error}")
-                continue
-            queues = [NOW if target.transport == NOW else target.queue for target in targets]
-            if listener.queue is not None and listener.queue not in queues:
-                problems.append(
-                    f'{listener.id}: it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed '
-                    f"to {', '.join(map(str, targets))}{did_you_mean(listener.queue, queues)}"
-                )
-        if problems:
-            raise ConfigurationError("\n".join(problems))
 
+class _Consequences:
+    """What listeners dispatch by their call: checked at once, sent after them."""
 
-def _check_queues(
-    listeners: ListenerTable, routes: Routes, transport: str, queues: Sequence[str], first_queue: Callable[[str], str]
-) -> None:
-    """
-    Check that what listeners do in *queues* can be kept; log which events that are heard here nobody hears there.
+    def __init__(self, app: App, session: Any):
+        self._app = app
+        self._session = session
 
-    Raises:
-        ConfigurationError: The ids of an event's listeners are longer than a state may be.
-    """
-    for name in dict.fromkeys(listener.event_name for listener in listeners):
-        for target in routes.targets(name):
-            if target.transport != transport or target.queue not in queues:
-                continue
-            hearing = listeners.in_queue(name, target.queue, first_queue(name))
-            if sum(len(listener.id.encode()) + _ENTRY for listener in hearing) > MAX_STATE:
-                raise ConfigurationError(
-                    f'"{name}" has {len(hearing)} listeners in {target}, and what they did takes more than the '
-                    f"{MAX_STATE:,} bytes that can be kept: give them shorter ids with listener(…, id=…), or "
-                    f"queues of their own"
-                )
-            if not hearing:
-                _log.warning(
-                    '"%s" is routed to %s, but no listener here runs there; what no worker of that queue has a '
-                    'listener for is dead-lettered in the end: give a listener queue="%s", or take the target out',
-                    name,
-                    target,
-                    target.queue,
-                )
+    def hold(self, event: object, *, key: str, terms: Terms) -> _Ready:
+        parent = ambient().causation
+        terms = {**terms, "session": self._session}
+        return self._app._checked(event, terms, event_id=derived(parent, key) if parent else None)  # noqa: SLF001
 
-
-def _by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
-    """Return *targets* by their transport, in order, without those that are called at once."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        if target.transport != NOW:
-            groups.setdefault(target.transport, []).append(target)
-    return groups
-
-
-def _fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
-    """Return the error for an event that would go to several transports, where a crash could part them."""
-    names = ", ".join(f'"{name}"' for name in transports)
-    return ConfigurationError(
-        f'"{event_name}" is routed to several transports ({names}); a crash between them would lose a part: '
-        f"dispatch it with session=, where each can join it or has an outbox, or route it to one transport"
-    )
+    def send_held(self, held: Sequence[_Ready]) -> None:
+        self._app._send(held, self._session)  # noqa: SLF001 - a part of the application
 
 
 def _random() -> float:
     import random  # noqa: PLC0415 - it takes as long as a module of relevo's own, and only waits need it
 
     return random.random()  # noqa: S311 - it is no secret
-
-
-def _several(things: Iterable[object], what: str) -> Iterable[object]:
-    if isinstance(things, str):
-        raise ConfigurationError(f"{what}: expected several, got the text {shown(things)}; put it into a list")
-    return things

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypedDict, Unpack
 
+import attrs
+
+from relevo._clock import Duration, Moment
 from relevo._codec import Document, context_of
-from relevo._subject import Subject, SubjectTypes
-from relevo.errors import RelevoError
+from relevo._context import ambient
+from relevo._envelope import Urgency
+from relevo._subject import Gone, Subject, SubjectTypes
+from relevo.errors import ConfigurationError, RelevoError
 
 
 class SubjectMissingError(RelevoError):
@@ -23,6 +28,30 @@ class SubjectMissingError(RelevoError):
         super().__init__(f"the subject {subject} is gone, or not committed yet")
 
 
+class Terms(TypedDict, total=False):
+    """What a dispatch may say beside the event; :meth:`App.dispatch` tells what each means, and its default."""
+
+    session: Any
+    delay: Duration
+    at: Moment | None
+    urgency: Urgency
+    ordering_key: str | None
+    expires: Moment | None
+
+
+class Outgoing(Protocol):
+    """Where the events go that a listener dispatches by its call."""
+
+    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+        """Check *event*, and return it as :meth:`send_held` takes it; *key* tells it from the others of its call."""
+        ...
+
+    def send_held(self, held: Sequence[Any]) -> None:
+        """Dispatch what :meth:`hold` returned."""
+        ...
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Call:
     """
     One call of one listener.
@@ -31,43 +60,28 @@ class Call:
     the queue is ``now``.
     """
 
-    __slots__ = (
-        "_document",
-        "_loaded",
-        "_subject",
-        "_subjects",
-        "attempt",
-        "listener_id",
-        "losses",
-        "queue",
-        "stopped",
-    )
+    listener_id: str
+    """Its id."""
 
-    def __init__(
-        self,
-        *,
-        listener_id: str,
-        queue: str,
-        attempt: int,
-        losses: int,
-        document: Document | None,
-        subject: Any,
-        subjects: SubjectTypes,
-    ):
-        self.listener_id = listener_id
-        """Its id."""
-        self.queue = queue
-        """The queue that the event was received from."""
-        self.attempt = attempt
-        """1 at the first run of this listener for this event; other listeners count for themselves."""
-        self.losses = losses
-        """How many processes died while they held this event."""
-        self.stopped = False
-        """Whether :meth:`stop_propagation` was called."""
-        self._document = document
-        self._subject = subject
-        self._subjects = subjects
-        self._loaded: Any = None
+    queue: str
+    """The queue that the event was received from."""
+
+    attempt: int
+    """1 at the first run of this listener for this event; other listeners count for themselves."""
+
+    losses: int
+    """How many processes died while they held this event."""
+
+    stopped: bool = attrs.field(default=False, init=False)
+    """Whether :meth:`stop_propagation` was called."""
+
+    _document: Document | None
+    _subject: Any
+    _subjects: SubjectTypes
+    _outgoing: Outgoing | None = None
+    _loaded: Any = attrs.field(default=None, init=False)
+    _held: list[object] = attrs.field(factory=list, init=False)
+    _gone: bool = attrs.field(default=False, init=False)
 
     @property
     def event_id(self) -> str:
@@ -86,8 +100,8 @@ class Call:
 
     @property
     def correlation_id(self) -> str | None:
-        """What all events of one business case share."""
-        return self._document.correlationid if self._document else None
+        """What all events of one business case share: the id of the first one, unless it was given another."""
+        return (self._document.correlationid or self._document.id) if self._document else None
 
     @property
     def causation_id(self) -> str | None:
@@ -97,7 +111,7 @@ class Call:
     @property
     def context(self) -> Mapping[str, Any]:
         """What the application added at the dispatch."""
-        return context_of(self._document) if self._document else {}
+        return context_of(self._document) if self._document else ambient().context
 
     @property
     def subject_found(self) -> bool:
@@ -109,6 +123,8 @@ class Call:
         """
         What the event happened to, loaded when first asked for; ``None`` if the event has no subject.
 
+        It is a :class:`Gone` for a listener that asked for that, once the subject was waited for in vain.
+
         Raises:
             SubjectMissingError: It is gone or not committed yet.
 
@@ -118,9 +134,47 @@ class Call:
             return self._subject
         if self._loaded is None:
             self._loaded = self._subjects.load(self._subject)
+            if self._loaded is None and self._gone:
+                return Gone(self._subject.type, self._subject.id)
             if self._loaded is None:
                 raise SubjectMissingError(self._subject)
         return self._loaded
+
+    def dispatch(self, event: object, **terms: Unpack[Terms]) -> None:
+        """
+        Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
+
+        It is checked now. When the listener is run again after a crash, what it dispatches has the same ids
+        again, in the order of its calls.
+
+        Args:
+            event: An :class:`Event`, or an instance of a declared class.
+
+            terms: As :meth:`App.dispatch` takes them, but for the session.
+
+        Raises:
+            ConfigurationError: It cannot be dispatched like this.
+
+            EncodeError: It has no faithful form.
+        """
+        if self._outgoing is None or terms.get("session") is not None:
+            raise ConfigurationError(
+                f"{self.listener_id}: call.dispatch() sends after the listener, so it takes no session, and an "
+                f"application must be there; app.dispatch(…) sends at once"
+            )
+        key = f"{self.source} {self.listener_id} {len(self._held)}"
+        self._held.append(self._outgoing.hold(event, key=key, terms=terms))
+
+    def give_subject_up(self) -> bool:
+        """Have :attr:`subject` be a :class:`Gone` from now on, for another try; return whether it was not yet."""
+        gone, self._gone = self._gone, True
+        self._held.clear()
+        return not gone
+
+    def send_held(self) -> None:
+        """Send what was dispatched by this call; whoever called the listener does so after its return."""
+        if self._held and self._outgoing is not None:
+            self._outgoing.send_held(self._held)
 
     def stop_propagation(self) -> None:
         """Keep the listeners that come after this one in its queue from being called, for good."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from logging import getLogger
 
+import attrs
+
 from relevo import _decision as decision
-from relevo._call import Call, SubjectMissingError
+from relevo._call import Call, Outgoing, SubjectMissingError
 from relevo._clock import Clock
-from relevo._codec import Document, decoded, generic, typed
+from relevo._codec import Document, context_of, decoded, generic, typed
+from relevo._context import Ambient, within
 from relevo._decision import Reason
 from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._envelope import Envelope
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, Observer, observed
 from relevo._listener import Listener, ListenerTable, policy_of
 from relevo._progress import NewerStateError, Progress, StateTooLargeError, dumped, loaded
 from relevo._retry import Retry
@@ -24,6 +27,7 @@ _ACK = Ack()
 _NOTED = RelevoError("noted")
 
 
+@attrs.define(kw_only=True, eq=False)
 class Caller:
     """
     Calls the listeners of deliveries.
@@ -47,30 +51,24 @@ class Caller:
         queue_retry: From a queue to the policy of listeners that have none.
 
         patience: Seconds for which what this process cannot handle is given back.
+
+        outgoing: Where what listeners dispatch by their call goes.
     """
 
-    def __init__(
-        self,
-        listeners: ListenerTable,
-        *,
-        first_queue: Callable[[str], str],
-        subjects: SubjectTypes,
-        clock: Clock,
-        chance: Callable[[], float],
-        checkpoint: Callable[[Delivery, bytes], None] | None = None,
-        hooks: Hooks | None = None,
-        queue_retry: Callable[[str], Retry | None] = lambda _: None,
-        patience: float = decision.PATIENCE,
-    ):
-        self._listeners = listeners
-        self._first_queue = first_queue
-        self._subjects = subjects
-        self._now = clock.now
-        self._chance = chance
-        self._checkpoint = checkpoint
-        self._queue_retry = queue_retry
-        self._patience = patience
-        self._around = hooks.observers("relevo_around_handle") if hooks else ()
+    _listeners: ListenerTable
+    _first_queue: Callable[[str], str]
+    _subjects: SubjectTypes
+    _clock: Clock
+    _chance: Callable[[], float]
+    _checkpoint: Callable[[Delivery, bytes], None] | None = None
+    _hooks: Hooks = attrs.field(factory=Hooks)
+    _queue_retry: Callable[[str], Retry | None] = lambda _: None
+    _patience: float = decision.PATIENCE
+    _outgoing: Outgoing | None = None
+    _around: Sequence[Observer] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._around = self._hooks.observers("relevo_around_handle")
 
     def outcome(self, delivery: Delivery) -> Outcome:
         """
@@ -85,7 +83,7 @@ class Caller:
         return self._outcome(delivery)
 
     def _outcome(self, delivery: Delivery) -> Outcome:
-        now = self._now()
+        now = self._clock.now()
         refused = decision.refusal(delivery, now)
         if refused is not None:
             return refused
@@ -102,7 +100,9 @@ class Caller:
                 if obstacle is not None:
                     reason, detail = obstacle
                     return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
-            return self._call_due(delivery, document, listeners, progress, now)
+            around = Ambient(context_of(document), document.correlationid or document.id, document.id)
+            with within(around):
+                return self._call_due(delivery, document, listeners, progress, now)
         except NewerStateError as error:
             return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
@@ -131,12 +131,16 @@ class Caller:
                 decision.record_done(progress, listener)
             elif failure is not _NOTED:
                 policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
-                decision.record_failure(progress, listener, failure, policy, now=self._now(), chance=self._chance())
+                decision.record_failure(
+                    progress, listener, failure, policy, now=self._clock.now(), chance=self._chance()
+                )
                 tracebacks[listener.id] = decision.traced(failure)
             if call is not None and call.stopped:
                 decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
                 break
-        return decision.conclusion(progress, listeners, self._now(), tracebacks=tracebacks, patience=self._patience)
+        return decision.conclusion(
+            progress, listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience
+        )
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)
@@ -148,6 +152,7 @@ class Caller:
             document=document,
             subject=Subject.parsed(document.subject) if document.subject else None,
             subjects=self._subjects,
+            outgoing=self._outgoing,
         )
 
     def _run(
@@ -167,12 +172,20 @@ class Caller:
             if result is not None and hasattr(result, "__await__"):
                 getattr(result, "close", int)()  # so that Python does not warn of it as well
                 return TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
+            if call is not None:
+                call.send_held()
         except KeyboardInterrupt:
             raise
         except SubjectMissingError as error:
-            decision.record_waiting(
-                progress, listener, Reason.SUBJECT_MISSING, self._now(), detail=str(error), patience=self._patience
-            )
+            if decision.is_waiting(
+                progress, listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience
+            ):
+                return _NOTED
+            if listener.mark.missing == "skip":
+                return None
+            if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
+                return self._run(listener, call, document, progress)
+            decision.record_dead(progress, listener, Reason.SUBJECT_MISSING, str(error))
             return _NOTED
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
             if made or not isinstance(error, DecodeError):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 from relevo.errors import ConfigurationError, shown
 
 Duration = float | int | str | timedelta
 """Seconds as a number, a timedelta, or text such as ``"500ms"``, ``"2s"``, ``"5m"``, ``"1h"``, ``"7d"``."""
+
+Moment = float | int | datetime | str | timedelta
+"""Seconds since the epoch, a datetime with a zone, or a timedelta or text such as ``"5m"``: so long from now."""
 
 _LONGEST = 100 * 366 * 86400.0
 """Seconds; what is longer is a mistake, and overflows some store's dates."""
@@ -50,6 +54,30 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return "SystemClock()"
+
+
+def moment(value: object, *, now: float, what: str) -> float:
+    """
+    Return *value* in seconds since the epoch.
+
+    Args:
+        value: Such a number, a datetime with a zone, or a timedelta or text with a unit, from *now* on.
+
+        now: Seconds since the epoch.
+
+        what: How the error names it.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if isinstance(value, (str, timedelta)):
+        return now + seconds(value, what=what)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.timestamp()
+    if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    mend = 'write a datetime with a zone, seconds since the epoch, or text such as "5m" for from now on'
+    raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
 
 
 def seconds(value: object, *, what: str = "a duration") -> float:

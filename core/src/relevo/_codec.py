@@ -139,6 +139,8 @@ def encoded(
     now: float,
     subject: Subject | None = None,
     context: Mapping[str, Any] | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
 ) -> bytes:
     """
     Return the body of an envelope.
@@ -156,6 +158,10 @@ def encoded(
 
         context: What the application adds, such as the base URL of the request.
 
+        correlation: What all events of one business case share.
+
+        causation: The id of the event whose listener dispatched this one.
+
     Raises:
         EncodeError: The whole is too large, or the context or the subject has no faithful form.
     """
@@ -171,6 +177,8 @@ def encoded(
             subject=None if subject is None else str(subject),
             datacontenttype="application/json",
             dataversion=content.version,
+            correlationid=correlation,
+            causationid=causation,
             relevocontext=_context(context, content.name) if context else None,
             data=msgspec.Raw(content.data),
         )

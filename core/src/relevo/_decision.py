@@ -198,16 +198,16 @@ def record_failure(
     mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
 
 
-def record_waiting(
-    progress: Progress, listener: Listener, reason: str, now: float, *, detail: str, patience: float
-) -> None:
-    """Note in *progress* that *listener* could not run for *reason*, in words *detail*; this counts as no run."""
+def is_waiting(progress: Progress, listener: Listener, reason: str, now: float, *, patience: float) -> bool:
+    """
+    Note in *progress* that *listener* could not run for *reason*, and return whether it is to be tried again.
+
+    This counts as no run; it is not to be tried again once patience has run out.
+    """
     mine = progress.listeners.setdefault(listener.id, ListenerProgress())
     wait = waiting(progress, reason, now, patience=patience)
-    if wait is None:
-        record_dead(progress, listener, reason, detail)
-    else:
-        mine.due = now + wait
+    mine.due = now + (wait or 0.0)
+    return wait is not None
 
 
 def conclusion(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import attrs
 
-from relevo._event import EventType, EventTypes, checked_name, declared
+from relevo._event import EventType, EventTypes, checked_name, declared, name_of
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._route import checked_queue
 from relevo.errors import ConfigurationError, DuplicateListenerError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Missing = Literal["fail", "skip", "tombstone"]
+"""What becomes of a listener whose event's subject is gone."""
 
 MAX_ID = 255
 _MARKS = "__relevo_listeners__"
@@ -29,6 +32,7 @@ class Mark:
     retry: Retry | None = None
     id: str | None = None
     aliases: tuple[str, ...] = ()
+    missing: Missing = "fail"
 
     def __attrs_post_init__(self) -> None:
         event: Any = self.event
@@ -43,6 +47,8 @@ class Mark:
             raise ConfigurationError(f"{where}: priority is a whole number, not {shown(self.priority)}")
         if not (retry is None or isinstance(retry, Retry)):
             raise ConfigurationError(f"{where}: retry is relevo.Retry(…) or a number of runs, not {shown(retry)}")
+        if self.missing not in get_args(Missing):
+            raise ConfigurationError(f"{where}: missing is fail, skip or tombstone, not {shown(self.missing)}")
         if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
             raise ConfigurationError(f"{where}: an id is text of 1 to {MAX_ID} characters, not {shown(ids)}")
 
@@ -55,6 +61,7 @@ def listener(
     retry: Retry | int | None = None,
     id: str | None = None,  # noqa: A002 - the word that users see
     aliases: Iterable[str] = (),
+    missing: Missing = "fail",
 ) -> Callable[[F], F]:
     """
     Mark a function or method to be called for *event*; it stays plainly callable.
@@ -76,6 +83,9 @@ def listener(
 
         aliases: Earlier ids, so that a renamed listener knows what it did before.
 
+        missing: What becomes of it when it asks for a subject that cannot be found for a minute: it fails
+            (the event is dead-lettered), is skipped, or is called with a :class:`Gone` for the subject.
+
     Raises:
         EventNameError: *event* is text that cannot name an event.
 
@@ -88,6 +98,7 @@ def listener(
         retry=Retry(retry) if isinstance(retry, int) else retry,
         id=id,
         aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
+        missing=missing,
     )
 
     def attach(function: F) -> F:
@@ -110,7 +121,7 @@ class Listener:
     """What it is called with an instance of; ``None``: with an :class:`Event`."""
 
     function: Callable[..., object]
-    mark: Mark | None = None
+    mark: Mark
     """What it was registered by."""
 
     takes_call: bool
@@ -169,10 +180,14 @@ class ListenerTable:
 
     Args:
         event_types: Learns the declared classes that listeners ask for.
+
+        unique: Refuse two listeners of one event with the same id. Where nothing is kept under it, in
+            process, that is of no account.
     """
 
-    def __init__(self, event_types: EventTypes | None = None):
+    def __init__(self, event_types: EventTypes | None = None, *, unique: bool = True):
         self.event_types = EventTypes() if event_types is None else event_types
+        self._unique = unique
         self._by_name: dict[str, list[Listener]] = {}
         self._ordered: dict[str, tuple[Listener, ...]] = {}
         self._queued: dict[tuple[str, str, str], tuple[Listener, ...]] = {}
@@ -205,7 +220,7 @@ class ListenerTable:
             if sibling.function == function and sibling.mark is mark:
                 return sibling
             taken = {sibling.id, *sibling.aliases}.intersection((made.id, *made.aliases))
-            if taken:
+            if taken and self._unique:
                 raise DuplicateListenerError(min(taken), event_name)
         siblings.append(made)
         self._forget()
@@ -222,6 +237,26 @@ class ListenerTable:
         if listener in siblings:
             siblings.remove(listener)
             self._forget()
+
+    def withdraw(self, things: Iterable[object]) -> None:
+        """Take out all that is marked among *things*; what is not there is passed over."""
+        for function, mark in marked(things):
+            for each in self(mark.event):
+                if each.function == function and each.mark is mark:
+                    self.remove(each)
+
+    def __call__(self, event: object = None) -> tuple[Listener, ...]:
+        """
+        Return the listeners of *event* in the order in which they are called; of all events if unsaid.
+
+        Args:
+            event: A name, a declared class, or an event.
+        """
+        if event is None:
+            return tuple(self)
+        if isinstance(event, type):
+            event = declared(event).name
+        return self.of(event if isinstance(event, str) else name_of(event))
 
     def of(self, event_name: str) -> tuple[Listener, ...]:
         """Return the listeners of *event_name* in the order in which they are called."""

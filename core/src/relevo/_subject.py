@@ -48,6 +48,11 @@ class Subject:
             return None
 
 
+@attrs.frozen
+class Gone(Subject):
+    """What a listener with ``missing="tombstone"`` is given for a subject that could not be found."""
+
+
 @attrs.frozen(kw_only=True)
 class SubjectType:
     """A kind of thing that events happen to."""
