@@ -28,6 +28,7 @@ from relevo._loop import LoopRunner
 from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, Moment, SystemClock
 from relevo._secret import Secret, masked_url
+from relevo._signing import Signing
 from relevo.errors import RelevoError, ForbiddenTransitionError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
@@ -49,7 +50,7 @@ __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", 
 __all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "Hooks", "hookimpl"]
 # values that come in by argument
-__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url"]
+__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url", "Signing"]
 # errors: of the program, of the world, of the event
 __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]

@@ -26,12 +26,13 @@ from relevo._dispatcher import (
     refuse_delay,
     sent,
 )
-from relevo._envelope import DEFAULT_QUEUE, Urgency
+from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import name_of
 from relevo._executor import Executor
 from relevo._hook import Hooks
 from relevo._identity import IdFactory, derived, uuid7
 from relevo._listener import Listener, ListenerTable
+from relevo._progress import revived
 from relevo._relay import RelayExecutor, outbox_queue
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
@@ -39,7 +40,7 @@ from relevo._runner import RunOptions
 from relevo._sending import Batch, by_transport, enlist, send_batches
 from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
 from relevo._subject import SubjectType, SubjectTypes
-from relevo._transport import BoundSender, Transport
+from relevo._transport import BoundSender, DeadLetterEntry, Transport
 from relevo._worker import LEASE, Worker
 from relevo.errors import ConfigurationError, RouteNotFoundError, SessionError, did_you_mean, shown
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relevo._config import Config
+    from relevo._signing import Signing
 
 
 _SHORTEST_LEASE = 1.0
@@ -85,6 +87,8 @@ class App(Dispatcher):
 
         plugins: Objects with hooks.
 
+        signing: Its keys; without them events are not signed, and no signature is looked at.
+
         retries: The policy of listeners that have none, by the queue in which they run, ``transport/queue``.
 
         setup: ``auto`` creates missing tables and queues at first use, ``explicit`` only looks, and leaves
@@ -115,6 +119,7 @@ class App(Dispatcher):
         outboxes: Mapping[str, Transport] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
+        signing: Signing | None = None,
         retries: Mapping[str, Retry | int] | None = None,
         setup: str = "auto",
         patience: Duration = PATIENCE,
@@ -141,6 +146,7 @@ class App(Dispatcher):
         self._unloaded = list(several(listeners, "listeners"))
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
+        self.signing = signing
         self._packs_all = False
         self._retries = {
             parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
@@ -315,6 +321,8 @@ class App(Dispatcher):
         parcel = None
         if groups or self._packs_all:
             parcel = self._packer.pack(event, event_id=event_id, **terms)
+            if self.signing is not None:
+                parcel = attrs.evolve(parcel, make=self.signing.making(parcel.make))
             for transport in groups:
                 check_claims(self.transports[transport], parcel)
         else:
@@ -395,13 +403,16 @@ class App(Dispatcher):
         first_queue = self._first_queue_on(transport.name)
         check_listeners(listeners, self.routes)
         check_queues(listeners, self.routes, transport, queues, first_queue)
+        checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
+        if checkpoint is not None and self.signing is not None:
+            checkpoint = self.signing.keeping(checkpoint)
         caller = Caller(
             listeners=listeners,
             first_queue=first_queue,
             subjects=self.subjects,
             clock=self.clock,
             chance=self._chance,
-            checkpoint=transport.checkpoint if transport.capabilities.checkpoint else None,
+            checkpoint=checkpoint,
             hooks=self.hooks,
             queue_retry=lambda queue: self._retries.get(Target(transport.name, queue)),
             patience=self._patience,
@@ -409,7 +420,7 @@ class App(Dispatcher):
         )
         return Worker(
             transport,
-            caller.outcome,
+            caller.outcome if self.signing is None else self.signing.verifying(caller.outcome),
             queues=queues,
             clock=self.clock,
             chance=self._chance,
@@ -436,6 +447,20 @@ class App(Dispatcher):
             lease=self._lease,
             patient=patient,
         )
+
+    def revived(self, entry: DeadLetterEntry) -> bytes:
+        """
+        Return the state with which *entry* is made ready again: only the listeners that failed are run.
+
+        Raises:
+            NewerStateError: A newer release wrote it, and knows what is done.
+
+            DecodeError: It is not signed by a worker of this application.
+        """
+        envelope = entry.envelope
+        if self.signing is None or not isinstance(envelope, Envelope):
+            return revived(entry.state)
+        return self.signing.sealed(revived(self.signing.opened(entry.state, envelope)), envelope)
 
     def setup(self, *, dry_run: bool = False) -> list[str]:
         """

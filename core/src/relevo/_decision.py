@@ -50,6 +50,9 @@ class Reason(StrEnum):
     """It has so many listeners, or with such long ids, that what they did cannot be kept with it."""
 
     SUBJECT_MISSING = "subject-missing"
+    FORGED = "forged"
+    """Its signature, or that of its state, is missing or does not fit."""
+
     REFUSED = "refused"
     """The transport that a relay moves it to does not take it."""
 

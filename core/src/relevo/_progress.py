@@ -16,6 +16,14 @@ from relevo.errors import CodecError, DecodeError
 
 STATE_VERSION = 1
 
+SEALED = b"s1"
+"""What a state begins with that a worker signed; its own first byte is a brace."""
+
+SEAL = 42
+"""Bytes of such a signature, its beginning included; there is always room left for one."""
+
+_MOST = MAX_STATE - SEAL
+
 Status = Literal["done", "due", "dead"]
 
 
@@ -80,6 +88,8 @@ def loaded(state: bytes) -> Progress:
     """
     if not state:
         return Progress(STATE_VERSION)
+    if state.startswith(SEALED):  # by others, or before signing was given up: here nobody asks for it
+        state = state[SEAL:]
     try:
         progress = _decode(state)
     except _UNREADABLE as error:
@@ -103,11 +113,11 @@ def dumped(progress: Progress) -> bytes:
         StateTooLargeError: It does not fit even so.
     """
     state = _encode(progress)
-    if len(state) > MAX_STATE:
+    if len(state) > _MOST:
         for each in progress.listeners.values():
             each.error = ""
         state = _encode(progress)
-        if len(state) > MAX_STATE:
+        if len(state) > _MOST:
             raise StateTooLargeError(f"the progress of {len(progress.listeners)} listeners takes {len(state)} bytes")
     return state
 

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo import (
+    App,
+    Call,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Event,
+    Nack,
+    Outcome,
+    Retry,
+    RunOptions,
+    Secret,
+    Signing,
+    listener,
+)
+from relevo.errors import ConfigurationError, DecodeError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+OLD, NEW, OTHER = (f"{name} key {'x' * 32}" for name in ("old", "new", "another"))
+DRAIN = RunOptions(until_empty=True, settle=60)
+
+texts = st.text(min_size=1, max_size=20)
+envelopes = st.builds(
+    Envelope,
+    id=texts,
+    source=texts,
+    name=texts,
+    queue=texts,
+    body=st.binary(max_size=40),
+    headers=st.dictionaries(texts, texts, max_size=2),
+    urgency=st.sampled_from(["normal", "high"]),
+    ordering_key=st.none() | texts,
+    expires=st.none() | st.floats(0, 4e9),
+)
+SIGNED_FIELDS = ("source", "queue", "body", "urgency", "ordering_key", "expires")
+
+
+# --- signatures --------------------------------------------------------------------------------------------
+
+
+@given(envelopes)
+def test_what_was_signed_fits_and_is_otherwise_unchanged(envelope: Envelope) -> None:
+    signed = Signing(NEW).signed(envelope)
+
+    assert Signing(NEW).fault(signed) is None
+    assert {**signed.headers, **envelope.headers} == dict(signed.headers)
+    assert attrs.evolve(signed, headers=envelope.headers) == envelope
+
+
+@given(envelopes, envelopes, st.sampled_from(SIGNED_FIELDS))
+def test_a_change_in_anything_that_was_signed_is_seen(envelope: Envelope, other: Envelope, field: str) -> None:
+    signed = Signing(NEW).signed(envelope)
+
+    changed = attrs.evolve(signed, **{field: getattr(other, field)})
+
+    fault = Signing(NEW).fault(changed)
+    assert (fault is None) == (getattr(other, field) == getattr(envelope, field))
+
+
+@given(st.lists(st.none() | st.text(max_size=3), min_size=2, max_size=4).map(tuple))
+def test_no_two_events_are_signed_alike_because_one_fields_end_is_the_nexts_beginning(said: tuple[Any, ...]) -> None:
+    signing = Signing(NEW)
+    key_id = next(iter(signing._by_id))
+    joined = (f"{said[0] or ''}{said[1] or ''}", *said[2:])
+
+    assert signing._mac(key_id, *said) != signing._mac(key_id, *joined)
+
+
+@pytest.mark.parametrize(
+    "header, why",
+    [
+        (None, "it is not signed"),
+        ("", "its signature is of version "),
+        ("v2.1234.abc", "its signature is of version v2, v1 is known"),
+        ("v1", "it is signed with the key , which is none of: "),
+        ("v1.feedfeed.abcd", "it is signed with the key feedfeed, which is none of: "),
+        ("v1.KEY.", "its signature does not fit"),
+        ("v1.KEY.no base64!", "its signature does not fit"),
+        ("v1.KEY.ÄÖÜ", "its signature does not fit"),
+    ],
+)
+def test_what_is_no_signature_says_so_without_a_secret(header: str | None, why: str) -> None:
+    signing = Signing(NEW)
+    key_id = next(iter(signing._by_id))
+    headers = {} if header is None else {"relevo-signature": header.replace("KEY", key_id)}
+
+    fault = signing.fault(Envelope(id="1", source="shop", name="a.b", body=b"{}", headers=headers))
+
+    assert fault is not None
+    assert fault.startswith(why)
+    assert NEW not in fault + repr(signing)
+
+
+def test_keys_rotate() -> None:
+    envelope = Envelope(id="1", source="shop", name="a.b", body=b"{}")
+    before, during, after = Signing(OLD), Signing([NEW, OLD]), Signing(Secret(NEW))
+
+    assert during.fault(before.signed(envelope)) is None
+    assert during.fault(during.signed(envelope)) is None
+    assert after.fault(during.signed(envelope)) is None
+    assert after.fault(before.signed(envelope)) is not None
+    assert Signing(OTHER).fault(during.signed(envelope)) is not None
+
+
+def test_a_signature_may_be_missing_while_signing_is_introduced_but_not_be_wrong() -> None:
+    envelope = Envelope(id="1", source="shop", name="a.b", body=b"{}")
+    lenient = Signing(NEW, required=False)
+
+    assert lenient.fault(envelope) is None
+    assert lenient.fault(Signing(OTHER).signed(envelope)) is not None
+    assert lenient.opened(b'{"v":1}', envelope) == b'{"v":1}'
+
+
+@pytest.mark.parametrize("keys", ["short", [], [NEW, "short"]])
+def test_keys_that_protect_nothing_are_refused_and_not_shown(keys: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"signing: a key .*secrets.token_urlsafe") as caught:
+        Signing(keys)
+
+    assert "short" not in str(caught.value)
+
+
+@given(st.binary(min_size=1, max_size=50), envelopes, st.data())
+def test_a_state_fits_its_own_event_and_no_other_and_cannot_be_changed(
+    state: bytes, envelope: Envelope, data: st.DataObject
+) -> None:
+    signing = Signing(NEW)
+    sealed = signing.sealed(state, envelope)
+    position = data.draw(st.integers(0, len(sealed) - 1))
+    changed = sealed[:position] + bytes([sealed[position] ^ data.draw(st.integers(1, 255))]) + sealed[position + 1 :]
+
+    assert signing.opened(sealed, envelope) == state
+    assert signing.opened(b"", envelope) == b""
+    for wrong, whose in [
+        (changed, envelope),
+        (sealed, attrs.evolve(envelope, id=f"{envelope.id}x")),
+        (state, envelope),
+        (sealed[:-1], envelope),
+    ]:
+        with pytest.raises(DecodeError, match="not signed by a worker"):
+            signing.opened(wrong, whose)
+
+
+# --- in an application ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="transport")
+def _transport(clock: FakeClock) -> MemoryTransport:
+    return MemoryTransport(clock=clock)
+
+
+@pytest.fixture(name="app")
+def _app(transport: MemoryTransport, clock: FakeClock) -> Callable[..., App]:
+    def app(*listeners: object, signing: Signing | None = None) -> App:
+        return App(
+            transports={"main": transport},
+            routes={"*": "main"},
+            listeners=listeners,
+            signing=signing,
+            clock=clock,
+            chance=lambda: 0.0,
+        )
+
+    return app
+
+
+MakeApp = Callable[..., App]
+
+
+def _dead(transport: MemoryTransport) -> list[tuple[str, str]]:
+    return [(dead.reason, dead.error) for dead in transport.dead_letters(["default"], after=None, limit=9)]
+
+
+def test_signed_events_are_handled_retried_and_revived(app: MakeApp, transport: MemoryTransport) -> None:
+    runs: list[str] = []
+
+    @listener("a.b", retry=Retry(2, first=1))
+    def fails(event: Event, call: Call) -> None:
+        runs.append(f"fails {call.attempt}")
+        if len(runs) < 4:
+            raise ValueError
+
+    done = listener("a.b", id="done", priority=1)(functools.partial(lambda event: None))
+    shop = app(fails, done, signing=Signing(NEW))
+    shop.dispatch(Event("a.b"))
+    shop.worker(DRAIN).run()
+    (dead,) = transport.dead_letters(["default"], after=None, limit=9)
+    transport.revive({dead.ref: shop.revived(dead)})
+    shop.worker(DRAIN).run()
+
+    assert runs == ["fails 1", "fails 2", "fails 1", "fails 2"]
+    assert dead.state.startswith(b"s1")
+    assert _dead(transport) == []
+
+
+def test_what_nobody_or_somebody_else_signed_is_set_aside_unread(app: MakeApp, transport: MemoryTransport) -> None:
+    heard: list[Event] = []
+    hear = listener("a.b")(functools.partial(heard.append))
+    app(hear).dispatch(Event("a.b"))
+    app(hear, signing=Signing(OTHER)).dispatch(Event("a.b"))
+    transport.send([Envelope(id="1", source="shop", name="a.b", body=b"no JSON at all")])
+
+    app(hear, signing=Signing(NEW)).worker(DRAIN).run()
+
+    assert heard == []
+    assert [reason for reason, _ in _dead(transport)] == ["forged"] * 3
+    assert [error[:16] for _, error in _dead(transport)] == ["it is not signed", "it is signed wit", "it is not signed"]
+
+
+def test_a_state_that_somebody_else_wrote_is_not_believed(
+    app: MakeApp, transport: MemoryTransport, delivery: Callable[..., Delivery]
+) -> None:
+    heard: list[Event] = []
+    shop = app(listener("a.b", id="hear")(functools.partial(heard.append)), signing=Signing(NEW))
+    shop.dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    forged = b'{"v":1,"listeners":{"hear":["done",1,0.0,"",""]}}'
+
+    outcome = shop.worker()._handle(attrs.evolve(one, state=forged))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == "forged"
+    assert heard == []
+
+
+def test_an_application_that_gave_signing_up_still_knows_how_far_an_event_is(
+    app: MakeApp, transport: MemoryTransport
+) -> None:
+    heard: list[Event] = []
+    hear = listener("a.b", id="hear", priority=1)(functools.partial(heard.append))
+
+    @listener("a.b", id="fails", retry=2)
+    def fails(event: Event) -> None:
+        raise ValueError
+
+    before, after = app(hear, fails, signing=Signing(NEW)), app(hear, fails)
+    before.dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    first: Outcome = before.worker()._handle(one)
+    assert isinstance(first, Nack)
+    transport.settle([(one, first)])
+
+    after.worker(DRAIN).run()
+
+    assert len(heard) == 1
+    assert [reason for reason, _ in _dead(transport)] == ["retries-exhausted"]
+
+
+def test_a_checkpoint_is_signed_too(app: MakeApp, transport: MemoryTransport) -> None:
+    seen: list[bytes] = []
+
+    class Watching(MemoryTransport):
+        def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+            seen.append(state)
+            super().checkpoint(delivery, state)
+
+    watching = Watching(transport.store, clock=FakeClock())
+    marks = [listener("a.b", id=name)(functools.partial(lambda event: None)) for name in "ab"]
+    shop = App(transports={"main": watching}, routes={"*": "main"}, listeners=marks, signing=Signing(NEW))
+    shop.dispatch(Event("a.b"))
+    report = shop.worker(RunOptions(until_empty=True)).run()
+
+    assert report.done == 1
+    assert [state[:2] for state in seen] == [b"s1"]
+
+
+def test_an_unreadable_delivery_is_left_to_the_worker(app: MakeApp, transport: MemoryTransport) -> None:
+    shop = app(signing=Signing(NEW))
+    transport.setup(["default"])
+    transport.store.put_raw("default", b"?")
+
+    shop.worker(DRAIN).run()
+
+    assert [reason for reason, _ in _dead(transport)] == ["unreadable"]
