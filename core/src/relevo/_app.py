@@ -15,7 +15,7 @@ from relevo._caller import Caller
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._context import ambient
 from relevo._decision import PATIENCE
-from relevo._delivery import Release
+from relevo._delivery import Delivery, Release
 from relevo._dispatcher import (
     Dispatched,
     Dispatcher,
@@ -403,7 +403,9 @@ class App(Dispatcher):
         first_queue = self._first_queue_on(transport.name)
         check_listeners(listeners, self.routes)
         check_queues(listeners, self.routes, transport, queues, first_queue)
-        checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
+        checkpoint: Callable[[Delivery, bytes], None] | None = None
+        if transport.capabilities.checkpoint:
+            checkpoint = transport.checkpoint
         if checkpoint is not None and self.signing is not None:
             checkpoint = self.signing.keeping(checkpoint)
         caller = Caller(
