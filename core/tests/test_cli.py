@@ -307,11 +307,6 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
         "status",
         'transports.main: no transport for "sqlit"; available: ',
     ),
-    "a package that is missing": (
-        '[transports]\nmain = "mysql://x"',
-        "status",
-        'install "relevo-sql"',
-    ),
     "an address that is none": (
         f'[transports]\nmain = "me:{CANARY}@host"',
         "status",
@@ -350,7 +345,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a syntax error": (
         "a = = 1",
         "status",
-        "relevo.toml: Invalid value (at line 1, column 5)",
+        "relevo.toml:1: Invalid value (column 5)",
     ),
     "a configuration that is too large": (
         b"#" * (1 << 21),
@@ -544,7 +539,18 @@ def test_several_problems_are_told_together(shop: Shop) -> None:
 
     assert done.returncode == 78
     assert len(lines(done)) == 4
-    assert all(line.startswith("relevo: ") and "relevo.toml: " in line for line in lines(done))
+    assert [line.partition("relevo.toml:")[2][0] for line in lines(done)] == ["1", "2", "4", "6"]
+
+
+def test_one_clear_line_about_a_package_that_is_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relevo._discovery._points", lambda *_, **__: ())
+
+    done = shop.run("status")
+
+    assert 'relevo.toml:7: transports.main: no transport for "sqlite"; available: none; install "relevo-sql"' in (
+        told_in_one_line(done)
+    )
+    assert done.returncode == 78
 
 
 @pytest.mark.parametrize("module, command", [("shop_listeners.py", "drain"), ("shop.py", "status")])

@@ -10,6 +10,7 @@ import pytest
 
 from relevo import App, Secret, SystemClock, Transport, _config as configuration
 from relevo._config import Config, opened, read
+from relevo._origin import Origin, Origins, Problems
 from relevo.errors import ConfigurationError, TransportNotFoundError
 from relevo_memory import MemoryTransport
 
@@ -131,6 +132,14 @@ def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
     assert config.directory == tmp_path
 
 
+def test_what_would_wait_for_ever_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "relevo.toml")
+
+    with pytest.raises(ConfigurationError, match=r"relevo\.toml is no regular file, expected a file"):
+        config_of(tmp_path / "relevo.toml", tmp_path)
+    assert config_of(None, tmp_path).path is None
+
+
 def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> None:
     assert config_of(write(b'\xef\xbb\xbfsource = "shop"'), tmp_path).source == "shop"
 
@@ -138,12 +147,14 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "text, why",
     [
-        (b'source = "shop', "Illegal character|Unterminated|Expected|not closed|line 1"),
-        (b"source == 3", "line 1"),
+        (b'source = "shop', "relevo.toml: |relevo.toml:1: "),
+        (b"source == 3", "relevo.toml:1: Invalid value .column 9"),
+        (b'\n\nsource = """', "relevo.toml: Unterminated string"),
+        (b"a = " + b"[" * 100_000, "it is nested too deeply"),
         (b"\xff\xfe\x00", "codec can't decode"),
         (b"a = 1\n" + b"#" * 1024 * 1024, "is larger than 1 MiB"),
     ],
-    ids=range(4),
+    ids=range(6),
 )
 def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path: Path, text: bytes, why: str) -> None:
     path = write(text)
@@ -212,18 +223,24 @@ def test_a_transport_is_overridden_by_an_address_a_table_or_one_option(write: Wr
     path = write('[transports]\nmain = "sqlite:///shop.db"\n')
 
     address = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://").transports["main"]
-    table = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN='{url = "memory://", outbox = "other"}').transports[
-        "main"
-    ]
+    table = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN='{url = "memory://", outbox = "main"}').transports["main"]
     option = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN__POLL="0.5").transports["main"]
     further = config_of(path, tmp_path, RELEVO_TRANSPORTS__OTHER="memory://").transports
     whole = config_of(path, tmp_path, RELEVO_TRANSPORTS='{other = "memory://"}').transports
 
     assert (address.url.reveal(), address.outbox) == ("memory://", None)
-    assert (table.url.reveal(), table.outbox) == ("memory://", Secret("other"))
+    assert (table.url.reveal(), table.outbox) == ("memory://", Secret("main"))
     assert (option.url.reveal(), option.options) == ("sqlite:///shop.db", {"poll": "0.5"})
     assert sorted(further) == ["main", "other"]
     assert sorted(whole) == ["other"]
+
+
+def test_what_cannot_hold_a_key_gives_way_to_the_variable(write: Write, tmp_path: Path) -> None:
+    path = write("transports = 3")
+
+    transports = config_of(path, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://").transports
+
+    assert list(transports) == ["main"]
 
 
 def test_names_with_capitals_can_be_overridden_too(write: Write, tmp_path: Path) -> None:
@@ -239,15 +256,18 @@ def test_names_with_capitals_can_be_overridden_too(write: Write, tmp_path: Path)
     [
         (
             {"RELEVO_TRANSPORTS_MAIN": f"amqp://me:{CANARY}@host"},
-            'RELEVO_TRANSPORTS_MAIN is not understood; did you mean "RELEVO_TRANSPORTS__MAIN"?',
+            'RELEVO_TRANSPORTS_MAIN: there is no such variable; did you mean "RELEVO_TRANSPORTS__MAIN"?',
         ),
         (
             {"RELEVO_TRANSPORT__MAIN": f"amqp://me:{CANARY}@host"},
-            'RELEVO_TRANSPORT__MAIN is not understood; did you mean "RELEVO_TRANSPORTS"?',
+            'RELEVO_TRANSPORT__MAIN: there is no such variable; did you mean "RELEVO_TRANSPORTS"?',
         ),
-        ({"RELEVO_LISTENER": "a"}, 'RELEVO_LISTENER is not understood; did you mean "RELEVO_LISTENERS"?'),
-        ({"RELEVO_TRANSPORTS__MAIN": '{url = "' + CANARY}, "RELEVO_TRANSPORTS__MAIN begins like TOML but is none: "),
-        ({"RELEVO_LISTENERS": "[a"}, "RELEVO_LISTENERS begins like TOML but is none: "),
+        ({"RELEVO_LISTENER": "a"}, 'RELEVO_LISTENER: there is no such variable; did you mean "RELEVO_LISTENERS"?'),
+        (
+            {"RELEVO_TRANSPORTS__MAIN": '{url = "' + CANARY},
+            "RELEVO_TRANSPORTS__MAIN: it begins like TOML but is none: ",
+        ),
+        ({"RELEVO_LISTENERS": "[a"}, "RELEVO_LISTENERS: it begins like TOML but is none: "),
     ],
 )
 def test_a_variable_that_is_not_understood_is_told(
@@ -268,7 +288,7 @@ def test_a_variable_that_is_not_understood_is_told(
         ("sorce = 'shop'", 'unknown key "sorce"; did you mean "source"?'),
         (
             "zzz = 1",
-            'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, transports, routes',
+            'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, signing, retries, ',
         ),
         ("source = 3", "source: 3 cannot be one; write the application's name"),
         ("source = 'my shop'", "source: 'my shop' cannot be one"),
@@ -309,24 +329,52 @@ def test_a_variable_that_is_not_understood_is_told(
         ("[routes]\n'*' = []", 'routes."*": needs at least one target'),
         ("[routes]\n'a b' = 'main'", "routes: 'a b' cannot match an event"),
         ("[routes]\n'*' = 'main/a b'", "routes.\"*\": 'a b' cannot name a queue"),
-        ("source = 'shop'", 'no transport; add one, for example [transports] main = "sqlite:///shop.db"'),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_with_the_file(write: Write, tmp_path: Path, text: str, why: str) -> None:
+def test_what_is_wrong_is_told_in_one_line_with_its_own(write: Write, tmp_path: Path, text: str, why: str) -> None:
     path = write(text)
 
     (line,) = told(path, tmp_path)
 
-    assert line.startswith(f"{path}: {why}")
+    assert line.startswith(f"{path}:{len(text.splitlines())}: {why}")
 
 
-def test_several_problems_are_told_together(write: Write, tmp_path: Path) -> None:
-    path = write("sorce = 1\nsetup = 2\nlisteners = 3\n[transports]\na = 4\nb = {}\n[routes]\n'a b' = 'x'\n")
+def test_what_is_missing_is_told_without_a_line(write: Write, tmp_path: Path) -> None:
+    path = write("source = 'shop'")
+
+    (line,) = told(path, tmp_path)
+
+    assert line == f'{path}: no transport; add one, for example [transports] main = "sqlite:///shop.db"'
+
+
+def test_several_problems_are_told_together_in_the_order_of_the_file(write: Write, tmp_path: Path) -> None:
+    path = write("[transports]\na = 4\nb = {}\n[routes]\n'a b' = 'x'\n[sorce]\n[setup]\n[listeners]\n")
 
     lines = told(path, tmp_path)
 
-    assert len(lines) == 6
-    assert all(line.startswith(f"{path}: ") for line in lines)
+    assert [line.split(": ")[0] for line in lines] == [f"{path}:{number}" for number in (2, 3, 5, 6, 7, 8)]
+
+
+def test_problems_of_the_file_and_of_the_environment_are_told_together(write: Write, tmp_path: Path) -> None:
+    path = write("sorce = 1\n[transports]\nmain = 4\n")
+
+    lines = told(path, tmp_path, RELEVO_SETUP="x", RELEVO_TRANSPORTS__OTHER="{", RELEVO_LISTENER="a")
+
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{path}:1",
+        f"{path}:3",
+        "RELEVO_LISTENER",
+        "RELEVO_TRANSPORTS__OTHER",
+        "RELEVO_SETUP",
+    ]
+
+
+def test_an_outbox_that_cannot_be_opened_is_told_once(write: Write, tmp_path: Path) -> None:
+    path = write("[transports]\na = 'x://'\nb = {url = 'memory://', outbox = 'a'}\n")
+
+    (line,) = told(path, tmp_path)
+
+    assert line.startswith(f"{path}:2: transports.a: ")
 
 
 def test_several_transports_that_cannot_be_opened_are_told_together(write: Write, tmp_path: Path) -> None:
@@ -334,13 +382,22 @@ def test_several_transports_that_cannot_be_opened_are_told_together(write: Write
 
     lines = told(path, tmp_path)
 
-    assert [line.removeprefix(f"{path}: transports.").split(":")[0] for line in lines] == [
-        "a",
-        "b",
-        "c",
-        "c",
-        "c.outbox",
+    assert [line.removeprefix(f"{path}:").split(":")[:2] for line in lines] == [
+        ["2", " transports.a"],
+        ["3", " transports.b"],
+        ["4", " transports.c"],
+        ["4", " transports.c"],
+        ["4", " transports.c.outbox"],
     ]
+
+
+def test_an_option_that_is_refused_is_told_with_its_own_line(write: Write, tmp_path: Path) -> None:
+    pytest.importorskip("relevo_sql")
+    text = "[transports.main]\nurl = 'sqlite:///x.db'\npoll = 0\n[transports.other]\nurl = 'sqlite:///'\npol = 1\n"
+
+    lines = told(write(text), tmp_path)
+
+    assert [line.split(":")[1] for line in lines] == ["3", "6"]
 
 
 def test_one_problem_keeps_its_class(write: Write, tmp_path: Path) -> None:
@@ -374,7 +431,10 @@ class OddOptions:
 
 
 def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
-    found = configuration._options(OddOptions, given, where="transports.main", directory=directory)
+    problems = Problems(Origins(Origin("here")))
+    keys = ("transports", "main")
+    found = configuration.options_of(OddOptions, given, keys, problems, directory=directory)
+    problems.raise_any()
     assert isinstance(found, OddOptions)
     return found
 
@@ -454,6 +514,51 @@ def test_relative_paths_start_from_the_file_and_not_from_the_working_directory(w
         app.setup()
 
     assert (tmp_path / "deep" / "data.db").is_file()
+
+
+# --- passwords of examples ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "memory://guest:guest@broker.example/",
+        "memory://guest:guest@10.0.0.1:5672",
+        "memory://guest:guest@[2001:db8::1]:5672/x",
+        "memory://shop:changeme@broker?x=1",
+        "memory://root:YourPasswordHere@localhost.example",
+    ],
+)
+def test_a_password_that_stands_in_every_example_is_refused(write: Write, tmp_path: Path, address: str) -> None:
+    path = write(f"[transports]\nmain = '{address}'")
+
+    (line,) = told(path, tmp_path)
+
+    assert line.startswith(f"{path}:2: transports.main: memory://")
+    assert line.endswith("is not this machine; give relevo a user of its own")
+    assert not any(word in line for word in (":guest", "changeme", "YourPassword"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite://guest:guest@localhost/",
+        "sqlite://guest:guest@127.0.0.1:5672/",
+        "sqlite://guest:guest@[::1]:5672/",
+        "sqlite://guest:guest@/",
+        "sqlite://guest:better@broker/",
+        "sqlite://changeme@broker/",
+        "sqlite:///changeme",
+        "sqlite://broker/guest:guest@there",
+    ],
+)
+def test_on_this_machine_or_in_another_place_the_same_words_are_no_matter(
+    write: Write, tmp_path: Path, address: str
+) -> None:
+    pytest.importorskip("relevo_sql")
+    text = f"[transports]\nmain = '{address}'\nother = 'x://'"
+
+    assert not any("every example" in line for line in told(write(text), tmp_path))
 
 
 # --- secrets ------------------------------------------------------------------------------------------

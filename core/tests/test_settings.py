@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relevo import App, Retry
+from relevo._config import Config, SigningConfig, read
+from relevo.errors import ConfigurationError
+
+KEY = "hunter2-" + "k" * 24
+OTHER = "hunter2-" + "o" * 24
+TRANSPORTS = (
+    '[transports]\nmain = "memory://"\nother = "memory://"\n[routes]\n"*" = ["main/feed", "main"]\n"a.*" = "other"\n'
+)
+
+Read = Callable[..., Config]
+
+
+@pytest.fixture(name="read_")
+def _read(tmp_path: Path) -> Read:
+    def read_(text: str, **environ: str) -> Config:
+        path = tmp_path / "relevo.toml"
+        path.write_text(text)
+        return read(path, environ, start=tmp_path)
+
+    return read_
+
+
+def told(read_: Read, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read_(text, **environ)
+    assert "hunter2" not in repr(caught.value)
+    return "relevo.toml" + str(caught.value).partition("/relevo.toml")[2]
+
+
+# --- signing ----------------------------------------------------------------------------------------------
+
+
+def keys_of(config: SigningConfig | None) -> tuple[list[str], bool]:
+    assert config is not None
+    return [key.reveal() for key in config.keys], config.required
+
+
+@pytest.mark.parametrize(
+    "text, environ, expected",
+    [
+        (f'signing = "{KEY}"', {}, ([KEY], True)),
+        (f'signing = ["{KEY}", "{OTHER}"]', {}, ([KEY, OTHER], True)),
+        (f'signing = {{ keys = "{KEY}" }}', {}, ([KEY], True)),
+        (f'[signing]\nkeys = ["{KEY}"]\nrequired = false', {}, ([KEY], False)),
+        ('signing = ["${A}", "${B}"]', {"A": KEY, "B": OTHER}, ([KEY, OTHER], True)),
+        ("", {"RELEVO_SIGNING": KEY}, ([KEY], True)),
+        ("", {"RELEVO_SIGNING": f'["{KEY}", "{OTHER}"]'}, ([KEY, OTHER], True)),
+        ("", {"RELEVO_SIGNING__KEYS": KEY, "RELEVO_SIGNING__REQUIRED": "false"}, ([KEY], False)),
+        (f'signing = "{KEY}"', {"RELEVO_SIGNING__REQUIRED": "False"}, ([KEY], False)),
+    ],
+    ids=range(9),
+)
+def test_keys_for_signatures_are_a_text_a_list_or_a_table(
+    read_: Read, text: str, environ: dict[str, str], expected: tuple[list[str], bool]
+) -> None:
+    config = read_(text, **environ)
+
+    assert keys_of(config.signing) == expected
+    assert "hunter2" not in repr(config)
+
+
+def test_without_keys_nothing_is_signed(read_: Read) -> None:
+    assert read_("").signing is None
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("signing = 3", "signing: expected a key, a list of keys, or { keys = […], required = true }"),
+        ("signing = []", "signing: expected a key, a list of keys"),
+        (f'signing = ["{KEY}", 3]', "signing: expected a key, a list of keys"),
+        ("signing = {}", "signing: expected a key, a list of keys"),
+        ("signing = 'hunter2'", "signing: a key has at least 32 characters; openssl rand -hex 32 makes a good one"),
+        (f'signing = ["{KEY}", ""]', "signing: a key has at least 32 characters"),
+        (f'signing = ["{KEY}", "{KEY}"]', "signing: a key is there twice"),
+        (f'signing = {{ keys = "{KEY}", required = "hunter2" }}', "signing.required: expected true or false"),
+        (
+            f'signing = {{ keys = "{KEY}", require = false }}',
+            'signing: unknown key "require"; did you mean "required"?',
+        ),
+    ],
+    ids=range(9),
+)
+def test_keys_that_cannot_sign_are_told_and_never_shown(read_: Read, text: str, why: str) -> None:
+    assert told(read_, text).startswith(f"relevo.toml:1: {why}")
+
+
+# --- retries ----------------------------------------------------------------------------------------------
+
+
+def test_queues_have_retry_policies_of_their_own(read_: Read) -> None:
+    config = read_(
+        f'{TRANSPORTS}[retries]\n"main/feed" = {{ runs = 8, first = "1s", factor = 2, cap = "5m", jitter = 0 }}\n'
+        "main = 3\nother.cap = 7200"
+    )
+
+    assert config.retries == {
+        "main/feed": Retry(8, first=1.0, factor=2.0, cap=300.0, jitter=0.0),
+        "main/default": Retry(3),
+        "other/default": Retry(cap=7200.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "environ, expected",
+    [
+        ({"RELEVO_RETRIES__MAIN": "3"}, {"main/default": Retry(3)}),
+        (
+            {"RELEVO_RETRIES__MAIN__RUNS": "3", "RELEVO_RETRIES__MAIN__FACTOR": "1.5"},
+            {"main/default": Retry(3, factor=1.5)},
+        ),
+        ({"RELEVO_RETRIES": '{"main/feed" = 2}'}, {"main/feed": Retry(2)}),
+    ],
+    ids=range(3),
+)
+def test_the_environment_says_policies_too(read_: Read, environ: dict[str, str], expected: object) -> None:
+    assert read_(TRANSPORTS, **environ).retries == expected
+
+
+def test_a_variable_adds_to_a_number_of_runs_in_the_file(read_: Read) -> None:
+    config = read_(f"{TRANSPORTS}[retries]\nmain = 3", RELEVO_RETRIES__MAIN__CAP="10m")
+
+    assert config.retries == {"main/default": Retry(3, cap=600.0)}
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ("main = 0", 'retries."main": runs is 0, it must be a whole number from 1'),
+        ("main = 1.5", 'retries."main": expected a number of runs, got 1.5'),
+        ("main = true", 'retries."main": expected a number of runs, got True'),
+        ("main = 'often'", "retries.\"main\": expected a number of runs, got 'often'"),
+        ("main = { runs = 'x' }", "retries.\"main\".runs: expected a number of runs, got 'x'"),
+        ("main = { first = 'soon' }", "retries.\"main\".first cannot be 'soon'; write seconds"),
+        ("main = { factor = '2x' }", "retries.\"main\".factor: expected a number, got '2x'"),
+        ("main = { factor = true }", 'retries."main".factor: expected a number, got True'),
+        ("main = { factor = 0.5 }", 'retries."main": factor is 0.5, it must be a number from 1'),
+        ("main = { factor = nan }", 'retries."main": factor is nan'),
+        ("main = { jitter = 2 }", 'retries."main": jitter is 2.0, it must be a number from 0 to 1'),
+        ("main = { cap = 1 }", 'retries."main": cap (1.0 s) is shorter than first (2.0 s)'),
+        ("main = { run = 3 }", 'retries."main": unknown key "run"; did you mean "runs"?; known: runs, first, factor'),
+        ("main = { give_up_on = [] }", 'retries."main": give_up_on names classes, which stand in code'),
+        ("mian = 3", 'retries."mian": no transport is called \'mian\'; did you mean "main"?'),
+        ("'main/fed' = 3", 'retries."main/fed": nothing is routed to that queue; did you mean "feed"?'),
+        ("now = 3", "retries.\"now\": no transport is called 'now'"),
+        ("'main/a b' = 3", "retries.\"main/a b\": 'a b' cannot name a queue"),
+        ("main = 3\n'main/default' = 3", 'retries."main/default": main/default is there twice'),
+    ],
+)
+def test_a_policy_that_cannot_be_is_told(read_: Read, line: str, why: str) -> None:
+    text = f"{TRANSPORTS}[retries]\n{line}"
+
+    assert told(read_, text).startswith(f"relevo.toml:{len(text.splitlines())}: {why}")
+
+
+def test_without_routes_all_goes_to_the_default_queue_of_the_first_transport(read_: Read) -> None:
+    transports = '[transports]\nmain = "memory://"\nother = "memory://"\n[retries]\n'
+
+    assert list(read_(f"{transports}main = 3").retries) == ["main/default"]
+    assert told(read_, f"{transports}other = 3").endswith('retries."other": nothing is routed to that queue')
+
+
+def test_retries_that_are_no_table_are_told(read_: Read) -> None:
+    assert told(read_, "retries = 3").startswith(
+        'relevo.toml:1: retries: expected a table such as "main/feed" = 8, got 3'
+    )
+
+
+# --- what names something else ----------------------------------------------------------------------------
+
+
+def test_a_route_to_no_transport_is_told_with_its_line(read_: Read) -> None:
+    text = '[transports]\nmain = "memory://"\n[routes]\n"*" = "main"\n"a.*" = ["now", "mian/x"]\n'
+
+    assert told(read_, text) == 'relevo.toml:5: routes."a.*": no transport is called \'mian\'; did you mean "main"?'
+
+
+def test_what_is_said_of_transports_of_an_application_is_left_alone(read_: Read) -> None:
+    config = read_('[routes]\n"*" = "theirs"\n[retries]\ntheirs = 3\n')
+
+    assert (config.routes, config.retries) == ({"*": ("theirs",)}, {"theirs/default": Retry(3)})
+    with pytest.raises(ConfigurationError, match="no transport; add one"):
+        App.of(config)
