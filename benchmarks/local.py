@@ -73,15 +73,11 @@ def with_blinker(number: int) -> Callable[[], object]:
     """Send by blinker."""
     from blinker import Signal  # noqa: PLC0415 - it may be missing
 
-    signal, kept = Signal(NAME), listeners(number)
-    for listener in kept:
-        signal.connect(listener)
+    signal = Signal(NAME)
+    for listener in listeners(number):
+        signal.connect(listener, weak=False)
     event = {"image_id": 7}
-
-    def dispatch(held: object = kept) -> None:  # blinker itself holds its receivers weakly
-        signal.send(event)
-
-    return dispatch
+    return lambda: signal.send(event)
 
 
 CONTESTANTS: dict[str, Contestant] = {
