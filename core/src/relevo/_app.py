@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from relevo._config import Config
     from relevo._signing import Signing
+    from relevo.testing import AppTesting
 
 
 _SHORTEST_LEASE = 1.0
@@ -147,7 +148,7 @@ class App(Dispatcher):
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
         self.signing = signing
-        self._packs_all = False
+        self._notice: Callable[[object, Dispatched], None] | None = None
         self._retries = {
             parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
             for queue, retry in (retries or {}).items()
@@ -319,7 +320,7 @@ class App(Dispatcher):
         if len(groups) > 1 and terms.get("session") is None:
             raise fan_out(name, groups)
         parcel = None
-        if groups or self._packs_all:
+        if groups or self._notice is not None:
             parcel = self._packer.pack(event, event_id=event_id, **terms)
             if self.signing is not None:
                 parcel = attrs.evolve(parcel, make=self.signing.making(parcel.make))
@@ -338,6 +339,8 @@ class App(Dispatcher):
         elif entries:
             send_batches(entries, self._send_batch)
         for each in ready:
+            if self._notice is not None:
+                self._notice(each.event, each.told)
             if each.at_once:
                 self._local.call(each.event, each.at_once, outgoing=_Consequences(self, session))
 
@@ -379,7 +382,12 @@ class App(Dispatcher):
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)
 
     def worker(
-        self, options: RunOptions | None = None, *, executor: Executor | None = None, patient: bool = False
+        self,
+        options: RunOptions | None = None,
+        *,
+        executor: Executor | None = None,
+        patient: bool = False,
+        listeners: ListenerTable | None = None,
     ) -> Worker:
         """
         Return a worker for one transport and its queues.
@@ -391,6 +399,8 @@ class App(Dispatcher):
 
             patient: Wait for a server that is down.
 
+            listeners: Whom to call; those of the application if unsaid.
+
         Raises:
             ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
                 routed to a queue of the options, the transport does not claim delays, or an event has more
@@ -399,7 +409,7 @@ class App(Dispatcher):
         options = options or RunOptions()
         transport = self.transport(options.transport)
         queues = options.queues or self.queues(transport.name)
-        listeners = self.listeners
+        listeners = self.listeners if listeners is None else listeners
         first_queue = self._first_queue_on(transport.name)
         check_listeners(listeners, self.routes)
         check_queues(listeners, self.routes, transport, queues, first_queue)
@@ -487,14 +497,24 @@ class App(Dispatcher):
         if name in self.outboxes:
             self._prepared_outbox(name)
 
+    def testing(self, *, now: Moment | None = None) -> AppTesting:
+        """Return what a test holds this application by: ``with app.testing() as t:``; the clock stands at *now*."""
+        from relevo.testing import AppTesting  # noqa: PLC0415 - production does without
+
+        return AppTesting(self, now=now)
+
     @contextmanager
     def swapped(
-        self, *, transports: Mapping[str, Transport], outboxes: Mapping[str, Transport], clock: Clock
+        self,
+        *,
+        transports: Mapping[str, Transport],
+        outboxes: Mapping[str, Transport],
+        clock: Clock,
+        chance: Callable[[], float] | None = None,
+        notice: Callable[[object, Dispatched], None] | None = None,
     ) -> Iterator[None]:
         """
         Work with other transports and another clock while the block runs, then with the former again.
-
-        Meanwhile also what is only called at once has to have a faithful form.
 
         Args:
             transports: For every one of this application, by the same names.
@@ -502,14 +522,20 @@ class App(Dispatcher):
             outboxes: For every outbox, by the name of its transport.
 
             clock: Where the time comes from meanwhile.
+
+            chance: Returns the random numbers meanwhile; the former if unsaid.
+
+            notice: Told of every event that was dispatched, when it was sent or enlisted, before the listeners that
+                hear it now are called. Where somebody is, also what is only called at once must have a faithful form.
         """
-        before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._packs_all
+        before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice
         self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
-        self._packer, self._ready, self._packs_all = self._packer.at(clock), set(), True
+        self._packer, self._ready = self._packer.at(clock), set()
+        self._chance, self._notice = chance or self._chance, notice
         try:
             yield
         finally:
-            self.transports, self.outboxes, self.clock, self._packer, self._ready, self._packs_all = before
+            self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice = before
 
     def close(self) -> None:
         """Close the transports; may be called again."""

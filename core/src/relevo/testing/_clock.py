@@ -1,10 +1,8 @@
-"""What tests need that no server knows: a clock that is moved by hand."""
+"""The clock that is moved by hand."""
 
 from __future__ import annotations
 
 import threading
-
-__all__ = ["FakeClock"]
 
 
 class FakeClock:
@@ -37,3 +35,10 @@ class FakeClock:
 
     def __repr__(self) -> str:
         return f"FakeClock({self._now!r})"
+
+
+class StandingClock(FakeClock):
+    """One that not even ``sleep`` moves, so that it says the same before a worker ran and after it."""
+
+    def sleep(self, seconds: float) -> None:
+        pass

@@ -1,0 +1,20 @@
+"""
+What tests of an application need: its transports in memory, a clock that is moved by hand, and questions.
+
+``with app.testing() as t:`` is where they begin; with pytest the fixture ``relevo_app``, which comes with
+relevo-memory, gives the same. Nothing is left of it afterwards.
+"""
+
+from relevo.testing._clock import FakeClock
+from relevo.testing._record import DispatchedEvent
+from relevo.testing._drain import DeadEvent
+from relevo.testing._application import AppTesting
+
+__all__ = [
+    # an application under test
+    "AppTesting",
+    "DispatchedEvent",
+    "DeadEvent",
+    # time
+    "FakeClock",
+]

@@ -1,0 +1,201 @@
+"""Handling what is ready, with an eye on what fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from relevo._call import SubjectMissingError
+from relevo._codec import decoded, generic
+from relevo._decision import described
+from relevo._delivery import Delivery, Lost, Outcome
+from relevo._envelope import Envelope
+from relevo._event import Event
+from relevo._executor import Handle, InlineExecutor
+from relevo._listener import Listener, ListenerTable
+from relevo._relay import outbox_queue
+from relevo._runner import Report, RunOptions
+from relevo._transport import DeadLetterEntry, Transport
+from relevo.errors import DecodeError, RetryLater
+from relevo.testing._record import event_told
+
+if TYPE_CHECKING:
+    from relevo._app import App
+
+Failure = tuple[Listener, BaseException]
+"""A listener, and what it raised."""
+
+_ALL = 1_000_000
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class DeadEvent:
+    """An event that is kept aside for good, and why."""
+
+    event: Event | None
+    """What it was; ``None`` if it cannot be read."""
+
+    id: str
+    transport: str
+    queue: str
+    reason: str
+    """A short code, as in :class:`relevo.Reason`."""
+
+    error: str
+    """What went wrong, with the tracebacks of its listeners."""
+
+    entry: DeadLetterEntry
+    """All that the transport keeps of it."""
+
+    def __repr__(self) -> str:
+        return f"<{dead_told(self)}>"
+
+
+def dead_told(dead: DeadEvent) -> str:
+    """Return *dead* in one line."""
+    what = "unreadable bytes" if dead.event is None else event_told(dead.event)
+    first, _, _ = dead.error.partition("\n")
+    return f"{what} in {dead.transport}/{dead.queue}: {dead.reason}: {first}".rstrip(": ")
+
+
+def dead_events(app: App) -> list[DeadEvent]:
+    """Return the dead letters of *app*, those of its outboxes included."""
+    places: list[tuple[str, Transport, tuple[str, ...]]] = []
+    for name, transport in app.transports.items():
+        places.append((name, transport, app.queues(name)))
+        if name in app.outboxes:
+            places.append((name, app.outboxes[name], (outbox_queue(name),)))
+    return [
+        _dead(name, entry) for name, transport, queues in places for entry in transport.dead_letters(queues, limit=_ALL)
+    ]
+
+
+def _dead(transport: str, entry: DeadLetterEntry) -> DeadEvent:
+    envelope = entry.envelope
+    return DeadEvent(
+        event=_event(envelope) if isinstance(envelope, Envelope) else None,
+        id=envelope.id if isinstance(envelope, Envelope) else "",
+        transport=transport,
+        queue=entry.queue,
+        reason=entry.reason,
+        error=entry.error,
+        entry=entry,
+    )
+
+
+def _event(envelope: Envelope) -> Event | None:
+    try:
+        return generic(decoded(envelope.body))
+    except DecodeError:
+        return None
+
+
+def drained(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: int) -> Report:
+    """
+    Handle what is ready on every transport of *app*, and what becomes ready by that, until nothing is.
+
+    Args:
+        app: Whose.
+
+        twice: Handle every delivery twice.
+
+        failed: Told of everything that a listener raises and should not.
+
+        limit: So many events are no end in sight.
+
+    Raises:
+        AssertionError: The limit was reached.
+    """
+    total = Report()
+    several = len(app.transports) > 1 or bool(app.outboxes)
+    while True:
+        before = total.handled
+        for name in app.transports:
+            app.prepare(name)
+            relay = app.relay(name, RunOptions(until_empty=True))
+            moved = relay.run() if relay is not None else Report()
+            worker = app.worker(
+                RunOptions(transport=name, until_empty=True, max_events=limit + 1 - total.handled),
+                executor=_TwiceExecutor() if twice else None,
+                listeners=_HeardTable(app.listeners, failed),
+            )
+            total = _sum(_sum(total, attrs.evolve(moved, handled=moved.dead)), worker.run())
+            if total.handled > limit:
+                raise AssertionError(
+                    f"more than {limit:,} events and no end in sight: does a listener dispatch what it hears? "
+                    f"Say t.drain(limit=…) if they are meant"
+                )
+        if total.handled == before or not several:
+            return total
+
+
+class _TwiceExecutor(InlineExecutor):
+    """Handles every delivery twice: the first time, its process dies before that can be settled."""
+
+    def start(self, handle: Handle) -> None:
+        def twice(delivery: Delivery) -> Outcome:
+            first = handle(delivery)
+            if delivery.losses == 0:
+                return Lost(state=delivery.state)  # what was kept meanwhile is lost too, so that all run again
+            is_back = delivery.attempt - delivery.losses == 1
+            return first if is_back else handle(delivery)  # three losses would be a crash loop
+
+        super().start(twice)
+
+
+class _HeardTable(ListenerTable):
+    """Listeners whose errors are told as they are raised; what a worker makes of them is a text."""
+
+    def __init__(self, listeners: ListenerTable, failed: Callable[[Failure], None]):
+        super().__init__(listeners.event_types)
+        self._listeners = listeners
+        self._failed = failed
+
+    def of(self, event_name: str) -> tuple[Listener, ...]:
+        return tuple(self._heard(each) for each in self._listeners.of(event_name))
+
+    def __iter__(self) -> Iterator[Listener]:
+        return map(self._heard, self._listeners)
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def _heard(self, listener: Listener) -> Listener:
+        def function(*arguments: Any) -> object:
+            __tracebackhide__ = True
+            try:
+                return listener.function(*arguments)
+            except BaseException as error:
+                if not _is_meant(listener, error):
+                    self._failed((listener, error))
+                raise
+
+        return attrs.evolve(listener, function=function)
+
+
+def _is_meant(listener: Listener, error: BaseException) -> bool:
+    """Return whether *error* steers, or *listener* says that it can do without what is missing."""
+    if isinstance(error, SubjectMissingError):
+        return listener.mark.missing != "fail"
+    return isinstance(error, RetryLater)
+
+
+def failure_told(failure: Failure) -> str:
+    """Return *failure* in one line."""
+    listener, error = failure
+    return f"{listener.id}: {described(error)}"
+
+
+def _sum(first: Report, second: Report) -> Report:
+    return Report(
+        handled=first.handled + second.handled,
+        done=first.done + second.done,
+        retried=first.retried + second.retried,
+        dead=first.dead + second.dead,
+        seconds=first.seconds + second.seconds,
+        stopped_by=second.stopped_by,
+        reasons=dict(Counter(first.reasons) + Counter(second.reasons)),
+    )

@@ -1,0 +1,223 @@
+"""What a test asks for among what was dispatched, and how it is told when the answer is no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+
+from relevo._codec import content_of, typed_from
+from relevo._event import Event, EventType, checked_name, declared, name_of
+from relevo._route import NOW, Target, parsed_target
+from relevo._subject import Subject
+from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
+from relevo.testing._record import DispatchedEvent, event_told, subject_told, told
+
+if TYPE_CHECKING:
+    from relevo._app import App
+
+_MOST = 10
+_LONGEST = 160
+
+
+Check = Callable[[DispatchedEvent], bool]
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """A question: a name, and checks that each may say no."""
+
+    name: str | None
+    kind: EventType | None
+    checks: Sequence[Check]
+    text: str
+    by_name: bool
+    """Whether nothing but a text says that there is such an event."""
+
+    def found(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
+        """Return those of *events* that are meant, as what was asked for."""
+        return [self._formed(each) for each in events if self._is_named(each) and all(self._answers(each))]
+
+    def nearest(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
+        """Return *events* in the order of how much they are like what was asked for."""
+
+        def likeness(each: DispatchedEvent) -> tuple[bool, int, float]:
+            named = self._is_named(each)
+            alike = SequenceMatcher(None, self.name or "", each.event.name).ratio()
+            return named, sum(self._answers(each)) if named else 0, alike
+
+        return sorted(events, key=likeness, reverse=True)
+
+    def _is_named(self, dispatched: DispatchedEvent) -> bool:
+        return self.name is None or dispatched.event.name == self.name
+
+    def _answers(self, dispatched: DispatchedEvent) -> list[bool]:
+        return [bool(check(dispatched)) for check in self.checks]
+
+    def _formed(self, dispatched: DispatchedEvent) -> DispatchedEvent:
+        if self.kind is None:
+            return dispatched
+        return attrs.evolve(dispatched, event=typed_from(dispatched.event, self.kind))
+
+
+def asked(
+    app: App, event: object, *, subject: Any, queue: str | None, target: str | None, arguments: Mapping[str, Any]
+) -> Query:
+    """
+    Return what is asked for, after whatever there is to be said against that.
+
+    Raises:
+        RouteNotFoundError: No route matches the name.
+
+        ConfigurationError: It is no event, or nothing could ever be there.
+    """
+    name, kind, whole = _parts(event)
+    checks: list[Check] = []
+    words: list[str] = []
+    if name is not None:
+        targets = app.routes.targets(name)
+        _refuse_unless_routed(name, targets, queue=queue, target=target)
+    if kind is not None:
+        _refuse_unknown_fields(kind, arguments)
+        checks.append(lambda each: _typed(each, kind) is not None)
+    if isinstance(whole, Event):
+        wanted = msgspec.json.decode(content_of(whole).data)
+        checks.extend([_has(key, value) for key, value in wanted.items()])
+        checks.append(lambda each: each.event.arguments.keys() == wanted.keys())
+        subject = whole.subject if subject is None else subject
+        if whole.id is not None:
+            checks.append(lambda each: each.id == whole.id)
+    elif whole is not None and kind is not None:
+        fields = msgspec.json.decode(content_of(whole).data)
+        checks.extend([_has_field(kind, key, value) for key, value in fields.items()])
+    for key, value in arguments.items():
+        checks.append(_has(key, value) if kind is None else _has_attribute(kind, key, value))
+        words.append(f"{key}={shown(value)}")
+    if subject is not None:
+        wanted_subject = _named(app, subject)
+        checks.append(lambda each: _is_about(app, each, wanted_subject))
+        words.append(f"subject={subject_told(wanted_subject)}")
+    text = _opening(name, whole) + (f" with {', '.join(words)}" if words else "")
+    if queue is not None:
+        checks.append(lambda each: any(queue == _queue(one) for one in each.targets))
+        text += f' in the queue "{queue}"'
+    if target is not None:
+        place = parsed_target(target, where="target")
+        checks.append(lambda each: place in each.targets)
+        text += f" to {place}"
+    return Query(name=name, kind=kind, checks=checks, text=text, by_name=isinstance(event, (str, Event)))
+
+
+def listing(events: Sequence[Any], tell: Callable[[Any], str] = told) -> str:
+    """Return *events*, a line each; no more of them, and no longer ones, than anybody would read."""
+    lines = [tell(each) for each in events[:_MOST]]
+    cut = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
+    if len(events) > _MOST:
+        cut.append(f"and {len(events) - _MOST} more")
+    return "".join(f"\n  {line}" for line in cut)
+
+
+def absence(query: Query, events: Sequence[DispatchedEvent], enlisted: Sequence[Event]) -> str:
+    """Return the text that says that nothing of *events* is what *query* asks for."""
+    if events:
+        text = f"{query.text} was not dispatched; these were, the nearest first:{listing(query.nearest(events))}"
+    else:
+        text = f"{query.text} was not dispatched; nothing was."
+    if enlisted:
+        text += f"\nInside a session that did not commit, or not yet:{listing(enlisted, event_told)}"
+    return text
+
+
+def _opening(name: str | None, whole: object) -> str:
+    if name is None:
+        return "something"
+    return f'"{name}"' if whole is None else event_told(whole)
+
+
+def _parts(event: object) -> tuple[str | None, EventType | None, object]:
+    """Return the name that *event* asks for, its class, and the whole event if it is one."""
+    if event is None:
+        return None, None, None
+    if isinstance(event, str):
+        return checked_name(event), None, None
+    if isinstance(event, type):
+        kind = declared(event)
+        return kind.name, kind, None
+    return name_of(event), None if isinstance(event, Event) else declared(type(event)), event
+
+
+def _refuse_unless_routed(name: str, targets: Sequence[Target], *, queue: str | None, target: str | None) -> None:
+    queues = [_queue(each) for each in targets]
+    if queue is not None and queue not in queues:
+        raise _elsewhere(name, targets, f'in the queue "{queue}"{did_you_mean(queue, queues)}')
+    if target is not None and parsed_target(target, where="target") not in targets:
+        raise _elsewhere(name, targets, f'to "{target}"{did_you_mean(target, map(str, targets))}')
+
+
+def _elsewhere(name: str, targets: Sequence[Target], where: str) -> ConfigurationError:
+    return ConfigurationError(f'"{name}" is routed to {", ".join(map(str, targets))}; it can never be {where}')
+
+
+def _refuse_unknown_fields(kind: EventType, arguments: Mapping[str, Any]) -> None:
+    for key in arguments:
+        if key not in kind.fields:
+            raise ConfigurationError(f'"{kind.name}" has no field "{key}"{did_you_mean(key, kind.fields)}')
+
+
+def _queue(target: Target) -> str:
+    return NOW if target.transport == NOW else target.queue
+
+
+def _typed(dispatched: DispatchedEvent, kind: EventType) -> Any:
+    try:
+        return typed_from(dispatched.event, kind)
+    except DecodeError:
+        return None
+
+
+def _has(key: str, wanted: object) -> Check:
+    """Check an argument, which is as JSON has it, for *wanted*, which may be richer, or compare as it likes."""
+
+    def check(dispatched: DispatchedEvent) -> bool:
+        arguments = dispatched.event.arguments
+        return key in arguments and (wanted == arguments[key] or _simple(wanted) == arguments[key])
+
+    return check
+
+
+def _has_attribute(kind: EventType, key: str, wanted: object) -> Check:
+    def check(dispatched: DispatchedEvent) -> bool:
+        typed = _typed(dispatched, kind)
+        return typed is not None and bool(wanted == getattr(typed, key))
+
+    return check
+
+
+def _has_field(kind: EventType, key: str, wanted: object) -> Check:
+    def check(dispatched: DispatchedEvent) -> bool:
+        typed = _typed(dispatched, kind)
+        return typed is not None and bool(wanted == msgspec.json.decode(content_of(typed).data).get(key))
+
+    return check
+
+
+def _simple(value: object) -> object:
+    try:
+        return msgspec.to_builtins(value, str_keys=True)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return value
+
+
+def _named(app: App, subject: object) -> Subject:
+    found = app.subjects.named(subject)
+    if found is None:
+        raise SubjectError(f"the subject {shown(subject)} has no id yet; flush it before you ask for it")
+    return found
+
+
+def _is_about(app: App, dispatched: DispatchedEvent, wanted: Subject) -> bool:
+    about = dispatched.event.subject
+    return about is not None and app.subjects.named(about) == wanted
