@@ -163,8 +163,8 @@ def _worker(transport: MemoryTransport, caller: Callable[..., Caller], clock: Fa
     def worker(handle: Callable[..., Any] | None = None, **how: Any) -> Worker:
         on = how.pop("transport", transport)
         return Worker(
-            on,
-            caller(checkpoint=on.checkpoint).outcome if handle is None else handle,
+            transport=on,
+            handle=caller(checkpoint=on.checkpoint).outcome if handle is None else handle,
             **{"queues": ["default"], "clock": clock, "chance": lambda: 0.0, "background": False, **how},
         )
 

@@ -44,8 +44,8 @@ def _relay(outbox: MemoryTransport, transport: Any, clock: FakeClock) -> Relay:
 
     def relay(**how: Any) -> Worker:
         return Worker(
-            outbox,
-            lambda _: Release(),
+            transport=outbox,
+            handle=lambda _: Release(),
             **{
                 "queues": [OUTBOX],
                 "clock": clock,
@@ -230,8 +230,8 @@ def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
     outbox.store.add([Posting(queue=OUTBOX, envelope=bad, due=clock.now())], clock.now())
     with _NoOrder(store, clock=clock) as target:
         report = Worker(
-            outbox,
-            lambda _: Release(),
+            transport=outbox,
+            handle=lambda _: Release(),
             queues=[OUTBOX],
             clock=clock,
             chance=lambda: 1.0,

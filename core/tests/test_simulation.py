@@ -263,8 +263,8 @@ class Process:
             return caller.outcome(delivery)
 
         self.worker = Worker(
-            self.line,
-            handle,
+            transport=self.line,
+            handle=handle,
             queues=[QUEUE],
             clock=world.clock,
             chance=lambda: 0.5,

@@ -160,8 +160,8 @@ def test_it_never_receives_more_than_it_may_handle(events: int, most: int, faili
             return batch
 
     worker = Worker(
-        _Counting(transport.store, clock=clock),
-        lambda delivery: Nack(delay=60) if int(_id(delivery)) % 4 < failing else Ack(),
+        transport=_Counting(transport.store, clock=clock),
+        handle=lambda delivery: Nack(delay=60) if int(_id(delivery)) % 4 < failing else Ack(),
         queues=["default"],
         clock=clock,
         chance=lambda: 0.0,
@@ -244,7 +244,7 @@ def test_a_stop_before_it_runs_receives_nothing(transport: Any, send: Send, work
 
 def test_an_idle_worker_hears_a_stop_within_a_second() -> None:
     with MemoryTransport() as transport:
-        idle = Worker(transport, _Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        idle = Worker(transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
         thread = threading.Thread(target=idle.run)
         thread.start()
         time.sleep(0.2)
@@ -258,7 +258,7 @@ def test_an_idle_worker_hears_a_stop_within_a_second() -> None:
 
 def test_an_idle_worker_needs_next_to_no_processor() -> None:
     with MemoryTransport() as transport:
-        idle = Worker(transport, _Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        idle = Worker(transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
         thread = threading.Thread(target=idle.run)
         thread.start()
         time.sleep(0.2)
@@ -647,7 +647,7 @@ def test_what_is_finished_is_settled_while_the_next_listener_runs(store: MemoryS
                 _eventually(lambda: transport.stats("default").leased == 2)  # itself and the one behind it
 
         handled = _Handled(then=wait_for_the_others)
-        Worker(transport, handled, queues=["default"], clock=SystemClock(), chance=lambda: 0.0, options=DRAIN).run()
+        Worker(transport=transport, handle=handled, queues=["default"], clock=SystemClock(), chance=lambda: 0.0, options=DRAIN).run()
 
     assert len(handled) == 7
 

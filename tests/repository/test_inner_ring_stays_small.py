@@ -13,7 +13,7 @@ BUDGET = 2_600
 
 # __init__ is the map of both rings, and wire is for transports only.
 OUTER = {"__init__", "__main__", "_app", "_config", "_discovery", "_line", "_loop", "_module", "_relay", "_secret"}
-OUTER |= {"_origin", "_sending", "_settings", "_signing", "_start", "cli", "ext", "testing", "wire"}
+OUTER |= {"_consequence", "_origin", "_sending", "_settings", "_signing", "_start", "cli", "ext", "testing", "wire"}
 
 _NO_CODE = {
     tokenize.COMMENT,

@@ -13,7 +13,7 @@ import attrs
 from relevo._call import Terms
 from relevo._caller import Caller
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
-from relevo._context import ambient
+from relevo._consequence import Consequences
 from relevo._decision import PATIENCE
 from relevo._delivery import Delivery, Release
 from relevo._dispatcher import (
@@ -28,9 +28,9 @@ from relevo._dispatcher import (
 )
 from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import name_of
-from relevo._executor import Executor
+from relevo._executor import Executor, InlineExecutor
 from relevo._hook import Hooks
-from relevo._identity import IdFactory, derived, uuid7
+from relevo._identity import IdFactory, uuid7
 from relevo._listener import Listener, ListenerTable
 from relevo._progress import revived
 from relevo._relay import RelayExecutor, outbox_queue
@@ -342,7 +342,7 @@ class App(Dispatcher):
             if self._notice is not None:
                 self._notice(each.event, each.told)
             if each.at_once:
-                self._local.call(each.event, each.at_once, outgoing=_Consequences(self, session))
+                self._local.call(each.event, each.at_once, outgoing=Consequences(self._checked, self._send, session))
 
     def _send_batch(self, batch: Batch) -> None:
         sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
@@ -428,16 +428,16 @@ class App(Dispatcher):
             hooks=self.hooks,
             queue_retry=lambda queue: self._retries.get(Target(transport.name, queue)),
             patience=self._patience,
-            outgoing=_Consequences(self, None),
+            outgoing=Consequences(self._checked, self._send),
         )
         return Worker(
-            transport,
-            caller.outcome if self.signing is None else self.signing.verifying(caller.outcome),
+            transport=transport,
+            handle=caller.outcome if self.signing is None else self.signing.verifying(caller.outcome),
             queues=queues,
             clock=self.clock,
             chance=self._chance,
             options=options,
-            executor=executor,
+            executor=executor or InlineExecutor(),
             hooks=self.hooks,
             lease=self._lease,
             patient=patient,
@@ -449,12 +449,12 @@ class App(Dispatcher):
         if outbox is None:
             return None
         return Worker(
-            outbox,
-            lambda _: Release(),
+            transport=outbox,
+            handle=lambda _: Release(),
             queues=[outbox_queue(name)],
             clock=self.clock,
             chance=self._chance,
-            options=options,
+            options=options or RunOptions(),
             executor=RelayExecutor(self.transports[name], clock=self.clock, patience=self._patience),
             lease=self._lease,
             patient=patient,
@@ -584,22 +584,6 @@ class App(Dispatcher):
             return found
 
         return first_queue
-
-
-class _Consequences:
-    """What listeners dispatch by their call: checked at once, sent after them."""
-
-    def __init__(self, app: App, session: Any):
-        self._app = app
-        self._session = session
-
-    def hold(self, event: object, *, key: str, terms: Terms) -> _Ready:
-        parent = ambient().causation
-        terms = {**terms, "session": self._session}
-        return self._app._checked(event, terms, event_id=derived(parent, key) if parent else None)  # noqa: SLF001
-
-    def send_held(self, held: Sequence[_Ready]) -> None:
-        self._app._send(held, self._session)  # noqa: SLF001 - a part of the application
 
 
 def _random() -> float:

@@ -30,7 +30,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _log = getLogger("relevo.hook")
 
-Observer = Callable[..., AbstractContextManager[object] | None]
+Observed = AbstractContextManager[object] | None
+"""What an observing hook returns: entered before and left after what it observes."""
+
+Observer = Callable[..., Observed]
 
 OBSERVING = frozenset(
     {
@@ -59,19 +62,15 @@ class HookSpecs:
     # --- observing ----------------------------------------------------------------------------------
 
     @hookspec
-    def relevo_around_send(
-        self, transport: str, envelopes: Sequence[Envelope]
-    ) -> AbstractContextManager[object] | None:
+    def relevo_around_send(self, transport: str, envelopes: Sequence[Envelope]) -> Observed:
         """Observe the sending of *envelopes*."""
 
     @hookspec
-    def relevo_around_handle(self, delivery: Delivery) -> AbstractContextManager[object] | None:
+    def relevo_around_handle(self, delivery: Delivery) -> Observed:
         """Observe the handling of *delivery*, all its listeners together."""
 
     @hookspec
-    def relevo_around_settle(
-        self, transport: str, settlements: Sequence[Settlement]
-    ) -> AbstractContextManager[object] | None:
+    def relevo_around_settle(self, transport: str, settlements: Sequence[Settlement]) -> Observed:
         """Observe the settling of *settlements*."""
 
     @hookspec

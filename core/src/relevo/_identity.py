@@ -16,29 +16,11 @@ def uuid7(now: float) -> str:
     Args:
         now: Seconds since the epoch; its milliseconds are the first 48 bits.
     """
-    return _uuid(int(now * 1000), 7, os.urandom(10))
+    return made(int(now * 1000), 7, os.urandom(10))
 
 
-def derived(parent: str, key: str) -> str:
-    """
-    Return the id of an event that another brought about: the same whenever it is asked for.
-
-    So what a listener dispatches when it is run again is the same event again. It is a UUID of version 8
-    (RFC 9562, section 5.8): the time of the parent, where that is a UUID with one, and 74 bits of SHA-256.
-
-    Args:
-        parent: The id of the event that was handled.
-
-        key: Which of its consequences: by which listener, and the how manieth.
-    """
-    from hashlib import sha256  # noqa: PLC0415 - it brings OpenSSL along
-
-    head = parent.replace("-", "")[:12]
-    moment = int(head, 16) if len(head) == 12 and set(head) <= set("0123456789abcdefABCDEF") else 0
-    return _uuid(moment, 8, sha256(f"{len(parent)} {parent} {key}".encode("utf-8", "backslashreplace")).digest())
-
-
-def _uuid(milliseconds: int, version: int, chance: bytes) -> str:
+def made(milliseconds: int, version: int, chance: bytes) -> str:
+    """Return the UUID of *version* that begins with *milliseconds* and goes on with 74 bits of *chance*."""
     random = int.from_bytes(chance[:10])
     value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
     value |= version << 76

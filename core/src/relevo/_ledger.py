@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
 
+import attrs
+
 from relevo._clock import Clock
 from relevo._delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._hook import Hooks, observed
@@ -23,6 +25,7 @@ _AGAIN_AFTER = 1.0
 """Seconds after which a settlement that failed is tried again."""
 
 
+@attrs.define(eq=False, slots=False)
 class Ledger:
     """
     Keeps the books of one worker; its methods may be called from the worker and from its keeper.
@@ -39,24 +42,18 @@ class Ledger:
         limit: So many settlements do not wait any longer.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        clock: Clock,
-        hooks: Hooks,
-        settled: Callable[[Sequence[Settlement], Sequence[Delivery]], None],
-        *,
-        limit: int,
-    ):
+    _transport: Transport
+    _clock: Clock
+    _hooks: Hooks
+    _settled: Callable[[Sequence[Settlement], Sequence[Delivery]], None]
+    _limit: int
+
+    def __attrs_post_init__(self) -> None:
         self.counts: Counter[type[Outcome]] = Counter()
         """How many were settled, by outcome."""
         self.reasons: Counter[str] = Counter()
         """How many were dead-lettered, by reason."""
-        self._transport = transport
-        self._clock = clock
-        self._around = hooks.observers("relevo_around_settle")
-        self._settled = settled
-        self._limit = limit
+        self._around = self._hooks.observers("relevo_around_settle")
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._held: dict[Delivery, None] = {}

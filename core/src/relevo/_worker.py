@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from logging import getLogger
 
+import attrs
+
 from relevo._clock import Clock
 from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Release, Settlement
 from relevo._executor import Executor, Handle, InlineExecutor
@@ -41,6 +43,7 @@ _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 _COMPLAIN_EVERY = 60.0
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Worker:
     """
     Handles the events of some queues of one transport until it is told to stop.
@@ -71,41 +74,28 @@ class Worker:
         background: Renew leases and flush settlements also while a listener runs, from a thread.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        handle: Handle,
-        *,
-        queues: Sequence[str],
-        clock: Clock,
-        chance: Callable[[], float],
-        options: RunOptions | None = None,
-        executor: Executor | None = None,
-        hooks: Hooks | None = None,
-        lease: float = LEASE,
-        patient: bool = False,
-        background: bool = True,
-    ):
-        self._transport = transport
-        self._handle = handle
-        self._queues = tuple(queues)
-        self._clock = clock
-        self._chance = chance
-        self._options = options or RunOptions()
-        self._executor: Executor = InlineExecutor() if executor is None else executor
-        self._hooks = hooks or Hooks()
-        self._dead_observers = self._hooks.observers("relevo_dead_lettered")
-        self._lease = lease
-        self._patient = patient
-        self._background = background
+    _transport: Transport
+    _handle: Handle
+    _queues: Sequence[str] = attrs.field(converter=tuple)
+    _clock: Clock
+    _chance: Callable[[], float]
+    _options: RunOptions = attrs.field(factory=RunOptions)
+    _executor: Executor = attrs.field(factory=InlineExecutor)
+    _hooks: Hooks = attrs.field(factory=Hooks)
+    _lease: float = LEASE
+    _patient: bool = False
+    _background: bool = True
+
+    def __attrs_post_init__(self) -> None:
         most = self._options.batch or MAX_BATCH
+        self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._backlog: deque[Delivery] = deque()
-        self._ledger = Ledger(transport, clock, self._hooks, self._settled, limit=most)
+        self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
         self._pace = Pace(most)
         self._stopped = False
         self._outages = 0
         self._complained = 0.0
-        self._started = clock.monotonic()
+        self._started = self._clock.monotonic()
         self._linger = 0.0
         self._lingered = 0.0
         self._doubts = 0

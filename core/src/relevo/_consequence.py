@@ -1,0 +1,71 @@
+"""What listeners dispatch by their call: checked at once, sent after them, under ids that a second run repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from relevo._call import Terms
+from relevo._context import ambient
+from relevo._identity import made
+
+T = TypeVar("T")
+
+
+class Check(Protocol[T]):
+    """Checks an event and returns it ready to be sent."""
+
+    def __call__(self, event: object, terms: Terms, *, event_id: str | None) -> T: ...
+
+
+class Send(Protocol[T]):
+    """Sends what was checked, inside the session if there is one."""
+
+    def __call__(self, ready: Sequence[T], session: Any) -> None: ...
+
+
+@attrs.frozen
+class Consequences:
+    """
+    Where the events go that a listener dispatches by its call.
+
+    Args:
+        check: Says at once what is wrong with an event.
+
+        send: Sends those of one call.
+
+        session: Of the dispatch that the listener was called by, if it was called at once.
+    """
+
+    _check: Check[Any]
+    _send: Send[Any]
+    _session: Any = None
+
+    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+        parent = ambient().causation
+        event_id = derived(parent, key) if parent else None
+        return self._check(event, {**terms, "session": self._session}, event_id=event_id)
+
+    def send_held(self, held: Sequence[Any]) -> None:
+        self._send(held, self._session)
+
+
+def derived(parent: str, key: str) -> str:
+    """
+    Return the id of an event that another brought about: the same whenever it is asked for.
+
+    So what a listener dispatches when it is run again is the same event again. It is a UUID of version 8
+    (RFC 9562, section 5.8): the time of the parent, where that is a UUID with one, and 74 bits of SHA-256.
+
+    Args:
+        parent: The id of the event that was handled.
+
+        key: Which of its consequences: by which listener, and the how manieth.
+    """
+    from hashlib import sha256  # noqa: PLC0415 - it brings OpenSSL along
+
+    head = parent.replace("-", "")[:12]
+    moment = int(head, 16) if len(head) == 12 and set(head) <= set("0123456789abcdefABCDEF") else 0
+    return made(moment, 8, sha256(f"{len(parent)} {parent} {key}".encode("utf-8", "backslashreplace")).digest())
