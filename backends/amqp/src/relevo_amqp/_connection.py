@@ -21,6 +21,7 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._mapping import Parcel
+from relevo_amqp._noise import QuietThread, hush
 from relevo_amqp._options import Address
 
 _log = logging.getLogger("relevo.amqp")
@@ -47,7 +48,8 @@ class Loop:
         self._loop = IOLoop()
         self._ended = False
         self._living: set[Line] = set()
-        self._thread = threading.Thread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
+        hush()
+        self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
         self._thread.start()
 
     @property
