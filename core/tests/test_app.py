@@ -672,6 +672,23 @@ def test_an_application_comes_from_configuration(tmp_path: Path, clock: FakeCloc
         assert app.config.path == path
 
 
+def test_signing_and_retries_come_from_configuration(tmp_path: Path) -> None:
+    tmp_path.joinpath("relevo.toml").write_text(
+        f'signing = ["{"n" * 32}", "{"o" * 32}"]\n[transports]\nmain = "memory://"\n[retries]\n"main" = 7\n'
+    )
+
+    with App.from_config(tmp_path / "relevo.toml", environ={}) as app:
+        app.dispatch(Event("a.b"))
+        (one,) = app.transport().receive(["default"], limit=1, lease=60.0, wait=0.0)
+
+    assert app.signing is not None
+    assert app.signing.required
+    assert len(app.signing.keys) == 2
+    assert isinstance(one.envelope, Envelope)
+    assert app.signing.fault(one.envelope) is None
+    assert app._retries[Target("main")].runs == 7
+
+
 def test_everything_goes_to_the_first_transport_if_no_route_is_said(tmp_path: Path) -> None:
     (tmp_path / "relevo.toml").write_text('[transports]\nmain = "memory://"\n')
 

@@ -38,6 +38,7 @@ from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._runner import RunOptions
 from relevo._sending import Batch, by_transport, enlist, send_batches
+from relevo._signing import Signing
 from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
 from relevo._subject import SubjectType, SubjectTypes
 from relevo._transport import BoundSender, DeadLetterEntry, Transport
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relevo._config import Config
-    from relevo._signing import Signing
     from relevo.testing import AppTesting
 
 
@@ -202,6 +202,7 @@ class App(Dispatcher):
 
         clock = clock or SystemClock()
         transports, outboxes = opened(config, clock=clock)
+        signing = config.signing
         app = cls(
             transports=transports,
             routes=config.routes or {"*": next(iter(transports))},
@@ -209,6 +210,8 @@ class App(Dispatcher):
             source=config.source,
             outboxes=outboxes,
             plugins=[imported(name, where="plugins") for name in config.plugins],
+            signing=signing and Signing(signing.keys, required=signing.required),
+            retries=config.retries,
             setup=config.setup,
             patience=config.patience,
             lease=config.lease,
