@@ -31,12 +31,11 @@ def test_a_wheel_tells_type_checkers_that_it_is_typed(wheel: tuple[Path, set[str
     assert f"{sources(folder).name}/py.typed" in entries
 
 
-def test_a_wheel_holds_its_package_and_nothing_else(wheel: tuple[Path, set[str]]) -> None:
+def test_a_wheel_holds_what_is_in_src_and_nothing_else(wheel: tuple[Path, set[str]]) -> None:
     folder, entries = wheel
-    package = sources(folder)
     written = {
-        str(path.relative_to(package.parent))
-        for path in package.rglob("*")
+        str(path.relative_to(folder / "src"))
+        for path in (folder / "src").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 

@@ -9,12 +9,14 @@ from relevo.testing._clock import FakeClock
 from relevo.testing._record import DispatchedEvent
 from relevo.testing._drain import DeadEvent
 from relevo.testing._application import AppTesting
+from relevo.testing._project import project_app
 
 __all__ = [
     # an application under test
     "AppTesting",
     "DispatchedEvent",
     "DeadEvent",
+    "project_app",
     # time
     "FakeClock",
 ]
