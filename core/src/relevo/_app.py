@@ -210,7 +210,7 @@ class App(Dispatcher):
             source=config.source,
             outboxes=outboxes,
             plugins=[imported(name, where="plugins") for name in config.plugins],
-            signing=signing and Signing(signing.keys, required=signing.required),
+            signing=Signing(signing.keys, required=signing.required) if signing else None,
             retries=config.retries,
             setup=config.setup,
             patience=config.patience,

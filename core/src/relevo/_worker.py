@@ -76,7 +76,7 @@ class Worker:
 
     _transport: Transport
     _handle: Handle
-    _queues: Sequence[str] = attrs.field(converter=tuple)
+    _queues: Sequence[str]
     _clock: Clock
     _chance: Callable[[], float]
     _options: RunOptions = attrs.field(factory=RunOptions)
@@ -88,6 +88,7 @@ class Worker:
 
     def __attrs_post_init__(self) -> None:
         most = self._options.batch or MAX_BATCH
+        self._queues = tuple(self._queues)
         self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
