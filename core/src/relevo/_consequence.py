@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import attrs
 
@@ -11,19 +11,17 @@ from relevo._call import Terms
 from relevo._context import ambient
 from relevo._identity import made
 
-T = TypeVar("T")
 
-
-class Check(Protocol[T]):
+class Check(Protocol):
     """Checks an event and returns it ready to be sent."""
 
-    def __call__(self, event: object, terms: Terms, *, event_id: str | None) -> T: ...
+    def __call__(self, event: object, terms: Terms, *, event_id: str | None) -> Any: ...
 
 
-class Send(Protocol[T]):
+class Send(Protocol):
     """Sends what was checked, inside the session if there is one."""
 
-    def __call__(self, ready: Sequence[T], session: Any) -> None: ...
+    def __call__(self, ready: Sequence[Any], session: Any) -> None: ...
 
 
 @attrs.frozen
@@ -39,8 +37,8 @@ class Consequences:
         session: Of the dispatch that the listener was called by, if it was called at once.
     """
 
-    _check: Check[Any]
-    _send: Send[Any]
+    _check: Check
+    _send: Send
     _session: Any = None
 
     def hold(self, event: object, *, key: str, terms: Terms) -> object:
