@@ -72,7 +72,9 @@ _PATIENT = {
     ),
 }
 _AT_LEAST_ONCE = {
-    "x-dead-letter-strategy": Reasoned("at-least-once", "the default loses what cannot be routed at that moment"),
+    "x-dead-letter-strategy": Reasoned(
+        "at-least-once", "the default drops what cannot be routed or is not confirmed at that moment; see Topology.net"
+    ),
     "x-overflow": Reasoned("reject-publish", "at-least-once is silently off without it"),
 }
 
@@ -229,10 +231,21 @@ class Topology:
 
     def own_queues(self, queue: str) -> Iterator[Queue]:
         """Yield the queues of relevo's *queue*; the safety net first."""
-        net = (("x-dead-letter-exchange", self.exchange(Role.DEAD)), ("x-dead-letter-routing-key", word(queue)))
+        net = self.net(queue)
         yield Queue(self.queue(queue, Role.DEAD), Role.DEAD)
         yield Queue(self.queue(queue, Role.SUSPECT), Role.SUSPECT, net)
         yield Queue(self.queue(queue, Role.MAIN), Role.MAIN, net)
+
+    def net(self, queue: str) -> tuple[tuple[str, Argument], ...]:
+        """
+        Return with what the server's own ways of giving an event up end among the dead letters.
+
+        relevo uses none of them: it publishes dead letters itself, sets no time-out and no limit here, and never
+        rejects. Others do: whoever looks at a queue by hand and rejects, who sends with an ``expiration``, and an
+        operator's policy; one with a ``delivery-limit`` goes before the -1 of the queue (seen on 4.0.5). Without this
+        the server drops the event, a third end (law 1).
+        """
+        return (("x-dead-letter-exchange", self.exchange(Role.DEAD)), ("x-dead-letter-routing-key", word(queue)))
 
     def shared_bindings(self) -> Iterator[Binding]:
         """Yield the ladder's bindings: at each rung, 1 leads into the queue and 0 past it."""
