@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,8 +16,6 @@ from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_amqp._topology import Topology
 
 LEVELS = 6
-
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # it tells of every connection that a test cuts
 
 
 class Server:
@@ -52,6 +50,17 @@ class Server:
         count = channel.queue_declare(name, passive=True).method.message_count
         self.connections.pop().close()
         return int(count)
+
+    def consumers(self, name: str) -> int:
+        """Return how many consumers the server's queue *name* has."""
+        channel = self.channel()
+        count = channel.queue_declare(name, passive=True).method.consumer_count
+        self.connections.pop().close()
+        return int(count)
+
+    def rest(self) -> None:
+        """Let a queue that was just declared settle before it is deleted: RabbitMQ 4.0.5 can crash over it."""
+        time.sleep(1.0)
 
     def clean(self) -> None:
         """Delete all that this module can have declared."""

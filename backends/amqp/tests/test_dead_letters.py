@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 import pika
 import pytest
 
-from relevo import DeadLetter, Envelope, Unreadable
+from relevo import DeadLetter, Envelope, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
+from relevo_amqp._graveyard import Look
 from relevo_amqp._topology import Role
 
 from .conftest import Server, drain, ids, receive
@@ -135,6 +137,89 @@ def test_pages_follow_one_another(server: Server, transport: AmqpTransport, queu
     assert [len(page) for page in pages] == [2, 2, 2]
 
 
+class CountedLook(Look):
+    looks: ClassVar[int] = 0
+
+    def __enter__(self) -> Self:
+        type(self).looks += 1
+        return super().__enter__()
+
+
+def test_further_pages_need_no_further_look_and_hide_nothing_from_others(
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(20)))
+    everything = [entry.ref for entry in connect().dead_letters([queue])]
+    monkeypatch.setattr("relevo_amqp._graveyard.Look", CountedLook)
+    CountedLook.looks = 0
+
+    paged = [entry.ref for entry in transport.dead_letters([queue], limit=2)]
+    first = CountedLook.looks
+    while len(paged) < 20:
+        paged += [entry.ref for entry in transport.dead_letters([queue], after=paged[-1], limit=2)]
+        assert server.ready(server.topology.queue(queue, Role.DEAD)) == 20
+
+    assert paged == everything
+    assert CountedLook.looks == first
+    assert transport.dead_letters([queue], after=paged[-1], limit=2) == []
+    bury(transport, queue, envelope(99))
+    assert len(transport.dead_letters([queue], after=paged[-1], limit=2)) == 1
+
+
+@pytest.mark.parametrize("most", [65_000, 700])
+def test_of_more_than_two_thousand_dead_letters_all_are_found(
+    transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of a consumer without a prefetch a quorum queue takes leave after 2000."""
+    monkeypatch.setattr("relevo_amqp._graveyard.MOST_UNACKED", most)
+    transport.send([envelope(number) for number in range(2100)])
+    left = 2100
+    while left:
+        held = receive(transport, queue, limit=500)
+        assert transport.settle([(each, DeadLetter(reason="r")) for each in held]) == []
+        left -= len(held)
+
+    found = transport.dead_letters([queue], limit=5000)
+
+    assert len({entry.ref for entry in found}) == 2100
+    assert transport.discard([entry.ref for entry in found]) == []
+    assert transport.dead_letters([queue]) == []
+
+
+def test_what_was_discarded_or_revived_meanwhile_is_on_no_further_page(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(8)))
+    refs = [entry.ref for entry in transport.dead_letters([queue])]
+    transport.dead_letters([queue], limit=2)
+
+    transport.discard([refs[2]])
+    transport.revive({refs[4]: b""})
+
+    page = transport.dead_letters([queue], after=refs[1], limit=3)
+    assert [entry.ref for entry in page] == [refs[number] for number in (3, 5, 6)]
+
+
+def test_what_could_not_be_revived_is_still_on_the_next_page(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(3)))
+    refs = [entry.ref for entry in transport.dead_letters([queue])]
+    transport.dead_letters([queue], limit=1)
+    server.rest()
+    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+
+    with pytest.raises(TransportUnavailableError, match="not every dead letter"):
+        transport.revive({refs[1]: b""})
+
+    assert [entry.ref for entry in transport.dead_letters([queue], after=refs[0])] == refs[1:]
+
+
 def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
@@ -154,6 +239,26 @@ def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     assert transport.revive({entry.ref: b"again"}) == []
     (delivery,) = receive(transport, queue)
     assert (ids([delivery]), delivery.state, delivery.attempt) == (["id-1"], b"again", 1)
+
+
+def test_what_somebody_sent_with_an_expiration_is_not_lost_when_it_runs_out(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    """The safety net again: without it the server would drop it."""
+    channel = server.channel()
+    channel.confirm_delivery()
+    channel.basic_publish(
+        server.topology.exchange(Role.MAIN),
+        queue,
+        b"short-lived",
+        pika.BasicProperties(expiration="50"),
+        mandatory=True,
+    )
+    deadline = time.monotonic() + 5.0
+    while not (entries := transport.dead_letters([queue])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert [entry.reason for entry in entries] == ["server-expired"]
 
 
 def test_foreign_bytes_among_the_dead_letters_are_shown_too(
@@ -200,9 +305,45 @@ def test_stats_count_what_is_ready_and_what_is_dead(
     own = transport.stats(queue)
 
     assert (stats.ready, stats.dead) == (5, 1)
-    assert (stats.leased, stats.scheduled, stats.oldest_age) == (None, None, None)
+    assert (stats.leased, stats.oldest_age) == (None, None)
     assert own.ready == 5 - len(held)
     assert connect().stats("never-set-up").ready == 0
+
+
+def test_an_event_is_in_the_delay_or_ready_whenever_one_looks(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    other = server.queue()
+    transport.setup([other])
+    assert connect().stats(queue).scheduled == 0
+    transport.send([envelope(1)], delay=0.7)  # by three rungs
+
+    looks = [transport.stats(queue)]
+    assert connect().stats(other).scheduled is None  # nobody can tell whose it is
+    deadline = time.monotonic() + 10.0
+    while not looks[-1].ready and time.monotonic() < deadline:
+        looks.append(transport.stats(queue))
+
+    assert [each for each in looks if each.scheduled == 0 and not each.ready] == []
+    assert looks[-1].ready == 1
+    assert connect().stats(other).scheduled == 0
+    while transport.stats(other).scheduled is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert transport.stats(other).scheduled == 0
+
+
+def test_a_retry_that_this_process_asked_for_is_never_overlooked(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    transport.nack(receive(transport, queue)[0], delay=0.7)
+
+    looks = [transport.stats(queue)]
+    while not (again := receive(transport, queue, wait=0.0)):
+        looks.append(transport.stats(queue))
+
+    assert {each.scheduled for each in looks} == {None}
+    assert again[0].attempt == 2
 
 
 def test_a_child_of_a_fork_makes_its_own_connections(transport: AmqpTransport, queue: str, envelope: Make) -> None:

@@ -34,7 +34,7 @@ def test_what_is_sent_is_received_unchanged(transport: AmqpTransport, queue: str
 def test_a_queue_that_was_never_set_up_refuses(transport: AmqpTransport, envelope: Make) -> None:
     batch = [envelope(1), envelope(2, queue="never-set-up"), envelope(3)]
 
-    with pytest.raises(SendError) as caught:
+    with pytest.raises(SendError, match=r'lacks the queue "never-set-up"; run relevo setup') as caught:
         transport.send(batch)
 
     assert (caught.value.sent, caught.value.refused, caught.value.unknown) == ((0, 2), (1,), ())
@@ -50,7 +50,7 @@ def test_a_queue_that_was_never_set_up_refuses_delayed_events_too(transport: Amq
 def test_a_prefix_of_which_nothing_is_declared_refuses(connect: Connect, envelope: Make) -> None:
     transport = connect(prefix="relevo-test-undeclared")
 
-    with pytest.raises(SendError) as caught:
+    with pytest.raises(SendError, match="run relevo setup") as caught:
         transport.send([envelope(1), envelope(2)])
 
     assert (caught.value.sent, caught.value.refused, caught.value.unknown) == ((), (0, 1), ())

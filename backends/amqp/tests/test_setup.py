@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pika
 import pytest
 
-from relevo import Envelope
+from relevo import App, Envelope, Event
+from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_amqp import AmqpTransport, TopologyError
 from relevo_amqp._topology import Role
 
@@ -73,3 +75,67 @@ def test_two_prefixes_on_one_server_know_nothing_of_each_other(
 
     assert transport.stats(queue).ready == 1
     assert connect(prefix=f"{server.prefix}-other").stats(queue).ready == 0
+
+
+# --- setup = "explicit": look, and make nothing ----------------------------------------------------------
+
+
+def test_an_application_that_only_checks_names_what_is_missing_and_makes_nothing(
+    server: Server, connect: Connect, queue: str
+) -> None:
+    transport = connect(prefix=f"{server.prefix}-explicit")
+    app = App(transports={"main": transport}, routes={"*": f"main/{queue}"}, source="shop", setup="explicit")
+
+    with pytest.raises(ConfigurationError, match="run relevo setup") as caught:
+        app.dispatch(Event("image.created"))
+
+    assert f'"{transport._options.prefix}.q.{queue}"' in str(caught.value)
+    assert len(transport.setup([queue], dry_run=True)) > 20  # exchanges, rungs, queues: all are still missing
+
+
+def test_receiving_makes_no_queue_that_was_only_checked(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str
+) -> None:
+    missing = server.queue()
+    other = connect()
+    other.setup([queue, missing], dry_run=True)
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=f'lacks the queue "{missing}"; run relevo setup'):
+            receive(other, queue, missing, wait=0.0)
+
+    assert len(other.setup([missing], dry_run=True)) == 3
+    assert receive(other, queue, wait=0.0) == []
+
+
+def test_a_queue_that_is_deleted_under_one_who_only_checks_is_not_made_again(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str
+) -> None:
+    other = connect()
+    other.setup([queue], dry_run=True)
+    receive(other, queue, wait=0.0)
+    server.rest()
+    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+
+    with pytest.raises(ConfigurationError, match=f'lacks the queue "{queue}"'):
+        receive(other, queue, wait=10.0)
+
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker):
+        server.channel().queue_declare(server.topology.queue(queue, Role.MAIN), passive=True)
+
+
+def test_a_dead_letter_without_a_place_stays_held_by_one_who_only_checks(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    other = connect()
+    (delivery,) = receive(other, queue)
+    server.rest()
+    server.channel().queue_delete(server.topology.queue(queue, Role.DEAD))
+
+    with pytest.raises(TransportUnavailableError, match=f'lacks the queue "{queue}"'):
+        other.dead_letter(delivery, reason="r")
+
+    transport.setup([queue])
+    other.dead_letter(delivery, reason="r")
+    assert [entry.reason for entry in transport.dead_letters([queue])] == ["r"]

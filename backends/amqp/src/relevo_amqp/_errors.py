@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
@@ -40,6 +40,15 @@ class ServerTooOldError(ConfigurationError):
         self.transport = transport
         self.version = version
         super().__init__(f'the transport "{transport}" needs RabbitMQ 4.0 or later; the server says "{version}"')
+
+
+def not_set_up(transport: str, queues: Sequence[str]) -> ConfigurationError:
+    """Return what is raised when *queues* are not on the server, and this process was not told to make them."""
+    names = ", ".join(f'"{queue}"' for queue in queues)
+    return ConfigurationError(
+        f'the transport "{transport}" lacks the queue{"s" if len(queues) > 1 else ""} {names}; run relevo setup, '
+        f'or say setup = "auto"'
+    )
 
 
 class LineLostError(Exception):

@@ -1,17 +1,17 @@
 """
 Dead letters: found by looking through their queue, since a queue has no index.
 
-Looking takes events out and gives them back, which the queue never counts against them. While
-somebody looks, others see fewer; a ref that is not found is therefore looked for again.
+Looking takes all out and gives them back, which the queue never counts against them. While somebody
+looks, others see fewer; a ref that is not found is therefore looked for again. One look serves
+several pages, see :mod:`relevo_amqp._shelf`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import nsmallest
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import attrs
 
@@ -19,24 +19,19 @@ from relevo import Clock, DeadLetterEntry
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Death, Record, expelled, read, word_of, written
+from relevo_amqp._mapping import expelled, read, word_of, written
 from relevo_amqp._publisher import Fate
+from relevo_amqp._shelf import Buried, Earliest, Shelf
 from relevo_amqp._topology import Role, word
+
+MOST_UNACKED = 65_000
+"""That one consumer may have; AMQP counts them in two bytes."""
 
 _IDLE = 2.0
 """Seconds without a further event after which the look at a queue is over: others took the rest."""
 
 _TRIES = 3
 _PAUSE = 0.25
-
-
-class Buried(NamedTuple):
-    """A dead letter while it is looked at."""
-
-    ref: str
-    tag: int
-    record: Record
-    death: Death
 
 
 class Graveyard:
@@ -47,11 +42,14 @@ class Graveyard:
         hub: The connections.
 
         clock: Stands in where the server does not say when something died.
+
+        shelf: Keeps what further pages need.
     """
 
-    def __init__(self, hub: Hub, clock: Clock):
+    def __init__(self, hub: Hub, clock: Clock, shelf: Shelf):
         self._hub = hub
         self._clock = clock
+        self._shelf = shelf
 
     def entries(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
         """
@@ -110,13 +108,23 @@ class Graveyard:
     # --- looking -----------------------------------------------------------------------------------------
 
     def _entries_of(self, queue: str, *, behind: str, limit: int) -> list[DeadLetterEntry]:
-        letters: list[Buried] = []
+        letters, complete = self._shelf.take(queue, behind, limit)
+        if len(letters) < limit and not complete:
+            letters += self._look(queue, behind=letters[-1].ref if letters else behind, limit=limit - len(letters))
+        return [_entry(letter, queue) for letter in letters]
+
+    def _look(self, queue: str, *, behind: str, limit: int) -> list[Buried]:
+        """Return the first *limit* of *queue* behind the ref *behind*, and shelve those that follow."""
+        earliest = Earliest(limit)
         for name in self._places(word(queue)):
             with Look(self._hub, name) as look:
-                mine = (each for each in self._letters(look, word(queue), queue) if each.ref > behind)
-                letters += nsmallest(limit, mine, key=lambda letter: letter.ref)
-        letters.sort(key=lambda letter: letter.ref)
-        return [_entry(letter, queue) for letter in letters[:limit]]
+                for letter in self._letters(look, word(queue), queue):
+                    if letter.ref > behind:
+                        earliest.add(letter)
+        page, rest = earliest.letters[:limit], earliest.letters[limit:]
+        if rest:
+            self._shelf.put(queue, page[-1].ref, rest, complete=earliest.complete)
+        return page
 
     def _remove(
         self, refs: Mapping[str, bytes] | Sequence[str], take: Callable[[Sequence[Buried]], Sequence[int]]
@@ -128,7 +136,9 @@ class Graveyard:
                 for name in self._places(queue) if queue is not None else ():
                     with Look(self._hub, name) as look:
                         letters = [each for each in self._letters(look, queue or "") if each.ref in missing]
-                        look.drop(take(letters))
+                        gone = set(take(letters))
+                        look.drop(gone)
+                        self._shelf.drop({letter.ref for letter in letters if letter.tag in gone})
                         for letter in letters:
                             missing.pop(letter.ref, None)
             if not any(word_of(ref) for ref in missing):
@@ -150,7 +160,7 @@ class Graveyard:
             if stray and word(record.queue) != queue:  # only these always say so
                 continue
             death = record.death or expelled(properties, body, word=queue, now=now)
-            yield Buried(death.ref, tag, record, death)
+            yield Buried(death.ref, tag, record, death, len(body))
 
 
 class Look:
@@ -169,6 +179,7 @@ class Look:
         self._found: SimpleQueue[tuple[int, Any, bytes]] = SimpleQueue()
         self._channel: Channel | None = None
         self._expected = 0
+        self._consumers: dict[str, int] = {}
         self._last = 0
         self._seen = 0
         self._dropped: list[int] = []
@@ -177,14 +188,8 @@ class Look:
         channel = self._hub.channel()
         try:
             self._expected = self._count(channel)
-            if self._expected:
-                channel.call(
-                    "basic_consume",
-                    self.name,
-                    lambda _, method, properties, body: self._found.put((method.delivery_tag, properties, body)),
-                    consumer_tag="look",
-                    timeout=self._hub.timeout,
-                )
+            while (left := self._expected - sum(self._consumers.values())) > 0:
+                self._consume(channel, min(left, MOST_UNACKED))
             self._channel = channel
         except LineLostError as error:
             if error.code != NOT_FOUND:
@@ -196,7 +201,8 @@ class Look:
         if channel is None or channel.lost is not None:
             return
         if self._expected:
-            channel.cancel("look", self._hub.timeout)
+            for tag in self._consumers:
+                channel.cancel(tag, self._hub.timeout)
             channel.loop.soon(lambda: self._settle(channel))
             self._await_return(channel)
         channel.close()
@@ -210,9 +216,27 @@ class Look:
             self._seen += 1
             yield found
 
-    def drop(self, tags: Sequence[int]) -> None:
+    def drop(self, tags: Collection[int]) -> None:
         """Delete *tags* at the end."""
         self._dropped += tags
+
+    def _consume(self, channel: Channel, number: int) -> None:
+        """
+        Have *number* brought, and no others.
+
+        Without a prefetch a quorum queue hands out 2000 and then waits for acks. And a consumer that has all that it
+        may have can be ended without anything being on its way to it.
+        """
+        tag = f"look-{len(self._consumers)}"
+        channel.call("basic_qos", prefetch_count=number, timeout=self._hub.timeout)
+        self._consumers[tag] = number
+        channel.call(
+            "basic_consume",
+            self.name,
+            lambda _, method, properties, body: self._found.put((method.delivery_tag, properties, body)),
+            consumer_tag=tag,
+            timeout=self._hub.timeout,
+        )
 
     def _settle(self, channel: Channel) -> None:
         if channel.lost is None:

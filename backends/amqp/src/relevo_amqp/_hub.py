@@ -9,11 +9,11 @@ it: after a fork the child makes its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
-from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError
+from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not_set_up
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
@@ -39,14 +39,17 @@ class Hub:
         options: How to connect.
 
         name: The transport's.
+
+        kept: The queues that this process was told to set up; it makes them again when they are gone.
     """
 
-    def __init__(self, options: AmqpOptions, *, name: str):
+    def __init__(self, options: AmqpOptions, *, name: str, kept: Collection[str]):
         self.topology = Topology(options.prefix, options.resolution, options.levels)
         self.timeout = max(ANSWER_WITHIN, options.confirm_timeout)
         self.loop = Loop(name)
         self._options = options
         self._name = name
+        self._kept = kept
         self._address = Address.parse(options.url)
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
@@ -95,6 +98,19 @@ class Hub:
                     found.append(0)
         return found
 
+    def delaying(self) -> bool:
+        """
+        Return whether any event of the prefix is delayed at the moment; blocking.
+
+        From the highest rung down, as events go, and twice: what moves from one to the next stands in neither for
+        some milliseconds.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        rungs = [queue.name for queue in self.topology.shared_queues() if queue.role is Role.RUNG][::-1]
+        return any(any(self.counts([name])) for _ in range(2) for name in rungs)
+
     def subscription(self) -> Subscription:
         """
         Return a new subscription without consumers; blocking.
@@ -119,9 +135,13 @@ class Hub:
 
     def provide(self, queues: Sequence[str]) -> None:
         """
-        Declare those of *queues* of which anything is missing; blocking.
+        See to it that *queues* are there: declare again those that this process keeps; blocking.
+
+        Whoever only checked, as with ``setup = "explicit"``, makes nothing by receiving either.
 
         Raises:
+            ConfigurationError: Some are missing that it was not told to set up.
+
             TopologyError: Something is there and is different.
 
             LineLostError: The server could not be reached, or refuses.
@@ -134,6 +154,8 @@ class Hub:
             if declarer.missing(topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD))
         ]
         declarer.close()
+        if strange := [queue for queue in missing if queue not in self._kept]:
+            raise not_set_up(self._name, strange)
         if missing:
             self.declare(missing)
 

@@ -36,6 +36,8 @@ class Batch:
         self.parcels = parcels
         self.fates: list[Fate | None] = [None] * len(parcels)
         self.why = ""
+        self.homeless: int | None = None
+        """Where the first parcel stands that no queue takes."""
         self.begun = 0
         self.open = len(parcels)
         self.progress = time.monotonic()
@@ -52,6 +54,12 @@ class Batch:
         self.open -= 1
         if not self.open:
             self.done.set()
+
+    def turn_away(self, position: int, why: str) -> None:
+        """Note that no queue takes the parcel at *position*."""
+        if self.fates[position] is None and self.homeless is None:
+            self.homeless = position
+        self.settle(position, Fate.REFUSED, why)
 
     def give_up(self, why: str, *, begun: int | None = None) -> None:
         """
@@ -223,7 +231,7 @@ class Publisher:
                 and parcel.body == body
                 and batch.fates[position] is None
             ):
-                batch.settle(position, Fate.REFUSED, f"no queue takes it ({method.reply_text}); set the queue up first")
+                batch.turn_away(position, f"no queue takes it ({method.reply_text})")
                 return
 
     def _on_lost(self, channel: Channel, error: LineLostError) -> None:
@@ -233,7 +241,10 @@ class Publisher:
         for batch, position in flying.values():
             # The server names an exchange that is missing; what went there was not taken for sure.
             missing = error.code == NOT_FOUND and f"'{batch.parcels[position].exchange}'" in error.why
-            batch.settle(position, Fate.REFUSED if missing else Fate.UNKNOWN, error.why)
+            if missing:
+                batch.turn_away(position, error.why)
+            else:
+                batch.settle(position, Fate.UNKNOWN, error.why)
         waiting, self._waiting = self._waiting, deque()
         for batch in waiting:
             batch.give_up(error.why)

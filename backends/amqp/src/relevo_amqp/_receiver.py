@@ -125,6 +125,11 @@ class Receiver:
             with self.subscription.changed:
                 self.subscription.changed.notify_all()
 
+    @property
+    def laden(self) -> bool:
+        """Whether anything lies here that was not handed out."""
+        return bool(self._misplaced or (self.subscription is not None and self.subscription.buffered))
+
     def lying(self, queue: str) -> int:
         """Return how many of *queue* lie here and were not handed out."""
         buffered = 0 if self.subscription is None else self.subscription.buffered_of(queue)

@@ -20,6 +20,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Nack,
     Settlement,
     Stats,
     SystemClock,
@@ -33,19 +34,23 @@ from relevo.errors import (
     TransportError,
     TransportUnavailableError,
 )
-from relevo_amqp._errors import LineLostError, translated
+from relevo_amqp._errors import LineLostError, not_set_up, translated
 from relevo_amqp._graveyard import Graveyard
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Parcel, Record, UnfitError, check_body, written
 from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
-from relevo_amqp._publisher import Fate
+from relevo_amqp._publisher import Batch, Fate
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import parcel_of
+from relevo_amqp._shelf import Shelf
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role, Route
 
 IDLE = 1.0
 """Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
+
+LANDING = 1.0
+"""Seconds from the end of a delay to the moment at which the event has come to its queue, at most."""
 
 GRACE = 30.0
 """Seconds for which a delivery that could not be settled may be settled again before it goes back."""
@@ -101,6 +106,7 @@ class AmqpTransport(Transport):
         self._clock = clock or SystemClock()
         self._address = Address.parse(self._options.url)
         self._closed = False
+        self._kept: set[str] = set()
         self.capabilities = attrs.evolve(
             type(self).capabilities, delay=self._options.resolution, max_body=self._options.max_body
         )
@@ -124,6 +130,8 @@ class AmqpTransport(Transport):
         self._not_before = 0.0
         self._received_at = 0.0
         self._idling = False
+        self._last_due = 0.0
+        self._shelf = Shelf()
 
     @contextmanager
     def _in_use(self) -> Iterator[Hub]:
@@ -134,7 +142,7 @@ class AmqpTransport(Transport):
             if self._closed:
                 raise TransportClosedError(self.name)
             if self._hub is None or not self._hub.loop.alive:
-                self._hub = Hub(self._options, name=self.name)
+                self._hub = Hub(self._options, name=self.name, kept=self._kept)
                 self._receiver = None
             hub = self._hub
             self._users += 1
@@ -177,7 +185,10 @@ class AmqpTransport(Transport):
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         with self._in_use() as hub:
-            return hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
+            told = hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
+            if not dry_run:
+                self._kept.update(queues)
+            return told
 
     # --- sending --------------------------------------------------------------------------------------
 
@@ -186,6 +197,7 @@ class AmqpTransport(Transport):
             raise self._unsupported("order")
         with self._in_use() as hub:
             parcels, refused, why = self._parcels(hub, envelopes, delay)
+            self._delayed(delay)
             batch = hub.publisher.send([parcel for _, parcel in parcels])
             if not refused and len(batch.positions(Fate.CONFIRMED)) == len(envelopes):
                 return
@@ -197,8 +209,12 @@ class AmqpTransport(Transport):
                 sent=fates[Fate.CONFIRMED],
                 refused=sorted([*refused, *fates[Fate.REFUSED], *fates[Fate.UNSENT]]),
                 unknown=fates[Fate.UNKNOWN],
-                why=why or batch.why,
+                why=why or self._why(batch, [envelopes[position].queue for position, _ in parcels]),
             )
+
+    def _why(self, batch: Batch, queues: Sequence[str]) -> str:
+        """Return why not all of *batch* was sent; if a queue is missing, which."""
+        return batch.why if batch.homeless is None else str(not_set_up(self.name, [queues[batch.homeless]]))
 
     def _parcels(
         self, hub: Hub, envelopes: Sequence[Envelope], delay: float
@@ -279,8 +295,15 @@ class AmqpTransport(Transport):
             hub.loop.soon(lambda: hub.loop.later(IDLE, lambda: self._check_idle(hub)))
 
     def _check_idle(self, hub: Hub) -> None:
-        """Look, in the loop's thread, whether the caller is still busy; what blocks is done in another one."""
+        """
+        Look, in the loop's thread, whether the caller is still busy; what blocks is done in another one.
+
+        As long as nothing lies here there is nothing to give back, and no consumer is ended: what somebody sends in
+        that moment would slip through, stay hidden for a while, and count as lost (see :meth:`Subscription.pause`).
+        """
         left = self._received_at + IDLE - time.monotonic()
+        if left <= 0 and not self._closed and self._receiver is not None and not self._receiver.laden:
+            left = IDLE
         if left > 0:
             hub.loop.later(left, lambda: self._check_idle(hub))
             return
@@ -338,6 +361,8 @@ class AmqpTransport(Transport):
                     subscription.unclaim([tag])
                     unfit.append(delivery)
                     continue
+                if isinstance(outcome, Nack):
+                    self._delayed(outcome.delay)
                 if parcel is not None:
                     moves.append(_Move(delivery, tag, parcel))
         return lost, done, moves, unfit
@@ -356,6 +381,9 @@ class AmqpTransport(Transport):
             except LineLostError as error:
                 why = error.why
                 break
+            except ConfigurationError as error:  # they are not for this process to make
+                why = str(error)
+                break
             confirmed = set(batch.positions(Fate.CONFIRMED))
             subscription.ack([move.tag for position, move in enumerate(moves) if position in confirmed])
             refused = bool(batch.positions(Fate.REFUSED))
@@ -369,31 +397,43 @@ class AmqpTransport(Transport):
             subscription.give_back(tags, GRACE)
         return [move.delivery for move in moves], why
 
+    def _delayed(self, delay: float) -> None:
+        """Note that this process sent something that comes after *delay* seconds."""
+        if delay > 0.0:
+            self._last_due = max(self._last_due, time.monotonic() + delay)
+
     # --- looking --------------------------------------------------------------------------------------
 
     def stats(self, queue: str) -> Stats:
         """
-        Return how many events *queue* holds; what others have fetched ahead and what is delayed cannot be told.
+        Return how many events *queue* holds; what others have fetched ahead cannot be told.
+
+        All queues of a prefix share the queues that delay, so how many are scheduled can only be told if it is none
+        for all of them: ``scheduled`` is 0 or ``None``. What others delayed may be missed in the milliseconds in which
+        it moves on; delays by another resolution or height of the ladder are not seen.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
         """
         with self._in_use() as hub:
+            # First, so that what comes out meanwhile is counted as ready.
+            own = time.monotonic() < self._last_due + LANDING
+            scheduled = None if own or hub.delaying() else 0
             names = [hub.topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
             main, suspects, dead = hub.counts(names)
             here = 0 if self._receiver is None else self._receiver.lying(queue)
-            return Stats(ready=main + suspects + here, dead=dead)
+            return Stats(ready=main + suspects + here, scheduled=scheduled, dead=dead)
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock).entries(queues, after=after, limit=limit)
+            return Graveyard(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock).revive(refs)
+            return Graveyard(hub, self._clock, self._shelf).revive(refs)
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock).discard(list(refs))
+            return Graveyard(hub, self._clock, self._shelf).discard(list(refs))
