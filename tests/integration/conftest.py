@@ -61,6 +61,12 @@ class Stage:
         return list(self.app.transport().dead_letters(queues, limit=1000))
 
 
+@pytest.fixture(name="forget")
+def _forget() -> Callable[[relevo.App], None]:
+    """Return what takes everything that a test made off a server that outlives it."""
+    return forget
+
+
 @pytest.fixture(name="stage", params=["sqlite", "amqp"])
 def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "sqlite":
@@ -86,11 +92,11 @@ main = {main}
     try:
         yield Stage(tmp_path, tmp_path / "log", app)
     finally:
-        _forget(app)
+        forget(app)
         app.close()
 
 
-def _forget(app: relevo.App) -> None:
+def forget(app: relevo.App) -> None:
     """Take everything that the test made off a server that outlives it."""
     transport = app.transport()
     if not isinstance(transport, AmqpTransport):

@@ -1,0 +1,146 @@
+"""One application, its upload unchanged, on a SQL table, on RabbitMQ behind an outbox, and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+import relevo
+from relevo_sql import SqlTransport
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class Image(Base):
+    __tablename__ = "image"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
+
+
+@attrs.frozen
+class Shop:
+    app: relevo.App
+    engine: sa.Engine
+    seen: list[tuple[str, str]]
+
+    def upload(self, name: str, *, commit: bool = True) -> None:
+        """Store an image and have the rest done later: what every one of these applications does alike."""
+        with orm.Session(self.engine) as session:
+            image = Image(name=name)
+            session.add(image)
+            self.app.dispatch(relevo.Event("image.created", subject=image), session=session)
+            if commit:
+                session.commit()
+
+    def drain(self) -> relevo.Report:
+        return relevo.LoopRunner(signals=False).run(self.app, relevo.RunOptions(until_empty=True, settle=2.0))
+
+
+@pytest.fixture(name="shop", params=["sqlite", "amqp", "memory"])
+def _shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Shop]:
+    database = "sqlite:///shop.db"
+    if request.param == "amqp":
+        url = request.getfixturevalue("rabbitmq_url")
+        main = f'{{ url = "{url}", prefix = "upload-{uuid.uuid4().hex[:8]}", levels = 4, outbox = "{database}" }}'
+    else:
+        main = f'"{database}"' if request.param == "sqlite" else '"memory://"'
+    (tmp_path / "relevo.toml").write_text(
+        f'[transports]\nmain = {main}\n[routes]\n"*" = ["main/media", "main/feed"]\n', "utf-8"
+    )
+    app = relevo.App.from_config(tmp_path / "relevo.toml", environ={})
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    Base.metadata.create_all(engine)
+    seen: list[tuple[str, str]] = []
+    app.add_subject(_images(engine))
+    for queue in ("media", "feed"):
+        app.listen(relevo.listener("image.created", queue=queue, id=queue)(_watching(seen)))
+    try:
+        app.setup()
+        yield Shop(app, engine, seen)
+    finally:
+        forget(app)
+        app.close()
+        engine.dispose()
+
+
+def _images(engine: sa.Engine) -> relevo.SubjectType:
+    def load(name: str) -> str | None:
+        with orm.Session(engine) as session:
+            found = session.get(Image, int(name))
+            return found and found.name
+
+    return relevo.SubjectType(
+        type="image", cls=Image, name=lambda image: None if image.id is None else str(image.id), load=load
+    )
+
+
+def _watching(seen: list[tuple[str, str]]) -> Callable[[relevo.Event, relevo.Call], None]:
+    def watch(event: relevo.Event, call: relevo.Call) -> None:
+        seen.append((call.queue, call.subject))
+
+    return watch
+
+
+def test_an_image_and_its_event_are_committed_together_or_not_at_all(shop: Shop) -> None:
+    shop.upload("cat")
+    shop.upload("never", commit=False)
+    before = list(shop.seen)
+    shop.upload("dog")
+
+    report = shop.drain()
+
+    assert before == []
+    assert sorted(shop.seen) == [("feed", "cat"), ("feed", "dog"), ("media", "cat"), ("media", "dog")]
+    assert (report.done, report.dead) == (4, 0)
+
+
+def test_whatever_kind_of_session_the_application_has(shop: Shop) -> None:
+    scoped = orm.scoped_session(orm.sessionmaker(shop.engine))
+    scoped.add(image := Image(name="scoped"))
+    shop.app.dispatch(relevo.Event("image.created", subject=image), session=scoped)
+    scoped.commit()
+    scoped.remove()
+
+    async def asynchronously() -> None:
+        engine = create_async_engine(str(shop.engine.url).replace("sqlite://", "sqlite+aiosqlite://"))
+        async with AsyncSession(engine) as session:
+            image = Image(name="async")
+            session.add(image)
+            await shop.app.adispatch(relevo.Event("image.created", subject=image), session=session)
+            await session.commit()
+        await engine.dispose()
+
+    asyncio.run(asynchronously())
+    if isinstance(shop.app.transport(), SqlTransport) or shop.app.outboxes:
+        with shop.engine.begin() as connection:
+            shop.app.dispatch(relevo.Event("image.created", subject=relevo.Subject("image", "1")), session=connection)
+
+    shop.drain()
+
+    assert {name for _, name in shop.seen} == {"scoped", "async"}
+    assert {queue for queue, _ in shop.seen} == {"media", "feed"}
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_event_along(shop: Shop) -> None:
+    with orm.Session(shop.engine) as session:
+        session.add(kept := Image(name="kept"))
+        shop.app.dispatch(relevo.Event("image.created", subject=kept), session=session)
+        savepoint = session.begin_nested()
+        session.add(dropped := Image(name="dropped"))
+        shop.app.dispatch(relevo.Event("image.created", subject=dropped), session=session)
+        savepoint.rollback()
+        session.commit()
+
+    shop.drain()
+
+    assert sorted(shop.seen) == [("feed", "kept"), ("media", "kept")]
