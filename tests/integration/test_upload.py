@@ -77,7 +77,7 @@ def _images(engine: sa.Engine) -> relevo.SubjectType:
     def load(name: str) -> str | None:
         with orm.Session(engine) as session:
             found = session.get(Image, int(name))
-            return found and found.name
+            return None if found is None else found.name
 
     return relevo.SubjectType(
         type="image", cls=Image, name=lambda image: None if image.id is None else str(image.id), load=load
