@@ -1,8 +1,9 @@
-"""The relay: moves events from an outbox to the transport that they were meant for, envelopes unchanged."""
+"""The relay: moves events from an outbox to the transport that they were meant for, or between any two queues."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from logging import getLogger
 
 from relevo import _decision as decision
 from relevo._clock import Clock
@@ -13,6 +14,8 @@ from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
 from relevo.errors import ConfigurationError, DecodeError, RelevoError, SendError, TransportError
+
+_log = getLogger("relevo.relay")
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
@@ -36,13 +39,24 @@ class RelayExecutor:
 
         clock: Where the time comes from.
 
-        patience: Seconds from the first refusal of an event until it is dead-lettered.
+        patience: Seconds from the first refusal of an event until it is dead-lettered; ``None``: never, it
+            stays where it is and nothing is noted with it.
+
+        change: Returns what is sent in place of an envelope, or what becomes of it here instead.
     """
 
-    def __init__(self, target: Transport, *, clock: Clock, patience: float = decision.PATIENCE):
+    def __init__(
+        self,
+        target: Transport,
+        *,
+        clock: Clock,
+        patience: float | None = decision.PATIENCE,
+        change: Callable[[Envelope], Envelope | Outcome] = lambda envelope: envelope,
+    ):
         self._target = target
         self._clock = clock
         self._patience = patience
+        self._change = change
         self._batch: list[Delivery] = []
         self._outage: TransportError | None = None
 
@@ -72,7 +86,11 @@ class RelayExecutor:
             if refusal is not None:
                 ended.append((delivery, refusal))
             elif isinstance(delivery.envelope, Envelope):
-                sound.append((delivery, delivery.envelope))
+                changed = self._change(delivery.envelope)
+                if isinstance(changed, Envelope):
+                    sound.append((delivery, changed))
+                else:
+                    ended.append((delivery, changed))
         return ended + self._handed_on(sound) if sound else ended
 
     def stop(self) -> None:
@@ -97,9 +115,12 @@ class RelayExecutor:
             return Ack()
         if position in error.refused:
             return self._refused(delivery, error)
-        return Nack(delay=min(_AGAIN_CAP, _AGAIN_FIRST * 2.0 ** min(delivery.attempt - 1, 10)))
+        return _again(delivery)
 
     def _refused(self, delivery: Delivery, error: RelevoError) -> Outcome:
+        if self._patience is None:
+            _log.warning("%r stays: %s", delivery, error)
+            return _again(delivery)
         try:
             progress = loaded(delivery.state)
         except DecodeError:
@@ -107,3 +128,7 @@ class RelayExecutor:
         return decision.patient(
             progress, decision.Reason.REFUSED, self._clock.now(), detail=str(error), patience=self._patience
         )
+
+
+def _again(delivery: Delivery) -> Nack:
+    return Nack(delay=min(_AGAIN_CAP, _AGAIN_FIRST * 2.0 ** min(delivery.attempt - 1, 10)))

@@ -9,19 +9,24 @@ import click
 
 from relevo._app import App
 from relevo._envelope import Envelope
-from relevo._progress import NewerStateError, revived
+from relevo._progress import NewerStateError
 from relevo._transport import DeadLetterEntry, Transport
-from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
+from relevo.cli._main import Group
+from relevo.cli._option import agreed, json_option, queue_option, stores, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table, visible, when
-from relevo.errors import shown
+from relevo.errors import DecodeError, shown
 
 _PAGE = 200
 Found = tuple[Transport, DeadLetterEntry]
 
 
-@click.group()
+@click.group(cls=Group)
 def dead() -> None:
-    """List, show, revive and discard dead letters."""
+    """
+    List, show, revive and discard dead letters.
+
+    Example: relevo dead list
+    """
 
 
 @dead.command("list")
@@ -31,10 +36,14 @@ def dead() -> None:
 @json_option
 @with_app
 def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: int, as_json: bool) -> int:
-    """List dead letters, the oldest first in every queue."""
+    """
+    List dead letters, the oldest first in every queue.
+
+    Example: relevo dead list -t main -q feed
+    """
     rows: list[dict[str, Any]] = []
     more = False
-    for store, entry in _entries(app, transport, queues):
+    for store, entry in entries(app, transport, queues):
         if len(rows) == limit:
             more = True
             break
@@ -54,18 +63,37 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
 @json_option
 @with_app
 def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
-    """Show the dead letter REF whole; the beginning of it is enough if it is the only one."""
-    ((store, entry),) = _chosen(app, transport, (ref,))
+    """
+    Show the dead letter REF whole; the beginning of it is enough if it is the only one.
+
+    Example: relevo dead show 17
+    """
+    (found,) = _chosen(app, transport, (ref,))
     if as_json:
-        show_json({**_row(store, entry, as_json=True), "body": _body(entry), "error": entry.error})
-        return 0
-    row = _row(store, entry, as_json=True)
-    for key in ("ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died"):
+        show_json(_whole(*found))
+    else:
+        show_entry(*found)
+    return 0
+
+
+def show_entries(found: Sequence[Found], *, as_json: bool) -> None:
+    """Print what is *found* whole."""
+    if as_json:
+        show_json([_whole(*each) for each in found])
+        return
+    for number, each in enumerate(found):
+        if number:
+            click.echo()
+        show_entry(*each)
+
+
+def show_entry(store: Transport, entry: DeadLetterEntry) -> None:
+    """Print *entry* whole."""
+    row = _whole(store, entry)
+    for key in ("ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died", "body"):
         click.echo(f"{key + ':':<11}{visible(str(row[key]))}")
-    click.echo(f"body:      {visible(_body(entry))}")
     click.echo("error:")
     click.echo("\n".join(f"  {line}" for line in visible(entry.error).splitlines()))
-    return 0
 
 
 @dead.command("revive")
@@ -73,20 +101,37 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @transport_option
 @queue_option
+@json_option
 @with_app
-def revive(*, app: App, refs: tuple[str, ...], everything: bool, transport: str | None, queues: tuple[str, ...]) -> int:
-    """Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts."""
+def revive(
+    *,
+    app: App,
+    refs: tuple[str, ...],
+    everything: bool,
+    transport: str | None,
+    queues: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """
+    Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts.
+
+    Exits with 1 if one could not be revived.
+
+    Example: relevo dead revive --all -q feed
+    """
     chosen = _meant(app, refs, transport, queues, everything=everything)
     ready: list[Found] = []
     states: dict[str, bytes] = {}
     for store, entry in chosen:
         try:
-            states[entry.ref] = revived(entry.state)
+            states[entry.ref] = app.revived(entry)
             ready.append((store, entry))
         except NewerStateError as error:
             click.echo(f"relevo: the dead letter {entry.ref} stays: {error}; revive it with that release", err=True)
+        except DecodeError as error:
+            click.echo(f"relevo: the dead letter {entry.ref} stays: {error}", err=True)
     code = _each(
-        ready, "revived", lambda store, entries: store.revive({each.ref: states[each.ref] for each in entries})
+        ready, "revived", lambda store, some: store.revive({each.ref: states[each.ref] for each in some}), as_json
     )
     return 1 if len(ready) < len(chosen) else code
 
@@ -94,26 +139,33 @@ def revive(*, app: App, refs: tuple[str, ...], everything: bool, transport: str 
 @dead.command("discard")
 @click.argument("refs", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @transport_option
 @queue_option
+@json_option
 @with_app
 def discard(
-    *, app: App, refs: tuple[str, ...], everything: bool, yes: bool, transport: str | None, queues: tuple[str, ...]
+    *,
+    app: App,
+    refs: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    transport: str | None,
+    queues: tuple[str, ...],
+    as_json: bool,
 ) -> int:
-    """Delete the dead letters REFS for good."""
+    """
+    Delete the dead letters REFS for good.
+
+    Exits with 1 if one was gone already.
+
+    Example: relevo dead discard 17 18
+    """
     chosen = _meant(app, refs, transport, queues, everything=everything)
-    if chosen and not yes and not _agreed(f"Delete {len(chosen)} dead letters? This cannot be undone."):
+    if chosen and not yes and not agreed(f"Delete {len(chosen)} dead letters? This cannot be undone."):
         click.echo("nothing was deleted")
         return 0
-    return _each(chosen, "discarded", lambda store, entries: store.discard([entry.ref for entry in entries]))
-
-
-def _agreed(question: str) -> bool:
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:
-        raise click.UsageError("nobody answered; say --yes where nobody can be asked") from None
+    return _each(chosen, "discarded", lambda store, some: store.discard([each.ref for each in some]), as_json)
 
 
 def _meant(
@@ -121,23 +173,32 @@ def _meant(
 ) -> list[Found]:
     if bool(refs) == everything:
         raise click.UsageError("name dead letters, or say --all")
-    return list(_entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
+    return list(entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
 
 
-def _each(chosen: list[Found], verb: str, act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]]) -> int:
+def _each(
+    chosen: list[Found],
+    verb: str,
+    act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]],
+    as_json: bool,  # noqa: FBT001 - it is private
+) -> int:
     by_store: dict[Transport, list[DeadLetterEntry]] = {}
     for store, entry in chosen:
         by_store.setdefault(store, []).append(entry)
     gone: list[str] = []
-    for store, entries in by_store.items():
-        gone += act(store, entries)
-    click.echo(f"{len(chosen) - len(gone)} {verb}")
+    for store, some in by_store.items():
+        gone += act(store, some)
+    if as_json:
+        show_json({verb: len(chosen) - len(gone), "gone": gone})
+    else:
+        click.echo(f"{len(chosen) - len(gone)} {verb}")
     for ref in gone:
         click.echo(f"relevo: the dead letter {ref} is gone", err=True)
     return 1 if gone else 0
 
 
-def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
+def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
+    """Yield the dead letters of *queues*, or of all, on *transport*, or on all."""
     for store, names in stores(app, transport, queues):
         if transport is None and not store.capabilities.dead_letters:
             continue
@@ -152,7 +213,7 @@ def _entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterat
 
 def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[Found]:
     """Return the dead letters that *refs* name, by the whole or by an unmistakable beginning, each once."""
-    every = list(_entries(app, transport, ()))
+    every = list(entries(app, transport, ()))
     chosen: dict[str, Found] = {}
     for ref in refs:
         found = [pair for pair in every if pair[1].ref == ref]
@@ -180,6 +241,10 @@ def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str
         "died": when(entry.died_at),
         "error": entry.error if as_json and readable else first_line(entry.error),
     }
+
+
+def _whole(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
+    return {**_row(store, entry, as_json=True), "body": _body(entry), "error": entry.error}
 
 
 def _body(entry: DeadLetterEntry) -> str:

@@ -16,25 +16,54 @@ import click
 from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean
 
 EXIT_DEAD = 1
+EXIT_USAGE = 2
 EXIT_DATA = 65
 EXIT_UNAVAILABLE = 69
 EXIT_INTERNAL = 70
 EXIT_LATER = 75
 EXIT_CONFIGURATION = 78
 
+COMPLETION = "_RELEVO_COMPLETE"
+"""The variable by which a shell asks what could follow."""
+
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("relevo.cli._run", "Handle events until told to stop; for supervisor, systemd, a container."),
     "drain": ("relevo.cli._run", "Handle what is due now, then exit; for cron."),
-    "dispatch": ("relevo.cli._dispatch", "Dispatch one event."),
     "relay": ("relevo.cli._run", "Move events from an outbox to its transport."),
-    "status": ("relevo.cli._status", "Show how many events every queue holds."),
+    "dispatch": ("relevo.cli._dispatch", "Dispatch one event."),
+    "show": ("relevo.cli._show", "Show an event by its id."),
+    "cancel": ("relevo.cli._clear", "Take an event out that nobody has begun."),
     "dead": ("relevo.cli._dead", "List, show, revive and discard dead letters."),
+    "move": ("relevo.cli._move", "Move events from one queue to another."),
+    "purge": ("relevo.cli._clear", "Take all events out of a queue."),
+    "status": ("relevo.cli._status", "Show how many events every queue holds."),
+    "transports": ("relevo.cli._transports", "Show the transports, and what each can do."),
     "listeners": ("relevo.cli._listeners", "Show which listeners hear which events."),
+    "check": ("relevo.cli._check", "Find out what is wrong before a worker does."),
+    "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),
     "setup": ("relevo.cli._setup", "Create missing tables and queues."),
+    "completion": ("relevo.cli._completion", "Print what completes commands in a shell."),
 }
+_HEADINGS = {"worker": "Handle events", "dispatch": "Look after events", "status": "Look after the application"}
+"""Which commands begin a section of the help."""
+
+_FIRST = ("dispatch", "drain", "worker", "status", "dead", "check")
+"""What a beginner needs."""
 
 
-class _Lazy(click.Group):
+class Group(click.Group):
+    """A group that guesses what was meant by a command that is not there."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            ctx.fail(f'there is no command "{args[0]}"{did_you_mean(args[0], known)}')
+        return super().resolve_command(ctx, args)
+
+
+class _Lazy(Group):
     """A group whose commands are imported when they are used, so that help is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -48,19 +77,31 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f'there is no command "{args[0]}"{did_you_mean(args[0], _COMMANDS)}')
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
+        sections: dict[str, list[tuple[str, str]]] = {}
+        heading = "Commands"
+        for name, (_, text) in _COMMANDS.items():
+            heading = _HEADINGS.get(name, heading)
+            sections.setdefault(heading, []).append((name, text))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell asks
+
+        found = [
+            CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog="Example: relevo drain --max-time 55s",
+)
 @click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
 @click.option("-a", "--app", metavar="MODULE:NAME", help="Instead of the configuration's app.")
 @click.version_option(package_name="relevo")
@@ -68,37 +109,83 @@ class _Lazy(click.Group):
 def group(ctx: click.Context, config: str | None, app: str | None) -> None:
     """Events that are dispatched now and handled later."""
     ctx.obj = {"config": config, "app": app}
+    if ctx.invoked_subcommand is None:
+        click.echo(_short_help(), err=True)
+        ctx.exit(EXIT_USAGE)
+
+
+def _short_help() -> str:
+    rows = "\n".join(f"  {name:<10}{_COMMANDS[name][1]}" for name in _FIRST)
+    return f"Usage: relevo COMMAND …\n\n{rows}\n\nrelevo --help names all commands, relevo COMMAND --help says more."
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        with group.make_context("relevo", sys.argv[1:]) as context:
-            code = group.invoke(context)
+        asked = os.environ.get(COMPLETION)
+        code = _completed(asked) if asked else _run()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = EXIT_USAGE
+    except click.UsageError as error:
+        _tell(_misused(error))
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        _tell(error.format_message())
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, click.Abort) as error:
         code = 128 + (error.args[0] if error.args and isinstance(error.args[0], int) else signal.SIGINT)
     except RelevoError as error:
-        for line in str(error).splitlines():
-            click.echo(f"relevo: {line}", err=True)
+        tell(error)
         code = exit_code(error)
     except BrokenPipeError:
         # Whoever read has seen enough. What is still buffered goes nowhere, without a word at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except Exception:  # noqa: BLE001 - the last resort says what it was and how it ends
-        click.echo("relevo: a defect in relevo or in a module of yours:", err=True)
+        _tell("a defect in relevo or in a module of yours:")
         traceback.print_exc()
         code = EXIT_INTERNAL
     finally:
         logging.shutdown()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    with group.make_context("relevo", sys.argv[1:]) as context:
+        return group.invoke(context)
+
+
+def _completed(asked: str) -> int:
+    from click.shell_completion import shell_complete  # noqa: PLC0415 - only a shell asks
+
+    return shell_complete(group, {}, "relevo", COMPLETION, asked)
+
+
+def tell(error: RelevoError) -> None:
+    """Print what *error* says, each of its problems in a line."""
+    for line in str(error).splitlines():
+        _tell(line)
+
+
+def _tell(line: str) -> None:
+    click.echo(f"relevo: {line}", err=True)
+
+
+def _misused(error: click.UsageError) -> str:
+    """Return the line that says what was typed wrong, and where it says how it is typed right."""
+    path = error.ctx.command_path if error.ctx else "relevo"
+    where = path.removeprefix("relevo").strip()
+    if isinstance(error, click.NoSuchOption):
+        near = f'; did you mean "{error.possibilities[0]}"?' if error.possibilities else ""
+        what = f"there is no option {error.option_name}{near}"
+    else:
+        what = error.format_message().rstrip(".")
+    return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
 
 
 def exit_code(error: RelevoError) -> int:

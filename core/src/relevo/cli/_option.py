@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,20 +12,24 @@ from typing import Any, TypeVar
 
 import click
 
-from relevo import _config as configuration
 from relevo._app import App
+from relevo._config import Config, read
 from relevo._module import imported
 from relevo._relay import outbox_queue
 from relevo._transport import Transport
+from relevo.cli._log import log_to_stderr
 from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_config_option = click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
+
+
 def with_app(command: F) -> F:
     """Give *command* the application as ``app``, and the options that find it."""
 
-    @click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
+    @_config_option
     @click.option("-a", "--app", "app_name", metavar="MODULE:NAME", help="Instead of the configuration's app.")
     @click.option(
         "-l",
@@ -37,24 +40,44 @@ def with_app(command: F) -> F:
     )
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
-        logging.basicConfig(
-            level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
-        outer = click.get_current_context().find_object(dict) or {}
-        with opened(config or outer.get("config"), app_name or outer.get("app")) as app:
+        log_to_stderr(log_level)
+        with opened(located(config), app_name or _said("app")) as app:
             return command(*args, app=app, **kwargs)
 
     return wrapped  # type: ignore[return-value]
 
 
-@contextmanager
-def opened(config_path: str | None, app_name: str | None) -> Iterator[App]:
-    """Find the application, and close it at the end."""
+def with_config(command: F) -> F:
+    """Give *command* the configuration as ``config``, and the option that finds it."""
+
+    @_config_option
+    @functools.wraps(command)
+    def wrapped(*args: Any, config: str | None, **kwargs: Any) -> Any:
+        return command(*args, config=located(config), **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _said(option: str) -> str | None:
+    """Return what was said as *option* before the command's name."""
+    outer = click.get_current_context().find_object(dict) or {}
+    said: str | None = outer.get(option)
+    return said
+
+
+def located(path: str | None) -> Config:
+    """Find the configuration, at *path* if it was said behind the command's name."""
     try:
         start = Path.cwd()
     except FileNotFoundError as error:
         raise ConfigurationError("the working directory does not exist any more") from error
-    config = configuration.read(Path(config_path) if config_path else None, os.environ, start=start)
+    wanted = path or _said("config")
+    return read(Path(wanted) if wanted else None, os.environ, start=start)
+
+
+@contextmanager
+def opened(config: Config, app_name: str | None) -> Iterator[App]:
+    """Open the application that *config* or *app_name* says, and close it at the end."""
     before = os.environ.get("RELEVO_CONFIG")
     sys.path.insert(0, str(config.directory))
     if config.path is not None:
@@ -80,11 +103,36 @@ def _imported(wanted: str) -> App:
     return app
 
 
-transport_option = click.option("-t", "--transport", metavar="NAME", help="Which transport, if there are several.")
+def _transport_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return what could complete the name of a transport, for a shell; nothing if the configuration is wrong."""
+    try:
+        with ctx.scope(cleanup=False):
+            config = located(ctx.params.get("config") or ctx.find_root().params.get("config"))
+    except ConfigurationError:
+        return []
+    return [name for name in config.transports if name.startswith(incomplete)]
+
+
+transport_option = click.option(
+    "-t",
+    "--transport",
+    metavar="NAME",
+    help="Which transport, if there are several.",
+    shell_complete=_transport_names,
+)
 queue_option = click.option(
     "-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; may be repeated."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def agreed(question: str) -> bool:
+    """Return whether somebody says yes to *question*."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        raise click.UsageError("nobody answered; say --yes where nobody can be asked") from None
 
 
 def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:

@@ -43,11 +43,19 @@ def at_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def visible(text: str) -> str:
-    """Return *text* without what a terminal would obey: events and errors may hold anything."""
+def visible(text: str, *, lines: bool = True) -> str:
+    """
+    Return *text* without what a terminal would obey: events and errors may hold anything.
+
+    Args:
+        text: Whatever it is.
+
+        lines: Leave its line breaks and tabulators.
+    """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+    kept = "\n\t" if lines else ""
+    return "".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in text)
 
 
 def when(seconds: float) -> str:

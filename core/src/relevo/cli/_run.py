@@ -51,6 +51,8 @@ def drain(
 
     Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, and with 75
     if a plugin lets no further events be taken, as during a deploy.
+
+    Example: relevo drain --max-time 55s
     """
     options = RunOptions(
         transport=transport,
@@ -75,6 +77,7 @@ def drain(
 @click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
 @click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 1h.")
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
+@json_option
 @with_app
 def worker(
     *,
@@ -84,16 +87,21 @@ def worker(
     max_events: int | None,
     max_time: float | None,
     fail_fast: bool,
+    as_json: bool,
 ) -> int:
     """
     Handle events until told to stop.
 
     The first TERM or INT finishes the current work and gives the rest back; a second one stops at once.
     Exits with 75 if a plugin lets no further events be taken, as during a deploy.
+
+    Example: relevo worker -t main -q feed -l info
     """
     options = RunOptions(transport=transport, queues=queues, max_events=max_events, max_seconds=max_time)
     report = LoopRunner(patient=not fail_fast).run(app, options)
-    if at_terminal(sys.stdout):
+    if as_json:
+        show_json(attrs.asdict(report))
+    elif at_terminal(sys.stdout):
         click.echo(_told(report))
     return _exit_code(report)
 
@@ -101,12 +109,15 @@ def worker(
 @click.command()
 @transport_option
 @click.option("--until-empty", is_flag=True, help="Exit when the outbox is empty.")
+@json_option
 @with_app
-def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
+def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) -> int:
     """
     Move events from the outbox of a transport to it; `worker` and `drain` do so too.
 
     With --until-empty it exits with 1 if something was dead-lettered.
+
+    Example: relevo relay --until-empty
     """
     name = app.transport(transport).name
     app.prepare(name)
@@ -117,7 +128,9 @@ def relay(*, app: App, transport: str | None, until_empty: bool) -> int:
 
     with stopped_by_signals(mover):
         report = mover.run()
-    if at_terminal(sys.stdout) or (report.dead and until_empty):
+    if as_json:
+        show_json(attrs.asdict(report))
+    elif at_terminal(sys.stdout) or (report.dead and until_empty):
         click.echo(_told(report, done="moved"))
     return EXIT_DEAD if report.dead and until_empty else 0
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import click
 
 from relevo._app import App
-from relevo.cli._option import with_app
+from relevo.cli._main import EXIT_CONFIGURATION
+from relevo.cli._option import json_option, with_app
+from relevo.cli._output import show_json
 
 
 @click.command()
 @click.option("--plan", is_flag=True, help="Only show what would be created.")
+@click.option("--check", is_flag=True, help="The same, and exit with 78 if something is missing.")
+@json_option
 @with_app
-def setup(*, app: App, plan: bool) -> int:
-    """Create missing tables and queues; never alters what is there."""
-    created = app.setup(dry_run=plan)
-    for line in created:
-        click.echo(line)
-    if not created:
-        click.echo("nothing is missing")
-    return 0
+def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
+    """
+    Create missing tables and queues; never alters what is there.
+
+    Example: relevo setup --plan
+    """
+    created = app.setup(dry_run=plan or check)
+    if as_json:
+        show_json(created)
+    else:
+        click.echo("\n".join(created) if created else "nothing is missing")
+    return EXIT_CONFIGURATION if check and created else 0

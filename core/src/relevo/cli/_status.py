@@ -18,7 +18,11 @@ from relevo.cli._output import show_json, show_table
 @json_option
 @with_app
 def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json: bool) -> int:
-    """Show how many events every queue holds: ready, leased, scheduled, dead."""
+    """
+    Show how many events every queue holds: ready, leased, scheduled, dead.
+
+    Example: relevo status -t main
+    """
     rows: list[dict[str, Any]] = []
     for store, names in stores(app, transport, queues):
         for queue in names:

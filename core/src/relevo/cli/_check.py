@@ -1,0 +1,96 @@
+"""``relevo check``: what a worker would find at its start, and what is the matter with the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import click
+
+from relevo._app import App
+from relevo._relay import outbox_queue
+from relevo._runner import RunOptions
+from relevo._transport import Transport
+from relevo.cli._main import exit_code, tell
+from relevo.cli._option import json_option, with_app
+from relevo.cli._output import show_json, show_table
+from relevo.errors import ConfigurationError, RelevoError
+
+
+@attrs.frozen
+class _Finding:
+    """What came of looking at one thing."""
+
+    what: str
+    detail: str
+    error: RelevoError | None = None
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Also connect to every server, and look for what setup would create.")
+@json_option
+@with_app
+def check(*, app: App, live: bool, as_json: bool) -> int:
+    """
+    Find out what is wrong before a worker does.
+
+    Reads the configuration, imports the listeners, and checks for each transport what a worker checks at its start.
+    Nothing is created, sent or received. Exits with 78 if the program or its configuration must be changed, with
+    69 if a server cannot be reached.
+
+    Example: relevo check --live
+    """
+    place = str(app.config.path or app.config.origins.default) if app.config else "put together by the application"
+    findings = [_Finding("configuration", place), _looked("listeners", partial(_listeners, app))]
+    if findings[-1].error is None:
+        findings += [_looked(f"transport {name}", partial(_start, app, name)) for name in app.transports]
+    for name, transport in app.transports.items() if live else ():
+        findings.append(_looked(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
+        if outbox := app.outboxes.get(name):
+            findings.append(_looked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+    return _told(findings, as_json=as_json)
+
+
+def _looked(what: str, look: Callable[[], str]) -> _Finding:
+    try:
+        return _Finding(what, look())
+    except RelevoError as error:
+        return _Finding(what, str(error), error)
+
+
+def _listeners(app: App) -> str:
+    events = {listener.event_name for listener in app.listeners}
+    return f"{len(app.listeners)} of {len(events)} events"
+
+
+def _start(app: App, name: str) -> str:
+    app.worker(RunOptions(transport=name))
+    return f"a worker can serve {', '.join(app.queues(name))}"
+
+
+def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
+    missing = transport.setup(queues, dry_run=True)
+    if not missing:
+        return "reached, nothing is missing"
+    lacks = "; ".join(missing)
+    if app.config is not None and app.config.setup == "explicit":
+        raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
+    return f"reached; at first use is created: {lacks}"
+
+
+def _told(findings: Sequence[_Finding], *, as_json: bool) -> int:
+    rows: list[dict[str, Any]] = [
+        {"check": each.what, "ok": each.error is None, "detail": each.detail} for each in findings
+    ]
+    if as_json:
+        show_json(rows)
+    else:
+        for row in rows:
+            row["ok"], row["detail"] = ("ok", row["detail"]) if row["ok"] else ("WRONG", "see below")
+        show_table(["check", "ok", "detail"], rows, empty="")
+    errors = [each.error for each in findings if each.error is not None]
+    for error in errors:
+        tell(error)
+    return max((exit_code(error) for error in errors), default=0)

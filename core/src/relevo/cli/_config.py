@@ -1,0 +1,144 @@
+"""``relevo config``: what holds, and who said so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+import attrs
+import click
+
+from relevo._config import Config, TransportConfig, options_class
+from relevo._envelope import DEFAULT_QUEUE
+from relevo._line import KeyPath
+from relevo._retry import DEFAULT_RETRY, Retry
+from relevo._secret import MASK, Secret, masked_url
+from relevo.cli._main import Group
+from relevo.cli._option import json_option, with_config
+from relevo.cli._output import show_json, show_table
+from relevo.errors import ConfigurationError
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """
+    Show the configuration, and where each value comes from.
+
+    Example: relevo config show --origin
+    """
+
+
+@config.command("show")
+@click.option("--origin", is_flag=True, help="Also where each value comes from: a line, a variable, or a default.")
+@json_option
+@with_config
+def show(*, config: Config, origin: bool, as_json: bool) -> int:
+    """
+    Show every value that holds, the defaults too; no secret is shown.
+
+    Example: relevo config show --origin
+    """
+    rows = [
+        {"key": _dotted(keys), "value": value, **({"origin": said} if origin else {})}
+        for keys, value, said in _values(config)
+    ]
+    if as_json:
+        show_json(rows)
+    else:
+        texts = [{**row, "value": _text(row["value"])} for row in rows]
+        show_table(["key", "value", *(["origin"] if origin else [])], texts, empty="")
+    return 0
+
+
+_Said = tuple[KeyPath, Any, str]
+"""A value without its secrets, and who said it."""
+
+
+def _values(config: Config) -> Iterator[_Said]:
+    """Yield all that holds, in the order in which it is documented."""
+    for key in ("source", "app", "listeners", "plugins", "setup", "patience", "lease"):
+        value = getattr(config, key)
+        yield (key,), list(value) if isinstance(value, tuple) else value, _origin(config, key)
+    if config.signing is None:
+        yield ("signing",), None, _DEFAULT
+    else:
+        required = config.signing.required
+        said = not required or ("signing", "required") in config.origins.said
+        yield ("signing", "keys"), [MASK] * len(config.signing.keys), _origin(config, "signing", "keys")
+        yield ("signing", "required"), required, _origin(config, "signing", "required", said=said)
+    for queue, policy in config.retries.items():
+        yield from _policy(config, queue, policy)
+    for name, entry in config.transports.items():
+        yield from _transport(config, name, entry)
+    for pattern, targets in (config.routes or {"*": list(config.transports)[:1]}).items():
+        yield ("routes", pattern), list(targets), _origin(config, "routes", pattern, said=bool(config.routes))
+
+
+def _policy(config: Config, queue: str, policy: Retry) -> Iterator[_Said]:
+    name = queue if ("retries", queue) in config.origins.said else queue.removesuffix(f"/{DEFAULT_QUEUE}")
+    for term in ("runs", "first", "factor", "cap", "jitter"):
+        value = getattr(policy, term)
+        said = ("retries", name, term) in config.origins.said or value != getattr(DEFAULT_RETRY, term)
+        yield ("retries", queue, term), value, _origin(config, "retries", name, term, said=said)
+
+
+def _transport(config: Config, name: str, entry: TransportConfig) -> Iterator[_Said]:
+    outbox = entry.outbox.reveal() if entry.outbox else None
+    shown = masked_url(outbox) if outbox and "://" in outbox else outbox
+    yield ("transports", name, "url"), masked_url(entry.url.reveal()), _origin(config, "transports", name, "url")
+    yield (
+        ("transports", name, "outbox"),
+        shown,
+        _origin(config, "transports", name, "outbox", said=outbox is not None),
+    )
+    for option, value in _options(entry):
+        yield (
+            ("transports", name, option),
+            value,
+            _origin(config, "transports", name, option, said=option in entry.options),
+        )
+
+
+def _options(entry: TransportConfig) -> Iterator[tuple[str, Any]]:
+    """Yield what holds beside the address of *entry*; whatever could be a secret is none that is shown."""
+    try:
+        cls = options_class(entry)
+    except ConfigurationError:  # what it could mean is not known, nor what of it is secret
+        yield from ((option, MASK) for option in entry.options)
+        return
+    hints = get_type_hints(cls)
+    for field in attrs.fields(cls):
+        value = entry.options.get(field.name, field.default)
+        if field.name in ("url", "directory") or value is attrs.NOTHING:
+            continue
+        if Secret in (get_args(hints[field.name]) or (hints[field.name],)) and value is not None:
+            value = MASK
+        yield field.name, masked_url(value) if isinstance(value, str) and "://" in value else value
+    yield from ((option, MASK) for option in entry.options if option not in hints)
+
+
+_DEFAULT = "default"
+
+
+def _origin(config: Config, *keys: str, said: bool = True) -> str:
+    """Return who said the value at *keys*, or what it is a part of, unless it is known that nobody *said* it."""
+    found = config.origins.exactly(*keys) if said else None
+    if found is None:
+        return _DEFAULT
+    if found.line is None:
+        return found.place
+    near = os.path.relpath(found.place)
+    return f"{near if len(near) < len(found.place) else found.place}:{found.line}"
+
+
+def _dotted(keys: KeyPath) -> str:
+    return ".".join(f'"{key}"' if {*"/.*"} & {*str(key)} else str(key) for key in keys)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
+    return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,108 @@
+"""``relevo move``."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import attrs
+import click
+
+from relevo._app import App
+from relevo._decision import Reason
+from relevo._delivery import DeadLetter, Outcome, Release
+from relevo._envelope import Envelope
+from relevo._loop import stopped_by_signals
+from relevo._relay import RelayExecutor
+from relevo._route import NOW, Target, parsed_target
+from relevo._runner import Report, RunOptions
+from relevo._signing import Signing
+from relevo._worker import Worker
+from relevo.cli._main import EXIT_DEAD
+from relevo.cli._option import json_option, with_app
+from relevo.cli._output import show_json
+from relevo.errors import ConfigurationError, did_you_mean
+
+
+def _queue(text: str) -> Target:
+    """Return the queue of a transport that was typed as routes have it."""
+    try:
+        target = parsed_target(text, where="it")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from error
+    if target.transport == NOW:
+        raise click.BadParameter(f'"{NOW}" is no queue')
+    return target
+
+
+@click.command()
+@click.option("--from", "source", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they are.")
+@click.option("--to", "target", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they go.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="No more than so many.")
+@json_option
+@with_app
+def move(*, app: App, source: Target, target: Target, limit: int | None, as_json: bool) -> int:
+    """
+    Move the events that are ready from one queue to another, also of another transport.
+
+    An event leaves its queue when the other has confirmed it; if this is interrupted there may be a second copy
+    of what was under way, of the same id. What is moved starts afresh: every listener of the other queue runs,
+    with all its attempts. What the other queue refuses stays where it is, to be tried again later.
+
+    The queue that it comes from need not be routed to any more; the one that it goes to must be, or no worker
+    would take it up. Exits with 1 if something stayed or was dead-lettered.
+
+    Example: relevo move --from main/old --to main/feed --limit 1000
+    """
+    if source == target:
+        raise click.UsageError("--from and --to are the same queue")
+    here, there = app.transport(source.transport), app.transport(target.transport)
+    known = app.queues(there.name)
+    if target.queue not in known:
+        hint = did_you_mean(target.queue, known)
+        raise ConfigurationError(
+            f'--to: nothing is routed to the queue "{target.queue}" of "{there.name}"{hint}; '
+            f"there are: {', '.join(known)}"
+        )
+    if missing := here.setup([source.queue], dry_run=True):
+        raise ConfigurationError(f"--from: {source} is not there: {'; '.join(missing)} would have to be created first")
+    app.prepare(there.name)
+    change = partial(_readdressed, queue=target.queue, signing=app.signing)
+    worker = Worker(
+        transport=here,
+        handle=lambda _: Release(),
+        queues=(source.queue,),
+        clock=app.clock,
+        chance=random.random,
+        options=RunOptions(until_empty=True, max_events=limit),
+        executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
+    )
+    with stopped_by_signals(worker):
+        report = worker.run()
+    if as_json:
+        show_json(
+            {"moved": report.done, "stayed": report.retried, "dead": report.dead, "reasons": dict(report.reasons)}
+        )
+    else:
+        click.echo(_told(report))
+    return EXIT_DEAD if report.retried or report.dead else 0
+
+
+def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> Envelope | Outcome:
+    """Return *envelope* for *queue*, signed anew; what was not rightly signed is not made so by moving it."""
+    if signing is None:
+        return attrs.evolve(envelope, queue=queue)
+    fault = signing.fault(envelope)
+    if fault is not None:
+        return DeadLetter(reason=Reason.FORGED, error=fault)
+    return signing.signed(attrs.evolve(envelope, queue=queue))
+
+
+def _told(report: Report) -> str:
+    parts = [f"{report.done} moved"]
+    if report.retried:
+        parts.append(f"{report.retried} stayed, since the other queue does not take them yet")
+    if report.dead:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
+        parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
+    return ", ".join(parts)

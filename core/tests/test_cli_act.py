@@ -1,0 +1,241 @@
+"""The commands that act on what waits: move, purge, cancel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+
+from relevo import Envelope
+
+from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
+
+SECOND = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///other.db"')
+SECOND += '"other.*" = "other/feed"\n'
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    return opened(tmp_path)
+
+
+def ready(shop: Shop) -> dict[str, int]:
+    """Return how many events every queue holds, without the empty ones."""
+    rows = json.loads(shop.run("status --json").stdout)
+    return {f"{row['transport']}/{row['queue']}": row["ready"] for row in rows if row["ready"]}
+
+
+# --- move -------------------------------------------------------------------------------------------------
+
+
+def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None:
+    for number in range(3):
+        shop.run(f"""dispatch image.created '{{"image_id": {number}}}'""")
+
+    some = shop.run("move --from main/media --to main/feed --limit 1")
+    rest = shop.run("move --from main/media --to main/feed --json")
+    none = shop.run("move --from main/media --to main/feed")
+
+    assert (some.returncode, some.stdout, some.stderr) == (0, "1 moved\n", "")
+    assert json.loads(rest.stdout) == {"moved": 2, "stayed": 0, "dead": 0, "reasons": {}}
+    assert (none.returncode, none.stdout) == (0, "0 moved\n")
+    # The same event is in the other queue already, and there is one of an id in a queue.
+    assert ready(shop) == {"main/feed": 3}
+
+
+def test_events_are_moved_to_another_transport_from_a_queue_that_is_not_routed_any_more(shop: Shop) -> None:
+    shop.write("relevo.toml", SECOND)
+    for number in range(3):
+        shop.run(f"""dispatch image.created '{{"image_id": {number}}}'""")
+    shop.write("relevo.toml", SECOND.replace('"main/media", ', ""))
+
+    done = shop.run("move --from main/media --to other/feed")
+
+    assert (done.returncode, done.stdout) == (0, "3 moved\n")
+    assert ready(shop) == {"main/feed": 3, "other/feed": 3}
+
+
+def test_nothing_is_lost_when_the_other_server_is_down(shop: Shop) -> None:
+    shop.write("relevo.toml", SECOND)
+    shop.run("dispatch mail.sent")
+    shop.write("relevo.toml", SECOND.replace("sqlite:///other.db", "sqlite:////proc/none/x.db"))
+
+    done = shop.run("move --from main/default --to other/feed")
+    shop.write("relevo.toml", SECOND)
+
+    assert done.returncode == 69
+    assert "unavailable" in told_in_one_line(done)
+    assert ready(shop) == {"main/default": 1}
+
+
+def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
+    shop.write("relevo.toml", SECOND)
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_sql, relevo_memory, sqlalchemy, pathlib\n"
+        "class Picky(relevo_memory.MemoryTransport):\n"
+        "    def send(self, envelopes, *, delay=0.0):\n"
+        "        raise relevo.SendError(self.name, refused=range(len(envelopes)), why='not today')\n"
+        "here = pathlib.Path(__file__).parent / 'shop.db'\n"
+        "app = relevo.App(transports={'main': relevo_sql.SqlTransport(sqlalchemy.create_engine(f'sqlite:///{here}')),\n"
+        "    'other': Picky()}, routes={'*': 'main', 'other.*': 'other'})\n",
+    )
+    shop.run("dispatch mail.sent")
+
+    done = shop.process("relevo move --from main/default --to other/default")
+    status = json.loads(shop.run("status -t main --json").stdout)
+
+    assert (done.returncode, done.stdout) == (1, "0 moved, 1 stayed, since the other queue does not take them yet\n")
+    (line,) = lines(done)
+    assert "WARNING relevo.relay: <Delivery of mail.sent" in line
+    assert line.endswith("0 sent, 1 refused, 0 unknown: not today")
+    assert status[0]["ready"] + status[0]["scheduled"] == 1
+
+
+def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no_event(shop: Shop) -> None:
+    relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_sql, sqlalchemy, pathlib\nfrom relevo._signing import Signing\n"
+        "here = pathlib.Path(__file__).parent / 'shop.db'\n"
+        "app = relevo.App(transports={'main': relevo_sql.SqlTransport(sqlalchemy.create_engine(f'sqlite:///{here}'))},\n"
+        "    routes={'image.*': ['main/media', 'main/feed'], '*': 'main'}, listeners=['shop_listeners'],\n"
+        f"    source='shop', signing=Signing('{CANARY}' + 'k' * 32))\n",
+    )
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    forged = Envelope(id="1", source="shop", name="image.created", queue="feed", body=b"{}")
+    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db")) as transport:
+        transport.send([forged])
+
+    done = shop.run("move --from main/feed --to main/default")
+    shop.run("drain -q media")
+    drained = shop.run("drain -q default")
+
+    assert (done.returncode, done.stdout.split(";")[0]) == (1, "1 moved, 1 dead (1 forged)")
+    assert [row["reason"] for row in json.loads(shop.run("dead list --json").stdout)] == ["forged"]
+    assert drained.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "options, code, why",
+    [
+        ("--from main/a", 2, "missing option '--to'"),
+        ("--from main/a --to main/a", 2, "--from and --to are the same queue"),
+        ("--from main/default --to main", 2, "--from and --to are the same queue"),
+        ("--from now --to main", 2, '"now" is no queue'),
+        ("--from 'main/a b' --to main", 2, "'a b' cannot name a queue"),
+        ("--from '' --to main", 2, "'' is not a target"),
+        ("--from main/outbox/x --to main", 2, "are reserved"),
+        ("--from main/a --to main --limit 0", 2, "0 is not in the range"),
+        ("--from mian/a --to main", 78, 'no transport is called "mian"; did you mean "main"?'),
+        (
+            "--from main/a --to main/fed",
+            78,
+            '--to: nothing is routed to the queue "fed" of "main"; did you mean "feed"?',
+        ),
+        ("--from main/a --to main", 78, "--from: main/a is not there: "),
+    ],
+)
+def test_a_move_that_cannot_be_is_told(shop: Shop, options: str, code: int, why: str) -> None:
+    done = shop.run(f"move {options}")
+
+    assert why in told_in_one_line(done)
+    assert done.returncode == code
+
+
+# --- purge ------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
+    for _ in range(2):
+        shop.run("dispatch image.created")
+    shop.run("dispatch image.created --delay 1h")
+
+    kept = shop.run("purge media", given=b"n\n")
+    unanswered = shop.run("purge media")
+    purged = shop.run("purge media", given=b"y\n")
+    feed = shop.run("purge feed -t main --yes --json")
+    slip = shop.run("purge fed --yes")
+
+    assert (kept.returncode, kept.stdout) == (0, "nothing was deleted\n")
+    assert "Delete 3 waiting events of main/media? This cannot be undone." in kept.stderr
+    assert unanswered.returncode == 2
+    assert "nobody answered; say --yes" in unanswered.stderr
+    assert (purged.returncode, purged.stdout) == (0, "3 purged\n")
+    assert json.loads(feed.stdout) == {"purged": 3}
+    assert (slip.stdout, slip.stderr) == (
+        "0 purged\n",
+        'relevo: nothing is routed to the queue "fed"; did you mean "feed"?\n',
+    )
+    assert ready(shop) == {}
+
+
+# --- cancel -----------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_cancelled_in_every_queue_by_its_id(shop: Shop) -> None:
+    event_id = json.loads(shop.run("dispatch image.created --json").stdout)["id"]
+    shop.run("dispatch image.created")
+
+    done = shop.run(f"cancel {event_id}")
+    again = shop.run(f"cancel {event_id} --json")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 cancelled\n", "")
+    assert (again.returncode, json.loads(again.stdout)) == (1, {"cancelled": 0})
+    assert told_last(again.stderr) == f"relevo: nothing that waits has the id {event_id}"
+    assert ready(shop) == {"main/media": 1, "main/feed": 1}
+
+
+def told_last(text: str) -> str:
+    return text.splitlines()[-1]
+
+
+def test_an_event_is_cancelled_in_an_outbox_too(shop: Shop) -> None:
+    relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
+    shop.write(
+        "relevo.toml",
+        CONFIGURATION.replace('"sqlite:///shop.db"', '{ url = "sqlite:///shop.db", outbox = "sqlite:///outbox.db" }'),
+    )
+    shop.run("status")
+    waiting = Envelope(id="1", source="shop", name="mail.sent", queue="outbox/main", body=b"{}")
+    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db")) as outbox:
+        outbox.send([waiting, attrs.evolve(waiting, id="2")])
+
+    assert shop.run("cancel 1").stdout == "1 cancelled\n"
+
+
+@pytest.mark.parametrize(
+    "command, what", [("cancel 1", "cancel"), ("purge media", "purge"), ("purge media --yes", "purge")]
+)
+def test_what_a_transport_cannot_do_is_told_before_anything_is_asked(shop: Shop, command: str, what: str) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, cancel=False, purge=False)\n"
+        "app = relevo.App(transports={'main': Plain()}, routes={'*': 'main'})\n",
+    )
+
+    done = shop.run(command)
+
+    assert done.returncode == 78
+    assert (
+        told_in_one_line(done) == f'relevo: the transport "main" does not support {what}; choose one that claims it\n'
+    )
+
+
+def test_a_transport_that_cannot_cancel_is_named_if_nothing_was_found(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, cancel=False)\n"
+        "app = relevo.App(transports={'main': Plain(), 'b': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
+    )
+
+    done = shop.run("cancel 1")
+
+    assert done.returncode == 1
+    assert lines(done) == ['relevo: nothing that waits has the id 1; "main" cannot cancel']

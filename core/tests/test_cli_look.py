@@ -1,0 +1,312 @@
+"""The commands that only look: config show, transports, check, listeners, show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from relevo import Capabilities
+
+from .shop import CANARY, CONFIGURATION, Shop, lines, opened
+
+KEY = CANARY + "k" * 32
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    return opened(tmp_path)
+
+
+# --- config show ----------------------------------------------------------------------------------------
+
+
+def shown(shop: Shop, **environ: Any) -> dict[str, tuple[object, str]]:
+    done = shop.run("config show --origin --json", **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert CANARY not in done.stdout
+    return {row["key"]: (row["value"], row["origin"]) for row in json.loads(done.stdout)}
+
+
+def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) -> None:
+    rows = shown(shop, RELEVO_TRANSPORTS__MAIN__POLL="0.5", RELEVO_SETUP="explicit")
+
+    assert rows == {
+        "source": ("shop", "relevo.toml:2"),
+        "app": ("shop:app", "relevo.toml:3"),
+        "listeners": (["shop_listeners"], "relevo.toml:4"),
+        "plugins": ([], "default"),
+        "setup": ("explicit", "RELEVO_SETUP"),
+        "patience": (3600.0, "default"),
+        "lease": (60.0, "default"),
+        "signing": (None, "default"),
+        "transports.main.url": ("sqlite:///shop.db", "relevo.toml:7"),
+        "transports.main.outbox": (None, "default"),
+        "transports.main.busy_timeout": (30.0, "default"),
+        "transports.main.poll": ("0.5", "RELEVO_TRANSPORTS__MAIN__POLL"),
+        'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
+        'routes."*"': (["main"], "relevo.toml:11"),
+    }
+
+
+def test_a_table_is_shown_with_the_line_of_each_key(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        '[transports.main]\nurl = "sqlite:///shop.db"\n\noutbox = "main"\n'
+        '[retries]\nmain = 3\n[signing]\nkeys = ["${KEY}"]\n',
+    )
+
+    rows = shown(shop, KEY=KEY)
+
+    assert rows["transports.main.outbox"] == ("main", "relevo.toml:4")
+    assert rows["transports.main.poll"] == (0.1, "default")
+    assert rows['retries."main/default".runs'] == (3, "relevo.toml:6")
+    assert rows['retries."main/default".cap'] == (3600.0, "default")
+    assert rows["signing.keys"] == (["***"], "relevo.toml:8")
+    assert rows["signing.required"] == (True, "default")
+    assert rows['routes."*"'] == (["main"], "default")
+
+
+def test_a_variable_that_holds_a_table_says_what_is_in_it_and_no_more(shop: Shop) -> None:
+    rows = shown(
+        shop,
+        RELEVO_TRANSPORTS__MAIN='{url = "sqlite:///x.db", poll = 0.5}',
+        RELEVO_RETRIES='{"main/feed" = { runs = 8 }}',
+        RELEVO_SIGNING=f'["{KEY}"]',
+    )
+
+    assert rows["transports.main.url"] == ("sqlite:///x.db", "RELEVO_TRANSPORTS__MAIN")
+    assert rows["transports.main.poll"] == (0.5, "RELEVO_TRANSPORTS__MAIN")
+    assert rows["transports.main.busy_timeout"] == (30.0, "default")
+    assert rows['retries."main/feed".runs'] == (8, "RELEVO_RETRIES")
+    assert rows['retries."main/feed".first'] == (2.0, "default")
+    assert rows["signing.keys"] == (["***"], "RELEVO_SIGNING")
+    assert rows["signing.required"] == (True, "default")
+
+
+def test_no_secret_is_shown_in_the_configuration(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        f'signing = "{KEY}"\n[transports]\n'
+        f'main = {{ url = "amqp://me:{CANARY}@host/x?key={CANARY}", outbox = "sqlite://me:{CANARY}@host/x" }}\n'
+        f'other = {{ url = "strange://me:{CANARY}@host", token = "{CANARY}" }}\n'
+        f'third = {{ url = "memory://", unknown = "{CANARY}" }}\n'
+        f'fourth = {{ url = "{CANARY}" }}\n',
+    )
+
+    rows = shown(shop)
+    table = shop.run("config show")
+
+    assert rows["transports.main.url"][0] == "amqp://me:***@host/x?key=***"
+    assert rows["transports.main.outbox"][0] == "sqlite://me:***@host/x"
+    assert rows["transports.other.token"][0] == rows["transports.third.unknown"][0] == "***"
+    assert CANARY not in table.stdout
+    assert "default" not in table.stdout
+
+
+def test_the_configuration_is_a_table_for_people(shop: Shop) -> None:
+    done = shop.run("config show --origin")
+
+    assert done.stdout.splitlines()[1].split() == ["source", "shop", "relevo.toml:2"]
+    assert "setup" in done.stdout
+
+
+def test_a_configuration_with_a_fault_is_not_shown(shop: Shop) -> None:
+    shop.write("relevo.toml", "sorce = 1")
+
+    done = shop.run("config show")
+
+    assert (done.returncode, done.stdout, len(lines(done))) == (78, "", 1)
+
+
+# --- transports -----------------------------------------------------------------------------------------
+
+
+def test_transports_are_shown_with_what_they_can(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write(
+        "relevo.toml",
+        '[transports]\nmain = "sqlite:///shop.db"\n'
+        f'other = {{ url = "amqp://me:{CANARY}@127.0.0.1:1", outbox = "main" }}\n',
+    )
+
+    table = shop.run("transports")
+    main, other = json.loads(shop.run("transports --json").stdout)
+
+    assert (main["name"], main["scheme"], main["type"]) == ("main", "sqlite", "relevo_sql.SqlTransport")
+    assert (other["address"], other["outbox"], main["outbox"]) == ("amqp://me:***@127.0.0.1:1", "main", None)
+    assert (main["queues"], other["queues"]) == (["default"], ["default"])
+    assert set(main["capabilities"]) == {field.name for field in attrs.fields(Capabilities)}
+    assert "survives: host; delay " in table.stdout
+    assert CANARY not in table.stdout
+    assert not shop.folder.joinpath("shop.db").exists()
+
+
+def test_transports_of_an_application_without_configuration_have_no_address(shop: Shop) -> None:
+    shop.write("relevo.toml", 'app = "shop:app"\n')
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_memory\n"
+        "app = relevo.App(transports={'main': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
+    )
+
+    (row,) = json.loads(shop.run("transports --json").stdout)
+
+    assert (row["name"], row["address"], row["type"]) == ("main", None, "relevo_memory.MemoryTransport")
+
+
+# --- check ----------------------------------------------------------------------------------------------
+
+
+def found(shop: Shop, options: str = "") -> tuple[int, dict[str, str]]:
+    done = shop.run(f"check {options} --json")
+    return done.returncode, {row["check"]: row["detail"] if row["ok"] else "WRONG" for row in json.loads(done.stdout)}
+
+
+def test_what_is_right_is_told(shop: Shop) -> None:
+    code, findings = found(shop)
+
+    assert code == 0
+    assert findings == {
+        "configuration": str(shop.folder / "relevo.toml"),
+        "listeners": "3 of 2 events",
+        "transport main": "a worker can serve media, feed, default",
+    }
+    assert not shop.folder.joinpath("shop.db").exists()
+
+
+def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
+    before = found(shop, "--live")
+    tables = shop.folder.joinpath("shop.db").exists()
+    shop.run("setup")
+    after = found(shop, "--live")
+
+    assert before[1]["server of main"].startswith("reached; at first use is created: ")
+    assert (before[0], after[0]) == (0, 0)
+    assert after[1]["server of main"] == "reached, nothing is missing"
+    assert not tables
+
+
+def test_what_is_missing_where_nothing_may_be_created_is_wrong(shop: Shop) -> None:
+    shop.write("relevo.toml", 'setup = "explicit"' + CONFIGURATION)
+
+    done = shop.run("check --live")
+
+    assert done.returncode == 78
+    assert 'relevo: the transport "main" is not set up, it lacks' in done.stderr
+    assert "run relevo setup" in done.stderr
+    assert "WRONG" in done.stdout
+
+
+def test_a_listener_that_no_worker_could_serve_is_wrong(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("main/feed", "main/fed"))
+
+    done = shop.run("check")
+
+    assert done.returncode == 78
+    assert len(lines(done)) == 1
+    assert 'shop_listeners:feed: it runs in the queue "feed"' in done.stderr
+
+
+def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_same(shop: Shop) -> None:
+    shop.write("shop_listeners.py", "import nothing_like_that\n")
+
+    done = shop.run("check --live")
+
+    assert done.returncode == 78
+    assert done.stderr.count("nothing_like_that") == 2  # its line, and what Python says of it
+    assert "reached; at first use is created" in done.stdout
+
+
+def test_servers_that_are_down_are_told_all_together(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write(
+        "relevo.toml",
+        'listeners = ["shop_listeners"]\n[transports]\n'
+        f'one = {{ url = "amqp://me:{CANARY}@127.0.0.1:1", outbox = "sqlite:///box.db" }}\n'
+        'two = "amqp://127.0.0.1:2"\n[routes]\n"image.*" = ["one/media", "one/feed"]\n"*" = "two"\n',
+    )
+
+    code, findings = found(shop, "--live")
+    quick = shop.run("check")
+    done = shop.run("check --live")
+
+    assert (code, quick.returncode) == (69, 0)
+    assert [what for what, detail in findings.items() if detail == "WRONG"] == ["server of one", "server of two"]
+    assert findings["outbox of one"].startswith("reached")
+    assert len(lines(done)) == 2
+    assert CANARY not in done.stdout + done.stderr
+
+
+# --- listeners --------------------------------------------------------------------------------------------
+
+
+def test_listeners_are_drawn_as_a_flowchart(shop: Shop) -> None:
+    done = shop.run("listeners --format mermaid")
+
+    assert done.stdout.splitlines() == [
+        "flowchart LR",
+        '    queue0[("main/media")]',
+        '    queue1[("main/feed")]',
+        '    event0(["image.created"])',
+        '    queue2[("main/default")]',
+        '    event1(["mail.sent"])',
+        '    listener0["shop_listeners:thumbnails"]',
+        '    listener1["shop_listeners:feed"]',
+        '    listener2["shop_listeners:count"]',
+        "    event0 --> queue0",
+        "    event0 --> queue1",
+        "    event1 --> queue2",
+        '    queue0 -- "image.created" --> listener0',
+        '    queue1 -- "image.created" --> listener1',
+        '    queue2 -- "mail.sent" --> listener2',
+    ]
+
+
+def test_names_cannot_break_out_of_the_flowchart(shop: Shop) -> None:
+    shop.write(
+        "shop_listeners.py",
+        "import relevo\n@relevo.listener('a.b', id='x\"]; click x \"javascript:`1` <b>#')\ndef f(e): ...\n",
+    )
+
+    done = shop.run("listeners --format mermaid")
+
+    (line,) = [line for line in done.stdout.splitlines() if "click" in line]
+    assert line == ('    listener0["x#34;#93;#59; click x #34;javascript:#96;1#96; #60;b#62;#35;"]')
+
+
+def test_a_listener_without_a_route_is_drawn_where_no_event_comes(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('"*" = "main"', ""))
+
+    drawn = shop.run("listeners --format mermaid").stdout
+    table = json.loads(shop.run("listeners --format json").stdout)
+
+    assert '[("no route")]' in drawn
+    assert table[-1]["target"] == "no route"
+
+
+# --- show -------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_event_is_shown_by_its_id(shop: Shop) -> None:
+    event_id = json.loads(shop.run("""dispatch image.created '{"bad": true}' --json""").stdout)["id"]
+    waiting = shop.run(f"show {event_id}")
+    shop.run("drain")
+
+    done = shop.run(f"show {event_id}")
+    (entry,) = json.loads(shop.run(f"show {event_id} --json").stdout)
+    other = shop.run("show nothing --json")
+
+    assert (waiting.returncode, waiting.stderr) == (1, f"relevo: no dead letter has the id {event_id}\n")
+    assert done.returncode == 0
+    assert "shop_listeners:thumbnails" in done.stdout
+    assert (entry["id"], entry["queue"]) == (event_id, "media")
+    assert '"bad":true' in entry["body"]
+    assert (other.returncode, json.loads(other.stdout)) == (1, [])
+
+
+def test_help_says_what_show_cannot_find(shop: Shop) -> None:
+    assert "Only dead letters" in shop.run("show --help").stdout

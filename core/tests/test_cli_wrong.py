@@ -1,0 +1,524 @@
+"""Whatever is wrong, the command line says so in one clear line, and ends with the code that says who must act."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    return opened(tmp_path)
+
+
+# --- what is wrong ------------------------------------------------------------------------------------
+
+CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
+    # what is written, the command, what is said
+    "an unknown scheme": (
+        '[transports]\nmain = "sqlit:///x"',
+        "status",
+        'transports.main: no transport for "sqlit"; available: ',
+    ),
+    "an address that is none": (
+        f'[transports]\nmain = "me:{CANARY}@host"',
+        "status",
+        "transports.main: an address begins with its scheme",
+    ),
+    "a bad port": (
+        f'[transports]\nmain = "amqp://me:{CANARY}@host:x/"',
+        "status",
+        "transports.main: ",
+    ),
+    "an unknown key": (
+        "sorce = 1",
+        "status",
+        'unknown key "sorce"; did you mean "source"?',
+    ),
+    "an unknown option": (
+        '[transports]\nmain = {url = "sqlite:///x.db", pol = 1}',
+        "status",
+        'unknown option "pol"; did you mean "poll"?',
+    ),
+    "a wrong type": (
+        '[transports]\nmain = {url = "sqlite:///x.db", poll = [1]}',
+        "status",
+        "transports.main.poll: expected `float`, got `array`",
+    ),
+    "a number out of range": (
+        '[transports]\nmain = {url = "sqlite:///x.db", poll = 0}',
+        "status",
+        "transports.main: poll cannot be 0",
+    ),
+    "an unknown option in a table of its own": (
+        '[transports.main]\nurl = "sqlite:///x.db"\npol = 1',
+        "status",
+        'relevo.toml:3: transports.main: unknown option "pol"; did you mean "poll"?',
+    ),
+    "a variable that is not set": (
+        f'[transports]\nmain = "amqp://me:{CANARY}${{NO_SUCH_VARIABLE}}@host/"',
+        "status",
+        "relevo.toml:2: transports.main: the variable NO_SUCH_VARIABLE is not set; set it, or write ",
+    ),
+    "a password out of an example": (
+        '[transports]\nmain = "amqp://guest:guest@broker.example/"',
+        "status",
+        "relevo.toml:2: transports.main: amqp://guest:***@broker.example/ has a password that stands in every example",
+    ),
+    "a key for signatures that is a password": (
+        f'signing = "{CANARY}"',
+        "status",
+        "relevo.toml:1: signing: a key has at least 32 characters",
+    ),
+    "a retry policy that cannot be": (
+        CONFIGURATION + '[retries]\n"main/feed" = { factor = 0 }',
+        "status",
+        'retries."main/feed": factor is 0.0, it must be a number from 1',
+    ),
+    "a route to a transport that is not there": (
+        CONFIGURATION.replace('= "main"', '= "mian"'),
+        "status",
+        'relevo.toml:11: routes."*": no transport is called \'mian\'; did you mean "main"?',
+    ),
+    "an outbox that cannot join a session": (
+        '[transports]\nmain = { url = "sqlite:///x.db", outbox = "amqp://127.0.0.1:1" }',
+        "status",
+        "cannot join a session",
+    ),
+    "a folder that is none": (
+        '[transports]\nmain = "sqlite://shop.db"',
+        "status",
+        "write sqlite:///shop.db",
+    ),
+    "an address of a database in memory": (
+        '[transports]\nmain = "sqlite://"',
+        "status",
+        "transports.main: ",
+    ),
+    "an empty configuration": (
+        "",
+        "status",
+        "relevo.toml: no transport; add one",
+    ),
+    "a syntax error": (
+        "a = = 1",
+        "status",
+        "relevo.toml:1: Invalid value (column 5)",
+    ),
+    "a configuration that is too large": (
+        b"#" * (1 << 21),
+        "status",
+        "is larger than 1 MiB",
+    ),
+    "no route": (
+        CONFIGURATION.replace('"*" =', '"mail.*" ='),
+        "dispatch feed.read",
+        'no route for "feed.read"; routes: "image.*", "mail.*"',
+    ),
+    "a listener in a queue without a route": (
+        CONFIGURATION.replace("main/feed", "main/fed"),
+        "drain",
+        'shop_listeners:feed: it runs in the queue "feed", but "image.created" is routed to main/media, main/fed',
+    ),
+    "no such listener module": (
+        CONFIGURATION.replace("shop_listeners", "shop_listener"),
+        "drain",
+        'listeners: there is no module "shop_listener"',
+    ),
+}
+
+LISTENER_MODULES: dict[str, tuple[str, str]] = {
+    # what is written, what is said
+    "two listeners of one id": (
+        "from relevo import listener as on\n@on('a.b', id='x')\ndef f(e): ...\n@on('a.b', id='x')\ndef g(e): ...\n",
+        'two listeners of "a.b" have the id "x"',
+    ),
+    "a listener module without listeners": (
+        "",
+        'the module "shop_listeners" has no listener',
+    ),
+    "an event name in a listener module": (
+        "import relevo\n@relevo.listener('a b')\ndef f(e): ...\n",
+        "shop_listeners.py:2: 'a b' is not an event name",
+    ),
+    "a listener that is async": (
+        "import relevo\n@relevo.listener('a.b')\nasync def f(e): ...\n",
+        "shop_listeners:f cannot be a listener: async def",
+    ),
+}
+
+COMMANDS: dict[str, tuple[str, int, str]] = {
+    # what is typed, the exit code, what is said
+    "a configuration that is missing": (
+        "status --config no.toml",
+        78,
+        "no.toml does not exist; give another with --config or RELEVO_CONFIG",
+    ),
+    "a configuration that is a directory": (
+        "status --config .",
+        78,
+        "is a directory, expected a file",
+    ),
+    "a queue that nothing is routed to": (
+        "drain -q meida",
+        78,
+        'nothing is routed to the queue "meida" of "main"; did you mean "media"?; there are: media, feed, default',
+    ),
+    "a transport that is not there": (
+        "status -t mian",
+        78,
+        'no transport is called "mian"; did you mean "main"?',
+    ),
+    "a relay without an outbox": (
+        "relay",
+        78,
+        'the transport "main" has no outbox',
+    ),
+    "no such app module": (
+        "status -a shpo:app",
+        78,
+        'app: there is no module "shpo"',
+    ),
+    "no such app": (
+        "status -a shop:ap",
+        78,
+        'app: "shop" has no "ap"; did you mean "app"?',
+    ),
+    "an app that is none": (
+        "status -a shop:number",
+        78,
+        'app: "shop:number" is int, not a relevo.App',
+    ),
+    "an app that is a function": (
+        "status -a shop:create",
+        78,
+        'app: "shop:create" is function, not a relevo.App',
+    ),
+    "an app without its name": (
+        "status -a shop",
+        78,
+        'app: write "module:name", as in "shop:app", not "shop"',
+    ),
+    "a path as an app": (
+        "status -a ./shop.py:app",
+        78,
+        "app: './shop.py:app' is not a module",
+    ),
+    "arguments that are no JSON": (
+        "dispatch a.b nope",
+        65,
+        'the event "a.b" cannot be sent: $: the arguments are not JSON',
+    ),
+    "arguments that are no object": (
+        "dispatch a.b [1]",
+        65,
+        "the arguments must be a JSON object, not list",
+    ),
+    "arguments with NaN": (
+        "dispatch a.b '{\"a\": NaN}'",
+        65,
+        "the arguments are not JSON",
+    ),
+    "arguments with a lone surrogate": (
+        'dispatch a.b \'{"a": "\\ud800"}\'',
+        65,
+        "$",
+    ),
+    "arguments with NUL": (
+        'dispatch a.b \'{"a": "\\u0000"}\'',
+        65,
+        "$.a: holds a NUL character",
+    ),
+    "arguments with a large integer": (
+        "dispatch a.b '{\"a\": 9223372036854775808}'",
+        65,
+        "$.a: the integer does not fit 64 bits",
+    ),
+    "arguments that are too deep": (
+        f"""dispatch a.b '{{"a": {"[" * 101}{"]" * 101}}}'""",
+        65,
+        "deeper than 100 levels",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CONFIGURATIONS)
+def test_one_clear_line_about_a_configuration_with(shop: Shop, what: str) -> None:
+    text, command, line = CONFIGURATIONS[what]
+    shop.write("relevo.toml", text)
+
+    done = shop.run(command)
+
+    assert line in told_in_one_line(done)
+    assert done.returncode == 78
+
+
+@pytest.mark.parametrize("what", LISTENER_MODULES)
+def test_one_clear_line_about_a_module_with(shop: Shop, what: str) -> None:
+    text, line = LISTENER_MODULES[what]
+    shop.write("shop_listeners.py", text)
+
+    done = shop.run("drain")
+
+    assert line in told_in_one_line(done)
+    assert done.returncode == 78
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_one_clear_line_about_a_command_with(shop: Shop, what: str) -> None:
+    command, code, line = COMMANDS[what]
+
+    done = shop.run(command)
+
+    assert line in told_in_one_line(done)
+    assert done.returncode == code
+
+
+def test_one_clear_line_about_a_variable_with_a_slip(shop: Shop) -> None:
+    done = shop.run("status", RELEVO_TRANSPORTS_MAIN=f"amqp://{CANARY}")
+
+    assert 'did you mean "RELEVO_TRANSPORTS__MAIN"?' in told_in_one_line(done)
+    assert done.returncode == 78
+
+
+def test_several_problems_are_told_together(shop: Shop) -> None:
+    shop.write("relevo.toml", 'sorce = 1\nsetup = 3\n[transports]\nmain = 4\n[routes]\n"*" = []\n')
+
+    done = shop.run("status")
+
+    assert done.returncode == 78
+    assert len(lines(done)) == 4
+    assert [line.partition("relevo.toml:")[2][0] for line in lines(done)] == ["1", "2", "4", "6"]
+
+
+def test_one_clear_line_about_a_package_that_is_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relevo._discovery._points", lambda *_, **__: ())
+
+    done = shop.run("status")
+
+    assert 'relevo.toml:7: transports.main: no transport for "sqlite"; available: none; install "relevo-sql"' in (
+        told_in_one_line(done)
+    )
+    assert done.returncode == 78
+
+
+@pytest.mark.parametrize("module, command", [("shop_listeners.py", "drain"), ("shop.py", "status")])
+def test_an_import_that_fails_shows_its_own_traceback(shop: Shop, module: str, command: str) -> None:
+    shop.write(module, "def helper():\n    1 / 0\n\nhelper()\n")
+
+    done = shop.run(command)
+
+    assert done.returncode == 78
+    assert f'{module}", line 4' in done.stderr
+    assert lines(done)[-1] == "relevo: ZeroDivisionError: division by zero"
+    assert "importlib" not in done.stderr
+    assert "site-packages" not in done.stderr
+    assert len(lines(done)) < 12
+
+
+def test_too_large_an_event_is_bad_data(shop: Shop) -> None:
+    done = shop.run("dispatch a.b -", given=json.dumps({"a": "x" * 1024 * 1024}).encode())
+
+    assert (done.returncode, len(lines(done))) == (65, 1)
+    assert "1,048,576 are allowed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given, why",
+    [
+        (b"", "standard input is empty"),
+        (b" \n", "standard input is empty"),
+        (b"\xff", "are not JSON"),
+        (b"{", "are not JSON"),
+        (b"null", "not NoneType"),
+    ],
+)
+def test_standard_input_that_is_no_event_is_bad_data(shop: Shop, given: bytes, why: str) -> None:
+    done = shop.run("dispatch a.b -", given=given)
+
+    assert (done.returncode, len(lines(done))) == (65, 1)
+    assert why in done.stderr
+
+
+def test_arguments_come_from_standard_input(shop: Shop) -> None:
+    shop.run("dispatch image.created -", given='{"image_id": "ä𝄞"}\n'.encode())
+
+    assert shop.run("drain").stdout == "made ä𝄞\n"
+
+
+def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
+    done = shop.process("relevo dispatch a.b - <&-")
+
+    assert (done.returncode, len(lines(done))) == (65, 1)
+    assert "standard input is empty" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_bad_data(shop: Shop) -> None:
+    done = shop.process('relevo dispatch a.b $\'{"a": "\\xff"}\'')
+
+    assert (done.returncode, len(lines(done))) == (65, 1)
+
+
+@pytest.mark.parametrize(
+    "command, why",
+    [
+        ("", "relevo --help names all commands"),
+        ("wrker", 'there is no command "wrker"; did you mean "worker"?'),
+        ("frobnicate", 'there is no command "frobnicate"'),
+        ("dead lst", 'dead: there is no command "lst"; did you mean "list"?; see relevo dead --help'),
+        (
+            "drain --max-event 3",
+            'drain: there is no option --max-event; did you mean "--max-events"?; see relevo',
+        ),
+        ("drain -z", "drain: there is no option -z; see relevo drain --help"),
+        ("--confg x status", 'relevo: there is no option --confg; did you mean "--config"?; see relevo --help'),
+        ("dead list --jsn", 'dead list: there is no option --jsn; did you mean "--json"?; see relevo dead list --help'),
+        ("status further", "got unexpected extra argument (further)"),
+        ("status --config", "option '--config' requires an argument"),
+        ("listeners --format dot", "'dot' is not one of 'table', 'json', 'mermaid'"),
+        ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+        ("drain --max-events 0", "0 is not in the range"),
+        ("drain --max-time soon", "it cannot be 'soon'; write seconds"),
+        ("drain --max-time -1", "it cannot be '-1'"),
+        ("dispatch", "missing argument 'NAME'"),
+        ("dispatch 'a b'", "'a b' is not an event name"),
+        ("dispatch a.b --subject image", "write type/id, as in image/7"),
+        ("dispatch a.b --delay never", "it cannot be 'never'"),
+        ("dead revive", "name dead letters, or say --all"),
+        ("dead revive x --all", "name dead letters, or say --all"),
+        ("dead discard", "name dead letters, or say --all"),
+        ("dead show nothing", "there is no dead letter 'nothing'; see relevo dead list"),
+        ("status -l loud", "loud"),
+    ],
+)
+def test_a_command_that_is_wrong_is_a_matter_of_usage(shop: Shop, command: str, why: str) -> None:
+    done = shop.run(command)
+
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert not command or told_in_one_line(done)
+
+
+def test_nothing_found_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    done = Shop(tmp_path).run("status")
+
+    assert done.returncode == 78
+    assert f"there is no relevo.toml in {tmp_path} or above: no transport; add one" in done.stderr
+
+
+def test_a_folder_that_is_gone_is_told(shop: Shop) -> None:
+    done = shop.process("mkdir gone && cd gone && rmdir ../gone && relevo status")
+
+    assert (done.returncode, done.stderr) == (78, "relevo: the working directory does not exist any more\n")
+
+
+# --- servers and secrets --------------------------------------------------------------------------------
+
+
+AMQP = f"""[transports]
+main = {{ url = "amqp://me:{CANARY}@127.0.0.1:1/", connect_timeout = 1, outbox = "sqlite:///box.db" }}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "dispatch a.b",
+        "drain",
+        "worker --fail-fast",
+        "setup",
+        "dead list",
+        "show 1",
+        "check --live",
+        "move --from main/a --to main/default",
+    ],
+)
+def test_a_server_that_is_down_is_told(shop: Shop, command: str) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", AMQP)
+
+    done = shop.run(command)
+
+    assert done.returncode == 69, done.stderr
+    assert len(lines(done)) == 1
+    assert done.stderr.startswith('relevo: the transport "main" is unavailable')
+    assert CANARY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["drain", "dispatch a.b"])
+def test_no_log_line_shows_the_password(shop: Shop, command: str) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", AMQP)
+
+    done = shop.process(f"relevo {command} -l debug")
+
+    assert CANARY not in done.stdout + done.stderr
+    assert lines(done)[-1].startswith('relevo: the transport "main" is unavailable')
+
+
+@pytest.mark.parametrize("command", ["status", "dispatch a.b", "drain", "check --live"])
+def test_a_database_of_a_newer_release_is_left_alone(shop: Shop, command: str) -> None:
+    shop.run("setup")
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_meta SET value = '999' WHERE key = 'schema'")
+    database.close()
+
+    done = shop.run(command)
+
+    assert done.returncode == 78
+    assert len(lines(done)) == 1
+    assert "999" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_database_that_may_not_be_written_is_unavailable(shop: Shop) -> None:
+    shop.run("setup")
+    shop.folder.joinpath("shop.db").chmod(0o444)
+
+    done = shop.run("dispatch mail.sent")
+
+    assert (done.returncode, len(lines(done))) == (69, 1)
+
+
+def test_a_file_that_is_no_database_is_told(shop: Shop) -> None:
+    shop.write("shop.db", b"x" * 4096)
+
+    done = shop.run("status")
+
+    assert done.returncode in (69, 78)
+    assert len(lines(done)) == 1
+
+
+def test_a_database_that_cannot_be_written_is_unavailable(shop: Shop) -> None:
+    shop.write("relevo.toml", '[transports]\nmain = "sqlite:////proc/none/x.db"\n')
+
+    done = shop.run("dispatch a.b")
+
+    assert done.returncode == 69
+    assert len(lines(done)) == 1
+
+
+def test_a_defect_shows_its_traceback_and_no_password(shop: Shop) -> None:
+    shop.write("relevo.toml", 'app = "shop:app"\n')
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_memory\n"
+        "class Broken(relevo_memory.MemoryTransport):\n"
+        "    def stats(self, queue): raise ZeroDivisionError('in stats')\n"
+        "app = relevo.App(transports={'main': Broken()}, routes={'*': 'main'})\n"
+        f"secret = relevo.Secret('{CANARY}')\n",
+    )
+
+    done = shop.run("status")
+
+    assert done.returncode == 70
+    assert lines(done)[0] == "relevo: a defect in relevo or in a module of yours:"
+    assert lines(done)[-1] == "ZeroDivisionError: in stats"
+    assert CANARY not in done.stderr

@@ -1,0 +1,68 @@
+"""What a relay does between any two queues: it may change envelopes, and need not lose patience."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from relevo import Ack, DeadLetter, Delivery, Envelope, Nack
+from relevo._relay import RelayExecutor
+from relevo.errors import SendError, UnsupportedError
+from relevo.testing import FakeClock
+
+Make = Callable[..., Delivery]
+
+
+def outcomes(executor: RelayExecutor, *deliveries: Delivery) -> list[object]:
+    for delivery in deliveries:
+        executor.submit(delivery)
+    ended = {id(delivery): outcome for delivery, outcome in executor.finished(0.0)}
+    return [ended[id(delivery)] for delivery in deliveries]
+
+
+def test_what_is_sent_is_what_the_envelope_was_changed_to(transport: Any, clock: FakeClock, delivery: Make) -> None:
+    executor = RelayExecutor(transport, clock=clock, change=lambda one: attrs.evolve(one, queue="feed"))
+
+    ended = outcomes(executor, delivery(event_id="1"), delivery(event_id="2"))
+
+    assert ended == [Ack(), Ack()]
+    assert (transport.stats("feed").ready, transport.stats("default").ready) == (2, 0)
+
+
+def test_what_cannot_be_changed_ends_as_is_said_and_is_not_sent(
+    transport: Any, clock: FakeClock, delivery: Make
+) -> None:
+    dead = DeadLetter(reason="forged")
+
+    def change(envelope: Envelope) -> Envelope | DeadLetter:
+        return dead if envelope.id == "1" else envelope
+
+    ended = outcomes(
+        RelayExecutor(transport, clock=clock, change=change), delivery(event_id="1"), delivery(event_id="2")
+    )
+
+    assert ended == [dead, Ack()]
+    assert transport.said("send") == [["2"]]
+
+
+def test_without_an_end_of_patience_what_is_refused_stays_and_nothing_is_noted(
+    transport: Any, clock: FakeClock, delivery: Make
+) -> None:
+    executor = RelayExecutor(transport, clock=clock, patience=None)
+    transport.fail("send", SendError("broker", refused=[0], sent=[1], why="too large"))
+
+    ended = outcomes(executor, delivery(event_id="1", attempt=3, state=b"{}"), delivery(event_id="2"))
+
+    assert ended == [Nack(delay=4.0, state=None), Ack()]
+
+
+def test_of_a_batch_only_what_asks_for_too_much_stays(transport: Any, clock: FakeClock, delivery: Make) -> None:
+    executor = RelayExecutor(transport, clock=clock, patience=None)
+    transport.fail("send", UnsupportedError("broker", "order"), times=2)
+
+    ended = outcomes(executor, delivery(event_id="1"), delivery(event_id="2"))
+
+    assert ended == [Nack(delay=1.0), Ack()]
+    assert transport.said("send") == [["1", "2"], ["1"], ["2"]]
