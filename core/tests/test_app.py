@@ -26,6 +26,7 @@ from relevo import (
     TransportUnavailableError,
     listener,
 )
+from relevo._codec import decoded
 from relevo.errors import (
     ConfigurationError,
     DuplicateListenerError,
@@ -444,6 +445,37 @@ def test_a_listener_that_is_run_again_dispatches_the_same_events_again(make: Mak
     assert len(set(ids)) == 3
     assert ids[1][:13] == ids[0][:13]
     assert waiting(app, queue="next") == 2
+
+
+def test_what_is_called_at_once_within_a_listener_dispatches_events_of_their_own(make: Make) -> None:
+    @listener("a.b")
+    def outer(event: Event) -> None:
+        app.dispatch(Event("now"))
+        app.dispatch(Event("now"))
+
+    @listener("now")
+    def inner(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+
+    app = make(outer, inner, routes={"now": "now", "a.b": "main", "*": "main/next"})
+    app.dispatch(Event("a.b"))
+    app.worker(RunOptions(until_empty=True, queues=("default",))).run()
+
+    assert waiting(app, queue="next") == 2
+
+
+def test_what_is_dispatched_at_once_came_of_the_event_that_is_written_too(make: Make) -> None:
+    @listener("a.b", queue="now")
+    def at_once(event: Event) -> None:
+        app.dispatch(Event("a.c"))
+
+    app = make(at_once, routes={"a.b": ["main", "now"], "*": "main/next"})
+    done = app.dispatch(Event("a.b"))
+    (one,) = app.transport().receive(["next"], limit=9, lease=60.0, wait=0.0)
+
+    assert isinstance(one.envelope, Envelope)
+    document = decoded(one.envelope.body)
+    assert (document.causationid, document.correlationid) == (done.id, done.id)
 
 
 def test_one_event_of_another_is_told_by_its_correlation_causation_and_context(make: Make) -> None:

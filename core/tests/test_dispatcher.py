@@ -497,6 +497,15 @@ def test_the_context_is_carried_the_inner_wins_and_the_events_own_arguments_win_
     assert [document.correlationid for document in documents] == ["request-9"] * 3 + [None]
 
 
+@pytest.mark.parametrize("correlation_id", ["", 7, "a\nb", "x" * 256, "\ud800"])
+def test_a_correlation_is_a_line_of_text(correlation_id: Any) -> None:
+    with (
+        pytest.raises(ConfigurationError, match="correlation_id is 1 to 255"),
+        relevo.context(correlation_id=correlation_id),
+    ):
+        pass
+
+
 def test_a_context_ends_with_its_block_even_if_that_fails(
     dispatcher: DeferredDispatcher, transport: MemoryTransport
 ) -> None:

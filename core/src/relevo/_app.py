@@ -14,6 +14,7 @@ from relevo._call import Terms
 from relevo._caller import Caller
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._consequence import Consequences
+from relevo._context import Ambient, ambient, within
 from relevo._decision import PATIENCE
 from relevo._delivery import Delivery, Release
 from relevo._dispatcher import (
@@ -345,7 +346,12 @@ class App(Dispatcher):
             if self._notice is not None:
                 self._notice(each.event, each.told)
             if each.at_once:
-                self._local.call(each.event, each.at_once, outgoing=Consequences(self._checked, self._send, session))
+                around = ambient()
+                if each.told.id:
+                    around = Ambient(around.context, around.correlation or each.told.id, each.told.id)
+                with within(around):
+                    outgoing = Consequences(self._checked, self._send, session)
+                    self._local.call(each.event, each.at_once, outgoing=outgoing)
 
     def _send_batch(self, batch: Batch) -> None:
         sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
@@ -431,7 +437,7 @@ class App(Dispatcher):
             hooks=self.hooks,
             queue_retry=lambda queue: self._retries.get(Target(transport.name, queue)),
             patience=self._patience,
-            outgoing=Consequences(self._checked, self._send),
+            outgoing=Consequences(self._checked, self._send, repeats=True),
         )
         return Worker(
             transport=transport,

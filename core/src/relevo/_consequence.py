@@ -35,14 +35,18 @@ class Consequences:
         send: Sends those of one call.
 
         session: Of the dispatch that the listener was called by, if it was called at once.
+
+        repeats: The listener may be called again for the same event, and then dispatches the same events
+            again: they have the same ids.
     """
 
     _check: Check
     _send: Send
     _session: Any = None
+    _repeats: bool = False
 
     def hold(self, event: object, *, key: str, terms: Terms) -> object:
-        parent = ambient().causation
+        parent = ambient().causation if self._repeats else None
         event_id = derived(parent, key) if parent else None
         return self._check(event, {**terms, "session": self._session}, event_id=event_id)
 

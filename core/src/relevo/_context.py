@@ -14,6 +14,8 @@ from typing import Any
 
 import attrs
 
+from relevo.errors import ConfigurationError, shown
+
 
 @attrs.frozen
 class Ambient:
@@ -57,7 +59,13 @@ def context(*, correlation_id: str | None = None, **values: Any) -> Iterator[Non
             id of the first event if unsaid.
 
         values: In the types of JSON, such as ``base_url="https://…"`` or ``user=7``.
+
+    Raises:
+        ConfigurationError: *correlation_id* is no line of text.
     """
+    given: object = correlation_id
+    if given is not None and not (isinstance(given, str) and 0 < len(given) <= 255 and given.isprintable()):
+        raise ConfigurationError(f"context: correlation_id is 1 to 255 printable characters, not {shown(given)}")
     now = ambient()
     with within(Ambient({**now.context, **values}, correlation_id or now.correlation, now.causation)):
         yield
