@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,9 +15,9 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Envelope, Event, GiveUp, RetryLater, Subject, SubjectType, listener
+from relevo import App, Call, Envelope, Event, GiveUp, RetryLater, Signing, Subject, SubjectType, Target, listener
 from relevo.errors import ConfigurationError, EncodeError, RouteNotFoundError, SessionError, TransportClosedError
-from relevo.testing import FakeClock
+from relevo.testing import FakeClock, project_app
 from relevo_memory import MemoryTransport
 
 sa = pytest.importorskip("sqlalchemy")
@@ -220,8 +222,11 @@ def test_what_is_called_at_once_must_have_a_faithful_form_in_tests(make: Make) -
     app = make(hearing("a.b", heard), routes={"*": "now"})
 
     app.dispatch(Event("a.b", {"path": object()}))
-    with app.testing(), pytest.raises(EncodeError, match=r"\$\.path"):
-        app.dispatch(Event("a.b", {"path": object()}))
+    with app.testing():
+        with pytest.raises(EncodeError, match=r"\$\.path"):
+            app.dispatch(Event("a.b", {"path": object()}))
+        with pytest.raises(EncodeError, match="1,048,576 are allowed"):
+            app.dispatch(Event("a.b", {"text": "x" * 2**20}))
 
     assert len(heard) == 1
 
@@ -261,6 +266,18 @@ def test_events_are_found_by_name_by_class_by_themselves_and_by_their_arguments(
         assert len(t.dispatched()) == 3
         with pytest.raises(AssertionError):
             t.dispatched(Event("image.created", {"image_id": 8}))
+        t.dispatched(Event("feed.read", id=t.dispatched("feed.read")[0].id))
+        t.refute_dispatched(Event("feed.read", id=first.id))
+
+
+def test_an_event_that_does_not_fit_a_class_is_none_of_it(make: Make) -> None:
+    with make().testing() as t:
+        t.app.dispatch(Event("image.created", {"image_id": "seven"}))
+
+        t.dispatched("image.created")
+        t.refute_dispatched(ImageCreated)
+        t.refute_dispatched(ImageCreated, image_id=7)
+        t.refute_dispatched(ImageCreated(7))
 
 
 def test_an_event_tells_all_that_a_test_may_want_to_know(make: Make) -> None:
@@ -303,6 +320,7 @@ def test_events_are_found_by_their_subject(make: Make) -> None:
         t.dispatched("image.created", subject=Image(id=7))
         t.dispatched("image.deleted", subject=Image(id=8))
         t.dispatched(Event("image.deleted", subject=Image(id=8)))
+        t.refute_dispatched(Event("image.deleted", subject=Image(id=9)))
         t.refute_dispatched("image.deleted", subject=Image(id=7))
         with pytest.raises(AssertionError, match="subject=image/9"):
             t.dispatched("image.created", subject=Subject("image", "9"))
@@ -335,6 +353,29 @@ def test_what_is_called_at_once_counts_as_dispatched_even_if_nobody_hears_it(mak
     assert (at_once.event, at_once.id, at_once.queue, at_once.envelope) == (Event("a.b", {"n": 1}), "", "now", None)
     assert [str(each) for each in both.targets] == ["now", "main/default"]
     assert both.envelope is not None
+
+
+def test_what_is_called_at_once_is_counted_one_by_one(make: Make) -> None:
+    with make(routes={"*": "now"}).testing() as t:
+        t.app.dispatch_many([Event("a.b"), Event("a.b")])
+
+        assert len(t.dispatched("a.b", times=2)) == 2
+
+
+def test_an_event_in_a_session_that_is_called_at_once_goes_elsewhere_when_that_commits(
+    make: Make, session: Any
+) -> None:
+    with make(routes={"*": ["main", "now"]}).testing() as t:
+        done = t.app.dispatch(Event("a.b"), session=session)
+        (before,) = t.dispatched("a.b", queue="now", target="now")
+        t.refute_dispatched("a.b", queue="default")
+        t.refute_dispatched("a.b", target="main")
+        session.commit()
+        (after,) = t.dispatched("a.b", target="main")
+
+    assert (before.targets, before.envelope) == ((Target("now"),), None)
+    assert after.targets == done.targets == (Target("main"), Target("now"))
+    assert after.envelope is not None
 
 
 def test_what_is_remembered_does_not_change_with_what_was_dispatched(make: Make) -> None:
@@ -473,9 +514,15 @@ def test_the_failure_tells_of_events_that_wait_for_a_commit(make: Make, session:
         app.dispatch(Event("a.b", {"n": 1}), session=session)
         with pytest.raises(AssertionError) as caught:
             t.dispatched("a.b")
+        session.commit()
+        with pytest.raises(AssertionError) as later:
+            t.dispatched("a.b", n=2)
 
     assert str(caught.value) == (
         '"a.b" was not dispatched; nothing was.\nInside a session that did not commit, or not yet:\n  a.b(n=1)'
+    )
+    assert str(later.value) == (
+        '"a.b" with n=2 was not dispatched; these were, the nearest first:\n  a.b(n=1) to main/default'
     )
 
 
@@ -667,7 +714,12 @@ def test_an_event_that_dies_without_an_error_of_a_listener_fails_the_drain(make:
         with pytest.raises(AssertionError) as caught:
             t.drain()
         assert t.drain().handled == 0
+        t.app.dispatch(Event("image.created", {"image_id": "eight"}))
+        with pytest.raises(AssertionError) as later:
+            t.drain()
 
+    assert "seven" not in str(later.value)
+    assert "1 event is dead" in str(later.value)
     first, malformed, expired = str(caught.value).splitlines()
     assert first == "no listener raised, but 2 events are dead:"
     assert malformed.startswith("  image.created(image_id='seven') in main/default: malformed: typed: malformed")
@@ -815,6 +867,24 @@ def test_what_a_listener_dispatches_twice_with_one_id_is_one_event(make: Make) -
     assert len({event.id for event in heard}) == 1
 
 
+def test_signed_events_are_tested_like_others(make: Make, session: Any) -> None:
+    heard: list[Event] = []
+    app = make(
+        hearing("a.b", heard),
+        transports={"main": Elsewhere()},
+        outboxes={"main": Database()},
+        signing=Signing("k" * 32),
+    )
+
+    with app.testing() as t:
+        app.dispatch(Event("a.b"), session=session)
+        session.commit()
+        t.drain(twice=True)
+        t.dispatched("a.b", times=1)
+
+    assert len(heard) == 2
+
+
 # --- travelling ---------------------------------------------------------------------------------------
 
 
@@ -853,6 +923,90 @@ def test_a_journey_that_is_none_is_refused(make: Make, how: Any, why: str) -> No
 
     with make(clock=FakeClock()).testing() as t, pytest.raises(ConfigurationError, match=why):
         t.travel(*by, **how)
+
+
+# --- the application of a project ---------------------------------------------------------------------
+
+PROJECT = """
+import relevo
+
+app = relevo.App.from_config()
+number = 7
+"""
+
+
+@pytest.fixture(name="project")
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give the folder of a project; what is imported from there is forgotten afterwards."""
+    (tmp_path / "tested_shop.py").write_text(PROJECT)
+    (tmp_path / "relevo.toml").write_text('app = "tested_shop:app"\n[transports]\nmain = "memory://"\n')
+    monkeypatch.chdir("/")
+    monkeypatch.delenv("RELEVO_CONFIG", raising=False)
+    yield tmp_path
+    sys.modules.pop("tested_shop", None)
+
+
+def test_the_application_of_a_project_is_found_and_imported_and_leaves_no_trace(project: Path) -> None:
+    environ, path = os.environ.copy(), list(sys.path)
+    (project / "deep").mkdir()
+
+    with project_app(project / "deep", environ=os.environ) as app:
+        assert app is sys.modules["tested_shop"].app
+        assert app.config is not None
+        assert app.config.path == project / "relevo.toml"
+        assert os.environ.copy() == environ
+        assert sys.path == [str(project), *path]
+
+    assert (os.environ.copy(), sys.path) == (environ, path)
+
+
+def test_the_environment_says_where_the_configuration_is_before_during_and_after(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELEVO_CONFIG", str(project / "relevo.toml"))
+
+    with project_app(tmp_path_factory.mktemp("elsewhere"), environ=os.environ) as app:
+        assert app is sys.modules["tested_shop"].app
+
+    assert os.environ["RELEVO_CONFIG"] == str(project / "relevo.toml")
+
+
+def test_an_application_that_is_named_needs_no_configuration(project: Path) -> None:
+    (project / "relevo.toml").unlink()
+    (project / "tested_shop.py").write_text('import relevo\napp = relevo.App(transports={}, routes={"*": "now"})\n')
+
+    with project_app(project, environ={}, name="tested_shop:app") as app:
+        assert app is sys.modules["tested_shop"].app
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("tested_shop", r'app: write "module:name", as in "shop:app", not \'tested_shop\''),
+        (":app", 'app: write "module:name"'),
+        ("tested_shop:number", 'app: "tested_shop:number" is int, not a relevo.App'),
+        ("tested_shop:ap", 'app: "tested_shop" has no "ap"; did you mean "app"'),
+    ],
+)
+def test_a_name_that_leads_to_no_application_is_told(project: Path, name: str, why: str) -> None:
+    environ: dict[str, str] = {}
+    path = list(sys.path)
+    (project / "tested_shop.py").write_text("app = None\nnumber = 7\n")
+
+    with pytest.raises(ConfigurationError, match=why), project_app(project, environ=environ, name=name):
+        pass
+
+    assert (environ, sys.path) == ({}, path)
+
+
+def test_a_project_that_names_no_application_is_told_where_it_could(project: Path) -> None:
+    (project / "relevo.toml").write_text('[transports]\nmain = "memory://"\n')
+    with pytest.raises(ConfigurationError, match=r'relevo\.toml names no application; add app = "module:name"'):
+        project_app(project, environ={}).__enter__()
+
+    (project / "relevo.toml").unlink()
+    with pytest.raises(ConfigurationError, match=r"which one\? There is no relevo\.toml in .* or above"):
+        project_app(project, environ={}).__enter__()
 
 
 # --- the same upload on every transport ---------------------------------------------------------------

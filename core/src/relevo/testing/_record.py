@@ -57,6 +57,7 @@ class Record:
         self._lock = threading.Lock()
         self._events: list[DispatchedEvent] = []
         self._positions: dict[str, int] = {}
+        self._routes: dict[str, Sequence[Target]] = {}
         self._enlisted: dict[str, Event] = {}
 
     def __iter__(self) -> Iterator[DispatchedEvent]:
@@ -72,12 +73,13 @@ class Record:
     def dispatched(self, event: object, told: Dispatched) -> None:
         """Note what the application was asked for: it went to the listeners that hear it now, or is enlisted."""
         with self._lock:
+            self._routes[told.id] = told.targets
             if any(target.transport == NOW for target in told.targets):
                 self._went(told.id, Target(NOW), DispatchedEvent(event=_plain(event), id=told.id, targets=()))
-            elif told.id not in self._positions:
+            elif told.id in self._positions:
+                self._sort(self._positions[told.id])
+            else:
                 self._enlisted[told.id] = _plain(event)
-            if told.id in self._positions:
-                self._sort(self._positions[told.id], told.targets)
 
     def taken(self, envelope: Envelope, target: Target, delay: float) -> None:
         """Note that *envelope* arrived for *target*, or in an outbox on the way to it."""
@@ -101,11 +103,13 @@ class Record:
                 delay=max(known.delay, new.delay),
                 envelope=known.envelope or new.envelope,
             )
+            self._sort(position)
 
-    def _sort(self, position: int, order: Sequence[Target]) -> None:
+    def _sort(self, position: int) -> None:
+        """Put the targets of an event into the order of its route, as far as that is known."""
         known = self._events[position]
-        places = {target: place for place, target in enumerate(order)}
-        targets = sorted(known.targets, key=lambda each: places.get(each, len(places)))
+        order = list(self._routes.get(known.id, ()))
+        targets = sorted(known.targets, key=lambda each: order.index(each) if each in order else len(order))
         self._events[position] = attrs.evolve(known, targets=tuple(targets))
 
 
