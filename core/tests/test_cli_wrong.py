@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
 
@@ -379,6 +381,13 @@ def test_bytes_that_are_no_text_are_bad_data(shop: Shop) -> None:
         ("drain -z", "drain: there is no option -z; see relevo drain --help"),
         ("--confg x status", 'relevo: there is no option --confg; did you mean "--config"?; see relevo --help'),
         ("dead list --jsn", 'dead list: there is no option --jsn; did you mean "--json"?; see relevo dead list --help'),
+        ("status -t ''", "invalid value for '-t' / '--transport': it is empty; say what is meant, or leave it out"),
+        ("drain -q media -q ''", "it is empty"),
+        ("status --config ''", "it is empty"),
+        ("--config '' status", "it is empty"),
+        ("status -a ''", "it is empty"),
+        ("completion", "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"),
+        ("status \ud800\x1b[31m", r"got unexpected extra argument (\ud800\x1b[31m)"),
         ("status further", "got unexpected extra argument (further)"),
         ("status --config", "option '--config' requires an argument"),
         ("listeners --format dot", "'dot' is not one of 'table', 'json', 'mermaid'"),
@@ -403,6 +412,95 @@ def test_a_command_that_is_wrong_is_a_matter_of_usage(shop: Shop, command: str, 
     assert done.returncode == 2
     assert why in done.stderr
     assert not command or told_in_one_line(done)
+
+
+COMMANDS_THAT_END = (
+    "drain",
+    "dispatch",
+    "status",
+    "dead",
+    "dead list",
+    "dead show",
+    "dead revive",
+    "dead discard",
+    "show",
+    "cancel",
+    "move",
+    "move --from main/media --to main/feed",
+    "purge",
+    "transports",
+    "listeners",
+    "check",
+    "config show",
+    "setup",
+    "completion",
+    "relay --until-empty",
+    "",
+)
+WORDS = [
+    "",
+    " ",
+    "-",
+    "--",
+    "-x",
+    "--json",
+    "--all",
+    "--yes",
+    "-q",
+    "-t",
+    "-a",
+    "--config",
+    "--limit",
+    "--from",
+    "--to",
+]
+WORDS += [
+    "main",
+    "media",
+    "main/feed",
+    "now",
+    "outbox/main",
+    "a.b",
+    "image.created",
+    "{}",
+    "[1]",
+    '{"bad":true}',
+    "x" * 300,
+]
+WORDS += [
+    "\ud800",
+    "\x1b[31m",
+    "é𝄞",
+    "1",
+    "0",
+    "-1",
+    "9" * 20,
+    "1s",
+    "nan",
+    "relevo.toml",
+    ".",
+    "shop:app",
+    "shop:number",
+]
+
+
+@given(
+    st.sampled_from(COMMANDS_THAT_END),
+    st.lists(st.sampled_from(WORDS), max_size=4),
+    st.sampled_from([b"", b"y\n", b"{}", b"\xff"]),
+)
+@settings(max_examples=100)
+def test_whatever_is_typed_ends_as_it_should(shop_folder: Path, command: str, words: list[str], given: bytes) -> None:
+    done = Shop(shop_folder).run(f"{command} {shlex.join(words)}", given=given)
+
+    assert done.returncode in (0, 1, 2, 65, 78)
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.fixture(name="shop_folder", scope="module")
+def _shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return opened(tmp_path_factory.mktemp("shop")).folder
 
 
 def test_nothing_found_says_where_it_was_looked_for(tmp_path: Path) -> None:
@@ -477,8 +575,26 @@ def test_a_database_of_a_newer_release_is_left_alone(shop: Shop, command: str) -
     assert "999" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["dispatch mail.sent", "drain", "purge media --yes"])
+def test_a_database_that_may_only_be_read_is_unavailable(shop: Shop, command: str) -> None:
+    shop.run("dispatch mail.sent")
+    shop.write("relevo.toml", CONFIGURATION.replace("///shop.db", "///file:shop.db?mode=ro&uri=true"))
+
+    done = shop.run(command)
+
+    assert done.returncode == 69
+    assert "is not writable; let this user write to the file" in told_in_one_line(done)
+
+
+def test_an_answer_that_is_no_text_is_no_answer(shop: Shop) -> None:
+    done = shop.run("purge media", given=b"\xff\n")
+
+    assert done.returncode == 2
+    assert "nobody answered; say --yes" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_a_database_that_may_not_be_written_is_unavailable(shop: Shop) -> None:
+def test_a_database_file_that_may_not_be_written_is_unavailable(shop: Shop) -> None:
     shop.run("setup")
     shop.folder.joinpath("shop.db").chmod(0o444)
 

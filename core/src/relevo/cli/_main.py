@@ -9,10 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from relevo.cli._output import visible
 from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean
 
 EXIT_DEAD = 1
@@ -49,6 +50,13 @@ _HEADINGS = {"worker": "Handle events", "dispatch": "Look after events", "status
 
 _FIRST = ("dispatch", "drain", "worker", "status", "dead", "check")
 """What a beginner needs."""
+
+
+def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse an option that is empty, as where a script's variable is not set: it would seem not to be there."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.BadParameter("it is empty; say what is meant, or leave it out", ctx, param)
+    return value
 
 
 class Group(click.Group):
@@ -102,8 +110,8 @@ class _Lazy(Group):
     invoke_without_command=True,
     epilog="Example: relevo drain --max-time 55s",
 )
-@click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
-@click.option("-a", "--app", metavar="MODULE:NAME", help="Instead of the configuration's app.")
+@click.option("--config", metavar="PATH", callback=filled, help="Instead of the nearest relevo.toml.")
+@click.option("-a", "--app", metavar="MODULE:NAME", callback=filled, help="Instead of the configuration's app.")
 @click.version_option(package_name="relevo")
 @click.pass_context
 def group(ctx: click.Context, config: str | None, app: str | None) -> None:
@@ -173,7 +181,7 @@ def tell(error: RelevoError) -> None:
 
 
 def _tell(line: str) -> None:
-    click.echo(f"relevo: {line}", err=True)
+    click.echo(f"relevo: {visible(line)}", err=True)
 
 
 def _misused(error: click.UsageError) -> str:
@@ -184,7 +192,7 @@ def _misused(error: click.UsageError) -> str:
         near = f'; did you mean "{error.possibilities[0]}"?' if error.possibilities else ""
         what = f"there is no option {error.option_name}{near}"
     else:
-        what = error.format_message().rstrip(".")
+        what = " ".join(error.format_message().split()).rstrip(".")
     return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
 
 

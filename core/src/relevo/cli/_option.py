@@ -18,19 +18,22 @@ from relevo._module import imported
 from relevo._relay import outbox_queue
 from relevo._transport import Transport
 from relevo.cli._log import log_to_stderr
+from relevo.cli._main import filled
 from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_config_option = click.option("--config", type=click.Path(), metavar="PATH", help="Instead of the nearest relevo.toml.")
+_config_option = click.option("--config", metavar="PATH", callback=filled, help="Instead of the nearest relevo.toml.")
 
 
 def with_app(command: F) -> F:
     """Give *command* the application as ``app``, and the options that find it."""
 
     @_config_option
-    @click.option("-a", "--app", "app_name", metavar="MODULE:NAME", help="Instead of the configuration's app.")
+    @click.option(
+        "-a", "--app", "app_name", metavar="MODULE:NAME", callback=filled, help="Instead of the configuration's app."
+    )
     @click.option(
         "-l",
         "--log-level",
@@ -117,11 +120,18 @@ transport_option = click.option(
     "-t",
     "--transport",
     metavar="NAME",
+    callback=filled,
     help="Which transport, if there are several.",
     shell_complete=_transport_names,
 )
 queue_option = click.option(
-    "-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; may be repeated."
+    "-q",
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    callback=filled,
+    help="Only this queue; may be repeated.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -131,7 +141,7 @@ def agreed(question: str) -> bool:
     """Return whether somebody says yes to *question*."""
     try:
         return click.confirm(question, err=True)
-    except click.Abort:
+    except (click.Abort, UnicodeDecodeError):
         raise click.UsageError("nobody answered; say --yes where nobody can be asked") from None
 
 

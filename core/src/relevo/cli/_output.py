@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -12,8 +13,10 @@ import click
 
 
 def show_json(value: object) -> None:
-    """Print *value* as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print *value* as JSON; what UTF-8 has no form for is escaped, as JSON can."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    lone = re.compile("[\ud800-\udfff]")
+    click.echo(lone.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
