@@ -17,7 +17,7 @@ endif
 SKIP_MISSING := $(if $(filter true TRUE True 1,$(CI)),false,true)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint imports types format dev clean
+.PHONY: help demo test lint imports types docs format dev clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,13 +31,17 @@ test: $(VENV)/.tox ## Run everything that CI runs
 lint imports types: $(VENV)/.tox ## Run one of the checks alone
 	@$(TOX) run -e $@
 
+docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
+	@$(TOX) run -e docs
+	@echo "docs/_build/html/index.html"
+
 format: $(VENV)/.tox ## Put the code into its form
 	@$(TOX) run -e format
 
 dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy …
 
 clean: ## Remove what was made here: environments, caches, the example's files
-	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var
+	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: each stamp is one step that was finished ----------------------------------

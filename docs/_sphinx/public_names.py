@@ -1,0 +1,97 @@
+"""
+Show the public names where they are public.
+
+What ``relevo`` offers is defined in private modules. Sphinx looks for the texts of data there where it finds
+the name, and spells types after the module that defines them; both are led to the public name here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import pkgutil
+from typing import Any
+
+import attrs
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
+
+PACKAGES = ("relevo", "relevo_memory", "relevo_sql", "relevo_amqp")
+_COLON = "\ue000"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register what this module does."""
+    app.connect("builder-inited", _adopt_texts_of_data)
+    app.connect("doctree-read", _keep_builtins_apart)
+    app.connect("missing-reference", _led_to_the_public_name)
+    app.connect("autodoc-process-docstring", _hide_colons, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _show_colons, priority=600)  # after it
+    app.connect("autodoc-process-signature", _show_defaults)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _adopt_texts_of_data(_: Sphinx) -> None:
+    """Let a package know the texts that stand under its data in its private modules."""
+    for package in map(importlib.import_module, PACKAGES):
+        own = ModuleAnalyzer.for_module(package.__name__)
+        own.analyze()
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.name.endswith("__main__") or module.ispkg:
+                continue
+            for (scope, name), text in ModuleAnalyzer.for_module(module.name).find_attr_docs().items():
+                if not scope and name in package.__all__:
+                    own.attr_docs[scope, name] = text
+
+
+def _keep_builtins_apart(_: Sphinx, document: nodes.document) -> None:
+    """Keep the type ``type`` from being taken for a field that is called so."""
+    for node in document.findall(pending_xref):
+        if node.get("refdomain") == "py" and node["reftarget"] in vars(builtins):
+            node.attributes.pop("refspecific", None)
+
+
+def _led_to_the_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
+) -> nodes.Element | None:
+    """Resolve ``relevo._delivery.Delivery`` and a bare ``Delivery`` as ``relevo.Delivery``."""
+    if node.get("refdomain") != "py" or node["reftarget"] in vars(builtins):
+        return None
+    target = node["reftarget"]
+    package, _, rest = target.partition(".")
+    if package in PACKAGES:
+        names = [f"{package}.{rest.rpartition('.')[2]}"] if rest.startswith(("_", "errors.")) else []
+    else:
+        names = [f"{each}.{target}" for each in PACKAGES]
+    domain = env.get_domain("py")
+    for name in names:
+        for kind in (node["reftype"], "obj"):
+            found = domain.resolve_xref(env, node.get("refdoc", env.docname), app.builder, kind, name, node, content)
+            if found is not None:
+                return found
+    return None
+
+
+def _hide_colons(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: list[str]) -> None:
+    """Keep napoleon from reading the beginning of an attribute's sentence, up to a colon, as its type."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(": ", f"{_COLON} ")
+
+
+def _show_colons(_: Sphinx, __: str, ___: str, ____: object, _____: object, lines: list[str]) -> None:
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
+def _show_defaults(
+    _: Sphinx, what: str, __: str, cls: Any, ___: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show the defaults of an attrs class instead of how attrs looks them up."""
+    if what in ("class", "exception") and signature and attrs.has(cls):
+        for field in attrs.fields(cls):
+            shown = "…" if isinstance(field.default, attrs.Factory) else repr(field.default)  # type: ignore[arg-type]
+            signature = signature.replace(f"attr_dict['{field.name}'].default", shown)
+        signature = signature.replace("NOTHING", "…")
+    return signature, returns

@@ -1,0 +1,64 @@
+"""What the README and the documentation show is so: their blocks are run, page by page."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from relevo_amqp import AmqpOptions, AmqpTransport
+
+from .page import Page
+from .workspace import ROOT, files
+
+DOCS = [path for path in files() if path.suffix == ".md" and path.is_relative_to(ROOT / "docs")]
+PAGES = [path for path in (ROOT / "README.md", *DOCS) if Page(path, ROOT).examples]
+QUEUES = ("default", "media", "feed")
+"""All that a page routes to on RabbitMQ."""
+
+WITH_RABBITMQ = [path for path in PAGES if Page(path, ROOT).needs_rabbitmq]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(name="server")
+def _server(rabbitmq_url: str) -> Iterator[dict[str, str]]:
+    """Give the variables that lead to a server, under names that nobody else has; leave nothing there."""
+    options = AmqpOptions(url=rabbitmq_url, prefix=f"page-{secrets.token_hex(4)}", levels=8)
+    transport = AmqpTransport(options)
+    declared = "\n".join(transport.setup(QUEUES, dry_run=True))
+    transport.close()
+    variables = {"URL": options.url, "PREFIX": options.prefix, "LEVELS": str(options.levels)}
+    yield {f"RELEVO_TRANSPORTS__MAIN__{key}": value for key, value in variables.items()}
+    time.sleep(1)  # RabbitMQ 4.0.5 is not up to a queue that goes just after it came
+    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
+    channel = connection.channel()
+    for kind, name in re.findall(rf'(queue|exchange) "({options.prefix}[^"]*)"', declared):
+        (channel.queue_delete if kind == "queue" else channel.exchange_delete)(name)
+    connection.close()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_a_page_runs(path: Path, folder: Path) -> None:
+    Page(path, folder).run()
+
+
+@pytest.mark.parametrize("path", WITH_RABBITMQ, ids=relative)
+def test_a_page_runs_whole_where_there_is_rabbitmq(path: Path, folder: Path, server: dict[str, str]) -> None:
+    page = Page(path, folder)
+    page.rabbitmq = server
+
+    assert page.run() == 0

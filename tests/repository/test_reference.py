@@ -1,0 +1,108 @@
+"""The reference says all that there is."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from relevo import TRANSITIONS, Capabilities, Reason
+from relevo._settings import Config
+from relevo.cli import _main
+from relevo_amqp import AmqpTransport
+from relevo_memory import MemoryTransport
+from relevo_sql import SqlTransport
+
+from .workspace import ROOT
+
+DOCS = ROOT / "docs"
+PACKAGES = ["relevo", "relevo.testing", "relevo.wire", "relevo_memory", "relevo_sql", "relevo_amqp"]
+_DIRECTIVE = re.compile(r"^ *\.\. (currentmodule|automodule|auto\w+|py:\w+):: ([\w.]+)", re.MULTILINE)
+
+
+def told_names() -> set[str]:
+    """Return the full names of all that the reference has an entry for."""
+    found: set[str] = set()
+    for page in (DOCS / "reference").glob("*.md"):
+        module = ""
+        for kind, name in _DIRECTIVE.findall(page.read_text()):
+            if kind in {"currentmodule", "automodule"}:
+                module = name
+                if kind == "automodule":
+                    found.add(f"{name} (all)")
+            else:
+                found.add(f"{module}.{name}")
+    return found
+
+
+def cells(page: Path, first: str) -> list[list[str]]:
+    """Return the rows, without head, of the table in *page* whose head begins with *first*."""
+    lines = page.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    told = told_names()
+    public = importlib.import_module(package).__all__
+
+    assert [name for name in public if not told & {f"{package}.{name}", f"{package} (all)"}] == []
+
+
+def test_every_key_of_configuration_is_told_with_its_default() -> None:
+    defaults = {field.name: field.default for field in attrs.fields(Config) if field.name in KEYS}
+    rows = {row[0]: row for row in cells(DOCS / "reference" / "configuration.md", "key")}
+
+    assert list(rows) == list(defaults)
+    for key in ("source", "setup"):
+        assert f'"{defaults[key]}"' in rows[key][2]
+    for key in ("patience", "lease"):
+        assert f"`{defaults[key]:g}`" in f"{rows[key][2]}`"
+
+
+def test_every_exit_code_is_told() -> None:
+    codes = {str(code) for name, code in vars(_main).items() if name.startswith("EXIT_")}
+    told = [row[0] for row in cells(DOCS / "reference" / "exit-codes.md", "code")]
+
+    assert set(told) == codes | {"0", "2", "128 + n"}
+
+
+def test_every_reason_of_a_dead_letter_is_told() -> None:
+    told = [row[0] for row in cells(DOCS / "how-to" / "dead-letters.md", "reason")]
+
+    assert sorted(told) == sorted(Reason)
+
+
+def test_the_backends_are_compared_by_what_they_claim() -> None:
+    claims = [transport.capabilities for transport in (MemoryTransport, SqlTransport, AmqpTransport)]
+    wanted = [
+        [field.name, *(shown(getattr(claim, field.name)) for claim in claims)] for field in attrs.fields(Capabilities)
+    ]
+
+    assert cells(DOCS / "how-to" / "choose-a-backend.md", "claim") == wanted
+
+
+def shown(claim: object) -> str:
+    if claim is True:
+        return "yes"
+    return "-" if claim is None or claim is False else str(claim)
+
+
+def test_the_diagram_is_that_of_the_table() -> None:
+    text = (DOCS / "explanation" / "life-of-a-delivery.md").read_text()
+    drawn = {
+        (start, action, end)
+        for start, end, actions in re.findall(r"^    (\w+) --> (\w+): (.*)$", text, re.MULTILINE)
+        for action in actions.split(", ")
+    }
+
+    assert drawn == {(start, action.replace("_", " "), end) for (start, action), end in TRANSITIONS.items()}
