@@ -159,6 +159,7 @@ class AppTesting:
             raise AssertionError(f"{query.text} was dispatched:{listing(found)}")
 
     def _refuse_if_unknown(self, query: Query) -> None:
+        __tracebackhide__ = True
         name = query.name
         if name is None or not query.by_name or name in self.app.routes.table:
             return
@@ -205,11 +206,12 @@ class AppTesting:
         if not raises:
             return report
         if failures:
-            (_, error), *others = failures
+            first, *others = failures
             if others:
                 count = "one more" if len(others) == 1 else f"{len(others)} more"
-                error.add_note(f"relevo: {count} failed while draining: {'; '.join(map(failure_told, others[:5]))}")
-            raise error
+                told = "; ".join(map(failure_told, others[:5]))
+                first.error.add_note(f"relevo: {count} failed while draining: {told}")
+            raise first.error.with_traceback(first.traceback)
         if report.dead:
             dead = [each for each in self.dead if (each.transport, each.entry.ref) not in before]
             count = "1 event is" if report.dead == 1 else f"{report.dead} events are"
@@ -245,6 +247,7 @@ class AppTesting:
         self.clock.advance(distance)
 
     def _refuse_outside(self) -> None:
+        __tracebackhide__ = True
         if self._inside is None:
             raise ConfigurationError("only inside of with app.testing() as t: outside are the real transports")
         if self.app.transports is not self._inside:

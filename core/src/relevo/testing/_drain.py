@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,11 +25,19 @@ from relevo.testing._record import event_told
 
 if TYPE_CHECKING:
     from relevo._app import App
-
-Failure = tuple[Listener, BaseException]
-"""A listener, and what it raised."""
+    from relevo._worker import Worker
 
 _ALL = 1_000_000
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """A listener that raised something."""
+
+    listener: Listener
+    error: BaseException
+    traceback: TracebackType | None
+    """From the listener on."""
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -109,27 +118,26 @@ def drained(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: 
     Raises:
         AssertionError: The limit was reached.
     """
-    total = Report()
-    several = len(app.transports) > 1 or bool(app.outboxes)
+    listeners = _HeardTable(app.listeners, failed)
+    workers: list[Worker] = []
+    relays: list[Worker] = []
+    for name in app.transports:
+        relay = app.relay(name, RunOptions(until_empty=True))
+        relays += [] if relay is None else [relay]
+        options = RunOptions(transport=name, until_empty=True, max_events=limit + 1)
+        workers.append(app.worker(options, executor=_TwiceExecutor() if twice else None, listeners=listeners))
+    before = -1
     while True:
-        before = total.handled
-        for name in app.transports:
-            app.prepare(name)
-            relay = app.relay(name, RunOptions(until_empty=True))
-            moved = relay.run() if relay is not None else Report()
-            worker = app.worker(
-                RunOptions(transport=name, until_empty=True, max_events=limit + 1 - total.handled),
-                executor=_TwiceExecutor() if twice else None,
-                listeners=_HeardTable(app.listeners, failed),
+        moved = [attrs.evolve(report, handled=report.dead) for report in (relay.run() for relay in relays)]
+        total = _sum([*moved, *(worker.run() for worker in workers)])
+        if total.handled > limit:
+            raise AssertionError(
+                f"more than {limit:,} events and no end in sight: does a listener dispatch what it hears? "
+                f"Say t.drain(limit=…) if they are meant"
             )
-            total = _sum(_sum(total, attrs.evolve(moved, handled=moved.dead)), worker.run())
-            if total.handled > limit:
-                raise AssertionError(
-                    f"more than {limit:,} events and no end in sight: does a listener dispatch what it hears? "
-                    f"Say t.drain(limit=…) if they are meant"
-                )
-        if total.handled == before or not several:
+        if total.handled == before or len(workers) + len(relays) == 1:
             return total
+        before = total.handled
 
 
 class _TwiceExecutor(InlineExecutor):
@@ -165,12 +173,12 @@ class _HeardTable(ListenerTable):
 
     def _heard(self, listener: Listener) -> Listener:
         def function(*arguments: Any) -> object:
-            __tracebackhide__ = True
             try:
                 return listener.function(*arguments)
             except BaseException as error:
                 if not _is_meant(listener, error):
-                    self._failed((listener, error))
+                    trace = error.__traceback__.tb_next if error.__traceback__ else None
+                    self._failed(Failure(listener=listener, error=error, traceback=trace))
                 raise
 
         return attrs.evolve(listener, function=function)
@@ -185,17 +193,17 @@ def _is_meant(listener: Listener, error: BaseException) -> bool:
 
 def failure_told(failure: Failure) -> str:
     """Return *failure* in one line."""
-    listener, error = failure
-    return f"{listener.id}: {described(error)}"
+    return f"{failure.listener.id}: {described(failure.error)}"
 
 
-def _sum(first: Report, second: Report) -> Report:
+def _sum(reports: Sequence[Report]) -> Report:
+    ends = [report.stopped_by for report in reports if report.stopped_by != "empty"]
     return Report(
-        handled=first.handled + second.handled,
-        done=first.done + second.done,
-        retried=first.retried + second.retried,
-        dead=first.dead + second.dead,
-        seconds=first.seconds + second.seconds,
-        stopped_by=second.stopped_by,
-        reasons=dict(Counter(first.reasons) + Counter(second.reasons)),
+        handled=sum(report.handled for report in reports),
+        done=sum(report.done for report in reports),
+        retried=sum(report.retried for report in reports),
+        dead=sum(report.dead for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        stopped_by=ends[0] if ends else "empty",
+        reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
     )

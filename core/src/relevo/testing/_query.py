@@ -74,6 +74,7 @@ def asked(
 
         ConfigurationError: It is no event, or nothing could ever be there.
     """
+    __tracebackhide__ = True
     name, kind, whole = _parts(event)
     checks: list[Check] = []
     words: list[str] = []
