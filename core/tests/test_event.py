@@ -104,8 +104,8 @@ def test_a_declared_class_says_what_it_is() -> None:
     created, rated = declared(ImageCreated), declared(ImageRated)
 
     assert (created.name, created.version, created.subject, created.of) == ("image.created", 2, "image_id", "image")
-    assert created.fields == ("image_id", "size")
-    assert (rated.name, rated.version, rated.subject, rated.fields) == ("image.rated", 1, None, ("stars",))
+    assert tuple(created.fields) == ("image_id", "size")
+    assert (rated.name, rated.version, rated.subject, tuple(rated.fields)) == ("image.rated", 1, None, ("stars",))
 
 
 def test_the_subject_may_be_an_inherited_field() -> None:
@@ -118,7 +118,7 @@ def test_the_subject_may_be_an_inherited_field() -> None:
     class Moved(Base):
         to: str
 
-    assert declared(Moved).fields == ("image_id", "to")
+    assert tuple(declared(Moved).fields) == ("image_id", "to")
 
 
 def test_a_subclass_is_not_an_event_by_inheritance() -> None:
@@ -132,7 +132,7 @@ def test_a_subclass_is_not_an_event_by_inheritance() -> None:
 
 @pytest.mark.parametrize("thing", [type("Plain", (), {}), type("Child", (ImageCreated,), {}), lambda: None, 3])
 def test_only_a_class_whose_fields_are_known_can_be_declared(thing: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"above @attrs.frozen or @dataclass"):
+    with pytest.raises(ConfigurationError, match=r"above @attrs.frozen, @dataclass, a Struct or a model"):
         event("image.created")(thing)
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from relevo._event import Event, EventType, declared, decoder, name_of
+from relevo._event import Event, EventType, declared, name_of, reader
 from relevo._subject import Subject
 from relevo._validator import MAX_BODY, plain
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
@@ -46,7 +46,7 @@ class Document(msgspec.Struct, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Document).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
 """What is the data's fault; whatever else a class raises when it is made is a fault of the class."""
 
@@ -87,13 +87,14 @@ def content_of(event: object) -> Content:
         given = event.arguments
         return Content(name, _encode(plain(given if isinstance(given, dict) else dict(given), event_name=name)), None)
     kind = declared(type(event))
-    fields = {field: _builtin(event, field, name) for field in kind.fields}
-    data = _encode(plain(fields, event_name=name))
-    read = decoder(kind.cls).decode
+    data = _encode(plain({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, event_name=name))
+    read = reader(kind.cls)
     try:
-        read(data)
+        back = read(data)
     except Exception as error:  # the class's own checks may raise whatever they like
-        raise EncodeError(name, "$", f"it does not fit its own class: {error}") from error
+        raise EncodeError(name, "$", f"it does not fit its own class: {_why(error)}") from error
+    if kind.is_model and back != event:  # models are lax
+        raise EncodeError(name, "$", "it would be read as another one")
     return Content(name, data, kind.version)
 
 
@@ -107,21 +108,21 @@ def subject_of(event: object) -> Any:
     if isinstance(event, Event):
         return event.subject
     kind = declared(type(event))
-    if kind.subject is None or kind.of is None:
-        return None
-    subject_id = _builtin(event, kind.subject, kind.name)
-    if subject_id is None:
+    subject_id = _builtin(event, kind.subject, kind) if kind.subject else None
+    if subject_id is None or kind.of is None:
         return None
     if type(subject_id) not in (str, int):
         raise EncodeError(kind.name, f"$.{kind.subject}", "the id of a subject is text or a whole number")
     return Subject(kind.of, str(subject_id))
 
 
-def _builtin(event: object, field: str, name: str) -> Any:
+def _builtin(event: Any, field: str, kind: EventType) -> Any:
     try:
+        if kind.is_model:
+            return event.model_dump(mode="json", by_alias=True, include={field}, warnings=False).popitem()[1]
         return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=_simple)
     except Exception as error:
-        raise EncodeError(name, f"$.{field}", str(error)) from error
+        raise EncodeError(kind.name, f"$.{field}", str(error)) from error
 
 
 def _simple(value: object) -> object:
@@ -217,9 +218,8 @@ def generic(document: Document) -> Event:
     Raises:
         DecodeError: Its data is not an object.
     """
-    arguments = _data(document)
     subject = Subject.parsed(document.subject) if document.subject else None
-    return _received(document.type, arguments, subject, document.id)
+    return _received(document.type, _data(document), subject, document.id)
 
 
 def typed(document: Document, kind: EventType) -> Any:
@@ -232,68 +232,82 @@ def typed(document: Document, kind: EventType) -> Any:
     Raises:
         DecodeError: The data does not fit; names the field.
     """
-    raw = bytes(document.data) or b"{}"
-    if kind.subject and document.subject and kind.subject not in generic(document).arguments:
+    if kind.upcasters and document.dataversion is not None and document.dataversion < kind.version:
+        document = _upcast(document, document.dataversion, kind)
+    if kind.subject and document.subject and kind.fields[kind.subject] not in _data(document):
         return typed_from(generic(document), kind)
     try:
-        return decoder(kind.cls).decode(raw)
+        return reader(kind.cls)(bytes(document.data) or b"{}")
     except _MISFITS as error:
         raise _misfit(document.type, kind, error) from error
 
 
 def typed_from(event: Event, kind: EventType) -> Any:
     """Return *event*, by name, as an instance of the class that *kind* declares, as :func:`typed` does."""
-    fields = dict(event.arguments)
-    about = event.subject
+    data, about = dict(event.arguments), event.subject
+    sent = kind.fields[kind.subject] if kind.subject else None
     try:
-        if kind.subject and kind.subject not in fields and isinstance(about, Subject) and about.type == kind.of:
-            id_type = get_type_hints(kind.cls)[kind.subject]
-            fields[kind.subject] = msgspec.convert(about.id, id_type, strict=False)
-        return msgspec.convert(fields, kind.cls)
+        if sent and sent not in data and isinstance(about, Subject) and about.type == kind.of:
+            data[sent] = msgspec.convert(about.id, get_type_hints(kind.cls)[kind.subject or ""], strict=False)
+        return reader(kind.cls)(_encode(data))
     except _MISFITS as error:
         raise _misfit(event.name, kind, error) from error
 
 
+def _upcast(document: Document, version: int, kind: EventType) -> Document:
+    """Return *document*, whose data has an earlier *version*, with the data that the version of *kind* would have."""
+    data, what = _data(document), f"the data of {shown(document.type)} has version {version}"
+    if version < min(kind.upcasters):
+        raise DecodeError(
+            f"{what}; the oldest that {kind.cls.__qualname__} has an upcaster for is {min(kind.upcasters)}"
+        )
+    for each in range(version, kind.version):
+        try:
+            data = _decode_object(_encode(kind.upcasters[each](data)))
+        except Exception as error:
+            upcaster = getattr(kind.upcasters[each], "__qualname__", shown(kind.upcasters[each]))
+            raise DecodeError(f"{what}; its upcaster from {each}, {upcaster}, failed: {error!r}") from error
+    return msgspec.structs.replace(document, data=msgspec.Raw(_encode(data)))
+
+
 def _misfit(name: str, kind: EventType, error: Exception) -> DecodeError:
-    return DecodeError(f"the data of {shown(name)} does not fit {kind.cls.__qualname__}: {error}")
+    return DecodeError(f"the data of {shown(name)} does not fit {kind.cls.__qualname__}: {_why(error)}")
+
+
+def _why(error: Exception) -> str:
+    """Return the text of *error*; of pydantic's the places and reasons, without the values that they show."""
+    if not (hasattr(error, "errors") and type(error).__module__.startswith("pydantic_core")):
+        return str(error)
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{each['msg']} - at `{'.'.join(map(str, ('$', *each['loc'])))}`" for each in faults)
 
 
 def generic_from(event: object) -> Event:
     """Return *event*, an instance of a declared class, as an :class:`Event`."""
-    content = content_of(event)
-    return _received(content.name, _decode_any(content.data), subject_of(event), None)
+    return _received(name_of(event), _decode_object(content_of(event).data), subject_of(event), None)
 
 
 def context_of(document: Document) -> Mapping[str, Any]:
     """Return what the application added at the dispatch; empty if it is not readable."""
-    if not document.relevocontext:
-        return {}
     try:
-        context = msgspec.json.decode(document.relevocontext)
+        return _decode_object(document.relevocontext or "{}")
     except (msgspec.DecodeError, RecursionError):
         return {}
-    return context if isinstance(context, dict) else {}
 
 
 def _received(name: str, arguments: dict[str, Any], subject: Subject | None, event_id: str | None) -> Event:
     """Return an event whose name was not checked: foreign names are not ours to judge."""
     event: Event = Event.__new__(Event)
-    values = {"name": name, "arguments": arguments, "subject": subject, "id": event_id}
-    for field, value in values.items():
+    for field, value in (("name", name), ("arguments", arguments), ("subject", subject), ("id", event_id)):
         object.__setattr__(event, field, value)
     return event
 
 
 def _data(document: Document) -> dict[str, Any]:
     try:
-        arguments = _decode_any(bytes(document.data) or b"{}")
+        return _decode_object(b"{}" if bytes(document.data) in (b"", b"null") else bytes(document.data))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise DecodeError(f"the data of {shown(document.type)} is not JSON: {error}") from error
-    if arguments is None:
-        return {}
-    if not isinstance(arguments, dict):
-        raise DecodeError(f"the data of {shown(document.type)} is {type(arguments).__name__}, not an object")
-    return arguments
+        raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error
 
 
 def _context(context: Mapping[str, Any], name: str) -> str:

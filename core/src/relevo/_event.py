@@ -43,10 +43,6 @@ def checked_name(name: object) -> str:
     return name
 
 
-def _is_name(_: object, __: object, value: str) -> None:
-    checked_name(value)
-
-
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
         raise EncodeError(event.name, "$", f"the arguments are {type(value).__name__}, not a mapping from text")
@@ -74,7 +70,7 @@ class Event:
         EncodeError: *arguments* is no mapping.
     """
 
-    name: str = attrs.field(validator=_is_name)
+    name: str = attrs.field(validator=lambda _, __, value: checked_name(value))
     arguments: Mapping[str, Any] = attrs.field(default=_NO_ARGUMENTS, validator=_is_mapping, hash=False)
     subject: Any = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
@@ -87,6 +83,10 @@ class Event:
         return self.arguments.get(key, default)
 
 
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Takes the data of one version of an event, and returns that of the next."""
+
+
 @attrs.frozen(kw_only=True)
 class EventType:
     """What a class was declared to be by :func:`event`."""
@@ -94,19 +94,34 @@ class EventType:
     name: str
     version: int
     cls: type
-    fields: tuple[str, ...]
+    fields: Mapping[str, str]
+    """From the name of a field in Python to the name under which it travels."""
+
     subject: str | None
     of: str | None
     retry: Retry | None
+    upcasters: Mapping[int, Upcaster]
+    is_model: bool = attrs.field(init=False, default=attrs.Factory(lambda made: _is_model(made.cls), takes_self=True))
+    """It is one of pydantic's."""
 
 
 def event(
-    name: str, *, version: int = 1, subject: str | None = None, of: str | None = None, retry: Retry | None = None
+    name: str,
+    *,
+    version: int = 1,
+    subject: str | None = None,
+    of: str | None = None,
+    retry: Retry | None = None,
+    upcasters: Mapping[int, Upcaster] | None = None,
 ) -> Callable[[T], T]:
     """
-    Declare the decorated attrs class or dataclass to be the event *name*.
+    Declare the decorated class to be the event *name*: an attrs class, a dataclass, a Struct or a pydantic model.
 
     It only marks the class; an application registers it when one of its listeners asks for it.
+
+    A field travels under its name in Python, unless its class says otherwise: a :class:`msgspec.Struct` by
+    ``rename`` or ``field(name=…)``, a pydantic model by an alias. An alias of attrs is the name of an
+    argument, which does not travel.
 
     Args:
         name: The stable text that travels.
@@ -119,11 +134,15 @@ def event(
 
         retry: For listeners of this event that say nothing themselves.
 
+        upcasters: From an earlier version to what makes data of the next one of its data; one for every
+            version from the oldest that still may come. Without any, earlier data is read as it is.
+
     Raises:
         EventNameError: *name* cannot name an event.
 
-        ConfigurationError: What is decorated has no fields that travel; *subject* is none of them, or
-            comes without *of*; *version* is below 1.
+        ConfigurationError: What is decorated has no fields that travel, or one that is not read under the
+            name under which it travels; *subject* is none of them, or comes without *of*; *version* is
+            below 1; *upcasters* are not callables for consecutive versions up to the one before *version*.
     """
     checked_name(name)
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
@@ -132,13 +151,18 @@ def event(
         raise ConfigurationError(
             f'the event "{name}" needs both subject= (a field) and of= (a subject type), or neither'
         )
+    steps = dict(upcasters or {})
+    consecutive = range(max(1, version - len(steps)), version)
+    if {*map(shown, steps)} != {*map(shown, consecutive)} or not all(map(callable, steps.values())):
+        raise ConfigurationError(
+            f'the upcasters of "{name}" are {shown(steps)}; name functions for consecutive versions up to {version - 1}'
+        )
 
     def mark(cls: T) -> T:
         fields = _fields(cls)
         if fields is None:
             raise ConfigurationError(
-                f"{shown(cls)} is neither an attrs class nor a dataclass; "
-                f'put @relevo.event("{name}", …) above @attrs.frozen or @dataclass'
+                f"{shown(cls)} has no fields; put @relevo.event(…) above @attrs.frozen, @dataclass, a Struct or a model"
             )
         if subject is not None and subject not in fields:
             raise ConfigurationError(
@@ -148,23 +172,35 @@ def event(
             raise ConfigurationError(
                 f'the event "{name}" has a field "{hidden[0]}"; fields with a leading underscore do not travel'
             )
-        declaration = EventType(name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry)
+        declaration = EventType(
+            name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry, upcasters=steps
+        )
         setattr(cls, _MARK, declaration)
         return cls
 
     return mark
 
 
-def _fields(cls: object) -> tuple[str, ...] | None:
-    """Return the names of the fields of *cls*; ``None`` if it is not itself an attrs class or a dataclass."""
+def _fields(cls: Any) -> dict[str, str] | None:
+    """Return the fields of *cls* and what they travel as; ``None`` if it is itself no class with fields by name."""
     own = getattr(cls, "__dict__", {})
+    if _is_model(cls):
+        sent = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
+        return None if cls.__pydantic_root_model__ else {**sent, **dict.fromkeys(cls.__private_attributes__, "")}
+    if isinstance(cls, type(msgspec.Struct)) and not cls.__struct_config__.array_like:
+        return dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
     if "__attrs_attrs__" in own:
-        return tuple(field.name for field in own["__attrs_attrs__"])
+        return {field.name: field.name for field in own["__attrs_attrs__"]}
     if "__dataclass_fields__" in own:
         from dataclasses import fields  # noqa: PLC0415 - whoever has a dataclass has imported it
 
-        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+        return {field.name: field.name for field in fields(cls)}
     return None
+
+
+def _is_model(cls: object) -> bool:
+    """Return whether *cls* is a pydantic model, which is known without importing pydantic."""
+    return isinstance(cls, type) and all(hasattr(cls, each) for each in ("model_fields", "model_validate_json"))
 
 
 def declared(cls: type) -> EventType:
@@ -183,7 +219,7 @@ def declared(cls: type) -> EventType:
 
 
 @cache
-def decoder(cls: type) -> msgspec.json.Decoder[Any]:
+def reader(cls: type) -> Callable[[bytes], Any]:
     """
     Return what makes instances of the declared class *cls* of JSON.
 
@@ -191,11 +227,24 @@ def decoder(cls: type) -> msgspec.json.Decoder[Any]:
         ConfigurationError: A field is of a type that has no unmistakable form in JSON.
     """
     try:
-        return msgspec.json.Decoder(cls)
+        if _is_model(cls):
+            return _model_reader(cls)
+        msgspec.json.schema(cls)  # a decoder alone meets a class that it does not know at the first event
+        return msgspec.json.Decoder(cls).decode
     except Exception as error:
-        raise ConfigurationError(
-            f"{cls.__module__}.{cls.__qualname__} cannot be read back from JSON: {error}"
-        ) from error
+        why = str(error).partition("\n\nFor")[0].strip().splitlines()[-1]
+        raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} cannot be read back from JSON: {why}") from error
+
+
+def _model_reader(cls: Any) -> Callable[[bytes], Any]:
+    for mode in ("serialization", "validation"):  # raises if a field has no form in JSON
+        schema = cls.model_json_schema(mode=mode)
+        own = schema.get("$defs", {}).get(cls.__name__, schema).get("properties", ())
+        if lost := [name for name, sent in declared(cls).fields.items() if sent not in own]:
+            raise ValueError(f'"{lost[0]}" is not written and read under one name; give it one alias, and no exclude')
+        if b'"format":"binary"' in msgspec.json.encode(schema):
+            raise ValueError('bytes need ser_json_bytes="base64" and val_json_bytes="base64" in model_config')
+    return cls.model_validate_json  # type: ignore[no-any-return]
 
 
 class EventTypes:
@@ -214,7 +263,7 @@ class EventTypes:
             ConfigurationError: It is not declared, or a field is of a type that cannot be read back.
         """
         found = declared(cls)
-        decoder(cls)
+        reader(cls)
         first = self._by_name.setdefault(found.name, found)
         if first.cls is not cls:
             raise DuplicateEventError(found.name, first.cls, cls)
