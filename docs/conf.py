@@ -46,12 +46,12 @@ napoleon_custom_sections = ["Promises"]
 nitpicky = True
 nitpick_ignore_regex = [
     # Types of others: resolving them would ask their sites at every build.
-    (r"py:.*", r"(collections\.abc|contextlib|datetime|logging|os|pathlib|types|typing|sqlalchemy)\..*"),
+    (r"py:.*", r"(collections\.abc|contextlib|datetime|logging|os|pathlib|types|typing|msgspec|sqlalchemy)\..*"),
     (r"py:class", r"Path|AbstractContextManager"),  # the same, where only the type checker imports them
     # An attribute for those who read the code.
     (r"py:attr", r"changed"),
     # Variables of types.
     (r"py:class", r"(relevo\._\w+\.)?[FT]"),
     # What relevo makes and users are only handed: it has no public name.
-    (r"py:(class|exc)", r"relevo(_\w+)?\._\w+\.\w+|Config|IdFactory|NewerStateError|Observed"),
+    (r"py:(class|exc)", r"relevo(_\w+)?\._\w+\.\w+|Config|IdFactory|NewerStateError|Observed|Upcaster"),
 ]

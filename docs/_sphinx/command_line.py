@@ -44,7 +44,10 @@ def _section(command: click.Command, name: str) -> Iterator[str]:
     with click.Context(command, info_name=name) as context:
         usage = " ".join(command.collect_usage_pieces(context))
     yield from (f"## {name}", "", "```sh", f"{name} {usage}", "```", "")
-    yield from (*(line.strip() for line in (command.help or "").splitlines()), "")
+    for line in (command.help or "").splitlines():
+        _, found, example = line.strip().partition("Example: ")
+        yield from ("```sh", example, "```") if found else (line.strip(),)
+    yield ""
     options = [each for each in command.params if isinstance(each, click.Option) and each.name not in EVERYWHERE]
     if options:
         yield from ("| option | |", "|---|---|", *map(_row, options), "")
