@@ -119,7 +119,7 @@ def test_a_class_that_is_not_declared_is_refused() -> None:
 def test_the_decorator_without_its_parentheses_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r'forgot: write @relevo.listener\("noun.verbed"\) above it'):
 
-        @listener  # type: ignore[arg-type]
+        @listener  # type: ignore[call-overload]
         def forgot(event: Event) -> None: ...
 
 

@@ -168,6 +168,7 @@ def encoded(
     """
     if subject is not None:
         plain({"type": subject.type, "id": subject.id}, event_name=content.name, path="subject")
+    told = _encode(plain(dict(context), event_name=content.name, path="context")).decode() if context else None
     body = _encode(
         Document(
             id=id,
@@ -180,7 +181,7 @@ def encoded(
             dataversion=content.version,
             correlationid=correlation,
             causationid=causation,
-            relevocontext=_context(context, content.name) if context else None,
+            relevocontext=told,
             data=msgspec.Raw(content.data),
         )
     )
@@ -219,7 +220,11 @@ def generic(document: Document) -> Event:
         DecodeError: Its data is not an object.
     """
     subject = Subject.parsed(document.subject) if document.subject else None
-    return _received(document.type, _data(document), subject, document.id)
+    event: Event = Event.__new__(Event)  # whose name is not checked: foreign names are not ours to judge
+    values = {"name": document.type, "arguments": _data(document), "subject": subject, "id": document.id}
+    for field, value in values.items():
+        object.__setattr__(event, field, value)
+    return event
 
 
 def typed(document: Document, kind: EventType) -> Any:
@@ -284,7 +289,7 @@ def _why(error: Exception) -> str:
 
 def generic_from(event: object) -> Event:
     """Return *event*, an instance of a declared class, as an :class:`Event`."""
-    return _received(name_of(event), _decode_object(content_of(event).data), subject_of(event), None)
+    return Event(name_of(event), _decode_object(content_of(event).data), subject=subject_of(event))
 
 
 def context_of(document: Document) -> Mapping[str, Any]:
@@ -295,20 +300,8 @@ def context_of(document: Document) -> Mapping[str, Any]:
         return {}
 
 
-def _received(name: str, arguments: dict[str, Any], subject: Subject | None, event_id: str | None) -> Event:
-    """Return an event whose name was not checked: foreign names are not ours to judge."""
-    event: Event = Event.__new__(Event)
-    for field, value in (("name", name), ("arguments", arguments), ("subject", subject), ("id", event_id)):
-        object.__setattr__(event, field, value)
-    return event
-
-
 def _data(document: Document) -> dict[str, Any]:
     try:
         return _decode_object(b"{}" if bytes(document.data) in (b"", b"null") else bytes(document.data))
     except (msgspec.DecodeError, RecursionError) as error:
         raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error
-
-
-def _context(context: Mapping[str, Any], name: str) -> str:
-    return _encode(plain(dict(context), event_name=name, path="context")).decode()

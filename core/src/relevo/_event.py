@@ -148,9 +148,7 @@ def event(
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise ConfigurationError(f'the version of "{name}" is {shown(version)}; versions are whole numbers from 1')
     if (subject is None) != (of is None):
-        raise ConfigurationError(
-            f'the event "{name}" needs both subject= (a field) and of= (a subject type), or neither'
-        )
+        raise ConfigurationError(f'the event "{name}" needs both subject= (a field) and of= (its type), or neither')
     steps = dict(upcasters or {})
     consecutive = range(max(1, version - len(steps)), version)
     if {*map(shown, steps)} != {*map(shown, consecutive)} or not all(map(callable, steps.values())):
@@ -169,9 +167,7 @@ def event(
                 f'the event "{name}" has no field "{subject}" to be its subject{did_you_mean(subject, fields)}'
             )
         if hidden := [field for field in fields if field.startswith("_")]:
-            raise ConfigurationError(
-                f'the event "{name}" has a field "{hidden[0]}"; fields with a leading underscore do not travel'
-            )
+            raise ConfigurationError(f'"{name}" has "{hidden[0]}"; fields with a leading underscore do not travel')
         declaration = EventType(
             name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry, upcasters=steps
         )
@@ -212,9 +208,7 @@ def declared(cls: type) -> EventType:
     """
     found = cls.__dict__.get(_MARK)
     if not isinstance(found, EventType):
-        raise ConfigurationError(
-            f'{cls.__module__}.{cls.__qualname__} is not an event; put @relevo.event("noun.verbed") above it'
-        )
+        raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not an event; put @relevo.event(…) above it")
     return found
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args, overload
 
 import attrs
 
-from relevo._event import EventType, EventTypes, checked_name, declared, name_of
+from relevo._event import Event, EventType, EventTypes, checked_name, declared, name_of
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._route import checked_queue
 from relevo.errors import ConfigurationError, DuplicateListenerError, shown
+
+if TYPE_CHECKING:
+    from relevo._listening import E, Listening, Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +56,12 @@ class Mark:
             raise ConfigurationError(f"{where}: an id is text of 1 to {MAX_ID} characters, not {shown(ids)}")
 
 
+@overload
+def listener(event: type[E], **terms: Unpack[Terms]) -> Listening[E]: ...
+@overload
+def listener(event: str, **terms: Unpack[Terms]) -> Listening[Event]: ...
+@overload
+def listener(event: str | type, **terms: Unpack[Terms]) -> Listening[Any]: ...
 def listener(
     event: str | type,
     *,
