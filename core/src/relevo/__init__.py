@@ -15,7 +15,7 @@ from relevo._context import context
 from relevo._route import Routes, Target
 from relevo._envelope import Envelope
 from relevo._capabilities import Capabilities
-from relevo._transport import BoundSender, DeadLetterEntry, Stats, Transport
+from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
 from relevo._delivery import MAX_ERROR, MAX_STATE, TRANSITIONS, Action, Counters, State, after
 from relevo._decision import Reason
@@ -43,7 +43,8 @@ __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "Give
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
 __all__ += ["context"]
 # the seam
-__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Stats", "Delivery"]
+__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats"]
+__all__ += ["Delivery"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", "MAX_ERROR"]
 # running

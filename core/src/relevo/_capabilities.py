@@ -55,6 +55,9 @@ class Capabilities:
     cancel: bool = False
     """An event that nobody holds can be taken out by its id."""
 
+    find: bool = False
+    """The events that are kept can be looked up by their id."""
+
     purge: bool = False
     """All events of a queue that nobody holds can be taken out."""
 

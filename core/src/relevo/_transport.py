@@ -11,7 +11,7 @@ import attrs
 
 from relevo._capabilities import Capabilities
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, Unreadable
+from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, State, Unreadable
 from relevo._envelope import Envelope
 from relevo.errors import LeaseLostError, UnsupportedError
 
@@ -46,6 +46,23 @@ class DeadLetterEntry:
     losses: int
     enqueued_at: float
     died_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """An event as it is kept, alive: neither done nor dead."""
+
+    queue: str
+    envelope: Envelope
+    status: State
+    attempt: int
+    """That of the hand-over at hand, or else of the next one."""
+
+    losses: int
+    state: bytes
+    enqueued_at: float
+    until: float | None = None
+    """Of a leased one when its lease ends, of a scheduled one when it is due, in seconds since the epoch."""
 
 
 class BoundSender(Protocol):
@@ -343,6 +360,17 @@ class Transport(ABC):
     def cancel(self, event_id: str) -> int:
         """Take out the events of *event_id* that nobody holds; return how many that were."""
         raise self._unsupported("cancel")
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        """
+        Return the living events of *event_id*, in whichever queue, without changing them.
+
+        What waits behind another one of its ordering key counts as ready.
+
+        Raises:
+            UnsupportedError: ``find`` is not claimed.
+        """
+        raise self._unsupported("find")
 
     def purge(self, queue: str) -> int:
         """Take out all events of *queue* that nobody holds; return how many that were."""

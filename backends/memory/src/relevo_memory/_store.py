@@ -15,6 +15,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Found,
     Lost,
     Nack,
     Outcome,
@@ -223,6 +224,25 @@ class MemoryStore:
         """Take out every event of *event_id* that nobody holds, in whichever queue; return how many."""
         with self.changed:
             return sum(self._take_out(name, now, event_id) for name in tuple(self._queues))
+
+    def find(self, event_id: str, now: float) -> list[Found]:
+        """Return the events of *event_id* that live, in whichever queue."""
+        with self.changed:
+            return [
+                Found(
+                    queue=name,
+                    envelope=event.envelope,
+                    status=event.status,
+                    attempt=event.counters.attempt,
+                    losses=event.counters.losses,
+                    state=event.state,
+                    enqueued_at=event.enqueued_at,
+                    until={State.LEASED: event.until, State.SCHEDULED: event.due}.get(event.status),
+                )
+                for name in tuple(self._queues)
+                for event in self._at(name, now).events.values()
+                if isinstance(event.envelope, Envelope) and event.envelope.id == event_id
+            ]
 
     def purge(self, name: str, now: float) -> int:
         """Take out every event of the queue *name* that nobody holds; return how many."""

@@ -19,6 +19,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Found,
     Release,
     Settlement,
     Stats,
@@ -82,6 +83,7 @@ class MemoryTransport(Transport):
         checkpoint=True,
         dead_letters=True,
         cancel=True,
+        find=True,
         purge=True,
         wakeup=True,
         dedupe=True,
@@ -204,6 +206,10 @@ class MemoryTransport(Transport):
 
                 self._joints = Joints(lambda postings: self.store.add(postings, self._clock.now()))
             return _Bound(self, self._joints.at(session), None if relay_to is None else f"outbox/{relay_to}")
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        with self._open() as now:
+            return self.store.find(event_id, now)
 
     def cancel(self, event_id: str) -> int:
         with self._open() as now:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Unreadable
-from relevo_sql._schema import HIGH, KEPT, NORMAL, READY, SCHEDULED
+from relevo import DeadLetterEntry, Delivery, Envelope, Found, State, Unreadable
+from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED
 
 LONGEST = 2**62
 """Microseconds that stand for ever: what is later is cut to this, so that every column can hold it."""
@@ -97,6 +97,26 @@ def delivery_of(row: Sequence[Any], token: int) -> Delivery:
         receipt=Receipt(row[0], token),
         state=progress if type(progress) is bytes else b"",
         enqueued_at=_seconds(enqueued_at),
+    )
+
+
+def found_of(row: Sequence[Any], now: int) -> Found | None:
+    """Return the *row*, :data:`CLAIMED` with its state and the end of its lease, as what a person is shown."""
+    delivery = delivery_of(row, 0)
+    state, until = row[-2], {LEASED: row[-1], SCHEDULED: row[1]}.get(row[-2])
+    if not isinstance(delivery.envelope, Envelope):
+        return None
+    if not isinstance(until, int) or until <= now:
+        state, until = READY, None
+    return Found(
+        queue=delivery.queue,
+        envelope=delivery.envelope,
+        status={LEASED: State.LEASED, SCHEDULED: State.SCHEDULED}.get(state, State.READY),
+        attempt=delivery.attempt,
+        losses=delivery.losses,
+        state=delivery.state,
+        enqueued_at=delivery.enqueued_at,
+        until=None if until is None else _seconds(until),
     )
 
 

@@ -229,6 +229,8 @@ class Statements:
         nobodys = sa.or_(_E.state != _state(LEASED), _E.lease_until <= _bind("now"))
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
         self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
+        kept = [_E[name] for name in (*CLAIMED, "state", "lease_until")]
+        self.find = prepared(sa.select(*kept).where(_E.event_id == _bind("id")).order_by(_E.seq))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
 
         def of_state(state: int) -> sa.ColumnElement[bool]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from relevo import Clock, Stats
+from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
+from relevo_sql._row import found_of
 from relevo_sql._settle import advance
 from relevo_sql._statement import Prepared
 
@@ -37,6 +38,13 @@ class Counter:
             dead=dead,
             oldest_age=max(0.0, (now - min(sent)) / 1_000_000) if sent else None,
         )
+
+    def find(self, event_id: str) -> list[Found]:
+        """Return the living events of *event_id*; what time has made ready is ready, looked at or not."""
+        now = self._now()
+        rows: Any = self._database.read(lambda c: self._statements.find.run(c, id=event_id).all())
+        found = (found_of(row, now) for row in rows)
+        return [each for each in found if each is not None]
 
     def cancel(self, event_id: str) -> int:
         """Take out the events of *event_id* that nobody holds; return how many."""

@@ -16,6 +16,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Found,
     Release,
     Settlement,
     Stats,
@@ -75,6 +76,7 @@ class SqlTransport(Transport):
         checkpoint=True,
         dead_letters=True,
         cancel=True,
+        find=True,
         purge=True,
         wakeup=False,
         dedupe=True,
@@ -226,6 +228,10 @@ class SqlTransport(Transport):
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
             due=self._due,
         )
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        self._require_open()
+        return self._counter.find(event_id)
 
     def cancel(self, event_id: str) -> int:
         self._require_open()
