@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "_sphinx.command_line",
+    "_sphinx.hooks",
     "_sphinx.life",
     "_sphinx.public_names",
 ]
@@ -44,14 +45,11 @@ napoleon_custom_sections = ["Promises"]
 # --- what is not linked, and why; everything else that leads nowhere is an error --------------------
 
 nitpicky = True
+_OTHERS = "collections.abc contextlib datetime hypothesis logging msgspec os pathlib sqlalchemy types typing"
 nitpick_ignore_regex = [
     # Types of others: resolving them would ask their sites at every build.
-    (r"py:.*", r"(collections\.abc|contextlib|datetime|logging|os|pathlib|types|typing|msgspec|sqlalchemy)\..*"),
+    (r"py:.*", rf"({_OTHERS.replace(' ', '|')})\..*"),
     (r"py:class", r"Path|AbstractContextManager"),  # the same, where only the type checker imports them
     # An attribute for those who read the code.
     (r"py:attr", r"changed"),
-    # Variables of types.
-    (r"py:class", r"(relevo\._\w+\.)?[FT]"),
-    # What relevo makes and users are only handed: it has no public name.
-    (r"py:(class|exc)", r"relevo(_\w+)?\._\w+\.\w+|Config|IdFactory|NewerStateError|Observed|Upcaster"),
 ]

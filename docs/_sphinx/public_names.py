@@ -2,7 +2,8 @@
 Show the public names where they are public.
 
 What ``relevo`` offers is defined in private modules. Sphinx looks for the texts of data there where it finds
-the name, and spells types after the module that defines them; both are led to the public name here.
+the name, and spells types after the module that defines them; both are led to the public name here. What has
+no public name is shown without a link.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import builtins
 import importlib
 import pkgutil
+import re
+import sys
+from functools import cache
 from typing import Any
 
 import attrs
@@ -19,8 +23,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
-PACKAGES = ("relevo", "relevo_memory", "relevo_sql", "relevo_amqp")
+PACKAGES = ("relevo", "relevo_memory", "relevo_sql", "relevo_amqp", "relevo_conformance")
 _COLON = "\ue000"
+_CONSTANT = re.compile(r"= ([A-Z][A-Z_]+)\b")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -72,7 +77,17 @@ def _led_to_the_public_name(
             found = domain.resolve_xref(env, node.get("refdoc", env.docname), app.builder, kind, name, node, content)
             if found is not None:
                 return found
-    return None
+    return content if _is_private(target) else None
+
+
+@cache
+def _is_private(target: str) -> bool:
+    """Return whether *target*, a full name or the last part of one, is defined in a package and not public."""
+    package, _, rest = target.partition(".")
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES]
+    if package in PACKAGES:
+        return any(rest.rpartition(".")[2] in vars(module) for module in modules)
+    return any(target in vars(module) and module.__name__ not in PACKAGES for module in modules)
 
 
 def _hide_colons(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: list[str]) -> None:
@@ -86,12 +101,15 @@ def _show_colons(_: Sphinx, __: str, ___: str, ____: object, _____: object, line
 
 
 def _show_defaults(
-    _: Sphinx, what: str, __: str, cls: Any, ___: object, signature: str | None, returns: str | None
+    _: Sphinx, what: str, __: str, thing: Any, ___: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show the defaults of an attrs class instead of how attrs looks them up."""
-    if what in ("class", "exception") and signature and attrs.has(cls):
-        for field in attrs.fields(cls):
+    """Show the value of a default that has a name, and of an attrs class instead of how attrs looks it up."""
+    if what in ("class", "exception") and signature and attrs.has(thing):
+        for field in attrs.fields(thing):
             shown = "…" if isinstance(field.default, attrs.Factory) else repr(field.default)  # type: ignore[arg-type]
             signature = signature.replace(f"attr_dict['{field.name}'].default", shown)
         signature = signature.replace("NOTHING", "…")
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    if signature:
+        signature = _CONSTANT.sub(lambda match: f"= {getattr(module, match[1], match[1])!r}", signature)
     return signature, returns
