@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -363,7 +364,16 @@ def test_what_is_wrong_with_the_configuration_is_not_told_while_somebody_types(s
 # --- log lines ----------------------------------------------------------------------------------------------
 
 
-def test_a_log_line_is_one_line_whatever_it_holds() -> None:
+@pytest.fixture(name="in_tokyo")
+def _in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_a_log_line_is_one_line_whatever_it_holds(in_tokyo: None) -> None:
     record = logging.LogRecord("relevo.worker", logging.WARNING, "", 0, "%s died", ("a\nb\x1b[31m\u202ec",), None)
     record.created, record.msecs = 0.0, 7.0
 

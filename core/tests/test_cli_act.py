@@ -157,6 +157,7 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
     unanswered = shop.run("purge media")
     purged = shop.run("purge media", given=b"y\n")
     feed = shop.run("purge feed -t main --yes --json")
+    nothing = shop.run("purge feed --yes")
     slip = shop.run("purge fed --yes")
 
     assert (kept.returncode, kept.stdout) == (0, "nothing was deleted\n")
@@ -165,11 +166,18 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
     assert "nobody answered; say --yes" in unanswered.stderr
     assert (purged.returncode, purged.stdout) == (0, "3 purged\n")
     assert json.loads(feed.stdout) == {"purged": 3}
+    assert (nothing.stdout, nothing.stderr) == ("0 purged\n", "")
     assert (slip.stdout, slip.stderr) == (
         "0 purged\n",
         'relevo: nothing is routed to the queue "fed"; did you mean "feed"?\n',
     )
     assert ready(shop) == {}
+
+
+def test_where_nothing_was_ever_set_up_nothing_is_purged_or_cancelled(shop: Shop) -> None:
+    assert shop.run("purge media --yes").stdout == "0 purged\n"
+    shop.folder.joinpath("shop.db").unlink()
+    assert shop.run("cancel 1").stdout == "0 cancelled\n"
 
 
 # --- cancel -----------------------------------------------------------------------------------------------

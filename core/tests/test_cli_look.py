@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import Capabilities
+from relevo import Capabilities, Secret
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
@@ -105,6 +105,29 @@ def test_no_secret_is_shown_in_the_configuration(shop: Shop) -> None:
     assert rows["transports.other.token"][0] == rows["transports.third.unknown"][0] == "***"
     assert CANARY not in table.stdout
     assert "default" not in table.stdout
+
+
+def test_an_address_in_any_option_is_masked_and_a_secret_one_is_not_shown(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @attrs.frozen
+    class Options:
+        url: str
+        needed: int
+        replica: str = ""
+        token: Secret | None = None
+
+    monkeypatch.setattr("relevo.cli._config.options_class", lambda _: Options)
+    shop.write(
+        "relevo.toml",
+        f'[transports]\nmain = {{ url = "x://", replica = "x://me:{CANARY}@host", token = "{CANARY}" }}',
+    )
+
+    rows = shown(shop)
+
+    assert rows["transports.main.replica"][0] == "x://me:***@host"
+    assert rows["transports.main.token"][0] == "***"
+    assert "transports.main.needed" not in rows
 
 
 def test_the_configuration_is_a_table_for_people(shop: Shop) -> None:
@@ -239,6 +262,15 @@ def test_servers_that_are_down_are_told_all_together(shop: Shop) -> None:
     assert findings["outbox of one"].startswith("reached")
     assert len(lines(done)) == 2
     assert CANARY not in done.stdout + done.stderr
+
+
+def test_what_the_program_must_mend_counts_more_than_a_server_that_is_down(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "amqp://127.0.0.1:1").replace("/feed", "/fed"))
+
+    done = shop.run("check --live")
+
+    assert (done.returncode, len(lines(done))) == (78, 2)
 
 
 # --- listeners --------------------------------------------------------------------------------------------

@@ -202,6 +202,11 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
         78,
         'app: "shop:create" is function, not a relevo.App',
     ),
+    "no such app, said before the command": (
+        "-a shop:ap status",
+        78,
+        'app: "shop" has no "ap"; did you mean "app"?',
+    ),
     "an app without its name": (
         "status -a shop",
         78,

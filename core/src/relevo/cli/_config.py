@@ -72,7 +72,7 @@ def _values(config: Config) -> Iterator[_Said]:
     for name, entry in config.transports.items():
         yield from _transport(config, name, entry)
     for pattern, targets in (config.routes or {"*": list(config.transports)[:1]}).items():
-        yield ("routes", pattern), list(targets), _origin(config, "routes", pattern, said=bool(config.routes))
+        yield ("routes", pattern), list(targets), _origin(config, "routes", pattern)
 
 
 def _policy(config: Config, queue: str, policy: Retry) -> Iterator[_Said]:

@@ -138,11 +138,16 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def agreed(question: str) -> bool:
-    """Return whether somebody says yes to *question*."""
+    """Return whether somebody says yes to *question*; whatever else is said means no."""
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
     try:
-        return click.confirm(question, err=True)
-    except (click.Abort, UnicodeDecodeError):
-        raise click.UsageError("nobody answered; say --yes where nobody can be asked") from None
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+    except UnicodeDecodeError:
+        answer = ""
+    if not answer:
+        click.echo(err=True)
+        raise click.UsageError("nobody answered; say --yes where nobody can be asked")
+    return answer.strip().lower() in ("y", "yes")
 
 
 def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:
