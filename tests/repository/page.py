@@ -104,7 +104,7 @@ class Page:
         own = {key: value for key, value in os.environ.items() if not key.startswith("RELEVO_")}
         path = os.pathsep.join([str(Path(sys.executable).parent), own.get("PATH", "")])
         terminal = {"TERM": "xterm", "COLUMNS": "120", "PYTHONDONTWRITEBYTECODE": "1"}
-        return {**own, **terminal, **self.server(), "PATH": path, "PYTHONWARNINGS": "error"}
+        return {**own, **terminal, **self.server(), "PATH": path, "PYTHONWARNINGS": "error,ignore::ResourceWarning"}
 
     def server(self) -> Mapping[str, str]:
         """Return what leads to the server that is really there, if the page configures one now."""

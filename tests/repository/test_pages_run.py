@@ -56,6 +56,7 @@ def test_a_page_runs(path: Path, folder: Path) -> None:
     Page(path, folder).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_RABBITMQ, ids=relative)
 def test_a_page_runs_whole_where_there_is_rabbitmq(path: Path, folder: Path, server: dict[str, str]) -> None:
     page = Page(path, folder)
