@@ -276,6 +276,14 @@ def test_what_the_program_must_mend_counts_more_than_a_server_that_is_down(shop:
 # --- listeners --------------------------------------------------------------------------------------------
 
 
+def test_listeners_are_shown_with_the_runs_that_their_queue_allows(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION + '[retries]\n"main/feed" = 8\nmain = { first = 3 }\n')
+
+    rows = json.loads(shop.run("listeners --json").stdout)
+
+    assert {row["target"]: row["runs"] for row in rows} == {"main/media": 5, "main/feed": 8, "main/default": 5}
+
+
 def test_listeners_are_drawn_as_a_flowchart(shop: Shop) -> None:
     done = shop.run("listeners --format mermaid")
 
@@ -323,22 +331,62 @@ def test_a_listener_without_a_route_is_drawn_where_no_event_comes(shop: Shop) ->
 # --- show -------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_event_is_shown_by_its_id(shop: Shop) -> None:
-    event_id = json.loads(shop.run("""dispatch image.created '{"bad": true}' --json""").stdout)["id"]
-    waiting = shop.run(f"show {event_id}")
+def test_an_event_is_shown_wherever_it_is_and_how_far_its_listeners_are(shop: Shop) -> None:
+    shop.write("shop_listeners.py", FAILING)
+    event_id = json.loads(shop.run("""dispatch image.created '{"bad": true}' --delay 1h --json""").stdout)["id"]
+    scheduled = json.loads(shop.run(f"show {event_id} --json").stdout)
+    other = json.loads(shop.run("""dispatch image.created '{"bad": true}' --json""").stdout)["id"]
+    ready = json.loads(shop.run(f"show {other} --json").stdout)
     shop.run("drain")
 
-    done = shop.run(f"show {event_id}")
-    (entry,) = json.loads(shop.run(f"show {event_id} --json").stdout)
-    other = shop.run("show nothing --json")
+    both = json.loads(shop.run(f"show {other} --json").stdout)
+    text = shop.run(f"show {other}").stdout
 
-    assert (waiting.returncode, waiting.stderr) == (1, f"relevo: no dead letter has the id {event_id}\n")
-    assert done.returncode == 0
-    assert "shop_listeners:thumbnails" in done.stdout
-    assert (entry["id"], entry["queue"]) == (event_id, "media")
-    assert '"bad":true' in entry["body"]
-    assert (other.returncode, json.loads(other.stdout)) == (1, [])
+    assert [(row["status"], row["queue"]) for row in scheduled] == [("scheduled", "media"), ("scheduled", "feed")]
+    assert all(row["until"] for row in scheduled)
+    assert [(row["status"], row["listeners"]) for row in ready] == [("ready", []), ("ready", [])]
+    assert [(row["status"], row["queue"], row["id"]) for row in both] == [
+        ("scheduled", "feed", other),
+        ("dead", "media", other),
+    ]
+    assert [(each["listener"], each["status"], each["runs"]) for each in both[0]["listeners"]] == [
+        ("shop_listeners:feed", "due", 1),
+    ]
+    assert both[0]["listeners"][0]["due"] == both[0]["until"]
+    assert '"bad":true' in both[1]["body"]
+    assert "GiveUp: a corrupt" in both[1]["error"]
+    assert "listener:  shop_listeners:thumbnails: done after 1 run\n" in text
+    assert "listener:  shop_listeners:broken: dead after 1 run, gave-up, " in text
+    assert "\n\nref:       1" in text
+    assert "\x1b" not in text
 
 
-def test_help_says_what_show_cannot_find(shop: Shop) -> None:
-    assert "Only dead letters" in shop.run("show --help").stdout
+FAILING = r"""
+import relevo
+
+@relevo.listener("image.created", queue="media", priority=1)
+def thumbnails(event): ...
+
+@relevo.listener("image.created", queue="media")
+def broken(event): raise relevo.GiveUp("a corrupt \x1b[31mfile")
+
+@relevo.listener("image.created", queue="feed")
+def feed(event): raise ValueError("later")
+"""
+
+
+def test_what_is_nowhere_is_told_with_where_it_could_not_be_looked_for(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, find=False)\n"
+        "app = relevo.App(transports={'main': Plain(), 'b': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
+    )
+
+    nowhere = shop.run("show 1 -t b")
+    partly = shop.run("show 1 --json")
+
+    assert (nowhere.returncode, nowhere.stdout, lines(nowhere)) == (1, "", ["relevo: nothing has the id 1"])
+    assert (partly.returncode, json.loads(partly.stdout)) == (1, [])
+    assert lines(partly) == ['relevo: nothing has the id 1; among the living it cannot be looked up in "main"']

@@ -18,6 +18,9 @@ from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
 from relevo.errors import ConfigurationError, RelevoError
 
+_FEW = 5
+"""How many missing things are told one by one."""
+
 
 @attrs.frozen
 class _Finding:
@@ -74,7 +77,8 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     missing = transport.setup(queues, dry_run=True)
     if not missing:
         return "reached, nothing is missing"
-    lacks = "; ".join(missing)
+    more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
+    lacks = "; ".join(missing[:_FEW]) + more
     if app.config is not None and app.config.setup == "explicit":
         raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
     return f"reached; at first use is created: {lacks}"

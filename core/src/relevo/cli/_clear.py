@@ -6,14 +6,14 @@ import click
 
 from relevo._app import App
 from relevo._transport import Transport
-from relevo.cli._main import EXIT_DEAD
-from relevo.cli._option import agreed, json_option, stores, transport_option, with_app, yes_option
+from relevo.cli._main import EXIT_NOTHING, named
+from relevo.cli._option import agreed, id_argument, json_option, stores, transport_option, with_app, yes_option
 from relevo.cli._output import show_json, visible
 from relevo.errors import UnsupportedError, did_you_mean
 
 
 @click.command()
-@click.argument("event_id", metavar="ID")
+@id_argument
 @transport_option
 @json_option
 @with_app
@@ -38,12 +38,12 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot cancel" if unable else ""
         click.echo(f"relevo: nothing that waits has the id {visible(event_id, lines=False)}{besides}", err=True)
-        return EXIT_DEAD
+        return EXIT_NOTHING
     return 0
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", callback=named)
 @transport_option
 @yes_option
 @json_option

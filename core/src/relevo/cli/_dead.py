@@ -11,9 +11,10 @@ from relevo._app import App
 from relevo._envelope import Envelope
 from relevo._progress import NewerStateError
 from relevo._transport import DeadLetterEntry, Transport
-from relevo.cli._main import Group
+from relevo.cli._event import dead_row, show_whole
+from relevo.cli._main import Group, named
 from relevo.cli._option import agreed, json_option, queue_option, stores, transport_option, with_app, yes_option
-from relevo.cli._output import first_line, show_json, show_table, visible, when
+from relevo.cli._output import first_line, show_json, show_table
 from relevo.errors import DecodeError, shown
 
 _PAGE = 200
@@ -58,7 +59,7 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
 
 
 @dead.command("show")
-@click.argument("ref")
+@click.argument("ref", callback=named)
 @transport_option
 @json_option
 @with_app
@@ -68,36 +69,17 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
 
     Example: relevo dead show 17
     """
-    (found,) = _chosen(app, transport, (ref,))
+    ((store, entry),) = _chosen(app, transport, (ref,))
+    row = dead_row(store, entry)
     if as_json:
-        show_json(_whole(*found))
+        show_json(row)
     else:
-        show_entry(*found)
+        show_whole(row)
     return 0
 
 
-def show_entries(found: Sequence[Found], *, as_json: bool) -> None:
-    """Print what is *found* whole."""
-    if as_json:
-        show_json([_whole(*each) for each in found])
-        return
-    for number, each in enumerate(found):
-        if number:
-            click.echo()
-        show_entry(*each)
-
-
-def show_entry(store: Transport, entry: DeadLetterEntry) -> None:
-    """Print *entry* whole."""
-    row = _whole(store, entry)
-    for key in ("ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died", "body"):
-        click.echo(f"{key + ':':<11}{visible(str(row[key]))}")
-    click.echo("error:")
-    click.echo("\n".join(f"  {line}" for line in visible(entry.error).splitlines()))
-
-
 @dead.command("revive")
-@click.argument("refs", nargs=-1)
+@click.argument("refs", nargs=-1, callback=named)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @transport_option
 @queue_option
@@ -137,7 +119,7 @@ def revive(
 
 
 @dead.command("discard")
-@click.argument("refs", nargs=-1)
+@click.argument("refs", nargs=-1, callback=named)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @yes_option
 @transport_option
@@ -226,27 +208,10 @@ def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[Foun
 
 
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
-    envelope = entry.envelope
-    readable = isinstance(envelope, Envelope)
-    return {
-        "ref": entry.ref,
-        "transport": store.name,
-        "queue": entry.queue,
-        "event": envelope.name if isinstance(envelope, Envelope) else "unreadable",
-        "id": envelope.id if isinstance(envelope, Envelope) else None,
-        "reason": entry.reason,
-        "attempt": entry.attempt,
-        "losses": entry.losses,
-        "sent": when(entry.enqueued_at),
-        "died": when(entry.died_at),
-        "error": entry.error if as_json and readable else first_line(entry.error),
-    }
-
-
-def _whole(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
-    return {**_row(store, entry, as_json=True), "body": _body(entry), "error": entry.error}
-
-
-def _body(entry: DeadLetterEntry) -> str:
-    raw = entry.envelope.body if isinstance(entry.envelope, Envelope) else entry.envelope.raw
-    return raw.decode("utf-8", "backslashreplace")
+    """Return what a list shows of *entry*."""
+    row = dead_row(store, entry)
+    for key in ("status", "listeners", "body"):
+        del row[key]
+    if not as_json or not isinstance(entry.envelope, Envelope):
+        row["error"] = first_line(entry.error)
+    return row

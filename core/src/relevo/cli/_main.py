@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import click
 
 from relevo.cli._output import visible
-from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean
+from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, shown
 
 EXIT_DEAD = 1
+EXIT_NOTHING = 1
 EXIT_USAGE = 2
 EXIT_DATA = 65
 EXIT_UNAVAILABLE = 69
@@ -56,6 +57,14 @@ def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse an option that is empty, as where a script's variable is not set: it would seem not to be there."""
     if value == "" or (isinstance(value, tuple) and "" in value):
         raise click.BadParameter("it is empty; say what is meant, or leave it out", ctx, param)
+    return value
+
+
+def named(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse also bytes that are no text in the terminal's encoding, since nothing can be called so."""
+    for each in (value,) if isinstance(value, str) else filled(ctx, param, value) or ():
+        if any("\ud800" <= letter <= "\udfff" for letter in filled(ctx, param, each)):
+            raise click.BadParameter(f"{shown(each)} is no text", ctx, param)
     return value
 
 

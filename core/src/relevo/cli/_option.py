@@ -18,7 +18,7 @@ from relevo._module import imported
 from relevo._relay import outbox_queue
 from relevo._transport import Transport
 from relevo.cli._log import log_to_stderr
-from relevo.cli._main import filled
+from relevo.cli._main import filled, named
 from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -120,7 +120,7 @@ transport_option = click.option(
     "-t",
     "--transport",
     metavar="NAME",
-    callback=filled,
+    callback=named,
     help="Which transport, if there are several.",
     shell_complete=_transport_names,
 )
@@ -130,9 +130,10 @@ queue_option = click.option(
     "queues",
     multiple=True,
     metavar="NAME",
-    callback=filled,
+    callback=named,
     help="Only this queue; may be repeated.",
 )
+id_argument = click.argument("event_id", metavar="ID", callback=named)
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 

@@ -6,33 +6,44 @@ import click
 
 from relevo._app import App
 from relevo._envelope import Envelope
-from relevo.cli._dead import entries, show_entries
-from relevo.cli._main import EXIT_DEAD
-from relevo.cli._option import json_option, transport_option, with_app
-from relevo.cli._output import visible
+from relevo.cli._dead import entries
+from relevo.cli._event import dead_row, living_row, show_whole
+from relevo.cli._main import EXIT_NOTHING
+from relevo.cli._option import id_argument, json_option, stores, transport_option, with_app
+from relevo.cli._output import show_json, visible
 
 
 @click.command()
-@click.argument("event_id", metavar="ID")
+@id_argument
 @transport_option
 @json_option
 @with_app
 def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> int:
     """
-    Show the event ID, once for each queue that keeps it.
+    Show the event ID whole, once for each queue that keeps it, and how far its listeners are.
 
-    Only dead letters are looked through so far: what is ready, scheduled or being handled is counted by
-    `relevo status`, and what is done is not kept. Exits with 1 if nothing was found.
+    Dead letters are looked through everywhere, what waits or is being handled where the transport can find it, as
+    SQL does and RabbitMQ does not. What is done is not kept. Exits with 1 if nothing was found.
 
     Example: relevo show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
-    found = [
-        (store, entry)
+    places = dict.fromkeys(store for store, _ in stores(app, transport, ()))
+    able = [store for store in places if store.capabilities.find]
+    rows = [living_row(store, found) for store in able for found in store.find(event_id)]
+    rows += [
+        dead_row(store, entry)
         for store, entry in entries(app, transport, ())
         if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id
     ]
-    show_entries(found, as_json=as_json)
-    if not found:
-        click.echo(f"relevo: no dead letter has the id {visible(event_id, lines=False)}", err=True)
-        return EXIT_DEAD
+    if as_json:
+        show_json(rows)
+    else:
+        for number, row in enumerate(rows):
+            click.echo("\n" * min(number, 1), nl=False)
+            show_whole(row)
+    if not rows:
+        unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
+        besides = f"; among the living it cannot be looked up in {unable}" if unable else ""
+        click.echo(f"relevo: nothing has the id {visible(event_id, lines=False)}{besides}", err=True)
+        return EXIT_NOTHING
     return 0

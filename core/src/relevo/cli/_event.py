@@ -1,0 +1,90 @@
+"""An event whole, dead or alive, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from relevo._envelope import Envelope
+from relevo._progress import loaded
+from relevo._transport import DeadLetterEntry, Found, Transport
+from relevo.cli._output import visible, when
+from relevo.errors import DecodeError
+
+
+def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
+    """Return all that is known of the dead letter *entry*."""
+    envelope = entry.envelope
+    readable = isinstance(envelope, Envelope)
+    return {
+        "ref": entry.ref,
+        "status": "dead",
+        "transport": store.name,
+        "queue": entry.queue,
+        "event": envelope.name if isinstance(envelope, Envelope) else "unreadable",
+        "id": envelope.id if isinstance(envelope, Envelope) else None,
+        "reason": entry.reason,
+        "attempt": entry.attempt,
+        "losses": entry.losses,
+        "sent": when(entry.enqueued_at),
+        "died": when(entry.died_at),
+        "listeners": _listeners(entry.state) if readable else [],
+        "body": _text(envelope.body if isinstance(envelope, Envelope) else envelope.raw),
+        "error": entry.error,
+    }
+
+
+def living_row(store: Transport, found: Found) -> dict[str, Any]:
+    """Return all that is known of the event *found*."""
+    return {
+        "status": str(found.status),
+        "transport": store.name,
+        "queue": found.queue,
+        "event": found.envelope.name,
+        "id": found.envelope.id,
+        "attempt": found.attempt,
+        "losses": found.losses,
+        "sent": when(found.enqueued_at),
+        "until": None if found.until is None else when(found.until),
+        "listeners": _listeners(found.state),
+        "body": _text(found.envelope.body),
+    }
+
+
+def show_whole(row: Mapping[str, Any]) -> None:
+    """Print *row* in lines, its listeners and its error below it."""
+    for key, value in row.items():
+        if key not in ("listeners", "error") and value is not None:
+            click.echo(f"{key + ':':<11}{visible(str(value))}")
+    for each in row["listeners"]:
+        runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
+        told = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
+        click.echo(visible(f"listener:  {each['listener']}: {', '.join(filter(None, told))}"))
+    if row.get("error"):
+        click.echo("error:")
+        click.echo("\n".join(f"  {line}" for line in visible(row["error"]).splitlines()))
+
+
+def _listeners(state: bytes) -> list[dict[str, Any]]:
+    """Return how far the listeners are that ran already; none if a newer release wrote it down, or nobody did."""
+    try:
+        progress = loaded(state)
+    except DecodeError:
+        return []
+    return [
+        {
+            "listener": name,
+            "status": each.status,
+            "runs": each.runs,
+            "due": when(each.due) if each.status == "due" and each.due else None,
+            "why": each.why,
+            "error": each.error,
+        }
+        for name, each in progress.listeners.items()
+    ]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
