@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import attrs
@@ -21,10 +22,11 @@ def _shop(tmp_path: Path) -> Shop:
     return opened(tmp_path)
 
 
-def ready(shop: Shop) -> dict[str, int]:
-    """Return how many events every queue holds, without the empty ones."""
+def kept(shop: Shop) -> dict[str, int]:
+    """Return how many living events every queue holds, without the empty ones."""
     rows = json.loads(shop.run("status --json").stdout)
-    return {f"{row['transport']}/{row['queue']}": row["ready"] for row in rows if row["ready"]}
+    numbers = {f"{row['transport']}/{row['queue']}": row["ready"] + row["leased"] + row["scheduled"] for row in rows}
+    return {queue: number for queue, number in numbers.items() if number}
 
 
 # --- move -------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None
     assert json.loads(rest.stdout) == {"moved": 2, "stayed": 0, "dead": 0, "reasons": {}}
     assert (none.returncode, none.stdout) == (0, "0 moved\n")
     # The same event is in the other queue already, and there is one of an id in a queue.
-    assert ready(shop) == {"main/feed": 3}
+    assert kept(shop) == {"main/feed": 3}
 
 
 def test_events_are_moved_to_another_transport_from_a_queue_that_is_not_routed_any_more(shop: Shop) -> None:
@@ -54,7 +56,7 @@ def test_events_are_moved_to_another_transport_from_a_queue_that_is_not_routed_a
     done = shop.run("move --from main/media --to other/feed")
 
     assert (done.returncode, done.stdout) == (0, "3 moved\n")
-    assert ready(shop) == {"main/feed": 3, "other/feed": 3}
+    assert kept(shop) == {"main/feed": 3, "other/feed": 3}
 
 
 def test_nothing_is_lost_when_the_other_server_is_down(shop: Shop) -> None:
@@ -67,7 +69,40 @@ def test_nothing_is_lost_when_the_other_server_is_down(shop: Shop) -> None:
 
     assert done.returncode == 69
     assert "unavailable" in told_in_one_line(done)
-    assert ready(shop) == {"main/default": 1}
+    assert kept(shop) == {"main/default": 1}
+
+
+def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: Shop) -> None:
+    relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
+    shop.write("relevo.toml", "lease = 1" + SECOND)
+    shop.write(
+        "shop.py",
+        "import os, relevo, relevo_sql, signal\n"
+        "app = relevo.App.from_config()\n"
+        "other, batches = app.transports['other'], []\n"
+        "send = other.send\n"
+        "def deadly(envelopes, *, delay=0.0):\n"
+        "    send(envelopes, delay=delay)\n"
+        "    batches.append(envelopes)\n"
+        "    if len(batches) == 3 and not os.path.exists('killed'):\n"
+        "        open('killed', 'w').close()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "other.send = deadly\n",
+    )
+    event = Envelope(id="", source="shop", name="mail.sent", queue="default", body=b"{}")
+    shop.run("setup")
+    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db")) as transport:
+        transport.send([attrs.evolve(event, id=str(number)) for number in range(30)])
+
+    killed = shop.process("relevo move --from main/default --to other/feed")
+    between = kept(shop)
+    time.sleep(1.1)  # the lease of what was under way
+    again = shop.process("relevo move --from main/default --to other/feed")
+
+    assert killed.returncode in (-9, 137)
+    assert between["other/feed"] > 0
+    assert (again.returncode, again.stderr) == (0, "")
+    assert kept(shop) == {"other/feed": 30}
 
 
 def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
@@ -85,13 +120,12 @@ def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
     shop.run("dispatch mail.sent")
 
     done = shop.process("relevo move --from main/default --to other/default")
-    status = json.loads(shop.run("status -t main --json").stdout)
 
     assert (done.returncode, done.stdout) == (1, "0 moved, 1 stayed, since the other queue does not take them yet\n")
     (line,) = lines(done)
     assert "WARNING relevo.relay: <Delivery of mail.sent" in line
     assert line.endswith("0 sent, 1 refused, 0 unknown: not today")
-    assert status[0]["ready"] + status[0]["scheduled"] == 1
+    assert kept(shop) == {"main/default": 1}
 
 
 def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no_event(shop: Shop) -> None:
@@ -153,15 +187,15 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
         shop.run("dispatch image.created")
     shop.run("dispatch image.created --delay 1h")
 
-    kept = shop.run("purge media", given=b"n\n")
+    denied = shop.run("purge media", given=b"n\n")
     unanswered = shop.run("purge media")
     purged = shop.run("purge media", given=b"y\n")
     feed = shop.run("purge feed -t main --yes --json")
     nothing = shop.run("purge feed --yes")
     slip = shop.run("purge fed --yes")
 
-    assert (kept.returncode, kept.stdout) == (0, "nothing was deleted\n")
-    assert "Delete 3 waiting events of main/media? This cannot be undone." in kept.stderr
+    assert (denied.returncode, denied.stdout) == (0, "nothing was deleted\n")
+    assert "Delete 3 waiting events of main/media? This cannot be undone." in denied.stderr
     assert unanswered.returncode == 2
     assert "nobody answered; say --yes" in unanswered.stderr
     assert (purged.returncode, purged.stdout) == (0, "3 purged\n")
@@ -171,7 +205,7 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
         "0 purged\n",
         'relevo: nothing is routed to the queue "fed"; did you mean "feed"?\n',
     )
-    assert ready(shop) == {}
+    assert kept(shop) == {}
 
 
 def test_where_nothing_was_ever_set_up_nothing_is_purged_or_cancelled(shop: Shop) -> None:
@@ -193,7 +227,7 @@ def test_an_event_is_cancelled_in_every_queue_by_its_id(shop: Shop) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 cancelled\n", "")
     assert (again.returncode, json.loads(again.stdout)) == (1, {"cancelled": 0})
     assert told_last(again.stderr) == f"relevo: nothing that waits has the id {event_id}"
-    assert ready(shop) == {"main/media": 1, "main/feed": 1}
+    assert kept(shop) == {"main/media": 1, "main/feed": 1}
 
 
 def told_last(text: str) -> str:

@@ -17,7 +17,7 @@ from relevo._relay import RelayExecutor
 from relevo._route import NOW, Target, parsed_target
 from relevo._runner import Report, RunOptions
 from relevo._signing import Signing
-from relevo._worker import Worker
+from relevo._worker import LEASE, Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
@@ -76,6 +76,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
         chance=random.random,
         options=RunOptions(until_empty=True, max_events=limit),
         executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
+        lease=app.config.lease if app.config else LEASE,
     )
     with stopped_by_signals(worker):
         report = worker.run()
