@@ -14,9 +14,12 @@ BUDGET = 2_600
 # __init__ is the map of both rings, wire is for transports only, and _listening for type checkers only.
 OUTER = {"__init__", "__main__", "_app", "_config", "_discovery", "_line", "_loop", "_module", "_relay", "_secret"}
 OUTER |= {
+    "_asyncapi",
+    "_compatibility",
     "_consequence",
     "_listening",
     "_origin",
+    "_schema",
     "_sending",
     "_settings",
     "_signing",

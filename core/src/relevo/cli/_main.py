@@ -41,6 +41,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("relevo.cli._status", "Show how many events every queue holds."),
     "transports": ("relevo.cli._transports", "Show the transports, and what each can do."),
     "listeners": ("relevo.cli._listeners", "Show which listeners hear which events."),
+    "schema": ("relevo.cli._schema", "Show what declared events look like, and whom a change of them breaks."),
     "check": ("relevo.cli._check", "Find out what is wrong before a worker does."),
     "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),
     "setup": ("relevo.cli._setup", "Create missing tables and queues."),
