@@ -201,6 +201,22 @@ class RoundsDelaysDown(MemoryTransport):
         super().send(envelopes, delay=max(0.0, delay - 0.5))
 
 
+@planted(promise.RESENT_IS_ONE)
+class MakesNothingNewBesideADeadLetter(BreakableStore):
+    """Whoever sends the event again after a mend waits for ever."""
+
+    def add(self, postings: Sequence[Posting], now: float) -> None:
+        dead = {
+            (entry.queue, entry.envelope.source, entry.envelope.id)
+            for entry in self.dead_letters([one.queue for one in postings], after=None, limit=1000)
+            if isinstance(entry.envelope, Envelope)
+        }
+        super().add(
+            [one for one in postings if (one.queue, one.envelope.source, one.envelope.id) not in dead],
+            now,
+        )
+
+
 # --- the payload -----------------------------------------------------------------------------------
 
 
@@ -417,6 +433,24 @@ class CountsReleases(MemoryTransport):
         )
 
 
+@planted(promise.STATE_IS_BOUNDED, by_chance=False)
+class KeepsAnyState(MemoryTransport):
+    def _refuse_if_long(self, state: bytes | None) -> None:
+        pass
+
+
+@planted(promise.ACK_IS_FINAL, by_chance=False)
+class SettlesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        return [lost for settlement in settlements for lost in super(type(self), self).settle([settlement])]
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, by_chance=False)
+class RevivesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        return [missing for ref in refs for missing in super(type(self), self).revive({ref: refs[ref]})]
+
+
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class SaysNothingOfLostLeases(MemoryTransport):
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
@@ -557,6 +591,13 @@ class CountsWhatIsHeldAsReady(MemoryTransport):
         return attrs.evolve(stats, ready=(stats.ready or 0) + (stats.leased or 0), leased=0)
 
 
+@planted(promise.STATS_ARE_TRUE_AT_REST)
+class CountsNothingBehindAnOrderingKey(MemoryTransport):
+    def stats(self, queue: str) -> Stats:
+        stats = super().stats(queue)
+        return attrs.evolve(stats, ready=len(self.store._queue(queue)._ready))
+
+
 @planted(promise.JOINS_THE_TRANSACTION)
 class SendsBeforeTheCommit(MemoryTransport):
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
@@ -577,6 +618,14 @@ class SendsBeforeTheCommit(MemoryTransport):
 class CreatesInADryRun(MemoryTransport):
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         return super().setup(queues)
+
+
+@planted(promise.SETUP_IS_IDEMPOTENT, by_chance=False)
+class RefusesAQueueAndDoesNotSayHowToMakeIt(MemoryTransport):
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if any(envelope.queue not in self.store._queues for envelope in envelopes):
+            raise SendError(self.name, refused=range(len(envelopes)), why="404 NOT_FOUND")
+        super().send(envelopes, delay=delay)
 
 
 @planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
@@ -610,6 +659,28 @@ class AcksWhatItHoldsWhenItCloses(MemoryTransport):
     def close(self) -> None:
         self.store.settle([(one, Ack()) for one in getattr(self, "held", [])], self._clock.now())
         super().close()
+
+
+@planted(promise.LOSSES_ARE_COUNTED, by_chance=False)
+class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
+    """So an event that makes its worker close is never a suspect."""
+
+    def close(self) -> None:
+        self.store.settle([(one, Release()) for one in getattr(self, "held", [])], self._clock.now())
+        MemoryTransport.close(self)
+
+
+@planted(promise.LOSSES_ARE_COUNTED, by_chance=False)
+class LosesWhatItFetchedAheadWhenItCloses(MemoryTransport):
+    """Every clean stop makes suspects of events that nobody touched."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return super().receive(queues, limit=max(limit, 5), lease=lease, wait=wait)[:limit]
+
+
+@planted(promise.UNCLAIMED_IS_REFUSED, by_chance=False)
+class KeepsTheDeadWithoutClaimingIt(MemoryTransport):
+    capabilities = attrs.evolve(MemoryTransport.capabilities, dead_letters=False)
 
 
 @planted(promise.UNCLAIMED_IS_REFUSED, by_chance=False)

@@ -30,6 +30,7 @@ SHOWN_BY_A_SCENARIO = {
     promise.URGENT_OVERTAKES,  # by how far, each store may decide: a scenario looks at the whole
     promise.SETUP_IS_IDEMPOTENT,  # a scenario compares what is there before and after
     promise.SURVIVES_REOPENING,  # in a history it shows as sent-is-received
+    promise.STATE_IS_BOUNDED,  # a scenario knows which state is too long
 }
 
 
@@ -619,6 +620,31 @@ def dead_letters_are_listed_out_of_order(*, honest: bool) -> Script:
         entries.append(script.entry(event(number), ref=str(number)))
         script.wait(1.0)
     script.dead(*(entries if honest else entries[::-1]))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def an_event_that_died_twice_is_listed_as_it_died_first(*, honest: bool) -> Script:
+    script = Script()
+    entries = []
+    for ref, reason in (("1", "first"), ("2", "second")):
+        script.send(event())
+        script.bury(*script.receive(event(), enqueued_at=script.now), reason=reason)
+        entries.append(script.entry(event(), ref=ref, reason=reason, enqueued_at=script.now))
+        script.wait(100.0)
+    script.dead(entries[1 if honest else 0])
+    return script
+
+
+@scene(promise.SENT_IS_RECEIVED)
+def what_was_sent_again_beside_its_dead_letter_never_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.send(event())
+    if honest:
+        script.ack(*script.receive(event()))
+    script.drain()
     return script
 
 

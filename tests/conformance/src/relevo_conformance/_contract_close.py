@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from relevo import Delivery
+from relevo import App, Delivery, Envelope, Event
 from relevo.errors import (
+    ConfigurationError,
     LeaseLostError,
     SendError,
     TransportClosedError,
@@ -59,6 +60,41 @@ class SetUpContract(Contract):
 
             assert worker.ack(held)
             assert worker.ack(bench.one(worker))
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_an_application_that_sets_nothing_up_is_told_what_is_missing_and_how_to_mend_it(self) -> None:
+        harness = self.harness_type()  # a store of its own: in that of the class something may be set up
+        try:
+            app = App(transports={"main": harness.open()}, routes={"*": "main/media"}, setup="explicit")
+            with app:
+                if not app.setup(dry_run=True):
+                    pytest.skip("there is nothing to set up")
+
+                with pytest.raises(ConfigurationError, match="relevo setup"):
+                    app.dispatch(Event("image.created"))
+                with pytest.raises(ConfigurationError, match="relevo setup"):
+                    app.prepare("main")
+        finally:
+            harness.drop("media")
+            harness.close()
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_what_is_refused_for_want_of_setting_up_says_so(self) -> None:
+        harness = self.harness_type()
+        try:
+            with harness.open() as transport:
+                envelope = Envelope(id="1", source="conformance", name="image.created", queue="media", body=b"{}")
+
+                said = ""
+                try:
+                    transport.send([envelope])
+                except (SendError, TransportUnavailableError, ConfigurationError) as error:
+                    said = str(error)
+
+                assert not said or "relevo setup" in said
+        finally:
+            harness.drop("media")
+            harness.close()
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_setting_up_nothing_does_nothing(self) -> None:
@@ -143,6 +179,21 @@ class CloseContract(Contract):
             assert [one.losses for one in bench.receive(other, 2)] == [1, 1]
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_a_close_counts_as_lost_what_is_held_and_not_what_was_fetched_ahead(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(5))
+            held = bench.one(worker)
+
+            worker.close()
+            if not bench.is_connected:
+                bench.advance(bench.times.lease + self.harness.slack)
+
+            losses = {one.envelope: one.losses for one in bench.receive(other, 5)}
+            assert losses.pop(held.envelope) == 1
+            assert list(losses.values()) == [0, 0, 0, 0]
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_close_wakes_a_receive_that_waits(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
@@ -183,6 +234,7 @@ class CloseContract(Contract):
             (claimed.dead_letters, lambda: worker.revive({"none": b""})),
             (claimed.dead_letters, lambda: worker.discard(["none"])),
             (claimed.cancel, lambda: worker.cancel("none")),
+            (claimed.find, lambda: worker.transport.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
         ]
         return [verb for is_claimed, verb in verbs if is_claimed]
@@ -227,6 +279,7 @@ class UnclaimedContract(Contract):
             (claimed.dead_letters, lambda: worker.discard(["none"])),
             (claimed.transactional, lambda: worker.transport.bound_to(object())),
             (claimed.cancel, lambda: worker.cancel("none")),
+            (claimed.find, lambda: worker.transport.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
         ]
         return [verb for is_claimed, verb in verbs if not is_claimed]

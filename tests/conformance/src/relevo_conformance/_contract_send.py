@@ -354,6 +354,60 @@ class DedupeContract(Contract):
 
             assert worker.ack(bench.one(worker))
 
+    @proves(promise.RESENT_IS_ONE, promise.DELAY_IS_RESPECTED)
+    def test_sending_an_event_again_while_it_waits_for_its_time_makes_no_second_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            sent, given_back = bench.envelopes(2)
+            worker.send([given_back])
+            worker.nack(bench.one(worker), delay=bench.times.delay)
+            worker.send([sent], delay=bench.times.delay)
+
+            worker.send([sent, given_back])
+
+            assert bench.glimpse(worker) == [] or not self.harness.fake
+
+    @proves(promise.RESENT_IS_ONE, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_sending_an_event_again_beside_its_dead_letter_makes_a_new_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.dead_letter(bench.one(worker))
+
+            worker.send([envelope])
+
+            again = bench.one(worker)
+            assert (again.envelope, again.attempt) == (envelope, 1)
+            assert len(worker.dead_letters([bench.queue])) == 1
+            assert worker.ack(again)
+
+    @proves(promise.RESENT_IS_ONE, promise.REVIVED_IS_RECEIVED)
+    def test_reviving_an_event_that_lives_again_makes_no_second_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.dead_letter(bench.one(worker))
+            (entry,) = worker.dead_letters([bench.queue])
+            worker.send([envelope])
+
+            assert list(worker.revive({entry.ref: b"afresh"})) == []
+
+            assert bench.one(worker, limit=10).state == b""
+            assert list(worker.dead_letters([bench.queue])) == []
+
+    @proves(promise.RESENT_IS_ONE, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_an_event_that_dies_twice_has_one_dead_letter(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            for reason in ("first", "second"):
+                worker.send([envelope])
+                worker.dead_letter(bench.one(worker), reason=reason)
+
+            assert [entry.reason for entry in worker.dead_letters([bench.queue])] == ["second"]
+
     @proves(promise.RESENT_IS_ONE)
     def test_an_event_of_another_source_or_queue_is_another_one(self) -> None:
         with self.bench(queues=2) as bench:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from relevo import MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
-from relevo.errors import LeaseLostError
+from relevo.errors import ConfigurationError, LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 
 STATE = bytes(range(256)) * (MAX_STATE // 256)
+TOO_LONG = STATE + b"\0"
 
 
 class SettleContract(Contract):
@@ -172,6 +173,50 @@ class SettleContract(Contract):
             bench.lose(worker)
 
             assert len(bench.worker().dead_letters([bench.queue])) == 1
+
+
+class StateContract(Contract):
+    """What a delivery may carry along is bounded."""
+
+    @proves(promise.STATE_IS_BOUNDED)
+    def test_a_state_that_is_too_long_is_refused_and_the_delivery_stays_held(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(2))
+            first, second = bench.receive(worker, 2)
+            worker.checkpoint(first, STATE)
+
+            for outcome in self.oversized():
+                with pytest.raises(ConfigurationError):
+                    worker.settle([(second, Ack()), (first, outcome)])
+            with pytest.raises(ConfigurationError):
+                worker.checkpoint(first, TOO_LONG)
+
+            assert bench.glimpse(other) == []
+            assert worker.ack(second)
+            assert worker.nack(first)
+            assert bench.one(other).state == STATE
+
+    @proves(promise.STATE_IS_BOUNDED, promise.REVIVED_IS_RECEIVED)
+    def test_nothing_is_revived_with_a_state_that_is_too_long(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+            for delivery in bench.receive(worker, 2):
+                worker.dead_letter(delivery)
+            first, second = (entry.ref for entry in worker.dead_letters([bench.queue]))
+
+            with pytest.raises(ConfigurationError):
+                worker.revive({first: b"", second: TOO_LONG})
+
+            assert [entry.ref for entry in worker.dead_letters([bench.queue])] == [first, second]
+
+    def oversized(self) -> list[Outcome]:
+        """Return all that can bear a state, each with one that is too long."""
+        outcomes: list[Outcome] = [Nack(state=TOO_LONG), Lost(state=TOO_LONG)]
+        if self.harness.capabilities.dead_letters:
+            outcomes.append(DeadLetter(reason="too long", state=TOO_LONG))
+        return outcomes
 
 
 class StaleContract(Contract):

@@ -174,6 +174,17 @@ class StatsContract(Contract):
             bench.advance(bench.times.delay + 1)
             worker.stats(bench.queue)
 
+    @proves(promise.STATS_ARE_TRUE_AT_REST, promise.ORDER_IS_KEPT)
+    def test_what_waits_behind_its_ordering_key_counts_as_ready(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(ordering_key="a") for _ in range(4)])
+            bench.one(worker, limit=10)
+
+            stats = worker.stats(bench.queue)
+
+            assert (stats.ready, stats.leased) in ((3, 1), (3, None))
+
     @proves(promise.STATS_ARE_TRUE_AT_REST)
     def test_the_oldest_event_grows_older(self) -> None:
         with self.bench() as bench:

@@ -65,7 +65,11 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
     ]
     fitting = [(copy, one) for copy, one in ready if _fits(world, copy, one, handed)]
     if fitting:
-        copy = fitting[0][0]
+        # Of one that was sent several times it is one of its time; and of these one that must be there.
+        copy = min(
+            (copy for copy, _ in fitting),
+            key=lambda one: (bool(_mistimed(world, one, handed)), not one.surely(_is_pending)),
+        )
         copy.become(_held(world, one, handed, until) for other, one in fitting if other is copy)
     elif ready:
         copy, one = ready[0]
@@ -78,6 +82,10 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         copy.become([attrs.evolve(one, state=State.LEASED, holder=handed.number, until=until, adrift=False)])
     copy.breaks = world.breaks[copy.queue]
     return copy
+
+
+def _is_pending(one: Situation) -> bool:
+    return one.state in PENDING
 
 
 def _held(world: World, ready: Situation, handed: history.Handed, until: float) -> Situation:
@@ -169,18 +177,22 @@ def _judge_content(world: World, operation: Operation, copy: Copy, handed: histo
                 if getattr(copy.event, field.name) != getattr(handed.event, field.name)
             )
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another {changed}")
-        elif copy.enqueued_at is None and not copy.revived and not _sent_then(world, copy, handed.enqueued_at):
-            what = f"{copy} says it was sent at {handed.enqueued_at!r}, not from {copy.sent[0]!r} to {copy.sent[1]!r}"
-            world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
-        elif copy.enqueued_at not in (None, handed.enqueued_at):
-            what = f"{copy} was sent at {copy.enqueued_at!r} once and at {handed.enqueued_at!r} now"
+        elif what := _mistimed(world, copy, handed):
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
     copy.enqueued_at = handed.enqueued_at
 
 
-def _sent_then(world: World, copy: Copy, when: float) -> bool:
-    tolerance = world.slack + _TIME_TOLERANCE
-    return copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance
+def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:
+    """Return what is wrong with the time at which *copy* is said to have been sent; empty if nothing is."""
+    if not isinstance(copy.event, Envelope):
+        return ""
+    when, tolerance = handed.enqueued_at, world.slack + _TIME_TOLERANCE
+    if copy.enqueued_at is not None:
+        known = f"{copy} was sent at {copy.enqueued_at!r} once and at {when!r} now"
+        return "" if copy.enqueued_at == when else known
+    if copy.revived or copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance:
+        return ""
+    return f"{copy} says it was sent at {when!r}, not from {copy.sent[0]!r} to {copy.sent[1]!r}"
 
 
 def _judge_order(world: World, operation: Operation, copy: Copy) -> None:

@@ -21,7 +21,7 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
         if world.capabilities.dedupe and any(copy.surely(_is_alive) for copy in others):
             world.add(operation, envelope.queue, envelope, [absent(promise.RESENT_IS_ONE)]).doubtful = True
             continue
-        kept = any(copy.maybe(_is_alive) or copy.maybe(_is_dead) for copy in others)
+        kept = any(copy.maybe(_is_alive) for copy in others)
         copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
         copy.doubtful = kept
         copy.in_line = due is None and not kept
@@ -150,10 +150,6 @@ def _is_too_large(capabilities: Capabilities, call: history.Send) -> bool:
 
 def _is_alive(one: Situation) -> bool:
     return one.state in PENDING
-
-
-def _is_dead(one: Situation) -> bool:
-    return one.state is State.DEAD
 
 
 def _is_absent(one: Situation) -> bool:

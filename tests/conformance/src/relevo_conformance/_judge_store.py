@@ -51,7 +51,11 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now
         world.report(_gone_how(copy), operation.op, what)
         return None
     if copy is None:
-        copy = next((one for one in copies if one.ref is None and one.maybe(_is_dead)), None)
+        # Of several that died and were never looked at it is one that the entry fits; and of these one that
+        # no later death can have replaced.
+        unseen = [one for one in copies if one.ref is None and one.maybe(_is_dead)]
+        unseen.sort(key=lambda one: (not _fitting(world, one, entry, now), not one.surely(_is_dead)))
+        copy = next(iter(unseen), None)
     if copy is None:
         if copies:
             what = f"{copies[-1]} is listed as dead although it is {copies[-1].possible[0].state}"
@@ -65,12 +69,18 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now
         return None
     copy.ref = entry.ref
     world.refs[entry.ref] = copy
-    fitting = [one for one in dead if not _wrong(world, copy, one, entry, now)]
+    fitting = _fitting(world, copy, entry, now)
     if not fitting:
         what = f"the dead letter of {copy} has another {_wrong(world, copy, dead[0], entry, now)}"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     copy.become(fitting or dead)
     return copy
+
+
+def _fitting(world: World, copy: Copy, entry: DeadLetterEntry, now: float) -> list[Situation]:
+    """Return the situations in which *copy* is dead as *entry* tells."""
+    dead = (one for one in copy.possible if one.state is State.DEAD)
+    return [one for one in dead if not _wrong(world, copy, one, entry, now)]
 
 
 def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry, now: float) -> str:

@@ -248,6 +248,16 @@ class TransportMachine(RuleBasedStateMachine):
         worker.settles(held.delivery, outcome)
         return taken
 
+    @where(lambda claims: claims.dead_letters)
+    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters())
+    def an_event_dies_and_is_sent_again(self, held: Held, died: DeadLetter) -> Deliveries:
+        worker = self._worker_of(held)
+        worker.settles(held.delivery, died)
+        if isinstance(held.delivery.envelope, Envelope):
+            worker.send([held.delivery.envelope])
+        self.buried = bool(worker.dead_letters(self.bench.queues))
+        return self._poll_elsewhere(held)
+
     @rule(recipes=several(4), stale=ever, drawn=st.lists(outcomes(), min_size=5, max_size=5), who=_WORKER)
     def settle_a_batch(self, recipes: list[Recipe], stale: Held, drawn: list[Outcome], who: int) -> None:
         worker = self.workers[who]

@@ -55,7 +55,11 @@ BATCH_IS_ATOMIC = _optional("batch-is-atomic", "A batch is sent whole or not at 
 DELAY_IS_RESPECTED = _optional(
     "delay-is-respected", "A delayed event is never handed out early.", lambda c: c.delay is not None
 )
-RESENT_IS_ONE = _optional("resent-is-one", "Sending a kept event again makes no second one.", lambda c: c.dedupe)
+RESENT_IS_ONE = _optional(
+    "resent-is-one",
+    "Sending an event again that is not done yet makes no second one; beside its dead letter it makes a new one.",
+    lambda c: c.dedupe,
+)
 JOINS_THE_TRANSACTION = _optional(
     "joins-the-transaction",
     "What is sent in a transaction is there if it commits and only then.",
@@ -88,6 +92,11 @@ NACK_RETURNS_LATER = Promise(
     "nack-returns-later", "What is given back comes again with the next attempt, its state kept, and not early."
 )
 RELEASE_COUNTS_NOTHING = Promise("release-counts-nothing", "What is released comes again as if it had never been out.")
+STATE_IS_BOUNDED = _optional(
+    "state-is-bounded",
+    "A state that is too long is refused as an error of the program, and nothing is changed.",
+    lambda c: c.checkpoint,
+)
 STALE_SETTLE_IS_REFUSED = Promise(
     "stale-settle-is-refused", "Settling what is no longer held changes nothing, and says so."
 )
@@ -112,11 +121,18 @@ CHECKPOINT_SURVIVES_A_LOSS = _optional(
 CANCELLED_IS_GONE = _optional("cancelled-is-gone", "A cancelled event that nobody held is gone.", lambda c: c.cancel)
 PURGED_IS_GONE = _optional("purged-is-gone", "A purge takes out what nobody holds, no more.", lambda c: c.purge)
 STATS_ARE_TRUE_AT_REST = _optional(
-    "stats-are-true-at-rest", "When nothing moves, the figures are right.", lambda c: c.stats == "exact"
+    "stats-are-true-at-rest",
+    "When nothing moves, the figures are right; what waits behind its ordering key is ready.",
+    lambda c: c.stats == "exact",
 )
-SETUP_IS_IDEMPOTENT = Promise("setup-is-idempotent", "Setting up again, or asking what it would do, changes nothing.")
+SETUP_IS_IDEMPOTENT = Promise(
+    "setup-is-idempotent",
+    "Setting up again, or asking what it would do, changes nothing; what lacks it names the command that does it.",
+)
 CLOSE_IS_IDEMPOTENT = Promise(
-    "close-is-idempotent", "Closing settles nothing, wakes a blocked receive, and ends everything but closing."
+    "close-is-idempotent",
+    "Closing settles nothing: what is held counts as lost, what was only fetched ahead does not. It wakes a blocked "
+    "receive, and ends everything but closing.",
 )
 SURVIVES_REOPENING = Promise("survives-reopening", "What was sent outlives the transport that sent it.")
 UNCLAIMED_IS_REFUSED = Promise("unclaimed-is-refused", "What is not claimed raises, and does nothing.")

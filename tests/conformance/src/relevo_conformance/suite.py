@@ -13,7 +13,7 @@ from relevo_conformance._contract_send import (
     SendContract,
     SendErrorContract,
 )
-from relevo_conformance._contract_settle import LeaseContract, SettleContract, StaleContract
+from relevo_conformance._contract_settle import LeaseContract, SettleContract, StaleContract, StateContract
 from relevo_conformance._contract_store import DeadLetterContract, StatsContract, TakeOutContract
 from relevo_conformance._contract_transaction import TransactionContract
 from relevo_conformance.contract import Contract
@@ -45,6 +45,7 @@ class TransportContract(
     DeadLetterContract,
     LeaseContract,
     StaleContract,
+    StateContract,
     SettleContract,
     OrderContract,
     UnreadableContract,

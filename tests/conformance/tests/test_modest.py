@@ -1,0 +1,92 @@
+"""The suite asks nothing of a transport that it does not claim, but that it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from relevo import (
+    BoundSender,
+    Capabilities,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Found,
+    Nack,
+    Settlement,
+    Stats,
+)
+from relevo_conformance import suite
+from relevo_memory import MemoryTransport
+
+from .memory import MemoryHarness
+
+
+class ModestTransport(MemoryTransport):
+    """Claims nothing that can be left unclaimed."""
+
+    capabilities = Capabilities(durability="process", lease="timed")
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        self._require_open()
+        if delay:
+            raise self._unsupported("delay")
+        for envelope in envelopes:
+            if envelope.urgency != "normal":
+                raise self._unsupported("urgency")
+            if envelope.ordering_key is not None:
+                raise self._unsupported("order")
+        super().send(envelopes)
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        self._require_open()
+        for _, outcome in settlements:
+            if isinstance(outcome, DeadLetter):
+                raise self._unsupported("dead_letters")
+            if isinstance(outcome, Nack) and outcome.delay:
+                raise self._unsupported("delay")
+        return super().settle(settlements)
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        raise self._unsupported("extend")
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        raise self._unsupported("checkpoint")
+
+    def stats(self, queue: str) -> Stats:
+        raise self._unsupported("stats")
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        raise self._unsupported("dead_letters")
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        raise self._unsupported("dead_letters")
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        raise self._unsupported("dead_letters")
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        raise self._unsupported("transactional")
+
+    def cancel(self, event_id: str) -> int:
+        raise self._unsupported("cancel")
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        raise self._unsupported("find")
+
+    def purge(self, queue: str) -> int:
+        raise self._unsupported("purge")
+
+    def _require_open(self) -> None:
+        with self._open():
+            pass
+
+
+class ModestHarness(MemoryHarness):
+    transport: ClassVar[type[MemoryTransport]] = ModestTransport
+
+
+TestModest = suite(ModestHarness)
