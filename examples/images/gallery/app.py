@@ -7,23 +7,15 @@ from pathlib import Path
 import relevo
 from gallery.models import Image
 from gallery.store import store
+from relevo_sql import orm_subject
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "relevo.toml"
-
-
-def _name(image: Image) -> str | None:
-    return str(image.id) if image.id else None  # it has none before the flush
-
-
-def _load(image_id: str) -> Image | None:
-    with store.session() as session:
-        return session.get(Image, int(image_id))
 
 
 def make(*, clock: relevo.Clock | None = None) -> relevo.App:
     """Return the application as relevo.toml and the environment describe it."""
     made = relevo.App.from_config(CONFIGURATION, clock=clock)
-    made.add_subject(relevo.SubjectType(type="image", cls=Image, name=_name, load=_load))
+    made.add_subject(orm_subject(Image, store.session))
     return made
 
 

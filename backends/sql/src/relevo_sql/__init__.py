@@ -2,12 +2,15 @@
 
 from relevo_sql._transport import SqlTransport
 from relevo_sql._options import SqlOptions
+from relevo_sql._subject import orm_subject
 from relevo_sql._schema import dead, event, meta, metadata
 
 __all__ = [
     # the transport
     "SqlTransport",
     "SqlOptions",
+    # rows that events happen to
+    "orm_subject",
     # its tables, for Alembic
     "metadata",
     "event",

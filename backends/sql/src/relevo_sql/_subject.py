@@ -1,0 +1,82 @@
+"""Rows as subjects: named by their primary key, loaded by it when a listener asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from relevo import ConfigurationError, SubjectType
+
+_READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
+"""The types that a part of a key may have, since each has one form as text."""
+
+
+def orm_subject(
+    cls: type,
+    sessions: Callable[[], orm.Session] | orm.scoped_session[Any],
+    *,
+    type: str | None = None,  # noqa: A002
+) -> SubjectType:
+    """
+    Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
+
+    Its name is its primary key: whole numbers, text and UUIDs, also several columns together. Before the
+    flush that gives it one it has no name yet; with ``session=`` it is then named at the commit.
+
+    Args:
+        cls: A class that SQLAlchemy has mapped; instances of its subclasses are of this kind too.
+
+        sessions: Makes a session to load with, such as a ``sessionmaker``. It is closed after the loading,
+            so the object is detached: have what listeners need loaded eagerly. A ``scoped_session`` is
+            used as it is, and whoever has it removes it.
+
+        type: What travels; the name of the table if unsaid.
+
+    Raises:
+        ConfigurationError: *cls* is not mapped, or a part of its key is of a type that has no sure form as text.
+    """
+    mapper: orm.Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
+    if not isinstance(mapper, orm.Mapper):
+        raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")
+    readers = [_reader(cls, column) for column in mapper.primary_key]
+
+    def name(instance: object) -> str | None:
+        state = sa.inspect(instance)
+        parts: Sequence[object] = state.identity or mapper.primary_key_from_instance(instance)
+        return None if None in parts else _joined(parts)
+
+    def load(text: str) -> object | None:
+        try:
+            parts = [unquote(part) for part in text.split(",")] if len(readers) > 1 else [text]
+            key = tuple(read(part) for read, part in zip(readers, parts, strict=True))
+        except ValueError:
+            return None  # no such key can be in the table
+        if isinstance(sessions, orm.scoped_session):
+            return sessions.get(cls, key)
+        with sessions() as session:
+            return session.get(cls, key)
+
+    return SubjectType(type=type or str(mapper.local_table.description), cls=cls, name=name, load=load)
+
+
+def _reader(cls: type, column: sa.ColumnElement[Any]) -> Callable[[str], object]:
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        kind = object
+    for known, read in _READERS.items():
+        if kind is known:
+            return read
+    raise ConfigurationError(
+        f"orm_subject: the key {column} of {cls.__qualname__} is {kind.__name__}; whole numbers, text and UUIDs "
+        f"have one form as text: write a relevo.SubjectType(…) with a name= and a load= of its own"
+    )
+
+
+def _joined(parts: Sequence[object]) -> str:
+    return str(parts[0]) if len(parts) == 1 else ",".join(quote(str(part), safe="") for part in parts)

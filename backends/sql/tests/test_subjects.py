@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from relevo import App, Call, ConfigurationError, Event, LoopRunner, RunOptions, SubjectMissingError, listener
+from relevo_memory import MemoryTransport
+from relevo_sql import orm_subject
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class Image(Base):
+    __tablename__ = "image"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
+    kind: orm.Mapped[str] = orm.mapped_column(default="image")
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "image"}  # noqa: RUF012 - as SQLAlchemy has it
+
+
+class Photograph(Image):
+    __mapper_args__ = {"polymorphic_identity": "photograph"}  # noqa: RUF012 - as above
+
+
+class Tag(Base):
+    __tablename__ = "tag"
+    lang: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    word: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+
+
+class Order(Base):
+    __tablename__ = "order"
+    id: orm.Mapped[uuid.UUID] = orm.mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+class Day(Base):
+    __tablename__ = "day"
+    day: orm.Mapped[date] = orm.mapped_column(primary_key=True)
+
+
+@pytest.fixture(name="sessions")
+def _sessions() -> Iterator[orm.sessionmaker[orm.Session]]:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(engine)
+    yield orm.sessionmaker(engine)
+    engine.dispose()
+
+
+Sessions = orm.sessionmaker[orm.Session]
+
+
+def test_a_row_is_named_once_it_has_a_key_and_found_by_it(sessions: Sessions) -> None:
+    kind = orm_subject(Image, sessions)
+    with sessions() as session:
+        session.add(image := Image(name="cat"))
+        before = kind.name(image)
+        session.flush()
+        flushed = kind.name(image)
+        session.commit()
+        after = kind.name(image)
+    detached = kind.name(image)
+
+    found = kind.load("1")
+    assert (kind.type, before, flushed, after, detached) == ("image", None, "1", "1", "1")
+    assert isinstance(found, Image)
+    assert found.name == "cat"
+    assert kind.load("2") is kind.load("seven") is kind.load("") is None
+
+
+@pytest.mark.parametrize(
+    "row", [Tag(lang="es", word="relevo"), Tag(lang="a,b/c", word="d%2C e"), Order(id=uuid.uuid4())]
+)
+def test_keys_of_several_columns_and_of_text_come_back(row: Any, sessions: Sessions) -> None:
+    kind = orm_subject(type(row), sessions, type="thing")
+    with sessions(expire_on_commit=False) as session:
+        session.add(row)
+        session.commit()
+
+    name = kind.name(row)
+
+    assert name is not None
+    assert kind.name(kind.load(name)) == name
+    assert kind.type == "thing"
+
+
+def test_a_subclass_is_of_the_kind_of_its_parent(sessions: Sessions) -> None:
+    app = App(transports={"main": MemoryTransport()}, routes={"*": "main"}, subjects=[orm_subject(Image, sessions)])
+    with sessions() as session:
+        session.add(photograph := Photograph(name="sea"))
+        session.commit()
+        subject = app.subjects.named(photograph)
+
+    assert str(subject) == "image/1"
+    assert subject is not None
+    assert isinstance(app.subjects.load(subject), Photograph)
+
+
+def test_a_scoped_session_is_used_and_left_as_it_is(sessions: Sessions) -> None:
+    scoped = orm.scoped_session(sessions)
+    scoped.add(Image(name="cat"))
+    scoped.commit()
+
+    found = orm_subject(Image, scoped).load("1")
+
+    assert found in scoped
+    scoped.remove()
+
+
+def test_an_image_reaches_its_listener_and_is_missed_when_it_is_gone(sessions: Sessions) -> None:
+    seen: list[object] = []
+
+    @listener("image.created")
+    def look(event: Event, call: Call) -> None:
+        try:
+            seen.append(call.subject.name)
+        except SubjectMissingError as error:
+            seen.append(str(error))
+
+    app = App(
+        transports={"main": MemoryTransport()},
+        routes={"*": "main"},
+        listeners=[look],
+        subjects=[orm_subject(Image, sessions)],
+    )
+    with sessions() as session:
+        session.add(image := Image(name="cat"))
+        app.dispatch(Event("image.created", subject=image), session=session)
+        session.commit()
+    app.dispatch(Event("image.created", subject=Image(id=99)))
+    LoopRunner(signals=False).run(app, RunOptions(until_empty=True))
+
+    assert seen == ["cat", "the subject image/99 is gone, or not committed yet"]
+
+
+@pytest.mark.parametrize(
+    "cls, why", [(object, "is not a class that SQLAlchemy has mapped"), (Day, "the key day.day of Day is date; whole")]
+)
+def test_what_cannot_be_named_for_sure_is_refused(cls: type, why: str, sessions: Sessions) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        orm_subject(cls, sessions)
