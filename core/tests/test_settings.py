@@ -183,6 +183,12 @@ def test_a_route_to_no_transport_is_told_with_its_line(read_: Read) -> None:
     assert told(read_, text) == 'relevo.toml:5: routes."a.*": no transport is called \'mian\'; did you mean "main"?'
 
 
+def test_a_transport_with_a_fault_is_there_all_the_same(read_: Read) -> None:
+    text = '[transports]\nmain = 4\nother = { url = "memory://", outbox = "main" }\n[routes]\n"*" = "main"\n'
+
+    assert "\n" not in told(read_, f"{text}[retries]\nmain = 3\n")
+
+
 def test_what_is_said_of_transports_of_an_application_is_left_alone(read_: Read) -> None:
     config = read_('[routes]\n"*" = "theirs"\n[retries]\ntheirs = 3\n')
 

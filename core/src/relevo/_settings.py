@@ -91,23 +91,32 @@ def checked(written: Written) -> Config:
             with problems.at(key):
                 found[key] = _CHECKS[key](key, written.values[key], problems)
     if problems.complete:
-        _check_names(found, problems)
+        said = written.values.get("transports")
+        _check_names(found, tuple(said) if isinstance(said, dict) else (), problems)
     problems.raise_any()
     found["retries"] = {str(target): policy for target, policy in found.get("retries", {}).values()}
     return Config(directory=written.directory, path=written.path, origins=written.origins, **found)
 
 
-def _check_names(found: Mapping[str, Any], problems: Problems) -> None:
-    """Check that what names a transport or a queue names one of those that are there."""
-    transports: Mapping[str, TransportConfig] = found.get("transports", {})
+def _check_names(found: Mapping[str, Any], transports: Sequence[str], problems: Problems) -> None:
+    """
+    Check that what names a transport or a queue names one of those that are there.
+
+    Args:
+        found: What is right by itself.
+
+        transports: All that are there, right or not; if there are none it is the application that has them.
+
+        problems: Learns of what is not there.
+    """
     if not transports:
         return
     table: Mapping[str, Sequence[str]] = found.get("routes", {})
     for pattern, targets in table.items():
         with problems.at("routes", pattern):
             Routes({pattern: targets}).check(transports)
-    routes = Routes(table or {"*": next(iter(transports))})
-    for name, entry in transports.items():
+    routes = Routes(table or {"*": transports[0]})
+    for name, entry in found.get("transports", {}).items():
         text = entry.outbox.reveal() if entry.outbox else "://"
         if "://" not in text and text not in transports:
             where = f"transports.{name}.outbox"

@@ -74,7 +74,7 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
     if as_json:
         show_json(row)
     else:
-        show_whole(row)
+        show_whole({**row, "status": None, "listeners": []})  # it is dead, and the error names who failed
     return 0
 
 
