@@ -478,7 +478,9 @@ def test_foreign_attributes_and_names_are_let_in() -> None:
 
 @pytest.mark.parametrize("data", [[], 1, "text", True, "[" * 20])
 def test_data_that_is_no_object_is_told(data: object) -> None:
-    with pytest.raises(DecodeError, match=r"the data of 't' is not a JSON object: Expected `object`, got `(array|int|str|bool)`"):
+    with pytest.raises(
+        DecodeError, match=r"the data of 't' is not a JSON object: Expected `object`, got `(array|int|str|bool)`"
+    ):
         generic(decoded(foreign(data=data)))
 
 

@@ -191,6 +191,18 @@ def test_a_field_that_is_called_like_a_keyword_is_a_field() -> None:
     assert _payload(document, "odd.named").is_valid(_document(event))
 
 
+LIKE_A_SCHEMA = {"required": ["b", "a"], "properties": 3}
+
+
+@relevo.event("odd.example")
+class Odd(msgspec.Struct):
+    rules: Annotated[dict[str, Any], msgspec.Meta(examples=[LIKE_A_SCHEMA])]
+
+
+def test_an_example_that_looks_like_a_schema_is_an_example() -> None:
+    assert schema_of(declared(Odd))["properties"]["rules"]["examples"] == [LIKE_A_SCHEMA]
+
+
 # --- AsyncAPI -------------------------------------------------------------------------------------------------
 
 
@@ -310,11 +322,14 @@ def test_no_other_body_fits_it(event: Any) -> None:
 
 
 def test_a_list_of_fixed_length_is_one_in_draft_7_too() -> None:
-    payload = _payload(_asyncapi(SHOP), "image.created")
+    document = _asyncapi(SHOP)
+    payload = _payload(document, "image.created")
     body = _document(Created(7, (1, "a")))
+    at = document["components"]["schemas"]["image.created"]["properties"]["at"]
 
     for wrong in ([1], ["a", 1], [1, "a", 3]):
         assert not payload.is_valid({**body, "data": {**body["data"], "at": wrong}})
+    assert (at["items"], at["additionalItems"]) == ([{"type": "integer"}, {"type": "string"}], False)
 
 
 def test_names_that_would_be_the_same_key_are_told_apart() -> None:
