@@ -88,6 +88,12 @@ def test_a_variable_that_is_not_set_is_told_with_its_key_and_line_and_nothing_be
     ]
 
 
+def test_what_seems_wrong_with_the_whole_of_what_is_not_known_is_no_news(read_: Read) -> None:
+    (line,) = told(read_, 'signing = ["${KEY}"]')
+
+    assert line.startswith("relevo.toml:1: signing.0: the variable KEY is not set")
+
+
 @pytest.mark.parametrize("text", ["$", "a$b", "$A", "${", "${}", "${1}", "${A", "${A:-b}", "${A }", "$ {A}", "$$$"])
 def test_a_dollar_sign_that_stands_for_nothing_is_told(read_: Read, text: str) -> None:
     lines = told(read_, f'[transports]\nmain = "x://{CANARY}{text}"', A=CANARY)

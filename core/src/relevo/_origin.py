@@ -87,12 +87,12 @@ class Problems:
 
     def add(self, keys: KeyPath, error: ConfigurationError | str) -> None:
         """Note *error* about the value at *keys*."""
-        if not any(keys[: len(each)] == each for each in self._unknown):
+        if not any(keys[: len(each)] == each[: len(keys)] for each in self._unknown):
             made = ConfigurationError(error) if isinstance(error, str) else error
             self._found.append((self._origins.of(*keys), made))
 
     def unknown(self, keys: KeyPath, *errors: str) -> None:
-        """Note why the value at *keys* is not known; whatever else seems wrong with it is no news."""
+        """Note why the value at *keys* is not known; what else seems wrong with it, or with the whole, is no news."""
         for error in errors:
             self.add(keys, error)
         self._unknown.append(keys)
