@@ -121,7 +121,10 @@ def event(
 
     A field travels under its name in Python, unless its class says otherwise: a :class:`msgspec.Struct` by
     ``rename`` or ``field(name=…)``, a pydantic model by an alias. An alias of attrs is the name of an
-    argument, which does not travel.
+    argument, which does not travel; nor does the tag of a Struct, since the event has a name.
+
+    What is read must fit the fields' types. A pydantic model decides itself how strict that is; its bytes
+    need ``ser_json_bytes`` and ``val_json_bytes`` to be ``base64``, which pydantic knows from 2.9 on.
 
     Args:
         name: The stable text that travels.
