@@ -1,0 +1,33 @@
+"""A shop with two listeners. One of them does harm when it is run twice."""
+
+from dataclasses import dataclass
+
+import relevo
+
+
+@relevo.event("order.placed")
+@dataclass
+class OrderPlaced:
+    article: str
+    quantity: int
+
+
+stock: dict[str, int] = {}
+letters: dict[str, str] = {}
+
+
+@relevo.listener(OrderPlaced)
+def take_from_stock(event: OrderPlaced) -> None:
+    stock[event.article] -= event.quantity  # not idempotent: twice run is twice taken
+
+
+@relevo.listener(OrderPlaced)
+def write_letter(event: OrderPlaced, call: relevo.Call) -> None:
+    letters[call.event_id] = f"Thank you for {event.quantity} {event.article}"
+
+
+app = relevo.App.from_config()
+
+
+def order(article: str, quantity: int) -> None:
+    app.dispatch(OrderPlaced(article, quantity))
