@@ -63,7 +63,7 @@ def main() -> int:
             )
         if "--later" in sys.argv:
             return 0
-        report = app.worker(relevo.RunOptions(until_empty=True)).run()
+        report = relevo.LoopRunner().run(app, relevo.RunOptions(until_empty=True))
     print(f"{report.done} done")
     return 1 if report.dead else 0
 
