@@ -478,6 +478,26 @@ def test_what_is_dispatched_at_once_came_of_the_event_that_is_written_too(make: 
     assert (document.causationid, document.correlationid) == (done.id, done.id)
 
 
+def test_a_listener_that_says_something_else_when_it_is_run_again_dispatches_another_event(
+    make: Make, clock: FakeClock
+) -> None:
+    greetings = ["welcome.sent", "goodbye.sent"]
+
+    @listener("a.b")
+    def greet(event: Event, call: Call) -> None:
+        call.dispatch(Event(greetings.pop(0)))
+
+    app = make(greet, routes={"a.b": "main", "*": "main/next"})
+    app.dispatch(Event("a.b"))
+    handle = app.worker()._handle
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60.0, wait=0.0)
+    handle(delivery)
+    handle(delivery)
+
+    names = {one.envelope.name for one in app.transport().receive(["next"], limit=9, lease=60.0, wait=0.0)}  # type: ignore[union-attr]
+    assert names == {"welcome.sent", "goodbye.sent"}
+
+
 def test_one_event_of_another_is_told_by_its_correlation_causation_and_context(make: Make) -> None:
     seen: list[tuple[str, str | None, str | None, Any]] = []
 
@@ -718,7 +738,7 @@ def test_signing_and_retries_come_from_configuration(tmp_path: Path) -> None:
     assert len(app.signing.keys) == 2
     assert isinstance(one.envelope, Envelope)
     assert app.signing.fault(one.envelope) is None
-    assert app._retries[Target("main")].runs == 7
+    assert app.retries[Target("main")].runs == 7
 
 
 def test_everything_goes_to_the_first_transport_if_no_route_is_said(tmp_path: Path) -> None:

@@ -281,3 +281,65 @@ def test_a_transport_that_cannot_cancel_is_named_if_nothing_was_found(shop: Shop
 
     assert done.returncode == 1
     assert lines(done) == ['relevo: nothing that waits has the id 1; "main" cannot cancel']
+
+
+# --- revive over several stores -------------------------------------------------------------------------------
+
+
+TWO = """
+listeners = ["shop_listeners"]
+[transports]
+one = "sqlite:///one.db"
+two = "sqlite:///two.db"
+[routes]
+"a.*" = "one"
+"b.*" = "two"
+"""
+
+FAILING = """
+import os, relevo
+
+def run(who, event):
+    if who == {"a.made": "first", "b.made": "second"}[event.name] and "HEALED" not in os.environ:
+        raise relevo.GiveUp("not yet")
+    print(who, event.name)
+
+@relevo.listener("a.made", id="first")
+@relevo.listener("b.made", id="first")
+def first(event): run("first", event)
+
+@relevo.listener("a.made", id="second")
+@relevo.listener("b.made", id="second")
+def second(event): run("second", event)
+"""
+
+
+def test_dead_letters_of_two_stores_with_one_number_are_revived_each_with_its_own_state(shop: Shop) -> None:
+    shop.write("relevo.toml", TWO)
+    shop.write("shop_listeners.py", FAILING)
+    for name, transport in (("a.made", "one"), ("b.made", "two")):
+        shop.run(f"dispatch {name}")
+        shop.run(f"drain -t {transport}")
+    refs = [row["ref"] for row in json.loads(shop.run("dead list --json").stdout)]
+
+    revived = shop.run("dead revive --all")
+    done = [shop.run(f"drain -t {transport}", HEALED="1").stdout for transport in ("one", "two")]
+
+    assert refs == ["1@default", "1@default"]
+    assert (revived.returncode, revived.stdout) == (0, "2 revived\n")
+    assert [text.splitlines()[:1] for text in done] == [["first a.made"], ["second b.made"]]
+
+
+def test_a_list_shows_what_an_error_begins_with(shop: Shop) -> None:
+    shop.write(
+        "shop_listeners.py",
+        "import relevo\n@relevo.listener('mail.sent', retry=1)\ndef count(event):\n"
+        "    error = ExceptionGroup('several', [ValueError('one'), KeyError('two')])\n"
+        "    error.add_note('a note')\n    raise error\n",
+    )
+    shop.run("dispatch mail.sent")
+    shop.run("drain")
+
+    listed = shop.run("dead list")
+
+    assert "ExceptionGroup: several (2 sub-exceptions)" in listed.stdout

@@ -33,6 +33,7 @@ from relevo._codec import (
     typed,
     typed_from,
 )
+from relevo._context import Ambient
 from relevo._event import declared
 from relevo._validator import MAX_BODY
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
@@ -52,8 +53,9 @@ subjects = st.none() | st.builds(Subject, texts.filter(bool), texts.filter(bool)
 NOW = 1_767_225_600.25
 
 
-def body_of(event: object, **how: Any) -> bytes:
-    return encoded(content_of(event), **{"id": "1", "source": "shop", "now": NOW, "subject": subject_of(event), **how})
+def body_of(event: object, *, context: dict[str, Any] | None = None, id: str = "1") -> bytes:  # noqa: A002
+    around = Ambient(context or {})
+    return encoded(content_of(event), event_id=id, source="shop", now=NOW, subject=subject_of(event), around=around)
 
 
 def there_and_back(event: object) -> Any:
@@ -503,8 +505,6 @@ def test_a_subject_field_is_filled_although_its_name_stands_within_another() -> 
         of: Mapping[str, int]
 
     arguments = {"width": 3, "of": {"id": 1}}
-    body = encoded(
-        content_of(Event("picture.measured", arguments)), id="1", source="s", now=0.0, subject=Subject("image", "7")
-    )
+    body = body_of(Event("picture.measured", arguments, subject=Subject("image", "7")))
 
     assert typed(decoded(body), declared(Measured)) == Measured(id=7, width=3, of={"id": 1})

@@ -381,3 +381,17 @@ def test_a_traceback_is_had_of_any_error() -> None:
     assert texts[0].endswith("RecursionError: maximum recursion depth exceeded")
     assert texts[1].endswith("ZeroDivisionError: division by zero")
     assert "_HostileError" in decision.traced(_HostileError())
+
+
+class _Hostile(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError
+
+
+class _NamelessError(Exception, metaclass=_Hostile):
+    pass
+
+
+def test_a_class_that_hides_its_name_cannot_hide_the_error() -> None:
+    assert decision.described(_NamelessError("why")) == "_NamelessError: why"

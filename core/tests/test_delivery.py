@@ -16,6 +16,7 @@ from relevo import (
     Release,
     State,
     Unreadable,
+    action_of,
     after,
 )
 from relevo.errors import ForbiddenTransitionError
@@ -77,7 +78,7 @@ def test_only_a_nack_or_a_loss_uses_an_attempt_up_and_only_a_loss_counts_as_one(
 
 @pytest.mark.parametrize("outcome", [Ack(), Nack(), DeadLetter(reason="tested"), Release(), Lost()])
 def test_every_outcome_is_a_step_of_what_is_leased(outcome: Ack | Nack | DeadLetter | Release | Lost) -> None:
-    assert (State.LEASED, outcome.action) in TRANSITIONS
+    assert (State.LEASED, action_of(outcome)) in TRANSITIONS
 
 
 def _delivery(envelope: Envelope | Unreadable) -> Delivery:

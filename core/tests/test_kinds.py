@@ -21,6 +21,7 @@ from hypothesis import given, strategies as st
 
 from relevo import Event, Subject, event
 from relevo._codec import content_of, decoded, encoded, generic, generic_from, subject_of, typed, typed_from
+from relevo._context import Ambient
 from relevo._event import EventTypes, declared
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
 
@@ -42,7 +43,7 @@ def there_and_back(event: object) -> Any:
 
 
 def body_of(event: object) -> bytes:
-    return encoded(content_of(event), id="1", source="shop", now=0.0, subject=subject_of(event))
+    return encoded(content_of(event), event_id="1", source="shop", now=0.0, subject=subject_of(event), around=Ambient())
 
 
 def sent(event: object) -> Any:

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from relevo import Routes, Target
 from relevo._route import checked_queue
+from relevo._start import check_targets
 from relevo.errors import ConfigurationError, RouteNotFoundError
 
 parts = st.sampled_from(["image", "feed", "image.created", "image.deleted", "image.created.again", "i", ""])
@@ -72,7 +73,7 @@ def test_unknown_transports_are_told_together() -> None:
     routes = Routes({"a": "mian", "b": ["main", "now"], "c": "other/q"})
 
     with pytest.raises(ConfigurationError) as caught:
-        routes.check(["main"])
+        check_targets(routes, ["main"])
 
     assert str(caught.value).splitlines() == [
         'routes."a": no transport is called \'mian\'; did you mean "main"?',
@@ -95,6 +96,7 @@ def test_unknown_transports_are_told_together() -> None:
         ({"*": "main/" + "q" * 129}, "129 characters"),
         ({"*": "main/outbox/x"}, "are reserved"),
         ({"*": "main/amq.q"}, "are reserved"),
+        ({"*": "main/now"}, r'routes."\*": no queue can be called "now"'),
         ({"*": ["main", "main/default"]}, "names a target twice"),
         ({"im*ge": "main"}, "only stand at the end"),
         ({"**": "main"}, "only stand at the end"),

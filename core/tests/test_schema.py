@@ -18,6 +18,7 @@ import relevo
 from relevo import Call, Event, Routes
 from relevo._asyncapi import asyncapi
 from relevo._codec import content_of, encoded, subject_of
+from relevo._context import Ambient
 from relevo._event import EventType, declared
 from relevo._listener import ListenerTable
 from relevo._schema import OWN, schema_of, schemas
@@ -242,7 +243,9 @@ def _asyncapi(kinds: list[EventType]) -> Any:
 
 
 def _document(event: object) -> Any:
-    return json.loads(encoded(content_of(event), id="1", source="shop", now=0.0, subject=subject_of(event)))
+    return json.loads(
+        encoded(content_of(event), event_id="1", source="shop", now=0.0, subject=subject_of(event), around=Ambient())
+    )
 
 
 def _payload(document: Any, key: str) -> Any:

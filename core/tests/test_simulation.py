@@ -54,7 +54,7 @@ Deed = Literal[
     "exit",  # SystemExit
     "stop",  # the propagation
     "die",  # the process, at once
-    "interrupt",  # KeyboardInterrupt: the process, in order
+    "interrupt",  # KeyboardInterrupt: the process, in order; a loss, since it ends in the middle of the event
     "quit",  # worker.stop()
     "long",  # three minutes, with the keeper renewing
     "sleep",  # the process is suspended until its leases are over, and another one works meanwhile
@@ -379,7 +379,7 @@ def _assert_the_dead_letter_tells_why(
     progress = loaded(entry.state)
     if entry.reason == "crash-loop":
         assert entry.losses >= 3
-        innocent = not any(deed in {"die", "sleep"} for script in names.values() for deed in script)
+        innocent = not any(deed in {"die", "sleep", "interrupt"} for script in names.values() for deed in script)
         assert not innocent or world.accidents >= 2, "the neighbours of a listener that kills do not pay"
         return
     assert entry.reason in {"retries-exhausted", "gave-up"}

@@ -16,6 +16,7 @@ import relevo
 from relevo import Ack, DeadLetter, Delivery, Event, ListenerTable, LocalDispatcher, Reason
 from relevo._caller import Caller
 from relevo._codec import content_of, decoded, encoded, typed
+from relevo._context import Ambient
 from relevo._event import Upcaster, declared
 from relevo.errors import ConfigurationError, DecodeError
 
@@ -83,7 +84,7 @@ def test_a_class_reads_every_version_that_it_has_an_upcaster_for(cls: Any, versi
 
 def test_what_was_sent_as_the_present_version_is_not_upcast() -> None:
     event = Created(7, (3, 4), AT)
-    sent = encoded(content_of(event), id="1", source="s", now=0.0)
+    sent = encoded(content_of(event), event_id="1", source="s", now=0.0, subject=None, around=Ambient())
 
     assert decoded(sent).dataversion == 3
     assert typed(decoded(sent), declared(Created)) == event

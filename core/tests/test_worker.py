@@ -244,7 +244,9 @@ def test_a_stop_before_it_runs_receives_nothing(transport: Any, send: Send, work
 
 def test_an_idle_worker_hears_a_stop_within_a_second() -> None:
     with MemoryTransport() as transport:
-        idle = Worker(transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        idle = Worker(
+            transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0
+        )
         thread = threading.Thread(target=idle.run)
         thread.start()
         time.sleep(0.2)
@@ -258,7 +260,9 @@ def test_an_idle_worker_hears_a_stop_within_a_second() -> None:
 
 def test_an_idle_worker_needs_next_to_no_processor() -> None:
     with MemoryTransport() as transport:
-        idle = Worker(transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0)
+        idle = Worker(
+            transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0
+        )
         thread = threading.Thread(target=idle.run)
         thread.start()
         time.sleep(0.2)
@@ -647,7 +651,14 @@ def test_what_is_finished_is_settled_while_the_next_listener_runs(store: MemoryS
                 _eventually(lambda: transport.stats("default").leased == 2)  # itself and the one behind it
 
         handled = _Handled(then=wait_for_the_others)
-        Worker(transport=transport, handle=handled, queues=["default"], clock=SystemClock(), chance=lambda: 0.0, options=DRAIN).run()
+        Worker(
+            transport=transport,
+            handle=handled,
+            queues=["default"],
+            clock=SystemClock(),
+            chance=lambda: 0.0,
+            options=DRAIN,
+        ).run()
 
     assert len(handled) == 7
 

@@ -28,6 +28,7 @@ from relevo import (
     Release,
     State,
     Unreadable,
+    action_of,
     after,
 )
 from relevo.testing import FakeClock
@@ -207,7 +208,7 @@ class Model(RuleBasedStateMachine):
                     other for other in self.events if other.status is not State.DEAD or other.identity != one.identity
                 ]
                 one.died = self.tick()
-            self.step(one, outcome.action)
+            self.step(one, action_of(outcome))
             self.pass_time()
 
         assert self.transports[who].settle(batch) == expected

@@ -17,7 +17,8 @@ from relevo._envelope import Envelope
 from relevo._capabilities import Capabilities
 from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
-from relevo._delivery import MAX_ERROR, MAX_STATE, TRANSITIONS, Action, Counters, State, after
+from relevo._delivery import MAX_ERROR, MAX_STATE
+from relevo._life import TRANSITIONS, Action, Counters, State, action_of, after
 from relevo._decision import Reason
 from relevo._retry import Retry
 from relevo._executor import Executor, InlineExecutor
@@ -46,7 +47,7 @@ __all__ += ["context"]
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats"]
 __all__ += ["Delivery"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
-__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "MAX_STATE", "MAX_ERROR"]
+__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "Hooks", "hookimpl"]

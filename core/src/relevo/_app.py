@@ -38,7 +38,7 @@ from relevo._relay import RelayExecutor, outbox_queue
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._runner import RunOptions
-from relevo._sending import Batch, by_transport, enlist, send_batches
+from relevo._sending import Batch, by_transport, check_without_packing, enlist, send_batches
 from relevo._signing import Signing
 from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
 from relevo._subject import SubjectType, SubjectTypes
@@ -150,7 +150,7 @@ class App(Dispatcher):
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
         self.signing = signing
         self._notice: Callable[[object, Dispatched], None] | None = None
-        self._retries = {
+        self.retries = {
             parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
             for queue, retry in (retries or {}).items()
         }
@@ -159,7 +159,7 @@ class App(Dispatcher):
         if setup not in ("auto", "explicit"):
             raise ConfigurationError(f'setup: expected "auto" or "explicit", got {shown(setup)}')
         check_transports(self.transports, self.outboxes)
-        check_routes(self.routes, self.transports, self._retries, self._joins_sessions)
+        check_routes(self.routes, self.transports, self.retries, self._joins_sessions)
 
     def _joins_sessions(self, name: str) -> bool:
         return name in self.outboxes or self.transports[name].capabilities.transactional
@@ -311,7 +311,7 @@ class App(Dispatcher):
         self._send(ready, session)
         return [each.told for each in ready]
 
-    def _checked(self, event: object, terms: Terms, *, event_id: str | None = None) -> _Ready:
+    def _checked(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None = None) -> _Ready:
         """Return *event* ready to be sent, after whatever there is to be said against that."""
         name = name_of(event)
         targets = self.routes.targets(name)
@@ -325,13 +325,13 @@ class App(Dispatcher):
             raise fan_out(name, groups)
         parcel = None
         if groups or self._notice is not None:
-            parcel = self._packer.pack(event, event_id=event_id, **terms)
+            parcel = self._packer.pack(event, terms, made_id=made_id)
             if self.signing is not None:
                 parcel = attrs.evolve(parcel, make=self.signing.making(parcel.make))
             for transport in groups:
                 check_claims(self.transports[transport], parcel)
         else:
-            self._packer.check(name, **terms)
+            check_without_packing(name, terms, now=self.clock.now())
         told = Dispatched(id=parcel.id if parcel and groups else "", targets=targets)
         return _Ready(event=event, parcel=parcel, groups=groups, at_once=at_once, told=told)
 
@@ -435,7 +435,7 @@ class App(Dispatcher):
             chance=self._chance,
             checkpoint=checkpoint,
             hooks=self.hooks,
-            queue_retry=lambda queue: self._retries.get(Target(transport.name, queue)),
+            queue_retry=lambda queue: self.retries.get(Target(transport.name, queue)),
             patience=self._patience,
             outgoing=Consequences(self._checked, self._send, repeats=True),
         )

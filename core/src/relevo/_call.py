@@ -144,8 +144,8 @@ class Call:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
-        It is checked now. When the listener is run again after a crash, what it dispatches has the same ids
-        again, in the order of its calls.
+        It is checked now. When the listener is run again after a crash, and dispatches the same again, that
+        has the same ids: it is the same event.
 
         Args:
             event: An :class:`Event`, or an instance of a declared class.
@@ -177,5 +177,5 @@ class Call:
             self._outgoing.send_held(self._held)
 
     def stop_propagation(self) -> None:
-        """Keep the listeners that come after this one in its queue from being called, for good."""
+        """Keep the listeners that come after this one in its queue from being called, for good, even if it raises."""
         self.stopped = True

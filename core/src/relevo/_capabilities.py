@@ -65,7 +65,11 @@ class Capabilities:
     """A blocked ``receive`` is woken by a send; otherwise it polls."""
 
     dedupe: bool = False
-    """While an event is kept, sending one of the same queue, source and id again makes no second one."""
+    """
+    While an event is kept, sending one of the same queue, source and id again makes no second one.
+
+    A dead letter is not kept in this sense: the event may be sent again beside it.
+    """
 
     stats: Literal["exact", "approximate", "none"] = "none"
     """How far the figures of ``stats`` can be trusted when nothing moves."""

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from relevo._context import Ambient
 from relevo._event import Event, EventType, declared, name_of, reader
 from relevo._subject import Subject
 from relevo._validator import MAX_BODY, plain
@@ -133,15 +134,7 @@ def _simple(value: object) -> object:
 
 
 def encoded(
-    content: Content,
-    *,
-    id: str,  # noqa: A002 - the attribute's own name
-    source: str,
-    now: float,
-    subject: Subject | None = None,
-    context: Mapping[str, Any] | None = None,
-    correlation: str | None = None,
-    causation: str | None = None,
+    content: Content, *, event_id: str, source: str, now: float, subject: Subject | None, around: Ambient
 ) -> bytes:
     """
     Return the body of an envelope.
@@ -149,7 +142,7 @@ def encoded(
     Args:
         content: What :func:`content_of` made of the event.
 
-        id: The event's id.
+        event_id: The event's id.
 
         source: The application's name.
 
@@ -157,21 +150,18 @@ def encoded(
 
         subject: What it happened to.
 
-        context: What the application adds, such as the base URL of the request.
-
-        correlation: What all events of one business case share.
-
-        causation: The id of the event whose listener dispatched this one.
+        around: What the application adds, such as the base URL of the request, and which event it came of.
 
     Raises:
         EncodeError: The whole is too large, or the context or the subject has no faithful form.
     """
     if subject is not None:
         plain({"type": subject.type, "id": subject.id}, event_name=content.name, path="subject")
-    told = _encode(plain(dict(context), event_name=content.name, path="context")).decode() if context else None
+    context = dict(around.context)
+    told = _encode(plain(context, event_name=content.name, path="context")).decode() if context else None
     body = _encode(
         Document(
-            id=id,
+            id=event_id,
             source=source,
             type=content.name,
             specversion="1.0",
@@ -179,8 +169,8 @@ def encoded(
             subject=None if subject is None else str(subject),
             datacontenttype="application/json",
             dataversion=content.version,
-            correlationid=correlation,
-            causationid=causation,
+            correlationid=around.correlation,
+            causationid=around.causation,
             relevocontext=told,
             data=msgspec.Raw(content.data),
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -15,7 +16,7 @@ from relevo._identity import made
 class Check(Protocol):
     """Checks an event and returns it ready to be sent."""
 
-    def __call__(self, event: object, terms: Terms, *, event_id: str | None) -> Any: ...
+    def __call__(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None) -> Any: ...
 
 
 class Send(Protocol):
@@ -47,14 +48,14 @@ class Consequences:
 
     def hold(self, event: object, *, key: str, terms: Terms) -> object:
         parent = ambient().causation if self._repeats else None
-        event_id = derived(parent, key) if parent else None
-        return self._check(event, {**terms, "session": self._session}, event_id=event_id)
+        made_id = partial(derived, parent, key) if parent else None
+        return self._check(event, {**terms, "session": self._session}, made_id=made_id)
 
     def send_held(self, held: Sequence[Any]) -> None:
         self._send(held, self._session)
 
 
-def derived(parent: str, key: str) -> str:
+def derived(parent: str, key: str, said: bytes) -> str:
     """
     Return the id of an event that another brought about: the same whenever it is asked for.
 
@@ -65,9 +66,16 @@ def derived(parent: str, key: str) -> str:
         parent: The id of the event that was handled.
 
         key: Which of its consequences: by which listener, and the how manieth.
+
+        said: What it says. A listener that says something else when it is run again means another event:
+            under the same id that would be taken for the first one, and lost.
     """
     from hashlib import sha256  # noqa: PLC0415 - it brings OpenSSL along
 
     head = parent.replace("-", "")[:12]
     moment = int(head, 16) if len(head) == 12 and set(head) <= set("0123456789abcdefABCDEF") else 0
-    return made(moment, 8, sha256(f"{len(parent)} {parent} {key}".encode("utf-8", "backslashreplace")).digest())
+    return made(
+        moment,
+        8,
+        sha256(f"{len(parent)} {parent} {len(key)} {key} ".encode("utf-8", "backslashreplace") + said).digest(),
+    )

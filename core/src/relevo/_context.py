@@ -27,12 +27,13 @@ class Ambient:
 
 
 _ambient: ContextVar[Ambient] = ContextVar("relevo")
-_NOTHING = Ambient()
+NOTHING = Ambient()
+"""Where nothing is carried along."""
 
 
 def ambient() -> Ambient:
     """Return what holds here and now."""
-    return _ambient.get(_NOTHING)
+    return _ambient.get(NOTHING)
 
 
 @contextmanager

@@ -271,10 +271,11 @@ def _epitaph(listener_id: str, mine: ListenerProgress, trace: str | None) -> str
 
 def described(error: BaseException) -> str:
     """Return *error* in one line, even if its own text cannot be had."""
+    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass has no say in this
     try:
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return " ".join(f"{name}: {error}".split())
     except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
-        return f"{type(error).__name__}: its text cannot be shown"
+        return f"{name}: its text cannot be shown"
 
 
 def traced(error: BaseException) -> str:

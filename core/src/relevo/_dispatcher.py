@@ -284,7 +284,7 @@ class DeferredDispatcher(Dispatcher):
 
     def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
         targets = (Target(self.transport.name, self.queue),)
-        parcels = [self._packer.pack(event, **terms) for event in events]
+        parcels = [self._packer.pack(event, terms) for event in events]
         for parcel in parcels:
             check_claims(self.transport, parcel)
         session = terms.get("session")
@@ -341,23 +341,16 @@ class Packer:
         """Return one that takes the time from *clock*."""
         return attrs.evolve(self, clock=clock)
 
-    def pack(
-        self,
-        event: object,
-        *,
-        event_id: str | None = None,
-        session: object = None,
-        delay: Duration = 0.0,
-        at: Moment | None = None,
-        urgency: Urgency = "normal",
-        ordering_key: str | None = None,
-        expires: Moment | None = None,
-    ) -> Parcel:
+    def pack(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None = None) -> Parcel:
         """
         Check *event* and its terms, give it its id and return what makes its envelopes.
 
         Args:
-            event_id: Unless it has one of its own.
+            event: As it was dispatched.
+
+            terms: What else was said.
+
+            made_id: From what it says to its id, unless it has one of its own; a new one if unsaid.
 
         Raises:
             EncodeError: It, or what goes with it, has no faithful form.
@@ -368,29 +361,20 @@ class Packer:
         """
         content = content_of(event)
         now = self._clock.now()
-        event_id = _checked_id(event) or event_id or self._ids(now)
-        _check_terms(content.name, urgency, ordering_key)
-        wait = _wait(delay, at, now)
+        urgency, ordering_key, expires = terms.get("urgency", "normal"), terms.get("ordering_key"), terms.get("expires")
+        check_terms(content.name, urgency, ordering_key)
+        wait = _wait(terms.get("delay", 0.0), terms.get("at"), now)
         until = None if expires is None else moment(expires, now=now, what="the expires of a dispatch")
-        around = ambient()
-        context = {**self._hooks.enrichment(event), **around.context}
-        if context:
-            own = event.arguments if isinstance(event, Event) else declared(type(event)).fields
-            context = {key: value for key, value in context.items() if key not in own}
         subject = subject_of(event)
         about = None if subject is None else self._subjects.named(subject)
+        said = content.name.encode() + content.data
+        event_id = _checked_id(event) or (made_id(said) if made_id else self._ids(now))
+        own = event.arguments if isinstance(event, Event) else declared(type(event)).fields
+        context = {**self._hooks.enrichment(event), **ambient().context}
+        around = attrs.evolve(ambient(), context={key: each for key, each in context.items() if key not in own})
 
         def body(about: Subject | None) -> bytes:
-            return encoded(
-                content,
-                id=event_id,
-                source=self._source,
-                now=now,
-                subject=about,
-                context=context,
-                correlation=around.correlation,
-                causation=around.causation,
-            )
+            return encoded(content, event_id=event_id, source=self._source, now=now, subject=about, around=around)
 
         pending = subject is not None and about is None  # named at the commit; but what can be checked is checked now
         checked = body(Subject(self._subjects.of(subject).type, _LONGEST_ID) if pending else about)
@@ -413,13 +397,6 @@ class Packer:
 
         return Parcel(id=event_id, urgency=urgency, ordering_key=ordering_key, wait=wait, make=make)
 
-    def check(self, event_name: str, **terms: Unpack[Terms]) -> None:
-        """Check the terms of a dispatch that needs no envelope, as :meth:`pack` does."""
-        if terms:
-            _check_terms(event_name, terms.get("urgency", "normal"), terms.get("ordering_key"))
-            if (expires := terms.get("expires")) is not None:
-                moment(expires, now=self._clock.now(), what="the expires of a dispatch")
-
     def _named(self, subject: object) -> Subject:
         found = self._subjects.named(subject)
         if found is None:
@@ -437,7 +414,8 @@ def _checked_id(event: object) -> str | None:
     return wanted
 
 
-def _check_terms(event_name: str, urgency: object, ordering_key: object) -> None:
+def check_terms(event_name: str, urgency: object, ordering_key: object) -> None:
+    """Raise :class:`EncodeError` if a term of a dispatch is none."""
     if urgency not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
     if ordering_key is not None and not _is_line(ordering_key):
@@ -475,9 +453,5 @@ def check_claims(transport: Transport, parcel: Parcel) -> None:
 
 def sent(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
     """Send *envelopes* while the observing hooks look on."""
-    observers = hooks.observers("relevo_around_send")
-    if not observers:
-        transport.send(envelopes, delay=delay)
-        return
-    with observed(observers, transport=transport.name, envelopes=envelopes):
+    with observed(hooks.observers("relevo_around_send"), transport=transport.name, envelopes=envelopes):
         transport.send(envelopes, delay=delay)

@@ -36,13 +36,7 @@ Observed = AbstractContextManager[object] | None
 Observer = Callable[..., Observed]
 
 OBSERVING = frozenset(
-    {
-        "relevo_around_send",
-        "relevo_around_handle",
-        "relevo_around_settle",
-        "relevo_around_run",
-        "relevo_dead_lettered",
-    }
+    {"relevo_around_send", "relevo_around_handle", "relevo_around_settle", "relevo_around_run", "relevo_dead_lettered"}
 )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from relevo._envelope import DEFAULT_QUEUE
-from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
+from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
 NOW = "now"
 """The target that calls listeners in process, at the dispatch."""
@@ -56,6 +56,8 @@ def parsed_target(text: object, *, where: str) -> Target:
         raise ConfigurationError(
             f'{where}: {shown(text)} is not a target; write "transport", "transport/queue" or "{NOW}"'
         )
+    if queue == NOW:
+        raise ConfigurationError(f'{where}: no queue can be called "{NOW}": a listener that names it is called at once')
     return Target(transport, checked_queue(queue, where=where) if slash else DEFAULT_QUEUE)
 
 
@@ -100,24 +102,6 @@ class Routes:
         return tuple(
             dict.fromkeys(t.queue for targets in self.table.values() for t in targets if t.transport == transport)
         )
-
-    def check(self, transports: Iterable[str]) -> None:
-        """
-        Check that every target names one of *transports*.
-
-        Raises:
-            ConfigurationError: Some do not; all are told together.
-        """
-        known = [*transports, NOW]
-        problems = [
-            f'routes."{pattern}": no transport is called {shown(target.transport)}'
-            f"{did_you_mean(target.transport, known)}"
-            for pattern, targets in self.table.items()
-            for target in targets
-            if target.transport not in known
-        ]
-        if problems:
-            raise ConfigurationError("\n".join(problems))
 
 
 def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:

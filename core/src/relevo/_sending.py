@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
-from relevo._dispatcher import Parcel
+from relevo._call import Terms
+from relevo._clock import moment
+from relevo._dispatcher import Parcel, check_terms
 from relevo._envelope import Envelope
 from relevo._route import NOW, Target
 from relevo._transport import BoundSender
@@ -36,6 +38,13 @@ def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
         if target.transport != NOW:
             groups.setdefault(target.transport, []).append(target)
     return groups
+
+
+def check_without_packing(event_name: str, terms: Terms, *, now: float) -> None:
+    """Check the *terms* of a dispatch that needs no envelope, as packing it would."""
+    check_terms(event_name, terms.get("urgency", "normal"), terms.get("ordering_key"))
+    if (expires := terms.get("expires")) is not None:
+        moment(expires, now=now, what="the expires of a dispatch")
 
 
 def send_batches(entries: Sequence[Entry], send: Callable[[Batch], None]) -> None:

@@ -15,6 +15,7 @@ from relevo._origin import Origin, Origins, Problems, Written
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._secret import Secret
+from relevo._start import check_targets
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 _SHORTEST_KEY = 32
@@ -114,7 +115,7 @@ def _check_names(found: Mapping[str, Any], transports: Sequence[str], problems: 
     table: Mapping[str, Sequence[str]] = found.get("routes", {})
     for pattern, targets in table.items():
         with problems.at("routes", pattern):
-            Routes({pattern: targets}).check(transports)
+            check_targets(Routes({pattern: targets}), transports)
     routes = Routes(table or {"*": transports[0]})
     for name, entry in found.get("transports", {}).items():
         text = entry.outbox.reveal() if entry.outbox else "://"

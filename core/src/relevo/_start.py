@@ -50,6 +50,19 @@ def check_transports(transports: Mapping[str, Any], outboxes: Mapping[str, Trans
             )
 
 
+def check_targets(routes: Routes, transports: Iterable[str]) -> None:
+    """Check that every target of *routes* names one of *transports*; all that do not are told together."""
+    known = [*transports, NOW]
+    problems = [
+        f'routes."{pattern}": no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}'
+        for pattern, targets in routes.table.items()
+        for target in targets
+        if target.transport not in known
+    ]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
 def check_routes(
     routes: Routes,
     transports: Mapping[str, Transport],
@@ -57,7 +70,7 @@ def check_routes(
     joins_sessions: Callable[[str], bool],
 ) -> None:
     """Check that routes lead to transports, each to what can be written in one go, and that policies have queues."""
-    routes.check(transports)
+    check_targets(routes, transports)
     for pattern, targets in routes.table.items():
         names = list(by_transport(targets))
         if len(names) > 1 and not all(joins_sessions(name) for name in names):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import attrs
 
 from relevo._capabilities import Capabilities
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, State, Unreadable
+from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, Unreadable
 from relevo._envelope import Envelope
 from relevo.errors import LeaseLostError, UnsupportedError
 
@@ -21,6 +21,8 @@ class Stats:
     """How many events a queue holds; ``None`` where the transport cannot tell."""
 
     ready: int | None = None
+    """Those that wait behind an earlier one of their ordering key are among them."""
+
     leased: int | None = None
     scheduled: int | None = None
     dead: int | None = None
@@ -54,7 +56,7 @@ class Found:
 
     queue: str
     envelope: Envelope
-    status: State
+    status: Literal["ready", "leased", "scheduled"]
     attempt: int
     """That of the hand-over at hand, or else of the next one."""
 

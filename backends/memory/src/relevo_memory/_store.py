@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import attrs
 
@@ -23,12 +24,19 @@ from relevo import (
     State,
     Stats,
     Unreadable,
+    action_of,
     after,
 )
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+_ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
+    State.READY: "ready",
+    State.LEASED: "leased",
+    State.SCHEDULED: "scheduled",
+}
 
 
 def _taken_over(envelope: Envelope) -> Envelope:
@@ -232,7 +240,7 @@ class MemoryStore:
                 Found(
                     queue=name,
                     envelope=event.envelope,
-                    status=event.status,
+                    status=_ALIVE[event.status],
                     attempt=event.counters.attempt,
                     losses=event.counters.losses,
                     state=event.state,
@@ -284,7 +292,7 @@ class MemoryStore:
             # First kept, then given up: whatever goes wrong between, it is in one of the two.
             self._dead.keep(event, outcome, now)
         queue = self._queue(event.queue)
-        queue.step(event, outcome.action)
+        queue.step(event, action_of(outcome))
         queue.pass_time(now)
 
     def _take_out(self, name: str, now: float, event_id: str | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Found, State, Unreadable
+from relevo import DeadLetterEntry, Delivery, Envelope, Found, Unreadable
 from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED
 
 LONGEST = 2**62
@@ -111,7 +111,7 @@ def found_of(row: Sequence[Any], now: int) -> Found | None:
     return Found(
         queue=delivery.queue,
         envelope=delivery.envelope,
-        status={LEASED: State.LEASED, SCHEDULED: State.SCHEDULED}.get(state, State.READY),
+        status="leased" if state == LEASED else "scheduled" if state == SCHEDULED else "ready",
         attempt=delivery.attempt,
         losses=delivery.losses,
         state=delivery.state,

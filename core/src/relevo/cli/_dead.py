@@ -103,17 +103,20 @@ def revive(
     """
     chosen = _meant(app, refs, transport, queues, everything=everything)
     ready: list[Found] = []
-    states: dict[str, bytes] = {}
+    states: dict[tuple[Transport, str], bytes] = {}  # two stores number alike
     for store, entry in chosen:
         try:
-            states[entry.ref] = app.revived(entry)
+            states[store, entry.ref] = app.revived(entry)
             ready.append((store, entry))
         except NewerStateError as error:
             click.echo(f"relevo: the dead letter {entry.ref} stays: {error}; revive it with that release", err=True)
         except DecodeError as error:
             click.echo(f"relevo: the dead letter {entry.ref} stays: {error}", err=True)
     code = _each(
-        ready, "revived", lambda store, some: store.revive({each.ref: states[each.ref] for each in some}), as_json
+        ready,
+        "revived",
+        lambda store, some: store.revive({each.ref: states[store, each.ref] for each in some}),
+        as_json,
     )
     return 1 if len(ready) < len(chosen) else code
 

@@ -28,7 +28,6 @@ def listeners(*, app: App, form: str, as_json: bool) -> int:
     Example: relevo listeners --format mermaid > listeners.mmd
     """
     rows = []
-    policies = app.config.retries if app.config else {}
     for listener in app.listeners:
         targets = _targets(app, listener.event_name)
         if listener.queue is not None:
@@ -39,7 +38,7 @@ def listeners(*, app: App, form: str, as_json: bool) -> int:
                 "priority": listener.priority,
                 "target": str(targets[0]) if targets else "no route",
                 "listener": listener.id,
-                "runs": policy_of(listener, queue=policies.get(str(targets[0])) if targets else None).runs,
+                "runs": policy_of(listener, queue=app.retries.get(targets[0]) if targets else None).runs,
                 "declared": listener.event_type.cls.__qualname__ if listener.event_type else None,
             }
         )

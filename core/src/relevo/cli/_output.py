@@ -67,8 +67,11 @@ def when(seconds: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+_OF_A_LISTENER = re.compile(r".*?: [a-z-]+ after \d+ runs?: ")
+
+
 def first_line(text: str, limit: int = 90) -> str:
-    """Return what a table can show of *text*: the last line of a traceback says most."""
+    """Return what a table can show of *text*, the error of a dead letter: how it begins, without the listener."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    chosen = lines[-1] if lines else ""
+    chosen = _OF_A_LISTENER.sub("", lines[0], count=1) if lines else ""
     return chosen if len(chosen) <= limit else chosen[: limit - 1] + "…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from relevo import Action, State
+from relevo import Action, State, action_of
 from relevo_conformance import history, promise
 from relevo_conformance._world import Operation, Trace, World, set_adrift
 from relevo_conformance.model import Change, Copy, Situation
@@ -45,7 +45,7 @@ def settle_ended(world: World, operation: Operation, call: history.Settle, retur
             copy.resolve(tag, happened=False if returned.end == "refused" else None)
         elif item.delivery in answer.lost:
             copy.resolve(tag, happened=False)
-            _was_lost(world, operation, item.delivery, returned.at, _PROMISED[item.outcome.action])
+            _was_lost(world, operation, item.delivery, returned.at, _PROMISED[action_of(item.outcome)])
         elif item.delivery in answer.unsettled:
             copy.resolve(tag, happened=False)
         else:
@@ -58,7 +58,7 @@ def _was_settled(world: World, operation: Operation, position: int, item: histor
         what = f"delivery {item.delivery} of {copy} was settled although it was no longer held"
         world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
         return
-    if item.outcome.action is Action.DEAD_LETTER:
+    if action_of(item.outcome) is Action.DEAD_LETTER:
         _replace_earlier(world, copy)
     for before in operation.before[position]:
         if before.holder == item.delivery and before.state is State.LEASED:
