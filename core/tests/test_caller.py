@@ -159,6 +159,20 @@ def test_a_run_that_takes_its_time_is_waited_for_from_its_end(
     assert outcome.delay == pytest.approx(7.0)
 
 
+def test_a_failure_that_is_tried_again_is_told_to_whoever_wants_to_know(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    listen(_fail)
+
+    caller().outcome(delivery(event_id="17"))
+
+    (record,) = caplog.records
+    assert record.message == "_fail failed on <Delivery of image.created 17 from default, attempt 1>"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ValueError
+
+
 def test_one_failing_listener_does_not_stop_the_others(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
     called: list[object] = []
     listen(_fail, priority=1)

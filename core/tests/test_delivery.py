@@ -11,6 +11,7 @@ from relevo import (
     DeadLetter,
     Delivery,
     Envelope,
+    ForbiddenTransitionError,
     Lost,
     Nack,
     Release,
@@ -19,7 +20,6 @@ from relevo import (
     action_of,
     after,
 )
-from relevo.errors import ForbiddenTransitionError
 
 ENDS = {State.DONE, State.GONE}
 

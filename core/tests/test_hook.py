@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relevo import Event, Hooks, hookimpl
-from relevo._hook import OBSERVING, HookSpecs, notify, observed
+from relevo._hook import OBSERVING, HookSpecs, observed
 from relevo.errors import PluginError
 
 
@@ -113,7 +113,8 @@ def test_an_observer_may_ask_for_some_of_the_arguments_or_none() -> None:
         def relevo_dead_lettered(self, outcome: object) -> None:
             seen.append(outcome)
 
-    notify(Hooks([_Picky()]).observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome")
+    with observed(Hooks([_Picky()]).observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome"):
+        pass
 
     assert seen == ["outcome"]
 

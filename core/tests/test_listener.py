@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
 import relevo
-from relevo import Event, ListenerTable, Retry, listener
+from relevo import Call, Event, ListenerTable, Retry, listener
 from relevo._listener import Listener, Mark, marks_of
 from relevo.errors import ConfigurationError, DuplicateListenerError, EventNameError
 
@@ -277,7 +280,10 @@ def test_a_listener_takes_the_event_and_perhaps_the_call(function: Any, takes_ca
     assert registered(function).takes_call is takes_call
 
 
-@pytest.mark.parametrize("function", [nothing, three, keyword])
+def only_a_call(call: Call) -> None: ...
+
+
+@pytest.mark.parametrize("function", [nothing, three, keyword, only_a_call])
 def test_what_cannot_be_called_with_an_event_is_refused(function: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"it must take \(event\) or \(event, call\)"):
         registered(function)
@@ -287,8 +293,20 @@ def test_what_cannot_be_called_with_an_event_is_refused(function: Any) -> None:
     "function", [coroutine, stream, generator, LazyCallable(), functools.partial(coroutine)], ids=range(5)
 )
 def test_what_would_not_run_by_being_called_is_refused_and_not_acknowledged(function: Any) -> None:
-    with pytest.raises(ConfigurationError, match="do not run by being called"):
+    with pytest.raises(ConfigurationError, match=r"do not run by being called; write def, and asyncio.run\(…\) in it"):
         registered(function)
+
+
+@pytest.mark.parametrize("how", ["script.py", "-m script"])
+def test_a_listener_in_a_script_is_called_as_whoever_imports_it_calls_it(how: str, tmp_path: Path) -> None:
+    tmp_path.joinpath("script.py").write_text(
+        "import relevo\n@relevo.listener('a.b')\ndef hear(event): ...\n"
+        "table = relevo.ListenerTable()\ntable.extend([hear])\nprint(*[each.id for each in table])\n"
+    )
+
+    done = subprocess.run([sys.executable, *how.split()], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "script:hear\n"
 
 
 # --- the table ----------------------------------------------------------------------------------------

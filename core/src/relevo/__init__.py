@@ -18,7 +18,7 @@ from relevo._capabilities import Capabilities
 from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
 from relevo._delivery import MAX_ERROR, MAX_STATE
-from relevo._life import TRANSITIONS, Action, Counters, State, action_of, after
+from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
 from relevo._decision import Reason
 from relevo._retry import Retry
 from relevo._executor import Executor, InlineExecutor
@@ -30,7 +30,7 @@ from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, Moment, SystemClock
 from relevo._secret import Secret, masked_url
 from relevo._signing import Signing
-from relevo.errors import RelevoError, ForbiddenTransitionError, GiveUp, RetryLater
+from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError

@@ -135,6 +135,7 @@ class Caller:
                     progress, listener, failure, policy, now=self._clock.now(), chance=self._chance()
                 )
                 tracebacks[listener.id] = decision.traced(failure)
+                _log.info("%s failed on %r", listener.id, delivery, exc_info=failure)
             if call is not None and call.stopped:
                 decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
                 break

@@ -197,11 +197,9 @@ class LocalDispatcher(Dispatcher):
 
             outgoing: Where what they dispatch by their :class:`Call` goes; here, if unsaid.
         """
-        by_name = False
-        if isinstance(event, Event):
-            by_name = True
-            if event.subject is not None:
-                event = attrs.evolve(event, subject=self._subjects.named(event.subject) or event.subject)
+        by_name = isinstance(event, Event)
+        if isinstance(event, Event) and event.subject is not None:
+            event = attrs.evolve(event, subject=self._subjects.named(event.subject) or event.subject)
         for listener in listeners:
             form = event if by_name is (listener.event_type is None) else _form(event, listener)
             if not listener.takes_call:

@@ -145,12 +145,6 @@ def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[Non
         yield
 
 
-def notify(observers: Sequence[Observer], **arguments: object) -> None:
-    """Call *observers*; log whatever they raise and go on."""
-    with observed(observers, **arguments):
-        pass
-
-
 @contextmanager
 def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
     manager.__enter__()

@@ -25,7 +25,7 @@ from types import MappingProxyType
 import attrs
 
 from relevo._delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release
-from relevo.errors import ForbiddenTransitionError
+from relevo.errors import RelevoError
 
 
 class State(StrEnum):
@@ -74,6 +74,15 @@ TRANSITIONS: Mapping[tuple[State, Action], State] = MappingProxyType(
     }
 )
 """Every step there is. A nack without delay passes through SCHEDULED too and is due at once."""
+
+
+class ForbiddenTransitionError(RelevoError):
+    """Raised when the life of a delivery has no such step; a transport that meets it has a bug."""
+
+    def __init__(self, state: object, action: object):
+        self.state = state
+        self.action = action
+        super().__init__(f"a delivery that is {state} cannot {action}")
 
 
 def after(state: State, action: Action) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args, overload
 
@@ -314,6 +315,9 @@ def policy_of(listener: Listener, *, event: EventType | None = None, queue: Retr
 
 def _default_id(function: Callable[..., object]) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
+    if module == "__main__":  # as whoever imports it calls it: what a script did is known to a worker, too
+        script = sys.argv[0].rpartition("/")[2].removesuffix(".py")
+        module = getattr(sys.modules[module].__spec__, "name", None) or script or module
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{module}:{name}"
 
@@ -323,7 +327,10 @@ def _takes_call(function: Callable[..., object]) -> bool:
     name = _default_id(function)
     lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
-        raise ConfigurationError(f"{name} cannot be a listener: async def and generators do not run by being called")
+        raise ConfigurationError(
+            f"{name} cannot be a listener: async def and generators do not run by being called; "
+            f"write def, and asyncio.run(…) in it"
+        )
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -332,8 +339,9 @@ def _takes_call(function: Callable[..., object]) -> bool:
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if any(p.kind is p.VAR_POSITIONAL for p in needed):
         return True
-    if positional and positional[0].name == "self":
+    first = positional[0].name if positional else "call"
+    if first == "self":
         raise ConfigurationError(f"{name} cannot be a listener by itself: pass an instance of its class")
-    if not positional or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+    if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")

@@ -22,7 +22,7 @@ import attrs
 from relevo._clock import Clock
 from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Release, Settlement
 from relevo._executor import Executor, Handle, InlineExecutor
-from relevo._hook import Hooks, notify, observed
+from relevo._hook import Hooks, observed
 from relevo._ledger import Ledger
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
@@ -331,4 +331,5 @@ class Worker:
             self._outages = 0
             if isinstance(outcome, DeadLetter):
                 _log.warning("%r is dead: %s", delivery, outcome.reason)
-                notify(self._dead_observers, delivery=delivery, outcome=outcome)
+                with observed(self._dead_observers, delivery=delivery, outcome=outcome):
+                    pass

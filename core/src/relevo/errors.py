@@ -94,15 +94,6 @@ class SubjectError(ConfigurationError):
     """Raised when an object cannot be named as the subject of an event, or a subject cannot be loaded."""
 
 
-class ForbiddenTransitionError(RelevoError):
-    """Raised when the life of a delivery has no such step; a transport that meets it has a bug."""
-
-    def __init__(self, state: object, action: object):
-        self.state = state
-        self.action = action
-        super().__init__(f"a delivery that is {state} cannot {action}")
-
-
 # --- the world is wrong: retrying may help --------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ class ManualRunner(Runner):
     Handles what is ready, here and now, and returns: for tests, and for whoever has a loop of his own.
 
     What an outbox holds is moved on first; what becomes ready meanwhile is handled too. Nothing waits
-    in the background, no signal is caught, and no second process is kept away.
+    in the background, and no signal is caught.
     """
 
     def run(self, app: App, options: RunOptions | None = None) -> Report:
