@@ -143,7 +143,7 @@ def test_the_listeners_of_the_application_that_make_a_connection_usable_are_call
         transport.setup([])
         round_trip(transport, an_envelope())
 
-    assert len(called) == 1
+    assert len(called) == 2, "one connection to set up, one for all that follows"
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -138,35 +138,3 @@ def test_what_a_killed_process_had_sent_is_there(opener: Opener, path: Path) -> 
     assert {f"id-{number}" for number in range(last)} <= batches.keys()
     assert set(received.values()) == {1}
     assert set(batches.values()) == {3}, "a part of a batch was sent"
-
-
-def test_an_instance_that_crossed_a_fork_says_so(opener: Opener, path: Path, an_envelope: Maker) -> None:
-    script = """
-import os, sys
-from relevo import SystemClock
-from relevo.errors import ConfigurationError
-from relevo_sql import SqlOptions, SqlTransport
-
-options = SqlOptions(url=sys.argv[1])
-used = SqlTransport.open(options, name="used", clock=SystemClock())
-unused = SqlTransport.open(options, name="unused", clock=SystemClock())
-used.stats("default")
-if (child := os.fork()) == 0:
-    unused.stats("default")
-    try:
-        used.stats("default")
-    except ConfigurationError as error:
-        print(error, flush=True)
-    os._exit(0)
-os.waitpid(child, 0)
-print(used.stats("default").ready)
-"""
-    opener().send([an_envelope()])
-
-    process = start(script, path)
-    output, _ = process.communicate(timeout=30)
-
-    assert output.splitlines() == [
-        'the transport "used" was used before this process was forked; open it in each process anew',
-        "1",
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
+from relevo_sql._fork import new_token
 from relevo_sql._row import delivery_of, micros, place_of
 
 _BOUND = 1000
@@ -72,7 +72,7 @@ class Claimer:
         self, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
     ) -> list[Delivery]:
         # The time is that of the lock, which may have been long in coming.
-        now, token = self._now(), secrets.randbits(62)
+        now, token = self._now(), new_token()
         until = now + micros(lease)
         taken: list[Sequence[Any]] = []
         for prospect in prospects:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import SqliteDialect, Trouble, beside
 from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error, translated
+from relevo_sql._fork import Forking
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
@@ -37,13 +38,18 @@ Seconds that setting up waits for other writers at most. It happens at the first
 transaction that has written: the lock is then this very thread's, and no patience would outlast it.
 """
 
+_FORKING = 5.0
+"""Seconds that a fork waits at most for what a thread is about; it waits for no other writer."""
+
 _BREATH = 0.002
 """Seconds between two tries where the driver does not wait by itself."""
 
 
-class Database:
+class Database(Forking):
     """
     A database as one transport uses it, from any thread, one at a time.
+
+    No connection of it is open while the process is forked.
 
     Args:
         engine: Where it is.
@@ -68,14 +74,17 @@ class Database:
         named = database and not database.startswith((":memory:", "file:"))
         self._path = Path(database).absolute() if named else None
         # Writers of one process wait here in turn; SQLite would let each of them sleep and try again.
-        # Re-entrant, since a signal handler may close a transport in the thread that uses it.
+        # Re-entrant, since a signal handler may close a transport in the thread that uses it. Between two
+        # tries it is free, so that neither a fork nor a reader has to wait for what this thread waits for.
         self._lock = threading.RLock()
         self._uses = 0
         self._closing = threading.Event()
         self._connection: sa.Connection | None = None
         self._id = ""
         self._file: tuple[str, tuple[int, int] | None] = ("", None)
-        self._process = 0
+        self._halted = False
+        self._inherited: list[object] = []
+        super().__init__()
 
     # --- what is done -------------------------------------------------------------------------------
 
@@ -141,9 +150,35 @@ class Database:
     def close(self) -> None:
         """Let go of the connection, after the call that uses it."""
         self._closing.set()
+        self.rest()
+
+    def rest(self) -> None:
+        """Let go of the connection until the next call, unless one uses it."""
         with self._lock:
             if not self._uses:
                 self._let_go()
+
+    # --- forks --------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._halted = self._lock.acquire(timeout=_FORKING)
+        if self._halted:
+            self.rest()
+
+    def after_fork(self) -> None:
+        if self._halted:
+            self._lock.release()
+
+    def begin_life(self) -> None:
+        if self._connection is not None or self._uses:
+            # Kept for ever: to close it is to use it.
+            self._inherited.append((self._engine.pool, self._connection))
+        closing = self._closing.is_set()
+        self._lock, self._closing = threading.RLock(), threading.Event()
+        if closing:
+            self._closing.set()
+        self._uses, self._connection, self._id = 0, None, ""
+        self._engine.dispose(close=False)
 
     # --- patience -----------------------------------------------------------------------------------
 
@@ -159,33 +194,34 @@ class Database:
 
     def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
         patience = self._patience if patience is None else patience
-        with self._lock:
-            self._uses += 1
-            try:
-                with translated(self.dialect, self.name, lambda: self.place, patience=patience):
-                    return self._patiently(step, patience)
-            finally:
-                self._uses -= 1
-                if self._closing.is_set() and not self._uses:
-                    self._let_go()
+        with translated(self.dialect, self.name, lambda: self.place, patience=patience):
+            return self._patiently(step, patience)
 
     def _patiently(self, step: Callable[[], T], patience: float) -> T:
         """Do *step*, and again as long as other writers are in the way and *patience* lasts."""
         deadline = time.monotonic() + patience
         while True:
             try:
-                return step()
+                return self._once(step)
             except sa.exc.DBAPIError as error:
-                trouble = self.dialect.trouble(error)
-                if trouble not in _PASSING:
-                    self._let_go()  # what is wrong may be with this connection alone
-                if trouble not in _LOCKED or time.monotonic() >= deadline:
+                if self.dialect.trouble(error) not in _LOCKED or time.monotonic() >= deadline:
                     raise
-            except sa.exc.SQLAlchemyError:
-                self._let_go()
-                raise
             if self._closing.wait(_BREATH):
                 raise TransportClosedError(self.name)
+
+    def _once(self, step: Callable[[], T]) -> T:
+        with self._lock:
+            self._uses += 1
+            try:
+                return step()
+            except sa.exc.SQLAlchemyError as error:
+                if not isinstance(error, sa.exc.DBAPIError) or self.dialect.trouble(error) not in _PASSING:
+                    self._let_go()  # what is wrong may be with this connection alone
+                raise
+            finally:
+                self._uses -= 1
+                if self._closing.is_set() and not self._uses:
+                    self._let_go()
 
     # --- one transaction ----------------------------------------------------------------------------
 
@@ -244,16 +280,19 @@ class Database:
     def _open_connection(self, *, create: bool) -> sa.Connection:
         if self._closing.is_set():
             raise TransportClosedError(self.name)
-        if self._process and self._process != os.getpid():
+        if self._inherited:
             raise ConfigurationError(
-                f'the transport "{self.name}" was used before this process was forked; open it in each process anew'
+                f'the transport "{self.name}" had a connection open when this process was forked, and SQLite would '
+                f"lose what is written now; send and receive only after the fork, or let the server that forks tell "
+                f"Python (uWSGI: py-call-uwsgi-fork-hooks), or let it import the application in each process "
+                f"(uWSGI: lazy-apps)"
             )
         if self._connection is not None and self._file[1] != _identity(self._file[0]):
             self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
         if self._connection is None:
             if self._own and not create and self._path and not self._path.exists():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
-            self._connection, self._process = self._engine.connect(), os.getpid()
+            self._connection = self._engine.connect()
             try:
                 path = self.dialect.prepare(self._connection, own=self._own)
             except BaseException:
@@ -275,7 +314,7 @@ class Database:
 
     def _let_go(self) -> None:
         connection, self._connection, self._id = self._connection, None, ""
-        if connection is not None and self._process == os.getpid():
+        if connection is not None:
             with suppress(Exception):
                 connection.close()
             with suppress(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from relevo import Clock, SystemClock
+from relevo_sql._fork import Forking
 
 _FIRST = 0.01
 """Seconds before the second look."""
@@ -15,13 +16,17 @@ _GLANCE = 0.001
 """Seconds in which a clock that runs has moved."""
 
 
-class Doorbell:
+class Doorbell(Forking):
     """Wakes who waits."""
 
     def __init__(self) -> None:
+        self._rings = 0
+        self.begin_life()
+        super().__init__()
+
+    def begin_life(self) -> None:
         # Re-entrant: a signal handler may ring in the very thread that waits.
         self._changed = threading.Condition(threading.RLock())
-        self._rings = 0
 
     @property
     def rings(self) -> int:

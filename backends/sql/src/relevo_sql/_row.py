@@ -37,7 +37,7 @@ class Receipt(NamedTuple):
     """The row."""
 
     token: int
-    """Of the claim that leased it, together with others; random, so that no other claim has it."""
+    """Of the claim that leased it, together with others; no other claim has it."""
 
 
 class Undecodable(bytes):

@@ -24,6 +24,7 @@ from relevo.errors import ConfigurationError, SendError, SessionError, Transport
 from relevo_sql._database import Database
 from relevo_sql._dialect import beside
 from relevo_sql._errors import translated
+from relevo_sql._fork import Forking
 from relevo_sql._schema import event
 
 Row = tuple[object, ...]
@@ -45,7 +46,7 @@ class _Entry:
         return self.rows
 
 
-class Joints:
+class Joints(Forking):
     """
     The sessions and connections that one transport has joined.
 
@@ -58,9 +59,13 @@ class Joints:
     def __init__(self, database: Database, wake: Callable[[], None]):
         self._database = database
         self._wake = wake
-        self._lock = threading.Lock()
         # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
         self._sessions: WeakKeyDictionary[Session, ReferenceType[_JoinedSession]] = WeakKeyDictionary()
+        self.begin_life()
+        super().__init__()
+
+    def begin_life(self) -> None:
+        self._lock = threading.Lock()
         self._ids: WeakKeyDictionary[sa.Engine, str] = WeakKeyDictionary()
 
     def at(self, session: Any) -> Callable[[Make], None]:

@@ -9,15 +9,16 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Release, Settlement, Unreadable
 from relevo_sql._database import Database
+from relevo_sql._fork import is_of_this_process
 from relevo_sql._row import Receipt, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
 
 
 def receipt_of(delivery: Delivery) -> Receipt | None:
-    """Return the receipt of *delivery*; None if it is not one of ours."""
+    """Return the receipt of *delivery*; None if it is not one of this process's."""
     receipt = delivery.receipt
-    return receipt if isinstance(receipt, Receipt) else None
+    return receipt if isinstance(receipt, Receipt) and is_of_this_process(receipt.token) else None
 
 
 class Settler:

@@ -28,6 +28,7 @@ from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dialect import dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._fork import notice_fork
 from relevo_sql._graveyard import Graveyard
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
@@ -46,6 +47,12 @@ class SqlTransport(Transport):
     that nothing is changed that the application sees. On SQLite events are sent with a durable commit,
     while a claim or a settlement may be undone by a crash of the host, and only by that: the event then
     comes once more. Sends of the same process wake a blocked ``receive``, all else is found by polling.
+
+    It may be used before a fork, and after it on both sides: it closes its connection before, and the child
+    opens one of its own. What was handed out before stays with the parent; to the child it is lost. Where
+    Python is not told of the fork, as under uWSGI without ``py-call-uwsgi-fork-hooks``, only :meth:`setup`
+    may come before it, and a child of one that did more is refused. See to it that connections of your
+    own engine are closed too, ``engine.dispose()``, before a process is forked.
 
     Args:
         engine: Where the events are kept.
@@ -127,7 +134,11 @@ class SqlTransport(Transport):
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()
-        return set_up(self._database, dry_run=dry_run)
+        try:
+            return set_up(self._database, dry_run=dry_run)
+        finally:
+            # What is set up when a module is imported leaves nothing open, however the process is forked then.
+            self._database.rest()
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         self._require_open()
@@ -248,11 +259,13 @@ class SqlTransport(Transport):
         What was held comes back when its lease is past, and counts as a loss; release it first to have it
         back at once.
         """
+        notice_fork()
         self._closed = True
         self._doorbell.ring()
         self._database.close()
 
     def _require_open(self) -> None:
+        notice_fork()
         if self._closed:
             raise TransportClosedError(self.name)
 
