@@ -171,7 +171,10 @@ def test_a_first_use_inside_a_session_that_has_written_does_not_wait_for_itself(
 
     with app, Session(engine) as session:
         session.execute(notes.insert())
-        with pytest.raises(TransportUnavailableError, match=r"longer than 2 s; .* session .*: run relevo setup before"):
+        with pytest.raises(
+            TransportUnavailableError,
+            match=r"longer than 2 s; .* session .*: run relevo setup before, or call app\.setup\(\)",
+        ):
             app.dispatch(Event("note.added"), session=session)
         session.commit()
         app.dispatch(Event("note.added"), session=session)

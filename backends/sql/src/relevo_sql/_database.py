@@ -189,7 +189,7 @@ class Database(Forking):
             raise TransportUnavailableError(
                 self.name,
                 f"{error.why}; that may be the very session of this event, in which nothing can be set up "
-                f"once it has written: run relevo setup before",
+                f"once it has written: run relevo setup before, or call app.setup() when the process starts",
             ) from error.__cause__
 
     def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
