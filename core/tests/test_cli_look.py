@@ -1,15 +1,16 @@
-"""The commands that only look: config show, transports, check, listeners, show."""
+"""The commands that only look: config show, transports, check, status, listeners, show."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from relevo import Capabilities, Secret
+from relevo import Capabilities, DeadLetter, Envelope, Secret, SystemClock
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
@@ -271,6 +272,130 @@ def test_what_the_program_must_mend_counts_more_than_a_server_that_is_down(shop:
     done = shop.run("check --live")
 
     assert (done.returncode, len(lines(done))) == (78, 2)
+
+
+# --- status, and what looks at an outbox -----------------------------------------------------------------
+
+DOWN = f"""
+source = "shop"
+[transports]
+main = {{ url = "amqp://me:{CANARY}@127.0.0.1:1/", connect_timeout = 1, outbox = "sqlite:///box.db" }}
+local = "sqlite:///shop.db"
+[routes]
+"*" = "main"
+"mail.*" = "local"
+"""
+
+
+@pytest.fixture(name="half")
+def _half(shop: Shop) -> Shop:
+    """Return a shop whose server is down, with an event in the outbox and a dead letter beside it."""
+    pytest.importorskip("relevo_amqp")
+    relevo_sql = pytest.importorskip("relevo_sql")
+    shop.write("relevo.toml", DOWN)
+    waiting = Envelope(id="1", source="shop", name="a.b", queue="outbox/main", body=b"{}")
+    options = relevo_sql.SqlOptions(url=f"sqlite:///{shop.folder}/box.db")
+    with relevo_sql.SqlTransport.open(options, name="box", clock=SystemClock()) as outbox:
+        outbox.setup([])
+        outbox.send([waiting, attrs.evolve(waiting, id="2")])
+        (delivery,) = outbox.receive(["outbox/main"], limit=1, lease=60, wait=0)
+        outbox.settle([(delivery, DeadLetter(reason="rejected", error="too big"))])
+    return shop
+
+
+def test_the_status_shows_what_answers_where_a_server_is_down(half: Shop) -> None:
+    done = half.run("status")
+
+    assert done.returncode == 69
+    (line,) = lines(done)
+    assert line.startswith('relevo: the transport "main" is unavailable')
+    assert [row.split()[:6] for row in done.stdout.splitlines()[1:]] == [
+        ["main.outbox", "outbox/main", "1", "0", "0", "1"],
+        ["local", "default", "0", "0", "0", "0"],
+    ]
+    assert CANARY not in done.stdout + done.stderr
+
+
+def test_the_status_for_programs_has_a_row_with_an_error_for_what_does_not_answer(half: Shop) -> None:
+    done = half.run("status --json")
+
+    assert (done.returncode, len(lines(done))) == (69, 1)
+    down, outbox, local = json.loads(done.stdout)
+    assert down.keys() == outbox.keys() == local.keys()
+    assert (down["transport"], down["queue"], down["ready"]) == ("main", None, None)
+    assert down["error"].startswith('the transport "main" is unavailable')
+    assert (outbox["transport"], outbox["ready"], outbox["dead"], outbox["error"]) == ("main.outbox", 1, 1, None)
+    assert (local["transport"], local["error"]) == ("local", None)
+
+
+def test_the_status_shows_no_table_where_nothing_answers(half: Shop) -> None:
+    done = half.run("status -t main -q default")
+
+    assert (done.returncode, done.stdout, len(lines(done))) == (69, "", 1)
+
+
+def test_an_outbox_that_nobody_has_used_is_told_with_its_server_in_one_line(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", DOWN)
+
+    done = shop.run("status -t main")
+
+    assert (done.returncode, done.stdout, len(lines(done))) == (69, "", 1)
+
+
+def test_what_the_program_must_mend_counts_more_in_the_status_too(half: Shop) -> None:
+    with sqlite3.connect(half.folder / "box.db") as database:
+        database.execute("UPDATE relevo_meta SET value = '999' WHERE key = 'schema'")
+    database.close()
+
+    done = half.run("status")
+
+    assert (done.returncode, len(lines(done))) == (78, 2)
+    assert "local" in done.stdout
+
+
+def test_an_outbox_is_looked_at_by_the_name_that_the_status_shows(half: Shop) -> None:
+    status = half.run("status -t main.outbox")
+    listed = half.run("dead list -t main.outbox --json")
+    ref = json.loads(listed.stdout)[0]["ref"]
+    shown = half.run(f"dead show {ref} -t main.outbox")
+    found = half.run("show 1 -t main.outbox")
+    revived = half.run("dead revive --all -t main.outbox")
+    nothing = half.run("dead discard --all --yes -t main.outbox -q default")
+    discarded = half.run("dead list -t main.outbox")
+
+    assert (status.returncode, status.stderr) == (0, "")
+    assert [row.split()[:3] for row in status.stdout.splitlines()[1:]] == [["main.outbox", "outbox/main", "1"]]
+    assert (listed.returncode, shown.returncode, found.returncode) == (0, 0, 0)
+    assert "too big" in shown.stdout
+    assert (revived.returncode, revived.stdout) == (0, "1 revived\n")
+    assert (nothing.returncode, nothing.stdout) == (0, "0 discarded\n")
+    assert discarded.stdout == "no dead letters\n"
+
+
+def test_an_outbox_that_nobody_has_used_is_made_when_it_is_looked_at(shop: Shop) -> None:
+    shop.write("relevo.toml", '[transports]\nmain = { url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }\n')
+
+    done = shop.run("status -t main.outbox")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row.split()[:3] for row in done.stdout.splitlines()[1:]] == [["main.outbox", "outbox/main", "0"]]
+
+
+def test_a_name_that_is_neither_a_transport_nor_an_outbox_is_told_with_both(half: Shop) -> None:
+    done = half.run("status -t main.outbx")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert lines(done) == [
+        'relevo: no transport is called "main.outbx"; did you mean "main.outbox"?; there are: main, local, main.outbox'
+    ]
+
+
+def test_a_worker_does_not_take_an_outbox_for_a_transport(half: Shop) -> None:
+    done = half.run("drain -t main.outbox")
+
+    assert done.returncode == 78
+    assert 'no transport is called "main.outbox"' in done.stderr
 
 
 # --- listeners --------------------------------------------------------------------------------------------

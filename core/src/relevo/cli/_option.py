@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import click
 
 from relevo._app import App
@@ -19,7 +20,7 @@ from relevo._relay import outbox_queue
 from relevo._transport import Transport
 from relevo.cli._log import log_to_stderr
 from relevo.cli._main import filled, named
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,12 +152,55 @@ def agreed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def stores(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:
-    """Return the transports that are meant, outboxes included, each with its queues."""
+@attrs.frozen
+class Place:
+    """A store and the queues in it that are meant; of an outbox, whose transport keeps other events there."""
+
+    store: Transport
+    queues: Sequence[str]
+    transport: str
+    is_outbox: bool = False
+
+    def prepare(self, app: App) -> None:
+        """Create what is missing, as *app* would; an outbox is asked first, since its transport may be down."""
+        if not self.is_outbox or self.store.setup([outbox_queue(self.transport)], dry_run=True):
+            app.prepare(self.transport)
+
+
+def places(app: App, name: str | None, queues: tuple[str, ...]) -> list[Place]:
+    """
+    Return where there is something to look at, without doing it.
+
+    Args:
+        app: The application.
+
+        name: A transport, with its outbox, or an outbox alone; all of them if unsaid.
+
+        queues: Only these; those that routes lead to if unsaid, and the reserved one of an outbox.
+
+    Raises:
+        ConfigurationError: There is nothing of that name.
+    """
+    beside = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
+    if beside and name not in app.transports:
+        return [Place(app.outboxes[each], queues or [outbox_queue(each)], each, is_outbox=True) for each in beside]
+    known = list(dict.fromkeys([*app.transports, *(outbox.name for outbox in app.outboxes.values())]))
+    if name is not None and name not in known:
+        raise ConfigurationError(
+            f'no transport is called "{name}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
+        )
+    found: list[Place] = []
+    for each in app.transports if name is None else [name]:
+        found.append(Place(app.transport(each), queues or app.queues(each), each))
+        if each in app.outboxes and not queues:
+            found.append(Place(app.outboxes[each], [outbox_queue(each)], each, is_outbox=True))
+    return found
+
+
+def stores(app: App, name: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:
+    """Return the stores of :func:`places`, each ready and with its queues."""
     found: list[tuple[Transport, list[str]]] = []
-    for name in [app.transport(transport).name] if transport else app.transports:
-        app.prepare(name)
-        found.append((app.transport(name), list(queues or app.queues(name))))
-        if name in app.outboxes and not queues:
-            found.append((app.outboxes[name], [outbox_queue(name)]))
+    for place in places(app, name, queues):
+        place.prepare(app)
+        found.append((place.store, list(place.queues)))
     return found

@@ -8,8 +8,12 @@ import click
 
 from relevo._app import App
 from relevo._transport import Stats
-from relevo.cli._option import json_option, queue_option, stores, transport_option, with_app
+from relevo.cli._main import exit_code, tell
+from relevo.cli._option import Place, json_option, places, queue_option, transport_option, with_app
 from relevo.cli._output import show_json, show_table
+from relevo.errors import RelevoError
+
+_COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
 
 
 @click.command()
@@ -21,28 +25,49 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     """
     Show how many events every queue holds: ready, leased, scheduled, dead.
 
+    An outbox has a row of its own, and a name: -t main.outbox. Where a server cannot be reached, all others are shown,
+    what is wrong is told, and it exits with 69; with 78 if something must be changed. With --json a transport that
+    did not answer is a row too, whose "error" says why; in all other rows that is null.
+
     Example: relevo status -t main
     """
     rows: list[dict[str, Any]] = []
-    for store, names in stores(app, transport, queues):
-        for queue in names:
-            figures = store.stats(queue) if store.capabilities.stats != "none" else Stats()
-            rows.append(
-                {
-                    "transport": store.name,
-                    "queue": queue,
-                    "ready": figures.ready,
-                    "leased": figures.leased,
-                    "scheduled": figures.scheduled,
-                    "dead": figures.dead,
-                    "oldest": figures.oldest_age if as_json else _age(figures.oldest_age),
-                }
-            )
+    errors: dict[str, RelevoError] = {}  # by what they say, since an outbox may have its transport's
+    for place in places(app, transport, queues):
+        try:
+            rows += _figures(app, place)
+        except RelevoError as error:
+            errors.setdefault(str(error), error)
+            rows.append({**dict.fromkeys(_COLUMNS), "transport": place.store.name, "error": str(error)})
     if as_json:
         show_json(rows)
     else:
-        show_table(["transport", "queue", "ready", "leased", "scheduled", "dead", "oldest"], rows, empty="no queues")
-    return 0
+        answers = [{**row, "oldest": _age(row["oldest"])} for row in rows if row["error"] is None]
+        if answers or not errors:
+            show_table(_COLUMNS, answers, empty="no queues")
+    for told in errors.values():
+        tell(told)
+    return max(map(exit_code, errors.values()), default=0)
+
+
+def _figures(app: App, place: Place) -> list[dict[str, Any]]:
+    place.prepare(app)
+    rows: list[dict[str, Any]] = []
+    for queue in place.queues:
+        figures = place.store.stats(queue) if place.store.capabilities.stats != "none" else Stats()
+        rows.append(
+            {
+                "transport": place.store.name,
+                "queue": queue,
+                "ready": figures.ready,
+                "leased": figures.leased,
+                "scheduled": figures.scheduled,
+                "dead": figures.dead,
+                "oldest": figures.oldest_age,
+                "error": None,
+            }
+        )
+    return rows
 
 
 def _age(seconds: float | None) -> str | None:
