@@ -343,3 +343,83 @@ def test_a_list_shows_what_an_error_begins_with(shop: Shop) -> None:
     listed = shop.run("dead list")
 
     assert "ExceptionGroup: several (2 sub-exceptions)" in listed.stdout
+
+
+# --- dispatch -------------------------------------------------------------------------------------------
+
+DECLARED = """
+import attrs, relevo
+
+@relevo.event("image.created", subject="image_id", of="image")
+@attrs.frozen
+class ImageCreated:
+    image_id: int
+    path: str = ""
+
+    def __attrs_post_init__(self):
+        if self.path == "broken":
+            {}["path"]
+
+@relevo.listener(ImageCreated)
+def thumbnails(event): print("made", event.image_id)
+
+@relevo.listener("mail.sent")
+def count(event): ...
+"""
+
+
+@pytest.fixture(name="declared")
+def _declared(shop: Shop) -> Shop:
+    shop.write("shop_listeners.py", DECLARED)
+    shop.write("relevo.toml", CONFIGURATION.replace('"image.*" = ["main/media", "main/feed"]\n', ""))
+    return shop
+
+
+@pytest.mark.parametrize(
+    "arguments, why",
+    [
+        ("{}", "Object missing required field `image_id`"),
+        ('{"image_id": "seven"}', "Expected `int`, got `str` - at `$.image_id`"),
+        ('{"image_id": 7, "path": null}', "Expected `str`, got `null` - at `$.path`"),
+        ("{} --subject user/7", "Object missing required field `image_id`"),
+        ("{} --subject image/seven", "Expected `int`, got `str`"),
+        ('{"image_id": 7, "path": "broken"}', "KeyError('path')"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_declared_class_are_bad_data(declared: Shop, arguments: str, why: str) -> None:
+    command, _, option = arguments.partition(" --")
+    done = declared.run(f"dispatch image.created '{command}' {option and '--' + option}")
+
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr == f"relevo: the data of 'image.created' does not fit ImageCreated: {why}\n"
+    assert declared.run("drain").stdout == ""
+
+
+@pytest.mark.parametrize("arguments", ["'{\"image_id\": 7}'", "--subject image/7", '\'{"image_id": 7, "more": 1}\''])
+def test_arguments_that_fit_the_declared_class_are_dispatched(declared: Shop, arguments: str) -> None:
+    done = declared.run(f"dispatch image.created {arguments}")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "made 7" in declared.run("drain").stdout
+
+
+def test_what_has_no_faithful_form_is_told_before_what_does_not_fit(declared: Shop) -> None:
+    done = declared.run(f"dispatch image.created '{{\"image_id\": {2**70}}}'")
+
+    assert (done.returncode, len(lines(done))) == (65, 1)
+    assert "64 bit" in done.stderr
+
+
+def test_an_event_that_no_class_is_declared_for_takes_any_arguments(declared: Shop) -> None:
+    assert declared.run("""dispatch mail.sent '{"image_id": "seven"}'""").returncode == 0
+
+
+def test_without_the_listeners_an_event_is_dispatched_unchecked_and_that_is_told(declared: Shop) -> None:
+    declared.write("shop_listeners.py", "import nothing_like_that\n")
+
+    done = declared.run("dispatch image.created")
+
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert lines(done) == [
+        "relevo: the arguments were not checked, since the listeners cannot be imported; see relevo check"
+    ]

@@ -8,12 +8,13 @@ import click
 import msgspec
 
 from relevo._app import App
+from relevo._codec import content_of, typed_from
 from relevo._event import Event
 from relevo._subject import Subject
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
 from relevo.cli._run import duration
-from relevo.errors import EncodeError, EventNameError
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, shown
 
 
 @click.command()
@@ -27,6 +28,9 @@ def dispatch(*, app: App, name: str, arguments: str, subject: str | None, delay:
     """
     Dispatch the event NAME with ARGUMENTS, a JSON object; - reads it from standard input.
 
+    Where a listener asks for a class that declares NAME, the arguments must fit it: else nothing is sent, and it exits
+    with 65.
+
     Example: relevo dispatch image.created '{"image_id": 7}'
     """
     about = None
@@ -39,6 +43,7 @@ def dispatch(*, app: App, name: str, arguments: str, subject: str | None, delay:
         event = Event(name, data, subject=about)
     except EventNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from error
+    _check(app, event)
     done = app.dispatch(event, delay=delay)
     if as_json:
         show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
@@ -62,3 +67,30 @@ def _parsed(name: str, text: str | bytes) -> dict[str, object]:
     if not isinstance(arguments, dict):
         raise EncodeError(name, "$", f"the arguments must be a JSON object, not {type(arguments).__name__}")
     return arguments
+
+
+def _check(app: App, event: Event) -> None:
+    """
+    Raise unless *event* fits the class that is declared for its name, if one is known.
+
+    Raises:
+        EncodeError: It has no faithful form.
+
+        DecodeError: It does not fit; names the field.
+    """
+    try:
+        kind = app.listeners.event_types.get(event.name)
+    except ConfigurationError:  # whoever only dispatches may lack what listeners import
+        click.echo(
+            "relevo: the arguments were not checked, since the listeners cannot be imported; see relevo check", err=True
+        )
+        return
+    if kind is None:
+        return
+    content_of(event)
+    try:
+        typed_from(event, kind)
+    except DecodeError:
+        raise
+    except Exception as error:  # the class's own checks may raise whatever they like
+        raise DecodeError(f"the data of {shown(event.name)} does not fit {kind.cls.__qualname__}: {error!r}") from error
