@@ -403,7 +403,7 @@ def test_arguments_that_fit_the_declared_class_are_dispatched(declared: Shop, ar
     assert "made 7" in declared.run("drain").stdout
 
 
-def test_what_has_no_faithful_form_is_told_before_what_does_not_fit(declared: Shop) -> None:
+def test_what_fits_the_declared_class_and_has_no_faithful_form_is_bad_data(declared: Shop) -> None:
     done = declared.run(f"dispatch image.created '{{\"image_id\": {2**70}}}'")
 
     assert (done.returncode, len(lines(done))) == (65, 1)

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from relevo._app import App
-from relevo._codec import content_of, typed_from
+from relevo._codec import typed_from
 from relevo._event import Event
 from relevo._subject import Subject
 from relevo.cli._option import json_option, with_app
@@ -74,8 +74,6 @@ def _check(app: App, event: Event) -> None:
     Raise unless *event* fits the class that is declared for its name, if one is known.
 
     Raises:
-        EncodeError: It has no faithful form.
-
         DecodeError: It does not fit; names the field.
     """
     try:
@@ -87,7 +85,6 @@ def _check(app: App, event: Event) -> None:
         return
     if kind is None:
         return
-    content_of(event)
     try:
         typed_from(event, kind)
     except DecodeError:
