@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import relevo
 from relevo import (
     App,
     Call,
+    DeferredDispatcher,
     Dispatched,
     Envelope,
     Event,
+    LocalDispatcher,
     Report,
     Retry,
     RunOptions,
@@ -24,6 +27,7 @@ from relevo import (
     SubjectType,
     Target,
     TransportUnavailableError,
+    hookimpl,
     listener,
 )
 from relevo._codec import decoded
@@ -498,6 +502,89 @@ def test_a_listener_that_says_something_else_when_it_is_run_again_dispatches_ano
     assert names == {"welcome.sent", "goodbye.sent"}
 
 
+def test_two_subjects_are_two_events_of_a_listener_that_is_run_twice(make: Make) -> None:
+    names = ["1", "2"]
+
+    @listener("a.b")
+    def find(event: Event, call: Call) -> None:
+        call.dispatch(Event("image.found", subject=Subject("image", names.pop(0))))
+
+    app = make(find, routes={"a.b": "main", "*": "main/next"})
+    app.dispatch(Event("a.b"))
+    handle = app.worker()._handle
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60.0, wait=0.0)
+    handle(delivery)
+    handle(delivery)
+
+    assert waiting(app, queue="next") == 2
+
+
+@pytest.mark.parametrize("wrong", ["sesion", "dealy", "nonsense"])
+def test_a_misspelt_term_is_told_wherever_it_is_said(make: Make, wrong: str) -> None:
+    told: list[str] = []
+    misspelt: Any = {wrong: 1}
+
+    @listener("a.b", retry=1)
+    def hear(event: Event, call: Call) -> None:
+        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+            call.dispatch(Event("a.c"), **misspelt)
+        told.append(wrong)
+
+    app = make(hear)
+    main = app.transport()
+    dispatchers = (app, make(routes={"*": "now"}), DeferredDispatcher(main), LocalDispatcher())
+    for dispatcher in dispatchers:
+        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+            dispatcher.dispatch_many([Event("a.b")], **misspelt)
+        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+            asyncio.run(dispatcher.adispatch(Event("a.b"), **misspelt))
+    app.dispatch(Event("a.b"))
+    drain(app)
+
+    assert told == [wrong]
+    assert waiting(app) == 0
+
+
+def test_what_is_called_at_once_sees_the_context_that_a_later_listener_would_see(make: Make) -> None:
+    seen: list[Any] = []
+
+    @listener("n.x")
+    @listener("d.x")
+    def look(event: Event, call: Call) -> None:
+        seen.append((dict(call.context), call.correlation_id))
+
+    class Plugin:
+        @hookimpl
+        def relevo_enrich(self) -> dict[str, Any]:
+            return {"host": "web1"}
+
+    app = make(look, routes={"n.*": "now", "*": "main"}, plugins=[Plugin()])
+    with relevo.context(user=1, other=2, correlation_id="c1"):
+        app.dispatch(Event("n.x", {"user": 9}))
+        app.dispatch(Event("d.x", {"user": 9}))
+    drain(app)
+
+    assert seen == [({"host": "web1", "other": 2}, "c1")] * 2
+
+
+def test_listeners_that_come_and_go_while_transports_are_swapped_are_as_before_afterwards(
+    make: Make, clock: FakeClock
+) -> None:
+    stays = listener("a.b", id="stays")(functools.partial(print))
+    goes = listener("a.b", id="goes")(functools.partial(print))
+    app = make(stays, goes)
+
+    with app.swapped(transports={"main": MemoryTransport()}, outboxes={}, clock=clock):
+        app.unlisten(goes)
+        app.add_listener("a.b", print, id="new")
+
+    assert [each.id for each in app.listeners("a.b")] == ["stays", "goes"]
+
+
+def test_keys_alone_are_enough_for_signing(make: Make) -> None:
+    assert make(signing="k" * 32).signing == relevo.Signing("k" * 32)
+
+
 def test_one_event_of_another_is_told_by_its_correlation_causation_and_context(make: Make) -> None:
     seen: list[tuple[str, str | None, str | None, Any]] = []
 
@@ -578,6 +665,7 @@ def test_a_queue_has_a_policy_for_listeners_that_have_none(make: Make) -> None:
         ({"mian/media": 3}, r'retries."mian/media": no transport is called "mian"; did you mean "main"\?'),
         ({"main/a b": 3}, "cannot name a queue"),
         ({"main": "often"}, "expected relevo.Retry"),
+        ({"main/mdia": 3}, "nothing is routed there"),
     ],
 )
 def test_a_policy_of_no_queue_is_refused(make: Make, retries: dict[str, Any], why: str) -> None:

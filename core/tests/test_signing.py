@@ -217,6 +217,19 @@ def test_what_nobody_or_somebody_else_signed_is_set_aside_unread(app: MakeApp, t
     assert [error[:16] for _, error in _dead(transport)] == ["it is not signed", "it is signed wit", "it is not signed"]
 
 
+def test_an_event_that_was_moved_to_another_queue_by_hand_is_forged(app: MakeApp, transport: MemoryTransport) -> None:
+    heard: list[Event] = []
+    shop = app(listener("a.b", id="hear")(functools.partial(heard.append)), signing=Signing(NEW))
+    shop.dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+
+    outcome = shop.worker()._handle(attrs.evolve(one, queue="feed"))
+
+    assert isinstance(outcome, DeadLetter)
+    assert (outcome.reason, outcome.error) == ("forged", 'it was signed for the queue "default" and lies in another')
+    assert heard == []
+
+
 def test_a_state_that_somebody_else_wrote_is_not_believed(
     app: MakeApp, transport: MemoryTransport, delivery: Callable[..., Delivery]
 ) -> None:

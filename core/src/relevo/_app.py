@@ -14,7 +14,7 @@ from relevo._call import Terms
 from relevo._caller import Caller
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._consequence import Consequences
-from relevo._context import Ambient, ambient, within
+from relevo._context import within
 from relevo._decision import PATIENCE
 from relevo._delivery import Delivery, Release
 from relevo._dispatcher import (
@@ -38,7 +38,7 @@ from relevo._relay import RelayExecutor, outbox_queue
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._runner import RunOptions
-from relevo._sending import Batch, by_transport, check_without_packing, enlist, send_batches
+from relevo._sending import Batch, by_transport, carried, check_without_packing, enlist, send_batches
 from relevo._signing import Signing
 from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
 from relevo._subject import SubjectType, SubjectTypes
@@ -89,7 +89,7 @@ class App(Dispatcher):
 
         plugins: Objects with hooks.
 
-        signing: Its keys; without them events are not signed, and no signature is looked at.
+        signing: Its keys, or the keys alone; without them events are not signed, and no signature is looked at.
 
         retries: The policy of listeners that have none, by the queue in which they run, ``transport/queue``.
 
@@ -121,7 +121,7 @@ class App(Dispatcher):
         outboxes: Mapping[str, Transport] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
-        signing: Signing | None = None,
+        signing: Signing | str | Sequence[str] | None = None,
         retries: Mapping[str, Retry | int] | None = None,
         setup: str = "auto",
         patience: Duration = PATIENCE,
@@ -148,7 +148,7 @@ class App(Dispatcher):
         self._unloaded = list(several(listeners, "listeners"))
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
         self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
-        self.signing = signing
+        self.signing = signing if signing is None or isinstance(signing, Signing) else Signing(signing)
         self._notice: Callable[[object, Dispatched], None] | None = None
         self.retries = {
             parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
@@ -346,9 +346,7 @@ class App(Dispatcher):
             if self._notice is not None:
                 self._notice(each.event, each.told)
             if each.at_once:
-                around = ambient()
-                if each.told.id:
-                    around = Ambient(around.context, around.correlation or each.told.id, each.told.id)
+                around = carried(each.event, self.hooks, each.told.id)
                 with within(around):
                     outgoing = Consequences(self._checked, self._send, session)
                     self._local.call(each.event, each.at_once, outgoing=outgoing)
@@ -525,6 +523,8 @@ class App(Dispatcher):
         """
         Work with other transports and another clock while the block runs, then with the former again.
 
+        Listeners that are registered meanwhile are taken out again, and those that were taken out are put back.
+
         Args:
             transports: For every one of this application, by the same names.
 
@@ -538,13 +538,19 @@ class App(Dispatcher):
                 hear it now are called. Where somebody is, also what is only called at once must have a faithful form.
         """
         before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice
+        listeners = tuple(self.listeners)
         self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
-        self._packer, self._ready = self._packer.at(clock), set()
+        self._packer, self._ready = attrs.evolve(self._packer, clock=clock), set()
         self._chance, self._notice = chance or self._chance, notice
         try:
             yield
         finally:
             self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice = before
+            for each in set(self._table).difference(listeners):
+                self._table.remove(each)
+            for each in listeners:
+                if each not in self._table.of(each.event_name):
+                    self._table.add(each.function, each.mark)
 
     def close(self) -> None:
         """Close the transports; may be called again."""

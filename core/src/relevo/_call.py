@@ -101,11 +101,11 @@ class Call:
     @property
     def correlation_id(self) -> str | None:
         """What all events of one business case share: the id of the first one, unless it was given another."""
-        return (self._document.correlationid or self._document.id) if self._document else None
+        return (self._document.correlationid or self._document.id) if self._document else ambient().correlation
 
     @property
     def causation_id(self) -> str | None:
-        """The id of the event whose listener dispatched this one."""
+        """The id of the event whose listener dispatched this one. ``None`` in process."""
         return self._document.causationid if self._document else None
 
     @property

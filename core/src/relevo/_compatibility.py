@@ -99,7 +99,7 @@ def events_in(document: object) -> dict[str, _Side]:
         ValueError: It is none.
     """
     root: Any = document if isinstance(document, Mapping) else {}
-    among = root.get("$defs") or root.get("components", {}).get("schemas")
+    among = root["$defs"] if "$defs" in root else root.get("components", {}).get("schemas")
     try:
         found = [each for each in among.values() if OWN in each]
         return {each[OWN]["event"]: _Side(each, root if "components" in root else each) for each in found}

@@ -22,7 +22,7 @@ from relevo._retry import Retry
 from relevo._route import NOW, Target, checked_queue
 from relevo._subject import Subject, SubjectTypes
 from relevo._transport import Transport
-from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, shown
+from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, did_you_mean, shown
 
 _LONGEST_ID = "9" * 40
 
@@ -335,10 +335,6 @@ class Packer:
     _subjects: SubjectTypes
     _hooks: Hooks
 
-    def at(self, clock: Clock) -> Packer:
-        """Return one that takes the time from *clock*."""
-        return attrs.evolve(self, clock=clock)
-
     def pack(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None = None) -> Parcel:
         """
         Check *event* and its terms, give it its id and return what makes its envelopes.
@@ -360,12 +356,12 @@ class Packer:
         content = content_of(event)
         now = self._clock.now()
         urgency, ordering_key, expires = terms.get("urgency", "normal"), terms.get("ordering_key"), terms.get("expires")
-        check_terms(content.name, urgency, ordering_key)
+        check_terms(content.name, terms)
         wait = _wait(terms.get("delay", 0.0), terms.get("at"), now)
         until = None if expires is None else moment(expires, now=now, what="the expires of a dispatch")
         subject = subject_of(event)
         about = None if subject is None else self._subjects.named(subject)
-        said = content.name.encode() + content.data
+        said = b"%b %b %b" % (content.name.encode(), str(about).encode("utf-8", "surrogatepass"), content.data)
         event_id = _checked_id(event) or (made_id(said) if made_id else self._ids(now))
         own = event.arguments if isinstance(event, Event) else declared(type(event)).fields
         context = {**self._hooks.enrichment(event), **ambient().context}
@@ -412,11 +408,13 @@ def _checked_id(event: object) -> str | None:
     return wanted
 
 
-def check_terms(event_name: str, urgency: object, ordering_key: object) -> None:
+def check_terms(event_name: str, terms: Terms) -> None:
     """Raise :class:`EncodeError` if a term of a dispatch is none."""
-    if urgency not in get_args(Urgency):
+    if unknown := sorted(terms.keys() - Terms.__annotations__.keys()):
+        raise TypeError(f"a dispatch has no {unknown[0]}=…{did_you_mean(unknown[0], Terms.__annotations__)}")
+    if (urgency := terms.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
-    if ordering_key is not None and not _is_line(ordering_key):
+    if (ordering_key := terms.get("ordering_key")) is not None and not _is_line(ordering_key):
         raise EncodeError(event_name, "ordering_key", "must be 1 to 255 printable characters")
 
 
@@ -431,6 +429,7 @@ def _wait(delay: Duration, at: Moment | None, now: float) -> float:
 
 def refuse_delay(event_name: str, terms: Terms) -> None:
     """Raise :class:`ConfigurationError` if *terms* ask for a delay where listeners are called at once."""
+    check_terms(event_name, terms)
     if terms.get("delay") or terms.get("at") is not None:
         raise ConfigurationError(f'"{event_name}" is called at once, it cannot be delayed; route it to a transport')
 

@@ -8,8 +8,11 @@ import attrs
 
 from relevo._call import Terms
 from relevo._clock import moment
+from relevo._context import Ambient, ambient
 from relevo._dispatcher import Parcel, check_terms
 from relevo._envelope import Envelope
+from relevo._event import Event, declared
+from relevo._hook import Hooks
 from relevo._route import NOW, Target
 from relevo._transport import BoundSender
 from relevo.errors import SendError, TransportError
@@ -40,9 +43,30 @@ def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
     return groups
 
 
+def carried(event: object, hooks: Hooks, event_id: str) -> Ambient:
+    """
+    Return what is carried along to the listeners of *event* that are called at once: as to those that come later.
+
+    Args:
+        event: As it was dispatched.
+
+        hooks: Plugins that add to the context.
+
+        event_id: Its id; empty if it has none, since it is written nowhere.
+    """
+    own = event.arguments if isinstance(event, Event) else declared(type(event)).fields
+    around = ambient()
+    context = {**hooks.enrichment(event), **around.context}
+    return Ambient(
+        {key: each for key, each in context.items() if key not in own},
+        around.correlation or event_id or None,
+        event_id or around.causation,
+    )
+
+
 def check_without_packing(event_name: str, terms: Terms, *, now: float) -> None:
     """Check the *terms* of a dispatch that needs no envelope, as packing it would."""
-    check_terms(event_name, terms.get("urgency", "normal"), terms.get("ordering_key"))
+    check_terms(event_name, terms)
     if (expires := terms.get("expires")) is not None:
         moment(expires, now=now, what="the expires of a dispatch")
 

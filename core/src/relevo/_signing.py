@@ -135,6 +135,8 @@ class Signing:
             if not isinstance(envelope, Envelope):
                 return handle(delivery)
             fault = self.fault(envelope)
+            if fault is None and HEADER in envelope.headers and envelope.queue != delivery.queue:
+                fault = f'it was signed for the queue "{envelope.queue}" and lies in another'
             if fault is not None:
                 return DeadLetter(reason=Reason.FORGED, error=fault)
             try:

@@ -82,6 +82,9 @@ def check_routes(
         if queue.transport not in transports:
             mend = did_you_mean(queue.transport, transports)
             raise ConfigurationError(f'retries."{queue}": no transport is called "{queue.transport}"{mend}')
+        if str(queue) not in (routed := [str(target) for targets in routes.table.values() for target in targets]):
+            mend = did_you_mean(str(queue), routed)
+            raise ConfigurationError(f'retries."{queue}": nothing is routed there{mend}')
 
 
 def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
