@@ -626,6 +626,7 @@ def test_a_call_in_process_dispatches_with_the_callers_session(make: Make) -> No
         app.dispatch(Event("a.b"), session=session)
         session.execute(sa.text("SELECT 1"))
         session.commit()
+    engine.dispose()
 
     assert waiting(app) == 1
 

@@ -134,7 +134,9 @@ def test_what_a_relay_dead_letters_is_told_and_counts(shop: Shop) -> None:
     told = []
 
     for command in ("drain", "relay --until-empty"):
-        with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db")) as outbox:
+        with relevo_sql.SqlTransport(
+            sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db", poolclass=sqlalchemy.NullPool)
+        ) as outbox:
             outbox.setup(["outbox/main"])
             outbox.send([attrs.evolve(expired, id=command)])
         told.append(shop.run(command))

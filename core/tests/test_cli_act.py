@@ -91,7 +91,9 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
     )
     event = Envelope(id="", source="shop", name="mail.sent", queue="default", body=b"{}")
     shop.run("setup")
-    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db")) as transport:
+    with relevo_sql.SqlTransport(
+        sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db", poolclass=sqlalchemy.NullPool)
+    ) as transport:
         transport.send([attrs.evolve(event, id=str(number)) for number in range(30)])
 
     killed = shop.process("relevo move --from main/default --to other/feed")
@@ -140,7 +142,9 @@ def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no
     )
     shop.run("""dispatch image.created '{"image_id": 7}'""")
     forged = Envelope(id="1", source="shop", name="image.created", queue="feed", body=b"{}")
-    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db")) as transport:
+    with relevo_sql.SqlTransport(
+        sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db", poolclass=sqlalchemy.NullPool)
+    ) as transport:
         transport.send([forged])
 
     done = shop.run("move --from main/feed --to main/default")
@@ -242,7 +246,9 @@ def test_an_event_is_cancelled_in_an_outbox_too(shop: Shop) -> None:
     )
     shop.run("status")
     waiting = Envelope(id="1", source="shop", name="mail.sent", queue="outbox/main", body=b"{}")
-    with relevo_sql.SqlTransport(sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db")) as outbox:
+    with relevo_sql.SqlTransport(
+        sqlalchemy.create_engine(f"sqlite:///{shop.folder}/outbox.db", poolclass=sqlalchemy.NullPool)
+    ) as outbox:
         outbox.send([waiting, attrs.evolve(waiting, id="2")])
 
     assert shop.run("cancel 1").stdout == "1 cancelled\n"

@@ -26,7 +26,7 @@ def _transport(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock)
     if request.param == "memory":
         made = MemoryTransport(clock=clock)
     else:
-        made = SqlTransport(sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}"), clock=clock)
+        made = SqlTransport(sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}", poolclass=sa.NullPool), clock=clock)
     with made:
         made.setup(["one", "two"])
         yield made
