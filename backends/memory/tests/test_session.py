@@ -6,13 +6,14 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, ForeignKey, create_engine, event, text
+from sqlalchemy import Connection, Engine, ForeignKey, create_engine, event, select, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, scoped_session, sessionmaker
 
 from relevo import Delivery, Envelope
 from relevo.errors import SessionError, TransportClosedError
@@ -452,6 +453,65 @@ def test_a_listener_of_every_commit_may_dispatch_first(
         session.commit()
 
     assert seen() == ["from the listener"]
+
+
+MOMENTS = [
+    "do_orm_execute",
+    "before_flush",
+    "before_insert",
+    "after_insert",
+    "after_flush",
+    "after_flush_postexec",
+    "before_commit",
+]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("listening", ["session", "maker"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_at_whatever_moment_a_listener_dispatches_exactly_what_was_committed_is_seen(
+    moment: str, listening: str, *, joined: bool, transport: MemoryTransport, engine: Engine, envelope: Make, seen: Seen
+) -> None:
+    maker = sessionmaker(engine)
+    there: list[str] = []
+    for name, end in [("a", "commit"), ("b", "rollback"), ("c", "commit"), ("d", "close"), ("e", "commit")]:
+        with maker() as session:
+            if joined:
+                transport.bound_to(session)
+            for turn in ("1", "2"):
+                image = Image(name=name + turn)
+                with _sending_once(moment, session if listening == "session" else maker, transport, image, envelope):
+                    session.add(image)
+                    if moment == "do_orm_execute":
+                        session.scalars(select(Image)).all()
+                    if end != "commit":
+                        session.flush()
+                    getattr(session, end)()
+                there += seen()
+
+    assert there == ["a1/1", "a2/2", "c1/3", "c2/4", "e1/5", "e2/6"]
+
+
+@contextmanager
+def _sending_once(
+    moment: str, listening: Any, transport: MemoryTransport, image: Image, envelope: Make
+) -> Iterator[None]:
+    sent: list[object] = []
+
+    def send(*arguments: Any) -> None:
+        if not sent:
+            sent.append(image)
+            session: Any = arguments[0] if "insert" not in moment else object_session(arguments[2])
+            if moment == "do_orm_execute":
+                session = session.session
+            transport.bound_to(session).send(lambda: [envelope(f"{image.name}/{image.id}")])
+
+    target = Image if "insert" in moment else listening
+    event.listen(target, moment, send)
+    try:
+        yield
+    finally:
+        event.remove(target, moment, send)
 
 
 # --- savepoints ---------------------------------------------------------------------------------------------

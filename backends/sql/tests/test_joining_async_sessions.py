@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 
 from relevo import Envelope
 from relevo.errors import SessionError
@@ -118,3 +119,36 @@ def test_an_asynchronous_connection_is_told_to_run_in_step(
     asyncio.run(upload())
 
     assert ids(transport) == ["id-1"]
+
+
+@pytest.mark.parametrize("moment", ["before_flush", "after_flush", "after_flush_postexec", "before_commit"])
+def test_a_listener_of_an_asynchronous_session_sends_while_it_commits(
+    transport: SqlTransport, path: Path, an_envelope: Maker, moment: str
+) -> None:
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Image(Base):
+        __tablename__ = "image"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+    async def upload() -> None:
+        async with an_engine(path) as engine:
+            async with engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+            for end in ("rollback", "commit", "commit"):
+                async with asyncio_extension.AsyncSession(engine) as session:
+                    image = Image()
+
+                    def send(session: orm.Session, *_: object, image: Image = image) -> None:
+                        transport.bound_to(session).send(lambda: [an_envelope(image.id)])
+
+                    sa.event.listen(session.sync_session, moment, send)
+                    session.add(image)
+                    if end == "rollback":
+                        await session.flush()
+                    await getattr(session, end)()
+
+    asyncio.run(upload())
+
+    assert ids(transport) == ["id-1", "id-2"]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, scoped_session, sessionmaker
 
 from relevo import Envelope
 from relevo.errors import SendError, SessionError, TransportClosedError
@@ -363,6 +364,148 @@ def test_sending_the_same_id_again_in_a_session_makes_no_second_event(
     assert ids(transport) == ["id-1", "id-2"]
 
 
+# --- sending while the session is at work -------------------------------------------------------------
+
+MOMENTS = [
+    "do_orm_execute",
+    "before_flush",
+    "before_insert",
+    "after_insert",
+    "after_flush",
+    "after_flush_postexec",
+    "before_commit",
+]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("listening", ["session", "maker"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_at_whatever_moment_a_listener_sends_exactly_what_was_committed_is_there(
+    moment: str, listening: str, *, joined: bool, transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    maker = sessionmaker(shop)
+    there: list[list[str]] = []
+    for name, end in [("a", "commit"), ("b", "rollback"), ("c", "commit"), ("d", "close"), ("e", "commit")]:
+        with maker() as session:
+            if joined:
+                transport.bound_to(session)
+            for turn in ("1", "2"):
+                image = Image(title=name + turn)
+                with _sending_once(moment, session if listening == "session" else maker, transport, image, an_envelope):
+                    session.add(image)
+                    if moment == "do_orm_execute":
+                        session.scalars(sa.select(Image)).all()
+                    if end != "commit":
+                        session.flush()
+                    getattr(session, end)()
+                there += [ids(transport)]
+
+    assert there == [["id-1"], ["id-2"], [], [], ["id-3"], ["id-4"], [], [], ["id-5"], ["id-6"]]
+
+
+@contextmanager
+def _sending_once(
+    moment: str, listening: Any, transport: SqlTransport, image: Image, an_envelope: Maker
+) -> Iterator[None]:
+    sent: list[object] = []
+
+    def send(*arguments: Any) -> None:
+        if not sent:
+            sent.append(image)
+            session: Any = arguments[0] if "insert" not in moment else object_session(arguments[2])
+            if moment == "do_orm_execute":
+                session = session.session
+            transport.bound_to(session).send(lambda: [an_envelope(image.id)])
+
+    target = Image if "insert" in moment else listening
+    sa.event.listen(target, moment, send)
+    try:
+        yield
+    finally:
+        sa.event.remove(target, moment, send)
+
+
+@pytest.mark.parametrize("moment", ["before_flush", "before_commit"])
+@pytest.mark.parametrize("mode", ["conditional_savepoint", "rollback_only", "create_savepoint", "control_fully"])
+def test_a_listener_sends_in_a_session_that_leaves_the_end_to_its_connection(
+    moment: str, mode: Any, transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    for number, end in enumerate(("rollback", "commit", "commit")):
+        with shop.connect() as connection:
+            outer = connection.begin()
+            with Session(connection, join_transaction_mode=mode) as session:
+                image = Image(title=f"{number}")
+                with _sending_once(moment, session, transport, image, lambda _, n=number: an_envelope(n)):
+                    session.add(image)
+                    session.commit()
+            if outer.is_active:
+                getattr(outer, end)()
+
+    assert ids(transport) == (["id-0"] if mode == "control_fully" else []) + ["id-1", "id-2"]
+
+
+def test_a_savepoint_that_is_left_open_when_its_transaction_commits_keeps_its_events(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with Session(shop) as session, session.begin():
+        session.begin_nested()
+        transport.bound_to(session).send(lambda: [an_envelope(1)])
+
+    assert ids(transport) == ["id-1"]
+
+
+def test_a_listener_of_a_flush_in_a_savepoint_sends_with_the_savepoint(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with Session(shop) as session:
+        for number, end in enumerate(("rollback", "commit")):
+            savepoint = session.begin_nested()
+            image = Image(title=f"{number}")
+            with _sending_once("after_flush", session, transport, image, lambda _, n=number: an_envelope(n)):
+                session.add(image)
+                session.flush()
+            getattr(savepoint, end)()
+        session.commit()
+
+    assert ids(transport) == ["id-1"]
+
+
+def test_an_event_that_cannot_be_made_in_the_commit_fails_it(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with Session(shop) as session:
+        image = Image(title="sunset")
+
+        def need_the_database(_: int) -> Envelope:
+            session.scalars(sa.select(Image)).all()
+            return an_envelope(1)
+
+        with _sending_once("after_flush", session, transport, image, need_the_database):
+            session.add(image)
+            with pytest.raises(SessionError, match="while the session commits"):
+                session.commit()
+        session.rollback()
+
+        assert session.scalars(sa.select(Image)).all() == []
+        transport.bound_to(session).send(lambda: [an_envelope(2)])
+        session.commit()
+
+    assert ids(transport) == ["id-2"]
+
+
+def test_sessions_leave_nothing_behind_on_a_connection_that_outlives_them(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with shop.connect() as connection:
+        for number in range(3):
+            with Session(connection) as session:
+                transport.bound_to(session).send(partial(one, an_envelope, number))
+                session.commit()
+
+        dispatch: Any = connection.dispatch
+        assert [len(dispatch.commit), len(dispatch.prepare_twophase)] == [0, 0]
+
+
 # --- connections --------------------------------------------------------------------------------------
 
 
@@ -445,7 +588,7 @@ def test_a_session_of_another_database_is_refused(
             transport.bound_to(session).send(lambda: [an_envelope(1)])
         session.commit()
     with other.connect() as connection, pytest.raises(SessionError, match="another database"):
-        transport.bound_to(connection).send(lambda: [an_envelope(1)])
+        transport.bound_to(connection)  # at once, before another transport has written
     other.dispose()
 
 
@@ -466,7 +609,7 @@ def test_a_session_of_another_kind_of_database_is_refused(
     with Session(other) as session, pytest.raises(SessionError, match="another database"):
         transport.bound_to(session).send(lambda: [an_envelope(1)])
     with other.connect() as connection, pytest.raises(SessionError, match="another database"):
-        transport.bound_to(connection).send(lambda: [an_envelope(1)])
+        transport.bound_to(connection)  # at once, before another transport has written
     other.dispose()
 
 

@@ -8,6 +8,7 @@ database can be joined, since nothing is written to it: the events wait beside i
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -130,9 +131,10 @@ class _JoinedSession:
         self._pending = _Pending(post)
         self._committing = False
         self._committed: SessionTransaction | None = None
-        event.listen(session, "before_commit", self._before_commit)
-        event.listen(session, "after_commit", self._after_commit)
-        event.listen(session, "after_transaction_end", self._after_transaction_end)
+        _listen(session, "before_commit", self._before_commit)
+        _listen(session, "after_flush_postexec", self._after_flush)
+        _listen(session, "after_commit", self._after_commit)
+        _listen(session, "after_transaction_end", self._after_transaction_end)
 
     def enlist(self, session: Session, make: Make) -> None:
         if session.get_transaction() is None:
@@ -142,17 +144,22 @@ class _JoinedSession:
             session.begin()
         self._pending.enlist(_Entry(within=WeakSet(_around(session)), make=make))
         if self._committing:
-            # The moment to make them has just passed. If it cannot flush, then it is flushing now and
-            # has given its objects their keys, or it is broken and will not commit.
+            # The moment to make them has just passed. A session that cannot flush is flushing now, and
+            # tells us when its objects have their keys, or it is broken and will not commit.
             with suppress(InvalidRequestError):
                 session.flush()
-            self._pending.make()
+                self._pending.make()
 
     def _before_commit(self, session: Session) -> None:
+        session.flush()  # whose listeners may send too
         while self._pending.unmade:
-            session.flush()
             self._pending.make()
+            session.flush()
         self._committing = True
+
+    def _after_flush(self, _session: Session, _context: object) -> None:
+        if self._committing:
+            self._pending.make()
 
     def _after_commit(self, session: Session) -> None:
         self._committing = False
@@ -168,6 +175,15 @@ class _JoinedSession:
         elif transaction.nested or transaction.parent is None:
             self._committing = False
             self._pending.drop(transaction)
+
+
+def _listen(session: Session, name: str, listener: Callable[..., None]) -> None:
+    """Listen to *session*, even from inside a listener to the same event."""
+    collection = getattr(session.dispatch, name)
+    if isinstance(collection.listeners, deque):
+        # It may be gone through just now, and would be found changed; let that go on through the old one.
+        collection.listeners = collection.listeners.copy()
+    event.listen(session, name, listener)
 
 
 def _around(session: Session) -> Iterator[SessionTransaction]:

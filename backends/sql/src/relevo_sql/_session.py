@@ -2,15 +2,17 @@
 Joining the application's transactions: events are rows like its own, and commit together with them.
 
 On a connection they are written at once. A session is enlisted: what it will send is made and written
-when it commits, in one statement, after everything pending was flushed and has its keys.
+when it commits, in one statement, after everything pending was flushed and has its keys. What is sent
+by the application's own listeners of that commit may come too late for ours; it is written when the
+connection tells that it commits, which is the last moment before the database does.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -18,6 +20,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+from sqlalchemy.util.concurrency import in_greenlet
 
 from relevo import Envelope
 from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
@@ -73,13 +76,16 @@ class Joints(Forking):
         Return what writes rows with *session*'s transaction.
 
         Raises:
-            SessionError: It is nothing of SQLAlchemy's that has transactions.
+            SessionError: It is nothing of SQLAlchemy's that has transactions, or a connection to another
+                database. A session may not have a connection yet; it is looked at when it sends.
         """
         found = _synchronous(session)
         if isinstance(found, Session):
             joined = self._joined(found)
             return lambda make: joined.enlist(found, make)
         if isinstance(found, sa.Connection):
+            # Before the first of several senders has written anything.
+            self._require_fit(found)
             return lambda make: self._write_at_once(found, make)
         raise SessionError(
             f"{shown(session)} cannot be joined; the SQL transport joins SQLAlchemy's Session, scoped_session, "
@@ -138,12 +144,15 @@ class Joints(Forking):
             return joined
 
     def _write_at_once(self, connection: sa.Connection, make: Make) -> None:
+        self._require_fit(connection)
+        self.write(connection, make())
+
+    def _require_fit(self, connection: sa.Connection) -> None:
         if not connection.in_transaction():
             connection.begin()
         self.require_kind(connection.dialect)
         self.require_transaction(connection)
         self.require_same(connection)
-        self.write(connection, make())
 
     def _id_behind(self, connection: sa.Connection) -> str:
         try:
@@ -171,7 +180,7 @@ class Joints(Forking):
 
 class _JoinedSession:
     """
-    Listens to a session.
+    Listens to a session, and to its connection.
 
     A session tells of the commit of its savepoints as it tells of its own, and of a roll-back only that a
     transaction has ended; so every end that no commit came before is one.
@@ -181,11 +190,11 @@ class _JoinedSession:
         self._joints = joints
         self._entries: list[_Entry] = []
         self._unchecked = False
-        self._written = False
+        self._connection: sa.Connection | None = None
         self._committed: SessionTransaction | None = None
-        events.listen(session, "before_commit", self._before_commit)
-        events.listen(session, "after_commit", self._after_commit)
-        events.listen(session, "after_transaction_end", self._after_transaction_end)
+        _listen(session, "before_commit", self._before_commit)
+        _listen(session, "after_commit", self._after_commit)
+        _listen(session, "after_transaction_end", self._after_transaction_end)
 
     def enlist(self, session: Session, make: Make) -> None:
         """Have what *make* returns written when *session* commits."""
@@ -195,12 +204,6 @@ class _JoinedSession:
             session.begin()  # as add() does: else a roll-back would find nothing to tell us of
         self._check(session)
         self._entries.append(_Entry(within=tuple(_around(session)), make=make))
-        if self._written:
-            # The moment to write has just passed. A session that cannot flush is flushing now, and has
-            # given its objects their keys, or it is broken and will not commit.
-            with suppress(sa.exc.InvalidRequestError):
-                session.flush()
-            self._write(session)
 
     def _check(self, session: Session) -> None:
         try:
@@ -208,22 +211,38 @@ class _JoinedSession:
             self._joints.require_kind(dialect)
             if dialect.is_async:
                 self._unchecked = True  # it can be asked only where it is awaited: at its commit
-            else:
-                connection = session.connection(bind_arguments={"clause": event})
+                if not in_greenlet():
+                    return  # nor is this a listener of the commit: our own is still to come
+            connection = session.connection(bind_arguments={"clause": event})
+            if not dialect.is_async:
                 self._joints.require_transaction(connection)
                 self._joints.require_same(connection)
+            self._watch(connection)
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
                 "the session has no database for relevo's tables; bind it, as with "
                 "Session(engine), or binds={relevo_sql.event: engine}"
             ) from error
 
-    def _write(self, session: Session) -> None:
+    def _watch(self, connection: sa.Connection) -> None:
+        if connection is not self._connection:
+            self._unwatch()
+            self._connection = connection
+            _listen(connection, "commit", self._last_moment)
+            _listen(connection, "prepare_twophase", self._last_moment)
+
+    def _unwatch(self) -> None:
+        # The connection may be the application's own, and live longer than many sessions.
+        if self._connection is not None:
+            events.remove(self._connection, "commit", self._last_moment)
+            events.remove(self._connection, "prepare_twophase", self._last_moment)
+            self._connection = None
+
+    def _write(self, connection: sa.Connection) -> None:
         """Make and write all that is enlisted, and what is enlisted while that is made."""
         while self._entries:
             entries = list(self._entries)
             rows = [row for entry in entries for row in entry.made()]
-            connection = session.connection(bind_arguments={"clause": event})
             if self._unchecked:
                 self._joints.require_transaction(connection)
             self._joints.write(connection, rows)
@@ -233,17 +252,28 @@ class _JoinedSession:
             self._entries = [entry for entry in self._entries if entry not in entries]
 
     def _before_commit(self, session: Session) -> None:
-        if session.in_nested_transaction():
-            return
-        if self._entries:
-            session.flush()
-            self._write(session)
-        self._written = True
+        if not session.in_nested_transaction():
+            session.flush()  # whose listeners may send too
+            if self._entries:
+                self._write(session.connection(bind_arguments={"clause": event}))
+
+    def _last_moment(self, connection: sa.Connection, _xid: object = None) -> None:
+        """Write what was enlisted since our turn in the commit, or in a commit that we never had a turn in."""
+        try:
+            self._write(connection)
+        except sa.exc.InvalidRequestError as error:  # the session reads nothing more for whoever makes it
+            raise SessionError(
+                "an event that was sent while the session commits needs something of the database to be made; "
+                "send it before, or read what its subject is named by"
+            ) from error
 
     def _after_commit(self, session: Session) -> None:
         self._committed = session.get_nested_transaction() or session.get_transaction()
         if not session.in_nested_transaction():
-            self._written = False
+            if self._connection is not None:
+                # Nothing is left unless the session has its place in a transaction of the connection, which
+                # is then still open.
+                self._last_moment(self._connection)
             self._joints.woken()
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
@@ -251,8 +281,17 @@ class _JoinedSession:
             self._committed = None
         elif transaction.nested or transaction.parent is None:
             self._entries = [entry for entry in self._entries if transaction not in entry.within]
-            if transaction.parent is None:
-                self._written = False
+        if transaction.parent is None:
+            self._unwatch()
+
+
+def _listen(target: Session | sa.Connection, name: str, listener: Callable[..., None]) -> None:
+    """Listen to *target*, even from inside a listener to the same event."""
+    collection = getattr(target.dispatch, name)
+    if isinstance(collection.listeners, deque):
+        # It may be gone through just now, and would be found changed; let that go on through the old one.
+        collection.listeners = collection.listeners.copy()
+    events.listen(target, name, listener)
 
 
 def _around(session: Session) -> Iterator[SessionTransaction]:
