@@ -4,31 +4,46 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
 import pika
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
-from relevo import Envelope, Unreadable
+from relevo import (
+    MAX_ERROR,
+    MAX_STATE,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Lost,
+    Nack,
+    Outcome,
+    Release,
+    Unreadable,
+)
+from relevo_amqp import _header as header
+from relevo_amqp._header import MAX_AHEAD, MAX_OWN, fitting
 from relevo_amqp._mapping import (
-    MAX_HEADERS,
     Death,
     Parcel,
     Record,
     UnfitError,
     expelled,
-    fitting,
     losses,
+    postponed,
     read,
     reference,
     urgent,
     word_of,
     written,
 )
+from relevo_amqp._newer import Newer
+from relevo_amqp._settlement import parcel_of
+from relevo_amqp._topology import Topology
 
 NOW = 1_795_000_000.25
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
+TEXT_CHARACTERS = st.characters(exclude_categories=["Cs"])
+TEXT = st.text(TEXT_CHARACTERS, max_size=255)
+SHORT = st.text(TEXT_CHARACTERS, max_size=60) | st.binary(max_size=20)
 TIMES = st.integers(0, 1 << 50).map(lambda micros: micros / 1_000_000)
 ENVELOPES = st.builds(
     Envelope,
@@ -52,7 +67,7 @@ RECORDS = st.builds(
     losses=st.integers(0, 1 << 30),
     state=st.binary(max_size=200),
     enqueued_at=TIMES,
-    due=st.none() | st.floats(allow_nan=False),
+    due=st.none() | st.floats(max_value=NOW + MAX_AHEAD, allow_nan=False, allow_infinity=False),
     death=st.none() | DEATHS,
 )
 
@@ -95,69 +110,128 @@ def test_an_event_that_was_just_sent_has_two_headers() -> None:
     assert parcel.properties["delivery_mode"] == 2
 
 
+LONG = st.builds(
+    lambda unit, size: unit * (size // len(unit.encode())),
+    st.sampled_from(["x", "\x01", "é", "\U0001f600", '"', "[", '{"a": "']),
+    st.integers(1000, 110_000),
+)
 WILD = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | TEXT | st.binary(max_size=50),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.sampled_from([(1 << 63) - 1, 1 << 62, -(1 << 63), 0, 1])
+    | TEXT
+    | st.sampled_from(["inf", "-inf", "nan", "1e300", "1e18", "-1e300", "high", '{"a": "b"}', '{"a": "\\ud800"}'])
+    | st.binary(max_size=50)
+    | st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)).map(lambda at: at.replace(tzinfo=UTC, microsecond=0))  # noqa: DTZ001
+    | st.decimals(-1000, 1000, places=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(TEXT_CHARACTERS, max_size=20), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 NAMES = st.sampled_from(
     [
-        "relevo",
-        "relevo-at",
-        "relevo-attempt",
-        "relevo-losses",
-        "relevo-state",
-        "relevo-due",
-        "relevo-queue",
-        "relevo-urgency",
-        "relevo-expires",
-        "relevo-headers",
-        "relevo-unreadable",
-        "relevo-ref",
-        "relevo-died-at",
-        "relevo-id",
-        "relevo-name",
-        "x-delivery-count",
-        "x-acquired-count",
+        *(value for name, value in vars(header).items() if name.isupper() and str(value).startswith(("relevo-", "x-"))),
         "x-death",
+        "CC",
         "other",
     ]
 )
-FOREIGN = st.builds(
-    pika.BasicProperties,
-    content_type=st.none() | TEXT | st.binary(max_size=20),
-    message_id=st.none() | TEXT | st.binary(max_size=20),
-    type=st.none() | TEXT,
-    app_id=st.none() | TEXT,
-    priority=st.none() | st.integers(0, 255),
-    headers=st.none() | st.dictionaries(NAMES, WILD, max_size=8),
+FIT_IN_A_FRAME = 125_000
+VERSIONS = st.none() | st.sampled_from([1, 1, 1, 2, 3, 0, -1, 1 << 62, True, "1"])
+
+
+@st.composite
+def tampered(draw: st.DrawFn) -> pika.BasicProperties:
+    """Return properties as the driver decodes them that anybody may have sent."""
+    headers: dict[str, Any] = dict(draw(st.dictionaries(NAMES, WILD, max_size=8)))
+    if draw(st.booleans()):
+        headers[draw(NAMES)] = draw(LONG | LONG.map(str.encode))
+    version = draw(VERSIONS)
+    if version is not None:
+        headers["relevo"] = version
+    properties = pika.BasicProperties(
+        content_type=draw(st.none() | SHORT),
+        message_id=draw(st.just("id") | st.none() | SHORT),
+        type=draw(st.just("name") | st.none() | SHORT),
+        app_id=draw(st.just("source") | st.none() | SHORT),
+        priority=draw(st.none() | st.integers(0, 255)),
+        headers=headers,
+    )
+    encoded = b"".join(properties.encode())
+    assume(len(encoded) < FIT_IN_A_FRAME)
+    decoded = pika.BasicProperties()
+    decoded.decode(encoded)
+    return decoded
+
+
+OUTCOMES = st.sampled_from(
+    [
+        Nack(state=b"s" * MAX_STATE),
+        Nack(delay=1.0),
+        Nack(delay=1e6),
+        Release(),
+        Lost(),
+        DeadLetter(reason="r" * 300, error="é" * MAX_ERROR, state=b"s" * MAX_STATE),
+    ]
 )
 
 
+def moved(record: Record) -> Parcel:
+    """Return *record* as it is moved by whoever may not hand it out."""
+    postponed_, wait = postponed(record, NOW, patience=10.0)
+    return written(postponed_, exchange="e", key="k", delayed=wait > 0.0)
+
+
+def settled(record: Record, outcome: Outcome) -> Parcel:
+    """Return what is published when *record* was handed out and ended as *outcome* says."""
+    delivery = Delivery(
+        envelope=record.envelope,
+        queue=record.queue,
+        attempt=record.attempt,
+        losses=record.losses,
+        receipt=None,
+        state=record.state,
+        enqueued_at=record.enqueued_at,
+    )
+    parcel = parcel_of(delivery, outcome, topology=Topology("relevo"), now=NOW, unique="0" * 16)
+    assert parcel is not None
+    return parcel
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow])  # of drawing, on a busy machine
-@given(FOREIGN, st.binary(max_size=100))
-def test_nothing_that_others_send_makes_reading_fail(properties: Any, body: bytes) -> None:
-    record = read(properties, body, queue="mail", now=NOW)
+@given(tampered(), st.binary(max_size=100), st.integers(0, 3), OUTCOMES)
+def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_again(
+    properties: Any, body: bytes, lost: int, outcome: Outcome
+) -> None:
+    record = read(properties, body, queue="mail", now=NOW).lost(lost)
 
     assert losses(properties) >= 0
     assert record.attempt >= 1
-    assert record.losses >= 0
-    assert isinstance(record.envelope, (Envelope, Unreadable))
+    assert record.losses >= lost
+    assert len(record.state) <= MAX_STATE
+    assert record.due is None or record.due < NOW + 101 * 366 * 86_400
     assert urgent(properties) in (True, False)
     assert expelled(properties, body, word="mail", now=NOW).ref.startswith("mail/")
-    # and it can be put aside again, as what it is
-    parcel = written(attrs.evolve(record, queue="mail"), exchange="e", key="k")
-    again = read(*over_the_wire(parcel), queue="mail", now=NOW)
-    assert again.envelope == record.envelope or isinstance(record.envelope, Envelope)
+    for parcel in (moved(record), settled(record, outcome)):
+        assert 20 + len(b"".join(pika.BasicProperties(**parcel.properties).encode())) <= 128 * 1024
+        assert parcel.body == body
+        again = read(*over_the_wire(parcel), queue="mail", now=NOW)
+        assert type(again.envelope) is type(record.envelope)
+        if isinstance(record.envelope, Newer):
+            assert isinstance(again.envelope, Newer)
+            assert own_headers(again.envelope) == own_headers(record.envelope)
+        else:
+            assert again.envelope == record.envelope
+        assert again.losses >= min(record.losses, 1)
+        assert read(*over_the_wire(written(again, exchange="e", key="k")), queue="mail", now=NOW) == again
 
 
-def test_a_newer_version_on_the_wire_is_not_taken_for_ours() -> None:
-    properties = pika.BasicProperties(message_id="i", type="n", app_id="s", headers={"relevo": 2, "relevo-at": 1})
-
-    envelope = read(properties, b"{}", queue="mail", now=NOW).envelope
-
-    assert isinstance(envelope, Unreadable)
-    assert "version 2" in envelope.why
+def own_headers(event: Newer) -> dict[str, object]:
+    """Return the headers that nobody but the sender writes."""
+    changing = {"relevo-attempt", "relevo-losses", "relevo-queue", "relevo-due", "relevo-urgency"}
+    return {name: value for name, value in event.came_with["headers"].items() if name not in changing}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +255,7 @@ def test_losses_are_what_the_server_counted(headers: dict[str, object] | None, e
     "envelope",
     [
         Envelope(id="lone \udc80", source="s", name="n", body=b""),
-        Envelope(id="i", source="s", name="n", body=b"", headers={"h": "x" * MAX_HEADERS}),
+        Envelope(id="i", source="s", name="n", body=b"", headers={"h": "x" * MAX_OWN}),
     ],
 )
 def test_what_has_no_form_is_refused(envelope: Envelope) -> None:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import pika
+import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from relevo_amqp._errors import LineLostError
+from relevo_amqp._header import UNDECODABLE
 from relevo_amqp._mapping import Parcel
 from relevo_amqp._noise import QuietThread, hush
 from relevo_amqp._options import Address
@@ -99,6 +102,35 @@ class Loop:
             for line in tuple(self._living):
                 line.lose(_GONE)
             self._loop.close()
+
+
+class _TolerantConnection(SelectConnection):  # type: ignore[misc]  # pika shows its types to nobody
+    """
+    A connection of pika's that does not die of headers which pika cannot decode.
+
+    There are such: a time that no calendar has, numbers that are none, tables nested deeper than the stack. Whoever
+    publishes one would end every connection that receives it. So it is received without its headers.
+    """
+
+    def _read_frame(self) -> Any:
+        try:
+            return super()._read_frame()
+        except Exception as error:
+            received = _undecodable(self._frame_buffer, error)
+            if received is None:
+                raise
+            return received
+
+
+def _undecodable(data: bytes, error: Exception) -> tuple[int, Any] | None:
+    """Return the size of the frame that *data* begins with, and it without its headers; ``None`` if it has none."""
+    kind, channel, size = struct.unpack_from(">BHL", data)
+    if kind != pika.spec.FRAME_HEADER:
+        return None
+    (body_size,) = struct.unpack_from(">Q", data, pika.spec.FRAME_HEADER_SIZE + 4)
+    properties = pika.BasicProperties(headers={UNDECODABLE: type(error).__name__})
+    end = pika.spec.FRAME_HEADER_SIZE + size + pika.spec.FRAME_END_SIZE
+    return end, pika.frame.Header(channel, body_size, properties)
 
 
 class Connection:
@@ -225,7 +257,7 @@ class Connection:
     def _start(self, timeout: float) -> None:
         self.loop.watch(self)
         try:
-            self._raw = SelectConnection(
+            self._raw = _TolerantConnection(
                 self._parameters(timeout),
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_end,

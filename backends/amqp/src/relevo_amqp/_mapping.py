@@ -12,51 +12,24 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
+from math import inf, isnan
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
-from relevo import Envelope, Unreadable
+from relevo import MAX_ERROR, MAX_STATE, Envelope, Unreadable
+from relevo_amqp import _header as header
+from relevo_amqp._foreign import bounded, foreign
+from relevo_amqp._header import MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
+from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-WIRE_VERSION = 1
 CONTENT_TYPE = "application/cloudevents+json"
 HIGH_PRIORITY = 9
 """Above every default: below 4.3 there are two classes from 5 on, later 32 levels and 4 is the default."""
 
-MAX_SHORT = 255
-"""Bytes in a short string of AMQP."""
-
-MAX_HEADERS = 120_000
-"""Bytes; all headers must fit into one frame of 128 KiB, else the server closes the connection."""
-
-MAX_FOREIGN = 32 * 1024
-"""Bytes of foreign headers that are kept."""
-
-MAX_ERROR = 16 * 1024
-MAX_REASON = 255
-MAX_WHY = 1000
-
-# The headers; those that are not said have their default.
-VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
-ATTEMPT, LOSSES, STATE, DUE = "relevo-attempt", "relevo-losses", "relevo-state", "relevo-due"
-URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
-REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
-LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
-
-DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
-
-
-class Properties(Protocol):
-    """What is read of the properties that came with a message."""
-
-    content_type: Any
-    message_id: Any
-    type: Any
-    app_id: Any
-    priority: Any
-    headers: Any
+_GROWTH = 12
+"""Characters of JSON that one character may become when it is written again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +60,13 @@ class Record:
     def lost(self, times: int) -> Record:
         """Return it after *times* hand-overs that ended without a settlement."""
         return attrs.evolve(self, attempt=self.attempt + times, losses=self.losses + times) if times else self
+
+    def revived(self, state: bytes) -> Record:
+        """Return it as new, beginning with *state*; what a newer release sent keeps its own."""
+        event = self.envelope
+        if isinstance(event, Newer):
+            event = attrs.evolve(event, met=None)
+        return attrs.evolve(self, envelope=event, attempt=1, losses=0, state=state, death=None, due=None)
 
 
 @attrs.frozen
@@ -123,59 +103,73 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
     Raises:
         UnfitError: It has no form in AMQP; says why.
     """
-    headers: dict[str, Any] = {VERSION: WIRE_VERSION, SENT_AT: _micros(record.enqueued_at)}
-    properties: dict[str, Any] = {"content_type": CONTENT_TYPE, "delivery_mode": 2, "headers": headers}
-    if record.attempt != 1:
-        headers[ATTEMPT] = record.attempt
-    if record.losses:
-        headers[LOSSES] = record.losses
-    if record.state:
-        headers[STATE] = record.state
-    if record.due is not None:
-        headers[DUE] = repr(record.due)
-    if delayed or record.death is not None:
-        headers[QUEUE] = record.queue
-    if record.death is not None:
-        headers[REF] = record.death.ref
-        headers[REASON] = record.death.reason
-        headers[ERROR] = record.death.error
-        headers[DIED_AT] = _micros(record.death.at)
-    if isinstance(record.envelope, Envelope):
-        body = record.envelope.body
-        _write_envelope(record.envelope, properties, headers, delayed=delayed)
+    event = record.envelope
+    if isinstance(event, Newer):
+        properties = as_it_came(event, delayed=delayed)
+        headers = properties["headers"]
+        _update(headers, record)
     else:
-        body = record.envelope.raw
+        headers = {header.VERSION: header.WIRE_VERSION, header.SENT_AT: header.micros(record.enqueued_at)}
+        properties = {"content_type": CONTENT_TYPE, "delivery_mode": 2, "headers": headers}
+        if record.attempt != 1:
+            headers[header.ATTEMPT] = record.attempt
+        if record.losses:
+            headers[header.LOSSES] = record.losses
+        if record.state:
+            headers[header.STATE] = record.state
+        if record.due is not None:
+            headers[header.DUE] = repr(record.due)
+    if (delayed or record.death is not None) and header.fits_as_queue(record.queue):
+        headers[header.QUEUE] = record.queue
+    if record.death is not None:
+        headers[header.REF] = record.death.ref
+        headers[header.REASON] = record.death.reason
+        headers[header.ERROR] = record.death.error
+        headers[header.DIED_AT] = header.micros(record.death.at)
+    if isinstance(event, Envelope):
+        _write_envelope(event, properties, headers, delayed=delayed)
+        return Parcel(exchange, key, properties, event.body)
+    if not isinstance(event, Newer):
         properties["content_type"] = "application/octet-stream"
-        headers[UNREADABLE] = record.envelope.why
-        headers[HEADERS] = json.dumps(dict(record.envelope.headers))
-    if len(headers) > 2:
-        _check_size(headers)
-    return Parcel(exchange, key, properties, body)
+        headers[header.UNREADABLE] = event.why
+        headers[header.HEADERS] = json.dumps(dict(event.headers))
+    return Parcel(exchange, key, properties, event.raw)
+
+
+def _update(headers: dict[str, Any], record: Record) -> None:
+    """Bring *headers* up to date that came from a newer release; those that say the same already stay as they came."""
+    if record.due is not None and header.number(headers.get(header.DUE)) != record.due:
+        headers[header.DUE] = repr(record.due)
+    for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOSSES, record.losses, 0)):
+        if header.count(headers.get(name), least=least) != value:
+            headers[name] = value
 
 
 def _write_envelope(envelope: Envelope, properties: dict[str, Any], headers: dict[str, Any], *, delayed: bool) -> None:
+    own = 0
     for name, spare, text in (
-        ("message_id", LONG_ID, envelope.id),
-        ("type", LONG_NAME, envelope.name),
-        ("app_id", LONG_SOURCE, envelope.source),
+        ("message_id", header.LONG_ID, envelope.id),
+        ("type", header.LONG_NAME, envelope.name),
+        ("app_id", header.LONG_SOURCE, envelope.source),
     ):
-        if (text.isascii() and len(text) <= MAX_SHORT) or len(_utf8(text)) <= MAX_SHORT:
+        size = len(text) if text.isascii() else len(_utf8(text))
+        if size <= header.MAX_SHORT:
             properties[name] = text
         else:
             headers[spare] = text
+            own += size
     if envelope.urgency == "high":
         if delayed:
-            headers[URGENCY] = "high"
+            headers[header.URGENCY] = "high"
         else:
             properties["priority"] = HIGH_PRIORITY
     if envelope.expires is not None:
-        headers[EXPIRES] = repr(float(envelope.expires))
+        headers[header.EXPIRES] = repr(float(envelope.expires))
     if envelope.headers:
-        headers[HEADERS] = json.dumps(dict(envelope.headers))
-
-
-def _micros(seconds: float) -> int:
-    return round(seconds * 1_000_000)
+        headers[header.HEADERS] = json.dumps(dict(envelope.headers))
+        own += len(headers[header.HEADERS])
+    if own > MAX_OWN:
+        raise UnfitError(f"its headers have {own} bytes; at most {MAX_OWN} fit")
 
 
 def _utf8(text: str) -> bytes:
@@ -183,16 +177,6 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UnfitError("a text in it has no form in UTF-8") from error
-
-
-def _check_size(headers: Mapping[str, Any]) -> None:
-    size = sum(
-        len(value if isinstance(value, bytes) else _utf8(value))
-        for value in headers.values()
-        if not isinstance(value, int)
-    )
-    if size > MAX_HEADERS:
-        raise UnfitError(f"its headers have {size} bytes; at most {MAX_HEADERS} fit")
 
 
 def check_body(envelope: Envelope, limit: int) -> None:
@@ -204,14 +188,6 @@ def check_body(envelope: Envelope, limit: int) -> None:
     """
     if len(envelope.body) > limit:
         raise UnfitError(f"its body has {len(envelope.body)} bytes; at most {limit} fit")
-
-
-def fitting(text: str, limit: int) -> str:
-    """Return *text* with lone surrogates escaped, cut at *limit* bytes of UTF-8; whoever shows it escapes the rest."""
-    data = text.encode("utf-8", "backslashreplace")
-    if len(data) > limit:
-        return data[: limit - 3].decode("utf-8", "ignore") + "…"
-    return data.decode("utf-8")
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -230,20 +206,41 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Reco
 
         now: Stands in where the message does not say when it was sent.
     """
-    headers = properties.headers if isinstance(properties.headers, Mapping) else NO_HEADERS
-    queue = _text(headers.get(QUEUE)) or queue
-    due = headers.get(DUE)
-    state = headers.get(STATE, b"")
+    headers = headers_of(properties)
+    queue = header.queue_named(headers, queue)
+    event: Envelope | Unreadable | None = newer(properties, headers, body, now)
+    event = event or _read_envelope(properties, headers, body, queue, now)
+    state = headers.get(header.STATE, b"")
+    due = header.number(headers.get(header.DUE))
     return Record(
-        envelope=_read_envelope(properties, headers, body, queue),
+        envelope=event,
         queue=queue,
-        attempt=_count(headers.get(ATTEMPT), least=1),
-        losses=_count(headers.get(LOSSES)),
-        state=state if isinstance(state, bytes) else b"",
-        enqueued_at=_seconds(headers.get(SENT_AT), now),
-        due=_number(due) if due is not None else None,
-        death=_read_death(headers, now) if REF in headers else None,
+        attempt=header.count(headers.get(header.ATTEMPT), least=1),
+        losses=header.count(headers.get(header.LOSSES)),
+        state=state if _is_state(state) and not isinstance(event, Newer) else b"",
+        enqueued_at=header.seconds(headers.get(header.SENT_AT), now),
+        due=due if -inf < due <= now + header.MAX_AHEAD else None,
+        death=_read_death(headers, now) if header.REF in headers else None,
     )
+
+
+def postponed(record: Record, now: float, *, patience: float) -> tuple[Record, float]:
+    """
+    Return *record* and for how many seconds it is not to be handed out here.
+
+    Args:
+        record: What was received. If a newer release sent it, it notes since when it is waited for.
+
+        now: Seconds since the epoch.
+
+        patience: Seconds for which what a newer release sent is given back.
+    """
+    if record.due is not None and record.due > now:
+        return record, record.due - now
+    if not isinstance(record.envelope, Newer):
+        return record, 0.0
+    event = record.envelope.met_at(now)
+    return attrs.evolve(record, envelope=event), wait_for_newer(event, now, patience=patience)
 
 
 def losses(properties: Properties) -> int:
@@ -257,37 +254,33 @@ def losses(properties: Properties) -> int:
     headers = properties.headers
     if not headers:
         return 0
-    return max(_count(headers.get(DELIVERY_COUNT)), _count(headers.get(ACQUIRED_COUNT)))
+    return max(header.count(headers.get(header.DELIVERY_COUNT)), header.count(headers.get(header.ACQUIRED_COUNT)))
 
 
 def urgent(properties: Properties) -> bool:
     """Return whether a message is to be handed out before the others that lie here."""
     if properties.priority:
         return bool(properties.priority > 4)
-    return bool(properties.headers) and properties.headers.get(URGENCY) == "high"
+    return bool(properties.headers) and properties.headers.get(header.URGENCY) == "high"
 
 
 def _read_envelope(
-    properties: Properties, headers: Mapping[Any, Any], body: bytes, queue: str
+    properties: Properties, headers: Mapping[Any, Any], body: bytes, queue: str, now: float
 ) -> Envelope | Unreadable:
-    version = headers.get(VERSION)
-    if not _whole(version):
-        return _foreign(properties, headers, body, "it was not sent by relevo")
-    if version != WIRE_VERSION:
-        return _foreign(
-            properties, headers, body, f"it has version {version} on the wire; this relevo reads {WIRE_VERSION}"
-        )
-    kept = _read_headers(headers.get(HEADERS))
-    if UNREADABLE in headers:
-        return Unreadable(raw=body, headers=kept or NO_HEADERS, why=_text(headers[UNREADABLE]) or "")
-    event_id = _text(headers.get(LONG_ID, properties.message_id))
-    name = _text(headers.get(LONG_NAME, properties.type))
-    source = _text(headers.get(LONG_SOURCE, properties.app_id))
+    if why := _strangeness(headers) or _flaw(headers, now):
+        return foreign(properties, headers, body, why)
+    said = headers.get(header.HEADERS)
+    kept = _read_headers(said)
+    if header.UNREADABLE in headers:
+        return bounded(body, (kept or NO_HEADERS).items(), header.text(headers[header.UNREADABLE]) or "")
+    event_id = header.text(headers.get(header.LONG_ID, properties.message_id))
+    name = header.text(headers.get(header.LONG_NAME, properties.type))
+    source = header.text(headers.get(header.LONG_SOURCE, properties.app_id))
     if event_id is None or name is None or source is None or kept is None:
-        return _foreign(properties, headers, body, "its id, name, source or headers are missing or no text")
-    expires = headers.get(EXPIRES)
-    high = (properties.priority or 0) > 4 or headers.get(URGENCY) == "high"
-    return Envelope(
+        return foreign(properties, headers, body, "its id, name, source or headers are missing or no text")
+    expires = headers.get(header.EXPIRES)
+    high = (properties.priority or 0) > 4 or headers.get(header.URGENCY) == "high"
+    envelope = Envelope(
         id=event_id,
         source=source,
         name=name,
@@ -295,8 +288,44 @@ def _read_envelope(
         body=body,
         headers=kept,
         urgency="high" if high else "normal",
-        expires=_number(expires) if expires is not None else None,
+        expires=header.number(expires) if expires is not None else None,
     )
+    if len(event_id) + len(name) + len(source) + len(said or "") > MAX_OWN // _GROWTH:
+        try:
+            _write_envelope(envelope, {}, {}, delayed=False)
+        except UnfitError as error:
+            return foreign(properties, headers, body, str(error))
+    return envelope
+
+
+def _strangeness(headers: Mapping[Any, Any]) -> str:
+    """Return why these are no headers of this version of the wire; empty if they are."""
+    if (error := headers.get(header.UNDECODABLE)) is not None:
+        return f"its headers cannot be decoded: {header.shown(error)}"
+    version = headers.get(header.VERSION)
+    if not header.whole(version):
+        return "it was not sent by relevo"
+    if version != header.WIRE_VERSION:
+        return f"it has version {version} on the wire; this relevo reads {header.WIRE_VERSION}"
+    return ""
+
+
+def _flaw(headers: Mapping[Any, Any], now: float) -> str:
+    """Return which of the headers of a message of ours is none; empty if none of those whose loss would matter."""
+    state = headers.get(header.STATE, b"")
+    if not _is_state(state):
+        size = f"{len(state)} bytes" if isinstance(state, bytes) else f"no bytes but {type(state).__name__}"
+        return f"its state has {size}; at most {MAX_STATE} bytes are kept"
+    due, expires = headers.get(header.DUE, 0), headers.get(header.EXPIRES, 0)
+    if not -inf < header.number(due) <= now + header.MAX_AHEAD:
+        return f"it is due at {fitting(header.shown(due), 40)}, which is no time or more than a century away"
+    if isnan(header.number(expires)):
+        return f"it expires at {fitting(header.shown(expires), 40)}, which is no time"
+    return ""
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) <= MAX_STATE
 
 
 def _read_headers(value: object) -> Mapping[str, str] | None:
@@ -312,29 +341,12 @@ def _read_headers(value: object) -> Mapping[str, str] | None:
     return MappingProxyType(headers)
 
 
-def _foreign(properties: Properties, headers: Mapping[Any, Any], body: bytes, why: str) -> Unreadable:
-    """Return what is not ours, with its headers as text as far as they are small."""
-    kept: dict[str, str] = {}
-    room = MAX_FOREIGN
-    own = {name: getattr(properties, name) for name in ("content_type", "message_id", "type", "app_id")}
-    for name, value in (*((key, value) for key, value in own.items() if value is not None), *headers.items()):
-        if name in (DELIVERY_COUNT, ACQUIRED_COUNT):
-            continue
-        key = fitting(name if isinstance(name, str) else ascii(name), MAX_SHORT)
-        text = fitting(value if isinstance(value, str) else repr(value), MAX_FOREIGN)
-        room -= len(key) + len(text.encode())
-        if room < 0:
-            break
-        kept[key] = text
-    return Unreadable(raw=body, headers=kept or NO_HEADERS, why=why)
-
-
 def _read_death(headers: Mapping[Any, Any], now: float) -> Death:
     return Death(
-        ref=_text(headers.get(REF)) or "",
-        reason=_text(headers.get(REASON)) or "",
-        error=_text(headers.get(ERROR)) or "",
-        at=_seconds(headers.get(DIED_AT), now),
+        ref=fitting(header.text(headers.get(header.REF)) or "", header.MAX_REF),
+        reason=fitting(header.text(headers.get(header.REASON)) or "", header.MAX_REASON),
+        error=fitting(header.text(headers.get(header.ERROR)) or "", MAX_ERROR),
+        at=header.seconds(headers.get(header.DIED_AT), now),
     )
 
 
@@ -344,20 +356,19 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
 
     Its ref is made from its contents, so that it is the same whenever it is listed.
     """
-    headers = properties.headers if isinstance(properties.headers, Mapping) else NO_HEADERS
+    headers = headers_of(properties)
     deaths = headers.get("x-death")
     last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else {}
     when = last.get("time")
-    at = when.timestamp() if isinstance(when, datetime) else now
-    reason = fitting(str(last.get("reason", "unknown")), 64).replace("_", "-")
-    known = "\0".join((str(properties.message_id), str(headers.get(SENT_AT)), str(when)))
+    stamp = when.timestamp() if isinstance(when, datetime) else 0.0
+    reason = fitting(header.shown(last.get("reason", "unknown")), 64).replace("_", "-")
+    known = "\0".join((str(properties.message_id), header.shown(headers.get(header.SENT_AT)), str(when)))
     digest = sha256(known.encode("utf-8", "backslashreplace") + body).hexdigest()[:16]
-    stamp = at if isinstance(when, datetime) else 0.0
     return Death(
         ref=reference(word, stamp, digest),
         reason=f"server-{reason}",
         error=f"RabbitMQ put it aside: {reason}",
-        at=at,
+        at=stamp if isinstance(when, datetime) else now,
     )
 
 
@@ -366,37 +377,10 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
 
 def reference(word: str, at: float, unique: str) -> str:
     """Return the ref of a dead letter: it names its queue on the server, and sorts by the time of death."""
-    return f"{word}/{max(0, _micros(at)):016x}-{unique}"
+    return f"{word}/{max(0, header.micros(at)):016x}-{unique}"
 
 
 def word_of(ref: str) -> str | None:
     """Return the queue's word in *ref*, or ``None`` if it is no ref of ours."""
     word, slash, rest = ref.rpartition("/")
     return word if slash and word and "/" not in word and rest else None
-
-
-# --- what anybody may have sent --------------------------------------------------------------------------
-
-
-def _seconds(micros: object, otherwise: float) -> float:
-    return (micros if isinstance(micros, int) else _micros(otherwise)) / 1_000_000
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _count(value: object, *, least: int = 0) -> int:
-    """Return a counter, as far as it can be one."""
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31 else least
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value) if isinstance(value, (str, int)) else None
-    except (ValueError, OverflowError):
-        return None

@@ -108,6 +108,13 @@ class AmqpOptions:
     levels: int = 20
     """How many queues delay. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
 
+    patience: float = 3600.0
+    """
+    Seconds for which an event that a newer relevo sent, and this one cannot read, is given back.
+
+    Configuration gives it the application's own, which holds for all else that a worker does not know yet.
+    """
+
     def __attrs_post_init__(self) -> None:
         """
         Refuse what cannot work.
@@ -131,6 +138,8 @@ class AmqpOptions:
         for name in ("confirm_timeout", "connect_timeout"):
             if not 0.0 < getattr(self, name) <= 3600.0:
                 self._refuse(name, "seconds, more than 0 and at most an hour")
+        if not self.patience >= 0.0:
+            self._refuse("patience", "seconds, 0 or more")
         if not 0.01 <= self.resolution <= 3600.0:
             self._refuse("resolution", "seconds from 0.01 to 3600")
 

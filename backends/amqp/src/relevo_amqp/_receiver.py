@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from relevo import Clock, Delivery
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, losses, read, written
+from relevo_amqp._mapping import Record, losses, postponed, read, written
 from relevo_amqp._publisher import Fate
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
@@ -57,14 +57,17 @@ class Receiver:
 
         prefetch: Events fetched ahead for each queue; by demand if ``None``.
 
+        patience: Seconds for which what a newer release sent is given back.
+
         ended: Whether waiting makes no sense any more.
     """
 
-    def __init__(self, hub: Hub, clock: Clock, *, prefetch: int | None, ended: Callable[[], bool]):
+    def __init__(self, hub: Hub, clock: Clock, *, prefetch: int | None, patience: float, ended: Callable[[], bool]):
         self.subscription: Subscription | None = None
         self._hub = hub
         self._clock = clock
         self._wanted_prefetch = prefetch
+        self._patience = patience
         self._ended = ended
         self._queues: tuple[str, ...] = ()
         self._look_at = 0.0
@@ -225,11 +228,11 @@ class Receiver:
         now = self._clock.now()
         deliveries = []
         for arrival in subscription.take(queues, limit):
-            record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
-            if _lost(arrival, record):
-                self._traces.add(arrival.queue)
+            record, wait = self._read(arrival, now)
+            if wait > 0.0:
                 self._misplaced.append(arrival)
-            elif record.due is not None and record.due > now:
+            elif record.losses:
+                self._traces.add(arrival.queue)
                 self._misplaced.append(arrival)
             else:
                 deliveries.append(_delivery(subscription, arrival, record))
@@ -252,12 +255,18 @@ class Receiver:
         if time.monotonic() >= self._turn_ends:
             return None
         for queue in queues:
-            arrival = subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))
-            if arrival is not None:
+            while (arrival := subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))) is not None:
                 subscription.hold(arrival)
-                record = read(arrival.properties, arrival.body, queue=queue, now=self._clock.now())
-                return _delivery(subscription, arrival, record.lost(losses(arrival.properties)))
+                record, wait = self._read(arrival, self._clock.now())
+                if not wait:
+                    return _delivery(subscription, arrival, record)
+                self._relocate(subscription, [arrival])
         return None
+
+    def _read(self, arrival: Arrival, now: float) -> tuple[Record, float]:
+        """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
+        record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
+        return postponed(record.lost(losses(arrival.properties)), now, patience=self._patience)
 
     def _suspected(self, subscription: Subscription, queues: Sequence[str]) -> bool:
         """Look whether there are suspects, and begin their turn."""
@@ -288,7 +297,8 @@ class Receiver:
         room: defaultdict[str, int] = defaultdict(lambda: self._ahead(limit))
 
         def strange(arrival: Arrival) -> bool:
-            if _lost(arrival, read(arrival.properties, arrival.body, queue=arrival.queue, now=now)):
+            record, _ = self._read(arrival, now)
+            if record.losses:
                 return True
             room[arrival.queue] -= 1
             return room[arrival.queue] < 0
@@ -312,16 +322,12 @@ class Receiver:
         topology, now = self._hub.topology, self._clock.now()
         parcels = []
         for arrival in arrivals:
-            record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
-            record = record.lost(losses(arrival.properties))
-            delay = record.due - now if record.due is not None else 0.0
-            if record.losses:
+            record, wait = self._read(arrival, now)
+            if record.losses and not wait:
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
-                route = topology.route(arrival.queue, delay)
-            parcels.append(
-                written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0 and not record.losses)
-            )
+                route = topology.route(arrival.queue, wait)
+            parcels.append(written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0))
         try:
             batch = self._hub.publisher.send(parcels)
         except LineLostError:
@@ -369,11 +375,6 @@ class Receiver:
                 subscription.changed.wait(seconds)
         if subscription.lost is not None:
             raise subscription.lost
-
-
-def _lost(arrival: Arrival, record: Record) -> bool:
-    """Return whether an earlier holder of it died."""
-    return bool(record.losses or losses(arrival.properties))
 
 
 def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome
-from relevo_amqp._mapping import MAX_ERROR, MAX_REASON, Death, Parcel, Record, fitting, reference, written
+from relevo import MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome
+from relevo_amqp._header import MAX_REASON, fitting
+from relevo_amqp._mapping import Death, Parcel, Record, reference, written
 from relevo_amqp._topology import Role, Topology, word
 
 
@@ -26,9 +27,6 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
         now: Seconds since the epoch.
 
         unique: Makes the ref of a dead letter unique.
-
-    Raises:
-        UnfitError: It has no form in AMQP.
     """
     if isinstance(outcome, Ack):
         return None

@@ -14,12 +14,15 @@ from typing import ClassVar, NamedTuple, Self
 import attrs
 
 from relevo import (
+    MAX_STATE,
     Ack,
     Capabilities,
     Clock,
+    DeadLetter,
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Lost,
     Nack,
     Settlement,
     Stats,
@@ -251,7 +254,13 @@ class AmqpTransport(Transport):
         deadline = time.monotonic() + wait
         with self._in_use() as hub, self._receiving:
             if self._receiver is None:
-                self._receiver = Receiver(hub, self._clock, prefetch=self._options.prefetch, ended=lambda: self._closed)
+                self._receiver = Receiver(
+                    hub,
+                    self._clock,
+                    prefetch=self._options.prefetch,
+                    patience=self._options.patience,
+                    ended=lambda: self._closed,
+                )
             failed = False
             while True:
                 fresh = self._receiver.stale
@@ -324,15 +333,16 @@ class AmqpTransport(Transport):
     # --- settling -------------------------------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        self._refuse_if_long(
+            outcome.state for _, outcome in settlements if isinstance(outcome, (Nack, DeadLetter, Lost))
+        )
         with self._in_use() as hub:
             subscription = None if self._receiver is None else self._receiver.subscription
             if subscription is None:
                 return [delivery for delivery, _ in settlements]
-            lost, done, moves, unfit = self._sorted(hub, subscription, settlements)
+            lost, done, moves = self._sorted(hub, subscription, settlements)
             subscription.ack(done)
             unsettled, why = self._move(hub, subscription, moves)
-            if unfit:
-                unsettled, why = [*unsettled, *unfit], why or "it has no form in AMQP"
             if unsettled:
                 if len(unsettled) == len(settlements):
                     raise TransportUnavailableError(self.name, f"{self._address}: {why}")
@@ -341,13 +351,12 @@ class AmqpTransport(Transport):
 
     def _sorted(
         self, hub: Hub, subscription: Subscription, settlements: Sequence[Settlement]
-    ) -> tuple[list[Delivery], list[int], list[_Move], list[Delivery]]:
-        """Claim what is held; return what is lost, the tags of what is done, what must move, and what cannot."""
+    ) -> tuple[list[Delivery], list[int], list[_Move]]:
+        """Claim what is held; return what is lost, the tags of what is done, and what must move."""
         now = self._clock.now()
         lost: list[Delivery] = []
         done: list[int] = []
         moves: list[_Move] = []
-        unfit: list[Delivery] = []
         for delivery, outcome in settlements:
             tag = subscription.claim(delivery.receipt)
             if tag is None:
@@ -355,17 +364,12 @@ class AmqpTransport(Transport):
             elif isinstance(outcome, Ack):
                 done.append(tag)
             else:
-                try:
-                    parcel = parcel_of(delivery, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
-                except UnfitError:
-                    subscription.unclaim([tag])
-                    unfit.append(delivery)
-                    continue
+                parcel = parcel_of(delivery, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
                 if isinstance(outcome, Nack):
                     self._delayed(outcome.delay)
                 if parcel is not None:
                     moves.append(_Move(delivery, tag, parcel))
-        return lost, done, moves, unfit
+        return lost, done, moves
 
     def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str]:
         """Publish *moves* and ack what is confirmed; return what is not, and why."""
@@ -396,6 +400,14 @@ class AmqpTransport(Transport):
             subscription.unclaim(tags)
             subscription.give_back(tags, GRACE)
         return [move.delivery for move in moves], why
+
+    def _refuse_if_long(self, states: Iterable[bytes | None]) -> None:
+        """Raise :class:`ConfigurationError` if one of *states* is longer than any transport keeps."""
+        for state in states:
+            if state is not None and len(state) > MAX_STATE:
+                raise ConfigurationError(
+                    f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
+                )
 
     def _delayed(self, delay: float) -> None:
         """Note that this process sent something that comes after *delay* seconds."""
@@ -431,6 +443,7 @@ class AmqpTransport(Transport):
             return Graveyard(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        self._refuse_if_long(refs.values())
         with self._in_use() as hub:
             return Graveyard(hub, self._clock, self._shelf).revive(refs)
 

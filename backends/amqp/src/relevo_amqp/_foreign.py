@@ -1,0 +1,62 @@
+"""What is not an event of relevo's: its bytes as they are, and its headers as text as far as they fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from relevo import Unreadable
+from relevo_amqp._header import (
+    ACQUIRED_COUNT,
+    DELIVERY_COUNT,
+    MAX_FOREIGN,
+    MAX_SHORT,
+    MAX_WHY,
+    NO_HEADERS,
+    Properties,
+    fitting,
+    shown,
+)
+
+_NOT_SHOWN = (DELIVERY_COUNT, ACQUIRED_COUNT)
+
+
+def foreign(properties: Properties, headers: Mapping[Any, Any], body: bytes, why: str) -> Unreadable:
+    """
+    Return what came as unreadable.
+
+    Args:
+        properties: What came with it.
+
+        headers: Those among them.
+
+        body: Its bytes, which are kept whole.
+
+        why: It cannot be read; which headers are too long to be kept is added.
+    """
+    own = {name: getattr(properties, name) for name in ("content_type", "message_id", "type", "app_id")}
+    said = {name: value for name, value in own.items() if value is not None}
+    named = {name if isinstance(name, str) else ascii(name): value for name, value in headers.items()}
+    everything = [*said.items(), *named.items()]
+    return bounded(body, ((name, shown(value)) for name, value in everything if name not in _NOT_SHOWN), why)
+
+
+def bounded(body: bytes, headers: Iterable[tuple[str, str]], why: str) -> Unreadable:
+    """Return it with those of *headers* that fit; *why* tells which do not. What is bounded stays as it is."""
+    kept: dict[str, str] = {}
+    dropped: list[str] = []
+    room = MAX_FOREIGN
+    for name, value in headers:
+        key, content = fitting(name, MAX_SHORT), fitting(value, len(value) * 10)
+        size = len(json.dumps({key: content}))
+        if size <= room:
+            kept[key] = content
+            room -= size
+        else:
+            dropped.append(f"{fitting(name, 40)} ({len(value)})")
+    if dropped:
+        why = f"{why}; too long to be kept, by their characters: {', '.join(dropped[:10])}"
+        why += f" and {len(dropped) - 10} more" if len(dropped) > 10 else ""
+    return Unreadable(raw=body, headers=MappingProxyType(kept) if kept else NO_HEADERS, why=fitting(why, MAX_WHY))

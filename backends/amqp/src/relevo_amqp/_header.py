@@ -1,0 +1,125 @@
+"""
+The headers by name, and what may be made of what stands in them: anybody can send anything.
+
+All headers of a message must fit into one frame, 128 KiB, or the server closes the connection. So each
+has a bound, and their sum fits whatever happens: what a sender may fill, a state, an error, and little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+WIRE_VERSION = 1
+
+MAX_SHORT = 255
+"""Bytes in a short string of AMQP."""
+
+MAX_OWN = 80_000
+"""Bytes of headers that an event brings along itself; the rest of the frame is for its state and its death."""
+
+MAX_FOREIGN = 32 * 1024
+"""Bytes of foreign headers that are kept."""
+
+MAX_REASON = 255
+MAX_REF = 300
+MAX_WHY = 2000
+MAX_QUEUE = 1000
+
+_CENTURY = 36_525 * 86_400.0
+MAX_AHEAD = _CENTURY + 86_400.0
+"""Seconds; no dispatch asks for a longer delay than a century, and clocks differ."""
+
+_LAST_MICRO = 253_402_300_800 * 1_000_000
+"""The end of the year 9999."""
+
+# Those that are not said have their default.
+VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
+ATTEMPT, LOSSES, STATE, DUE = "relevo-attempt", "relevo-losses", "relevo-state", "relevo-due"
+URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
+REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
+LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
+MET = "relevo-met"
+"""When a release that cannot read it received it first; see :mod:`relevo_amqp._newer`."""
+
+DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
+UNDECODABLE = "x-relevo-undecodable"
+"""Stands in for headers that the driver cannot decode; it is never sent."""
+
+
+class Properties(Protocol):
+    """What is read of the properties that came with a message."""
+
+    content_type: Any
+    message_id: Any
+    type: Any
+    app_id: Any
+    priority: Any
+    headers: Any
+
+
+def headers_of(properties: Properties) -> Mapping[Any, Any]:
+    """Return the headers, which may be missing."""
+    return properties.headers if isinstance(properties.headers, Mapping) else NO_HEADERS
+
+
+def micros(seconds: float) -> int:
+    """Return *seconds* as they are written."""
+    return round(seconds * 1_000_000)
+
+
+def seconds(value: object, otherwise: float) -> float:
+    """Return the time that is written as *value*, or *otherwise* if it is none."""
+    return (value if whole(value) and 0 <= value < _LAST_MICRO else micros(otherwise)) / 1_000_000  # type: ignore[operator]
+
+
+def whole(value: object) -> bool:
+    """Return whether *value* is a whole number; ``True`` is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def count(value: object, *, least: int = 0) -> int:
+    """Return a counter, as far as it can be one."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31 else least
+
+
+def text(value: object) -> str | None:
+    """Return a text, or ``None`` if it is none."""
+    return value if isinstance(value, str) else None
+
+
+def number(value: object) -> float:
+    """Return the number that is written as *value*; not a number if it is none."""
+    try:
+        return float(value) if isinstance(value, (str, int)) else float("nan")
+    except (ValueError, OverflowError):
+        return float("nan")
+
+
+def queue_named(headers: Mapping[Any, Any], received_from: str) -> str:
+    """Return the queue that the headers name, or the one it was received from."""
+    said = text(headers.get(QUEUE))
+    return said if said and fits_as_queue(said) else received_from
+
+
+def fits_as_queue(name: str) -> bool:
+    """Return whether the *name* of a queue is short enough for a header; the queue itself may have a longer one."""
+    return len(name.encode("utf-8", "backslashreplace")) <= MAX_QUEUE
+
+
+def fitting(text: str, limit: int) -> str:
+    """Return *text* with lone surrogates escaped, cut at *limit* bytes of UTF-8; whoever shows it escapes the rest."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > limit:
+        return data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return data.decode("utf-8")
+
+
+def shown(value: object) -> str:
+    """Return *value* as text, whatever it is."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception as error:  # noqa: BLE001 - it may be nested deeper than the stack
+        return f"{type(value).__name__} that cannot be shown: {type(error).__name__}"

@@ -1,0 +1,246 @@
+"""Law 6: relevo N and N+1 run side by side; what a newer release sends is given back until patience runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pika
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo import Ack, DeadLetter, Envelope, Nack, Release, Unreadable
+from relevo_amqp import AmqpTransport
+from relevo_amqp._mapping import Record, postponed, read, written
+from relevo_amqp._newer import Newer
+from relevo_amqp._topology import Role
+
+from .conftest import Server, ids, receive
+from .test_mapping import over_the_wire
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+NOW = 1_795_000_000.25
+BODY = b"\x00 in a later form"
+CAME_WITH: Mapping[str, Any] = {
+    "relevo": 2,
+    "relevo-at": {"seconds": 1_795_000_000},
+    "relevo-state": "in another form",
+    "relevo-something": [1, b"\xff", None, {"a": True}],
+    "relevo-attempt": 3,
+    "relevo-due": 5,
+}
+
+
+def properties(**changes: Any) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        content_type="application/later",
+        content_encoding="zstd",
+        correlation_id="c",
+        timestamp=1,
+        message_id="i",
+        type="n",
+        app_id="s",
+        delivery_mode=2,
+        headers={**CAME_WITH, **changes},
+    )
+
+
+def came(**changes: Any) -> Record:
+    return read(properties(**changes), BODY, queue="mail", now=NOW)
+
+
+def publish(server: Server, queue: str, role: Role = Role.MAIN, *, losses: int = 0) -> None:
+    channel = server.channel()
+    channel.confirm_delivery()
+    sent = properties(**{"relevo-losses": losses}) if losses else properties()
+    channel.basic_publish(server.topology.exchange(role), queue, BODY, sent, mandatory=True)
+
+
+def taken(server: Server, name: str) -> tuple[pika.BasicProperties, bytes]:
+    """Take one out of the server's queue *name* as another release would."""
+    channel = server.channel()
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        method, found, body = channel.basic_get(name, auto_ack=True)
+        if method is not None:
+            return found, body
+        time.sleep(0.05)
+    pytest.fail(f"nothing came to {name}")
+
+
+def as_it_came(found: pika.BasicProperties) -> dict[str, Any]:
+    """Return what *found* has of what was sent."""
+    return {name: value for name, value in found.headers.items() if name in CAME_WITH}
+
+
+# --- decided purely -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [2, 3, 1 << 40])
+def test_a_higher_version_is_of_a_newer_release(version: int) -> None:
+    assert isinstance(came(relevo=version).envelope, Newer)
+
+
+@pytest.mark.parametrize("version", [1, 0, -1, True, "2", None])
+def test_another_version_is_not(version: object) -> None:
+    assert not isinstance(came(relevo=version).envelope, Newer)
+
+
+def test_what_could_not_be_published_again_as_it_came_is_plainly_unreadable() -> None:
+    record = came(long="x" * 100_000)
+
+    assert type(record.envelope) is Unreadable
+    assert "version 2" in record.envelope.why
+
+
+def test_the_waits_double_and_the_last_one_ends_where_patience_does() -> None:
+    record, now, waits = came(), NOW, []
+    while True:
+        record, wait = postponed(record, now, patience=200.0)
+        if not wait:
+            break
+        waits.append(wait)
+        now += wait
+        record = read(*over_the_wire(written(record, exchange="e", key="k", delayed=True)), queue="mail", now=now)
+
+    assert waits[:7] == [1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert max(waits) <= 60.0
+    assert now - NOW == pytest.approx(200.0, abs=0.01)
+
+
+def test_without_patience_it_is_handed_out_at_once() -> None:
+    assert postponed(came(), NOW, patience=0.0)[1] == 0.0
+
+
+def test_who_met_it_by_a_clock_that_runs_ahead_does_not_make_it_wait_for_ever() -> None:
+    record, _ = postponed(came(**{"relevo-met": 9_000_000_000_000_000}), NOW, patience=10.0)
+
+    assert postponed(record, NOW + 10.0, patience=10.0)[1] == 0.0
+
+
+def test_what_is_not_due_yet_is_not_waited_for_yet() -> None:
+    record, wait = postponed(came(**{"relevo-due": repr(NOW + 7200.0)}), NOW, patience=10.0)
+
+    assert wait == 7200.0
+    assert postponed(record, NOW + 7200.0, patience=10.0)[1] > 0.0
+
+
+@given(st.lists(st.sampled_from(["wait", "lost", "again"]), max_size=6))
+def test_on_its_way_nothing_changes_but_what_every_version_knows(steps: list[str]) -> None:
+    record = came()
+    for step in steps:
+        if step == "wait":
+            record, _ = postponed(record, NOW, patience=10.0)
+        if step == "lost":
+            record = record.lost(1)
+        parcel = written(record, exchange="e", key="k", delayed=step == "wait")
+        record = read(*over_the_wire(parcel), queue="mail", now=NOW)
+
+    found, body = over_the_wire(written(record, exchange="e", key="k"))
+    lost = steps.count("lost")
+    expected = {**CAME_WITH, "relevo-attempt": 3 + lost} | ({"relevo-losses": lost} if lost else {})
+    assert {
+        name: value for name, value in found.headers.items() if name not in ("relevo-met", "relevo-queue")
+    } == expected
+    assert body == BODY
+    assert (found.content_type, found.content_encoding, found.correlation_id) == ("application/later", "zstd", "c")
+    assert (found.message_id, found.type, found.app_id, found.timestamp) == ("i", "n", "s", 1)
+
+
+# --- on the server --------------------------------------------------------------------------------------------
+
+
+def test_what_a_newer_release_sent_waits_and_a_newer_worker_gets_it_as_it_came(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    publish(server, queue)
+    transport.send([envelope(2)])
+
+    found = []
+    while batch := receive(transport, queue, wait=0.5):
+        found += batch
+        transport.settle([(each, Ack()) for each in batch])
+    transport.close()
+
+    assert sorted(ids(found)) == ["id-1", "id-2"]
+    came_back, body = taken(server, server.topology.queue(queue, Role.MAIN))
+    assert body == BODY
+    assert as_it_came(came_back) == CAME_WITH
+    assert (came_back.content_type, came_back.message_id, came_back.priority) == ("application/later", "i", None)
+    assert server.ready(server.topology.queue(queue, Role.DEAD)) == 0
+
+
+def test_when_patience_has_run_out_it_dies_and_is_kept_and_revived_as_it_came(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str
+) -> None:
+    worker = connect(patience=1.5)
+    publish(server, queue)
+    began = time.monotonic()
+
+    (delivery,) = receive(worker, queue, wait=20.0)
+
+    assert time.monotonic() - began >= 1.5
+    assert isinstance(delivery.envelope, Unreadable)
+    assert (delivery.envelope.raw, delivery.attempt, delivery.losses) == (BODY, 3, 0)
+    assert "version 2" in delivery.envelope.why
+    worker.dead_letter(delivery, reason="unreadable", error=delivery.envelope.why)
+    worker.close()
+    (entry,) = transport.dead_letters([queue])
+    assert (entry.reason, entry.error) == ("unreadable", delivery.envelope.why)
+    assert transport.revive({entry.ref: b""}) == []
+    revived, body = taken(server, server.topology.queue(queue, Role.MAIN))
+    assert body == BODY
+    assert as_it_came(revived) == {**CAME_WITH, "relevo-attempt": 1}
+    assert not {"relevo-met", "relevo-ref", "relevo-reason", "relevo-error"} & set(revived.headers)
+
+
+def test_giving_it_back_after_that_does_not_begin_the_patience_anew(
+    server: Server, connect: Connect, queue: str, transport: AmqpTransport
+) -> None:
+    worker = connect(patience=1.2)
+    publish(server, queue)
+    (delivery,) = receive(worker, queue, wait=20.0)
+
+    worker.settle([(delivery, Release())])
+    (again,) = receive(worker, queue, wait=0.7)
+    worker.settle([(again, Nack(delay=0.1))])
+    (last,) = receive(worker, queue, wait=0.7)
+
+    assert (again.attempt, last.attempt) == (3, 4)
+    assert isinstance(last.envelope, Unreadable)
+    assert last.envelope.raw == BODY
+    worker.settle([(last, DeadLetter(reason="unreadable"))])
+
+
+def test_one_whose_holder_died_keeps_its_losses_for_a_newer_worker(
+    server: Server, connect: Connect, queue: str, transport: AmqpTransport
+) -> None:
+    publish(server, queue, losses=1)
+    publish(server, queue, Role.SUSPECT, losses=2)
+
+    assert receive(transport, queue, wait=0.5) == []
+    transport.close()
+
+    name = server.topology.queue(queue, Role.MAIN)
+    assert sorted(taken(server, name)[0].headers["relevo-losses"] for _ in range(2)) == [1, 2]
+    assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 0
+
+
+def test_an_urgent_one_does_not_hold_up_what_is_delayed_and_stays_urgent(
+    server: Server, queue: str, transport: AmqpTransport
+) -> None:
+    urgent = properties()
+    urgent.priority = 9
+    channel = server.channel()
+    channel.confirm_delivery()
+    channel.basic_publish(server.topology.exchange(Role.MAIN), queue, BODY, urgent, mandatory=True)
+
+    assert receive(transport, queue, wait=0.5) == []
+    transport.close()
+
+    found, _ = taken(server, server.topology.queue(queue, Role.MAIN))
+    assert (found.priority, found.headers["relevo-urgency"]) == (None, "high")
