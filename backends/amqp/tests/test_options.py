@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from relevo import Secret
+from relevo import App, Secret
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
 from relevo_amqp._errors import LineLostError, translated
@@ -72,6 +74,8 @@ def test_what_is_no_address_is_refused_and_its_password_is_not_shown(url: str) -
         {"confirm_timeout": 0.0},
         {"connect_timeout": -1.0},
         {"resolution": 0.001},
+        {"patience": -1.0},
+        {"patience": float("nan")},
     ],
 )
 def test_options_that_cannot_work_are_refused_by_name(changes: dict[str, object]) -> None:
@@ -96,6 +100,24 @@ def test_what_an_instance_claims_follows_its_options() -> None:
     transport = AmqpTransport(AmqpOptions(resolution=0.5, max_body=1000))
 
     assert (transport.capabilities.delay, transport.capabilities.max_body) == (0.5, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "patience"),
+    [
+        ("[transports]\nmain = 'amqp://localhost'", 3600.0),
+        ("patience = '5m'\n[transports]\nmain = 'amqp://localhost'", 300.0),
+        ("patience = '5m'\n[transports]\nmain = {url = 'amqp://localhost', patience = '1m'}", 60.0),
+    ],
+)
+def test_configuration_gives_it_the_applications_patience(tmp_path: Path, text: str, patience: float) -> None:
+    path = tmp_path / "relevo.toml"
+    path.write_text(f"source = 'shop'\n{text}\n")
+
+    transport = App.from_config(path, environ={}).transports["main"]
+
+    assert isinstance(transport, AmqpTransport)
+    assert transport._options.patience == patience
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,13 @@ def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[
     transports: dict[str, Transport] = {}
     outboxes: dict[str, Transport] = {}
     for name, entry in config.transports.items():
-        if transport := _opened(entry, ("transports", name), config.directory, clock, problems):
+        if transport := _opened(entry, ("transports", name), config, clock, problems):
             transports[name] = transport
     for name, entry in config.transports.items():
         text = entry.outbox.reveal() if entry.outbox else ""
         if "://" in text:
             own = TransportConfig(name=f"{name}.outbox", url=Secret(text))
-            if outbox := _opened(own, ("transports", name, "outbox"), config.directory, clock, problems):
+            if outbox := _opened(own, ("transports", name, "outbox"), config, clock, problems):
                 outboxes[name] = outbox
         elif text in transports:  # else it could not be opened, which is told already
             outboxes[name] = transports[text]
@@ -95,16 +95,23 @@ def _class_for(config: TransportConfig) -> Any:
 
 
 def _opened(
-    entry: TransportConfig, keys: KeyPath, directory: Path, clock: Clock, problems: Problems
+    entry: TransportConfig, keys: KeyPath, config: Config, clock: Clock, problems: Problems
 ) -> Transport | None:
-    """Return the transport that *entry* describes, as said at *keys*; ``None`` if *problems* knows why not."""
+    """
+    Return the transport that *entry* describes, as said at *keys*; ``None`` if *problems* knows why not.
+
+    One that has an option ``patience``, because it gives back itself what it cannot read yet, gets the application's.
+    """
     where = ".".join(map(str, keys))
     address = entry.url.reveal()
     before = len(problems)
     with problems.at(*keys), _named(where):
         cls = _class_for(entry)
         _refuse_default_password(address)
-        options = options_of(cls.Options, {"url": address, **entry.options}, keys, problems, directory=directory)
+        given = {"url": address, **entry.options}
+        if "patience" in get_type_hints(cls.Options):
+            given.setdefault("patience", config.patience)
+        options = options_of(cls.Options, given, keys, problems, directory=config.directory)
         if len(problems) == before:
             transport = cls.open(options, name=entry.name, clock=clock)
             if not isinstance(transport, Transport):
