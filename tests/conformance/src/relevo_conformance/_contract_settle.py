@@ -183,19 +183,32 @@ class StateContract(Contract):
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
             worker.send(bench.envelopes(2))
+            for delivery in bench.receive(worker, 2):
+                worker.nack(delivery, state=STATE)
             first, second = bench.receive(worker, 2)
-            worker.checkpoint(first, STATE)
 
             for outcome in self.oversized():
                 with pytest.raises(ConfigurationError):
                     worker.settle([(second, Ack()), (first, outcome)])
-            with pytest.raises(ConfigurationError):
-                worker.checkpoint(first, TOO_LONG)
 
             assert bench.glimpse(other) == []
             assert worker.ack(second)
             assert worker.nack(first)
             assert bench.one(other).state == STATE
+
+    @proves(promise.STATE_IS_BOUNDED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_a_checkpoint_of_a_state_that_is_too_long_is_refused(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+            worker.checkpoint(delivery, STATE)
+
+            with pytest.raises(ConfigurationError):
+                worker.checkpoint(delivery, TOO_LONG)
+
+            assert worker.nack(delivery)
+            assert bench.one(worker).state == STATE
 
     @proves(promise.STATE_IS_BOUNDED, promise.REVIVED_IS_RECEIVED)
     def test_nothing_is_revived_with_a_state_that_is_too_long(self) -> None:

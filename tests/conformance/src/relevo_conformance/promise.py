@@ -92,10 +92,8 @@ NACK_RETURNS_LATER = Promise(
     "nack-returns-later", "What is given back comes again with the next attempt, its state kept, and not early."
 )
 RELEASE_COUNTS_NOTHING = Promise("release-counts-nothing", "What is released comes again as if it had never been out.")
-STATE_IS_BOUNDED = _optional(
-    "state-is-bounded",
-    "A state that is too long is refused as an error of the program, and nothing is changed.",
-    lambda c: c.checkpoint,
+STATE_IS_BOUNDED = Promise(
+    "state-is-bounded", "A state that is too long is refused as an error of the program, and nothing is changed."
 )
 STALE_SETTLE_IS_REFUSED = Promise(
     "stale-settle-is-refused", "Settling what is no longer held changes nothing, and says so."
