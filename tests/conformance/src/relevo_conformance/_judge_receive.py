@@ -177,9 +177,15 @@ def _judge_content(world: World, operation: Operation, copy: Copy, handed: histo
                 if getattr(copy.event, field.name) != getattr(handed.event, field.name)
             )
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another {changed}")
-        elif what := _mistimed(world, copy, handed):
+        elif (what := _mistimed(world, copy, handed)) and not _of_another(world, copy, handed):
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
     copy.enqueued_at = handed.enqueued_at
+
+
+def _of_another(world: World, copy: Copy, handed: history.Handed) -> bool:
+    """Return whether this may as well be another copy of an event that was sent several times: they look alike."""
+    others = (other for other in world.same(handed.queue, handed.event) if other is not copy)
+    return any(not _mistimed(world, other, handed) for other in others)
 
 
 def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:
