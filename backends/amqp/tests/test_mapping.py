@@ -43,7 +43,6 @@ from relevo_amqp._topology import Topology
 NOW = 1_795_000_000.25
 TEXT_CHARACTERS = st.characters(exclude_categories=["Cs"])
 TEXT = st.text(TEXT_CHARACTERS, max_size=255)
-SHORT = st.text(TEXT_CHARACTERS, max_size=60) | st.binary(max_size=20)
 TIMES = st.integers(0, 1 << 50).map(lambda micros: micros / 1_000_000)
 ENVELOPES = st.builds(
     Envelope,
@@ -56,9 +55,11 @@ ENVELOPES = st.builds(
     urgency=st.sampled_from(["normal", "high"]),
     expires=st.none() | st.floats(allow_nan=False),
 )
-FEW = st.dictionaries(TEXT, TEXT, max_size=3)
+BRIEF = st.text(TEXT_CHARACTERS, max_size=60)
+SHORT = BRIEF | st.binary(max_size=20)
+FEW = st.dictionaries(BRIEF, TEXT, max_size=3)
 UNREADABLE = st.builds(Unreadable, raw=st.binary(max_size=300), headers=FEW, why=TEXT)
-DEATHS = st.builds(Death, ref=TEXT, reason=TEXT, error=TEXT, at=TIMES)
+DEATHS = st.builds(Death, ref=BRIEF, reason=BRIEF, error=TEXT, at=TIMES)
 RECORDS = st.builds(
     Record,
     envelope=ENVELOPES | UNREADABLE,
@@ -217,7 +218,7 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
     for parcel in (moved(record), settled(record, outcome)):
         assert 20 + len(b"".join(pika.BasicProperties(**parcel.properties).encode())) <= 128 * 1024
         assert parcel.body == body
-        again = read(*over_the_wire(parcel), queue="mail", now=NOW)
+        again = read(*over_the_wire(parcel), queue=record.queue, now=NOW)
         assert type(again.envelope) is type(record.envelope)
         if isinstance(record.envelope, Newer):
             assert isinstance(again.envelope, Newer)
@@ -225,7 +226,8 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
         else:
             assert again.envelope == record.envelope
         assert again.losses >= min(record.losses, 1)
-        assert read(*over_the_wire(written(again, exchange="e", key="k")), queue="mail", now=NOW) == again
+        once_more = written(again, exchange="e", key="k")
+        assert read(*over_the_wire(once_more), queue=record.queue, now=NOW) == again
 
 
 def own_headers(event: Newer) -> dict[str, object]:
