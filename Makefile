@@ -4,7 +4,11 @@ VENV ?= .venv
 VENV_PYTHON := $(VENV)/bin/python
 TOX := $(VENV)/bin/tox
 PIP := $(VENV_PYTHON) -m pip --quiet --disable-pip-version-check
-SETTINGS := workspace.txt $(wildcard core/pyproject.toml backends/*/pyproject.toml tests/conformance/pyproject.toml)
+SETTINGS := workspace.txt $(wildcard core/pyproject.toml backends/*/pyproject.toml tests/conformance/pyproject.toml \
+    examples/transport-redis/pyproject.toml)
+BENCH := .venv-bench
+BENCH_PYTHON := $(BENCH)/bin/python
+SERVERS := $(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(VENV_PYTHON) tests/servers/redis_server.py run --
 
 # One that is named is used or refused; else the first that is new enough.
 ifeq ($(origin PYTHON),undefined)
@@ -17,16 +21,23 @@ endif
 SKIP_MISSING := $(if $(filter true TRUE True 1,$(CI)),false,true)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint imports types docs format dev clean
+.PHONY: help demo demo-cron demo-supervisor test lint imports types docs mutants bench format dev clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z ]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(VENV)/.example ## Upload photographs now, make their thumbnails later: the example application
 	@$(VENV_PYTHON) examples/images/demo.py
 
+demo-cron: $(VENV)/.example ## The same for a minute and more, out of a table that cron empties
+	@PYTHONPATH=tests/servers $(VENV_PYTHON) examples/images/demo_cron.py
+
+demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by workers under supervisor
+	@$(VENV_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
+	    'exec $(VENV_PYTHON) examples/images/demo_supervisor.py $${RELEVO_TEST_AMQP:+--url "$$RELEVO_TEST_AMQP"}'
+
 test: $(VENV)/.tox ## Run everything that CI runs
-	@$(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(TOX) run --skip-missing-interpreters $(SKIP_MISSING)
+	@$(SERVERS) $(TOX) run --skip-missing-interpreters $(SKIP_MISSING)
 
 lint imports types: $(VENV)/.tox ## Run one of the checks alone
 	@$(TOX) run -e $@
@@ -35,13 +46,20 @@ docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
 	@$(TOX) run -e docs
 	@echo "docs/_build/html/index.html"
 
+mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and write the table anew: docs/reference/mutants.md
+	@$(VENV_PYTHON) -m benchmarks.mutants
+
+bench: $(BENCH)/.peers ## Measure it beside Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
+	@$(BENCH_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
+	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} $(OPTIONS)'
+
 format: $(VENV)/.tox ## Put the code into its form
 	@$(TOX) run -e format
 
 dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy …
 
 clean: ## Remove what was made here: environments, caches, the example's files
-	rm -rf $(VENV) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
+	rm -rf $(VENV) $(BENCH) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: each stamp is one step that was finished ----------------------------------
@@ -74,4 +92,13 @@ $(VENV)/.tox: $(VENV)/.workspace
 $(VENV)/.dev: $(VENV)/.example pyproject.toml
 	@$(PIP) install --upgrade "pip>=25.1"  # the first that reads dependency groups
 	@$(PIP) install --group dev
+	@$(PIP) install --editable examples/transport-redis
+	@touch $@
+
+# Apart: nothing else needs whom relevo is measured beside, nor what they bring along.
+$(BENCH)/.peers: $(VENV_PYTHON) $(SETTINGS) benchmarks/requirements.txt
+	@echo "installing relevo and whom it is measured beside into $(BENCH)"
+	@$(VENV_PYTHON) -m venv $(BENCH)
+	@$(BENCH_PYTHON) -m pip --quiet --disable-pip-version-check install \
+	    --requirement workspace.txt --requirement benchmarks/requirements.txt
 	@touch $@

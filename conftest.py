@@ -9,33 +9,47 @@ from pathlib import Path
 import pytest
 
 import rabbitmq
+import redis_server
+import server_starter
 
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
 
 
 @pytest.fixture(name="rabbitmq_url", scope="session")
 def _rabbitmq_url() -> Iterator[str]:
-    """
-    Give the URL of a RabbitMQ that answers, a private node if need be.
+    """Give the URL of a RabbitMQ that answers."""
+    yield from _url(rabbitmq.KIND)
 
-    It stands in RELEVO_TEST_AMQP too as long as the session lasts, for programs that a test starts
-    and for test classes that cannot ask for a fixture.
+
+@pytest.fixture(name="redis_url", scope="session")
+def _redis_url() -> Iterator[str]:
+    """Give the URL of a Redis that answers when what it took is on disk."""
+    yield from _url(redis_server.KIND)
+
+
+def _url(kind: server_starter.Kind) -> Iterator[str]:
+    """
+    Give the URL of a server of this kind, a private one if need be.
+
+    It stands in its variable too as long as the session lasts, for programs that a test starts and for
+    test classes that cannot ask for a fixture.
     """
     with ExitStack() as stack:
         try:
-            url = stack.enter_context(rabbitmq.server())
-        except rabbitmq.NotFoundError as error:
-            if rabbitmq.in_ci():
+            url = stack.enter_context(kind.server())
+        except server_starter.NotFoundError as error:
+            if server_starter.in_ci():
                 pytest.fail(str(error), pytrace=False)
             pytest.skip(str(error))
-        stack.enter_context(pytest.MonkeyPatch.context()).setenv("RELEVO_TEST_AMQP", url)
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv(kind.variable, url)
         yield url
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what can be told without asking: needing RabbitMQ, and being of the conformance suite."""
+    """Mark what can be told without asking: needing a server, and being of the conformance suite."""
     for item in items:
-        if "rabbitmq_url" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.amqp)
+        for fixture, mark in (("rabbitmq_url", pytest.mark.amqp), ("redis_url", pytest.mark.redis)):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
         if item.path.name.startswith("test_conformance") or item.path.is_relative_to(SUITE):
             item.add_marker(pytest.mark.conformance)

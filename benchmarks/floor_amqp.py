@@ -13,7 +13,8 @@ from pika.adapters.select_connection import SelectConnection
 BODY = (
     json.dumps({"image_id": 7, "filename": "coffee.jpg", "width": 600, "height": 400, "tags": ["a", "b"]}).encode() * 3
 )
-_PERSISTENT = pika.BasicProperties(delivery_mode=2)
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
+QUORUM = {"x-queue-type": "quorum"}
 
 
 def floor_amqp(url: str, events: int) -> dict[str, float]:
@@ -21,8 +22,8 @@ def floor_amqp(url: str, events: int) -> dict[str, float]:
     queue = f"floor-{uuid.uuid4().hex[:8]}"
     single = max(50, events // 50)
     try:
-        dispatched = _published(url, queue, single, window=1)
-        sent = _published(url, queue, events, window=1000)
+        dispatched = published(url, queue, single, window=1)
+        sent = published(url, queue, events, window=1000)
         handled = _consumed(url, queue, single + events)
     finally:
         connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -31,12 +32,13 @@ def floor_amqp(url: str, events: int) -> dict[str, float]:
     return {"dispatch": dispatched, "send x 1000": sent, "handle": handled}
 
 
-def _published(url: str, queue: str, count: int, *, window: int) -> float:
+def published(url: str, queue: str, count: int, *, window: int, body: bytes = BODY) -> float:
+    """Return events a second into *queue*, so many of them on their way without their confirmation at the most."""
     state = {"out": 0, "confirmed": 0, "began": 0.0, "ended": 0.0}
 
     def fill(channel: Any) -> None:
         while state["out"] < count and state["out"] - state["confirmed"] < window:
-            channel.basic_publish("", queue, BODY, _PERSISTENT, mandatory=True)
+            channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
             state["out"] += 1
 
     def ready(channel: Any) -> None:
@@ -53,9 +55,9 @@ def _published(url: str, queue: str, count: int, *, window: int) -> float:
             state["began"] = time.perf_counter()
             fill(channel)
 
-        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"}, callback=declared)
+        channel.queue_declare(queue, durable=True, arguments=QUORUM, callback=declared)
 
-    _loop(url, ready)
+    connected(url, ready)
     return count / (state["ended"] - state["began"])
 
 
@@ -76,11 +78,12 @@ def _consumed(url: str, queue: str, count: int) -> float:
         state["began"] = time.perf_counter()
         channel.basic_consume(queue, received)
 
-    _loop(url, ready)
+    connected(url, ready)
     return count / (state["ended"] - state["began"])
 
 
-def _loop(url: str, ready: Any) -> None:
+def connected(url: str, ready: Any) -> None:
+    """Call *ready* with a channel, and return when its connection is closed."""
     connection = SelectConnection(
         pika.URLParameters(url),
         on_open_callback=lambda made: made.channel(on_open_callback=ready),

@@ -22,7 +22,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import relevo
@@ -37,18 +37,22 @@ def nothing(event: relevo.Event) -> None:
 
 
 @contextmanager
-def application(main: str, folder: Path) -> Iterator[relevo.App]:
-    """Give an application on the transport that *main* configures."""
+def application(main: str, folder: Path, url: str) -> Iterator[relevo.App]:
+    """Give an application on the transport that *main* configures; on a server, at *url*, nothing of it is left."""
     (folder / "relevo.toml").write_text(f'source = "bench"\n[transports]\nmain = {main}\n[routes]\n"*" = "main"\n')
-    with relevo.App.from_config(folder / "relevo.toml", environ={}) as app:
+    with relevo.App.from_config(folder / "relevo.toml", environ={}) as app, ExitStack() as stack:
         app.listen(nothing)
+        if url:
+            from peers.rabbitmq import borrowed  # noqa: PLC0415 - needs pika
+
+            stack.enter_context(borrowed(app, url))
         app.prepare("main")
         yield app
 
 
-def measure_relevo(main: str, events: int) -> dict[str, float]:
+def measure_relevo(main: str, events: int, url: str = "") -> dict[str, float]:
     """Return events a second: dispatched one by one, sent in batches of 1000, handled."""
-    with tempfile.TemporaryDirectory() as folder, application(main, Path(folder)) as app:
+    with tempfile.TemporaryDirectory() as folder, application(main, Path(folder), url) as app:
         event = relevo.Event("image.created", ARGUMENTS)
         single = max(50, events // 50)
         began = time.perf_counter()
@@ -67,9 +71,6 @@ def measure_relevo(main: str, events: int) -> dict[str, float]:
         handled = report.done / (time.perf_counter() - began)
         if report.done != events + single:
             raise SystemExit(f"{events + single} events were sent and {report.done} done: {report}")
-        drop = getattr(transport, "drop", None)
-        if drop is not None:
-            drop(["default"])
         return {"dispatch": dispatched, "send x 1000": sent, "handle": handled}
 
 
@@ -144,7 +145,7 @@ def main() -> None:
 
         prefix = f"bench-{uuid.uuid4().hex[:8]}"
         subjects["amqp"] = lambda: measure_relevo(
-            f'{{ url = "{options.amqp}", prefix = "{prefix}", levels = 4 }}', options.events
+            f'{{ url = "{options.amqp}", prefix = "{prefix}", levels = 4 }}', options.events, options.amqp
         )
         subjects["pika alone"] = lambda: floor_amqp(options.amqp, options.events)
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

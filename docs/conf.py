@@ -19,6 +19,7 @@ extensions = [
     "_sphinx.command_line",
     "_sphinx.hooks",
     "_sphinx.life",
+    "_sphinx.promises",
     "_sphinx.public_names",
 ]
 exclude_patterns = ["_build"]
@@ -50,6 +51,7 @@ nitpick_ignore_regex = [
     # Types of others: resolving them would ask their sites at every build.
     (r"py:.*", rf"({_OTHERS.replace(' ', '|')})\..*"),
     (r"py:class", r"Path|AbstractContextManager"),  # the same, where only the type checker imports them
+    (r"py:class", r"ListenerTerms"),  # likewise; listener() says what they are
     # An attribute for those who read the code.
     (r"py:attr", r"changed"),
 ]

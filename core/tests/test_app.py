@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import attrs
 import pytest
@@ -19,6 +21,7 @@ from relevo import (
     Dispatched,
     Envelope,
     Event,
+    Execution,
     LocalDispatcher,
     Report,
     Retry,
@@ -33,11 +36,13 @@ from relevo import (
 from relevo._codec import decoded
 from relevo.errors import (
     ConfigurationError,
+    DuplicateEventError,
     DuplicateListenerError,
     EncodeError,
     RouteNotFoundError,
     SendError,
     SessionError,
+    SubjectError,
     UnsupportedError,
 )
 from relevo.testing import FakeClock
@@ -58,8 +63,8 @@ def _make(clock: FakeClock) -> Iterator[Callable[..., App]]:
     made: list[App] = []
 
     def make(*listeners: object, **how: Any) -> App:
-        parts = {"transports": {"main": MemoryTransport(clock=clock)}, "routes": {"*": "main"}, **how}
-        made.append(App(listeners=listeners, source="shop", clock=clock, chance=lambda: 0.0, **parts))
+        parts: dict[str, Any] = {"transports": {"main": MemoryTransport(clock=clock)}, "routes": {"*": "main"}}
+        made.append(App(listeners=listeners, source="shop", **{**parts, "clock": clock, "chance": lambda: 0.0, **how}))
         return made[-1]
 
     yield make
@@ -109,9 +114,9 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
 @pytest.mark.parametrize(
     "how, why",
     [
-        ({"transports": {"main": "sqlite:///x.db"}}, '"main" is str, not a relevo.Transport; App.from_config'),
-        ({"transports": {"now": MemoryTransport()}}, "none can be called 'now'"),
-        ({"transports": {"a/b": MemoryTransport()}}, "none can be called 'a/b'"),
+        ({"transports": {"main": "sqlite:///x.db"}}, "'main' is str, not a relevo.Transport; App.from_config"),
+        ({"transports": {"now": MemoryTransport()}}, "transports: 'now' cannot be the name of one"),
+        ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of one"),
         ({"transports": {}}, "no transport is called 'main'"),
         ({"routes": {"*": "mian"}}, "no transport is called 'mian'; did you mean \"main\""),
         ({"routes": {"*": 3}}, "3 is not a target"),
@@ -120,13 +125,85 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"lease": -1}, "lease cannot be -1"),
         ({"plugins": "shop.plugin"}, "plugins: expected several, got the text"),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
+        ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main' is str, not a relevo.Transport"),
         ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep what is meant for"),
+        ({"outboxes": "main"}, "outboxes: expected what there is by its name, as in {…: …}, got 'main'"),
+        ({"transports": None}, "transports: expected what there is by its name"),
+        ({"routes": None}, "routes: expected what there is by its name"),
+        ({"retries": [3]}, "retries: expected what there is by its name"),
+        ({"plugins": ["mail"]}, "plugins: 'mail' is text; give the object or the module that has the hooks"),
+        ({"plugins": None}, "plugins: expected several, got None"),
+        ({"signing": b"x" * 40}, "signing: a key is text, not bytes; give one, or several in a list"),
+        ({"signing": ["x" * 40, 3]}, "signing: a key is text, not int"),
+        ({"signing": 3}, "signing: a key is text, not int"),
+        ({"execution": "thread"}, "execution is inline, threads or process, not 'thread'; did you mean \"threads\""),
+        ({"execution": 4}, r"execution: expected relevo\.Execution\(…\), or its kind alone, got 4"),
+        ({"clock": 4}, r"clock: 4 is none; one has now\(\), monotonic\(\) and sleep\(…\)"),
+        ({"lock": 4}, "lock: expected a path, got 4"),
+        ({"deploy": ["x"]}, r"deploy: expected a path, got \['x'\]"),
+        ({"chance": 0.5}, "chance: expected a function, got 0.5"),
+        ({"ids": "x"}, "ids: expected a function, got 'x'"),
+        ({"subjects": 3}, "subjects: expected several, got 3; put it into a list"),
     ],
-    ids=range(12),
+    ids=range(30),
 )
 def test_parts_that_do_not_fit_are_refused_at_once(make: Make, how: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         make(**how)
+
+
+def test_all_that_does_not_fit_is_told_at_once(make: Make) -> None:
+    transports = {"main": MemoryTransport(), "plain": Plain(), "box": Plain()}
+    routes = {"a": "mian", "b": ["main", "plain"], "c": ["box", "main"]}
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(transports=transports, outboxes={"box": Plain(name="file")}, routes=routes, retries={"main/x": 3})
+
+    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
+        'the outbox "file" cannot join a session, so it cannot keep what is meant for "box"',
+        "routes.\"a\": no transport is called 'mian'",
+        'retries."main/x": nothing is routed to that queue',
+    ]
+
+
+def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Make) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make(routes={"a*b": "main", "c": "mian", "d": []}, retries={"main/x": 3, "main/y": 0}, lease=0, setup="no")
+
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {
+        'routes."a*b"',
+        'routes."c"',
+        'routes."d"',
+        "Retry",
+        "lease is 0.0 s, 1.0 s is the least that can be renewed",
+        "setup",
+    }
+
+
+def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
+    assert make(execution="threads").execution == Execution("threads")
+
+
+@pytest.mark.parametrize(
+    "given, why",
+    [
+        (Plain, r"subjects: <class '.*Plain'> is no relevo\.SubjectType; make one, .*relevo_sql\.orm_subject"),
+        ("image", "subjects: 'image' is no relevo.SubjectType"),
+        ({"type": 3}, "subjects: of a SubjectType type= is text, such as image, not 3"),
+        ({"cls": "Image"}, "subjects: of a SubjectType cls= is a class, not 'Image'"),
+        ({"name": "id"}, "subjects: of a SubjectType name= is a function from an instance to its id, not 'id'"),
+        ({"load": None}, "subjects: of a SubjectType load= is a function from an id to the instance, not None"),
+    ],
+    ids=range(6),
+)
+def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make, given: Any, why: str) -> None:
+    parts: dict[str, Any] = {"type": "image", "cls": Plain, "name": str, "load": str}
+    kind = SubjectType(**{**parts, **given}) if isinstance(given, dict) else given
+
+    with pytest.raises(SubjectError, match=why):
+        make().add_subject(kind)
+    with pytest.raises(SubjectError, match=why):
+        make(subjects=[kind])
 
 
 def test_the_source_is_checked_and_listeners_are_several() -> None:
@@ -134,6 +211,8 @@ def test_the_source_is_checked_and_listeners_are_several() -> None:
         App(transports={}, routes={}, source="my shop")
     with pytest.raises(ConfigurationError, match=r"listeners: expected several, got the text 'shop.listeners'"):
         App(transports={}, routes={}, listeners="shop.listeners")
+    with pytest.raises(ConfigurationError, match=r"listeners: expected several, got None; put it into a list"):
+        App(transports={}, routes={}, listeners=None)  # type: ignore[arg-type]
 
 
 def test_one_transport_has_one_name(make: Make) -> None:
@@ -204,6 +283,84 @@ def test_listeners_can_be_added_until_they_are_needed(make: Make) -> None:
 
     with pytest.raises(DuplicateListenerError):
         app.worker()
+
+
+@relevo.event("photo.made")
+@attrs.frozen
+class PhotoMade:
+    number: int = 7
+
+
+@relevo.event("photo.made")
+@attrs.frozen
+class OtherPhotoMade:
+    number: int = 7
+
+
+@pytest.mark.parametrize(
+    "thing, why",
+    [
+        (
+            "image.created",
+            r'listen: \'image.created\' is no module that can be found; put @relevo.listener\("…"\) above',
+        ),
+        ("not a module", r"is no module that can be found; .* or write app.add_listener\(\"…\", function\)"),
+        (
+            PhotoMade,
+            r"PhotoMade'> is an event; put @relevo.listener\(…\) above the function and @app.listen above that",
+        ),
+        (print, "has no listener; put @relevo.listener"),
+        (object(), "has no listener; put @relevo.listener"),
+    ],
+)
+def test_what_cannot_hold_a_listener_is_refused_where_it_is_registered_and_leaves_nothing_behind(
+    make: Make, thing: object, why: str
+) -> None:
+    app = make()
+
+    with pytest.raises(ConfigurationError, match=why):
+        app.listen(thing)
+
+    app.add_listener("a.b", print)
+    assert len(app.listeners) == 1
+
+
+def test_an_application_registers_by_a_decorator_too(make: Make) -> None:
+    app = make()
+
+    @app.listen
+    @listener("a.b")
+    def one(event: Event) -> int:
+        return 1
+
+    assert_type(one(Event("a.b")), int)
+    assert [each.function for each in app.listeners] == [one]
+
+
+@pytest.mark.parametrize("target", ["main", "now"])
+def test_an_event_of_another_class_than_the_one_that_is_listened_for_is_refused_at_the_dispatch(
+    make: Make, target: str
+) -> None:
+    app = make(routes={"*": target})
+    app.add_listener(PhotoMade, lambda event: None)
+    app.dispatch(PhotoMade())
+    app.dispatch(Event("photo.made", {"number": 8}))
+
+    with pytest.raises(DuplicateEventError, match=r'"photo.made" is declared twice: by .*PhotoMade.*OtherPhotoMade'):
+        app.dispatch(OtherPhotoMade())
+
+
+def test_a_listener_that_names_a_transport_with_its_queue_is_told_to_leave_it_out(make: Make) -> None:
+    @listener("image.created", queue="main/feed", id="update")
+    def update(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(update, routes={"image.*": ["main/media", "main/feed"]}).worker()
+
+    assert str(caught.value) == (
+        'update: it runs in the queue "main/feed", but "image.created" is routed to main/media, main/feed; '
+        'a listener names its queue without the transport: queue="feed"'
+    )
 
 
 def test_a_listener_in_a_queue_without_a_route_is_told_at_the_start(make: Make) -> None:
@@ -329,6 +486,83 @@ def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
     assert heard[1:] == ["unbound in default"]
 
 
+def test_if_a_listener_that_hears_it_now_raises_nothing_was_sent(make: Make) -> None:
+    heard: list[str] = []
+
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+        heard.append(event.name)
+
+    def fail(event: Event) -> None:
+        raise ValueError("not this one")
+
+    marks = [listener("a.b", id="follow", priority=1)(follow), listener("a.b", id="fail")(fail)]
+    app = make(*marks, routes={"a.b": ["now", "main"], "*": "main"})
+
+    with pytest.raises(ValueError, match="not this one"):
+        app.dispatch_many([Event("a.d"), Event("a.b")])
+
+    assert heard == ["a.b"]
+    assert waiting(app) == 0
+
+
+def test_what_is_wrong_with_an_event_is_found_before_anybody_hears_it_now(make: Make) -> None:
+    heard: list[Event] = []
+    unnamed = SubjectType(type="image", cls=list, name=lambda _: None, load=lambda _: None)
+    app = make(
+        listener("a.b", id="hear")(functools.partial(heard.append)), routes={"*": ["now", "main"]}, subjects=[unnamed]
+    )
+
+    for wrong in (Event("a.b", {"any": object()}), 5):
+        with pytest.raises((EncodeError, ConfigurationError)):
+            app.dispatch_many([Event("a.b"), wrong])
+    with pytest.raises(SubjectError, match="has no id yet"):
+        app.dispatch(Event("a.b", subject=[]))
+
+    assert waiting(app) == 0
+    assert heard == []
+
+
+def test_what_is_dispatched_by_a_listener_that_hears_it_now_follows_its_event(make: Make) -> None:
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c", {"after": event["number"]}))
+
+    order: list[Any] = []
+
+    def note(event: Event) -> None:
+        order.append(event.arguments)
+
+    marks = [listener("a.b", id="follow", queue="now")(follow)]
+    marks += [listener(name, id=name)(functools.partial(note)) for name in ("a.b", "a.c")]
+    app = make(*marks, routes={"a.b": ["main", "now"], "*": "main"})
+
+    app.dispatch_many([Event("a.b", {"number": 1}), Event("a.b", {"number": 2})])
+    drain(app)
+
+    assert order == [{"number": 1}, {"after": 1}, {"number": 2}, {"after": 2}]
+
+
+@pytest.mark.parametrize("fate", ["refused", "unknown"])
+def test_an_event_is_told_with_what_its_listeners_dispatched_if_that_could_not_be_sent(make: Make, fate: str) -> None:
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+
+    app = make(listener("a.b")(follow), routes={"a.b": ["now", "main"], "a.d": "now", "*": "main"})
+    app.prepare("main")
+
+    def send(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        names = [each.name for each in envelopes]
+        assert names == ["a.e", "a.b", "a.c"]
+        raise SendError("main", sent=[0, 1], why="full", **{fate: [2]})
+
+    app.transports["main"].send = send  # type: ignore[method-assign]
+    with pytest.raises(SendError) as caught:
+        app.dispatch_many([Event("a.d"), Event("a.e"), Event("a.b"), Event("a.d")])
+
+    error = caught.value
+    assert (list(error.sent), list(error.refused), list(error.unknown)) == ([0, 1, 3], [], [2])
+
+
 @pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "soon"}])
 def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make: Make, terms: dict[str, Any]) -> None:
     heard: list[Event] = []
@@ -420,6 +654,56 @@ def test_what_a_call_dispatches_is_sent_after_its_listener_and_not_if_it_failed(
     assert left == [0, 0]
     stats = app.transport().stats("next")
     assert (stats.ready, stats.scheduled) == (1, 1)
+
+
+@pytest.mark.parametrize("route", ["main", "now"])
+@pytest.mark.parametrize("fails", [False, True], ids=["returned", "failed"])
+def test_a_call_whose_listener_has_ended_dispatches_nothing_and_says_so(make: Make, route: str, *, fails: bool) -> None:
+    calls: list[Call] = []
+
+    @listener("a.b", retry=1)
+    def hear(event: Event, call: Call) -> None:
+        calls.append(call)
+        if fails:
+            raise ZeroDivisionError
+
+    app = make(hear, routes={"a.b": route, "*": "main/next"})
+    with contextlib.suppress(ZeroDivisionError):
+        app.dispatch(Event("a.b"))
+        app.worker(RunOptions(until_empty=True, queues=("next",) if route == "now" else ("default",))).run()
+
+    with pytest.raises(ConfigurationError, match=r"test_app.*hear: the listener has ended.*app\.dispatch"):
+        calls[0].dispatch(Event("a.c"))
+    assert waiting(app, queue="next") == 0
+
+
+def test_what_a_thread_is_about_to_dispatch_when_its_listener_returns_is_sent_too(make: Make) -> None:
+    begun, settled = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Slow:
+        @hookimpl
+        def relevo_enrich(self, event: Event) -> None:
+            if event.name == "a.c":
+                begun.set()
+                settled.wait(0.2)  # it comes to that only if nobody waits for this dispatch
+
+        @hookimpl
+        def relevo_around_settle(self) -> None:
+            settled.set()
+
+    @listener("a.b")
+    def hear(event: Event, call: Call) -> None:
+        threads.append(threading.Thread(target=call.dispatch, args=(Event("a.c"),)))
+        threads[0].start()
+        begun.wait()
+
+    app = make(hear, routes={"a.b": "main", "*": "main/next"}, plugins=[Slow()])
+    app.dispatch(Event("a.b"))
+    app.worker(RunOptions(until_empty=True, queues=("default",))).run()
+    threads[0].join()
+
+    assert waiting(app, queue="next") == 1
 
 
 def test_a_listener_that_is_run_again_dispatches_the_same_events_again(make: Make, clock: FakeClock) -> None:
@@ -567,18 +851,68 @@ def test_what_is_called_at_once_sees_the_context_that_a_later_listener_would_see
     assert seen == [({"host": "web1", "other": 2}, "c1")] * 2
 
 
-def test_listeners_that_come_and_go_while_transports_are_swapped_are_as_before_afterwards(
+def test_listeners_that_come_and_go_while_transports_are_swapped_are_the_same_as_before_afterwards(
     make: Make, clock: FakeClock
 ) -> None:
-    stays = listener("a.b", id="stays")(functools.partial(print))
-    goes = listener("a.b", id="goes")(functools.partial(print))
-    app = make(stays, goes)
+    app = make()
+    goes = app.add_listener("a.b", print, id="goes")
+    stays = app.add_listener("a.b", print, id="stays")
+    last = app.add_listener("a.b", print, id="last", priority=-1)
 
     with app.swapped(transports={"main": MemoryTransport()}, outboxes={}, clock=clock):
-        app.unlisten(goes)
+        app.remove_listener(goes)
         app.add_listener("a.b", print, id="new")
+        app.listen("relevo.never_imported")
+        meanwhile = [each.id for each in app._table("a.b")]
+    after = app.listeners("a.b")
+    app.remove_listener(goes)
 
-    assert [each.id for each in app.listeners("a.b")] == ["stays", "goes"]
+    assert meanwhile == ["stays", "new", "last"]
+    assert after == (goes, stays, last)
+    assert app.listeners("a.b") == (stays, last)
+
+
+def test_a_class_that_was_listened_for_in_one_test_does_not_keep_another_one_from_its_name_in_the_next(
+    make: Make, clock: FakeClock
+) -> None:
+    def declared() -> type:
+        @relevo.event("a.b")
+        @attrs.frozen
+        class Made:
+            pass
+
+        return Made
+
+    app = make()
+    for _ in range(2):
+        with app.swapped(transports={"main": MemoryTransport()}, outboxes={}, clock=clock):
+            cls = declared()
+            heard = app.add_listener(cls, print)
+            assert app.listeners(cls) == (heard,)
+
+    assert not app.has_listeners()
+
+
+def test_a_module_is_taken_out_as_it_was_put_in(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import relevo\n\n@relevo.listener('a.b')\ndef one(event): ...\n\n"
+        "@relevo.listener('a.c')\ndef two(event): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stays = listener("a.b", id="stays")(functools.partial(print))
+    app = make(stays, "leaving")
+    before = [each.id for each in app.listeners]
+
+    app.unlisten("leaving")
+    app.listen("leaving")
+    again = [each.id for each in app.listeners]
+    app.unlisten(sys.modules["leaving"])
+    app.unlisten("leaving", "leaving:one")
+
+    assert sorted(before) == sorted(again) == ["leaving:one", "leaving:two", "stays"]
+    assert [each.id for each in app.listeners] == ["stays"]
+    with pytest.raises(ConfigurationError, match='no module "leavin"'):
+        app.unlisten("leavin")
 
 
 def test_keys_alone_are_enough_for_signing(make: Make) -> None:
@@ -663,10 +997,10 @@ def test_a_queue_has_a_policy_for_listeners_that_have_none(make: Make) -> None:
 @pytest.mark.parametrize(
     "retries, why",
     [
-        ({"mian/media": 3}, r'retries."mian/media": no transport is called "mian"; did you mean "main"\?'),
+        ({"mian/media": 3}, r"""retries."mian/media": no transport is called 'mian'; did you mean "main"\?"""),
         ({"main/a b": 3}, "cannot name a queue"),
         ({"main": "often"}, "expected relevo.Retry"),
-        ({"main/mdia": 3}, "nothing is routed there"),
+        ({"main/mdia": 3}, "nothing is routed to that queue"),
     ],
 )
 def test_a_policy_of_no_queue_is_refused(make: Make, retries: dict[str, Any], why: str) -> None:
@@ -777,6 +1111,53 @@ def test_a_dry_run_tells_what_would_be_created_outboxes_included(make: Make) -> 
     assert app.setup() == []
 
 
+def test_what_can_be_set_up_is_although_a_server_is_down_and_every_failure_is_told(make: Make) -> None:
+    transports = {"one": Counting(), "two": Counting(), "three": MemoryTransport()}
+    boxes = {"one": MemoryTransport(name="one.outbox")}
+    app = make(transports=transports, outboxes=boxes, routes={"a": "one", "b": "two", "c": "three"})
+    transports["one"].__dict__["failures"] = transports["two"].__dict__["failures"] = 2
+
+    with pytest.raises(TransportUnavailableError) as several:
+        app.setup()
+    transports["one"].__dict__["failures"] = 0
+    with pytest.raises(TransportUnavailableError) as single:
+        app.setup()
+
+    assert str(several.value).splitlines() == [
+        'the transport "one" is unavailable: no route to it',
+        'the transport "two" is unavailable: no route to it',
+    ]
+    assert several.value.transport == "one"
+    assert [str(each) for each in several.value.__dict__["errors"]] == str(several.value).splitlines()
+    assert str(single.value) == 'the transport "two" is unavailable: no route to it'
+    assert app.setup() == ['queue "default" in memory']
+
+
+def test_what_the_program_must_mend_is_the_kind_of_an_error_that_tells_several(make: Make) -> None:
+    class Unfit(MemoryTransport):
+        def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+            raise ConfigurationError("the tables are of a newer release")
+
+    down = Counting()
+    down.failures = 1
+
+    with pytest.raises(ConfigurationError, match=r"no route to it\nthe tables are of a newer release"):
+        make(transports={"down": down, "unfit": Unfit()}, routes={}).setup()
+
+
+def test_an_outbox_is_made_ready_although_its_server_is_down(make: Make) -> None:
+    down, box = Counting(), MemoryTransport()
+    app = make(transports={"main": down}, outboxes={"main": box})
+    down.failures = 1
+
+    with pytest.raises(TransportUnavailableError, match="no route to it"):
+        app.prepare("main")
+
+    assert box.setup(["outbox/main"], dry_run=True) == []
+    app.prepare("main")
+    assert len(down.__dict__["setups"]) == 2
+
+
 def test_closing_closes_every_transport_even_if_one_fails() -> None:
     class Failing(MemoryTransport):
         def close(self) -> None:
@@ -881,6 +1262,7 @@ import sys
 import attrs, pluggy, msgspec
 before = set(sys.modules)
 import relevo
+relevo.App
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -908,6 +1290,22 @@ def test_subjects_that_are_objects_are_named_and_loaded(make: Make) -> None:
     drain(app)
 
     assert found == [Subject("image", "7"), Image(7)]
+
+
+def test_a_subject_of_a_type_that_looks_like_a_slip_is_dispatched_and_told_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = SubjectType(type="image", cls=dict, name=lambda _: None, load=lambda _: None)
+    app = make(subjects=[image])
+
+    for kind in ("imgae", "imgae", "image", "order"):
+        app.dispatch(Event("a.b", subject=Subject(kind, "1")))
+    make().dispatch(Event("a.b", subject=Subject("imgae", "1")))
+
+    assert waiting(app) == 4
+    assert [each.getMessage() for each in caplog.records] == [
+        "an event has a subject of the type 'imgae', which is not registered; did you mean \"image\"?"
+    ]
 
 
 def test_a_relay_is_there_where_an_outbox_is(make: Make) -> None:

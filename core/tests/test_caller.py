@@ -686,6 +686,94 @@ def test_an_observing_hook_sees_every_delivery_and_cannot_break_one(
     assert watch.seen == [one]
 
 
+class _Reporter:
+    """Notes every failure of a listener, as a plugin that mails them would."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def relevo_listener_failed(
+        self,
+        delivery: Delivery,
+        event: Event,
+        listener_id: str,
+        attempt: int,
+        error: BaseException,
+        due: float | None,
+    ) -> None:
+        assert isinstance(delivery.envelope, Envelope)
+        assert event.id == delivery.envelope.id
+        self.told.append((event.name, event["a"], listener_id, attempt, repr(error), due))
+
+
+def test_a_hook_is_told_of_each_failure_and_when_the_listener_is_run_again(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    reporter = _Reporter()
+    listen(_fail, retry=Retry(2, first=7))
+    listen(_raiser(GiveUp("never")), id="given up")
+    listen(_raiser(RetryLater("5s")), id="later")
+    listen(print, id="fine")
+    calls = caller(hooks=Hooks([reporter]))
+    now = clock.now()
+
+    first = calls.outcome(delivery(data={"a": 1}))
+    clock.advance(7)
+    calls.outcome(delivery(data={"a": 1}, attempt=2, state=_stateful_bytes(first)))
+
+    fail = "ValueError('not today')"
+    assert reporter.told[:3] == [
+        ("image.created", 1, "_fail", 1, fail, now + 7.0),
+        ("image.created", 1, "given up", 1, "GiveUp('never')", None),
+        ("image.created", 1, "later", 1, repr(RetryLater("5s")), now + 5.0),
+    ]
+    assert [each[2:] for each in reporter.told[3:4]] == [("_fail", 2, fail, None)]
+
+
+def test_a_hook_is_told_of_the_failure_of_a_listener_of_a_class_by_the_name_of_the_event(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    reporter = _Reporter()
+    listen(_fail, event=_Weighed)
+
+    for grams in (1, 0):  # the listener fails, and then the constructor of the class
+        caller(hooks=Hooks([reporter])).outcome(delivery(name="image.weighed", data={"a": 1, "grams": grams}))
+
+    assert [each[:4] for each in reporter.told] == [("image.weighed", 1, "_fail", 1)] * 2
+    assert "ZeroDivisionError" in reporter.told[1][4]
+
+
+def test_a_hook_that_fails_when_it_is_told_of_a_failure_changes_nothing(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    class _Broken:
+        @hookimpl
+        def relevo_listener_failed(self, error: BaseException) -> None:
+            raise RuntimeError("no network")
+
+    listen(_fail, retry=Retry(2, first=7))
+
+    outcome = caller(hooks=Hooks([_Broken()])).outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(7.0)
+    assert "an observing hook failed" in caplog.text
+
+
+def test_what_is_waited_for_is_no_failure_of_a_listener(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    reporter = _Reporter()
+
+    def look(event: object, call: Call) -> None:
+        assert call.subject
+
+    listen(look)
+
+    caller(subjects=[_images()], hooks=Hooks([reporter])).outcome(delivery(subject="image/7", data={"a": 1}))
+
+    assert reporter.told == []
+
+
 def test_a_huge_traceback_does_not_take_long(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
     def chain(event: object) -> None:
         error: Exception | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import sqlite3
@@ -230,6 +231,57 @@ def test_tables_are_not_folded_for_programs(shop: Shop) -> None:
     assert all(line == line.rstrip() for line in listed.stdout.splitlines())
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "utf-8"])
+def test_what_the_encoding_has_no_form_for_is_escaped(shop: Shop, encoding: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("shop.db", "→é𝄞.db"))
+    before = f"export PYTHONIOENCODING={encoding};"
+
+    done = shop.process(
+        f"{before} relevo dispatch mail.sent > sent && relevo config show > table && relevo config show --json > json"
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    sent, table, as_json = (
+        shop.folder.joinpath(name).read_bytes().decode(encoding) for name in ("sent", "table", "json")
+    )
+    assert sent.endswith(("→ main/default\n", "\\u2192 main/default\n"))
+    assert "é" in table
+    assert "sqlite:///→é𝄞.db" in [row["value"] for row in json.loads(as_json)]
+
+
+def test_a_terminal_that_is_too_narrow_for_a_table_shows_a_value_in_a_line(shop: Shop) -> None:
+    narrow = at_terminal(shop, "status -q media", columns=40)
+    wide = at_terminal(shop, "status -q media", columns=80)
+
+    assert narrow == [
+        "transport: main",
+        "queue:     media",
+        "ready:     0",
+        "leased:    0",
+        "scheduled: 0",
+        "dead:      0",
+        "oldest:    -",
+    ]
+    assert [line.split() for line in wide[1:]] == [["main", "media", "0", "0", "0", "0", "-"]]
+
+
+def at_terminal(shop: Shop, command: str, *, columns: int) -> list[str]:
+    """Return what somebody at a terminal of so many *columns* reads."""
+    terminal, its_end = os.openpty()
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "NO_COLOR": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "relevo", *shlex.split(command)],
+        cwd=shop.folder,
+        env=environ,
+        stdout=its_end,
+        check=True,
+    )
+    os.close(its_end)
+    shown = os.read(terminal, 65536)
+    os.close(terminal)
+    return shown.decode().splitlines()
+
+
 # --- help ---------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +328,9 @@ def test_what_needs_no_application_is_quick(command: str) -> None:
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
 
     assert "relevo.cli._main" in loaded
-    for heavy in ("sqlalchemy", "stevedore", "rich", "asyncio", "tomllib", "pika", "relevo._config", "relevo_memory"):
+    for heavy in ("sqlalchemy", "stevedore", "rich", "asyncio", "tomllib", "pika", "attrs", "msgspec", "logging"):
         assert heavy not in loaded
+    assert {name for name in loaded if name.startswith("relevo._")} == set()
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
@@ -290,7 +343,8 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
     assert f"relevo {' '.join(command)}" in " ".join(done.output.split("Example")[1].split())
 
 
-SILENT = {("dead",), ("config",), ("completion",)}
+SILENT: set[tuple[str, ...]] = {("dead",), ("deploy",), ("config",), ("completion",), ("unit",)}
+SILENT |= {("unit", name) for name in ("cron", "supervisor", "systemd")}
 """Groups, and what prints a script."""
 
 
@@ -312,9 +366,9 @@ def test_what_is_done_is_told_as_json(shop: Shop) -> None:
 
     assert plan == []
     assert (drained["dead"], drained["reasons"]) == (1, {"gave-up": 1})
-    assert revived == {"revived": 1, "gone": []}
+    assert revived == {"revived": 1, "gone": [], "unknown": [], "stayed": []}
     assert (worked["handled"], worked["stopped_by"]) == (1, "events")
-    assert discarded == {"discarded": 1, "gone": []}
+    assert discarded == {"discarded": 1, "gone": [], "unknown": []}
 
 
 def test_a_setup_that_only_checks_says_later_what_is_missing(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ def test_a_table_is_shown_with_the_line_of_each_key(shop: Shop) -> None:
     assert rows["signing.keys"] == (["***"], "relevo.toml:8")
     assert rows["signing.required"] == (True, "default")
     assert rows['routes."*"'] == (["main"], "default")
+
+
+def test_the_options_of_plugins_are_shown_without_their_secrets(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        '[plugins.mail]\nto = ["dev@example.org"]\n\nserver = "smtps://shop:${CANARY}@mail.example.org"\n'
+        '[plugins.shop_listeners]\n[transports]\nmain = "sqlite:///shop.db"\n',
+    )
+
+    rows = shown(shop, CANARY=CANARY, RELEVO_PLUGINS__MAIL__FROM="shop@example.org")
+
+    assert rows["plugins"] == (["mail", "shop_listeners"], "relevo.toml:1")
+    assert rows["plugins.mail.to"] == (["dev@example.org"], "relevo.toml:2")
+    assert rows["plugins.mail.from"] == ("shop@example.org", "RELEVO_PLUGINS__MAIL__FROM")
+    assert rows["plugins.mail.server"] == ("***", "relevo.toml:4")
+    assert rows["plugins.mail.every"] == (600.0, "default")
+    assert not [key for key in rows if key.startswith("plugins.shop_listeners")]
 
 
 def test_a_variable_that_holds_a_table_says_what_is_in_it_and_no_more(shop: Shop) -> None:
@@ -196,7 +214,7 @@ def test_what_is_right_is_told(shop: Shop) -> None:
     assert code == 0
     assert findings == {
         "configuration": str(shop.folder / "relevo.toml"),
-        "listeners": "3 of 2 events",
+        "listeners": "3 listeners of 2 events",
         "transport main": "a worker can serve media, feed, default",
     }
     assert not shop.folder.joinpath("shop.db").exists()
@@ -212,6 +230,35 @@ def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     assert (before[0], after[0]) == (0, 0)
     assert after[1]["server of main"] == "reached, nothing is missing"
     assert not tables
+
+
+def made_in(folder: Path) -> list[Path]:
+    """Return what lies in *folder* but for what Python keeps there of a module that it imported."""
+    return sorted(path for path in folder.iterdir() if path.name != "__pycache__")
+
+
+@pytest.mark.parametrize(
+    "place, why",
+    [
+        ("nowhere/deep/x.db", "there is no folder {folder}/nowhere/deep; make it, or mend the address"),
+        ("shop.py/x.db", "{folder}/shop.py is no folder; mend the address"),
+        ("closed/x.db", "this user cannot write into the folder {folder}/closed; let it, or mend the address"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check --live", "setup --plan", "setup"])
+def test_a_database_that_could_not_be_made_is_not_reached(shop: Shop, place: str, why: str, command: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("shop.db", place))
+    closed = shop.folder / "closed"
+    closed.mkdir(mode=0o555)
+    if place.startswith("closed") and os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    before = made_in(shop.folder)
+
+    done = shop.run(command)
+
+    assert done.returncode == 69
+    assert lines(done) == [f'relevo: the transport "main" is unavailable: {why.format(folder=shop.folder)}']
+    assert made_in(shop.folder) == before
 
 
 def test_what_is_missing_where_nothing_may_be_created_is_wrong(shop: Shop) -> None:
@@ -241,7 +288,7 @@ def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_
     done = shop.run("check --live")
 
     assert done.returncode == 78
-    assert done.stderr.count("nothing_like_that") == 2  # its line, and what Python says of it
+    assert done.stderr.count("nothing_like_that") == 3  # its line, what Python says of it, and what relevo does
     assert "reached; at first use is created" in done.stdout
 
 
@@ -272,6 +319,24 @@ def test_what_the_program_must_mend_counts_more_than_a_server_that_is_down(shop:
     done = shop.run("check --live")
 
     assert (done.returncode, len(lines(done))) == (78, 2)
+
+
+def test_what_can_be_set_up_is_although_servers_are_down(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write(
+        "relevo.toml",
+        '[transports]\none = { url = "amqp://127.0.0.1:1", outbox = "sqlite:///box.db" }\n'
+        'two = "amqp://127.0.0.1:2"\nthree = "sqlite:///nowhere/x.db"\n[routes]\n"*" = "one"\n',
+    )
+
+    done = shop.run("setup")
+    again = shop.run("setup --plan")
+
+    assert (done.returncode, again.returncode) == (69, 69)
+    assert "table relevo_event" in done.stdout.splitlines()
+    assert [line.partition('"')[2].partition('"')[0] for line in lines(done)] == ["one", "two", "three"]
+    assert shop.folder.joinpath("box.db").exists()
+    assert again.stdout == "nothing else is missing\n"
 
 
 # --- status, and what looks at an outbox -----------------------------------------------------------------
@@ -334,13 +399,14 @@ def test_the_status_shows_no_table_where_nothing_answers(half: Shop) -> None:
     assert (done.returncode, done.stdout, len(lines(done))) == (69, "", 1)
 
 
-def test_an_outbox_that_nobody_has_used_is_told_with_its_server_in_one_line(shop: Shop) -> None:
+def test_an_outbox_that_nobody_has_used_is_made_and_shown_although_its_server_is_down(shop: Shop) -> None:
     pytest.importorskip("relevo_amqp")
     shop.write("relevo.toml", DOWN)
 
     done = shop.run("status -t main")
 
-    assert (done.returncode, done.stdout, len(lines(done))) == (69, "", 1)
+    assert (done.returncode, len(lines(done))) == (69, 1)
+    assert [row.split()[:3] for row in done.stdout.splitlines()[1:]] == [["main.outbox", "outbox/main", "0"]]
 
 
 def test_what_the_program_must_mend_counts_more_in_the_status_too(half: Shop) -> None:
@@ -361,7 +427,7 @@ def test_an_outbox_is_looked_at_by_the_name_that_the_status_shows(half: Shop) ->
     shown = half.run(f"dead show {ref} -t main.outbox")
     found = half.run("show 1 -t main.outbox")
     revived = half.run("dead revive --all -t main.outbox")
-    nothing = half.run("dead discard --all --yes -t main.outbox -q default")
+    nothing = half.run("dead discard --all --yes -t main.outbox -q outbox/main")
     discarded = half.run("dead list -t main.outbox")
 
     assert (status.returncode, status.stderr) == (0, "")

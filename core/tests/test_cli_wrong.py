@@ -39,7 +39,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
         "transports.main: ",
     ),
     "an unknown key": (
-        "sorce = 1",
+        'sorce = 1\n[transports]\nmain = "memory://"',
         "status",
         'unknown key "sorce"; did you mean "source"?',
     ),
@@ -74,7 +74,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
         "relevo.toml:2: transports.main: amqp://guest:***@broker.example/ has a password that stands in every example",
     ),
     "a key for signatures that is a password": (
-        f'signing = "{CANARY}"',
+        f'signing = "{CANARY}"\n[transports]\nmain = "memory://"',
         "status",
         "relevo.toml:1: signing: a key has at least 32 characters",
     ),
@@ -111,7 +111,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a syntax error": (
         "a = = 1",
         "status",
-        "relevo.toml:1: Invalid value (column 5)",
+        "relevo.toml:1: a: Invalid value (column 5)",
     ),
     "a configuration that is too large": (
         b"#" * (1 << 21),
@@ -210,7 +210,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "an app without its name": (
         "status -a shop",
         78,
-        'app: write "module:name", as in "shop:app", not "shop"',
+        'app: write "module:name", as in "shop:app", not \'shop\'',
     ),
     "a path as an app": (
         "status -a ./shop.py:app",
@@ -228,14 +228,14 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
         "the arguments must be a JSON object, not list",
     ),
     "arguments with NaN": (
-        "dispatch a.b '{\"a\": NaN}'",
+        "dispatch a.b '{\"a\": [1, NaN]}'",
         65,
-        "the arguments are not JSON",
+        'the event "a.b" cannot be sent: $.a[1]: NaN is not JSON; send null or text',
     ),
     "arguments with a lone surrogate": (
         'dispatch a.b \'{"a": "\\ud800"}\'',
         65,
-        "$",
+        "$.a: holds the lone surrogate U+D800, which is not a character",
     ),
     "arguments with NUL": (
         'dispatch a.b \'{"a": "\\u0000"}\'',
@@ -246,6 +246,36 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
         "dispatch a.b '{\"a\": 9223372036854775808}'",
         65,
         "$.a: the integer does not fit 64 bits",
+    ),
+    "arguments with an integer of many digits": (
+        f"dispatch a.b '{{\"a\": {'9' * 9999}}}'",
+        65,
+        "$.a: the integer does not fit 64 bits; send it as text",
+    ),
+    "arguments with Infinity": (
+        "dispatch a.b '{\"a\": -Infinity}'",
+        65,
+        "$.a: -Infinity is not JSON; send null or text",
+    ),
+    "arguments with a number beyond all": (
+        'dispatch a.b \'{"a": {"b c": 1e400}}\'',
+        65,
+        "$.a['b c']: 1e400 is larger than a number can be; send it as text",
+    ),
+    "arguments with a key that is there twice": (
+        'dispatch a.b \'{"a": [{"b": 1, "c": 2, "b": 1}]}\'',
+        65,
+        "$.a[0]: the key 'b' stands there twice; leave one of them out",
+    ),
+    "arguments that end early": (
+        "dispatch a.b '{\"a\": 1'",
+        65,
+        """expecting ',' delimiter in line 1, column 8; write an object, as in '{"image_id": 7}'""",
+    ),
+    "arguments that are deeper than Python goes": (
+        f"""dispatch a.b '{{"a": {"[" * 50_000}{"]" * 50_000}}}'""",
+        65,
+        'the event "a.b" cannot be sent: $: deeper than 100 levels',
     ),
     "arguments that are too deep": (
         f"""dispatch a.b '{{"a": {"[" * 101}{"]" * 101}}}'""",
@@ -304,6 +334,17 @@ def test_several_problems_are_told_together(shop: Shop) -> None:
     assert [line.partition("relevo.toml:")[2][0] for line in lines(done)] == ["1", "2", "4", "6"]
 
 
+def test_the_file_is_checked_before_the_application_that_it_names_is_imported(shop: Shop) -> None:
+    text = CONFIGURATION.replace('"sqlite:///shop.db"', '{ url = "sqlite:///shop.db", pol = 1 }')
+    shop.write("relevo.toml", text.replace("[transports]", '[transports]\nfeed = "sqlit:///x"'))
+    shop.write("shop.py", "import nothing_like_that\n")
+
+    done = shop.run("status")
+
+    assert done.returncode == 78
+    assert [line.partition("relevo.toml:")[2].partition(" ")[0] for line in lines(done)] == ["7:", "8:"]
+
+
 def test_one_clear_line_about_a_package_that_is_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relevo._discovery._points", lambda *_, **__: ())
 
@@ -323,10 +364,48 @@ def test_an_import_that_fails_shows_its_own_traceback(shop: Shop, module: str, c
 
     assert done.returncode == 78
     assert f'{module}", line 4' in done.stderr
-    assert lines(done)[-1] == "relevo: ZeroDivisionError: division by zero"
+    assert lines(done)[0] == "Traceback (most recent call last):"
+    assert lines(done)[-2] == "ZeroDivisionError: division by zero"
+    assert lines(done)[-1].endswith(
+        f'the module "{module[:-3]}" cannot be imported: ZeroDivisionError: division by zero'
+    )
+    assert [line.startswith("relevo: ") for line in lines(done)] == [False] * (len(lines(done)) - 1) + [True]
     assert "importlib" not in done.stderr
     assert "site-packages" not in done.stderr
+    assert "relevo/" not in done.stderr
     assert len(lines(done)) < 12
+
+
+def test_the_way_to_an_error_is_shown_to_whoever_asks(shop: Shop) -> None:
+    shop.write("relevo.toml", f'[transports]\nmain = "amqp://me:{CANARY}@127.0.0.1:1/"\n')
+
+    silent, told = shop.run("status"), shop.run("--debug status")
+
+    assert silent.returncode == told.returncode == 69
+    assert "Traceback" not in silent.stderr
+    assert told.stderr.endswith(silent.stderr)
+    assert "relevo.errors.TransportUnavailableError: " in told.stderr
+    assert "in status" in told.stderr
+    assert CANARY not in told.stderr
+
+
+def test_what_a_driver_says_is_not_shown(shop: Shop) -> None:
+    shop.write("relevo.toml", '[transports]\nmain = "sqlite:///shop.db"\n')
+    shop.write("shop.db", b"no database" * 1000)
+
+    told = shop.run("--debug status").stderr
+
+    assert "sqlite3.DatabaseError\n" in told
+    assert "file is not a database" not in told.rpartition("relevo: ")[0]
+
+
+def test_an_import_that_fails_cannot_speak_to_the_terminal(shop: Shop) -> None:
+    shop.write("shop_listeners.py", "raise ValueError('\\x1b[31m\\nrelevo: forged')\n")
+
+    done = shop.run("drain")
+
+    assert "\x1b" not in done.stderr
+    assert lines(done)[-1].endswith(r"cannot be imported: ValueError: \x1b[31m relevo: forged")
 
 
 def test_too_large_an_event_is_bad_data(shop: Shop) -> None:
@@ -341,7 +420,7 @@ def test_too_large_an_event_is_bad_data(shop: Shop) -> None:
     [
         (b"", "standard input is empty"),
         (b" \n", "standard input is empty"),
-        (b"\xff", "are not JSON"),
+        (b"\xff", "are not JSON: byte 1 of standard input is no UTF-8"),
         (b"{", "are not JSON"),
         (b"null", "not NoneType"),
     ],
@@ -366,10 +445,40 @@ def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
     assert "standard input is empty" in done.stderr
 
 
-def test_bytes_that_are_no_text_are_bad_data(shop: Shop) -> None:
+@pytest.mark.parametrize(
+    "command, code, why",
+    [
+        (
+            "dispatch a.b x=\udcff",
+            65,
+            r"""the event "a.b" cannot be sent: $: ARGUMENTS, 'x=\udcff', has bytes that are no text""",
+        ),
+        ('dispatch a.b \'{"x": "\udcff"}\'', 65, r"""ARGUMENTS, '{"x": "\udcff"}', has bytes that are no text"""),
+        ("dispatch a.\udcff", 2, r"invalid value for 'NAME': 'a.\udcff' is no text"),
+        ("dispatch a.b --subject image/\udcff", 2, r"invalid value for '--subject': 'image/\udcff' is no text"),
+        ("status -t \udcff", 2, r"invalid value for '-t' / '--transport': '\udcff' is no text"),
+        ("status -a shop:\udcff", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is no text"),
+        ("-a shop:\udcff status", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is no text"),
+        ("schema \udcff", 2, r"'\udcff' is no text"),
+        ("schema --api-version \udcff", 2, r"invalid value for '--api-version': '\udcff' is no text"),
+        ("move --from main/\udcff --to main", 2, r"'\udcff' cannot name a queue"),
+        ("drain --max-time \udcff", 2, r"invalid value for '--max-time': it cannot be '\udcff'"),
+    ],
+)
+def test_bytes_that_are_no_text_are_told_by_the_name_of_their_argument(
+    shop: Shop, command: str, code: int, why: str
+) -> None:
+    done = shop.run(command)
+
+    assert why in told_in_one_line(done)
+    assert done.returncode == code
+
+
+def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
     done = shop.process('relevo dispatch a.b $\'{"a": "\\xff"}\'')
 
-    assert (done.returncode, len(lines(done))) == (65, 1)
+    assert r"""ARGUMENTS, '{"a": "\udcff"}', has bytes that are no text""" in told_in_one_line(done)
+    assert done.returncode == 65
 
 
 @pytest.mark.parametrize(
@@ -401,6 +510,10 @@ def test_bytes_that_are_no_text_are_bad_data(shop: Shop) -> None:
         ("status \ud800\x1b[31m", r"got unexpected extra argument (\ud800\x1b[31m)"),
         ("status further", "got unexpected extra argument (further)"),
         ("status --config", "option '--config' requires an argument"),
+        ("status --config a.toml --config b.toml", "'--config': it is there twice; say it once"),
+        ("--config a.toml --config b.toml status", "'--config': it is there twice; say it once"),
+        ("status -a shop:app --app shop:other", "'-a' / '--app': it is there twice; say it once"),
+        ("-a shop:app -a shop:app status", "'-a' / '--app': it is there twice; say it once"),
         ("listeners --format dot", "'dot' is not one of 'table', 'json', 'mermaid'"),
         ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("drain --max-events 0", "0 is not in the range"),
@@ -413,7 +526,6 @@ def test_bytes_that_are_no_text_are_bad_data(shop: Shop) -> None:
         ("dead revive", "name dead letters, or say --all"),
         ("dead revive x --all", "name dead letters, or say --all"),
         ("dead discard", "name dead letters, or say --all"),
-        ("dead show nothing", "there is no dead letter 'nothing'; see relevo dead list"),
         ("status -l loud", "loud"),
     ],
 )
@@ -630,6 +742,16 @@ def test_a_database_that_cannot_be_written_is_unavailable(shop: Shop) -> None:
 
     assert done.returncode == 69
     assert len(lines(done)) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "status --json", "listeners --format mermaid", "dispatch a.b", "--help"])
+def test_an_output_that_is_full_is_told_in_one_line(shop: Shop, command: str) -> None:
+    done = shop.process(f"relevo {command} > /dev/full")
+
+    assert done.returncode == 74
+    assert told_in_one_line(done) == (
+        "relevo: standard output cannot be written: No space left on device; what the command did is done\n"
+    )
 
 
 def test_a_defect_shows_its_traceback_and_no_password(shop: Shop) -> None:

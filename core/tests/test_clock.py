@@ -33,6 +33,12 @@ def test_what_is_no_duration_is_refused_by_its_name(wrong: object) -> None:
         seconds(wrong, what="the lease")
 
 
+@pytest.mark.parametrize("wrong", [-1, -0.5, "-1s", timedelta(seconds=-1)])
+def test_of_a_duration_that_is_negative_that_is_what_is_wrong(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"the delay cannot be .*, which is negative; write seconds"):
+        seconds(wrong, what="the delay")
+
+
 def test_the_machines_clock_is_a_clock() -> None:
     clock: Clock = SystemClock()
     before = clock.monotonic()

@@ -28,13 +28,13 @@ from relevo._codec import (
     decoded,
     encoded,
     generic,
-    generic_from,
     subject_of,
     typed,
     typed_from,
 )
 from relevo._context import Ambient
 from relevo._event import declared
+from relevo._local import generic_from
 from relevo._validator import MAX_BODY
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
 
@@ -417,6 +417,15 @@ def test_a_subject_that_does_not_fit_fills_nothing(subject: Subject) -> None:
 
     with pytest.raises(DecodeError, match=r"the data of 'image.created' does not fit Created"):
         typed(decoded(body_of(event)), declared(Created))
+
+
+def test_a_subject_that_does_not_fit_is_told_by_the_field_that_it_would_fill() -> None:
+    event = Event("image.created", subject=Subject("image", "seven"))
+
+    with pytest.raises(
+        DecodeError, match=r"Expected `int`, got `str` - at `\$.image_id`, from the subject image/seven"
+    ):
+        typed_from(event, declared(Created))
 
 
 def test_the_other_fields_are_still_read_strictly() -> None:

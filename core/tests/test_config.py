@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import attrs
 import pytest
 
-from relevo import App, Secret, SystemClock, Transport, _config as configuration
+from relevo import App, Clock, Secret, SystemClock, Transport, _config as configuration
 from relevo._config import Config, opened, read
+from relevo._discovery import transport_class, transport_of_scheme
 from relevo._origin import Origin, Origins, Problems
-from relevo.errors import ConfigurationError, TransportNotFoundError
+from relevo.errors import ConfigurationError, PluginError, TransportClosedError, TransportNotFoundError
 from relevo_memory import MemoryTransport
 
 CANARY = "hunter2"
@@ -68,7 +70,7 @@ def test_everything_that_a_file_says_is_read(write: Write, tmp_path: Path) -> No
     config = config_of(path, tmp_path)
 
     assert (config.source, config.app, config.setup) == ("shop", "shop:app", "explicit")
-    assert (config.listeners, config.plugins) == (("shop.listeners",), ("shop.plugin",))
+    assert (config.listeners, [each.name for each in config.plugins]) == (("shop.listeners",), ["shop.plugin"])
     assert (config.patience, config.lease) == (7200.0, 30.0)
     assert config.transports["main"].url.reveal() == "memory://"
     assert config.transports["other"].outbox == Secret("main")
@@ -147,14 +149,24 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "text, why",
     [
-        (b'source = "shop', "relevo.toml: |relevo.toml:1: "),
+        (b'source = "shop', "relevo.toml:1: source: "),
         (b"source == 3", "relevo.toml:1: Invalid value .column 9"),
-        (b'\n\nsource = """', "relevo.toml: Unterminated string"),
+        (b"source = = 3", "relevo.toml:1: source: Invalid value .column 10"),
+        (b"signing = [\n'hunter2==' 'hunter2']", "relevo.toml:2: Unclosed array .column 13"),
+        (b'signing = """\nhunter2==', "relevo.toml:2: Unterminated string .end"),
+        (b"a = 1\na.b = 2", "relevo.toml:2: a.b is there twice; leave one of them out"),
+        (
+            b"[transports]\nmain = 'a'\n main  = 'hunter2'\n",
+            "relevo.toml:3: main is there twice; leave one of them out",
+        ),
+        (b"[transports]\n[routes]\n[transports]\n", r"relevo.toml:3: \[transports\] is there twice; leave one"),
+        (b"[transports]\nmain = hunter2", "relevo.toml:2: main: Invalid value"),
+        (b'\n\nsource = """', "relevo.toml:3: source: Unterminated string .end of document"),
         (b"a = " + b"[" * 100_000, "it is nested too deeply"),
         (b"\xff\xfe\x00", "codec can't decode"),
         (b"a = 1\n" + b"#" * 1024 * 1024, "is larger than 1 MiB"),
     ],
-    ids=range(6),
+    ids=range(13),
 )
 def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path: Path, text: bytes, why: str) -> None:
     path = write(text)
@@ -288,7 +300,7 @@ def test_a_variable_that_is_not_understood_is_told(
         ("sorce = 'shop'", 'unknown key "sorce"; did you mean "source"?'),
         (
             "zzz = 1",
-            'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, signing, retries, ',
+            'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, execution, ',
         ),
         ("source = 3", "source: 3 cannot be one; write the application's name"),
         ("source = 'my shop'", "source: 'my shop' cannot be one"),
@@ -325,7 +337,13 @@ def test_a_variable_that_is_not_understood_is_told(
             'transports.main: unknown option "urll"; did you mean "url"?',
         ),
         ("routes = 3", "routes: expected a table such as"),
-        ("[routes]\n'*' = 3", 'routes."*": expected a list of text'),
+        ("[routes]\n'*' = 3", 'routes."*": expected "main", "main/queue" or a list of such, got 3'),
+        (
+            "[routes]\n'*' = ['main', 3]",
+            'routes."*": expected "main", "main/queue" or a list of such, got [\'main\', 3]',
+        ),
+        ("[transports]\n'' = 'memory://'", 'transports. "" = …: a transport needs a name; write main = "…"'),
+        ("[transports]\nmain = {urll = 'x://hunter2'}", 'transports.main: unknown option "urll"; did you mean "url"?'),
         ("[routes]\n'*' = []", 'routes."*": needs at least one target'),
         ("[routes]\n'a b' = 'main'", "routes: 'a b' cannot match an event"),
         ("[routes]\n'*' = 'main/a b'", "routes.\"*\": 'a b' cannot name a queue"),
@@ -413,6 +431,273 @@ def test_without_any_configuration_it_is_said_where_it_was_looked_for(tmp_path: 
     assert line.startswith(f"the environment, since there is no relevo.toml in {tmp_path} or above: no transport")
 
 
+# --- everything together -------------------------------------------------------------------------------
+
+
+class Plain(MemoryTransport):
+    """It joins no session."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, transactional=False)
+
+    @classmethod
+    def open(cls, options: object, *, name: str, clock: Clock) -> Self:
+        return cls(name=name, clock=clock)
+
+
+@pytest.fixture(name="plain")
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the scheme ``plain``."""
+    monkeypatch.setattr(configuration, "transport_of_scheme", lambda s: s if s == "plain" else transport_of_scheme(s))
+    monkeypatch.setattr(configuration, "transport_class", lambda n: Plain if n == "plain" else transport_class(n))
+
+
+EVERYTHING: list[tuple[str, str]] = [
+    # a line of the file; what is told of it, if anything
+    ('source = "my shop"', "source: 'my shop' cannot be one"),
+    ('app = "nope"', 'app: write "module:name", as in "shop:app", not \'nope\''),
+    ('listeners = "shop"', "listeners: expected a list of text"),
+    ('plugins = ["relevo", "no.such.plugin"]', 'plugins: there is no module "no"'),
+    ('setup = "Auto"', 'setup: expected "auto" or "explicit"'),
+    ('patience = "soon"', "patience cannot be 'soon'"),
+    ("lease = 0.1", "lease is 0.1 s, 1.0 s is the least that can be renewed"),
+    ('sorce = "shop"', 'unknown key "sorce"; did you mean "source"?'),
+    ('signing = "short"', "signing: a key has at least 32 characters"),
+    ("[transports]", ""),
+    ('main = "memory://"', ""),
+    ("typo = 4", "transports.typo: expected an address, or a table"),
+    ('scheme = "memroy://"', 'transports.scheme: no transport for "memroy"; available: '),
+    ('bare = "memory"', "transports.bare: an address begins with its scheme"),
+    (
+        'password = "memory://guest:guest@broker.example"',
+        "transports.password: memory://guest:***@broker.example has a password that stands in every example",
+    ),
+    ('variable = "memory://${NO_SUCH_VARIABLE}"', "transports.variable: the variable NO_SUCH_VARIABLE is not set"),
+    ('box = { url = "plain://", outbox = "mian" }', "transports.box.outbox: neither an address nor the name of a"),
+    ('joining = { url = "plain://", outbox = "plain://" }', 'the outbox "joining.outbox" cannot join a session, so it'),
+    ('opening = { url = "plain://", outbox = "x://" }', 'transports.opening.outbox: no transport for "x"; available: '),
+    ('[transports.other]\nurl = "plain://"', ""),
+    ("urll = 1", 'transports.other: unknown option "urll"; did you mean "url"?'),
+    ("[transports.plain]", ""),
+    ('url = "plain://"', ""),
+    ("[routes]", ""),
+    ('"a" = []', 'routes."a": needs at least one target'),
+    ('"b" = "mian"', 'routes."b": no transport is called \'mian\'; did you mean "main"?'),
+    ('"c" = ["main", "plain"]', '"c" is routed to several transports ("main", "plain"); a crash between them'),
+    ('"known" = ["main", "joining"]', ""),
+    ('"guessed" = ["plain", "other", "typo", "mine"]', "routes.\"guessed\": no transport is called 'mine'"),
+    ('"guessed.too" = ["plain", "scheme"]', ""),
+    ('"and.this" = ["plain", "box"]', ""),
+    ("[retries]", ""),
+    ("main = 0", 'retries."main": runs is 0'),
+    ('"mian" = 3', 'retries."mian": no transport is called \'mian\'; did you mean "main"?'),
+    ('"main/guessed" = 3', ""),
+    ('"main/c" = { frist = 1 }', 'retries."main/c": unknown key "frist"; did you mean "first"?'),
+]
+
+
+@pytest.mark.usefixtures("plain")
+def test_one_problem_of_each_kind_are_told_in_one_error_in_order_each_with_its_line(
+    write: Write, tmp_path: Path
+) -> None:
+    path = write("\n".join(line for line, _ in EVERYTHING))
+    expected = []
+    number = 1
+    for line, why in EVERYTHING:
+        expected += [f"{path}:{number}: {why}"] if why else []
+        number += len(line.splitlines())
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(path, environ={})
+
+    told = str(caught.value).splitlines()
+    assert [line[: len(why)] for line, why in zip_longest(told, expected, fillvalue="-")] == expected
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        # what a reference is missing for says nothing of what is there
+        ('[transports]\nmain = "x://"\nplain = "plain://"\n[routes]\n"*" = ["main", "plain"]', [2]),
+        ('[transports]\nmain = 4\n[routes]\n"*" = "main"\n[retries]\nmain = 3', [2]),
+        ('transports = 4\n[routes]\n"*" = "main"\n[retries]\nmain = 3', [1]),
+        ('[transports]\nmain = "memory://"\n[routes]\n"*" = []\n[retries]\n"main/a" = 3', [4]),
+        ('app = "nope"\n[routes]\n"*" = "main"', [1]),
+        (
+            '[transports]\nb = { url = "plain://", outbox = "x://" }\nm = "memory://"\n[routes]\n"*" = ["b", "m"]',
+            [2],
+        ),
+        ('[transports]\nmain = "plain://${NO}"\n[routes]\n"*" = "main"', [2]),
+        ('[transport]\nmain = "memory://"', [1]),
+        ('source = "${NO}"', [1, None]),
+    ],
+    ids=range(9),
+)
+def test_of_what_needs_something_that_is_broken_nothing_is_said(
+    write: Write, tmp_path: Path, text: str, lines: list[int | None]
+) -> None:
+    path = write(text)
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(path, environ={})
+
+    places = [f"{path}:{line}: " if line else f"{path}: no transport" for line in lines]
+    told = str(caught.value).splitlines()
+    assert [line[: len(place)] for line, place in zip_longest(told, places, fillvalue="-")] == places
+
+
+def test_what_is_only_read_has_its_transports_looked_at_if_something_else_is_wrong(
+    write: Write, tmp_path: Path
+) -> None:
+    text = '[transports]\nmain = "memroy://"\n'
+
+    with pytest.raises(ConfigurationError) as caught:
+        config_of(write(f"{text}[sorce]\n"), tmp_path)
+
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["2", "3"]
+    assert list(config_of(write(text), tmp_path).transports) == ["main"]
+
+
+def test_a_plugin_that_does_not_fit_is_told_with_its_line(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write("import relevo\n@relevo.hookimpl\ndef relevo_enrihc(event): ...\n", "unfit_plugin.py")
+    path = write('plugins = [\n  "relevo",\n  "unfit_plugin",\n]\n[transports]\nmain = "memory://"\n')
+
+    with pytest.raises(PluginError, match=r":3: the plugin .* does not fit") as caught:
+        App.from_config(path, environ={})
+
+    assert str(caught.value).startswith(f"{path}:3: ")
+
+
+AUDIT = """
+import attrs, relevo
+
+@attrs.frozen(kw_only=True)
+class AuditOptions:
+    folder: str
+    from_: str = "nobody"
+    token: relevo.Secret | None = None
+    keep: float = 60.0
+
+class Audit:
+    Options = AuditOptions
+
+    @classmethod
+    def open(cls, options, *, source, clock):
+        made = cls()
+        made.told = options, source, clock
+        return made
+
+plain = object()
+"""
+
+
+@pytest.fixture(name="audit")
+def _audit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"audit_{tmp_path.name}"
+    write(AUDIT, f"{name}.py")
+    return name
+
+
+def plugins_of(path: Path, **environ: str) -> list[Any]:
+    config = config_of(path, path.parent, **environ)
+    return configuration.parts_of(config, clock=SystemClock()).plugins
+
+
+def test_a_plugin_is_made_of_its_options(write: Write, audit: str) -> None:
+    path = write(
+        f"""
+source = "shop"
+[plugins]
+"{audit}:plain" = {{}}
+[plugins."{audit}:Audit"]
+folder = "${{FOLDER}}"
+from = "me"
+token = "{CANARY}"
+keep = "5m"
+[transports]
+main = "memory://"
+"""
+    )
+
+    plain, made = plugins_of(path, FOLDER="var")
+
+    options, source, _ = made.told
+    assert (options.folder, options.from_, options.token.reveal(), options.keep) == ("var", "me", CANARY, 300.0)
+    assert (source, type(plain)) == ("shop", object)
+    assert CANARY not in repr(config_of(path, path.parent, FOLDER="var"))
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ('[plugins."{audit}:Audit"]\nfolder = "x"\n\nfolders = 1', 'unknown option "folders"; did you mean "folder"?'),
+        ('[plugins."{audit}:Audit"]\nfolder = "x"\n\nkeep = "five"', "keep"),
+        ('\n\n\n[plugins."{audit}:Audit"]', 'the option "folder" is missing'),
+        ('plugins = [\n\n\n"{audit}:Audit"]', 'plugins.{audit}:Audit: the option "folder" is missing'),
+        ('[plugins."{audit}:plain"]\n\n\nfolder = 1', "it takes no options, and there is folder"),
+        ('[plugins]\n\n\n"{audit}" = "hunter2"', "expected a table of its options, which may be {{}}, got str"),
+        ("\n\n\nplugins = 7", "expected a list of text"),
+        ('\n\n\nplugins = ["no_such"]', 'there is no module "no_such"'),
+    ],
+)
+def test_what_a_plugin_does_not_understand_is_told_with_its_line(
+    text: str, line: str, write: Write, audit: str
+) -> None:
+    path = write(f'{text.format(audit=audit)}\n[transports]\nmain = "memory://"\n')
+
+    with pytest.raises(ConfigurationError) as caught:
+        plugins_of(path)
+
+    assert str(caught.value).startswith(f"{path}:")
+    assert line.format(audit=audit) in str(caught.value)
+    assert str(caught.value).split(":")[1] in {"1", "4"}
+    assert CANARY not in str(caught.value)
+
+
+def test_the_environment_adds_options_to_plugins_of_a_list(write: Write) -> None:
+    path = write('plugins = ["relevo"]\n[transports]\nmain = "memory://"\n')
+
+    config = config_of(path, path.parent, RELEVO_PLUGINS__MAIL__TO="dev@example.org", RELEVO_PLUGINS__RELEVO__LOUD="1")
+
+    assert {each.name: each.options for each in config.plugins} == {
+        "relevo": {"loud": "1"},
+        "mail": {"to": "dev@example.org"},
+    }
+
+
+def test_parts_that_are_put_together_by_hand_are_told_without_a_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'^"\*" is routed to several transports'):
+        App(transports={"a": Plain(), "b": Plain()}, routes={"*": ["a", "b"]})
+    with pytest.raises(ConfigurationError, match=r"^lease is 0\.1 s, 1\.0 s is the least that can be renewed$"):
+        App(transports={}, routes={}, lease=0.1)
+
+
+def test_what_was_opened_is_closed_again_if_something_else_is_wrong(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Plain] = []
+
+    class Noting(Plain):
+        def __init__(self, *arguments: Any, **how: Any) -> None:
+            super().__init__(*arguments, **how)
+            made.append(self)
+
+    monkeypatch.setattr(configuration, "transport_class", lambda _: Noting)
+    path = write('[transports]\na = "memory://"\nb = { url = "memory://", outbox = "memory://" }\n')
+
+    with pytest.raises(ConfigurationError, match="cannot join a session"):
+        App.from_config(path, environ={})
+
+    assert len(made) == 3
+    for transport in made:
+        with pytest.raises(TransportClosedError):
+            transport.stats("default")
+
+
 # --- options of transports ----------------------------------------------------------------------------
 
 
@@ -431,10 +716,10 @@ class OddOptions:
 
 
 def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
-    problems = Problems(Origins(Origin("here")))
+    problems = Problems()
     keys = ("transports", "main")
     found = configuration.options_of(OddOptions, given, keys, problems, directory=directory)
-    problems.raise_any()
+    problems.raise_any(Origins(Origin("here")))
     assert isinstance(found, OddOptions)
     return found
 
@@ -485,7 +770,7 @@ def test_options_are_of_their_types_also_from_the_environment(tmp_path: Path) ->
         ({"needed": 1, "words": "a"}, "transports.main.words: expected `array`, got `str`"),
         ({"needed": 1, "password": 3}, "transports.main.password: "),
         ({"needed": 1, "many": 0}, "transports.main: 'many' must be > 0: 0"),
-        ({"needed": 1, "directory": "/"}, 'transports.main: unknown option "directory"'),
+        ({"needed": 1, "directory": "/"}, 'transports.main: unknown option "directory"; known: '),
         ({"needed": 1, "mani": 2}, 'transports.main: unknown option "mani"; did you mean "many"'),
         ({}, 'transports.main: the option "needed" is missing'),
     ],
@@ -527,6 +812,7 @@ def test_relative_paths_start_from_the_file_and_not_from_the_working_directory(w
         "memory://guest:guest@[2001:db8::1]:5672/x",
         "memory://shop:changeme@broker?x=1",
         "memory://root:YourPasswordHere@localhost.example",
+        "memory://guest:guest@127.example.org",
     ],
 )
 def test_a_password_that_stands_in_every_example_is_refused(write: Write, tmp_path: Path, address: str) -> None:

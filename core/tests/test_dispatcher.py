@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, assert_type
 
 import attrs
 import pytest
@@ -20,9 +22,12 @@ from relevo import (
     Dispatched,
     Envelope,
     Event,
+    Gone,
     ListenerTable,
     LocalDispatcher,
+    Retry,
     Subject,
+    SubjectMissingError,
     SubjectType,
     SubjectTypes,
     Target,
@@ -30,7 +35,7 @@ from relevo import (
     listener,
 )
 from relevo._codec import context_of, decoded, generic
-from relevo._listener import Mark
+from relevo._listener import Mark, Missing
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, RelevoError, SubjectError, UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -110,6 +115,71 @@ def test_a_listener_can_stop_the_propagation(local: Local) -> None:
     assert heard == []
 
 
+GONE = SubjectType(type="image", cls=Image, name=lambda image: str(image.id), load=lambda _: None)
+
+
+@pytest.mark.parametrize("wrong", [5, Event])
+def test_many_are_checked_before_the_first_is_heard(wrong: object, local: Local) -> None:
+    heard: list[object] = []
+    dispatcher = local(heard.append, event="a.b")
+
+    with pytest.raises(ConfigurationError):
+        dispatcher.dispatch_many(each for each in (Event("a.b"), Event("a.b"), wrong))
+    with pytest.raises(ConfigurationError, match="is called at once, it cannot be delayed"):
+        dispatcher.dispatch_many([Event("a.b")], delay=1.0)
+
+    assert heard == []
+    assert len(dispatcher.dispatch_many(each for each in (Event("a.b"), Event("a.b")))) == len(heard) == 2
+
+
+def _gone(*, missing: Missing) -> tuple[LocalDispatcher, list[Any]]:
+    """Return a dispatcher of a listener that asks for a subject which is gone, and what that saw."""
+    seen: list[Any] = []
+    dispatcher = LocalDispatcher(subjects=SubjectTypes([GONE]))
+
+    @listener("follow.up")
+    def follow(event: Event) -> None:
+        seen.append(event["said"])
+
+    @listener(ImageCreated, missing=missing)
+    def look(event: ImageCreated, call: Call) -> None:
+        call.dispatch(Event("follow.up", {"said": "before"}))
+        seen.append(call.subject)
+        call.dispatch(Event("follow.up", {"said": "after"}))
+
+    @listener(ImageCreated, priority=-1)
+    def later(event: ImageCreated) -> None:
+        seen.append("later")
+
+    dispatcher.listen(follow, look, later)
+    return dispatcher, seen
+
+
+def test_at_once_a_listener_whose_subject_is_gone_fails_for_whoever_dispatched() -> None:
+    dispatcher, seen = _gone(missing="fail")
+
+    with pytest.raises(SubjectMissingError, match="the subject image/7 is gone, or not committed yet"):
+        dispatcher.dispatch(ImageCreated(7))
+
+    assert seen == []
+
+
+def test_at_once_a_listener_may_be_skipped_whose_subject_is_gone() -> None:
+    dispatcher, seen = _gone(missing="skip")
+
+    dispatcher.dispatch(ImageCreated(7))
+
+    assert seen == ["later"]
+
+
+def test_at_once_a_listener_may_be_told_that_its_subject_is_gone() -> None:
+    dispatcher, seen = _gone(missing="tombstone")
+
+    dispatcher.dispatch(ImageCreated(7))
+
+    assert seen == [Gone("image", "7"), "before", "after", "later"]
+
+
 class Feed:
     """A subscriber with several listeners, each with a priority of its own."""
 
@@ -157,6 +227,59 @@ def test_a_dispatcher_tells_who_listens_in_order_and_how_urgently() -> None:
     assert dispatcher.listener_priority("image.created", feed.early) == 5
     assert dispatcher.listener_priority(ImageCreated, feed.late) == -5
     assert dispatcher.listener_priority("image.created", print) is None
+
+
+def test_what_is_registered_by_a_decorator_keeps_its_name_and_type() -> None:
+    dispatcher = LocalDispatcher()
+
+    @dispatcher.listen
+    @listener("image.created")
+    def loud(event: Event) -> int:
+        return len(event.name)
+
+    assert_type(loud(Event("image.created")), int)
+    assert dispatcher.listeners("image.created")[0].function is loud
+
+
+def test_a_function_without_a_mark_has_all_terms_of_one() -> None:
+    dispatcher = DeferredDispatcher(MemoryTransport())
+    seen: list[object] = []
+
+    found = dispatcher.add_listener(
+        ImageCreated,
+        seen.append,
+        priority=3,
+        queue="media",
+        retry=8,
+        id="b",
+        aliases="a",
+        missing="skip",
+        time_limit="5m",
+    )
+
+    assert (found.priority, found.queue, found.retry, found.id, found.aliases) == (3, "media", Retry(8), "b", ("a",))
+    assert (found.mark.missing, found.mark.time_limit) == ("skip", 300.0)
+    with pytest.raises(TypeError, match="prioritty"):
+        dispatcher.add_listener("a.b", seen.append, prioritty=3)  # type: ignore[call-arg]
+
+
+async def _later(event: Event) -> None: ...
+
+
+@pytest.mark.parametrize("missing", ["fail", "tombstone"])
+def test_at_once_work_that_nobody_awaits_is_a_fault_of_the_listener(missing: Missing) -> None:
+    dispatcher = LocalDispatcher()
+
+    def with_call(event: Event, call: Call) -> object:
+        return _later(event)
+
+    dispatcher.add_listener("a.b", lambda event: _later(event), id="plain")  # noqa: PLW0108 - what hides it
+    dispatcher.add_listener("c.d", with_call, id="with a call", missing=missing)
+
+    with pytest.raises(TypeError, match="plain returned an awaitable, which nobody awaits; its work was not done"):
+        dispatcher.dispatch(Event("a.b"))
+    with pytest.raises(TypeError, match="with a call returned an awaitable"):
+        dispatcher.dispatch(Event("c.d"))
 
 
 def test_in_process_two_subscribers_of_one_class_are_two() -> None:
@@ -209,6 +332,42 @@ def test_nothing_follows_a_call_that_failed(local: Local) -> None:
         dispatcher.dispatch(Event("image.created"))
 
     assert heard == []
+
+
+def test_listeners_that_are_called_at_once_share_the_event_with_whoever_dispatched(local: Local) -> None:
+    created = Event("image.created", {"path": "a.jpg"})
+    heard: list[object] = []
+
+    local(heard.append, heard.append).dispatch(created)
+
+    assert heard[0] is heard[1] is created
+
+
+def test_a_call_that_is_over_dispatches_nothing_and_says_so(local: Local) -> None:
+    calls: list[Call] = []
+
+    def keep(event: Event, call: Call) -> None:
+        calls.append(call)
+
+    dispatcher = local(keep)
+    dispatcher.dispatch(Event("image.created"))
+
+    with pytest.raises(ConfigurationError, match="the listener has ended"):
+        calls[0].dispatch(Event("image.seen"))
+
+
+def test_a_term_that_no_listener_has_is_told() -> None:
+    misspelt: Any = {"priorty": 3}
+
+    with pytest.raises(TypeError, match=r'^a listener has no priorty=…; did you mean "priority"\?$'):
+        LocalDispatcher().add_listener("a.b", print, **misspelt)
+
+
+def test_an_address_is_no_transport() -> None:
+    address: Any = "sqlite:///shop.db"
+
+    with pytest.raises(ConfigurationError, match=r"DeferredDispatcher: 'sqlite:///shop.db' is not a relevo.Transport"):
+        DeferredDispatcher(address)
 
 
 def test_in_process_nothing_can_be_delayed_and_other_terms_hold_by_themselves() -> None:
@@ -380,7 +539,12 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (Event("a.b", {"a": object()}), {}, EncodeError, r"\$.a: object is not JSON"),
         (Event("a.b", {"a": "x" * 1024 * 1024}), {}, EncodeError, "1,048,576 are allowed"),
         (Event("a.b", subject=object()), {}, SubjectError, "object is not registered as a subject"),
-        (Event("a.b", subject=Image(None)), {}, SubjectError, 'subject of type "image" has no id yet; flush it first'),
+        (
+            Event("a.b", subject=Image(None)),
+            {},
+            SubjectError,
+            'type "image" has no id yet, or its row was rolled back; flush',
+        ),
         (Event("a.b", id=""), {}, EncodeError, "id: must be 1 to 255 printable"),
         (Event("a.b", id="x" * 256), {}, EncodeError, "id: must be 1 to 255 printable"),
         (Event("a.b", id="a\0"), {}, EncodeError, "id: must be 1 to 255 printable"),
@@ -466,6 +630,58 @@ def test_whoever_awaits_dispatches_too(dispatcher: DeferredDispatcher, transport
     found = envelopes(transport)
     assert [one.id for one in found] == ids
     assert {decoded(one.body).relevocontext for one in found} == {'{"user":7}'}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_what_is_cancelled_while_it_is_awaited_is_dispatched_nevertheless(
+    *, at_the_end: bool, begun: bool, dispatcher: DeferredDispatcher, transport: MemoryTransport
+) -> None:
+    free, sending = threading.Event(), threading.Event()
+    send = transport.send
+
+    def slow(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        sending.set()
+        free.wait(60.0)
+        send(envelopes, delay=delay)
+
+    transport.send = slow  # type: ignore[method-assign]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(executor := ThreadPoolExecutor(1))
+        if not begun:
+            executor.submit(free.wait, 60.0)
+        with relevo.context(user=7):
+            task = asyncio.create_task(dispatcher.adispatch(Event("a.b", id="1")))
+        await asyncio.sleep(0)
+        if begun:
+            await loop.run_in_executor(ThreadPoolExecutor(1), sending.wait, 60.0)
+        if at_the_end:
+            loop.call_soon(free.set)
+            return
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        free.set()
+
+    asyncio.run(main())
+
+    assert [(one.id, context_of(decoded(one.body))["user"]) for one in envelopes(transport)] == [("1", 7)]
+
+
+def test_what_is_cancelled_before_it_is_awaited_is_not_dispatched(
+    dispatcher: DeferredDispatcher, transport: MemoryTransport
+) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(dispatcher.adispatch(Event("a.b")))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    assert envelopes(transport) == []
 
 
 # --- context ------------------------------------------------------------------------------------------------

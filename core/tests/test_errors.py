@@ -124,3 +124,12 @@ def test_the_nearest_name_is_offered_if_one_is_near() -> None:
     assert did_you_mean("sorce", ["source", "app"]) == '; did you mean "source"?'
     assert did_you_mean("zzz", ["source", "app"]) == ""
     assert did_you_mean("a", []) == ""
+
+
+def test_a_long_path_is_cut_and_kept_whole_beside_its_line() -> None:
+    path = "$" + "[0]" * 100
+
+    error = EncodeError("a.b", path, "deeper than 100 levels")
+
+    assert str(error) == f'the event "a.b" cannot be sent: {path[:80]}…: deeper than 100 levels'
+    assert error.path == path

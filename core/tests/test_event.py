@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import pytest
 
-from relevo import Event, event
+from relevo import DeferredDispatcher, Event, LocalDispatcher, event
 from relevo._event import EventTypes, declared, name_of
 from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -63,6 +65,24 @@ def test_an_event_by_name_gives_its_arguments() -> None:
     assert created.get("size", "small") == "small"
     with pytest.raises(KeyError):
         created["size"]
+
+
+def test_an_event_by_name_tells_whether_it_has_an_argument() -> None:
+    created = Event("image.created", {"image_id": None})
+
+    assert "image_id" in created
+    assert "path" not in created
+    assert 0 not in created
+
+
+def test_an_event_is_not_several(clock: FakeClock) -> None:
+    created: Any = Event("image.created")
+
+    with pytest.raises(TypeError, match="'Event' object is not iterable"):
+        list(created)
+    for dispatcher in (LocalDispatcher(), DeferredDispatcher(MemoryTransport(clock=clock))):
+        with pytest.raises(TypeError, match="'Event' object is not iterable"):
+            dispatcher.dispatch_many(created)
 
 
 @pytest.mark.parametrize("arguments", [None, [("a", 1)], "a", 3, {"a"}])

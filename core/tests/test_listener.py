@@ -401,3 +401,14 @@ def test_two_classes_of_one_name_are_refused() -> None:
 
     with pytest.raises(relevo.DuplicateEventError):
         table_of(rate, heard)
+
+
+@pytest.mark.parametrize("thing", [None, "shop.listeners", 3, object()])
+def test_what_cannot_be_called_is_no_listener(thing: Any) -> None:
+    dispatcher = relevo.LocalDispatcher()
+
+    with pytest.raises(
+        ConfigurationError, match=r"^(None|'shop.listeners'|3|<object .*>) cannot be a listener of \"a.b\": "
+    ):
+        dispatcher.add_listener("a.b", thing)
+    assert not dispatcher.has_listeners()

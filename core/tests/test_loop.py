@@ -10,9 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import attrs
 import pytest
 
-from relevo import App, Envelope, Event, RunOptions, listener
+from relevo import (
+    App,
+    Board,
+    Envelope,
+    Event,
+    Report,
+    RetryLater,
+    RunOptions,
+    _flight,
+    _limit,
+    _lock,
+    hookimpl,
+    listener,
+)
+from relevo._host import single_flight
 from relevo._loop import LoopRunner, stopped_by_signals
 from relevo._relay import outbox_queue
 from relevo.errors import TransportUnavailableError
@@ -32,11 +47,11 @@ def _outbox(clock: FakeClock) -> Iterator[MemoryTransport]:
 
 
 @pytest.fixture(name="put")
-def _put(outbox: MemoryTransport, envelope: Callable[..., Envelope], clock: FakeClock) -> Callable[[str], None]:
+def _put(outbox: MemoryTransport, envelope: Callable[..., Envelope], clock: FakeClock) -> Callable[..., None]:
     """Put an event into the outbox, as a committed transaction does."""
 
-    def put(event_id: str) -> None:
-        posting = Posting(queue=OUTBOX, envelope=envelope(event_id), due=clock.now())
+    def put(event_id: str, *, delay: float = 0.0) -> None:
+        posting = Posting(queue=OUTBOX, envelope=envelope(event_id), due=clock.now() + delay)
         outbox.store.add([posting], clock.now())
 
     return put
@@ -94,6 +109,60 @@ def test_a_drain_goes_on_while_listeners_put_something_into_the_outbox(
     assert called == ["0", "1", "2", "3"]
     assert report.done == 4
     assert outbox.stats(OUTBOX).ready == 0
+
+
+@pytest.mark.parametrize("settle, done", [(0.0, 1), (1.5, 1), (2.5, 2), (60.0, 3)])
+def test_a_drain_waits_for_what_becomes_due_in_the_outbox_as_long_as_it_is_told_to(
+    settle: float, done: int, app: MakeApp, put: Callable[..., None], clock: FakeClock
+) -> None:
+    began = clock.now()
+    put("at once")
+    put("soon", delay=2.0)
+    put("later", delay=4.0)
+
+    report = LoopRunner().run(app(lambda event: None), attrs.evolve(DRAIN, settle=settle))
+
+    assert (report.done, report.stopped_by) == (done, "empty")
+    assert clock.now() - began <= settle + 1.0
+    assert clock.now() - began < 10.0
+
+
+def test_the_time_that_a_drain_waits_is_one_for_the_outbox_and_the_queue(
+    app: MakeApp, put: Callable[..., None], clock: FakeClock
+) -> None:
+    called: list[float] = []
+    began = clock.now()
+
+    def be_called_later(event: object) -> None:
+        called.append(clock.now() - began)
+        raise RetryLater(4.0)
+
+    put("now and then")
+    put("too late", delay=7.0)
+
+    LoopRunner().run(app(be_called_later), attrs.evolve(DRAIN, settle=6.0))
+
+    assert [round(each) for each in called] == [0, 4]
+    assert clock.now() - began < 7.0
+
+
+def test_a_drain_that_waits_for_its_outbox_ends_for_a_deploy(
+    app: MakeApp, put: Callable[..., None], clock: FakeClock
+) -> None:
+    class Objecting:
+        @hookimpl
+        def relevo_may_run(self) -> str | None:
+            return "deploy" if clock.now() >= began + 1.0 else None
+
+    began = clock.now()
+    put("later", delay=30.0)
+    made = app(lambda event: None)
+    made.hooks.add(Objecting())
+
+    report = LoopRunner().run(made, attrs.evolve(DRAIN, settle=60.0))
+
+    assert report.stopped_by == "objection"
+    assert clock.now() - began < 3.0
 
 
 def test_the_first_event_of_an_outbox_may_come_from_a_listener(
@@ -161,7 +230,7 @@ def test_a_report_tells_what_the_relay_dead_lettered(
 
     report = LoopRunner().run(app(lambda event: None), options)
 
-    assert (report.done, report.dead, report.reasons) == (1, 1, {"unreadable": 1})
+    assert (report.handled, report.done, report.dead, report.reasons) == (2, 1, 1, {"unreadable": 1})
 
 
 # --- for ever ----------------------------------------------------------------------------------------------
@@ -206,6 +275,25 @@ def test_a_patient_runner_waits_for_a_server_that_is_down_from_the_start(
     assert caplog.text.count("waiting until it is back") == 1
 
 
+@pytest.mark.parametrize("until_empty", [True, False])
+@pytest.mark.parametrize("with_outbox", [True, False])
+@pytest.mark.parametrize("verb", ["setup", "receive"])
+def test_a_patient_runner_that_waits_for_a_server_ends_at_a_limit_of_time(
+    *, verb: str, with_outbox: bool, until_empty: bool, app: MakeApp, transport: Any, clock: FakeClock
+) -> None:
+    transport.fail(verb, DOWN, times=100)
+    began = clock.now()
+
+    report = LoopRunner(patient=True).run(
+        app(lambda event: None, with_outbox=with_outbox), RunOptions(until_empty=until_empty, max_seconds=30.0)
+    )
+
+    assert (report.handled, report.stopped_by) == (0, "time")
+    assert clock.now() - began >= 30.0
+    if not with_outbox:  # the clock is one that a relay in its thread moves too, as often as it gets its turn
+        assert clock.now() - began < 35.0  # and so does a worker that finds nothing
+
+
 def test_a_runner_that_is_not_patient_says_that_the_server_is_down(app: MakeApp, transport: Any) -> None:
     transport.fail("setup", DOWN)
 
@@ -237,6 +325,43 @@ def test_handlers_of_signals_are_put_back(app: MakeApp) -> None:
 
     assert during != before
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads that other tests left
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_child_of_a_fork_ends_as_it_did_before_even_the_moment_it_is_there(number: signal.Signals) -> None:
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGINT)}
+    codes = []
+    with stopped_by_signals(None), stopped_by_signals(None):
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                signal.pause()
+                os._exit(0)
+            os.kill(child, number)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+    assert set(codes) == {-number}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads that other tests left
+def test_a_child_of_a_fork_keeps_a_handler_that_a_listener_set() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stopped_by_signals(None):
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            signal.pause()
+        os.kill(child, signal.SIGTERM)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert code == 7
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_program_may_keep_its_signals(app: MakeApp) -> None:
@@ -363,3 +488,344 @@ def test_an_idle_worker_ends_soon_after_a_signal(tmp_path: Path) -> None:
 
     assert time.monotonic() - began < 3
     assert (code, said) == (0, ["left 0 0 0"])
+
+
+# --- one at a time ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Callable[..., App]:
+    """Make an application on a database file, each time as another process has it."""
+
+    def shop(function: Callable[..., object] = lambda event: None, **how: Any) -> App:
+        config = tmp_path / "relevo.toml"
+        config.write_text('source = "shop"\ntransports.main = "sqlite:///shop.db"\n')
+        made = App.from_config(config, environ={}, **how)
+        made.listen(listener("image.created", id="keep")(function))
+        return made
+
+    return shop
+
+
+def test_a_drain_does_nothing_while_another_is_at_it(shop: Callable[..., App]) -> None:
+    reports: list[Report] = []
+    runner = LoopRunner(single_flight=True)
+
+    def drain_too(event: object) -> None:
+        with shop() as another:
+            reports.append(runner.run(another, DRAIN))
+            reports.append(runner.run(another, RunOptions(until_empty=True, queues=("default",))))
+            reports.append(LoopRunner().run(another, DRAIN))
+
+    with shop(drain_too) as app:
+        app.dispatch(Event("image.created"))
+        reports.append(runner.run(app, DRAIN))
+        reports.append(runner.run(app, DRAIN))
+
+    assert [report.stopped_by for report in reports] == ["lock", "empty", "empty", "empty", "empty"]
+    assert reports[3].done == 1
+
+
+def test_a_drain_that_fails_lets_the_next_one_work(shop: Callable[..., App]) -> None:
+    failed: list[int] = []
+
+    def fail_once(event: object) -> None:
+        if not failed:
+            failed.append(1)
+            raise KeyboardInterrupt
+
+    with shop(fail_once) as app:
+        app.dispatch(Event("image.created"))
+        with pytest.raises(KeyboardInterrupt):
+            LoopRunner(single_flight=True).run(app, DRAIN)
+
+        assert LoopRunner(single_flight=True).run(app, DRAIN).done == 1
+
+
+def elsewhere(app: App, *, holder: str = "another host") -> str | None:
+    """Take the lock of the board as another host does."""
+    board = app.transport("main")
+    assert isinstance(board, Board)
+    return board.lock(single_flight(app, "main", ())._name, holder=holder, ttl=30.0)
+
+
+def test_a_drain_does_nothing_while_another_host_is_at_it(shop: Callable[..., App], clock: FakeClock) -> None:
+    with shop(clock=clock) as app:
+        app.dispatch(Event("image.created"))
+        assert elsewhere(app) is not None
+
+        first = LoopRunner(single_flight=True).run(app, DRAIN)
+        clock.advance(30)
+        second = LoopRunner(single_flight=True).run(app, DRAIN)
+
+        assert (first.stopped_by, first.done) == ("lock", 0)
+        assert (second.stopped_by, second.done) == ("empty", 1), "its time is over, and it was not renewed"
+        assert elsewhere(app) is not None, "it is given up at the end"
+
+
+def test_who_died_on_this_host_is_waited_for_by_nobody_here(shop: Callable[..., App], clock: FakeClock) -> None:
+    with shop(clock=clock) as app:
+        app.dispatch(Event("image.created"))
+        dead = single_flight(app, "main", ())
+        with dead.on_this_host():
+            holder = dead._lock.identity()
+        board = app.transport("main")
+        assert isinstance(board, Board)
+        assert board.lock(dead._name, holder=holder, ttl=30.0) is not None
+
+        assert LoopRunner(single_flight=True).run(app, DRAIN).done == 1
+
+
+def test_who_loses_the_lock_takes_no_further_events(shop: Callable[..., App], clock: FakeClock) -> None:
+    called: list[object] = []
+
+    def sleep(event: object) -> None:
+        called.append(event)
+        clock.advance(31)
+        assert elsewhere(app) is not None, "nobody renewed it"
+
+    with shop(sleep, clock=clock) as app:
+        app.dispatch_many([Event("image.created")] * 3)
+
+        report = LoopRunner(single_flight=True).run(app, DRAIN)
+
+        assert (report.stopped_by, report.done, len(called)) == ("lock", 1, 1)
+        stats = app.transport("main").stats("default")
+        assert (stats.ready, stats.leased) == (2, 0), "the others are given back"
+        assert elsewhere(app, holder="a third one") is None, "what another has taken is not given up"
+
+
+def test_the_lock_is_renewed_while_a_listener_runs(shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_flight, "TTL", 0.6)
+    tried: list[str | None] = []
+
+    def wait(event: object) -> None:
+        for _ in range(4):
+            time.sleep(0.3)
+            tried.append(elsewhere(app))
+
+    with shop(wait) as app:
+        app.dispatch(Event("image.created"))
+
+        report = LoopRunner(single_flight=True).run(app, DRAIN)
+
+    assert (report.stopped_by, report.done) == ("empty", 1)
+    assert tried == [None] * 4
+
+
+def test_who_is_told_that_the_lock_is_gone_takes_no_further_events(
+    shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_flight, "TTL", 0.6)
+
+    def be_robbed(event: object) -> None:
+        flight = single_flight(app, "main", ())
+        assert flight._lock.path.exists()
+        monkeypatch.setattr(_flight, "TTL", 600.0)  # by its own clock it has plenty of time
+        board = app.transport("main")
+        assert isinstance(board, Board)
+        held = flight._lock.path.stat()
+        heir = f"{_lock._running()}/{held.st_dev:x}/{held.st_ino:x}"
+        assert board.lock(flight._name, holder=heir, ttl=600.0) is not None
+        deadline = time.monotonic() + 30
+        while "is somebody else's by now" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with shop(be_robbed) as app:
+        app.dispatch_many([Event("image.created")] * 2)
+
+        assert LoopRunner(single_flight=True).run(app, DRAIN).stopped_by == "lock"
+
+        assert app.transport("main").stats("default").ready == 1
+
+
+def test_an_outbox_is_the_board_of_a_transport_that_is_none(tmp_path: Path) -> None:
+    config = tmp_path / "relevo.toml"
+    config.write_text('transports.main = { url = "amqp://127.0.0.1", outbox = "sqlite:///shop.db" }\n')
+
+    with App.from_config(config, environ={}) as app:
+        board: object = single_flight(app, "main", ())._board
+
+        assert board is app.outboxes["main"]
+
+
+def test_what_ends_with_its_process_needs_no_lock(app: MakeApp, transport: Any, tmp_path: Path) -> None:
+    made = app(lambda event: None, with_outbox=False)
+    made.lock = tmp_path / "not there"
+    made.deploy = tmp_path / "shop.deploy"
+
+    assert LoopRunner(single_flight=True).run(made, DRAIN).stopped_by == "empty"
+
+
+# --- deploys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_outbox", [False, True])
+def test_a_drain_takes_nothing_during_a_deploy(
+    *, with_outbox: bool, app: MakeApp, transport: Any, put: Callable[[str], None], envelope: Any, tmp_path: Path
+) -> None:
+    made = app(lambda event: None, with_outbox=with_outbox)
+    deploy = tmp_path / "shop.deploy"
+    deploy.touch()
+    made.deploy = deploy
+    transport.send([envelope("0")])
+    put("1")
+    transport.calls.clear()
+
+    during = LoopRunner().run(made, DRAIN)
+    said = list(transport.calls)
+    deploy.unlink()
+    after = LoopRunner().run(made, DRAIN)
+
+    assert (during.stopped_by, during.handled) == ("objection", 0)
+    assert said == [], "nothing was so much as looked at"
+    assert after.done == 1 + with_outbox
+
+
+def test_a_worker_finishes_what_it_does_gives_back_the_rest_and_waits_for_the_end_of_a_deploy(
+    app: MakeApp, transport: Any, clock: FakeClock, put: Callable[[str], None], tmp_path: Path
+) -> None:
+    called: list[str] = []
+    waiting: list[tuple[int, int]] = []
+    deploy = tmp_path / "shop.deploy"
+
+    def work(event: object, call: Any) -> None:
+        called.append(call.event_id)
+        if len(called) == 1 + 1 + 2 + 4 + 1:  # the first of eight
+            clock.advance(1.0)
+            deploy.touch()
+
+    made = app(work, with_outbox=False)
+    made.deploy = deploy
+    sleep = clock.sleep
+
+    def end_after_ten_looks(seconds: float) -> None:
+        sleep(seconds)
+        if deploy.exists():
+            stats = transport.stats("default")
+            waiting.append((len(called), stats.leased))
+            if len(waiting) == 10:
+                deploy.unlink()
+
+    clock.sleep = end_after_ten_looks  # type: ignore[method-assign]
+    for number in range(20):
+        made.dispatch(Event("image.created", {"number": number}))
+
+    report = LoopRunner().run(made, RunOptions(max_events=20, batch=10))
+
+    assert waiting == [(9, 0)] * 10
+    assert (report.done, report.stopped_by) == (20, "events")
+    assert len(set(called)) == len(called) == 20, "what was given back counts as nothing"
+
+
+def test_a_deploy_that_is_over_when_the_rest_was_given_back_does_not_end_the_worker(
+    app: MakeApp, clock: FakeClock, tmp_path: Path
+) -> None:
+    deploy = tmp_path / "shop.deploy"
+    seen: list[bool] = []
+
+    def begin_a_deploy(event: object) -> None:
+        clock.advance(1.0)
+        if not seen:
+            deploy.touch()
+
+    class _End:
+        @hookimpl
+        def relevo_around_settle(self) -> None:
+            seen.append(deploy.exists())
+            deploy.unlink(missing_ok=True)
+
+    made = app(begin_a_deploy, with_outbox=False)
+    made.deploy = deploy
+    made.hooks.add(_End())
+    for number in range(5):
+        made.dispatch(Event("image.created", {"number": number}))
+
+    report = LoopRunner().run(made, RunOptions(max_events=5))
+
+    assert seen[0], "the deploy was there when the worker stopped"
+    assert (report.done, report.stopped_by) == (5, "events")
+
+
+def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_limit_of_time(
+    app: MakeApp, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = app(lambda event: None)
+    deploy = tmp_path / "shop.deploy"
+    deploy.touch()
+    made.deploy = deploy
+    os.utime(deploy, (clock.now(), clock.now()))
+
+    report = LoopRunner().run(made, RunOptions(max_seconds=2.5 * 3600))
+
+    assert (report.handled, report.stopped_by) == (0, "time")
+    assert caplog.text.count("a deploy has kept events from being handled") == 2
+
+
+def test_an_objection_of_a_plugin_still_ends_a_worker(app: MakeApp) -> None:
+    class _Objecting:
+        @hookimpl
+        def relevo_may_run(self) -> str:
+            return "not on a Sunday"
+
+    made = app(lambda event: None, with_outbox=False)
+    made.hooks.add(_Objecting())
+
+    assert LoopRunner().run(made, RunOptions(max_seconds=5.0)).stopped_by == "objection"
+
+
+# --- further limits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until_empty", [True, False])
+def test_a_run_stops_when_so_many_have_failed(*, until_empty: bool, app: MakeApp, clock: FakeClock) -> None:
+    def fail(event: Event) -> None:
+        clock.advance(1.0)
+        if event["number"] % 2:
+            raise ValueError("odd")
+
+    made = app(fail, with_outbox=False)
+    for number in range(20):
+        made.dispatch(Event("image.created", {"number": number}))
+
+    report = LoopRunner(max_failures=3).run(made, RunOptions(until_empty=until_empty, max_seconds=100.0))
+
+    assert (report.retried, report.done, report.stopped_by) == (3, 3, "failures")
+
+
+@pytest.mark.parametrize("until_empty", [True, False])
+def test_a_run_stops_when_the_process_has_grown_too_large(
+    *, until_empty: bool, app: MakeApp, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [0]
+    monkeypatch.setattr(_limit, "resident", lambda: 100 + held[0])
+
+    def grow(event: object) -> None:
+        clock.advance(1.0)
+        held[0] += 10
+
+    made = app(grow, with_outbox=False)
+    for number in range(20):
+        made.dispatch(Event("image.created", {"number": number}))
+
+    report = LoopRunner(max_memory=150).run(made, RunOptions(until_empty=until_empty, max_seconds=100.0))
+
+    assert (report.done, report.stopped_by) == (5, "memory")
+
+
+def test_the_size_of_the_process_is_told_by_the_system() -> None:
+    before = _limit.resident()
+    block = bytearray(os.urandom(1)) * (64 << 20)
+
+    assert (32 << 20) < _limit.resident() - before < (256 << 20)
+    assert len(block) == 64 << 20
+    assert 1 << 20 < before < 4 << 30
+
+
+def test_plugins_of_a_run_are_gone_after_it(app: MakeApp) -> None:
+    made = app(lambda event: None)
+
+    LoopRunner(max_failures=1).run(made, DRAIN)
+
+    assert made.hooks.observers("relevo_around_settle") == ()

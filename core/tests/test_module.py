@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import importlib
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from relevo import ListenerTable
-from relevo._module import imported, marked_in
+from relevo._module import NotImportedError, imported, marked_in
 from relevo.errors import ConfigurationError, TransportUnavailableError
 
 Write = Callable[..., None]
@@ -87,6 +90,67 @@ def test_the_static_methods_of_a_subscriber_listen_too(write: Write) -> None:
     assert [each.id for each in table] == ["shop:Feed.on", "plain"]
 
 
+TWICE = """
+@relevo.listener('image.created')
+def on_event(event): ...
+{}
+@relevo.listener('{}')
+def on_event(event): ...
+"""
+
+
+@pytest.mark.parametrize("event", ["image.created", "order.paid"])
+def test_a_listener_that_loses_its_name_to_another_is_told_with_both_lines(write: Write, event: str) -> None:
+    write(TWICE.format("", event))
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r'shop\.py: "on_event" in line 6 takes the name of the listener in line 3, .* another name',
+    ):
+        marked_in("shop")
+
+
+def test_a_listener_that_has_a_second_name_may_lose_the_first(write: Write) -> None:
+    write(TWICE.format("kept = on_event", "order.paid"))
+
+    assert names("shop") == ["on_event", "on_event"]
+
+
+def test_a_method_that_loses_its_name_to_another_is_told_where_it_is_written(write: Write) -> None:
+    body = TWICE.format("", "order.paid").replace("(event)", "(self, event)").replace("\n", "\n    ")
+    write(f"class Feed:{body}\nfeed = Feed()\n")
+
+    with pytest.raises(
+        ConfigurationError, match=r'shop\.py:6: "Feed.on_event" in line 6 takes the name of the .* in line 3, '
+    ):
+        marked_in("shop")
+
+
+def test_a_module_that_is_loaded_again_has_its_listeners_once(write: Write, tmp_path: Path) -> None:
+    write(LISTENER.format("one"))
+    marked_in("shop")
+    write("\n" + LISTENER.format("one") + LISTENER.format("two"))
+    importlib.invalidate_caches()
+
+    again = importlib.reload(sys.modules["shop"])
+
+    assert names(again) == ["one", "two"]
+
+
+def test_a_name_may_be_used_again_in_a_function(write: Write) -> None:
+    body = TWICE.format("kept.append(on_event)", "order.paid").replace("\n", "\n    ")
+    write(f"kept = []\ndef make():{body}\n    return on_event\nfeed = make()\n")
+
+    assert names("shop") == ["on_event"]
+
+
+def test_of_listeners_that_are_made_in_a_loop_each_needs_a_name(write: Write) -> None:
+    write("for name in ('a.b', 'c.d'):\n    @relevo.listener(name)\n    def looped(event): ...\n")
+
+    with pytest.raises(ConfigurationError, match='"looped" in line 3 takes the name of the listener in line 3'):
+        marked_in("shop")
+
+
 def test_anything_else_is_itself() -> None:
     thing = object()
 
@@ -145,20 +209,23 @@ def test_a_name_that_is_not_in_its_module_is_told(write: Write) -> None:
     [
         ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
-        ("def broken(:\n", "SyntaxError: invalid syntax"),
+        ("def broken(:\n", "SyntaxError: invalid syntax (shop.py, line 2)"),
         ("raise SystemExit(3)\n", "SystemExit: 3"),
         ("import shop.deeper\n", "ModuleNotFoundError: No module named 'shop.deeper'; 'shop' is not a package"),
     ],
     ids=range(5),
 )
-def test_an_import_that_fails_is_told_with_its_own_traceback_alone(write: Write, text: str, last: str) -> None:
+def test_an_import_that_fails_is_told_in_one_line_and_its_cause_has_its_own_traceback(
+    write: Write, text: str, last: str
+) -> None:
     write(text)
 
-    with pytest.raises(ConfigurationError, match='listeners: the module "shop" cannot be imported') as caught:
+    with pytest.raises(NotImportedError) as caught:
         marked_in("shop")
 
-    told = str(caught.value)
-    assert told.endswith(last)
+    assert caught.value.__cause__ is not None
+    told = "".join(traceback.format_exception(caught.value.__cause__))
+    assert str(caught.value) == f'listeners: the module "shop" cannot be imported: {last}'
     assert "shop.py" in told
     assert "importlib" not in told
     assert "_module.py" not in told
@@ -178,3 +245,78 @@ def test_a_server_that_is_down_during_an_import_is_no_fault_of_the_module(write:
 
     with pytest.raises(TransportUnavailableError):
         marked_in("shop")
+
+
+# --- a file that is run itself --------------------------------------------------------------------------
+
+SCRIPT = """
+import msgspec
+import relevo
+from relevo_memory import ManualRunner, MemoryTransport
+
+@relevo.event("image.created")
+class ImageCreated(msgspec.Struct):
+    path: str
+
+@relevo.listener(ImageCreated)
+def typed(event):
+    print("typed", event.path)
+
+@relevo.listener("image.created")
+def by_name(event):
+    print("by name", event["path"])
+
+app = relevo.App(transports={"main": MemoryTransport()}, routes={"*": "main"}, listeners=["shop"])
+"""
+
+
+def run(directory: Path, *arguments: str) -> tuple[list[str], str]:
+    """Run Python there; return the lines that it printed, and the last one of its errors."""
+    done = subprocess.run([sys.executable, *arguments], cwd=directory, text=True, capture_output=True, check=False)
+    return done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("arguments", ["shop.py", "-m shop", "./shop.py"])
+def test_a_file_that_is_run_itself_may_name_itself_as_the_module_of_its_listeners(
+    tmp_path: Path, arguments: str
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        f"{SCRIPT}\nif __name__ == '__main__':\n    print([each.id for each in app.listeners])\n"
+        "    app.dispatch(ImageCreated('a.jpg'))\n    print(ManualRunner().run(app).done)\n"
+    )
+
+    printed, error = run(tmp_path, *arguments.split())
+
+    assert (printed, error) == (["['shop:typed', 'shop:by_name']", "typed a.jpg", "by name a.jpg", "1"], "")
+
+
+def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "shop.py").write_text("what = 'the other one'\n")
+    (tmp_path / "apart" / "shop.py").write_text(
+        "import sys\nfrom relevo._module import imported\nsys.path[0] = '..'\nprint(imported('shop:what', where='x'))\n"
+    )
+
+    assert run(tmp_path / "apart", "shop.py") == (["the other one"], "")
+
+
+@pytest.mark.parametrize(
+    "then, told",
+    [
+        ("app.listen(shop.typed, typed)", 'the event "image.created" is declared twice: '),
+        ("app.listen(shop.by_name, by_name)", 'two listeners of "image.created" have the id "shop:by_name"; '),
+    ],
+    ids=["class", "listener"],
+)
+def test_that_a_file_is_run_itself_and_imported_too_is_named_as_the_cause(tmp_path: Path, then: str, told: str) -> None:
+    script = SCRIPT.replace('["shop"]', "[]")
+    (tmp_path / "shop.py").write_text(
+        f"{script}\nif __name__ == '__main__':\n    import shop\n    {then}\n    app.listeners\n"
+    )
+
+    _, error = run(tmp_path, "shop.py")
+
+    assert told in error
+    assert error.endswith(
+        "; the file that is run is __main__, and imported it is there again; move what is imported to a file of its own"
+    )

@@ -156,8 +156,8 @@ def test_lines_are_those_of_the_whole_pyproject(tmp_path: Path) -> None:
 
 
 def test_one_problem_keeps_its_class_and_several_are_lines() -> None:
-    problems = Problems(Origins(Origin("here"), {("a",): Origin("f", 9), ("b",): Origin("f", 3)}))
-    only = Problems(Origins(Origin("here")))
+    origins = Origins(Origin("here"), {("a",): Origin("f", 9), ("b",): Origin("f", 3)})
+    problems, only = Problems(), Problems()
 
     problems.add(("a", 0), "one\ntwo")
     with problems.at("b"):
@@ -166,19 +166,22 @@ def test_one_problem_keeps_its_class_and_several_are_lines() -> None:
     only.add((), TransportNotFoundError("x", []))
 
     with pytest.raises(ConfigurationError) as several:
-        problems.raise_any()
-    with pytest.raises(TransportNotFoundError, match=r"^here: no transport"):
+        problems.raise_any(origins)
+    for _ in range(2):  # what was found is not changed by being told
+        with pytest.raises(TransportNotFoundError, match=r"^here: no transport"):
+            only.raise_any(Origins(Origin("here")))
+    with pytest.raises(TransportNotFoundError, match=r"^no transport"):
         only.raise_any()
     assert [line[:10] for line in str(several.value).splitlines()] == [
         "f:3: no ro",
         "f:9: one",
-        "f:9: two",
+        "two",
         "here: thre",
     ]
 
 
 def test_nothing_found_raises_nothing() -> None:
-    problems = Problems(Origins(Origin("here")))
+    problems = Problems()
 
     problems.raise_any()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import attrs
 import pytest
@@ -93,6 +94,17 @@ def test_giving_up_and_what_no_retry_can_mend_end_it_at_once() -> None:
     assert policy.decide(1, GiveUp(), 0.0) is None
     assert policy.decide(1, KeyError(), 0.0) is None
     assert policy.decide(1, IndexError(), 0.0) == 2.0
+
+
+@pytest.mark.parametrize("given", ["ValueError", ("ValueError",), [ValueError()], (int,), 3, None])
+def test_only_exceptions_can_be_given_up_on(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Retry: give_up_on is exceptions, as in .*, not "):
+        Retry(3, give_up_on=given)
+
+
+def test_one_exception_can_be_given_up_on_by_itself() -> None:
+    assert Retry(3, give_up_on=ValueError) == Retry(3, give_up_on=[ValueError])
+    assert Retry(3, give_up_on=ValueError).decide(1, UnicodeError(), 0.0) is None
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ def test_a_runner_without_limits_runs_for_ever_on_everything() -> None:
         "max_events": None,
         "max_seconds": None,
         "batch": None,
+        "execution": None,
+        "concurrency": None,
     }
 
 

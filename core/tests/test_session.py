@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,23 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Delivery, Envelope, Event, RunOptions, Subject, SubjectType, listener
+from relevo import (
+    App,
+    BoundSender,
+    Call,
+    DeferredDispatcher,
+    Delivery,
+    Envelope,
+    Event,
+    RunOptions,
+    Subject,
+    SubjectType,
+    Transport,
+    listener,
+)
 from relevo._codec import decoded
 from relevo._loop import LoopRunner
-from relevo.errors import ConfigurationError, EncodeError, SessionError, SubjectError
+from relevo.errors import ConfigurationError, EncodeError, SendError, SessionError, SubjectError
 from relevo_memory import MemoryTransport
 
 sa = pytest.importorskip("sqlalchemy")
@@ -139,6 +152,85 @@ def test_a_savepoint_takes_only_its_own_along(app: App, engine: Any) -> None:
     assert sorted({envelope.name for envelope in received(app)}) == ["first.kept", "third.kept"]
 
 
+@pytest.mark.parametrize("carrier", ["memory", "sqlite", "outbox"])
+def test_if_a_listener_that_hears_it_now_raises_nothing_is_enlisted(carrier: str, engine: Any) -> None:
+    @listener("image.created")
+    def look(event: Event, call: Call) -> None:
+        call.dispatch(Event("follow.up"))
+        if event["path"] == "broken.jpg":
+            raise ValueError("not this one")
+
+    how = {**_carriers(carrier, engine), "routes": {"*": ["now", "main/media"]}}
+    with App(**how, source="shop", listeners=[look]) as app, orm.Session(engine) as session:
+        app.setup()
+        with pytest.raises(ValueError, match="not this one"):
+            app.dispatch(Event("image.created", {"path": "broken.jpg"}), session=session)
+        app.dispatch(Event("image.created", {"path": "sea.jpg"}), session=session)
+        session.commit()
+
+        assert [each.name for each in received(app)] == ["image.created", "follow.up"]
+
+
+@pytest.mark.parametrize("carrier", ["memory", "sqlite", "outbox"])
+def test_where_a_session_cannot_be_joined_nobody_is_called_that_hears_it_now(carrier: str, engine: Any) -> None:
+    heard: list[Event] = []
+
+    @listener("image.created")
+    def look(event: Event) -> None:
+        heard.append(event)
+
+    with App(**{**_carriers(carrier, engine), "routes": {"*": ["now", "main/media"]}}, listeners=[look]) as app:
+        app.setup()
+        for session in (object(), orm.Session(engine, autobegin=False)):
+            with pytest.raises(SessionError):
+                app.dispatch(Event("image.created"), session=session)
+
+    assert heard == []
+
+
+@pytest.mark.parametrize("hook", ["after_commit", "after_rollback"])
+@pytest.mark.parametrize("joined_before", [True, False])
+def test_a_session_whose_transaction_is_over_is_refused_and_says_what_to_do(
+    *, joined_before: bool, hook: str, app: App, engine: Any
+) -> None:
+    errors: list[SessionError] = []
+
+    def too_late(session: Any) -> None:
+        with pytest.raises(SessionError, match=r"transaction is over.* in before_commit, without session=") as caught:
+            app.dispatch(Event("too.late"), session=session)
+        errors.append(caught.value)
+        if hook == "after_commit":
+            app.dispatch(Event("not.too.late"))
+
+    with orm.Session(engine) as session:
+        sa.event.listen(session, hook, too_late)
+        session.add(Image(name="cat"))
+        session.flush()
+        if joined_before:
+            app.dispatch(Event("in.time"), session=session)
+        (session.commit if hook == "after_commit" else session.rollback)()
+        sa.event.remove(session, hook, too_late)
+        session.commit()
+
+    assert len(errors) == 1
+    expected = {"not.too.late", *(["in.time"] if joined_before else [])} if hook == "after_commit" else set()
+    assert {each.name for each in received(app)} == expected
+
+
+def test_a_session_that_an_error_has_ended_takes_events_again_after_its_rollback(app: App, engine: Any) -> None:
+    with orm.Session(engine) as session:
+        session.add(Image(name=None))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.flush()
+        with pytest.raises(SessionError, match=r"an error has ended it; .* or after its rollback\(\)"):
+            app.dispatch(Event("too.late"), session=session)
+        session.rollback()
+        app.dispatch(Event("in.time"), session=session)
+        session.commit()
+
+    assert {each.name for each in received(app)} == {"in.time"}
+
+
 def test_an_object_that_never_gets_an_id_fails_the_commit_and_not_the_next_one(app: App, engine: Any) -> None:
     with orm.Session(engine) as session:
         session.add(Image(name="cat"))
@@ -223,7 +315,9 @@ def test_without_a_session_a_flushed_object_is_named_and_a_pending_one_is_told(a
     with orm.Session(engine) as session:
         image = Image(name="cat")
         session.add(image)
-        with pytest.raises(SubjectError, match="has no id yet; flush it first, or dispatch with session="):
+        with pytest.raises(
+            SubjectError, match="no id yet, or its row was rolled back; flush it first, or dispatch with session="
+        ):
             app.dispatch(Event("image.created", subject=image))
         session.commit()
         image_id = image.id
@@ -243,6 +337,81 @@ def test_a_connection_can_be_joined_as_well(app: App, engine: Any) -> None:
         connection.rollback()
 
     assert {envelope.name for envelope in received(app)} == {"image.created"}
+
+
+@pytest.mark.parametrize("at", [None, 4_000_000_000.0], ids=["now", "at a moment"])
+def test_on_a_connection_all_are_made_before_the_first_is_written(app: App, engine: Any, at: float | None) -> None:
+    pending = Image(name="cat")
+    with engine.connect() as connection:
+        with pytest.raises(SubjectError, match="has no id yet"):
+            app.dispatch_many(
+                [Event("first.named"), Event("second.pending", subject=pending)], session=connection, at=at
+            )
+        connection.commit()
+
+    stats = [app.transport("main").stats(queue) for queue in ("media", "feed")]
+    assert [(each.ready, each.scheduled) for each in stats] == [(0, 0), (0, 0)]
+    assert waiting_rows(engine) == 0
+    assert received(app) == []
+
+
+def test_on_a_connection_a_dispatcher_of_one_transport_makes_all_before_the_first_is_written(
+    app: App, engine: Any
+) -> None:
+    joined = app.outboxes.get("main", app.transport("main"))
+    dispatcher = DeferredDispatcher(joined, queue="media", subjects=app.subjects)
+    with engine.connect() as connection:
+        with pytest.raises(SubjectError, match="has no id yet"):
+            dispatcher.dispatch_many([Event("a.b"), Event("a.b", subject=Image(name="cat"))], session=connection)
+        connection.commit()
+    with engine.connect() as connection:
+        done = dispatcher.dispatch_many([Event("a.b"), Event("a.c")], session=connection)
+        connection.commit()
+
+    deliveries = joined.receive(["media"], limit=9, lease=9.0, wait=0.0)
+    ids = [each.envelope.id for each in deliveries if isinstance(each.envelope, Envelope)]
+    assert ids == [each.id for each in done]
+
+
+def test_what_one_transport_refuses_on_a_connection_was_not_written_for_another(engine: Any) -> None:
+    sql = pytest.importorskip("relevo_sql").SqlTransport
+    with App(
+        transports={"main": sql(engine), "broker": MemoryTransport()},
+        routes={"first.*": "main", "second.*": "broker/feed"},
+        outboxes={"broker": sql(engine)},
+        subjects=[_image_type(engine)],
+    ) as app:
+        app.setup()
+        with engine.connect() as connection:
+            with pytest.raises(SubjectError, match="has no id yet"):
+                app.dispatch_many(
+                    [Event("first.named"), Event("second.pending", subject=Image(name="cat"))], session=connection
+                )
+            connection.commit()
+
+        assert waiting_rows(engine) == 0
+
+
+def test_what_a_connection_cannot_write_is_told_by_the_position_of_its_event(engine: Any) -> None:
+    relevo_sql = pytest.importorskip("relevo_sql")
+    with App(transports={"main": relevo_sql.SqlTransport(engine)}, routes={"*": ["main/media", "main/feed"]}) as app:
+        app.setup()
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+            with pytest.raises(SendError) as caught:
+                app.dispatch_many([Event("a.b"), Event("a.c"), Event("a.d")], session=connection)
+            connection.rollback()
+            connection.exec_driver_sql("PRAGMA query_only = 0")
+
+    assert (caught.value.sent, caught.value.refused, caught.value.unknown) == ((), (0, 1, 2), ())
+
+
+def waiting_rows(engine: Any) -> int:
+    """Return how many events lie in the SQL transport's table, whenever they are due; 0 if there is none."""
+    if not sa.inspect(engine).has_table("relevo_event"):
+        return 0
+    with engine.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM relevo_event").scalar_one())
 
 
 def test_a_delay_holds_inside_a_session_too(app: App, engine: Any) -> None:
@@ -303,3 +472,69 @@ def test_a_name_that_was_made_of_none_is_told(engine: Any) -> None:
 
         with pytest.raises(ConfigurationError, match="made text of None; let it return None"):
             app.dispatch(Event("image.created", subject=image), session=session)
+
+
+class NotingTransport(MemoryTransport):
+    """A transport that knows of no other way to be set up than setup, as a stranger's may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        self.calls.append("setup")
+        return super().setup(queues, dry_run=dry_run)
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        self.calls.append(f"bound_to {relay_to}" if relay_to else "bound_to")
+        return super().bound_to(session, relay_to=relay_to)
+
+
+@pytest.mark.parametrize("as_outbox", [False, True])
+def test_a_transport_that_creates_nothing_in_a_session_is_set_up_once_before_it_joins_one(
+    engine: Any, *, as_outbox: bool
+) -> None:
+    keeper = NotingTransport()
+    main: dict[str, Transport] = {"main": MemoryTransport() if as_outbox else keeper}
+    app = App(transports=main, outboxes={"main": keeper} if as_outbox else {}, routes={"*": "main"})
+
+    with orm.Session(engine) as session:
+        for _ in range(2):
+            app.dispatch(Event("image.created"), session=session)
+        session.commit()
+
+    bound = "bound_to main" if as_outbox else "bound_to"
+    assert keeper.calls == ["setup", bound, bound]
+
+
+class CreatingTransport(NotingTransport):
+    """One that creates in the session what is missing."""
+
+    def bound_with_setup(self, session: Any, queues: Sequence[str], *, relay_to: str | None = None) -> BoundSender:
+        self.calls.append(f"bound_with_setup {list(queues)} {relay_to}")
+        return MemoryTransport.bound_to(self, session, relay_to=relay_to)
+
+
+@pytest.mark.parametrize(
+    ("setup", "calls"),
+    [
+        ("auto", ["bound_with_setup ['outbox/main'] main", "setup", "bound_to main"]),
+        ("explicit", ["setup", "bound_to main", "bound_to main"]),
+    ],
+)
+def test_a_transport_that_creates_in_the_session_is_asked_to_until_it_was_set_up(
+    engine: Any, setup: str, calls: list[str]
+) -> None:
+    keeper = CreatingTransport()
+    app = App(transports={"main": MemoryTransport()}, outboxes={"main": keeper}, routes={"*": "main"}, setup=setup)
+
+    App(transports=app.transports, outboxes=app.outboxes, routes={"*": "main"}).setup()
+    keeper.calls.clear()
+
+    with orm.Session(engine) as session:
+        app.dispatch(Event("image.created"), session=session)
+        app.prepare("main")
+        app.dispatch(Event("image.created"), session=session)
+        session.commit()
+
+    assert keeper.calls == calls

@@ -93,6 +93,11 @@ def test_keys_that_cannot_sign_are_told_and_never_shown(read_: Read, text: str, 
     assert told(read_, text).startswith(f"relevo.toml:1: {why}")
 
 
+def test_a_key_that_cannot_sign_is_told_of_the_variable_that_has_it(read_: Read) -> None:
+    with pytest.raises(ConfigurationError, match=r"^RELEVO_SIGNING__KEYS: signing: a key has at least 32 characters"):
+        read_('source = "shop"', RELEVO_SIGNING__KEYS='["a"]')
+
+
 # --- retries ----------------------------------------------------------------------------------------------
 
 
@@ -146,6 +151,7 @@ def test_a_variable_adds_to_a_number_of_runs_in_the_file(read_: Read) -> None:
         ("main = { factor = nan }", 'retries."main": factor is nan'),
         ("main = { jitter = 2 }", 'retries."main": jitter is 2.0, it must be a number from 0 to 1'),
         ("main = { cap = 1 }", 'retries."main": cap (1.0 s) is shorter than first (2.0 s)'),
+        ("main = { first = '-1s', cap = '1s' }", "retries.\"main\".first cannot be '-1s', which is negative; write"),
         ("main = { run = 3 }", 'retries."main": unknown key "run"; did you mean "runs"?; known: runs, first, factor'),
         ("main = { give_up_on = [] }", 'retries."main": give_up_on names classes, which stand in code'),
         ("mian = 3", 'retries."mian": no transport is called \'mian\'; did you mean "main"?'),
@@ -159,6 +165,14 @@ def test_a_policy_that_cannot_be_is_told(read_: Read, line: str, why: str) -> No
     text = f"{TRANSPORTS}[retries]\n{line}"
 
     assert told(read_, text).startswith(f"relevo.toml:{len(text.splitlines())}: {why}")
+
+
+def test_a_first_wait_that_is_none_is_not_compared_with_the_longest(read_: Read) -> None:
+    line = told(read_, f"{TRANSPORTS}[retries]\nmain = {{ runs = 0, first = '-1s', cap = '1s' }}")
+
+    assert ".first cannot be '-1s', which is negative" in line
+    assert "runs is 0" in line
+    assert "shorter" not in line
 
 
 def test_without_routes_all_goes_to_the_default_queue_of_the_first_transport(read_: Read) -> None:

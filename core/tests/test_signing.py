@@ -23,6 +23,9 @@ from relevo import (
     Signing,
     listener,
 )
+from relevo._delivery import MAX_STATE
+from relevo._progress import Progress, dumped, loaded
+from relevo._signing import _noted
 from relevo.errors import ConfigurationError, DecodeError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -81,13 +84,16 @@ def test_no_two_events_are_signed_alike_because_one_fields_end_is_the_nexts_begi
     "header, why",
     [
         (None, "it is not signed"),
-        ("", "its signature is of version "),
-        ("v2.1234.abc", "its signature is of version v2, v1 is known"),
-        ("v1", "it is signed with the key , which is none of: "),
-        ("v1.feedfeed.abcd", "it is signed with the key feedfeed, which is none of: "),
-        ("v1.KEY.", "its signature does not fit"),
-        ("v1.KEY.no base64!", "its signature does not fit"),
-        ("v1.KEY.ÄÖÜ", "its signature does not fit"),
+        ("", "what it is signed with is no signature: ''"),
+        ("v1", "what it is signed with is no signature: 'v1'"),
+        ("v2.1234.abc", "what it is signed with is no signature: 'v2.1234.abc'"),
+        (f"v2.feedfeed.{'0' * 64}", "its signature is of version v2, v1 is known"),
+        (f"v1.feedfeed.{'0' * 64}", "it is signed with the key feedfeed, which is none of: "),
+        ("v1.KEY.", "what it is signed with is no signature"),
+        ("v1.KEY.ÄÖÜ", "what it is signed with is no signature"),
+        (f"v1.KEY.{'0' * 63}g", "what it is signed with is no signature"),
+        (f"v1.KEY.{'0' * 64}\n", "what it is signed with is no signature"),
+        (f"v1.KEY.{'0' * 64}", "its signature does not fit"),
     ],
 )
 def test_what_is_no_signature_says_so_without_a_secret(header: str | None, why: str) -> None:
@@ -147,7 +153,7 @@ def test_a_state_fits_its_own_event_and_no_other_and_cannot_be_changed(
         (state, envelope),
         (sealed[:-1], envelope),
     ]:
-        with pytest.raises(DecodeError, match="not signed by a worker"):
+        with pytest.raises(DecodeError, match=r"not signed by a worker|its state is signed with the key"):
             signing.opened(wrong, whose)
 
 
@@ -209,12 +215,146 @@ def test_what_nobody_or_somebody_else_signed_is_set_aside_unread(app: MakeApp, t
     app(hear).dispatch(Event("a.b"))
     app(hear, signing=Signing(OTHER)).dispatch(Event("a.b"))
     transport.send([Envelope(id="1", source="shop", name="a.b", body=b"no JSON at all")])
+    header = {"relevo-signature": f"v1.{next(iter(Signing(NEW)._by_id))}.{'0' * 64}"}
+    transport.send([Envelope(id="2", source="shop", name="a.b", body=b"no JSON at all", headers=header)])
 
     app(hear, signing=Signing(NEW)).worker(DRAIN).run()
 
     assert heard == []
     assert [reason for reason, _ in _dead(transport)] == ["forged"] * 3
-    assert [error[:16] for _, error in _dead(transport)] == ["it is not signed", "it is signed wit", "it is not signed"]
+    assert [error[:16] for _, error in _dead(transport)] == ["it is not signed", "it is not signed", "its signature do"]
+    assert transport.stats("default").scheduled == 1, "the one of a key that may still come"
+
+
+def _keep(shop: App, transport: MemoryTransport, clock: FakeClock, *, seconds: float) -> None:
+    """Let a worker of *shop* take whatever is due, for so long."""
+    end = clock.now() + seconds
+    while clock.now() < end and not _dead(transport):
+        shop.worker(RunOptions(until_empty=True)).run()
+        clock.advance(1.0)
+
+
+@pytest.mark.parametrize("state", [b"", b"kept"])
+def test_the_key_of_a_later_deploy_is_waited_for_by_a_worker_that_has_not_got_it(
+    state: bytes, app: MakeApp, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    heard: list[str] = []
+
+    @listener("a.b", id="fails", retry=Retry(3, first=10.0))
+    def fails(event: Event, call: Call) -> None:
+        heard.append("fails")
+        if len(heard) < 3:
+            raise ValueError
+
+    done = listener("a.b", id="done", priority=1)(functools.partial(lambda event: heard.append("done")))
+    earlier, later = app(fails, done, signing=Signing(OLD)), app(fails, done, signing=Signing([NEW, OLD]))
+    (earlier if state else later).dispatch(Event("a.b"))
+    if state:  # then the event is of a key that both know, and only what the later worker noted is not
+        later.worker(RunOptions(until_empty=True)).run()
+
+    _keep(earlier, transport, clock, seconds=1800.0)
+    assert heard == (["done", "fails"] if state else [])
+    assert _dead(transport) == []
+    _keep(later, transport, clock, seconds=200.0)
+
+    assert heard == ["done", "fails", "fails"]
+    assert _dead(transport) == []
+    assert transport.stats("default").scheduled == 0
+
+
+def test_a_key_that_never_comes_is_waited_for_as_long_as_patience_lasts_from_when_it_was_met(
+    app: MakeApp, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"), delay="5h")
+    shop = app(listener("a.b", id="hear")(functools.partial(lambda event: None)), signing=Signing(NEW))
+    clock.advance(5 * 3600.0)
+    began = clock.now()
+
+    _keep(shop, transport, clock, seconds=8000.0)
+
+    assert clock.now() - began == pytest.approx(3600.0, abs=5.0)
+    ((reason, error),) = _dead(transport)
+    assert reason == "forged"
+    assert error.startswith("it is signed with the key ")
+    (dead,) = transport.dead_letters(["default"], after=None, limit=9)
+    assert dead.state == b""
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_what_a_later_worker_noted_outlives_the_wait_for_its_key_and_a_revival(
+    *, required: bool, app: MakeApp, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    heard: list[str] = []
+
+    @listener("a.b", id="fails", retry=Retry(2, first="3h", cap="3h"))
+    def fails(event: Event) -> None:
+        heard.append("fails")
+        if len(heard) == 2:
+            raise ValueError
+
+    done = listener("a.b", id="done", priority=1)(functools.partial(lambda event: heard.append("done")))
+    earlier = app(fails, done, signing=Signing(OLD, required=required))
+    later = app(fails, done, signing=Signing([NEW, OLD], required=required))
+    earlier.dispatch(Event("a.b"))
+    later.worker(RunOptions(until_empty=True)).run()
+    clock.advance(3 * 3600.0)
+    _keep(earlier, transport, clock, seconds=8000.0)
+    (dead,) = transport.dead_letters(["default"], after=None, limit=9)
+
+    with pytest.raises(DecodeError, match="its state is signed with the key"):
+        earlier.revived(dead)
+    transport.revive({dead.ref: later.revived(dead)})
+    later.worker(RunOptions(until_empty=True)).run()
+
+    assert (dead.reason, dead.error[:30]) == ("forged", "its state is signed with the k")
+    assert heard == ["done", "fails", "fails"]
+
+
+@pytest.mark.parametrize("progress", [b"", dumped(Progress(1, stopped=True))])
+def test_an_application_that_gave_signing_up_reads_a_state_with_a_note(
+    progress: bytes, app: MakeApp, transport: MemoryTransport
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    assert isinstance(one.envelope, Envelope)
+    kept = attrs.evolve(one, state=Signing(OTHER).sealed(progress, one.envelope))
+
+    outcome = app(signing=Signing(NEW)).worker()._handle(kept)
+
+    assert isinstance(outcome, Nack)
+    assert outcome.state
+    assert loaded(outcome.state) == loaded(progress)
+
+
+@given(st.binary(max_size=60), st.floats(0, 4e9))
+def test_a_note_before_a_state_changes_nothing_of_it(state: bytes, now: float) -> None:
+    noted = b"s1awaiting%032.3f%b" % (now, state)
+
+    first, without = _noted(noted)
+    assert first == pytest.approx(now, abs=0.001)
+    assert without == state
+
+
+@pytest.mark.parametrize("state", [b"s1awaiting", b"s1awaitingnonsense", b"s1awaiting" + b"x" * 32 + b"rest"])
+def test_a_note_that_is_none_is_passed_over(state: bytes) -> None:
+    assert _noted(state) == (None, b"rest" if state.endswith(b"rest") else b"")
+
+
+def test_where_no_note_fits_a_key_is_waited_for_from_when_the_event_was_sent(
+    app: MakeApp, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"))
+    shop = app(signing=Signing(NEW))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    full = attrs.evolve(one, state=b"s1" + b"feedfeed" + b"x" * (MAX_STATE - 10))
+
+    first = shop.worker()._handle(full)
+    clock.advance(3601.0)
+    last = shop.worker()._handle(full)
+
+    assert first == Nack(delay=1.0)
+    assert isinstance(last, DeadLetter)
+    assert (last.reason, last.state) == ("forged", full.state)
 
 
 def test_an_event_that_was_moved_to_another_queue_by_hand_is_forged(app: MakeApp, transport: MemoryTransport) -> None:

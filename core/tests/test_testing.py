@@ -602,7 +602,32 @@ def test_draining_relays_what_an_outbox_holds(make: Make, session: Any) -> None:
     assert [event.id for event in heard] == [done.id]
     assert before == after
     assert before.targets == done.targets
-    assert report.handled == 2
+    assert (report.handled, report.done, report.retried) == (2, 1, 1)  # nobody listens in the feed
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_report_counts_each_delivery_once_wherever_it_came_from(make: Make, session: Any, *, twice: bool) -> None:
+    app = make(
+        hearing("a.done", []),
+        failing("a.retried", ValueError("no"), retry=relevo.Retry(2)),
+        failing("a.dead", relevo.GiveUp("never")),
+        transports={"main": Elsewhere(), "local": Database()},
+        outboxes={"main": Database()},
+        routes={"b.*": "local", "*": "main"},
+    )
+    app.listen(hearing("b.done", []))
+
+    with app.testing() as t:
+        for name in ("a.done", "a.retried", "a.dead", "b.done"):
+            app.dispatch(Event(name), session=session)
+        app.dispatch(Event("a.done"), session=session, expires="1s")
+        session.commit()
+        t.travel("2s")
+        report = t.drain(raises=False, twice=twice)
+
+    assert (report.done, report.retried, report.dead) == (2, 1, 2)
+    assert report.handled == 5
+    assert report.reasons == {"gave-up": 1, "expired": 1}
 
 
 def test_draining_neither_moves_the_clock_nor_handles_what_is_not_due(make: Make) -> None:
@@ -1029,7 +1054,7 @@ def test_a_project_that_names_no_application_is_told_where_it_could(project: Pat
 CARRIERS = {
     "memory": 'main = "memory://"',
     "sql": 'main = "sqlite:///shop.db"',
-    "amqp": 'main = { url = "amqp://no.such.host", outbox = "sqlite:///shop.db" }',
+    "amqp": 'main = { url = "amqp://me:pw@no.such.host", outbox = "sqlite:///shop.db" }',
 }
 
 

@@ -212,6 +212,13 @@ def test_upcasters_are_for_consecutive_versions_up_to_the_last(version: int, upc
         relevo.event("a.b", version=version, upcasters=upcasters)
 
 
+def test_upcasters_that_are_refused_are_told_by_their_versions() -> None:
+    wrong: Any = {1: lambda data: data, "2": from_2, 3: "from_3"}
+
+    with pytest.raises(ConfigurationError, match=r"are from 1, from '2', from 3 'from_3'; name functions"):
+        relevo.event("a.b", version=4, upcasters=wrong)
+
+
 @pytest.mark.parametrize("upcasters", [None, {}, {2: from_2}, {1: from_1, 2: from_2}, {2: from_2, 1: from_1}])
 def test_any_consecutive_ones_do(upcasters: dict[int, Upcaster] | None) -> None:
     relevo.event("a.b", version=3, upcasters=upcasters)

@@ -212,6 +212,26 @@ def test_an_objection_lets_it_finish_its_batch_and_take_nothing_more(
     assert transport.stats("default").leased == 0
 
 
+def test_an_objection_is_heard_while_something_received_is_left_which_goes_back(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(20)
+    objecting = _Objecting(after=1000)
+    handled: list[Delivery] = []
+
+    def handle(delivery: Delivery) -> Outcome:
+        handled.append(delivery)
+        if len(handled) == 1 + 1 + 2 + 4 + 1:  # the first of eight
+            clock.advance(1.0)
+            objecting.left = 0
+        return Ack()
+
+    report = worker(handle, hooks=Hooks([objecting])).run()
+
+    assert (report.stopped_by, report.handled) == ("objection", 9)
+    assert (transport.stats("default").ready, transport.stats("default").leased) == (11, 0)
+
+
 # --- stopping ----------------------------------------------------------------------------------------------
 
 
@@ -477,6 +497,18 @@ def test_the_waits_of_an_outage_grow_to_seconds_and_one_line_a_minute_tells_of_i
     assert len(caplog.records) == 1 + took // 60
 
 
+def test_an_outage_is_sat_out_for_no_longer_than_a_limit_of_time(
+    transport: Any, worker: MakeWorker, clock: FakeClock
+) -> None:
+    transport.fail("receive", DOWN, times=100)
+    began = clock.now()
+
+    report = worker(patient=True, chance=lambda: 1.0, options=RunOptions(max_seconds=10.0)).run()
+
+    assert report.stopped_by == "time"
+    assert clock.now() - began == pytest.approx(10.0)
+
+
 def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock: FakeClock) -> None:
     transport.fail("receive", DOWN, times=10**6)
     stopped = worker(patient=True)
@@ -680,10 +712,12 @@ def test_the_keeper_outlives_whatever_it_meets(
 
 def test_nothing_runs_beside_a_worker_that_ended(send: Send, worker: MakeWorker) -> None:
     send(1)
+    before = set(threading.enumerate())  # others of this process may still be at their mails
 
     worker(_Handled(), background=True, options=DRAIN).run()
 
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("relevo")] == []
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith("relevo")] == []
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------
@@ -693,7 +727,7 @@ class _Watch:
     def __init__(self, transport: MemoryTransport) -> None:
         self.transport = transport
         self.dead: list[tuple[str, str, int | None]] = []
-        self.runs: list[tuple[str, Sequence[str]]] = []
+        self.runs: list[tuple[str, Sequence[str], bool]] = []
 
     @hookimpl
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
@@ -701,8 +735,8 @@ class _Watch:
         raise RuntimeError("a broken plugin")
 
     @hookimpl
-    def relevo_around_run(self, transport: str, queues: Sequence[str]) -> None:
-        self.runs.append((transport, queues))
+    def relevo_around_run(self, transport: str, queues: Sequence[str], until_empty: bool) -> None:  # noqa: FBT001 - by name
+        self.runs.append((transport, queues, until_empty))
 
 
 def test_a_dead_letter_is_told_after_it_was_kept_and_only_if_it_was(
@@ -721,7 +755,7 @@ def test_a_dead_letter_is_told_after_it_was_kept_and_only_if_it_was(
     assert watch.dead == [("0", "gave-up", 1)]
     assert caplog.text.count("is dead: gave-up") == 1
     assert caplog.text.count("was no longer held") == 1
-    assert watch.runs == [("memory", ("default",))]
+    assert watch.runs == [("memory", ("default",), True)]
 
 
 def test_three_losses_end_in_the_dead_letters_and_the_neighbours_are_done(

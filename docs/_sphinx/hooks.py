@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from relevo._hook import OBSERVING, HookSpecs
+from relevo._hook import HookSpecs
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Hooks(SphinxDirective):
 def told(*, observing: bool) -> Iterator[str]:
     """Yield the lines of a list of definitions."""
     for name, function in vars(HookSpecs).items():
-        if name.startswith("relevo_") and (name in OBSERVING) is observing:
+        text = " ".join((inspect.getdoc(function) or "").replace("*", "`").split())
+        if name.startswith("relevo_") and text.startswith("Observe") is observing:
             arguments = [each for each in inspect.signature(function).parameters if each != "self"]
-            text = " ".join((inspect.getdoc(function) or "").replace("*", "`").split())
             yield from (f"`{name}({', '.join(arguments)})`", f": {text}", "")

@@ -13,10 +13,12 @@ from pathlib import Path
 import attrs
 import pika
 import pytest
+import redis
 
 import relevo
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Topology
+from relevo_redis import RedisTransport
 
 HERE = Path(__file__).parent
 
@@ -67,10 +69,12 @@ def _forget() -> Callable[[relevo.App], None]:
     return forget
 
 
-@pytest.fixture(name="stage", params=["sqlite", "amqp"])
+@pytest.fixture(name="stage", params=["sqlite", "amqp", "redis"])
 def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "sqlite":
         main = '"sqlite:///crash.db"'
+    elif request.param == "redis":
+        main = f'{{ url = "{request.getfixturevalue("redis_url")}", prefix = "crash-{uuid.uuid4().hex[:8]}" }}'
     else:
         url = request.getfixturevalue("rabbitmq_url")
         main = f'{{ url = "{url}", prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8 }}'
@@ -99,6 +103,11 @@ main = {main}
 def forget(app: relevo.App) -> None:
     """Take everything that the test made off a server that outlives it."""
     transport = app.transport()
+    if isinstance(transport, RedisTransport):
+        app.close()
+        with redis.Redis.from_url(os.environ["RELEVO_TEST_REDIS"]) as client:
+            for key in client.scan_iter(match=f"{transport.prefix}:*", count=1000):
+                client.delete(key)
     if not isinstance(transport, AmqpTransport):
         return
     options = transport._options

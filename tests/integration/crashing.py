@@ -13,6 +13,9 @@ import time
 
 import relevo
 
+SECONDS = 0.002
+"""What an event takes, if ``CRASH_SLEEP`` does not say it."""
+
 _LOG = os.open(os.environ.get("CRASH_LOG", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
@@ -25,7 +28,7 @@ def note(*words: object) -> None:
 def count(event: relevo.Event) -> None:
     """Take a moment, so that a kill finds it at work."""
     note("began", event["number"], os.getpid())
-    time.sleep(float(os.environ.get("CRASH_SLEEP", "0.002")))
+    time.sleep(float(os.environ.get("CRASH_SLEEP", SECONDS)))
     note("ended", event["number"], os.getpid())
 
 

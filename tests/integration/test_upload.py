@@ -46,8 +46,8 @@ class Shop:
         return relevo.LoopRunner(signals=False).run(self.app, relevo.RunOptions(until_empty=True, settle=2.0))
 
 
-@pytest.fixture(name="shop", params=["sqlite", "amqp", "memory"])
-def _shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Shop]:
+@pytest.fixture(name="fresh_shop", params=["sqlite", "amqp", "memory"])
+def _fresh_shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Shop]:
     database = "sqlite:///shop.db"
     if request.param == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
@@ -65,12 +65,17 @@ def _shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[rele
     for queue in ("media", "feed"):
         app.listen(relevo.listener("image.created", queue=queue, id=queue)(_watching(seen)))
     try:
-        app.setup()
         yield Shop(app, engine, seen)
     finally:
         forget(app)
         app.close()
         engine.dispose()
+
+
+@pytest.fixture(name="shop")
+def _shop(fresh_shop: Shop) -> Shop:
+    fresh_shop.app.setup()
+    return fresh_shop
 
 
 def _images(engine: sa.Engine) -> relevo.SubjectType:
@@ -144,3 +149,17 @@ def test_a_savepoint_that_is_rolled_back_takes_its_event_along(shop: Shop) -> No
     shop.drain()
 
     assert sorted(shop.seen) == [("feed", "kept"), ("media", "kept")]
+
+
+def test_the_first_dispatch_of_all_comes_in_a_session_that_has_flushed(fresh_shop: Shop) -> None:
+    shop = fresh_shop
+    for name, end in (("never", "rollback"), ("first", "commit"), ("second", "commit")):
+        with orm.Session(shop.engine) as session:
+            session.add(image := Image(name=name))
+            session.flush()
+            shop.app.dispatch(relevo.Event("image.created", subject=image), session=session)
+            getattr(session, end)()
+
+    shop.drain()
+
+    assert sorted(shop.seen) == [("feed", "first"), ("feed", "second"), ("media", "first"), ("media", "second")]

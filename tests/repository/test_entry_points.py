@@ -7,7 +7,9 @@ from importlib.metadata import EntryPoint, distribution
 
 import pytest
 
-from .workspace import distributions
+from relevo_conformance import Harness
+
+from .workspace import distributions, project
 
 POINTS = [(name, point) for name in distributions() for point in distribution(name).entry_points]
 LOADABLE = [point for _, point in POINTS if point.group != "relevo.schemes"]
@@ -32,3 +34,20 @@ def test_a_url_scheme_leads_to_a_transport_of_the_same_distribution(name: str, s
 
 def test_every_transport_is_announced() -> None:
     assert {point.name for point in LOADABLE if point.group == "relevo.transports"} == {"memory", "sql", "amqp"}
+
+
+def test_every_transport_ships_the_harness_that_drives_it() -> None:
+    transports = {(name, point.name): point.load() for name, point in POINTS if point.group == "relevo.transports"}
+    harnesses = {(name, point.name): point.load() for name, point in POINTS if point.group == "relevo.harnesses"}
+
+    assert {key: harness.transport for key, harness in harnesses.items()} == transports
+    assert all(issubclass(harness, Harness) for harness in harnesses.values())
+
+
+def test_who_installs_a_backend_gets_no_test_tool_without_asking() -> None:
+    backends = {name: project(folder) for name, folder in distributions().items() if name != "relevo-conformance"}
+
+    needed = " ".join(line for table in backends.values() for line in table["dependencies"])
+    assert not any(tool in needed for tool in ("relevo-conformance", "hypothesis", "pytest"))
+    extras = [name for name, table in backends.items() if "conformance" in table.get("optional-dependencies", {})]
+    assert sorted(extras) == ["relevo-amqp", "relevo-memory", "relevo-sql"]

@@ -11,21 +11,40 @@ import relevo
 BUDGET = 2_500
 """Lines of code, without blank lines, comments and docstrings."""
 
-# __init__ is the map of both rings, wire and _life are for transports alone, and _listening for type checkers.
+# __init__ and _public are the map of both rings, wire and _life for transports alone, _listening for type checkers.
 OUTER = {"__init__", "__main__", "_app", "_config", "_discovery", "_line", "_loop", "_module", "_relay", "_secret"}
 OUTER |= {
+    "_board",
+    "_flight",
     "_asyncapi",
     "_compatibility",
     "_consequence",
+    "_fork",
+    "_guard",
+    "_host",
     "_life",
+    "_limit",
     "_listening",
+    "_local",
+    "_lock",
+    "_marking",
+    "_notify",
     "_origin",
+    "_part",
+    "_project",
+    "_public",
     "_schema",
     "_sending",
     "_settings",
+    "_setup",
+    "_signal",
     "_signing",
+    "_staff",
     "_start",
+    "_systemd",
+    "_written",
     "cli",
+    "execution",
     "ext",
     "testing",
     "wire",

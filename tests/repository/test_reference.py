@@ -23,6 +23,7 @@ DOCS = ROOT / "docs"
 PACKAGES = [
     "relevo",
     "relevo.testing",
+    "relevo.ext.mail",
     "relevo.wire",
     "relevo_memory",
     "relevo_sql",
@@ -74,7 +75,7 @@ def test_every_key_of_configuration_is_told_with_its_default() -> None:
     assert list(rows) == list(defaults)
     for key in ("source", "setup"):
         assert f'"{defaults[key]}"' in rows[key][2]
-    for key in ("patience", "lease"):
+    for key in ("patience", "lease", "concurrency", "time_limit"):
         assert f"`{defaults[key]:g}`" in f"{rows[key][2]}`"
 
 

@@ -1,5 +1,5 @@
 """
-A private RabbitMQ node: loopback only, free ports, a folder of its own, ended by its process id.
+A private RabbitMQ node: loopback only.
 
 The launcher is the one in RabbitMQ's own folder. The one on the PATH of a Debian system changes
 to the user "rabbitmq" and drops the variables that make the node private.
@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_LIMIT = 90.0
-"""Seconds for a node to answer; three are usual."""
+from server_process import StartError, end, free_ports, search_path, spawn, temporary_folder, wait_until
 
-STOP_LIMIT = 20.0
-"""Seconds for a node to end after TERM, before it is killed; one is usual."""
+__all__ = ["PrivateNode", "StartError", "launcher"]
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
@@ -34,13 +27,9 @@ disk_free_limit.absolute = 50MB
 """
 
 
-class StartError(Exception):
-    """Raised when a private node cannot be started; shows the end of its log."""
-
-
 def launcher(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the program that starts RabbitMQ itself, or ``None`` if it is not installed."""
-    found = shutil.which("rabbitmq-server", path=_search_path(environ))
+    found = shutil.which("rabbitmq-server", path=search_path(environ, _SYSTEM_FOLDERS))
     if found is None:
         return None
     beside = Path(found).resolve().parent
@@ -66,15 +55,17 @@ class PrivateNode:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.folder = Path(stack.enter_context(_temporary_folder()))
-            port, distribution_port, epmd_port = _free_ports(3)
+            self.folder = Path(stack.enter_context(temporary_folder("rabbitmq")))
+            port, distribution_port, epmd_port = free_ports(3)
             environ = self._private_environment(port, distribution_port, epmd_port)
-            epmd = shutil.which("epmd", path=_search_path(environ))
+            epmd = shutil.which("epmd", path=search_path(environ, _SYSTEM_FOLDERS))
             if epmd is None:
                 raise StartError("epmd, which belongs to Erlang, is not on the PATH")
-            stack.callback(_end, _spawn([epmd, "-port", str(epmd_port), "-address", "127.0.0.1"], environ, self._log))
-            self._process = _spawn([str(self._launcher)], environ, self._log)
-            stack.callback(_end, self._process)
+            path = search_path(environ, _SYSTEM_FOLDERS)
+            mapper = [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"]
+            stack.callback(end, spawn(mapper, environ, self._log, path=path))
+            self._process = spawn([str(self._launcher)], environ, self._log, path=path)
+            stack.callback(end, self._process)
             self._resources = stack.pop_all()
         self.url = f"amqp://guest:guest@127.0.0.1:{port}/"
         return self
@@ -84,32 +75,13 @@ class PrivateNode:
     ) -> None:
         self._resources.close()
 
-    def wait_until(self, ready: Callable[[], bool], *, limit: float = START_LIMIT) -> None:
-        """
-        Return when *ready* says so.
-
-        Args:
-            ready: Asked five times a second.
-
-            limit: Seconds until it is given up.
-
-        Raises:
-            StartError: The node ended, or *limit* is over.
-        """
-        deadline = time.monotonic() + limit
-        while not ready():
-            if self._process.poll() is not None:
-                raise StartError(f"the private RabbitMQ ended with {self._process.returncode}\n{self._last_words()}")
-            if time.monotonic() > deadline:
-                raise StartError(f"the private RabbitMQ did not answer within {limit:g} s\n{self._last_words()}")
-            time.sleep(0.2)
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Return when *ready* says so; raises what :func:`server_process.wait_until` does."""
+        wait_until(ready, self._process, self._log, name="RabbitMQ")
 
     @property
     def _log(self) -> Path:
         return self.folder / "output.log"
-
-    def _last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
 
     def _private_environment(self, port: int, distribution_port: int, epmd_port: int) -> dict[str, str]:
         (self.folder / "home").mkdir()
@@ -136,42 +108,3 @@ class PrivateNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,  # not the system's rabbitmq-env.conf
         }
-
-
-def _search_path(environ: Mapping[str, str]) -> str:
-    # An ordinary user's PATH may lack the folders where systems put servers.
-    return os.pathsep.join([environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS])
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="relevo-rabbitmq-", ignore_cleanup_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    # All are held at the same time, so that no two are the same.
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
-
-
-def _spawn(command: Sequence[str], environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    # In a session of its own, since Ctrl-C is for the tests; the node is ended after them. If we
-    # are killed ourselves, Linux ends it for us.
-    setpriv = shutil.which("setpriv", path=_search_path(environ))
-    tied = [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            tied, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_LIMIT)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

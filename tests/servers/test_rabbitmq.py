@@ -18,7 +18,8 @@ import pytest
 
 import rabbitmq
 import rabbitmq_node
-import rabbitmq_package
+import server_package
+import server_starter
 
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 STARTER = Path(rabbitmq.__file__)
@@ -53,19 +54,22 @@ def eventually(holds: Callable[[], bool], *, limit: float = 30.0) -> bool:
 
 
 def test_a_named_server_is_used(rabbitmq_url: str) -> None:
-    with rabbitmq.server(environ={"RELEVO_TEST_AMQP": rabbitmq_url}) as url:
+    with rabbitmq.KIND.server(environ={"RELEVO_TEST_AMQP": rabbitmq_url}) as url:
         assert url == rabbitmq_url
 
 
 def test_the_standard_place_is_looked_at_next(rabbitmq_url: str) -> None:
-    with rabbitmq.server(environ={"RELEVO_TEST_AMQP_STANDARD": rabbitmq_url}) as url:
+    with rabbitmq.KIND.server(environ={"RELEVO_TEST_AMQP_STANDARD": rabbitmq_url}) as url:
         assert url == rabbitmq_url
 
 
 def test_a_named_server_that_does_not_answer_is_an_error_and_nothing_else_is_tried(rabbitmq_url: str) -> None:
     environ = {"RELEVO_TEST_AMQP": NOWHERE, "RELEVO_TEST_AMQP_STANDARD": rabbitmq_url}
 
-    with pytest.raises(rabbitmq.NotAnsweringError, match=r"127\.0\.0\.1:1/"), rabbitmq.server(environ=environ):
+    with (
+        pytest.raises(server_starter.NotAnsweringError, match=r"127\.0\.0\.1:1/"),
+        rabbitmq.KIND.server(environ=environ),
+    ):
         pass
 
 
@@ -88,11 +92,14 @@ def test_a_wrong_password_is_told_from_a_server_that_answers(rabbitmq_url: str) 
 
 
 def test_a_password_is_never_shown() -> None:
-    assert rabbitmq.shown("amqp://me:secret@host/vhost") == "amqp://me@host:5672/vhost"
+    assert rabbitmq.KIND.shown("amqp://me:secret@host/vhost") == "amqp://me@host:5672/vhost"
 
 
 def test_without_any_server_the_error_says_what_to_type(empty_system: dict[str, str]) -> None:
-    with pytest.raises(rabbitmq.NotFoundError, match="apt-get install"), rabbitmq.server(environ=empty_system):
+    with (
+        pytest.raises(server_starter.NotFoundError, match="apt-get install"),
+        rabbitmq.KIND.server(environ=empty_system),
+    ):
         pass
 
 
@@ -106,7 +113,7 @@ def test_the_package_is_installed_where_that_is_allowed(
     asked = tmp_path / "asked"
     program(empty_system, "apt-get", f'echo "$*" >> {asked}')
 
-    with pytest.raises(rabbitmq.NotFoundError), rabbitmq.server(environ=empty_system, install=True):
+    with pytest.raises(server_starter.NotFoundError), rabbitmq.KIND.server(environ=empty_system, install=True):
         pass
 
     update, install = asked.read_text().splitlines()
@@ -122,7 +129,7 @@ def test_an_ordinary_user_installs_by_sudo_without_being_asked(
     program(empty_system, "apt-get", "exit 1")
     program(empty_system, "sudo", f'echo "$*" >> {asked}')
 
-    rabbitmq_package.install(empty_system)
+    server_package.install("rabbitmq-server", "RabbitMQ", empty_system)
 
     assert all(line.startswith("-n ") for line in asked.read_text().splitlines())
 
@@ -133,7 +140,7 @@ def test_old_lists_do_not_prevent_an_installation(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     program(empty_system, "apt-get", 'case "$*" in *update) exit 100;; esac')
 
-    rabbitmq_package.install(empty_system)
+    server_package.install("rabbitmq-server", "RabbitMQ", empty_system)
 
 
 def test_a_failed_installation_says_what_apt_get_said(
@@ -142,8 +149,8 @@ def test_a_failed_installation_says_what_apt_get_said(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     program(empty_system, "apt-get", "echo no space left; exit 100")
 
-    with pytest.raises(rabbitmq_package.InstallError, match="no space left"):
-        rabbitmq_package.install(empty_system)
+    with pytest.raises(server_package.InstallError, match="no space left"):
+        server_package.install("rabbitmq-server", "RabbitMQ", empty_system)
 
 
 def test_programs_that_a_failed_installation_left_are_used(
@@ -164,13 +171,13 @@ def test_programs_that_a_failed_installation_left_are_used(
     )
     starting = pytest.raises(rabbitmq_node.StartError, match="ended with 5")
 
-    with starting, rabbitmq.server(environ=empty_system, install=True):
+    with starting, rabbitmq.KIND.server(environ=empty_system, install=True):
         pass
 
 
 def test_where_there_is_no_apt_get_the_error_says_so(empty_system: dict[str, str]) -> None:
-    with pytest.raises(rabbitmq_package.InstallError, match="apt-get"):
-        rabbitmq_package.install(empty_system)
+    with pytest.raises(server_package.InstallError, match="apt-get"):
+        server_package.install("rabbitmq-server", "RabbitMQ", empty_system)
 
 
 # --- the private node -----------------------------------------------------------------------------
@@ -189,7 +196,9 @@ def _launcher() -> Path:
 def test_a_private_node_answers_and_leaves_nothing_behind(launcher: Path) -> None:
     assert launcher.name == "rabbitmq-server"
 
-    with rabbitmq.server(environ={**os.environ, "RELEVO_TEST_AMQP": "", "RELEVO_TEST_AMQP_STANDARD": NOWHERE}) as url:
+    with rabbitmq.KIND.server(
+        environ={**os.environ, "RELEVO_TEST_AMQP": "", "RELEVO_TEST_AMQP_STANDARD": NOWHERE}
+    ) as url:
         (folder,) = _folders_with(url)
         processes = _processes_under(folder)
         assert not rabbitmq.refusal(url)
@@ -230,7 +239,7 @@ def test_a_node_that_dies_at_once_shows_its_last_words(empty_system: dict[str, s
 
     stale = pytest.raises(rabbitmq_node.StartError, match=r"ended with 3\n.*the cookie is stale")
 
-    with stale, rabbitmq.server(environ=empty_system):
+    with stale, rabbitmq.KIND.server(environ=empty_system):
         pass
 
 
@@ -295,11 +304,11 @@ def test_a_command_that_a_signal_ended_exits_as_in_a_shell(rabbitmq_url: str) ->
 def test_a_named_server_that_does_not_answer_stops_the_run() -> None:
     done = run("echo", "ran", RELEVO_TEST_AMQP=NOWHERE, CI="")
 
-    assert done.returncode == rabbitmq.UNAVAILABLE
+    assert done.returncode == server_starter.UNAVAILABLE
     assert "ran" not in done.stdout
 
 
-@pytest.mark.parametrize("ci, code, output", [("", 0, "ran"), ("true", rabbitmq.UNAVAILABLE, "")])
+@pytest.mark.parametrize("ci, code, output", [("", 0, "ran"), ("true", server_starter.UNAVAILABLE, "")])
 def test_without_a_server_the_command_runs_all_the_same_but_not_in_ci(
     empty_system: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -308,11 +317,11 @@ def test_without_a_server_the_command_runs_all_the_same_but_not_in_ci(
     code: int,
     output: str,
 ) -> None:
-    monkeypatch.setattr(rabbitmq, "may_install", lambda: False)
+    monkeypatch.setattr(server_starter, "may_install", lambda: False)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.delenv("RELEVO_TEST_AMQP", raising=False)
     for name, value in (empty_system | {"CI": ci}).items():
         monkeypatch.setenv(name, value)
 
-    assert rabbitmq.main(["run", "--", "/bin/echo", "ran"]) == code
+    assert server_starter.main(rabbitmq.KIND, ["run", "--", "/bin/echo", "ran"]) == code
     assert capfd.readouterr().out.strip() == output

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +17,11 @@ from relevo_amqp._options import Address
     [
         ("amqp://localhost", ("localhost", 5672, "/", "guest", "guest", False)),
         ("amqp://localhost/", ("localhost", 5672, "/", "guest", "guest", False)),
-        ("amqps://broker.example/shop", ("broker.example", 5671, "shop", "guest", "guest", True)),
+        ("amqps://me:pw@broker.example/shop", ("broker.example", 5671, "shop", "me", "pw", True)),
+        ("amqp://guest:own@broker.example", ("broker.example", 5672, "/", "guest", "own", False)),
+        ("amqp://me@broker.example", ("broker.example", 5672, "/", "me", "guest", False)),
+        ("amqp://127.1.2.3", ("127.1.2.3", 5672, "/", "guest", "guest", False)),
+        ("amqp://mq.localhost", ("mq.localhost", 5672, "/", "guest", "guest", False)),
         ("amqp://u%40x:p%2F%25@h:1234/a%2Fb", ("h", 1234, "a/b", "u@x", "p/%", False)),
         ("amqp://[::1]:5673/", ("::1", 5673, "/", "guest", "guest", False)),
     ],
@@ -58,6 +63,61 @@ def test_what_is_no_address_is_refused_and_its_password_is_not_shown(url: str) -
 
 
 @pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("amqp://user:canary@host:99999/", "the port '99999' is no number from 1 to 65535"),
+        ("amqp://user:canary@host:abc/", "the port 'abc' is no number from 1 to 65535"),
+        ("amqp://host:99999/", "the port '99999' is no number from 1 to 65535"),
+        ("amqp://user:canary", "what follows the colon is no number from 1 to 65535"),
+        ("amqp://user:ca#nary@host/", "'amqp://user:***@host/' is not .* write / as %2F, . as %3F and # as %23"),
+        ("amqp://user:ca?nary@host/", "write / as %2F, . as %3F and # as %23"),
+        ("amqp://user:12/nary@host/", "write / as %2F, . as %3F and # as %23"),
+    ],
+)
+def test_what_is_wrong_in_an_address_is_named_but_for_the_password(url: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why.replace("***", r"\*\*\*")) as caught:
+        AmqpOptions(url=url)
+
+    assert "nary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://broker.example",
+        "amqps://broker.example:5671/shop",
+        "amqp://10.0.0.1/",
+        "amqp://[2001:db8::1]/",
+        "amqp://127.example.org",
+        "amqp://guest@broker.example",
+        "amqp://guest:guest@broker.example",
+        "amqp://gu%65st:guest@broker.example",
+        "amqp://@broker.example",
+    ],
+)
+def test_the_user_that_a_server_takes_from_its_own_machine_alone_is_refused_elsewhere(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AmqpOptions(url=url)
+
+    host = urlsplit(url).hostname or ""
+    assert str(caught.value).startswith(f"'{url.partition('://')[0]}")
+    assert host in str(caught.value)
+    assert 'RabbitMQ takes its user "guest" from its own machine alone' in str(caught.value)
+    assert "://user:${VARIABLE}@" in str(caught.value)
+    assert ":guest" not in str(caught.value)
+
+
+def test_a_server_elsewhere_without_a_user_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "relevo.toml"
+    path.write_text("[transports]\nbox = 'sqlite:///x.db'\nmain = 'amqp://broker.example'\n")
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(path, environ={})
+
+    assert str(caught.value).startswith(f"{path}:3: transports.main: 'amqp://broker.example' ")
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"prefix": ""},
@@ -91,7 +151,7 @@ def test_no_password_is_shown_anywhere() -> None:
 
 
 def test_opening_does_no_input_or_output() -> None:
-    transport = AmqpTransport("amqp://no-such-host.invalid")
+    transport = AmqpTransport("amqp://me:pw@no-such-host.invalid")
 
     transport.close()
 
@@ -138,3 +198,11 @@ def test_each_error_says_who_must_act(error: LineLostError, expected: type[Excep
 
     assert type(result) is expected
     assert error.why in str(result)
+
+
+def test_where_nobody_listens_it_is_said_what_to_look_at() -> None:
+    result = translated(
+        LineLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me@host"
+    )
+
+    assert str(result).endswith("amqp://me@host: refused; is the server started, and is that its port?")

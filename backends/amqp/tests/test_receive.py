@@ -10,9 +10,9 @@ import pytest
 from relevo import Ack, Delivery, Envelope, Nack, TransportClosedError, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
+from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
-from .proxy import Proxy
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -358,7 +358,7 @@ def test_a_queue_deleted_under_the_receiver_is_made_again(
 def test_a_connection_cut_under_a_blocked_receiver_is_made_again(
     server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     receive(distant, queue, wait=0.0)
     received: list[Delivery] = []
@@ -377,7 +377,7 @@ def test_a_connection_cut_under_a_blocked_receiver_is_made_again(
 def test_a_server_that_is_gone_is_unavailable_until_it_is_back(
     server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     receive(distant, queue, wait=0.0)
     proxy.refuse = True
@@ -397,7 +397,7 @@ def test_a_server_that_is_gone_is_unavailable_until_it_is_back(
 def test_what_was_held_when_the_connection_was_cut_is_stale(
     server: Server, transport: AmqpTransport, connect: Connect, queue: str, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     transport.send([envelope(1)])
     (stale,) = receive(distant, queue)

@@ -11,9 +11,9 @@ from relevo import Envelope, SendError, TransportUnavailableError, UnsupportedEr
 from relevo_amqp import AccessRefusedError, AmqpTransport
 from relevo_amqp._mapping import Parcel
 from relevo_amqp._publisher import Batch, Fate
+from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
-from .proxy import Proxy
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -143,7 +143,7 @@ def test_many_threads_send_over_one_window(
     for thread in threads:
         thread.join()
 
-    assert sorted(ids(drain(transport, queue))) == sorted(
+    assert sorted(ids(drain(transport, queue, wait=2.0))) == sorted(
         f"id-{100 * number + each}" for number in range(8) for each in range(50)
     )
 
@@ -191,7 +191,7 @@ def test_a_wrong_password_or_vhost_is_an_error_of_the_configuration(
 def test_a_connection_lost_while_sending_leaves_the_outcome_unknown(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     distant.send([envelope(0)])
     proxy.swallow_answers = True
@@ -211,7 +211,7 @@ def test_a_connection_lost_while_sending_leaves_the_outcome_unknown(
 def test_a_silent_server_is_given_up_after_the_confirm_timeout(
     server: Server, connect: Connect, transport: AmqpTransport, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url, confirm_timeout=0.5)
     distant.send([envelope(0)])
     proxy.swallow_answers = True
@@ -230,7 +230,7 @@ def test_a_silent_server_is_given_up_after_the_confirm_timeout(
 def test_what_waits_behind_a_full_window_was_not_sent(
     server: Server, connect: Connect, transport: AmqpTransport, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url, confirm_timeout=0.5, window=2)
     distant.send([envelope(0)])
     proxy.swallow_answers = True
@@ -245,7 +245,7 @@ def test_what_waits_behind_a_full_window_was_not_sent(
 def test_sending_recovers_by_itself_after_a_cut(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     distant.send([envelope(1)])
     proxy.cut()

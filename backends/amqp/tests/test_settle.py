@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+import relevo
 from relevo import (
     Ack,
     DeadLetter,
@@ -20,11 +21,13 @@ from relevo import (
     TransportUnavailableError,
     UnsupportedError,
 )
+from relevo._ledger import FLUSH_AFTER
 from relevo_amqp import AmqpTransport
+from relevo_amqp._errors import LineLostError
 from relevo_amqp._topology import Role
+from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
-from .proxy import Proxy
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -57,6 +60,123 @@ def test_acks_in_any_order_leave_only_what_was_not_acked(
     found = drain(connect(), queue, wait=2.0)
     assert set(ids(found)) == kept
     assert len(found) == len(kept)
+
+
+def test_what_is_acked_around_something_that_is_held_never_comes_back(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    """Of the acks of one by one the server ignores those behind the 32nd if the channel ends too early."""
+    for _ in range(5):
+        transport.send([envelope(number) for number in range(300)])
+        worker = connect(prefetch=300)
+        held: list[Delivery] = []
+        while len(held) < 300:
+            held += receive(worker, queue, limit=300)
+        worker.settle([(each, Ack()) for each in held[1:]])
+        assert worker._hub is not None
+        assert worker._receiver is not None
+        sent = threading.Event()
+        worker._hub.loop.soon(sent.set)
+        sent.wait(5.0)
+        worker.ack(held[0])
+        worker._receiver.finish()
+        worker._abort()
+
+    assert receive(transport, queue, wait=2.0) == []
+
+
+def test_settle_acks_nothing_before_the_server_has_taken_the_acks_of_the_one_before(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1), envelope(2)])
+    held = receive(transport, queue)
+    while len(held) < 2:
+        held += receive(transport, queue)
+    turnstile = stalled(transport)
+
+    transport.ack(held[0])
+    settling = threading.Thread(target=transport.ack, args=(held[1],))
+    settling.start()
+    settling.join(0.3)
+    waited = settling.is_alive()
+    turnstile.set()
+    settling.join(10.0)
+
+    assert waited
+    assert not settling.is_alive()
+    transport._abort()
+
+
+def test_what_is_lost_while_settle_waits_is_told_and_not_sent_on(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    worker = connect()
+    transport.send([envelope(1), envelope(2)])
+    held = receive(worker, queue)
+    while len(held) < 2:
+        held += receive(worker, queue)
+    turnstile = stalled(worker)
+    worker.ack(held[0])
+    lost: list[Delivery] = []
+
+    settling = threading.Thread(target=lambda: lost.extend(worker.settle([(held[1], Nack())])))
+    settling.start()
+    settling.join(0.3)
+    assert settling.is_alive()
+    assert worker._receiver is not None
+    assert worker._receiver.subscription is not None
+    worker._receiver.subscription._on_lost(LineLostError("cut"))
+    settling.join(10.0)
+    turnstile.set()
+    worker._abort()
+
+    assert lost == [held[1]]
+    copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
+    assert [each.losses for each in copies] == [1]
+
+
+def test_a_worker_whose_acks_are_stuck_does_not_go_on(connect: Connect, queue: str) -> None:
+    """What is done and not acked is what comes once more if the process dies: three flushes and what runs."""
+    seconds = 0.002
+    done: list[int] = []
+    turnstiles: list[threading.Event] = []
+    transport = connect(prefetch=300)
+    app = relevo.App(transports={"main": transport}, routes={"*": f"main/{queue}"}, source="shop")
+
+    def count(event: relevo.Event) -> None:
+        if event["number"] == 100:
+            turnstiles.append(stalled(transport))
+        time.sleep(seconds)
+        done.append(event["number"])
+
+    app.listen(relevo.listener("number.counted")(count))
+    app.prepare("main")
+    app.dispatch_many(relevo.Event("number.counted", {"number": number}) for number in range(300))
+    worker = app.worker(relevo.RunOptions(until_empty=True))
+    working = threading.Thread(target=worker.run)
+    working.start()
+    before = -1
+    while before != len(done) or not turnstiles:
+        before = len(done)
+        time.sleep(0.3)
+    at_most = 100 + 3 * (1 + round(FLUSH_AFTER / seconds)) + 1
+    turnstiles[0].set()
+    working.join(30.0)
+
+    assert before <= at_most
+    assert sorted(done) == list(range(300))
+
+
+def stalled(transport: AmqpTransport) -> threading.Event:
+    """Stall the thread that speaks with the server until the event that is returned is set."""
+    assert transport._hub is not None
+    turnstile = threading.Event()
+    transport._hub.loop.soon(lambda: void(turnstile.wait(20.0)))
+    return turnstile
+
+
+def void(_: object) -> None:
+    """Return nothing."""
 
 
 def test_a_nack_brings_it_again_with_the_next_attempt_and_the_new_state(
@@ -185,7 +305,7 @@ def test_if_a_nack_is_not_confirmed_the_delivery_stays_held(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
     transport.send([envelope(1)])
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url, confirm_timeout=0.5)
     (delivery,) = receive(distant, queue)
     distant.send([envelope(2)])  # the connection that publishes is there, too
@@ -206,7 +326,7 @@ def test_if_only_some_can_be_settled_both_are_named(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
     transport.send([envelope(1), envelope(2), envelope(3)])
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url, confirm_timeout=0.5)
     held: list[Delivery] = []
     while len(held) < 3:
@@ -234,7 +354,7 @@ def test_what_could_not_be_settled_goes_back_after_the_grace(
 ) -> None:
     monkeypatch.setattr("relevo_amqp._transport.GRACE", 0.3)
     transport.send([envelope(1)])
-    proxy = Proxy(server.url)
+    proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url, confirm_timeout=0.5)
     (delivery,) = receive(distant, queue)
     proxy.refuse = True

@@ -625,7 +625,7 @@ def test_a_scoped_session_is_joined(engine: Engine, dispatch: Dispatch, seen: Se
     assert seen() == ["1"]
 
 
-def test_asynchronous_sessions_and_connections_are_joined(
+def test_asynchronous_sessions_are_joined_and_connections_inside_their_run_sync(
     tmp_path: Path, transport: MemoryTransport, dispatch: Dispatch, seen: Seen
 ) -> None:
     pytest.importorskip("greenlet")
@@ -650,7 +650,9 @@ def test_asynchronous_sessions_and_connections_are_joined(
         await scoped.commit()
         await scoped.remove()
         async with engine.begin() as connection:
-            dispatch(connection, "connection")
+            await connection.run_sync(dispatch, "connection")
+            with pytest.raises(SessionError, match="an asynchronous connection is joined inside its run_sync"):
+                dispatch(connection, "outside")
         with pytest.raises(SessionError):
             transport.bound_to(engine.connect())
         await engine.dispose()

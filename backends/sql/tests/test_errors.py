@@ -292,8 +292,11 @@ def test_a_database_that_becomes_writable_is_written(opener: Opener, path: Path,
 def test_a_missing_directory_is_named(opener: Opener, tmp_path: Path) -> None:
     transport = opener(url=f"sqlite:///{tmp_path}/nowhere/shop.db", setup=False)
 
-    with pytest.raises(TransportUnavailableError, match=r"nowhere/shop\.db cannot be opened; see that its directory"):
-        transport.setup([])
+    for dry_run in (True, False):
+        with pytest.raises(TransportUnavailableError, match=r"there is no folder .*/nowhere; make it"):
+            transport.setup([], dry_run=dry_run)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_in_the_place_of_the_file_is_refused(opener: Opener, path: Path) -> None:

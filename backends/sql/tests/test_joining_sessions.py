@@ -658,7 +658,7 @@ def test_the_database_is_asked_who_it_is_once_an_engine(
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
-    assert len(asked) == 2  # the session's database and the transport's
+    assert len(asked) == 1
 
 
 def test_a_session_that_only_sends_is_not_made_stale_by_other_writers(

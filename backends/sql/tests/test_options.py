@@ -36,6 +36,13 @@ def test_an_absolute_path_stays(tmp_path: Path) -> None:
     assert (tmp_path / "shop.db").exists()
 
 
+def test_the_scheme_of_an_address_may_have_capitals(tmp_path: Path) -> None:
+    with App.from_config(environ={"RELEVO_TRANSPORTS__MAIN": f"SQLite:///{tmp_path}/shop.db"}) as app:
+        assert app.setup() != []
+
+    assert (tmp_path / "shop.db").exists()
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 import relevo_sql
-from relevo import App, Envelope, Event
+from relevo import DeferredDispatcher, Envelope, Event
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
@@ -159,30 +158,6 @@ def test_without_a_file_nothing_but_the_setup_creates_one(opener: Opener, path: 
     assert not path.exists()
 
 
-@pytest.mark.parametrize("given", ["an address", "an engine"])
-def test_a_first_use_inside_a_session_that_has_written_does_not_wait_for_itself(
-    opener: Opener, engine: sa.Engine, given: str
-) -> None:
-    by_address = given == "an address"
-    transport = opener(setup=False, busy_timeout=3600) if by_address else SqlTransport(engine, busy_timeout=3600)
-    notes = sa.Table("note", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
-    notes.create(engine)
-    app = App(transports={"main": transport}, routes={"*": "main"})
-
-    with app, Session(engine) as session:
-        session.execute(notes.insert())
-        with pytest.raises(
-            TransportUnavailableError,
-            match=r"longer than 2 s; .* session .*: run relevo setup before, or call app\.setup\(\)",
-        ):
-            app.dispatch(Event("note.added"), session=session)
-        session.commit()
-        app.dispatch(Event("note.added"), session=session)
-        session.commit()
-
-        assert transport.stats("default").ready == 1
-
-
 def test_setting_up_is_as_impatient_as_it_was_told_to_be(opener: Opener, path: Path) -> None:
     transport = opener(setup=False, busy_timeout=0.3)
 
@@ -200,3 +175,17 @@ def test_opening_does_nothing(opener: Opener, path: Path, engine: sa.Engine) -> 
     SqlTransport(engine).close()
 
     assert not path.exists()
+
+
+def test_a_transport_that_no_application_sets_up_says_how_to_do_it_in_code(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db")
+    with SqlTransport(engine) as transport:
+        dispatcher = DeferredDispatcher(transport)
+
+        with pytest.raises(ConfigurationError, match=r"run: relevo setup, or call transport\.setup\(\[…\]\)"):
+            dispatcher.dispatch(Event("a.b"))
+        transport.setup([dispatcher.queue])
+        dispatcher.dispatch(Event("a.b"))
+
+        assert transport.stats("default").ready == 1
+    engine.dispose()

@@ -1,17 +1,33 @@
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from relevo import App, Call, ConfigurationError, Event, LoopRunner, RunOptions, SubjectMissingError, listener
+from relevo import (
+    App,
+    Call,
+    ConfigurationError,
+    Envelope,
+    Event,
+    LoopRunner,
+    RunOptions,
+    Subject,
+    SubjectError,
+    SubjectMissingError,
+    Transport,
+    listener,
+)
 from relevo_memory import MemoryTransport
-from relevo_sql import orm_subject
+from relevo_sql import SqlTransport, orm_subject
 
 
 class Base(orm.DeclarativeBase):
@@ -55,6 +71,27 @@ def _sessions() -> Iterator[orm.sessionmaker[orm.Session]]:
 
 
 Sessions = orm.sessionmaker[orm.Session]
+
+
+@pytest.fixture(name="shop", params=["sql", "memory"])
+def _shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[App, Sessions]]:
+    """Make an application on a file, whose savepoints work, and its sessions; events lie beside its rows, or not."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    sa.event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    Base.metadata.create_all(engine)
+    sessions = orm.sessionmaker(engine)
+    main: Transport = SqlTransport(engine) if request.param == "sql" else MemoryTransport()
+    with App(transports={"main": main}, routes={"*": "main"}, subjects=[orm_subject(Image, sessions)]) as app:
+        app.setup()
+        yield app, sessions
+    engine.dispose()
+
+
+def subjects(app: App) -> list[str]:
+    """Return what the events that are ready happened to."""
+    deliveries = app.transport().receive(["default"], limit=100, lease=60.0, wait=0.0)
+    return [json.loads(each.envelope.body)["subject"] for each in deliveries if isinstance(each.envelope, Envelope)]
 
 
 def test_a_row_is_named_once_it_has_a_key_and_found_by_it(sessions: Sessions) -> None:
@@ -134,10 +171,109 @@ def test_an_image_reaches_its_listener_and_is_missed_when_it_is_gone(sessions: S
         session.add(image := Image(name="cat"))
         app.dispatch(Event("image.created", subject=image), session=session)
         session.commit()
-    app.dispatch(Event("image.created", subject=Image(id=99)))
+    app.dispatch(Event("image.created", subject=Subject("image", "99")))
     LoopRunner(signals=False).run(app, RunOptions(until_empty=True))
 
     assert seen == ["cat", "the subject image/99 is gone, or not committed yet"]
+
+
+# --- rows that are not, or no more --------------------------------------------------------------------------------
+
+
+def test_what_was_rolled_back_names_no_row_that_gets_its_key_afterwards(shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    with sessions() as session:
+        session.add(rolled := Image(name="rolled"))
+        session.flush()
+        session.rollback()
+        app.dispatch(Event("image.created", subject=rolled), session=session)
+        session.add(Image(name="another"))
+        with pytest.raises(SubjectError, match='type "image" has no id yet, or its row was rolled back'):
+            session.commit()
+        session.rollback()
+    with pytest.raises(SubjectError, match="or its row was rolled back"):
+        app.dispatch(Event("image.created", subject=rolled))
+
+    assert subjects(app) == []
+
+
+def test_what_a_savepoint_rolled_back_names_no_row(shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    with sessions() as session:
+        session.add(Image(name="kept"))
+        with session.begin_nested() as savepoint:
+            session.add(rolled := Image(name="rolled"))
+            session.flush()
+            savepoint.rollback()
+        app.dispatch(Event("image.created", subject=rolled), session=session)
+
+        with pytest.raises(SubjectError, match="or its row was rolled back"):
+            session.commit()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_key_set_by_hand_names_a_row_that_is_written_by_the_commit(when: str, shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    image = Image(id=7, name="by hand")
+    with sessions() as session:
+        if when == "before":
+            session.add(image)
+        app.dispatch(Event("image.created", subject=image), session=session)
+        if when == "after":
+            session.add(image)
+        session.commit()
+
+    assert subjects(app) == ["image/7"]
+
+
+def test_a_key_set_by_hand_names_no_row_that_is_never_written(shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    with sessions() as session:
+        session.add(image := Image(id=7, name="by hand"))
+        app.dispatch(Event("image.created", subject=image), session=session)
+        session.expunge(image)
+        with pytest.raises(SubjectError, match="has no id yet"):
+            session.commit()
+    with sessions() as session:
+        session.add(image)
+        with pytest.raises(SubjectError, match="has no id yet, or its row was rolled back; flush it first"):
+            app.dispatch(Event("image.created", subject=image))
+        session.flush()
+        app.dispatch(Event("image.created", subject=image), session=session)
+        session.commit()
+
+    assert subjects(app) == ["image/7"]
+
+
+def test_a_row_that_is_deleted_is_named_in_its_transaction_and_afterwards(shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    with sessions() as session:
+        session.add(image := Image(name="cat"))
+        session.commit()
+        session.delete(image)
+        app.dispatch(Event("image.deleted", subject=image), session=session)
+        session.flush()
+        app.dispatch(Event("image.deleted", subject=image), session=session)
+        session.commit()
+        app.dispatch(Event("image.deleted", subject=image), session=session)
+        session.commit()
+    app.dispatch(Event("image.deleted", subject=image))
+
+    assert subjects(app) == ["image/1"] * 4
+
+
+def test_a_row_that_was_deleted_and_rolled_back_is_there_again(shop: tuple[App, Sessions]) -> None:
+    app, sessions = shop
+    with sessions() as session:
+        session.add(image := Image(name="cat"))
+        session.commit()
+        session.delete(image)
+        session.flush()
+        session.rollback()
+        app.dispatch(Event("image.kept", subject=image), session=session)
+        session.commit()
+
+    assert subjects(app) == ["image/1"]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +282,19 @@ def test_an_image_reaches_its_listener_and_is_missed_when_it_is_gone(sessions: S
 def test_what_cannot_be_named_for_sure_is_refused(cls: type, why: str, sessions: Sessions) -> None:
     with pytest.raises(ConfigurationError, match=why):
         orm_subject(cls, sessions)
+
+
+@pytest.mark.parametrize("kind", ["None", "engine", "session", "asynchronous"])
+def test_what_makes_no_session_is_refused_at_once(kind: str, sessions: Sessions) -> None:
+    with sessions() as session:
+        given: Any = {
+            "None": None,
+            "engine": session.get_bind(),
+            "session": session,
+            "asynchronous": async_sessionmaker(),
+        }[kind]
+
+        with pytest.raises(
+            ConfigurationError, match=r"orm_subject: .* makes no session to load Image with; pass .*maker"
+        ):
+            orm_subject(Image, given)

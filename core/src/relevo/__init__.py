@@ -6,56 +6,24 @@ An :class:`Event` is given to a dispatcher, which calls listeners at once or put
 :class:`Worker`, which calls the listeners and settles it; a :class:`Runner` hosts the worker.
 """
 
-from relevo._event import Event, event
-from relevo._subject import Gone, Subject, SubjectType, SubjectTypes
-from relevo._listener import Listener, ListenerTable, listener
-from relevo._call import Call, SubjectMissingError, Terms
-from relevo._dispatcher import DeferredDispatcher, Dispatched, Dispatcher, LocalDispatcher
-from relevo._context import context
-from relevo._route import Routes, Target
-from relevo._envelope import Envelope
-from relevo._capabilities import Capabilities
-from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
-from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
-from relevo._delivery import MAX_ERROR, MAX_STATE
-from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
-from relevo._decision import Reason
-from relevo._retry import Retry
-from relevo._executor import Executor, InlineExecutor
-from relevo._worker import Worker
-from relevo._runner import Report, Runner, RunOptions
-from relevo._app import App
-from relevo._loop import LoopRunner
-from relevo._hook import Hooks, hookimpl
-from relevo._clock import Clock, Duration, Moment, SystemClock
-from relevo._secret import Secret, masked_url
-from relevo._signing import Signing
-from relevo.errors import RelevoError, GiveUp, RetryLater
-from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
-from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
-from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
-from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
+from typing import TYPE_CHECKING
 
-# events and whom they concern
-__all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
-# listeners
-__all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
-# dispatchers
-__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
-__all__ += ["context"]
-# the seam
-__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats"]
-__all__ += ["Delivery"]
-__all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
-__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
-# running
-__all__ += ["Worker", "Executor", "InlineExecutor", "Runner", "RunOptions", "Report"]
-__all__ += ["App", "LoopRunner", "Hooks", "hookimpl"]
-# values that come in by argument
-__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url", "Signing"]
-# errors: of the program, of the world, of the event
-__all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
-__all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
-__all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
-__all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
-__all__ += ["ForbiddenTransitionError", "SubjectMissingError"]
+if TYPE_CHECKING:
+    from relevo._public import *  # noqa: F403 - its names, for whoever checks types
+    from relevo._public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Give what is public, and import all of it at the first use: the command line's help does without."""
+        if name.startswith("_") and name != "__all__":
+            raise AttributeError(f"module 'relevo' has no attribute {name!r}")
+        from relevo import _public  # noqa: PLC0415 - that is what this is for
+
+        globals().update({each: getattr(_public, each) for each in _public.__all__}, __all__=_public.__all__)
+        if name not in globals():
+            raise AttributeError(f"module 'relevo' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        """Return what is public too, for whoever looks around."""
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -2,59 +2,82 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import attrs
 
+from relevo import _part as part
 from relevo._call import Terms
-from relevo._caller import Caller
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
+from relevo._codec import checked_source
 from relevo._consequence import Consequences
 from relevo._context import within
 from relevo._decision import PATIENCE
-from relevo._delivery import Delivery, Release
+from relevo._delivery import Delivery
 from relevo._dispatcher import (
     Dispatched,
     Dispatcher,
-    LocalDispatcher,
     Packer,
     Parcel,
     check_claims,
-    refuse_delay,
     sent,
 )
 from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
-from relevo._event import name_of
-from relevo._executor import Executor, InlineExecutor
-from relevo._hook import Hooks
+from relevo._event import Event, name_of
+from relevo._executor import Executor, Handle
+from relevo._fork import ForkLock
 from relevo._identity import IdFactory, uuid7
 from relevo._listener import Listener, ListenerTable
+from relevo._local import LocalDispatcher, refuse_delay
+from relevo._origin import Problems
 from relevo._progress import revived
-from relevo._relay import RelayExecutor, outbox_queue
+from relevo._relay import outbox_queue
 from relevo._retry import Retry
-from relevo._route import NOW, Routes, Target, parsed_target
+from relevo._route import NOW, Target
 from relevo._runner import RunOptions
 from relevo._sending import Batch, by_transport, carried, check_without_packing, enlist, send_batches
+from relevo._setup import raise_together, set_up, tried
 from relevo._signing import Signing
-from relevo._start import check_listeners, check_queues, check_routes, check_transports, fan_out, several
+from relevo._staff import Staff
+from relevo._start import (
+    NoticingSubjects,
+    check_listening,
+    checked_lease,
+    fan_out,
+    fan_out_problems,
+    outbox_problems,
+    retry_problems,
+    target_problems,
+    transport_problems,
+)
 from relevo._subject import SubjectType, SubjectTypes
 from relevo._transport import BoundSender, DeadLetterEntry, Transport
 from relevo._worker import LEASE, Worker
-from relevo.errors import ConfigurationError, RouteNotFoundError, SessionError, did_you_mean, shown
+from relevo.errors import (
+    ConfigurationError,
+    DuplicateEventError,
+    SessionError,
+    did_you_mean,
+)
+from relevo.execution import Execution
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relevo._config import Config
+    from relevo.execution import Hello
     from relevo.testing import AppTesting
 
 
-_SHORTEST_LEASE = 1.0
-"""Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
+T = TypeVar("T")
+
+_FORKING = 5.0
+"""Seconds that a fork waits at most for a thread that imports listeners."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +89,11 @@ class _Ready:
     groups: Mapping[str, Sequence[Target]]
     at_once: Sequence[Listener]
     told: Dispatched
+
+    @property
+    def is_now(self) -> bool:
+        """Whether it is routed to the listeners that hear it now, if there are any."""
+        return any(target.transport == NOW for target in self.told.targets)
 
 
 class App(Dispatcher):
@@ -101,14 +129,21 @@ class App(Dispatcher):
         lease: For how long a delivery is hidden from other workers unless it is renewed, which happens
             every third of it; after a crash its events come back when it has passed.
 
+        execution: Where listeners run, how many at once, and for how long at most; or the first alone, as text.
+
         clock: Where the time comes from.
+
+        lock: The folder where those who drain keep the lock that lets one at a time do so; if unsaid that of the
+            database file, else one of the user's own in ``/tmp``.
+
+        deploy: The file that keeps events from being taken while it is there; if unsaid it is beside the lock.
 
         ids: Makes the ids of events.
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
     Raises:
-        ConfigurationError: The parts do not fit together.
+        ConfigurationError: A part is none, or the parts do not fit together; all that is wrong is told at once.
     """
 
     def __init__(
@@ -126,40 +161,63 @@ class App(Dispatcher):
         setup: str = "auto",
         patience: Duration = PATIENCE,
         lease: Duration = LEASE,
+        execution: Execution | str | None = None,
+        lock: str | PathLike[str] | None = None,
+        deploy: str | PathLike[str] | None = None,
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         chance: Callable[[], float] | None = None,
     ):
         super().__init__(ListenerTable())
-        self.transports = dict(transports)
-        self.outboxes = dict(outboxes or {})
-        self.routes = Routes(routes)
-        self.source = source
-        self.hooks = Hooks(several(plugins, "plugins"))
-        self.subjects = SubjectTypes(subjects)
-        self.clock: Clock = clock or SystemClock()
+        problems = Problems()
+        tried = problems.tried
+        self.transports: dict[str, Transport] = tried("transports", part.mapping, transports, "transports", instead={})
+        self.outboxes: dict[str, Transport] = tried("outboxes", part.mapping, outboxes or {}, "outboxes", instead={})
+        self.routes = part.routes(routes, problems)
+        self.retries: Mapping[Target, Retry] = part.retries(retries, problems)
+        self.source = tried("source", checked_source, source)
+        self.hooks = tried("plugins", part.plugins, plugins)
+        self.subjects: SubjectTypes = tried("subjects", lambda: NoticingSubjects(part.subject_types(subjects)))
+        self.signing = tried("signing", part.signing, signing)
+        self.execution = tried("execution", part.execution, execution)
+        self.clock = tried("clock", part.clock, clock)
         self.config: Config | None = None
-        self._patience = seconds(patience, what="patience")
-        self._lease = seconds(lease, what="lease")
-        if self._lease < _SHORTEST_LEASE:
-            raise ConfigurationError(f"lease is {self._lease} s, {_SHORTEST_LEASE} s is the least that can be renewed")
-        self._auto = setup == "auto"
-        self._chance = chance or _random
-        self._unloaded = list(several(listeners, "listeners"))
+        self.lock = tried("lock", part.path, lock, "lock")
+        self.deploy = tried("deploy", part.path, deploy, "deploy")
+        self.found_by: Sequence[str] = ()
+        """Options of the command line that lead here, if it was that way."""
+        self.found_in: Path | None = None
+        """The folder that has to be the working directory then, since code of its own may start paths from there."""
+        self._unloaded = tried("listeners", part.several, listeners, "listeners")
+        self._patience = tried("patience", lambda: seconds(patience, what="patience"))
+        self._lease = tried("lease", checked_lease, lease)
+        self._auto = tried("setup", part.setup_is_auto, setup)
+        self._chance: Callable[[], float] = tried("chance", part.function, chance or _random, "chance")
+        made_id: IdFactory = tried("ids", part.function, ids, "ids")
+        self._check_parts(problems)
         self._local = LocalDispatcher(self._table, subjects=self.subjects)
-        self._packer = Packer(source, self.clock, ids, self.subjects, self.hooks)
-        self.signing = signing if signing is None or isinstance(signing, Signing) else Signing(signing)
+        self._packer = Packer(source, self.clock, made_id, self.subjects, self.hooks)
         self._notice: Callable[[object, Dispatched], None] | None = None
-        self.retries = {
-            parsed_target(queue, where="retries"): Retry(retry) if isinstance(retry, int) else retry
-            for queue, retry in (retries or {}).items()
-        }
         self._ready: set[str] = set()
-        self._loading = threading.RLock()
-        if setup not in ("auto", "explicit"):
-            raise ConfigurationError(f'setup: expected "auto" or "explicit", got {shown(setup)}')
-        check_transports(self.transports, self.outboxes)
-        check_routes(self.routes, self.transports, self.retries, self._joins_sessions)
+        self._loading = ForkLock(patience=_FORKING)
+        self._setting_up = ForkLock()
+        for name, transport in self.transports.items():
+            transport.name = name
+
+    def _check_parts(self, problems: Problems) -> None:
+        """Refuse parts that do not fit together, with the *problems* of each by itself; all are told at once."""
+        known = not problems.concern("transports")
+        problems.extend(transport_problems(self.transports))
+        if known:
+            problems.extend(outbox_problems(self.outboxes, self.transports))
+            routes = None if problems.concern("routes") else self.routes  # all that there are, or nobody knows
+            problems.extend(target_problems(self.routes, self.transports))
+            policies = {str(queue): (queue, policy) for queue, policy in self.retries.items()}
+            problems.extend(retry_problems(policies, routes, self.transports))
+        if not problems.concern("transports"):
+            joining = {name: self._joins_sessions(name) for name in self.transports}
+            problems.extend(fan_out_problems(self.routes, joining))
+        problems.raise_any()
 
     def _joins_sessions(self, name: str) -> bool:
         return name in self.outboxes or self.transports[name].capabilities.transactional
@@ -185,10 +243,10 @@ class App(Dispatcher):
         import os  # noqa: PLC0415
         from pathlib import Path  # noqa: PLC0415
 
-        from relevo._config import read  # noqa: PLC0415 - whoever puts an application together does without
+        from relevo._config import drafted  # noqa: PLC0415 - whoever puts an application together does without
 
         file = None if path is None else Path(path)
-        return cls.of(read(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
+        return cls.of(drafted(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
 
     @classmethod
     def of(cls, config: Config, *, clock: Clock | None = None) -> Self:
@@ -198,24 +256,28 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: Something in it is not understood; all problems are told together.
         """
-        from relevo._config import opened  # noqa: PLC0415
-        from relevo._module import imported  # noqa: PLC0415
+        from relevo._config import parts_of  # noqa: PLC0415
 
         clock = clock or SystemClock()
-        transports, outboxes = opened(config, clock=clock)
+        parts = parts_of(config, clock=clock)
         signing = config.signing
         app = cls(
-            transports=transports,
-            routes=config.routes or {"*": next(iter(transports))},
+            transports=parts.transports,
+            routes=config.routes or {"*": next(iter(parts.transports))},
             listeners=config.listeners,
             source=config.source,
-            outboxes=outboxes,
-            plugins=[imported(name, where="plugins") for name in config.plugins],
+            outboxes=parts.outboxes,
+            plugins=parts.plugins,
             signing=Signing(signing.keys, required=signing.required) if signing else None,
             retries=config.retries,
             setup=config.setup,
             patience=config.patience,
             lease=config.lease,
+            execution=Execution(
+                config.execution, config.concurrency, config.time_limit, config.memory_limit, config.recycle_after
+            ),
+            lock=None if config.lock is None else config.directory / config.lock,
+            deploy=None if config.deploy is None else config.directory / config.deploy,
             clock=clock,
         )
         app.config = config
@@ -223,19 +285,44 @@ class App(Dispatcher):
 
     # --- listening ---------------------------------------------------------------------------------
 
-    def listen(self, *things: object) -> None:
+    def listen(self, thing: T, *others: object) -> T:
         """
-        Register marked functions, subscribers, modules, or names of modules.
+        Register marked functions, subscribers, modules, or names of modules; these are imported at first use.
+
+        Returns:
+            *thing*, so that it can stand above the mark: ``@app.listen``.
 
         Raises:
-            ConfigurationError: One of them holds no listener, or two listeners have one id.
+            ConfigurationError: One of them cannot hold a listener. That two listeners have one id, or that a module has
+                none, is told at first use.
         """
+        for each in (thing, *others):
+            check_listening(each)
         with self._loading:
-            self._unloaded.extend(things)
+            self._unloaded.extend((thing, *others))
+        return thing
+
+    def unlisten(self, *things: object) -> None:
+        """
+        Take out what :meth:`listen` registered: functions, subscribers, modules, or names of modules.
+
+        What is not there is passed over.
+
+        Raises:
+            ConfigurationError: There is no such module, or one of *things* holds no listener.
+        """
+        from relevo._module import marked_in  # noqa: PLC0415 - whoever only dispatches does without
+
+        self.listeners.withdraw([found for thing in things for found in marked_in(thing)])
 
     def add_subject(self, subject_type: SubjectType) -> None:
-        """Register what events can happen to, so that it is named at the dispatch and loaded by listeners."""
-        self.subjects.add(subject_type)
+        """
+        Register what events can happen to, so that it is named at the dispatch and loaded by listeners.
+
+        Raises:
+            SubjectError: It is no such type, or its name or its class is registered already.
+        """
+        self.subjects.add(part.subject_type(subject_type))
 
     @property
     def listeners(self) -> ListenerTable:
@@ -266,7 +353,9 @@ class App(Dispatcher):
         Send *event* where its route says; without a session it is safe when this returns.
 
         Where the route says ``now``, listeners are called before this returns, inside whatever transaction the
-        caller is in: that is in order, more urgent than anything, and before every expiry.
+        caller is in: that is in order, more urgent than anything, and before every expiry. The event is checked
+        before they are called, and sent after them, together with what they dispatch by their call. So if one of
+        them raises, that is raised here, and nothing was sent.
 
         Args:
             event: An :class:`Event`, or an instance of a declared class.
@@ -315,6 +404,9 @@ class App(Dispatcher):
         """Return *event* ready to be sent, after whatever there is to be said against that."""
         name = name_of(event)
         targets = self.routes.targets(name)
+        kind = self._table.event_types.get(name)
+        if kind is not None and kind.cls is not type(event) and not isinstance(event, Event):
+            raise DuplicateEventError(name, kind.cls, type(event))
         groups = by_transport(targets)
         at_once: Sequence[Listener] = ()
         if any(target.transport == NOW for target in targets):
@@ -336,20 +428,38 @@ class App(Dispatcher):
         return _Ready(event=event, parcel=parcel, groups=groups, at_once=at_once, told=told)
 
     def _send(self, ready: Sequence[_Ready], session: Any) -> None:
-        """Send, or enlist with *session*, what is ready, and call the listeners that hear it now."""
-        entries = [(each.parcel, each.groups) for each in ready if each.parcel]
+        """Call the listeners that hear it now; then send all that is ready, and what they dispatch, or enlist it."""
+        if session is not None and any(each.at_once for each in ready):
+            for name in dict.fromkeys(name for each in ready for name in each.groups):
+                self._bound(name, session)  # where it cannot be joined nobody is called
+        gathered: list[tuple[int, _Ready]] = []
+        for position, each in enumerate(ready):
+            self._gather(each, position, gathered, session)
+        entries = [(position, each.parcel, each.groups) for position, each in gathered if each.parcel]
         if session is not None:
-            enlist(entries, lambda transport: self._bound(transport, session))
+            enlist(entries, len(ready), lambda transport: self._bound(transport, session))
         elif entries:
-            send_batches(entries, self._send_batch)
-        for each in ready:
-            if self._notice is not None:
+            send_batches(entries, len(ready), self._send_batch)
+        for _, each in gathered:
+            if self._notice is not None and not each.is_now:
                 self._notice(each.event, each.told)
-            if each.at_once:
-                around = carried(each.event, self.hooks, each.told.id)
-                with within(around):
-                    outgoing = Consequences(self._checked, self._send, session)
-                    self._local.call(each.event, each.at_once, outgoing=outgoing)
+
+    def _gather(self, one: _Ready, position: int, gathered: list[tuple[int, _Ready]], session: Any) -> None:
+        """Put *one* to what is to be sent, call who hears it now, and put there what these dispatch by their call."""
+        gathered.append((position, one))
+        if self._notice is not None and one.is_now:
+            self._notice(one.event, one.told)
+        if not one.at_once:
+            return
+        if one.parcel and session is None:
+            one.parcel.make(())  # a subject without an id is found out before anybody is called
+
+        def keep(ready: Sequence[_Ready], session: Any) -> None:
+            for each in ready:
+                self._gather(each, position, gathered, session)
+
+        with within(carried(one.event, self.hooks, one.told.id)):
+            self._local.call(one.event, one.at_once, outgoing=Consequences(self._checked, keep, session))
 
     def _send_batch(self, batch: Batch) -> None:
         sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
@@ -360,9 +470,14 @@ class App(Dispatcher):
                 f'the transport "{name}" cannot join a session; '
                 f'give it an outbox: {name} = {{ url = "…", outbox = "sqlite:///…" }}'
             )
+        key, transport, queues, relay_to = name, self.transports[name], self.queues(name), None
         if name in self.outboxes:
-            return self._prepared_outbox(name).bound_to(session, relay_to=name)
-        return self._prepared(name).bound_to(session)
+            key, transport, queues, relay_to = outbox_queue(name), self.outboxes[name], (outbox_queue(name),), name
+        if self._auto and key not in self._ready:
+            sender = transport.bound_with_setup(session, queues, relay_to=relay_to)
+            if sender is not None:
+                return sender
+        return self._set_up(key, transport, queues).bound_to(session, relay_to=relay_to)
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -402,7 +517,7 @@ class App(Dispatcher):
         Args:
             options: Which transport and queues, and its limits.
 
-            executor: Where listeners run; in the worker's own thread if unsaid.
+            executor: Where listeners run; where the options or the application say if unsaid.
 
             patient: Wait for a server that is down.
 
@@ -414,57 +529,63 @@ class App(Dispatcher):
                 listeners in a queue than a state can keep.
         """
         options = options or RunOptions()
-        transport = self.transport(options.transport)
-        queues = options.queues or self.queues(transport.name)
-        listeners = self.listeners if listeners is None else listeners
-        first_queue = self._first_queue_on(transport.name)
-        check_listeners(listeners, self.routes)
-        check_queues(listeners, self.routes, transport, queues, first_queue)
-        checkpoint: Callable[[Delivery, bytes], None] | None = None
-        if transport.capabilities.checkpoint:
-            checkpoint = transport.checkpoint
-        if checkpoint is not None and self.signing is not None:
-            checkpoint = self.signing.keeping(checkpoint)
-        caller = Caller(
-            listeners=listeners,
-            first_queue=first_queue,
-            subjects=self.subjects,
-            clock=self.clock,
-            chance=self._chance,
-            checkpoint=checkpoint,
-            hooks=self.hooks,
-            queue_retry=lambda queue: self.retries.get(Target(transport.name, queue)),
-            patience=self._patience,
-            outgoing=Consequences(self._checked, self._send, repeats=True),
-        )
-        return Worker(
-            transport=transport,
-            handle=caller.outcome if self.signing is None else self.signing.verifying(caller.outcome),
-            queues=queues,
-            clock=self.clock,
-            chance=self._chance,
-            options=options,
-            executor=executor or InlineExecutor(),
-            hooks=self.hooks,
-            lease=self._lease,
+        return self._staff.worker(
+            self.transport(options.transport),
+            options,
+            listeners=self.listeners if listeners is None else listeners,
+            executor=executor,
             patient=patient,
         )
+
+    def handle(
+        self, transport: str, listeners: ListenerTable, *, checkpoint: Callable[[Delivery, bytes], None] | None
+    ) -> Handle:
+        """
+        Return what handles deliveries from *transport* by calling *listeners*.
+
+        Args:
+            transport: Its name.
+
+            listeners: Whom to call.
+
+            checkpoint: Keeps progress in the middle of a delivery, if anything does.
+        """
+        return self._staff.handle(transport, listeners, checkpoint=checkpoint)
 
     def relay(self, name: str, options: RunOptions | None = None, *, patient: bool = False) -> Worker | None:
         """Return a worker that moves events from the outbox of the transport *name* to it; ``None`` if it has none."""
         outbox = self.outboxes.get(name)
         if outbox is None:
             return None
-        return Worker(
-            transport=outbox,
-            handle=lambda _: Release(),
-            queues=[outbox_queue(name)],
+        return self._staff.relay(outbox, self.transports[name], options or RunOptions(), patient=patient)
+
+    @property
+    def _staff(self) -> Staff:
+        return Staff(
+            routes=self.routes,
+            queues=self.queues,
+            subjects=self.subjects,
+            retries=self.retries,
+            hooks=self.hooks,
+            signing=self.signing,
             clock=self.clock,
             chance=self._chance,
-            options=options or RunOptions(),
-            executor=RelayExecutor(self.transports[name], clock=self.clock, patience=self._patience),
             lease=self._lease,
-            patient=patient,
+            patience=self._patience,
+            execution=self.execution,
+            outgoing=Consequences(self._checked, self._send, repeats=True),
+            stores=[*self.transports.values(), *self.outboxes.values()],
+            recipe=self._recipe,
+        )
+
+    def _recipe(self, transport: str, time_limit: float) -> Hello:
+        """Return what a child process has to be told to make this application."""
+        from relevo import execution  # noqa: PLC0415 - few have child processes
+
+        path = self.config.path if self.config else None
+        is_configured = self.config is not None
+        return execution.recipe(
+            self, config=path, is_configured=is_configured, transport=transport, time_limit=time_limit
         )
 
     def revived(self, entry: DeadLetterEntry) -> bytes:
@@ -490,19 +611,25 @@ class App(Dispatcher):
 
         Returns:
             What was, or would be, created.
+
+        Raises:
+            TransportUnavailableError: A server could not be reached. All else is done; if several failed, the error
+                has a line for each.
+
+            ConfigurationError: What is there is not what is expected, or cannot be used.
         """
-        created: list[str] = []
-        for name, transport in self.transports.items():
-            created += transport.setup(self.queues(name), dry_run=dry_run)
-            if name in self.outboxes:
-                created += self.outboxes[name].setup([outbox_queue(name)], dry_run=dry_run)
+        created, errors = set_up(self.transports, self.outboxes, self.queues, dry_run=dry_run)
+        raise_together(errors)
         return created
 
     def prepare(self, name: str) -> None:
-        """Create what is missing for the transport *name* and its outbox, once, if ``setup`` is ``auto``."""
-        self._prepared(name)
-        if name in self.outboxes:
-            self._prepared_outbox(name)
+        """
+        Create what is missing for the transport *name* and its outbox, once, if ``setup`` is ``auto``.
+
+        If one of them fails, the other is made ready all the same; the errors are those of :meth:`setup`.
+        """
+        steps = [self._prepared, self._prepared_outbox] if name in self.outboxes else [self._prepared]
+        raise_together(tried(*(partial(step, name) for step in steps)))
 
     def testing(self, *, now: Moment | None = None) -> AppTesting:
         """Return what a test holds this application by: ``with app.testing() as t:``; the clock stands at *now*."""
@@ -523,7 +650,7 @@ class App(Dispatcher):
         """
         Work with other transports and another clock while the block runs, then with the former again.
 
-        Listeners that are registered meanwhile are taken out again, and those that were taken out are put back.
+        The listeners are those of before again, too, whatever was registered or taken out meanwhile.
 
         Args:
             transports: For every one of this application, by the same names.
@@ -534,23 +661,20 @@ class App(Dispatcher):
 
             chance: Returns the random numbers meanwhile; the former if unsaid.
 
-            notice: Told of every event that was dispatched, when it was sent or enlisted, before the listeners that
-                hear it now are called. Where somebody is, also what is only called at once must have a faithful form.
+            notice: Told of every event that was dispatched, when it was sent or enlisted, or before the listeners are
+                called that hear it now. Where somebody is, also what is only called at once must have a faithful form.
         """
+        table, loaded = self._table, self.listeners.copy()  # of all modules that were named
         before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice
-        listeners = tuple(self.listeners)
         self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
         self._packer, self._ready = attrs.evolve(self._packer, clock=clock), set()
         self._chance, self._notice = chance or self._chance, notice
+        self._table = loaded
         try:
             yield
         finally:
             self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice = before
-            for each in set(self._table).difference(listeners):
-                self._table.remove(each)
-            for each in listeners:
-                if each not in self._table.of(each.event_name):
-                    self._table.add(each.function, each.mark)
+            self._table, self._unloaded = table, []
 
     def close(self) -> None:
         """Close the transports; may be called again."""
@@ -575,7 +699,7 @@ class App(Dispatcher):
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
         """Create what is missing, or only look if ``setup`` is ``explicit``; once."""
         if key not in self._ready:
-            with self._loading:
+            with self._setting_up:
                 missing = transport.setup(queues, dry_run=not self._auto)
                 if missing and not self._auto:
                     raise ConfigurationError(
@@ -584,21 +708,6 @@ class App(Dispatcher):
                     )
                 self._ready.add(key)
         return transport
-
-    def _first_queue_on(self, transport: str) -> Callable[[str], str]:
-        known: dict[str, str] = {}
-
-        def first_queue(event_name: str) -> str:
-            found = known.get(event_name)
-            if found is None:
-                try:
-                    target = self.routes.targets(event_name)[0]
-                except RouteNotFoundError:
-                    target = Target("")
-                found = known[event_name] = target.queue if target.transport == transport else ""
-            return found
-
-        return first_queue
 
 
 def _random() -> float:

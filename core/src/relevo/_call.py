@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import RLock
 from typing import Any, Protocol, TypedDict, Unpack
 
 import attrs
@@ -81,6 +82,8 @@ class Call:
     _outgoing: Outgoing | None = None
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
+    _over: bool = attrs.field(default=False, init=False)
+    _lock: RLock = attrs.field(factory=RLock, init=False)
     _gone: bool = attrs.field(default=False, init=False)
 
     @property
@@ -144,7 +147,8 @@ class Call:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
-        It is checked now. When the listener is run again after a crash, and dispatches the same again, that
+        It is checked now. Whoever outlives the listener, such as a thread or a callback of its, has to dispatch
+        by the application. When the listener is run again after a crash, and dispatches the same again, that
         has the same ids: it is the same event.
 
         Args:
@@ -153,7 +157,7 @@ class Call:
             terms: As :meth:`App.dispatch` takes them, but for the session.
 
         Raises:
-            ConfigurationError: It cannot be dispatched like this.
+            ConfigurationError: It cannot be dispatched like this, or the listener has ended.
 
             EncodeError: It has no faithful form.
         """
@@ -162,8 +166,14 @@ class Call:
                 f"{self.listener_id}: call.dispatch() sends after the listener, so it takes no session, and an "
                 f"application must be there; app.dispatch(…) sends at once"
             )
-        key = f"{self.source} {self.listener_id} {len(self._held)}"
-        self._held.append(self._outgoing.hold(event, key=key, terms=terms))
+        with self._lock:  # by a thread while the listener returns: held in time, or refused
+            if self._over:
+                raise ConfigurationError(
+                    f"{self.listener_id}: the listener has ended, so nobody sends any more what call.dispatch() is "
+                    f"given; app.dispatch(…) sends at once, from wherever it is called"
+                )
+            key = f"{self.source} {self.listener_id} {len(self._held)}"
+            self._held.append(self._outgoing.hold(event, key=key, terms=terms))
 
     def give_subject_up(self) -> bool:
         """Have :attr:`subject` be a :class:`Gone` from now on, for another try; return whether it was not yet."""
@@ -171,8 +181,14 @@ class Call:
         self._held.clear()
         return not gone
 
+    def end(self) -> None:
+        """Refuse to dispatch any more; whoever called the listener does so, however that ended."""
+        with self._lock:
+            self._over = True
+
     def send_held(self) -> None:
-        """Send what was dispatched by this call; whoever called the listener does so after its return."""
+        """End, and send what was dispatched by this call; whoever called the listener does so after its return."""
+        self.end()
         if self._held and self._outgoing is not None:
             self._outgoing.send_held(self._held)
 

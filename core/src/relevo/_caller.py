@@ -17,7 +17,7 @@ from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._envelope import Envelope
 from relevo._hook import Hooks, Observer, observed
 from relevo._listener import Listener, ListenerTable, policy_of
-from relevo._progress import NewerStateError, Progress, StateTooLargeError, dumped, loaded
+from relevo._progress import ListenerProgress, NewerStateError, Progress, StateTooLargeError, dumped, loaded
 from relevo._retry import Retry
 from relevo._subject import Subject, SubjectTypes
 from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError, TransportError
@@ -66,9 +66,11 @@ class Caller:
     _patience: float = decision.PATIENCE
     _outgoing: Outgoing | None = None
     _around: Sequence[Observer] = attrs.field(init=False)
+    _failed: Sequence[Observer] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._around = self._hooks.observers("relevo_around_handle")
+        self._failed = self._hooks.observers("relevo_listener_failed")
 
     def outcome(self, delivery: Delivery) -> Outcome:
         """
@@ -123,25 +125,37 @@ class Caller:
                 break
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
             failure = self._run(listener, call, document, progress)
-            if call is not None and call.subject_found:
-                decision.overcome(progress, Reason.SUBJECT_MISSING)
+            if call is not None:
+                call.end()
+                if call.subject_found:
+                    decision.overcome(progress, Reason.SUBJECT_MISSING)
             if failure is None:
                 if len(listeners) == 1 and not progress.listeners:
                     return _ACK
                 decision.record_done(progress, listener)
             elif failure is not _NOTED:
                 policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
-                decision.record_failure(
+                mine = decision.record_failure(
                     progress, listener, failure, policy, now=self._clock.now(), chance=self._chance()
                 )
                 tracebacks[listener.id] = decision.traced(failure)
                 _log.info("%s failed on %r", listener.id, delivery, exc_info=failure)
+                if self._failed:
+                    self._tell(delivery, document, listener, mine, failure)
             if call is not None and call.stopped:
                 decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
                 break
         return decision.conclusion(
             progress, listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience
         )
+
+    def _tell(
+        self, delivery: Delivery, document: Document, listener: Listener, mine: ListenerProgress, error: BaseException
+    ) -> None:
+        due = mine.due if mine.status == "due" else None
+        about = {"delivery": delivery, "event": generic(document), "listener_id": listener.id}
+        with observed(self._failed, **about, attempt=mine.runs, error=error, due=due):
+            pass
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)

@@ -80,7 +80,7 @@ def moment(value: object, *, now: float, what: str) -> float:
     raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
 
 
-def seconds(value: object, *, what: str = "a duration") -> float:
+def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> float:
     """
     Return *value* in seconds.
 
@@ -89,8 +89,10 @@ def seconds(value: object, *, what: str = "a duration") -> float:
 
         what: How the error names it.
 
+        least: Seconds; what is shorter is refused.
+
     Raises:
-        ConfigurationError: It is not a duration, or it is negative or longer than a century.
+        ConfigurationError: It is not a duration, or it is negative, too short, or longer than a century.
     """
     result: float | None = None
     if isinstance(value, timedelta):
@@ -99,7 +101,9 @@ def seconds(value: object, *, what: str = "a duration") -> float:
         result = float(value)
     elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
         result = float(match[1]) * _UNITS[match[2]]
-    if result is None or not 0.0 <= result <= _LONGEST:
+    if result is None or not least <= result <= _LONGEST:
+        is_negative = (result or 0.0) < 0.0 or (isinstance(value, str) and value.strip().startswith("-"))
+        negative = ", which is negative" if is_negative else ""
         mend = 'write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
-        raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
+        raise ConfigurationError(f"{what} cannot be {shown(value)}{negative}; {mend}")
     return result

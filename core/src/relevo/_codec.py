@@ -17,6 +17,7 @@ import msgspec
 
 from relevo._context import Ambient
 from relevo._event import Event, EventType, declared, name_of, reader
+from relevo._fidelity import difference, doubtful_fields
 from relevo._subject import Subject
 from relevo._validator import MAX_BODY, plain
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
@@ -74,7 +75,7 @@ class Content(msgspec.Struct, frozen=True):
     version: int | None
 
 
-def content_of(event: object) -> Content:
+def content_of(event: Any) -> Content:
     """
     Return what *event* says.
 
@@ -85,8 +86,8 @@ def content_of(event: object) -> Content:
     """
     name = str.__str__(name_of(event))
     if isinstance(event, Event):
-        given = event.arguments
-        return Content(name, _encode(plain(given if isinstance(given, dict) else dict(given), event_name=name)), None)
+        given = event.arguments if isinstance(event.arguments, dict) else dict(event.arguments)
+        return Content(name, _encode(plain(given, event_name=name)), getattr(event, "dataversion", None))
     kind = declared(type(event))
     data = _encode(plain({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, event_name=name))
     read = reader(kind.cls)
@@ -94,8 +95,12 @@ def content_of(event: object) -> Content:
         back = read(data)
     except Exception as error:  # the class's own checks may raise whatever they like
         raise EncodeError(name, "$", f"it does not fit its own class: {_why(error)}") from error
-    if kind.is_model and back != event:  # models are lax
-        raise EncodeError(name, "$", "it would be read as another one")
+    for field in doubtful_fields(kind.cls):
+        given, found = getattr(event, field), getattr(back, field)
+        if given != found and (told := difference(given, found, f"$.{field}")):
+            raise EncodeError(name, *told)
+    if kind.is_model and event.model_extra != back.model_extra:
+        raise EncodeError(name, "$", "what it has beside its fields would not be read back; declare a field for it")
     return Content(name, data, kind.version)
 
 
@@ -243,7 +248,10 @@ def typed_from(event: Event, kind: EventType) -> Any:
     sent = kind.fields[kind.subject] if kind.subject else None
     try:
         if sent and sent not in data and isinstance(about, Subject) and about.type == kind.of:
-            data[sent] = msgspec.convert(about.id, get_type_hints(kind.cls)[kind.subject or ""], strict=False)
+            try:
+                data[sent] = msgspec.convert(about.id, get_type_hints(kind.cls)[kind.subject or ""], strict=False)
+            except msgspec.ValidationError as error:
+                raise msgspec.ValidationError(f"{error} - at `$.{sent}`, from the subject {about}") from error
         return reader(kind.cls)(_encode(data))
     except _MISFITS as error:
         raise _misfit(event.name, kind, error) from error
@@ -275,11 +283,6 @@ def _why(error: Exception) -> str:
         return str(error)
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{each['msg']} - at `{'.'.join(map(str, ('$', *each['loc'])))}`" for each in faults)
-
-
-def generic_from(event: object) -> Event:
-    """Return *event*, an instance of a declared class, as an :class:`Event`."""
-    return Event(name_of(event), _decode_object(content_of(event).data), subject=subject_of(event))
 
 
 def context_of(document: Document) -> Mapping[str, Any]:

@@ -6,14 +6,15 @@ upcaster from their version. *Newer events* may be received by workers of the ol
 them back, and lose nothing, if the version went up. A default that comes or goes counts too: an event
 that is dispatched by name may lack the field.
 
-What JSON Schema does not tell is not seen: a datetime that may be without a zone is any text there, since
-RFC 3339, to which its formats refer, has no such form. ``Annotated[datetime, msgspec.Meta(tz=True)]`` is
-told from text.
+Only what a schema tells is seen, so it is written into it as far as msgspec reads it. Pydantic's schemas do not tell
+whether a datetime needs a zone. Where a schema cannot be exact, rather too much is told than too little: a list that
+becomes a set may hold an item twice, which is read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -190,6 +191,11 @@ class _Comparison:
         for kind in olds:
             if kind in news:
                 self._same_kind(kind, olds[kind], news[kind], path)
+            elif kind not in lost:
+                self._within_bounds(olds[kind], news, path, OLDER)
+        for kind in news:
+            if kind not in olds and kind not in gained:
+                self._within_bounds(news[kind], olds, path, NEWER)
 
     def _same_kind(self, kind: str, old: Schema, new: Schema, path: str) -> None:
         if kind == "one of":
@@ -204,6 +210,26 @@ class _Comparison:
         if kind == "list":
             self._lists(old, new, path)
         self._within.pop()
+
+    def _within_bounds(
+        self, schema: Schema, others: Mapping[str, Schema], path: str, breaks: tuple[Reader, ...]
+    ) -> None:
+        """Tell by what *schema*, which is covered by others as far as kinds go, is nevertheless not covered."""
+        if "enum" in schema:
+            bad = [
+                each
+                for each in schema["enum"]
+                if not _fits(each, others.get(_cover(_json_type(each), others) or "", {}))
+            ]
+            if bad:
+                what = "may not be {} any more" if breaks == OLDER else "may also be {}"
+                self.note(path, what.format(_listed(map(json.dumps, bad))), breaks)
+            return
+        other = others.get(_cover(_kind(schema), others) or "", {})
+        old, new = (schema, other) if breaks == OLDER else (other, schema)
+        before = len(self.found)
+        self._bounds(old, new, path)
+        self.found[before:] = [each for each in self.found[before:] if breaks[0] in each[2]]
 
     def _values(self, old: Sequence[Any], new: Sequence[Any], path: str) -> None:
         if lost := [each for each in old if each not in new]:
@@ -240,6 +266,8 @@ class _Comparison:
                 elif olds[name] != news[name] and _default(olds[name]) != _default(news[name]):
                     self.note(place, "has another default")
                 self.compare(olds[name], news[name], place)
+        keys = [{"type": "string", **each.get("propertyNames", {})} for each in (old, new)]
+        self.compare(keys[0], keys[1], f"{path}.*")
         values = [each.get("additionalProperties", True) for each in (old, new)]
         values = [True if each == {} else each for each in values]
         if values[0] is not values[1] and False in values:
@@ -309,11 +337,31 @@ def _kind(schema: Schema) -> str:
 
 def _covered(kind: str, schema: Schema, others: Mapping[str, Schema]) -> bool:
     """Return whether whatever is of *kind* is also of one of *others*, as far as kinds go."""
-    if kind in others or "anything" in others or kind == "nothing":
+    if kind == "one of" and kind not in others:
+        return all(_cover(_json_type(value), others) for value in schema["enum"])
+    return kind == "nothing" or _cover(kind, others) is not None
+
+
+def _cover(kind: str, others: Mapping[str, Schema]) -> str | None:
+    """Return the one of *others* that whatever is of *kind* is of, too."""
+    wider = (kind, "anything", kind.partition(" (")[0], "number" if kind == "integer" else "")
+    return next((each for each in wider if each in others), None)
+
+
+def _fits(value: Any, schema: Schema) -> bool:
+    """Return whether *value*, of a simple type, is within the bounds of *schema*."""
+    if isinstance(value, str):
+        return (
+            schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", _MORE)
+            and re.search(schema.get("pattern", ""), value) is not None
+        )
+    if not isinstance(value, (int, float)):
         return True
-    if kind == "one of":
-        return all(_json_type(value) in others for value in schema["enum"])
-    return kind.partition(" (")[0] in others or (kind == "integer" and "number" in others)
+    return (
+        schema.get("minimum", -_MORE) <= value <= schema.get("maximum", _MORE)
+        and schema.get("exclusiveMinimum", -_MORE) < value < schema.get("exclusiveMaximum", _MORE)
+        and ("multipleOf" not in schema or value % schema["multipleOf"] == 0)
+    )
 
 
 def _json_type(value: object) -> str:

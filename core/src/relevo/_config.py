@@ -11,19 +11,59 @@ from typing import Any, get_args, get_type_hints
 import attrs
 import msgspec
 
-from relevo._clock import Clock
-from relevo._discovery import transport_class, transport_of_scheme
-from relevo._line import KeyPath
-from relevo._origin import Problems, find, written
+from relevo._clock import Clock, SystemClock
+from relevo._discovery import PLUGINS, available, load, transport_class, transport_of_scheme
+from relevo._hook import Hooks
+from relevo._module import NotImportedError, imported
+from relevo._origin import KeyPath, Problem, Problems
+from relevo._route import Routes
 from relevo._secret import Secret, masked_url
-from relevo._settings import KEYS, Config, SigningConfig, TransportConfig, checked, duration
+from relevo._settings import KEYS, Config, PluginConfig, SigningConfig, TransportConfig, duration, understood
+from relevo._start import fan_out_problems, outbox_problems
 from relevo._transport import Transport
+from relevo._written import find, written
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
-__all__ = ["Config", "SigningConfig", "TransportConfig", "find", "opened", "options_class", "read"]
+__all__ = [
+    "Config",
+    "Parts",
+    "PluginConfig",
+    "SigningConfig",
+    "TransportConfig",
+    "drafted",
+    "find",
+    "opened",
+    "options_class",
+    "parts_of",
+    "plugin_options",
+    "read",
+    "refuse",
+]
 
 _KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
 """Users and passwords as servers come with them, and as examples have them."""
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """What an application is put together of, besides plain values."""
+
+    transports: dict[str, Transport]
+    outboxes: dict[str, Transport]
+    plugins: list[object] = attrs.field(factory=list)
+
+
+def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
+    """
+    Return the configuration as far as it is understood, and in its ``problems`` what is not.
+
+    The arguments are those of :func:`read`. :func:`parts_of`, :func:`opened` and :func:`refuse` raise the problems,
+    together with what else they find.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+    """
+    return understood(written(path, environ, start=start, known=KEYS))
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
@@ -42,7 +82,22 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
         ConfigurationError: The file cannot be read, or says something that is not understood; all
             problems are told together, each with its line.
     """
-    return checked(written(path, environ, start=start, known=KEYS))
+    config = drafted(path, environ, start=start)
+    if config.problems:
+        refuse(config)
+    return config
+
+
+def refuse(config: Config) -> None:
+    """
+    Check all that *config* says, of an application that may have transports of its own.
+
+    Raises:
+        ConfigurationError: Something is not understood; all problems are told together.
+    """
+    problems = Problems(config.problems)
+    _close(_parts(config, SystemClock(), problems))
+    problems.raise_any(config.origins)
 
 
 def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[str, Transport]]:
@@ -50,13 +105,40 @@ def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[
     Return the transports that *config* describes and their outboxes; none does any I/O until it is used.
 
     Raises:
-        ConfigurationError: A scheme, package or option is not understood, or there is no transport;
-            all problems are told together, and no secret is shown.
+        ConfigurationError: Something in it is not understood, or there is no transport; all problems are
+            told together, and no secret is shown.
     """
-    problems = Problems(config.origins)
-    if not config.transports:
+    parts = parts_of(attrs.evolve(config, plugins=()), clock=clock)
+    return parts.transports, parts.outboxes
+
+
+def parts_of(config: Config, *, clock: Clock) -> Parts:
+    """
+    Return what *config* describes: transports and outboxes as :func:`opened` does, and plugins, which are imported.
+
+    Raises:
+        ConfigurationError: Something in it is not understood, there is no transport, or a plugin cannot be
+            imported; all problems are told together, and no secret is shown.
+    """
+    problems = Problems(config.problems)
+    if not config.transports and not problems.concern("app") and not any(map(_may_mean_transports, problems)):
         example = f'for example [transports] main = "sqlite:///{config.source}.db"'
-        problems.add((), f"no transport; add one, {example}")
+        problems.add(("transports",), f"no transport; add one, {example}")
+    parts = _parts(config, clock, problems)
+    for entry in config.plugins:
+        with problems.at(*entry.keys):
+            plugin = _plugin(entry, config, clock, problems)
+            if plugin is not None:
+                Hooks([plugin])
+                parts.plugins.append(plugin)
+    if problems:
+        _close(parts)
+    problems.raise_any(config.origins)
+    return parts
+
+
+def _parts(config: Config, clock: Clock, problems: Problems) -> Parts:
+    """Return the transports and outboxes that can be opened; *problems* learns why others cannot, or do not fit."""
     transports: dict[str, Transport] = {}
     outboxes: dict[str, Transport] = {}
     for name, entry in config.transports.items():
@@ -70,8 +152,24 @@ def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[
                 outboxes[name] = outbox
         elif text in transports:  # else it could not be opened, which is told already
             outboxes[name] = transports[text]
-    problems.raise_any()
-    return transports, outboxes
+    problems.extend(outbox_problems(outboxes, config.transports))
+    known = {
+        name: name in outboxes or transport.capabilities.transactional
+        for name, transport in transports.items()
+        if name in outboxes or not config.transports[name].outbox
+    }
+    problems.extend(fan_out_problems(Routes(config.routes), known))
+    return Parts(transports=transports, outboxes=outboxes)
+
+
+def _may_mean_transports(problem: Problem) -> bool:
+    """Return whether *problem* is of what says which transports there are, or of a key that is nearly called so."""
+    return bool(did_you_mean(str(problem.keys[0]), ("transports",)))
+
+
+def _close(parts: Parts) -> None:
+    for transport in dict.fromkeys([*parts.transports.values(), *parts.outboxes.values()]):
+        transport.close()
 
 
 def options_class(config: TransportConfig) -> type:
@@ -104,7 +202,6 @@ def _opened(
     """
     where = ".".join(map(str, keys))
     address = entry.url.reveal()
-    before = len(problems)
     with problems.at(*keys), _named(where):
         cls = _class_for(entry)
         _refuse_default_password(address)
@@ -112,7 +209,7 @@ def _opened(
         if "patience" in get_type_hints(cls.Options):
             given.setdefault("patience", config.patience)
         options = options_of(cls.Options, given, keys, problems, directory=config.directory)
-        if len(problems) == before:
+        if options is not None:
             transport = cls.open(options, name=entry.name, clock=clock)
             if not isinstance(transport, Transport):
                 raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not a relevo Transport")
@@ -142,41 +239,94 @@ def _refuse_default_password(address: str) -> None:
     if not _KNOWN_TO_ALL.fullmatch(credentials):
         return
     host = place.rpartition("]")[0].removeprefix("[") or place.partition(":")[0]
-    if host not in ("", "localhost", "::1") and not host.startswith("127."):
+    if not re.fullmatch(r"|localhost|::1|127(\.\d+){3}", host):
         raise ConfigurationError(
             f"{masked_url(address)} has a password that stands in every example, and {shown(host)} is not this "
             f"machine; give relevo a user of its own"
         )
 
 
+# --- plugins ------------------------------------------------------------------------------------------
+
+
+def plugin_options(config: PluginConfig) -> type | None:
+    """
+    Return what the plugin that *config* names may be told, or ``None`` if nothing; a module is imported for that.
+
+    Raises:
+        ConfigurationError: There is no such plugin.
+    """
+    found = _plugin_named(config.name)
+    return getattr(found, "Options", None) if isinstance(found, type) else None
+
+
+def _plugin_named(name: str) -> object:
+    """Return what an installed package offers as *name*, else the module, or what is inside one."""
+    offered = available(PLUGINS)
+    if name in offered:
+        return load(PLUGINS, name)
+    try:
+        return imported(name, where="plugins")
+    except NotImportedError:
+        raise
+    except ConfigurationError as error:
+        error.args = (f"{error}{did_you_mean(name, offered)}",)
+        raise
+
+
+def _plugin(entry: PluginConfig, config: Config, clock: Clock, problems: Problems) -> object:
+    """Return the plugin, made of its options if its class takes any; ``None`` if *problems* knows why not."""
+    where = f"plugins.{entry.name}"
+    found: Any = _plugin_named(entry.name)
+    cls = plugin_options(entry)
+    if cls is not None:
+        options = options_of(cls, entry.options, entry.keys, problems, directory=config.directory, where=where)
+        return None if options is None else found.open(options, source=config.source, clock=clock)
+    if entry.options:
+        raise ConfigurationError(f"{where}: it takes no options, and there is {', '.join(entry.options)}")
+    return found
+
+
 # --- options ------------------------------------------------------------------------------------------
 
 
-def options_of(cls: type, given: Mapping[str, Any], keys: KeyPath, problems: Problems, *, directory: Path) -> Any:
+def options_of(
+    cls: type,
+    given: Mapping[str, Any],
+    keys: KeyPath,
+    problems: Problems,
+    *,
+    directory: Path,
+    where: str | None = None,
+) -> Any:
     """
     Return *cls* made of *given*; show no secret of it.
 
     Args:
         cls: An attrs class.
 
-        given: By the names of its fields.
+        given: By the names of its fields; one that is a word of Python has an underscore there, as ``from_``.
 
         keys: Where they were said.
 
         problems: Learns of unknown keys and wrong types; what is returned then means nothing.
 
         directory: Where relative paths start.
+
+        where: What the errors begin with; *keys* if unsaid.
     """
     before = len(problems)
-    where = ".".join(map(str, keys))
+    where = where or ".".join(map(str, keys))
     hints = get_type_hints(cls)
-    fields = {field.name: field for field in attrs.fields(cls) if field.name != "directory"}
+    fields = {field.name.removesuffix("_"): field for field in attrs.fields(cls) if field.name != "directory"}
     values: dict[str, Any] = {"directory": directory} if "directory" in hints else {}
     for key, value in given.items():
         with problems.at(*keys, key):
             if key not in fields:
-                raise ConfigurationError(f'{where}: unknown option "{key}"{did_you_mean(key, fields)}')
-            values[key] = _converted(value, hints[key], where=f"{where}.{key}", directory=directory)
+                near = did_you_mean(key, fields) or f"; known: {', '.join(fields) or 'none'}"
+                raise ConfigurationError(f'{where}: unknown option "{key}"{near}')
+            name = fields[key].name
+            values[name] = _converted(value, hints[name], where=f"{where}.{key}", directory=directory)
     for name, field in fields.items():
         if field.default is attrs.NOTHING and name not in given:
             problems.add(keys, f'{where}: the option "{name}" is missing')

@@ -51,7 +51,7 @@ class Reason(StrEnum):
 
     SUBJECT_MISSING = "subject-missing"
     FORGED = "forged"
-    """Its signature, or that of its state, is missing or does not fit."""
+    """Its signature, or that of its state, is missing, does not fit, or is of a key that never came."""
 
     REFUSED = "refused"
     """The transport that a relay moves it to does not take it."""
@@ -100,7 +100,7 @@ def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: flo
     Where not even that can be noted, it is waited for from when the event was sent.
     """
     first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
-    wait = _wait(now - (delivery.enqueued_at if first is None else first), patience)
+    wait = wait_left(now - (delivery.enqueued_at if first is None else first), patience)
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
     return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
@@ -119,10 +119,11 @@ def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> 
     The waits double, and the last one ends where patience does.
     """
     first = progress.waiting.setdefault(reason, now)
-    return _wait(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
+    return wait_left(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
 
 
-def _wait(elapsed: float, patience: float) -> float | None:
+def wait_left(elapsed: float, patience: float) -> float | None:
+    """Return the seconds of the next wait after *elapsed* seconds of waiting, or ``None`` if *patience* has run out."""
     left = patience - elapsed
     return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001)) if left > 0 else None
 
@@ -172,9 +173,9 @@ def record_dead(progress: Progress, listener: Listener, reason: str, error: str)
 
 def record_failure(
     progress: Progress, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float
-) -> None:
+) -> ListenerProgress:
     """
-    Note in *progress* that *listener* raised *error*, and when it is run again, if ever.
+    Note in *progress* that *listener* raised *error*, and when it is run again, if ever; return what is noted of it.
 
     Args:
         progress: Of the event.
@@ -195,10 +196,11 @@ def record_failure(
     wait = policy.decide(mine.runs, error, chance)
     if wait is not None:
         mine.due = now + wait
-        return
+        return mine
     mine.status = "dead"
     final = isinstance(error, (GiveUp, *policy.give_up_on))
     mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
+    return mine
 
 
 def is_waiting(progress: Progress, listener: Listener, reason: str, now: float, *, patience: float) -> bool:

@@ -53,11 +53,8 @@ class Delivery:
     """When it was sent, in seconds since the epoch."""
 
     def __repr__(self) -> str:
-        envelope = self.envelope
-        if isinstance(envelope, Envelope):
-            what = f"{envelope.name} {envelope.id}"
-        else:
-            what = f"{len(envelope.raw)} unreadable bytes"
+        of = self.envelope
+        what = f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
         return f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>"
 
 
@@ -107,6 +104,9 @@ class Lost:
 
     state: bytes | None = None
     """Replaces what was kept; ``None`` leaves it."""
+
+    error: str = ""
+    """How it died, in words, for those who look on; no transport keeps it."""
 
 
 Outcome = Ack | Nack | DeadLetter | Release | Lost

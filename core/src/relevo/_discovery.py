@@ -33,6 +33,9 @@ _OWN = {
 }
 """Which of relevo's own distributions offers what, to say what to install."""
 
+_LATER = {("postgresql", "sql"), ("mysql", "sql"), ("mariadb", "sql")}
+"""Schemes that relevo-sql knows, to say that it does not serve them yet; so nobody is told of them."""
+
 
 def transport_of_scheme(scheme: str) -> str:
     """
@@ -49,7 +52,8 @@ def transport_of_scheme(scheme: str) -> str:
     wanted = scheme.partition("+")[0]
     found = _only(SCHEMES, wanted)
     if found is None:
-        raise TransportNotFoundError(scheme, available(SCHEMES), distribution=_OWN.get(wanted))
+        offered = {point.name for point in _points(SCHEMES) if (point.name, point.value) not in _LATER}
+        raise TransportNotFoundError(scheme, offered, distribution=_OWN.get(wanted))
     return found.value
 
 

@@ -1,29 +1,32 @@
-"""Dispatchers: one calls the listeners now, the other writes the event to a transport for later."""
+"""Dispatchers: what they have in common, and the one that writes the event to a transport for later."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Unpack, get_args
+from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeVar, Unpack, get_args
 
 import attrs
 
-from relevo._call import Call, Outgoing, Terms
+from relevo._call import Terms
 from relevo._clock import Clock, Duration, Moment, SystemClock, moment, seconds
-from relevo._codec import checked_source, content_of, encoded, generic_from, subject_of, typed_from
+from relevo._codec import checked_source, content_of, encoded, subject_of
 from relevo._context import ambient
 from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import Event, declared, name_of
 from relevo._hook import Hooks, observed
 from relevo._identity import IdFactory, uuid7
 from relevo._listener import Listener, ListenerTable, Mark
-from relevo._retry import Retry
-from relevo._route import NOW, Target, checked_queue
+from relevo._route import Target, checked_queue
 from relevo._subject import Subject, SubjectTypes
 from relevo._transport import Transport
 from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, did_you_mean, shown
 
+if TYPE_CHECKING:
+    from relevo._listening import Terms as ListenerTerms
+
+T = TypeVar("T")
 _LONGEST_ID = "9" * 40
 
 
@@ -105,44 +108,59 @@ class Dispatcher(ABC):
         """
         Do as :meth:`dispatch`, without holding up the loop: what waits for a server does so in a thread.
 
-        Where it is cancelled meanwhile, the event is dispatched nevertheless.
+        Where it is cancelled, the event is dispatched nevertheless, as soon as a thread of the loop is free; the end of
+        ``asyncio.run`` waits for that. Whoever was cancelled does not hear of an error then. Only what is cancelled
+        before it is awaited, such as a task that has not begun, is not dispatched.
         """
         return (await self.adispatch_many((event,), **terms))[0]
 
     async def adispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
-        """Do as :meth:`dispatch_many`, without holding up the loop."""
+        """Do as :meth:`dispatch_many`, without holding up the loop; where it is cancelled, as :meth:`adispatch`."""
         if terms.get("session") is not None:  # enlisted: nothing is written yet, and the session is not the thread's
             return self.dispatch_many(events, **terms)
-        from asyncio import to_thread  # noqa: PLC0415 - whoever awaits has it
+        from asyncio import get_running_loop, shield  # noqa: PLC0415 - whoever awaits has it
 
-        return await to_thread(self.dispatch_many, events, **terms)
+        # Not a task, which the end of the loop would cancel too; the loop waits for its threads.
+        run = copy_context().run
+        return await shield(get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **terms)))
 
-    def listen(self, *things: object) -> None:
+    def listen(self, thing: T, *others: object) -> T:
         """
         Register marked functions and subscribers; again is fine.
+
+        Returns:
+            *thing*, so that it can stand above the mark: ``@dispatcher.listen``.
 
         Raises:
             ConfigurationError: One of them holds no listener, or two listeners have one id.
         """
-        self.listeners.extend(things)
+        self.listeners.extend((thing, *others))
+        return thing
 
     def unlisten(self, *things: object) -> None:
         """Take out what :meth:`listen` registered; what is not there is passed over."""
         self.listeners.withdraw(things)
 
     def add_listener(
-        self,
-        event: str | type,
-        function: Callable[..., object],
-        *,
-        priority: int = 0,
-        queue: str | None = None,
-        retry: Retry | int | None = None,
-        id: str | None = None,  # noqa: A002 - the word that users see
+        self, event: str | type, function: Callable[..., object], **terms: Unpack[ListenerTerms]
     ) -> Listener:
-        """Register *function*, which has no mark, as :func:`listener` would; what is returned can be taken out."""
-        retry = Retry(retry) if isinstance(retry, int) else retry
-        return self.listeners.add(function, Mark(event=event, priority=priority, queue=queue, retry=retry, id=id))
+        """
+        Register *function*, which has no mark; what is returned can be taken out.
+
+        Args:
+            event: A declared class, or a name.
+
+            function: Whom to call.
+
+            terms: As :func:`listener` takes them: priority, queue, retry, id, aliases, missing, time_limit.
+
+        Raises:
+            ConfigurationError: *function* cannot be called, or not with an event, or another argument is none.
+        """
+        known = attrs.fields_dict(Mark)
+        if unknown := sorted(terms.keys() - known.keys()):
+            raise TypeError(f"a listener has no {unknown[0]}=…{did_you_mean(unknown[0], known)}")
+        return self.listeners.add(function, Mark(event=event, **terms))
 
     def remove_listener(self, listener: Listener) -> None:
         """Take *listener* out; does nothing if it is not there."""
@@ -155,87 +173,6 @@ class Dispatcher(ABC):
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
         """Return the priority with which *function* hears *event*; ``None`` if it does not."""
         return next((each.priority for each in self.listeners(event) if each.function == function), None)
-
-
-class LocalDispatcher(Dispatcher):
-    """
-    Calls the listeners at the dispatch, in this process.
-
-    By priority, then in order of registration; a listener may stop the propagation; an error
-    propagates to whoever dispatched, and the later listeners are not called. An event cannot be delayed;
-    other terms hold by themselves, since nothing is sooner than now.
-
-    Args:
-        listeners: Whom to call; an own, empty table if unsaid.
-
-        subjects: Names and loads subjects.
-    """
-
-    def __init__(self, listeners: ListenerTable | None = None, *, subjects: SubjectTypes | None = None):
-        super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
-        self._subjects = SubjectTypes() if subjects is None else subjects
-        self._done = Dispatched(id="", targets=(Target(NOW),))
-
-    def dispatch(self, event: object, **terms: Unpack[Terms]) -> Dispatched:
-        name = event.name if isinstance(event, Event) else name_of(event)
-        if terms:
-            refuse_delay(name, terms)
-        self.call(event, self._table.of(name))
-        return self._done
-
-    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
-        return [self.dispatch(event, **terms) for event in events]
-
-    def call(self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None) -> None:
-        """
-        Call *listeners* with *event*, in the order given, until one stops the propagation.
-
-        Args:
-            event: As it was dispatched.
-
-            listeners: Whom to call.
-
-            outgoing: Where what they dispatch by their :class:`Call` goes; here, if unsaid.
-        """
-        by_name = isinstance(event, Event)
-        if isinstance(event, Event) and event.subject is not None:
-            event = attrs.evolve(event, subject=self._subjects.named(event.subject) or event.subject)
-        for listener in listeners:
-            form = event if by_name is (listener.event_type is None) else _form(event, listener)
-            if not listener.takes_call:
-                listener.function(form)
-                continue
-            call = Call(
-                listener_id=listener.id,
-                queue=NOW,
-                attempt=1,
-                losses=0,
-                document=None,
-                subject=subject_of(event),
-                subjects=self._subjects,
-                outgoing=outgoing or self,
-            )
-            listener.function(form, call)
-            call.send_held()
-            if call.stopped:
-                break
-
-    def hold(self, event: object, *, key: str, terms: Terms) -> object:
-        """Check *event* and keep it for :meth:`send_held`."""
-        refuse_delay(name_of(event), terms)
-        return event
-
-    def send_held(self, held: Sequence[object]) -> None:
-        """Dispatch what was kept."""
-        self.dispatch_many(held)
-
-
-def _form(event: object, listener: Listener) -> object:
-    """Return *event* as what *listener* asks for."""
-    kind = listener.event_type
-    if isinstance(event, Event):
-        return event if kind is None else typed_from(event, kind)
-    return generic_from(event) if kind is None else event
 
 
 class DeferredDispatcher(Dispatcher):
@@ -260,6 +197,9 @@ class DeferredDispatcher(Dispatcher):
         subjects: Names subjects.
 
         hooks: Plugins that add to the context of an event, and look on.
+
+    Raises:
+        ConfigurationError: *transport* is none, or *queue* or *source* cannot be one.
     """
 
     def __init__(
@@ -275,6 +215,8 @@ class DeferredDispatcher(Dispatcher):
         hooks: Hooks | None = None,
     ):
         super().__init__(ListenerTable() if listeners is None else listeners)
+        if not isinstance(transport, Transport):
+            raise ConfigurationError(f"DeferredDispatcher: {shown(transport)} is not a relevo.Transport; open one")
         self.transport = transport
         self.queue = checked_queue(queue, where="DeferredDispatcher")
         self._hooks = hooks or Hooks()
@@ -285,13 +227,15 @@ class DeferredDispatcher(Dispatcher):
         parcels = [self._packer.pack(event, terms) for event in events]
         for parcel in parcels:
             check_claims(self.transport, parcel)
+
+        def made() -> list[Envelope]:  # all before any is written, which on a plain connection is at once
+            return [envelope for parcel in parcels for envelope in parcel.make(targets)]
+
         session = terms.get("session")
-        if session is not None:
-            for parcel in parcels:
-                self.transport.bound_to(session).send(partial(parcel.make, targets), delay=parcel.wait)
+        if parcels and session is not None:
+            self.transport.bound_to(session).send(made, delay=parcels[0].wait)
         elif parcels:
-            envelopes = [envelope for parcel in parcels for envelope in parcel.make(targets)]
-            sent(self.transport, envelopes, delay=parcels[0].wait, hooks=self._hooks)
+            sent(self.transport, made(), delay=parcels[0].wait, hooks=self._hooks)
         return [Dispatched(id=parcel.id, targets=targets) for parcel in parcels]
 
 
@@ -395,8 +339,8 @@ class Packer:
         found = self._subjects.named(subject)
         if found is None:
             raise SubjectError(
-                f'the subject of type "{self._subjects.of(subject).type}" has no id yet; flush it first, or dispatch '
-                f"with session= where it was added, which names it at the commit"
+                f'the subject of type "{self._subjects.of(subject).type}" has no id yet, or its row was rolled back; '
+                f"flush it first, or dispatch with session= where it was added, which names it at the commit"
             )
         return found
 
@@ -425,13 +369,6 @@ def _wait(delay: Duration, at: Moment | None, now: float) -> float:
     if wait:
         raise ConfigurationError("a dispatch has delay= or at=, not both")
     return seconds(max(0.0, moment(at, now=now, what="the at of a dispatch") - now), what="the time until at=")
-
-
-def refuse_delay(event_name: str, terms: Terms) -> None:
-    """Raise :class:`ConfigurationError` if *terms* ask for a delay where listeners are called at once."""
-    check_terms(event_name, terms)
-    if terms.get("delay") or terms.get("at") is not None:
-        raise ConfigurationError(f'"{event_name}" is called at once, it cannot be delayed; route it to a transport')
 
 
 def _is_line(text: object) -> bool:

@@ -51,8 +51,7 @@ class Envelope:
     """Seconds since the epoch after which no listener is called any more; the worker sees to it, never a transport."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        values = attrs.asdict(self, recurse=False)
-        return _again, ({**values, "headers": dict(self.headers)},)
+        return _again, ({**attrs.asdict(self, recurse=False), "headers": dict(self.headers)},)
 
 
 def _again(values: Mapping[str, Any]) -> Envelope:

@@ -6,24 +6,23 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
-from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, did_you_mean, shown
+from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, shown
 
 if TYPE_CHECKING:
     from relevo._retry import Retry
-
-T = TypeVar("T", bound=type)
 
 MAX_NAME = 200
 MAX_VERSION = 2**31 - 1
 """The greatest integer that CloudEvents has."""
 
 _NAME = r"[A-Za-z0-9_-]+(?:[./:][A-Za-z0-9_-]+)*"
-_MARK = "__relevo_event__"
+MARK = "__relevo_event__"
+"""Under which a class has what it was declared to be."""
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -61,8 +60,9 @@ class Event:
         subject: What it happened to: an object of a registered subject type, or a :class:`Subject`.
             Its type and id travel, never the object.
 
-        id: Only to dispatch the same event again after an unknown outcome; made at the dispatch
-            otherwise.
+        id: Only to dispatch the same event again after an unknown outcome; made at the dispatch otherwise.
+            Whatever has it, with the same source and in the same queue, *is* this event: while one waits, a
+            transport that claims ``dedupe`` drops another without a word, even if it says something else.
 
     Raises:
         EventNameError: *name* cannot name an event.
@@ -78,6 +78,11 @@ class Event:
     def __getitem__(self, key: str) -> Any:
         return self.arguments[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.arguments
+
+    __iter__ = None  # else one without arguments, given where several events are expected, would be no event
+
     def get(self, key: str, default: Any = None) -> Any:
         """Return the argument *key*, or *default*."""
         return self.arguments.get(key, default)
@@ -89,7 +94,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
 @attrs.frozen(kw_only=True)
 class EventType:
-    """What a class was declared to be by :func:`event`."""
+    """What a class was declared to be by :func:`relevo.event`."""
 
     name: str
     version: int
@@ -105,82 +110,7 @@ class EventType:
     """It is one of pydantic's."""
 
 
-def event(
-    name: str,
-    *,
-    version: int = 1,
-    subject: str | None = None,
-    of: str | None = None,
-    retry: Retry | None = None,
-    upcasters: Mapping[int, Upcaster] | None = None,
-) -> Callable[[T], T]:
-    """
-    Declare the decorated class to be the event *name*: an attrs class, a dataclass, a Struct or a pydantic model.
-
-    It only marks the class; an application registers it when one of its listeners asks for it.
-
-    A field travels under its name in Python, unless its class says otherwise: a :class:`msgspec.Struct` by
-    ``rename`` or ``field(name=…)``, a pydantic model by an alias. An alias of attrs is the name of an
-    argument, which does not travel; nor does the tag of a Struct, since the event has a name.
-
-    What is read must fit the fields' types. A pydantic model decides itself how strict that is; its bytes
-    need ``ser_json_bytes`` and ``val_json_bytes`` to be ``base64``, which pydantic knows from 2.9 on.
-
-    Args:
-        name: The stable text that travels.
-
-        version: Of the fields; goes up when they change in a way that older listeners cannot read.
-
-        subject: The field that holds the id of the subject.
-
-        of: The subject's type, as registered; needed with *subject*.
-
-        retry: For listeners of this event that say nothing themselves.
-
-        upcasters: From an earlier version to what makes data of the next one of its data; one for every
-            version from the oldest that still may come. Without any, earlier data is read as it is.
-
-    Raises:
-        EventNameError: *name* cannot name an event.
-
-        ConfigurationError: What is decorated has no fields that travel, or one that is not read under the
-            name under which it travels; *subject* is none of them, or comes without *of*; *version* is
-            below 1; *upcasters* are not callables for consecutive versions up to the one before *version*.
-    """
-    checked_name(name)
-    if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise ConfigurationError(f'the version of "{name}" is {shown(version)}; versions are whole numbers from 1')
-    if (subject is None) != (of is None):
-        raise ConfigurationError(f'the event "{name}" needs both subject= (a field) and of= (its type), or neither')
-    steps = dict(upcasters or {})
-    consecutive = range(max(1, version - len(steps)), version)
-    if {*map(shown, steps)} != {*map(shown, consecutive)} or not all(map(callable, steps.values())):
-        raise ConfigurationError(
-            f'the upcasters of "{name}" are {shown(steps)}; name functions for consecutive versions up to {version - 1}'
-        )
-
-    def mark(cls: T) -> T:
-        fields = _fields(cls)
-        if fields is None:
-            raise ConfigurationError(
-                f"{shown(cls)} has no fields; put @relevo.event(…) above @attrs.frozen, @dataclass, a Struct or a model"
-            )
-        if subject is not None and subject not in fields:
-            raise ConfigurationError(
-                f'the event "{name}" has no field "{subject}" to be its subject{did_you_mean(subject, fields)}'
-            )
-        if hidden := [field for field in fields if field.startswith("_")]:
-            raise ConfigurationError(f'"{name}" has "{hidden[0]}"; fields with a leading underscore do not travel')
-        declaration = EventType(
-            name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry, upcasters=steps
-        )
-        setattr(cls, _MARK, declaration)
-        return cls
-
-    return mark
-
-
-def _fields(cls: Any) -> dict[str, str] | None:
+def fields_of(cls: Any) -> dict[str, str] | None:
     """Return the fields of *cls* and what they travel as; ``None`` if it is itself no class with fields by name."""
     own = getattr(cls, "__dict__", {})
     if _is_model(cls):
@@ -209,7 +139,7 @@ def declared(cls: type) -> EventType:
     Raises:
         ConfigurationError: It was not; a subclass does not inherit its parent's name.
     """
-    found = cls.__dict__.get(_MARK)
+    found = cls.__dict__.get(MARK)
     if not isinstance(found, EventType):
         raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not an event; put @relevo.event(…) above it")
     return found
@@ -244,11 +174,8 @@ def _model_reader(cls: Any) -> Callable[[bytes], Any]:
     return cls.model_validate_json  # type: ignore[no-any-return]
 
 
-class EventTypes:
+class EventTypes(dict[str, EventType]):
     """The declared classes that an application knows, by name."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, EventType] = {}
 
     def add(self, cls: type) -> EventType:
         """
@@ -261,14 +188,10 @@ class EventTypes:
         """
         found = declared(cls)
         reader(cls)
-        first = self._by_name.setdefault(found.name, found)
+        first = self.setdefault(found.name, found)
         if first.cls is not cls:
             raise DuplicateEventError(found.name, first.cls, cls)
         return found
-
-    def get(self, name: str) -> EventType | None:
-        """Return the class declared for *name*, if one is known."""
-        return self._by_name.get(name)
 
 
 def name_of(event: object) -> str:

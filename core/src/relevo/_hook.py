@@ -20,7 +20,7 @@ from relevo.errors import PluginError
 if TYPE_CHECKING:
     from relevo._delivery import DeadLetter, Delivery, Settlement
     from relevo._envelope import Envelope
-    from relevo._runner import Report
+    from relevo._event import Event
 
 PROJECT = "relevo"
 
@@ -34,10 +34,6 @@ Observed = AbstractContextManager[object] | None
 """What an observing hook returns: entered before and left after what it observes."""
 
 Observer = Callable[..., Observed]
-
-OBSERVING = frozenset(
-    {"relevo_around_send", "relevo_around_handle", "relevo_around_settle", "relevo_around_run", "relevo_dead_lettered"}
-)
 
 
 class HookSpecs:
@@ -64,12 +60,24 @@ class HookSpecs:
         """Observe the handling of *delivery*, all its listeners together."""
 
     @hookspec
+    def relevo_listener_failed(  # noqa: PLR0917 - a plugin takes those that it needs
+        self, delivery: Delivery, event: Event, listener_id: str, attempt: int, error: BaseException, due: float | None
+    ) -> None:
+        """
+        Observe that the listener *listener_id* raised *error* at its *attempt*, from 1 on, for *event*, given by name.
+
+        It is run again at *due*, in seconds since the epoch, or never if that is ``None``. ``RetryLater`` and
+        ``GiveUp`` are told too. What it could not be called for, such as a subject that is missing, is told by the
+        dead letter alone.
+        """
+
+    @hookspec
     def relevo_around_settle(self, transport: str, settlements: Sequence[Settlement]) -> Observed:
         """Observe the settling of *settlements*."""
 
     @hookspec
-    def relevo_around_run(self, transport: str, queues: Sequence[str]) -> AbstractContextManager[Report] | None:
-        """Observe a runner from its start to its end."""
+    def relevo_around_run(self, transport: str, queues: Sequence[str], until_empty: bool) -> Observed:  # noqa: FBT001 - by name
+        """Observe a run of a worker from its start to its end; *until_empty* says whether it ends with the work."""
 
     @hookspec
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
@@ -100,6 +108,10 @@ class Hooks:
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"the plugin {plugin!r} does not fit: {error}") from error
+
+    def remove(self, plugin: object) -> None:
+        """Take out *plugin*, which was registered."""
+        self._manager.unregister(plugin)
 
     def observers(self, name: str) -> tuple[Observer, ...]:
         """

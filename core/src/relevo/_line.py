@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-KeyPath = tuple[str | int, ...]
-"""From the outermost key inwards; a number is a place in a list."""
+from relevo._origin import KeyPath
 
 _BASIC = r'"(?:[^"\\\n]|\\.)*+"'
 _LITERAL = r"'[^'\n]*+'"

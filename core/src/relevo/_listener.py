@@ -1,29 +1,38 @@
-"""Listeners: callables for one event, how they are marked, registered and ordered."""
+"""Listeners: callables for one event, how they are registered and ordered."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, get_args
 
 import attrs
 
-from relevo._event import Event, EventType, EventTypes, checked_name, declared, name_of
+from relevo._clock import Duration, seconds
+from relevo._event import EventType, EventTypes, checked_name, declared, name_of
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._route import checked_queue
 from relevo.errors import ConfigurationError, DuplicateListenerError, shown
-
-if TYPE_CHECKING:
-    from relevo._listening import E, Listening, Terms
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 Missing = Literal["fail", "skip", "tombstone"]
 """What becomes of a listener whose event's subject is gone."""
 
 MAX_ID = 255
-_MARKS = "__relevo_listeners__"
+MARKS = "__relevo_listeners__"
+"""Under which a function has its marks."""
+
+
+def _policy(value: Retry | int | None) -> Retry | None:
+    return Retry(value) if isinstance(value, int) else value
+
+
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _limit(value: Duration) -> float:
+    return seconds(value, what="time_limit of a listener", least=0.001)
 
 
 @attrs.frozen(kw_only=True)
@@ -33,10 +42,12 @@ class Mark:
     event: str | type
     priority: int = 0
     queue: str | None = None
-    retry: Retry | None = None
+    retry: Retry | None = attrs.field(default=None, converter=_policy)
     id: str | None = None
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_names)
     missing: Missing = "fail"
+    time_limit: float | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
+    """Seconds for which it may run."""
 
     def __attrs_post_init__(self) -> None:
         event: Any = self.event
@@ -55,70 +66,6 @@ class Mark:
             raise ConfigurationError(f"{where}: missing is fail, skip or tombstone, not {shown(self.missing)}")
         if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
             raise ConfigurationError(f"{where}: an id is text of 1 to {MAX_ID} characters, not {shown(ids)}")
-
-
-@overload
-def listener(event: type[E], **terms: Unpack[Terms]) -> Listening[E]: ...
-@overload
-def listener(event: str, **terms: Unpack[Terms]) -> Listening[Event]: ...
-@overload
-def listener(event: str | type, **terms: Unpack[Terms]) -> Listening[Any]: ...
-def listener(
-    event: str | type,
-    *,
-    priority: int = 0,
-    queue: str | None = None,
-    retry: Retry | int | None = None,
-    id: str | None = None,  # noqa: A002 - the word that users see
-    aliases: Iterable[str] = (),
-    missing: Missing = "fail",
-) -> Callable[[F], F]:
-    """
-    Mark a function or method to be called for *event*; it stays plainly callable.
-
-    Marks can be stacked to listen to several events. A marked function is registered when its module
-    is named under ``listeners`` or given to ``App(listeners=…)``; marked methods when an instance is.
-
-    Args:
-        event: A declared class, for instances of it, or a name, for an :class:`Event`.
-
-        priority: Listeners of higher priority are called first; equals in order of registration.
-
-        queue: Where it runs; the first queue that the event is routed to if unsaid.
-
-        retry: A policy, or a number of runs of the default policy. Otherwise the event's, the
-            queue's or the default policy holds.
-
-        id: What its progress is kept under; ``module:qualified.name`` if unsaid.
-
-        aliases: Earlier ids, so that a renamed listener knows what it did before.
-
-        missing: What becomes of it when it asks for a subject that cannot be found for a minute: it fails
-            (the event is dead-lettered), is skipped, or is called with a :class:`Gone` for the subject.
-
-    Raises:
-        EventNameError: *event* is text that cannot name an event.
-
-        ConfigurationError: It is neither text nor a declared class, or another argument is none.
-    """
-    mark = Mark(
-        event=event,
-        priority=priority,
-        queue=queue,
-        retry=Retry(retry) if isinstance(retry, int) else retry,
-        id=id,
-        aliases=(aliases,) if isinstance(aliases, str) else tuple(aliases),
-        missing=missing,
-    )
-
-    def attach(function: F) -> F:
-        inner = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-        if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
-            raise ConfigurationError(f"{shown(function)} cannot be marked; mark a function, or a method in its class")
-        inner.__dict__[_MARKS] = (mark, *marks_of(inner))
-        return function
-
-    return attach
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -146,7 +93,7 @@ class Listener:
 def marks_of(thing: object) -> tuple[Mark, ...]:
     """Return the marks on *thing*, in the order in which they stand above it."""
     try:
-        found = getattr(thing, _MARKS, ())
+        found = getattr(thing, MARKS, ())
     except Exception:  # noqa: BLE001 - a proxy that stands for nothing yet, such as Flask's request
         return ()
     return found if isinstance(found, tuple) else ()
@@ -166,17 +113,11 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
         ConfigurationError: One of them has no mark on or in it.
     """
     for thing in things:
-        found = False
-        if callable(thing) and marks_of(thing):
-            for mark in marks_of(thing):
-                found = True
-                yield thing, mark
-        elif not inspect.isclass(thing):
-            for name in marked_methods(type(thing)):
-                bound = getattr(thing, name)
-                for mark in marks_of(bound):
-                    found = True
-                    yield bound, mark
+        holders: list[Any] = [thing]
+        if not (callable(thing) and marks_of(thing)):
+            holders = [] if inspect.isclass(thing) else [getattr(thing, name) for name in marked_methods(type(thing))]
+        found = [(each, mark) for each in holders for mark in marks_of(each)]
+        yield from found
         if not found:
             raise ConfigurationError(
                 f"{shown(thing)} has no listener; put @relevo.listener(…) above a function, "
@@ -209,10 +150,15 @@ class ListenerTable:
         Raises:
             DuplicateListenerError: The event has a listener of that id.
 
-            ConfigurationError: *function* cannot be called with an event.
+            ConfigurationError: *function* cannot be called, or not with an event.
         """
         event_type = self.event_types.add(mark.event) if isinstance(mark.event, type) else None
         event_name = event_type.name if event_type else str(mark.event)
+        given: object = function
+        if not callable(given):
+            raise ConfigurationError(
+                f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; give a function'
+            )
         made = Listener(
             id=mark.id or _default_id(function),
             event_name=event_name,
@@ -231,7 +177,7 @@ class ListenerTable:
                 return sibling
             taken = {sibling.id, *sibling.aliases}.intersection((made.id, *made.aliases))
             if taken and self._unique:
-                raise DuplicateListenerError(min(taken), event_name)
+                raise DuplicateListenerError(min(taken), event_name, function, sibling.function)
         siblings.append(made)
         self._forget()
         return made
@@ -247,6 +193,12 @@ class ListenerTable:
         if listener in siblings:
             siblings.remove(listener)
             self._forget()
+
+    def copy(self) -> ListenerTable:
+        """Return another table with the same listeners in the same order."""
+        made = ListenerTable(EventTypes(self.event_types), unique=self._unique)
+        made._by_name = {name: [*siblings] for name, siblings in self._by_name.items()}
+        return made
 
     def withdraw(self, things: Iterable[object]) -> None:
         """Take out all that is marked among *things*; what is not there is passed over."""
@@ -307,10 +259,9 @@ class ListenerTable:
         self._queued.clear()
 
 
-def policy_of(listener: Listener, *, event: EventType | None = None, queue: Retry | None = None) -> Retry:
+def policy_of(listener: Listener, *, queue: Retry | None = None) -> Retry:
     """Return the retry policy of *listener*: its own, else the event's, else the queue's, else the default."""
-    event = listener.event_type or event
-    return listener.retry or (event.retry if event else None) or queue or DEFAULT_RETRY
+    return listener.retry or (listener.event_type and listener.event_type.retry) or queue or DEFAULT_RETRY
 
 
 def _default_id(function: Callable[..., object]) -> str:

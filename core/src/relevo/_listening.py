@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from relevo._call import Call
+from relevo._clock import Duration
 from relevo._listener import Missing
 from relevo._retry import Retry
 
@@ -63,3 +64,4 @@ class Terms(TypedDict, total=False):
     id: str | None
     aliases: Iterable[str]
     missing: Missing
+    time_limit: Duration | None

@@ -20,9 +20,9 @@ SEALED = b"s1"
 """What a state begins with that a worker signed; its own first byte is a brace."""
 
 SEAL = 42
-"""Bytes of such a signature, its beginning included; there is always room left for one."""
+"""Bytes of such a signature, its beginning included; there is always room left for one, and a note of its length."""
 
-_MOST = MAX_STATE - SEAL
+_MOST = MAX_STATE - 2 * SEAL
 
 Status = Literal["done", "due", "dead"]
 
@@ -86,10 +86,10 @@ def loaded(state: bytes) -> Progress:
 
         DecodeError: It is not a progress.
     """
+    while state.startswith(SEALED):  # by others, or before signing was given up: here nobody asks for it
+        state = state[SEAL:]
     if not state:
         return Progress(STATE_VERSION)
-    if state.startswith(SEALED):  # by others, or before signing was given up: here nobody asks for it
-        state = state[SEAL:]
     try:
         progress = _decode(state)
     except _UNREADABLE as error:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from math import isfinite
+from typing import Any
 
 import attrs
 
 from relevo._clock import Duration, seconds
-from relevo.errors import ConfigurationError, GiveUp, RetryLater
+from relevo.errors import ConfigurationError, GiveUp, RetryLater, shown
 
 
 def _duration(value: Duration) -> float:
     return seconds(value, what="a retry delay")
 
 
-def _exceptions(value: Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
-    return tuple(value)
+def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
+    kinds: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds):
+        raise ConfigurationError(f"Retry: give_up_on is exceptions, as in (ValueError, OSError), not {shown(value)}")
+    return kinds
 
 
 @attrs.frozen
@@ -38,10 +43,10 @@ class Retry:
 
         jitter: The largest share that is added by chance, 0 to 1.
 
-        give_up_on: Exceptions that no retry can mend; the listener is dead at once.
+        give_up_on: An exception, or several, that no retry can mend; the listener is dead at once.
 
     Raises:
-        ConfigurationError: A number is out of range.
+        ConfigurationError: A number is out of range, or *give_up_on* has what is no exception.
     """
 
     runs: int = 5
@@ -52,17 +57,14 @@ class Retry:
     give_up_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_exceptions, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        problems = []
-        if type(self.runs) is not int or self.runs < 1:
-            problems.append(f"runs is {self.runs!r}, it must be a whole number from 1")
-        if not isfinite(self.factor) or self.factor < 1:
-            problems.append(f"factor is {self.factor!r}, it must be a number from 1")
-        if not 0 <= self.jitter <= 1:
-            problems.append(f"jitter is {self.jitter!r}, it must be a number from 0 to 1")
-        if self.cap < self.first:
-            problems.append(f"cap ({self.cap} s) is shorter than first ({self.first} s)")
-        if problems:
-            raise ConfigurationError("Retry: " + "; ".join(problems))
+        faults = {
+            f"runs is {self.runs!r}, it must be a whole number from 1": type(self.runs) is not int or self.runs < 1,
+            f"factor is {self.factor!r}, it must be a number from 1": not isfinite(self.factor) or self.factor < 1,
+            f"jitter is {self.jitter!r}, it must be a number from 0 to 1": not 0 <= self.jitter <= 1,
+            f"cap ({self.cap} s) is shorter than first ({self.first} s)": self.cap < self.first,
+        }
+        if any(faults.values()):
+            raise ConfigurationError("Retry: " + "; ".join(fault for fault, is_met in faults.items() if is_met))
 
     def wait(self, run: int, chance: float) -> float:
         """
@@ -89,10 +91,8 @@ class Retry:
         if isinstance(error, (GiveUp, *self.give_up_on)) or run >= self.runs:
             return None
         if isinstance(error, RetryLater) and error.delay is not None:
-            try:
+            with suppress(Exception):  # whatever a listener passes, and however it shows itself
                 return seconds(error.delay)
-            except Exception:  # noqa: BLE001 - whatever a listener passes, and however it shows itself
-                return self.wait(run, chance)
         return self.wait(run, chance)
 
 

@@ -99,9 +99,8 @@ class Routes:
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return every queue of *transport* that something is routed to, in the order of the table."""
-        return tuple(
-            dict.fromkeys(t.queue for targets in self.table.values() for t in targets if t.transport == transport)
-        )
+        found = (each.queue for targets in self.table.values() for each in targets if each.transport == transport)
+        return tuple(dict.fromkeys(found))
 
 
 def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -33,6 +33,12 @@ class RunOptions:
     batch: int | None = None
     """Events received at once; the transport's measure if unsaid."""
 
+    execution: Literal["inline", "threads", "process"] | None = None
+    """Where listeners run; what the application says if unsaid."""
+
+    concurrency: int | None = None
+    """How many events are handled at once; what the application says if unsaid."""
+
 
 @attrs.frozen(kw_only=True)
 class Report:
@@ -48,7 +54,10 @@ class Report:
 
     seconds: float = 0.0
     stopped_by: str = "empty"
-    """``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook lets nothing further be taken."""
+    """
+    ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook lets nothing further be taken; of a runner
+    also ``lock`` when another one is at it, ``memory`` and ``failures``.
+    """
 
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     """How many were dead-lettered for which reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -17,8 +18,12 @@ from relevo._route import NOW, Target
 from relevo._transport import BoundSender
 from relevo.errors import SendError, TransportError
 
-Entry = tuple[Parcel, Mapping[str, Sequence[Target]]]
-"""An event that was checked, and its targets by their transport."""
+Entry = tuple[int, Parcel, Mapping[str, Sequence[Target]]]
+"""
+An event that was checked, and its targets by their transport.
+
+Before it the position, among those that were dispatched together, of the one that it is or that brought it about.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,9 +34,20 @@ class Batch:
     wait: float
     """Seconds from now before which none is handled."""
 
+    parts: list[tuple[int, Parcel, Sequence[Target]]] = attrs.field(factory=list)
+    """Each event's position, itself, and its targets there."""
+
     envelopes: list[Envelope] = attrs.field(factory=list)
-    positions: list[int] = attrs.field(factory=list)
-    """Of each envelope's event among those that were dispatched together."""
+    """What :meth:`fill` made."""
+
+    def fill(self) -> None:
+        """Make the envelopes; if one cannot be made, there are none."""
+        self.envelopes[:] = [each for _, parcel, group in self.parts for each in parcel.make(group)]
+
+    @property
+    def positions(self) -> list[int]:
+        """Those of the envelopes' events."""
+        return [position for position, _, group in self.parts for _ in group]
 
 
 def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
@@ -71,40 +87,90 @@ def check_without_packing(event_name: str, terms: Terms, *, now: float) -> None:
         moment(expires, now=now, what="the expires of a dispatch")
 
 
-def send_batches(entries: Sequence[Entry], send: Callable[[Batch], None]) -> None:
+def send_batches(entries: Sequence[Entry], number: int, send: Callable[[Batch], None]) -> None:
     """
-    Send *entries*, those of each transport and delay together.
+    Send *entries*, of so many that were dispatched together; those of each transport and delay in one go.
 
     Raises:
-        SendError: Not every one is known to be safe; its positions are those of *entries*.
+        SendError: Not every one is known to be safe; its positions are those in *entries*.
 
         TransportError: Nothing was sent.
     """
+    batches = _batches(entries)
+    for batch in batches:
+        batch.fill()
+    _one_by_one(batches, number, send)
+
+
+def enlist(entries: Sequence[Entry], number: int, bound: Callable[[str], BoundSender]) -> None:
+    """
+    Have all *entries* written with a session's transaction; if one cannot be, none is.
+
+    On a plain connection they are written now. So whoever is the first to be asked for envelopes makes all of
+    them, also those of the other transports, and only then is anything written.
+
+    Args:
+        entries: What.
+
+        number: So many were dispatched together.
+
+        bound: From the name of a transport to what joins the session for it.
+
+    Raises:
+        SendError: Not every one was written; its positions are those in *entries*.
+    """
+    batches = _batches(entries)
+    senders = {name: bound(name) for name in dict.fromkeys(batch.transport for batch in batches)}
+    refused = filled = False
+
+    def envelopes(batch: Batch) -> Sequence[Envelope]:
+        nonlocal filled
+        if refused:
+            return ()
+        if not filled:
+            for each in batches:
+                each.fill()
+            filled = True
+        return batch.envelopes
+
+    try:
+        _one_by_one(
+            batches,
+            number,
+            lambda batch: senders[batch.transport].send(partial(envelopes, batch), delay=batch.wait),
+        )
+    except BaseException:
+        refused = True
+        raise
+
+
+def _batches(entries: Sequence[Entry]) -> list[Batch]:
     batches: dict[tuple[str, float], Batch] = {}
-    for position, (parcel, groups) in enumerate(entries):
+    for position, parcel, groups in entries:
         for transport, group in groups.items():
             batch = batches.setdefault((transport, parcel.wait), Batch(transport=transport, wait=parcel.wait))
-            made = parcel.make(group)
-            batch.envelopes.extend(made)
-            batch.positions.extend([position] * len(made))
-    fates: list[set[str]] = [set() for _ in entries]
-    left = list(batches.values())
-    while left:
-        batch = left[0]
+            batch.parts.append((position, parcel, group))
+    return list(batches.values())
+
+
+def _one_by_one(batches: Sequence[Batch], number: int, send: Callable[[Batch], None]) -> None:
+    """Send *batches*; an error tells what became of each of so many that were dispatched together."""
+    fates: list[set[str]] = [set() for _ in range(number)]
+    for done, batch in enumerate(batches):
+        positions = batch.positions
         try:
             send(batch)
         except SendError as error:
             for fate in ("sent", "refused", "unknown"):
                 for index in getattr(error, fate):
-                    fates[batch.positions[index]].add(fate)
-            raise _told(batch.transport, fates, left[1:], error.why) from error
+                    fates[positions[index]].add(fate)
+            raise _told(batch.transport, fates, batches[done + 1 :], error.why) from error
         except TransportError as error:
-            if len(left) == len(batches):
+            if done == 0:
                 raise
-            raise _told(batch.transport, fates, left, str(error)) from error
-        for position in batch.positions:
+            raise _told(batch.transport, fates, batches[done:], str(error)) from error
+        for position in positions:
             fates[position].add("sent")
-        del left[0]
 
 
 def _told(transport: str, fates: Sequence[set[str]], unsent: Iterable[Batch], why: str) -> SendError:
@@ -120,26 +186,3 @@ def _told(transport: str, fates: Sequence[set[str]], unsent: Iterable[Batch], wh
         unknown=[position for position, fate in enumerate(fates) if "unknown" in fate or fate >= known],
         why=why,
     )
-
-
-def enlist(entries: Sequence[Entry], bound: Callable[[str], BoundSender]) -> None:
-    """
-    Have all *entries* written with a session's transaction; if one cannot be, none is.
-
-    Args:
-        entries: What.
-
-        bound: From the name of a transport to what joins the session for it.
-    """
-    senders = [(bound(name), parcel, group) for parcel, groups in entries for name, group in groups.items()]
-    refused = False
-
-    def maker(parcel: Parcel, group: Sequence[Target]) -> Callable[[], Sequence[Envelope]]:
-        return lambda: () if refused else parcel.make(group)
-
-    try:
-        for sender, parcel, group in senders:
-            sender.send(maker(parcel, group), delay=parcel.wait)
-    except BaseException:
-        refused = True
-        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import attrs
 
 from relevo._clock import seconds
 from relevo._codec import checked_source
-from relevo._line import KeyPath
-from relevo._origin import Origin, Origins, Problems, Written
+from relevo._origin import KeyPath, Origin, Origins, Problem, Problems
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target, parsed_target
 from relevo._secret import Secret
-from relevo._start import check_targets
+from relevo._start import checked_lease, retry_problems, target_problems
+from relevo._written import Written
 from relevo.errors import ConfigurationError, did_you_mean, shown
+from relevo.execution import Execution
 
 _SHORTEST_KEY = 32
 """Characters of a key for signatures; shorter ones are passwords that somebody thought of."""
@@ -32,6 +33,18 @@ class TransportConfig:
     """The name of another transport, or an address."""
 
     options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class PluginConfig:
+    """One entry under ``plugins``."""
+
+    name: str
+    """Under which an installed package offers it, a module, or ``module:name``."""
+
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    keys: KeyPath = attrs.field(repr=False, eq=False)
+    """Where it was said: a place in a list, or a table."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,10 +71,17 @@ class Config:
     source: str = "app"
     app: str | None = None
     listeners: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[PluginConfig, ...] = ()
     setup: str = "auto"
     patience: float = 3600.0
     lease: float = 60.0
+    execution: str | None = None
+    concurrency: int = 1
+    time_limit: float = 900.0
+    memory_limit: int | None = None
+    recycle_after: int | None = None
+    lock: str | None = None
+    deploy: str | None = None
     signing: SigningConfig | None = None
     retries: Mapping[str, Retry] = attrs.field(factory=dict)
     """By the queue in which listeners run, as ``transport/queue``."""
@@ -71,18 +91,18 @@ class Config:
     origins: Origins = attrs.field(factory=lambda: Origins(Origin("the configuration")), repr=False, eq=False)
     """Where each value comes from."""
 
+    problems: tuple[Problem, ...] = attrs.field(default=(), repr=False, eq=False)
+    """What was said and is not understood, and so is not in here."""
 
-KEYS = tuple(field.name for field in attrs.fields(Config) if field.name not in ("directory", "path", "origins"))
+
+KEYS = tuple(
+    field.name for field in attrs.fields(Config) if field.name not in ("directory", "path", "origins", "problems")
+)
 
 
-def checked(written: Written) -> Config:
-    """
-    Return what was *written*, if it can be meant.
-
-    Raises:
-        ConfigurationError: Something is not understood; all problems are told together.
-    """
-    problems = written.problems
+def understood(written: Written) -> Config:
+    """Return what was *written* as far as it can be meant; of the rest its ``problems`` tell."""
+    problems = Problems(written.problems)
     found: dict[str, Any] = {}
     for key in written.values:
         if key not in KEYS:
@@ -91,50 +111,41 @@ def checked(written: Written) -> Config:
         if key in written.values:
             with problems.at(key):
                 found[key] = _CHECKS[key](key, written.values[key], problems)
-    if problems.complete:
-        said = written.values.get("transports")
-        _check_names(found, tuple(said) if isinstance(said, dict) else (), problems)
-    problems.raise_any()
+    with problems.at("concurrency"):
+        Execution(found.get("execution"), found.get("concurrency", 1))
+    problems.extend(list(_misnamed(found, written.values.get("transports"), problems)))
     found["retries"] = {str(target): policy for target, policy in found.get("retries", {}).values()}
-    return Config(directory=written.directory, path=written.path, origins=written.origins, **found)
+    return Config(
+        directory=written.directory, path=written.path, origins=written.origins, problems=tuple(problems), **found
+    )
 
 
-def _check_names(found: Mapping[str, Any], transports: Sequence[str], problems: Problems) -> None:
+def _misnamed(found: Mapping[str, Any], written: object, problems: Problems) -> Iterator[Problem]:
     """
-    Check that what names a transport or a queue names one of those that are there.
+    Yield what names a transport or a queue and none of those that are there.
 
     Args:
         found: What is right by itself.
 
-        transports: All that are there, right or not; if there are none it is the application that has them.
+        written: The transports, right or not; if there are none it is the application that has them.
 
-        problems: Learns of what is not there.
+        problems: What is wrong by itself; nothing is said of what would need it.
     """
+    wrong = [each.keys for each in problems if each.keys[0] == "transports"]
+    names = [*(written if isinstance(written, dict) else ()), *(str(keys[1]) for keys in wrong if keys[1:])]
+    transports = dict.fromkeys(filter(None, names))
     if not transports:
         return
     table: Mapping[str, Sequence[str]] = found.get("routes", {})
-    for pattern, targets in table.items():
-        with problems.at("routes", pattern):
-            check_targets(Routes({pattern: targets}), transports)
-    routes = Routes(table or {"*": transports[0]})
+    yield from target_problems(Routes(table), transports)
     for name, entry in found.get("transports", {}).items():
         text = entry.outbox.reveal() if entry.outbox else "://"
         if "://" not in text and text not in transports:
-            where = f"transports.{name}.outbox"
-            hint = did_you_mean(text, transports)
-            problems.add(
-                ("transports", name, "outbox"), f"{where}: neither an address nor the name of a transport{hint}"
-            )
-    for name, (target, _) in found.get("retries", {}).items():
-        known = routes.queues(target.transport)
-        fault = ""
-        if target.transport not in transports:
-            hint = did_you_mean(target.transport, transports)
-            fault = f"no transport is called {shown(target.transport)}{hint}"
-        elif target.queue not in known:
-            fault = f"nothing is routed to that queue{did_you_mean(target.queue, known)}"
-        if fault:
-            problems.add(("retries", name), f'retries."{name}": {fault}')
+            what = f"neither an address nor the name of a transport{did_you_mean(text, transports)}"
+            keys = ("transports", name, "outbox")
+            yield Problem(keys, ConfigurationError(f"{'.'.join(keys)}: {what}"))
+    routes = None if problems.concern("routes") else Routes(table or {"*": next(iter(transports))})
+    yield from retry_problems(found.get("retries", {}), routes, transports)
 
 
 # --- one key after the other -----------------------------------------------------------------------------
@@ -150,10 +161,37 @@ def _source(_: str, value: object, __: Problems) -> str:
     return checked_source(value)
 
 
+def _app(where: str, value: object, problems: Problems) -> str:
+    text = _text(where, value, problems)
+    if not all(text.partition(":")):
+        raise ConfigurationError(f'{where}: write "module:name", as in "shop:app", not {shown(text)}')
+    return text
+
+
 def _texts(where: str, value: object, _: Problems) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise ConfigurationError(f'{where}: expected a list of text such as ["shop.listeners"], got {shown(value)}')
     return tuple(value)
+
+
+def _plugins(where: str, value: object, problems: Problems) -> tuple[PluginConfig, ...]:
+    """Check a list of names, or a table from names to options; these are never shown, since one may be a password."""
+    if not isinstance(value, dict):
+        try:
+            names = _texts(where, value, problems)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; with options write [{where}.mail]") from None
+        return tuple(PluginConfig(name=each, keys=(where, place)) for place, each in enumerate(names))
+    found = []
+    for name, options in value.items():
+        with problems.at(where, name):
+            if not name or not isinstance(options, dict):
+                kind = type(options).__name__
+                raise ConfigurationError(
+                    f'{where}."{name}": expected a table of its options, which may be {{}}, got {kind}'
+                )
+            found.append(PluginConfig(name=name, options=options, keys=(where, name)))
+    return tuple(found)
 
 
 def _setup(where: str, value: object, _: Problems) -> str:
@@ -164,8 +202,23 @@ def _setup(where: str, value: object, _: Problems) -> str:
 
 def duration(where: str, value: object, _: object = None) -> float:
     """Return *value* in seconds; take numbers in text too, since the environment has nothing else."""
-    is_number = isinstance(value, str) and value.replace(".", "", 1).isdecimal()
-    return seconds(float(value) if is_number else value, what=where)  # type: ignore[arg-type]
+    return seconds(_as_number(value), what=where)
+
+
+def _lease(_: str, value: object, __: Problems) -> float:
+    return checked_lease(_as_number(value))
+
+
+def _kind(_: str, value: object, __: Problems) -> str | None:
+    return Execution(kind=value).kind
+
+
+def _term(where: str, value: object, _: Problems) -> Any:
+    return getattr(Execution(**{where: value}), where)
+
+
+def _as_number(value: object) -> object:
+    return float(value) if isinstance(value, str) and value.replace(".", "", 1).isdecimal() else value
 
 
 def _transports(where: str, value: object, problems: Problems) -> dict[str, TransportConfig]:
@@ -182,9 +235,15 @@ def _transports(where: str, value: object, problems: Problems) -> dict[str, Tran
 
 
 def _transport(where: str, name: str, entry: object) -> TransportConfig:
+    if not name:
+        raise ConfigurationError(f'{where} "" = …: a transport needs a name; write main = "…", and that in the routes')
     if name == NOW or "/" in name or not name.isprintable():
         raise ConfigurationError(f'{where}: a transport cannot be called {shown(name)}; "{NOW}" and slashes are taken')
     table = {"url": entry} if isinstance(entry, str) else entry
+    if isinstance(table, dict) and "url" not in table:
+        for key in table:
+            if near := did_you_mean(key, ("url",)):
+                raise ConfigurationError(f'{where}: unknown option "{key}"{near}')
     if not isinstance(table, dict) or not isinstance(table.get("url"), str):
         raise ConfigurationError(f'{where}: expected an address, or a table with url = "…"')
     outbox = table.get("outbox")
@@ -204,7 +263,11 @@ def _routes(where: str, value: object, problems: Problems) -> dict[str, tuple[st
     found = {}
     for pattern, each in value.items():
         with problems.at(where, pattern):
-            targets = (each,) if isinstance(each, str) else _texts(f'{where}."{pattern}"', each, problems)
+            targets = tuple(each) if isinstance(each, list) else (each,)
+            if not all(isinstance(target, str) for target in targets):
+                raise ConfigurationError(
+                    f'{where}."{pattern}": expected "main", "main/queue" or a list of such, got {shown(each)}'
+                )
             Routes({pattern: targets})
             found[pattern] = targets
     return found
@@ -215,7 +278,8 @@ def _signing(where: str, value: object, problems: Problems) -> SigningConfig:
     table = value if isinstance(value, dict) else {"keys": value}
     for key in table:
         if key not in ("keys", "required"):
-            problems.add((where, key), f'{where}: unknown key "{key}"{did_you_mean(key, ("keys", "required"))}')
+            near = did_you_mean(key, ("keys", "required")) or "; known: keys, required"
+            problems.add((where, key), f'{where}: unknown key "{key}"{near}')
     keys = table.get("keys")
     keys = [keys] if isinstance(keys, str) else keys
     if not isinstance(keys, list) or not keys or not all(isinstance(each, str) for each in keys):
@@ -259,6 +323,8 @@ def _retry(keys: KeyPath, where: str, value: object, problems: Problems) -> Retr
                     f'{where}: unknown key "{key}"{did_you_mean(key, _TERMS)}; known: {", ".join(_TERMS)}'
                 )
             terms[key] = _TERMS[key](f"{where}.{key}" if isinstance(value, dict) else where, each)
+    if "first" in table and "first" not in terms:  # cap would be compared with what nobody said
+        terms.pop("cap", None)
     try:
         return Retry(**terms)
     except ConfigurationError as error:
@@ -274,8 +340,7 @@ def _whole(where: str, value: object) -> int:
 
 
 def _number(where: str, value: object) -> float:
-    if isinstance(value, str) and value.replace(".", "", 1).isdecimal():
-        return float(value)
+    value = _as_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{where}: expected a number, got {shown(value)}")
     return float(value)
@@ -292,12 +357,19 @@ _TERMS: Mapping[str, Callable[[str, object], Any]] = {
 
 _CHECKS: Mapping[str, Callable[[str, object, Problems], Any]] = {
     "source": _source,
-    "app": _text,
+    "app": _app,
     "setup": _setup,
     "patience": duration,
-    "lease": duration,
+    "lease": _lease,
+    "execution": _kind,
+    "concurrency": _term,
+    "time_limit": _term,
+    "memory_limit": _term,
+    "recycle_after": _term,
+    "lock": _text,
+    "deploy": _text,
     "listeners": _texts,
-    "plugins": _texts,
+    "plugins": _plugins,
     "signing": _signing,
     "retries": _retries,
     "transports": _transports,

@@ -8,28 +8,47 @@ over fields that are each preceded by their length, so that no two events are wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 
-from relevo._decision import Reason, sanitised
-from relevo._delivery import DeadLetter, Delivery, Nack, Outcome
+from relevo._clock import Clock
+from relevo._decision import Reason, wait_left
+from relevo._delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
 from relevo._envelope import Envelope
 from relevo._executor import Handle
 from relevo._progress import SEAL, SEALED
 from relevo._secret import Secret
-from relevo.errors import ConfigurationError, DecodeError
+from relevo.errors import ConfigurationError, DecodeError, shown
 
 HEADER = "relevo-signature"
 SHORTEST_KEY = 32
 _VERSION = "v1"
 _ID = 8
 
+_SIGNATURE = re.compile(r"(v\d{1,9})\.([0-9a-f]{8})\.([0-9a-f]{64})")
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
+_NOTE = SEALED + b"awaiting"
+"""
+What stands before a state since its key, or that of its event, is waited for; instead of a signature a time follows.
+
+It is not signed: whoever can write it can take the whole event away.
+"""
+
+
+class UnknownKeyError(DecodeError):
+    """Raised when something is signed with a key that is not here, or in a later way; a later worker may know it."""
+
 
 def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
-    several: Iterable[Any] = (given,) if isinstance(given, (str, Secret)) else given
-    return tuple(each if isinstance(each, Secret) else Secret(each) for each in several)
+    value: Any = given
+    is_one = isinstance(value, (str, bytes, Secret)) or not isinstance(value, Iterable)
+    keys: list[Any] = [value] if is_one else list(value)
+    if wrong := [type(each).__name__ for each in keys if not isinstance(each, (str, Secret))]:
+        raise ConfigurationError(f"signing: a key is text, not {wrong[0]}; give one, or several in a list")
+    return tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
 
 
 @attrs.frozen
@@ -37,9 +56,10 @@ class Signing:
     """
     The keys of an application, and what is done with them.
 
-    To change keys without a pause, put the new one first: what was signed with one of the others is still
-    taken. To begin, deploy with ``required=False``, which takes what is not signed yet, and leave that out
-    once nothing unsigned is on its way.
+    To change keys without a pause, give every program the new one in second place, then let it sign by putting it
+    first, then take the old one away once nothing that it signed is left. A key that a worker does not have yet is
+    waited for, as a later version of an event is. To begin, deploy with ``required=False``, which takes what is not
+    signed yet, and leave that out once nothing unsigned is on its way.
 
     Args:
         keys: One key, or several. The first one signs, all verify. Each has 32 characters at least, out of
@@ -80,24 +100,43 @@ class Signing:
 
     def fault(self, envelope: Envelope) -> str | None:
         """Return what is wrong with the signature of *envelope*, in words without a secret; ``None`` if nothing is."""
+        try:
+            self.verify(envelope, queue=envelope.queue)
+        except DecodeError as error:
+            return str(error)
+        return None
+
+    def verify(self, envelope: Envelope, *, queue: str) -> None:
+        """
+        Look whether *envelope*, which lies in *queue*, is what one of the keys signed.
+
+        Raises:
+            UnknownKeyError: Another key signed it, or a newer release of relevo.
+
+            DecodeError: It was not signed, or is not what was signed.
+        """
         header = envelope.headers.get(HEADER)
         if header is None:
-            return "it is not signed" if self.required else None
-        version, _, rest = header.partition(".")
-        key_id, _, text = rest.partition(".")
+            if self.required:
+                raise DecodeError("it is not signed")
+            return
+        match = _SIGNATURE.fullmatch(header)
+        if match is None:
+            raise DecodeError(f"what it is signed with is no signature: {shown(header)}")
+        version, key_id, mac = match.groups()
         if version != _VERSION:
-            return f"its signature is of version {sanitised(version, limit=20)}, {_VERSION} is known"
-        if key_id not in self._by_id:
-            return (
-                f"it is signed with the key {sanitised(key_id, limit=20)}, which is none of: {', '.join(self._by_id)}"
+            raise UnknownKeyError(f"its signature is of version {version}, {_VERSION} is known")
+        if not _same(bytes.fromhex(mac), self._mac(self._known(key_id, "it"), *_said(envelope))):
+            raise DecodeError(
+                "its signature does not fit: its body, source, queue, urgency, key or expiry is not what was signed"
             )
-        try:
-            mac = bytes.fromhex(text)
-        except ValueError:
-            mac = b""
-        if _same(mac, self._mac(key_id, *_said(envelope))):
-            return None
-        return "its signature does not fit: its body, source, queue, urgency, key or expiry is not what was signed"
+        if envelope.queue != queue:
+            raise DecodeError(f'it was signed for the queue "{envelope.queue}" and lies in another')
+
+    def _known(self, key_id: str, what: str) -> str:
+        if key_id not in self._by_id:
+            raise UnknownKeyError(f"{what} is signed with the key {key_id}, which is none of: {', '.join(self._by_id)}")
+        return key_id
 
     # --- state -------------------------------------------------------------------------------------
 
@@ -111,36 +150,45 @@ class Signing:
         Return the state that :meth:`sealed` was given.
 
         Raises:
+            UnknownKeyError: It is signed with another key.
+
             DecodeError: Its signature does not fit, or is missing and required.
         """
+        _, state = _noted(state)
         if not state or not (self.required or state.startswith(SEALED)):
             return state
         begin = len(SEALED) + _ID
         key_id, mac, rest = state[len(SEALED) : begin].decode("latin-1"), state[begin:SEAL], state[SEAL:]
-        if (
-            state.startswith(SEALED)
-            and key_id in self._by_id
-            and _same(mac, self._mac(key_id, *_whose(envelope), rest))
-        ):
+        is_sealed = state.startswith(SEALED) and len(mac) == SEAL - begin and _KEY_ID.fullmatch(key_id)
+        if is_sealed and _same(mac, self._mac(self._known(key_id, "its state"), *_whose(envelope), rest)):
             return rest
         raise DecodeError("the state of the delivery was not signed by a worker of this application")
 
     # --- around a worker ------------------------------------------------------------------------------
 
-    def verifying(self, handle: Handle) -> Handle:
-        """Return what does as *handle*, but only to what is rightly signed; its outcomes have sealed states."""
+    def verifying(self, handle: Handle, *, clock: Clock, patience: float) -> Handle:
+        """
+        Return what does as *handle*, but only to what is rightly signed; its outcomes have sealed states.
+
+        What another key signed is given back: while keys change, a later worker knows it.
+
+        Args:
+            handle: From a delivery to its outcome.
+
+            clock: Where the time comes from.
+
+            patience: Seconds for which an unknown key is waited for, from the first hand-over that met it.
+        """
 
         def outcome(delivery: Delivery) -> Outcome:
             envelope = delivery.envelope
             if not isinstance(envelope, Envelope):
                 return handle(delivery)
-            fault = self.fault(envelope)
-            if fault is None and HEADER in envelope.headers and envelope.queue != delivery.queue:
-                fault = f'it was signed for the queue "{envelope.queue}" and lies in another'
-            if fault is not None:
-                return DeadLetter(reason=Reason.FORGED, error=fault)
             try:
+                self.verify(envelope, queue=delivery.queue)
                 state = self.opened(delivery.state, envelope)
+            except UnknownKeyError as error:
+                return _patient(delivery, clock.now(), detail=str(error), patience=patience)
             except DecodeError as error:
                 return DeadLetter(reason=Reason.FORGED, error=str(error))
             ended = handle(attrs.evolve(delivery, state=state))
@@ -165,6 +213,29 @@ class Signing:
             data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
             message += b"-" if data is None else len(data).to_bytes(8) + data
         return _digest(self._by_id[key_id], bytes(message))
+
+
+def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
+    """Give *delivery* back, and note in its state, which nobody here can read, since when its key is waited for."""
+    first, state = _noted(delivery.state)
+    noted = b"%b%032.3f%b" % (_NOTE, now if first is None else first, state)
+    fits = len(noted) <= MAX_STATE
+    if first is None:
+        first = now if fits else delivery.enqueued_at
+    wait = wait_left(now - first, patience)
+    if wait is None:
+        return DeadLetter(reason=Reason.FORGED, error=detail, state=state)
+    return Nack(delay=wait, state=noted if fits else None)
+
+
+def _noted(state: bytes) -> tuple[float | None, bytes]:
+    """Return since when *state* says that a key is waited for, if it does, and the state without that."""
+    if not state.startswith(_NOTE):
+        return None, state
+    try:
+        return float(state[len(_NOTE) : SEAL]), state[SEAL:]
+    except ValueError:
+        return None, state[SEAL:]
 
 
 def _digest(key: bytes, message: bytes) -> bytes:

@@ -2,89 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
+from types import ModuleType
 from typing import Any
 
+from relevo._clock import seconds
 from relevo._delivery import MAX_STATE
-from relevo._listener import ListenerTable
+from relevo._event import MARK
+from relevo._listener import ListenerTable, marked
+from relevo._origin import KeyPath, Problem
 from relevo._retry import Retry
 from relevo._route import NOW, Routes, Target
 from relevo._sending import by_transport
+from relevo._subject import Subject, SubjectType, SubjectTypes
 from relevo._transport import Transport
 from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
 
 _log = getLogger("relevo.start")
 
+_SHORTEST_LEASE = 1.0
+"""Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
+
 _ENTRY = 80
 """Bytes that a state takes for a listener beside its id, at most, once its error is left out."""
 
 
-def several(things: Iterable[object], what: str) -> Iterable[object]:
-    """Return *things* if they are not a text, which would be taken for its letters."""
-    if isinstance(things, str):
-        raise ConfigurationError(f"{what}: expected several, got the text {shown(things)}; put it into a list")
-    return things
+def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: float, lease: float) -> None:
+    """
+    Refuse time limits that outlast a lease which *transport* cannot renew.
 
+    Args:
+        listeners: Those that may have limits of their own.
 
-def check_transports(transports: Mapping[str, Any], outboxes: Mapping[str, Transport]) -> None:
-    """Tell the transports what they are called here, and refuse what cannot be one."""
-    for name, transport in transports.items():
-        if not isinstance(transport, Transport):
+        transport: Where events are received.
+
+        limit: Seconds for listeners that say nothing themselves.
+
+        lease: Seconds.
+    """
+    if transport.capabilities.lease != "timed" or transport.capabilities.extend:
+        return
+    for listener in listeners:
+        own = listener.mark.time_limit or limit
+        if own >= lease:
             raise ConfigurationError(
-                f'transports: "{name}" is {type(transport).__name__}, not a relevo.Transport; '
-                f"App.from_config() is what opens addresses"
+                f'{listener.id} may run for {own:g} s, and "{transport.name}" cannot renew a lease of {lease:g} s, so '
+                f"another worker would begin meanwhile; shorten time_limit, or lengthen lease"
             )
-        if name == NOW or "/" in name:
-            raise ConfigurationError(f'transports: none can be called {shown(name)}; "{NOW}" and slashes are taken')
-        if sum(transport is each for each in transports.values()) > 1:
-            raise ConfigurationError(f'transports: "{name}" is there under another name too; open it twice')
-        transport.name = name
+
+
+_MOST_TYPES = 1000
+"""Unknown types of subjects that are looked at, in case a program makes them up."""
+
+
+class NoticingSubjects(SubjectTypes):
+    """
+    The kinds that an application registered; a name of another kind that looks like a slip is told, once.
+
+    It is dispatched all the same: whoever only dispatches need not register what its workers load.
+    """
+
+    def __init__(self, types: Iterable[SubjectType] = ()):
+        super().__init__(types)
+        self._seen: set[str] = set()
+
+    def named(self, subject: object) -> Subject | None:
+        found = super().named(subject)
+        if found is not None and found.type not in self._by_type and self._by_type:
+            self._look_at(found.type)
+        return found
+
+    def _look_at(self, kind: str) -> None:
+        if kind in self._seen or len(self._seen) >= _MOST_TYPES:
+            return
+        self._seen.add(kind)
+        if meant := did_you_mean(kind, self._by_type):
+            _log.warning("an event has a subject of the type %s, which is not registered%s", shown(kind), meant)
+
+
+def check_listening(thing: object) -> None:
+    """
+    Refuse *thing* if it cannot hold a listener, where it is registered; modules are imported later.
+
+    Raises:
+        ConfigurationError: It has no mark, or no module can be found by that name.
+    """
+    is_event = isinstance(thing, type) and MARK in vars(thing)
+    if is_event or (isinstance(thing, str) and not _may_be_module(thing.partition(":")[0])):
+        what, event = ("an event", "…") if is_event else ("no module that can be found", '"…"')
+        raise ConfigurationError(
+            f"listen: {shown(thing)} is {what}; put @relevo.listener({event}) above the function and @app.listen above "
+            f"that, or write app.add_listener({event}, function)"
+        )
+    if not isinstance(thing, (str, ModuleType)):
+        for _ in marked((thing,)):
+            pass
+
+
+def _may_be_module(name: str) -> bool:
+    """Return whether Python finds where *name* begins, which imports nothing."""
+    from importlib.util import find_spec  # noqa: PLC0415 - few register modules by name
+
+    first = name.partition(".")[0]
+    try:
+        return first in sys.modules or find_spec(first) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def checked_lease(lease: object) -> float:
+    """
+    Return *lease* in seconds.
+
+    Raises:
+        ConfigurationError: It is none, or too short to be renewed.
+    """
+    length = seconds(lease, what="lease")
+    if length < _SHORTEST_LEASE:
+        raise ConfigurationError(f"lease is {length} s, {_SHORTEST_LEASE} s is the least that can be renewed")
+    return length
+
+
+def transport_problems(transports: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what cannot be a transport, or cannot be called so."""
+    for name, transport in transports.items():
+        fault = None
+        if not isinstance(transport, Transport):
+            fault = f"is {type(transport).__name__}, not a relevo.Transport; App.from_config() is what opens addresses"
+        elif name == NOW or "/" in name:
+            fault = f'cannot be the name of one; "{NOW}" and slashes are taken'
+        elif sum(transport is each for each in transports.values()) > 1:
+            fault = "is there under another name too; open it twice"
+        if fault is not None:
+            yield _problem(("transports", name), f"transports: {shown(name)} {fault}")
+
+
+def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) -> Iterator[Problem]:
+    """Yield the *outboxes* that are of no transport, or cannot join a session."""
     for name, outbox in outboxes.items():
+        fault = None
         if name not in transports:
-            raise ConfigurationError(f'outboxes: no transport is called "{name}"{did_you_mean(name, transports)}')
-        if not outbox.capabilities.transactional:
-            raise ConfigurationError(
-                f'outboxes: "{outbox.name}" cannot join a session, so it cannot keep what is meant for "{name}"; '
+            fault = f'outboxes: no transport is called "{name}"{did_you_mean(name, transports)}'
+        elif not isinstance(outbox, Transport):
+            fault = f"outboxes: {shown(name)} is {type(outbox).__name__}, not a relevo.Transport"
+        elif not outbox.capabilities.transactional:
+            fault = (
+                f'the outbox "{outbox.name}" cannot join a session, so it cannot keep what is meant for "{name}"; '
                 f"an outbox is a SQL transport"
             )
+        if fault is not None:
+            yield _problem(("transports", name, "outbox"), fault)
 
 
-def check_targets(routes: Routes, transports: Iterable[str]) -> None:
-    """Check that every target of *routes* names one of *transports*; all that do not are told together."""
+def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Problem]:
+    """Yield the targets that name none of *transports*."""
     known = [*transports, NOW]
-    problems = [
-        f'routes."{pattern}": no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}'
-        for pattern, targets in routes.table.items()
-        for target in targets
-        if target.transport not in known
-    ]
-    if problems:
-        raise ConfigurationError("\n".join(problems))
+    for pattern, targets in routes.table.items():
+        for target in targets:
+            if target.transport not in known:
+                what = f"no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}"
+                yield _problem(("routes", pattern), f'routes."{pattern}": {what}')
 
 
-def check_routes(
-    routes: Routes,
-    transports: Mapping[str, Transport],
-    retries: Mapping[Target, Retry],
-    joins_sessions: Callable[[str], bool],
-) -> None:
-    """Check that routes lead to transports, each to what can be written in one go, and that policies have queues."""
-    check_targets(routes, transports)
+def retry_problems(
+    retries: Mapping[str, tuple[Target, object]], routes: Routes | None, transports: Collection[str]
+) -> Iterator[Problem]:
+    """
+    Yield the policies that are none, or are meant for a queue that nothing is routed to.
+
+    Args:
+        retries: By what each was said for, the queue that this means, and the policy.
+
+        routes: Where events go; ``None`` if that is not known.
+
+        transports: The names that there are.
+    """
+    for name, (target, policy) in retries.items():
+        known = routes.queues(target.transport) if routes else ()
+        fault = None
+        if not isinstance(policy, Retry):
+            fault = f"expected relevo.Retry(…) or a number, got {shown(policy)}"
+        elif target.transport not in transports:
+            fault = f"no transport is called {shown(target.transport)}{did_you_mean(target.transport, transports)}"
+        elif routes and target.queue not in known:
+            fault = f"nothing is routed to that queue{did_you_mean(target.queue, known)}"
+        if fault is not None:
+            yield _problem(("retries", name), f'retries."{name}": {fault}')
+
+
+def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:
+    """Yield the routes whose targets can never be written in one go; says nothing of transports it does not know."""
     for pattern, targets in routes.table.items():
         names = list(by_transport(targets))
-        if len(names) > 1 and not all(joins_sessions(name) for name in names):
-            raise fan_out(pattern, names)
-    for queue, policy in retries.items():
-        given: Any = policy
-        if not isinstance(given, Retry):
-            raise ConfigurationError(f'retries."{queue}": expected relevo.Retry(…) or a number, got {shown(given)}')
-        if queue.transport not in transports:
-            mend = did_you_mean(queue.transport, transports)
-            raise ConfigurationError(f'retries."{queue}": no transport is called "{queue.transport}"{mend}')
-        if str(queue) not in (routed := [str(target) for targets in routes.table.values() for target in targets]):
-            mend = did_you_mean(str(queue), routed)
-            raise ConfigurationError(f'retries."{queue}": nothing is routed there{mend}')
+        known = [joins_sessions[name] for name in names if name in joins_sessions]
+        if len(names) > 1 and len(known) == len(names) and not all(known):
+            yield Problem(("routes", pattern), fan_out(pattern, names))
+
+
+def _problem(keys: KeyPath, what: str) -> Problem:
+    return Problem(keys, ConfigurationError(what))
 
 
 def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
@@ -107,9 +225,13 @@ def check_listeners(listeners: ListenerTable, routes: Routes) -> None:
             continue
         queues = [NOW if target.transport == NOW else target.queue for target in targets]
         if listener.queue is not None and listener.queue not in queues:
+            meant = next((each.queue for each in targets if str(each) == listener.queue), None)
+            mend = did_you_mean(listener.queue, queues)
+            if meant is not None:
+                mend = f'; a listener names its queue without the transport: queue="{meant}"'
             problems.append(
                 f'{listener.id}: it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed '
-                f"to {', '.join(map(str, targets))}{did_you_mean(listener.queue, queues)}"
+                f"to {', '.join(map(str, targets))}{mend}"
             )
     if problems:
         raise ConfigurationError("\n".join(problems))

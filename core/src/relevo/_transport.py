@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import attrs
 
@@ -14,6 +13,9 @@ from relevo._clock import Clock
 from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, Unreadable
 from relevo._envelope import Envelope
 from relevo.errors import LeaseLostError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @attrs.frozen(kw_only=True)
@@ -91,8 +93,15 @@ class Transport(ABC):
     This is all that a stranger writes to put relevo on something new. Batches go in and come out
     everywhere, since a commit or a round trip is what costs; a batch of one is common, an empty one
     does nothing. Every method may be called from several threads, ``receive`` from one at a time.
-    An instance never crosses a fork. Foreign errors are translated: what a method raises is a
-    :class:`RelevoError`, the driver's own is its ``__cause__``.
+    Foreign errors are translated: what a method raises is a :class:`RelevoError`, the driver's own is
+    its ``__cause__``.
+
+    A process may be forked while it has an instance, as by a server that imports the application first.
+    One that has done nothing but ``open`` and ``setup`` must work on both sides then, so these two leave
+    no connection, thread or lock in use. What was used more may refuse to work in the child, and says so;
+    a socket or a lock that both sides use is never right. One that means to go on starts anew in the
+    child, which it tells by ``os.register_at_fork``, or by ``os.getpid()`` where nothing told Python; what
+    was handed out before stays with the parent, and to the child it is lost.
     """
 
     capabilities: Capabilities
@@ -106,7 +115,10 @@ class Transport(ABC):
     """
 
     name: str
-    """What the application calls it; errors and log lines do too."""
+    """What the application calls it, which may say so after it was opened; errors and log lines do too."""
+
+    folder: Path | None = None
+    """Where on this host it keeps its files, if it does: there the locks of those who use it lie too."""
 
     @classmethod
     @abstractmethod
@@ -202,7 +214,7 @@ class Transport(ABC):
 
         Promises:
             limit-is-respected · leased-is-hidden · lost-lease-returns · losses-are-counted ·
-            malformed-is-quarantined
+            malformed-is-quarantined · nobody-starves · wait-is-kept
         """
 
     @abstractmethod
@@ -210,14 +222,17 @@ class Transport(ABC):
         """
         End each of *settlements*, each on its own, by compare-and-set on the receipt.
 
-        A dead letter is durable before its source is given up. Where settlement is only ``sent``, that
-        is said of acks alone: the other outcomes are confirmed when this returns.
+        A dead letter is durable before its source is given up; if the same event lies dead in its queue
+        already, the new one takes its place. What is nacked goes behind the others that are ready, so that
+        it holds nobody up. Where settlement is only ``sent``, that is said of acks alone: the other outcomes
+        are confirmed when this returns.
 
         Args:
             settlements: Pairs of a delivery and its outcome.
 
         Returns:
-            The deliveries whose lease was lost; nothing was changed for them.
+            The deliveries whose lease was lost; nothing was changed for them. One that stands twice among
+            *settlements* is lost the second time.
 
         Raises:
             TransportUnavailableError: The server could not be reached; none is known to be settled.
@@ -359,6 +374,33 @@ class Transport(ABC):
         """
         raise self._unsupported("transactional")
 
+    def bound_with_setup(
+        self, session: Any, queues: Sequence[str], *, relay_to: str | None = None
+    ) -> BoundSender | None:
+        """
+        Return a sender as :meth:`bound_to` does, which creates what is missing in *session*'s transaction too.
+
+        Asked for in the place of ``setup`` and ``bound_to`` until ``setup`` was called once: for where that
+        would wait for the very transaction that is to be joined. If it is rolled back, what it created is
+        gone with it, and the next sender creates it again.
+
+        Args:
+            session: Whatever the backend can join.
+
+            queues: Those that will be sent to.
+
+            relay_to: As for :meth:`bound_to`.
+
+        Returns:
+            The sender; ``None``, unless a transport knows better, if only ``setup`` creates anything.
+
+        Raises:
+            SessionError: As from :meth:`bound_to`.
+
+            ConfigurationError: What is there does not fit, for example a newer schema.
+        """
+        return None
+
     def cancel(self, event_id: str) -> int:
         """Take out the events of *event_id* that nobody holds; return how many that were."""
         raise self._unsupported("cancel")
@@ -371,6 +413,9 @@ class Transport(ABC):
 
         Raises:
             UnsupportedError: ``find`` is not claimed.
+
+        Promises:
+            found-as-it-is
         """
         raise self._unsupported("find")
 
@@ -402,9 +447,7 @@ class Transport(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

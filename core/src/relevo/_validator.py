@@ -95,9 +95,14 @@ def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
         try:
             result[_text(name)] = _plain(item, room)
         except _Unfaithful as fault:
-            fault.steps.append(f".{name}" if name.isidentifier() and name.isascii() else f"[{shown(name)}]")
+            fault.steps.append(step(name))
             raise
     return result
+
+
+def step(key: object) -> str:
+    """Return how *key* stands in a path."""
+    return f".{key}" if isinstance(key, str) and key.isidentifier() and key.isascii() else f"[{shown(key)}]"
 
 
 def _array(items: Iterable[Any], room: int) -> list[Any]:

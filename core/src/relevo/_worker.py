@@ -41,6 +41,8 @@ _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 _COMPLAIN_EVERY = 60.0
+_ASK_EVERY = 0.1
+"""Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -92,14 +94,17 @@ class Worker:
         self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
+        self.held = self._ledger.held
+        """How many deliveries were received and are not known to be settled; may be asked from any thread."""
         self._pace = Pace(most)
-        self._stopped = False
-        self._outages = 0
+        self._stopped = self._hurried = False
+        self._outages = self._doubts = 0
         self._complained = 0.0
         self._started = self._clock.monotonic()
-        self._linger = 0.0
-        self._lingered = 0.0
-        self._doubts = 0
+        self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
+        self._linger = self.lingered = 0.0
+        """How many of the seconds of *settle* are over, in the second of them."""
+        self._asked = self._started
 
     def stop(self) -> None:
         """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
@@ -125,9 +130,13 @@ class Worker:
         if self._background:
             keeper.start()
         around = self._hooks.observers("relevo_around_run")
+        about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
         try:
-            with observed(around, transport=self._transport.name, queues=self._queues):
+            with observed(around, **about):
                 stopped_by = self._loop()
+        except KeyboardInterrupt:
+            self._hurried = True
+            raise
         finally:
             try:
                 self._put_back()
@@ -194,11 +203,13 @@ class Worker:
             ledger.flush()
 
     def _finish(self) -> None:
-        """Wait for what runs, and settle it."""
+        """Wait for what runs, unless nobody wants to wait, and settle it."""
         executor, ledger = self._executor, self._ledger
         while executor.running():
             for delivery, outcome in executor.finished(_WAIT_BUSY):
                 ledger.add(delivery, outcome)
+            if self._hurried:
+                break
         ledger.flush()
 
     def _fetch(self) -> bool:
@@ -218,7 +229,7 @@ class Worker:
         now = self._clock.monotonic()
         self._pace.received(batch, asked=limit, now=now)
         if self._linger:
-            self._lingered, self._linger = self._lingered + now - began, 0.0
+            self.lingered, self._linger = self.lingered + now - began, 0.0
         if not batch:
             self._outages = 0
             ledger.flush()
@@ -253,7 +264,7 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
-        left = self._options.settle - self._lingered
+        left = self._options.settle - self.lingered
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
             self._linger = min(left, _WAIT)
             return False
@@ -261,15 +272,16 @@ class Worker:
 
     def _limit_reached(self) -> str | None:
         options = self._options
+        now = self._clock.monotonic()
         if self._stopped:
             return "asked"
         if options.max_events is not None and self._ledger.handled() >= options.max_events:
             return "events"
-        if options.max_seconds is not None and self._clock.monotonic() - self._started >= options.max_seconds:
+        if now >= self._ends:
             return "time"
-        if not self._backlog:
-            objection = self._hooks.objection()
-            if objection is not None:
+        if not self._backlog or now - self._asked >= _ASK_EVERY:
+            self._asked = now
+            if (objection := self._hooks.objection()) is not None:
                 _log.info("taking no further events: %s", objection)
                 return "objection"
         return None
@@ -303,7 +315,7 @@ class Worker:
                 ended.wait(_WAIT)
 
     def sit_out(self, error: TransportUnavailableError) -> None:
-        """Wait for a server that is down, longer each time, with one line a minute; or raise *error*."""
+        """Wait for a server that is down, longer each time, at most as long as is left; or raise *error*."""
         if not self._patient:
             raise error
         now = self._clock.monotonic()
@@ -312,7 +324,7 @@ class Worker:
             _log.warning("%s; waiting until it is back", error)
         longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
         self._outages += 1
-        self._pause(longest * (0.5 + self._chance() / 2))
+        self._pause(min(longest * (0.5 + self._chance() / 2), self._ends - now))
 
     def _pause(self, seconds: float) -> None:
         """Wait in slices, so that :meth:`stop` is heard."""

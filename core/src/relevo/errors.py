@@ -42,19 +42,18 @@ class DuplicateEventError(ConfigurationError):
         self.name = name
         self.first = first
         self.second = second
-        super().__init__(f'the event "{name}" is declared twice: by {first!r} and by {second!r}; rename one')
+        mend = _imported_again(first, second) or "rename one"
+        super().__init__(f'the event "{name}" is declared twice: by {first!r} and by {second!r}; {mend}')
 
 
 class DuplicateListenerError(ConfigurationError):
     """Raised when two listeners of one event have the same id."""
 
-    def __init__(self, listener_id: str, event_name: str):
+    def __init__(self, listener_id: str, event_name: str, *functions: object):
         self.listener_id = listener_id
         self.event_name = event_name
-        super().__init__(
-            f'two listeners of "{event_name}" have the id "{listener_id}"; '
-            f"give one of them another with listener(…, id=…)"
-        )
+        mend = _imported_again(*functions) or "give one of them another, id=… in @relevo.listener(…) or add_listener(…)"
+        super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"; {mend}')
 
 
 class EventNameError(ConfigurationError):
@@ -184,7 +183,7 @@ class EncodeError(CodecError):
         self.event_name = event_name
         self.path = path
         self.why = why
-        super().__init__(f'the event "{event_name}" cannot be sent: {path}: {why}')
+        super().__init__(f'the event "{event_name}" cannot be sent: {path[:80]}{"…" * (len(path) > 80)}: {why}')
 
 
 class DecodeError(CodecError):
@@ -219,6 +218,15 @@ class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
     def __init__(self, reason: str = ""):
         self.reason = reason
         super().__init__(reason or "gave up")
+
+
+def _imported_again(*things: object) -> str | None:
+    """Return what to do if some of *things* are of the file that is run, and the others are not."""
+    if len({getattr(each, "__module__", None) == "__main__" for each in things}) < 2:
+        return None
+    return (
+        "the file that is run is __main__, and imported it is there again; move what is imported to a file of its own"
+    )
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:

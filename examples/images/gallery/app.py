@@ -1,7 +1,8 @@
-"""The application: its configuration is in relevo.toml, what an event's subject is stands here."""
+"""The application: its configuration is in relevo.toml or where RELEVO_CONFIG says, what a subject is stands here."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import relevo
@@ -9,12 +10,12 @@ from gallery.models import Image
 from gallery.store import store
 from relevo_sql import orm_subject
 
-CONFIGURATION = Path(__file__).resolve().parent.parent / "relevo.toml"
+CONFIGURATION = Path(os.environ.get("RELEVO_CONFIG") or Path(__file__).resolve().parent.parent / "relevo.toml")
 
 
-def make(*, clock: relevo.Clock | None = None) -> relevo.App:
-    """Return the application as relevo.toml and the environment describe it."""
-    made = relevo.App.from_config(CONFIGURATION, clock=clock)
+def make(configuration: Path = CONFIGURATION, *, clock: relevo.Clock | None = None) -> relevo.App:
+    """Return the application as *configuration* and the environment describe it."""
+    made = relevo.App.from_config(configuration, clock=clock)
     made.add_subject(orm_subject(Image, store.session))
     return made
 

@@ -246,7 +246,9 @@ def test_cron_tells_of_a_dead_letter_which_can_be_revived(box: Program) -> None:
 
 def test_cron_tells_of_a_mistake_in_the_configuration_and_of_a_database_that_is_not_there(box: Program) -> None:
     assert "RELEVO_SETUP" in box.run("./every-minute.sh", code=78, RELEVO_SETUP="perhaps")
-    assert "cannot be opened" in box.run("./every-minute.sh", code=69, RELEVO_TRANSPORTS__MAIN="sqlite:///no/where.db")
+    assert "there is no folder" in box.run(
+        "./every-minute.sh", code=69, RELEVO_TRANSPORTS__MAIN="sqlite:///no/where.db"
+    )
 
 
 # --- plain_script ---------------------------------------------------------------------------------

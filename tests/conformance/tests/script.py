@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from relevo import Ack, Capabilities, DeadLetter, DeadLetterEntry, Envelope, Nack, Outcome, Stats, Unreadable
+from relevo import Ack, Capabilities, DeadLetter, DeadLetterEntry, Envelope, Found, Nack, Outcome, Stats, Unreadable
 from relevo_conformance import Violation, check, history
 
 EVERYTHING = Capabilities(
@@ -22,6 +22,7 @@ EVERYTHING = Capabilities(
     checkpoint=True,
     dead_letters=True,
     cancel=True,
+    find=True,
     purge=True,
     dedupe=True,
     stats="exact",
@@ -85,8 +86,8 @@ class Script:
             ended = {"end": "unknown", "error": "SendError"} | ended
         self.call(call, value, **ended)
 
-    def put_raw(self, raw: bytes) -> None:
-        self.call(history.PutRaw(queue="q", raw=raw, headers={}))
+    def put_raw(self, raw: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.call(history.PutRaw(queue="q", raw=raw, headers=headers or {}))
 
     def handed(self, what: Envelope | Unreadable, **fields: Any) -> history.Handed:
         self._handed += 1
@@ -150,6 +151,13 @@ class Script:
 
     def dead(self, *entries: DeadLetterEntry, limit: int = 100) -> None:
         self.call(history.ListDead(queues=("q", "r"), limit=limit), history.Entries(entries))
+
+    def living(self, what: Envelope, **fields: Any) -> Found:
+        defaults: dict[str, Any] = {"status": "ready", "attempt": 1, "losses": 0, "state": b"", "enqueued_at": 1000.0}
+        return Found(queue=what.queue, envelope=what, **(defaults | fields))
+
+    def find(self, *events: Found, event_id: str = "e1") -> None:
+        self.call(history.Find(event_id=event_id), history.Living(events))
 
     def revive(self, refs: Mapping[str, bytes], *missing: str) -> None:
         self.call(history.Revive(refs=refs), history.Missing(missing))

@@ -57,7 +57,6 @@ def test_what_was_lost_is_raised_at_the_end_of_the_block() -> None:
         with Bench(Broken()) as bench:
             worker = bench.worker()
             worker.send([bench.envelope()])
-            worker.nack(bench.one(worker))
             bench.one(worker)
 
     with pytest.raises(BrokenPromiseError) as caught:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from relevo import Release
 from relevo_conformance import check, dump, history, load
@@ -12,10 +17,28 @@ from relevo_conformance.bench import Bench
 from relevo_conformance.history import tally
 
 from .memory import MemoryHarness
-from .script import EVERYTHING, Script, event
+from .script import BROKER, EVERYTHING, NOTHING, Script, event
+
+Path = tuple[str | int, ...]
+"""To a value within a line: the names of fields, and positions."""
+
+GONE, OTHER = object(), object()
+"""Stand for no value, and for one of the same history that stands elsewhere."""
+
+NOT_A_NUMBER = float("nan")
+ODD: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 12)
+    | st.sampled_from([10**30, 10**400, -0.5, 1e308, -1e308, NOT_A_NUMBER, float("inf")])
+    | st.sampled_from(["", "x", "done", "sent", "NaN", "1", "a", "\ud800", "\x00", "\x1b[1m"])
+    | st.sampled_from([[], {}, [1], [None], [[]], {"$": "Ack"}, {"$": "Nope"}, {"$": []}, {"$": "Envelope"}])
+    | st.sampled_from([{"$": "bytes"}, {"$": "bytes", "base64": "!!"}, {"$": "bytes", "base64": "AA=="}])
+    | st.sampled_from([{"$": "map"}, {"$": "map", "items": [[]]}, {"$": "map", "items": [[{}, "x"]]}])
+)
 
 
-@pytest.fixture(name="recorded")
+@pytest.fixture(name="recorded", scope="module")
 def _recorded() -> list[history.Record]:
     """Record a history in which every kind of call and of value occurs."""
     harness = MemoryHarness()
@@ -40,6 +63,7 @@ def _recorded() -> list[history.Record]:
         refs = [entry.ref for entry in worker.dead_letters(bench.queues)]
         worker.revive(dict.fromkeys(refs, b""))
         worker.discard(refs)
+        worker.find(f"{bench.token}-1")
         worker.cancel("nothing")
         worker.purge(bench.queues[1])
         worker.stats(bench.queue)
@@ -55,7 +79,10 @@ def test_a_history_survives_being_written_as_json_lines(recorded: list[history.R
 
 
 def test_each_record_is_one_line_of_json(recorded: list[history.Record]) -> None:
-    for line in dump(recorded):
+    head, *lines = dump(recorded)
+
+    assert json.loads(head) == {"$": "relevo-conformance history", "version": 1}
+    for line in lines:
         assert "\n" not in line
         assert json.loads(line)["$"] in {"Invoked", "Returned"}
 
@@ -73,12 +100,26 @@ def test_a_history_that_was_read_is_judged_as_the_one_that_was_written() -> None
 def test_blank_lines_are_skipped_and_others_are_told_by_their_number() -> None:
     script = Script()
     script.send(event())
-    lines = list(dump(script.records))
+    head, *lines = dump(script.records)
 
-    assert len(load([lines[0], "", " ", lines[1]])) == 2
-    for wrong in ("{}", "[]", "not json", '{"$":"Invoked"}', '{"$":"Popen"}', '{"$":"Ack"}'):
+    assert len(load([head, lines[0], "", " ", lines[1]])) == 2
+    for wrong in ("{}", "[]", "not json", '{"$":"Invoked"}', '{"$":"Popen"}', '{"$":"Ack"}', lines[0][:-9], lines[1]):
         with pytest.raises(ValueError, match="line 2"):
-            load([lines[0], wrong])
+            load([head, wrong])
+
+
+@pytest.mark.parametrize("first", ["", "{}", "[1]", "not json", '{"$":"Invoked"}', "\x7fELF", '{"version":1}'])
+def test_a_file_of_another_program_is_refused(first: str) -> None:
+    with pytest.raises(ValueError, match="no history"):
+        load([first, "{}"])
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_history_of_another_version_is_refused_and_says_which_can_be_read(version: object) -> None:
+    head = json.dumps({"$": "relevo-conformance history", "version": version})
+
+    with pytest.raises(ValueError, match=rf"version {version!r}, and version 1"):
+        load([head])
 
 
 def test_what_has_no_place_in_a_history_is_refused() -> None:
@@ -104,3 +145,173 @@ def test_a_tally_says_what_was_met(recorded: list[history.Record]) -> None:
         "drain done",
     ):
         assert met.get(situation), situation
+
+
+# --- of a stranger ---------------------------------------------------------------------------------
+
+
+def paths(plain: object, to: Path = ()) -> Iterator[Path]:
+    """Yield where *plain*, and each value within it, stands."""
+    yield to
+    if isinstance(plain, dict | list):
+        for key, item in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            yield from paths(item, (*to, key))
+
+
+def at(plain: Any, path: Path) -> Any:
+    for step in path:
+        plain = plain[step]
+    return plain
+
+
+@pytest.fixture(name="written", scope="module")
+def _written(recorded: list[history.Record]) -> list[Any]:
+    """Return what the lines of a history hold, the first left out; of records that are alike one is enough."""
+    return [json.loads(line) for line in dump(recorded)][1:]
+
+
+@pytest.fixture(name="places", scope="module")
+def _places(written: list[Any]) -> list[tuple[int, Path]]:
+    return [(number, path) for number, line in enumerate(written) for path in paths(line) if path]
+
+
+@settings(deadline=None)
+@given(where=st.integers(0, 9999), to=ODD | st.sampled_from([GONE, OTHER]), other=st.integers(0, 9999))
+def test_whatever_a_value_is_changed_to_there_is_a_verdict_or_a_refusal_of_its_line(
+    written: list[Any], places: list[tuple[int, Path]], where: int, to: Any, other: int
+) -> None:
+    lines = deepcopy(written)
+    number, path = places[where % len(places)]
+    kept = at(lines[number], path[:-1])
+    if to is GONE:
+        del kept[path[-1]]
+    else:
+        number, place = places[other % len(places)]
+        kept[path[-1]] = at(written[number], place) if to is OTHER else to
+    head = next(iter(dump([])))
+
+    told = ""
+    try:
+        records = load([head, *map(json.dumps, lines)])
+    except ValueError as error:
+        records, told = (), str(error)
+
+    assert records or re.fullmatch(r"line \d+: .*", told)
+    for capabilities in (EVERYTHING, BROKER, NOTHING):
+        assert all(str(violation) for violation in check(records, capabilities))
+
+
+SENT = [history.Invoked(op=1, worker="a", at=1.0, call=history.Send(envelopes=(event(), event(2)), delay=2.0))]
+ASKED = history.Receive(queues=("q",), limit=2, lease=60.0, wait=0.0)
+RECEIVED = [
+    history.Invoked(op=1, worker="a", at=1.0, call=ASKED),
+    history.Returned(op=1, at=1.0, end="done", value=history.HandedOut((Script().handed(event()),))),
+]
+
+
+@pytest.mark.parametrize(
+    ("records", "path", "to", "told"),
+    [
+        (SENT, ("at",), "NaN", "line 2: at is 'NaN'; expected a finite number"),
+        (SENT, ("at",), float("nan"), "line 2: at is nan; expected a finite number"),
+        (SENT, ("at",), float("inf"), "line 2: at is inf; expected a finite number"),
+        (SENT, ("at",), 10**400, "line 2: at is 1000"),
+        (SENT, ("at",), True, "line 2: at is True; expected a finite number"),
+        (SENT, ("op",), 1.0, "line 2: op is 1.0; expected a whole number"),
+        (SENT, ("op",), False, "line 2: op is False; expected a whole number"),
+        (SENT, ("at",), GONE, "line 2: at is missing; expected a finite number"),
+        (SENT, ("when",), 1.0, "line 2: 'when' is no field of Invoked"),
+        (SENT, ("$",), "Popen", "line 2: the record is "),
+        (SENT, ("call", "$"), "Ack", "line 2: call is "),
+        (SENT, ("call", "delay"), None, "line 2: call.delay is None; expected a finite number"),
+        (SENT, ("call", "envelopes"), None, "line 2: call.envelopes is None; expected a list"),
+        (SENT, ("call", "envelopes", 1, "id"), 7, "line 2: call.envelopes[1].id is 7; expected a text"),
+        (SENT, ("call", "envelopes", 0, "body"), "{}", "line 2: call.envelopes[0].body is '{}'; expected bytes"),
+        (SENT, ("call", "envelopes", 0, "body", "base64"), "!", "line 2: call.envelopes[0].body.base64 is '!': "),
+        (SENT, ("call", "envelopes", 0, "headers"), {}, "line 2: call.envelopes[0].headers is {}; expected a map"),
+        (
+            SENT,
+            ("call", "envelopes", 0, "headers", "items"),
+            [["a", 1]],
+            "line 2: call.envelopes[0].headers['a'] is 1; expected a text",
+        ),
+        (
+            SENT,
+            ("call", "envelopes", 0, "urgency"),
+            "higher",
+            'line 2: call.envelopes[0].urgency is \'higher\'; expected "normal" or "high"',
+        ),
+        (
+            SENT,
+            ("call", "envelopes", 0, "ordering_key"),
+            0,
+            "line 2: call.envelopes[0].ordering_key is 0; expected a text or null",
+        ),
+        (RECEIVED, ("value", "deliveries", 0, "attempt"), None, "line 3: value.deliveries[0].attempt is None; exp"),
+        (
+            RECEIVED,
+            ("value", "deliveries", 0, "event"),
+            {"$": "Handed"},
+            "line 3: value.deliveries[0].event is {'$': 'Handed'}; expected Envelope or Unreadable",
+        ),
+        (RECEIVED, ("op",), 2, "line 3: op is 2, and this call had not begun, or had ended"),
+    ],
+)
+def test_a_line_is_refused_by_the_field_that_is_wrong(
+    records: list[history.Record], path: Path, to: object, told: str
+) -> None:
+    *before, line = [json.loads(line) for line in dump(records)]
+    kept = at(line, path[:-1])
+    if to is GONE:
+        del kept[path[-1]]
+    else:
+        kept[path[-1]] = to
+
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - looked at below
+        load(map(json.dumps, [*before, line]))
+
+    assert str(raised.value).startswith(told)
+
+
+def test_a_whole_number_is_a_time_too() -> None:
+    lines = [line.replace("1.0", "1") for line in dump(SENT)]
+
+    (record,) = load(lines)
+
+    assert record == SENT[0]
+    assert isinstance(record.at, float)
+
+
+def test_what_cannot_follow_on_the_lines_before_is_refused() -> None:
+    def calls(*all_: tuple[history.Call, history.Value | None], ops: tuple[int, ...] = (1, 2, 3, 4)) -> Iterator[str]:
+        records: list[history.Record] = []
+        for op, (call, value) in zip(ops, all_, strict=False):
+            records.append(history.Invoked(op=op, worker="a", at=1.0, call=call))
+            records.append(history.Returned(op=op, at=1.0, end="done", value=value))
+        return dump(records)
+
+    handed = history.HandedOut((Script().handed(event()),))
+    received: tuple[history.Call, history.Value] = (ASKED, handed)
+    begun: list[tuple[history.Call, None]] = [
+        (history.SetSavepoint(transaction=1, savepoint=number), None) for number in (1, 2)
+    ]
+    outer, inner = ((history.EndSavepoint(transaction=1, savepoint=one, way="rollback"), None) for one in (1, 2))
+
+    with pytest.raises(ValueError, match="line 4: op is 1, which is the number of another call"):
+        load(calls((history.Open(), None), (history.Open(), None), ops=(1, 1)))
+    with pytest.raises(ValueError, match=r"line 5: value\.deliveries\[0\]\.number is 1, which is that of another"):
+        load(calls(received, received))
+    with pytest.raises(ValueError, match=r"line 3: value\.fates are 1, of 2 envelopes"):
+        load(calls((SENT[0].call, history.Fates(("sent",)))))
+    with pytest.raises(ValueError, match='line 9: end is "done", and savepoint 2 had not begun, or had ended'):
+        load(calls(*begun, outer, inner))
+    assert len(load(calls(*begun, inner, outer))) == 8
+
+
+def test_lines_that_are_nested_too_deeply_are_refused() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+
+    with pytest.raises(ValueError, match="line 2 is not a record"):
+        load([*dump([]), deep])
+    with pytest.raises(ValueError, match="no history"):
+        load([deep])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from relevo import Transport
+from relevo_conformance import Harness
 from relevo_conformance.machine import TransportMachine, machine_for
 from relevo_conformance.profile import PROFILES
+from relevo_conformance.promise import CALLS_COME_BACK
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError
 
 from .memory import MemoryHarness
+from .strange import answering, hanging, impatient
 
 QUICK = PROFILES["quick"]
 
@@ -18,6 +25,13 @@ RARE = (
     "handed out after a loss",
     "handed out after a nack",
     "event unknown",
+    "receive unknown",
+    "settle unknown",
+    "extend unknown",
+    "checkpoint unknown",
+    "revive unknown",
+    "discard unknown",
+    "cancel unknown",
     "event refused",
     "stale ack",
     "stale nack",
@@ -80,3 +94,52 @@ def test_a_machine_has_a_test_case_that_can_be_collected_by_itself() -> None:
 
     assert issubclass(machine, TransportMachine)
     assert machine.met["drain done"] >= 5
+
+
+@pytest.mark.parametrize("verb", ["setup", "send", "receive", "close"])
+def test_a_call_that_never_comes_back_ends_a_test_case_that_was_collected_by_itself(verb: str) -> None:
+    case = machine_for(impatient(answering(verb, hanging)), seeded=1).TestCase
+
+    with pytest.raises(BrokenPromiseError) as raised:
+        case("runTest").debug()
+
+    assert raised.value.promises == {CALLS_COME_BACK.id}
+    assert f"{verb} did not come back within 1 s" in str(raised.value)
+
+
+def test_a_hook_that_never_comes_back_ends_a_test_case_that_was_collected_by_itself() -> None:
+    class CannotOpen(MemoryHarness):
+        call_timeout = 1.0
+
+        def open(self) -> Transport:
+            hanging(None)
+
+    with pytest.raises(HarnessError, match=r"CannotOpen\.open did not come back within 1 s"):
+        machine_for(CannotOpen, seeded=1).TestCase("runTest").debug()
+
+
+def test_a_machine_that_somebody_adds_rules_to_has_a_test_case_of_its_own() -> None:
+    machine = machine_for(MemoryHarness, seeded=1)
+    further: type[TransportMachine] = type("Further", (machine,), {"met": Counter()})
+    further.TestCase.settings = settings(QUICK.of_histories(fake=True), max_examples=5)
+
+    further.TestCase("runTest").debug()
+
+    assert further.met["drain done"] >= 5
+    assert not machine.met
+
+
+def test_a_test_case_closes_the_harness_that_it_opened() -> None:
+    closed: list[Harness] = []
+
+    class Told(MemoryHarness):
+        def close(self) -> None:
+            super().close()
+            closed.append(self)
+
+    case = machine_for(Told, seeded=1).TestCase
+    case.settings = settings(QUICK.of_histories(fake=True), max_examples=5)
+
+    case("runTest").debug()
+
+    assert len(closed) == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from relevo_conformance import PROMISES, suite
 from relevo_conformance.examination import examine
 from relevo_conformance.profile import PROFILES
 
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "conformance.md"
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -50,3 +54,18 @@ def test_the_profiles_are_told_as_they_are(name: str) -> None:
 
     assert row in README
     assert f"{profile.slow_histories} of {profile.slow_steps}" in README
+
+
+def test_the_card_that_the_reference_shows_is_one_of_today() -> None:
+    """RELEVO_TEST_ACCEPT=1 runs the command and writes its card anew."""
+    before, rest = REFERENCE.read_text(encoding="utf-8").split("$ relevo-conformance run memory\n")
+    card, after = rest.split("```", 1)
+    if os.environ.get("RELEVO_TEST_ACCEPT") == "1":
+        command = Path(sys.executable).with_name("relevo-conformance")
+        card = subprocess.run([command, "run", "memory"], capture_output=True, text=True, check=True).stdout
+        REFERENCE.write_text(f"{before}$ relevo-conformance run memory\n{card}```{after}", encoding="utf-8")
+
+    shown = re.findall(r"^([a-z-]+) +(core|must|optional) +(PASS|FAIL|UNKNOWN|N/A|DEVIATES)", card, re.MULTILINE)
+
+    assert shown == [(promise.id, promise.level, "PASS") for promise in PROMISES.values()]
+    assert f"conformant: {len(PROMISES)} PASS" in card

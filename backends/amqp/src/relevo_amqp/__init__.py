@@ -2,12 +2,15 @@
 
 from relevo_amqp._transport import AmqpTransport
 from relevo_amqp._options import AmqpOptions
+from relevo_amqp._supervisor import SupervisorRunner
 from relevo_amqp._errors import AccessRefusedError, ServerTooOldError, TopologyError
 
 __all__ = [
     # the transport and what configuration may say of it
     "AmqpTransport",
     "AmqpOptions",
+    # what supervisor runs
+    "SupervisorRunner",
     # what can be wrong with a server
     "AccessRefusedError",
     "ServerTooOldError",

@@ -415,6 +415,14 @@ class Channel:
             parcel.exchange, parcel.key, parcel.body, pika.BasicProperties(**parcel.properties), mandatory=True
         )
 
+    def commit(self, answered: Callable[[], None]) -> None:
+        """Have the acks that were sent take effect, and call *answered* when they have; in the loop's thread."""
+        self.raw.tx_commit(lambda _: self.loop.soon(answered))
+
+    def cut(self) -> None:
+        """Cut its connection: the server is silent."""
+        self._connection.abort()
+
     def close(self) -> None:
         """Close it without waiting; what it held goes back to the server."""
 

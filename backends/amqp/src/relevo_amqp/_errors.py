@@ -112,5 +112,6 @@ def translated(error: LineLostError, *, transport: str, place: str) -> RelevoErr
     if kind is AccessRefusedError:
         return AccessRefusedError(transport, place, error.why)
     if kind is TransportUnavailableError:
-        return TransportUnavailableError(transport, f"{place}: {error.why}")
+        mend = "; is the server started, and is that its port?" if error.kind == "ConnectionRefusedError" else ""
+        return TransportUnavailableError(transport, f"{place}: {error.why}{mend}")
     return ConfigurationError(f'the transport "{transport}" cannot speak with {place}: {error.why}')

@@ -118,7 +118,9 @@ class Hub:
         Raises:
             LineLostError: The server could not be reached.
         """
-        return Subscription(self.channel(), timeout=self.timeout)
+        channel = self.channel()
+        channel.call("tx_select", timeout=self.timeout)
+        return Subscription(channel, timeout=self.timeout)
 
     def declare(self, queues: Sequence[str], *, dry_run: bool = False) -> list[str]:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -12,10 +13,20 @@ from relevo.errors import ConfigurationError, shown
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_GUEST = "guest"
+"""The user that a server comes with, and its password."""
+
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 MAX_BODY = 16 * 1024 * 1024
 """RabbitMQ's own limit in bytes unless its ``max_message_size`` says otherwise; beyond it a channel is closed."""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 @attrs.frozen(kw_only=True)
@@ -38,15 +49,24 @@ class Address:
         alone means the default virtual host.
 
         Raises:
-            ConfigurationError: It is not an address of RabbitMQ; its password is not shown.
+            ConfigurationError: It is not an address of RabbitMQ, or is elsewhere and names no user; its
+                password is not shown.
         """
         mend = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
         wrong = f"{shown(masked_url(url))} is not an address of RabbitMQ"
         try:
             parts = urlsplit(url)
-            port = parts.port
         except ValueError:
             raise ConfigurationError(f"{wrong}; {mend}") from None
+        _, at, place = parts.netloc.rpartition("@")
+        if not at and ":" in place and "@" in url:
+            raise ConfigurationError(f"{wrong}: in a user or password write / as %2F, ? as %3F and # as %23; {mend}")
+        try:
+            port = parts.port
+        except ValueError:
+            said = place.rpartition(":")[2]  # without credentials it may be a password, its @host forgotten
+            told = f"the port {shown(said)}" if at or said.isdecimal() else "what follows the colon"
+            raise ConfigurationError(f"{wrong}: {told} is no number from 1 to 65535; {mend}") from None
         if parts.scheme not in _PORTS or not parts.hostname or port == 0:
             raise ConfigurationError(f"{wrong}; {mend}")
         if parts.query or parts.fragment:
@@ -55,12 +75,20 @@ class Address:
             raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {mend}")
         if _ESCAPED.search(parts.netloc + parts.path):
             raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {mend}")
+        user = _GUEST if parts.username is None else unquote(parts.username)
+        password = _GUEST if parts.password is None else unquote(parts.password)
+        if user in ("", _GUEST) and password == _GUEST and not _is_loopback(parts.hostname):
+            raise ConfigurationError(
+                f'{shown(masked_url(url))} names no user of its own, and RabbitMQ takes its user "{_GUEST}" from its '
+                f"own machine alone; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
+                f"or localhost if it is this machine"
+            )
         return cls(
             host=parts.hostname,
             port=port or _PORTS[parts.scheme],
             vhost=unquote(parts.path[1:]) or "/",
-            user=unquote(parts.username) if parts.username is not None else "guest",
-            password=Secret(unquote(parts.password) if parts.password is not None else "guest"),
+            user=user,
+            password=Secret(password),
             encrypted=parts.scheme == "amqps",
         )
 
@@ -74,7 +102,11 @@ class AmqpOptions:
     """What configuration may say of an :class:`AmqpTransport`."""
 
     url: str = attrs.field(default="amqp://localhost", repr=masked_url)
-    """``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS with verified host names."""
+    """
+    ``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS with verified host names.
+
+    A server on this machine needs no user; one elsewhere does.
+    """
 
     prefix: str = "relevo"
     """With what the names of all exchanges and queues begin; two applications on one virtual host need two."""

@@ -160,7 +160,7 @@ class Receiver:
             LineLostError: The server could not be reached.
         """
         if self.subscription is not None and self.subscription.lost is None:
-            self.subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
+            self.subscription.finish()
 
     # --- subscribing -----------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Receiver:
         if not subscription.worn or subscription.held:
             return subscription
         fresh = self._hub.subscription()
-        subscription.finish(self._hub.topology.queue(self._queues[0], Role.MAIN))
+        subscription.finish()
         self.subscription = fresh
         return fresh
 
@@ -335,6 +335,7 @@ class Receiver:
             raise
         confirmed = set(batch.positions(Fate.CONFIRMED))
         subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
+        subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
         if len(confirmed) < len(arrivals):
             self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
             if batch.positions(Fate.REFUSED):

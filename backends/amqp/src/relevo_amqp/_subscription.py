@@ -57,7 +57,7 @@ class Subscription:
     The consumers of one channel, what they brought, and what is to be acked.
 
     Args:
-        channel: Open; its own.
+        channel: Open; its own; in transactions, see :meth:`_flush`.
 
         timeout: Seconds for an answer of the server.
     """
@@ -80,6 +80,8 @@ class Subscription:
         self._done: set[int] = set()
         self._flush_scheduled = False
         self._acks_wait = False
+        # How many flushes were sent, how many of them committed, and for how many of these that was answered.
+        self._sent = self._committed = self._taken = 0
         channel.on_lost = self._on_lost
         channel.on_cancel = self._on_cancel
 
@@ -138,8 +140,11 @@ class Subscription:
         ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
         if not ending:
             return
-        self._acks_wait = True
+        with self.changed:
+            self._acks_wait = True
+            sent = self._sent
         try:
+            self._wait_for(sent)
             self._calm(list(ending.values()))
             for tag in ending:
                 self._channel.cancel(tag, self._timeout)
@@ -204,17 +209,16 @@ class Subscription:
         self._on_lost(LineLostError("closed"))
         self._channel.close()
 
-    def finish(self, name: str) -> None:
+    def finish(self) -> None:
         """
-        Close the channel once the acks are through; *name* is any queue on the server.
-
-        Acks sent right before the end of a channel may be ignored
-        (https://github.com/rabbitmq/rabbitmq-server/issues/10327), so there is a round trip between.
+        Close the channel once the acks are through.
 
         Raises:
             LineLostError: The channel is gone.
         """
-        self.count(name)
+        self.wait_for_acks()
+        if self.lost is not None:
+            raise self.lost
         self.close()
 
     # --- arrivals ----------------------------------------------------------------------------------------
@@ -304,6 +308,23 @@ class Subscription:
         if wake:
             self._channel.loop.soon(self._flush)
 
+    def wait_for_acks(self) -> None:
+        """
+        Wait until the server has taken all that was acked, or the subscription is lost; blocking.
+
+        What was acked and not taken comes once more if the process dies. So whoever settles waits for it before
+        acking more, and what comes once more is bounded, however late this process or the server come to their turn.
+        """
+        with self.changed:
+            last = self._sent + bool(self._done)
+        self._wait_for(last)
+
+    def _wait_for(self, flush: int) -> None:
+        with self.changed:
+            answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, self._timeout)
+        if not answered:
+            self._channel.cut()
+
     def give_back(self, tags: Sequence[int], after: float) -> None:
         """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
 
@@ -315,8 +336,10 @@ class Subscription:
                 for tag in mine:
                     del self._unacked[tag]
                 self.changed.notify_all()
+                self._sent += bool(mine)
             for tag in mine:
                 self._channel.raw.basic_nack(tag, requeue=True)
+            self._commit()
 
         self._channel.loop.soon(lambda: self._channel.loop.later(after, give))
 
@@ -344,12 +367,20 @@ class Subscription:
                 self._unacked[tag] = None
 
     def _flush(self) -> None:
-        """Ack what is done: one frame for all up to the oldest that is not, and one for each of the others."""
+        """
+        Ack what is done: one frame for all up to the oldest that is not, and one for each of the others.
+
+        And all of them as one transaction, for two reasons. Its end is answered, as an ack is not. And the channel
+        tells the queue of all together: it keeps back what it has to say from the 32nd ack on until the queue has
+        written the earlier ones, and forgets it if it ends before, even in good order
+        (https://github.com/rabbitmq/rabbitmq-server/issues/10327); what was acked comes once more then, as a loss.
+        """
         with self.changed:
             self._flush_scheduled = False
             if self.lost is not None or self._acks_wait or not self._done:
                 return
             done, self._done = self._done, set()
+            self._sent += 1
             upto = 0
             finished = 0
             for tag in self._unacked:
@@ -368,6 +399,19 @@ class Subscription:
             for tag in sorted(done):
                 if tag > upto:
                     raw.basic_ack(tag)
+        self._commit()
+
+    def _commit(self) -> None:
+        """Have what was sent take effect; what is sent until that is answered follows then."""
+        if self.lost is None and self._taken == self._committed < self._sent:
+            self._committed = self._sent
+            self._channel.commit(self._on_commit)
+
+    def _on_commit(self) -> None:
+        with self.changed:
+            self._taken = self._committed
+            self.changed.notify_all()
+        self._commit()
 
     def _discount(self, tags: Iterable[int]) -> None:
         unacked = self._unacked

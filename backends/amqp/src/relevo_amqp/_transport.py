@@ -75,9 +75,9 @@ class AmqpTransport(Transport):
     Carries events on RabbitMQ 4.0 or later.
 
     What it holds is held by its connection: there is nothing to renew, and when the process dies the
-    server hands all of it out again at once, counted as lost; what was fetched ahead, too. Acks are only
-    sent, since AMQP has no answer to them: if the connection dies behind an ack, an event that is done
-    may come once more.
+    server hands all of it out again at once, counted as lost; what was fetched ahead, too. When ``settle``
+    returns the server has taken the acks of the one before, and may not have written them: if the connection,
+    or the server, dies behind an ack, an event that is done may come once more.
 
     Args:
         options: How to connect; or only the address.
@@ -340,6 +340,9 @@ class AmqpTransport(Transport):
             subscription = None if self._receiver is None else self._receiver.subscription
             if subscription is None:
                 return [delivery for delivery, _ in settlements]
+            # For those of the flush before: while one is on its way the work goes on. And before anything is claimed:
+            # if the subscription ends meanwhile, what it held is lost, and nothing of it may be sent on.
+            subscription.wait_for_acks()
             lost, done, moves = self._sorted(hub, subscription, settlements)
             subscription.ack(done)
             unsettled, why = self._move(hub, subscription, moves)

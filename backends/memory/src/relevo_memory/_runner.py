@@ -12,7 +12,7 @@ class ManualRunner(Runner):
     Handles what is ready, here and now, and returns: for tests, and for whoever has a loop of his own.
 
     What an outbox holds is moved on first; what becomes ready meanwhile is handled too. Nothing waits
-    in the background, and no signal is caught.
+    in the background, no signal is caught, and listeners are called inline whatever the application says.
     """
 
     def run(self, app: App, options: RunOptions | None = None) -> Report:
@@ -29,7 +29,8 @@ class ManualRunner(Runner):
 
             TransportUnavailableError: The server could not be reached.
         """
-        return LoopRunner(signals=False).run(app, attrs.evolve(options or RunOptions(), until_empty=True))
+        told = attrs.evolve(options or RunOptions(), until_empty=True, execution="inline", concurrency=1)
+        return LoopRunner(signals=False).run(app, told)
 
     def unit(self, app: App, options: RunOptions) -> str:
         raise ConfigurationError('the runner "manual" runs when your program calls it; no host system can be told to')

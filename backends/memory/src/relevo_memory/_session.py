@@ -86,10 +86,12 @@ class Joints:
         Return what enlists something to be sent with *session*'s transaction.
 
         Raises:
-            SessionError: It is nothing of SQLAlchemy's that has transactions.
+            SessionError: It is nothing of SQLAlchemy's that has transactions, or an asynchronous connection itself, or
+                the session's transaction is over.
         """
         match _synchronous(session):
             case Session() as found:
+                _require_transaction(found)
                 return partial(self._joined(found).enlist, found)
             case Connection() as connection:
                 if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
@@ -137,9 +139,8 @@ class _JoinedSession:
         _listen(session, "after_transaction_end", self._after_transaction_end)
 
     def enlist(self, session: Session, make: Make) -> None:
+        _require_transaction(session)
         if session.get_transaction() is None:
-            if not session.autobegin:
-                raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
             # As session.add() does: else a roll-back would find nothing to tell us of.
             session.begin()
         self._pending.enlist(_Entry(within=WeakSet(_around(session)), make=make))
@@ -270,6 +271,17 @@ def _savepoints(connection: Connection) -> Iterator[NestedTransaction]:
 # --- what the caller may pass ---------------------------------------------------------------------------
 
 
+def _require_transaction(session: Session) -> None:
+    """Raise :class:`SessionError` unless *session* has a transaction, or begins one by itself."""
+    if not session.is_active:
+        raise SessionError(
+            "the session's transaction is over: it has committed, as in after_commit, or an error has ended it; "
+            "dispatch in before_commit, without session=, or after its rollback()"
+        )
+    if session.get_transaction() is None and not session.autobegin:
+        raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
+
+
 def _synchronous(session: Any) -> Any:
     """Return the session or connection that does the work behind *session*."""
     if isinstance(session, scoped_session):
@@ -280,7 +292,10 @@ def _synchronous(session: Any) -> Any:
         if isinstance(session, asyncio.AsyncSession):
             return session.sync_session
         if isinstance(session, asyncio.AsyncConnection):
-            return session.sync_connection
+            raise SessionError(  # as databases do, which write at once
+                "an asynchronous connection is joined inside its run_sync: "
+                "await connection.run_sync(lambda c: app.dispatch(…, session=c))"
+            )
     return session
 
 

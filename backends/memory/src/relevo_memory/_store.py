@@ -27,6 +27,7 @@ from relevo import (
     action_of,
     after,
 )
+from relevo_memory._board import Locks
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
@@ -73,6 +74,7 @@ class MemoryStore:
         self._dead = DeadLetters()
         self._numbers = itertools.count()
         self._foreign: list[tuple[str, Unreadable]] = []
+        self.locks = Locks()
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
         """Create the queues that are missing; return their names."""

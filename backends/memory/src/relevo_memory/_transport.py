@@ -13,6 +13,7 @@ import attrs
 from relevo import (
     MAX_STATE,
     Ack,
+    Board,
     BoundSender,
     Capabilities,
     Clock,
@@ -47,7 +48,7 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport):
+class MemoryTransport(Transport, Board):
     """
     Carries events within one process: for tests, and as the reference that all others are held to.
 
@@ -218,6 +219,18 @@ class MemoryTransport(Transport):
     def purge(self, queue: str) -> int:
         with self._open() as now:
             return self.store.purge(queue, now)
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        with self._open() as now:
+            return self.store.locks.take(name, holder=holder, until=now + ttl, now=now)
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        with self._open() as now:
+            return self.store.locks.renew(name, receipt, until=now + ttl)
+
+    def unlock(self, name: str, receipt: str) -> None:
+        with self._open():
+            self.store.locks.free(name, receipt)
 
     def close(self) -> None:
         """

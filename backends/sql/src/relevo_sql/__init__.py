@@ -2,13 +2,16 @@
 
 from relevo_sql._transport import SqlTransport
 from relevo_sql._options import SqlOptions
+from relevo_sql._cron import CronRunner
 from relevo_sql._subject import orm_subject
-from relevo_sql._schema import dead, event, meta, metadata
+from relevo_sql._schema import dead, event, lock, meta, metadata
 
 __all__ = [
     # the transport
     "SqlTransport",
     "SqlOptions",
+    # what cron runs
+    "CronRunner",
     # rows that events happen to
     "orm_subject",
     # its tables, for Alembic
@@ -16,4 +19,5 @@ __all__ = [
     "event",
     "dead",
     "meta",
+    "lock",
 ]

@@ -34,7 +34,7 @@ _PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_B
 
 _SETTING_UP = 2.0
 """
-Seconds that setting up waits for other writers at most. It happens at the first use, which may be inside a
+Seconds that setting up waits for other writers at most. It happens at the first use, which may be beside a
 transaction that has written: the lock is then this very thread's, and no patience would outlast it.
 """
 
@@ -72,7 +72,7 @@ class Database(Forking):
         self._patience = patience
         database = engine.url.database or ""
         named = database and not database.startswith((":memory:", "file:"))
-        self._path = Path(database).absolute() if named else None
+        self.path = Path(database).absolute() if named else None
         # Writers of one process wait here in turn; SQLite would let each of them sleep and try again.
         # Re-entrant, since a signal handler may close a transport in the thread that uses it. Between two
         # tries it is free, so that neither a fork nor a reader has to wait for what this thread waits for.
@@ -113,10 +113,27 @@ class Database(Forking):
         return self._set_up(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
-        """Return what *work* finds in a database that may lack tables; None if it is not there at all."""
-        if self._path and not self._path.exists():
+        """
+        Return what *work* finds in a database that may lack tables; None if it is not there at all.
+
+        Raises:
+            TransportUnavailableError: It could not be opened, or not be made where it should be.
+        """
+        if self.path and _identity(str(self.path)) is None:
+            self._require_folder(self.path.parent)
             return None
         return self._set_up(lambda: work(self._open_connection(create=True)))
+
+    def _require_folder(self, folder: Path) -> None:
+        if not os.path.lexists(folder):
+            why = f"there is no folder {folder}; make it, or mend the address"
+        elif not folder.is_dir():
+            why = f"{folder} is no folder; mend the address"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            why = f"this user cannot write into the folder {folder}; let it, or mend the address"
+        else:
+            return
+        raise TransportUnavailableError(self.name, why)
 
     def check(self, connection: sa.Connection) -> str:
         """
@@ -142,10 +159,24 @@ class Database(Forking):
             return self.read(self.check)
         return self._id or self.read(lambda _: self._id)
 
+    def file(self) -> tuple[int, int] | None:
+        """Return what tells the file from every other one; ``None`` if there is none, or it is not known which."""
+        path = self._file[0] or self.path
+        return _identity(str(path)) if path else None
+
+    def holds(self, path: str) -> bool:
+        """Return whether the file at *path* is this database, by whatever name."""
+        return bool(path) and _identity(path) is not None and _identity(path) == self.file()
+
+    @property
+    def named(self) -> bool:
+        """Whether it is known which file it is before it is opened."""
+        return bool(self._file[0] or self.path)
+
     @property
     def place(self) -> str:
         """The database in words, without secrets."""
-        return f"the database {self._file[0] or self._path or 'behind the engine'}"
+        return f"the database {self._file[0] or self.path or 'behind the engine'}"
 
     def close(self) -> None:
         """Let go of the connection, after the call that uses it."""
@@ -188,8 +219,8 @@ class Database(Forking):
         except LockedError as error:
             raise TransportUnavailableError(
                 self.name,
-                f"{error.why}; that may be the very session of this event, in which nothing can be set up "
-                f"once it has written: run relevo setup before, or call app.setup() when the process starts",
+                f"{error.why}; if it is that of a session of this very thread, which has written: dispatch with "
+                f"session=…, or before it writes, or after it has committed",
             ) from error.__cause__
 
     def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
@@ -290,7 +321,7 @@ class Database(Forking):
         if self._connection is not None and self._file[1] != _identity(self._file[0]):
             self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
         if self._connection is None:
-            if self._own and not create and self._path and not self._path.exists():
+            if self._own and not create and self.path and not self.path.exists():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
             self._connection = self._engine.connect()
             try:

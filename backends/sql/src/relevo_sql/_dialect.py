@@ -100,8 +100,7 @@ class SqliteDialect:
         if driver.in_transaction:
             driver.rollback()
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(SLICE * 1000)}")
-        files = connection.exec_driver_sql("PRAGMA database_list").all()
-        path = next((str(file) for _, schema, file in files if schema == "main" and file), "")
+        path = self.file(connection)
         if not path:
             raise in_memory()
         mode = self._journal(connection, own=own)
@@ -134,6 +133,20 @@ class SqliteDialect:
             connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
             connection.info[_LEVEL] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def begin_to_create(self, connection: sa.Connection) -> None:
+        """
+        Have what creates tables on *connection*, somebody else's, be of its transaction, and be alone with it.
+
+        SQLite creates inside transactions, as PostgreSQL does. The driver begins one before it writes a row and
+        not before it creates. One that has begun gets the lock by writing, and must get it before it looks: once
+        it has looked it waits for no other writer. There need not be a table to write to as yet.
+        """
+        if self.driver(connection).in_transaction:
+            connection.exec_driver_sql("CREATE TABLE relevo_creation (id INTEGER)")
+            connection.exec_driver_sql("DROP TABLE relevo_creation")
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def commit(self, connection: sa.Connection) -> None:
         """Make it last."""
@@ -175,6 +188,12 @@ class SqliteDialect:
         return micros(clock.now())
 
     # --- what is there ----------------------------------------------------------------------------
+
+    @staticmethod
+    def file(connection: sa.Connection) -> str:
+        """Return the path of the file behind *connection*, empty if there is none; nothing in it is read."""
+        files = connection.exec_driver_sql("PRAGMA database_list").all()
+        return next((str(file) for _, schema, file in files if schema == "main" and file), "")
 
     @staticmethod
     def names(connection: sa.Connection) -> set[str]:

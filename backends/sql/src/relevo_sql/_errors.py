@@ -41,7 +41,8 @@ _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
 }
 
 _CONFIGURATION = {
-    Trouble.NO_TABLE: "{place} has not the tables that relevo needs; run: relevo setup",
+    Trouble.NO_TABLE: "{place} has not the tables that relevo needs; run: relevo setup, "
+    "or call transport.setup([…]) with its queues",
     Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
     Trouble.THREAD: "the engine's connections may only be used in the thread that opened them; "
     'create it with connect_args={{"check_same_thread": False}}',

@@ -56,6 +56,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     text = options.url.reveal()
     try:
         url = sa.make_url(text)
+        url = url.set(drivername=url.drivername.lower())  # RFC 3986, section 3.1
         database = url.database or ""
     except (sa.exc.ArgumentError, ValueError):
         raise _malformed(text) from None  # the cause may quote the password

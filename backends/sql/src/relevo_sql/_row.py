@@ -106,14 +106,16 @@ def found_of(row: Sequence[Any], now: int) -> Found | None:
     state, until = row[-2], {LEASED: row[-1], SCHEDULED: row[1]}.get(row[-2])
     if not isinstance(delivery.envelope, Envelope):
         return None
+    lost = 0
     if not isinstance(until, int) or until <= now:
+        lost = int(state == LEASED)  # nobody has swept it yet, and the next hand-over counts it
         state, until = READY, None
     return Found(
         queue=delivery.queue,
         envelope=delivery.envelope,
         status="leased" if state == LEASED else "scheduled" if state == SCHEDULED else "ready",
-        attempt=delivery.attempt,
-        losses=delivery.losses,
+        attempt=delivery.attempt + lost,
+        losses=delivery.losses + lost,
         state=delivery.state,
         enqueued_at=delivery.enqueued_at,
         until=None if until is None else _seconds(until),

@@ -116,3 +116,13 @@ dead = sa.Table(
 )
 DEAD_BY_QUEUE = sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
 sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))
+
+lock = sa.Table(
+    "relevo_lock",
+    metadata,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("holder", sa.String(255), nullable=False),
+    sa.Column("receipt", sa.String(64), nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+"""Who is the only one to do something, and until when nobody else may take that over."""

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -25,10 +26,11 @@ from sqlalchemy.util.concurrency import in_greenlet
 from relevo import Envelope
 from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
 from relevo_sql._database import Database
-from relevo_sql._dialect import beside
-from relevo_sql._errors import translated
+from relevo_sql._dialect import Trouble, beside
+from relevo_sql._errors import relevo_error, translated
 from relevo_sql._fork import Forking
 from relevo_sql._schema import event
+from relevo_sql._setup import create_within, is_incomplete
 
 Row = tuple[object, ...]
 Make = Callable[[], Sequence[Row]]
@@ -41,6 +43,8 @@ class _Entry:
 
     make: Make | None
     rows: Sequence[Row] = ()
+    flushed: bool = False
+    """What was pending beside it is written."""
 
     def made(self) -> Sequence[Row]:
         if self.make is not None:
@@ -69,24 +73,30 @@ class Joints(Forking):
 
     def begin_life(self) -> None:
         self._lock = threading.Lock()
-        self._ids: WeakKeyDictionary[sa.Engine, str] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
 
-    def at(self, session: Any) -> Callable[[Make], None]:
+    def at(self, session: Any, *, create: bool) -> Callable[[Make], None]:
         """
         Return what writes rows with *session*'s transaction.
 
+        Args:
+            session: Whatever has one.
+
+            create: Tables that are missing are created in it.
+
         Raises:
-            SessionError: It is nothing of SQLAlchemy's that has transactions, or a connection to another
-                database. A session may not have a connection yet; it is looked at when it sends.
+            SessionError: It is nothing of SQLAlchemy's that has transactions, a connection to another database, or a
+                session whose transaction is over. A session may have no connection yet; it is looked at when it sends.
         """
         found = _synchronous(session)
         if isinstance(found, Session):
+            _require_transaction(found)
             joined = self._joined(found)
-            return lambda make: joined.enlist(found, make)
+            return lambda make: joined.enlist(found, make, create=create)
         if isinstance(found, sa.Connection):
             # Before the first of several senders has written anything.
-            self._require_fit(found)
-            return lambda make: self._write_at_once(found, make)
+            self.fit(found, create=create)
+            return lambda make: self._write_at_once(found, make, create=create)
         raise SessionError(
             f"{shown(session)} cannot be joined; the SQL transport joins SQLAlchemy's Session, scoped_session, "
             f"AsyncSession and Connection"
@@ -101,24 +111,39 @@ class Joints(Forking):
         if dialect.name != self._database.dialect.name:
             raise self._elsewhere("is of another database")
 
-    def require_transaction(self, connection: sa.Connection) -> None:
-        """Raise :class:`SessionError` if what is written on *connection* would not wait for its commit."""
+    def fit(self, connection: sa.Connection, *, create: bool) -> bool:
+        """
+        Return whether tables have to be created on *connection* before it is written to.
+
+        That is asked anew in every transaction until they are committed: a roll-back takes them along.
+
+        Raises:
+            SessionError: What is written on it would not wait for its commit, or not be found by the transport.
+
+            ConfigurationError: They may be created, but what is there is of another version, or not relevo's.
+        """
+        if not connection.in_transaction():
+            connection.begin()
+        self.require_kind(connection.dialect)
         if not self._database.dialect.joined(connection):
             raise SessionError(
                 f'the transport "{self._database.name}" cannot join a connection in AUTOCOMMIT, since it has no '
                 f"transaction; give one that begins and commits"
             )
 
-    def require_same(self, connection: sa.Connection) -> None:
-        """Raise :class:`SessionError` if what is written on *connection* is not found by the transport."""
         engine = connection.engine
-        known = self._ids.get(engine)
-        if known and known == self._database.identity():
-            return
-        theirs = self._id_behind(connection)
-        if theirs != self._database.identity() and theirs != self._database.identity(anew=True):
-            raise self._elsewhere("is of another database")
-        self._ids[engine] = theirs
+        known = self._known.get(engine)
+        if known and known == self._database.file():
+            return False
+        lacking = self._look_behind(engine, create=create)
+        if not lacking:
+            self._known[engine] = self._database.file()
+        return lacking
+
+    def create(self, connection: sa.Connection) -> None:
+        """Create the tables that are missing in the transaction of *connection*."""
+        with translated(self._database.dialect, self._database.name, lambda: "the session's database"):
+            create_within(self._database, connection)
 
     def write(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
         """Write *rows* in the transaction of *connection*."""
@@ -143,32 +168,46 @@ class Joints(Forking):
                 self._sessions[session] = ref(joined)
             return joined
 
-    def _write_at_once(self, connection: sa.Connection, make: Make) -> None:
-        self._require_fit(connection)
-        self.write(connection, make())
+    def _write_at_once(self, connection: sa.Connection, make: Make, *, create: bool) -> None:
+        lacking = self.fit(connection, create=create)
+        rows = make()
+        if lacking:
+            self.create(connection)
+        self.write(connection, rows)
 
-    def _require_fit(self, connection: sa.Connection) -> None:
-        if not connection.in_transaction():
-            connection.begin()
-        self.require_kind(connection.dialect)
-        self.require_transaction(connection)
-        self.require_same(connection)
-
-    def _id_behind(self, connection: sa.Connection) -> str:
+    def _look_behind(self, engine: sa.Engine, *, create: bool) -> bool:
+        # Elsewhere than in their transaction: after a read it could be too late for it to write. Nor on the
+        # transport's own connection, which cannot be opened for the first time while they have written.
+        database, looking = self._database, beside(engine)
         try:
-            if connection.dialect.is_async:
-                return self._database.check(connection)
-            # Elsewhere than in their transaction: after a read it could be too late for it to write.
-            engine = beside(connection.engine)
-            try:
-                with engine.connect() as own:
-                    return self._database.check(own)
-            finally:
-                engine.dispose()
+            with looking.connect() as own:
+                same = database.holds(database.dialect.file(own))
+                if create and same:
+                    return is_incomplete(database, own)
+                self._require_same(own, same=same)
         except sa.exc.DBAPIError as error:
+            raise relevo_error(database.dialect, error, database.name, "the session's database") from error.orig
+        finally:
+            looking.dispose()
+        return False
+
+    def _require_same(self, own: sa.Connection, *, same: bool) -> None:
+        database = self._database
+        try:
+            theirs = database.check(own)
+        except sa.exc.DBAPIError as error:
+            if database.dialect.trouble(error) is not Trouble.NO_TABLE:
+                raise
             raise self._elsewhere("has not relevo's tables") from error.orig
         except ConfigurationError as error:
             raise self._elsewhere("has other tables of relevo") from error
+        if not same and theirs not in self._our_ids():
+            raise self._elsewhere("is of another database")
+
+    def _our_ids(self) -> Iterator[str]:
+        with suppress(ConfigurationError, TransportUnavailableError):  # no tables, and no id, as yet
+            yield self._database.identity()
+            yield self._database.identity(anew=True)
 
     def _elsewhere(self, what: str) -> SessionError:
         database = self._database
@@ -189,19 +228,23 @@ class _JoinedSession:
     def __init__(self, session: Session, joints: Joints):
         self._joints = joints
         self._entries: list[_Entry] = []
-        self._unchecked = False
+        self._begin()
         self._connection: sa.Connection | None = None
         self._committed: SessionTransaction | None = None
+        _listen(session, "after_flush_postexec", self._after_flush)
         _listen(session, "before_commit", self._before_commit)
         _listen(session, "after_commit", self._after_commit)
         _listen(session, "after_transaction_end", self._after_transaction_end)
 
-    def enlist(self, session: Session, make: Make) -> None:
+    def _begin(self) -> None:
+        self._unchecked = self._creating = self._lacking = self._undone = False
+
+    def enlist(self, session: Session, make: Make, *, create: bool) -> None:
         """Have what *make* returns written when *session* commits."""
+        _require_transaction(session)
         if session.get_transaction() is None:
-            if not session.autobegin:
-                raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
             session.begin()  # as add() does: else a roll-back would find nothing to tell us of
+        self._creating |= create
         self._check(session)
         self._entries.append(_Entry(within=tuple(_around(session)), make=make))
 
@@ -209,15 +252,13 @@ class _JoinedSession:
         try:
             dialect = session.get_bind(clause=event).dialect
             self._joints.require_kind(dialect)
-            if dialect.is_async:
+            if dialect.is_async and not in_greenlet():
                 self._unchecked = True  # it can be asked only where it is awaited: at its commit
-                if not in_greenlet():
-                    return  # nor is this a listener of the commit: our own is still to come
+                return
             connection = session.connection(bind_arguments={"clause": event})
-            if not dialect.is_async:
-                self._joints.require_transaction(connection)
-                self._joints.require_same(connection)
-            self._watch(connection)
+            if connection is not self._connection:
+                self._lacking = self._joints.fit(connection, create=self._creating)
+                self._watch(connection)
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
                 "the session has no database for relevo's tables; bind it, as with "
@@ -225,18 +266,33 @@ class _JoinedSession:
             ) from error
 
     def _watch(self, connection: sa.Connection) -> None:
-        if connection is not self._connection:
-            self._unwatch()
-            self._connection = connection
-            _listen(connection, "commit", self._last_moment)
-            _listen(connection, "prepare_twophase", self._last_moment)
+        self._unwatch()
+        self._connection = connection
+        for name, listener in self._watching.items():
+            _listen(connection, name, listener)
 
     def _unwatch(self) -> None:
         # The connection may be the application's own, and live longer than many sessions.
         if self._connection is not None:
-            events.remove(self._connection, "commit", self._last_moment)
-            events.remove(self._connection, "prepare_twophase", self._last_moment)
+            for name, listener in self._watching.items():
+                events.remove(self._connection, name, listener)
             self._connection = None
+
+    @property
+    def _watching(self) -> dict[str, Callable[..., None]]:
+        return {
+            "commit": self._last_moment,
+            "prepare_twophase": self._last_moment,
+            "rollback": self._undo,
+            "rollback_savepoint": self._undo,
+        }
+
+    def _undo(self, *_: object) -> None:
+        self._undone = True
+
+    def _after_flush(self, _session: Session, _context: object) -> None:
+        for entry in self._entries:
+            entry.flushed = True
 
     def _write(self, connection: sa.Connection) -> None:
         """Make and write all that is enlisted, and what is enlisted while that is made."""
@@ -244,11 +300,12 @@ class _JoinedSession:
             entries = list(self._entries)
             rows = [row for entry in entries for row in entry.made()]
             if self._unchecked:
-                self._joints.require_transaction(connection)
-            self._joints.write(connection, rows)
-            if self._unchecked:  # after the writing: a read before it could make it too late to write
-                self._joints.require_same(connection)
+                self._lacking = self._joints.fit(connection, create=self._creating)
                 self._unchecked = False
+            if self._lacking:
+                self._joints.create(connection)
+                self._lacking = False
+            self._joints.write(connection, rows)
             self._entries = [entry for entry in self._entries if entry not in entries]
 
     def _before_commit(self, session: Session) -> None:
@@ -280,9 +337,16 @@ class _JoinedSession:
         if transaction is self._committed:
             self._committed = None
         elif transaction.nested or transaction.parent is None:
+            connection = self._connection
+            if transaction.parent is None and connection and connection.in_transaction() and not self._undone:
+                # Let go of, and left to its connection: what is flushed stays there, and what was sent before it.
+                self._entries = [entry for entry in self._entries if entry.flushed]
+                self._last_moment(connection)
             self._entries = [entry for entry in self._entries if transaction not in entry.within]
+            self._undone = False
         if transaction.parent is None:
             self._unwatch()
+            self._begin()
 
 
 def _listen(target: Session | sa.Connection, name: str, listener: Callable[..., None]) -> None:
@@ -299,6 +363,17 @@ def _around(session: Session) -> Iterator[SessionTransaction]:
     while transaction is not None:
         yield transaction
         transaction = transaction.parent
+
+
+def _require_transaction(session: Session) -> None:
+    """Raise :class:`SessionError` unless *session* has a transaction, or begins one by itself."""
+    if not session.is_active:
+        raise SessionError(
+            "the session's transaction is over: it has committed, as in after_commit, or an error has ended it; "
+            "dispatch in before_commit, without session=, or after its rollback()"
+        )
+    if session.get_transaction() is None and not session.autobegin:
+        raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
 
 
 def _synchronous(session: Any) -> Any:

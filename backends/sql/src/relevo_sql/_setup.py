@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -40,6 +41,27 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
     return [_told(thing) for thing in missing]
 
 
+def is_incomplete(database: Database, connection: sa.Connection) -> bool:
+    """
+    Return whether the database that *connection*, anybody's, reaches lacks something.
+
+    Raises:
+        ConfigurationError: What is there is of another version, or not relevo's.
+    """
+    return bool(_missing(database, connection))
+
+
+def create_within(database: Database, connection: sa.Connection) -> None:
+    """
+    Create what is missing in the transaction of *connection*, which is somebody else's.
+
+    Raises:
+        ConfigurationError: What is there is of another version, or not relevo's.
+    """
+    database.dialect.begin_to_create(connection)
+    _create(database, connection)
+
+
 def _everything() -> list[_Thing]:
     """Return all that there should be, in the order in which it can be made."""
     found: list[_Thing] = []
@@ -53,7 +75,8 @@ def _everything() -> list[_Thing]:
 def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     there = database.dialect.names(connection)
     if meta.name in there:  # first, since a newer schema may look like anything
-        found = {str(key): str(value) for key, value in connection.execute(sa.select(meta.c.key, meta.c.value)).all()}
+        rows: Sequence[Any] = database.statements.meta.run(connection).all()
+        found = {str(key): str(value) for key, value in rows}
         there |= found.keys()
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
@@ -76,13 +99,13 @@ def _require_columns(database: Database, connection: sa.Connection, table: sa.Ta
 def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     missing = _missing(database, connection)
     for thing in missing:
-        if isinstance(thing, sa.Table):
-            connection.execute(CreateTable(thing))
-        elif isinstance(thing, sa.Index):
-            connection.execute(CreateIndex(thing))
-        else:
+        if isinstance(thing, str):
             value = str(SCHEMA) if thing == SCHEMA_KEY else uuid.uuid4().hex
-            connection.execute(sa.insert(meta).values(key=thing, value=value))
+            database.statements.say.run(connection, key=thing, value=value)
+        else:
+            creation = CreateTable(thing) if isinstance(thing, sa.Table) else CreateIndex(thing)
+            # As text: the connection may be the application's, and translate the names of schemas.
+            connection.exec_driver_sql(str(creation.compile(dialect=database.dialect.compiler)))
     return missing
 
 

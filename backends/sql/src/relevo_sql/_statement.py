@@ -29,6 +29,7 @@ from relevo_sql._schema import (
     WAITING,
     dead,
     event,
+    lock,
     meta,
 )
 
@@ -125,11 +126,22 @@ class Statements:
         self._burying(prepared, dialect)
         self._looking(prepared, dialect)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
+        self.say = prepared(sa.insert(meta).values(key=_bind("key"), value=_bind("value")))
+        self._meeting(prepared, dialect)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         """Write *rows* of new events; those that are kept already stay as they are."""
         in_line = any(row[_KEY] is not None for row in rows)
         (self.send_in_line if in_line else self.send).run_many(connection, rows)
+
+    def _meeting(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+        held = {name: _bind(name) for name in ("holder", "receipt", "until")}
+        mine = (lock.c.name == _bind("which"), lock.c.receipt == _bind("mine"))
+        free = (lock.c.until <= _bind("now")) | (lock.c.holder == _bind("holder"))
+        self.lock_first = prepared(dialect.insert_new(lock, {"name": _bind("which"), **held}, ["name"]))
+        self.lock = prepared(sa.update(lock).where(lock.c.name == _bind("which"), free).values(held))
+        self.renew_lock = prepared(sa.update(lock).where(*mine).values(until=_bind("until")))
+        self.unlock = prepared(sa.delete(lock).where(*mine))
 
     def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         values = {name: _bind(name) for name in SENT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from relevo import ConfigurationError, SubjectType
+from relevo.errors import shown
 
 _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
 """The types that a part of a key may have, since each has one form as text."""
@@ -25,8 +27,10 @@ def orm_subject(
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
 
-    Its name is its primary key: whole numbers, text and UUIDs, also several columns together. Before the
-    flush that gives it one it has no name yet; with ``session=`` it is then named at the commit.
+    Its name is its primary key: whole numbers, text and UUIDs, also several columns together. An object has it once
+    its row was written, and no more when that is rolled back, whatever its attributes say; an object that is detached
+    or deleted still has it. What is not written yet, such as before the flush, can be dispatched with ``session=``:
+    it is named at the commit, which fails if it was not written by then.
 
     Args:
         cls: A class that SQLAlchemy has mapped; instances of its subclasses are of this kind too.
@@ -38,17 +42,23 @@ def orm_subject(
         type: What travels; the name of the table if unsaid.
 
     Raises:
-        ConfigurationError: *cls* is not mapped, or a part of its key is of a type that has no sure form as text.
+        ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
+            the key is of a type that has no sure form as text.
     """
     mapper: orm.Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
     if not isinstance(mapper, orm.Mapper):
         raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")
+    if not _makes_sessions(sessions):
+        raise ConfigurationError(
+            f"orm_subject: {shown(sessions)} makes no session to load {cls.__name__} with; "
+            f"pass a sessionmaker, such as sqlalchemy.orm.sessionmaker(engine)"
+        )
     readers = [_reader(cls, column) for column in mapper.primary_key]
 
     def name(instance: object) -> str | None:
-        state = sa.inspect(instance)
-        parts: Sequence[object] = state.identity or mapper.primary_key_from_instance(instance)
-        return None if None in parts else _joined(parts)
+        # What was not written, or whose writing was rolled back, may have a key that is going to be another row's.
+        parts: Sequence[object] | None = sa.inspect(instance).identity
+        return None if parts is None else _joined(parts)
 
     def load(text: str) -> object | None:
         try:
@@ -62,6 +72,13 @@ def orm_subject(
             return session.get(cls, key)
 
     return SubjectType(type=type or str(mapper.local_table.description), cls=cls, name=name, load=load)
+
+
+def _makes_sessions(given: object) -> bool:
+    """Return whether *given* can make sessions; asynchronous ones cannot be asked where a listener waits."""
+    asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
+    makers = (asynchronous.async_sessionmaker, asynchronous.async_scoped_session) if asynchronous else ()
+    return callable(given) and not isinstance(given, makers)
 
 
 def _reader(cls: type, column: sa.ColumnElement[Any]) -> Callable[[str], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from relevo import (
     MAX_STATE,
     Ack,
+    Board,
     BoundSender,
     Capabilities,
     Clock,
@@ -24,6 +26,7 @@ from relevo import (
     Transport,
 )
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
+from relevo_sql._board import Locks
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dialect import dialect_of
@@ -39,7 +42,7 @@ from relevo_sql._setup import set_up
 from relevo_sql._stats import Counter
 
 
-class SqlTransport(Transport):
+class SqlTransport(Transport, Board):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -113,6 +116,7 @@ class SqlTransport(Transport):
         self._settler = Settler(database, clock)
         self._graveyard = Graveyard(database, clock)
         self._counter = Counter(database, clock)
+        self._locks = Locks(database, clock)
         self._joints = Joints(database, self._doorbell.ring)
 
     @classmethod
@@ -131,6 +135,12 @@ class SqlTransport(Transport):
     @name.setter
     def name(self, name: str) -> None:
         self._database.name = name
+
+    @property
+    def folder(self) -> Path | None:  # type: ignore[override]  # a plain attribute of whoever has no files
+        """That of the database file, if it is one."""
+        path = self._database.path
+        return None if path is None else path.parent
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()
@@ -230,12 +240,22 @@ class SqlTransport(Transport):
                 ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
 
         Raises:
-            SessionError: It is none of these; what it sends raises it if its database is another one.
+            SessionError: It is none of these, or a Connection to another database. A session of another
+                one is told when it sends, an asynchronous one when it commits.
         """
+        return self._bound(session, relay_to, create=False)
+
+    def bound_with_setup(
+        self, session: Any, queues: Sequence[str], *, relay_to: str | None = None
+    ) -> BoundSender | None:
+        # The session's database can be told to be ours by its file alone, since there is no id in it yet.
+        return self._bound(session, relay_to, create=True) if self._database.named else None
+
+    def _bound(self, session: Any, relay_to: str | None, *, create: bool) -> BoundSender:
         self._require_open()
         outbox = None if relay_to is None else f"outbox/{relay_to}"
         return SessionSender(
-            enlist=self._joints.at(session),
+            enlist=self._joints.at(session, create=create),
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
             due=self._due,
         )
@@ -251,6 +271,18 @@ class SqlTransport(Transport):
     def purge(self, queue: str) -> int:
         self._require_open()
         return self._counter.purge(queue)
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        self._require_open()
+        return self._locks.take(name, holder=holder, ttl=ttl)
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        self._require_open()
+        return self._locks.renew(name, receipt, ttl=ttl)
+
+    def unlock(self, name: str, receipt: str) -> None:
+        self._require_open()
+        self._locks.free(name, receipt)
 
     def close(self) -> None:
         """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,9 +15,10 @@ from relevo._app import App
 from relevo._relay import outbox_queue
 from relevo._runner import RunOptions
 from relevo._transport import Transport
-from relevo.cli._main import exit_code, tell
+from relevo.cli._main import exit_code, filled, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
+from relevo.cli._supervisor import examined
 from relevo.errors import ConfigurationError, RelevoError
 
 _FEW = 5
@@ -33,15 +36,17 @@ class _Finding:
 
 @click.command()
 @click.option("--live", is_flag=True, help="Also connect to every server, and look for what setup would create.")
+@click.option("--supervisor", metavar="FILE", callback=filled, help="Also look at this configuration of supervisor.")
 @json_option
 @with_app
-def check(*, app: App, live: bool, as_json: bool) -> int:
+def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int:
     """
     Find out what is wrong before a worker does.
 
     Reads the configuration, imports the listeners, and checks for each transport what a worker checks at its start.
-    Nothing is created, sent or received. Exits with 78 if the program or its configuration must be changed, with
-    69 if a server cannot be reached.
+    Nothing is created, sent or received. With --supervisor it also tells what would cut a worker off there, and what
+    lets strangers in. Exits with 78 if the program or a configuration must be changed, with 69 if a server cannot be
+    reached.
 
     Example: relevo check --live
     """
@@ -53,6 +58,8 @@ def check(*, app: App, live: bool, as_json: bool) -> int:
         findings.append(_looked(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
             findings.append(_looked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+    if supervisor is not None:
+        findings.append(_looked("supervisor", partial(_supervised, app, Path(supervisor))))
     return _told(findings, as_json=as_json)
 
 
@@ -65,12 +72,18 @@ def _looked(what: str, look: Callable[[], str]) -> _Finding:
 
 def _listeners(app: App) -> str:
     events = {listener.event_name for listener in app.listeners}
-    return f"{len(app.listeners)} of {len(events)} events"
+    count = len(app.listeners)
+    listeners = "1 listener" if count == 1 else f"{count} listeners"
+    return f"{listeners} of {'1 event' if len(events) == 1 else f'{len(events)} events'}"
 
 
 def _start(app: App, name: str) -> str:
     app.worker(RunOptions(transport=name))
     return f"a worker can serve {', '.join(app.queues(name))}"
+
+
+def _supervised(app: App, path: Path) -> str:
+    return examined(path, time_limit=app.execution.longest(app.listeners), environ=os.environ)
 
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:

@@ -6,10 +6,11 @@ import click
 
 from relevo._app import App
 from relevo._transport import Transport
-from relevo.cli._main import EXIT_NOTHING, named
-from relevo.cli._option import agreed, id_argument, json_option, stores, transport_option, with_app, yes_option
-from relevo.cli._output import show_json, visible
-from relevo.errors import UnsupportedError, did_you_mean
+from relevo.cli._main import named, not_found
+from relevo.cli._option import agreed, id_argument, json_option, transport_option, with_app, yes_option
+from relevo.cli._output import show_json
+from relevo.cli._place import only_place, stores
+from relevo.errors import UnsupportedError
 
 
 @click.command()
@@ -25,7 +26,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
-    places = list(dict.fromkeys(store for store, _ in stores(app, transport, ())))
+    places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
     able = [store for store in places if store.capabilities.cancel]
     if not able:
         raise UnsupportedError(places[0].name, "cancel")
@@ -37,8 +38,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     if not taken:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot cancel" if unable else ""
-        click.echo(f"relevo: nothing that waits has the id {visible(event_id, lines=False)}{besides}", err=True)
-        return EXIT_NOTHING
+        return not_found([f"nothing that waits has the id {event_id}{besides}"])
     return 0
 
 
@@ -52,26 +52,21 @@ def purge(*, app: App, queue: str, transport: str | None, yes: bool, as_json: bo
     """
     Take all events out of QUEUE that nobody has begun, for good; dead letters stay.
 
-    Example: relevo purge feed -t main --yes
+    QUEUE is written as in routes: transport/queue, or the queue alone.
+
+    Example: relevo purge main/feed --yes
     """
-    store = app.transport(transport)
+    place, name = only_place(app, transport, queue)
+    store = place.store
     if not store.capabilities.purge:
         raise UnsupportedError(store.name, "purge")
-    app.prepare(store.name)
-    if not yes and not agreed(f"Delete {_how_many(store, queue)} of {store.name}/{queue}? This cannot be undone."):
-        click.echo("nothing was deleted")
-        return 0
-    taken = store.purge(queue)
-    known = app.queues(store.name)
+    place.prepare(app)
+    agrees = yes or agreed(f"Delete {_how_many(store, name)} of {store.name}/{name}? This cannot be undone.")
+    taken = store.purge(name) if agrees else 0
     if as_json:
         show_json({"purged": taken})
     else:
-        click.echo(f"{taken} purged")
-    if not taken and queue not in known:
-        click.echo(
-            f'relevo: nothing is routed to the queue "{visible(queue, lines=False)}"{did_you_mean(queue, known)}',
-            err=True,
-        )
+        click.echo(f"{taken} purged" if agrees else "nothing was deleted")
     return 0
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 import click
 
-from relevo._config import Config, TransportConfig, options_class
+from relevo._config import Config, PluginConfig, TransportConfig, options_class, plugin_options
 from relevo._envelope import DEFAULT_QUEUE
-from relevo._line import KeyPath
+from relevo._origin import KeyPath
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import MASK, Secret, masked_url
 from relevo.cli._main import Group
@@ -58,8 +58,10 @@ _Said = tuple[KeyPath, Any, str]
 def _values(config: Config) -> Iterator[_Said]:
     """Yield all that holds, in the order in which it is documented."""
     for key in ("source", "app", "listeners", "plugins", "setup", "patience", "lease"):
-        value = getattr(config, key)
+        value = tuple(each.name for each in config.plugins) if key == "plugins" else getattr(config, key)
         yield (key,), list(value) if isinstance(value, tuple) else value, _origin(config, key)
+    for plugin in config.plugins:
+        yield from _plugin(config, plugin)
     if config.signing is None:
         yield ("signing",), None, _DEFAULT
     else:
@@ -83,6 +85,12 @@ def _policy(config: Config, queue: str, policy: Retry) -> Iterator[_Said]:
         yield ("retries", queue, term), value, _origin(config, "retries", name, term, said=said)
 
 
+def _plugin(config: Config, entry: PluginConfig) -> Iterator[_Said]:
+    for option, value in _options(entry, plugin_options):
+        said = option in entry.options
+        yield ("plugins", entry.name, option), value, _origin(config, *map(str, entry.keys), option, said=said)
+
+
 def _transport(config: Config, name: str, entry: TransportConfig) -> Iterator[_Said]:
     outbox = entry.outbox.reveal() if entry.outbox else None
     shown = masked_url(outbox) if outbox and "://" in outbox else outbox
@@ -92,7 +100,7 @@ def _transport(config: Config, name: str, entry: TransportConfig) -> Iterator[_S
         shown,
         _origin(config, "transports", name, "outbox", said=outbox is not None),
     )
-    for option, value in _options(entry):
+    for option, value in _options(entry, options_class):
         yield (
             ("transports", name, option),
             value,
@@ -100,22 +108,28 @@ def _transport(config: Config, name: str, entry: TransportConfig) -> Iterator[_S
         )
 
 
-def _options(entry: TransportConfig) -> Iterator[tuple[str, Any]]:
+_Entry = TypeVar("_Entry", TransportConfig, PluginConfig)
+
+
+def _options(entry: _Entry, class_of: Callable[[_Entry], type | None]) -> Iterator[tuple[str, Any]]:
     """Yield what holds beside the address of *entry*; whatever could be a secret is none that is shown."""
     try:
-        cls = options_class(entry)
+        cls = class_of(entry)
     except ConfigurationError:  # what it could mean is not known, nor what of it is secret
         yield from ((option, MASK) for option in entry.options)
         return
+    if cls is None:
+        return
     hints = get_type_hints(cls)
-    for field in attrs.fields(cls):
-        value = entry.options.get(field.name, field.default)
+    names = {field.name.removesuffix("_"): field for field in attrs.fields(cls)}
+    for name, field in names.items():
+        value = entry.options.get(name, field.default)
         if field.name in ("url", "directory") or value is attrs.NOTHING:
             continue
         if Secret in (get_args(hints[field.name]) or (hints[field.name],)) and value is not None:
             value = MASK
-        yield field.name, masked_url(value) if isinstance(value, str) and "://" in value else value
-    yield from ((option, MASK) for option in entry.options if option not in hints)
+        yield name, masked_url(value) if isinstance(value, str) and "://" in value else value
+    yield from ((option, MASK) for option in entry.options if option not in names)
 
 
 _DEFAULT = "default"

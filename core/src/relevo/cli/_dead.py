@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,9 +12,10 @@ from relevo._envelope import Envelope
 from relevo._progress import NewerStateError
 from relevo._transport import DeadLetterEntry, Transport
 from relevo.cli._event import dead_row, show_whole
-from relevo.cli._main import Group, named
-from relevo.cli._option import agreed, json_option, queue_option, stores, transport_option, with_app, yes_option
+from relevo.cli._main import Group, named, not_found
+from relevo.cli._option import agreed, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
+from relevo.cli._place import stores
 from relevo.errors import DecodeError, shown
 
 _PAGE = 200
@@ -30,7 +31,7 @@ def dead() -> None:
     """
 
 
-@dead.command("list")
+@dead.command("list", short_help="List dead letters.")
 @transport_option
 @queue_option
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
@@ -58,7 +59,7 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
     return 0
 
 
-@dead.command("show")
+@dead.command("show", short_help="Show a dead letter whole.")
 @click.argument("ref", callback=named)
 @transport_option
 @json_option
@@ -67,18 +68,21 @@ def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
     """
     Show the dead letter REF whole; the beginning of it is enough if it is the only one.
 
+    Exits with 1 if there is none.
+
     Example: relevo dead show 17
     """
-    ((store, entry),) = _chosen(app, transport, (ref,))
-    row = dead_row(store, entry)
+    chosen, unknown = _chosen(app, transport, (ref,))
+    rows = [dead_row(store, entry) for store, entry in chosen]
     if as_json:
-        show_json(row)
+        show_json(rows[0] if rows else None)
     else:
-        show_whole({**row, "status": None, "listeners": []})  # it is dead, and the error names who failed
-    return 0
+        for row in rows:
+            show_whole({**row, "status": None, "listeners": []})  # it is dead, and the error names who failed
+    return not_found(list(unknown.values()))
 
 
-@dead.command("revive")
+@dead.command("revive", short_help="Make dead letters ready again.")
 @click.argument("refs", nargs=-1, callback=named)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @transport_option
@@ -97,31 +101,27 @@ def revive(
     """
     Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts.
 
-    Exits with 1 if one could not be revived.
+    Those that can be are revived, and it exits with 1 if one cannot, or is not there.
 
     Example: relevo dead revive --all -q feed
     """
-    chosen = _meant(app, refs, transport, queues, everything=everything)
+    chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
     ready: list[Found] = []
+    stayed: dict[str, str] = {}
     states: dict[tuple[Transport, str], bytes] = {}  # two stores number alike
     for store, entry in chosen:
         try:
             states[store, entry.ref] = app.revived(entry)
             ready.append((store, entry))
         except NewerStateError as error:
-            click.echo(f"relevo: the dead letter {entry.ref} stays: {error}; revive it with that release", err=True)
+            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
         except DecodeError as error:
-            click.echo(f"relevo: the dead letter {entry.ref} stays: {error}", err=True)
-    code = _each(
-        ready,
-        "revived",
-        lambda store, some: store.revive({each.ref: states[store, each.ref] for each in some}),
-        as_json,
-    )
-    return 1 if len(ready) < len(chosen) else code
+            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
+    gone = _each(ready, lambda store, some: store.revive({each.ref: states[store, each.ref] for each in some}))
+    return _ended("revived", len(ready), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
 
 
-@dead.command("discard")
+@dead.command("discard", short_help="Delete dead letters for good.")
 @click.argument("refs", nargs=-1, callback=named)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @yes_option
@@ -142,44 +142,46 @@ def discard(
     """
     Delete the dead letters REFS for good.
 
-    Exits with 1 if one was gone already.
+    Those that are there are deleted, and it exits with 1 if one is not.
 
     Example: relevo dead discard 17 18
     """
-    chosen = _meant(app, refs, transport, queues, everything=everything)
-    if chosen and not yes and not agreed(f"Delete {len(chosen)} dead letters? This cannot be undone."):
-        click.echo("nothing was deleted")
-        return 0
-    return _each(chosen, "discarded", lambda store, some: store.discard([each.ref for each in some]), as_json)
+    chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
+    several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
+    if chosen and not yes and not agreed(f"Delete {several}? This cannot be undone."):
+        chosen = []
+        if not as_json:
+            click.echo("nothing was deleted")
+            return not_found(list(unknown.values()))
+    gone = _each(chosen, lambda store, some: store.discard([each.ref for each in some]))
+    return _ended("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
 
 
 def _meant(
     app: App, refs: tuple[str, ...], transport: str | None, queues: tuple[str, ...], *, everything: bool
-) -> list[Found]:
+) -> tuple[list[Found], dict[str, str]]:
     if bool(refs) == everything:
         raise click.UsageError("name dead letters, or say --all")
-    return list(entries(app, transport, queues)) if everything else _chosen(app, transport, refs)
+    return (list(entries(app, transport, queues)), {}) if everything else _chosen(app, transport, refs)
 
 
-def _each(
-    chosen: list[Found],
-    verb: str,
-    act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]],
-    as_json: bool,  # noqa: FBT001 - it is private
-) -> int:
+def _each(chosen: Sequence[Found], act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]]) -> dict[str, str]:
+    """Let *act* do its work, a store at a time; return which were gone, and what is said of them."""
     by_store: dict[Transport, list[DeadLetterEntry]] = {}
     for store, entry in chosen:
         by_store.setdefault(store, []).append(entry)
-    gone: list[str] = []
-    for store, some in by_store.items():
-        gone += act(store, some)
+    return {ref: f"the dead letter {ref} is gone" for store, some in by_store.items() for ref in act(store, some)}
+
+
+def _ended(verb: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
+    """Tell how many were done of *number*, and why others were not; return the exit code."""
+    left = {"gone": gone, **others}
+    done = number - len(gone)
     if as_json:
-        show_json({verb: len(chosen) - len(gone), "gone": gone})
+        show_json({verb: done, **{why: list(refs) for why, refs in left.items()}})
     else:
-        click.echo(f"{len(chosen) - len(gone)} {verb}")
-    for ref in gone:
-        click.echo(f"relevo: the dead letter {ref} is gone", err=True)
-    return 1 if gone else 0
+        click.echo(f"{done} {verb}")
+    return not_found([fault for refs in left.values() for fault in refs.values()])
 
 
 def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
@@ -196,18 +198,24 @@ def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterato
             after = page[-1].ref
 
 
-def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> list[Found]:
-    """Return the dead letters that *refs* name, by the whole or by an unmistakable beginning, each once."""
+def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[list[Found], dict[str, str]]:
+    """
+    Return the dead letters that *refs* name, by the whole or by an unmistakable beginning, each once.
+
+    Beside them, by what was typed, what is said of those that name none.
+    """
     every = list(entries(app, transport, ()))
     chosen: dict[str, Found] = {}
+    unknown: dict[str, str] = {}
     for ref in refs:
         found = [pair for pair in every if pair[1].ref == ref]
-        found = found or [pair for pair in every if ref and pair[1].ref.startswith(ref)]
-        if len(found) != 1:
-            fault = "there is no dead letter" if not found else f"{len(found)} dead letters begin with"
-            raise click.UsageError(f"{fault} {shown(ref)}; see relevo dead list")
-        chosen[found[0][1].ref] = found[0]
-    return list(chosen.values())
+        found = found or [pair for pair in every if pair[1].ref.startswith(ref)]
+        if len(found) == 1:
+            chosen[found[0][1].ref] = found[0]
+        else:
+            fault = f"{len(found)} dead letters begin with" if found else "there is no dead letter"
+            unknown[ref] = f"{fault} {shown(ref)}; see relevo dead list"
+    return list(chosen.values()), unknown
 
 
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:

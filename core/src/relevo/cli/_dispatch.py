@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
+import attrs
 import click
-import msgspec
 
 from relevo._app import App
 from relevo._codec import typed_from
+from relevo._envelope import Urgency
 from relevo._event import Event
 from relevo._subject import Subject
+from relevo.cli._arguments import arguments_of
+from relevo.cli._main import is_text, named
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
 from relevo.cli._run import duration
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, shown
 
 
+@attrs.frozen
+class _OfVersion(Event):
+    """An event by its name whose arguments are data of that version of its class, so that a later one upcasts it."""
+
+    dataversion: int | None = attrs.field(default=None, kw_only=True)
+
+
 @click.command()
-@click.argument("name")
+@click.argument("name", callback=named)
 @click.argument("arguments", default="{}")
-@click.option("--subject", metavar="TYPE/ID", help="What it happened to.")
+@click.option("--subject", metavar="TYPE/ID", callback=named, help="What it happened to.")
 @click.option("--delay", type=duration, default="0s", metavar="DURATION", help="Not handled before, as in 5m.")
+@click.option(
+    "--urgency", type=click.Choice(get_args(Urgency)), default="normal", show_default=True, help="high overtakes."
+)
+@click.option("--ordering-key", metavar="KEY", callback=named, help="Handled in order with others of this key.")
+@click.option("--expires", type=duration, metavar="DURATION", help="Not handled after, as in 1h.")
 @json_option
 @with_app
-def dispatch(*, app: App, name: str, arguments: str, subject: str | None, delay: float, as_json: bool) -> int:
+def dispatch(
+    *,
+    app: App,
+    name: str,
+    arguments: str,
+    subject: str | None,
+    delay: float,
+    urgency: Urgency,
+    ordering_key: str | None,
+    expires: float | None,
+    as_json: bool,
+) -> int:
     """
     Dispatch the event NAME with ARGUMENTS, a JSON object; - reads it from standard input.
 
@@ -38,13 +65,18 @@ def dispatch(*, app: App, name: str, arguments: str, subject: str | None, delay:
         about = Subject.parsed(subject)
         if about is None:
             raise click.BadParameter("write type/id, as in image/7", param_hint="--subject")
-    data = _parsed(name, _standard_input(name) if arguments == "-" else arguments)
+    if not is_text(arguments):
+        raise EncodeError(
+            name, "$", f"ARGUMENTS, {shown(arguments)}, has bytes that are no text in the terminal's encoding"
+        )
+    data = arguments_of(name, _standard_input(name) if arguments == "-" else arguments)
     try:
-        event = Event(name, data, subject=about)
+        event = _OfVersion(name, data, subject=about)
     except EventNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from error
-    _check(app, event)
-    done = app.dispatch(event, delay=delay)
+    event = attrs.evolve(event, dataversion=_checked_version(app, event))
+    until = None if expires is None else app.clock.now() + expires
+    done = app.dispatch(event, delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until)
     if as_json:
         show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
     else:
@@ -52,26 +84,21 @@ def dispatch(*, app: App, name: str, arguments: str, subject: str | None, delay:
     return 0
 
 
-def _standard_input(name: str) -> bytes:
-    text = sys.stdin.buffer.read() if sys.stdin is not None else b""
-    if not text.strip():
+def _standard_input(name: str) -> str:
+    raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    if not raw.strip():
         raise EncodeError(name, "$", "standard input is empty; it should hold a JSON object")
-    return text
-
-
-def _parsed(name: str, text: str | bytes) -> dict[str, object]:
     try:
-        arguments = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise EncodeError(name, "$", f"the arguments are not JSON: {error}") from error
-    if not isinstance(arguments, dict):
-        raise EncodeError(name, "$", f"the arguments must be a JSON object, not {type(arguments).__name__}")
-    return arguments
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EncodeError(
+            name, "$", f"the arguments are not JSON: byte {error.start + 1} of standard input is no UTF-8; send UTF-8"
+        ) from error
 
 
-def _check(app: App, event: Event) -> None:
+def _checked_version(app: App, event: Event) -> int | None:
     """
-    Raise unless *event* fits the class that is declared for its name, if one is known.
+    Return the version of the class that is declared for the name of *event*, which fits it; ``None`` if none is known.
 
     Raises:
         DecodeError: It does not fit; names the field.
@@ -82,12 +109,13 @@ def _check(app: App, event: Event) -> None:
         click.echo(
             "relevo: the arguments were not checked, since the listeners cannot be imported; see relevo check", err=True
         )
-        return
+        return None
     if kind is None:
-        return
+        return None
     try:
         typed_from(event, kind)
     except DecodeError:
         raise
     except Exception as error:  # the class's own checks may raise whatever they like
         raise DecodeError(f"the data of {shown(event.name)} does not fit {kind.cls.__qualname__}: {error!r}") from error
+    return kind.version

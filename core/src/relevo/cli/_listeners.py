@@ -10,15 +10,15 @@ import click
 from relevo._app import App
 from relevo._listener import policy_of
 from relevo._route import Target
-from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json, show_table
+from relevo.cli._option import json_option, with_app_and_document
+from relevo.cli._output import show_document, show_json, show_table
 from relevo.errors import RouteNotFoundError
 
 
 @click.command()
 @click.option("--format", "form", type=click.Choice(["table", "json", "mermaid"]), default="table", show_default=True)
 @json_option
-@with_app
+@with_app_and_document(lambda said: said["as_json"] or said["form"] != "table")
 def listeners(*, app: App, form: str, as_json: bool) -> int:
     """
     Show which listeners hear which events, in the order in which they are called.
@@ -45,7 +45,7 @@ def listeners(*, app: App, form: str, as_json: bool) -> int:
     if as_json or form == "json":
         show_json(rows)
     elif form == "mermaid":
-        click.echo("\n".join(_flowchart(app, rows)))
+        show_document("\n".join(_flowchart(app, rows)) + "\n")
     else:
         show_table(["event", "priority", "target", "listener", "runs", "declared"], rows, empty="no listeners")
     return 0

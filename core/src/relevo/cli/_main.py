@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import logging
+import io
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 EXIT_DATA = 65
 EXIT_UNAVAILABLE = 69
 EXIT_INTERNAL = 70
+EXIT_OUTPUT = 74
 EXIT_LATER = 75
 EXIT_CONFIGURATION = 78
 
@@ -32,6 +33,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("relevo.cli._run", "Handle events until told to stop; for supervisor, systemd, a container."),
     "drain": ("relevo.cli._run", "Handle what is due now, then exit; for cron."),
     "relay": ("relevo.cli._run", "Move events from an outbox to its transport."),
+    "deploy": ("relevo.cli._deploy", "Keep events from being taken while the program is exchanged."),
     "dispatch": ("relevo.cli._dispatch", "Dispatch one event."),
     "show": ("relevo.cli._show", "Show an event by its id."),
     "cancel": ("relevo.cli._clear", "Take an event out that nobody has begun."),
@@ -44,6 +46,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "schema": ("relevo.cli._schema", "Show what declared events look like, and whom a change of them breaks."),
     "check": ("relevo.cli._check", "Find out what is wrong before a worker does."),
     "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),
+    "unit": ("relevo.cli._unit", "Print what makes cron, supervisor or systemd run it."),
     "setup": ("relevo.cli._setup", "Create missing tables and queues."),
     "completion": ("relevo.cli._completion", "Print what completes commands in a shell."),
 }
@@ -55,8 +58,9 @@ _FIRST = ("dispatch", "drain", "worker", "status", "dead", "check")
 
 
 def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse an option that is empty, as where a script's variable is not set: it would seem not to be there."""
-    if value == "" or (isinstance(value, tuple) and "" in value):
+    """Refuse an option that is blank, as where a script's variable is not set: it would seem not to be there."""
+    values = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(each, str) and not each.strip() for each in values):
         raise click.BadParameter("it is empty; say what is meant, or leave it out", ctx, param)
     return value
 
@@ -64,9 +68,39 @@ def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 def named(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse also bytes that are no text in the terminal's encoding, since nothing can be called so."""
     for each in (value,) if isinstance(value, str) else filled(ctx, param, value) or ():
-        if any("\ud800" <= letter <= "\udfff" for letter in filled(ctx, param, each)):
+        if not is_text(filled(ctx, param, each)):
             raise click.BadParameter(f"{shown(each)} is no text", ctx, param)
     return value
+
+
+def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """Refuse an option that is there twice: of two, each could be meant."""
+    if len(value) > 1:
+        raise click.BadParameter("it is there twice; say it once", ctx, param)
+    return value[0] if value else None
+
+
+def is_text(value: str) -> bool:
+    """Return whether *value* was typed as text; Python lets bytes through that are none, as half a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+config_option = click.option(
+    "--config",
+    metavar="PATH",
+    multiple=True,
+    callback=lambda ctx, param, value: once(ctx, param, filled(ctx, param, value)),
+    help="Instead of the nearest relevo.toml.",
+)
+app_option = click.option(
+    "-a",
+    "--app",
+    "app_name",
+    metavar="MODULE:NAME",
+    multiple=True,
+    callback=lambda ctx, param, value: once(ctx, param, named(ctx, param, value)),
+    help="Instead of the configuration's app.",
+)
 
 
 class Group(click.Group):
@@ -120,13 +154,14 @@ class _Lazy(Group):
     invoke_without_command=True,
     epilog="Example: relevo drain --max-time 55s",
 )
-@click.option("--config", metavar="PATH", callback=filled, help="Instead of the nearest relevo.toml.")
-@click.option("-a", "--app", metavar="MODULE:NAME", callback=filled, help="Instead of the configuration's app.")
+@config_option
+@app_option
+@click.option("--debug", is_flag=True, help="Show also where an error was raised.")
 @click.version_option(package_name="relevo")
 @click.pass_context
-def group(ctx: click.Context, config: str | None, app: str | None) -> None:
+def group(ctx: click.Context, *, config: str | None, app_name: str | None, debug: bool) -> None:
     """Events that are dispatched now and handled later."""
-    ctx.obj = {"config": config, "app": app}
+    ctx.obj = {"config": config, "app": app_name, "debug": debug}
     if ctx.invoked_subcommand is None:
         click.echo(_short_help(), err=True)
         ctx.exit(EXIT_USAGE)
@@ -140,6 +175,7 @@ def _short_help() -> str:
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
+        _print_whatever()
         asked = os.environ.get(COMPLETION)
         code = _completed(asked) if asked else _run()
         if sys.stdout is not None:
@@ -160,22 +196,69 @@ def main() -> NoReturn:
     except RelevoError as error:
         tell(error)
         code = exit_code(error)
-    except BrokenPipeError:
-        # Whoever read has seen enough. What is still buffered goes nowhere, without a word at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read has seen enough
+        _leave_the_rest()
         code = 128 + signal.SIGPIPE
-    except Exception:  # noqa: BLE001 - the last resort says what it was and how it ends
-        _tell("a defect in relevo or in a module of yours:")
-        traceback.print_exc()
-        code = EXIT_INTERNAL
+    except Exception as error:  # noqa: BLE001 - the last resort says what it was and how it ends
+        code = _unforeseen(error)
     finally:
-        logging.shutdown()
+        if logging := sys.modules.get("logging"):  # whoever logged has imported it
+            logging.shutdown()
+        _let_standard_error_go()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Tell what the last resort caught, and return the exit code for it."""
+    if isinstance(error, OSError) and _is_of_output(error):
+        _leave_the_rest()
+        _tell(f"standard output cannot be written: {error.strerror or error}; what the command did is done")
+        return EXIT_OUTPUT
+    _tell("a defect in relevo or in a module of yours:")
+    import traceback  # noqa: PLC0415 - only a defect needs it
+
+    traceback.print_exc()
+    return EXIT_INTERNAL
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Return whether *error* was met where something was printed: whatever is printed goes through these modules."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    return where in (__name__, "click.utils", "relevo.cli._output", "rich.console")
+
+
+def _leave_the_rest() -> None:
+    """Let what standard output still has in its buffer go nowhere, without a word at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _let_standard_error_go() -> None:
+    """Let what standard error still has go nowhere if nobody takes it: Python would end with 120 instead."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _print_whatever() -> None:
+    """Let standard output escape what its encoding has no form for, as standard error does: it is no defect."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run() -> object:
     with group.make_context("relevo", sys.argv[1:]) as context:
-        return group.invoke(context)
+        try:
+            return group.invoke(context)
+        except RelevoError as error:
+            tell(error)
+            return exit_code(error)
 
 
 def _completed(asked: str) -> int:
@@ -185,9 +268,31 @@ def _completed(asked: str) -> int:
 
 
 def tell(error: RelevoError) -> None:
-    """Print what *error* says, each of its problems in a line."""
+    """
+    Print what *error* says, each of its problems in a line.
+
+    Before it comes the traceback of a module of the user's, and that of any error if ``--debug`` was said.
+    """
+    from relevo._module import NotImportedError  # noqa: PLC0415 - help does without
+
+    context = click.get_current_context(silent=True)
+    if isinstance(error, NotImportedError) and error.__cause__ is not None:
+        import traceback  # noqa: PLC0415 - the same
+
+        click.echo(visible("".join(traceback.format_exception(error.__cause__))), nl=False, err=True)
+    elif context is not None and (context.find_object(dict) or {}).get("debug"):
+        from relevo.cli._trace import traced  # noqa: PLC0415 - few ask for it
+
+        click.echo(visible(traced(error)), nl=False, err=True)
     for line in str(error).splitlines():
         _tell(line)
+
+
+def not_found(faults: Sequence[str]) -> int:
+    """Tell of each id or ref that names nothing, and return the exit code that says so; 0 if there are none."""
+    for fault in faults:
+        _tell(visible(fault, lines=False))
+    return EXIT_NOTHING if faults else 0
 
 
 def _tell(line: str) -> None:

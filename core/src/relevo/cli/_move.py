@@ -17,10 +17,12 @@ from relevo._relay import RelayExecutor
 from relevo._route import NOW, Target, parsed_target
 from relevo._runner import Report, RunOptions
 from relevo._signing import Signing
+from relevo._transport import Transport
 from relevo._worker import LEASE, Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
+from relevo.cli._place import check_known
 from relevo.errors import ConfigurationError, did_you_mean
 
 
@@ -56,7 +58,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     """
     if source == target:
         raise click.UsageError("--from and --to are the same queue")
-    here, there = app.transport(source.transport), app.transport(target.transport)
+    here, there = _transport(app, source, "--from"), _transport(app, target, "--to")
     known = app.queues(there.name)
     if target.queue not in known:
         hint = did_you_mean(target.queue, known)
@@ -64,6 +66,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             f'--to: nothing is routed to the queue "{target.queue}" of "{there.name}"{hint}; '
             f"there are: {', '.join(known)}"
         )
+    check_known(app, here, source.queue, where="--from: ")
     if missing := here.setup([source.queue], dry_run=True):
         raise ConfigurationError(f"--from: {source} is not there: {'; '.join(missing)} would have to be created first")
     app.prepare(there.name)
@@ -87,6 +90,17 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     else:
         click.echo(_told(report))
     return EXIT_DEAD if report.retried or report.dead else 0
+
+
+def _transport(app: App, target: Target, option: str) -> Transport:
+    """Return the transport of *target*; a queue alone is no target, as in routes."""
+    name = target.transport
+    if name not in app.transports:
+        meant = [f"{each}/{name}" for each in app.transports if name in app.queues(each)]
+        hint = f'; did you mean "{meant[0]}"?' if meant else did_you_mean(name, app.transports)
+        known = ", ".join(app.transports)
+        raise ConfigurationError(f'{option}: no transport is called "{name}"{hint}; there are: {known}')
+    return app.transports[name]
 
 
 def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> Envelope | Outcome:

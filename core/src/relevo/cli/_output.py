@@ -3,20 +3,88 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
+import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 import click
 
+_DOCUMENT = "relevo.cli.document"
+"""Where a command keeps the standard output that is for its document alone."""
 
-def show_json(value: object) -> None:
-    """Print *value* as JSON; what UTF-8 has no form for is escaped, as JSON can."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    lone = re.compile("[\ud800-\udfff]")
-    click.echo(lone.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+@contextmanager
+def kept_for_the_document() -> Iterator[None]:
+    """
+    Let nothing but :func:`show_document` and :func:`show_json` print to standard output while the block runs.
+
+    What modules, listeners and plugins print goes to standard error, and so does what their child processes write.
+    """
+    own = sys.stdout
+    if own is None:  # whoever called has closed it
+        yield
+        return
+    with _aside(own) as document, redirect_stdout(sys.stderr):
+        meta = click.get_current_context().meta
+        meta[_DOCUMENT] = document
+        try:
+            yield
+        finally:
+            del meta[_DOCUMENT]
+
+
+@contextmanager
+def _aside(own: TextIO) -> Iterator[TextIO]:
+    """Give a stream that goes where *own* goes, whose file descriptor leads to standard error meanwhile."""
+    own.flush()
+    try:
+        number = own.fileno()
+    except io.UnsupportedOperation:  # no file, as in a test
+        yield own
+        return
+    copy = os.dup(number)
+    try:
+        _lead_to_standard_error(number)
+        document = open(copy, "w", encoding=own.encoding, errors=own.errors, closefd=False)  # noqa: SIM115 - see below
+        try:
+            yield document
+        finally:
+            with suppress(OSError):  # all was flushed when it was shown; what failed then would fail once more
+                document.close()
+    finally:
+        own.flush()
+        os.dup2(copy, number)
+        os.close(copy)
+
+
+def _lead_to_standard_error(number: int) -> None:
+    try:
+        os.dup2(sys.stderr.fileno(), number)
+    except (AttributeError, OSError):  # it is closed too, or no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def show_document(text: str) -> None:
+    """Print *text*, which is all that standard output is for, as it is."""
+    click.echo(text, nl=False, file=click.get_current_context().meta.get(_DOCUMENT))
+
+
+def show_json(value: object, *, sort_keys: bool = False) -> None:
+    """Print *value* as JSON; what standard output has no form for is escaped, as JSON can."""
+    out = click.get_current_context().meta.get(_DOCUMENT) or sys.stdout
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str, sort_keys=sort_keys)
+    try:
+        text.encode(getattr(out, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str, sort_keys=sort_keys)
+    show_document(text + "\n")
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
@@ -24,21 +92,45 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
     if not rows:
         click.echo(empty)
         return
+    from rich.cells import cell_len  # noqa: PLC0415 - as below
     from rich.console import Console  # noqa: PLC0415 - only for people, and slow to import
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    texts = [[_cell(row.get(column)) for column in columns] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numbers = any(isinstance(row.get(column), (int, float)) for row in rows)
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("-" if row.get(column) is None else visible(str(row[column]))) for column in columns))
+    for each in texts:
+        table.add_row(*map(Text, each))
     console = Console(width=None if at_terminal(sys.stdout) else 10_000)
+    *firm, last = (max(map(cell_len, each)) for each in zip(columns, *texts, strict=True))
+    if sum(firm) + 2 * len(firm) + min(last, _FOLDED) > console.width:
+        _show_records(columns, texts)
+        return
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
         click.echo(line.rstrip())
+
+
+_FOLDED = 20
+"""Columns of a terminal into which the last column of a table may be folded; the others are not."""
+
+
+def _show_records(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    """Print what a terminal is too narrow for as a table, a value in a line."""
+    width = max(map(len, columns)) + 2
+    for number, row in enumerate(texts):
+        if number:
+            click.echo()
+        for column, text in zip(columns, row, strict=True):
+            click.echo(f"{column + ':':<{width}}{text}")
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else visible(str(value))
 
 
 def at_terminal(stream: TextIO | None) -> bool:

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import attrs
 import click
 
 from relevo._app import App
 from relevo._clock import seconds
+from relevo._delivery import Release, Settlement
 from relevo._hook import hookimpl
 from relevo._loop import LoopRunner
+from relevo._notify import Notifier
 from relevo._runner import Report, RunOptions
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
-from relevo.errors import ConfigurationError
+from relevo.cli._place import of_one_transport
+from relevo.errors import ConfigurationError, shown
+
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["inline", "threads", "process"]
+
+
+_LATER = {"lock": "another drain is at the same queues", "objection": "events may not be taken now, as during a deploy"}
+"""What stopped a run that may be more successful later, and how that is told."""
+
+_SIZE = re.compile(r"(\d+)([KMG]?)")
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size(text: str) -> int:
+    """Return what was typed as a size in bytes."""
+    match = _SIZE.fullmatch(text.upper())
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"it cannot be {shown(text)}; write a number of bytes, or as in 512M or 2G")
+    return int(match[1]) * _FACTORS[match[2]]
 
 
 def duration(text: str) -> float:
@@ -28,12 +52,30 @@ def duration(text: str) -> float:
         raise click.BadParameter(str(error)) from error
 
 
+def _execution_options(command: F) -> F:
+    """Give *command* the options that say where listeners run."""
+    kinds = click.Choice(["inline", "threads", "process"])
+    execution = click.option("--execution", type=kinds, help="Where listeners run, instead of what is configured.")
+    many = click.IntRange(min=1, max=1000)
+    concurrency = click.option("-c", "--concurrency", type=many, metavar="N", help="Handle so many events at once.")
+    return execution(concurrency(command))
+
+
 @click.command()
 @transport_option
 @queue_option
+@_execution_options
 @click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
 @click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 55s.")
-@click.option("--settle", type=duration, default="0s", metavar="DURATION", help="Wait so long also for retries.")
+@click.option("--max-memory", type=size, metavar="SIZE", help="Stop when the process holds so much, as in 512M.")
+@click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after so many failed.")
+@click.option(
+    "--settle",
+    type=duration,
+    default="0s",
+    metavar="DURATION",
+    help="Wait also for what becomes due.",
+)
 @json_option
 @with_app
 def drain(
@@ -41,19 +83,24 @@ def drain(
     app: App,
     transport: str | None,
     queues: tuple[str, ...],
+    execution: Kind | None,
+    concurrency: int | None,
     max_events: int | None,
     max_time: float | None,
+    max_memory: int | None,
+    max_failures: int | None,
     settle: float,
     as_json: bool,
 ) -> int:
     """
     Handle what is due now, and what becomes due meanwhile, then exit.
 
-    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, and with 75
-    if a plugin lets no further events be taken, as during a deploy.
+    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, and with 75 during a
+    deploy, if a plugin lets no events be taken, or if another drain is at the same queues.
 
     Example: relevo drain --max-time 55s
     """
+    transport, queues = of_one_transport(app, transport, queues)
     options = RunOptions(
         transport=transport,
         queues=queues,
@@ -61,9 +108,12 @@ def drain(
         settle=settle,
         max_events=max_events,
         max_seconds=max_time,
+        execution=execution,
+        concurrency=concurrency,
     )
     with _progress(app, show=at_terminal(sys.stderr) and not as_json):
-        report = LoopRunner().run(app, options)
+        runner = LoopRunner(single_flight=True, max_memory=max_memory, max_failures=max_failures)
+        report = runner.run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead:
@@ -74,8 +124,11 @@ def drain(
 @click.command()
 @transport_option
 @queue_option
+@_execution_options
 @click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
 @click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 1h.")
+@click.option("--max-memory", type=size, metavar="SIZE", help="Stop when the process holds so much, as in 512M.")
+@click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after so many failed.")
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @json_option
 @with_app
@@ -84,8 +137,12 @@ def worker(
     app: App,
     transport: str | None,
     queues: tuple[str, ...],
+    execution: Kind | None,
+    concurrency: int | None,
     max_events: int | None,
     max_time: float | None,
+    max_memory: int | None,
+    max_failures: int | None,
     fail_fast: bool,
     as_json: bool,
 ) -> int:
@@ -93,12 +150,23 @@ def worker(
     Handle events until told to stop.
 
     The first TERM or INT finishes the current work and gives the rest back; a second one stops at once.
-    Exits with 75 if a plugin lets no further events be taken, as during a deploy.
+    During a deploy it finishes the current work too, and waits. Exits with 75 if a plugin lets no further events be
+    taken.
 
     Example: relevo worker -t main -q feed -l info
     """
-    options = RunOptions(transport=transport, queues=queues, max_events=max_events, max_seconds=max_time)
-    report = LoopRunner(patient=not fail_fast).run(app, options)
+    transport, queues = of_one_transport(app, transport, queues)
+    options = RunOptions(
+        transport=transport,
+        queues=queues,
+        max_events=max_events,
+        max_seconds=max_time,
+        execution=execution,
+        concurrency=concurrency,
+    )
+    notifier = Notifier.of(os.environ)
+    runner = LoopRunner(patient=not fail_fast, max_memory=max_memory, max_failures=max_failures, notifier=notifier)
+    report = runner.run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):
@@ -136,7 +204,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
 
 
 def _exit_code(report: Report) -> int:
-    return EXIT_LATER if report.stopped_by == "objection" else 0
+    return EXIT_LATER if report.stopped_by in _LATER else 0
 
 
 def _told(report: Report, *, done: str = "done") -> str:
@@ -146,7 +214,8 @@ def _told(report: Report, *, done: str = "done") -> str:
     if report.dead:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
         parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
-    return f"{', '.join(parts)} in {report.seconds:.1f} s"
+    later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
+    return f"{', '.join(parts)} in {report.seconds:.1f} s{later}"
 
 
 @contextmanager
@@ -160,16 +229,17 @@ def _progress(app: App, *, show: bool) -> Iterator[None]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, transient=True) as bar:
         row = bar.add_task("draining", total=None)
-        app.hooks.add(_Ticker(lambda: bar.advance(row)))
+        app.hooks.add(_Ticker(lambda number: bar.advance(row, number)))
         yield
 
 
 class _Ticker:
-    """A plugin that ticks with every delivery."""
+    """A plugin that ticks with what is settled."""
 
-    def __init__(self, tick: Callable[[], None]):
+    def __init__(self, tick: Callable[[int], None]):
         self._tick = tick
 
     @hookimpl
-    def relevo_around_handle(self) -> None:
-        self._tick()
+    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
+        """Tick here, since what surrounds the handling is asked where listeners run, maybe in another process."""
+        self._tick(sum(not isinstance(outcome, Release) for _, outcome in settlements))

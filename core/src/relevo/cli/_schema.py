@@ -15,7 +15,8 @@ from relevo._asyncapi import asyncapi
 from relevo._compatibility import Change, compared
 from relevo._event import EventType
 from relevo._schema import schemas
-from relevo.cli._option import json_option, with_app
+from relevo.cli._main import named
+from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_json, visible
 from relevo.errors import did_you_mean
 
@@ -26,13 +27,20 @@ _EARLIER = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", callback=named)
 @click.option("--asyncapi", "as_asyncapi", is_flag=True, help="As an AsyncAPI 3.0 document, with channels.")
-@click.option("--api-version", default="1.0.0", show_default=True, metavar="TEXT", help="For the AsyncAPI document.")
+@click.option(
+    "--api-version",
+    default="1.0.0",
+    show_default=True,
+    metavar="TEXT",
+    callback=named,
+    help="For the AsyncAPI document.",
+)
 @click.option("--out", type=_FILE, metavar="FILE", help="Write it there; with --diff only if nothing breaks.")
 @click.option("--diff", type=_EARLIER, metavar="FILE", help="Tell how it differs from an earlier output.")
 @json_option
-@with_app
+@with_app_and_document(lambda said: said["as_json"] or said["diff"] is None)
 def schema(
     *,
     app: App,
@@ -65,7 +73,7 @@ def schema(
     if out is not None and not breaking:
         _write(out, _text(made))
     elif diff is None:
-        click.echo(_text(made), nl=False)
+        show_json(made, sort_keys=True)
     return EXIT_BREAKING if breaking else 0
 
 

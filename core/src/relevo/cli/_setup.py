@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from relevo._app import App
+from relevo._setup import raise_together, set_up
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
@@ -19,11 +20,14 @@ def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
     """
     Create missing tables and queues; never alters what is there.
 
+    Where a server is down, the others are set up all the same.
+
     Example: relevo setup --plan
     """
-    created = app.setup(dry_run=plan or check)
+    created, errors = set_up(app.transports, app.outboxes, app.queues, dry_run=plan or check)
     if as_json:
         show_json(created)
     else:
-        click.echo("\n".join(created) if created else "nothing is missing")
+        click.echo("\n".join(created) if created else "nothing else is missing" if errors else "nothing is missing")
+    raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0

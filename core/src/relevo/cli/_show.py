@@ -8,9 +8,10 @@ from relevo._app import App
 from relevo._envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._event import dead_row, living_row, show_whole
-from relevo.cli._main import EXIT_NOTHING
-from relevo.cli._option import id_argument, json_option, stores, transport_option, with_app
-from relevo.cli._output import show_json, visible
+from relevo.cli._main import not_found
+from relevo.cli._option import id_argument, json_option, transport_option, with_app
+from relevo.cli._output import show_json
+from relevo.cli._place import stores
 
 
 @click.command()
@@ -27,7 +28,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
 
     Example: relevo show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
-    places = dict.fromkeys(store for store, _ in stores(app, transport, ()))
+    places = dict.fromkeys(store for store, _ in stores(app, transport))
     able = [store for store in places if store.capabilities.find]
     rows = [living_row(store, found) for store in able for found in store.find(event_id)]
     rows += [
@@ -44,6 +45,5 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; among the living it cannot be looked up in {unable}" if unable else ""
-        click.echo(f"relevo: nothing has the id {visible(event_id, lines=False)}{besides}", err=True)
-        return EXIT_NOTHING
+        return not_found([f"nothing has the id {event_id}{besides}"])
     return 0

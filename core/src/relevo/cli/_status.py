@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from relevo._app import App
+from relevo._setup import each_of
 from relevo._transport import Stats
 from relevo.cli._main import exit_code, tell
-from relevo.cli._option import Place, json_option, places, queue_option, transport_option, with_app
+from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import show_json, show_table
+from relevo.cli._place import Place, places
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
@@ -37,7 +39,7 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         try:
             rows += _figures(app, place)
         except RelevoError as error:
-            errors.setdefault(str(error), error)
+            errors |= {str(each): each for each in each_of(error) if str(each) not in errors}
             rows.append({**dict.fromkeys(_COLUMNS), "transport": place.store.name, "error": str(error)})
     if as_json:
         show_json(rows)

@@ -191,7 +191,9 @@ class AppTesting:
             limit: Fail after so many events.
 
         Returns:
-            What was done.
+            What became of the deliveries, of which ``handled`` is ``done``, ``retried`` and ``dead`` together. One that
+            is handled twice counts once. What an outbox hands on counts where it is handled; only what dies in
+            the outbox counts there.
 
         Raises:
             AssertionError: An event died though no listener raised, or the limit was reached.

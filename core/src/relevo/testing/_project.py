@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relevo.errors import ConfigurationError, shown
+from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from relevo._app import App
-
-_VARIABLE = "RELEVO_CONFIG"
 
 
 @contextmanager
@@ -33,31 +30,15 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
     Raises:
         ConfigurationError: None is named, or it cannot be imported, or is none.
     """
+    from relevo._project import app_named, configured, modules_of  # noqa: PLC0415 - they know of what is tested
+
     path: Path | None = None
     if not name:
         name, folder, path = _named(folder, environ)
-    sys.path.insert(0, str(folder))
-    try:
-        with _configured(path, environ):
-            app = _imported(name)
+    with modules_of(folder):
+        with configured(path, environ):
+            app = app_named(name)
         yield app
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-
-
-@contextmanager
-def _configured(path: Path | None, environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Let the application's own ``App.from_config()`` find what was found here."""
-    before = environ.get(_VARIABLE)
-    if path is not None:
-        environ[_VARIABLE] = str(path)
-    try:
-        yield
-    finally:
-        environ.pop(_VARIABLE, None)
-        if before is not None:
-            environ[_VARIABLE] = before
 
 
 def _named(folder: Path, environ: MutableMapping[str, str]) -> tuple[str, Path, Path | None]:
@@ -71,16 +52,3 @@ def _named(folder: Path, environ: MutableMapping[str, str]) -> tuple[str, Path, 
     raise ConfigurationError(
         f'which one? There is no relevo.toml in {folder} or above whose app = "module:name" would say'
     )
-
-
-def _imported(name: str) -> App:
-    from relevo._app import App  # noqa: PLC0415 - it is what is tested, and knows of this module
-    from relevo._module import imported  # noqa: PLC0415 - as above
-
-    module, _, inside = name.partition(":")
-    if not (module and inside):
-        raise ConfigurationError(f'app: write "module:name", as in "shop:app", not {shown(name)}')
-    app = imported(name, where="app")
-    if not isinstance(app, App):
-        raise ConfigurationError(f'app: "{name}" is {type(app).__name__}, not a relevo.App')
-    return app

@@ -2,11 +2,11 @@
 
 import relevo_conformance._rewriting  # noqa: F401 - before what it concerns
 from relevo_conformance.promise import PROMISES, Promise
-from relevo_conformance.harness import Harness, HookMissing, Savepoint, Transaction
+from relevo_conformance.harness import Deviation, Harness, HookMissing, Savepoint, Transaction
 from relevo_conformance.suite import suite
 from relevo_conformance.machine import machine_for
 from relevo_conformance.examination import Finding, examine
-from relevo_conformance.recorder import BrokenPromiseError
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError
 from relevo_conformance.checker import Violation, check
 from relevo_conformance._jsonline import dump, load
 
@@ -16,6 +16,7 @@ __all__ = [
     "Promise",
     # what an author writes
     "Harness",
+    "Deviation",
     "HookMissing",
     "Savepoint",
     "Transaction",
@@ -25,6 +26,7 @@ __all__ = [
     "examine",
     "Finding",
     "BrokenPromiseError",
+    "HarnessError",
     # judging a history
     "Violation",
     "check",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from relevo import MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
@@ -12,6 +14,9 @@ from relevo_conformance.contract import Contract, proves
 
 STATE = bytes(range(256)) * (MAX_STATE // 256)
 TOO_LONG = STATE + b"\0"
+
+MANY = 250
+"""Settlements of a batch that a store may have to cut in pieces."""
 
 
 class SettleContract(Contract):
@@ -35,7 +40,7 @@ class SettleContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             worker.send(bench.envelopes(4))
-            stale, done, back, kept = bench.receive(worker, 4)
+            stale, done, back, kept = bench.so_many(worker, 4)
             worker.ack(stale)
 
             lost = worker.settle([(done, Ack()), (stale, Nack()), (back, Nack(state=b"once")), (kept, Release())])
@@ -46,6 +51,23 @@ class SettleContract(Contract):
                 (back.envelope, 2, b"once"),
                 (kept.envelope, 1, b""),
             }
+
+    @proves(promise.ACK_IS_FINAL, promise.NACK_RETURNS_LATER)
+    def test_each_settlement_of_a_long_batch_counts(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(MANY))
+            held = bench.receive(worker, MANY, limit=MANY)
+            outcomes: list[Outcome] = [Ack(), Nack(state=b"again")]
+
+            lost = worker.settle(list(zip(held, itertools.cycle(outcomes))))
+
+            assert list(lost) == []
+            again = bench.receive(worker, MANY // 2, limit=MANY)
+            assert {(one.envelope, one.attempt, one.state) for one in again} == {
+                (one.envelope, 2, b"again") for one in held[1::2]
+            }
+            assert list(worker.settle([(one, Ack()) for one in again])) == []
 
     @proves(promise.NACK_RETURNS_LATER)
     def test_what_is_given_back_comes_again_with_the_next_attempt(self) -> None:
@@ -86,13 +108,17 @@ class SettleContract(Contract):
             worker = bench.worker()
             worker.send([bench.envelope()])
 
-            worker.nack(bench.one(worker), delay=bench.times.delay, state=b"later")
+            held = bench.one(worker)
+            due = self.harness.clock.now() + bench.times.delay
 
-            assert bench.glimpse(worker) == [] or not self.harness.fake
-            bench.advance(bench.times.delay - 10 * self.harness.slack)
-            assert bench.glimpse(worker) == [] or not self.harness.fake
+            worker.nack(held, delay=bench.times.delay, state=b"later")
+
+            early = bench.glimpse(worker)
+            bench.approach(due)
+            early += bench.glimpse(worker)
+            assert early == [] or not self.harness.fake
             bench.advance(10 * self.harness.slack + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
-            for delivery in bench.receive(worker):
+            for delivery in early or bench.receive(worker):  # a clock that runs may have come to its time
                 assert (delivery.attempt, delivery.state) == (2, b"later")
 
     @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
@@ -146,7 +172,7 @@ class SettleContract(Contract):
             assert worker.settles(bench.one(worker), died)
 
             assert bench.glimpse(worker) == []
-            (entry,) = worker.dead_letters([bench.queue])
+            entry = bench.dead_letter(worker)
             assert entry.envelope == envelope
             assert (entry.reason, entry.error, entry.state) == (died.reason, died.error, died.state)
             assert (entry.queue, entry.attempt, entry.losses) == (bench.queue, 2, 0)
@@ -160,7 +186,7 @@ class SettleContract(Contract):
 
             worker.dead_letter(bench.one(worker))
 
-            (entry,) = worker.dead_letters([bench.queue])
+            entry = bench.dead_letter(worker)
             assert entry.state == b"once"
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
@@ -185,7 +211,7 @@ class StateContract(Contract):
             worker.send(bench.envelopes(2))
             for delivery in bench.receive(worker, 2):
                 worker.nack(delivery, state=STATE)
-            first, second = bench.receive(worker, 2)
+            first, second = bench.so_many(worker, 2)
 
             for outcome in self.oversized():
                 with pytest.raises(ConfigurationError):
@@ -215,9 +241,9 @@ class StateContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             worker.send(bench.envelopes(2))
-            for delivery in bench.receive(worker, 2):
+            for delivery in bench.so_many(worker, 2):
                 worker.dead_letter(delivery)
-            first, second = (entry.ref for entry in worker.dead_letters([bench.queue]))
+            first, second = (entry.ref for entry in bench.dead_letters(worker, 2))
 
             with pytest.raises(ConfigurationError):
                 worker.revive({first: b"", second: TOO_LONG})
@@ -244,7 +270,7 @@ class StaleContract(Contract):
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_a_second_settlement_changes_nothing_whatever_the_first_was(self) -> None:
-        for first in self.outcomes():
+        def settle_twice(first: Outcome) -> None:
             with self.bench() as bench:
                 worker = bench.worker()
                 worker.send([bench.envelope()])
@@ -254,9 +280,24 @@ class StaleContract(Contract):
                 for second in self.outcomes():
                     assert not worker.settles(delivery, second)
 
+        self.each(self.outcomes(), settle_twice)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_delivery_that_stands_twice_in_a_batch_is_settled_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            delivery = bench.one(worker)
+
+            lost = worker.settle([(delivery, Nack(state=b"first")), (delivery, Ack())])
+
+            assert list(lost) == [delivery]
+            again = bench.one(worker)
+            assert (again.attempt, again.state) == (2, b"first")
+
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_an_old_receipt_changes_nothing_while_a_new_holder_lives(self) -> None:
-        for outcome in self.outcomes():
+        def settle_late(outcome: Outcome) -> None:
             with self.bench() as bench:
                 old, new = self._two_holders(bench)
 
@@ -268,9 +309,11 @@ class StaleContract(Contract):
                 again = bench.one(bench.recorder.workers[1])
                 assert (again.attempt, again.state) == (new.attempt + 1, b"new")
 
+        self.each(self.outcomes(), settle_late)
+
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_a_receipt_of_a_lost_worker_changes_nothing_in_the_hand_of_another(self) -> None:
-        for outcome in self.outcomes():
+        def settle_for_another(outcome: Outcome) -> None:
             with self.bench() as bench:
                 lost, other = bench.worker(), bench.worker()
                 lost.send([bench.envelope()])
@@ -281,6 +324,8 @@ class StaleContract(Contract):
                 assert not other.settles(old, outcome)
 
                 assert other.ack(new)
+
+        self.each(self.outcomes(), settle_for_another)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_the_short_verbs_say_that_a_lease_was_lost(self) -> None:
@@ -302,7 +347,7 @@ class StaleContract(Contract):
             worker.send([bench.envelope()])
             old = bench.one(worker)
             worker.dead_letter(old)
-            (entry,) = worker.dead_letters([bench.queue])
+            entry = bench.dead_letter(worker)
             worker.revive({entry.ref: b"afresh"})
             new = bench.one(worker)
 
@@ -333,6 +378,46 @@ class StaleContract(Contract):
             bench.recorder.workers[1].nack(new)
             assert bench.one(bench.recorder.workers[1]).state == b""
 
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_settlement_after_the_lease_counts_for_nothing_though_nobody_noticed_its_end(self) -> None:
+        self._require_timed_leases()
+        for outcome in self.outcomes():
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send([bench.envelope()])
+                held = bench.one(worker)
+                bench.let_leases_end()
+
+                assert not worker.settles(held, outcome), "it was settled although its lease had ended"
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.EXTEND_KEEPS_THE_LEASE)
+    def test_a_lease_that_is_over_is_not_extended_though_nobody_noticed_its_end(self) -> None:
+        self._require_timed_leases()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            bench.let_leases_end()
+
+            assert list(worker.extend([held], lease=bench.times.lease)) == [held]
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_a_checkpoint_after_the_lease_is_not_kept_though_nobody_noticed_its_end(self) -> None:
+        self._require_timed_leases()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            bench.let_leases_end()
+
+            with pytest.raises(LeaseLostError):
+                worker.checkpoint(held, b"late")
+
+    def _require_timed_leases(self) -> None:
+        """Skip the test where a lease lasts as long as its holder."""
+        if self.harness.capabilities.lease == "connection":
+            pytest.skip("a lease lasts as long as its holder")
+
     def _two_holders(self, bench: Bench) -> tuple[Delivery, Delivery]:
         """Return a delivery of the first worker, which is slow, and the one of the second that superseded it."""
         slow, quick = bench.worker(), bench.worker()
@@ -354,11 +439,15 @@ class LeaseContract(Contract):
         with self.bench() as bench:
             holder, other = bench.worker(), bench.worker()
             holder.send(bench.envelopes(2))
+            began = self.harness.clock.now()
             held = bench.receive(holder, 2)
 
             for _ in range(4):
                 bench.advance(bench.times.lease / 2)
+                began = self.harness.clock.now()
                 assert list(holder.extend(held, lease=bench.times.lease)) == []
+
+            bench.approach_the_end_of_a_lease(began)
 
             assert bench.glimpse(other) == []
             for delivery in held:

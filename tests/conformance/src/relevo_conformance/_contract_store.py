@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from relevo import Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
@@ -52,7 +55,7 @@ class DeadLetterContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             bury(bench, worker, 3)
-            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+            refs = [entry.ref for entry in bench.dead_letters(worker, 3)]
             worker.discard([refs[0]])
 
             page = worker.dead_letters([bench.queue], after=refs[0])
@@ -78,7 +81,7 @@ class DeadLetterContract(Contract):
             worker.nack(bench.one(worker))
             last = bench.one(worker)
             worker.dead_letter(last, state=b"failed")
-            (entry,) = worker.dead_letters([bench.queue])
+            entry = bench.dead_letter(worker)
 
             assert list(worker.revive({entry.ref: b"afresh"})) == []
 
@@ -92,7 +95,7 @@ class DeadLetterContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             bury(bench, worker, 1)
-            (entry,) = worker.dead_letters([bench.queue])
+            entry = bench.dead_letter(worker)
             worker.revive({entry.ref: b""})
 
             assert list(worker.revive({entry.ref: b""})) == [entry.ref]
@@ -105,12 +108,12 @@ class DeadLetterContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             bury(bench, worker, 1)
-            (first,) = worker.dead_letters([bench.queue])
+            first = bench.dead_letter(worker)
             worker.revive({first.ref: b""})
 
             worker.dead_letter(bench.one(worker), reason="again")
 
-            (second,) = worker.dead_letters([bench.queue])
+            second = bench.dead_letter(worker)
             assert (second.reason, second.attempt) == ("again", 1)
 
     @proves(promise.REVIVED_IS_RECEIVED)
@@ -118,7 +121,7 @@ class DeadLetterContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             bury(bench, worker, 3)
-            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+            refs = [entry.ref for entry in bench.dead_letters(worker, 3)]
 
             assert list(worker.revive({refs[1]: b"one"})) == []
 
@@ -130,7 +133,7 @@ class DeadLetterContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             bury(bench, worker, 3)
-            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+            refs = [entry.ref for entry in bench.dead_letters(worker, 3)]
 
             assert list(worker.discard(refs[:2])) == []
 
@@ -162,7 +165,7 @@ class StatsContract(Contract):
             if self.harness.capabilities.delay is not None:
                 worker.send(bench.envelopes(1), delay=bench.times.delay)
             worker.stats(bench.queue)
-            held = bench.receive(worker, 3)
+            held = bench.so_many(worker, 3)
             worker.stats(bench.queue)
 
             worker.ack(held[0])
@@ -209,6 +212,108 @@ class StatsContract(Contract):
             assert figures in ([0, 1, 2, 3], [None] * 4)
 
 
+class FindContract(Contract):
+    """What lives is found by its id as it is, and left as it is."""
+
+    @proves(promise.FOUND_AS_IT_IS)
+    def test_an_event_is_found_as_it_is_through_its_life(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope, other = bench.envelope(headers={"a": "1"}, body=bytes(range(256))), bench.envelope()
+            assert list(worker.find(envelope.id)) == []
+            worker.send([envelope, other])
+
+            ready = self._only(worker, envelope)
+            held = min(bench.so_many(worker, 2), key=lambda one: one.envelope != envelope)
+            leased = self._only(worker, envelope)
+            worker.nack(held, state=b"once")
+            again = self._only(worker, envelope)
+
+            assert (ready.status, ready.attempt, ready.state, ready.until) == ("ready", 1, b"", None)
+            assert (leased.status, leased.attempt, leased.enqueued_at) == ("leased", 1, held.enqueued_at)
+            assert (again.status, again.attempt, again.losses, again.state) == ("ready", 2, 0, b"once")
+            assert worker.ack(bench.one(worker))
+            assert list(worker.find(envelope.id)) == []
+
+    @proves(promise.FOUND_AS_IT_IS)
+    def test_an_event_whose_holder_was_lost_is_found_ready_with_its_loss(self) -> None:
+        with self.bench() as bench:
+            lost, other = bench.worker(), bench.worker()
+            envelope = bench.envelope()
+            lost.send([envelope])
+            bench.one(lost)
+
+            bench.lose(lost)
+
+            assert bench.eventually(lambda: self._only(other, envelope).status == "ready")
+            one = self._only(other, envelope)
+            assert (one.attempt, one.losses, one.until) == (2, 1, None)
+
+    @proves(promise.FOUND_AS_IT_IS, promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_event_is_found_with_the_end_of_its_lease(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            held = bench.one(worker)
+            before = self._only(worker, envelope).until
+
+            worker.extend([held], lease=3 * bench.times.lease)
+
+            after = self._only(worker, envelope).until
+            assert before is not None
+            assert after is not None
+            assert after >= before + bench.times.lease
+
+    @proves(promise.FOUND_AS_IT_IS, promise.DELAY_IS_RESPECTED)
+    def test_an_event_that_waits_for_its_time_is_found_with_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope], delay=bench.times.delay)
+
+            one = self._only(worker, envelope)
+
+            assert one.status == "scheduled" or not self.harness.fake
+            bench.advance(bench.times.delay + (self.harness.capabilities.delay or 0.0) + 2 * self.harness.slack)
+            assert self._only(worker, envelope).status == "ready"
+
+    @proves(promise.FOUND_AS_IT_IS)
+    def test_an_event_is_found_in_each_queue_and_no_other_event_is(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.worker()
+            envelope = bench.envelope(id=f"{bench.token}_a")
+            twin = bench.envelope(id=envelope.id, queue=bench.queues[1])
+            others = [bench.envelope(id=f"{bench.token}{end}") for end in ("-a", "_A", "_", "_a%", "_a ")]
+            worker.send([envelope, twin, *others])
+
+            found = worker.find(envelope.id)
+
+            assert {(one.queue, one.envelope) for one in found} == {(bench.queue, envelope), (bench.queues[1], twin)}
+            assert list(worker.find("%")) == []
+
+    @proves(promise.FOUND_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_an_event_is_not_found_while_it_is_dead(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.dead_letter(bench.one(worker))
+
+            assert list(worker.find(envelope.id)) == []
+
+            entry = bench.dead_letter(worker)
+            worker.revive({entry.ref: b"afresh"})
+            one = self._only(worker, envelope)
+            assert (one.status, one.attempt, one.losses, one.state) == ("ready", 1, 0, b"afresh")
+
+    def _only(self, worker: Worker, envelope: Envelope) -> Found:
+        """Return the one event of the id of *envelope* that lives."""
+        found = worker.find(envelope.id)
+        assert [one.envelope for one in found] == [envelope]
+        return found[0]
+
+
 class TakeOutContract(Contract):
     """What is cancelled or purged is gone, and nothing else is."""
 
@@ -244,6 +349,20 @@ class TakeOutContract(Contract):
 
             assert worker.ack(held)
 
+    @proves(promise.CANCELLED_IS_GONE, promise.ORDER_IS_KEPT)
+    def test_what_waits_behind_a_cancelled_event_of_its_key_has_its_turn(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            doomed, second, third = bench.envelopes(3, ordering_key="a")
+            worker.send([doomed, second, third])
+
+            worker.cancel(doomed.id)
+
+            for envelope in (second, third):
+                delivery = bench.one(worker, limit=10)
+                assert delivery.envelope == envelope
+                worker.ack(delivery)
+
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_takes_out_what_nobody_holds_of_one_queue(self) -> None:
         with self.bench(queues=2) as bench:
@@ -256,6 +375,44 @@ class TakeOutContract(Contract):
             assert worker.purge(bench.queue) == 0
             assert worker.ack(held)
             assert len(bench.receive(worker, 2, limit=10)) == 2
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_spares_what_is_held_after_a_loss(self) -> None:
+        with self.bench() as bench:
+            lost, worker = bench.worker(), bench.worker()
+            lost.send([bench.envelope()])
+            bench.one(lost)
+            bench.lose(lost)
+            held = bench.one(worker)
+
+            assert worker.purge(bench.queue) == 0
+
+            assert worker.ack(held)
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_takes_out_what_has_a_lease_that_ended(self) -> None:
+        if self.harness.capabilities.lease == "connection":
+            pytest.skip("a lease lasts as long as its holder")
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(3))
+            bench.receive(worker, 2)
+            bench.let_leases_end()
+
+            assert worker.purge(bench.queue) == 3
+
+    @proves(promise.CANCELLED_IS_GONE)
+    def test_what_has_a_lease_that_ended_is_cancelled(self) -> None:
+        if self.harness.capabilities.lease == "connection":
+            pytest.skip("a lease lasts as long as its holder")
+        with self.bench() as bench:
+            worker = bench.worker()
+            doomed = bench.envelope()
+            worker.send([doomed])
+            bench.one(worker)
+            bench.let_leases_end()
+
+            assert worker.cancel(doomed.id) == 1
 
     @proves(promise.PURGED_IS_GONE, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_a_purge_leaves_the_dead_letters(self) -> None:

@@ -59,6 +59,21 @@ class TransactionContract(Contract):
             assert {one.envelope for one in bench.receive(worker, 2)} == {kept, also_kept}
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_commits_late_is_not_passed_over(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            early, late = bench.envelopes(2)
+            with worker.transaction() as transaction:
+                transaction.send([late])
+                other.send([early])
+                bench.advance(bench.times.step)
+                assert other.ack(bench.one(other))
+
+                transaction.commit()
+
+            assert bench.one(other).envelope == late
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_second_transaction_of_one_session_begins_with_nothing(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

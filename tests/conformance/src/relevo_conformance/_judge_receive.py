@@ -10,11 +10,17 @@ import attrs
 from relevo import Action, Counters, Envelope, State, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import Holder, Operation, World
-from relevo_conformance.model import PENDING, Copy, Situation
+from relevo_conformance.model import PENDING, Copy, Situation, missing_headers
 from relevo_conformance.promise import Promise
 
 _TIME_TOLERANCE = 1.0
 """Seconds; some stores keep when an event was sent as whole ones."""
+
+_NOBODY = -1
+"""The number of a delivery that was never handed out."""
+
+Lease = tuple[float, float]
+"""Before the first it cannot have run out, after the second it has."""
 
 _AFTER: dict[Action | None, Promise] = {
     None: promise.LOSSES_ARE_COUNTED,
@@ -28,59 +34,89 @@ _AFTER: dict[Action | None, Promise] = {
 
 def receive_began(world: World, operation: Operation, call: history.Receive) -> None:
     """Take note of who may hold what from now on."""
-    for queue in call.queues:
-        world.subscribers[queue].add(operation.worker)
+    world.subscribed(operation.worker, call.queues)
 
 
 def receive_ended(world: World, operation: Operation, call: history.Receive, returned: history.Returned) -> None:
     """Judge each hand-over, in the order of the batch."""
     if not isinstance(returned.value, history.HandedOut):
         if returned.end == "unknown":
-            world.breaks.update(call.queues)
+            for queue in call.queues:
+                world.broke(queue)
+            _may_be_leased_to_nobody(world, operation, call, returned.at)
         return
     handed_out = returned.value.deliveries
     if len(handed_out) > call.limit:
         world.report(promise.LIMIT_IS_RESPECTED, operation.op, f"{len(handed_out)} handed out, {call.limit} asked for")
     if not operation.overlapped and not world.flying:
         _judge_preference(world, operation, call, handed_out)
-    until = inf if world.capabilities.lease == "connection" else operation.began + call.lease
+    lease = _lease(world, operation, call, returned.at)
     for handed in handed_out:
         if handed.queue not in call.queues:
             what = f'handed out from "{handed.queue}", which was not asked for'
             world.report(promise.QUEUES_ARE_ISOLATED, operation.op, what)
-        copy = _hand_over(world, operation, handed, returned.at, until)
+        copy = _hand_over(world, operation, handed, returned.at, lease)
         if copy is not None:
             world.holders[handed.number] = Holder(copy, operation.worker, handed)
+            for other in world.flying.values():
+                other.meanwhile.add(copy.number)
             _judge_content(world, operation, copy, handed)
             _judge_order(world, operation, copy)
 
 
-def _hand_over(world: World, operation: Operation, handed: history.Handed, now: float, until: float) -> Copy | None:
+def _may_be_leased_to_nobody(world: World, operation: Operation, call: history.Receive, now: float) -> None:
+    """Let each event of a receive whose answer was lost have a holder that never heard of it, for a lease."""
+    connected = world.capabilities.lease == "connection"
+    lease = _lease(world, operation, call, now)
+    for copy in world.copies:
+        if copy.queue in call.queues:
+            ready = (one.receivable(now, world.slack) for one in copy.possible)
+            taken = (attrs.evolve(one.handed(_NOBODY, *lease), adrift=connected) for one in ready if one is not None)
+            copy.become((*copy.possible, *taken))
+
+
+def _lease(world: World, operation: Operation, call: history.Receive, now: float) -> Lease:
+    if world.capabilities.lease == "connection":
+        return inf, inf
+    return operation.began + call.lease, now + call.lease + world.slack
+
+
+def _hand_over(world: World, operation: Operation, handed: history.Handed, now: float, lease: Lease) -> Copy | None:
     copies = world.same(handed.queue, handed.event)
     if not copies:
         world.report(*_invention(world, operation, handed))
         return None
     ready = [
-        (copy, one) for copy in copies for old in copy.possible if (one := old.receivable(now, world.slack)) is not None
+        (copy, one, old)
+        for copy in copies
+        for old in copy.possible
+        if (one := old.receivable(now, world.slack)) is not None
     ]
-    fitting = [(copy, one) for copy, one in ready if _fits(world, copy, one, handed)]
+    fitting = [(copy, one) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
     if fitting:
         # Of one that was sent several times it is one of its time; and of these one that must be there.
-        copy = min(
-            (copy for copy, _ in fitting),
-            key=lambda one: (bool(_mistimed(world, one, handed)), not one.surely(_is_pending)),
-        )
-        copy.become(_held(world, one, handed, until) for other, one in fitting if other is copy)
+        timely = [copy for copy, _ in fitting if not _mistimed(world, copy, handed)]
+        alike = timely or [copy for copy, _ in fitting]
+        copy = min(alike, key=lambda one: not one.surely(_is_pending))
+        world.swapped(copy, alike)
+        copy.become(_held(world, one, handed, lease) for other, one in fitting if other is copy)
     elif ready:
-        copy, one = ready[0]
+        copy, one, _ = ready[0]
         world.report(_blamed(one), operation.op, f"{copy} came {_differs(one, handed)}")
-        copy.become([_held(world, one, handed, until)])
+        copy.become([_held(world, one, handed, lease)])
     else:
         copy = _second(copies) or _nearest(copies)
         one = copy.possible[0]
-        world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
-        copy.become([attrs.evolve(one, state=State.LEASED, holder=handed.number, until=until, adrift=False)])
+        if copy.number in operation.meanwhile:  # whatever became of it since
+            what = f"{copy} was handed out, and so it was to another receive while this one was in flight"
+            world.report(promise.LEASED_IS_HIDDEN, operation.op, what)
+        else:
+            world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
+        copy.become(
+            [attrs.evolve(one, state=State.LEASED, holder=handed.number, until=lease[0], over=lease[1], adrift=False)]
+        )
     copy.breaks = world.breaks[copy.queue]
+    copy.spared = None
     return copy
 
 
@@ -88,16 +124,16 @@ def _is_pending(one: Situation) -> bool:
     return one.state in PENDING
 
 
-def _held(world: World, ready: Situation, handed: history.Handed, until: float) -> Situation:
-    held = ready.handed(handed.number, until)
+def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) -> Situation:
+    held = ready.handed(handed.number, *lease)
     return attrs.evolve(held, counters=Counters(attempt=handed.attempt, losses=handed.losses), kept=handed.state)
 
 
-def _fits(world: World, copy: Copy, ready: Situation, handed: history.Handed) -> bool:
+def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed: history.Handed) -> bool:
     surplus = handed.losses - ready.counters.losses
     allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.losses == "at least" else 0
-    if ready.last is Action.LOSE and allowed:
-        allowed -= 1
+    if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
+        allowed -= 1  # the loss that is counted already was that of a break; one that was reported was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
     return counted and handed.state == ready.kept
 
@@ -133,7 +169,7 @@ def _obstacle(one: Situation) -> Promise:
         case State.DEAD:
             return promise.DEAD_IS_KEPT_WITH_REASON
         case State.LEASED:
-            return promise.LEASED_IS_HIDDEN
+            return promise.EXTEND_KEEPS_THE_LEASE if one.last is Action.EXTEND else promise.LEASED_IS_HIDDEN
         case State.SCHEDULED:
             return promise.NACK_RETURNS_LATER if one.last is Action.NACK else promise.DELAY_IS_RESPECTED
         case _:
@@ -179,24 +215,37 @@ def _judge_content(world: World, operation: Operation, copy: Copy, handed: histo
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another {changed}")
         elif (what := _mistimed(world, copy, handed)) and not _of_another(world, copy, handed):
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, what)
+    elif isinstance(handed.event, Unreadable) and (missing := missing_headers(copy.event, handed.event)):
+        world.report(promise.MALFORMED_IS_QUARANTINED, operation.op, f"{copy} came without the headers {missing}")
     copy.enqueued_at = handed.enqueued_at
 
 
 def _of_another(world: World, copy: Copy, handed: history.Handed) -> bool:
-    """Return whether this may as well be another copy of an event that was sent several times: they look alike."""
+    """
+    Return whether this may as well be another copy of an event that was sent several times: they look alike.
+
+    Which of them came when is a guess, and one that was guessed wrong before has the time of another: so what
+    counts is whether another was sent at this time, not which time it was seen with.
+    """
     others = (other for other in world.same(handed.queue, handed.event) if other is not copy)
-    return any(not _mistimed(world, other, handed) for other in others)
+    return any(sent_then(world, other, handed.enqueued_at) for other in others)
+
+
+def sent_then(world: World, copy: Copy, when: float) -> bool:
+    """Return whether *copy* may have been sent at *when*."""
+    tolerance = world.slack + _TIME_TOLERANCE
+    return copy.revived or copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance
 
 
 def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:
     """Return what is wrong with the time at which *copy* is said to have been sent; empty if nothing is."""
     if not isinstance(copy.event, Envelope):
         return ""
-    when, tolerance = handed.enqueued_at, world.slack + _TIME_TOLERANCE
+    when = handed.enqueued_at
     if copy.enqueued_at is not None:
         known = f"{copy} was sent at {copy.enqueued_at!r} once and at {when!r} now"
         return "" if copy.enqueued_at == when else known
-    if copy.revived or copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance:
+    if sent_then(world, copy, when):
         return ""
     return f"{copy} says it was sent at {when!r}, not from {copy.sent[0]!r} to {copy.sent[1]!r}"
 
@@ -222,7 +271,7 @@ def _judge_preference(
     world: World, operation: Operation, call: history.Receive, handed_out: Sequence[history.Handed]
 ) -> None:
     """Judge that nothing ready was left in a queue while one named later gave something."""
-    if not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
+    if world.set_back or not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
         return
     last = max((call.queues.index(one.queue) for one in handed_out if one.queue in call.queues), default=0)
     given = [copy for one in handed_out for copy in world.same(one.queue, one.event)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
-from relevo import Capabilities, State, Unreadable
+from relevo import Capabilities, Envelope, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import Operation, World
 from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival
@@ -21,7 +23,10 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
         if world.capabilities.dedupe and any(copy.surely(_is_alive) for copy in others):
             world.add(operation, envelope.queue, envelope, [absent(promise.RESENT_IS_ONE)]).doubtful = True
             continue
-        kept = any(copy.maybe(_is_alive) for copy in others)
+        maybe_kept = [copy for copy in others if copy.maybe(_is_alive)]
+        for copy in maybe_kept if world.capabilities.dedupe else ():
+            copy.doubtful = True  # if it comes, it may be this one
+        kept = bool(maybe_kept)
         copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
         copy.doubtful = kept
         copy.in_line = due is None and not kept
@@ -36,14 +41,26 @@ def send_ended(world: World, operation: Operation, call: history.Send, returned:
     for position, copy in operation.positions.items():
         copy.sent = (operation.began, returned.at)
         _believe(copy, (operation.op, position), fates[position], why)
+    if world.capabilities.dedupe and set(fates) == {"sent"}:
+        _unite(list(operation.positions.values()))
     if isinstance(returned.value, history.Fates) and not returned.value.told_apart:
         world.report(promise.SEND_TELLS_APART, operation.op, "the error does not name each position of the batch once")
     if world.capabilities.atomic_batch and "sent" in fates and len(set(fates)) > 1:
         world.report(promise.BATCH_IS_ATOMIC, operation.op, f"one batch was torn apart: {', '.join(fates)}")
     provoked = operation.worker in world.broken or _is_too_large(world.capabilities, call)
     provoked = provoked or any(envelope.queue not in world.queues for envelope in call.envelopes)
+    provoked = provoked or any(map(_is_no_text, call.envelopes))
     if returned.error in _REFUSALS and not provoked:
         world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send failed for no reason: {returned.error}")
+
+
+def _unite(copies: Sequence[Copy]) -> None:
+    """Let there be one of what stands several times in a batch that was sent."""
+    seen: set[tuple[str, ...] | bytes] = set()
+    for copy in copies:
+        if copy.identity in seen and copy.maybe(_is_absent):
+            copy.become([absent(promise.RESENT_IS_ONE)])
+        seen.add(copy.identity)
 
 
 def setup_ended(world: World, operation: Operation, call: history.SetUp, returned: history.Returned) -> None:
@@ -52,11 +69,19 @@ def setup_ended(world: World, operation: Operation, call: history.SetUp, returne
         world.queues.update(call.queues)
 
 
+def raw_began(world: World, operation: Operation, call: history.PutRaw) -> None:
+    """Let the bytes be there or not from now on."""
+    event = Unreadable(raw=call.raw, headers=call.headers, why="")
+    copy = world.add(operation, call.queue, event, [absent(promise.MALFORMED_IS_QUARANTINED)])
+    copy.branch((operation.op, 0), arrival(None))
+    operation.positions[0] = copy
+
+
 def raw_ended(world: World, operation: Operation, call: history.PutRaw, returned: history.Returned) -> None:
     """Expect the bytes."""
-    event = Unreadable(raw=call.raw, headers=call.headers, why="")
-    copy = world.add(operation, call.queue, event, [Situation(state=State.READY)])
+    copy = operation.positions[0]
     copy.sent = (operation.began, returned.at)
+    copy.resolve((operation.op, 0), happened=True)
 
 
 def batches_at_the_end(world: World) -> None:
@@ -67,7 +92,9 @@ def batches_at_the_end(world: World) -> None:
             batches.setdefault(copy.op, []).append(copy)
     for op, copies in batches.items():
         missing = sum(copy.maybe(_is_absent) and copy.surely(_never_came) for copy in copies)
-        if world.capabilities.atomic_batch and 0 < missing < len(copies):
+        # Of one that may have been taken out meanwhile nobody knows.
+        came = sum(not copy.maybe(_is_absent) for copy in copies)
+        if world.capabilities.atomic_batch and missing and came:
             world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
 
 
@@ -146,6 +173,12 @@ def _believe(copy: Copy, tag: tuple[int, int], fate: history.Fate, why: Promise)
 def _is_too_large(capabilities: Capabilities, call: history.Send) -> bool:
     largest = capabilities.max_body
     return largest is not None and any(len(envelope.body) > largest for envelope in call.envelopes)
+
+
+def _is_no_text(envelope: Envelope) -> bool:
+    """Tell whether some text of *envelope* is none that every store must take."""
+    texts = (envelope.id, envelope.source, envelope.name, *envelope.headers, *envelope.headers.values())
+    return any("\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts)
 
 
 def _is_alive(one: Situation) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import attrs
 
 from relevo import Action, State, action_of
@@ -24,9 +26,20 @@ def settle_began(world: World, operation: Operation, call: history.Settle) -> No
     for position, item in enumerate(call.items):
         holder = world.holders.get(item.delivery)
         if holder is not None:
-            operation.positions[position] = holder.copy
-            operation.before[position] = holder.copy.possible
-            holder.copy.branch((operation.op, position), _settlement(item, operation.began))
+            copy = holder.copy = _held(world, holder.copy, item.delivery, operation.began)
+            operation.positions[position] = copy
+            operation.before[position] = copy.possible
+            copy.branch((operation.op, position), _settlement(item, operation.began))
+
+
+def _held(world: World, copy: Copy, delivery: int, now: float) -> Copy:
+    """
+    Return of which copy *delivery* is: if it cannot hold *copy* any more, of one alike that it may hold, if there is.
+
+    Which of them somebody else was handed is a guess.
+    """
+    alike = (copy, *world.same(copy.queue, copy.event))
+    return next((one for one in alike if one.maybe(lambda there: there.may_be_held(delivery, now))), copy)
 
 
 def _settlement(item: history.Item, began: float) -> Change:
@@ -43,21 +56,48 @@ def settle_ended(world: World, operation: Operation, call: history.Settle, retur
         tag = (operation.op, position)
         if answer is None:
             copy.resolve(tag, happened=False if returned.end == "refused" else None)
-        elif item.delivery in answer.lost:
+            if returned.end != "refused" and action_of(item.outcome) is Action.DEAD_LETTER:
+                _replace_earlier(world, copy)
+            _may_be_in_both_places(world, operation, position, item)
+        elif _is_lost(call, position, answer):
             copy.resolve(tag, happened=False)
             _was_lost(world, operation, item.delivery, returned.at, _PROMISED[action_of(item.outcome)])
         elif item.delivery in answer.unsettled:
             copy.resolve(tag, happened=False)
+            _may_be_in_both_places(world, operation, position, item)
         else:
             _was_settled(world, operation, position, item, returned.at)
 
 
+def _is_lost(call: history.Settle, position: int, answer: history.Settled) -> bool:
+    """Tell whether *answer* says so of what stands at *position*: of a delivery that stands there twice, the second."""
+    lost = answer.lost.count(call.items[position].delivery)
+    behind = sum(item.delivery == call.items[position].delivery for item in call.items[position + 1 :]) if lost else 0
+    return behind < lost
+
+
+def _may_be_in_both_places(world: World, operation: Operation, position: int, item: history.Item) -> None:
+    """
+    Let what was settled while the store was broken be where it went, and where it was, too, if settling has two steps.
+
+    Which of the two is the one that was sent is a guess, and so its double may be in either place.
+    """
+    if operation.worker in world.broken and world.capabilities.settlement == "sent":
+        was = [one for one in operation.before[position] if one.holder == item.delivery]
+        there = (one.settled(item.delivery, item.outcome, operation.began) for one in was)
+        places = [*was, *(one for one in there if one is not None)]
+        world.double(operation.worker, operation.positions[position], places)
+
+
 def _was_settled(world: World, operation: Operation, position: int, item: history.Item, now: float) -> None:
     copy = operation.positions[position]
-    if not copy.resolve((operation.op, position), happened=True):
+    if not copy.resolve((operation.op, position), happened=True) and not _was_of_another(
+        world, operation, position, item
+    ):
         what = f"delivery {item.delivery} of {copy} was settled although it was no longer held"
         world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
         return
+    copy = operation.positions[position]
     if action_of(item.outcome) is Action.DEAD_LETTER:
         _replace_earlier(world, copy)
     for before in operation.before[position]:
@@ -65,12 +105,26 @@ def _was_settled(world: World, operation: Operation, position: int, item: histor
             world.traces[operation.worker].append(Trace(copy, before, now))
 
 
+def _was_of_another(world: World, operation: Operation, position: int, item: history.Item) -> bool:
+    """Let the delivery have held another copy that is alike, since its own was handed out meanwhile; tell if it may."""
+    own = operation.positions[position]
+    other = _held(world, own, item.delivery, operation.began)
+    if other is own:
+        return False
+    settled = (one.settled(item.delivery, item.outcome, operation.began) for one in other.possible)
+    operation.positions[position], operation.before[position] = other, other.possible
+    world.holders[item.delivery].copy = other
+    other.become(one for one in settled if one is not None)
+    return True
+
+
 def _was_lost(world: World, operation: Operation, delivery: int, now: float, broken: Promise) -> None:
     holder = world.holders[delivery]
     copy = holder.copy
     own = holder.worker == operation.worker
     if own and copy.surely(lambda one: one.surely_held(delivery, now, world.slack)):
-        world.report(broken, operation.op, f"delivery {delivery} of {copy} was held, and refused as lost")
+        what = f"delivery {delivery} of {copy} was held, and refused as lost"
+        world.report(copy.spared or broken, operation.op, what)
     set_adrift(copy, delivery)
 
 
@@ -86,25 +140,43 @@ def _replace_earlier(world: World, copy: Copy) -> None:
             other.become((*other.possible, *gone))
 
 
+def extend_began(world: World, operation: Operation, call: history.Extend) -> None:
+    """Let each lease end later from now on, where the delivery is held."""
+    for position, delivery in enumerate(call.deliveries):
+        holder = world.holders.get(delivery)
+        if holder is not None:
+            operation.positions[position] = holder.copy
+            holder.copy.branch((operation.op, position), _extension(delivery, operation.began, call.lease))
+
+
+def _extension(delivery: int, began: float, lease: float) -> Change:
+    def extend(one: Situation) -> Situation | None:
+        if not one.may_be_held(delivery, began):
+            return None
+        return one.step(Action.EXTEND, until=began + lease, over=inf)  # known when the call has ended
+
+    return extend
+
+
 def extend_ended(world: World, operation: Operation, call: history.Extend, returned: history.Returned) -> None:
     """Judge of each delivery whether its lease could be extended, and let it hold."""
     answer = returned.value if isinstance(returned.value, history.Settled) else None
-    if answer is None:
-        return
-    for delivery in call.deliveries:
-        holder = world.holders.get(delivery)
-        if holder is None:
+    for position, delivery in enumerate(call.deliveries):
+        copy = operation.positions.get(position)
+        if copy is None:
             continue
-        copy = holder.copy
-        if delivery in answer.lost:
+        tag = (operation.op, position)
+        if answer is None:
+            copy.resolve(tag, happened=False if returned.end == "refused" else None)
+        elif delivery in answer.lost:
+            copy.resolve(tag, happened=False)
             _was_lost(world, operation, delivery, returned.at, promise.EXTEND_KEEPS_THE_LEASE)
-            continue
-        held = [one for one in copy.possible if one.state is State.LEASED and one.holder == delivery]
-        if held:
-            copy.become(attrs.evolve(one, until=operation.began + call.lease) for one in held)
-        else:
+        elif not copy.resolve(tag, happened=True):
             what = f"delivery {delivery} of {copy} was extended although it was no longer held"
             world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
+        elif not operation.overlapped:
+            over = returned.at + call.lease + world.slack
+            copy.become(attrs.evolve(one, over=over) if one.holder == delivery else one for one in copy.possible)
 
 
 def checkpoint_began(world: World, operation: Operation, call: history.Checkpoint) -> None:
@@ -114,7 +186,7 @@ def checkpoint_began(world: World, operation: Operation, call: history.Checkpoin
         return
 
     def keep(one: Situation) -> Situation | None:
-        if one.state is not State.LEASED or one.holder != call.delivery:
+        if not one.may_be_held(call.delivery, operation.began):
             return None
         return one.step(Action.CHECKPOINT, kept=call.state, checkpointed=True)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from relevo import Action, DeadLetterEntry, Envelope, State, Stats, Unreadable
+from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unreadable
 from relevo_conformance import history, promise
+from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end
 from relevo_conformance._world import Operation, World
-from relevo_conformance.model import PENDING, Change, Copy, Situation
+from relevo_conformance.model import PENDING, Change, Copy, Situation, missing_headers
 from relevo_conformance.promise import Promise
 
 _AGE_TOLERANCE = 1.0
@@ -28,14 +29,22 @@ def dead_listed(world: World, operation: Operation, call: history.ListDead, retu
     if len(entries) > call.limit:
         what = f"{len(entries)} dead letters listed, {call.limit} asked for"
         world.report(promise.LIMIT_IS_RESPECTED, operation.op, what)
-    if not _in_order(entries, call.queues):
+    if not world.set_back and not _in_order(entries, call.queues):
         what = "the dead letters are not listed queue by queue, the oldest first"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
-    listed = {id(copy) for entry in entries if (copy := _judge_entry(world, operation, entry, returned.at)) is not None}
+    listed = {id(copy) for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None}
     if call.after is None and len(entries) < call.limit and not operation.overlapped:
         for copy in world.copies:
-            if copy.queue in call.queues and id(copy) not in listed and copy.surely(_is_dead):
+            if copy.queue not in call.queues:
+                continue
+            if id(copy) not in listed and copy.surely(_is_dead):
                 world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead and is not listed")
+            # Of several that look alike nobody knows which one it is that is listed.
+            alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
+            if id(copy) in listed or any(id(other) in listed for other in alike):
+                world.unlisted.discard(copy.number)
+            else:
+                world.unlisted.add(copy.number)
 
 
 def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool:
@@ -43,7 +52,7 @@ def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool
     return places == sorted(places) and all(place >= 0 for place, _ in places)
 
 
-def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now: float) -> Copy | None:
+def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> Copy | None:
     copies = world.same(entry.queue, entry.envelope)
     copy = world.refs.get(entry.ref)
     if copy is not None and copy.ref != entry.ref:
@@ -53,8 +62,8 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now
     if copy is None:
         # Of several that died and were never looked at it is one that the entry fits; and of these one that
         # no later death can have replaced.
-        unseen = [one for one in copies if one.ref is None and one.maybe(_is_dead)]
-        unseen.sort(key=lambda one: (not _fitting(world, one, entry, now), not one.surely(_is_dead)))
+        unseen = [one for one in copies if (one.ref is None or not one.refs_are_known) and one.maybe(_is_dead)]
+        unseen.sort(key=lambda one: (not _fitting(world, one, entry), not one.surely(_is_dead)))
         copy = next(iter(unseen), None)
     if copy is None:
         if copies:
@@ -67,48 +76,55 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry, now
     if not dead:
         world.report(_gone_how(copy), operation.op, f"{copy} is listed as dead although it is not")
         return None
-    copy.ref = entry.ref
+    copy.ref, copy.refs_are_known = entry.ref, True
     world.refs[entry.ref] = copy
-    fitting = _fitting(world, copy, entry, now)
+    fitting = _fitting(world, copy, entry)
     if not fitting:
-        what = f"the dead letter of {copy} has another {_wrong(world, copy, dead[0], entry, now)}"
+        what = f"the dead letter of {copy} has another {_wrong(world, copy, dead[0], entry)}"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     copy.become(fitting or dead)
     return copy
 
 
-def _fitting(world: World, copy: Copy, entry: DeadLetterEntry, now: float) -> list[Situation]:
+def _fitting(world: World, copy: Copy, entry: DeadLetterEntry) -> list[Situation]:
     """Return the situations in which *copy* is dead as *entry* tells."""
     dead = (one for one in copy.possible if one.state is State.DEAD)
-    return [one for one in dead if not _wrong(world, copy, one, entry, now)]
+    return [one for one in dead if not _wrong(world, copy, one, entry)]
 
 
-def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry, now: float) -> str:
+def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> str:
     """Return what of *entry* is not as it should be; empty if all is."""
+    return ", ".join(name for name, is_right in RIGHT.items() if not is_right(world, copy, one, entry))
+
+
+def _is_the_event(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> bool:
     event = copy.event
-    found = {
-        "event": entry.envelope == event if isinstance(event, Envelope) else _same_bytes(event, entry.envelope),
-        "reason": entry.reason == one.reason,
-        "error": entry.error == one.error,
-        "state": entry.state == one.kept,
-        "attempt": entry.attempt == one.counters.attempt,
-        "losses": entry.losses == one.counters.losses,
-        "time of sending": copy.enqueued_at in (None, entry.enqueued_at),
-        "time of death": one.died[0] - world.slack - _AGE_TOLERANCE <= entry.died_at <= now + world.slack,
-    }
-    return ", ".join(name for name, right in found.items() if not right)
+    return entry.envelope == event if isinstance(event, Envelope) else _same_bytes(event, entry.envelope)
 
 
 def _same_bytes(event: Unreadable, found: Envelope | Unreadable) -> bool:
-    return isinstance(found, Unreadable) and found.raw == event.raw
+    return isinstance(found, Unreadable) and found.raw == event.raw and not missing_headers(event, found)
+
+
+RIGHT: Mapping[str, Callable[[World, Copy, Situation, DeadLetterEntry], bool]] = {
+    "event": _is_the_event,
+    "reason": lambda world, copy, one, entry: entry.reason == one.reason,
+    "error": lambda world, copy, one, entry: entry.error == one.error,
+    "state": lambda world, copy, one, entry: entry.state == one.kept,
+    "attempt": lambda world, copy, one, entry: entry.attempt == one.counters.attempt,
+    "losses": lambda world, copy, one, entry: entry.losses == one.counters.losses,
+    "time of sending": lambda world, copy, one, entry: copy.enqueued_at in (None, entry.enqueued_at),
+    "time of death": lambda world, copy, one, entry: (
+        one.died[0] - world.slack - _AGE_TOLERANCE <= entry.died_at <= world.latest + world.slack
+    ),
+}
+"""By each part of a dead letter: whether it is as it should be."""
 
 
 def _gone_how(copy: Copy) -> Promise:
     match copy.possible[0]:
         case Situation(state=State.GONE, last=Action.DISCARD):
             return promise.DISCARDED_IS_GONE
-        case Situation(last=Action.REVIVE) if copy.revived:
-            return promise.REVIVED_IS_RECEIVED
         case _:
             return promise.REVIVED_IS_RECEIVED if copy.revived else promise.DEAD_IS_KEPT_WITH_REASON
 
@@ -137,6 +153,10 @@ def taking_dead_ended(
                 world.report(broken, operation.op, f"{ref!r} is no dead letter, and was not said to be missing")
         elif missing is None:
             copy.resolve((operation.op, position), happened=False if returned.end == "refused" else None)
+            if returned.end != "refused" and isinstance(call, history.Revive):
+                copy.refs_are_known = False
+                _was_revived(world, copy)
+                _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
         elif ref in missing:
             if copy.surely(lambda one: one.state is State.DEAD or bool(one.tags)):
                 world.report(broken, operation.op, f"{copy} is dead, and was said to be missing")
@@ -146,6 +166,13 @@ def taking_dead_ended(
             copy.ref = None
             if isinstance(call, history.Revive):
                 _was_revived(world, copy)
+
+
+def _may_be_dead_and_alive(world: World, operation: Operation, copy: Copy, state: bytes) -> None:
+    """Let what was revived while the store was broken be a dead letter still, too, if settling has two steps."""
+    if operation.worker in world.broken and world.capabilities.settlement == "sent":
+        alive = (_revival(state)(one) for one in copy.possible)
+        world.double(operation.worker, copy, [one for one in alive if one is not None])
 
 
 def _revival(state: bytes) -> Change:
@@ -186,6 +213,8 @@ def taking_out_began(world: World, operation: Operation, call: history.Cancel | 
     for copy in world.copies:
         if _is_meant(copy, call):
             before = copy.possible
+            if not operation.closed and copy.surely(lambda one: one.state is State.LEASED):
+                copy.spared = why
             if copy.branch((operation.op, copy.number), take):
                 operation.positions[copy.number] = copy
                 operation.before[copy.number] = before
@@ -200,22 +229,98 @@ def taking_out_ended(
             copy.resolve((operation.op, number), happened=False if returned.end == "refused" else None)
         return
     number = returned.value.number
-    free = frozenset({State.READY, State.SCHEDULED})
-    sure = {at for at, before in operation.before.items() if all(one.state in free for one in before)}
+    sure = {at for at, before in operation.before.items() if all(one.surely_free(operation.began) for one in before)}
     most = len(operation.positions)
-    if not len(sure) <= number <= most:
+    # What another call does meanwhile may come before or after.
+    if not operation.overlapped and not len(sure) <= number <= most:
         broken = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
         what = f"{number} events were taken out, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
         world.report(broken, operation.op, what)
     for at, copy in operation.positions.items():
         happened = True if at in sure or number == most else (False if number == len(sure) else None)
+        happened = None if operation.overlapped else happened
         copy.resolve((operation.op, at), happened=happened)
 
 
-def _is_meant(copy: Copy, call: history.Cancel | history.Purge) -> bool:
+def _is_meant(copy: Copy, call: history.Cancel | history.Purge | history.Find) -> bool:
     if isinstance(call, history.Purge):
         return copy.queue == call.queue
     return isinstance(copy.event, Envelope) and copy.event.id == call.event_id
+
+
+# --- looking up ------------------------------------------------------------------------------------
+
+
+def found(world: World, operation: Operation, call: history.Find, returned: history.Returned) -> None:
+    """Judge, when nothing moves, that all that lives is found, as it is, and nothing else."""
+    if not isinstance(returned.value, history.Living) or operation.overlapped or world.set_back:
+        return
+    meant = [copy for copy in world.copies if _is_meant(copy, call)]
+    for event in returned.value.events:
+        alike = [copy for copy in meant if copy.queue == event.queue and copy.event == event.envelope]
+        views = [view for copy in alike for view in _views(world, operation, copy, returned.at)]
+        wrong = [_misfit(world, alike, view, event) for view in views]
+        if not views:
+            what = f'{event.envelope.id!r} is found {event.status} in "{event.queue}", and nothing like it lives there'
+            world.report(promise.FOUND_AS_IT_IS, operation.op, what)
+        elif all(wrong):
+            world.report(
+                promise.FOUND_AS_IT_IS, operation.op, f"{alike[-1]} is found with another {min(wrong, key=len)}"
+            )
+    for queue in {copy.queue for copy in meant}:
+        here = [copy for copy in meant if copy.queue == queue]
+        least, most = sum(copy.surely(_is_pending) for copy in here), sum(copy.maybe(_is_pending) for copy in here)
+        number = sum(event.queue == queue for event in returned.value.events)
+        if not least <= number <= most:
+            what = f'{call.event_id!r} is found {number} times in "{queue}", not {least}'
+            world.report(promise.FOUND_AS_IT_IS, operation.op, what + (f" to {most}" if most > least else ""))
+
+
+@attrs.frozen
+class _View:
+    """What an event may be found as."""
+
+    status: str
+    one: Situation
+    until: tuple[float, float] | None = None
+    """The earliest and the latest time that it may say; ``None``: it says none."""
+
+    sent: float | None = None
+    """The time of sending that was seen before, if it was."""
+
+
+def _views(world: World, operation: Operation, copy: Copy, now: float) -> Iterator[_View]:
+    """Yield what *copy* may be found as from the beginning of *operation* until *now*, if it lives."""
+    began, slack = operation.began, world.slack
+    for one in copy.possible:
+        match one.state:
+            case State.SCHEDULED if began <= one.due + slack + _AGE_TOLERANCE:
+                late = one.due + slack + _AGE_TOLERANCE + (world.capabilities.delay or 0.0)
+                yield _View("scheduled", one, (one.due - slack, late), copy.enqueued_at)
+            case State.LEASED if began <= one.over:
+                yield _View("leased", one, (one.until - slack, one.over), copy.enqueued_at)
+            case _:
+                pass
+        if (ready := one.receivable(now, slack)) is not None:
+            yield _View("ready", ready, None, copy.enqueued_at)
+
+
+def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> str:
+    """Return what of *event* is not as *view* has it; empty if all is."""
+    counters = view.one.counters
+    surplus = event.losses - counters.losses
+    times = view.until is not None and event.until is not None and view.until[0] <= event.until <= view.until[1]
+    right = {
+        "status": event.status == view.status,
+        "end": times if view.until is not None else event.until is None,
+        "attempt": event.attempt == counters.attempt + max(surplus, 0),
+        "losses": surplus == 0 or (surplus > 0 and world.capabilities.losses == "at least"),
+        "state": event.state == view.one.kept,
+        # Of several that look alike nobody knows which was sent when.
+        "time of sending": view.sent == event.enqueued_at
+        or ((view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)),
+    }
+    return ", ".join(name for name, fits in right.items() if not fits)
 
 
 # --- figures ---------------------------------------------------------------------------------------
@@ -229,7 +334,7 @@ def counted(world: World, operation: Operation, call: history.Count, returned: h
     for name, figure in _figures(stats):
         if figure is not None and figure < 0:
             world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, f"{name} is {figure}")
-    if world.capabilities.stats != "exact" or operation.overlapped:
+    if world.capabilities.stats != "exact" or operation.overlapped or world.set_back:
         return
     places = [_places(copy, returned.at, world.slack) for copy in world.copies if copy.queue == call.queue]
     for name, figure in _figures(stats):
@@ -297,9 +402,23 @@ def drained(world: World, operation: Operation, call: history.Drain, returned: h
     if returned.end != "done":
         return
     for copy in world.copies:
-        if copy.surely(lambda one: one.state in PENDING):
+        if copy.surely(_is_pending):
             world.report(_missed(copy), operation.op, f"{copy} never came: it is {copy.possible[0].state}")
+        elif must_come(world, copy):
+            what = f"{copy} may be dead, but is not listed, and never came either"
+            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     batches_at_the_end(world)
+
+
+def must_come(world: World, copy: Copy) -> bool:
+    """Tell whether *copy* must still be handed out: it is nowhere else."""
+    if copy.number not in world.unlisted:
+        return copy.surely(_is_pending)
+    return copy.maybe(_is_pending) and copy.surely(lambda one: _is_pending(one) or _is_dead(one))
+
+
+def _is_pending(one: Situation) -> bool:
+    return one.state in PENDING
 
 
 def _missed(copy: Copy) -> Promise:
@@ -307,7 +426,7 @@ def _missed(copy: Copy) -> Promise:
         return promise.MALFORMED_IS_QUARANTINED
     match copy.possible[0]:
         case Situation(state=State.LEASED):
-            return promise.LOST_LEASE_RETURNS
+            return copy.spared or promise.LOST_LEASE_RETURNS
         case Situation(last=Action.NACK):
             return promise.NACK_RETURNS_LATER
         case Situation(last=Action.RELEASE):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 
-from relevo import Capabilities, Envelope, Unreadable
+from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
-from relevo_conformance.model import Copy, Situation, absent, identity
+from relevo_conformance.model import PENDING, Copy, Situation, absent, identity
 from relevo_conformance.promise import Promise
 
 SENT_GRACE = 1.0
@@ -24,13 +24,14 @@ class Violation:
     """A promise that a history breaks, and where."""
 
     promise: str
-    op: int
-    """The call that gave it away."""
+    op: int | None
+    """The call that gave it away, if there is one."""
 
     what: str
 
     def __str__(self) -> str:
-        return f"{self.promise}: {self.what} (call {self.op})"
+        where = "" if self.op is None else f" (call {self.op})"
+        return f"{self.promise}: {self.what}{where}"
 
 
 @attrs.define(eq=False)
@@ -53,6 +54,9 @@ class Operation:
 
     before: dict[int, tuple[Situation, ...]] = attrs.field(factory=dict)
     """What was possible for each before it began."""
+
+    meanwhile: set[int] = attrs.field(factory=set)
+    """The numbers of the copies that were handed out to others while it was in flight."""
 
 
 @attrs.define(eq=False)
@@ -90,12 +94,27 @@ class World:
     queues: set[str] = attrs.field(factory=set)
     """Those that were set up."""
 
+    last: float = 0.0
+    """The time that the last record bears."""
+
+    latest: float = 0.0
+    """The latest time that any record bears."""
+
+    set_back: bool = False
+    """
+    Whether the clock went back at some point. By the store's clock what had become ready may then have to wait
+    again, until the time at which it did: late, and so no promise is broken, but neither ready nor scheduled.
+    """
+
     broken: set[str] = attrs.field(factory=set)
     """Workers whose store is broken."""
 
     subscribers: defaultdict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     breaks: Counter[str] = attrs.field(factory=Counter)
-    """By queue: how often a worker that received from it vanished, or a receive ended unknown."""
+    """By queue: how often a worker that received from it vanished or was shaken, or a receive ended unknown."""
+
+    _broke: defaultdict[str, list[float]] = attrs.field(factory=lambda: defaultdict(list))
+    """By queue: when that was."""
 
     traces: defaultdict[str, list[Trace]] = attrs.field(factory=lambda: defaultdict(list))
     transactions: defaultdict[int, list[tuple[tuple[int, ...], Copy, float | None]]] = attrs.field(
@@ -103,8 +122,28 @@ class World:
     )
     """By transaction: what was sent in it, inside which savepoints, and when it is due."""
 
+    doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
+    """By worker whose store is broken: of what there may be one more since, by the number of the copy."""
+
+    unlisted: set[int] = attrs.field(factory=set)
+    """The numbers of the copies that the last whole list of dead letters of their queue had no place for."""
+
     savepoints: defaultdict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
+    _originals: dict[int, int] = attrs.field(factory=dict)
+    """By the number of an extra copy: that of the one which was sent."""
+
     _by_identity: defaultdict[tuple[str, ...] | bytes, list[Copy]] = attrs.field(factory=lambda: defaultdict(list))
+
+    def pass_time(self, now: float) -> None:
+        """Take note of the time that a record bears."""
+        if now < self.last:
+            self.set_back = True
+            # What time had done before the clock was set back, the store may have noticed or not.
+            for copy in self.copies:
+                ready = (one.receivable(self.last, self.slack) for one in copy.possible)
+                copy.become((*copy.possible, *(one for one in ready if one is not None)))
+        self.last = now
+        self.latest = max(self.latest, now)
 
     def report(self, broken: Promise, op: int, what: str) -> None:
         """Write down that *broken* was."""
@@ -122,7 +161,8 @@ class World:
             sent=(operation.began, operation.began),
             possible=tuple(possible),
             beside=frozenset(self.flying) - {operation.op},
-            breaks=self.breaks[queue],
+            # Until a server has noticed that a holder is gone, it gives it what is sent.
+            breaks=self.breaks[queue] - sum(self.last - at <= SENT_GRACE for at in self._broke[queue]),
         )
         self.copies.append(copy)
         self._by_identity[copy.identity].append(copy)
@@ -132,6 +172,12 @@ class World:
         """Return the copies of *event* in *queue*, in the order in which they were sent."""
         return self._by_identity.get(identity(queue, event), [])
 
+    def broke(self, queue: str) -> None:
+        """Take note that a holder of what is in *queue* is gone, or may be."""
+        self.breaks[queue] += 1
+        if self.capabilities.lease == "connection":
+            self._broke[queue].append(self.last)
+
     def vanished(self, worker: str, now: float) -> None:
         """Let go of what *worker* held: it was killed or closed."""
         self.closed.add(worker)
@@ -140,28 +186,107 @@ class World:
                 set_adrift(holder.copy, number)
         for queue, workers in self.subscribers.items():
             if worker in workers:
-                self.breaks[queue] += 1
+                self.broke(queue)
                 workers.discard(worker)
         if self.capabilities.settlement == "sent":
             for trace in self.traces.pop(worker, []):
                 if now - trace.at <= SENT_GRACE:
-                    self._extra(trace)
+                    self._extra(trace.copy, [attrs.evolve(trace.before, adrift=True)])
 
-    def _extra(self, trace: Trace) -> None:
-        original = trace.copy
+    def shaken(self, worker: str, now: float) -> None:
+        """
+        Let the connection of *worker* be lost while its store breaks, if what it holds, or settles, hangs on one.
+
+        What was settled by being sent is moved by two steps, of which the second has no answer: between them it is in
+        both places, and there may be one more of it. A break makes one of each, not more.
+        """
+        queues = {queue for queue, workers in self.subscribers.items() if worker in workers}
+        own = {number for number, holder in self.holders.items() if holder.worker == worker}
+        if self.capabilities.lease == "connection":
+            for number in own:
+                set_adrift(self.holders[number].copy, number)
+            for queue in queues:
+                self.broke(queue)
+        if self.capabilities.settlement == "sent":
+            for trace in self.traces[worker]:
+                if now - trace.at <= SENT_GRACE:
+                    self.double(worker, trace.copy, [trace.before])
+            self._fetched(worker, queues, own)
+
+    def subscribed(self, worker: str, queues: Iterable[str]) -> None:
+        """Let *worker* be brought what is in *queues* from now on; while its store is broken it may move that, too."""
+        fresh = [queue for queue in queues if worker not in self.subscribers[queue]]
+        for queue in fresh:
+            self.subscribers[queue].add(worker)
+        if worker in self.broken and self.capabilities.settlement == "sent":
+            self._fetched(worker, fresh)
+
+    def _fetched(self, worker: str, queues: Collection[str], own: Collection[int] = ()) -> None:
+        """Let there be one more of what *worker* holds, and of what nobody holds: that may have been brought to it."""
+        for copy in tuple(self.copies):
+            alive = (one for one in copy.possible if one.state in PENDING and copy.queue in queues)
+            self.double(worker, copy, [one for one in alive if one.holder is None or one.adrift or one.holder in own])
+
+    def mended(self, worker: str, now: float) -> None:
+        """Let the store of *worker* be whole again, after whatever befell it."""
+        self.shaken(worker, now)
+        self.doubles.pop(worker, None)
+        self.broken.discard(worker)
+
+    def double(self, worker: str, copy: Copy, situations: Iterable[Situation]) -> None:
+        """Let there be one more of *copy* since the store of *worker* broke, in one of *situations*."""
+        there = [attrs.evolve(one, adrift=True) for one in situations if one.state in PENDING | {State.DEAD}]
+        original = self._originals.get(copy.number, copy.number)
+        known = self.doubles[worker].get(original)
+        if known is not None:
+            known.become((*known.possible, *(attrs.evolve(one, tags=frozenset()) for one in there)))
+        elif there:
+            self.doubles[worker][original] = self._extra(copy, there)
+
+    def swapped(self, copy: Copy, alike: Iterable[Copy]) -> None:
+        """
+        Let what *copy* may be otherwise be said of others, since it is taken to be the one that is handed out.
+
+        Of all that are *alike* it may as well have been another, and then this one is where it was. What it may be as
+        a dead letter is said of its double even if that one cannot be handed out.
+        """
+        for other in (one for one in alike if one is not copy):
+            other.become((*other.possible, *(attrs.evolve(one, tags=frozenset()) for one in copy.possible)))
+        dead = [one for one in copy.possible if one.state is State.DEAD]
+        extra = (other for other in self.twins(copy) if other.number in self._originals)
+        twin = next((other for other in extra if other.ref is None), None)
+        if dead and twin is not None:
+            twin.become((*twin.possible, *dead))
+            if copy.ref is not None:
+                self.refs[copy.ref] = twin
+                twin.ref, copy.ref = copy.ref, None
+                twin.refs_are_known = copy.refs_are_known
+
+    def twins(self, copy: Copy) -> list[Copy]:
+        """Return the other copies of what was sent as *copy*, the one that was sent among them."""
+        original = self._originals.get(copy.number, copy.number)
+        same = self.same(copy.queue, copy.event)
+        return [one for one in same if one is not copy and self._originals.get(one.number, one.number) == original]
+
+    def _extra(self, original: Copy, situations: Iterable[Situation]) -> Copy:
+        """Return one more of *original*, which is not there or in one of *situations*."""
         copy = Copy(
             number=len(self.copies),
             queue=original.queue,
             event=original.event,
             op=original.op,
             sent=original.sent,
-            possible=(absent(promise.ACK_IS_FINAL), attrs.evolve(trace.before, adrift=True, tags=frozenset())),
+            possible=(absent(promise.ACK_IS_FINAL), *(attrs.evolve(one, tags=frozenset()) for one in situations)),
             enqueued_at=original.enqueued_at,
             in_line=False,
+            doubtful=True,  # that it never comes tears no batch
             breaks=original.breaks,
+            revived=original.revived,
         )
         self.copies.append(copy)
         self._by_identity[copy.identity].append(copy)
+        self._originals[copy.number] = self._originals.get(original.number, original.number)
+        return copy
 
 
 def set_adrift(copy: Copy, number: int) -> None:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
 import attrs
 
-from relevo import Delivery, Envelope
-from relevo.errors import RelevoError
+from relevo import DeadLetterEntry, Delivery, Envelope
+from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import history
-from relevo_conformance.harness import Harness
+from relevo_conformance.fault import Breakage
+from relevo_conformance.fault.turnstile import Turnstile
+from relevo_conformance.harness import Harness, MovableClock
+from relevo_conformance.promise import PROMISES
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.strategy import Recipe
+from relevo_conformance.verdict import HarnessError
+from relevo_conformance.watch import Watch
 from relevo_conformance.worker import Worker
 
 SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\")
 """Put behind one word they make queue names that a careless store mixes up: by prefix, pattern, case or quoting."""
 
-_GLIMPSE = 0.3
-"""Seconds of real time after which a store that would hand something out has done so, most of the time."""
+_BREATH = 0.01
+"""Seconds between two looks at what must come about, where patience is long."""
+
+_BREATHS = 20
+"""So often at least one looks before patience is over, also where that is short."""
+
+_VAIN = 3
+"""So often patience is had with a transport that never handed anything out; then one look must do."""
 
 _ROUNDS = 1000
 """No drain of the suite needs more receives than this."""
@@ -39,6 +52,11 @@ class Times:
     delay: float
     step: float
     """What passes between two things that happen one after the other."""
+
+
+def tolerated(harness: Harness) -> frozenset[str]:
+    """Return the ids of the promises from which the transport of *harness* deviates, and may."""
+    return frozenset(name for name in harness.deviations if name in PROMISES and PROMISES[name].level == "must")
 
 
 class Thread(threading.Thread):
@@ -64,6 +82,18 @@ class Thread(threading.Thread):
             raise self._error
 
 
+def finish_all(threads: Sequence[Thread]) -> None:
+    """Wait for the end of all *threads*; raise what the first raised that raised anything."""
+    raised: list[BaseException] = []
+    for thread in threads:
+        try:
+            thread.finish()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised.append(error)
+    if raised:
+        raise raised[0]
+
+
 class Bench:
     """
     Runs one scenario on a harness, and judges it at the end of the ``with`` block.
@@ -75,17 +105,32 @@ class Bench:
         harness: What opens and breaks the transports.
 
         queues: How many queues.
+
+        tolerated: The ids of promises that may be broken without a word.
+
+        deadline: When patience is over at the latest, by :func:`time.monotonic`.
     """
 
-    def __init__(self, harness: Harness, *, queues: int = 1) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        *,
+        queues: int = 1,
+        tolerated: frozenset[str] = frozenset(),
+        deadline: float = math.inf,
+    ) -> None:
         token = secrets.token_hex(4)
         self.harness = harness
         self.capabilities = harness.capabilities
-        self.recorder = Recorder(harness)
+        self.recorder = Recorder(harness, tolerated=tolerated)
         self.token = token
         self.queues = tuple(f"t{token}{suffix}" for suffix in SUFFIXES[:queues])
+        self._deadline = deadline
         self._sent = 0
+        self._failed = False
+        self._stopped_nobody = False
         self._outboxes: list[str] = []
+        harness.watch.benches.append(self)
 
     @property
     def queue(self) -> str:
@@ -108,6 +153,13 @@ class Bench:
     @property
     def patience(self) -> float:
         """Seconds of real time within which what is ready is handed out."""
+        watch = self.harness.watch
+        if watch.vain_looks >= _VAIN and not watch.handed_out:
+            return 0.0
+        return self._stated_patience
+
+    @property
+    def _stated_patience(self) -> float:
         stated = type(self.harness).patience
         if stated is not None:
             return stated
@@ -116,7 +168,7 @@ class Bench:
     @property
     def glance(self) -> float:
         """Seconds for which one receive waits: none where one look must do."""
-        return min(self.patience, _GLIMPSE)
+        return min(self._stated_patience, type(self.harness).glance)
 
     # --- arranging --------------------------------------------------------------------------------------
 
@@ -171,6 +223,24 @@ class Bench:
         self._outboxes.append(queue)
         return queue
 
+    def failed_send(self, sender: Worker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
+        """
+        Return what a send of *batch* raises while the store beneath *sender* is broken.
+
+        Raises:
+            HarnessError: It raised nothing, and all was sent: nothing was broken.
+        """
+        with self.recorder.broken(sender, breakage):
+            try:
+                sender.send(batch)
+            except TransportError as error:
+                return error
+        came = {one.envelope for one in self.receive(self.worker(), len(batch))}
+        assert came == {*batch}, "a send returned as if it had sent all, and did not: its store had failed"
+        hook = "broken_send" if "broken_send" in type(self.harness).defines() else "broken"
+        why = f"broke nothing: with Fault({breakage!r}) a send returned, and all that it sent came"
+        raise HarnessError(type(self.harness).__name__, hook, why)
+
     # --- receiving --------------------------------------------------------------------------------------
 
     def receive(
@@ -190,24 +260,39 @@ class Bench:
         deliveries: list[Delivery] = []
 
         def ask() -> bool:
-            deliveries.extend(
-                worker.receive(
-                    self.queues if queues is None else queues,
-                    limit=number - len(deliveries) if limit is None else limit,
-                    lease=self.times.lease if lease is None else lease,
-                    wait=self.glance,
-                )
+            came = worker.receive(
+                self.queues if queues is None else queues,
+                limit=number - len(deliveries) if limit is None else limit,
+                lease=self.times.lease if lease is None else lease,
+                wait=self.glance,
             )
-            return len(deliveries) >= number
+            deliveries.extend(came)
+            return bool(came) or self.breathe()
 
-        self.eventually(ask)
+        # Some come one by one, and so patience is for the next, not for all.
+        while len(deliveries) < number and self.until(ask):
+            pass
         return deliveries
 
     def one(self, worker: Worker, **options: Any) -> Delivery:
         """Return the one delivery that must come now."""
-        deliveries = self.receive(worker, **options)
-        assert len(deliveries) == 1, f"{len(deliveries)} deliveries came instead of one"
-        return deliveries[0]
+        return self.so_many(worker, 1, **options)[0]
+
+    def so_many(self, worker: Worker, number: int, **options: Any) -> list[Delivery]:
+        """Return the *number* deliveries that must come now."""
+        deliveries = self.receive(worker, number, **options)
+        assert len(deliveries) == number, f"{len(deliveries)} deliveries came instead of {number}"
+        return deliveries
+
+    def dead_letter(self, worker: Worker) -> DeadLetterEntry:
+        """Return the one dead letter that must be there."""
+        return self.dead_letters(worker, 1)[0]
+
+    def dead_letters(self, worker: Worker, number: int) -> Sequence[DeadLetterEntry]:
+        """Return the *number* dead letters that must be there."""
+        entries = worker.dead_letters([self.queue])
+        assert len(entries) == number, f"{len(entries)} dead letters are listed instead of {number}"
+        return entries
 
     def glimpse(self, worker: Worker, *, queues: Sequence[str] | None = None, limit: int = 10) -> list[Delivery]:
         """Return what comes at once, most often nothing; the checker judges whether it may."""
@@ -219,18 +304,92 @@ class Bench:
         )
 
     def eventually(self, condition: Callable[[], bool]) -> bool:
-        """Ask for *condition* until it holds or the patience of the harness is at its end."""
-        deadline = time.monotonic() + self.patience
+        """Ask for *condition* until it holds or the patience of the harness is at its end, with a breath between."""
+        return self.until(lambda: condition() or self.breathe())
+
+    def breathe(self) -> bool:
+        """Let others work for a moment; return that nothing came about by that."""
+        if self._stated_patience > 0.0:  # else nobody looks again
+            time.sleep(min(_BREATH, self._stated_patience / _BREATHS))
+        return False
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Ask for *condition*, which breathes where it comes with empty hands, as long as there is patience."""
+        deadline = min(time.monotonic() + self.patience, self._deadline)
         while not condition():
             if time.monotonic() >= deadline:
+                self._looked_in_vain()
                 return False
         return True
+
+    def _looked_in_vain(self) -> None:
+        watch = self.harness.watch
+        if not watch.handed_out:
+            watch.vain_looks += 1
+
+    # --- at once ----------------------------------------------------------------------------------------
+
+    def at_once(self, schedule: Sequence[int], *calls: tuple[Worker, Callable[[], object]]) -> None:
+        """
+        Run *calls*, each of a worker of its own, step by step as *schedule* says.
+
+        Args:
+            schedule: Whose turn it is, by the place of the call, at each step.
+
+            calls: Each with the worker whose call it is.
+        """
+        turnstile = Turnstile(schedule)
+        stops = itertools.count()
+
+        def stop() -> None:
+            next(stops)
+            turnstile.stop()
+
+        with ExitStack() as stack:
+            for worker, _ in calls:
+                stack.enter_context(self.recorder.turnstile(worker, stop))
+            errors = turnstile.run(*(call for _, call in calls))
+        self._stopped_nobody = self._stopped_nobody or next(stops) == 0
+        for error in errors:
+            if error is not None and not isinstance(error, LeaseLostError):
+                raise error
+
+    def _require_stops(self) -> None:
+        """Blame the harness for a call without a step only once it is seen that all came: it may have taken none."""
+        if self._stopped_nobody:
+            why = "stopped nobody: it has to call what it is given before each step of the transport"
+            raise HarnessError(type(self.harness).__name__, "turnstile", why)
 
     # --- what befalls -----------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
         self.recorder.advance(seconds)
+
+    def let_leases_end(self) -> None:
+        """Let so much time pass that a lease which was taken now is over, by anybody's clock."""
+        self.advance(self.times.lease + 3 * self.harness.slack)
+
+    def approach(self, due: float) -> None:
+        """Let time pass until shortly before *due*, so that a glimpse is over by then."""
+        left = due - self.harness.clock.now() - self.glance - 10 * self.harness.slack
+        if left > 0:
+            self.advance(left)
+
+    def approach_the_end_of_a_lease(self, began: float) -> None:
+        """Let time pass until shortly before the end of a lease that began at *began* or later."""
+        if self.harness.fake:
+            self.approach(began + self.times.lease)
+        else:  # it is over by itself while others are slow
+            self.advance(0.9 * self.times.lease)
+
+    def set_back(self, seconds: float) -> bool:
+        """Set the clock *seconds* back; return whether it can be."""
+        clock = self.harness.clock
+        if not isinstance(clock, MovableClock):
+            return False
+        clock.set_back(seconds)
+        return True
 
     def lose(self, *workers: Worker) -> None:
         """Let *workers* vanish, and time pass until their leases have run out."""
@@ -250,8 +409,11 @@ class Bench:
         queues = (*self.queues, *self._outboxes)
         worker.setup(queues)
         self._pass_all_time()
-        came_to_its_end = self._receive_all(worker, queues)
+        came_to_its_end = self.receive_all(worker, queues)
         self._look_around(worker, queues)
+        if came_to_its_end and self.recorder.pending():  # what might have been dead is not
+            came_to_its_end = self.receive_all(worker, queues)
+            self._look_around(worker, queues)
         drain = self.recorder.began(worker.name, history.Drain())
         self.recorder.ended(drain, "done" if came_to_its_end else "unknown")
         worker.close()
@@ -261,15 +423,21 @@ class Bench:
         if left >= 0:
             self.advance(left + max(self.capabilities.delay or 0.0, self.harness.slack) + self.times.step)
 
-    def _receive_all(self, worker: Worker, queues: Sequence[str]) -> bool:
-        """Return whether it came to an end: nothing comes any more, and either all came or patience is over."""
-        deadline = time.monotonic() + self.patience
+    def receive_all(self, worker: Worker, queues: Sequence[str]) -> bool:
+        """Ack what comes; return whether it came to an end: nothing comes, and either all came or patience is over."""
+        deadline = min(time.monotonic() + self.patience, self._deadline)
         for _ in range(_ROUNDS):
             deliveries = worker.receive(queues, limit=50, lease=3600.0, wait=self.glance)
             for delivery in deliveries:
                 worker.ack(delivery)
-            if not deliveries and (not self.recorder.pending() or time.monotonic() >= deadline):
+            if deliveries:
+                continue
+            if not self.recorder.pending():
                 return True
+            if time.monotonic() >= deadline:
+                self._looked_in_vain()
+                return time.monotonic() < self._deadline
+            self.breathe()
         return False
 
     def _look_around(self, worker: Worker, queues: Sequence[str]) -> None:
@@ -279,15 +447,25 @@ class Bench:
             for queue in queues:
                 worker.stats(queue)
 
-    def clean_up(self) -> None:
-        """Close what is open and drop the queues, whatever happened before."""
+    def clean_up(self, watch: Watch | None = None) -> None:
+        """Close what is open and drop the queues, whatever happened before; *watch* knows what takes too long."""
+        watch = watch or self.recorder.watch
+        if self in self.harness.watch.benches:
+            self.harness.watch.benches.remove(self)
         for worker in self.recorder.workers:
             if worker.alive:
-                with suppress(RelevoError):
-                    worker.transport.close()
+                worker.clean_up(watch)
         for queue in self.queues:
-            self.recorder.hooks["drop"] += 1
-            self.harness.drop(queue)
+            self.recorder.hook("drop", partial(self.harness.drop, queue), watch=watch)
+        self._write_down()
+
+    def _write_down(self) -> None:
+        """Tell whoever observes the harness what happened here."""
+        if (observed := self.harness.observed) is not None:
+            recorder = self.recorder
+            broken = (tuple(recorder.records), recorder.violations) if recorder.is_broken else None
+            failed = tuple(recorder.records) if self._failed else ()
+            observed.take_in(history.tally(recorder.records), recorder.hooks, broken, failed)
 
     def __enter__(self) -> Self:
         return self
@@ -295,8 +473,10 @@ class Bench:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._failed = isinstance(error, Exception)
         try:
             if kind is None:
                 self.drain()
+                self._require_stops()
         finally:
             self.clean_up()

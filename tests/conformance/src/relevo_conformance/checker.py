@@ -15,7 +15,6 @@ from relevo import Capabilities, DeadLetter
 from relevo_conformance import _judge_receive, _judge_send, _judge_settle, _judge_store, history, promise
 from relevo_conformance._world import SENT_GRACE, Operation, Violation, World
 from relevo_conformance.history import Call, Invoked, Record, Returned
-from relevo_conformance.model import PENDING
 
 __all__ = ["SENT_GRACE", "Judge", "Violation", "check", "unclaimed"]
 
@@ -32,6 +31,9 @@ def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float
         capabilities: What the transport claims.
 
         slack: Seconds by which the store's clock may differ from the one that the records bear.
+
+    Raises:
+        ValueError: One of them ends a call that had not begun.
     """
     judge = Judge(capabilities, slack=slack)
     for record in records:
@@ -52,10 +54,11 @@ class Judge:
 
     def pending(self) -> bool:
         """Tell whether something must still be handed out."""
-        return any(copy.surely(lambda one: one.state in PENDING) for copy in self.world.copies)
+        return any(_judge_store.must_come(self.world, copy) for copy in self.world.copies)
 
     def feed(self, record: Record) -> None:
         """Take the next record in."""
+        self.world.pass_time(record.at)
         if isinstance(record, Invoked):
             self._begin(record)
         else:
@@ -71,7 +74,9 @@ class Judge:
             rule(self.world, operation, record.call)
 
     def _end(self, record: Returned) -> None:
-        operation = self.world.flying.pop(record.op)
+        operation = self.world.flying.pop(record.op, None)
+        if operation is None:
+            raise ValueError(f"call {record.op} ended, which had not begun, or had ended")
         if (rule := _ENDED.get(type(operation.call))) is not None:
             rule(self.world, operation, operation.call, record)
         self._judge_manners(operation, record)
@@ -83,6 +88,12 @@ class Judge:
         if record.end == "crashed":
             what = f"{_verb(call)} raised {record.error}, which is no RelevoError"
             world.report(promise.ERRORS_ARE_TRANSLATED, operation.op, what)
+            return
+        if record.end == "malformed":
+            world.report(promise.ANSWERS_ARE_WELL_FORMED, operation.op, record.error)
+            return
+        if record.end == "hung":
+            world.report(promise.CALLS_COME_BACK, operation.op, f"{_verb(call)} {record.error}")
             return
         if operation.closed and not isinstance(call, history.Open | history.Close | history.Kill):
             allowed = {"TransportClosedError"}
@@ -124,6 +135,8 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
             claimed = {"dead_letters": capabilities.dead_letters}
         case history.Cancel():
             claimed = {"cancel": capabilities.cancel}
+        case history.Find():
+            claimed = {"find": capabilities.find}
         case history.Purge():
             claimed = {"purge": capabilities.purge}
         case history.Count():
@@ -135,15 +148,22 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
     return next((name for name, is_claimed in claimed.items() if not is_claimed), None)
 
 
+def _broke(world: World, operation: Operation, call: history.Break) -> None:
+    world.broken.add(operation.worker)
+    world.shaken(operation.worker, operation.began)
+
+
 _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
-    history.Break: lambda world, operation, call: world.broken.add(operation.worker),
+    history.Break: _broke,
     history.Kill: lambda world, operation, call: world.vanished(operation.worker, operation.began),
     history.Close: lambda world, operation, call: world.vanished(operation.worker, operation.began),
     history.Send: _judge_send.send_began,
+    history.PutRaw: _judge_send.raw_began,
     history.SetSavepoint: _judge_send.savepoint_began,
     history.EndTransaction: _judge_send.transaction_end_began,
     history.Receive: _judge_receive.receive_began,
     history.Settle: _judge_settle.settle_began,
+    history.Extend: _judge_settle.extend_began,
     history.Checkpoint: _judge_settle.checkpoint_began,
     history.Revive: _judge_store.taking_dead_began,
     history.Discard: _judge_store.taking_dead_began,
@@ -153,7 +173,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
 """What becomes possible when a call begins."""
 
 _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = {
-    history.Mend: lambda world, operation, call, returned: world.broken.discard(operation.worker),
+    history.Mend: lambda world, operation, call, returned: world.mended(operation.worker, returned.at),
     history.SetUp: _judge_send.setup_ended,
     history.Send: _judge_send.send_ended,
     history.PutRaw: _judge_send.raw_ended,
@@ -169,6 +189,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Discard: _judge_store.taking_dead_ended,
     history.Cancel: _judge_store.taking_out_ended,
     history.Purge: _judge_store.taking_out_ended,
+    history.Find: _judge_store.found,
     history.Count: _judge_store.counted,
     history.Drain: _judge_store.drained,
 }

@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import Phase
 
-from relevo_conformance.bench import Bench
+from relevo import SystemClock
+from relevo.errors import RelevoError
+from relevo_conformance.bench import Bench, Thread, finish_all, tolerated
 from relevo_conformance.harness import Harness, HookMissing
 from relevo_conformance.profile import Profile, chosen
 from relevo_conformance.promise import Promise
+from relevo_conformance.verdict import (
+    BrokenPromiseError,
+    HarnessError,
+    hook_that_raised,
+    is_a_persons,
+    raised_in,
+    told,
+)
+from relevo_conformance.watch import Stage, Watch
 
+HANGS = 3
+"""How many tests of a class may hang before the others are not run any more."""
+
+NOT_RUN = f"{HANGS} tests hung, so that no more were run"
+"""What is told of these."""
+
+FRUITLESS = 3
+"""How many tests may fail for want of what was sent, before the others are not run: as long as nothing ever came."""
+
+NOTHING_CAME = f"nothing was ever handed out, and {FRUITLESS} tests failed for want of it, so that no more were run"
+"""What is told of these."""
+
+LEFT_OUT = frozenset({NOT_RUN, NOTHING_CAME})
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
 Test = TypeVar("Test", bound="Contract")
 
 
 class Contract:
-    """A class of scenarios, all on one harness."""
+    """
+    A class of scenarios, all on one harness.
+
+    They run on a stage, which is left behind when a call hangs; then another harness is opened.
+    """
 
     harness_type: ClassVar[type[Harness]]
     profile: ClassVar[Profile]
@@ -26,22 +59,162 @@ class Contract:
     """Hypothesis' phases; all if unsaid."""
 
     harness: ClassVar[Harness]
+    proven: frozenset[str] = frozenset()
+    """The ids of the promises that the running test stands for."""
+
+    stage: ClassVar[Stage]
+    hung: ClassVar[int] = 0
+    """How many tests hung."""
+
+    fruitless: ClassVar[int] = 0
+    """How many failed for want of what was sent, while nothing was ever handed out."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, member in list(vars(cls).items()):
+            if name.startswith("test_") and inspect.isfunction(member):
+                setattr(cls, name, _on_stage(member))
 
     @classmethod
     def setup_class(cls) -> None:
         """Open the harness."""
-        cls.harness = cls.harness_type()
         if "profile" not in vars(cls):
             cls.profile = chosen()
+        cls.hung = cls.fruitless = 0
+        cls._open_harness()
 
     @classmethod
     def teardown_class(cls) -> None:
         """Close it."""
-        cls.harness.close()
+        if cls.hung < HANGS:
+            cls._play("close", cls.harness.watch, cls.harness.close)
+            cls.stage.end()
+
+    @classmethod
+    def run(cls, act: Callable[[], Result]) -> Result:
+        """
+        Return what *act* returns; it may hang.
+
+        Raises:
+            BrokenPromiseError: A call of the transport hung.
+
+            HarnessError: One of the harness did.
+
+            pytest.skip.Exception: Too many hung before, or failed since nothing is handed out; of these it was told.
+        """
+        __tracebackhide__ = True
+        name = cls.harness_type.__name__
+        if cls.hung >= HANGS:
+            pytest.skip(NOT_RUN)
+        if cls.fruitless >= FRUITLESS:
+            pytest.skip(NOTHING_CAME)
+        watch = cls.harness.watch
+        try:
+            return cls._counted(watch, lambda: cls.stage.run(watch, act, functools.partial(HarnessError, name, "test")))
+        except (HarnessError, HookMissing, AssertionError):
+            raise
+        except Exception as error:
+            hook = hook_that_raised(error.__traceback__, cls.harness_type)
+            if hook is None or raised_in(error.__traceback__, cls.harness_type.transport):
+                raise
+            raise HarnessError(name, hook, f"raised {told(error)}") from error
+        finally:
+            if watch.is_over:
+                cls._begin_anew()
+
+    @classmethod
+    def _counted(cls, watch: Watch, act: Callable[[], Result]) -> Result:
+        """Return what *act* returns; take note if it fails for want of what was sent, as it always did so far."""
+        __tracebackhide__ = True
+        looks = watch.vain_looks
+        try:
+            return act()
+        except Exception:
+            cls.fruitless = cls.fruitless + (watch.vain_looks > looks) if not watch.handed_out else 0
+            raise
+
+    @classmethod
+    def _open_harness(cls) -> None:
+        cls.stage = Stage()
+        watch = Watch(cls.harness_type.call_timeout)
+        cls.harness = cls._play("__init__", watch, cls.harness_type)
+        cls.harness.watch = watch
+        cls._play("capabilities", watch, lambda: cls.harness.capabilities)
+
+    @classmethod
+    def _begin_anew(cls) -> None:
+        """Clean up after a test that hung, as far as that can be done, and open another harness."""
+        cls.hung += 1
+        left = cls.harness
+        stage, watch = Stage(), Watch(left.call_timeout)
+
+        def clean_up() -> None:
+            for bench in left.watch.benches:
+                bench.clean_up(watch)
+            left.close()
+
+        with suppress(Exception):  # the verdict was given
+            stage.run(watch, clean_up, functools.partial(HarnessError, type(left).__name__, "close"))
+        stage.end()
+        if cls.hung < HANGS:
+            cls._open_harness()
+
+    @classmethod
+    def _play(cls, hook: str, watch: Watch, act: Callable[[], Result]) -> Result:
+        """Return what *act* returns, which is the harness's doing."""
+        name = cls.harness_type.__name__
+        tell = functools.partial(HarnessError, name, hook)
+        try:
+            return cls.stage.run(watch, lambda: watch.call(act, tell), tell)
+        except (HarnessError, AssertionError, pytest.skip.Exception):
+            raise
+        except BaseException as error:
+            if is_a_persons(error):
+                raise
+            raise HarnessError(name, hook, f"raised {told(error)}") from error
+
+    def each(self, cases: Iterable[Case], act: Callable[[Case], None]) -> None:
+        """
+        Do *act*, which has a bench of its own, with each of *cases*.
+
+        Where time is real, most of it is spent waiting for a server, and so it is done with all at once.
+        """
+        if self.harness.fake:
+            for case in cases:
+                act(case)
+        else:
+            finish_all([Thread(functools.partial(act, case)) for case in cases])
 
     def bench(self, *, queues: int = 1) -> Bench:
         """Return the bench of one scenario."""
-        return Bench(self.harness, queues=queues)
+        return Bench(self.harness, queues=queues, tolerated=tolerated(self.harness) - self.proven)
+
+    @contextmanager
+    def bench_whose_clock_runs(self) -> Iterator[Bench]:
+        """Yield the bench of a scenario in which somebody waits: a wait moves a fake clock, and is over at once."""
+        if not self.harness.fake:
+            with self.bench() as bench:
+                yield bench
+            return
+        harness = self.harness_type()
+        harness.clock = SystemClock()
+        harness.watch = self.harness.watch
+        try:
+            with Bench(harness, tolerated=tolerated(harness) - self.proven) as bench:
+                yield bench
+        finally:
+            harness.close()
+
+
+def _on_stage(test: Callable[[Test], None]) -> Callable[[Test], None]:
+    """Let *test* run where it can be left behind."""
+
+    @functools.wraps(test)
+    def run(self: Test) -> None:
+        __tracebackhide__ = True
+        type(self).run(lambda: test(self))
+
+    return run
 
 
 def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[Test], None]]:
@@ -53,11 +226,13 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
             for promise in promises:
                 if not promise.claimed(self.harness.capabilities):
                     pytest.skip(f"{promise} is not claimed")
+            self.proven = frozenset(promise.id for promise in promises)
             try:
                 test(self)
             except HookMissing as missing:
                 pytest.skip(f"{type(self.harness).__name__} has no hook {missing}")
             except AssertionError as error:
+                _tolerate(self.harness, error, frozenset(promise.id for promise in promises))
                 error.add_note(f"promised: {', '.join(promise.id for promise in promises)}")
                 raise
 
@@ -65,6 +240,31 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
         return run
 
     return decorate
+
+
+def raised_by(act: Callable[[], object]) -> RelevoError | None:
+    """Return what relevo's error *act* raises, if it raises one."""
+    try:
+        act()
+    except RelevoError as error:
+        return error
+    return None
+
+
+def deviating(skipped: BaseException) -> frozenset[str]:
+    """Return the ids of the promises for whose declared deviation a test was skipped."""
+    found: frozenset[str] = getattr(skipped, "deviating", frozenset())
+    return found
+
+
+def _tolerate(harness: Harness, error: AssertionError, proven: frozenset[str]) -> None:
+    """Skip a test that shows a deviation which *harness* declares, and nothing else."""
+    broken = error.promises if isinstance(error, BrokenPromiseError) else proven
+    if broken <= tolerated(harness):
+        told = (f"{name}: {harness.deviations[name].reason} ({harness.deviations[name].url})" for name in broken)
+        skipped = pytest.skip.Exception(f"deviates from {'; '.join(sorted(told))}")
+        skipped.deviating = broken  # type: ignore[attr-defined]
+        raise skipped
 
 
 def promises_of(test: Any) -> tuple[Promise, ...]:

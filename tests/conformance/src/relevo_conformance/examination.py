@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
 import pytest
 from hypothesis import Phase
+from hypothesis.errors import Flaky
 
-from relevo_conformance.contract import Contract, promises_of
-from relevo_conformance.harness import Harness
-from relevo_conformance.recorder import BrokenPromiseError
+from relevo_conformance.contract import Contract, deviating, promises_of
+from relevo_conformance.harness import Harness, Observed
+from relevo_conformance.history import Record
+from relevo_conformance.profile import Profile
 from relevo_conformance.suite import suite
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, is_a_persons, told
 
-Status = Literal["kept", "broken", "skipped"]
+Status = Literal["kept", "broken", "skipped", "deviates", "error"]
+"""*deviates*: it is broken as the harness declares.
+*error*: the harness is at fault, or no test could be run; nothing was found out."""
+
+Matching = Callable[[str, frozenset[str]], bool]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,13 +38,26 @@ class Finding:
     what: str = ""
     """What went wrong, or why it was skipped."""
 
+    program: str = ""
+    """Where Hypothesis found it, the shortest program that it found."""
+
+    history: Sequence[Record] = attrs.field(default=(), repr=False)
+    """What was recorded when the promise was broken, or was not seen to be kept."""
+
+    histories: Mapping[str, Sequence[Record]] = attrs.field(factory=dict, repr=False)
+    """By the id of a promise: the history that breaks it, where another one breaks another."""
+
+    reproduced: bool = True
+    """Whether it happened again when it was tried again; the history proves it all the same."""
+
 
 def examine(
     harness: type[Harness],
     *,
-    profile: str | None = None,
+    profile: str | Profile | None = None,
     phases: Iterable[Phase] | None = None,
-    matching: Callable[[str, frozenset[str]], bool] = lambda test, promises: True,
+    matching: Matching = lambda test, promises: True,
+    observed: Observed | None = None,
 ) -> Iterator[Finding]:
     """
     Run the suite on *harness*, test by test, and tell what each one found.
@@ -44,22 +65,37 @@ def examine(
     Args:
         harness: What drives the transport.
 
-        profile: ``quick``, ``standard`` or ``nightly``.
+        profile: ``quick``, ``standard`` or ``nightly``, or one of your own.
 
         phases: Hypothesis' phases; without shrinking a failure is found sooner and shown longer.
 
         matching: Which tests are run, by their name and the ids of the promises that they prove.
+
+        observed: Where to write down what was met.
     """
-    tests = suite(harness, profile=profile)
+    observed = observed or Observed()
+    tests = suite(harness.watched(observed), profile=profile)
     tests.phases = phases
-    tests.setup_class()
+    began = _attempt("setup_class", frozenset(), tests.setup_class, observed)
+    if began.status == "skipped":
+        pytest.skip(began.what)
+    if began.status != "kept":
+        yield began
+        return
     try:
         for name, test in _in_order(tests):
             promises = frozenset(promise.id for promise in promises_of(test))
             if matching(name, promises):
-                yield _finding(name, promises, test, tests())
+                yield _attempt(name, promises, partial(test, tests()), observed)
     finally:
-        tests.teardown_class()
+        ended = _attempt("teardown_class", frozenset(), tests.teardown_class, observed)
+    if ended.status != "kept":
+        yield ended
+
+
+def tests_of(harness: type[Harness]) -> Sequence[tuple[str, frozenset[str]]]:
+    """Return the names of all tests of the suite in their order, and the ids of the promises that each proves."""
+    return [(name, frozenset(one.id for one in promises_of(test))) for name, test in _in_order(suite(harness))]
 
 
 def broken_promises(error: BaseException) -> frozenset[str]:
@@ -79,12 +115,55 @@ def _in_order(tests: type[Contract]) -> Iterator[tuple[str, Callable[[Any], None
                 yield name, member
 
 
-def _finding(name: str, promises: frozenset[str], test: Callable[[Any], None], instance: Contract) -> Finding:
+def _attempt(name: str, promises: frozenset[str], act: Callable[[], object], observed: Observed) -> Finding:
+    observed.forget()
     try:
-        test(instance)
+        act()
     except pytest.skip.Exception as skipped:
+        if deviates := deviating(skipped):
+            return Finding(test=name, status="deviates", promises=deviates, what=str(skipped.msg))
         return Finding(test=name, status="skipped", promises=promises, what=str(skipped.msg))
-    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever a broken transport raises is a finding
-        broken = broken_promises(error) or promises
-        return Finding(test=name, status="broken", promises=broken, what=f"{type(error).__name__}: {error}")
+    except HarnessError as error:
+        return Finding(test=name, status="error", promises=promises, what=str(error))
+    except BaseException as error:
+        if is_a_persons(error):
+            raise
+        return _broken(name, promises, error, observed)
+    if observed.broken is not None:
+        return _broken(name, promises, None, observed)
     return Finding(test=name, status="kept", promises=promises)
+
+
+def _broken(name: str, promises: frozenset[str], error: BaseException | None, observed: Observed) -> Finding:
+    """Return what is known: a history that breaks a promise is proof, whatever came of the test."""
+    history, violations = observed.broken or (observed.failed, ())
+    recorded = frozenset(violation.promise for violation in violations)
+    told_of = frozenset() if error is None else broken_promises(error)
+    flaky = error is None or (bool(recorded) and isinstance(error, Flaky))
+    what = "\n".join(map(str, violations)) if flaky or error is None else _told(error)
+    return Finding(
+        test=name,
+        status="broken",
+        promises=told_of or recorded or promises,
+        what=what,
+        program="" if error is None else _program(error),
+        history=history,
+        histories={**observed.breaking},
+        reproduced=not flaky,
+    )
+
+
+def _told(error: BaseException) -> str:
+    """Return what *error* says; of a group also what each one in it says."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n\n".join([told(error), *map(_told, error.exceptions)])
+    return told(error)
+
+
+def _program(error: BaseException) -> str:
+    """Return the steps that Hypothesis noted on *error*, without its explanations."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n\n".join(filter(None, map(_program, error.exceptions)))
+    notes = "\n".join(map(str, getattr(error, "__notes__", ())))
+    _, _, steps = notes.partition("<state machine>\n")
+    return steps.partition("\nExplanation:")[0].replace("  # or any other generated value", "").strip()

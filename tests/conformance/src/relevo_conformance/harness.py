@@ -2,26 +2,104 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, Self
+
+import attrs
 
 from relevo import Capabilities, Clock, Transport
+from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing import FakeClock
+from relevo_conformance._world import Violation
+from relevo_conformance.fault import Breakage, Fault
+from relevo_conformance.history import Record
+from relevo_conformance.verdict import claims_of
+from relevo_conformance.watch import Watch
 
 LONGEST_SLEEP = 30.0
 """Seconds that the suite asks a real clock to pass at most."""
 
-Breakage = Literal["before", "after"]
-"""Where a send breaks: *before* anything was written, or *after*, when only the answer is lost."""
-
 BREAKAGES: tuple[Breakage, ...] = ("before", "after")
+
+
+class MovableClock(FakeClock):
+    """A clock that is moved by hand, and that can be set back, as clocks are by whoever runs a machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._set_back = 0.0
+
+    def now(self) -> float:
+        return super().now() - self._set_back
+
+    def set_back(self, seconds: float) -> None:
+        """Let it say *seconds* less; how much time has passed it still knows."""
+        self._set_back += seconds
+
+
+HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "broken_send", "broken", "turnstile")
+"""What a harness is called with, in the order in which it is told."""
 
 
 class HookMissing(Exception):  # noqa: N818 - it says why a test is skipped, nothing failed
     """Raised by an optional hook that a harness does not have; what needs it is skipped."""
+
+
+@attrs.frozen
+class Deviation:
+    """Why a transport does not keep a promise that it may leave unkept, and where that is told."""
+
+    reason: str
+    url: str
+
+
+@attrs.define(eq=False)
+class Observed:
+    """What the suite saw of a harness, over all its instances: what a report card is made from."""
+
+    met: Counter[str] = attrs.field(factory=Counter)
+    """How often each situation of :func:`relevo_conformance.history.tally` was met."""
+
+    hooks: Counter[str] = attrs.field(factory=Counter)
+    """How often each hook was called."""
+
+    broken: tuple[Sequence[Record], Sequence[Violation]] | None = None
+    """The last history that broke a promise, and which: after Hypothesis has shrunk it, the shortest."""
+
+    breaking: dict[str, Sequence[Record]] = attrs.field(factory=dict)
+    """By the id of a promise: the last history that broke it first of all."""
+
+    failed: Sequence[Record] = ()
+    """The last history at whose end a scenario did not see what it must."""
+
+    _writing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+
+    def take_in(
+        self,
+        met: Mapping[str, int],
+        hooks: Mapping[str, int],
+        broken: tuple[Sequence[Record], Sequence[Violation]] | None,
+        failed: Sequence[Record] = (),
+    ) -> None:
+        """Add what one history met; from any thread."""
+        with self._writing:
+            self.met.update(met)
+            self.hooks.update(hooks)
+            self.broken = broken or self.broken
+            if broken is not None:
+                self.breaking[broken[1][0].promise] = broken[0]
+            self.failed = failed or self.failed
+
+    def forget(self) -> None:
+        """Let go of the histories that broke a promise, or were not seen to keep it."""
+        self.broken, self.failed = None, ()
+        self.breaking.clear()
 
 
 class Savepoint(Protocol):
@@ -56,14 +134,21 @@ class Harness(ABC):
     Opens, breaks and cleans up one kind of transport for the suite.
 
     One harness stands for one store: what one transport that it opened sends, another receives.
-    The suite makes one for each test class, uses queue names that never repeat, and closes it.
+    The suite makes one for each test class, uses queue names that never repeat, and closes it. It calls one hook at a
+    time; where time is real, not always from the same thread.
     A harness whose server is missing calls ``pytest.skip`` in its ``__init__``.
     """
+
+    takes: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The options that it takes, by name: what each one says. See :meth:`with_options`."""
+
+    options: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Those that were given."""
 
     transport: ClassVar[type[Transport]]
     """What is tested; its capabilities decide what is tested."""
 
-    new_clock: ClassVar[Callable[[], Clock]] = FakeClock
+    new_clock: ClassVar[Callable[[], Clock]] = MovableClock
     """Where the time comes from; ``SystemClock`` where the store has a clock that nobody can move."""
 
     slack: ClassVar[float] = 0.002
@@ -75,10 +160,62 @@ class Harness(ABC):
     a holder is noticed. If unsaid 0 on a clock moved by hand (one look must do), else 10.
     """
 
+    glance: ClassVar[float] = 0.3
+    """
+    Seconds of real time for which one look waits; what is ready comes in less, most of the time. Never more than
+    :attr:`patience`. Most looks see nothing, and should: the shorter, the sooner the suite is through.
+    """
+
+    deviations: ClassVar[Mapping[str, Deviation]] = MappingProxyType({})
+    """Promises of the level *must*, by id, that :attr:`transport` does not keep, and why."""
+
+    call_timeout: ClassVar[float] = 30.0
+    """
+    Seconds of real time that a call of the transport, or of a hook, may take beyond what it is asked to
+    wait; what takes longer hangs.
+    """
+
+    observed: ClassVar[Observed | None] = None
+    """Where the suite writes down what it sees; nowhere if nobody asks."""
+
     clock: Clock
 
     def __init__(self) -> None:
         self.clock = type(self).new_clock()
+
+    @classmethod
+    def with_options(cls, options: Mapping[str, str]) -> type[Self]:
+        """
+        Return this harness with *options*, as ``relevo-conformance run`` gets them on its command line.
+
+        Raises:
+            ConfigurationError: It does not take one of them.
+        """
+        for name in options:
+            if name not in cls.takes:
+                hint = did_you_mean(name, cls.takes) or f"; it takes {', '.join(cls.takes) or 'none'}"
+                raise ConfigurationError(f'{cls.__name__} takes no option "{name}"{hint}')
+        given = MappingProxyType({**cls.options, **options})
+        return cls._with(options=given)
+
+    @classmethod
+    def watched(cls, observed: Observed) -> type[Self]:
+        """Return this harness, and let the suite write down in *observed* what it sees of it."""
+        return cls._with(observed=observed)
+
+    @classmethod
+    def hurried(cls, seconds: float) -> type[Self]:
+        """Return this harness, where no call may take longer than *seconds*."""
+        return cls._with(call_timeout=min(cls.call_timeout, seconds))
+
+    @classmethod
+    def defines(cls) -> frozenset[str]:
+        """Return the hooks that the author of this harness wrote."""
+        return frozenset(hook for hook in HOOKS if getattr(cls, hook, None) is not getattr(Harness, hook, None))
+
+    @classmethod
+    def _with(cls, **members: object) -> type[Self]:
+        return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **members})
 
     # --- what every harness has ---------------------------------------------------------------------
 
@@ -94,9 +231,16 @@ class Harness(ABC):
         Connections end without a farewell. A timed lease simply runs on; the suite moves the clock.
         """
 
-    @abstractmethod
+    # --- what most have, and without which less is known --------------------------------------------
+
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
-        """Put *raw*, which is not an envelope, into *queue* as a stranger would."""
+        """
+        Put *raw*, which is not an envelope, into *queue* as a stranger would.
+
+        Raises:
+            HookMissing: There are *headers*, and the store has no place for those of a stranger.
+        """
+        raise HookMissing("put_raw")
 
     # --- what most can leave ------------------------------------------------------------------------
 
@@ -135,18 +279,57 @@ class Harness(ABC):
 
             breakage: *before*: nothing is written. *after*: all is written and the answer is lost.
         """
-        raise HookMissing("broken_send")
+        try:
+            return self.broken(transport, Fault(breakage, 1 if breakage == "before" else None))
+        except HookMissing:
+            raise HookMissing("broken_send") from None
+
+    def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
+        """
+        Let one write of *transport* to its store fail, whatever it is made for, and mend the store at the end.
+
+        It stands in for :meth:`broken_send` too.
+
+        Args:
+            transport: One that this harness opened.
+
+            fault: Which write, and whether before or after it had its effect.
+        """
+        raise HookMissing("broken")
+
+    def turnstile(self, transport: Transport, stop: Callable[[], None]) -> AbstractContextManager[None]:
+        """
+        Call *stop* wherever another worker may come between two steps of *transport*, such as before a statement.
+
+        It blocks until it is this one's turn, so it must not be called while a lock of this process is held that
+        other transports need.
+
+        Args:
+            transport: One that this harness opened.
+
+            stop: To be called in the thread that takes the step.
+        """
+        raise HookMissing("turnstile")
 
     # --- what follows -------------------------------------------------------------------------------
 
     @cached_property
     def capabilities(self) -> Capabilities:
         """What :attr:`transport` claims; what an instance claims where the class cannot know."""
-        claimed = getattr(type(self).transport, "capabilities", None)
+        claimed: object = getattr(type(self).transport, "capabilities", None)
         if isinstance(claimed, Capabilities):
             return claimed
         with self.open() as transport:
-            return transport.capabilities
+            return claims_of(transport)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What knows which calls are in flight, and which take too long."""
+        return Watch(type(self).call_timeout)
+
+    def has(self, hook: str) -> bool:
+        """Tell whether this harness has the optional *hook*."""
+        return getattr(type(self), hook) is not getattr(Harness, hook)
 
     @property
     def fake(self) -> bool:

@@ -13,12 +13,14 @@ from typing import Literal
 
 import attrs
 
-from relevo import DeadLetterEntry, Envelope, Outcome, Stats, Unreadable
+from relevo import DeadLetterEntry, Envelope, Found, Outcome, Stats, Unreadable
+from relevo.errors import TransportUnavailableError
 
-End = Literal["done", "refused", "unknown", "crashed"]
+End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
 """
 How a call ended. *refused*: certainly without effect. *unknown*: it may have had its effect.
-*crashed*: with something that no transport may raise.
+*crashed*: with something that no transport may raise. *malformed*: with an answer that is none.
+*hung*: not at all, as long as anybody waited.
 """
 
 Fate = Literal["sent", "refused", "unknown"]
@@ -53,9 +55,11 @@ class SetUp:
 
 @attrs.frozen
 class Break:
-    """The store beneath the worker breaks for its next send."""
+    """The store beneath the worker breaks for its next call."""
 
     where: Literal["before", "after"]
+    at: int | None = None
+    """Which of the writes; ``None``: the one that makes the others last."""
 
 
 @attrs.frozen
@@ -152,6 +156,13 @@ class Cancel:
 
 
 @attrs.frozen(kw_only=True)
+class Find:
+    """Look an event up by its id."""
+
+    event_id: str
+
+
+@attrs.frozen(kw_only=True)
 class Purge:
     """Take out what nobody holds."""
 
@@ -205,6 +216,13 @@ class Drain:
     """All other workers are closed, all time has passed, and what still comes is acked; done if it came to an end."""
 
 
+@attrs.frozen
+class Note:
+    """Nothing that was asked for: a word on the history itself, such as what a replay left out."""
+
+    text: str
+
+
 Call = (
     Open
     | Kill
@@ -222,6 +240,7 @@ Call = (
     | Revive
     | Discard
     | Cancel
+    | Find
     | Purge
     | Count
     | SendBound
@@ -229,6 +248,7 @@ Call = (
     | EndSavepoint
     | EndTransaction
     | Drain
+    | Note
 )
 
 
@@ -295,6 +315,13 @@ class Number:
 
 
 @attrs.frozen
+class Living:
+    """Of a find: the events that are kept."""
+
+    events: tuple[Found, ...]
+
+
+@attrs.frozen
 class Figures:
     """Of a count."""
 
@@ -308,7 +335,7 @@ class Words:
     lines: tuple[str, ...]
 
 
-Value = Fates | HandedOut | Settled | Entries | Missing | Number | Figures | Words
+Value = Fates | HandedOut | Settled | Entries | Missing | Number | Living | Figures | Words
 
 
 # --- the records -----------------------------------------------------------------------------------
@@ -336,7 +363,7 @@ class Returned:
     at: float
     end: End
     error: str = ""
-    """The name of the class of what was raised."""
+    """The name of the class of what was raised; what was wrong where it was nothing that may be."""
 
     value: Value | None = None
 
@@ -353,32 +380,85 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     calls: dict[int, Call] = {}
+    sent: set[tuple[str, str, str]] = set()
+    broken: set[str] = set()
+    exposed: set[int] = set()
     for record in history:
-        for name in _situations(record, calls):
+        if isinstance(record, Invoked):
+            names = _asked(record.call, sent)
+            calls[record.op] = record.call
+            _expose(record, broken, exposed)
+        else:
+            names = _situations(record, calls)
+            if record.op in exposed and record.end in ("unknown", "refused"):
+                names = (*names, "fault met")
+        for name in names:
             counts[name] = counts.get(name, 0) + 1
     return counts
 
 
-def _situations(record: Record, calls: dict[int, Call]) -> Iterable[str]:
-    if isinstance(record, Invoked):
-        calls[record.op] = record.call
+def unreached(history: Iterable[Record]) -> int:
+    """Count the calls that did not reach their store, although nobody had broken it."""
+    broken: set[str] = set()
+    exposed: set[int] = set()
+    number = 0
+    for record in history:
+        if isinstance(record, Invoked):
+            _expose(record, broken, exposed)
+        elif record.error == TransportUnavailableError.__name__ and record.op not in exposed:
+            number += 1
+    return number
+
+
+def _expose(record: Invoked, broken: set[str], exposed: set[int]) -> None:
+    """Take note of whose store is broken, and of the calls that may meet the fault."""
+    match record.call:
+        case Break():
+            broken.add(record.worker)
+        case Mend():
+            broken.discard(record.worker)
+        case _ if record.worker in broken:
+            exposed.add(record.op)
+        case _:
+            pass
+
+
+def _asked(call: Call, sent: set[tuple[str, str, str]]) -> Iterable[str]:
+    """Return the situations that a call brings about by itself, however it ends."""
+    if not isinstance(call, Send | SendBound):
         return
+    if len(call.envelopes) > 1:
+        yield "batch"
+    for envelope in call.envelopes:
+        identity = (envelope.queue, envelope.source, envelope.id)
+        if identity in sent:
+            yield "event again"
+        sent.add(identity)
+        if call.delay:
+            yield "event delayed"
+        if envelope.urgency != "normal":
+            yield "event urgent"
+        if envelope.ordering_key is not None:
+            yield "event with a key"
+
+
+def _situations(record: Returned, calls: Mapping[int, Call]) -> Iterable[str]:
     call = calls[record.op]
     kind = type(call).__name__.lower()
     yield f"{kind} {record.end}"
+    if record.error == "UnsupportedError":
+        yield "unsupported"
     match call, record.value:
         case Send(), Fates(fates=fates):
             yield from (f"event {fate}" for fate in fates)
         case Send(envelopes=envelopes), None:
             fate = "sent" if record.end == "done" else record.end
             yield from (f"event {fate}" for _ in envelopes)
-        case Receive(), HandedOut(deliveries=deliveries):
+        case Receive(limit=limit), HandedOut(deliveries=deliveries):
+            if len(deliveries) == limit:
+                yield "limit reached"
             for handed in deliveries:
-                yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"
-                if handed.losses:
-                    yield "handed out after a loss"
-                if handed.attempt - handed.losses > 1:
-                    yield "handed out after a nack"
+                yield from _handed_out(handed)
         case Settle(items=items), Settled(lost=lost):
             for item in items:
                 stale = "stale " if item.delivery in lost else ""
@@ -389,3 +469,11 @@ def _situations(record: Record, calls: dict[int, Call]) -> Iterable[str]:
             yield from ("revived" for ref in refs if ref not in missing)
         case _:
             pass
+
+
+def _handed_out(handed: Handed) -> Iterable[str]:
+    yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"
+    if handed.losses:
+        yield "handed out after a loss"
+    if handed.attempt - handed.losses > 1:
+        yield "handed out after a nack"

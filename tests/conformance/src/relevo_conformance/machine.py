@@ -10,11 +10,12 @@ into place for is a rule that never runs.
 from __future__ import annotations
 
 import sys
+import unittest
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import cache, partial
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, partial, wraps
+from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 from hypothesis import event, seed, strategies as st
@@ -23,14 +24,25 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 from relevo import Capabilities, DeadLetter, Delivery, Envelope, Outcome
 from relevo.errors import ConfigurationError, LeaseLostError, TransportError
 from relevo_conformance import strategy
-from relevo_conformance.bench import Bench
-from relevo_conformance.harness import Breakage, Harness
+from relevo_conformance.bench import Bench, tolerated
+from relevo_conformance.contract import Contract
+from relevo_conformance.fault import Breakage, Fault
+from relevo_conformance.harness import Harness
 from relevo_conformance.history import Way, tally
 from relevo_conformance.strategy import Recipe
 from relevo_conformance.worker import Worker
 
 QUEUES = 3
 WORKERS = 2
+
+FAR = (200, 5000, 130000)
+"""As multiples of the usual delay: more than an hour, more than a day, and a month; on a clock that can be moved."""
+
+LATE = 100
+"""Records after which a history may do what leaves the checker in doubt."""
+
+Reach = Literal["none", "near", "far"]
+"""How long delays may be: *far* only where nobody has to wait for them."""
 
 Drawn = TypeVar("Drawn")
 
@@ -67,7 +79,18 @@ def several(most: int) -> st.SearchStrategy[list[Recipe]]:
 
 def delays() -> st.SearchStrategy[int]:
     """Return delays, as multiples of the usual one; most often none."""
-    return claimed(lambda claims: st.just(0) if claims.delay is None else st.sampled_from((0, 0, 0, 1, 2)))
+    return st.runner().flatmap(lambda machine: _DELAYS[machine.reach])
+
+
+_USUAL = (0, 0, 0, 1, 2)
+_DELAYS: Mapping[Reach, st.SearchStrategy[int]] = {
+    "none": st.just(0),
+    "near": st.sampled_from(_USUAL),
+    "far": st.sampled_from((*_USUAL, *_USUAL, *_USUAL, *FAR)),
+}
+
+
+_STATES = strategy.any_of(strategy.STATES, called="STATES")
 
 
 def outcomes() -> st.SearchStrategy[Outcome]:
@@ -75,9 +98,48 @@ def outcomes() -> st.SearchStrategy[Outcome]:
     return claimed(lambda claims: strategy.outcomes(claims, st.just(0.0)))
 
 
+def faults() -> st.SearchStrategy[Fault]:
+    """Return writes that fail; most often the last one's answer is lost, since that can be understood wrongly."""
+    return st.builds(Fault, st.sampled_from(("after", "before")), st.sampled_from((None, 1, 2, 3)))
+
+
+breakable = precondition(lambda machine: machine.can("broken"))
+"""Lets a rule run only where the harness can let any write fail."""
+
 _WORKER = st.integers(0, WORKERS - 1)
 _QUEUES = st.permutations(range(QUEUES)).map(tuple)
 _SOME_QUEUES = st.tuples(_QUEUES, st.integers(1, QUEUES)).map(lambda drawn: drawn[0][: drawn[1]])
+
+
+class WatchedCase:
+    """Gives each machine the test case that pytest collects: on a stage, which is left behind when a call hangs."""
+
+    def __get__(self, machine: object, owner: type[TransportMachine]) -> Any:
+        if "_case" not in vars(owner):
+            owner._case = _watched(owner, super(TransportMachine, owner).TestCase)
+        return owner._case
+
+
+def _watched(machine: type[TransportMachine], case: Any) -> type[unittest.TestCase]:
+    class Alone(Contract):
+        """Opens a harness for one run, and closes it."""
+
+        harness_type = machine.harness_type
+
+    class Watched(case):  # type: ignore[misc]
+        @wraps(case.runTest)  # and with it what Hypothesis' plugin looks for
+        def runTest(self) -> None:  # noqa: N802 - unittest's name
+            __tracebackhide__ = True
+            Alone.setup_class()
+            try:
+                machine.harness = Alone.harness
+                Alone.run(super().runTest)
+            finally:
+                machine.harness = None
+                Alone.teardown_class()
+
+    Watched.__name__, Watched.__qualname__, Watched.__module__ = case.__name__, case.__qualname__, case.__module__
+    return Watched
 
 
 class TransportMachine(RuleBasedStateMachine):
@@ -87,12 +149,21 @@ class TransportMachine(RuleBasedStateMachine):
     Made for one harness by :func:`machine_for`; a fresh bench, and so fresh queues, for each history.
     """
 
+    TestCase = WatchedCase()
+    _case: ClassVar[type[unittest.TestCase]]
+
     harness_type: ClassVar[type[Harness]]
     harness: ClassVar[Harness | None] = None
-    """Opened at the first history if nobody did before."""
+    """Opened at the first history if nobody did before. A test case opens its own, and closes it."""
 
     met: ClassVar[Counter[str]]
     """How often each situation was met, over all histories of the run."""
+
+    played: ClassVar[int] = 0
+    """How many histories came to an end, whatever it was."""
+
+    broke: ClassVar[bool] = False
+    """Whether one of them broke a promise."""
 
     sent: Bundle[Envelope] = Bundle("sent")
     live: Bundle[Held] = Bundle("live")
@@ -107,7 +178,11 @@ class TransportMachine(RuleBasedStateMachine):
         if cls.harness is None:
             cls.harness = cls.harness_type()
         self.capabilities = cls.harness.capabilities
-        self.bench = Bench(cls.harness, queues=QUEUES)
+        if self.capabilities.delay is None:
+            self.reach: Reach = "none"
+        else:
+            self.reach = "far" if cls.harness.fake else "near"
+        self.bench = Bench(cls.harness, queues=QUEUES, tolerated=tolerated(cls.harness))
         self.workers = [self.bench.worker() for _ in range(WORKERS)]
         self.lease = self.bench.times.lease
         self.buried = False
@@ -120,6 +195,8 @@ class TransportMachine(RuleBasedStateMachine):
                 self.bench.drain()
         finally:
             self.bench.clean_up()
+            type(self).played += 1
+            type(self).broke |= self.bench.recorder.is_broken
             met = tally(self.bench.recorder.records)
             type(self).met.update(met)
             for situation in met:
@@ -145,11 +222,12 @@ class TransportMachine(RuleBasedStateMachine):
     def send_again(self, envelope: Envelope, who: int) -> None:
         self.workers[who].send([envelope])
 
+    @precondition(lambda machine: machine.can("put_raw"))
     @rule(place=st.integers(0, QUEUES - 1), raw=strategy.bodies())
     def a_stranger_sends_bytes(self, place: int, raw: bytes) -> None:
         self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
 
-    @precondition(lambda machine: machine.can("broken_send"))
+    @precondition(lambda machine: machine.can("broken_send") and not machine.can("broken"))
     @rule(target=sent, recipes=several(3), breakage=st.sampled_from(("before", "after")), who=_WORKER)
     def the_store_breaks_while_sending(
         self, recipes: list[Recipe], breakage: Breakage, who: int
@@ -159,6 +237,7 @@ class TransportMachine(RuleBasedStateMachine):
             self.workers[who].send(envelopes)
         return multiple(*envelopes)
 
+    @precondition(lambda machine: machine.can("session"))
     @where(lambda claims: claims.transactional)
     @rule(
         before=several(2),
@@ -197,7 +276,7 @@ class TransportMachine(RuleBasedStateMachine):
         return self._poll_elsewhere(held)
 
     @where(lambda claims: claims.checkpoint)
-    @rule(held=live, state=strategy.any_of(strategy.STATES))
+    @rule(held=live, state=_STATES)
     def checkpoint(self, held: Held, state: bytes) -> None:
         with suppress(LeaseLostError):
             self._worker_of(held).checkpoint(held.delivery, state)
@@ -235,7 +314,7 @@ class TransportMachine(RuleBasedStateMachine):
         targets=(live, ever),
         held=consumes(live),
         died=strategy.dead_letters(),
-        state=strategy.any_of(strategy.STATES),
+        state=_STATES,
         outcome=outcomes(),
     )
     def an_event_dies_and_is_revived_and_the_old_receipt_is_used(
@@ -298,7 +377,7 @@ class TransportMachine(RuleBasedStateMachine):
         return self._lose(who)
 
     @where(lambda claims: claims.checkpoint)
-    @rule(targets=(live, ever), held=consumes(live), state=strategy.any_of(strategy.STATES))
+    @rule(targets=(live, ever), held=consumes(live), state=_STATES)
     def a_worker_is_lost_after_a_checkpoint(self, held: Held, state: bytes) -> Deliveries:
         worker = self._worker_of(held)
         with suppress(LeaseLostError):
@@ -314,10 +393,21 @@ class TransportMachine(RuleBasedStateMachine):
     def time_passes(self, steps: int) -> None:
         self.bench.advance(steps * self.bench.times.step)
 
+    @precondition(lambda machine: machine.bench.harness.fake)
+    @rule(days=st.sampled_from((1, 40, 400)))
+    def days_pass(self, days: int) -> None:
+        self.bench.advance(days * 86400.0)
+
+    # Late, since afterwards less is certain, and so less is judged.
+    @precondition(lambda machine: machine.bench.harness.fake and len(machine.bench.recorder.records) > LATE)
+    @rule(seconds=st.sampled_from((0.5, 30.0, 600.0)))
+    def the_clock_is_set_back(self, seconds: float) -> None:
+        self.bench.set_back(seconds)
+
     # --- what lies in the store -------------------------------------------------------------------------
 
     @precondition(lambda machine: machine.buried)
-    @rule(targets=(live, ever), who=_WORKER, number=st.integers(1, 3), state=strategy.any_of(strategy.STATES))
+    @rule(targets=(live, ever), who=_WORKER, number=st.integers(1, 3), state=_STATES)
     def revive(self, who: int, number: int, state: bytes) -> Deliveries:
         refs = [entry.ref for entry in self.workers[who].dead_letters(self.bench.queues)]
         self.buried = len(refs) > number
@@ -336,6 +426,8 @@ class TransportMachine(RuleBasedStateMachine):
     @where(lambda claims: claims.cancel)
     @rule(envelope=consumes(sent), who=_WORKER)
     def cancel(self, envelope: Envelope, who: int) -> None:
+        if self.capabilities.find:
+            self.workers[who].find(envelope.id)
         self.workers[who].cancel(envelope.id)
 
     @where(lambda claims: claims.purge)
@@ -353,11 +445,117 @@ class TransportMachine(RuleBasedStateMachine):
         if self.capabilities.dead_letters:
             worker.dead_letters(self.bench.queues)
 
+    # --- a write fails ----------------------------------------------------------------------------------
+
+    @breakable
+    @rule(target=sent, recipes=several(3), fault=faults(), who=_WORKER)
+    def a_write_fails_while_sending(self, recipes: list[Recipe], fault: Fault, who: int) -> MultipleResults[Envelope]:
+        envelopes = [self.bench.cook(recipe) for recipe in recipes]
+        with self._faulty(self.workers[who], fault):
+            self.workers[who].send(envelopes)
+        return multiple(*envelopes)
+
+    @breakable
+    @rule(targets=(live, ever), who=_WORKER, limit=st.integers(1, 5), fault=faults())
+    def a_write_fails_while_receiving(self, who: int, limit: int, fault: Fault) -> Deliveries:
+        taken: Deliveries = multiple()
+        with self._faulty(self.workers[who], fault):
+            taken = self._poll(who, limit=limit)
+        return multiple(*taken.values, *self._poll(1 - who, limit=limit).values)
+
+    @breakable
+    @rule(targets=(live, ever), held=consumes(live), outcome=outcomes(), fault=faults(), times=st.integers(1, 2))
+    def a_write_fails_while_settling(self, held: Held, outcome: Outcome, fault: Fault, times: int) -> Deliveries:
+        worker = self._worker_of(held)
+        with self._faulty(worker, fault):
+            worker.settles(held.delivery, outcome)
+        if times > 1:
+            worker.settles(held.delivery, outcome)
+        if isinstance(outcome, DeadLetter):
+            self.buried = bool(worker.dead_letters(self.bench.queues))
+        return self._poll_elsewhere(held)
+
+    @breakable
+    @rule(recipes=several(4), drawn=st.lists(outcomes(), min_size=4, max_size=4), fault=faults(), who=_WORKER)
+    def a_write_fails_while_settling_a_batch(
+        self, recipes: list[Recipe], drawn: list[Outcome], fault: Fault, who: int
+    ) -> None:
+        worker = self.workers[who]
+        worker.send([self.bench.cook(recipe) for recipe in recipes])
+        batch = [held.delivery for held in self._poll(who, limit=4).values]
+        with self._faulty(worker, fault):
+            worker.settle(list(zip(batch, drawn, strict=False)))
+
+    @breakable
+    @where(lambda claims: claims.extend)
+    @rule(targets=(live, ever), held=live, fault=faults())
+    def a_write_fails_while_extending(self, held: Held, fault: Fault) -> Deliveries:
+        worker = self._worker_of(held)
+        with self._faulty(worker, fault):
+            worker.extend([held.delivery], lease=3 * self.lease)
+        self.bench.advance(2 * self.lease)
+        return self._poll_elsewhere(held)
+
+    @breakable
+    @where(lambda claims: claims.checkpoint)
+    @rule(targets=(live, ever), held=live, state=_STATES, fault=faults())
+    def a_write_fails_while_keeping_a_checkpoint(self, held: Held, state: bytes, fault: Fault) -> Deliveries:
+        worker = self._worker_of(held)
+        with self._faulty(worker, fault):
+            worker.checkpoint(held.delivery, state)
+        return self._lose(self.workers.index(worker))
+
+    @breakable
+    @where(lambda claims: claims.dead_letters)
+    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters(), fault=faults())
+    def a_write_fails_while_reviving(self, held: Held, died: DeadLetter, fault: Fault) -> Deliveries:
+        worker = self._worker_of(held)
+        refs = self._bury(worker, held, died)
+        with self._faulty(worker, fault):
+            worker.revive(dict.fromkeys(refs, b"revived"))
+        self.buried = bool(worker.dead_letters(self.bench.queues))
+        return self._poll_elsewhere(held)
+
+    @breakable
+    @where(lambda claims: claims.dead_letters)
+    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters(), fault=faults())
+    def a_write_fails_while_discarding(self, held: Held, died: DeadLetter, fault: Fault) -> Deliveries:
+        worker = self._worker_of(held)
+        refs = self._bury(worker, held, died)
+        with self._faulty(worker, fault):
+            worker.discard(refs)
+        self.buried = bool(worker.dead_letters(self.bench.queues))
+        return self._poll_elsewhere(held)
+
+    @breakable
+    @where(lambda claims: claims.cancel or claims.purge)
+    @rule(recipes=several(2), who=_WORKER, fault=faults())
+    def a_write_fails_while_taking_out(self, recipes: list[Recipe], who: int, fault: Fault) -> None:
+        # Events of its own: of earlier ones most are held or done, and taking these out writes nothing.
+        envelopes = [self.bench.cook(recipe) for recipe in recipes]
+        self.workers[who].send(envelopes)
+        with self._faulty(self.workers[who], fault):
+            if self.capabilities.cancel:
+                self.workers[who].cancel(envelopes[0].id)
+            else:
+                self.workers[who].purge(envelopes[0].queue)
+
     # --- how --------------------------------------------------------------------------------------------
 
     def can(self, hook: str) -> bool:
         """Tell whether the harness has *hook*."""
-        return getattr(type(self.bench.harness), hook) is not getattr(Harness, hook)
+        return self.bench.harness.has(hook)
+
+    @contextmanager
+    def _faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
+        """Let a write of *worker* fail, and what it is made for with it."""
+        with self.bench.recorder.faulty(worker, fault), suppress(TransportError, ConfigurationError):
+            yield
+
+    def _bury(self, worker: Worker, held: Held, died: DeadLetter) -> list[str]:
+        """Let *held* die; return the refs of all that is dead."""
+        worker.settles(held.delivery, died)
+        return [entry.ref for entry in worker.dead_letters(self.bench.queues)]
 
     def _worker_of(self, held: Held) -> Worker:
         """Return who received it; somebody else if that one is no more."""
@@ -390,6 +588,9 @@ class TransportMachine(RuleBasedStateMachine):
 def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[TransportMachine]:
     """
     Return the machine that drives *harness*; its ``TestCase`` can be collected by itself.
+
+    There a call that does not come back within the harness's ``call_timeout`` is a broken promise, and the run ends.
+    Who runs the machine in another way waits as long as the call lasts.
 
     Args:
         harness: What drives the transport.

@@ -59,6 +59,9 @@ class Situation:
     until: float = inf
     """Before this its lease cannot have run out by itself."""
 
+    over: float = inf
+    """After this its lease has run out, whether anybody noticed or not: who held it holds nothing any more."""
+
     adrift: bool = False
     """Its holder is gone, or was told that it lost it; it may be handed out again at any time."""
 
@@ -88,14 +91,14 @@ class Situation:
             case _:
                 return None
 
-    def handed(self, number: int, until: float) -> Situation:
+    def handed(self, number: int, until: float, over: float) -> Situation:
         """Return the situation in which delivery *number* holds it."""
-        taken = self.step(Action.RECEIVE, holder=number, until=until, adrift=False, checkpointed=False)
+        taken = self.step(Action.RECEIVE, holder=number, until=until, over=over, adrift=False, checkpointed=False)
         return attrs.evolve(taken, last=self.last)
 
     def settled(self, number: int, outcome: Outcome, began: float) -> Situation | None:
         """Return the situation after delivery *number* ended with *outcome*; ``None`` if it does not hold it."""
-        if self.state is not State.LEASED or self.holder != number:
+        if not self.may_be_held(number, began):
             return None
         match outcome:
             case Ack():
@@ -112,6 +115,14 @@ class Situation:
                 return self.step(Action.RELEASE, holder=None)
             case Lost(state=state):
                 return self.step(Action.LOSE, holder=None, kept=self.kept if state is None else state)
+
+    def may_be_held(self, number: int, now: float) -> bool:
+        """Tell whether delivery *number* may hold it at *now*: not if its lease is over, swept or not."""
+        return self.state is State.LEASED and self.holder == number and now <= self.over
+
+    def surely_free(self, now: float) -> bool:
+        """Tell whether it is there, and nobody holds it beyond doubt at *now*."""
+        return self.state in (State.READY, State.SCHEDULED) or (self.state is State.LEASED and now > self.over)
 
     def surely_held(self, number: int, now: float, slack: float) -> bool:
         """Tell whether delivery *number* holds it beyond doubt at *now*."""
@@ -167,11 +178,20 @@ class Copy:
 
     revived: bool = False
 
+    spared: Promise | None = None
+    """What a cancel or a purge breaks that took it out although somebody held it; none if none was asked for."""
+
     doubtful: bool = False
-    """Whether a send that succeeded may have made no second one, since the same event was there."""
+    """Whether there may be none although nothing failed, since the same event was there."""
 
     breaks: int = 0
     """How often workers of its queue had vanished when it was last seen."""
+
+    refs_are_known: bool = True
+    """Whether :attr:`ref` is that of its dead letter for sure: a revival of unknown fate may have ended it."""
+
+    flying: dict[Tag, Change] = attrs.field(factory=dict)
+    """What the calls in flight may do to it, in whatever order."""
 
     @property
     def identity(self) -> tuple[str, ...] | bytes:
@@ -193,10 +213,16 @@ class Copy:
 
     def branch(self, tag: Tag, change: Change) -> bool:
         """Let *change* be possible from now on; return whether it applies to any situation."""
-        changes = (change(one) for one in self.possible)
-        changed = [attrs.evolve(one, tags=one.tags | {tag}) for one in changes if one is not None]
-        self.become((*self.possible, *changed))
-        return bool(changed)
+        self.flying[tag] = change
+        possible = list(self.possible)
+        for one in possible:  # grows: of calls that overlap the later may have its effect before the earlier
+            possible.extend(
+                attrs.evolve(changed, tags=one.tags | {other})
+                for other, then in self.flying.items()
+                if other not in one.tags and (changed := then(one)) is not None
+            )
+        self.become(possible)
+        return self.maybe(lambda one: tag in one.tags)
 
     def resolve(self, tag: Tag, *, happened: bool | None) -> bool:
         """
@@ -205,6 +231,7 @@ class Copy:
         Returns:
             Whether that is possible; if it is not, nothing is ruled out.
         """
+        self.flying.pop(tag, None)
         left = [one for one in self.possible if happened is None or (tag in one.tags) is happened]
         self.become(attrs.evolve(one, tags=one.tags - {tag}) for one in left or self.possible)
         return bool(left)
@@ -217,10 +244,15 @@ class Copy:
                 return f'the bytes {raw[:40]!r} in "{self.queue}"'
 
 
+def missing_headers(event: Unreadable, found: Unreadable) -> str:
+    """Return the names of the headers of *event* that *found* lacks, or has otherwise; a store may add its own."""
+    return ", ".join(repr(name) for name, value in event.headers.items() if found.headers.get(name) != value)
+
+
 def identity(queue: str, event: Envelope | Unreadable) -> tuple[str, ...] | bytes:
     """Return what makes *event* in *queue* the same event as another."""
     match event:
         case Envelope(queue=target, source=source, id=event_id):
             return queue, target, source, event_id
         case Unreadable(raw=raw):
-            return queue.encode() + b"\0" + raw
+            return queue.encode(errors="surrogatepass") + b"\0" + raw

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TypeVar
 
 import attrs
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture import engine
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 VARIABLE = "RELEVO_CONFORMANCE_PROFILE"
 """The environment variable that names the profile."""
@@ -28,6 +33,9 @@ class Profile:
     slow_payloads: int
     """The same where time cannot be moved by hand, and every step takes some."""
 
+    shrinking: float = 300.0
+    """Seconds at most that are spent on the shortest program that breaks a promise, for each test that finds one."""
+
     seed: int | None
     """The same histories at every run; ``None``: others each time, and what failed is tried again first."""
 
@@ -39,6 +47,24 @@ class Profile:
     def of_payloads(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
         """Return Hypothesis' settings for random payloads."""
         return self._settings(self.payloads if fake else self.slow_payloads, phases)
+
+    def part(self) -> Profile:
+        """Return a shorter profile, for where only a few promises are looked at: a quarter of the histories."""
+        return attrs.evolve(self, histories=-(-self.histories // 4), slow_histories=-(-self.slow_histories // 4))
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Let Hypothesis shrink no longer than :attr:`shrinking` says; it has no setting for that."""
+        before = engine.MAX_SHRINKING_SECONDS
+        engine.MAX_SHRINKING_SECONDS = self.shrinking  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            engine.MAX_SHRINKING_SECONDS = before
+
+    def seeded(self, test: Test) -> Test:
+        """Let *test* draw what the seed says, if there is one."""
+        return test if self.seed is None else seed(self.seed)(test)
 
     def _settings(self, examples: int, phases: Iterable[Phase] | None) -> settings:
         parent = settings(
@@ -64,6 +90,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_histories=10,
                 slow_steps=15,
                 slow_payloads=5,
+                shrinking=20.0,
                 seed=20_260_101,
             ),
             Profile(
@@ -74,6 +101,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_histories=50,
                 slow_steps=25,
                 slow_payloads=25,
+                shrinking=60.0,
                 seed=None,
             ),
             Profile(
@@ -91,13 +119,15 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-def chosen(name: str | None = None) -> Profile:
+def chosen(name: str | Profile | None = None) -> Profile:
     """
     Return the profile *name*, else the one that the environment names, else the quick one.
 
     Raises:
         ValueError: There is no such profile.
     """
+    if isinstance(name, Profile):
+        return name
     name = name or os.environ.get(VARIABLE) or "quick"
     if name not in PROFILES:
         raise ValueError(f'no profile "{name}"; there are {", ".join(PROFILES)}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -13,8 +13,26 @@ from relevo import Capabilities
 Level = Literal["core", "must", "optional"]
 
 
-def _always(capabilities: Capabilities) -> bool:
-    return True
+@attrs.frozen
+class Needs:
+    """What a transport must claim so that it makes a promise; nothing if unsaid."""
+
+    capability: str = ""
+    value: str | None = None
+    """Which one it must say, where there are several; any that says something if unsaid."""
+
+    asked_for: bool = True
+    """Whether there is a call, or an argument, that asks for it, and that is refused where it is not claimed."""
+
+    def __call__(self, capabilities: Capabilities) -> bool:
+        """Tell whether a transport with *capabilities* makes the promise."""
+        if not self.capability:
+            return True
+        claimed = getattr(capabilities, self.capability)
+        return bool(claimed is not None and claimed is not False) if self.value is None else bool(claimed == self.value)
+
+    def __str__(self) -> str:
+        return self.capability if self.value is None else f"{self.capability} = {self.value}"
 
 
 @attrs.frozen
@@ -29,114 +47,232 @@ class Promise:
     level: Level = "core"
     """*core*: no transport deviates. *must*: one may, with a reason. *optional*: only what is claimed."""
 
-    claimed: Callable[[Capabilities], bool] = attrs.field(default=_always, repr=False)
+    claimed: Needs = attrs.field(default=Needs(), repr=False)
     """Whether a transport with these capabilities makes it."""
+
+    floors: Mapping[str, int] = attrs.field(factory=dict, repr=False, eq=False)
+    """Situations of :func:`relevo_conformance.history.tally`, and how often each must be met to say that it is kept."""
+
+    since: str = "0.1"
+    """The first release of the suite that held transports to it."""
 
     def __str__(self) -> str:
         return self.id
 
 
-def _optional(promise_id: str, sentence: str, claimed: Callable[[Capabilities], bool]) -> Promise:
-    return Promise(promise_id, sentence, "optional", claimed)
+def _optional(
+    promise_id: str,
+    sentence: str,
+    claimed: Needs,
+    *,
+    floors: Mapping[str, int] = MappingProxyType({}),
+) -> Promise:
+    return Promise(promise_id, sentence, "optional", claimed, floors)
 
 
 # --- sending ---------------------------------------------------------------------------------------
 
-SENT_IS_RECEIVED = Promise("sent-is-received", "What was sent is handed out until it is settled for good.")
-NO_INVENTION = Promise("no-invention", "What is handed out was sent, once for each time it was sent.")
+SENT_IS_RECEIVED = Promise(
+    "sent-is-received",
+    "What was sent is handed out until it is settled for good.",
+    floors={"event handed out": 20, "drain done": 10},
+)
+NO_INVENTION = Promise(
+    "no-invention", "What is handed out was sent, once for each time it was sent.", floors={"event handed out": 20}
+)
 PAYLOAD_IS_UNTOUCHED = Promise(
-    "payload-is-untouched", "Body, headers and every other field arrive as they were sent, at each hand-over."
+    "payload-is-untouched",
+    "Body, headers and every other field arrive as they were sent, at each hand-over.",
+    floors={"event handed out": 20, "handed out after a nack": 5},
 )
-QUEUES_ARE_ISOLATED = Promise("queues-are-isolated", "An event comes out of the queue it was sent to, and of no other.")
+QUEUES_ARE_ISOLATED = Promise(
+    "queues-are-isolated",
+    "An event comes out of the queue it was sent to, and of no other.",
+    floors={"event handed out": 20},
+)
 SEND_TELLS_APART = Promise(
-    "send-tells-apart", "A send that fails says of each event whether it was sent, refused, or may be either."
+    "send-tells-apart",
+    "A send that fails says of each event whether it was sent, refused, or may be either.",
+    floors={"event refused": 3, "event unknown": 3},
 )
-BATCH_IS_ATOMIC = _optional("batch-is-atomic", "A batch is sent whole or not at all.", lambda c: c.atomic_batch)
+BATCH_IS_ATOMIC = _optional(
+    "batch-is-atomic",
+    "A batch is sent whole or not at all.",
+    Needs("atomic_batch", asked_for=False),
+    floors={"batch": 5, "event unknown": 3, "event handed out": 20},
+)
 DELAY_IS_RESPECTED = _optional(
-    "delay-is-respected", "A delayed event is never handed out early.", lambda c: c.delay is not None
+    "delay-is-respected", "A delayed event is never handed out early.", Needs("delay"), floors={"event delayed": 3}
 )
 RESENT_IS_ONE = _optional(
     "resent-is-one",
     "Sending an event again that is not done yet makes no second one; beside its dead letter it makes a new one.",
-    lambda c: c.dedupe,
+    Needs("dedupe", asked_for=False),
+    floors={"event again": 5},
 )
 JOINS_THE_TRANSACTION = _optional(
     "joins-the-transaction",
     "What is sent in a transaction is there if it commits and only then.",
-    lambda c: c.transactional,
+    Needs("transactional"),
+    floors={"sendbound done": 10, "endtransaction done": 5},
 )
 
 # --- receiving -------------------------------------------------------------------------------------
 
-LIMIT_IS_RESPECTED = Promise("limit-is-respected", "No more is handed out, or leased, than was asked for.")
-LEASED_IS_HIDDEN = Promise("leased-is-hidden", "An event has one holder at a time.")
-LOST_LEASE_RETURNS = Promise("lost-lease-returns", "What a vanished holder held is handed out again.")
+LIMIT_IS_RESPECTED = Promise(
+    "limit-is-respected", "No more is handed out, or leased, than was asked for.", floors={"limit reached": 5}
+)
+LEASED_IS_HIDDEN = Promise("leased-is-hidden", "An event has one holder at a time.", floors={"event handed out": 20})
+LOST_LEASE_RETURNS = Promise(
+    "lost-lease-returns",
+    "What a vanished holder held is handed out again.",
+    floors={"kill done": 3, "handed out after a loss": 3},
+)
 LOSSES_ARE_COUNTED = Promise(
-    "losses-are-counted", "Attempts and losses count every hand-over that a crash ended, and survive it."
+    "losses-are-counted",
+    "Attempts and losses count every hand-over that a crash ended, and survive it.",
+    floors={"handed out after a loss": 5},
 )
 MALFORMED_IS_QUARANTINED = Promise(
-    "malformed-is-quarantined", "Foreign bytes are handed out as unreadable, whole, and hold nothing up."
+    "malformed-is-quarantined",
+    "Foreign bytes are handed out as unreadable, whole, and hold nothing up.",
+    floors={"unreadable handed out": 5},
 )
 PREFERENCE_IS_KEPT = Promise(
-    "preference-is-kept", "The queue named first is emptied first.", "must", lambda c: c.losses == "exact"
+    "preference-is-kept", "The queue named first is emptied first.", "must", Needs("losses", "exact")
 )
 ORDER_IS_KEPT = _optional(
-    "order-is-kept", "Of one queue and key, an event waits for the earlier ones.", lambda c: c.order == "per key"
+    "order-is-kept",
+    "Of one queue and key, an event waits for the earlier ones.",
+    Needs("order", "per key"),
+    floors={"event with a key": 10},
 )
-URGENT_OVERTAKES = _optional("urgent-overtakes", "An urgent event overtakes normal ones.", lambda c: c.urgency)
+URGENT_OVERTAKES = _optional(
+    "urgent-overtakes", "An urgent event overtakes normal ones.", Needs("urgency"), floors={"event urgent": 10}
+)
+
+NOBODY_STARVES = Promise(
+    "nobody-starves",
+    "An event of usual urgency is handed out in its time, whatever is sent behind it and however often its neighbour "
+    "fails.",
+    "must",
+)
+WAIT_IS_KEPT = Promise(
+    "wait-is-kept",
+    "A receive comes back within its wait, and at once if that is none; what nobody woke it for is found all the same.",
+    "must",
+)
+
+WOKEN_BY_A_SEND = _optional(
+    "woken-by-a-send",
+    "A receive that waits comes back long before its wait is over when another instance sends; whether it slept until "
+    "then, or looked often, is not seen.",
+    Needs("wakeup", asked_for=False),
+)
 
 # --- settling --------------------------------------------------------------------------------------
 
-ACK_IS_FINAL = Promise("ack-is-final", "What is done is never handed out again.")
+ACK_IS_FINAL = Promise("ack-is-final", "What is done is never handed out again.", floors={"ack": 20})
 NACK_RETURNS_LATER = Promise(
-    "nack-returns-later", "What is given back comes again with the next attempt, its state kept, and not early."
+    "nack-returns-later",
+    "What is given back comes again with the next attempt, its state kept, and not early.",
+    floors={"handed out after a nack": 5},
 )
-RELEASE_COUNTS_NOTHING = Promise("release-counts-nothing", "What is released comes again as if it had never been out.")
+RELEASE_COUNTS_NOTHING = Promise(
+    "release-counts-nothing", "What is released comes again as if it had never been out.", floors={"release": 3}
+)
 STATE_IS_BOUNDED = Promise(
     "state-is-bounded", "A state that is too long is refused as an error of the program, and nothing is changed."
 )
 STALE_SETTLE_IS_REFUSED = Promise(
-    "stale-settle-is-refused", "Settling what is no longer held changes nothing, and says so."
+    "stale-settle-is-refused",
+    "Settling what is no longer held changes nothing, and says so.",
+    floors={"stale ack": 3, "stale nack": 3, "stale release": 3},
 )
 DEAD_IS_KEPT_WITH_REASON = _optional(
     "dead-is-kept-with-reason",
     "A dead letter is kept, with its event, reason, error, state and counters, and is not handed out.",
-    lambda c: c.dead_letters,
+    Needs("dead_letters"),
+    floors={"deadletter": 5, "listdead done": 5},
 )
 REVIVED_IS_RECEIVED = _optional(
-    "revived-is-received", "A revived dead letter is handed out as new, once.", lambda c: c.dead_letters
+    "revived-is-received",
+    "A revived dead letter is handed out as new, once.",
+    Needs("dead_letters"),
+    floors={"revived": 3},
 )
 DISCARDED_IS_GONE = _optional(
-    "discarded-is-gone", "A discarded dead letter, and no other, is gone.", lambda c: c.dead_letters
+    "discarded-is-gone",
+    "A discarded dead letter, and no other, is gone.",
+    Needs("dead_letters"),
+    floors={"discard done": 2},
 )
-EXTEND_KEEPS_THE_LEASE = _optional("extend-keeps-the-lease", "An extended lease holds.", lambda c: c.extend)
+EXTEND_KEEPS_THE_LEASE = _optional(
+    "extend-keeps-the-lease", "An extended lease holds.", Needs("extend"), floors={"extended": 3}
+)
 CHECKPOINT_SURVIVES_A_LOSS = _optional(
-    "checkpoint-survives-a-loss", "The state of the last checkpoint is handed out again.", lambda c: c.checkpoint
+    "checkpoint-survives-a-loss",
+    "The state of the last checkpoint is handed out again.",
+    Needs("checkpoint"),
+    floors={"checkpoint done": 3},
 )
 
 # --- operating -------------------------------------------------------------------------------------
 
-CANCELLED_IS_GONE = _optional("cancelled-is-gone", "A cancelled event that nobody held is gone.", lambda c: c.cancel)
-PURGED_IS_GONE = _optional("purged-is-gone", "A purge takes out what nobody holds, no more.", lambda c: c.purge)
+CANCELLED_IS_GONE = _optional(
+    "cancelled-is-gone", "A cancelled event that nobody held is gone.", Needs("cancel"), floors={"cancel done": 2}
+)
+PURGED_IS_GONE = _optional(
+    "purged-is-gone", "A purge takes out what nobody holds, no more.", Needs("purge"), floors={"purge done": 2}
+)
+FOUND_AS_IT_IS = _optional(
+    "found-as-it-is",
+    "An event that lives is found by its id, in each queue, as it is kept; what is done or dead is not.",
+    Needs("find"),
+    floors={"find done": 5},
+)
 STATS_ARE_TRUE_AT_REST = _optional(
     "stats-are-true-at-rest",
     "When nothing moves, the figures are right; what waits behind its ordering key is ready.",
-    lambda c: c.stats == "exact",
+    Needs("stats", "exact"),
+    floors={"count done": 10},
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",
     "Setting up again, or asking what it would do, changes nothing; what lacks it names the command that does it.",
+    floors={"setup done": 10},
+)
+FAILURE_LOSES_NOTHING = Promise(
+    "failure-loses-nothing",
+    "A store that fails in the middle of any call loses nothing and does nothing twice; when it is back, the same "
+    "transport goes on.",
+    "must",
+    floors={"fault met": 3},
 )
 CLOSE_IS_IDEMPOTENT = Promise(
     "close-is-idempotent",
     "Closing settles nothing: what is held counts as lost, what was only fetched ahead does not. It wakes a blocked "
     "receive, and ends everything but closing.",
+    floors={"close done": 10},
 )
-SURVIVES_REOPENING = Promise("survives-reopening", "What was sent outlives the transport that sent it.")
+SURVIVES_REOPENING = Promise(
+    "survives-reopening", "What was sent outlives the transport that sent it.", floors={"open done": 10}
+)
 UNCLAIMED_IS_REFUSED = Promise("unclaimed-is-refused", "What is not claimed raises, and does nothing.")
 ERRORS_ARE_TRANSLATED = Promise(
     "errors-are-translated",
     "No method raises anything but a RelevoError, and it names the transport as the application does.",
+)
+
+ANSWERS_ARE_WELL_FORMED = Promise(
+    "answers-are-well-formed",
+    "What is returned is of the type, and within the bounds, that the seam says.",
+    floors={"event handed out": 20, "settle done": 20},
+)
+CALLS_COME_BACK = Promise(
+    "calls-come-back",
+    "Every call comes back: in its wait, and a time that no server needs.",
+    floors={"receive done": 20, "close done": 5},
 )
 
 PROMISES: Mapping[str, Promise] = MappingProxyType(

@@ -9,32 +9,24 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import TypeVar
 
-from relevo import Delivery
-from relevo_conformance import history
+import pytest
+
+from relevo import Delivery, Transport
+from relevo.errors import RelevoError, shown
+from relevo_conformance import history, promise
 from relevo_conformance.checker import Judge, Violation
-from relevo_conformance.harness import Breakage, Harness
+from relevo_conformance.fault import Breakage, Fault
+from relevo_conformance.harness import Harness, HookMissing
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, is_a_persons, raised_in, told
+from relevo_conformance.watch import Watch
 from relevo_conformance.worker import Worker
 
-
-class BrokenPromiseError(AssertionError):
-    """
-    Raised when what was recorded breaks a promise.
-
-    Args:
-        violations: What was broken, in the order in which it showed.
-    """
-
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        self.violations = tuple(violations)
-        super().__init__("\n".join(str(violation) for violation in violations))
-
-    @property
-    def promises(self) -> frozenset[str]:
-        """The ids of the promises that were broken."""
-        return frozenset(violation.promise for violation in self.violations)
+Result = TypeVar("Result")
 
 
 class Recorder:
@@ -43,10 +35,16 @@ class Recorder:
 
     Args:
         harness: What opens and breaks the transports.
+
+        raising: Whether a broken promise stops the run where it shows.
+
+        tolerated: The ids of promises that may be broken without a word.
     """
 
-    def __init__(self, harness: Harness) -> None:
+    def __init__(self, harness: Harness, *, raising: bool = True, tolerated: frozenset[str] = frozenset()) -> None:
         self.harness = harness
+        self.watch = harness.watch
+        self.raising = raising
         self.records: list[history.Record] = []
         self.workers: list[Worker] = []
         self.transactions = itertools.count(1)
@@ -56,9 +54,11 @@ class Recorder:
         self.horizon = 0.0
         """The latest time at which a delay or a lease that was asked for ends, in seconds since the epoch."""
 
+        self._tolerated = tolerated
         self._judge = Judge(harness.capabilities, slack=harness.slack)
         self._told = 0
         self._lock = threading.RLock()
+        self._flying: set[int] = set()
         self._numbers: dict[int, int] = {}
         self._deliveries: list[Delivery] = []
 
@@ -67,44 +67,124 @@ class Recorder:
     def worker(self) -> Worker:
         """Return a worker that has just begun."""
         name = f"worker {len(self.workers) + 1}"
-        with self._noted(name, history.Open(), "open"):
-            transport = self.harness.open()
-        worker = Worker(self, name, transport)
+        op = self.began(name, history.Open())
+        worker = Worker(self, name, self._opened())
         self.workers.append(worker)
+        self.ended(op)
         return worker
 
     def kill(self, worker: Worker) -> None:
         """Let *worker* vanish."""
         worker.alive = False
-        with self._noted(worker.name, history.Kill(), "kill"):
-            self.harness.kill(worker.transport)
+        op = self.began(worker.name, history.Kill())
+        self.hook("kill", lambda: self.harness.kill(worker.transport))
+        self.ended(op)
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Put *raw* into *queue* as a stranger does."""
         call = history.PutRaw(queue=queue, raw=raw, headers=dict(headers or {}))
-        with self._noted("stranger", call, "put_raw"):
-            self.harness.put_raw(queue, raw, call.headers)
+        op = self.began("stranger", call)
+        self.hook("put_raw", lambda: self.harness.put_raw(queue, raw, call.headers))
+        self.ended(op)
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
-        self.hooks["advance"] += 1
-        self.harness.advance(seconds)
+        self.hook("advance", lambda: self.harness.advance(seconds), wait=0.0 if self.harness.fake else seconds)
 
     @contextmanager
     def broken(self, worker: Worker, breakage: Breakage) -> Iterator[None]:
         """Break the store beneath *worker* for its next send, and mend it."""
-        self.hooks["broken_send"] += 1
-        with self.harness.broken_send(worker.transport, breakage):
+        with self.entered("broken_send", lambda: self.harness.broken_send(worker.transport, breakage)):
             self.ended(self.began(worker.name, history.Break(breakage)))
             yield
         self.ended(self.began(worker.name, history.Mend()))
+
+    @contextmanager
+    def faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
+        """Let a write of *worker*'s next call fail, and mend the store."""
+        with self.entered("broken", lambda: self.harness.broken(worker.transport, fault)):
+            self.ended(self.began(worker.name, history.Break(fault.moment, fault.at)))
+            yield
+        self.ended(self.began(worker.name, history.Mend()))
+
+    @contextmanager
+    def turnstile(self, worker: Worker, stop: Callable[[], None]) -> Iterator[None]:
+        """Have *stop* called between any two steps of *worker*."""
+        with self.entered("turnstile", lambda: self.harness.turnstile(worker.transport, stop)):
+            yield
+
+    # --- the harness ------------------------------------------------------------------------------------
+
+    def hook(self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watch | None = None) -> Result:
+        """
+        Return what the hook *name* returns.
+
+        Raises:
+            HookMissing: The harness does not have it.
+
+            HarnessError: It failed, with whatever it raised, or did not come back.
+        """
+        self.hooks[name] += 1
+        return self._guarded(name, act, wait=wait, watch=watch)
+
+    def _guarded(
+        self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watch | None = None
+    ) -> Result:
+        kind = type(self.harness).__name__
+        watch = watch or self.watch
+        # One at a time, so that its author need not think of other threads; but time passes for all alike.
+        alone = nullcontext() if name == "advance" else watch.hooks
+
+        def called() -> Result:
+            with alone:
+                return act()
+
+        try:
+            return watch.call(called, partial(HarnessError, kind, name), wait=wait)
+        except (HookMissing, HarnessError, LeftBehind, pytest.skip.Exception):
+            raise
+        except BaseException as error:
+            if is_a_persons(error):
+                raise
+            raise HarnessError(kind, name, f"raised {told(error)}") from error
+
+    @contextmanager
+    def entered(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
+        """Enter what the hook *name* makes, and leave it at the end."""
+        manager, value = self.hook(name, lambda: _entered(make()))
+        try:
+            yield value
+        except BaseException as error:
+            if not self._guarded(f"{name}, at its end,", partial(_left, manager, error)):
+                raise
+        else:
+            self._guarded(f"{name}, at its end,", partial(_left, manager, None))
+
+    def _opened(self) -> Transport:
+        """Return another transport; what its own methods raise is its fault, and not that of the harness."""
+        try:
+            opened: object = self.hook("open", self.harness.open)
+        except HarnessError as error:
+            cause = error.__cause__
+            if cause is None or not raised_in(cause.__traceback__, type(self.harness).transport):
+                raise
+            if isinstance(cause, RelevoError):
+                raise cause from None
+            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {told(cause)}")
+            raise BrokenPromiseError([violation]) from cause
+        if not isinstance(opened, Transport):
+            why = f"returned {shown(opened)}; expected a relevo.Transport"
+            raise HarnessError(type(self.harness).__name__, "open", why)
+        return opened
 
     # --- records ----------------------------------------------------------------------------------------
 
     def began(self, worker: str, call: history.Call) -> int:
         """Write down that *call* begins; return its number."""
         with self._lock:
+            self.watch.require_attention()
             op = len(self.records)
+            self._flying.add(op)
             self._write(history.Invoked(op=op, worker=worker, at=self.harness.clock.now(), call=call))
             return op
 
@@ -114,18 +194,36 @@ class Recorder:
 
         Raises:
             BrokenPromiseError: What is known now breaks a promise.
+
+            LeftBehind: It was overdue, and the verdict was given.
         """
         with self._lock:
+            if op not in self._flying:
+                raise LeftBehind
+            self._flying.discard(op)
             self._write(history.Returned(op=op, at=self.harness.clock.now(), end=end, error=error, value=value))
-            fresh = self._judge.violations[self._told :]
+            fresh = self.violations[self._told :]
             self._told += len(fresh)
-        if fresh:
+        if fresh and self.raising:
             raise BrokenPromiseError(fresh)
+
+    def hung(self, op: int, why: str) -> BaseException:
+        """Write down that the call *op* did not come back, and return the verdict."""
+        try:
+            self.ended(op, "hung", error=why)
+        except BrokenPromiseError as error:
+            return error
+        return BrokenPromiseError(self._judge.violations[-1:])
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """Which promises were broken, and how."""
+        return tuple(one for one in self._judge.violations if one.promise not in self._tolerated)
 
     @property
     def is_broken(self) -> bool:
         """Whether a promise was broken."""
-        return bool(self._judge.violations)
+        return bool(self.violations)
 
     def number(self, delivery: Delivery) -> int:
         """Return the number of *delivery* in this history; a new one if it was not seen before."""
@@ -148,9 +246,18 @@ class Recorder:
         self.records.append(record)
         self._judge.feed(record)
 
-    @contextmanager
-    def _noted(self, worker: str, call: history.Call, hook: str) -> Iterator[None]:
-        self.hooks[hook] += 1
-        op = self.began(worker, call)
-        yield
-        self.ended(op)
+
+def _entered(manager: AbstractContextManager[Result]) -> tuple[AbstractContextManager[Result], Result]:
+    return manager, manager.__enter__()
+
+
+def _left(manager: AbstractContextManager[object], error: BaseException | None) -> bool:
+    """Return whether *manager* took *error* upon itself."""
+    try:
+        return bool(
+            manager.__exit__(*(None, None, None) if error is None else (type(error), error, error.__traceback__))
+        )
+    except BaseException as raised:
+        if raised is error:
+            return False
+        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 from hypothesis import strategies as st
@@ -93,20 +93,42 @@ def texts(longest: int = 30) -> st.SearchStrategy[str]:
     return st.text(characters, max_size=longest)
 
 
-def any_of(values: Sequence[Value]) -> st.SearchStrategy[Value]:
-    """Return one of *values*; told by its place, so that Hypothesis does not print the large ones at every turn."""
-    return st.integers(0, len(values) - 1).map(values.__getitem__)
+def any_of(values: Sequence[Value], *, called: str) -> st.SearchStrategy[Value]:
+    """Return one of *values*, the list of this name; Hypothesis tells a large one by its place in the list alone."""
+    place = _Place(values, called)
+    each = [
+        st.just(one) if len(repr(one)) <= _TOLD else st.just(number).map(place) for number, one in enumerate(values)
+    ]
+    return st.integers(0, len(each) - 1).flatmap(each.__getitem__)
+
+
+_TOLD = 80
+"""The longest value, in characters, that is told as it is."""
+
+
+@attrs.frozen(repr=False)
+class _Place(Generic[Value]):
+    """Looks a value up, and is told as the list and the place in it."""
+
+    _values: Sequence[Value]
+    _called: str
+
+    def __call__(self, place: int) -> Value:
+        return self._values[place]
+
+    def __repr__(self) -> str:
+        return f"{self._called}.__getitem__"
 
 
 def bodies() -> st.SearchStrategy[bytes]:
     """Return bodies: the treacherous ones, and any."""
-    return any_of(BODIES) | st.binary(max_size=200)
+    return any_of(BODIES, called="BODIES") | st.binary(max_size=200)
 
 
 def headers() -> st.SearchStrategy[Mapping[str, str]]:
     """Return headers: the treacherous ones, and any."""
     names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
-    return any_of(HEADERS) | st.dictionaries(names, texts(), max_size=4)
+    return any_of(HEADERS, called="HEADERS") | st.dictionaries(names, texts(), max_size=4)
 
 
 FLAVOURS: tuple[Mapping[str, Any], ...] = (
@@ -122,12 +144,16 @@ FLAVOURS: tuple[Mapping[str, Any], ...] = (
 def plain_recipes(capabilities: Capabilities, *, queues: int) -> st.SearchStrategy[Recipe]:
     """Return recipes with one thing special at most: few choices, where the payload is not what is looked at."""
     return st.builds(
-        lambda flavour, **more: Recipe(**flavour, **more),
-        flavour=any_of(FLAVOURS),
+        _plain,
+        flavour=any_of(FLAVOURS, called="FLAVOURS"),
         place=st.integers(0, queues - 1),
         urgency=_urgencies(capabilities),
         ordering_key=_keys(capabilities),
     )
+
+
+def _plain(flavour: Mapping[str, Any], **more: Any) -> Recipe:
+    return Recipe(**flavour, **more)
 
 
 def _urgencies(capabilities: Capabilities) -> st.SearchStrategy[Urgency]:
@@ -145,7 +171,7 @@ def recipes(capabilities: Capabilities, *, queues: int = 1) -> st.SearchStrategy
         Recipe,
         body=bodies(),
         headers=headers(),
-        id_end=any_of(IDS),
+        id_end=any_of(IDS, called="IDS"),
         source=st.sampled_from(SOURCES),
         name=st.sampled_from(NAMES),
         urgency=_urgencies(capabilities),
@@ -157,12 +183,14 @@ def recipes(capabilities: Capabilities, *, queues: int = 1) -> st.SearchStrategy
 
 def states() -> st.SearchStrategy[bytes | None]:
     """Return what an outcome says of the state; often nothing."""
-    return st.none() | any_of(STATES) | st.binary(max_size=40)
+    return st.none() | any_of(STATES, called="STATES") | st.binary(max_size=40)
 
 
 def dead_letters() -> st.SearchStrategy[DeadLetter]:
     """Return ways to die."""
-    return st.builds(DeadLetter, reason=st.sampled_from(REASONS), error=any_of(ERRORS) | texts(), state=states())
+    return st.builds(
+        DeadLetter, reason=st.sampled_from(REASONS), error=any_of(ERRORS, called="ERRORS") | texts(), state=states()
+    )
 
 
 def outcomes(capabilities: Capabilities, delays: st.SearchStrategy[float]) -> st.SearchStrategy[Outcome]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -15,6 +17,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    Found,
     Lost,
     Nack,
     Outcome,
@@ -33,14 +36,23 @@ from relevo.errors import (
     TransportClosedError,
     TransportUnavailableError,
 )
-from relevo_conformance import history
-from relevo_conformance.harness import Savepoint, Transaction
+from relevo_conformance import answer, history, promise
+from relevo_conformance._world import Violation
+from relevo_conformance.harness import Transaction
+from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, claims_of, is_a_persons, told
+from relevo_conformance.watch import Watch
 
 if TYPE_CHECKING:
     from relevo_conformance.recorder import Recorder
 
 Result = TypeVar("Result")
 Event = TypeVar("Event", bound="Envelope | Unreadable")
+
+_PAUSE = 0.1
+"""Seconds of real time that a receive takes that was to wait long and comes back with empty hands at once."""
+
+_PAUSES = 20
+"""So often at least one can be asked within its wait, also where that is short."""
 
 
 class Worker:
@@ -71,14 +83,22 @@ class Worker:
         )
 
     def receive(self, queues: Sequence[str], *, limit: int = 10, lease: float, wait: float = 0.0) -> list[Delivery]:
-        """Return what is handed out."""
-        if self.transport.capabilities.lease == "timed":
-            self.recorder.until(wait + lease)
-        deliveries = self._note(
-            history.Receive(queues=tuple(queues), limit=limit, lease=lease, wait=wait),
-            lambda: self.transport.receive(queues, limit=limit, lease=lease, wait=wait),
-            lambda handed: history.HandedOut(tuple(self._handed(delivery) for delivery in handed)),
-        )
+        """Return what is handed out; one that was asked to wait, and has not, takes a little time all the same."""
+        began = monotonic()
+        try:
+            deliveries = self._note(
+                history.Receive(queues=tuple(queues), limit=limit, lease=lease, wait=wait),
+                lambda: self.transport.receive(queues, limit=limit, lease=lease, wait=wait),
+                lambda handed: history.HandedOut(tuple(self._handed(delivery) for delivery in handed)),
+                wait=wait,
+            )
+        finally:  # only now it is known when a lease began, at the latest
+            if claims_of(self.transport).lease == "timed":
+                self.recorder.until(lease)
+        if deliveries:
+            self.recorder.watch.handed_out = True
+        else:  # asked again and again it would fill the memory with what was recorded
+            sleep(max(0.0, min(wait / _PAUSES, _PAUSE) - (monotonic() - began)))
         return list(deliveries)
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
@@ -88,7 +108,9 @@ class Worker:
         for _, outcome in settlements:
             if isinstance(outcome, Nack):
                 self.recorder.until(outcome.delay)
-        return self._note(history.Settle(items=tuple(items)), lambda: self.transport.settle(settlements), self._lost)
+        call = history.Settle(items=tuple(items))
+        asked = [delivery for delivery, _ in settlements]
+        return self._note(call, lambda: self.transport.settle(settlements), self._lost, asked=asked)
 
     def settles(self, delivery: Delivery, outcome: Outcome) -> bool:
         """Settle *delivery*; tell whether it was still held."""
@@ -121,7 +143,8 @@ class Worker:
         self.recorder.until(lease)
         numbers = tuple(self.recorder.number(delivery) for delivery in deliveries)
         call = history.Extend(deliveries=numbers, lease=lease)
-        return self._note(call, lambda: self.transport.extend(deliveries, lease=lease), self._lost)
+        act = partial(self.transport.extend, deliveries, lease=lease)
+        return self._note(call, act, self._lost, asked=deliveries)
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:
         """Keep *state* with *delivery*."""
@@ -153,6 +176,14 @@ class Worker:
         """Take out the event; return how many that were."""
         return self._note(history.Cancel(event_id=event_id), lambda: self.transport.cancel(event_id), history.Number)
 
+    def find(self, event_id: str) -> Sequence[Found]:
+        """Return the events of that id that live."""
+        return self._note(
+            history.Find(event_id=event_id),
+            lambda: self.transport.find(event_id),
+            lambda events: history.Living(tuple(attrs.evolve(one, envelope=_snapshot(one.envelope)) for one in events)),
+        )
+
     def purge(self, queue: str) -> int:
         """Take out what nobody holds; return how many that were."""
         return self._note(history.Purge(queue=queue), lambda: self.transport.purge(queue), history.Number)
@@ -166,25 +197,39 @@ class Worker:
         self.alive = False
         self._note(history.Close(), self.transport.close, lambda _: None)
 
+    def clean_up(self, watch: Watch) -> None:
+        """Close the transport when the verdict was given, or is another one."""
+
+        def hung(why: str) -> BaseException:
+            return BrokenPromiseError([Violation(promise.CALLS_COME_BACK.id, None, f"close {why}")])
+
+        try:
+            watch.call(self.transport.close, hung)
+        except LeftBehind:
+            raise
+        except BaseException as error:
+            if is_a_persons(error):
+                raise
+
     # --- in a transaction -------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[RecordedTransaction]:
         """Begin a transaction on the store; it is rolled back at the end unless it was committed."""
-        self.recorder.hooks["session"] += 1
-        with self.recorder.harness.session() as transaction:
+        with self.recorder.entered("session", self.recorder.harness.session) as transaction:
             yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
 
     def note_bound(self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope]) -> None:
         """Send *envelopes* inside *session*'s transaction."""
 
-        def send() -> None:
+        def send() -> object:
             bound = (
                 self.transport.bound_to(session)
                 if call.relay_to is None
                 else self.transport.bound_to(session, relay_to=call.relay_to)
             )
-            bound.send(lambda: envelopes, delay=call.delay)
+            answered: object = bound.send(lambda: envelopes, delay=call.delay)  # type: ignore[func-returns-value]
+            return answered
 
         self.recorder.until(call.delay)
         self._note(call, send, lambda _: None)
@@ -192,20 +237,41 @@ class Worker:
     # --- how it is written down -------------------------------------------------------------------------
 
     def _note(
-        self, call: history.Call, act: Callable[[], Result], value: Callable[[Result], history.Value | None]
+        self,
+        call: history.Call,
+        act: Callable[[], Result],
+        value: Callable[[Result], history.Value | None],
+        *,
+        asked: Sequence[Delivery] = (),
+        wait: float = 0.0,
     ) -> Result:
-        op = self.recorder.began(self.name, call)
+        recorder = self.recorder
+        op = recorder.began(self.name, call)
         try:
-            result = act()
+            result = recorder.watch.call(act, partial(recorder.hung, op), wait=wait)
+            answer.require(call, result, asked)
+        except LeftBehind:
+            raise
+        except answer.MisfitError as error:
+            recorder.ended(op, "malformed", error=str(error))
+            raise
         except RelevoError as error:
-            found = self._value_of(call, error)
-            self.recorder.ended(op, _end(call, error), error=_kind(error), value=found)
+            self._raised(op, call, error, asked)
             raise
-        except Exception as error:
-            self.recorder.ended(op, "crashed", error=f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            if not is_a_persons(error):
+                recorder.ended(op, "crashed", error=told(error))
             raise
-        self.recorder.ended(op, value=value(result))
+        recorder.ended(op, value=value(result))
         return result
+
+    def _raised(self, op: int, call: history.Call, error: RelevoError, asked: Sequence[Delivery]) -> None:
+        try:
+            answer.require_error(call, error, asked)
+        except answer.MisfitError as misfit:
+            self.recorder.ended(op, "malformed", error=str(misfit))
+            return
+        self.recorder.ended(op, _end(call, error), error=_kind(error), value=self._value_of(call, error))
 
     def _value_of(self, call: history.Call, error: RelevoError) -> history.Value | None:
         match call, error:
@@ -266,31 +332,25 @@ class RecordedTransaction:
         recorder, worker = self._worker.recorder, self._worker.name
         self._savepoints += 1
         number = self._savepoints
-        began = recorder.began(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
-        savepoint = self._transaction.savepoint()
-        recorder.ended(began)
+        op = recorder.began(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
+        savepoint = recorder.watch.call(self._transaction.savepoint, partial(recorder.hung, op))
+        recorder.ended(op)
         yield
         ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
         op = recorder.began(worker, ends)
-        _end_savepoint(savepoint, way)
+        act = savepoint.commit if way == "commit" else savepoint.rollback
+        recorder.watch.call(act, partial(recorder.hung, op))
         recorder.ended(op)
 
     def _end(self, way: history.Way, act: Callable[[], object]) -> None:
         recorder = self._worker.recorder
         op = recorder.began(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
         try:
-            act()
+            recorder.watch.call(act, partial(recorder.hung, op))
         except Exception as error:
             recorder.ended(op, "unknown", error=type(error).__name__)
             raise
         recorder.ended(op)
-
-
-def _end_savepoint(savepoint: Savepoint, way: history.Way) -> None:
-    if way == "commit":
-        savepoint.commit()
-    else:
-        savepoint.rollback()
 
 
 def _end(call: history.Call, error: RelevoError) -> history.End:

@@ -1,4 +1,4 @@
-"""Install the system's RabbitMQ package; on Debian and its descendants."""
+"""Install a system's package of a server; on Debian and its descendants."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-COMMAND = "sudo apt-get update && sudo apt-get install -y rabbitmq-server"
-"""What a person types."""
-
 
 class InstallError(Exception):
     """Raised when the package cannot be installed; says why."""
 
 
-def install(environ: Mapping[str, str] = os.environ) -> None:
-    """
-    Install RabbitMQ.
+def command(package: str) -> str:
+    """Return what a person types."""
+    return f"sudo apt-get update && sudo apt-get install -y {package}"
 
-    The package may start a system service of its own at the standard port. It is left alone: the
-    tests start a private node.
+
+def install(package: str, name: str, environ: Mapping[str, str] = os.environ) -> None:
+    """
+    Install *package*, which is called *name*.
+
+    It may start a system service of its own at the standard port. It is left alone: the
+    tests start a private server.
 
     Raises:
         InstallError: This is no Debian, we may not, or apt-get failed.
     """
-    update, add = _commands(environ)
-    print("installing RabbitMQ with apt-get", file=sys.stderr, flush=True)
+    update, add = _commands(package, name, environ)
+    print(f"installing {name} with apt-get", file=sys.stderr, flush=True)
     # The lists may be fresh enough although they cannot be brought up to date.
     complaints = [_complaint(update, environ), failure := _complaint(add, environ)]
     if failure:
-        raise InstallError("\n".join(["RabbitMQ could not be installed", *filter(None, complaints)]))
+        raise InstallError("\n".join([f"{name} could not be installed", *filter(None, complaints)]))
 
 
 def _complaint(command: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -48,22 +50,22 @@ def _complaint(command: Sequence[str], environ: Mapping[str, str]) -> str:
     return f"$ {' '.join(command)}\n{done.stdout.strip()}" if done.returncode else ""
 
 
-def _commands(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _commands(package: str, name: str, environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     path = environ.get("PATH", os.defpath)
     apt_get = shutil.which("apt-get", path=path)
     if apt_get is None:
         raise InstallError(
-            "RabbitMQ can be installed only where there is apt-get; "
-            "install it by hand, or name a server in RELEVO_TEST_AMQP"
+            f"{name} can be installed only where there is apt-get; "
+            f"install it by hand, or name a server in the environment"
         )
     prefix: list[str] = []
     if os.geteuid():
         sudo = shutil.which("sudo", path=path)
         if sudo is None:
-            raise InstallError(f"installing RabbitMQ needs root and there is no sudo; as root, type:  {COMMAND}")
+            raise InstallError(f"installing {name} needs root and there is no sudo; as root, type:  {command(package)}")
         prefix = [sudo, "-n", "env", "DEBIAN_FRONTEND=noninteractive"]
     patient = ["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
     return (
         [*prefix, apt_get, *patient, "update"],
-        [*prefix, apt_get, *patient, "install", "-y", "--no-install-recommends", "rabbitmq-server"],
+        [*prefix, apt_get, *patient, "install", "-y", "--no-install-recommends", package],
     )

@@ -1,0 +1,129 @@
+"""What drives the memory transport through ``relevo-conformance``; needs ``relevo-memory[conformance]``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, SessionTransaction
+
+from relevo import Transport
+from relevo.errors import SendError, TransportUnavailableError
+from relevo_conformance import Harness
+from relevo_conformance.fault import Countdown, Fault
+from relevo_memory._store import MemoryStore
+from relevo_memory._transport import MemoryTransport
+
+__all__ = ["BreakableStore", "MemoryHarness"]
+
+
+class SessionHandle:
+    """A session of SQLAlchemy's, as the suite drives one."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def commit(self) -> None:
+        """Make all that was done in it real."""
+        self.session.commit()
+
+    def rollback(self) -> None:
+        """Undo all that was done in it."""
+        self.session.rollback()
+
+    def savepoint(self) -> SessionTransaction:
+        """Begin a part that can be taken back alone."""
+        return self.session.begin_nested()
+
+
+class Doorway(threading.Condition):
+    """The lock of a store, before which one can be made to wait: while somebody holds it, nobody comes between."""
+
+    stop: Callable[[], None] | None = None
+
+    def __enter__(self) -> bool:
+        if self.stop is not None and not self._is_owned():  # type: ignore[attr-defined]
+            self.stop()
+        return super().__enter__()
+
+
+class BreakableStore(MemoryStore):
+    """A store that fails as a server does: before it wrote anything, or with only its answer lost."""
+
+    countdown: Countdown | None = None
+    teller = "memory"
+    """The name of the transport whose call fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doorway = self.changed = Doorway(threading.RLock())
+
+    def _written(self, verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        countdown = self.countdown
+        if countdown is not None and countdown.begins(lasting=True):
+            raise TransportUnavailableError(self.teller, "the store is broken")
+        result = verb(*arguments, **options)
+        if countdown is not None and countdown.ends(lasting=True):
+            if verb.__name__ == "add":
+                raise SendError(self.teller, unknown=range(len(arguments[0])), why="the answer was lost")
+            raise TransportUnavailableError(self.teller, "the answer was lost")
+        return result
+
+
+def _breakable(verb: str) -> Callable[..., Any]:
+    def write(self: BreakableStore, *arguments: Any, **options: Any) -> Any:
+        return self._written(getattr(super(BreakableStore, self), verb), *arguments, **options)
+
+    return write
+
+
+for _verb in ("add", "claim", "settle", "extend", "checkpoint", "revive", "discard", "cancel", "purge"):
+    setattr(BreakableStore, _verb, _breakable(_verb))
+
+
+class MemoryHarness(Harness):
+    """Drives the memory transport: one store, and a clock that is moved by hand."""
+
+    transport: ClassVar[type[MemoryTransport]] = MemoryTransport
+    store_type: ClassVar[type[BreakableStore]] = BreakableStore
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.store_type()
+        self.engine = create_engine("sqlite://")
+
+    def open(self) -> Transport:
+        return type(self).transport(self.store, clock=self.clock)
+
+    def kill(self, transport: Transport) -> None:
+        """Forget it: nothing but its leases tells the store that it was there."""
+
+    def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
+        self.store.put_raw(queue, raw, headers)
+
+    @contextmanager
+    def session(self) -> Iterator[SessionHandle]:
+        with Session(self.engine) as session:
+            yield SessionHandle(session)
+
+    @contextmanager
+    def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:
+        self.store.countdown, self.store.teller = Countdown(fault), transport.name
+        try:
+            yield
+        finally:
+            self.store.countdown = None
+
+    @contextmanager
+    def turnstile(self, transport: Transport, stop: Callable[[], None]) -> Iterator[None]:
+        self.store.doorway.stop = stop
+        try:
+            yield
+        finally:
+            self.store.doorway.stop = None
+
+    def close(self) -> None:
+        self.engine.dispose()

@@ -1,0 +1,47 @@
+"""The board: locks that are rows."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from relevo import Clock
+from relevo_sql._database import Database
+from relevo_sql._row import micros
+
+
+class Locks:
+    """Locks by name, each held until a time of the database's."""
+
+    def __init__(self, database: Database, clock: Clock):
+        self._database = database
+        self._statements = database.statements
+        self._clock = clock
+
+    def take(self, name: str, *, holder: str, ttl: float) -> str | None:
+        """Return a receipt for the lock *name*; ``None`` if another than *holder* has it."""
+        receipt = uuid4().hex
+
+        def take(connection: sa.Connection) -> bool:
+            now = self._now()
+            terms = {"which": name, "holder": holder, "receipt": receipt, "until": now + micros(ttl)}
+            first = self._statements.lock_first.run(connection, **terms).rowcount
+            return first > 0 or self._statements.lock.run(connection, now=now, **terms).rowcount > 0
+
+        return receipt if self._database.write(take) else None
+
+    def renew(self, name: str, receipt: str, *, ttl: float) -> bool:
+        """Keep the lock *name*; return whether *receipt* held it."""
+        run = self._statements.renew_lock.run
+        return self._database.write(
+            lambda connection: run(connection, which=name, mine=receipt, until=self._now() + micros(ttl)).rowcount > 0
+        )
+
+    def free(self, name: str, receipt: str) -> None:
+        """Give up the lock *name*, if *receipt* holds it."""
+        run = self._statements.unlock.run
+        self._database.write(lambda connection: run(connection, which=name, mine=receipt))
+
+    def _now(self) -> int:
+        return self._database.dialect.now(self._clock)

@@ -1,0 +1,117 @@
+"""
+What drives the SQL transport through ``relevo-conformance``; needs ``relevo-sql[conformance]``.
+
+Its transactions are sessions: a connection is written to at once, and SQLite then lets no other receive
+until it commits, which the suite's random histories do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from relevo import Transport, masked_url
+from relevo.errors import ConfigurationError
+from relevo_conformance import Harness, Savepoint, Transaction
+from relevo_conformance.fault import Fault, engine
+from relevo_sql._options import SqlOptions
+from relevo_sql._schema import event as event_table
+from relevo_sql._transport import SqlTransport
+
+__all__ = ["SqlHarness"]
+
+
+@attrs.frozen
+class Joined:
+    """An application's session, as the suite drives one."""
+
+    session: Session
+
+    def commit(self) -> None:
+        """Make all that was done in it real."""
+        self.session.commit()
+
+    def rollback(self) -> None:
+        """Undo all that was done in it."""
+        self.session.rollback()
+
+    def savepoint(self) -> Savepoint:
+        """Begin a part that can be taken back alone."""
+        return self.session.begin_nested()
+
+
+class SqlHarness(Harness):
+    """Drives the SQL transport on a database of SQLite, which lies in a temporary folder unless told otherwise."""
+
+    takes = MappingProxyType({"url": "the database, as sqlite:////absolute/path.db; a temporary one if unsaid"})
+    transport: ClassVar[type[Transport]] = SqlTransport
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._directory = Path(tempfile.mkdtemp(prefix="relevo-sql-"))
+        self.url = type(self).options.get("url") or f"sqlite:///{self._directory}/events.db"
+        self.engine = application_engine(self.url)
+
+    def open(self) -> Transport:
+        return SqlTransport.open(SqlOptions(url=self.url), name="sql", clock=self.clock)
+
+    def kill(self, transport: Transport) -> None:
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
+        transport._database._let_go()  # noqa: SLF001 - the end of a process closes its files, and says nothing
+
+    def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(event_table).values(queue=queue, body=raw, headers=json.dumps(dict(headers))))
+
+    def close(self) -> None:
+        self.engine.dispose()
+        shutil.rmtree(self._directory)
+
+    @contextmanager
+    def session(self) -> Iterator[Transaction]:
+        with Session(self.engine) as session:
+            yield Joined(session)
+
+    def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
+        return engine.broken(_engine_of(transport), fault)
+
+    def turnstile(self, transport: Transport, stop: Callable[[], None]) -> AbstractContextManager[None]:
+        return engine.stopping(_engine_of(transport), stop)
+
+
+def _engine_of(transport: Transport) -> sa.Engine:
+    assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
+    return transport._database._engine  # noqa: SLF001 - beneath the transport, on purpose
+
+
+def application_engine(url: str) -> sa.Engine:
+    """
+    Return an engine whose savepoints work, as SQLAlchemy's page on SQLite describes.
+
+    Raises:
+        ConfigurationError: *url* is none that SQLAlchemy knows.
+    """
+    try:
+        engine = sa.create_engine(url)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError):
+        raise ConfigurationError(f"{masked_url(url)} is the URL of no database; write sqlite:///shop.db") from None
+
+    @sa.event.listens_for(engine, "connect")
+    def _(driver: Any, _: Any) -> None:
+        driver.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def _(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine

@@ -1,0 +1,436 @@
+"""
+SQL transports with one bug each, planted in their statements and their transactions, on SQLite.
+
+Each names the promise that it breaks. What the suite makes of them is shown in docs/reference/mutants.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, SessionTransaction
+
+from relevo import DeadLetter, Delivery, Nack
+from relevo_conformance import promise
+from relevo_conformance.mutant import Mutant
+from relevo_conformance.promise import Promise
+from relevo_sql import _database, _stats, _transport
+from relevo_sql._claim import Claimer, Prospect
+from relevo_sql._database import Database
+from relevo_sql._dialect import SqliteDialect
+from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._fork import new_token
+from relevo_sql._graveyard import Graveyard, _parsed
+from relevo_sql._row import CLAIMED, Receipt, delivery_of, found_of, micros
+from relevo_sql._schema import KEPT, LEASED
+from relevo_sql._session import Make, _JoinedSession
+from relevo_sql._settle import Settler
+from relevo_sql._statement import Prepared, Statements
+from relevo_sql.conformance import SqlHarness
+
+MUTANTS: list[Mutant] = []
+
+Patches = Mapping[tuple[object, str], object]
+
+
+def planted(
+    breaks: Promise, wrong: str, *, by_chance: bool = True
+) -> Callable[[Callable[[], Patches]], Callable[[], Patches]]:
+    """Plant a bug that breaks *breaks*: what is decorated returns what stands in the place of what."""
+
+    def plant(bug: Callable[[], Patches]) -> Callable[[], Patches]:
+        MUTANTS.append(
+            Mutant(
+                name="".join(word.capitalize() for word in bug.__name__.split("_")),
+                wrong=wrong,
+                harness=SqlHarness,
+                breaks=breaks,
+                by_chance=by_chance,
+                patches=bug(),
+            )
+        )
+        return bug
+
+    return plant
+
+
+def reworded(names: Sequence[str], *changes: tuple[str, str]) -> Patches:
+    """Return what makes the statements *names* say something else; *changes* are made in each where they fit."""
+    statements = Statements(SqliteDialect())
+    for name in names:
+        prepared = _named(statements, name)
+        before = " ".join(prepared.compile().split())
+        after = before
+        for old, new in changes:
+            after = after.replace(old, new)
+        assert after != before, f"{name} has nothing of {changes}: {before}"
+        prepared.sql = after
+    return {(_database, "statements_for"): lambda dialect: statements}
+
+
+def _named(statements: Statements, name: str) -> Prepared:
+    if name == "purge of leased":
+        return statements.purge[LEASED]
+    prepared = getattr(statements, name)
+    assert isinstance(prepared, Prepared)
+    return prepared
+
+
+def commit(connection: sa.Connection) -> None:
+    """Commit in the middle of what should be one transaction, and begin another."""
+    connection.exec_driver_sql("COMMIT")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# --- sending ---------------------------------------------------------------------------------------
+
+
+@planted(promise.BATCH_IS_ATOMIC, "Each event of a batch is committed by itself.")
+def sends_a_batch_in_several_transactions() -> Patches:
+    write = Statements.write
+
+    def one_by_one(self: Statements, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+        for position, row in enumerate(rows):
+            if position:
+                try:
+                    commit(connection)
+                except sa.exc.DBAPIError as error:
+                    raise CommitUnknownError("sql", "the commit failed") from error
+            write(self, connection, [row])
+
+    return {(Statements, "write"): one_by_one}
+
+
+@planted(promise.SEND_TELLS_APART, "Where a commit fails, all events are said to be refused; some may be there.")
+def takes_a_failed_commit_for_a_refusal() -> Patches:
+    return {(_database, "CommitUnknownError"): RefusedError}
+
+
+@planted(
+    promise.RESENT_IS_ONE,
+    "An event that is sent again while somebody holds it replaces the row, and with it the lease.",
+)
+def replaces_what_is_sent_again() -> Patches:
+    conflict = " ON CONFLICT (event_id, source, target, queue) DO NOTHING"
+    return reworded(["send", "send_in_line"], ("INSERT INTO", "INSERT OR REPLACE INTO"), (conflict, ""))
+
+
+@planted(
+    promise.DELAY_IS_RESPECTED,
+    "A delayed event is due at the beginning of the second in which its delay ends.",
+    by_chance=False,
+)
+def rounds_the_time_of_a_delayed_event_down() -> Patches:
+    return {(_transport, "micros"): lambda seconds: int(seconds) * 1_000_000}
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "The time of sending is overwritten by that of each claim.")
+def dates_an_event_at_each_claim() -> Patches:
+    return reworded(["claim"], ("coalesce(relevo_event.enqueued_at, ?)", "?"))
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION, "What is sent in a session is written on the transport's own connection, at once."
+)
+def writes_beside_the_transaction() -> Patches:
+    def enlist(self: _JoinedSession, session: Session, make: Make, *, create: bool) -> None:
+        database, rows = self._joints._database, make()
+        database.write(lambda connection: database.statements.write(connection, rows))
+
+    return {(_JoinedSession, "enlist"): enlist}
+
+
+@planted(promise.JOINS_THE_TRANSACTION, "What was sent inside a savepoint that is rolled back is sent all the same.")
+def ignores_savepoints() -> Patches:
+    ended = _JoinedSession._after_transaction_end
+
+    def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
+        if not transaction.nested:
+            ended(self, session, transaction)
+
+    return {(_JoinedSession, "_after_transaction_end"): end}
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION, "The end of a savepoint, whichever, drops all that the session has sent so far."
+)
+def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
+    ended = _JoinedSession._after_transaction_end
+
+    def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self._entries = []
+        ended(self, session, transaction)
+
+    return {(_JoinedSession, "_after_transaction_end"): end}
+
+
+# --- receiving -------------------------------------------------------------------------------------
+
+
+@planted(
+    promise.LEASED_IS_HIDDEN,
+    "A receive reads which events are ready, and leases them in a transaction of its own, whoever did meanwhile.",
+    by_chance=False,
+)
+def selects_and_then_updates_without_a_guard() -> Patches:
+    def take(
+        self: Claimer, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
+    ) -> list[Delivery]:
+        now, token = self._now(), new_token()
+        taken: list[Any] = []
+        for prospect in prospects:
+            self._pass_time(connection, prospect, now, 1000)
+            taken += connection.exec_driver_sql(
+                "SELECT seq FROM relevo_event WHERE state = 0 AND queue = ? ORDER BY urgency, ready_at, seq LIMIT ?",
+                (prospect.queue, limit - len(taken)),
+            ).scalars()
+        commit(connection)
+        columns = ", ".join(CLAIMED)
+        rows: list[Any] = []
+        for seq in taken:
+            rows += connection.exec_driver_sql(
+                f"UPDATE relevo_event SET state = 1, lease_until = ?, token = ?, "  # noqa: S608 - our own columns
+                f"enqueued_at = coalesce(enqueued_at, ?) WHERE seq = ? RETURNING {columns}",
+                (now + micros(lease), token, now, seq),
+            ).all()
+        return [delivery_of(row, token) for row in rows]
+
+    return {(Claimer, "_take"): take}
+
+
+@planted(
+    promise.LEASED_IS_HIDDEN,
+    "A lease ends its seconds after the event was sent, so that what waited for long has none.",
+)
+def reckons_leases_from_the_time_of_sending() -> Patches:
+    sent = "coalesce(relevo_event.enqueued_at, ?3)"
+    return reworded(
+        ["claim"],
+        (
+            "lease_until=?, token=?, enqueued_at=coalesce(relevo_event.enqueued_at, ?)",
+            f"lease_until={sent} + ?1 - ?3, token=?2, enqueued_at={sent}",
+        ),
+    )
+
+
+@planted(promise.LOSSES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor loss.")
+def ends_a_lease_as_if_it_were_a_release() -> Patches:
+    return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), losses=(relevo_event.losses + 1)", ""))
+
+
+@planted(
+    promise.QUEUES_ARE_ISOLATED, "The name of a queue is taken for a pattern: an underscore stands for any letter."
+)
+def finds_queues_by_like() -> Patches:
+    return reworded(
+        ["look", "claim", "promote", "reap"],
+        ("relevo_event.queue = ", "relevo_event.queue LIKE "),
+    )
+
+
+@planted(promise.MALFORMED_IS_QUARANTINED, "A claim passes over rows that a stranger wrote without an id.")
+def leaves_to_itself_what_has_no_id() -> Patches:
+    return reworded(["claim"], ("relevo_event.state = 0 AND", "relevo_event.state = 0 AND event_id IS NOT NULL AND"))
+
+
+# --- settling --------------------------------------------------------------------------------------
+
+
+@planted(promise.ACK_IS_FINAL, "The transaction of a settlement is rolled back at its end.")
+def does_not_commit_what_it_settles() -> Patches:
+    settle = Settler._settle
+
+    def forget(self: Settler, connection: sa.Connection, chosen: dict[Receipt, Any]) -> set[Receipt]:
+        settled = settle(self, connection, chosen)
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return settled
+
+    return {(Settler, "_settle"): forget}
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A row that is leased is settled by whoever held it before, too.")
+def settles_by_the_row_without_the_receipt() -> Patches:
+    return reworded(
+        ["held", "ack", "release", "extend", "nack", "lose", "forget", "replace", "bury"],
+        ("relevo_event.token = ?", "(relevo_event.token = ? OR relevo_event.state = 1)"),
+    )
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A checkpoint of what is no longer held is said to be kept.")
+def ignores_how_many_rows_a_checkpoint_touched() -> Patches:
+    checkpoint = Settler.checkpoint
+
+    def keep(self: Settler, delivery: Delivery, state: bytes) -> bool:
+        checkpoint(self, delivery, state)
+        return True
+
+    return {(Settler, "checkpoint"): keep}
+
+
+def _nack_early(self: Settler, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+    rows = []
+    for (seq, token), outcome in ended:
+        at = int((now / 1_000_000) + max(0.0, outcome.delay)) * 1_000_000
+        rows.append((seq, token, 2 if at > now else 0, at, outcome.state))
+    self._statements.nack.run_many(connection, rows)
+
+
+@planted(
+    promise.NACK_RETURNS_LATER,
+    "What is given back for later comes at the beginning of the second in which its delay ends.",
+    by_chance=False,
+)
+def rounds_the_delay_of_a_nack_down() -> Patches:
+    return {
+        (Settler, "_nack"): _nack_early,
+        (Settler, "_one_by_one"): {**Settler._one_by_one, Nack: _nack_early},
+    }
+
+
+@planted(
+    promise.NACK_RETURNS_LATER, "What of a state is beyond 255 bytes is cut off, as a column that is too narrow does."
+)
+def cuts_states_at_255_bytes() -> Patches:
+    return reworded(
+        ["nack", "lose", "bury", "checkpoint"],
+        ("coalesce(?,", "coalesce(substr(?, 1, 255),"),
+        ("progress=?", "progress=substr(?, 1, 255)"),
+    )
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING, "A release goes by the statement of a nack.")
+def counts_a_release_as_an_attempt() -> Patches:
+    return reworded(["release"], ("SET state=0,", "SET state=0, attempt=(relevo_event.attempt + 1),"))
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension is said to count, and the lease ends when it would have.")
+def never_lengthens_a_lease() -> Patches:
+    return reworded(["extend"], ("lease_until=?", "lease_until=min(relevo_event.lease_until, ?)"))
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extended lease ends one second early.", by_chance=False)
+def ends_an_extension_a_second_early() -> Patches:
+    return reworded(["extend"], ("lease_until=?", "lease_until=? - 1000000"))
+
+
+@planted(promise.CHECKPOINT_SURVIVES_A_LOSS, "The end of a lease takes the last checkpoint along.")
+def empties_the_state_of_a_lost_lease() -> Patches:
+    return reworded(["reap"], ("SET state=0,", "SET state=0, progress=x'',"))
+
+
+def _bury_late(self: Settler, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+    columns = ", ".join(KEPT)
+    rows = []
+    for receipt, outcome in ended:
+        found = connection.exec_driver_sql(
+            f"SELECT {columns} FROM relevo_event WHERE seq = ? AND token = ?",  # noqa: S608 - our own columns
+            tuple(receipt),
+        ).one()
+        kept = dict(zip(KEPT, found, strict=True))
+        if outcome.state is not None:
+            kept["progress"] = outcome.state
+        rows.append((*kept.values(), outcome.reason, outcome.error, now))
+    receipts = [receipt for receipt, _ in ended]
+    self._statements.replace.run_many(connection, receipts)
+    self._statements.forget.run_many(connection, receipts)
+    commit(connection)
+    places = ", ".join("?" * (len(KEPT) + 3))
+    for row in rows:
+        connection.exec_driver_sql(
+            f"INSERT INTO relevo_dead ({columns}, reason, error, died_at) VALUES ({places})",  # noqa: S608 - the same
+            row,
+        )
+
+
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    "A dead letter is written in a transaction of its own, after that which deleted the event.",
+    by_chance=False,
+)
+def buries_after_the_source_is_gone() -> Patches:
+    return {
+        (Settler, "_one_by_one"): {**Settler._one_by_one, DeadLetter: _bury_late},
+    }
+
+
+def _once(self: Database, step: Callable[[], Any]) -> Any:
+    with self._lock:
+        return step()
+
+
+@planted(
+    promise.SENT_IS_RECEIVED,
+    "After a statement that failed nothing is rolled back, and the connection is used again.",
+    by_chance=False,
+)
+def leaves_a_failed_transaction_open() -> Patches:
+    return {(Database, "_undo"): lambda self, connection: None, (Database, "_once"): _once}
+
+
+# --- the store -------------------------------------------------------------------------------------
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event lives, and stays dead too.")
+def revives_a_copy() -> Patches:
+    def revive(self: Graveyard, refs: Mapping[str, bytes]) -> list[str]:
+        def wake(connection: sa.Connection) -> list[str]:
+            now, missing = self._database.dialect.now(self._clock), []
+            for ref, state in refs.items():
+                number, queue = _parsed(ref)
+                run = self._statements.revive.run
+                if not run(connection, ref=number, queue=queue, kept=state, now=now).rowcount:
+                    missing.append(ref)
+            return missing
+
+        return self._database.write(wake, durable=True) if refs else []
+
+    return {(Graveyard, "revive"): revive}
+
+
+@planted(promise.DISCARDED_IS_GONE, "A dead letter that is none is said to be discarded.", by_chance=False)
+def ignores_how_many_rows_a_discard_touched() -> Patches:
+    discard = Graveyard.discard
+
+    def say_nothing(self: Graveyard, refs: Iterable[str]) -> list[str]:
+        discard(self, refs)
+        return []
+
+    return {(Graveyard, "discard"): say_nothing}
+
+
+@planted(promise.PURGED_IS_GONE, "A purge deletes the rows that somebody holds.")
+def purges_what_is_leased() -> Patches:
+    nobodys = "(relevo_event.state != 1 OR relevo_event.lease_until <= ?)"
+    return reworded(["purge of leased"], (nobodys, "(? IS NOT NULL)"))
+
+
+@planted(promise.CANCELLED_IS_GONE, "A cancel deletes the row, whoever holds it.")
+def cancels_what_is_leased() -> Patches:
+    return reworded(["cancel"], ("(relevo_event.state != 1 OR relevo_event.lease_until <= ?)", "(? IS NOT NULL)"))
+
+
+@planted(
+    promise.ORDER_IS_KEPT, "What waits behind an event that is cancelled or purged waits for ever.", by_chance=False
+)
+def gives_nobody_the_turn_of_what_was_taken_out() -> Patches:
+    return {(_stats, "advance"): lambda *_: None}
+
+
+@planted(
+    promise.FOUND_AS_IT_IS,
+    "What has a lease that ended is found as held until somebody has received since.",
+    by_chance=False,
+)
+def finds_a_lease_that_is_over_as_held() -> Patches:
+    return {(_stats, "found_of"): lambda row, now: found_of(row, 0)}
+
+
+@planted(
+    promise.STATS_ARE_TRUE_AT_REST, "The figures know of the end of a lease only when somebody has received since."
+)
+def counts_a_lease_that_is_over_as_held() -> Patches:
+    return reworded(["stats"], ("AND relevo_event.lease_until <= ?", "AND relevo_event.lease_until <= ? AND 0"))

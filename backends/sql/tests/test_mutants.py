@@ -1,0 +1,44 @@
+"""The suite finds the bugs that are planted in the SQL transport, too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relevo_conformance.mutant import Mutant, hunt_by_chance, hunt_by_scenarios
+
+from .mutants import MUTANTS
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "mutants.md"
+
+found_by_chance = [mutant for mutant in MUTANTS if mutant.by_chance]
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_scenarios_find_the_bug_and_name_the_promise_that_it_breaks(mutant: Mutant) -> None:
+    hunt = hunt_by_scenarios(mutant)
+
+    assert hunt.killer, f"{mutant.breaks} was not found broken, but {hunt}"
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("mutant", found_by_chance, ids=lambda mutant: mutant.name)
+def test_the_random_histories_alone_find_the_bug(mutant: Mutant) -> None:
+    assert hunt_by_chance(mutant).killer
+
+
+def test_each_bug_is_one_that_is_told_and_no_other_is() -> None:
+    told = [mutant.wrong for mutant in MUTANTS]
+
+    assert len(set(told)) == len(told) >= 10
+    assert all(re.fullmatch(r"[A-Z][^\n]+\.", sentence) for sentence in told)
+
+
+def test_the_page_lists_the_bugs_that_are_planted_in_the_sql_transport() -> None:
+    _, _, section = PAGE.read_text().partition("\n## The SQL transport\n")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| `([\w-]+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+
+    assert rows == [(one.name, one.wrong, one.breaks.id) for one in MUTANTS], "make mutants writes it anew"

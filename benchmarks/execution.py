@@ -1,0 +1,139 @@
+"""
+What it costs to handle an event inline, in threads, and in a child process; and what threads gain where listeners wait.
+
+    python benchmarks/execution.py
+
+All of it runs on SQLite in a temporary folder, in turns, and the medians of the rounds are compared. What a machine
+does meanwhile moves the figures of one run alike, so the ratio and the difference are what to remember of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import relevo
+
+EVENTS = 2000
+WAITING_EVENTS = 1000
+WAIT = 0.005
+ROUNDS = 5
+
+LISTENERS = f"""
+import time
+import relevo
+
+@relevo.listener("nothing.done")
+def do_nothing(event: relevo.Event) -> None: ...
+
+@relevo.listener("a-while.waited")
+def wait(event: relevo.Event) -> None:
+    time.sleep({WAIT})
+"""
+CONFIG = """
+source = "bench"
+listeners = ["listening"]
+[transports]
+main = "sqlite:///bench.db"
+"""
+
+
+def drained(folder: Path, name: str, number: int, *, kind: str, concurrency: int) -> float:
+    """Return the seconds that a worker takes for so many events, once it and its children have begun."""
+    sys.path.insert(0, str(folder))
+    with relevo.App.from_config(folder / "relevo.toml", environ={}) as app:
+        app.prepare("main")
+        app.dispatch_many(relevo.Event(name) for _ in range(number))
+        watch = Stopwatch()
+        app.hooks.add(watch)
+        terms = relevo.RunOptions(until_empty=True, execution=kind, concurrency=concurrency)  # type: ignore[arg-type]
+        report = app.worker(terms).run()
+        if report.done != number:
+            raise SystemExit(f"{kind}: {report}")
+        return (watch.ended - watch.began) * number / watch.number
+
+
+class Stopwatch:
+    """Runs from the first settlement, by when children have begun, to the last one."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.ended = 0.0
+        self.number = 0
+        """How many were settled after the first settlement."""
+
+    @relevo.hookimpl
+    @contextlib.contextmanager
+    def relevo_around_settle(self, settlements: Sequence[object]) -> Iterator[None]:
+        """Note when it was."""
+        yield
+        self.ended = time.perf_counter()
+        if self.began:
+            self.number += len(settlements)
+        self.began = self.began or self.ended
+
+
+def once(name: str, number: int, kind: str, concurrency: int) -> float:
+    """Measure in a process of its own, so that nothing is left over from the one before."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "listening.py").write_text(LISTENERS)
+        Path(folder, "relevo.toml").write_text(CONFIG)
+        words = [sys.executable, __file__, "--one", json.dumps([folder, name, number, kind, concurrency])]
+        told = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True).stdout
+    return float(told)
+
+
+def medians(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Return the median of each, measured in turns."""
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, measure in contestants.items():
+            found[name].append(measure())
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.one:
+        folder, name, number, kind, concurrency = json.loads(said.one)
+        print(drained(Path(folder), name, number, kind=kind, concurrency=concurrency))
+        return
+    quick = medians(
+        {kind: partial(once, "nothing.done", said.events, kind, 1) for kind in ("inline", "threads", "process")},
+        said.rounds,
+    )
+    waiting = medians(
+        {
+            "inline": partial(once, "a-while.waited", WAITING_EVENTS, "inline", 1),
+            "threads, 8": partial(once, "a-while.waited", WAITING_EVENTS, "threads", 8),
+        },
+        said.rounds,
+    )
+    print("a listener that does nothing, one at a time")
+    for kind, seconds in quick.items():
+        each = seconds / said.events * 1e6
+        over = (seconds - quick["inline"]) / said.events * 1e6
+        print(f"  {kind:<12}{each:8.0f} µs an event{over:+9.0f} µs over inline")
+    print(f"a listener that waits {WAIT * 1e3:g} ms")
+    for kind, seconds in waiting.items():
+        each = seconds / WAITING_EVENTS * 1e6
+        print(f"  {kind:<12}{each:8.0f} µs an event{waiting['inline'] / seconds:9.1f} times inline")
+
+
+if __name__ == "__main__":
+    main()

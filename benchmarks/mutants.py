@@ -1,0 +1,167 @@
+"""
+Look for every planted bug, and write down what finds it, in docs/reference/mutants.md.
+
+    make mutants
+
+Each is looked for by the scenarios until one of them finds it, and, where they must find it too, by the random
+histories alone; both under quick and standard, in five seeds. It takes some minutes on all cores. The exit code is 1
+where the suite is not as strong as it has to be: standard finds all of them, quick nine of ten, in each of the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import attrs
+from backends.sql.tests import mutants as sql
+from tests.conformance.tests import mutants as memory
+
+from relevo_conformance.mutant import Mutant, hunt_by_chance, hunt_by_scenarios
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "mutants.md"
+MUTANTS: Mapping[str, Sequence[Mutant]] = {"memory": memory.MUTANTS, "SQL": sql.MUTANTS}
+SEEDS = (1, 2, 3, 4, 5)
+PROFILES = ("quick", "standard")
+NINE_OF_TEN = 0.9
+
+HEAD = """\
+# Planted bugs
+
+A suite that lets a bug pass proves nothing. So bugs are planted, one at a time, in transports that keep every promise,
+and the conformance suite has to find each, and to name the promise that it breaks. `make mutants` does that and writes
+this page.
+"""
+
+TELLS = """\
+*A scenario* is one that found it. Then comes in how many of {seeds} seeds the scenarios found it under `quick` and
+under `standard`, and in how many the random histories did, alone; where there is no number nobody asks them to.
+"""
+
+
+@attrs.frozen
+class Task:
+    """One mutant, one profile, one seed."""
+
+    transport: str
+    place: int
+    profile: str
+    seed: int
+
+
+@attrs.frozen
+class Outcome:
+    """What found it."""
+
+    scenario: str | None
+    by_chance: bool | None
+    """Whether random histories did; ``None`` if they were not asked."""
+
+    @property
+    def dead(self) -> bool:
+        return bool(self.scenario or self.by_chance)
+
+
+def look_for(task: Task) -> Outcome:
+    """Carry out *task*."""
+    mutant = MUTANTS[task.transport][task.place]
+    scenario = hunt_by_scenarios(mutant, profile=task.profile, seed=task.seed).killer
+    if not mutant.by_chance:
+        return Outcome(scenario, None)
+    return Outcome(scenario, bool(hunt_by_chance(mutant, profile=task.profile, seed=task.seed).killer))
+
+
+def tasks(seeds: Iterable[int]) -> Iterator[Task]:
+    """Yield all that is to be done."""
+    for transport, mutants in MUTANTS.items():
+        for place in range(len(mutants)):
+            for profile in PROFILES:
+                for seed in seeds:
+                    yield Task(transport, place, profile, seed)
+
+
+def carried_out(todo: Sequence[Task], processes: int) -> Mapping[Task, Outcome]:
+    """Return what became of each task; told on the way."""
+    found: dict[Task, Outcome] = {}
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(look_for, task): task for task in todo}
+        for number, future in enumerate(as_completed(futures), start=1):
+            task = futures[future]
+            found[task] = future.result()
+            if not found[task].dead:
+                name = MUTANTS[task.transport][task.place].name
+                print(f"\r{name} lives under {task.profile} with seed {task.seed}", file=sys.stderr)
+            print(f"\r{number} of {len(todo)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return found
+
+
+def page(found: Mapping[Task, Outcome], seeds: Sequence[int], *, seconds: float, processes: int) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield from HEAD.splitlines()
+    yield ""
+    yield summary(found, seeds)
+    yield f"That took {max(1, round(seconds / 60))} minutes in {processes} processes."
+    yield ""
+    yield from TELLS.format(seeds=len(seeds)).splitlines()
+    for transport, mutants in MUTANTS.items():
+        yield from ("", f"## The {transport} transport", "")
+        yield "| bug | what is wrong | breaks | a scenario | quick | standard | random, quick | random, standard |"
+        yield "|---|---|---|---|---|---|---|---|"
+        for place, mutant in enumerate(mutants):
+            yield row(
+                mutant, {task: one for task, one in found.items() if (task.transport, task.place) == (transport, place)}
+            )
+
+
+def summary(found: Mapping[Task, Outcome], seeds: Sequence[int]) -> str:
+    """Return how many were found, at the least, in one seed."""
+    of_all = sum(map(len, MUTANTS.values()))
+    parts = " and ".join(f"{len(mutants)} in the {transport} transport" for transport, mutants in MUTANTS.items())
+    least = {profile: min(dead(found, profile, seed) for seed in seeds) for profile in PROFILES}
+    finds = (f"`{name}` finds {'all' if number == of_all else f'at least {number}'}" for name, number in least.items())
+    return f"There are {of_all}: {parts}. In each of {len(seeds)} seeds {' and '.join(finds)} of them."
+
+
+def dead(found: Mapping[Task, Outcome], profile: str, seed: int) -> int:
+    """Return how many were found under *profile* with *seed*."""
+    return sum(one.dead for task, one in found.items() if (task.profile, task.seed) == (profile, seed))
+
+
+def row(mutant: Mutant, found: Mapping[Task, Outcome]) -> str:
+    """Return the line of *mutant*."""
+    killers = Counter(one.scenario for one in found.values() if one.scenario)
+    scenario = killers.most_common(1)[0][0].removeprefix("test_").replace("_", " ") if killers else "none"
+    by_scenario, by_chance = [], []
+    for profile in PROFILES:
+        outcomes = [one for task, one in found.items() if task.profile == profile]
+        by_scenario.append(str(sum(bool(one.scenario) for one in outcomes)))
+        by_chance.append(str(sum(bool(one.by_chance) for one in outcomes)) if mutant.by_chance else "")
+    cells = (f"`{mutant.name}`", mutant.wrong, f"`{mutant.breaks}`", scenario, *by_scenario, *by_chance)
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    """Make the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    processes: int = parser.parse_args().processes
+    began = time.monotonic()
+    found = carried_out(list(tasks(SEEDS)), processes)
+    lines = page(found, SEEDS, seconds=time.monotonic() - began, processes=processes)
+    PAGE.write_text("\n".join(lines) + "\n")
+    print(summary(found, SEEDS))
+    of_all = sum(map(len, MUTANTS.values()))
+    least = {profile: min(dead(found, profile, seed) for seed in SEEDS) for profile in PROFILES}
+    return 0 if least["standard"] == of_all and least["quick"] >= NINE_OF_TEN * of_all else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""
+Huey on SQLite: one process beside its own, which looks again after 5 ms, and keeps no results.
+
+It deletes an event before it handles it, so one that was begun when the process died is lost; it cannot do otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from huey import SqliteHuey
+
+from peers.meter import note
+from peers.peer import EVENT, Peer, Place, arguments
+
+huey = SqliteHuey("bench", filename=str(Place.here().folder / "huey.db"), results=False)
+
+
+def nothing(event: dict[str, int]) -> None:
+    """Do nothing but for the meter."""
+    note(event["sent"])
+
+
+image_created = huey.task(name=EVENT.replace(".", "_"))(nothing)
+
+
+class Huey(Peer):
+    """Its file has a write-ahead log, and each commit of it is FULL."""
+
+    def fill(self, number: int) -> None:
+        for _ in range(number):
+            image_created(arguments())
+
+    def command(self) -> Sequence[str]:
+        program = [sys.executable, "-m", "huey.bin.huey_consumer", f"{__name__}.huey"]
+        return [
+            *program,
+            "--quiet",
+            "--delay",
+            "0.005",
+            "--max-delay",
+            "0.01",
+            "--no-periodic",
+            "--disable-health-check",
+        ]
+
+    def left(self) -> int:
+        return int(huey.pending_count())
+
+    def clear(self) -> None:
+        huey.storage.close()

@@ -1,0 +1,71 @@
+"""Whether a machine is quiet enough to measure on; others may be at work there too."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import attrs
+
+BUSY = 0.25
+"""The share of all processors that others may use."""
+
+_GLANCE = 0.3
+_WRITES, _BLOCK = 50, b"x" * 8192
+_TIMES = Path("/proc/stat")
+
+
+@attrs.frozen
+class Machine:
+    """How it was just before a measurement."""
+
+    busy: float | None
+    """The share of all processors that was in use; ``None`` where nobody tells."""
+
+    sync: float
+    """Microseconds until 8 KiB are on disk, the median."""
+
+
+def wait(folder: Path, *, patience: float) -> Machine:
+    """
+    Wait for a quiet moment, and return how it was at the last look.
+
+    Args:
+        folder: Of the disk that matters.
+
+        patience: Seconds; afterwards it is measured nevertheless.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        machine = Machine(_busy(), _sync(folder))
+        if machine.busy is None or machine.busy <= BUSY or time.monotonic() >= deadline:
+            return machine
+
+
+def _busy() -> float | None:
+    if not _TIMES.exists():
+        return None
+    before = _times()
+    time.sleep(_GLANCE)
+    user, _, system, idle, *others = (after - then for after, then in zip(_times(), before, strict=True))
+    # What is niced makes way, and those that wait for a disk use no processor.
+    used = user + system + sum(others[1:5])
+    return used / max(1, used + idle + others[0])
+
+
+def _times() -> list[int]:
+    return [int(ticks) for ticks in _TIMES.read_text().partition("\n")[0].split()[1:]]
+
+
+def _sync(folder: Path) -> float:
+    took = []
+    with (folder / "sync").open("wb", buffering=0) as file:
+        for _ in range(_WRITES):
+            began = time.perf_counter()
+            file.seek(0)
+            file.write(_BLOCK)
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e6

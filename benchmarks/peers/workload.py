@@ -1,0 +1,195 @@
+"""What is measured: how many events a second one worker handles, and how long an event is on its way to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+
+import attrs
+
+from peers import quiet
+from peers.meter import VARIABLE, Meter
+from peers.peer import Immediate, Peer, Place
+
+BENCHMARKS = Path(__file__).parents[1]
+
+STALL = 30.0
+"""Seconds without an event after which nothing more is expected; a worker has to start in them."""
+
+_TRAIL = 1.0
+"""Seconds in which what was handled is acked or deleted."""
+
+_CALM = 1.5
+"""Seconds in which a worker that has handled its first event goes to rest."""
+
+_STEP = 0.05
+_GRACE = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Measured:
+    """What one measurement gave."""
+
+    value: float
+    """Events a second; or milliseconds, the median."""
+
+    p95: float | None = None
+    """Milliseconds."""
+
+    events: int
+    left: int = 0
+    """How many were not done although their listener had run: whoever comes next handles them again."""
+
+    twice: int = 0
+    """How many calls of the listener there were above one each."""
+
+    machine: quiet.Machine
+
+
+def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
+    """
+    Measure how many events a second one worker of *peer* handles, of those that lie there when it starts.
+
+    Args:
+        peer: Its class, as module:name.
+
+        url: Of RabbitMQ.
+
+        events: How many.
+
+        patience: Seconds to wait for a quiet machine.
+    """
+    with _peer(peer, url) as one:
+        meter = Meter.made(one.place.folder / "meter", events=events)
+        one.fill(events)
+        machine = quiet.wait(one.place.folder, patience=patience)
+        with running(one, one.command(), meter) as process:
+            _until(events, meter, process)
+            time.sleep(_TRAIL)
+        entered = [entry for _, entry in meter.read()]
+        seconds = (entered[events - 1] - entered[0]) / 1e9
+        return Measured(
+            value=(events - 1) / seconds,
+            events=events,
+            left=one.left(),
+            twice=len(entered) - events,
+            machine=machine,
+        )
+
+
+def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float) -> Measured:
+    """
+    Measure the time from before an event is sent until its listener is entered, in a worker that is idle but for it.
+
+    Args:
+        peer: Its class, as module:name.
+
+        url: Of RabbitMQ.
+
+        seconds: For how long.
+
+        rate: Events a second.
+
+        patience: Seconds to wait for a quiet machine.
+    """
+    events = 1 + round(seconds * rate)
+    with _peer(peer, url) as one:
+        meter = Meter.made(one.place.folder / "meter", events=events)
+        assert isinstance(one, Immediate)  # noqa: S101 - who is asked for it is written next to it
+        machine = quiet.wait(one.place.folder, patience=patience)
+        with running(one, one.resident(), meter) as process, one.sending() as send:
+            send()  # what is only made when it is needed is there afterwards
+            _until(1, meter, process)
+            time.sleep(_CALM)
+            began = time.monotonic()
+            for number in range(1, events):
+                time.sleep(max(0.0, began + number / rate - time.monotonic()))
+                send()
+            _until(events, meter, process)
+        notes = meter.read()
+        waits = [(entered - sent) / 1e6 for sent, entered in notes[1:events]]
+        return Measured(
+            value=statistics.median(waits),
+            p95=statistics.quantiles(waits, n=20, method="inclusive")[-1],
+            events=len(waits),
+            left=one.left(),
+            twice=len(notes) - events,
+            machine=machine,
+        )
+
+
+@contextmanager
+def _peer(name: str, url: str) -> Iterator[Peer]:
+    """Give the peer *name* in a place of its own, and take all of it away."""
+    module, _, kind = name.partition(":")
+    with tempfile.TemporaryDirectory(prefix="relevo-bench-") as folder:
+        place = Place(folder=Path(folder), name=f"bench-{secrets.token_hex(4)}", url=url)
+        # For its module, for its worker, and for what starts that.
+        path = os.pathsep.join(filter(None, (str(BENCHMARKS), os.environ.get("PYTHONPATH"))))
+        os.environ |= {**place.environ(), "PYTHONPATH": path}
+        peer: Peer = getattr(import_module(module), kind)(place)
+        try:
+            yield peer
+        finally:
+            peer.clear()
+
+
+@contextmanager
+def running(peer: Peer, command: Sequence[str], meter: Meter) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the worker of *peer* by *command*, in a session of its own, until the block ends."""
+    log = peer.place.folder / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=BENCHMARKS,
+            env={**os.environ, **peer.environ(), VARIABLE: str(meter.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        except NotHandledError:
+            sys.stderr.write(log.read_text(errors="replace")[-2000:])
+            raise
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End *process* with a TERM, and what it leaves behind in its session without one."""
+    process.terminate()
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class NotHandledError(Exception):
+    """Raised when a worker does not handle what it was sent."""
+
+
+def _until(number: int, meter: Meter, process: subprocess.Popen[bytes]) -> None:
+    """Return when so many were handled."""
+    seen, since = 0, time.monotonic()
+    while not meter.came(number):
+        time.sleep(_STEP)
+        if time.monotonic() - since > STALL or process.poll() is not None:
+            came = len(meter.read())
+            if came == seen or process.poll() is not None:
+                raise NotHandledError(f"{came} of {number} events were handled; the worker ended: {process.poll()}")
+            seen, since = came, time.monotonic()

@@ -1,0 +1,60 @@
+"""What is public: the map of both rings, in the order in which an event meets them."""
+
+from relevo._event import Event
+from relevo._marking import event, listener
+from relevo._subject import Gone, Subject, SubjectType, SubjectTypes
+from relevo._listener import Listener, ListenerTable
+from relevo._call import Call, SubjectMissingError, Terms
+from relevo._dispatcher import DeferredDispatcher, Dispatched, Dispatcher
+from relevo._local import LocalDispatcher
+from relevo._context import context
+from relevo._route import Routes, Target
+from relevo._envelope import Envelope
+from relevo._capabilities import Capabilities
+from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
+from relevo._board import Board
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
+from relevo._delivery import MAX_ERROR, MAX_STATE
+from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
+from relevo._decision import Reason
+from relevo._retry import Retry
+from relevo._executor import Executor, InlineExecutor
+from relevo._worker import Worker
+from relevo.execution import Execution, TimeLimitExceededError
+from relevo._runner import Report, Runner, RunOptions
+from relevo._app import App
+from relevo._loop import LoopRunner
+from relevo._systemd import SystemdRunner
+from relevo._hook import Hooks, hookimpl
+from relevo._clock import Clock, Duration, Moment, SystemClock
+from relevo._secret import Secret, masked_url
+from relevo._signing import Signing
+from relevo.errors import RelevoError, GiveUp, RetryLater
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
+from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
+from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
+from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
+
+# events and whom they concern
+__all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
+# listeners
+__all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
+# dispatchers
+__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
+__all__ += ["context"]
+# the seam
+__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Board"]
+__all__ += ["Delivery"]
+__all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
+__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
+# running
+__all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
+__all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
+# values that come in by argument
+__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url", "Signing"]
+# errors: of the program, of the world, of the event
+__all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
+__all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
+__all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
+__all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
+__all__ += ["ForbiddenTransitionError", "SubjectMissingError", "TimeLimitExceededError"]

@@ -1,0 +1,66 @@
+"""``relevo deploy``: keep events from being taken while the program is exchanged."""
+
+from __future__ import annotations
+
+import click
+
+from relevo._app import App
+from relevo._host import deploy_guard
+from relevo.cli._main import EXIT_LATER, Group
+from relevo.cli._option import json_option, with_app
+from relevo.cli._output import show_json, visible
+from relevo.cli._run import duration
+
+
+@click.group(cls=Group)
+def deploy() -> None:
+    """
+    Keep events from being taken while the program is exchanged.
+
+    Example: relevo deploy begin --wait 60s
+    """
+
+
+@deploy.command()
+@click.option("--wait", type=duration, metavar="DURATION", help="Wait so long for what runs to be finished.")
+@json_option
+@with_app
+def begin(*, app: App, wait: float | None, as_json: bool) -> int:
+    """
+    Let nobody on this host begin an event until `relevo deploy end`.
+
+    `drain` ends with 75 then; a worker finishes what it does, gives the rest back and waits. With --wait this returns
+    when all have finished, or exits with 75 if they have not in that time; the deploy has begun all the same.
+
+    Example: relevo deploy begin --wait 60s
+    """
+    guard = deploy_guard(app)
+    is_new = guard.begin()
+    if not as_json:
+        click.echo(f"{'events wait' if is_new else 'events waited already'}: {visible(str(guard.path), lines=False)}")
+    is_calm = None if wait is None else guard.wait(wait)
+    if as_json:
+        show_json({"path": str(guard.path), "new": is_new, "finished": is_calm})
+    if is_calm is False:
+        click.echo(f"relevo: somebody is still at work after {wait:g} s; wait again, or stop the workers", err=True)
+        return EXIT_LATER
+    return 0
+
+
+@deploy.command()
+@json_option
+@with_app
+def end(*, app: App, as_json: bool) -> int:
+    """
+    Let events be taken again.
+
+    Example: relevo deploy end
+    """
+    guard = deploy_guard(app)
+    was_up = guard.end()
+    if as_json:
+        show_json({"path": str(guard.path), "ended": was_up})
+    else:
+        place = visible(str(guard.path), lines=False)
+        click.echo(f"{'events are taken again' if was_up else 'there was no deploy'}: {place}")
+    return 0

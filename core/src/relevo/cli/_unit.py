@@ -1,0 +1,109 @@
+"""``relevo unit``: the text that makes the host system run the application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relevo._app import App
+from relevo._discovery import RUNNERS, available, load
+from relevo._runner import Runner, RunOptions
+from relevo.cli import _crontab
+from relevo.cli._main import Group, filled
+from relevo.cli._option import queue_option, transport_option, with_app
+from relevo.cli._place import of_one_transport
+from relevo.errors import ConfigurationError
+
+_BROUGHT_BY = {"cron": "relevo-sql", "supervisor": "relevo-amqp"}
+
+
+@click.group(cls=Group)
+def unit() -> None:
+    """
+    Print what makes the host system run the application.
+
+    Example: relevo unit cron
+    """
+
+
+@unit.command()
+@transport_option
+@queue_option
+@click.option("--install", is_flag=True, help="Put it into your crontab, once, however often this is called.")
+@click.option("--remove", is_flag=True, help="Take it out of your crontab.")
+@with_app
+def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: bool, remove: bool) -> None:
+    """
+    Print the line of a crontab that drains the queues every minute.
+
+    Example: relevo unit cron --install
+    """
+    if install and remove:
+        raise click.UsageError("it is either --install or --remove")
+    options = _options(app, transport, queues)
+    line = _runner("cron").unit(app, options)
+    if not (install or remove):
+        click.echo(line)
+        return
+    name = "/".join([app.source, app.transport(options.transport).name, *options.queues])
+    is_new = _crontab.install(f"{name} of {_place(app)}", line if install else None)
+    if install:
+        click.echo(f"{'installed' if is_new else 'is there already'}: {line}")
+    else:
+        click.echo("removed" if is_new else "there was none")
+
+
+@unit.command()
+@transport_option
+@queue_option
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many.")
+@click.option("--folder", metavar="PATH", callback=filled, help="All of a configuration, with its files there.")
+@with_app
+def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], processes: int, folder: str | None) -> None:
+    """
+    Print the section by which supervisor keeps workers alive.
+
+    Example: relevo unit supervisor --processes 5
+    """
+    options = _options(app, transport, queues)
+    runner = _runner("supervisor", processes=processes, folder=None if folder is None else Path(folder))
+    click.echo(runner.unit(app, options), nl=False)
+
+
+@unit.command()
+@transport_option
+@queue_option
+@with_app
+def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
+    """
+    Print the unit of a service that systemd keeps alive.
+
+    Example: relevo unit systemd
+    """
+    options = _options(app, transport, queues)
+    click.echo(_runner("systemd").unit(app, options), nl=False)
+
+
+def _place(app: App) -> str:
+    """Return what tells *app* from another of the same name in the same crontab, as of a project that has no name."""
+    words = [word for word in app.found_by if not word.startswith("--")]
+    if app.config is not None and app.config.path is not None:
+        return " ".join(words)
+    return " ".join([str(app.found_in or Path.cwd()), *words])
+
+
+def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOptions:
+    """Return the options of a worker that can be one."""
+    transport, queues = of_one_transport(app, transport, queues)
+    options = RunOptions(transport=transport, queues=queues)
+    app.worker(options)
+    return options
+
+
+def _runner(name: str, **how: Any) -> Runner:
+    if name not in available(RUNNERS) and name in _BROUGHT_BY:
+        raise ConfigurationError(f"the runner for {name} is not there; install {_BROUGHT_BY[name]}")
+    made: Runner = load(RUNNERS, name)(**how)
+    return made

@@ -1,0 +1,96 @@
+"""A little memory that a child shares with its parent: what it works on, which listener runs, and since when."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+
+import attrs
+
+_SINCE = struct.Struct("=d")
+_WORK = struct.Struct("=Q")
+_ABOUT = struct.Struct("=dH")
+_AT_WORK, _AT_ABOUT, _AT_ID = 8, 16, 32
+_SIZE = 2048
+
+
+@attrs.frozen
+class Running:
+    """A listener that runs."""
+
+    listener_id: str
+    limit: float
+    """Seconds for which it may."""
+
+    since: float
+    """Monotonic seconds; all processes of a host have the same."""
+
+
+class Cell:
+    """
+    One such memory.
+
+    The child writes when the listener began after all else, so whoever finds the same before and after reading has
+    read what belongs together.
+
+    Args:
+        fd: Of the file that both have open.
+    """
+
+    def __init__(self, fd: int):
+        self.fd = fd
+        self._memory = mmap.mmap(fd, _SIZE)
+        self._listener_id = ""
+        self._limit = 0.0
+
+    @classmethod
+    def made(cls) -> Cell:
+        """Return one that is new, and open in this process alone."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("relevo")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, _SIZE)
+        return cls(fd)
+
+    def take(self, number: int) -> None:
+        """Note that the work of that *number* is begun."""
+        _WORK.pack_into(self._memory, _AT_WORK, number)
+
+    def begin(self, listener_id: str, limit: float) -> None:
+        """Note that a listener begins."""
+        if listener_id != self._listener_id or limit != self._limit:
+            text = listener_id.encode("utf-8", "replace")
+            _ABOUT.pack_into(self._memory, _AT_ABOUT, limit, len(text))
+            self._memory[_AT_ID : _AT_ID + len(text)] = text
+            self._listener_id, self._limit = listener_id, limit
+        _SINCE.pack_into(self._memory, 0, time.monotonic())
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        _SINCE.pack_into(self._memory, 0, 0.0)
+
+    @property
+    def work(self) -> int:
+        """The number of the work that was begun last."""
+        return int(_WORK.unpack_from(self._memory, _AT_WORK)[0])
+
+    def running(self) -> Running | None:
+        """Return which listener runs, or ran when the child died."""
+        (since,) = _SINCE.unpack_from(self._memory, 0)
+        if not since:
+            return None
+        limit, length = _ABOUT.unpack_from(self._memory, _AT_ABOUT)
+        text = self._memory[_AT_ID : _AT_ID + length]
+        if _SINCE.unpack_from(self._memory, 0) != (since,):
+            return None  # it has just ended
+        return Running(text.decode("utf-8", "replace"), limit, since)
+
+    def close(self) -> None:
+        """Give it back."""
+        self._memory.close()
+        os.close(self.fd)

@@ -1,0 +1,224 @@
+"""What a parent and its child say to each other: messages with their length before them, over a pair of sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+
+import msgspec
+
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo._envelope import Envelope
+from relevo.wire import pack, unpack
+
+CUT_OFF = 86
+"""What a child exits with that cannot reach its parent any more, since a listener closed what leads there."""
+
+_LENGTH = 4
+_LONGEST = 256 << 20
+_CHUNK = 1 << 16
+
+
+class Hello(msgspec.Struct, array_like=True, tag=True):
+    """The first word of a parent: what to become."""
+
+    path: list[str]
+    """Where modules are looked for."""
+
+    app: str | None
+    """``module:name``, if the application is in a module."""
+
+    config: str | None
+    """The configuration's file, if it is made of that; none: of the environment alone."""
+
+    transport: str
+    time_limit: float
+    log_level: int | None
+
+
+class Ready(msgspec.Struct, array_like=True, tag=True):
+    """A child's answer to that, once it can begin."""
+
+    listeners: list[str]
+    """The events and ids of its listeners."""
+
+
+class Failed(msgspec.Struct, array_like=True, tag=True):
+    """The other answer: it cannot."""
+
+    why: str
+
+
+class Work(msgspec.Struct, array_like=True, tag=True):
+    """A delivery, without what belongs to the transport."""
+
+    number: int
+    envelope: bytes
+    """As :func:`relevo.wire.pack` makes it."""
+
+    queue: str
+    attempt: int
+    losses: int
+    state: bytes
+    enqueued_at: float
+    over_limit: tuple[str, float] | None = None
+    """The id of a listener that is not called again but has failed, and its time limit."""
+
+
+class Progressed(msgspec.Struct, array_like=True, tag=True):
+    """How far it is; the parent keeps it and answers."""
+
+    state: bytes
+
+
+class Kept(msgspec.Struct, array_like=True, tag=True):
+    """That answer."""
+
+    is_held: bool
+    """The delivery is still this worker's."""
+
+    problem: str = ""
+
+
+class Ended(msgspec.Struct, array_like=True, tag=True):
+    """How a delivery ended."""
+
+    number: int
+    outcome: str
+    delay: float = 0.0
+    state: bytes | None = None
+    reason: str = ""
+    error: str = ""
+
+
+Message = Hello | Ready | Failed | Work | Progressed | Kept | Ended
+
+
+class GarbledError(Exception):
+    """Raised when what comes is no message."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+class Channel:
+    """One end; to send is for any thread, to receive is for one."""
+
+    def __init__(self, end: socket.socket):
+        self.socket = end
+        self._buffer = bytearray()
+        self._come: deque[Message] = deque()
+
+    def send(self, message: Message) -> None:
+        """
+        Send *message*.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        data = _encode(message)
+        self.socket.sendall(len(data).to_bytes(_LENGTH, "big") + data)
+
+    def receive(self) -> Message | None:
+        """Return the next message, when it has come; ``None`` if the other end is gone."""
+        while not self._come:
+            if not self.feed():
+                return None
+        return self._come.popleft()
+
+    def come(self) -> deque[Message]:
+        """Return what has come; the caller takes out what it has seen."""
+        return self._come
+
+    def feed(self) -> bool:
+        """
+        Take in what comes next, after a wait if nothing is there; return whether anything will come after it.
+
+        Raises:
+            GarbledError: It is no message.
+        """
+        try:
+            data = self.socket.recv(_CHUNK)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH:
+            length = int.from_bytes(buffer[:_LENGTH], "big")
+            if length > _LONGEST:
+                raise GarbledError
+            if len(buffer) < _LENGTH + length:
+                break
+            try:
+                self._come.append(_decode(buffer[_LENGTH : _LENGTH + length]))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise GarbledError from error
+            del buffer[: _LENGTH + length]
+        return True
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+
+# --- deliveries and outcomes --------------------------------------------------------------------------
+
+
+def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
+    """Return what a child has to know of *delivery*."""
+    return Work(
+        number,
+        pack(envelope),
+        delivery.queue,
+        delivery.attempt,
+        delivery.losses,
+        delivery.state,
+        delivery.enqueued_at,
+    )
+
+
+def delivery_of(work: Work) -> Delivery:
+    """Return the delivery that :func:`work_of` was given, without its receipt."""
+    return Delivery(
+        envelope=unpack(work.envelope),
+        queue=work.queue,
+        attempt=work.attempt,
+        losses=work.losses,
+        receipt=None,
+        state=work.state,
+        enqueued_at=work.enqueued_at,
+    )
+
+
+def ended_of(outcome: Outcome, number: int) -> Ended:
+    """Return *outcome* as a message."""
+    if isinstance(outcome, Nack):
+        return Ended(number, "nack", delay=outcome.delay, state=outcome.state)
+    if isinstance(outcome, DeadLetter):
+        return Ended(number, "dead", state=outcome.state, reason=str(outcome.reason), error=outcome.error)
+    if isinstance(outcome, Lost):
+        return Ended(number, "lost", state=outcome.state)
+    return Ended(number, "release" if isinstance(outcome, Release) else "ack")
+
+
+def outcome_of(ended: Ended) -> Outcome:
+    """
+    Return the outcome that :func:`ended_of` was given.
+
+    Raises:
+        GarbledError: It is none.
+    """
+    if ended.outcome == "ack":
+        return Ack()
+    if ended.outcome == "nack":
+        return Nack(delay=ended.delay, state=ended.state)
+    if ended.outcome == "dead":
+        return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state)
+    if ended.outcome == "lost":
+        return Lost(state=ended.state)
+    if ended.outcome == "release":
+        return Release()
+    raise GarbledError

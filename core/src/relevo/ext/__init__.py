@@ -1,0 +1,1 @@
+"""Plugins that come with relevo; none is imported unless configuration or a program names it."""

@@ -1,0 +1,184 @@
+"""What was told and what waits to be: the rates of mails, as a value, and the file in which processes share it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
+
+import msgspec
+
+from relevo.errors import ConfigurationError
+
+_log = getLogger("relevo.ext.mail")
+
+HOUR = 3600.0
+MAX_ENTRIES = 200
+MAX_LOSSES = 1000
+OTHERS = "others"
+"""The entry of what came when there were too many different ones already."""
+
+_MAX_FILE = 4 * 1024 * 1024
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Entry(msgspec.Struct):
+    """Like failures."""
+
+    what: str
+    """In one line."""
+
+    since: float
+    last: float
+    count: int = 0
+    """Since they were told last."""
+
+    told: float | None = None
+    """When they were told last."""
+
+    witness: int | None = None
+    """The process that knows more of them, and tells them itself while it lives."""
+
+
+class Book(msgspec.Struct):
+    """What is to be told, and what was."""
+
+    entries: dict[str, Entry] = {}
+    sent: list[float] = []
+    losses: dict[str, int] = {}
+    """By event, how many of its losses are known."""
+
+    def note(self, key: str, what: str, count: int, *, since: float, last: float, witness: int | None = None) -> None:
+        """Note that it happened *count* times; *witness* is the process that tells it while it lives."""
+        if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
+            self._forget_one()
+        if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
+            key, what = OTHERS, "other failures"
+        mine = self.entries.get(key)
+        if mine is None:
+            mine = self.entries[key] = Entry(what, since, last)
+        elif not mine.count:
+            mine.since = since
+        mine.count += count
+        mine.last = max(mine.last, last)
+        mine.witness = witness or mine.witness
+        if key != OTHERS:
+            mine.what = what
+
+    def is_news(self, event_id: str, losses: int) -> bool:
+        """Return whether so many losses of an event were not known, and note them."""
+        if losses <= self.losses.get(event_id, 0):
+            return False
+        self.losses.pop(event_id, None)
+        self.losses[event_id] = losses
+        while len(self.losses) > MAX_LOSSES:
+            self.losses.pop(next(iter(self.losses)))
+        return True
+
+    def claim(self, now: float, *, every: float, most: int) -> dict[str, Entry]:
+        """Return what is to be told now, in one mail, and note that it was; nothing if there were enough mails."""
+        if self._room(now, most) > 0.0:
+            return {}
+        ripe = {key: each for key, each in self.entries.items() if self._left(each, now, every) == 0.0}
+        ripe = {key: each for key, each in ripe.items() if not _is_told_by_another(each)}
+        claimed = {key: msgspec.structs.replace(each) for key, each in ripe.items()}
+        for each in ripe.values():
+            each.count, each.told, each.witness = 0, now, None
+        if claimed:
+            self.sent.append(now)
+        return dict(sorted(claimed.items(), key=lambda item: item[1].since))
+
+    def give_back(self, claimed: Mapping[str, Entry], at: float) -> None:
+        """Note that what was *claimed* at that time could not be told."""
+        for key, each in claimed.items():
+            self.note(key, each.what, each.count, since=each.since, last=each.last)
+            mine = self.entries.get(key)
+            if mine is not None:
+                mine.since, mine.told = each.since, each.told
+        if at in self.sent:
+            self.sent.remove(at)
+
+    def wait(self, now: float, *, every: float, most: int) -> float | None:
+        """Return for how many seconds there is nothing to tell; ``None`` if nothing waits at all."""
+        waits = [left for each in self.entries.values() if (left := self._left(each, now, every)) is not None]
+        return max(min(waits), self._room(now, most)) if waits else None
+
+    def _left(self, entry: Entry, now: float, every: float) -> float | None:
+        """Return the seconds until *entry* may be told; a clock that was put back does not make it wait for long."""
+        if not entry.count:
+            return None
+        return 0.0 if entry.told is None or entry.told > now else max(0.0, entry.told + every - now)
+
+    def _room(self, now: float, most: int) -> float:
+        """Return the seconds until a further mail may be sent."""
+        self.sent = sorted(each for each in self.sent if now - HOUR < each <= now)
+        return 0.0 if len(self.sent) < most else self.sent[-most] + HOUR - now
+
+    def _forget_one(self) -> None:
+        """Make room by what was told longest ago and did not happen again."""
+        over = [key for key, each in self.entries.items() if not each.count and key != OTHERS]
+        if over:
+            self.entries.pop(min(over, key=lambda key: self.entries[key].told or 0.0))
+
+
+def _is_told_by_another(entry: Entry) -> bool:
+    if entry.witness is None or entry.witness == os.getpid():
+        return False
+    try:
+        os.kill(entry.witness, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+class Shelf:
+    """
+    Where the book is: in a file, under a lock of the kernel, or in memory if there can be none.
+
+    Args:
+        path: Finds the file, when it is needed first.
+    """
+
+    def __init__(self, path: Callable[[], Path]):
+        self._find = path
+        self._path: Path | None = None
+        self._own: Book | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[Book]:
+        """Have the book alone while the block runs; then it is kept."""
+        try:
+            file = self._opened()
+        except (OSError, ConfigurationError) as error:
+            if self._own is None:
+                _log.warning("what was mailed cannot be kept, so each process counts for itself: %s", error)
+                self._own = Book()
+            yield self._own
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            book = _read(file)
+            yield book
+            os.ftruncate(file, 0)
+            os.pwrite(file, msgspec.json.encode(book), 0)
+        finally:
+            os.close(file)
+
+    def _opened(self) -> int:
+        if self._own is not None:
+            raise ConfigurationError("it could not be kept before")
+        if self._path is None:
+            self._path = self._find()
+        return os.open(self._path, _OPEN, 0o600)
+
+
+def _read(file: int) -> Book:
+    """Return the book in *file*; what a process left half written when it was killed is begun anew."""
+    try:
+        return msgspec.json.decode(os.pread(file, _MAX_FILE, 0) or b"{}", type=Book)
+    except (msgspec.DecodeError, RecursionError):
+        return Book()

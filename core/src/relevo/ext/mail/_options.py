@@ -1,0 +1,153 @@
+"""What the plugin may be told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from email.errors import MessageError
+from email.headerregistry import Address
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from relevo._secret import Secret, masked_url
+from relevo.errors import ConfigurationError, shown
+
+_LOOPBACK = re.compile(r"localhost|::1|127(\.\d+){3}")
+_PORTS = {"smtp": 25, "smtps": 465}
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """A mail server, and how it is spoken to."""
+
+    host: str
+    port: int
+    user: str | None
+    password: Secret
+    smtps: bool
+    """The connection is encrypted from its start."""
+
+    starttls: bool
+    """It is encrypted before anything else is said."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _addresses(value: str | Sequence[str]) -> tuple[str, ...]:
+    texts = value.split(",") if isinstance(value, str) else list(value)
+    if not texts:
+        raise ConfigurationError("to: there is no address")
+    return tuple(_address("to", text.strip()) for text in texts)
+
+
+def _address(what: str, text: str) -> str:
+    """Return *text* if it is one address that every server takes, with a name before it or not."""
+    bare = parseaddr(text)[1]
+    if not text.isascii() or not text.isprintable() or not re.fullmatch(r"[^@\s,<>]+@[^@\s,<>]+", bare):
+        raise ConfigurationError(f"{what}: {shown(text)} is no mail address; write one such as dev@example.org")
+    try:
+        Address(addr_spec=bare)
+    except (ValueError, MessageError) as error:
+        raise ConfigurationError(f"{what}: {shown(text)} is no mail address: {error}") from error
+    return text
+
+
+def _sender(value: str | None) -> str | None:
+    return None if value is None else _address("from", value)
+
+
+def _secret(value: Secret | str) -> Secret:
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
+    if value <= 0:
+        raise ConfigurationError(f"{field.name}: it is more than 0, not {value:g}")
+
+
+@attrs.frozen(kw_only=True)
+class MailOptions:
+    """Options of the plugin ``mail``; those after ``to`` have a default."""
+
+    to: str | tuple[str, ...] = attrs.field(converter=_addresses)
+    """The developers: one address, or several."""
+
+    from_: str | None = attrs.field(default=None, converter=_sender)
+    """The sender, written ``from`` in a file; if unsaid ``relevo@`` and the name of the host."""
+
+    server: Secret = attrs.field(default=Secret("smtp://localhost"), converter=_secret)
+    """
+    ``smtp://user:password@host:port``, or ``smtps://…`` for a server that encrypts from the start.
+
+    The ports are 25 and 465 if unsaid. What is special in a user or a password is percent-encoded.
+    """
+
+    starttls: bool | None = None
+    """
+    Whether ``smtp://`` is encrypted before anything else is said; if unsaid, unless the server is on this machine.
+
+    The certificate is checked then, and a server that cannot encrypt gets no mail.
+    """
+
+    failures: bool = False
+    """Tell every failure of a listener too, not only of those that were the last."""
+
+    arguments: bool = True
+    """Show the arguments of events, cut short, and what looks like a secret masked."""
+
+    every: float = attrs.field(default=600.0, validator=_positive)
+    """Seconds: a failure is told at once, and like ones after it together at most so often."""
+
+    most: int = attrs.field(default=12, validator=_positive)
+    """Mails in an hour, of all processes together; what comes after them waits and is told in one."""
+
+    timeout: float = attrs.field(default=10.0, validator=_positive)
+    """Seconds that the server may take to answer, and that the end of a run waits for the last mail."""
+
+    book: Path | None = None
+    """Where the processes of a host note what was told; if unsaid a file in a folder of the user's own in ``/tmp``."""
+
+    def __attrs_post_init__(self) -> None:
+        self.parsed_server()
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The addresses of the developers."""
+        return (self.to,) if isinstance(self.to, str) else self.to
+
+    def parsed_server(self) -> Server:
+        """
+        Return what the address of the server says.
+
+        Raises:
+            ConfigurationError: It is no such address, or would show a password to whoever listens.
+        """
+        text = self.server.reveal()
+        masked = masked_url(text)
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"server: {masked} is no address: its host or its port is none") from error
+        if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ConfigurationError(f"server: write smtp://host:port or smtps://user:password@host, not {masked}")
+        is_near = bool(_LOOPBACK.fullmatch(host))
+        smtps = parts.scheme == "smtps"
+        starttls = not smtps and (not is_near if self.starttls is None else self.starttls)
+        if parts.username and not (smtps or starttls or is_near):
+            raise ConfigurationError(
+                f"server: {masked} would get its password in the clear; leave starttls = false out"
+            )
+        return Server(
+            host=host,
+            port=port or _PORTS[parts.scheme],
+            user=unquote(parts.username) if parts.username else None,
+            password=Secret(unquote(parts.password or "")),
+            smtps=smtps,
+            starttls=starttls,
+        )

@@ -1,0 +1,101 @@
+"""The plugin: what it looks at, and what it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from relevo._clock import Clock, SystemClock
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Settlement
+from relevo._envelope import Envelope
+from relevo._hook import hookimpl
+from relevo._host import own_file
+from relevo.errors import RetryLater
+from relevo.ext.mail._book import Shelf
+from relevo.ext.mail._incident import deaths, failure, key_of_failure, loss
+from relevo.ext.mail._options import MailOptions
+from relevo.ext.mail._post import Post
+
+
+class Mail:
+    """
+    Mails dead letters and the death of processes to the developers, and if asked every failure.
+
+    Nothing is connected to, nor is a thread begun, before there is something to tell or a worker runs.
+
+    Args:
+        options: Whom it tells, by which server, and how often.
+
+        source: The application's name.
+
+        clock: Where the time comes from.
+    """
+
+    Options = MailOptions
+
+    def __init__(self, options: MailOptions, *, source: str = "app", clock: Clock | None = None):
+        self._options = options
+        self._source = source
+        self._clock = clock or SystemClock()
+        self._post = Post(options, source=source, clock=self._clock, shelf=Shelf(self._book))
+
+    @classmethod
+    def open(cls, options: MailOptions, *, source: str, clock: Clock) -> Self:
+        """Return the plugin that configuration describes."""
+        return cls(options, source=source, clock=clock)
+
+    def _book(self) -> Path:
+        return self._options.book or own_file(f"{self._source}.mail", ",".join(self._options.recipients))
+
+    def flush(self) -> None:
+        """Tell what may be told now; a worker does so at its end."""
+        self._post.flush()
+
+    # --- what it looks at ----------------------------------------------------------------------------------
+
+    @hookimpl
+    def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
+        """Tell of a dead letter."""
+        for each in deaths(delivery, outcome, at=self._clock.now()):
+            self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]
+
+    @hookimpl
+    @contextmanager
+    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> Iterator[None]:
+        """Tell of processes that died: one that was watched at once, any other when its event is handled again."""
+        yield
+        for delivery, outcome in settlements:
+            if isinstance(outcome, Lost):
+                self._lost(delivery, outcome.error, delivery.losses + 1)
+            elif delivery.losses and isinstance(outcome, (Ack, Nack)):
+                self._lost(delivery, "", delivery.losses)
+
+    def _lost(self, delivery: Delivery, error: str, losses: int) -> None:
+        envelope = delivery.envelope
+        event_id = f"{envelope.source} {envelope.id}" if isinstance(envelope, Envelope) else ""
+        incident = loss(delivery, error, at=self._clock.now())
+        self._post.put(incident.key, lambda: incident, loss=(event_id, losses))
+
+    @hookimpl
+    def relevo_listener_failed(
+        self, delivery: Delivery, listener_id: str, attempt: int, error: BaseException, due: float | None
+    ) -> None:
+        """Tell of a failure, if asked; the last one is told as a dead letter."""
+        if not self._options.failures or due is None or isinstance(error, RetryLater):
+            return
+        self._post.put(
+            key_of_failure(listener_id, error),
+            lambda: failure(delivery, listener_id, error, runs=attempt, due=due, at=self._clock.now()),
+        )
+
+    @hookimpl
+    @contextmanager
+    def relevo_around_run(self, until_empty: bool) -> Iterator[None]:  # noqa: FBT001 - by name
+        """Tell at the end of a drain what happened in it, and at the end of a worker what is left."""
+        self._post.begin(hold=until_empty)
+        try:
+            yield
+        finally:
+            self._post.end(hold=until_empty)

@@ -1,0 +1,324 @@
+"""The post: takes what went wrong at once, and tells it by mail from a thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import smtplib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from email.message import EmailMessage
+from email.utils import parseaddr
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import Clock
+from relevo.ext.mail._book import OTHERS, Entry, Shelf
+from relevo.ext.mail._incident import Incident
+from relevo.ext.mail._options import MailOptions, Server
+from relevo.ext.mail._text import Item, Letterhead, composed, summary
+
+_log = getLogger("relevo.ext.mail")
+
+MAX_PILES = 100
+"""Different failures of which one is kept in memory."""
+
+MAX_LOSSES = 1000
+_GATHER = 0.5
+"""Seconds for which what comes with the first failure is waited for."""
+
+_AGAIN_AFTER = 60.0
+"""Seconds after which a server that took no mail is tried again, and complained about again."""
+
+_LOOK = 60.0
+"""Seconds after which the book is looked into again, which other processes write in too."""
+
+
+@attrs.define
+class Pile:
+    """Like failures of this process that are not in the book yet."""
+
+    incident: Incident | None
+    """The first of them."""
+
+    since: float
+    last: float
+    count: int = 0
+    losses: dict[str, int] = attrs.field(factory=dict)
+    """By event, of what may be known by another process already."""
+
+
+@attrs.define(eq=False)
+class _Box:
+    """What belongs to one process; the child of a fork begins with an empty one."""
+
+    process: int = attrs.field(factory=os.getpid)
+    turn: threading.Condition = attrs.field(factory=threading.Condition)
+    piles: dict[str, Pile] = attrs.field(factory=dict)
+    thread: threading.Thread | None = None
+    has_begun: bool = False
+    runs: int = 0
+    holds: int = 0
+    held_until: float = 0.0
+    asked: int = 0
+    """How many flushes were asked for; ``answered`` is how many of these are done."""
+
+    answered: int = 0
+    claimed: tuple[dict[str, Entry], float] | None = None
+    """What is being told just now."""
+
+    failed_at: float | None = None
+    is_new: bool = False
+
+
+class Post:
+    """
+    Collects failures, which takes no time, and mails them.
+
+    Args:
+        options: What the plugin was told.
+
+        source: The application's name.
+
+        clock: Where the time of what happens comes from.
+
+        shelf: Where the book is.
+    """
+
+    def __init__(self, options: MailOptions, *, source: str, clock: Clock, shelf: Shelf):
+        self._options = options
+        self._source = source
+        self._clock = clock
+        self._shelf = shelf
+        self._server = options.parsed_server()
+        self._details: dict[str, Incident] = {}
+        self._complained: float | None = None
+        self._box = _Box()
+
+    # --- from any thread --------------------------------------------------------------------------------
+
+    def put(self, key: str, make: Callable[[], Incident], *, loss: tuple[str, int] | None = None) -> None:
+        """
+        Take a failure; of those that are like it, which *key* says, only the first is made.
+
+        Args:
+            key: As its incident has it.
+
+            make: Returns the incident.
+
+            loss: The event and the number of its losses, where another process may tell the same.
+        """
+        box = self._mine()
+        now = self._clock.now()
+        with box.turn:
+            pile = box.piles.get(key)
+            if pile is None and len(box.piles) >= MAX_PILES:
+                key = OTHERS
+                pile = box.piles.get(key)
+            if pile is None:
+                pile = box.piles[key] = Pile(None if key == OTHERS else make(), now, now)
+            pile.last = now
+            if loss is None:
+                pile.count += 1
+            elif len(pile.losses) < MAX_LOSSES:
+                pile.losses[loss[0]] = max(loss[1], pile.losses.get(loss[0], 0))
+            box.is_new = True
+            self._start(box)
+            box.turn.notify_all()
+            may_end_any_moment = not box.runs and key not in self._details
+        if may_end_any_moment:  # a child that handles events: the next one may kill it, and its parent tells this then
+            try:
+                self._note(box, witness=box.process)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the thread tries again
+                self._complain(error)
+
+    def begin(self, *, hold: bool) -> None:
+        """Note that a run begins; with *hold* all that it has to tell is told at its end, or after a while."""
+        box = self._mine()
+        with box.turn:
+            box.runs += 1
+            box.holds += hold
+            if hold:
+                box.held_until = time.monotonic() + self._options.every
+            else:  # what earlier processes left in the book may be due
+                self._start(box)
+
+    def end(self, *, hold: bool) -> None:
+        """Note that a run ends, and wait for its last mail, but not for long."""
+        box = self._mine()
+        with box.turn:
+            box.holds -= hold
+        self.flush()
+        with box.turn:
+            box.runs -= 1
+            box.turn.notify_all()
+
+    def flush(self) -> None:
+        """Tell what may be told now; wait for the server no longer than it may take."""
+        box = self._mine()
+        with box.turn:
+            if box.failed_at is not None and time.monotonic() - box.failed_at < _AGAIN_AFTER:
+                self._note(box)
+                return
+            box.asked += 1
+            wanted = box.asked
+            self._start(box)
+            box.turn.notify_all()
+            is_done = box.turn.wait_for(lambda: box.answered >= wanted, self._options.timeout)
+            claimed, box.claimed = (None, box.claimed) if is_done else (box.claimed, None)
+        if not is_done:
+            self._complain(TimeoutError(f"no answer within {self._options.timeout:g} s"))
+            box.failed_at = time.monotonic()
+            if claimed is not None:
+                with self._shelf.opened() as book:
+                    book.give_back(*claimed)
+
+    def _mine(self) -> _Box:
+        box = self._box
+        if box.process != os.getpid():  # the thread, and whoever held the lock, stayed with the parent
+            box = self._box = _Box()
+            self._details = {}
+        return box
+
+    def _start(self, box: _Box) -> None:
+        if box.thread is None:
+            box.thread = threading.Thread(target=self._run, args=(box,), name="relevo-mail", daemon=True)
+            box.thread.start()
+            if not box.has_begun:
+                box.has_begun = True
+                atexit.register(self._at_exit, box)
+
+    def _at_exit(self, box: _Box) -> None:
+        if box is self._box and box.process == os.getpid() and box.thread is not None:
+            self.flush()
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self, box: _Box) -> None:
+        wait: float | None = 0.0
+        while True:
+            with box.turn:
+                box.turn.wait_for(lambda: box.is_new or box.asked > box.answered, _LOOK if wait is None else wait)
+                if box.asked == box.answered and not self._is_held(box):
+                    box.turn.wait_for(lambda: box.asked > box.answered, _GATHER)
+                asked, box.is_new = box.asked, False
+                if asked == box.answered and self._is_held(box):
+                    wait = min(_LOOK, box.held_until - time.monotonic())
+                    continue
+            try:
+                wait = self._round(box)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next failure is told all the same
+                self._complain(error)
+                wait = _AGAIN_AFTER
+            with box.turn:
+                box.answered = asked
+                box.turn.notify_all()
+                if wait is None and not (box.runs or box.is_new or box.asked > box.answered):
+                    box.thread = None
+                    return
+
+    def _is_held(self, box: _Box) -> bool:
+        return box.holds > 0 and time.monotonic() < box.held_until
+
+    def _round(self, box: _Box) -> float | None:
+        """Tell what may be told, in one mail; return for how long nothing more may be, ``None`` if nothing waits."""
+        options = self._options
+        self._note(box)
+        is_down = box.failed_at is not None and time.monotonic() - box.failed_at < _AGAIN_AFTER
+        if is_down and box.failed_at is not None:
+            return box.failed_at + _AGAIN_AFTER - time.monotonic()
+        now = self._clock.now()
+        with self._shelf.opened() as book:
+            claimed = book.claim(now, every=options.every, most=options.most)
+            wait = book.wait(now, every=options.every, most=options.most)
+        if claimed:
+            box.claimed = claimed, now
+            try:
+                self._tell(claimed, now)
+            except Exception as error:  # noqa: BLE001 - a server may fail in any way; the work goes on
+                box.failed_at = time.monotonic()
+                self._complain(error)
+                with box.turn:
+                    mine, box.claimed = box.claimed, None
+                if mine is not None:
+                    with self._shelf.opened() as book:
+                        book.give_back(*mine)
+                return _AGAIN_AFTER
+            box.claimed, box.failed_at = None, None
+            for key in claimed:
+                self._details.pop(key, None)
+        return None if wait is None else min(max(wait, _GATHER), _LOOK)
+
+    def _note(self, box: _Box, *, witness: int | None = None) -> None:
+        """Put into the book what came meanwhile."""
+        with box.turn:
+            piles, box.piles = box.piles, {}
+        if not piles:
+            return
+        with self._shelf.opened() as book:
+            for key, pile in piles.items():
+                count = pile.count + sum(book.is_news(event_id, losses) for event_id, losses in pile.losses.items())
+                if count:
+                    what = summary(pile.incident) if pile.incident else ""
+                    book.note(key, what or "other failures", count, since=pile.since, last=pile.last, witness=witness)
+                    if pile.incident is not None and len(self._details) < MAX_PILES:
+                        self._details.setdefault(key, pile.incident)
+
+    def _tell(self, claimed: dict[str, Entry], now: float) -> None:
+        host = socket.gethostname()
+        letterhead = Letterhead(
+            source=self._source,
+            host=host,
+            process=os.getpid(),
+            sender=self._options.from_ or f"relevo@{re.sub(r'[^A-Za-z0-9.-]+', '-', host).strip('.-') or 'localhost'}",
+            recipients=self._options.recipients,
+            arguments=self._options.arguments,
+        )
+        items = [Item(key=key, entry=entry, incident=self._details.get(key)) for key, entry in claimed.items()]
+        deliver(self._server, composed(items, letterhead, now=now), letterhead, timeout=self._options.timeout)
+
+    def _complain(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._complained is None or now - self._complained >= _AGAIN_AFTER:
+            self._complained = now
+            _log.warning(
+                "no mail to the developers by %s: %s: %s; what failed is in the log and in the dead letters",
+                self._server,
+                type(error).__name__,
+                " ".join(str(error).split()),
+            )
+
+
+def deliver(server: Server, mail: EmailMessage, letterhead: Letterhead, *, timeout: float) -> None:
+    """
+    Hand *mail* to *server*.
+
+    Raises:
+        OSError: It cannot be reached, is not who it should be, or does not take the mail.
+    """
+    host = socket.gethostname()
+    if server.smtps:
+        smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+            server.host, server.port, host, timeout=timeout, context=ssl.create_default_context()
+        )
+    else:
+        smtp = smtplib.SMTP(server.host, server.port, host, timeout=timeout)
+    try:
+        if server.starttls:
+            smtp.starttls(context=ssl.create_default_context())
+        if server.user is not None:
+            smtp.login(server.user, server.password.reveal())
+        recipients = [parseaddr(each)[1] for each in letterhead.recipients]
+        refused = smtp.send_message(mail, parseaddr(letterhead.sender)[1], recipients)
+        if refused:
+            _log.warning("%s takes no mail for %s", server, ", ".join(refused))
+    finally:
+        with suppress(OSError, smtplib.SMTPException):  # it has the mail already, or never
+            smtp.quit()
+        smtp.close()

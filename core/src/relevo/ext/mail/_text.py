@@ -1,0 +1,258 @@
+"""What a mail says: plain text that a telephone shows without turning it, and headers that nobody else writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime, parseaddr
+from uuid import uuid4
+
+import attrs
+
+from relevo._codec import Document, context_of, decoded, generic
+from relevo._envelope import Envelope
+from relevo._secret import MASK, masked_url
+from relevo.errors import RelevoError
+from relevo.ext.mail._book import Entry
+from relevo.ext.mail._incident import Incident, without_machinery
+
+WIDTH = 72
+_LONGEST_SUBJECT = 150
+_LONGEST_WHO = 60
+_MOST_SECTIONS = 5
+_MOST_LINES = 30
+_MOST_VALUES = 20
+_LONGEST_VALUE = 200
+_LONGEST_TRACE = 3000
+_MARGIN = 10
+
+_ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s'\"<>]*@[^\s'\"<>]+")
+_CALLED = r"passw|passphrase|pwd|secret|token|api[_-]?key|private[_-]?key|credential|authorization|cookie"
+_NAME = rf"[\w-]{{0,30}}(?:{_CALLED})[\w-]{{0,30}}"
+_SAID = re.compile(rf"(?i)({_NAME})(['\"]?\s*[=:]\s*['\"]?)((?:bearer |basic )?[^\s'\",;&)}}\]]+)")
+_OPTION = re.compile(rf"(?i)(?<![\w-])(--?{_NAME})(['\"]?,?\s+['\"]?)((?!-)[^\s'\",;)}}\]]+)")
+"""As in a command that failed, told as a line or as a list."""
+
+_SECRET_KEY = re.compile(rf"(?i){_CALLED}|signature|(?<![a-z])(?:auth|pin)(?![a-z])")
+"""What a value is called; in a text, auth and pin are followed by other things too."""
+
+
+@attrs.frozen(kw_only=True)
+class Letterhead:
+    """What all mails of a process have in common."""
+
+    source: str
+    """The application's name."""
+
+    host: str
+    process: int
+    sender: str
+    recipients: Sequence[str]
+    arguments: bool
+
+
+@attrs.frozen(kw_only=True)
+class Item:
+    """Like failures, to be told."""
+
+    key: str
+    entry: Entry
+    incident: Incident | None
+    """One of them, if it happened in this process."""
+
+
+def line(text: str, limit: int = _LONGEST_VALUE) -> str:
+    """Return *text* in one line that can be printed, its secrets masked, cut at *limit* characters."""
+    flat = " ".join("".join(each if each.isprintable() else " " for each in masked(text[: limit * 8])).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def masked(text: str) -> str:
+    """Return *text* without passwords, as far as they can be told from other words."""
+    hidden = _ADDRESS.sub(lambda match: masked_url(match[0]), text)
+    for pattern in (_SAID, _OPTION):
+        hidden = pattern.sub(lambda match: f"{match[1]}{match[2]}{MASK}", hidden)
+    return hidden
+
+
+def summary(incident: Incident) -> str:
+    """Return who failed and with what, in this order."""
+    who = incident.listener or incident.event
+    return f"{line(who, _LONGEST_WHO)}: {line(incident.error, _LONGEST_SUBJECT)}"
+
+
+def composed(items: Sequence[Item], letterhead: Letterhead, *, now: float) -> EmailMessage:
+    """Return the mail that tells *items*, of which there is one at least."""
+    first = items[0]
+    root = first.key.rpartition(" ")[2]
+    domain = re.sub(r"[^A-Za-z0-9.-]+", "-", letterhead.source).strip(".-") or "app"
+    others = f" (and {len(items) - 1} more)" if items[1:] else ""
+    source = line(letterhead.source, _LONGEST_WHO)
+    subject = line(f"{source}: {first.entry.what}", _LONGEST_SUBJECT - len(others)) + others
+    # Folded, a long first word would leave the first line of the header empty, which some programs show as no subject.
+    mail = EmailMessage(policy=SMTP.clone(max_line_length=998) if subject.isascii() else SMTP)
+    mail["Subject"] = subject
+    mail["From"] = _header_address(letterhead.sender)
+    mail["To"] = tuple(map(_header_address, letterhead.recipients))
+    mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+    # Every mail has an id of its own, since some servers drop the second of two; like failures answer the same one,
+    # which need not exist for a thread to be made of them.
+    mail["Message-ID"] = f"<{root}.{uuid4().hex}@{domain}.relevo>"
+    mail["In-Reply-To"] = mail["References"] = f"<{root}@{domain}.relevo>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["X-Auto-Response-Suppress"] = "All"
+    mail.set_content("\n".join(_body(items, letterhead)), cte="quoted-printable")
+    return mail
+
+
+def _header_address(text: str) -> Address:
+    name, bare = parseaddr(text)
+    return Address(display_name=name, addr_spec=bare)
+
+
+def _body(items: Sequence[Item], letterhead: Letterhead) -> Iterator[str]:
+    detailed = [item for item in items if item.incident is not None][:_MOST_SECTIONS]
+    brief = [item for item in items if item not in detailed]
+    if items[1:]:
+        total = sum(item.entry.count for item in items)
+        yield from _wrapped(f"{len(items)} different failures, {total} in all.")
+        yield ""
+    for item in detailed:
+        yield from _section(item, letterhead)
+        yield ""
+        yield "-" * 20
+        yield ""
+    for item in brief[:_MOST_LINES]:
+        yield from _wrapped(f"{item.entry.what} ({_times(item.entry)})", margin=2)
+        yield ""
+    if brief[_MOST_LINES:]:
+        yield from _wrapped(f"… and {len(brief) - _MOST_LINES} more.")
+        yield ""
+    yield from _wrapped(f"Sent by {line(letterhead.source)}, process {letterhead.process} on {line(letterhead.host)}.")
+    yield from _wrapped("All of it is in the log, and what is dead: relevo dead list")
+
+
+def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
+    incident = item.incident
+    assert incident is not None  # noqa: S101 - whoever has none is told in brief
+    envelope = incident.delivery.envelope
+    document = _document(envelope)
+    yield from _wrapped(_headline(incident))
+    yield ""
+    yield from _wrapped(line(incident.error, 1000))
+    yield ""
+    facts: list[tuple[str, str]] = [("event", incident.event), ("id", incident.event_id)]
+    if document is not None:
+        facts += [("subject", document.subject or ""), ("from", f"{document.source}, {document.time or 'at no time'}")]
+        facts += [("correlation", document.correlationid or ""), ("caused by", document.causationid or "")]
+    facts += [
+        ("queue", incident.delivery.queue),
+        ("listener", incident.listener),
+        ("attempt", _attempt(incident)),
+        ("reason", incident.reason),
+        ("next", _next(incident)),
+        ("times", _times(item.entry)),
+        ("host", f"{letterhead.host}, process {letterhead.process}"),
+    ]
+    for name, value in facts:
+        if value:
+            yield from _wrapped(f"{name:<{_MARGIN}}{' ' * (len(name) >= _MARGIN)}{line(value)}", margin=_MARGIN)
+    if document is not None:
+        yield from _values("Context", context_of(document))
+        if letterhead.arguments:
+            yield from _values("Arguments", _arguments(document))
+    trace = without_machinery(incident.trace)
+    if not trace:
+        return
+    yield ""
+    if len(trace) > _LONGEST_TRACE:
+        yield "The end of a longer traceback"
+        trace = trace[-_LONGEST_TRACE:].partition("\n")[2] or trace[-_LONGEST_TRACE:]
+    for each in masked(trace).splitlines():
+        yield from _wrapped(each, margin=4)
+
+
+def _headline(incident: Incident) -> str:
+    event = line(incident.event)
+    match incident.kind:
+        case "lost":
+            return f"A process died while it held {event}."
+        case "failed":
+            return f"{line(incident.listener)} failed on {event}."
+        case _:
+            return f"{event} is dead: {line(incident.reason)}."
+
+
+def _attempt(incident: Incident) -> str:
+    losses = incident.delivery.losses
+    died = f", {losses} lost before with their process" if losses else ""
+    return f"run {incident.runs}{died}" if incident.runs else f"hand-over {incident.delivery.attempt}{died}"
+
+
+def _next(incident: Incident) -> str:
+    if incident.kind == "lost":
+        return "it is handed over again, alone; the third process that it costs is the last"
+    if incident.kind == "dead":
+        return "nothing by itself; once it is mended, relevo dead list tells what to give to relevo dead revive"
+    if incident.due is None:
+        return "this listener is not run again for it"
+    return f"the listener is run again at {_time(incident.due)}"
+
+
+def _times(entry: Entry) -> str:
+    if entry.count == 1:
+        return f"once, at {_time(entry.since)}"
+    return f"{entry.count} times, {_time(entry.since)} to {_time(entry.last)}"
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _document(envelope: object) -> Document | None:
+    try:
+        return decoded(envelope.body) if isinstance(envelope, Envelope) else None
+    except RelevoError:
+        return None
+
+
+def _arguments(document: Document) -> Mapping[str, object]:
+    try:
+        return generic(document).arguments
+    except RelevoError:
+        return {}
+
+
+def _values(title: str, values: Mapping[str, object]) -> Iterator[str]:
+    if not values:
+        return
+    yield ""
+    yield title
+    for key, value in list(values.items())[:_MOST_VALUES]:
+        text = MASK if _SECRET_KEY.search(key) else line(json.dumps(_without_secrets(value), ensure_ascii=False))
+        yield from _wrapped(f"  {line(key, 40)} = {text}", margin=4)
+    if len(values) > _MOST_VALUES:
+        yield f"  … and {len(values) - _MOST_VALUES} more"
+
+
+def _without_secrets(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: MASK if _SECRET_KEY.search(str(key)) else _without_secrets(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value[:_MOST_VALUES]]
+    return value[: _LONGEST_VALUE * 2] if isinstance(value, str) else value
+
+
+def _wrapped(text: str, *, margin: int = 0) -> Iterable[str]:
+    """Return *text* in lines that are not too long; what does not fit goes on behind *margin*."""
+    plain = "".join(each if each.isprintable() else " " for each in text.expandtabs(4)).rstrip()
+    lines = textwrap.wrap(
+        plain, WIDTH, subsequent_indent=" " * margin, break_on_hyphens=False, replace_whitespace=False
+    )
+    return lines or [""]

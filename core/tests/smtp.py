@@ -1,0 +1,115 @@
+"""A real mail server on loopback, which keeps what it gets, and others that answer badly or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from ssl import SSLContext
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+
+PATIENCE = 20.0
+
+
+class Inbox:
+    """What the server got."""
+
+    def __init__(self, answer: str = "250 OK") -> None:
+        self.mails: list[EmailMessage] = []
+        self.raw: list[bytes] = []
+        self.answer = answer
+        self.port = 0
+        self.logins = 0
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - as aiosmtpd calls it
+        if self.answer.startswith("250"):
+            self.raw.append(envelope.content)
+            self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+        return self.answer
+
+    def wait_for(self, count: int) -> list[EmailMessage]:
+        """Return the mails once there are so many."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.mails) < count:
+            assert time.monotonic() < deadline, [mail["Subject"] for mail in self.mails]
+            time.sleep(0.01)
+        return self.mails
+
+
+class _Controller(Controller):
+    """A server that is on its port from the beginning: one that was only found may be another's by then."""
+
+    def __init__(self, inbox: Inbox, **options: Any):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        super().__init__(inbox, hostname="127.0.0.1", port=self.socket.getsockname()[1], **options)
+
+    def _create_server(self) -> Any:
+        return self.loop.create_server(self._factory_invoker, sock=self.socket, ssl=self.ssl_context)
+
+
+@contextlib.contextmanager
+def serving(
+    inbox: Inbox,
+    *,
+    starttls: SSLContext | None = None,
+    smtps: SSLContext | None = None,
+    login: tuple[str, str] | None = None,
+) -> Iterator[Inbox]:
+    """Take mail for *inbox* while the block runs."""
+
+    def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        assert isinstance(data, LoginPassword)
+        is_known = (data.login.decode(), data.password.decode()) == login
+        inbox.logins += is_known
+        return AuthResult(success=is_known, handled=is_known)
+
+    options: dict[str, Any] = {"tls_context": starttls, "require_starttls": True} if starttls else {}
+    if login:
+        options |= {"authenticator": check, "auth_require_tls": False}
+    controller = _Controller(inbox, ssl_context=smtps, **options)
+    inbox.port = controller.port
+    with controller.socket:
+        controller.start()
+        try:
+            yield inbox
+        finally:
+            controller.stop()
+
+
+@contextlib.contextmanager
+def down() -> Iterator[int]:
+    """Yield a port where nobody answers, and which nobody else can take meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[int]:
+    """Take connections on the port that is yielded, and say nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Let *talk* speak to whoever connects to the port that is yielded."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection, contextlib.suppress(OSError):
+                        talk(connection)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,245 @@
+"""The commands at a deploy, and drains beside one another, as a shell and cron see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from relevo._lock import HostLock
+
+from .shop import CONFIGURATION, LISTENERS, Shop, lines, opened
+
+SLOW = """
+import pathlib, time
+import relevo
+
+@relevo.listener("image.created", queue="media")
+def thumbnails(event):
+    pathlib.Path(f"begun-{event['image_id']}").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+
+@relevo.listener("image.created", queue="feed")
+def feed(event): ...
+"""
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    return opened(tmp_path)
+
+
+def started(shop: Shop, *words: str) -> subprocess.Popen[str]:
+    """Start a command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "relevo", *words],
+        cwd=shop.folder,
+        env={key: each for key, each in os.environ.items() if not key.startswith("RELEVO_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def appears(path: Path) -> None:
+    """Wait until *path* is there."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"there is no {path.name}"
+        time.sleep(0.01)
+
+
+def number(shop: Shop, key: str, queue: str = "media") -> int:
+    rows = json.loads(shop.run("status --json").stdout)
+    return sum(row[key] for row in rows if row["queue"] == queue)
+
+
+def test_nothing_is_taken_between_begin_and_end(shop: Shop) -> None:
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+
+    begun = shop.run("deploy begin")
+    drained = shop.run("drain")
+    ended = shop.run("deploy end")
+    after = shop.run("drain")
+
+    place = shop.folder / "shop.deploy"
+    assert (begun.returncode, begun.stdout) == (0, f"events wait: {place}\n")
+    assert (drained.returncode, drained.stdout, drained.stderr) == (75, "", "")
+    assert (ended.returncode, ended.stdout) == (0, f"events are taken again: {place}\n")
+    assert after.returncode == 0
+    assert number(shop, "ready") == 0
+
+
+def test_both_may_be_said_twice(shop: Shop) -> None:
+    first, again = shop.run("deploy begin"), shop.run("deploy begin")
+    end, end_again = shop.run("deploy end"), shop.run("deploy end")
+
+    assert [done.returncode for done in (first, again, end, end_again)] == [0, 0, 0, 0]
+    assert again.stdout.startswith("events waited already: ")
+    assert end_again.stdout.startswith("there was no deploy: ")
+
+
+def test_both_are_told_to_programs(shop: Shop) -> None:
+    begun, ended = shop.run("deploy begin --wait 1s --json"), shop.run("deploy end --json")
+
+    place = str(shop.folder / "shop.deploy")
+    assert json.loads(begun.stdout) == {"path": place, "new": True, "finished": True}
+    assert json.loads(ended.stdout) == {"path": place, "ended": True}
+
+
+def test_the_deploy_may_be_another_file(shop: Shop) -> None:
+    shop.write("relevo.toml", 'deploy = "var/deploying"\n' + CONFIGURATION)
+    (shop.folder / "var").mkdir()
+
+    shop.run("deploy begin")
+
+    assert (shop.folder / "var" / "deploying").exists()
+    assert shop.run("drain").returncode == 75
+    (shop.folder / "var" / "deploying").unlink()
+    assert shop.run("drain").returncode == 0
+
+
+def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop) -> None:
+    shop.write("shop_listeners.py", SLOW)
+    for image in (1, 2):
+        shop.run(f"""dispatch image.created '{{"image_id": {image}}}'""")
+    with started(shop, "worker", "-q", "media") as worker:
+        appears(shop.folder / "begun-1")
+
+        in_vain = shop.run("deploy begin --wait 200ms")
+        waiting = started(shop, "deploy", "begin", "--wait", "30s")
+        (shop.folder / "go").touch()
+        stdout, _ = waiting.communicate(timeout=30)
+        during = {key: number(shop, key) for key in ("ready", "leased")}
+        has_begun = (shop.folder / "begun-2").exists()
+        shop.run("deploy end")
+        appears(shop.folder / "begun-2")
+        worker.send_signal(signal.SIGTERM)
+        _, errors = worker.communicate(timeout=30)
+
+    assert in_vain.returncode == 75
+    (line,) = lines(in_vain)
+    assert "somebody is still at work after 0.2 s" in line
+    assert (waiting.returncode, stdout.partition(":")[0]) == (0, "events waited already")
+    assert (during, has_begun) == ({"ready": 1, "leased": 0}, False)
+    assert (worker.returncode, errors) == (0, "")
+
+
+def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop) -> None:
+    shop.run("deploy begin")
+    with started(shop, "worker", "-l", "info") as worker:
+        assert worker.stderr is not None
+        assert "waiting for its end" in worker.stderr.readline()
+
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.wait(timeout=30) == 0
+
+
+def test_a_deploy_that_was_forgotten_is_told_once(shop: Shop) -> None:
+    shop.run("deploy begin")
+    old = time.time() - 2 * 3600
+    os.utime(shop.folder / "shop.deploy", (old, old))
+
+    done = [started(shop, "drain") for _ in range(2)]
+    told = [each.communicate(timeout=30) for each in done]
+
+    assert [each.returncode for each in done] == [75, 75]
+    # The two may look at the same time.
+    assert "for 2.0 hours; if it is over: relevo deploy end, or rm " in told[0][1] + told[1][1]
+    again = started(shop, "drain")
+    assert again.communicate(timeout=30) == ("", "")
+
+
+# --- drains beside one another ------------------------------------------------------------------------------------
+
+
+def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: Shop) -> None:
+    shop.write("shop_listeners.py", SLOW)
+    shop.run("""dispatch image.created '{"image_id": 1}'""")
+    with started(shop, "drain") as first:
+        appears(shop.folder / "begun-1")
+
+        seconds = [started(shop, "drain") for _ in range(4)]
+        told = [second.communicate(timeout=30) for second in seconds]
+        other_queue = shop.run("drain -q feed")
+        as_json = shop.run("drain --json")
+        (shop.folder / "go").touch()
+        first_told = first.communicate(timeout=30)
+
+    assert [second.returncode for second in seconds] == [75] * 4
+    assert told == [("", "")] * 4
+    assert other_queue.returncode == 0
+    assert (as_json.returncode, json.loads(as_json.stdout)["stopped_by"]) == (75, "lock")
+    assert (first.returncode, first_told) == (0, ("", ""))
+
+
+def test_a_drain_that_is_killed_leaves_the_next_one_the_way(shop: Shop) -> None:
+    shop.write("shop_listeners.py", SLOW)
+    shop.write("relevo.toml", 'lease = "1s"\n' + CONFIGURATION)
+    shop.run("""dispatch image.created '{"image_id": 1}'""")
+    with started(shop, "drain") as first:
+        appears(shop.folder / "begun-1")
+        first.send_signal(signal.SIGKILL)
+        first.communicate(timeout=30)
+
+    (shop.folder / "go").touch()
+    done = shop.run("drain --settle 20s")
+
+    assert done.returncode == 0
+    assert number(shop, "ready") == number(shop, "leased") == 0
+
+
+def test_a_lock_that_cannot_be_made_is_the_configurations_fault(shop: Shop) -> None:
+    shop.write("relevo.toml", 'lock = "nowhere"\n' + CONFIGURATION)
+
+    done = shop.run("drain")
+
+    assert done.returncode == 78
+    assert 'No such file or directory; choose a folder that may be written to: lock = "…"' in done.stderr
+
+
+def test_the_lock_is_where_configuration_says(shop: Shop) -> None:
+    shop.write("relevo.toml", 'lock = "var"\n' + CONFIGURATION)
+    (shop.folder / "var").mkdir()
+    shop.run("drain")
+    (path,) = (shop.folder / "var").glob("shop.main.*.lock")
+    lock = HostLock(path)
+
+    assert lock.acquire()
+    assert shop.run("drain").returncode == 75
+    lock.release()
+    assert shop.run("drain").returncode == 0
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["drain", "worker"])
+def test_a_run_may_be_limited_by_memory_and_failures(verb: str, shop: Shop) -> None:
+    failing = LISTENERS.replace("raise relevo.GiveUp", "import time; time.sleep(0.15); raise ValueError")
+    shop.write("shop_listeners.py", failing)
+    for image in range(10):
+        shop.run(f"""dispatch image.created '{{"image_id": {image}, "bad": true}}'""")
+
+    failures = shop.run(f"{verb} -q media --max-events 10 --max-failures 1 --json")
+    memory = shop.run(f"{verb} -q feed --max-time 20s --max-memory 1M --json")
+
+    assert (failures.returncode, json.loads(failures.stdout)["stopped_by"]) == (0, "failures")
+    assert 1 <= json.loads(failures.stdout)["retried"] < 10
+    assert (memory.returncode, json.loads(memory.stdout)["stopped_by"]) == (0, "memory")
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-5", "5X"])
+def test_a_size_that_is_none_is_told(text: str, shop: Shop) -> None:
+    done = shop.run(f"drain --max-memory={text}")
+
+    assert done.returncode == 2
+    assert "write a number of bytes, or as in 512M or 2G" in done.stderr

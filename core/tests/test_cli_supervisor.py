@@ -1,0 +1,215 @@
+"""``relevo check --supervisor``: what is wrong with a configuration of supervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relevo.cli._supervisor import examined
+from relevo.errors import ConfigurationError
+
+from .shop import Shop, lines, opened
+
+SECRET = "password=8c1f6a0b3d"
+GOOD = "[program:shop]\ncommand=/srv/python -m relevo worker\nstopwaitsecs=930\n"
+
+
+def faults(tmp_path: Path, text: str, **environ: str) -> list[str]:
+    """Return what is told of *text*, without the place."""
+    path = tmp_path / "supervisord.conf"
+    path.write_text(text)
+    try:
+        examined(path, time_limit=900.0, environ=environ)
+    except ConfigurationError as error:
+        return [line.removeprefix(f"{path}: ") for line in str(error).splitlines()]
+    return []
+
+
+@pytest.mark.parametrize(
+    "port", ["*:9001", "9001", ":9001", "0.0.0.0:9001", "[::]:9001", "[::0]:9001", "+9001", "9_001"]
+)
+def test_a_port_on_every_address_is_refused(port: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[inet_http_server]\nport={port}\nusername=me\n{SECRET}\n")
+
+    assert fault.startswith(f"[inet_http_server] port={port} is open on every address of this host: who reaches it can")
+    assert "take the section out" in fault
+
+
+@pytest.mark.parametrize("host", ["0", "00", "0x0", "0.0", "shop.example", "127.1"])
+def test_a_port_on_what_may_be_every_address_is_refused(host: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[inet_http_server]\nport={host}:9001\nusername=me\n{SECRET}\n")
+
+    assert fault.startswith(f"[inet_http_server] port={host}:9001 may be open on every address of this host")
+
+
+@pytest.mark.parametrize("name", ["inet_http_server:two", "inet_http_server2"])
+def test_every_section_that_supervisor_takes_for_a_port_is_looked_at(name: str, tmp_path: Path) -> None:
+    found = faults(tmp_path, f"[{name}]\nport=*:9001\nusername=user\npassword=123\n")
+
+    assert [fault.startswith(f"[{name}] ") for fault in found] == [True, True]
+
+
+@pytest.mark.parametrize("port", ["%(ENV_P)s", "*:%(ENV_N)s", "%(ENV_HOST)s:9001"])
+def test_a_port_is_what_the_environment_makes_of_it(port: str, tmp_path: Path) -> None:
+    text = f"[inet_http_server]\nport={port}\nusername=me\n{SECRET}\n"
+
+    (fault,) = faults(tmp_path, text, P="*:9001", N="9001", HOST="[::]")
+    (unknown,) = faults(tmp_path, text)
+
+    assert "is open on every address" in fault
+    assert unknown.startswith(f"[inet_http_server] port={port}: what ENV_")
+    assert unknown.endswith("cannot be known here; call this with the variables that supervisor has")
+    if "*" not in port:
+        assert faults(tmp_path, text, P="127.0.0.1:9001", HOST="127.0.0.1") == []
+
+
+def test_a_password_may_come_from_the_environment(tmp_path: Path) -> None:
+    text = "[inet_http_server]\nport=127.0.0.1:9001\nusername=me\npassword=%(ENV_PW)s\n"
+
+    assert faults(tmp_path, text, PW="8c1f6a0b3d") == []
+    assert len(faults(tmp_path, text, PW="123")) == 1
+
+
+def test_a_value_that_supervisor_cannot_read_is_told(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, "[inet_http_server]\nport=127.0.0.1:9001\nusername=me\npassword=8c1f%zq0b3d\n")
+
+    assert fault.startswith("[inet_http_server] password: supervisor cannot read it: ")
+    assert "8c1f" not in fault
+
+
+def test_a_password_without_a_user_is_asked_of_nobody(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[inet_http_server]\nport=127.0.0.1:9001\nusername=\n{SECRET}\n")
+
+    assert "there is no password" in fault
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "123",
+        "YourPasswordHere",
+        "changeme",
+        "{SHA}40bd001563085fc35165329ea1ff5c5ecbdbbeef",
+        "{SHA}40BD001563085FC35165329EA1FF5C5ECBDBBEEF",
+        "123 ; as in the sample",
+    ],
+)
+def test_a_password_that_everybody_knows_is_refused(password: str, tmp_path: Path) -> None:
+    text = f"[inet_http_server]\nport=127.0.0.1:9001\nusername=user\npassword={password}\n"
+
+    (fault,) = faults(tmp_path, text)
+
+    assert fault.startswith("[inet_http_server] the password is one that everybody knows; take the section out")
+    assert "123" not in fault
+
+
+def test_no_password_is_refused(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, "[inet_http_server]\nport=127.0.0.1:9001\n")
+
+    assert "there is no password" in fault
+
+
+@pytest.mark.parametrize("port", ["127.0.0.1:9001", "localhost:9001", "[::1]:9001"])
+def test_a_port_on_loopback_with_a_password_of_its_own_is_left_alone(port: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, f"[inet_http_server]\nport={port}\nusername=me\n{SECRET}\n{GOOD}") == []
+
+
+def test_the_well_known_example_has_all_of_it(tmp_path: Path) -> None:
+    text = "[inet_http_server]\nport = *:9001\nusername = root\npassword = YourPasswordHere\n"
+
+    assert len(faults(tmp_path, text)) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "number"), [("0700", 0), ("0770", 0), ("700", 0), ("0777", 1), ("0702", 1), ("all", 1)]
+)
+def test_a_socket_for_everybody_is_refused(mode: str, number: int, tmp_path: Path) -> None:
+    for name in ("unix_http_server", "unix_http_server:b"):
+        assert len(faults(tmp_path, f"[{name}]\nfile=/run/s.sock\nchmod={mode}\n")) == number
+
+
+@pytest.mark.parametrize("said", ["", "stopwaitsecs=10\n", "stopwaitsecs=900\n"])
+def test_a_worker_that_is_killed_before_its_listener_is_told(said: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[program:shop]\ncommand=/srv/python -m relevo worker -t main\n{said}")
+
+    assert fault.startswith("[program:shop] stopwaitsecs=")
+    assert fault.endswith("time limit of 900 s; write stopwaitsecs=930")
+
+
+def test_a_signal_that_a_worker_does_not_survive_is_told(tmp_path: Path) -> None:
+    assert faults(tmp_path, f"{GOOD}stopsignal=INT\n") == []
+    (fault,) = faults(tmp_path, f"{GOOD}stopsignal=KILL\n")
+
+    assert "write stopsignal=TERM" in fault
+
+
+def test_other_programs_are_none_of_our_business(tmp_path: Path) -> None:
+    assert faults(tmp_path, "[program:web]\ncommand=/srv/gunicorn shop:app\n") == []
+
+
+def test_what_is_included_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "port.conf").write_text("[inet_http_server]\nport=*:9001\n" + SECRET)
+
+    for files in ("conf.d/*.conf", "%(here)s/conf.d/*.conf", f"{tmp_path}/conf.d/*.conf nothing/*"):
+        (fault,) = faults(tmp_path, f"[include]\nfiles={files}\n")
+        assert f"{tmp_path / 'conf.d' / 'port.conf'}: [inet_http_server] port=*:9001 is open" in fault
+
+
+def test_what_the_environment_says_is_included_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "port.conf").write_text("[inet_http_server]\nport=*:9001\n" + SECRET)
+    text = "[include]\nfiles=%(ENV_HERE)s/*.conf\n"
+
+    (fault,) = faults(tmp_path, text, HERE=str(tmp_path))
+    (unknown,) = faults(tmp_path, text)
+
+    assert "port.conf: [inet_http_server] port=*:9001 is open" in fault
+    assert unknown.startswith("[include] files=%(ENV_HERE)s/*.conf: what ENV_HERE is cannot be known here")
+
+
+@pytest.mark.parametrize("text", ["[half", "key = 1\n", None])
+def test_what_cannot_be_read_is_told(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "supervisord.conf"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(ConfigurationError, match=r"supervisord\.conf cannot be read: "):
+        examined(path, time_limit=900.0, environ={})
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    return opened(tmp_path)
+
+
+def test_check_says_what_is_wrong_and_ends_with_78(shop: Shop) -> None:
+    shop.write("supervisord.conf", "[inet_http_server]\nport=*:9001\nusername=user\npassword=123\n")
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert "supervisor" in done.stdout
+    assert [line.split(":")[0] for line in lines(done)] == ["relevo", "relevo"]
+
+
+def test_what_unit_prints_passes_the_check(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("supervisord.conf", shop.run("unit supervisor --processes 3 --folder .").stdout)
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_worker_that_is_killed_before_its_longest_listener_is_told(shop: Shop) -> None:
+    shop.write("shop_listeners.py", 'import relevo\n@relevo.listener("a.b", time_limit="1h")\ndef hear(event): ...\n')
+    shop.write("supervisord.conf", GOOD)
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert lines(done)[0].endswith("time limit of 3600 s; write stopwaitsecs=3630")

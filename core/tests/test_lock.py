@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relevo._lock import HostLock
+from relevo.errors import ConfigurationError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from relevo._lock import HostLock
+lock = HostLock(Path(sys.argv[1]))
+print(lock.acquire(shared="shared" in sys.argv), flush=True)
+time.sleep(60)
+"""
+
+
+def holder(path: Path, *how: str) -> subprocess.Popen[str]:
+    """Start a process that takes the lock and stays; return it when it has."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, path, *how], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    return process
+
+
+def test_one_of_two_has_it_until_it_gives_it_up(tmp_path: Path) -> None:
+    one, other = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
+
+    assert one.acquire()
+    assert not other.acquire()
+    one.release()
+    assert other.acquire()
+    assert not one.acquire()
+
+
+def test_it_is_given_up_once(tmp_path: Path) -> None:
+    one, other = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
+    one.acquire()
+    one.release()
+    other.acquire()
+
+    one.release()
+
+    assert not one.acquire()
+
+
+def test_many_share_it_and_nobody_has_it_alone_meanwhile(tmp_path: Path) -> None:
+    locks = [HostLock(tmp_path / "a.lock") for _ in range(3)]
+
+    assert locks[0].acquire(shared=True)
+    assert locks[1].acquire(shared=True)
+    assert not locks[2].acquire()
+    locks[0].release()
+    assert not locks[2].acquire()
+    locks[1].release()
+    assert locks[2].acquire()
+    assert not locks[0].acquire(shared=True)
+
+
+@pytest.mark.parametrize("how", ["alone", "shared"])
+def test_a_holder_that_is_killed_leaves_nothing_behind(how: str, tmp_path: Path) -> None:
+    lock = HostLock(tmp_path / "a.lock")
+    with holder(lock.path, how) as process:
+        assert not lock.acquire()
+
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        assert lock.acquire()
+
+
+def test_a_child_of_a_fork_does_not_hold_it_on(tmp_path: Path) -> None:
+    ours, another = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
+    ours.acquire()
+    ended, end = os.pipe()
+    begun, begin = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.close(begin)
+        os.read(ended, 1)  # until the parent closes its side
+        os._exit(0)
+    os.close(ended)
+    os.close(begin)
+    os.read(begun, 1)  # until the child lives
+
+    try:
+        assert not another.acquire()
+        ours.release()
+        assert another.acquire()
+    finally:
+        os.close(end)
+        os.close(begun)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"1\n", b"no number\n"], ids=["nothing", "a process id", "nonsense"])
+def test_what_is_in_the_file_does_not_matter(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.write_bytes(content)
+
+    assert HostLock(path).acquire()
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_somebody_deletes_is_made_again(tmp_path: Path) -> None:
+    first, second, third = (HostLock(tmp_path / "a.lock") for _ in range(3))
+    first.acquire()
+    first.path.unlink()
+
+    assert second.acquire()
+    assert not third.acquire()
+
+
+def test_a_file_that_goes_while_it_is_locked_is_not_taken_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, another = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
+    opened = lock._opened
+    gone = [True]
+
+    def opened_and_gone() -> int:
+        file = opened()
+        if gone and gone.pop():
+            lock.path.unlink()
+        return file
+
+    monkeypatch.setattr(lock, "_opened", opened_and_gone)
+
+    assert lock.acquire()
+    assert not another.acquire()
+
+
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(
+        ConfigurationError, match=r"a\.lock cannot be opened: .*; it is a link, remove it or choose another"
+    ):
+        HostLock(path).acquire()
+
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_missing_folder_is_told_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'No such file or directory; choose a folder .*: lock = "…"'):
+        HostLock(tmp_path / "nowhere" / "a.lock").acquire()
+
+
+def test_only_its_owner_may_write_to_the_file(tmp_path: Path) -> None:
+    lock = HostLock(tmp_path / "a.lock")
+
+    lock.acquire()
+
+    assert lock.path.stat().st_mode & 0o137 == 0

@@ -1,0 +1,872 @@
+"""The plugin that mails failures to the developers, against real mail servers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import relevo
+from relevo import App, ConfigurationError, Event, Retry, RunOptions
+from relevo._delivery import DeadLetter, Delivery, Unreadable
+from relevo._envelope import Envelope
+from relevo.ext.mail import Mail, MailOptions
+from relevo.ext.mail._book import MAX_ENTRIES, Book, Entry, Shelf
+from relevo.ext.mail._incident import deaths, failure, frame_in, frame_of, key_of_failure, loss
+from relevo.ext.mail._text import WIDTH, Item, Letterhead, composed, line, masked, summary
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+from .smtp import Inbox, down, hanging, serving, talking
+
+CANARY = "hunter2"
+DRAIN = RunOptions(until_empty=True)
+Made = Callable[..., App]
+
+
+@pytest.fixture(name="inbox")
+def _inbox() -> Iterator[Inbox]:
+    with serving(Inbox()) as inbox:
+        yield inbox
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="made")
+def _made(tmp_path: Path, clock: FakeClock) -> Iterator[Made]:
+    """Make applications whose failures are mailed to a port."""
+    apps: list[App] = []
+
+    def made(port: int, *listeners: object, **options: Any) -> App:
+        terms: dict[str, Any] = {"to": "dev@example.org", "book": tmp_path / "book", "timeout": 5.0, **options}
+        terms.setdefault("server", f"smtp://127.0.0.1:{port}")
+        app = App(
+            transports={"main": MemoryTransport(clock=clock)},
+            routes={"*": "main"},
+            listeners=listeners,
+            plugins=[Mail(MailOptions(**terms), source="shop", clock=clock)],
+            source="shop",
+            clock=clock,
+        )
+        apps.append(app)
+        return app
+
+    yield made
+    for app in apps:
+        app.close()
+
+
+@relevo.listener("image.created", id="make_thumbnail", retry=Retry(1))
+def make_thumbnail(event: Event) -> None:
+    raise ValueError(f"no image at {event['path']}, see amqp://shop:{CANARY}@mq/ with password={CANARY}")
+
+
+@relevo.listener("image.rated", id="rate", retry=Retry(1))
+def rate(event: Event) -> None:
+    raise KeyError("rating")
+
+
+def body_of(mail: Any) -> str:
+    return str(mail.get_content())
+
+
+def drained(app: App, *events: Event) -> relevo.Report:
+    for event in events:
+        app.dispatch(event)
+    return app.worker(DRAIN).run()
+
+
+# --- what it says -------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_mailed_with_all_that_a_developer_needs(made: Made, inbox: Inbox) -> None:
+    app = made(inbox.port, make_thumbnail)
+    with relevo.context(user=7, session_token=CANARY):
+        drained(app, Event("image.created", {"path": "sea.jpg", "password": CANARY}))
+
+    (mail,) = inbox.mails
+    text = body_of(mail)
+    assert mail["Subject"].startswith("shop: make_thumbnail: ValueError: no image at sea.jpg")
+    assert (mail["To"], mail["From"].split("@")[0]) == ("dev@example.org", "relevo")
+    assert mail["Auto-Submitted"] == "auto-generated"
+    for said in (
+        "image.created is dead: retries-exhausted.",
+        "listener  make_thumbnail",
+        "attempt   run 1",
+        "queue     default",
+        "next      nothing by itself",
+        "relevo dead revive",
+        f"process {os.getpid()}",
+        "user = 7",
+        'path = "sea.jpg"',
+        "password = ***",
+        "session_token = ***",
+        "raise ValueError",
+    ):
+        assert said in text, text
+    assert "in make_thumbnail" in " ".join(text.split()), "a long path has it in the next line"
+    assert "_caller.py" not in text, "how relevo calls a listener is no news"
+    assert CANARY not in text.replace("{CANARY}", "")
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_arguments_can_be_left_out(made: Made, inbox: Inbox) -> None:
+    drained(made(inbox.port, make_thumbnail, arguments=False), Event("image.created", {"path": "sea.jpg", "b": "pear"}))
+
+    assert "pear" not in body_of(inbox.mails[0])
+
+
+def test_what_no_listener_is_to_blame_for_is_mailed_too(inbox: Inbox, tmp_path: Path) -> None:
+    url = f"smtp://127.0.0.1:{inbox.port}"
+    plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book"))
+    delivery = Delivery(
+        envelope=Unreadable(raw=b"\xff", why="not\na document"), queue="default", receipt=1, enqueued_at=0.0
+    )
+    plugin.relevo_dead_lettered(delivery, DeadLetter(reason="unreadable", error="not\na document"))
+    plugin.flush()
+
+    assert inbox.wait_for(1)[0]["Subject"] == "app: unreadable: unreadable: not"
+
+
+def test_two_listeners_of_one_event_are_told_in_one_mail(made: Made, inbox: Inbox) -> None:
+    @relevo.listener("image.created", id="other", retry=Retry(1))
+    def other(event: Event) -> None:
+        raise OSError("disk full")
+
+    drained(made(inbox.port, make_thumbnail, other), Event("image.created", {"path": "sea.jpg"}))
+
+    (mail,) = inbox.mails
+    assert mail["Subject"].endswith("(and 1 more)")
+    assert "OSError: disk full" in body_of(mail)
+    assert "2 different failures, 2 in all." in body_of(mail)
+
+
+def test_every_failure_is_told_if_asked_and_when_it_is_run_again(made: Made, inbox: Inbox, clock: FakeClock) -> None:
+    calls: list[int] = []
+
+    @relevo.listener("image.created", id="flaky", retry=Retry(2, first="1m", jitter=0))
+    def flaky(event: Event) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("not yet")
+
+    app = made(inbox.port, flaky, failures=True)
+    drained(app, Event("image.created"))
+
+    (mail,) = inbox.mails
+    assert "flaky failed on image.created." in body_of(mail)
+    assert "the listener is run again at 2026-01-01 00:01:00 UTC" in " ".join(body_of(mail).split())
+
+
+def test_failures_that_are_tried_again_are_not_told_unless_asked(made: Made, inbox: Inbox) -> None:
+    @relevo.listener("image.created", id="flaky", retry=Retry(2, first="1m"))
+    def flaky(event: Event) -> None:
+        raise ValueError("not yet")
+
+    drained(made(inbox.port, flaky), Event("image.created"))
+
+    assert inbox.mails == []
+
+
+# --- how often ----------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_failures_in_a_drain_are_one_mail(made: Made, inbox: Inbox) -> None:
+    app = made(inbox.port, make_thumbnail, rate)
+
+    report = drained(
+        app, *(Event("image.rated" if n % 10 == 0 else "image.created", {"path": str(n)}) for n in range(10_000))
+    )
+
+    (mail,) = inbox.mails
+    assert report.dead == 10_000
+    assert "2 different failures, 10000 in all." in body_of(mail)
+    assert "9000 times" in body_of(mail)
+    assert len(inbox.raw[0]) < 20_000
+
+
+def test_a_burst_in_a_worker_is_a_mail_at_once_and_the_rest_waits_for_its_time(
+    made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    app = made(inbox.port, make_thumbnail, every=600)
+    plugin = Mail(
+        MailOptions(to="dev@example.org", server=f"smtp://127.0.0.1:{inbox.port}", book=app_book(app)), clock=clock
+    )
+    drained(app, Event("image.created", {"path": "1"}))
+    for number in range(50):
+        clock.advance(10)
+        drained(app, Event("image.created", {"path": str(number)}))
+    assert len(inbox.mails) == 1
+
+    clock.advance(100)
+    drained(app, Event("image.created", {"path": "last"}))
+    plugin.flush()
+
+    first, second = inbox.mails
+    assert "51 times" in body_of(second)
+    assert first["In-Reply-To"] == second["In-Reply-To"] == second["References"], "they are one thread"
+    assert first["Message-ID"] != second["Message-ID"]
+
+
+def app_book(app: App) -> Path:
+    (plugin,) = app.hooks._manager.get_plugins()
+    assert isinstance(plugin, Mail)
+    return plugin._book()
+
+
+def test_there_are_so_many_mails_in_an_hour_however_different_the_failures_are(
+    made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    listeners = []
+    for number in range(9):
+
+        @relevo.listener(f"number{number}.counted", id=f"count{number}", retry=Retry(1))
+        def count(event: Event) -> None:
+            raise ValueError("miscounted")
+
+        listeners.append(count)
+    app = made(inbox.port, *listeners, most=3)
+    for number in range(9):
+        clock.advance(60)
+        drained(app, Event(f"number{number}.counted"))
+    assert len(inbox.mails) == 3
+
+    clock.advance(3600)
+    drained(app)
+
+    assert len(inbox.mails) == 4
+    assert "6 different failures, 6 in all." in body_of(inbox.mails[3])
+
+
+def test_a_worker_tells_of_the_first_failure_at_once(made: Made, inbox: Inbox) -> None:
+    app = made(inbox.port, make_thumbnail)
+    worker = app.worker(RunOptions())
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        app.dispatch(Event("image.created", {"path": "sea.jpg"}))
+
+        assert inbox.wait_for(1)[0]["Subject"].startswith("shop: make_thumbnail: ValueError")
+    finally:
+        worker.stop()
+        thread.join()
+
+
+# --- processes that died --------------------------------------------------------------------------------
+
+
+def test_a_hand_over_that_was_lost_is_told_once_and_a_crash_loop_too(
+    made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    @relevo.listener("image.created", id="slow", retry=Retry(9, first="1s", jitter=0))
+    def slow(event: Event, call: relevo.Call) -> None:
+        if call.attempt < 3:
+            raise ValueError("not yet")
+
+    app = made(inbox.port, slow)
+    app.dispatch(Event("image.created", {"path": "sea.jpg"}))
+    transport = app.transport()
+    transport.receive(["default"], limit=1, lease=60, wait=0)
+    clock.advance(61)
+    drained(app)
+
+    (mail,) = inbox.mails
+    assert "A process died while it held image.created." in body_of(mail)
+    assert mail["Subject"] == "shop: image.created: a process died while it held the event"
+
+    clock.advance(600)
+    drained(app)
+    assert len(inbox.mails) == 1, "the loss is known"
+
+    app.dispatch(Event("image.created"))
+    for _ in range(3):
+        transport.receive(["default"], limit=1, lease=60, wait=0)
+        clock.advance(61)
+    drained(app)
+    assert "image.created is dead: crash-loop." in body_of(inbox.mails[1])
+
+
+PROCESSES = """
+source = "shop"
+listeners = ["{name}"]
+execution = "process"
+
+[plugins.mail]
+to = "dev@example.org"
+server = "smtp://127.0.0.1:{port}"
+book = "book"
+failures = true
+
+[transports]
+main = "sqlite:///shop.db"
+"""
+
+LISTENERS = """
+import os, relevo
+
+@relevo.listener("image.created", id="crash")
+def crash(event):
+    os._exit(9)
+
+@relevo.listener("image.rated", id="flaky", retry=relevo.Retry(2, first="1h"))
+def flaky(event):
+    raise ValueError("not yet")
+"""
+
+
+def drained_by_children(folder: Path, inbox: Inbox, listeners: str, *names: str) -> None:
+    """Dispatch events of these *names*, and let children handle them, one of which ends in a dead letter."""
+    (folder / f"{listeners}.py").write_text(LISTENERS)
+    (folder / "relevo.toml").write_text(PROCESSES.format(name=listeners, port=inbox.port))
+    for name in names:
+        subprocess.run([sys.executable, "-m", "relevo", "dispatch", name, "{}"], cwd=folder, check=True)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "relevo", "drain"], cwd=folder, check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1, done.stderr
+
+
+def test_the_death_of_a_child_and_a_failure_inside_one_are_mailed(tmp_path: Path, inbox: Inbox) -> None:
+    drained_by_children(tmp_path, inbox, "mailing_listeners", "image.created", "image.rated")
+
+    text = " ".join("\n".join(map(body_of, inbox.wait_for(2))).split())
+    assert "flaky failed on image.rated." in text
+    assert "A process died while it held image.created." in text
+    assert "while crash ran" in text, "how it died is told"
+    assert "image.created is dead: crash-loop." in text
+
+
+def test_what_failed_in_a_child_that_dies_at_the_next_event_is_told_by_its_parent(tmp_path: Path, inbox: Inbox) -> None:
+    drained_by_children(tmp_path, inbox, "dying_listeners", "image.rated", "image.created")
+
+    text = " ".join("\n".join(map(body_of, inbox.wait_for(1))).split())
+    assert "flaky: ValueError: not yet (once, at" in text
+    assert "image.created is dead: crash-loop" in text
+
+
+def test_the_child_of_a_fork_mails_what_it_meets_itself(made: Made, inbox: Inbox) -> None:
+    app = made(inbox.port, make_thumbnail)
+    drained(app, Event("image.created", {"path": "1"}))
+    program = """
+import os, sys, threading
+from relevo._delivery import DeadLetter, Delivery, Unreadable
+from relevo.ext.mail import Mail, MailOptions
+plugin = Mail(MailOptions(to="dev@example.org", server=sys.argv[1], book=sys.argv[2]))
+def die(reason):
+    delivery = Delivery(envelope=Unreadable(raw=b"", why=""), queue="default", receipt=1, enqueued_at=0.0)
+    plugin.relevo_dead_lettered(delivery, DeadLetter(reason=reason))
+    plugin.flush()
+with plugin.relevo_around_run(until_empty=False):  # so that the thread lives
+    die("parent")
+    if os.fork() == 0:
+        die("child")
+        os._exit(0)
+    os.wait()
+"""
+    book = str(app_book(app)) + ".fork"
+    url = f"smtp://127.0.0.1:{inbox.port}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, url, book], check=True)
+
+    assert [mail["Subject"] for mail in inbox.mails[1:]] == ["app: unreadable: parent", "app: unreadable: child"]
+
+
+def test_processes_of_a_host_count_together(made: Made, inbox: Inbox, clock: FakeClock) -> None:
+    for number in range(5):
+        drained(made(inbox.port, make_thumbnail), Event("image.created", {"path": str(number)}))
+
+    assert len(inbox.mails) == 1
+    clock.advance(600)
+    drained(made(inbox.port, make_thumbnail))
+    assert "4 times" in body_of(inbox.mails[1]), "a run that has nothing to tell tells what is left"
+
+
+# --- servers that are not well ------------------------------------------------------------------------------
+
+
+def refusing(connection: Any) -> None:
+    connection.sendall(b"554 go away\r\n")
+
+
+def nonsense(connection: Any) -> None:
+    connection.sendall(b"\x00\xff" * 5000)
+
+
+def test_a_server_that_is_down_costs_a_line_in_the_log_and_the_work_goes_on(
+    made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    with down() as port:
+        app = made(port, make_thumbnail)
+        for number in range(5):
+            report = drained(app, Event("image.created", {"path": str(number)}))
+            assert report.dead == 1
+
+    lines = [each for each in caplog.records if each.name == "relevo.ext.mail"]
+    assert [each.levelname for each in lines] == ["WARNING"]
+    assert "no mail to the developers by 127.0.0.1:" in lines[0].getMessage()
+    drained(made(inbox.port, make_thumbnail))
+    assert "5 times" in body_of(inbox.mails[0]), "they wait in the book"
+
+
+@pytest.mark.parametrize("talk", [refusing, nonsense])
+def test_a_server_that_talks_nonsense_or_refuses_does_not_hide_the_error(
+    talk: Callable[[Any], None], made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    with talking(talk) as port:
+        app = made(port, make_thumbnail)
+        drained(app, Event("image.created", {"path": "sea.jpg"}))
+
+    assert caplog.text.count("no mail to the developers") == 1
+    (dead,) = app.transport().dead_letters(["default"], limit=10)
+    assert "no image at sea.jpg" in dead.error
+    drained(made(inbox.port, make_thumbnail))
+    assert len(inbox.mails) == 1
+
+
+def test_a_mail_that_is_refused_is_kept_for_later(made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Inbox("451 later")) as unwell:
+        drained(made(unwell.port, make_thumbnail), Event("image.created", {"path": "sea.jpg"}))
+
+    assert "451" in caplog.text
+    drained(made(inbox.port, make_thumbnail))
+    assert inbox.mails[0]["Subject"].startswith("shop: make_thumbnail: ValueError")
+
+
+def test_a_server_that_hangs_is_waited_for_no_longer_than_allowed(
+    made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hanging() as port:
+        app = made(port, make_thumbnail, timeout=0.2)
+        reports = [drained(app, Event("image.created", {"path": str(number)})) for number in range(3)]
+
+        assert [report.dead for report in reports] == [1, 1, 1]
+        assert caplog.text.count("no mail to the developers") == 1
+    drained(made(inbox.port, make_thumbnail))
+    assert "3 times" in body_of(inbox.mails[0])
+
+
+def test_a_server_that_never_comes_to_an_end_is_waited_for_no_longer_either(
+    made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+
+    def trickle(connection: Any) -> None:
+        while not over.wait(0.05):
+            connection.sendall(b"2")
+
+    with talking(trickle) as port:
+        report = drained(made(port, make_thumbnail, timeout=0.5), Event("image.created", {"path": "sea.jpg"}))
+        over.set()
+
+    assert report.dead == 1
+    assert "no answer within 0.5 s" in caplog.text
+
+
+# --- how the server is spoken to ------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="certificate", scope="module")
+def _certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate of ``localhost``; return the file that holds it and its key."""
+    path = tmp_path_factory.mktemp("certificate")
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        ["openssl", *words.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "cert"],
+        cwd=path,
+        check=True,
+        capture_output=True,
+    )
+    both = path / "both.pem"
+    both.write_text((path / "key").read_text() + (path / "cert").read_text())
+    return both
+
+
+@pytest.fixture(name="tls")
+def _tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_connection_is_encrypted_before_the_log_in(made: Made, tls: ssl.SSLContext, scheme: str) -> None:
+    how: dict[str, Any] = {"starttls": tls} if scheme == "smtp" else {"smtps": tls}
+    with serving(Inbox(), login=("shop@x", "p:w/d"), **how) as inbox:
+        url = f"{scheme}://shop%40x:p%3Aw%2Fd@localhost:{inbox.port}"
+        drained(made(0, make_thumbnail, server=url, starttls=scheme == "smtp"), Event("image.created", {"path": "1"}))
+
+        assert (len(inbox.mails), inbox.logins) == (1, 1)
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_certificate_that_is_not_known_gets_neither_password_nor_mail(
+    made: Made, tls: ssl.SSLContext, scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    how: dict[str, Any] = {"starttls": tls} if scheme == "smtp" else {"smtps": tls}
+    with serving(Inbox(), **how) as inbox:
+        url = f"{scheme}://shop:{CANARY}@localhost:{inbox.port}"
+        drained(made(0, make_thumbnail, server=url, starttls=scheme == "smtp"), Event("image.created", {"path": "1"}))
+
+    assert inbox.mails == []
+    assert "certificate" in caplog.text.lower()
+
+
+def test_a_server_that_cannot_encrypt_gets_nothing_if_it_has_to(
+    made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    drained(made(inbox.port, make_thumbnail, starttls=True), Event("image.created", {"path": "1"}))
+
+    assert inbox.mails == []
+    assert "STARTTLS" in caplog.text
+
+
+def test_a_wrong_password_is_told_and_not_shown(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serving(Inbox(), login=("shop", "right")) as inbox:
+        url = f"smtp://shop:{CANARY}@127.0.0.1:{inbox.port}"
+        drained(made(0, make_thumbnail, server=url), Event("image.created", {"path": "1"}))
+
+    said = [each.getMessage() for each in caplog.records if each.name == "relevo.ext.mail"]
+    assert "SMTPAuthenticationError" in said[0]
+    assert CANARY not in " ".join(said)
+
+
+# --- what it may be told ----------------------------------------------------------------------------------------
+
+
+CONFIGURATION = """
+source = "shop"
+
+[plugins.mail]
+to = ["Developers <dev@example.org>", "ops@example.org"]
+from = "shop@example.org"
+{more}
+[transports]
+main = "memory://"
+"""
+
+
+def from_file(tmp_path: Path, more: str, **environ: str) -> App:
+    path = tmp_path / "relevo.toml"
+    path.write_text(CONFIGURATION.format(more=more))
+    return App.from_config(path, environ=environ)
+
+
+def test_the_file_says_it_all_and_nothing_is_done_before_there_is_something_to_tell(tmp_path: Path) -> None:
+    more = 'server = "smtps://user:${PASSWORD}@mail.example.org"\nevery = "5m"\nmost = 3\narguments = false\nbook = "b"'
+
+    with from_file(tmp_path, more, PASSWORD=CANARY) as app:
+        (plugin,) = app.hooks._manager.get_plugins()
+        assert isinstance(plugin, Mail)
+        options = plugin._options
+
+    server = options.parsed_server()
+    assert (server.host, server.port, server.user, server.password.reveal()) == (
+        "mail.example.org",
+        465,
+        "user",
+        CANARY,
+    )
+    assert (options.every, options.most, options.arguments, options.book) == (300.0, 3, False, tmp_path / "b")
+    assert options.recipients == ("Developers <dev@example.org>", "ops@example.org")
+    assert CANARY not in repr(options)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        ("tto = 1", '7: plugins.mail: unknown option "tto"; did you mean "to"?'),
+        ('server = "smpt://localhost"', "7: plugins.mail: server: write smtp://host:port"),
+        (f'server = "user:{CANARY}@localhost"', "7: plugins.mail: server: write smtp://host:port"),
+        (f'server = "smtp://user:{CANARY}@localhost:many"', "7: plugins.mail: server: "),
+        (f'server = "smtp://user:{CANARY}@example.org"\nstarttls = false', "7: plugins.mail: server: "),
+        ("most = 0", "7: plugins.mail: most: it is more than 0"),
+        ('every = "soon"', "7: plugins.mail.every cannot be 'soon'"),
+        ("failures = 3", "7: plugins.mail.failures: "),
+    ],
+)
+def test_what_is_not_understood_is_told_with_its_line_and_no_secret(tmp_path: Path, more: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_file(tmp_path, more)
+
+    assert f"relevo.toml:{told}" in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["", "dev", "dev@", "a@b\nBcc: c@d", "d\u00e9v@example.org", "a@b c@d", "a..b@c"])
+def test_an_address_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match="to: "):
+        MailOptions(to=[wrong])
+    with pytest.raises(ConfigurationError, match="from: "):
+        MailOptions(to="dev@example.org", from_=wrong)
+
+
+def test_addresses_are_one_text_or_several() -> None:
+    assert MailOptions(to="a@b.org, c@d.org").recipients == ("a@b.org", "c@d.org")
+    with pytest.raises(ConfigurationError, match="to: there is no address"):
+        MailOptions(to=())
+
+
+@pytest.mark.parametrize(
+    "url, starttls",
+    [
+        ("smtp://localhost", False),
+        ("smtp://127.0.0.2:2525", False),
+        ("smtp://[::1]", False),
+        ("smtp://mail.example.org", True),
+        ("smtp://127.0.0.1.example.org", True),
+        ("smtps://mail.example.org", False),
+    ],
+)
+def test_what_leaves_the_machine_is_encrypted(url: str, starttls: bool) -> None:  # noqa: FBT001 - of the table
+    assert MailOptions(to="a@b.org", server=url).parsed_server().starttls == starttls
+
+
+def test_nothing_of_it_is_imported_unless_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "relevo.toml").write_text('[transports]\nmain = "memory://"\n')
+    program = "import sys, relevo; relevo.App.from_config(); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert not {"relevo.ext", "relevo.ext.mail", "smtplib", "ssl"} & set(done.stdout.split())
+
+
+# --- the pieces -----------------------------------------------------------------------------------------------
+
+
+def delivery_of(name: str = "image.created", body: bytes = b"{}") -> Delivery:
+    envelope = Envelope(id="1", source="shop", name=name, body=body)
+    return Delivery(envelope=envelope, queue="default", receipt=1, enqueued_at=0.0)
+
+
+def caught(error: Exception) -> Exception:
+    with pytest.raises(type(error)) as found:
+        fail(error)
+    return found.value
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+TEXT = st.text(st.characters(codec=None), max_size=300) | st.text('\r\n\u2028\x85\x0b: \t=?.,<>@"', max_size=40)
+LETTERHEAD = Letterhead(
+    source="shop", host="web1", process=1, sender="relevo@web1", recipients=["dev@example.org"], arguments=True
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine it is
+@given(source=TEXT, name=TEXT, listener=TEXT, error=TEXT, value=TEXT, host=TEXT)
+def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
+    source: str, name: str, listener: str, error: str, value: str, host: str
+) -> None:
+    body = {"id": "1", "source": "s", "type": "t", "specversion": "1.0", "data": {value: [value]}, "subject": value}
+    delivery = delivery_of(name, json.dumps(body).encode())
+    incidents = [
+        failure(delivery, listener, caught(ValueError(error)), runs=1, due=None, at=0.0),
+        *deaths(delivery, DeadLetter(reason=listener, error=error), at=0.0),
+        loss(delivery, error, at=0.0),
+    ]
+    letterhead = Letterhead(
+        source=source, host=host, process=1, sender="r@web1", recipients=["Dev <dev@example.org>"], arguments=True
+    )
+    for incident in incidents:
+        entry = Entry(summary(incident), 0.0, 0.0, 1)
+        mail = composed([Item(key=incident.key, entry=entry, incident=incident)], letterhead, now=0.0)
+
+        assert not [name for name, each in mail.items() if len(str(each).splitlines()) > 1]
+        again = message_from_bytes(mail.as_bytes(), policy=policy.default)
+        assert sorted(again.keys()) == sorted(mail.keys()), "no header came in by any text"
+        assert set(mail.keys()) == {
+            *("Subject", "From", "To", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted"),
+            *("X-Auto-Response-Suppress", "MIME-Version", "Content-Type", "Content-Transfer-Encoding"),
+        }
+        assert again["To"] == "Dev <dev@example.org>"
+        assert max(map(len, again.get_content().splitlines())) <= WIDTH
+        # Where encoded words meet, Python 3.13.0 puts one space more.
+        assert again["Subject"].replace(" ", "") == mail["Subject"].replace(" ", "")
+        assert len(mail["Subject"]) <= 160
+
+
+@given(text=TEXT, limit=st.integers(1, 100))
+def test_a_line_is_one_and_no_longer_than_asked(text: str, limit: int) -> None:
+    assert len(line(text, limit)) <= limit
+    assert line(text, limit).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"amqp://shop:{CANARY}@mq/vhost",
+        f"could not connect to postgresql+psycopg://u:{CANARY}@db:5432/shop?x=1",
+        f"password={CANARY}",
+        f"DB_PASSWORD: '{CANARY}'",
+        f"{{'api_key': '{CANARY}'}}",
+        f"Authorization: Bearer {CANARY}",
+        f'{{"access_token": "{CANARY}"}}',
+        f"pwd={CANARY}",
+        f"api-key={CANARY}",
+        f"passphrase={CANARY}",
+        f"mysqldump --password {CANARY} shop",
+        f"Command '['mysqldump', '--password', '{CANARY}', 'shop']' returned non-zero exit status 2.",
+        f"curl -api-key {CANARY}",
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(text: str) -> None:
+    assert CANARY not in masked(text)
+    assert CANARY not in line(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the author: Ada; spin=3",
+        "a password was missing",
+        "--password --verbose is no way to say it",
+        "auth: connection refused",
+    ],
+)
+def test_what_only_sounds_like_a_secret_is_left(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize("name", ["pwd", "dbPwd", "passphrase", "api-key", "auth", "basic_auth", "pin", "card-pin"])
+def test_an_argument_that_is_called_like_a_secret_is_masked(name: str, made: Made, inbox: Inbox) -> None:
+    drained(made(inbox.port, make_thumbnail), Event("image.created", {"path": "x", name: CANARY, "author": "Ada"}))
+
+    text = body_of(inbox.mails[0])
+    assert f"{name} = ***" in text
+    assert 'author = "Ada"' in text
+
+
+def test_a_long_traceback_is_cut_at_its_beginning() -> None:
+    def deep(depth: int) -> None:
+        if depth:
+            deep(depth - 1) if depth % 2 else deeper(depth - 1)
+        raise ValueError("bottom " + "x" * 5000)
+
+    def deeper(depth: int) -> None:
+        deep(depth)
+
+    with pytest.raises(ValueError, match="bottom") as found:
+        deep(60)
+    incident = failure(delivery_of(), "deep", found.value, runs=1, due=None, at=0.0)
+    mail = composed([Item(key=incident.key, entry=Entry("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0)
+
+    text = body_of(mail)
+    assert "The end of a longer traceback" in text
+    assert len(text) < 8000
+
+
+def test_the_same_fault_has_one_fingerprint_however_it_is_told() -> None:
+    error = caught(ValueError("one"))
+    other = caught(ValueError("two"))
+    incident = failure(delivery_of(), "make", error, runs=1, due=1.0, at=0.0)
+    (death,) = deaths(
+        delivery_of("image.rated"),
+        DeadLetter(reason="gave-up", error=f"make: gave-up after 2 runs: ValueError: three\n{incident.trace}"),
+        at=0.0,
+    )
+
+    assert frame_of(error) == frame_in(incident.trace) == "test_mail.py:fail"
+    assert key_of_failure("make", other) == incident.key
+    assert death.fingerprint == incident.fingerprint
+    assert (death.listener, death.runs, death.error) == ("make", 2, "ValueError: three")
+    assert key_of_failure("rate", error) != incident.key
+    assert key_of_failure("make", caught(KeyError("one"))) != incident.key
+
+
+def test_the_frame_is_the_innermost_that_is_the_applications() -> None:
+    with pytest.raises(ValueError, match="Expecting") as found:
+        json.loads("{")
+
+    assert frame_of(found.value) == "test_mail.py:test_the_frame_is_the_innermost_that_is_the_applications"
+
+
+def test_a_book_that_is_broken_or_cannot_be_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "book"
+    path.write_text('{"entries": {"half')
+    with Shelf(lambda: path).opened() as book:
+        book.note("key", "what", 1, since=0.0, last=0.0)
+    with Shelf(lambda: path).opened() as book:
+        assert book.entries["key"].count == 1
+
+    shelf = Shelf(lambda: tmp_path / "no" / "book")
+    for _ in range(2):
+        with shelf.opened() as book:
+            book.note("key", "what", 1, since=0.0, last=0.0)
+    assert book.entries["key"].count == 2
+    assert caplog.text.count("cannot be kept") == 1
+
+
+def test_what_was_told_is_for_the_user_alone(tmp_path: Path) -> None:
+    with Shelf(lambda: tmp_path / "book").opened():
+        pass
+
+    assert stat.filemode((tmp_path / "book").stat().st_mode) == "-rw-------"
+
+
+def test_a_book_does_not_grow_and_loses_no_count() -> None:
+    book = Book()
+    for number in range(MAX_ENTRIES * 3):
+        book.note(str(number), "what", 1, since=0.0, last=0.0)
+        book.is_news(f"{number % 5}", number)
+
+    assert len(book.entries) == MAX_ENTRIES + 1
+    assert sum(each.count for each in book.entries.values()) == MAX_ENTRIES * 3
+    book.claim(1.0, every=600, most=1)
+    for number in range(MAX_ENTRIES * 3):
+        book.note(f"new {number}", "what", 1, since=0.0, last=0.0)
+    assert len(book.entries) <= MAX_ENTRIES + 1
+    assert sum(each.count for each in book.entries.values()) == MAX_ENTRIES * 3
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["note", "claim", "fail"]), st.integers(0, 3), st.floats(0, 1000)), max_size=60
+)
+
+
+@given(steps=STEPS)
+def test_nothing_that_is_noted_is_lost_and_no_hour_has_more_mails_than_allowed(
+    steps: list[tuple[str, int, float]],
+) -> None:
+    book, now, noted, told, sent = Book(), 0.0, 0, 0, list[float]()
+    last: dict[str, float] = {}
+    for step, which, wait in steps:
+        now += wait
+        if step == "note":
+            noted += 1
+            book.note(str(which), "what", 1, since=now, last=now)
+            continue
+        claimed = book.claim(now, every=600, most=2)
+        if claimed and step == "fail":
+            book.give_back(claimed, now)
+            assert book.wait(now, every=600, most=2) == 0.0
+            continue
+        told += sum(each.count for each in claimed.values())
+        for key in claimed:
+            assert now - last.get(key, -1000.0) >= 600 - 1e-6
+            last[key] = now
+        sent += [now] if claimed else []
+        assert len([each for each in sent if each > now - 3600]) <= 2
+
+    assert told + sum(each.count for each in book.entries.values()) == noted

@@ -1,0 +1,42 @@
+"""The suite that every transport is held to, on a real server."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from relevo.errors import ConfigurationError
+from relevo_conformance import suite
+from relevo_conformance.trial import ServerMissingError, reach
+from relevo_redis.conformance import RedisHarness
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _server(redis_url: str) -> str:
+    """Name the server in RELEVO_TEST_REDIS, where the harness looks."""
+    return redis_url
+
+
+TestRedis = suite(RedisHarness)
+
+
+def test_a_server_that_is_not_there_is_said_to_be_missing() -> None:
+    harness = RedisHarness.with_options({"url": "redis://me:secret@127.0.0.1:1/0"})
+
+    with pytest.raises(ServerMissingError, match=r"127\.0\.0\.1:1") as caught:
+        reach(harness)
+
+    assert "secret" not in str(caught.value)
+    harness().close()
+
+
+def test_a_server_that_promises_less_is_examined_by_what_it_promises(own_url: str) -> None:
+    with redis.Redis.from_url(own_url) as admin:
+        admin.config_set("appendfsync", "everysec")
+    modest = RedisHarness.with_options({"url": own_url, "durability": "process"})
+
+    with pytest.raises(ConfigurationError, match='say durability = "process"'):
+        reach(RedisHarness.with_options({"url": own_url}))
+    assert reach(modest).durability == "process"
+    with pytest.raises(ConfigurationError, match="write host or process"):
+        reach(RedisHarness.with_options({"url": own_url, "durability": "none"}))

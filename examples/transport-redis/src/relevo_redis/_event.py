@@ -1,0 +1,148 @@
+"""Between relevo's values and the script's: functions of values, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from relevo import (
+    Ack,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Found,
+    Lost,
+    Nack,
+    Outcome,
+    Release,
+    Stats,
+    Unreadable,
+)
+from relevo.errors import DecodeError
+from relevo.wire import pack, unpack
+
+Arguments = tuple[bytes | str | float, ...]
+
+_VERBS: dict[type[Outcome], str] = {
+    Ack: "ack",
+    Nack: "nack",
+    Release: "release",
+    Lost: "lose",
+    DeadLetter: "dead_letter",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Receipt:
+    """Proof of one hand-over."""
+
+    number: bytes
+    """The event's name in the store."""
+
+    token: str
+    """Of the receive that handed it out."""
+
+
+def holding(delivery: Delivery) -> Arguments:
+    """Return what the script takes for the receipt of *delivery*; nothing is held by one that is not of here."""
+    receipt = delivery.receipt
+    return (receipt.number, receipt.token) if isinstance(receipt, Receipt) else ("", "")
+
+
+def micros(seconds: float) -> int:
+    """Return *seconds* as microseconds, rounded up so that nothing is early."""
+    return math.ceil(seconds * 1_000_000)
+
+
+def posting(envelope: Envelope) -> Arguments:
+    """Return what the script takes for an envelope on its way in."""
+    same = f"{len(envelope.source)}:{envelope.source}{envelope.id}"
+    line = "" if envelope.ordering_key is None else f":{envelope.ordering_key}"  # an empty key is one too
+    urgent = "1" if envelope.urgency == "high" else ""
+    return envelope.queue, same, envelope.id, line, urgent, pack(envelope)
+
+
+def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
+    """Return what the script takes for *outcome*."""
+    delay = micros(max(0.0, outcome.delay)) if isinstance(outcome, Nack) else 0
+    reason, error = (outcome.reason, outcome.error) if isinstance(outcome, DeadLetter) else ("", "")
+    words = (reason.encode(errors="replace"), error.encode(errors="replace"))
+    state = None if isinstance(outcome, (Ack, Release)) else outcome.state
+    return *holding(delivery), _VERBS[type(outcome)], delay, *words, "" if state is None else "1", state or b""
+
+
+def delivery(token: str, row: Sequence[Any]) -> Delivery:
+    """Return the hand-over that the script answered with."""
+    number, queue, attempt, losses, sent, blob, state = row
+    return Delivery(
+        envelope=_envelope(blob),
+        queue=queue.decode(),
+        attempt=int(attempt),
+        losses=int(losses),
+        receipt=Receipt(number=number, token=token),
+        state=state or b"",
+        enqueued_at=_seconds(sent),
+    )
+
+
+def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
+    """Return the dead letter of *queue* that the script answered with."""
+    at, reason, error, attempt, losses, sent, died, blob, state = row
+    return DeadLetterEntry(
+        ref=f"{int(at)}@{queue}",
+        queue=queue,
+        envelope=_envelope(blob),
+        reason=reason.decode(),
+        error=error.decode(),
+        state=state or b"",
+        attempt=int(attempt),
+        losses=int(losses),
+        enqueued_at=_seconds(sent),
+        died_at=_seconds(died),
+    )
+
+
+def grave(ref: str) -> tuple[str, str]:
+    """Return the queue of the dead letter *ref* and the tick of its death, -1 for what is no ref."""
+    at, _, queue = ref.partition("@")
+    return queue, at if at.isascii() and at.isdecimal() else "-1"
+
+
+def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
+    """Return the living events that the script answered with."""
+    for queue, status, attempt, losses, sent, score, blob, state in rows:
+        envelope = _envelope(blob)
+        if isinstance(envelope, Envelope):
+            yield Found(
+                queue=queue.decode(),
+                envelope=envelope,
+                status=status.decode(),
+                attempt=int(attempt),
+                losses=int(losses),
+                state=state or b"",
+                enqueued_at=_seconds(sent),
+                until=None if status == b"ready" else _seconds(score),
+            )
+
+
+def stats(row: Sequence[int]) -> Stats:
+    """Return the figures that the script answered with."""
+    ready, leased, scheduled, dead, age = row
+    return Stats(
+        ready=ready, leased=leased, scheduled=scheduled, dead=dead, oldest_age=None if age < 0 else age / 1_000_000
+    )
+
+
+def _envelope(blob: bytes | None) -> Envelope | Unreadable:
+    try:
+        return unpack(blob or b"")
+    except DecodeError as error:
+        return Unreadable(raw=blob or b"", why=str(error))
+
+
+def _seconds(text: bytes | None) -> float:
+    return float(text or 0) / 1_000_000

@@ -1,0 +1,131 @@
+"""A process of its own for a stranger's code, which may end it: whoever waits learns whether it came to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FrameType, MappingProxyType
+from typing import Any
+
+import attrs
+
+_ENDED = "ended "
+_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+@attrs.frozen
+class End:
+    """How a process ended that ran apart."""
+
+    code: int | None
+    """What it said that its exit code is; ``None`` if it ended before it could say so."""
+
+    stage: str
+    """What it said last that it was at."""
+
+    how: str
+    """The exit code or the signal that it really ended with."""
+
+    is_from_outside: bool
+    """Whether it was made to end by a signal that programs do not send themselves."""
+
+
+class Log:
+    """What the process says to the one who waits: a file, since a pipe would be held open by whoever inherits it."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as both processes
+        self._held: list[object] = []
+
+    def holds(self, something: object) -> None:
+        """Keep *something* until the process ends."""
+        self._held.append(something)
+
+    def at(self, stage: str) -> None:
+        """Say what begins."""
+        self._file.write(f"{' '.join(stage.split())}\n".encode())
+
+    def end(self, code: int) -> None:
+        """Say that all was done that was to be done."""
+        self.at(f"{_ENDED}{code}")
+
+    def read(self) -> tuple[str, int | None]:
+        """Return the last stage, and the exit code if the end was reached."""
+        self._file.seek(0)
+        stages = [line.decode() for line in self._file.read().splitlines()]
+        code = int(stages.pop().removeprefix(_ENDED)) if stages and stages[-1].startswith(_ENDED) else None
+        return (stages[-1] if stages else ""), code
+
+
+def apart(act: Callable[[Log], int]) -> End:
+    """
+    Run *act* in a child process, which gets the signals that this one gets, and return how it ended.
+
+    Call it while there is one thread.
+    """
+    log = Log()
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(theirs)
+        _be_the_child(act, log, ours)
+    os.close(ours)
+    before = _pass_on_signals(child)
+    try:
+        _, status = os.waitpid(child, 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(theirs)
+    stage, code = log.read()
+    number = os.waitstatus_to_exitcode(status)
+    how = f"with exit code {number}" if number >= 0 else f"by {signal.Signals(-number).name}"
+    return End(code, stage, how, -number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+
+def _be_the_child(act: Callable[[Log], int], log: Log, parent: int) -> None:
+    # A session of its own: what signals its group does not reach the one who waits.
+    os.setsid()
+    _watch(parent)
+    # A fork has no threads; left alone it would hold what this process writes to, for whoever reads it.
+    os.register_at_fork(after_in_child=partial(_watch, parent))
+    code = 1
+    try:
+        code = act(log)
+    except BaseException:  # noqa: BLE001 - the last one who can tell
+        traceback.print_exc()
+    log.end(code)
+    # Not sys.exit: what hangs in a thread that was left behind must not keep the program.
+    os._exit(code)
+
+
+def _watch(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that holds the other end of *parent* is gone, however it went."""
+    os.read(parent, 1)
+    os._exit(1)
+
+
+def _pass_on_signals(child: int) -> Mapping[int, Any]:
+    """Send *child* the signals that this process gets; who asks twice for an end gets it."""
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        os.kill(child, signal.SIGKILL if number in asked else number)
+        asked.append(number)
+
+    numbers = [getattr(signal, name) for name in _PASSED_ON]
+    return MappingProxyType(
+        {number: signal.signal(number, pass_on) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    )

@@ -1,0 +1,265 @@
+"""
+Scenarios of two calls at once, step by step as a drawn schedule says.
+
+Of a store that lets nobody come between two steps of a call the schedules are few, and all are alike; what
+is found here is a look, and a write that trusts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, strategies as st
+
+from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
+from relevo.errors import LeaseLostError
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.harness import HookMissing
+from relevo_conformance.worker import Worker
+
+Schedule = Sequence[int]
+
+LONGEST = 12
+"""Steps that are drawn; past them the first call goes on to its end."""
+
+
+# What trusts an old look shows where one call goes so far, and then the other to its end: each such schedule is
+# tried, since the window is often one step wide.
+SWITCHES: Sequence[Schedule] = [
+    [first] * steps + [1 - first] * LONGEST for steps in range(1, LONGEST) for first in (0, 1)
+]
+SCHEDULES: st.SearchStrategy[Schedule] = st.lists(st.integers(0, 1), max_size=LONGEST)
+
+
+class RaceContract(Contract):
+    """Whatever comes between, each of two calls has its effect whole, or none."""
+
+    def whatever_comes_between(self, check: Callable[[Bench, Schedule], None]) -> None:
+        """Run *check* by many schedules, each on a bench of its own."""
+        if not self.harness.has("turnstile"):
+            raise HookMissing("turnstile")
+        for switch in SWITCHES:
+            with self.bench() as bench:
+                check(bench, switch)
+
+        @self.profile.of_payloads(fake=self.harness.fake, phases=self.phases)
+        @given(schedule=SCHEDULES)
+        def run(schedule: Schedule) -> None:
+            with self.bench() as bench:
+                check(bench, schedule)
+
+        run()
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_two_receives_at_once_hand_out_each_event_once(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            one.send(bench.envelopes(3))
+
+            bench.at_once(schedule, (one, receiving(bench, one, 2)), (other, receiving(bench, other, 2)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.NACK_RETURNS_LATER, promise.RELEASE_COUNTS_NOTHING)
+    def test_what_is_given_back_while_somebody_receives_is_handed_out_whole(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            holder, other = bench.worker(), bench.worker()
+            holder.send(bench.envelopes(3))
+            first, second = bench.so_many(holder, 2)
+            back: list[Settlement] = [(first, Nack(state=b"given back")), (second, Release())]
+
+            bench.at_once(schedule, (holder, lambda: holder.settle(back)), (other, receiving(bench, other, 3)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_of_two_settlements_of_one_receipt_one_counts(self) -> None:
+        outcomes = self.outcomes()
+
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            one.send([bench.envelope()])
+            held = bench.one(one)
+            outcome = outcomes[len(schedule) % len(outcomes)]
+            counted: list[bool] = []
+
+            bench.at_once(
+                schedule,
+                (one, lambda: counted.append(one.settles(held, Ack()))),
+                (other, lambda: counted.append(other.settles(held, outcome))),
+            )
+
+            assert sorted(counted) == [False, True]
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_settlement_after_the_lease_counts_for_nothing_whoever_receives(self) -> None:
+        self.require_timed_leases()
+
+        def check(bench: Bench, schedule: Schedule) -> None:
+            slow, other = bench.worker(), bench.worker()
+            held = self.overdue(bench, slow)
+
+            bench.at_once(schedule, (slow, lambda: slow.settles(held, Ack())), (other, receiving(bench, other, 1)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_a_lease_that_is_over_is_not_extended_whoever_receives(self) -> None:
+        self.require_timed_leases()
+
+        def check(bench: Bench, schedule: Schedule) -> None:
+            slow, other = bench.worker(), bench.worker()
+            held = self.overdue(bench, slow)
+
+            bench.at_once(
+                schedule,
+                (slow, lambda: slow.extend([held], lease=bench.times.lease)),
+                (other, receiving(bench, other, 1)),
+            )
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
+    def test_a_checkpoint_after_the_lease_is_not_kept_whoever_receives(self) -> None:
+        self.require_timed_leases()
+
+        def check(bench: Bench, schedule: Schedule) -> None:
+            slow, other = bench.worker(), bench.worker()
+            held = self.overdue(bench, slow)
+
+            def keep() -> None:
+                with suppress(LeaseLostError):
+                    slow.checkpoint(held, b"kept")
+
+            bench.at_once(schedule, (slow, keep), (other, receiving(bench, other, 1)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_while_somebody_receives_takes_out_the_others(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            holder, other = bench.worker(), bench.worker()
+            holder.send(bench.envelopes(3))
+            held: list[Delivery] = []
+            purged: list[int] = []
+
+            bench.at_once(
+                schedule,
+                (holder, lambda: held.extend(receiving(bench, holder, 2)())),
+                (other, lambda: purged.append(other.purge(bench.queue))),
+            )
+
+            assert len(held) + purged[0] == 3
+            for delivery in held:
+                assert holder.ack(delivery)
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_of_two_revivals_of_one_dead_letter_one_finds_it(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            one.send([bench.envelope()])
+            one.dead_letter(bench.one(one))
+            entry = bench.dead_letter(one)
+            missing: list[str] = []
+
+            bench.at_once(
+                schedule,
+                (one, lambda: missing.extend(one.revive({entry.ref: b"one"}))),
+                (other, lambda: missing.extend(other.revive({entry.ref: b"other"}))),
+            )
+
+            assert missing == [entry.ref]
+            assert one.ack(bench.one(one))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_two_sends_of_one_event_at_once_make_one(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            batch = bench.envelopes(2)
+
+            bench.at_once(schedule, (one, lambda: one.send(batch)), (other, lambda: other.send(batch[::-1])))
+
+            assert len(bench.receive(one, 2, limit=10)) == 2
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_what_is_sent_while_somebody_receives_comes_now_or_later(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            sender, other = bench.worker(), bench.worker()
+            sender.send(bench.envelopes(1))
+            batch = bench.envelopes(2)
+
+            bench.at_once(schedule, (sender, lambda: sender.send(batch)), (other, receiving(bench, other, 3)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_commits_while_somebody_receives_comes_now_or_later(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            sender, other = bench.worker(), bench.worker()
+            sender.send(bench.envelopes(1))
+            with sender.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+
+                bench.at_once(schedule, (sender, transaction.commit), (other, receiving(bench, other, 3)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_two_set_ups_at_once_leave_all_that_is_needed(self) -> None:
+        if not self.harness.has("turnstile"):
+            raise HookMissing("turnstile")
+        for first in range(2):
+            for steps in range(0, LONGEST, 2):
+                self._set_up_twice([first] * steps + [1 - first] * LONGEST)
+
+    def _set_up_twice(self, schedule: Schedule) -> None:
+        harness = self.harness_type()  # a store of its own: in that of the class something may be set up
+        try:
+            with Bench(harness) as bench:
+                one, other = bench.recorder.worker(), bench.recorder.worker()
+
+                bench.at_once(
+                    schedule, (one, lambda: one.setup(bench.queues)), (other, lambda: other.setup(bench.queues))
+                )
+
+                assert list(one.setup(bench.queues, dry_run=True)) == []
+                other.send([bench.envelope()])
+                assert one.ack(bench.one(one))
+        finally:
+            harness.close()
+
+    def require_timed_leases(self) -> None:
+        """Skip the test where a lease lasts as long as its holder."""
+        if self.harness.capabilities.lease == "connection":
+            pytest.skip("a lease lasts as long as its holder")
+
+    def outcomes(self) -> list[Outcome]:
+        """Return one of each kind that can be asked for."""
+        outcomes: list[Outcome] = [Ack(), Nack(state=b"back"), Release(), Lost()]
+        if self.harness.capabilities.dead_letters:
+            outcomes.append(DeadLetter(reason="raced"))
+        return outcomes
+
+    def overdue(self, bench: Bench, worker: Worker) -> Delivery:
+        """Return a delivery of *worker* whose lease is over, and which nobody else has received yet."""
+        worker.send([bench.envelope()])
+        held = bench.one(worker)
+        bench.let_leases_end()
+        return held
+
+
+def receiving(bench: Bench, worker: Worker, limit: int) -> Callable[[], list[Delivery]]:
+    """Return a receive of *worker* that does not wait."""
+    return lambda: worker.receive(bench.queues, limit=limit, lease=bench.times.lease, wait=0.0)

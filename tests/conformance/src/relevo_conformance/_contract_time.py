@@ -1,0 +1,218 @@
+"""Scenarios of time: waiting no longer than asked, nobody forgotten, and clocks that leap."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from relevo import Delivery
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench, Thread
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.harness import MovableClock
+from relevo_conformance.worker import Worker
+
+PROMPTLY = 10.0
+"""Seconds of real time, generous for a machine under load."""
+
+SLEEP = 6.0
+"""Seconds for which a receive waits that a send is to wake."""
+
+TRIES = 2
+"""Receives of which one must be woken in time: the machine may be slow."""
+
+ENOUGH = 20
+"""Receives after which an event that others do not hold up has been handed out."""
+
+DAYS = 40 * 86400.0
+"""Seconds."""
+
+
+class WaitContract(Contract):
+    """A receive waits as long as it was asked to, no longer."""
+
+    @proves(promise.WAIT_IS_KEPT)
+    def test_a_receive_that_is_not_to_wait_comes_back_at_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            before = self.harness.clock.monotonic()
+
+            assert self.received(bench, 0.0) == []
+
+            passed = self.harness.clock.monotonic() - before
+            assert passed <= (self.harness.slack if self.harness.fake else PROMPTLY)
+            worker.close()
+
+    @proves(promise.WAIT_IS_KEPT)
+    def test_a_receive_that_finds_nothing_comes_back_when_its_wait_is_over(self) -> None:
+        with self.bench() as bench:
+            wait = 5.0 if self.harness.fake else 0.5
+            before = self.harness.clock.monotonic()
+
+            assert self.received(bench, wait) == []
+
+            passed = self.harness.clock.monotonic() - before
+            assert passed <= wait + (self.harness.slack if self.harness.fake else PROMPTLY)
+
+    @proves(promise.WAIT_IS_KEPT)
+    def test_a_receive_that_waits_finds_what_nobody_woke_it_for(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            came: list[Delivery] = []
+            deadline = time.monotonic() + 2 * PROMPTLY
+
+            def wait() -> None:
+                while not came and time.monotonic() < deadline:
+                    came.extend(worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=5.0))
+
+            waiting = Thread(wait)
+            time.sleep(0.1)
+
+            bench.raw()  # by a stranger, who knows nothing of those who wait
+
+            waiting.finish()
+            assert len(came) == 1
+
+    @proves(promise.WOKEN_BY_A_SEND)
+    def test_a_receive_that_waits_is_woken_by_a_send_long_before_its_wait_is_over(self) -> None:
+        with self.bench_whose_clock_runs() as bench:
+            sender, receiver = bench.worker(), bench.worker()
+            took = [self._woken_after(bench, sender, receiver) for _ in range(TRIES)]
+
+            assert min(took) <= SLEEP / 4, (
+                f"wakeup is claimed, and of {TRIES} receives that waited {SLEEP:g} s for a send the quickest "
+                f"came back {min(took):.1f} s after it"
+            )
+
+    def _woken_after(self, bench: Bench, sender: Worker, receiver: Worker) -> float:
+        """Return the seconds from a send to the return of a receive that waited for it; the whole wait if in vain."""
+        came: list[Delivery] = []
+        back: list[float] = []
+
+        def wait() -> None:
+            came.extend(receiver.receive([bench.queue], limit=1, lease=bench.times.lease, wait=SLEEP))
+            back.append(time.monotonic())
+
+        waiting = Thread(wait)
+        time.sleep(0.2)
+        sent = time.monotonic()
+        sender.send([bench.envelope()])
+        waiting.finish(SLEEP + 2 * PROMPTLY)
+        took = back[0] - sent if came else SLEEP
+        for delivery in came or bench.receive(receiver):
+            receiver.ack(delivery)
+        return took
+
+    def received(self, bench: Bench, wait: float) -> list[Delivery]:
+        """Return what a receive gives, in a thread of its own: it may not come back."""
+        worker = bench.worker()
+        came: list[Delivery] = []
+        Thread(lambda: came.extend(worker.receive(bench.queues, limit=1, lease=bench.times.lease, wait=wait))).finish(
+            wait + 2 * PROMPTLY
+        )
+        return came
+
+
+class FairnessContract(Contract):
+    """Nobody waits for ever behind others."""
+
+    @proves(promise.NOBODY_STARVES)
+    def test_an_event_comes_although_its_neighbour_fails_for_ever_and_more_are_sent(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            poison, patient = bench.envelopes(2)
+            worker.send([poison, patient])
+
+            for _ in range(ENOUGH):
+                bench.advance(bench.times.step)
+                worker.send([bench.envelope()])
+                delivery = bench.one(worker, limit=1)
+                if delivery.envelope == patient:
+                    worker.ack(delivery)
+                    return
+                if delivery.envelope == poison:
+                    worker.nack(delivery)
+                else:
+                    worker.ack(delivery)
+
+            pytest.fail(f"{ENOUGH} receives gave others, and not an event that was there before them")
+
+    @proves(promise.NOBODY_STARVES)
+    def test_what_cannot_be_read_holds_nobody_up(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            raws = [bench.raw() for _ in range(3)]
+            envelope = bench.envelope()
+            worker.send([envelope])
+
+            for _ in range(ENOUGH):
+                bench.advance(bench.times.step)
+                delivery = bench.one(worker, limit=1)
+                if delivery.envelope == envelope:
+                    return
+                worker.nack(delivery)
+
+            pytest.fail(f"{len(raws)} that cannot be read held an event up for {ENOUGH} receives")
+
+
+class ClockContract(Contract):
+    """A clock that leaps makes nothing early by its own time, and loses nothing."""
+
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_what_was_held_when_the_clock_leapt_by_days_comes_back_once(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(2))
+            held = bench.receive(worker, 2)
+
+            bench.advance(DAYS)
+
+            again = bench.receive(other, 2)
+            assert {one.envelope for one in again} == {one.envelope for one in held}
+            assert [worker.ack(one) for one in held] == [False, False]
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_a_lease_holds_when_the_clock_is_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+
+            bench.set_back(10 * bench.times.lease)
+            bench.advance(0.9 * bench.times.lease)
+
+            assert bench.glimpse(other) == []
+            assert worker.ack(held)
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_what_was_sent_comes_at_once_although_the_clock_was_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+
+            bench.set_back(3600.0)
+
+            first, second = bench.so_many(worker, 2)
+            worker.nack(first)
+            worker.ack(second)
+            assert bench.one(worker).envelope == first.envelope
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delay_is_not_shortened_when_the_clock_is_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()], delay=bench.times.delay)
+
+            bench.set_back(bench.times.delay)
+
+            assert bench.glimpse(worker) == []
+
+    def require_movable_clock(self) -> None:
+        """Skip the test where nobody can set the clock."""
+        if not isinstance(self.harness.clock, MovableClock):
+            pytest.skip("nobody can set the clock")

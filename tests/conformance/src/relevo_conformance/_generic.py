@@ -1,0 +1,122 @@
+"""A harness for a transport that has none: it opens, and lets go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import attrs
+import msgspec
+
+from relevo import Secret, SystemClock, Transport
+from relevo.errors import ConfigurationError, shown
+from relevo_conformance.fault.proxy import Proxy
+from relevo_conformance.harness import Harness
+
+
+class GenericHarness(Harness):
+    """
+    Opens a transport by its options, and knows nothing else of it.
+
+    A worker that is killed is forgotten: its leases run out. Where a lease lasts as long as a connection, every
+    worker gets a proxy of its own, at which it is cut off. Bytes of a stranger cannot be put in, nor can the store
+    be broken: what needs that stays unknown.
+    """
+
+    new_clock = SystemClock
+    kind: ClassVar[str]
+    """What the transport is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxies: dict[Transport, Proxy] = {}
+
+    def open(self) -> Transport:
+        cls = type(self)
+        proxy = None
+        given: dict[str, str] = dict(cls.options)
+        if self._is_connected():
+            if "url" not in given:
+                raise ConfigurationError(f"{cls.kind} holds leases by its connection; say where with --option url=…")
+            try:
+                proxy = Proxy(given["url"])
+            except ValueError as error:
+                raise ConfigurationError(f"url: {error}") from None
+            given["url"] = proxy.url
+        transport = cls.transport.open(converted(cls.transport.Options, given), name=cls.kind, clock=self.clock)
+        if proxy is not None:
+            self._proxies[transport] = proxy
+        return transport
+
+    def kill(self, transport: Transport) -> None:
+        proxy = self._proxies.get(transport)
+        if proxy is not None:
+            proxy.refuse = True
+            proxy.cut()
+
+    def close(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.close()
+
+    def _is_connected(self) -> bool:
+        claimed = getattr(type(self).transport, "capabilities", None)
+        return getattr(claimed, "lease", "timed") == "connection"
+
+
+def generic(transport: type[Transport], kind: str) -> type[GenericHarness]:
+    """
+    Return a harness for *transport*, which is called *kind*.
+
+    Raises:
+        ConfigurationError: Its options are not those of a transport.
+    """
+    options: Any = getattr(transport, "Options", None)
+    try:
+        fields = {field.name: field for field in attrs.fields(options) if field.name != "directory"}
+        hints = get_type_hints(options)
+    except (TypeError, ValueError, NameError, AttributeError, SyntaxError) as error:
+        raise ConfigurationError(
+            f"{kind}.Options must be an attrs class whose types are known, and is {shown(options)}: {error}"
+        ) from error
+    takes = {name: _described(field, hints[name]) for name, field in fields.items()}
+    members = {
+        "transport": transport,
+        "kind": kind,
+        "takes": MappingProxyType(takes),
+        "__doc__": GenericHarness.__doc__,
+        "__module__": GenericHarness.__module__,
+    }
+    return type("GenericHarness", (GenericHarness,), members)
+
+
+def converted(cls: type, given: Mapping[str, str]) -> Any:
+    """
+    Return *cls*, an attrs class of options, made of texts.
+
+    Raises:
+        ConfigurationError: One of them cannot be meant.
+    """
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        kinds = get_args(hints[name]) or (hints[name],)
+        if Secret in kinds:
+            values[name] = Secret(text)
+        elif Path in kinds:
+            values[name] = Path(text)
+        else:
+            try:
+                values[name] = msgspec.convert(text, hints[name], strict=False)
+            except msgspec.ValidationError as error:
+                raise ConfigurationError(f"{name}: {str(error).replace('E', 'e', 1)}") from None
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{cls.__name__}: {error}") from None
+
+
+def _described(field: attrs.Attribute[Any], kind: Any) -> str:
+    wanted = getattr(kind, "__name__", str(kind))
+    return wanted if field.default is attrs.NOTHING else f"{wanted}; may be left out"

@@ -1,0 +1,71 @@
+"""A history in words: a line for each call, for whoever has to understand what a scenario did."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+import attrs
+
+from relevo import DeadLetterEntry, Envelope, Unreadable
+from relevo_conformance import history
+
+MOST = 40
+"""Lines; of a longer history the last ones are told, since there it shows what is broken."""
+
+_LONGEST, _FEW = 70, 4
+"""Characters of a value, and members of a list, that are told."""
+
+
+def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:
+    """Return the calls of *records* as lines, each with how it ended; those of a harness are left out."""
+    records = tuple(records)
+    ends = {record.op: record for record in records if isinstance(record, history.Returned)}
+    calls = [record for record in records if isinstance(record, history.Invoked)]
+    alike = [(line, len(list(same))) for line, same in groupby(_line(record, ends.get(record.op)) for record in calls)]
+    lines = [line if times == 1 else f"{line}  # {times} times" for line, times in alike[-most:]]
+    left_out = sum(times for _, times in alike[:-most])
+    return "\n".join([f"# … {left_out} calls before", *lines] if left_out else lines)
+
+
+def _line(began: history.Invoked, ended: history.Returned | None) -> str:
+    call = began.call
+    verb = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(call).__name__).lower()
+    given = ", ".join(f"{name}={_told(value)}" for name, value in _fields(call).items())
+    if ended is None:
+        how = "never ended"
+    elif ended.end != "done":
+        how = f"{ended.end}: {ended.error}".removesuffix(": ")
+    else:
+        how = "" if ended.value is None else ", ".join(_told(value) for value in _fields(ended.value).values())
+    return f"{began.worker}: {verb}({given})" + (f"  # {how}" if how else "")
+
+
+def _fields(value: Any) -> Mapping[str, object]:
+    return {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
+
+
+def _told(value: object) -> str:
+    match value:
+        case Envelope(id=event_id, queue=queue):
+            return f"{event_id!r} in {queue!r}"
+        case Unreadable(raw=raw):
+            return _short(repr(raw))
+        case history.Handed(number=number, event=event, attempt=attempt, losses=losses, state=state):
+            kept = f", state {_short(repr(state))}" if state else ""
+            return f"delivery {number} of {_told(event)}, attempt {attempt}, losses {losses}{kept}"
+        case DeadLetterEntry(ref=ref):
+            return repr(ref)
+        case history.Item(delivery=delivery, outcome=outcome):
+            return f"{delivery}: {_short(repr(outcome))}"
+        case tuple() | list():
+            rest = [f"{len(value) - _FEW} more"] if len(value) > _FEW else []
+            return f"[{', '.join([*map(_told, value[:_FEW]), *rest])}]"
+        case _:
+            return _short(repr(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,0 +1,262 @@
+"""What a transport may answer: of which type, and within which bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+from relevo import DeadLetterEntry, Delivery, Envelope, Found, Stats, Unreadable
+from relevo.errors import SendError, SettleError, shown
+from relevo_conformance import history
+from relevo_conformance.verdict import told
+
+_MOST = 10_000
+"""No answer of the suite's is longer."""
+
+
+class MisfitError(Exception):
+    """Raised by what looks at an answer, and says what does not fit."""
+
+
+def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) -> None:
+    """
+    Return if *answer* is one that the seam allows to *call*.
+
+    Args:
+        call: What was asked.
+
+        answer: What came.
+
+        asked: The deliveries that were handed over with the call.
+
+    Raises:
+        MisfitError: It is not; names the method, what came, and what was expected.
+    """
+    method, look = _LOOKS[type(call)]
+    _looked_at(f"{method} returned", lambda: look(call, answer, asked))
+
+
+def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
+    """
+    Return if what *error* says of *call* is what the seam allows.
+
+    Raises:
+        MisfitError: It is not.
+    """
+    match call, error:
+        case history.Send(envelopes=envelopes) | history.SendBound(envelopes=envelopes), SendError():
+            for name in ("sent", "refused", "unknown"):
+                look = partial(_positions, getattr(error, name), len(envelopes))
+                _looked_at(f"send raised a SendError whose {name} is", look)
+        case history.Settle(), SettleError():
+            for name in ("lost", "unsettled"):
+                look = partial(_some_of, asked, getattr(error, name))
+                _looked_at(f"settle raised a SettleError whose {name} is", look)
+        case _:
+            pass
+
+
+def _looked_at(what: str, look: Callable[[], None]) -> None:
+    try:
+        look()
+    except _Unexpected as error:
+        raise MisfitError(f"{what} {error}") from None
+    except Exception as error:
+        raise MisfitError(f"{what} something that cannot be looked at: {told(error)}") from error
+
+
+class _Unexpected(Exception):  # noqa: N818 - a step on the way to an error
+    """Something came where something else was expected."""
+
+    def __init__(self, came: object, expected: str, within: str = "") -> None:
+        self.came, self.expected, self.within = came, expected, within
+        super().__init__(f"{shown(came)}{within}; expected {expected}")
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def _nothing(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    if answer is not None:
+        raise _Unexpected(answer, "nothing")
+
+
+def _deliveries(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    for delivery in _sequence(answer, "a sequence of Delivery"):
+        _is(delivery, Delivery, "a Delivery", " among others")
+        _fields(delivery, _OF_A_DELIVERY)
+        _event(delivery.envelope)
+
+
+def _lost(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    _some_of(asked, answer)
+
+
+def _entries(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    for entry in _sequence(answer, "a sequence of DeadLetterEntry"):
+        _is(entry, DeadLetterEntry, "a DeadLetterEntry", " among others")
+        _fields(entry, _OF_AN_ENTRY)
+        _event(entry.envelope)
+
+
+def _missing(call: history.Revive | history.Discard, answer: object, asked: Sequence[Delivery]) -> None:
+    for ref in _sequence(answer, "a sequence of refs"):
+        if ref not in call.refs:
+            raise _Unexpected(ref, "none but refs that it was given", " among others")
+
+
+def _words(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    for line in _sequence(answer, "a sequence of texts"):
+        _is(line, str, "a text", " among others")
+
+
+def _living(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    for one in _sequence(answer, "a sequence of Found"):
+        _is(one, Found, "a Found", " among others")
+        _fields(one, _OF_FOUND)
+        _fields(one.envelope, _OF_AN_ENVELOPE)
+
+
+def _number(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    if not _is_count(answer):
+        raise _Unexpected(answer, "a number of events")
+
+
+def _figures(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    _is(answer, Stats, "a Stats")
+    _fields(answer, _OF_STATS)
+
+
+Look = Callable[[Any, object, Sequence[Delivery]], None]
+
+_LOOKS: Mapping[type[Any], tuple[str, Look]] = {
+    history.SetUp: ("setup", _words),
+    history.Send: ("send", _nothing),
+    history.SendBound: ("send, bound to a session,", _nothing),
+    history.Receive: ("receive", _deliveries),
+    history.Settle: ("settle", _lost),
+    history.Extend: ("extend", _lost),
+    history.Checkpoint: ("checkpoint", _nothing),
+    history.ListDead: ("dead_letters", _entries),
+    history.Revive: ("revive", _missing),
+    history.Discard: ("discard", _missing),
+    history.Cancel: ("cancel", _number),
+    history.Find: ("find", _living),
+    history.Purge: ("purge", _number),
+    history.Count: ("stats", _figures),
+    history.Close: ("close", _nothing),
+}
+"""By call: what the seam calls it, and what looks at its answer."""
+
+
+# --- parts of them ---------------------------------------------------------------------------------
+
+
+def _sequence(answer: object, expected: str) -> Iterable[Any]:
+    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes | bytearray | memoryview):
+        raise _Unexpected(answer, expected)
+    items = tuple(islice(answer, _MOST + 1))
+    if len(items) > _MOST:
+        raise _Unexpected(items[:1], expected, f" and so on, which is longer than {_MOST}")  # to show all takes seconds
+    return items
+
+
+def _is(value: object, kind: type, expected: str, within: str = "") -> None:
+    if not isinstance(value, kind):
+        raise _Unexpected(value, expected, within)
+
+
+def _some_of(asked: Sequence[Delivery], answer: object) -> None:
+    for one in _sequence(answer, "a sequence of Delivery"):
+        if not any(one is other for other in asked):
+            raise _Unexpected(one, "none but deliveries that it was given", " among others")
+
+
+def _positions(answer: object, size: int) -> None:
+    for one in _sequence(answer, "a sequence of positions"):
+        if not _is_count(one) or one >= size:
+            raise _Unexpected(one, f"positions below {size}", " among others")
+
+
+def _event(event: object) -> None:
+    _fields(event, _OF_AN_ENVELOPE if isinstance(event, Envelope) else _OF_UNREADABLE)
+
+
+Fit = tuple[Callable[[Any], bool], str]
+
+
+def _fields(value: object, fits: Mapping[str, Fit]) -> None:
+    for name, (fits_it, expected) in fits.items():
+        found = getattr(value, name)
+        if not fits_it(found):
+            raise _Unexpected(found, expected, f" as {name} of a {type(value).__name__}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_headers(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(one, str) for item in value.items() for one in item)
+
+
+def _or_none(fit: Fit) -> Fit:
+    fits_it, expected = fit
+    return lambda value: value is None or fits_it(value), f"{expected}, or None"
+
+
+_TEXT: Fit = (lambda value: isinstance(value, str), "a text")
+_BYTES: Fit = (lambda value: isinstance(value, bytes), "bytes")
+_COUNT: Fit = (_is_count, "a number from 0")
+_TIME: Fit = (_is_time, "seconds")
+_HEADERS: Fit = (_is_headers, "a mapping of texts to texts")
+_EVENT: Fit = (lambda value: isinstance(value, Envelope | Unreadable), "an Envelope or Unreadable")
+_ATTEMPT: Fit = (lambda value: _is_count(value) and value > 0, "a number from 1")
+
+_OF_A_DELIVERY: Mapping[str, Fit] = {
+    "envelope": _EVENT,
+    "queue": _TEXT,
+    "attempt": _ATTEMPT,
+    "losses": _COUNT,
+    "state": _BYTES,
+    "enqueued_at": _TIME,
+}
+_OF_FOUND: Mapping[str, Fit] = {
+    **_OF_A_DELIVERY,
+    "envelope": (lambda value: isinstance(value, Envelope), "an Envelope"),
+    "status": (
+        lambda value: isinstance(value, str) and value in {"ready", "leased", "scheduled"},
+        '"ready", "leased" or "scheduled"',
+    ),
+    "until": _or_none(_TIME),
+}
+_OF_AN_ENTRY: Mapping[str, Fit] = {
+    **_OF_A_DELIVERY,
+    "ref": _TEXT,
+    "reason": _TEXT,
+    "error": _TEXT,
+    "died_at": _TIME,
+}
+_OF_AN_ENVELOPE: Mapping[str, Fit] = {
+    "id": _TEXT,
+    "source": _TEXT,
+    "name": _TEXT,
+    "queue": _TEXT,
+    "body": _BYTES,
+    "headers": _HEADERS,
+    "urgency": (lambda value: isinstance(value, str) and value in {"normal", "high"}, '"normal" or "high"'),
+    "ordering_key": _or_none(_TEXT),
+    "expires": _or_none(_TIME),
+}
+_OF_UNREADABLE: Mapping[str, Fit] = {"raw": _BYTES, "headers": _HEADERS, "why": _TEXT}
+_OF_STATS: Mapping[str, Fit] = {
+    **dict.fromkeys(("ready", "leased", "scheduled", "dead"), _or_none(_COUNT)),
+    "oldest_age": _or_none(_TIME),
+}

@@ -1,0 +1,260 @@
+"""The report card: what a run of the suite says of each promise, by a pure function of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
+from types import MappingProxyType
+from typing import Literal
+
+import attrs
+
+from relevo import Capabilities
+from relevo_conformance._in_words import in_words
+from relevo_conformance.examination import Finding
+from relevo_conformance.harness import Deviation
+from relevo_conformance.history import Record
+from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
+
+Status = Literal["PASS", "FAIL", "UNKNOWN", "N/A", "DEVIATES"]
+Verdict = Literal["conformant", "not conformant", "unknown"]
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """One test that found a promise broken."""
+
+    test: str
+    what: str
+    program: str = ""
+    """The shortest program that breaks it, as Hypothesis shrank it; of a scenario what it did, call by call."""
+
+    shrunk: bool = False
+    """Whether Hypothesis shrank it: it is Python then."""
+
+    history: Sequence[Record] = attrs.field(default=(), repr=False)
+    reproduced: bool = True
+    """Whether it could be shown again; the history proves it all the same."""
+
+    written: str = ""
+    """The file that the history was written to."""
+
+    replays: bool | None = True
+    """Whether the history alone breaks the promise when its calls are run again; ``None``: it was not seen."""
+
+    replay: str = ""
+    """The command that shows it again: it runs the history if that replays, and otherwise the tests of the promise."""
+
+
+@attrs.frozen(kw_only=True)
+class Line:
+    """What is known of one promise."""
+
+    promise: Promise
+    status: Status
+    why: str = ""
+    met: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
+    """By situation: how often it was met, and how often it must be."""
+
+    tests: int = 0
+    """How many tests showed that it is kept."""
+
+    failures: Sequence[Failure] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Subject:
+    """What was examined, by whom and how."""
+
+    transport: str
+    harness: str
+    capabilities: Capabilities
+    profile: str = "quick"
+    seed: int | None = None
+    duration: float = 0.0
+    """Seconds."""
+
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+    command: str = ""
+    """What does the same again."""
+
+
+@attrs.frozen(kw_only=True)
+class Card:
+    """All that a run of the suite says."""
+
+    subject: Subject
+    lines: Sequence[Line]
+    errors: Sequence[str] = ()
+    """What is wrong with the harness, or with the suite."""
+
+    met: Mapping[str, int] = attrs.field(factory=dict)
+    hooks: Mapping[str, int] = attrs.field(factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """*conformant* only if nothing is broken and all that is promised was put to the test."""
+        if any(line.status == "FAIL" for line in self.lines):
+            return "not conformant"
+        unknown = any(line.status == "UNKNOWN" and self._is_promised(line.promise) for line in self.lines)
+        return "unknown" if unknown or self.errors else "conformant"
+
+    def _is_promised(self, promise: Promise) -> bool:
+        return promise.level == "core" or promise.claimed(self.subject.capabilities)
+
+
+def card(
+    findings: Iterable[Finding],
+    *,
+    subject: Subject,
+    met: Mapping[str, int] = _NOTHING,
+    hooks: Mapping[str, int] = _NOTHING,
+    defined: Iterable[str] = (),
+    deviations: Mapping[str, Deviation] = MappingProxyType({}),
+    promises: Iterable[Promise] = tuple(PROMISES.values()),
+) -> Card:
+    """
+    Return what *findings* amount to.
+
+    Args:
+        findings: Of all tests that were run.
+
+        subject: What was examined.
+
+        met: How often each situation was met.
+
+        hooks: How often each hook of the harness was called.
+
+        defined: The hooks that its author wrote; none if they are not to be judged, as after a part of a run.
+
+        deviations: What the harness says that its transport does not keep.
+
+        promises: Those that are told, whatever is found; others are if they were found broken.
+    """
+    findings, promises = tuple(findings), tuple(promises)
+    broken = {name for one in findings if one.status == "broken" for name in one.promises}
+    broken -= {promise.id for promise in promises}
+    promises = (*promises, *(promise for promise in PROMISES.values() if promise.id in broken))
+    lines = [_line(promise, findings, met, subject.capabilities, deviations) for promise in promises]
+    return Card(
+        subject=subject,
+        lines=lines,
+        errors=(
+            *_errors(findings, {promise.id for promise in promises}),
+            *_wrong_deviations(deviations),
+            *_idle(defined, hooks),
+        ),
+        met=dict(sorted(met.items())),
+        hooks=dict(sorted(hooks.items())),
+    )
+
+
+# --- one promise -----------------------------------------------------------------------------------
+
+
+def _line(
+    promise: Promise,
+    findings: Sequence[Finding],
+    met: Mapping[str, int],
+    capabilities: Capabilities,
+    deviations: Mapping[str, Deviation],
+) -> Line:
+    about = [one for one in findings if promise.id in one.promises]
+    broken = [one for one in about if one.status == "broken"]
+    kept = sum(one.status == "kept" for one in about)
+    counts = {situation: (met.get(situation, 0), floor) for situation, floor in promise.floors.items()}
+    deviation = deviations.get(promise.id) if promise.level == "must" else None
+
+    def line(status: Status, why: str = "") -> Line:
+        return Line(
+            promise=promise,
+            status=status,
+            why=why,
+            met=counts,
+            tests=kept,
+            failures=[_failure(one, promise) for one in broken],
+        )
+
+    if deviation and (broken or any(one.status == "deviates" for one in about)):
+        return line("DEVIATES", f"{deviation.reason} ({deviation.url})")
+    if broken:
+        return line("FAIL")
+    if not promise.claimed(capabilities):
+        return line(*_unclaimed(promise, findings))
+    if why := _unproven(about, findings, counts) or _below(counts):
+        return line("UNKNOWN", why)
+    return line("PASS", "it is declared as a deviation, and kept" if deviation else "")
+
+
+def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, str]:
+    """Return what is said of a promise that is not made: what is not claimed must be refused, not half done."""
+    if promise.level != "optional":
+        return "N/A", "what it takes is not claimed"
+    if not promise.claimed.asked_for:
+        return "N/A", "not claimed"
+    probes = {one.status for one in findings if UNCLAIMED_IS_REFUSED.id in one.promises}
+    if probes == {"kept"}:
+        return "N/A", "not claimed, and refused properly"
+    return "UNKNOWN", "not claimed; whether it is refused properly was not seen"
+
+
+def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> str:
+    """Return why nothing is proved, or nothing if something is."""
+    kept = any(one.status == "kept" for one in about)
+    if kept or (not about and any(one.status == "kept" and not one.promises for one in findings)):
+        return ""
+    looked = about or [one for one in findings if not one.promises]
+    reasons = dict.fromkeys(one.what.strip() for one in looked if one.status in ("skipped", "error"))
+    mendable = [reason for reason in reasons if not reason.endswith(" is not claimed")]
+    return "; ".join(mendable or reasons) or _below(counts) or "no test of it was run to its end"
+
+
+def _below(counts: Mapping[str, tuple[int, int]]) -> str:
+    return "; ".join(
+        f"{situation}: met {times} times, at least {floor} are needed"
+        for situation, (times, floor) in counts.items()
+        if times < floor
+    )
+
+
+def _failure(finding: Finding, promise: Promise) -> Failure:
+    history = finding.histories.get(promise.id, finding.history)
+    return Failure(
+        test=finding.test,
+        what=finding.what,
+        program=finding.program or in_words(history),
+        shrunk=bool(finding.program),
+        history=history,
+        reproduced=finding.reproduced,
+    )
+
+
+# --- what is wrong with the one who asks -----------------------------------------------------------
+
+
+def _errors(findings: Sequence[Finding], told_of: AbstractSet[str]) -> Iterable[str]:
+    """Return what no line tells: what the harness did wrong, and what was broken beside the promises that are told."""
+    told = (
+        f"{one.test}: {one.what}"
+        for one in findings
+        if one.status == "error" or (one.status == "broken" and not one.promises & told_of)
+    )
+    return dict.fromkeys(told)
+
+
+def _wrong_deviations(deviations: Mapping[str, Deviation]) -> Iterable[str]:
+    for name in deviations:
+        if name not in PROMISES:
+            yield f'the harness declares a deviation from "{name}", which is no promise'
+        elif PROMISES[name].level != "must":
+            yield (
+                f'the harness declares a deviation from "{name}", whose level is {PROMISES[name].level}: '
+                f"no transport may deviate from it; where it is optional, do not claim it"
+            )
+
+
+def _idle(defined: Iterable[str], hooks: Mapping[str, int]) -> Iterable[str]:
+    for hook in sorted(defined):
+        if not hooks.get(hook):
+            yield f"the harness defines {hook}(), which was never called: take it out, or claim what needs it"

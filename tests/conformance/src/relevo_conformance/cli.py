@@ -1,0 +1,551 @@
+"""The command line: run the suite on a transport and print its report card."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from time import monotonic
+from typing import NoReturn, TextIO
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relevo import Capabilities, masked_url
+from relevo.errors import ConfigurationError, did_you_mean
+from relevo_conformance import report
+from relevo_conformance._apart import Log, apart
+from relevo_conformance._jsonline import dump, load
+from relevo_conformance._naming import harness_of, known
+from relevo_conformance.card import Card, Failure, Line
+from relevo_conformance.checker import Violation, check
+from relevo_conformance.examination import Finding
+from relevo_conformance.harness import Harness
+from relevo_conformance.history import Invoked, Note, Record, unreached
+from relevo_conformance.profile import PROFILES, VARIABLE
+from relevo_conformance.promise import PROMISES
+from relevo_conformance.replay import replay
+from relevo_conformance.trial import Progress, ServerMissingError, Trial, reach
+from relevo_conformance.verdict import HarnessError
+
+EXIT_CONFORMANT = 0
+EXIT_BROKEN = 1
+EXIT_USAGE = 2
+EXIT_UNKNOWN = 3
+EXIT_UNAVAILABLE = 69
+EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
+
+_CODES = {"conformant": EXIT_CONFORMANT, "not conformant": EXIT_BROKEN, "unknown": EXIT_UNKNOWN}
+_LOADING, _OPENING = "loading", "opening"
+_TRACEBACKS = 3
+"""Threads of a transport whose tracebacks are shown."""
+
+_RUN_AGAIN = 30.0
+"""Seconds that are spent at most on seeing whether histories break their promise again."""
+
+_PIPED = 120
+"""Columns where nobody sits at a terminal."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="relevo-conformance")
+def group() -> None:
+    """Hold a transport to the promises of relevo's seam."""
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Mapping[str, str]:
+    pairs = {}
+    for text in value:
+        name, found, said = text.partition("=")
+        if not (found and name):
+            raise click.BadParameter(f'"{text}" is not of the form name=value', ctx, param)
+        pairs[name] = said
+    return pairs
+
+
+def _promises(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Sequence[str]:
+    names = [name for text in value for name in text.split(",") if name]
+    for name in names:
+        if name not in PROMISES:
+            raise click.BadParameter(f'there is no promise "{name}"{did_you_mean(name, PROMISES)}', ctx, param)
+    if value and not names:
+        raise click.BadParameter("names no promise", ctx, param)
+    return names
+
+
+class _Seed(click.ParamType[int]):
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdecimal()):
+            self.fail(f'"{text}" must be a whole number, 0 or more, such as 42', param, ctx)
+        return int(text)
+
+
+def _reports(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Sequence[Path]:
+    paths = [Path(name) for text in value for name in text.split(",") if name]
+    if value and not paths:
+        raise click.BadParameter("names no file", ctx, param)
+    for path in paths:
+        if path.suffix not in report.WRITERS:
+            endings = ", ".join(report.WRITERS)
+            raise click.BadParameter(f"{path} must end with one of {endings}", ctx, param)
+    return paths
+
+
+_option = click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="For the harness; repeatable."
+)
+
+
+@group.command()
+@click.argument("kind", metavar="TYPE")
+@_option
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="quick",
+    show_default=True,
+    envvar=VARIABLE,
+    help="How long.",
+)
+@click.option("--seed", type=_Seed(), help="Decides the random histories.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PROMISE",
+    callback=_promises,
+    help="Look at this alone, by its tests and fewer random histories; repeatable.",
+)
+@click.option("--no-shrink", is_flag=True, help="Show what breaks a promise as it was found, not the shortest.")
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    metavar="FILE",
+    callback=_reports,
+    help="A .md, .xml (JUnit) or .json; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+@click.option(
+    "--histories",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("relevo-conformance"),
+    show_default=True,
+    help="Where the history of what broke a promise is written.",
+)
+@click.option(
+    "--replay",
+    "recorded",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the history in this file again, and judge it.",
+)
+@click.option("--against", metavar="TYPE", help="With --replay: on this one instead.")
+@click.option("--list", "only_list", is_flag=True, help="Say what would be run, and run nothing.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    kind: str,
+    options: Mapping[str, str],
+    profile: str,
+    seed: int | None,
+    only: Sequence[str],
+    no_shrink: bool,  # noqa: FBT001 - click gives all by name
+    reports: Sequence[Path],
+    as_json: bool,  # noqa: FBT001 - the same
+    histories: Path,
+    recorded: Path | None,
+    against: str | None,
+    only_list: bool,  # noqa: FBT001 - the same
+) -> None:
+    """
+    Run the suite on TYPE and print its report card.
+
+    TYPE is the name of a harness or of a transport, or module:Class of either; `relevo-conformance list` names
+    those that are installed. The exit code is 0 for conformant, 1 for a broken promise, 3 if something that is
+    promised was not put to the test, 69 if the server cannot be reached.
+    """
+    log = ctx.ensure_object(Log)
+    out = _set_aside(log)
+    trial = Trial(
+        harness=harness_of(kind).with_options(options),
+        name=kind,
+        profile=profile,
+        seed=seed,
+        only=only,
+        shrink=not no_shrink,
+    )
+    if only_list:
+        _show_tests(trial, out)
+        return
+    log.at(_OPENING)
+    if recorded is not None:
+        if as_json or reports:
+            raise click.UsageError("--replay makes no card; leave --json and --report out")
+        harness = trial.harness if against is None else harness_of(against)
+        ctx.exit(_replay(recorded, harness, against or kind, out))
+    if against is not None:
+        raise click.UsageError("--against says where a history is replayed; name one with --replay FILE")
+    for path in reports:
+        _can_be_written(path.parent, path, "--report")
+    _can_be_written(histories, None, "--histories")
+    with _progress(log) as (progress, found):
+        card = trial.run(progress, found)
+    problems: list[str] = []
+    log.at("the histories of what failed, run again")
+    card = _with_commands(card, kind, options, histories, problems, _Again(trial.harness, card.subject.capabilities))
+    if as_json:
+        out.write(report.to_json(card))
+    else:
+        report.to_terminal(card, _console(out))
+    out.flush()
+    for path in reports:
+        _write(path, report.WRITERS[path.suffix](card), problems)
+    for problem in problems:
+        _refused(problem, EXIT_USAGE)
+    ctx.exit(_CODES[card.verdict] or (EXIT_USAGE if problems else EXIT_CONFORMANT))
+
+
+@group.command()
+@click.argument("recorded", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("kind", metavar="TYPE")
+@_option
+@click.pass_context
+def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, str]) -> None:
+    """
+    Judge the history in FILE by what TYPE claims, which is opened to be asked, and run nothing.
+
+    It may be one that a run wrote, or a trace of a program that runs for real. The exit code is 0 if no promise
+    is broken, and 1 if one is.
+    """
+    out = _set_aside(ctx.ensure_object(Log))
+    harness = harness_of(kind).with_options(options)
+    records = _loaded(recorded)
+    ctx.exit(_told(records, check(records, reach(harness), slack=harness.slack), recorded.name, out))
+
+
+@group.command(name="list")
+@click.argument("kind", metavar="[TYPE]", required=False)
+@_option
+@click.pass_context
+def list_(ctx: click.Context, kind: str | None, options: Mapping[str, str]) -> None:
+    """Say what can be run, or of TYPE what it takes, claims and promises."""
+    out = _set_aside(ctx.ensure_object(Log))
+    if kind is None:
+        _show_kinds(out)
+    else:
+        _show_kind(harness_of(kind).with_options(options), kind, out)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit; a transport that ends its process does not end this one."""
+    _open_what_was_closed()
+    end = apart(_do)
+    code = end.code
+    if code is None:
+        at = "while it was opened" if end.stage == _OPENING else f"in {end.stage}"
+        if end.stage == _LOADING:
+            code = _refused(f"the process ended {end.how} while TYPE was loaded", EXIT_USAGE)
+        elif end.is_from_outside:
+            code = _refused(f"the process ended {end.how}, {at}; nothing can be said", EXIT_UNKNOWN)
+        else:
+            code = _refused(f"the process ended {end.how}, {at}: a transport must not end it", EXIT_BROKEN)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _open_what_was_closed() -> None:
+    """Let what nobody wants to read go nowhere, lest another file gets the number of standard output."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+
+
+def _do(log: Log) -> int:
+    """Do what the command line says, and return the exit code."""
+    log.at(_LOADING)
+    threading.excepthook = _Tracebacks()
+    # As for `python -m`; a script finds only what is installed.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        code = group.main(prog_name="relevo-conformance", standalone_mode=False, obj=log)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        code = _refused(error.format_message(), EXIT_USAGE)
+    except ConfigurationError as error:
+        code = _refused("\n".join([str(error), *getattr(error, "__notes__", ())]), EXIT_USAGE)
+    except HarnessError as error:
+        code = _refused(str(error), EXIT_UNKNOWN)
+    except ServerMissingError as error:
+        code = _refused(str(error), EXIT_UNAVAILABLE)
+    except (KeyboardInterrupt, click.Abort):
+        code = EXIT_INTERRUPTED
+    except (BrokenPipeError, SystemExit):  # whoever read has gone; click and rich make the second of the first
+        code = EXIT_UNREAD
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError):  # a transport closed it
+            stream.flush()
+    return code if isinstance(code, int) else 0
+
+
+class _Tracebacks:
+    """Shows how the first threads ended that raised, and says so when there are more; a flood tells nobody anything."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def __call__(self, raised: threading.ExceptHookArgs) -> None:
+        self._shown += 1
+        if self._shown <= _TRACEBACKS:
+            name = raised.thread.name if raised.thread else "a thread"
+            click.echo(f"relevo-conformance: {name} ended by an error:", err=True)
+            traceback.print_exception(raised.exc_type, raised.exc_value, raised.exc_traceback)
+        elif self._shown == _TRACEBACKS + 1:
+            click.echo("relevo-conformance: more threads end by errors; they are not shown", err=True)
+
+
+def _set_aside(log: Log) -> TextIO:
+    """
+    Return a stream to standard output, which nobody else has from now on.
+
+    What a transport prints, or writes to its file descriptor, or lets a child process write there, is thrown away,
+    for as long as this process lives: a thread that was left behind may print at any time.
+    """
+    sys.stdout.flush()
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    log.holds(out)  # what nobody reads any more complains when it is let go
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+    return out
+
+
+def _refused(text: str, code: int) -> int:
+    click.echo(f"relevo-conformance: {text}", err=True)
+    return code
+
+
+def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> int:
+    """Run a recorded history again, say what it breaks, and return the exit code."""
+    before = _loaded(recorded)
+    capabilities = reach(harness)
+    records = replay(before, harness)
+    failed = unreached(records) - unreached(before)
+    return _told(records, check(records, capabilities, slack=harness.slack), kind, out, failed=failed)
+
+
+def _loaded(recorded: Path) -> Sequence[Record]:
+    try:
+        with recorded.open(encoding="utf-8") as lines:
+            return load(lines)
+    except ValueError as error:
+        raise click.UsageError(f"{recorded} is no recorded history: {error}") from None
+
+
+def _told(
+    records: Sequence[Record], violations: Sequence[Violation], kind: str, out: TextIO, *, failed: int = 0
+) -> int:
+    """Say what *records* break, and return the exit code."""
+    console = _console(out)
+    for record in records:
+        if isinstance(record, Invoked) and isinstance(record.call, Note):
+            console.print(Text(f"note  {record.call.text}", style="dim"))
+    for violation in violations:
+        console.print(Text("FAIL  ", style="bold red") + Text(str(violation)))
+    if violations:
+        verdict, code = f"{len(records)} records on {kind}: {len(violations)} promises broken", EXIT_BROKEN
+    elif failed > 0:
+        verdict, code = f"unknown: {failed} calls that reached their store then do not reach {kind}", EXIT_UNKNOWN
+    else:
+        verdict, code = f"{kind} keeps them", EXIT_CONFORMANT
+    console.print(verdict)
+    out.flush()
+    return code
+
+
+# --- what a failure needs --------------------------------------------------------------------------
+
+
+class _Again:
+    """
+    Knows which histories break a promise again when they are run again, as long as there is time.
+
+    Those do not that show what a scenario alone can judge, or to which something in another queue belongs.
+    """
+
+    def __init__(self, harness: type[Harness], capabilities: Capabilities) -> None:
+        self._harness = harness
+        self._capabilities = capabilities
+        self._deadline = monotonic() + _RUN_AGAIN
+
+    def breaks(self, promise: str, records: Sequence[Record]) -> bool | None:
+        """Tell whether *records* break *promise* again; ``None`` if there is no time left to see it."""
+        if monotonic() >= self._deadline:
+            return None
+        if promise not in self._broken(records):
+            return False
+        try:
+            again = replay(records, self._harness, deadline=self._deadline)
+        except (HarnessError, TimeoutError):
+            return None
+        return None if monotonic() >= self._deadline else promise in self._broken(again)
+
+    def _broken(self, records: Sequence[Record]) -> set[str]:
+        violations = check(records, self._capabilities, slack=self._harness.slack)
+        return {violation.promise for violation in violations}
+
+
+def _with_commands(
+    card: Card, kind: str, options: Mapping[str, str], histories: Path, problems: list[str], again: _Again
+) -> Card:
+    """Return *card* with the histories of its failures written down, and the commands that show them again."""
+    taken: dict[Path, Sequence[Record]] = {}
+
+    def kept(line: Line, failure: Failure) -> Failure:
+        rerun = _command(card, kind, options, "--only", line.promise.id)
+        if not failure.history:
+            return attrs.evolve(failure, replay=rerun)
+        word = "".join(letter if letter.isalnum() else "-" for letter in kind)
+        path = histories / f"{word}-{failure.test.removeprefix('test_')}.jsonl"
+        if taken.setdefault(path, failure.history) is not failure.history:
+            path = path.with_stem(f"{path.stem}-{line.promise.id}")
+        if not _write(path, "".join(f"{record}\n" for record in dump(failure.history)), problems):
+            return attrs.evolve(failure, replay=rerun)
+        replays = again.breaks(line.promise.id, failure.history)
+        command = _command(card, kind, options, "--replay", str(path)) if replays else rerun
+        return attrs.evolve(failure, written=str(path), replays=replays, replay=command)
+
+    def told(line: Line) -> Line:
+        return attrs.evolve(line, failures=[kept(line, one) for one in line.failures])
+
+    command = _command(card, kind, options)
+    lines = list(map(told, card.lines))
+    return attrs.evolve(card, lines=lines, subject=attrs.evolve(card.subject, command=command))
+
+
+def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
+    """Refuse what could not be written after minutes; nothing is left of the attempt."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if file is not None and file.exists():
+            with file.open("a", encoding="utf-8"):
+                pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{option}: {file or folder} cannot be written: {error.strerror}; name another"
+        ) from None
+    finally:
+        for one in made:
+            with suppress(OSError):
+                one.rmdir()
+
+
+def _write(path: Path, text: str, problems: list[str]) -> bool:
+    """Write *text*, or say among the *problems* why not: what was found out is shown all the same."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        problems.append(f"{path} cannot be written: {error.strerror}")
+        return False
+    return True
+
+
+def _command(card: Card, kind: str, options: Mapping[str, str], *more: str) -> str:
+    """Return the command line that does the same again; it may be shown to anybody, so it holds no password."""
+    is_module = Path(sys.argv[0]).name == "__main__.py"
+    words = ["python", "-m", "relevo_conformance"] if is_module else ["relevo-conformance"]
+    words += ["run", kind]
+    for name, value in options.items():
+        words += ["--option", f"{name}={masked_url(value) if '://' in value else value}"]
+    if "--replay" not in more:
+        words += ["--profile", card.subject.profile, "--seed", str(card.subject.seed)]
+    words += more
+    return shlex.join(words)
+
+
+# --- what is shown ---------------------------------------------------------------------------------
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPED)
+
+
+@contextmanager
+def _progress(log: Log) -> Iterator[tuple[Progress, Callable[[Finding], None]]]:
+    """Tell *log*, and a person at a terminal, what is going on, and everybody at once what fails."""
+    console = _console(sys.stderr)
+    with console.status("opening") if console.is_terminal else nullcontext() as status:
+
+        def told(number: int, total: int, test: str) -> None:
+            log.at(test)
+            if status is not None:
+                status.update(f"{number} of {total}  {test}")
+
+        def found(finding: Finding) -> None:
+            if finding.status in ("broken", "error"):
+                word = "FAIL " if finding.status == "broken" else "error"
+                what = " ".join(finding.what.split())
+                console.print(Text(f"{word}  {finding.test}  {what}"), no_wrap=True, overflow="ellipsis")
+
+        yield told, found
+
+
+def _show_tests(trial: Trial, out: TextIO) -> None:
+    console = _console(out)
+    tests = trial.tests()
+    for name, promises in tests:
+        console.print(Text(name) + Text(f"  {', '.join(sorted(promises)) or 'all promises'}", style="dim"))
+    console.print(f"{len(tests)} tests of {len(trial.promises())} promises")
+    out.flush()
+
+
+def _show_kinds(out: TextIO) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("type", "from", ""):
+        table.add_column(column)
+    for name, point in sorted(known().items()):
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+        table.add_row(name, origin, "" if point.group == "relevo.harnesses" else "no harness: opened by its options")
+    _console(out).print(table)
+    out.flush()
+
+
+def _show_kind(harness: type[Harness], kind: str, out: TextIO) -> None:
+    console = _console(out)
+    console.print(Text(f"{kind}, driven by {harness.__module__}.{harness.__qualname__}", style="bold"))
+    console.print()
+    for name, means in harness.takes.items():
+        console.print(Text(f"--option {name}=…  {means}"))
+    if harness.takes:
+        console.print()
+    claimed = getattr(harness.transport, "capabilities", None)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("promise", "level", "", "sentence"):
+        table.add_column(column, overflow="fold", no_wrap=column != "sentence")
+    for promise in PROMISES.values():
+        word = "" if claimed is None else ("claimed" if promise.claimed(claimed) else "not claimed")
+        table.add_row(promise.id, promise.level, word if promise.level != "core" else "", promise.sentence)
+    console.print(table)
+    out.flush()

@@ -1,0 +1,45 @@
+"""Which write fails, and on which side of its effect."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+Breakage = Literal["before", "after"]
+"""Where a write breaks: *before* anything was written, or *after*, when only the answer is lost."""
+
+
+@attrs.frozen
+class Fault:
+    """One write to the store that fails, whichever call it belongs to."""
+
+    moment: Breakage = "before"
+
+    at: int | None = 1
+    """Counted from now on, the first is 1; ``None``: the one that makes the others last, such as a commit."""
+
+
+class Countdown:
+    """Tells of each write whether it is the one that fails; it fails once."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self._left = fault.at
+        self._over = False
+
+    def begins(self, *, lasting: bool) -> bool:
+        """Take note of a write; return whether it fails without an effect."""
+        if self._left is not None:
+            self._left -= 1
+        return self._fails("before", lasting=lasting)
+
+    def ends(self, *, lasting: bool) -> bool:
+        """Return whether the write that has had its effect fails."""
+        return self._fails("after", lasting=lasting)
+
+    def _fails(self, moment: Breakage, *, lasting: bool) -> bool:
+        meant = lasting if self._left is None else self._left == 0
+        fails = meant and not self._over and moment == self.fault.moment
+        self._over = self._over or fails
+        return fails

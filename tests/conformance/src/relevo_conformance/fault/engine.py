@@ -1,0 +1,81 @@
+"""Faults beneath a transport that keeps its events in a database, by the events of its SQLAlchemy engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from relevo_conformance.fault._countdown import Countdown, Fault
+
+_WRITING = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "COMMIT", "WITH")
+"""How a statement begins that may change something; one that only looks may fail too, it is all the same."""
+
+_WORDS = "disk I/O error"
+"""What the driver is made to say: nothing that another try would mend."""
+
+
+@contextmanager
+def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
+    """
+    Let one write on *engine* fail, and mend it at the end.
+
+    Args:
+        engine: The transport's own: that of the application is left alone.
+
+        fault: Which write, and on which side of its effect.
+    """
+    countdown = Countdown(fault)
+
+    def before(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if _writes(statement) and countdown.begins(lasting=_commits(statement)):
+            raise _error(engine, statement)
+
+    def after(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if _writes(statement) and countdown.ends(lasting=_commits(statement)):
+            raise _error(engine, statement)
+
+    def commit(connection: sa.Connection) -> None:
+        # SQLAlchemy tells of a commit before it happens and not after it.
+        if countdown.begins(lasting=True):
+            raise _error(engine, "COMMIT")
+        if countdown.ends(lasting=True):
+            connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
+            raise _error(engine, "COMMIT")
+
+    with _listening(engine, before_cursor_execute=before, after_cursor_execute=after, commit=commit):
+        yield
+
+
+@contextmanager
+def stopping(engine: sa.Engine, stop: Callable[[], None]) -> Iterator[None]:
+    """Call *stop* before each statement and each commit on *engine*, in the thread that is about to run it."""
+    with _listening(engine, before_cursor_execute=lambda *_: stop(), commit=lambda _: stop()):
+        yield
+
+
+@contextmanager
+def _listening(engine: sa.Engine, **listeners: Callable[..., None]) -> Iterator[None]:
+    for moment, listener in listeners.items():
+        sa.event.listen(engine, moment, listener)
+    try:
+        yield
+    finally:
+        for moment, listener in listeners.items():
+            sa.event.remove(engine, moment, listener)
+
+
+def _writes(statement: str) -> bool:
+    return statement.lstrip().upper().startswith(_WRITING)
+
+
+def _commits(statement: str) -> bool:
+    return statement.lstrip().upper().startswith("COMMIT")
+
+
+def _error(engine: sa.Engine, statement: str) -> Exception:
+    """Return what SQLAlchemy raises, which not in all versions looks after what its listeners raise."""
+    driver: Any = engine.dialect.loaded_dbapi
+    return sa.exc.OperationalError(statement, (), driver.OperationalError(_WORDS))

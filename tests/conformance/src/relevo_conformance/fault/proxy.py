@@ -1,0 +1,251 @@
+"""A TCP proxy on loopback that passes, swallows, delays, refuses or cuts what goes through it, or ends at one write."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import attrs
+
+from relevo_conformance.fault._countdown import Countdown, Fault
+
+_CHUNK = 65536
+_RESET = struct.pack("ii", 1, 0)
+"""Linger for no time: the other side sees a reset instead of a farewell."""
+
+_NONE = Fault(at=0)
+"""No write is this one."""
+
+_EFFECT = 0.3
+"""Seconds after which a request has had its effect that is never answered."""
+
+_FAREWELL = 2.0
+"""Seconds within which a client has noticed that its connection ended."""
+
+
+@attrs.frozen
+class Request:
+    """Some of what a client sends, which arrives as a whole or not at all."""
+
+    data: bytes
+
+    writes: bool = False
+    """Whether it may change something at the server."""
+
+    lasting: bool = False
+    """Whether something lasts by it, as by a commit."""
+
+
+Split = Callable[[bytes], Iterable[Request]]
+"""Takes what one connection brings, piece by piece, and returns the requests that are whole with it, all of them."""
+
+
+def _unsplit(data: bytes) -> Iterable[Request]:
+    return (Request(data),)
+
+
+class Proxy:
+    """
+    Stands between a transport and its server.
+
+    It knows no protocol. What has to be told apart, such as the connections of one that sends from those of one
+    that receives, is told by *marks*, and which requests there are by *splits*. TLS passes, but the server's name does
+    not fit then, and there is nothing to split.
+
+    Args:
+        url: The server's.
+
+        port: Where the server listens if *url* does not say.
+
+        marks: Whether a connection that requests these bytes is one of the marked; none is if unsaid.
+
+        splits: Called for each connection; returns what splits its requests. Without it :meth:`broken` breaks nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        port: int | None = None,
+        marks: Callable[[bytes], bool] = lambda data: False,
+        splits: Callable[[], Split] = lambda: _unsplit,
+    ):
+        parts = urlsplit(url)
+        target = parts.port or port
+        if target is None:
+            raise ValueError(f"{parts.scheme}://{parts.hostname} says no port; give one as port=")
+        self._target = (parts.hostname or "127.0.0.1", target)
+        self._marks = marks
+        self._splits = splits
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        credentials, at, _ = parts.netloc.rpartition("@")
+        place = f"{credentials}{at}127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = parts._replace(netloc=place).geturl()
+        """The same as the server's, but for the place."""
+
+        self.swallow_requests = False
+        self.swallow_answers = False
+        self.refuse = False
+        """Nobody who connects is let in."""
+
+        self.refuse_marked = False
+        """A connection ends in the moment in which it would be marked."""
+
+        self.delay = 0.0
+        """Seconds for which everything is held up on its way, in both directions."""
+
+        self.requested = 0
+        """How many bytes were requested until now."""
+
+        self.met = threading.Event()
+        """Set when the write that was to fail was met; it begins anew with each fault."""
+
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._marked: set[socket.socket] = set()
+        self._mute: set[socket.socket] = set()
+        self._ending: set[socket.socket] = set()
+        self._is_broken = False
+        self._countdown = Countdown(_NONE)
+        self._breaking = threading.Lock()
+        self._swallowed = threading.Event()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, *, marked_only: bool = False) -> None:
+        """Reset every connection, or only those that are marked."""
+        with self._lock:
+            pairs = [pair for pair in self._pairs if pair[0] in self._marked or not marked_only]
+            self._pairs = [pair for pair in self._pairs if pair not in pairs]
+        for pair in pairs:
+            for each in pair:
+                with suppress(OSError):
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+
+    def mute_marked(self) -> None:
+        """Swallow the answers to those that are marked now, for the rest of their connection."""
+        with self._lock:
+            self._mute |= self._marked
+
+    @contextmanager
+    def broken(self, fault: Fault) -> Iterator[None]:
+        """
+        Let a connection end at one write, whichever makes it, and mend all at the end: then the client has noticed it.
+
+        Args:
+            fault: Which write. *before*: the server never sees it. *after*: the server has done it, and the answer is
+                lost with the connection.
+        """
+        with self._breaking:
+            self._countdown, self._is_broken = Countdown(fault), True
+            self.met.clear()
+        try:
+            yield
+        finally:
+            with self._breaking:
+                self._countdown, self._is_broken = Countdown(_NONE), False
+
+    def close(self) -> None:
+        """Cut, and listen no more."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuse:
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._pairs.append((client, server))
+            threading.Thread(target=self._pass_requests, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._pass_answers, args=(server, client), daemon=True).start()
+
+    def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
+        split = self._splits()
+
+        def request(data: bytes) -> None:
+            self.requested += len(data)
+            if self._marks(data):
+                with self._lock:
+                    self._marked.add(client)
+                if self.refuse_marked:
+                    raise ConnectionRefusedError
+            if not self.swallow_requests:
+                for one in split(data):
+                    self._ask(one, client, server)
+
+        self._pass(client, server, request)
+
+    def _pass_answers(self, server: socket.socket, client: socket.socket) -> None:
+        def answer(data: bytes) -> None:
+            if client in self._mute:
+                self._swallowed.set()
+            elif not self.swallow_answers:
+                client.sendall(data)
+
+        self._pass(server, client, answer)
+
+    def _ask(self, request: Request, client: socket.socket, server: socket.socket) -> None:
+        """Pass *request* on, unless it is the write that fails."""
+        if not (self._is_broken and request.writes):
+            server.sendall(request.data)
+            return
+        with self._breaking:  # who mends it waits until it is broken
+            countdown = self._countdown
+            if countdown.begins(lasting=request.lasting):
+                self._end(client, server)
+            server.sendall(request.data)
+            if countdown.ends(lasting=request.lasting):
+                self._swallowed.clear()
+                with self._lock:
+                    self._mute.add(client)
+                self._swallowed.wait(_EFFECT)
+                self._end(client, server)
+
+    def _end(self, client: socket.socket, server: socket.socket) -> None:
+        """
+        End both sides, and wait until the client has noticed it.
+
+        Raises:
+            ConnectionAbortedError: Always.
+        """
+        self.met.set()
+        with self._lock:
+            self._ending.add(client)
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+            client.shutdown(socket.SHUT_WR)
+            client.settimeout(_FAREWELL)
+            while client.recv(_CHUNK):
+                pass
+            client.shutdown(socket.SHUT_RD)
+        raise ConnectionAbortedError
+
+    def _pass(self, source: socket.socket, target: socket.socket, deliver: Callable[[bytes], None]) -> None:
+        with suppress(OSError):
+            while data := source.recv(_CHUNK):
+                if self.delay:
+                    time.sleep(self.delay)
+                deliver(data)
+        for each in (source, target):
+            if each not in self._ending:  # that one says farewell by itself
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,110 @@
+"""
+Transports with one planted bug each, and what becomes of them.
+
+A suite that lets one of them pass proves nothing. An author may plant some in a transport of his own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from unittest import mock
+
+import attrs
+from hypothesis import Phase
+
+from relevo_conformance.examination import Finding, Matching, examine
+from relevo_conformance.harness import Harness
+from relevo_conformance.profile import Profile, chosen
+from relevo_conformance.promise import Promise
+from relevo_conformance.trial import RANDOM
+
+_SOONEST = (Phase.generate,)
+"""Without shrinking: one failure is enough."""
+
+
+@attrs.frozen(kw_only=True)
+class Mutant:
+    """One planted bug."""
+
+    name: str
+    """What the transport does wrong, in a few words."""
+
+    wrong: str
+    """The same in a sentence."""
+
+    harness: type[Harness]
+    breaks: Promise
+    """The promise that must be found broken."""
+
+    by_chance: bool = True
+    """Whether the random histories alone must find it too; not where they never look."""
+
+    patches: Mapping[tuple[object, str], object] = MappingProxyType({})
+    """What stands in the place of what while it is planted, by owner and attribute."""
+
+    @contextmanager
+    def planted(self) -> Iterator[type[Harness]]:
+        """Plant the bug for a while; return what drives the transport that has it."""
+        with ExitStack() as stack:
+            for (owner, attribute), replacement in self.patches.items():
+                stack.enter_context(mock.patch.object(owner, attribute, replacement))
+            yield self.harness
+
+
+@attrs.frozen
+class Hunt:
+    """What the suite found of a mutant."""
+
+    killer: str | None
+    """The test that found it; ``None``: it lives."""
+
+    findings: tuple[Finding, ...] = attrs.field(default=(), repr=False)
+    """Whatever else was found broken on the way."""
+
+    def __str__(self) -> str:
+        found = (f"{one.test}: {one.what[:200]}" for one in self.findings[:5])
+        return self.killer or "\n".join(found) or "nothing was found broken"
+
+
+def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
+    """
+    Look for *mutant* until a scenario says of the promise that it breaks that it is broken.
+
+    Args:
+        mutant: What to look for.
+
+        profile: ``quick``, ``standard`` or ``nightly``.
+
+        seed: Decides what is drawn; that of the profile if unsaid.
+    """
+    proving = mutant.breaks.id
+    found: list[Finding] = []
+    with mutant.planted() as harness:
+        for own in (True, False):  # first what proves the promise, which is most often enough
+
+            def wanted(test: str, ids: frozenset[str], *, own: bool = own) -> bool:
+                return test != RANDOM and (proving in ids) is own
+
+            for finding in _broken(harness, profile, seed, wanted):
+                if proving in finding.promises:
+                    return Hunt(finding.test, tuple(found))
+                found.append(finding)
+    return Hunt(None, tuple(found))
+
+
+def hunt_by_chance(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
+    """Look for *mutant* by random histories alone, as :func:`hunt_by_scenarios` does by scenarios."""
+    with mutant.planted() as harness:
+        found = tuple(_broken(harness, profile, seed, lambda test, _: test == RANDOM))
+    return Hunt(RANDOM if any(finding.test == RANDOM for finding in found) else None, found)
+
+
+def _broken(harness: type[Harness], profile: str, seed: int | None, matching: Matching) -> Iterator[Finding]:
+    whole: Profile = chosen(profile)
+    if seed is not None:
+        whole = attrs.evolve(whole, seed=seed)
+    for finding in examine(harness, profile=whole, phases=_SOONEST, matching=matching):
+        if finding.status == "broken":
+            yield finding

@@ -1,0 +1,482 @@
+"""
+A recorded history is a program: run it again, on the same or on another transport.
+
+So a history that breaks a promise can be tried on the reference, and one from production at home.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from math import inf
+from os.path import commonprefix
+from time import monotonic
+from typing import Any
+
+import attrs
+
+from relevo import DeadLetterEntry, Delivery, Envelope, Unreadable
+from relevo_conformance import history
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract
+from relevo_conformance.fault import Fault
+from relevo_conformance.harness import LONGEST_SLEEP, Harness, HookMissing
+from relevo_conformance.model import identity
+from relevo_conformance.recorder import Recorder
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, told
+from relevo_conformance.worker import RecordedTransaction, Worker
+
+_OUTBOX = "outbox/"
+
+Key = tuple[object, int]
+"""An event in its queue, and how many-th hand-over, or death, of it this is."""
+
+
+def replay(
+    records: Iterable[history.Record], harness_type: type[Harness], *, deadline: float | None = None
+) -> list[history.Record]:
+    """
+    Run the calls of *records* again, in order, and return the new history for the checker.
+
+    Queues get new names, ids stay. A delivery stands for that of the same event and queue which was
+    handed over as often, a dead letter for the one that died as often. As much time passes as did.
+    Calls that overlapped are run one after the other. What has no counterpart is left out, and a history that
+    sets nothing up is of queues that were there: they are set up first. A
+    :class:`~relevo_conformance.history.Note` says so each time, and which calls failed that did not then. A
+    promise that is broken does not end it, and a call that hangs does.
+
+    Args:
+        records: A whole history, as it was recorded.
+
+        harness_type: What drives the transport; a fresh one is opened, and closed.
+
+        deadline: Until when it must have come to its end, by ``time.monotonic``.
+
+    Raises:
+        TimeoutError: It was not at its end by *deadline*, or cannot be.
+
+        HarnessError: The harness failed.
+    """
+
+    class Play(Contract):
+        """Runs it where it can be left behind."""
+
+    if deadline is not None:
+        harness_type = harness_type.hurried(max(0.0, deadline - monotonic()))
+    Play.harness_type = harness_type
+    Play.setup_class()
+    try:
+        player = _Player(tuple(records), Play.harness, deadline)
+        with suppress(BrokenPromiseError):  # one that hangs: the history says so
+            Play.run(player.play)
+        return list(player.recorder.records)
+    finally:
+        Play.teardown_class()
+
+
+class _Names:
+    """New names for the queues of a history, as similar to one another as the old ones."""
+
+    def __init__(self, records: Iterable[history.Record]) -> None:
+        calls = [record.call for record in records if isinstance(record, history.Invoked)]
+        self.names = dict.fromkeys(name for call in calls for name in _queues_of(call))
+        roots = [self._root(name) for name in self.names]
+        self._old = commonprefix(roots)  # noqa: RUF071 - characters are what is meant
+        self._new = f"t{secrets.token_hex(4)}"
+
+    def new(self, name: str) -> str:
+        """Return the new name of the queue, or of the transport behind an outbox, *name*."""
+        if name.startswith(_OUTBOX):
+            return _OUTBOX + self.new(name.removeprefix(_OUTBOX))
+        return self._new + name.removeprefix(self._old)
+
+    def all(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the new names of *names*."""
+        return tuple(map(self.new, names))
+
+    @staticmethod
+    def _root(name: str) -> str:
+        return name.removeprefix(_OUTBOX)
+
+
+def _queues_of(call: history.Call) -> Iterable[str]:
+    match call:
+        case history.SetUp(queues=queues) | history.Receive(queues=queues) | history.ListDead(queues=queues):
+            yield from queues
+        case history.PutRaw(queue=queue) | history.Purge(queue=queue) | history.Count(queue=queue):
+            yield queue
+        case history.Send(envelopes=envelopes):
+            yield from (envelope.queue for envelope in envelopes)
+        case history.SendBound(envelopes=envelopes, relay_to=relay_to):
+            yield from (envelope.queue for envelope in envelopes)
+            if relay_to is not None:
+                yield _OUTBOX + relay_to
+        case _:
+            pass
+
+
+class _Numbering:
+    """Tells which hand-over, or death, of an event is which."""
+
+    def __init__(self) -> None:
+        self._times: Counter[object] = Counter()
+
+    def key(self, queue: str, event: Envelope | Unreadable) -> Key:
+        """Return the key of the next one."""
+        what = identity(queue, event)
+        self._times[what] += 1
+        return what, self._times[what]
+
+
+class _Dead:
+    """Which dead letter is which: a ref may come again, for another death."""
+
+    def __init__(self) -> None:
+        self._numbering = _Numbering()
+        self._seen: dict[tuple[str, float], Key] = {}
+        self.keys: dict[str, Key] = {}
+        self.refs: dict[Key, str] = {}
+
+    def see(self, entries: Iterable[DeadLetterEntry], names: Callable[[str], str]) -> None:
+        """Take note of what is listed, under the names that *names* returns."""
+        for entry in entries:
+            death = entry.ref, entry.died_at
+            if death not in self._seen:
+                self._seen[death] = self._numbering.key(names(entry.queue), _renamed(entry.envelope, names))
+            self.keys[entry.ref] = self._seen[death]
+            self.refs[self._seen[death]] = entry.ref
+
+
+def _renamed(event: Any, names: Callable[[str], str]) -> Any:
+    return attrs.evolve(event, queue=names(event.queue)) if isinstance(event, Envelope) else event
+
+
+class _Player:
+    """Plays one history on one harness."""
+
+    def __init__(self, records: tuple[history.Record, ...], harness: Harness, deadline: float | None = None) -> None:
+        self.records = records
+        self.deadline = inf if deadline is None else deadline
+        self.names = _Names(records)
+        self.bench = Bench(harness, deadline=self.deadline)
+        self.bench.queues = tuple(self.names.new(name) for name in self.names.names if not name.startswith(_OUTBOX))
+        self.recorder = self.bench.recorder = Recorder(harness, raising=False)
+        self.workers: dict[str, Worker] = {}
+        self.ended = {record.op: record for record in records if isinstance(record, history.Returned)}
+        self.last = self._last_of_transactions()
+        self.ways = {
+            (record.call.transaction, record.call.savepoint): record.call.way
+            for record in records
+            if isinstance(record, history.Invoked) and isinstance(record.call, history.EndSavepoint)
+        }
+        self.transactions: dict[int, tuple[ExitStack, RecordedTransaction]] = {}
+        self.savepoints: dict[tuple[int, int], ExitStack] = {}
+        self.faults: dict[str, ExitStack] = {}
+        self.old_keys: dict[int, Key] = {}
+        self.deliveries: dict[Key, Delivery] = {}
+        self.unsettled: dict[str, dict[int, Delivery]] = {}
+        self._old_handed, self._new_handed = _Numbering(), _Numbering()
+        self._old_dead, self._new_dead = _Dead(), _Dead()
+        self._came = True
+
+    def _last_of_transactions(self) -> dict[int, int]:
+        calls = (record for record in self.records if isinstance(record, history.Invoked))
+        return {call.transaction: record.op for record in calls if (call := _in_transaction(record.call)) is not None}
+
+    def play(self) -> None:
+        """Play all of it, and clean up."""
+        try:
+            self._play()
+        finally:
+            for stack in (
+                *self.faults.values(),
+                *self.savepoints.values(),
+                *(own for own, _ in self.transactions.values()),
+            ):
+                stack.close()
+            self.bench.clean_up()
+
+    def _play(self) -> None:
+        clock = self.recorder.harness.clock
+        began = clock.now()
+        first = latest = self.records[0].at if self.records else 0.0
+        flying: set[int] = set()
+        self._set_up_what_was_there()
+        for record in self.records:
+            self._require_time()
+            if record.at < latest and not self.bench.set_back(latest - record.at):
+                self.note(f"the clock is not set back before the end of call {record.op}, as it was")
+            latest = record.at
+            if isinstance(record, history.Returned):
+                flying.discard(record.op)
+                continue
+            self._wait(record.at - first - (clock.now() - began))
+            if flying:
+                self.note(f"call {record.op} began while {', '.join(map(str, sorted(flying)))} was in flight")
+            flying.add(record.op)
+            try:
+                self._call(record)
+            except HookMissing as missing:
+                self.note(f"call {record.op} is left out: the harness has no hook {missing}")
+            except (HarnessError, LeftBehind):
+                raise
+            except Exception as error:  # noqa: BLE001 - it is in the history
+                if record.op in self.ended and self.ended[record.op].end == "done":
+                    self.note(f"call {record.op}, which was done then, failed: {told(error)}")
+        self._require_time()
+
+    def _set_up_what_was_there(self) -> None:
+        calls = [record.call for record in self.records if isinstance(record, history.Invoked)]
+        queues = self.names.all(self.names.names)
+        if queues and not any(isinstance(call, history.SetUp) for call in calls):
+            self.note("the queues are set up first: they were there before the history began")
+            with suppress(Exception):  # what lacks them says so
+                worker = self.recorder.worker()
+                worker.setup(queues)
+                worker.close()
+
+    def _require_time(self, seconds: float = 0.0) -> None:
+        if monotonic() + seconds >= self.deadline:
+            raise TimeoutError
+
+    def _wait(self, seconds: float) -> None:
+        if seconds <= 0.0:
+            return
+        if not self.recorder.harness.fake:
+            if seconds > LONGEST_SLEEP:
+                self.note(f"{seconds:g} s are not waited for on a clock that nobody can move")
+                return
+            self._require_time(seconds)
+        self.recorder.advance(seconds)
+
+    def note(self, text: str) -> None:
+        """Write down what is not as it was."""
+        self.recorder.ended(self.recorder.began("replay", history.Note(text)))
+
+    def worker(self, name: str) -> Worker:
+        """Return the worker that stands for *name*; one that was open before the history began is opened now."""
+        if name not in self.workers:
+            self.workers[name] = self.recorder.worker()
+        return self.workers[name]
+
+    # --- call by call -----------------------------------------------------------------------------------
+
+    def _call(self, record: history.Invoked) -> None:
+        play = _PLAYS.get(type(record.call))
+        if play is not None:
+            play(self, record, record.call)
+        call = _in_transaction(record.call)
+        if call is not None and self.last[call.transaction] == record.op:
+            stack, _ = self.transactions.pop(call.transaction, (ExitStack(), None))
+            stack.close()
+
+    def open(self, record: history.Invoked, call: history.Open) -> None:
+        self.worker(record.worker)
+
+    def kill(self, record: history.Invoked, call: history.Kill) -> None:
+        self.recorder.kill(self.worker(record.worker))
+
+    def close(self, record: history.Invoked, call: history.Close) -> None:
+        self.worker(record.worker).close()
+
+    def set_up(self, record: history.Invoked, call: history.SetUp) -> None:
+        self.worker(record.worker).setup(self.names.all(call.queues), dry_run=call.dry_run)
+
+    def break_(self, record: history.Invoked, call: history.Break) -> None:
+        worker, stack = self.worker(record.worker), ExitStack()
+        fault = Fault(call.where, call.at)
+        try:
+            stack.enter_context(self.recorder.faulty(worker, fault))
+        except HookMissing:
+            stack.enter_context(self.recorder.broken(worker, call.where))
+        self.faults[record.worker] = stack
+
+    def mend(self, record: history.Invoked, call: history.Mend) -> None:
+        self.faults.pop(record.worker, ExitStack()).close()
+
+    def send(self, record: history.Invoked, call: history.Send) -> None:
+        self.worker(record.worker).send(self._envelopes(call.envelopes), delay=call.delay)
+
+    def put_raw(self, record: history.Invoked, call: history.PutRaw) -> None:
+        self.recorder.put_raw(self.names.new(call.queue), call.raw, call.headers)
+
+    def receive(self, record: history.Invoked, call: history.Receive) -> None:
+        worker, queues = self.worker(record.worker), self.names.all(call.queues)
+        expected = self._expected(record.op)
+        came: list[Delivery] = []
+
+        def ask() -> bool:
+            wait = max(min(call.wait, self.deadline - monotonic()), self.bench.glance)
+            deliveries = worker.receive(queues, limit=call.limit - len(came), lease=call.lease, wait=wait)
+            for delivery in deliveries:
+                self.deliveries[self._new_handed.key(delivery.queue, delivery.envelope)] = delivery
+                self.unsettled.setdefault(record.worker, {})[id(delivery)] = delivery
+            came.extend(deliveries)
+            came_all = len(came) >= call.limit or all(key in self.deliveries for key in expected)
+            return came_all or (not deliveries and self.bench.breathe())
+
+        self.bench.until(ask)
+        self._came = bool(came)
+
+    def settle(self, record: history.Invoked, call: history.Settle) -> None:
+        found = [(self._delivery(record, item.delivery), item.outcome) for item in call.items]
+        settlements = [(delivery, outcome) for delivery, outcome in found if delivery is not None]
+        if settlements or not call.items:
+            for delivery, _ in settlements:
+                for held in self.unsettled.values():
+                    held.pop(id(delivery), None)
+            self.worker(record.worker).settle(settlements)
+
+    def extend(self, record: history.Invoked, call: history.Extend) -> None:
+        found = [self._delivery(record, number) for number in call.deliveries]
+        deliveries = [delivery for delivery in found if delivery is not None]
+        if deliveries or not call.deliveries:
+            self.worker(record.worker).extend(deliveries, lease=call.lease)
+
+    def checkpoint(self, record: history.Invoked, call: history.Checkpoint) -> None:
+        delivery = self._delivery(record, call.delivery)
+        if delivery is not None:
+            self.worker(record.worker).checkpoint(delivery, call.state)
+
+    def list_dead(self, record: history.Invoked, call: history.ListDead) -> None:
+        after = None if call.after is None else self._ref(record, call.after)
+        if after is None and call.after is not None:
+            return
+        returned = self.ended.get(record.op)
+        if returned is not None and isinstance(returned.value, history.Entries):
+            self._old_dead.see(returned.value.entries, self.names.new)
+        entries = self.worker(record.worker).dead_letters(self.names.all(call.queues), after=after, limit=call.limit)
+        self._new_dead.see(entries, str)
+
+    def revive(self, record: history.Invoked, call: history.Revive) -> None:
+        found = {self._ref(record, ref): state for ref, state in call.refs.items()}
+        refs = {ref: state for ref, state in found.items() if ref is not None}
+        if refs or not call.refs:
+            self.worker(record.worker).revive(refs)
+
+    def discard(self, record: history.Invoked, call: history.Discard) -> None:
+        refs = [ref for ref in (self._ref(record, old) for old in call.refs) if ref is not None]
+        if refs or not call.refs:
+            self.worker(record.worker).discard(refs)
+
+    def cancel(self, record: history.Invoked, call: history.Cancel) -> None:
+        self.worker(record.worker).cancel(call.event_id)
+
+    def find(self, record: history.Invoked, call: history.Find) -> None:
+        self.worker(record.worker).find(call.event_id)
+
+    def purge(self, record: history.Invoked, call: history.Purge) -> None:
+        self.worker(record.worker).purge(self.names.new(call.queue))
+
+    def count(self, record: history.Invoked, call: history.Count) -> None:
+        self.worker(record.worker).stats(self.names.new(call.queue))
+
+    def send_bound(self, record: history.Invoked, call: history.SendBound) -> None:
+        relay_to = None if call.relay_to is None else self.names.new(call.relay_to)
+        self._transaction(record, call.transaction).send(
+            self._envelopes(call.envelopes), delay=call.delay, relay_to=relay_to
+        )
+
+    def set_savepoint(self, record: history.Invoked, call: history.SetSavepoint) -> None:
+        place, stack = (call.transaction, call.savepoint), ExitStack()
+        way = self.ways.get(place, "rollback")
+        stack.enter_context(self._transaction(record, call.transaction).savepoint(way))
+        self.savepoints[place] = stack
+
+    def end_savepoint(self, record: history.Invoked, call: history.EndSavepoint) -> None:
+        self.savepoints.pop((call.transaction, call.savepoint), ExitStack()).close()
+
+    def end_transaction(self, record: history.Invoked, call: history.EndTransaction) -> None:
+        transaction = self._transaction(record, call.transaction)
+        if call.way == "commit":
+            transaction.commit()
+        else:
+            transaction.rollback()
+
+    def drain(self, record: history.Invoked, call: history.Drain) -> None:
+        """Take what still comes, which may be more than came then, and say whether it came to an end."""
+        worker = self.worker(record.worker)
+        queues = (*self.bench.queues, *self.names.all(name for name in self.names.names if name.startswith(_OUTBOX)))
+        for held in self.unsettled.pop(record.worker, {}).values():
+            worker.ack(held)
+        ended = not self._came and not self.recorder.pending()
+        ended = ended or self.bench.receive_all(worker, queues)
+        self.recorder.ended(self.recorder.began(worker.name, history.Drain()), "done" if ended else "unknown")
+
+    # --- what stands for what ---------------------------------------------------------------------------
+
+    def _envelopes(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        return [_renamed(envelope, self.names.new) for envelope in envelopes]
+
+    def _expected(self, op: int) -> list[Key]:
+        """Return what the receive *op* handed out then."""
+        returned = self.ended.get(op)
+        if returned is None or not isinstance(returned.value, history.HandedOut):
+            return []
+        keys = []
+        for handed in returned.value.deliveries:
+            if handed.number not in self.old_keys:
+                event = _renamed(handed.event, self.names.new)
+                self.old_keys[handed.number] = self._old_handed.key(self.names.new(handed.queue), event)
+            keys.append(self.old_keys[handed.number])
+        return keys
+
+    def _delivery(self, record: history.Invoked, number: int) -> Delivery | None:
+        found = self.deliveries.get(self.old_keys.get(number, (None, 0)))
+        if found is None:
+            self.note(f"call {record.op} leaves delivery {number} out: it has not come")
+        return found
+
+    def _ref(self, record: history.Invoked, ref: str) -> str | None:
+        key = self._old_dead.keys.get(ref)
+        if key is None:
+            return ref  # one that nobody was ever given
+        found = self._new_dead.refs.get(key)
+        if found is None:
+            self.note(f"call {record.op} leaves dead letter {ref!r} out: there is none")
+        return found
+
+    def _transaction(self, record: history.Invoked, number: int) -> RecordedTransaction:
+        if number not in self.transactions:
+            stack = ExitStack()
+            opened = stack.enter_context(self.worker(record.worker).transaction())
+            self.transactions[number] = stack, opened
+        return self.transactions[number][1]
+
+
+_InTransaction = history.SendBound | history.SetSavepoint | history.EndSavepoint | history.EndTransaction
+
+
+def _in_transaction(call: history.Call) -> _InTransaction | None:
+    return call if isinstance(call, _InTransaction) else None
+
+
+_PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
+    history.Open: _Player.open,
+    history.Kill: _Player.kill,
+    history.Close: _Player.close,
+    history.SetUp: _Player.set_up,
+    history.Break: _Player.break_,
+    history.Mend: _Player.mend,
+    history.Send: _Player.send,
+    history.PutRaw: _Player.put_raw,
+    history.Receive: _Player.receive,
+    history.Settle: _Player.settle,
+    history.Extend: _Player.extend,
+    history.Checkpoint: _Player.checkpoint,
+    history.ListDead: _Player.list_dead,
+    history.Revive: _Player.revive,
+    history.Discard: _Player.discard,
+    history.Cancel: _Player.cancel,
+    history.Find: _Player.find,
+    history.Purge: _Player.purge,
+    history.Count: _Player.count,
+    history.SendBound: _Player.send_bound,
+    history.SetSavepoint: _Player.set_savepoint,
+    history.EndSavepoint: _Player.end_savepoint,
+    history.EndTransaction: _Player.end_transaction,
+    history.Drain: _Player.drain,
+}
+"""By call: what runs it again."""

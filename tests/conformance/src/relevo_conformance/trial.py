@@ -1,0 +1,221 @@
+"""One run of the suite on one transport, from the harness to the card."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points, version
+from time import monotonic
+from types import MappingProxyType
+
+import attrs
+import pytest
+from hypothesis import Phase
+
+from relevo import Capabilities
+from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo_conformance._naming import HARNESSES, TRANSPORTS
+from relevo_conformance.card import Card, Subject, card
+from relevo_conformance.contract import LEFT_OUT
+from relevo_conformance.examination import Finding, Matching, examine, tests_of
+from relevo_conformance.harness import Harness, Observed
+from relevo_conformance.profile import chosen
+from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
+
+_OWN = "relevo-conformance"
+_NONE = Capabilities(durability="process", lease="timed")
+"""What is told where a transport cannot say what it claims."""
+
+RANDOM = "test_random_histories_keep_every_promise"
+
+Progress = Callable[[int, int, str], None]
+"""Is told which test begins, of how many, and its name."""
+
+
+class ServerMissingError(Exception):
+    """Raised when what the transport needs is not there; says what."""
+
+
+@attrs.frozen(kw_only=True)
+class Trial:
+    """
+    What is to be run.
+
+    Args:
+        harness: What drives the transport.
+
+        name: What the transport is called.
+
+        profile: ``quick``, ``standard`` or ``nightly``.
+
+        seed: Decides the random histories; if unsaid, that of the profile, and where it has none one is drawn.
+
+        only: The promises to look at; all if empty. The random histories are fewer then.
+
+        shrink: Whether the shortest program is looked for that breaks a promise.
+
+        command: The command line that runs this again.
+    """
+
+    harness: type[Harness]
+    name: str
+    profile: str = "quick"
+    seed: int | None = None
+    only: Sequence[str] = ()
+    shrink: bool = True
+    command: str = ""
+
+    def promises(self) -> Sequence[Promise]:
+        """Return the promises that the card tells."""
+        return tuple(one for one in PROMISES.values() if not self.only or one.id in self.only)
+
+    def matching(self) -> Matching:
+        """Return which tests are run: those of the promises, and what can break any of them."""
+        wanted = {*self.only}
+        if any(PROMISES[name].level == "optional" for name in wanted):
+            wanted.add(UNCLAIMED_IS_REFUSED.id)
+        return lambda test, promises: not self.only or test == RANDOM or bool(promises & wanted)
+
+    def tests(self) -> Sequence[tuple[str, frozenset[str]]]:
+        """Return the names of the tests that are run, and what they prove."""
+        matching = self.matching()
+        return [(name, promises) for name, promises in tests_of(self.harness) if matching(name, promises)]
+
+    def run(
+        self,
+        progress: Progress = lambda number, total, test: None,
+        found: Callable[[Finding], None] = lambda finding: None,
+    ) -> Card:
+        """
+        Run it, and return its card.
+
+        Args:
+            progress: Is told which test begins.
+
+            found: Is told what each one found.
+
+        Raises:
+            ServerMissingError: What the transport needs is not there.
+
+            ConfigurationError: It cannot be opened as it was told.
+        """
+        claimed = reach(self.harness)
+        profile = chosen(self.profile)
+        seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
+        seed = next(one for one in seeds if one is not None)
+        observed = Observed()
+        began = monotonic()
+        profile = attrs.evolve(profile, seed=seed)
+        profile = profile.part() if self.only else profile
+        matching, findings = self._told(progress), []
+        with profile.bounded():
+            for finding in examine(
+                self.harness, profile=profile, phases=self._phases(), matching=matching, observed=observed
+            ):
+                findings.append(finding)
+                found(finding)
+        is_part = bool(self.only) or any(finding.what in LEFT_OUT for finding in findings)
+        return card(
+            findings,
+            subject=Subject(
+                transport=self.name,
+                harness=self.harness.__name__,
+                capabilities=claimed,
+                profile=self.profile,
+                seed=seed,
+                duration=monotonic() - began,
+                versions=versions(self.harness),
+                command=self.command,
+            ),
+            met=observed.met,
+            hooks=observed.hooks,
+            defined=() if is_part else self.harness.defines(),
+            deviations=self.harness.deviations,
+            promises=self.promises(),
+        )
+
+    def _phases(self) -> Sequence[Phase]:
+        """Return all but what nobody is shown: the explanations."""
+        return [one for one in Phase if one is not Phase.explain and (self.shrink or one is not Phase.shrink)]
+
+    def _told(self, progress: Progress) -> Matching:
+        """Return which tests are run, and tell *progress* of each before it begins."""
+        matching, total, done = self.matching(), len(self.tests()), 0
+
+        def tell(test: str, promises: frozenset[str]) -> bool:
+            nonlocal done
+            if not matching(test, promises):
+                return False
+            done += 1
+            progress(done, total, test)
+            return True
+
+        return tell
+
+
+def reach(harness: type[Harness]) -> Capabilities:
+    """
+    Open a transport, as a test for what it needs to be there, and return what it claims.
+
+    What else goes wrong is left to the suite, which tells it better.
+
+    Raises:
+        ServerMissingError: It cannot be reached, or the harness says that something is missing.
+
+        ConfigurationError: It cannot be opened as it was told.
+    """
+    found: list[object] = []
+    raised: list[BaseException] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - looked at by whoever waits
+            raised.append(error)
+
+    def look() -> None:
+        with noted():
+            opened = harness()
+            with noted():  # lest one that cannot be closed either hides why
+                found.append(opened.capabilities)
+                _touch(opened)
+            opened.close()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(harness.call_timeout)
+    for error in raised:
+        if isinstance(error, ConfigurationError):
+            raise error
+        if isinstance(error, TransportUnavailableError | pytest.skip.Exception):
+            raise ServerMissingError(str(error)) from error
+    return next((one for one in found if isinstance(one, Capabilities)), _NONE)
+
+
+def _touch(harness: Harness) -> None:
+    queue = f"probe{secrets.token_hex(4)}"
+    transport = harness.open()
+    try:
+        transport.setup([queue])
+    finally:
+        with suppress(Exception):
+            transport.close()
+        with suppress(Exception):
+            harness.drop(queue)
+
+
+def versions(harness: type[Harness]) -> Mapping[str, str]:
+    """Return the versions of all that has a part in a run on *harness*."""
+    modules = {cls.__module__.partition(".")[0] for cls in (harness, harness.transport)}
+    names = {
+        point.dist.name
+        for group in (HARNESSES, TRANSPORTS)
+        for point in entry_points(group=group)
+        if point.dist and point.value.partition(":")[0].partition(".")[0] in modules
+    }
+    wanted = dict.fromkeys([*sorted(names - {"relevo", _OWN}), "relevo", _OWN, "hypothesis"])
+    return MappingProxyType({**{name: version(name) for name in wanted}, "Python": platform.python_version()})

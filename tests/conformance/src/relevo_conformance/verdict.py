@@ -1,0 +1,132 @@
+"""How a run stops: a promise is broken, the harness is, or nobody waits for it any more."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+
+from relevo import Capabilities, Transport
+from relevo.errors import RelevoError, shown
+from relevo_conformance import promise
+from relevo_conformance._world import Violation
+
+_LONGEST = 2000
+"""Characters of an error's text that are shown."""
+
+
+_MOST = 3
+"""Violations that are told one by one: of a batch there may be hundreds, all alike."""
+
+
+class BrokenPromiseError(AssertionError):
+    """
+    Raised when what was recorded breaks a promise.
+
+    Args:
+        violations: What was broken, in the order in which it showed.
+    """
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        lines = [str(violation) for violation in violations[:_MOST]]
+        if len(violations) > _MOST:
+            others = Counter(violation.promise for violation in violations[_MOST:])
+            lines.append(f"and {', '.join(f'{number} more of {name}' for name, number in others.items())}")
+        super().__init__("\n".join(lines))
+
+    @property
+    def promises(self) -> frozenset[str]:
+        """The ids of the promises that were broken."""
+        return frozenset(violation.promise for violation in self.violations)
+
+
+class HarnessError(Exception):
+    """
+    Raised when the harness fails, which says nothing of the transport.
+
+    Args:
+        harness: The name of its class.
+
+        hook: What of it failed.
+
+        why: How.
+    """
+
+    def __init__(self, harness: str, hook: str, why: str) -> None:
+        self.harness = harness
+        self.hook = hook
+        super().__init__(f"{harness}.{hook} {why}; mend the harness, the transport was not judged")
+
+
+class LeftBehind(BaseException):
+    """Raised in a thread for which nobody waits any more, wherever it calls the suite."""
+
+
+def told(error: BaseException | None) -> str:
+    """Return the kind and the text of *error* for a reader, whatever its author made of them."""
+    if error is None:
+        return "success"
+    try:
+        text = str(error)
+    except BaseException as worse:  # noqa: BLE001 - a stranger's code may raise anything
+        text = f"its text cannot be read: __str__ raised {type(worse).__name__}"
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
+    if isinstance(error, BrokenPromiseError) and isinstance(error.__context__, RelevoError):
+        text = f"{text}\nit raised {told(error.__context__)}"
+    text = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_a_persons(error: BaseException) -> bool:
+    """Tell whether *error* is that of somebody at the keyboard, which only the main thread gets."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def raised_in(trace: TracebackType | None, owner: type) -> bool:
+    """Tell whether the way to where an error was raised leads through a method of *owner*."""
+    while trace is not None:
+        if is_method_of(trace.tb_frame, owner):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def hook_that_raised(trace: TracebackType | None, harness: type) -> str | None:
+    """Return the method of *harness* on the way to where an error was raised, if there is one."""
+    found = None
+    while trace is not None:
+        if is_method_of(trace.tb_frame, harness):
+            found = trace.tb_frame.f_code.co_name
+        trace = trace.tb_next
+    return found
+
+
+def is_method_of(frame: FrameType, owner: type) -> bool:
+    """Tell whether *frame* is of a method that was called on *owner* or on an instance of it."""
+    code = frame.f_code
+    if not code.co_argcount:
+        return False
+    first = frame.f_locals.get(code.co_varnames[0])
+    return issubclass(first, owner) if isinstance(first, type) else isinstance(first, owner)
+
+
+def claims_of(transport: Transport) -> Capabilities:
+    """
+    Return what *transport* claims.
+
+    Raises:
+        BrokenPromiseError: It does not say, or not as the seam has it.
+    """
+    try:
+        claimed: object = transport.capabilities
+    except BaseException as error:
+        if is_a_persons(error):
+            raise
+        what = f"the capabilities of {type(transport).__name__} raised {told(error)}; expected a relevo.Capabilities"
+        raise BrokenPromiseError([Violation(promise.ANSWERS_ARE_WELL_FORMED.id, None, what)]) from error
+    if not isinstance(claimed, Capabilities):
+        what = f"the capabilities of {type(transport).__name__} are {shown(claimed)}; expected a relevo.Capabilities"
+        raise BrokenPromiseError([Violation(promise.ANSWERS_ARE_WELL_FORMED.id, None, what)])
+    return claimed

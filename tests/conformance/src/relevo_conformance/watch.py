@@ -1,0 +1,212 @@
+"""
+Time-outs for calls of strangers: a test runs in a thread that can be left behind.
+
+A call that hangs cannot be ended from outside, whatever the language offers. So the tests of a class run
+on a :class:`Stage`, a thread of its own, and every call into a transport or a harness is written on its
+:class:`Watch` while it lasts. Whoever waits for the test looks at the watch now and then; if a call is
+overdue, that is the verdict, and the thread is left to itself. A call costs two entries in a dict, and
+no hand-over to another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from relevo_conformance import promise
+from relevo_conformance._world import Violation
+from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, told
+
+if TYPE_CHECKING:
+    from relevo_conformance.bench import Bench
+
+Result = TypeVar("Result")
+
+Tell = Callable[[str], BaseException]
+"""Returns the verdict on a call, given in words how long it took and where it is."""
+
+Flight = tuple[float, float, Tell]
+"""A call: when it is overdue, how many seconds it was given, and who tells."""
+
+_PATIENCE = 60.0
+"""Seconds beyond a call's own that may pass between two calls: the suite itself waits, and Hypothesis thinks."""
+
+_PULSE = 0.25
+"""Seconds after which the watch is looked at again."""
+
+_STANDARD = frozenset({Path(threading.__file__).parent, Path(asyncio.__file__).parent})
+"""Folders of the standard library in which threads wait."""
+
+
+class Watch:
+    """
+    Knows which calls are in flight, and when each is overdue.
+
+    Args:
+        seconds: What a call may take, beyond what it is asked to wait.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.benches: list[Bench] = []
+        """Those whose scenario has not come to its end, to be cleaned up if it never does."""
+
+        self.hooks = threading.RLock()
+        """Held while a hook of the harness is called."""
+
+        self.handed_out = False
+        """Whether a receive ever brought anything."""
+
+        self.vain_looks = 0
+        """How often something was looked for until patience was over, before a receive ever brought anything."""
+
+        self._flights: dict[int, Flight] = {}
+        self._is_over = False
+
+    def call(self, act: Callable[[], Result], tell: Tell, *, wait: float = 0.0) -> Result:
+        """
+        Return what *act* returns; while it lasts it can be overdue.
+
+        Args:
+            act: A call of something strange.
+
+            tell: Says what is wrong if it does not come back.
+
+            wait: Seconds for which it was asked to block.
+
+        Raises:
+            LeftBehind: A call was overdue meanwhile, and the verdict was given.
+        """
+        self.require_attention()
+        thread = threading.get_ident()
+        around = self._flights.get(thread)
+        allowed = self.seconds + wait
+        self._flights[thread] = (monotonic() + allowed, allowed, tell)
+        try:
+            result = act()
+        finally:
+            if around is None:
+                self._flights.pop(thread, None)
+            else:  # whatever goes on around it has just gone on
+                self._flights[thread] = (monotonic() + around[1], *around[1:])
+        self.require_attention()
+        return result
+
+    def require_attention(self) -> None:
+        """Raise :class:`LeftBehind` if nobody waits for what is done here."""
+        if self._is_over:
+            raise LeftBehind
+
+    def overdue(self) -> BaseException | None:
+        """Return the verdict if a call is overdue; from then on nobody waits for what is done here."""
+        now = monotonic()
+        for thread, (deadline, allowed, tell) in tuple(self._flights.items()):
+            if now > deadline:
+                try:
+                    verdict = tell(f"did not come back within {allowed:g} s{_whereabouts(thread)}")
+                except LeftBehind:  # it has come back just now
+                    continue
+                self._is_over = True
+                _interrupt(thread)
+                return verdict
+        return None
+
+    def land(self) -> None:
+        """Forget calls that a test left in other threads."""
+        self._flights.clear()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a call was overdue."""
+        return self._is_over
+
+
+class Stage:
+    """A thread in which one thing after the other is done, and that can be left behind."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        threading.Thread(target=self._play, name="relevo-conformance", daemon=True).start()
+
+    def run(self, watch: Watch, act: Callable[[], Result], tell: Tell) -> Result:
+        """
+        Return what *act* returns, or raise what it raises, as if it had been called here.
+
+        Args:
+            watch: What is looked at meanwhile.
+
+            act: What to do.
+
+            tell: Says what is wrong if *act* does not go on although no call is overdue.
+
+        Raises:
+            BaseException: The verdict of *watch* on a call that is overdue. The thread is lost.
+        """
+        __tracebackhide__ = True
+        job = _Job(lambda: watch.call(act, tell, wait=_PATIENCE))
+        self._jobs.put(job)
+        while not job.done.wait(min(_PULSE, watch.seconds / 4)):
+            verdict = watch.overdue()
+            if verdict is not None:
+                self.end()
+                raise verdict
+        watch.land()
+        if isinstance(job.error, KeyboardInterrupt | SystemExit):
+            # Nobody at the keyboard meant that thread; here it would end everything.
+            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"something raised {told(job.error)}")
+            raise BrokenPromiseError([violation]) from job.error
+        if job.error is not None:
+            raise job.error
+        result: Result = job.result
+        return result
+
+    def end(self) -> None:
+        """Let the thread end when it has nothing to do any more."""
+        self._jobs.put(None)
+
+    def _play(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            del job  # and with it what it returned
+
+
+class _Job:
+    """Something to do, and what came of it."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self._act = act
+        self._context = contextvars.copy_context()
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._context.run(self._act)
+        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+            self.error = error
+        self.done.set()
+
+
+def _interrupt(thread: int) -> None:
+    """Let *thread* end if it is Python that it runs for ever; one that waits is left as it is."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(LeftBehind))
+
+
+def _whereabouts(thread: int) -> str:
+    """Return in words where *thread* is, as seen from outside the standard library."""
+    innermost = frame = sys._current_frames().get(thread)
+    while frame is not None and Path(frame.f_code.co_filename).parent in _STANDARD:
+        frame = frame.f_back
+    frame = frame or innermost
+    if frame is None:
+        return ""
+    return f"; it is at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}, in {frame.f_code.co_name}"

@@ -1,0 +1,435 @@
+"""
+Memory transports that are odd, and right: what they do nobody ever promised not to do.
+
+A suite that turns one of them red asks for more than the seam says, and would keep good transports out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import attrs
+
+from relevo import (
+    Ack,
+    Action,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Found,
+    Nack,
+    Release,
+    Settlement,
+    State,
+    Stats,
+    Transport,
+)
+from relevo.errors import SendError, TransportUnavailableError
+from relevo_conformance import Harness
+from relevo_memory import MemoryTransport
+from relevo_memory._queue import EventQueue, KeptEvent
+
+from .memory import BreakableStore, MemoryHarness
+
+DECOYS: list[type[Harness]] = []
+
+
+def decoy(odd: type) -> type:
+    """Add a transport, a store or a harness that is odd."""
+    if issubclass(odd, MemoryHarness):
+        DECOYS.append(odd)
+        return odd
+    attribute = "store_type" if issubclass(odd, BreakableStore) else "transport"
+    DECOYS.append(type(f"{odd.__name__}Harness", (MemoryHarness,), {attribute: odd, "__doc__": odd.__doc__}))
+    return odd
+
+
+class Unordered(MemoryTransport):
+    """Claims no order of any kind."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, order="none")
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if not self._closed and any(one.ordering_key is not None for one in envelopes):
+            raise self._unsupported("order")
+        super().send(envelopes, delay=delay)
+
+
+# --- order -----------------------------------------------------------------------------------------
+
+
+class Shuffled(BreakableStore):
+    """Events of one urgency come in an order of their own, though none waits for long."""
+
+    def _queue(self, name: str) -> EventQueue:
+        if name not in self._queues:
+            queue = self._queues[name] = EventQueue(name)
+            queue._places = map(scattered, itertools.count())  # type: ignore[assignment]
+        return self._queues[name]
+
+
+def scattered(place: int) -> int:
+    """Return another place than *place*, but one that is near."""
+    return place ^ random.randrange(8)  # noqa: S311 - no secret
+
+
+@decoy
+class HandsOutInRandomOrderHarness(MemoryHarness):
+    """Where no order is claimed, there is none."""
+
+    transport: ClassVar[type[MemoryTransport]] = Unordered
+    store_type: ClassVar[type[BreakableStore]] = Shuffled
+
+
+@decoy
+class PutsWhatIsReleasedToTheEnd(BreakableStore):
+    """Whoever is given back waits behind those that are there, whatever the reason; in his line he keeps his place."""
+
+    def _queue(self, name: str) -> EventQueue:
+        if name not in self._queues:
+            self._queues[name] = ToTheEnd(name)
+        return self._queues[name]
+
+
+class ToTheEnd(EventQueue):
+    def _rank(self, event: KeptEvent) -> None:
+        if event.status is State.READY:
+            event.place = next(self._places)
+        super()._rank(event)
+
+
+# --- receiving -------------------------------------------------------------------------------------
+
+
+class OneByOne(MemoryTransport):
+    """Hands out one event, however many it is asked for."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return super().receive(queues, limit=min(limit, 1), lease=lease, wait=wait)
+
+
+@decoy
+class HandsOutOneAtATimeHarness(MemoryHarness):
+    """Whoever wants more has to ask again, for which its harness says that it takes patience."""
+
+    transport: ClassVar[type[MemoryTransport]] = OneByOne
+    patience = 0.05
+
+
+class Forgetful(MemoryTransport):
+    """Every third receive finds nothing, whatever is there."""
+
+    looks = 0
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        self.looks += 1
+        if self.looks % 3 == 0:
+            return super().receive(queues, limit=0, lease=lease, wait=0.0)
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+
+@decoy
+class ComesWithEmptyHandsNowAndThenHarness(MemoryHarness):
+    """As a broker does whose nodes do not all answer; its harness says that it takes patience."""
+
+    transport: ClassVar[type[MemoryTransport]] = Forgetful
+    patience = 0.05
+
+
+@decoy
+class LeasesForABitLonger(MemoryTransport):
+    """A lease ends a millisecond after it was to end: less than the harness says that clocks differ."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return super().receive(queues, limit=limit, lease=lease + 0.001, wait=wait)
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        return super().extend(deliveries, lease=lease + 0.001)
+
+
+@decoy
+class IsSlowAtTimes(MemoryTransport):
+    """Some calls take a hundredth of a second."""
+
+    calls = 0
+
+    @contextmanager
+    def _open(self) -> Iterator[float]:
+        self.calls += 1
+        if self.calls % 25 == 0:
+            time.sleep(0.01)
+        with super()._open() as now:
+            yield now
+
+
+@attrs.frozen
+class Ticket:
+    """A receipt that is looked at by its value."""
+
+    number: int
+    hand_over: int
+
+
+@decoy
+class MakesNewObjectsEachTime(MemoryTransport):
+    """Nothing that it returns is what it was given, or what it returned before; its receipts are plain numbers."""
+
+    tickets: ClassVar[dict[Ticket, Any]] = {}
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return tuple(map(self._issued, super().receive(queues, limit=limit, lease=lease, wait=wait)))
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        own = [(self._own(delivery), outcome) for delivery, outcome in settlements]
+        return self._given(super().settle(own), [delivery for delivery, _ in settlements], [one for one, _ in own])
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        own = [self._own(delivery) for delivery in deliveries]
+        return self._given(super().extend(own, lease=lease), deliveries, own)
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        super().checkpoint(self._own(delivery), state)
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        return tuple(attrs.evolve(one) for one in super().dead_letters(queues, after=after, limit=limit))
+
+    def _issued(self, delivery: Delivery) -> Delivery:
+        ticket = Ticket(delivery.receipt.number, len(self.tickets))  # type: ignore[attr-defined]
+        self.tickets[ticket] = delivery.receipt
+        envelope = delivery.envelope
+        return attrs.evolve(delivery, envelope=attrs.evolve(envelope), receipt=attrs.evolve(ticket))
+
+    def _own(self, delivery: Delivery) -> Delivery:
+        receipt = delivery.receipt
+        return attrs.evolve(delivery, receipt=self.tickets.get(receipt) if isinstance(receipt, Ticket) else receipt)
+
+    @staticmethod
+    def _given(lost: Sequence[Delivery], given: Sequence[Delivery], own: Sequence[Delivery]) -> Sequence[Delivery]:
+        return [one for one, mine in zip(given, own, strict=True) if any(mine is other for other in lost)]
+
+
+@decoy
+class ShowsDeadLettersUnderNamesOfItsOwn(MemoryTransport):
+    """Its refs are words of its own that tell nobody anything."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        found = super().dead_letters(queues, after=None if after is None else unveiled(after), limit=limit)
+        return [attrs.evolve(one, ref=veiled(one.ref)) for one in found]
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        return [veiled(ref) for ref in super().revive({unveiled(ref): state for ref, state in refs.items()})]
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        return [veiled(ref) for ref in super().discard([unveiled(ref) for ref in refs])]
+
+
+def veiled(ref: str) -> str:
+    return f"dead:{ref.encode().hex()}"
+
+
+def unveiled(ref: str) -> str:
+    kind, _, word = ref.partition(":")
+    try:
+        return bytes.fromhex(word).decode() if kind == "dead" else f"?{ref}"
+    except ValueError:
+        return f"?{ref}"
+
+
+@decoy
+class KeepsWholeSeconds(MemoryTransport):
+    """It says when an event was sent to the second."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in deliveries]
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        found = super().dead_letters(queues, after=after, limit=limit)
+        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in found]
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in super().find(event_id)]
+
+
+# --- what is claimed less of -----------------------------------------------------------------------
+
+
+@decoy
+class RoundsDelaysUp(MemoryTransport):
+    """It knows whole seconds alone, and says so."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, delay=1.0)
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        super().send(envelopes, delay=up(delay))
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        late = [
+            (one, attrs.evolve(outcome, delay=up(outcome.delay)) if isinstance(outcome, Nack) else outcome)
+            for one, outcome in settlements
+        ]
+        return super().settle(late)
+
+
+def up(delay: float) -> float:
+    return float(-int(-delay // 1)) if delay > 0 else delay
+
+
+class Tearing(MemoryTransport):
+    """Sends a batch two by two, and says of each event what became of it."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, atomic_batch=False)
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        for start in range(0, len(envelopes) or 1, 2):
+            part = envelopes[start : start + 2]
+            try:
+                super().send(part, delay=delay)
+            except SendError as error:
+                unknown, rest = range(start, start + len(part)), range(start + len(part), len(envelopes))
+                raise SendError(self.name, sent=range(start), unknown=unknown, refused=rest, why=error.why) from error
+            except TransportUnavailableError as error:
+                rest = range(start, len(envelopes))
+                raise SendError(self.name, sent=range(start), refused=rest, why=error.why) from error
+
+
+@decoy
+class SendsABatchInPartsHarness(MemoryHarness):
+    """It does not claim that a batch is one."""
+
+    transport: ClassVar[type[MemoryTransport]] = Tearing
+
+
+class Unsure(MemoryTransport):
+    """Says that it counts losses at least."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, losses="at least")
+
+    watched: frozenset[str] = frozenset()
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        self.watched |= frozenset(queues)
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+
+@decoy
+class CountsTooManyLossesHarness(MemoryHarness):
+    """When a worker is killed, what was ready in its queues counts as lost with it, as if it had been fetched ahead."""
+
+    transport: ClassVar[type[MemoryTransport]] = Unsure
+
+    def kill(self, transport: Transport) -> None:
+        assert isinstance(transport, Unsure)
+        for name in transport.watched & self.store._queues.keys():
+            for event in self.store._queues[name].events.values():
+                if event.status is State.READY:
+                    event.counters = event.counters.after(Action.LOSE)
+
+
+class OnItsWay(MemoryTransport):
+    """Says that a settlement is only sent; one that a kill overtakes never happened."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, settlement="sent", dedupe=False, order="none")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.acked: list[tuple[float, Delivery]] = []
+        self._checkpoints: dict[str, bytes] = {}
+        """By receipt: what is kept of a delivery beyond what it was handed out with."""
+
+    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        super().checkpoint(delivery, state)
+        self._checkpoints[str(delivery.receipt)] = state
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if not self._closed and any(one.ordering_key is not None for one in envelopes):
+            raise self._unsupported("order")
+        super().send(envelopes, delay=delay)
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        lost = super().settle(settlements)
+        now = self._clock.now()
+        self.acked += [
+            (now, self._as_kept(one)) for one, outcome in settlements if isinstance(outcome, Ack) and one not in lost
+        ]
+        return lost
+
+    def _as_kept(self, delivery: Delivery) -> Delivery:
+        return attrs.evolve(delivery, state=self._checkpoints.get(str(delivery.receipt), delivery.state))
+
+
+class NoIdentities(set[Any]):
+    """Takes no event for another."""
+
+    def __contains__(self, item: object) -> bool:
+        return False
+
+    def remove(self, item: object) -> None:
+        pass
+
+
+class Doubling(BreakableStore):
+    def _queue(self, name: str) -> EventQueue:
+        queue = super()._queue(name)
+        queue._identities = NoIdentities()
+        return queue
+
+    def bring_back(self, delivery: Delivery) -> None:
+        """Let the event of *delivery* come once more, as one whose holder was lost."""
+        queue = self._queue(delivery.queue)
+        event = KeptEvent(
+            number=next(self._numbers),
+            queue=delivery.queue,
+            envelope=delivery.envelope,
+            enqueued_at=delivery.enqueued_at,
+            status=State.READY,
+            state=delivery.state,
+        )
+        event.counters = attrs.evolve(event.counters, attempt=delivery.attempt + 1, losses=delivery.losses + 1)
+        queue.admit(event)
+
+
+@decoy
+class LosesAcksWithTheirWorkerHarness(MemoryHarness):
+    """What a worker acked less than a second before it was killed comes once more."""
+
+    transport: ClassVar[type[MemoryTransport]] = OnItsWay
+    store_type: ClassVar[type[BreakableStore]] = Doubling
+
+    def kill(self, transport: Transport) -> None:
+        assert isinstance(transport, OnItsWay)
+        assert isinstance(self.store, Doubling)
+        for at, delivery in transport.acked:
+            if self.clock.now() - at < 1.0:
+                self.store.bring_back(delivery)
+        transport.acked.clear()
+
+
+@decoy
+class CountsRoughly(MemoryTransport):
+    """Its figures are those of some other moment."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, stats="approximate")
+
+    def stats(self, queue: str) -> Stats:
+        stats = super().stats(queue)
+        return attrs.evolve(stats, ready=(stats.ready or 0) + 3, leased=None, oldest_age=None)
+
+
+@decoy
+class SettlesInTheOrderOfItsLiking(MemoryTransport):
+    """Of a batch of settlements the releases are done last."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        return super().settle(sorted(settlements, key=lambda one: isinstance(one[1], Release)))

@@ -1,0 +1,214 @@
+"""The card says of each promise what the findings amount to, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from relevo import Capabilities
+from relevo_conformance import PROMISES, Deviation
+from relevo_conformance.card import Card, Line, Subject, card
+from relevo_conformance.examination import Finding
+from relevo_conformance.promise import Needs, Promise
+
+ALL = Capabilities(durability="host", lease="timed", extend=True, losses="exact")
+NOTHING = Capabilities(durability="process", lease="timed", losses="at least")
+
+CORE = Promise("ack-is-final", "…")
+MUST = PROMISES["preference-is-kept"]
+OPTIONAL = Promise("extend-keeps-the-lease", "…", "optional", Needs("extend"))
+UNCLAIMED = "unclaimed-is-refused"
+RANDOM = Finding(test="test_random", status="kept")
+WHY = Deviation("the server shares its connections out", "https://example.org/why")
+
+
+def found(status: Any, *promises: str, **more: Any) -> Finding:
+    return Finding(**({"test": "test_it", "status": status, "promises": frozenset(promises)} | more))
+
+
+def make(*findings: Finding, claims: Capabilities = ALL, promises: tuple[Promise, ...] = (CORE,), **more: Any) -> Card:
+    subject = Subject(transport="memory", harness="MemoryHarness", capabilities=claims)
+    return card(findings, subject=subject, promises=promises, **more)
+
+
+def line(*findings: Finding, **more: Any) -> Line:
+    return make(*findings, **more).lines[0]
+
+
+def test_what_a_test_showed_to_be_kept_passes() -> None:
+    assert line(found("kept", CORE.id)).status == "PASS"
+
+
+def test_one_test_that_found_it_broken_outweighs_all_that_did_not() -> None:
+    failed = line(found("kept", CORE.id), found("broken", CORE.id, what="it came again"))
+
+    assert failed.status == "FAIL"
+    assert [failure.what for failure in failed.failures] == ["it came again"]
+
+
+def test_a_promise_whose_tests_were_all_skipped_is_unknown_and_says_why() -> None:
+    unknown = line(found("skipped", CORE.id, what="no hook put_raw"), RANDOM)
+
+    assert (unknown.status, unknown.why) == ("UNKNOWN", "no hook put_raw")
+
+
+def test_what_is_not_claimed_is_no_reason_beside_a_hook_that_is_missing() -> None:
+    skipped = [
+        found("skipped", CORE.id, what=what) for what in ("X has no hook broken", "purged-is-gone is not claimed")
+    ]
+
+    assert line(*skipped).why == "X has no hook broken"
+
+
+def test_a_promise_that_nothing_looked_at_is_unknown() -> None:
+    assert line().status == "UNKNOWN"
+    assert line(found("kept", "another-one")).status == "UNKNOWN"
+
+
+def test_a_promise_without_a_test_of_its_own_is_shown_by_the_random_histories() -> None:
+    assert line(RANDOM).status == "PASS"
+
+
+def test_below_its_floor_a_promise_is_unknown_whatever_passed() -> None:
+    floors = attrs.evolve(CORE, floors={"ack": 10, "kill done": 1})
+
+    unknown = line(found("kept", CORE.id), promises=(floors,), met={"ack": 9, "kill done": 1})
+
+    assert unknown.status == "UNKNOWN"
+    assert unknown.why == "ack: met 9 times, at least 10 are needed"
+    assert unknown.met == {"ack": (9, 10), "kill done": (1, 1)}
+    assert line(found("kept", CORE.id), promises=(floors,), met={"ack": 10, "kill done": 1}).status == "PASS"
+
+
+def test_a_promise_that_the_random_histories_did_not_get_to_show_says_what_was_not_met() -> None:
+    floors = attrs.evolve(CORE, floors={"event handed out": 20})
+    broken, left = found("broken", "another-one"), found("skipped", what="no more were run")
+
+    assert line(broken, promises=(floors,), met={}).why == "event handed out: met 0 times, at least 20 are needed"
+    assert line(left, promises=(floors,), met={}).why == "no more were run"
+
+
+@pytest.mark.parametrize("promise", [PROMISES["batch-is-atomic"], PROMISES["no-invention"]])
+def test_where_nothing_was_handed_out_nothing_is_shown_of_what_is(promise: Promise) -> None:
+    claims = attrs.evolve(ALL, atomic_batch=True)
+
+    told = line(found("kept", promise.id), claims=claims, promises=(promise,), met={"batch": 99, "event unknown": 99})
+
+    assert told.status == "UNKNOWN"
+    assert "event handed out: met 0 times" in told.why
+
+
+def test_below_its_floor_a_broken_promise_is_broken() -> None:
+    floors = attrs.evolve(CORE, floors={"ack": 10})
+
+    assert line(found("broken", CORE.id), promises=(floors,)).status == "FAIL"
+
+
+def test_what_is_not_claimed_is_not_applicable_if_it_is_refused_properly() -> None:
+    refused = line(found("kept", UNCLAIMED), claims=NOTHING, promises=(OPTIONAL,))
+
+    assert refused.status == "N/A"
+
+
+@pytest.mark.parametrize("probes", [(), ("broken",), ("kept", "broken"), ("skipped",)])
+def test_what_is_not_claimed_is_unknown_unless_it_was_seen_to_be_refused(probes: tuple[str, ...]) -> None:
+    findings = [found(status, UNCLAIMED) for status in probes]
+
+    assert line(*findings, claims=NOTHING, promises=(OPTIONAL,)).status == "UNKNOWN"
+
+
+def test_a_must_that_the_capabilities_rule_out_needs_no_refusal() -> None:
+    assert line(claims=NOTHING, promises=(MUST,)).status == "N/A"
+
+
+def test_what_nobody_can_ask_for_is_not_said_to_be_refused() -> None:
+    told = line(found("kept", UNCLAIMED), claims=NOTHING, promises=(PROMISES["woken-by-a-send"],))
+
+    assert (told.status, told.why) == ("N/A", "not claimed")
+
+
+def test_a_must_that_is_broken_as_declared_deviates() -> None:
+    deviates = line(found("deviates", MUST.id), promises=(MUST,), deviations={MUST.id: WHY})
+
+    assert deviates.status == "DEVIATES"
+    assert WHY.reason in deviates.why
+    assert WHY.url in deviates.why
+    assert line(found("broken", MUST.id), promises=(MUST,), deviations={MUST.id: WHY}).status == "DEVIATES"
+
+
+def test_a_declared_deviation_that_is_kept_passes_and_is_told() -> None:
+    kept = line(found("kept", MUST.id), promises=(MUST,), deviations={MUST.id: WHY})
+
+    assert kept.status == "PASS"
+    assert "declared as a deviation" in kept.why
+
+
+@pytest.mark.parametrize("promise", [PROMISES["ack-is-final"], PROMISES["extend-keeps-the-lease"]])
+def test_nobody_deviates_from_what_is_not_a_must(promise: Promise) -> None:
+    failed = make(found("broken", promise.id), promises=(promise,), deviations={promise.id: WHY})
+
+    assert failed.lines[0].status == "FAIL"
+    assert f'deviation from "{promise.id}"' in failed.errors[0]
+
+
+def test_a_deviation_from_no_promise_is_an_error() -> None:
+    assert "which is no promise" in make(deviations={"be-kind": WHY}).errors[0]
+
+
+def test_a_hook_that_was_never_called_is_an_error() -> None:
+    idle = make(found("kept", CORE.id), defined=("open", "session"), hooks={"open": 3})
+
+    assert len(idle.errors) == 1
+    assert "session()" in idle.errors[0]
+    assert idle.verdict == "unknown"
+
+
+def test_a_test_that_the_harness_failed_is_an_error_and_leaves_its_promise_unknown() -> None:
+    failed = make(found("error", CORE.id, what="MyHarness.kill raised KeyError"))
+
+    assert failed.errors == ("test_it: MyHarness.kill raised KeyError",)
+    assert failed.lines[0].status == "UNKNOWN"
+
+
+def test_a_promise_that_was_not_looked_at_and_is_broken_is_told_all_the_same() -> None:
+    broken = make(found("kept", CORE.id), found("broken", OPTIONAL.id, what="it came again"))
+
+    assert [(line.promise.id, line.status) for line in broken.lines] == [(CORE.id, "PASS"), (OPTIONAL.id, "FAIL")]
+    assert (broken.verdict, broken.errors) == ("not conformant", ())
+
+
+def test_what_broke_without_breaking_a_promise_is_an_error() -> None:
+    assert make(found("broken", what="Unsatisfiable")).errors == ("test_it: Unsatisfiable",)
+
+
+@pytest.mark.parametrize(
+    "findings, claims, verdict",
+    [
+        ([found("kept", CORE.id, OPTIONAL.id)], ALL, "conformant"),
+        ([found("kept", CORE.id), found("broken", OPTIONAL.id)], ALL, "not conformant"),
+        ([found("kept", OPTIONAL.id)], ALL, "unknown"),
+        ([found("kept", CORE.id)], ALL, "unknown"),
+        ([found("kept", CORE.id)], NOTHING, "conformant"),
+        ([found("kept", CORE.id), found("kept", UNCLAIMED)], NOTHING, "conformant"),
+    ],
+)
+def test_the_verdict_is_conformant_only_if_all_that_is_promised_was_shown(
+    findings: list[Finding], claims: Capabilities, verdict: str
+) -> None:
+    assert make(*findings, claims=claims, promises=(CORE, OPTIONAL)).verdict == verdict
+
+
+def test_a_deviation_does_not_stand_in_the_way_of_the_verdict() -> None:
+    deviating = make(
+        found("kept", CORE.id), found("deviates", MUST.id), promises=(CORE, MUST), deviations={MUST.id: WHY}
+    )
+
+    assert deviating.verdict == "conformant"
+
+
+def test_the_same_findings_make_the_same_card() -> None:
+    findings = (found("kept", CORE.id), found("broken", OPTIONAL.id), RANDOM)
+
+    assert make(*findings) == make(*findings)

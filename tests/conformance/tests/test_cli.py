@@ -1,0 +1,697 @@
+"""What the command line is asked, says, and ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from relevo import Ack, Envelope
+from relevo_conformance import PROMISES, cli, dump, history
+from relevo_memory import MemoryTransport
+
+from .memory import MemoryHarness
+
+Answer = subprocess.CompletedProcess[str]
+Ask = Callable[..., Answer]
+
+STRANGERS = '''
+import os
+import signal
+import subprocess
+import sys
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+
+from relevo import Capabilities, Transport
+from relevo.errors import TransportUnavailableError
+from relevo_conformance import Harness
+from relevo_memory import MemoryStore, MemoryTransport
+from relevo_memory.conformance import MemoryHarness
+
+
+class CountsReleases(MemoryTransport):
+    """Counts what is given back unstarted as an attempt."""
+
+    def settle(self, settlements):
+        from relevo import Nack, Release
+        return super().settle([(one, Nack() if isinstance(out, Release) else out) for one, out in settlements])
+
+
+class BrokenHarness(MemoryHarness):
+    transport = CountsReleases
+
+
+class SkipsOne(MemoryTransport):
+    """Leaves the first dead letter of each further page out."""
+
+    def dead_letters(self, queues, *, after=None, limit=100):
+        found = super().dead_letters(queues, after=after, limit=limit + 1)
+        return (found[1:] if after and len(found) > 1 else found)[:limit]
+
+
+class SkipsOneHarness(MemoryHarness):
+    transport = SkipsOne
+
+
+class CountsEverywhere(MemoryTransport):
+    """Counts receives, of all queues since its harness was opened, as dead letters of each."""
+
+    receives = 0
+
+    def receive(self, *args, **options):
+        type(self).receives += 1
+        return super().receive(*args, **options)
+
+    def stats(self, queue):
+        from attrs import evolve
+        return evolve(super().stats(queue), dead=max(0, self.receives - 30))
+
+
+class CountsEverywhereHarness(MemoryHarness):
+    transport = CountsEverywhere
+
+    def __init__(self):
+        super().__init__()
+        CountsEverywhere.receives = 0
+
+
+class BareHarness(Harness):
+    """Has what every harness has, and a hook that is for nothing."""
+
+    transport = MemoryTransport
+    store = MemoryStore()
+
+    def open(self):
+        return MemoryTransport(self.store, clock=self.clock)
+
+    def kill(self, transport):
+        pass
+
+
+class Away(MemoryTransport):
+    def setup(self, queues, *, dry_run=False):
+        raise TransportUnavailableError("away", "nobody answers")
+
+
+class Fails(MemoryTransport):
+    def receive(self, *args, **options):
+        raise TransportUnavailableError("fails", "nobody answers")
+
+
+class FailsHarness(MemoryHarness):
+    transport = Fails
+
+
+class AwayHarness(MemoryHarness):
+    """Drives what cannot be reached, and cannot be cleaned up then."""
+
+    transport = Away
+
+    def open(self):
+        return Away(MemoryStore(), clock=self.clock)
+
+    def drop(self, queue):
+        raise ConnectionError("no queue to drop")
+
+    def close(self):
+        raise ConnectionError("nothing to close")
+
+
+class MissingHarness(MemoryHarness):
+    def __init__(self):
+        pytest.skip("there is no server here")
+
+
+class Noisy(MemoryTransport):
+    def receive(self, *args, **options):
+        print("I receive")
+        os.write(1, b"I write")
+        subprocess.run(["echo", "so does my child"])
+        Thread(target=lambda: 1 / 0).start()
+        return super().receive(*args, **options)
+
+
+class NoisyHarness(MemoryHarness):
+    transport = Noisy
+
+class SpoilsHarness(BrokenHarness):
+    """Puts files where folders are wanted, when all was begun."""
+
+    def close(self):
+        for name in ("out", "kept"):
+            open(name, "w").close()
+
+
+class Closing(MemoryTransport):
+    """Closes what it prints to, and stops the clock."""
+
+    def receive(self, *args, **options):
+        import time
+        sys.stdout.close()
+        time.monotonic = None
+        return super().receive(*args, **options)
+
+
+class ClosingHarness(MemoryHarness):
+    transport = Closing
+
+
+class Forks(MemoryTransport):
+    """Leaves a process behind."""
+
+    def receive(self, *args, **options):
+        if not os.environ.get("FORKED"):
+            os.environ["FORKED"] = "1"
+            if os.fork() == 0:
+                import threading
+                threading.Event().wait(60)
+                os._exit(0)
+        return super().receive(*args, **options)
+
+
+class ForksHarness(MemoryHarness):
+    transport = Forks
+
+
+class EndsIt(MemoryTransport):
+    def receive(self, *args, **options):
+        os._exit(0)
+
+
+class EndsItHarness(MemoryHarness):
+    transport = EndsIt
+
+
+class Killed(MemoryTransport):
+    def receive(self, *args, **options):
+        os.killpg(0, signal.SIGKILL)
+
+
+class KilledHarness(MemoryHarness):
+    transport = Killed
+
+
+class CrashesHarness(MemoryHarness):
+    def open(self):
+        os.abort()
+
+thing = 3
+'''
+
+SHORT = ("--only", "limit-is-respected")
+
+
+@pytest.fixture(name="ask")
+def _ask(tmp_path: Path) -> Ask:
+    (tmp_path / "strangers.py").write_text(STRANGERS)
+    inherited = {**os.environ}
+    inherited.pop("RELEVO_CONFORMANCE_PROFILE", None)
+
+    def ask(*words: str, environ: Mapping[str, str] = MappingProxyType({}), timeout: float | None = None) -> Answer:
+        return subprocess.run(
+            [Path(sys.executable).with_name("relevo-conformance"), *words],
+            cwd=tmp_path,
+            env={**inherited, **environ},
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return ask
+
+
+# --- usage -----------------------------------------------------------------------------------------
+
+
+def test_list_names_the_harnesses_that_are_installed(ask: Ask) -> None:
+    listed = ask("list")
+
+    assert listed.returncode == 0
+    assert {"memory", "sql", "amqp"} <= {line.split()[0] for line in listed.stdout.splitlines()[1:]}
+
+
+def test_list_of_a_type_tells_its_options_and_what_it_promises(ask: Ask) -> None:
+    listed = ask("list", "amqp")
+
+    assert listed.returncode == 0
+    assert "--option prefetch=…" in listed.stdout
+    assert [promise for promise in PROMISES if promise not in listed.stdout] == []
+    assert "not claimed" in listed.stdout
+
+
+def test_a_dry_run_names_the_tests_and_runs_none(ask: Ask) -> None:
+    listed = ask("run", "strangers:Away", *SHORT, "--list")
+
+    assert listed.returncode == 0
+    assert "test_random_histories_keep_every_promise  all promises" in listed.stdout
+    assert "tests of 1 promises" in listed.stdout
+    assert "close-is-idempotent" not in listed.stdout
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["memroy"], 'no harness and no transport is called "memroy"; did you mean "memory"?'),
+        (["memory", "--option", "url=x"], 'MemoryHarness takes no option "url"; it takes none'),
+        (["amqp", "--option", "prefech=1"], 'did you mean "prefetch"?'),
+        (["amqp", "--option", "prefetch=many"], 'prefetch cannot be "many"'),
+        (["amqp", "--option", "prefetch"], "not of the form name=value"),
+        (["memory", "--only", "ack-is-finl"], 'did you mean "ack-is-final"?'),
+        (["memory", "--report", "card.txt"], "card.txt must end with one of .json, .xml, .md"),
+        (["memory", "--report", ","], "names no file"),
+        (["memory", "--only", ","], "names no promise"),
+        (["memory", "--seed", "abc"], "'--seed': \"abc\" must be a whole number, 0 or more, such as 42"),
+        (["memory", "--seed", "-1"], '"-1" must be a whole number'),
+        (["memory", "--report", "/proc/x/card.md"], "--report: /proc/x/card.md cannot be written: "),
+        (["memory", "--report", "folder.md"], "--report: folder.md cannot be written: Is a directory"),
+        (["memory", "--report", "strangers.py/card.md"], "--report: strangers.py/card.md cannot be written: "),
+        (["memory", "--histories", "/proc/x"], "--histories: /proc/x cannot be written: "),
+        (["memory", "--replay", "strangers.py", "--json"], "leave --json and --report out"),
+        (["memory", "--replay", "strangers.py", "--report", "card.md"], "leave --json and --report out"),
+        (["memory", "--replay", "strangers.py"], "strangers.py is no recorded history"),
+        (["memory", "--against", "sql"], "name one with --replay FILE"),
+        (["memory", "--profile", "hasty"], "'hasty' is not one of"),
+        (["strangers:Nobody"], "strangers:Nobody cannot be imported"),
+        (["strangers:thing"], "strangers:thing is neither a Harness nor a Transport"),
+        (["strangers:Noisy", "--option", "colour=red"], 'takes no option "colour"'),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_a_hint(ask: Ask, words: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.md").mkdir()
+    before = sorted(tmp_path.iterdir())
+
+    refused = ask("run", *words, environ={"RELEVO_TEST_AMQP": "amqp://127.0.0.1:1"})
+
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    assert sorted(one for one in tmp_path.iterdir() if one.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["amqp", "--option", "url=amqp://me:secret@127.0.0.1:1"], "127.0.0.1:1"),
+        (["amqp", "--option", "url=amqp://127.0.0.1:1"], "Connection refused"),
+        (["strangers:MissingHarness"], "there is no server here"),
+        (["strangers:Away"], "nobody answers"),
+        (["strangers:AwayHarness"], "nobody answers"),
+    ],
+)
+def test_a_server_that_is_not_there_is_said_to_be_missing(ask: Ask, words: list[str], told: str) -> None:
+    missing = ask("run", *words)
+
+    assert missing.returncode == 69
+    assert told in missing.stderr
+    assert "secret" not in missing.stderr
+    assert missing.stdout == ""
+
+
+LOADED = {
+    "raising": ("raise RuntimeError('at import')", "RuntimeError: at import", 1),
+    "unreadable": ("def (", "SyntaxError: invalid syntax", 1),
+    "leaving": ("import sys\nsys.exit(0)", "SystemExit: 0", 1),
+    "needy": ("import nothing_of_the_kind", "No module named 'nothing_of_the_kind'", 1),
+    "empty": ("", "has no attribute 'Any'", 0),
+}
+
+
+@pytest.mark.parametrize("module", LOADED)
+def test_what_cannot_be_imported_is_refused_with_the_traceback_of_its_own_code(
+    ask: Ask, module: str, tmp_path: Path
+) -> None:
+    source, told, shown = LOADED[module]
+    (tmp_path / f"{module}.py").write_text(source)
+
+    refused = ask("run", f"{module}:Any")
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"relevo-conformance: {module}:Any cannot be imported: ")
+    assert told in refused.stderr.splitlines()[0]
+    assert ("line " in refused.stderr) == bool(shown)
+    assert "importlib" not in refused.stderr
+    assert "relevo_conformance/" not in refused.stderr
+
+
+@pytest.mark.parametrize("kind", [":", ":Any", ".:Any", "strangers:", "strangers:a b"])
+def test_what_is_no_place_of_a_class_is_refused(ask: Ask, kind: str) -> None:
+    refused = ask("run", kind)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f'relevo-conformance: "{kind}" is not of the form module:Class\n'
+
+
+ANNOUNCED = {
+    "absent": ("strangers:Nobody", "has no attribute 'Nobody'"),
+    "odd": ("this is no entry", 'is announced as "this is no entry", which is not of the form module:Class'),
+    "raises": ("raising:Any", "RuntimeError: at import"),
+}
+
+
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_what_is_announced_and_cannot_be_loaded_is_refused_with_who_announced_it(
+    ask: Ask, name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stranger-1.0.dist-info"
+    folder.mkdir()
+    (tmp_path / "raising.py").write_text("raise RuntimeError('at import')")
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    lines = "\n".join(f"{one} = {value}" for one, (value, _) in ANNOUNCED.items())
+    (folder / "entry_points.txt").write_text(f"[relevo.harnesses]\n{lines}\n")
+
+    refused = ask("run", name)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "stranger 1.0" in refused.stderr.splitlines()[0]
+    assert ANNOUNCED[name][1] in refused.stderr.splitlines()[0]
+    assert ask("list").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        ("class Any(MemoryTransport):\n    Options = int", "Any.Options must be an attrs class"),
+        ("class Any(MemoryTransport):\n    Options = None", "Any.Options must be an attrs class"),
+        (
+            "@attrs.frozen\nclass Odd:\n    url: 'Nowhere'\nclass Any(MemoryTransport):\n    Options = Odd",
+            "name 'Nowhere' is not defined",
+        ),
+        ("class Any(Harness):\n    open = kill = None", "transport must be the class that is tested, and is None"),
+        ("class Any(MemoryHarness):\n    call_timeout = 'x'", "call_timeout must be a number of seconds"),
+        (
+            "class Any(MemoryHarness):\n    deviations = {'nobody-starves': 'because'}",
+            'deviations["nobody-starves"] must',
+        ),
+    ],
+)
+def test_what_a_class_says_of_itself_and_cannot_be_meant_is_refused(
+    ask: Ask, body: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import attrs\n"
+        "from relevo_conformance import Harness\n"
+        "from relevo_memory import MemoryTransport\n"
+        "from relevo_memory.conformance import MemoryHarness\n"
+        f"{body}\n"
+    )
+
+    refused = ask("run", "odd:Any")
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert told in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+# --- the card --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_broken_transport_gets_a_card_that_shows_how_it_is_broken_and_how_to_see_it_again(
+    ask: Ask, tmp_path: Path
+) -> None:
+    broken = ask(
+        "run",
+        "strangers:BrokenHarness",
+        *("--only", "release-counts-nothing,losses-are-counted", "--seed", "3"),
+        *("--report", "out/card.md,out/junit.xml", "--report", "out/result.json"),
+    )
+
+    assert broken.returncode == 1
+    assert [line.split()[0] for line in broken.stderr.splitlines()] == ["FAIL"] * broken.stderr.count("\n")
+    assert "  test_random_histories_keep_every_promise  " in broken.stderr
+    assert "What is released comes again as if it had never been out." in broken.stdout
+    assert "state = BrokenMachine()" in broken.stdout
+    assert "state.teardown()" in broken.stdout
+    assert (
+        "--replay relevo-conformance/strangers-BrokenHarness-random_histories_keep_every_promise.jsonl" in broken.stdout
+    )
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["verdict"], result["seed"]) == ("not conformant", 3)
+    assert "state = BrokenMachine()" in (tmp_path / "out" / "card.md").read_text()
+    failed = [line for line in result["promises"] if line["status"] == "FAIL"]
+    told = ET.parse(tmp_path / "out" / "junit.xml").getroot().get("failures")  # noqa: S314 - written here
+    assert told == str(len(failed))
+    failures = [failure for line in failed for failure in line["failures"] if failure["shrunk"]]
+    words = shlex.split(failures[0]["replay"])
+    again = ask(*words[1:])
+    elsewhere = ask(*words[1:], "--against", "memory")
+    assert (again.returncode, elsewhere.returncode) == (1, 0), again.stderr + elsewhere.stderr
+    assert "-count" in again.stdout
+    assert "memory keeps them" in elsewhere.stdout
+
+
+def test_a_scenario_that_fails_says_what_it_compared_and_keeps_its_history(ask: Ask, tmp_path: Path) -> None:
+    broken = ask("run", "strangers:SkipsOneHarness", "--only", "dead-is-kept-with-reason", "--json")
+
+    (line,) = json.loads(broken.stdout)["promises"]
+    assert {failure["test"] for failure in line["failures"]} == {
+        "test_dead_letters_come_page_by_page_without_gap_or_repetition",
+        "test_pages_go_on_after_a_dead_letter_that_was_discarded",
+    }
+    for failure in line["failures"]:
+        assert "AssertionError: assert " in failure["what"]
+        assert (tmp_path / failure["written"]).stat().st_size > 0
+        again = ask(*shlex.split(failure["replay"])[1:])
+        assert again.returncode == 1, again.stdout
+
+
+def test_the_command_that_is_told_breaks_the_promise_again_also_where_the_history_alone_does_not(ask: Ask) -> None:
+    broken = ask("run", "strangers:CountsEverywhereHarness", "--only", "stats-are-true-at-rest", "--json")
+
+    (line,) = json.loads(broken.stdout)["promises"]
+    alone = [failure for failure in line["failures"] if not failure["replays"]]
+    assert alone
+    assert all("--replay" not in failure["replay"] for failure in alone)
+    assert ask(*shlex.split(alone[0]["replay"])[1:]).returncode == 1
+
+
+def test_what_there_is_no_time_to_run_again_is_not_said_to_keep_its_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again() -> bool | None:
+        return cli._Again(MemoryHarness, MemoryTransport.capabilities).breaks("ack-is-final", [])
+
+    assert again() is False
+
+    monkeypatch.setattr(cli, "_RUN_AGAIN", 0.0)
+
+    assert again() is None
+
+
+def test_what_breaks_another_promise_than_the_one_looked_at_is_shown_as_such(ask: Ask) -> None:
+    broken = ask("run", "strangers:BrokenHarness", "--only", "nack-returns-later", "--no-shrink", "--json")
+
+    assert broken.returncode == 1
+    card = json.loads(broken.stdout)
+    lines = {line["id"]: line["status"] for line in card["promises"]}
+    assert lines["nack-returns-later"] in ("PASS", "FAIL")
+    assert lines["release-counts-nothing"] == "FAIL"
+    assert (card["verdict"], card["errors"]) == ("not conformant", [])
+
+
+def test_the_card_is_shown_even_if_what_is_kept_of_it_cannot_be_written_any_more(ask: Ask) -> None:
+    words = ("--only", "release-counts-nothing", "--report", "out/card.md", "--histories", "kept")
+
+    spoilt = ask("run", "strangers:SpoilsHarness", *words)
+
+    assert spoilt.returncode == 1
+    assert "FAIL  release-counts-nothing" in spoilt.stdout
+    assert "relevo-conformance: out/card.md cannot be written: " in spoilt.stderr
+    assert "relevo-conformance: kept/" in spoilt.stderr
+
+
+@pytest.mark.slow
+def test_what_a_harness_has_no_hook_for_is_unknown_and_so_is_the_verdict(ask: Ask) -> None:
+    bare = ask("run", "strangers:BareHarness", "--only", "malformed-is-quarantined,limit-is-respected", "--json")
+
+    assert bare.returncode == 3
+    card = json.loads(bare.stdout)
+    assert (card["verdict"], card["errors"]) == ("unknown", [])
+    assert {line["id"]: line["status"] for line in card["promises"]} == {
+        "limit-is-respected": "PASS",
+        "malformed-is-quarantined": "UNKNOWN",
+    }
+    assert "put_raw" in next(line["why"] for line in card["promises"] if line["status"] == "UNKNOWN")
+
+
+@pytest.mark.slow
+def test_what_a_transport_prints_does_not_get_into_the_json(ask: Ask) -> None:
+    noisy = ask("run", "strangers:NoisyHarness", *SHORT, "--json")
+
+    assert noisy.returncode == 0
+    assert json.loads(noisy.stdout)["verdict"] == "conformant"
+    assert noisy.stderr.count("Traceback") == 3
+    assert noisy.stderr.count("they are not shown") == 1
+
+
+def test_what_a_transport_does_to_the_standard_streams_and_the_clock_does_not_cost_the_card(ask: Ask) -> None:
+    closing = ask("run", "strangers:ClosingHarness", *SHORT, "--json")
+
+    assert "Traceback" not in closing.stderr
+    assert json.loads(closing.stdout)["promises"]
+
+
+def test_a_url_of_no_database_is_a_wrong_use_and_not_a_fault_of_the_harness(ask: Ask) -> None:
+    refused = ask("run", "sql", "--option", "url=foo://user:secret@x")
+
+    assert refused.returncode == 2
+    assert "foo://" in refused.stderr
+    assert "secret" not in refused.stderr
+    assert "Harness" not in refused.stderr
+
+
+def test_a_process_that_a_transport_forks_ends_with_the_run(ask: Ask) -> None:
+    forked = ask("run", "strangers:ForksHarness", *SHORT, "--no-shrink", timeout=40)
+
+    assert forked.returncode == 0, "and nobody holds the output open any more"
+
+
+@pytest.mark.parametrize(
+    "kind, code, told",
+    [
+        ("strangers:EndsItHarness", 1, "ended with exit code 0, in test_"),
+        ("strangers:KilledHarness", 3, "ended by SIGKILL, in test_"),
+        ("strangers:CrashesHarness", 1, "ended by SIGABRT, while it was opened"),
+        ("ending", 2, "ended with exit code 0 while TYPE was loaded"),
+    ],
+)
+def test_what_ends_the_process_does_not_pass(ask: Ask, kind: str, code: int, told: str, tmp_path: Path) -> None:
+    (tmp_path / "ending.py").write_text("import os\nos._exit(0)\n")
+
+    ended = ask("run", f"{kind}:Any" if kind == "ending" else kind, *SHORT)
+
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert told in ended.stderr
+
+
+@pytest.mark.parametrize("where, code", [(">&-", 0), ("| true; exit ${PIPESTATUS[0]}", 141)])
+def test_an_output_that_nobody_reads_is_no_error_of_the_suite(where: str, code: int, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m relevo_conformance run memory {' '.join(SHORT)} --no-shrink {where}"
+    bash = shutil.which("bash")
+    assert bash is not None
+
+    unread = subprocess.run([bash, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (unread.returncode, unread.stderr) == (code, "")
+
+
+def test_an_interruption_reaches_the_run_and_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        "from relevo_memory.conformance import MemoryHarness\n"
+        "class SlowHarness(MemoryHarness):\n"
+        "    def open(self):\n"
+        "        open('pid', 'w').write(f'{os.getpid()}\\n')\n"
+        "        time.sleep(3600)\n"
+    )
+    words = [sys.executable, "-m", "relevo_conformance", "run", "slow:SlowHarness"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+
+        assert running.wait() == 130
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_list_of_a_transport_without_a_harness_tells_the_options_of_its_class(ask: Ask) -> None:
+    listed = ask("list", "relevo_sql:SqlTransport")
+
+    assert listed.returncode == 0
+    assert "GenericHarness" in listed.stdout
+    assert "--option busy_timeout=…  float; may be left out" in listed.stdout
+
+
+# --- judging alone ---------------------------------------------------------------------------------
+
+
+def acked(times: int) -> str:
+    """Return the trace of a program that sent one event, received it, and acked it so many times."""
+    sent = Envelope(id="7", source="shop", name="image.created", queue="media", body=b"{}")
+    handed = history.Handed(number=0, event=sent, queue="media", attempt=1, losses=0, state=b"", enqueued_at=100.0)
+    calls: list[tuple[history.Call, history.Value | None]] = [
+        (history.Open(), None),
+        (history.Send(envelopes=(sent,)), None),
+        (history.Receive(queues=("media",), limit=1, lease=60.0, wait=0.0), history.HandedOut((handed,))),
+        *[(history.Settle(items=(history.Item(0, Ack()),)), history.Settled())] * times,
+    ]
+    records: list[history.Record] = []
+    for op, (call, value) in enumerate(calls):
+        records.append(history.Invoked(op=op, worker="web", at=100.0, call=call))
+        records.append(history.Returned(op=op, at=100.0, end="done", value=value))
+    return "".join(f"{line}\n" for line in dump(records))
+
+
+def test_a_trace_is_judged_without_running_anything(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1))
+    (tmp_path / "twice.jsonl").write_text(acked(2))
+
+    kept, broken = ask("judge", "trace.jsonl", "memory"), ask("judge", "twice.jsonl", "memory")
+
+    assert (kept.returncode, kept.stdout) == (0, "trace.jsonl keeps them\n")
+    assert broken.returncode == 1
+    assert "FAIL  stale-settle-is-refused: " in broken.stdout
+
+
+def test_a_trace_that_sets_nothing_up_is_replayed_on_queues_that_are_there(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1))
+
+    kept = ask("run", "memory", "--replay", "trace.jsonl", "--against", "sql")
+
+    assert (kept.returncode, kept.stdout.splitlines()[1:]) == (0, ["sql keeps them"])
+    assert "set up first" in kept.stdout
+
+
+def test_a_replay_whose_calls_fail_that_did_not_then_says_nothing_of_the_transport(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1))
+
+    unknown = ask("run", "strangers:FailsHarness", "--replay", "trace.jsonl")
+
+    assert unknown.returncode == 3
+    assert "which was done then, failed: TransportUnavailableError: " in unknown.stdout
+    assert "unknown: 1 calls that reached their store then do not reach strangers:FailsHarness" in unknown.stdout
+
+
+def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text("no history\n")
+
+    judged = ask("judge", "trace.jsonl", "memory")
+
+    assert judged.returncode == 2
+    assert "trace.jsonl is no recorded history" in judged.stderr
+
+
+def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1).replace('"limit":1', '"limit":"NaN"'))
+
+    judged = ask("judge", "trace.jsonl", "memory")
+
+    assert judged.returncode == 2
+    assert judged.stdout == ""
+    assert judged.stderr == (
+        "relevo-conformance: trace.jsonl is no recorded history: line 6: call.limit is 'NaN'; expected a whole number\n"
+    )
+
+
+def test_a_verdict_on_what_is_no_text_can_be_read(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(2).replace('"media"', r'"\udfff"'))
+
+    judged = ask("judge", "trace.jsonl", "memory")
+
+    assert judged.returncode == 1
+    assert r"""the event '7' in "\udfff" was settled""" in judged.stdout

@@ -1,0 +1,26 @@
+"""The suite asks for no more than was promised: transports that are odd and right stay green."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import Phase
+
+from relevo_conformance import Harness, examine
+
+from .decoys import DECOYS
+
+INNOCENT = {"kept", "skipped"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harness", DECOYS, ids=lambda harness: harness.__name__.removesuffix("Harness"))
+def test_what_is_odd_and_right_stays_green(harness: type[Harness]) -> None:
+    findings = list(examine(harness, profile="quick", phases=(Phase.generate,)))
+
+    assert [f"{one.test}: {one.what}" for one in findings if one.status not in INNOCENT] == []
+    assert sum(one.status == "kept" for one in findings) > 100
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({harness.__name__ for harness in DECOYS}) == len(DECOYS) >= 8
+    assert all(harness.__doc__ for harness in DECOYS)

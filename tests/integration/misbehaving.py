@@ -1,0 +1,181 @@
+"""
+The application whose listeners do what no listener should.
+
+What was done is written to the file that ``CRASH_LOG`` names, as in ``crashing``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import relevo
+
+_LOG = os.environ.get("CRASH_LOG", os.devnull)
+_FOREVER = 300.0
+_PATIENCE = 60.0
+
+
+def note(*words: object) -> None:
+    """Write *words* as one line that survives whatever follows."""
+    with open(_LOG, "ab", buffering=0) as log:  # noqa: PTH123 - a listener may have closed what was open
+        log.write((" ".join(map(str, words)) + "\n").encode())
+
+
+@relevo.listener("thing.went-well")
+def do_well(event: relevo.Event) -> None:
+    """Do what is asked for."""
+    note("well", event["number"])
+
+
+@relevo.listener("thing.met", retry=1)
+def meet(event: relevo.Event) -> None:
+    """Return when so many events are handled at the same moment, this one among them."""
+    note("came", event["number"])
+    deadline = time.monotonic() + _PATIENCE
+    while len(set(_lines("came"))) < event["places"]:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no other came: a place for one is gone")
+        time.sleep(0.02)
+    note("met", event["number"])
+
+
+def _lines(verb: str) -> list[str]:
+    return [line for line in Path(_LOG).read_text().splitlines() if line.startswith(verb)]
+
+
+@relevo.listener("thing.hung", priority=10)
+@relevo.listener("thing.went-wrong", priority=10)
+def come_before(event: relevo.Event) -> None:
+    """Come before the one that misbehaves."""
+    note("before", event["how"])
+
+
+@relevo.listener("thing.hung", priority=-10)
+@relevo.listener("thing.went-wrong", priority=-10)
+def come_after(event: relevo.Event) -> None:
+    """Come after the one that misbehaves."""
+    note("after", event["how"])
+
+
+@relevo.listener("thing.went-wrong", retry=1)
+def misbehave(event: relevo.Event) -> object:
+    """Do as the event says."""
+    note("wrong", event["how"], os.getpid())
+    print(f"about to {event['how']}")
+    return MISBEHAVIOURS[event["how"]]()
+
+
+@relevo.listener("thing.hung", retry=1, time_limit="1s")
+def hang(event: relevo.Event) -> object:
+    """Do what does not end; what does may take longer than this on a busy machine."""
+    return misbehave(event)
+
+
+def _raise() -> None:
+    raise ValueError("no")
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
+def _block() -> None:
+    ctypes.PyDLL(None).sleep(int(_FOREVER))  # without letting go of the interpreter
+
+
+def _wait_for_a_lock() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def _occupy_memory() -> None:
+    held = []
+    while True:
+        held.append(b"x" * (8 << 20))
+        time.sleep(0.005)
+
+
+def _close_everything() -> None:
+    os.closerange(0, 256)
+
+
+def _start_another_and_die() -> None:
+    subprocess.Popen(["sleep", str(_FOREVER)])
+    os._exit(3)
+
+
+def _fork_and_die() -> None:
+    if os.fork() == 0:
+        time.sleep(_FOREVER)
+    os._exit(3)
+
+
+def _print_a_lot() -> None:
+    for _ in range(3000):
+        print("x" * 1000)
+    sys.stderr.write("y" * 2_000_000)
+
+
+def _leave_threads() -> None:
+    for daemon in (True, False):
+        threading.Thread(target=time.sleep, args=(3.0 if not daemon else _FOREVER,), daemon=daemon).start()
+
+
+def _return_garbage() -> object:
+    return {object(): b"\xff"}
+
+
+def _end_the_parent_of_nobody() -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(os.getpid(), 15)
+        os.kill(os.getpid(), 2)
+
+
+def _end_a_fork() -> None:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(_FOREVER,))
+    process.start()
+    process.terminate()
+    process.join()
+
+
+def _use_a_pool() -> None:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(abs, range(9))
+
+
+MISBEHAVIOURS: dict[str, Callable[[], object]] = {
+    "raise": _raise,
+    "sys.exit": lambda: sys.exit(3),
+    "interrupt": _interrupt,
+    "os._exit": lambda: os._exit(3),
+    "segfault": lambda: ctypes.string_at(0),
+    "loop": _loop,
+    "sleep": lambda: time.sleep(_FOREVER),
+    "block": _block,
+    "lock": _wait_for_a_lock,
+    "memory": _occupy_memory,
+    "close": _close_everything,
+    "child": _start_another_and_die,
+    "fork": _fork_and_die,
+    "print": _print_a_lot,
+    "threads": _leave_threads,
+    "garbage": _return_garbage,
+    "signal": _end_the_parent_of_nobody,
+    "terminate": _end_a_fork,
+    "pool": _use_a_pool,
+}

@@ -1,0 +1,148 @@
+"""A board keeps one holder for a lock at a time: memory and SQL alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from relevo import Board, Transport
+from relevo.errors import TransportClosedError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+from relevo_sql import SqlTransport
+
+NAME = "drain/shop/main"
+Open = Callable[[], Board]
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="another", params=["memory", "sql"])
+def _another(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
+    """Open a transport beside the others, as another process does."""
+    store = MemoryStore()
+
+    def in_memory() -> Board:
+        return stack.enter_context(MemoryTransport(store, clock=clock))
+
+    def in_sql() -> Board:
+        engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+        stack.callback(engine.dispose)
+        transport = stack.enter_context(SqlTransport(engine, clock=clock))
+        transport.setup(["default"])
+        return transport
+
+    with ExitStack() as stack:
+        yield in_memory if request.param == "memory" else in_sql
+
+
+def test_a_lock_has_one_holder_until_it_is_given_up(another: Open) -> None:
+    one, other = another(), another()
+
+    receipt = one.lock(NAME, holder="one", ttl=30)
+
+    assert receipt is not None
+    assert other.lock(NAME, holder="other", ttl=30) is None
+    assert other.lock("something else", holder="other", ttl=30) is not None
+    one.unlock(NAME, receipt)
+    assert other.lock(NAME, holder="other", ttl=30) is not None
+
+
+def test_a_lock_is_free_when_its_time_is_over(another: Open, clock: FakeClock) -> None:
+    one, other = another(), another()
+    one.lock(NAME, holder="one", ttl=30)
+
+    clock.advance(29.9)
+    assert other.lock(NAME, holder="other", ttl=30) is None
+    clock.advance(0.1)
+    assert other.lock(NAME, holder="other", ttl=30) is not None
+
+
+def test_a_lock_that_is_renewed_is_kept(another: Open, clock: FakeClock) -> None:
+    one, other = another(), another()
+    receipt = one.lock(NAME, holder="one", ttl=30)
+    assert receipt is not None
+
+    clock.advance(20)
+    assert one.renew_lock(NAME, receipt, ttl=30)
+    clock.advance(20)
+
+    assert other.lock(NAME, holder="other", ttl=30) is None
+
+
+def test_who_slept_too_long_keeps_what_nobody_took(another: Open, clock: FakeClock) -> None:
+    one, other = another(), another()
+    receipt = one.lock(NAME, holder="one", ttl=30)
+    assert receipt is not None
+
+    clock.advance(3600)
+
+    assert one.renew_lock(NAME, receipt, ttl=30)
+    assert other.lock(NAME, holder="other", ttl=30) is None
+
+
+def test_who_slept_too_long_neither_renews_nor_frees_what_somebody_took(another: Open, clock: FakeClock) -> None:
+    one, other, third = another(), another(), another()
+    stale = one.lock(NAME, holder="one", ttl=30)
+    assert stale is not None
+    clock.advance(31)
+    other.lock(NAME, holder="other", ttl=30)
+
+    assert not one.renew_lock(NAME, stale, ttl=30)
+    one.unlock(NAME, stale)
+
+    assert third.lock(NAME, holder="third", ttl=30) is None
+
+
+def test_who_bears_the_name_of_a_dead_holder_takes_over_at_once(another: Open) -> None:
+    dead, heir, third = another(), another(), another()
+    stale = dead.lock(NAME, holder="host", ttl=30)
+    assert stale is not None
+
+    receipt = heir.lock(NAME, holder="host", ttl=30)
+
+    assert receipt is not None
+    assert receipt != stale
+    assert not dead.renew_lock(NAME, stale, ttl=30)
+    assert third.lock(NAME, holder="third", ttl=30) is None
+
+
+def test_of_many_who_ask_at_once_one_gets_it(another: Open) -> None:
+    boards = [another() for _ in range(6)]
+    barrier = threading.Barrier(len(boards))
+    got: list[str | None] = []
+
+    def ask(number: int) -> None:
+        barrier.wait()
+        got.append(boards[number].lock(NAME, holder=f"{number}", ttl=30))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(boards))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(got) == len(boards)
+    assert sum(receipt is not None for receipt in got) == 1
+
+
+def test_a_closed_board_says_so(another: Open) -> None:
+    board = another()
+    assert isinstance(board, Transport)
+    board.close()
+
+    for call in (
+        lambda: board.lock(NAME, holder="one", ttl=30),
+        lambda: board.renew_lock(NAME, "receipt", ttl=30),
+        lambda: board.unlock(NAME, "receipt"),
+    ):
+        with pytest.raises(TransportClosedError):
+            call()

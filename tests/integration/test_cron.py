@@ -1,0 +1,195 @@
+"""Cron, the system's own daemon, runs what ``relevo unit cron`` says: every minute, for three minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import pytest
+
+import cron_daemon
+import server_starter
+
+LISTENERS = """
+import pathlib, time
+import relevo
+
+@relevo.listener("image.created")
+def make(event):
+    here = pathlib.Path(__file__).parent
+    with (here / "calls").open("a") as calls:
+        print(event["number"], file=calls)
+    if event.get("bad"):
+        raise relevo.GiveUp("a corrupt file")
+    while event.get("slow") and not (here / "go").exists():
+        time.sleep(0.05)
+"""
+
+CONFIGURATION = """
+source = "{source}"
+listeners = ["shop_listeners"]
+lease = "1s"
+transports.main = "sqlite:///shop.db"
+"""
+
+
+@attrs.frozen
+class Shop:
+    """An application in a folder of its own."""
+
+    folder: Path
+    cron: cron_daemon.Cron
+
+    @property
+    def source(self) -> str:
+        return self.folder.name.partition(" ")[0]
+
+    def run(self, *words: str) -> str:
+        done = self.cron.run(sys.executable, "-m", "relevo", *words, cwd=self.folder)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def dispatch(self, **data: object) -> None:
+        self.run("dispatch", "image.created", json.dumps(data))
+
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().split() if path.exists() else []
+
+    def left(self) -> dict[str, int]:
+        (row,) = json.loads(self.run("status", "--json"))
+        return {key: row[key] for key in ("ready", "leased", "scheduled", "dead") if row[key]}
+
+    def ticks(self, kind: str) -> int:
+        """Return how many ticks cron has begun (``CMD``) or seen the end of (``END``)."""
+        return sum(f" {kind} " in line and self.names(line) for line in list(self.cron.log))
+
+    def mails(self) -> list[str]:
+        return [mail.get_content() for mail in self.cron.mails() if self.names(str(mail["Subject"]))]
+
+    def names(self, text: str) -> bool:
+        """Return whether the command in *text* is the one of this shop; in it the shell's quotes are in the path."""
+        return re.search(rf"/{self.source}[^/]*/relevo\.toml", text) is not None
+
+    def process(self) -> int:
+        """Return the id of the process that drains now, once the tick that found it at work has gone."""
+        found: list[int] = []
+
+        def is_alone() -> bool:
+            found[:] = self._draining()
+            return len(found) == 1
+
+        until(is_alone)
+        return found[0]
+
+    def _draining(self) -> list[int]:
+        return [
+            process
+            for process, line in _processes().items()
+            if line.startswith(sys.executable.encode()) and os.fsencode(self.folder) in line and b"\0drain\0" in line
+        ]
+
+
+def _processes() -> dict[int, bytes]:
+    """Return the command line of each process by its id."""
+    lines = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            lines[int(path.parent.name)] = path.read_bytes()
+    return lines
+
+
+@pytest.fixture(name="cron")
+def _cron() -> Iterator[cron_daemon.Cron]:
+    try:
+        with cron_daemon.running() as cron:
+            yield cron
+    except server_starter.NotFoundError as error:
+        if server_starter.in_ci():
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path, cron: cron_daemon.Cron) -> Iterator[Callable[[str], Shop]]:
+    """Open a shop in a folder of this name."""
+    folders: list[Path] = []
+
+    def shop(name: str) -> Shop:
+        folder = tmp_path / name
+        folder.mkdir()
+        folders.append(folder)
+        made = Shop(folder, cron)
+        (folder / "relevo.toml").write_text(CONFIGURATION.format(source=made.source))
+        (folder / "shop_listeners.py").write_text(LISTENERS)
+        return made
+
+    yield shop
+    for folder in folders:
+        (folder / "go").touch()  # nothing of it outlives the test
+
+
+def until(what: Callable[[], bool], *, seconds: float = 75.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen within a tick"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_cron_runs_what_the_unit_says(shop: Callable[[str], Shop], cron: cron_daemon.Cron) -> None:
+    """All at once, since every tick takes a minute: what is due, slow, killed, kept by a deploy, and dead."""
+    plain, slow, deploy, failing = shop("plain 50% it's"), shop("slow"), shop("deploy"), shop("failing")
+    shops = (plain, slow, deploy, failing)
+    plain.dispatch(number=1)
+    slow.dispatch(number=1, slow=True)
+    deploy.dispatch(number=1)
+    deploy.run("deploy", "begin")
+    failing.dispatch(number=1, bad=True)
+    until(lambda: time.time() % 60 < 40)  # so that all get their first tick in the same minute
+    for each in shops:
+        each.run("unit", "cron", "--install")
+
+    # the first tick
+    until(lambda: plain.ticks("END") > 0 and deploy.ticks("END") > 0 and bool(failing.mails() and slow.calls()))
+
+    assert (plain.calls(), plain.left()) == (["1"], {}), "dispatch, tick, done"
+    assert (deploy.calls(), deploy.left()) == ([], {"ready": 1}), "nothing is begun during a deploy"
+    assert (failing.calls(), failing.left()) == (["1"], {"dead": 1})
+    assert len(failing.mails()) == 1
+    warning, summary = failing.mails()[0].splitlines()
+    assert re.search(r"WARNING relevo\.worker: <Delivery of image\.created \S+ .*> is dead: gave-up", warning)
+    assert summary.startswith("0 done, 1 dead (1 gave-up); see relevo dead list")
+    first = slow.process()
+    deploy.run("deploy", "end")
+    plain.dispatch(number=2)
+
+    # the next ones, while the first one is still at it
+    until(lambda: slow.ticks("END") >= 1 and plain.calls() == ["1", "2"] and deploy.calls() == ["1"])
+
+    assert (slow.calls(), slow.process()) == (["1"], first), "the tick beside it did nothing"
+    os.kill(first, signal.SIGKILL)
+    (slow.folder / "go").touch()
+    slow.dispatch(number=2)
+    plain.run("unit", "cron", "--remove")
+    listed = cron.run("crontab", "-l", cwd=plain.folder).stdout
+
+    # one more, which finds the lock free and takes up what was killed
+    until(lambda: sorted(slow.calls()) == ["1", "1", "2"] and failing.ticks("END") >= 3)
+    until(lambda: slow.left() == {})
+
+    assert (plain.left(), deploy.left(), failing.left()) == ({}, {}, {"dead": 1})
+    assert (failing.names(listed), plain.names(listed)) == (True, False), "its line alone is gone"
+    assert [len(each.mails()) for each in (plain, deploy, failing)] == [0, 0, 1], "cron has nothing else to tell"
+    assert slow.mails() in ([], ["Killed\n"]), "what the shell says of it"
+    for each in shops:
+        each.run("unit", "cron", "--remove")
+    assert cron.run("crontab", "-l", cwd=plain.folder).stdout == ""

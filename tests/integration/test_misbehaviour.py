@@ -1,0 +1,279 @@
+"""Whatever a listener does: the others are done, its event ends as it should, and nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+import relevo
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+PATIENCE = 90.0
+NEIGHBOURS = 10
+MEMORY = 256 << 20
+
+PLACES = 2
+HANGING = {"loop", "sleep", "block", "lock"}
+
+DONE = ""
+FAILED, CRASHED = relevo.Reason.RETRIES_EXHAUSTED, relevo.Reason.CRASH_LOOP
+
+IN_PROCESSES = {
+    "raise": (FAILED, "ValueError: no"),
+    "sys.exit": (FAILED, "SystemExit: 3"),
+    "interrupt": (FAILED, "KeyboardInterrupt"),
+    "os._exit": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
+    "segfault": (CRASHED, "was killed by SIGSEGV while misbehaving:misbehave ran"),
+    "loop": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "sleep": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "block": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "lock": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "memory": (CRASHED, "MiB, and memory_limit is 256 MiB while misbehaving:misbehave ran"),
+    "close": (CRASHED, "closed what leads to its parent"),
+    "child": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
+    "fork": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
+    "print": (DONE, ""),
+    "threads": (DONE, ""),
+    "garbage": (DONE, ""),
+    "signal": (DONE, ""),
+    "terminate": (DONE, ""),
+    "pool": (DONE, ""),
+}
+"""What each is to end as in a child process, and what the dead letter says."""
+
+IN_THREADS = {
+    "raise": (FAILED, "ValueError: no"),
+    "sys.exit": (FAILED, "SystemExit: 3"),
+    "interrupt": (FAILED, "KeyboardInterrupt"),
+    "sleep": (CRASHED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "loop": (CRASHED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "lock": (CRASHED, "misbehaving:hang ran for longer than its time limit of 1 s"),
+    "os._exit": (CRASHED, "3 processes died while they held it"),
+    "segfault": (CRASHED, "3 processes died while they held it"),
+    "memory": (CRASHED, "3 processes died while they held it"),
+    "block": (CRASHED, "3 processes died while they held it"),
+    "print": (DONE, ""),
+    "threads": (DONE, ""),
+    "garbage": (DONE, ""),
+    "terminate": (DONE, ""),
+    "pool": (DONE, ""),
+}
+INLINE = {
+    "raise": (FAILED, "ValueError: no"),
+    "sys.exit": (FAILED, "SystemExit: 3"),
+    "interrupt": (CRASHED, "3 processes died while they held it"),
+    "os._exit": (CRASHED, "3 processes died while they held it"),
+    "segfault": (CRASHED, "3 processes died while they held it"),
+    "memory": (CRASHED, "3 processes died while they held it"),
+    "block": (CRASHED, "3 processes died while they held it"),
+    "print": (DONE, ""),
+    "threads": (DONE, ""),
+    "garbage": (DONE, ""),
+    "terminate": (DONE, ""),
+    "pool": (DONE, ""),
+}
+IN_ONE_PROCESS = [
+    *(("threads", how, *expected) for how, expected in IN_THREADS.items()),
+    *(("inline", how, *expected) for how, expected in INLINE.items()),
+]
+
+
+@attrs.frozen
+class Theatre:
+    """An application in a folder of its own, and the processes that were started for it."""
+
+    folder: Path
+    app: relevo.App
+    mark: str
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[bytes]:
+        """Start ``relevo`` with *words*; its output goes to a file."""
+        environ = {"CRASH_LOG": str(self.folder / "log"), "PYTHONPATH": str(HERE), "THEATRE": self.mark, **more}
+        with (self.folder / "printed").open("ab") as printed:
+            return subprocess.Popen(
+                [sys.executable, "-m", "relevo", *words],
+                cwd=self.folder,
+                env={**os.environ, **environ},
+                stdout=printed,
+                stderr=printed,
+            )
+
+    def dispatch(self, how: str) -> None:
+        """Dispatch one event that goes wrong among others that do not."""
+        for number in range(NEIGHBOURS):
+            if number == NEIGHBOURS // 2:
+                name = "thing.hung" if how in HANGING else "thing.went-wrong"
+                self.app.dispatch(relevo.Event(name, {"how": how}))
+            self.app.dispatch(relevo.Event("thing.went-well", {"number": number}))
+
+    def dispatch_meeting(self) -> None:
+        """Dispatch events that are done only if as many are handled at once as there are places."""
+        self.app.dispatch_many(relevo.Event("thing.met", {"number": n, "places": PLACES}) for n in range(PLACES))
+
+    def met(self) -> set[str]:
+        """Return which of them are done."""
+        return {line for line in self.lines() if line.startswith("met")}
+
+    def lines(self) -> list[str]:
+        """Return what the listeners noted."""
+        log = self.folder / "log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def printed(self) -> str:
+        """Return what was printed."""
+        return (self.folder / "printed").read_text(errors="replace")
+
+    def dead(self) -> list[relevo.DeadLetterEntry]:
+        """Return the dead letters."""
+        return list(self.app.transport().dead_letters(["default"], limit=99))
+
+    def processes(self) -> dict[int, str]:
+        """Return the processes that are left, with their states."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdecimal() and f"THEATRE={self.mark}".encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = state_of(folder)
+            except (OSError, IndexError):
+                continue
+        return found
+
+
+def state_of(folder: Path) -> str:
+    return (folder / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def children_of(pid: int) -> list[str]:
+    """Return the states of the children of *pid*."""
+    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    found = []
+    for child in children:
+        with contextlib.suppress(OSError, IndexError):  # it has ended since
+            found.append(state_of(Path("/proc", child)))
+    return found
+
+
+def memory_of(pid: int) -> int:
+    """Return how many bytes *pid* occupies; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def ended_by_its_host(worker: subprocess.Popen[bytes], theatre: Theatre) -> int:
+    """Kill *worker* as a host does that has no memory left, or hears nothing of it; return its exit code."""
+    deadline = time.monotonic() + PATIENCE
+    while worker.poll() is None:
+        assert time.monotonic() < deadline
+        if memory_of(worker.pid) > MEMORY or f"wrong block {worker.pid}" in theatre.lines():
+            worker.kill()
+        time.sleep(0.02)
+    return worker.returncode
+
+
+def wait_for(what: Callable[[], bool], theatre: Theatre) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, (theatre.lines()[-5:], theatre.printed()[-3000:])
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="theatre", params=["sqlite", pytest.param("amqp", marks=pytest.mark.amqp)])
+def _theatre(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Theatre]:
+    main = '"sqlite:///theatre.db"'
+    if request.param == "amqp":
+        url = request.getfixturevalue("rabbitmq_url")
+        main = f'{{ url = "{url}", prefix = "theatre-{uuid.uuid4().hex[:8]}", levels = 8 }}'
+    (tmp_path / "relevo.toml").write_text(
+        f"""
+source = "theatre"
+listeners = ["misbehaving"]
+memory_limit = "256M"
+
+[transports]
+main = {main}
+"""
+    )
+    app = relevo.App.from_config(tmp_path / "relevo.toml", environ={})
+    theatre = Theatre(tmp_path, app, uuid.uuid4().hex)
+    try:
+        yield theatre
+    finally:
+        for pid in theatre.processes():
+            os.kill(pid, signal.SIGKILL)
+        forget(app)
+        app.close()
+
+
+@pytest.mark.parametrize("how", IN_PROCESSES)
+def test_in_child_processes_only_the_event_of_the_one_that_misbehaves_pays(theatre: Theatre, how: str) -> None:
+    reason, told = IN_PROCESSES[how]
+    theatre.dispatch(how)
+    worker = theatre.start("worker", "--execution", "process", "-c", str(PLACES))
+
+    wait_for(lambda: sum(line.startswith("well") for line in theatre.lines()) >= NEIGHBOURS, theatre)
+    wait_for(lambda: bool(theatre.dead()) if reason else f"after {how}" in theatre.lines(), theatre)
+    theatre.dispatch_meeting()
+    wait_for(lambda: len(theatre.met()) == PLACES, theatre)
+    wait_for(lambda: len(children_of(worker.pid)) == PLACES, theatre)
+    states = children_of(worker.pid)
+    worker.send_signal(signal.SIGTERM)
+    code = worker.wait(PATIENCE)
+
+    lines = theatre.lines()
+    assert code == 0, theatre.printed()
+    assert "Z" not in states
+    assert theatre.processes() == {}
+    assert sorted(line for line in lines if line.startswith("well")) == sorted(
+        f"well {number}" for number in range(NEIGHBOURS)
+    )
+    assert lines.count(f"before {how}") == 1  # what was done before a process died is not done again
+    assert sum(line.startswith("wrong") for line in lines) == (3 if reason == CRASHED else 1)
+    assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
+    if reason == CRASHED:
+        assert how == "close" or f"about to {how}" in theatre.dead()[0].error
+    else:
+        assert lines.count(f"after {how}") == 1
+
+
+@pytest.mark.parametrize("kind, how, reason, told", IN_ONE_PROCESS, ids=lambda each: str(each).partition(" ")[0])
+def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how: str, reason: str, told: str) -> None:
+    theatre.dispatch(how)
+    places = {"inline": 1, "threads": PLACES}[kind]
+    is_over = reason == CRASHED  # and its process with it; else whoever handled it is to be there for the next
+    if not is_over and places == PLACES:
+        theatre.dispatch_meeting()
+    lease = {"RELEVO_LEASE": "1s"} if is_over else {}  # what a killed one held comes back when it has run out
+
+    codes: list[int] = []
+    while len(codes) < 8 and (not codes or codes[-1] not in (0, 1)):
+        worker = theatre.start("drain", "--settle", "15s", "--execution", kind, "-c", str(places), **lease)
+        codes.append(ended_by_its_host(worker, theatre))
+
+    lines = theatre.lines()
+    if "time limit" in told:
+        assert codes == [70, 70, 70, 0]
+    else:
+        assert codes[-1] == (1 if reason else 0), (codes, theatre.printed()[-3000:])
+    assert {line for line in lines if line.startswith("well")} == {f"well {number}" for number in range(NEIGHBOURS)}
+    assert len(theatre.met()) == (0 if is_over or places == 1 else PLACES)
+    assert lines.count(f"after {how}") == (0 if is_over else 1)
+    assert is_over or lines.count(f"before {how}") == 1
+    if theatre.app.transport().capabilities.checkpoint:
+        first = next(place for place, line in enumerate(lines) if line.startswith("wrong"))
+        assert f"before {how}" not in lines[first:]  # what was done before a process died is not done again
+    assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
+    assert theatre.processes() == {}

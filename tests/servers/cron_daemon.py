@@ -1,0 +1,136 @@
+"""
+The system's cron, private: with crontabs, mail and log of its own, in a mount namespace that ends with it.
+
+The machine's crontabs are not seen there, and those that are installed there are not seen by the machine. It
+takes root, and Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+
+import server_package
+from server_process import search_path, spawn, temporary_folder
+from server_starter import NotFoundError, may_install
+
+_FOLDERS = ("/usr/sbin", "/sbin")
+_SPOOL = Path("/var/spool/cron/crontabs")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_PAM = "auth sufficient pam_permit.so\naccount sufficient pam_permit.so\nsession sufficient pam_permit.so\n"
+
+_SENDMAIL = """#!/bin/sh
+mail=$(mktemp {mails}/XXXXXX.new)
+cat > "$mail" && mv "$mail" "${{mail%.new}}.mail"
+"""
+
+# What is mounted last hides the programs that mount.
+_WORLD = """set -e
+mount --bind {folder}/crontabs /var/spool/cron/crontabs
+mount --bind {folder}/nothing /etc/cron.d
+mount --bind {folder}/crontab /etc/crontab
+mount --bind {folder}/pam /etc/pam.d/cron
+mount -t tmpfs none /run
+mount --bind {folder}/dev /dev
+mount --bind {folder}/sbin /usr/sbin
+exec /usr/sbin/cron -f -L 7
+"""
+
+
+class Cron:
+    """A daemon that runs."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes]):
+        self._folder = folder
+        self._process = process
+        self.log: list[str] = []
+        """What it told the system's log."""
+
+    def run(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command where its crontabs are those that are seen."""
+        enter = ["nsenter", f"--target={self._process.pid}", "--mount", f"--wdns={cwd}", "--", *words]
+        return subprocess.run(enter, capture_output=True, text=True, check=False)
+
+    def mails(self) -> list[EmailMessage]:
+        """Return what it has sent, the oldest first."""
+        found = sorted((self._folder / "mails").glob("*.mail"), key=lambda path: path.stat().st_mtime_ns)
+        return [message_from_bytes(path.read_bytes(), policy=policy.default) for path in found]
+
+
+@contextmanager
+def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
+    """
+    Start one, yield it, and end it with all that it runs.
+
+    Raises:
+        NotFoundError: It cannot be had here.
+
+        InstallError: The package could not be installed.
+    """
+    path = search_path(environ, _FOLDERS)
+    if os.geteuid() or not shutil.which("unshare", path=path) or not shutil.which("nsenter", path=path):
+        raise NotFoundError("a private cron takes root, unshare and nsenter")
+    if not shutil.which("cron", path=path) and may_install(environ):
+        server_package.install("cron", "cron", environ)
+    program = shutil.which("cron", path=path)
+    if program is None or not _SPOOL.is_dir():
+        raise NotFoundError(f"cron is not installed; install it with:  {server_package.command('cron')}")
+    with temporary_folder("cron") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        folder = Path(name)
+        folder.chmod(0o755)
+        _furnish(folder, Path(program))
+        log.bind(str(folder / "dev" / "log"))
+        world = _WORLD.format(folder=shlex.quote(name))
+        command = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", world]
+        process = spawn(command, environ, folder / "output", path=path)
+        cron = Cron(folder, process)
+        listener = threading.Thread(target=_listen, args=(log, cron.log), daemon=True)
+        listener.start()
+        try:
+            _wait_for_start(cron, folder / "output", process)
+            yield cron
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            log.shutdown(socket.SHUT_RDWR)
+            listener.join(timeout=5.0)
+
+
+def _furnish(folder: Path, program: Path) -> None:
+    for each in ("nothing", "dev", "sbin", "mails", "crontabs"):
+        (folder / each).mkdir()
+    for each in _DEVICES:
+        os.mknod(folder / "dev" / each, (Path("/dev") / each).stat().st_mode, (Path("/dev") / each).stat().st_rdev)
+    spool = _SPOOL.stat()
+    os.chown(folder / "crontabs", spool.st_uid, spool.st_gid)
+    (folder / "crontabs").chmod(spool.st_mode & 0o7777)
+    (folder / "crontab").touch(mode=0o644)
+    (folder / "pam").write_text(_PAM)
+    shutil.copy(program, folder / "sbin" / "cron")
+    sendmail = folder / "sbin" / "sendmail"
+    sendmail.write_text(_SENDMAIL.format(mails=shlex.quote(str(folder / "mails"))))
+    sendmail.chmod(0o755)
+
+
+def _listen(log: socket.socket, lines: list[str]) -> None:
+    while line := log.recv(65536):
+        lines.append(line.decode(errors="replace"))
+
+
+def _wait_for_start(cron: Cron, output: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not any("STARTUP" in line or "INFO" in line for line in cron.log):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise NotFoundError(f"a private cron does not start here: {output.read_text(errors='replace').strip()}")
+        time.sleep(0.05)

@@ -1,0 +1,102 @@
+"""A private server as a process: free ports, a folder of its own, ended by its process id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+START_LIMIT = 90.0
+"""Seconds for a server to answer; three are usual for RabbitMQ."""
+
+STOP_LIMIT = 20.0
+"""Seconds for one to end after TERM, before it is killed; one is usual."""
+
+
+class StartError(Exception):
+    """Raised when a private server cannot be started; shows the end of its log."""
+
+
+def temporary_folder(name: str, *, under: Path | None = None) -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for the server *name*, gone with the block."""
+    return tempfile.TemporaryDirectory(prefix=f"relevo-{name}-", dir=under, ignore_cleanup_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many ports of loopback, no two the same."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
+    """Return the PATH with *folders*: an ordinary user's may lack those where systems put servers."""
+    return os.pathsep.join([environ.get("PATH", os.defpath), *folders])
+
+
+def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path: str) -> subprocess.Popen[bytes]:
+    """
+    Start *command*.
+
+    It is in a session of its own, since Ctrl-C is for the tests and it is ended after them. If we are killed
+    ourselves, Linux ends it for us.
+    """
+    setpriv = shutil.which("setpriv", path=path)
+    tied = [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            tied, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End *process* and wait for it."""
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, name: str, limit: float = START_LIMIT
+) -> None:
+    """
+    Return when *ready* says so.
+
+    Args:
+        ready: Asked five times a second.
+
+        process: The server.
+
+        log: What it says.
+
+        name: Its kind.
+
+        limit: Seconds until it is given up.
+
+    Raises:
+        StartError: The server ended, or *limit* is over.
+    """
+    deadline = time.monotonic() + limit
+    while not ready():
+        if process.poll() is not None:
+            raise StartError(f"the private {name} ended with {process.returncode}\n{_last_words(log)}")
+        if time.monotonic() > deadline:
+            raise StartError(f"the private {name} did not answer within {limit:g} s\n{_last_words(log)}")
+        time.sleep(0.2)
+
+
+def _last_words(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
