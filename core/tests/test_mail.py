@@ -36,6 +36,23 @@ DRAIN = RunOptions(until_empty=True)
 Made = Callable[..., App]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Refuse to leave what tries again later, and complains in the log of another test then."""
+    yield
+    _until_the_posts_end()
+
+
+def _posts() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "relevo-mail"]
+
+
+def _until_the_posts_end() -> None:
+    for each in _posts():
+        each.join(10)
+    assert not _posts()
+
+
 @pytest.fixture(name="inbox")
 def _inbox() -> Iterator[Inbox]:
     with serving(Inbox()) as inbox:
@@ -138,7 +155,7 @@ def test_what_no_listener_is_to_blame_for_is_mailed_too(inbox: Inbox, tmp_path: 
         envelope=Unreadable(raw=b"\xff", why="not\na document"), queue="default", receipt=1, enqueued_at=0.0
     )
     plugin.relevo_dead_lettered(delivery, DeadLetter(reason="unreadable", error="not\na document"))
-    plugin.flush()
+    plugin.close()
 
     assert inbox.wait_for(1)[0]["Subject"] == "app: unreadable: unreadable: not"
 
@@ -215,7 +232,7 @@ def test_a_burst_in_a_worker_is_a_mail_at_once_and_the_rest_waits_for_its_time(
 
     clock.advance(100)
     drained(app, Event("image.created", {"path": "last"}))
-    plugin.flush()
+    plugin.close()
 
     first, second = inbox.mails
     assert "51 times" in body_of(second)
@@ -395,6 +412,37 @@ def test_processes_of_a_host_count_together(made: Made, inbox: Inbox, clock: Fak
     clock.advance(600)
     drained(made(inbox.port, make_thumbnail))
     assert "4 times" in body_of(inbox.mails[1]), "a run that has nothing to tell tells what is left"
+
+
+def test_a_closed_application_leaves_no_thread_and_what_was_not_told_yet_is_told_by_the_next(
+    made: Made, clock: FakeClock
+) -> None:
+    with down() as port:
+        app = made(port, make_thumbnail)
+        drained(app, Event("image.created", {"path": "1"}))
+        assert _posts(), "it would try again"
+        app.close()
+        app.close()
+
+        _until_the_posts_end()
+
+    with serving(Inbox()) as inbox:
+        clock.advance(600)
+        drained(made(inbox.port, make_thumbnail))
+        assert "no image at 1" in body_of(inbox.wait_for(1)[0])
+
+
+def test_what_fails_after_the_close_is_told_still(inbox: Inbox, tmp_path: Path) -> None:
+    url = f"smtp://127.0.0.1:{inbox.port}"
+    plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book"))
+    plugin.close()
+    with plugin.relevo_around_run(until_empty=False):
+        plugin.close()
+        delivery = Delivery(envelope=Unreadable(raw=b"", why=""), queue="default", receipt=1, enqueued_at=0.0)
+        plugin.relevo_dead_lettered(delivery, DeadLetter(reason="unreadable"))
+
+    assert inbox.wait_for(1)
+    plugin.close()
 
 
 # --- servers that are not well ------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from relevo._envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._event import Event, name_of
 from relevo._executor import Executor, Handle
 from relevo._fork import ForkLock
+from relevo._hook import observed
 from relevo._identity import IdFactory, uuid7
 from relevo._listener import Listener, ListenerTable
 from relevo._local import LocalDispatcher, refuse_delay
@@ -677,8 +678,9 @@ class App(Dispatcher):
             self._table, self._unloaded = table, []
 
     def close(self) -> None:
-        """Close the transports; may be called again."""
+        """Close the transports, and have the plugins end what they began; may be called again."""
         with ExitStack() as stack:  # one that fails does not keep the others open
+            stack.enter_context(observed(self.hooks.observers("relevo_around_close")))
             for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
                 stack.callback(transport.close)
 

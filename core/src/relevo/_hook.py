@@ -83,6 +83,10 @@ class HookSpecs:
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
         """Observe that *delivery* was dead-lettered, after it was."""
 
+    @hookspec
+    def relevo_around_close(self) -> Observed:
+        """Observe that the application closes its transports; ends what a plugin began. It may come several times."""
+
 
 class Hooks:
     """
@@ -129,17 +133,15 @@ class Hooks:
 
     def enrichment(self, event: object) -> dict[str, Any]:
         """Return what the plugins add to the context of *event*; earlier registered ones win."""
-        caller = self._manager.hook.relevo_enrich
         context: dict[str, Any] = {}
-        if caller.get_hookimpls():
+        if (caller := self._manager.hook.relevo_enrich).get_hookimpls():  # what is asked for each event
             for part in caller(event=event):
                 context.update(part or {})
         return context
 
     def objection(self) -> str | None:
         """Return why no further events may be taken, or ``None``."""
-        caller = self._manager.hook.relevo_may_run
-        found = caller() if caller.get_hookimpls() else None
+        found = self._manager.hook.relevo_may_run()
         return None if found is None else str(found)
 
 

@@ -53,6 +53,14 @@ class Mail:
         """Tell what may be told now; a worker does so at its end."""
         self._post.flush()
 
+    def close(self) -> None:
+        """
+        Tell what may be told now, and end the thread; what is left is told by the next one that has to tell something.
+
+        An application that is closed does so. It may be called again, and used after it.
+        """
+        self._post.close()
+
     # --- what it looks at ----------------------------------------------------------------------------------
 
     @hookimpl
@@ -99,3 +107,10 @@ class Mail:
             yield
         finally:
             self._post.end(hold=until_empty)
+
+    @hookimpl
+    @contextmanager
+    def relevo_around_close(self) -> Iterator[None]:
+        """End with the application."""
+        yield
+        self.close()

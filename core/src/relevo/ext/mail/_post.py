@@ -75,6 +75,7 @@ class _Box:
 
     failed_at: float | None = None
     is_new: bool = False
+    is_closing: bool = False
 
 
 class Post:
@@ -179,6 +180,15 @@ class Post:
                 with self._shelf.opened() as book:
                     book.give_back(*claimed)
 
+    def close(self) -> None:
+        """Tell what may be told now, and end the thread; what is left stays in the book."""
+        box = self._mine()
+        if box.thread is not None:
+            self.flush()
+            with box.turn:
+                box.is_closing = box.thread is not None
+                box.turn.notify_all()
+
     def _mine(self) -> _Box:
         box = self._box
         if box.process != os.getpid():  # the thread, and whoever held the lock, stayed with the parent
@@ -204,7 +214,12 @@ class Post:
         wait: float | None = 0.0
         while True:
             with box.turn:
-                box.turn.wait_for(lambda: box.is_new or box.asked > box.answered, _LOOK if wait is None else wait)
+                box.turn.wait_for(
+                    lambda: box.is_new or box.asked > box.answered or box.is_closing, _LOOK if wait is None else wait
+                )
+                if box.is_closing and box.asked == box.answered:
+                    box.thread, box.is_closing = None, False
+                    break
                 if box.asked == box.answered and not self._is_held(box):
                     box.turn.wait_for(lambda: box.asked > box.answered, _GATHER)
                 asked, box.is_new = box.asked, False
@@ -222,6 +237,10 @@ class Post:
                 if wait is None and not (box.runs or box.is_new or box.asked > box.answered):
                     box.thread = None
                     return
+        try:
+            self._note(box)
+        except Exception as error:  # noqa: BLE001 - nobody is left who could do something about it
+            self._complain(error)
 
     def _is_held(self, box: _Box) -> bool:
         return box.holds > 0 and time.monotonic() < box.held_until
