@@ -108,6 +108,19 @@ def test_discarding_deletes_for_good_and_only_what_was_named(
     assert transport.discard([entries[1].ref]) == [entries[1].ref]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_many_that_stand_in_turns_with_others_every_one_is_discarded(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make, first: int
+) -> None:
+    bury(transport, queue, *(envelope(number) for number in range(400)))
+    refs = [entry.ref for entry in transport.dead_letters([queue], limit=400)]
+
+    assert transport.discard(refs[first::2]) == []
+
+    assert [entry.ref for entry in transport.dead_letters([queue], limit=400)] == refs[1 - first :: 2]
+    assert server.ready(server.topology.queue(queue, Role.DEAD)) == 200
+
+
 def test_events_that_share_an_id_are_different_dead_letters(
     transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:

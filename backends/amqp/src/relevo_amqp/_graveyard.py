@@ -205,7 +205,11 @@ class Look:
         if self._expected:
             for tag in self._consumers:
                 channel.cancel(tag, self._hub.timeout)
+            if self._dropped:
+                channel.call("tx_select", timeout=self._hub.timeout)
             channel.loop.soon(lambda: self._settle(channel))
+            if self._dropped:
+                channel.call("tx_commit", timeout=self._hub.timeout)
             self._await_return(channel)
         channel.close()
 
@@ -244,8 +248,8 @@ class Look:
         """
         Ack what was dropped and give the rest back, with one frame for all that stand together.
 
-        Of thousands of single acks right before the end of a channel the server ignores the last ones (seen on 4.0.5,
-        https://github.com/rabbitmq/rabbitmq-server/issues/10327).
+        It is one transaction, since of many single acks right before the end of a channel the server forgets the last
+        ones (https://github.com/rabbitmq/rabbitmq-server/issues/10327): in one they reach the queue together.
         """
         if channel.lost is None:
             settled = 0
