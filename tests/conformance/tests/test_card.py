@@ -126,7 +126,7 @@ def test_a_must_that_the_capabilities_rule_out_needs_no_refusal() -> None:
 def test_what_nobody_can_ask_for_is_not_said_to_be_refused() -> None:
     told = line(found("kept", UNCLAIMED), claims=NOTHING, promises=(PROMISES["woken-by-a-send"],))
 
-    assert (told.status, told.why) == ("N/A", "not claimed")
+    assert (told.status, told.why) == ("N/A", "wakeup is not claimed")
 
 
 def test_a_must_that_is_broken_as_declared_deviates() -> None:

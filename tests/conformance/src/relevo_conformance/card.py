@@ -190,13 +190,13 @@ def _line(
 def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, str]:
     """Return what is said of a promise that is not made: what is not claimed must be refused, not half done."""
     if promise.level != "optional":
-        return "N/A", "what it takes is not claimed"
+        return "N/A", f"{promise.claimed} is not claimed"
     if not promise.claimed.asked_for:
-        return "N/A", "not claimed"
+        return "N/A", f"{promise.claimed} is not claimed"
     probes = {one.status for one in findings if UNCLAIMED_IS_REFUSED.id in one.promises}
     if probes == {"kept"}:
-        return "N/A", "not claimed, and refused properly"
-    return "UNKNOWN", "not claimed; whether it is refused properly was not seen"
+        return "N/A", f"{promise.claimed} is not claimed, and refused properly"
+    return "UNKNOWN", f"{promise.claimed} is not claimed; whether it is refused properly was not seen"
 
 
 def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> str:
