@@ -2,6 +2,7 @@
 What it costs to handle an event inline, in threads, and in a child process; and what threads gain where listeners wait.
 
     python benchmarks/execution.py
+    python benchmarks/execution.py --check     # ends with 1 unless both bars are met
 
 All of it runs on SQLite in a temporary folder, in turns, and the medians of the rounds are compared. What a machine
 does meanwhile moves the figures of one run alike, so the ratio and the difference are what to remember of them.
@@ -28,6 +29,12 @@ EVENTS = 2000
 WAITING_EVENTS = 1000
 WAIT = 0.005
 ROUNDS = 5
+
+MOST_OVER_INLINE = 300.0
+"""Microseconds an event that a child process may cost."""
+
+LEAST_GAIN = 7.0
+"""Times inline that eight threads have to reach where listeners wait."""
 
 LISTENERS = f"""
 import time
@@ -102,17 +109,18 @@ def medians(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; with --check, return 1 unless both bars were met."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--check", action="store_true", help="end with 1 unless both bars were met")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.one:
         folder, name, number, kind, concurrency = json.loads(said.one)
         print(drained(Path(folder), name, number, kind=kind, concurrency=concurrency))
-        return
+        return 0
     quick = medians(
         {kind: partial(once, "nothing.done", said.events, kind, 1) for kind in ("inline", "threads", "process")},
         said.rounds,
@@ -133,7 +141,16 @@ def main() -> None:
     for kind, seconds in waiting.items():
         each = seconds / WAITING_EVENTS * 1e6
         print(f"  {kind:<12}{each:8.0f} µs an event{waiting['inline'] / seconds:9.1f} times inline")
+    over = (quick["process"] - quick["inline"]) / said.events * 1e6
+    gain = waiting["inline"] / waiting["threads, 8"]
+    met = {
+        f"a child costs {over:.0f} µs, at most {MOST_OVER_INLINE:g}": over <= MOST_OVER_INLINE,
+        f"eight threads gain {gain:.1f} times, at least {LEAST_GAIN:g}": gain >= LEAST_GAIN,
+    }
+    for bar, reached in met.items():
+        print(f"{bar}: {'met' if reached else 'MISSED'}")
+    return 1 if said.check and not all(met.values()) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
