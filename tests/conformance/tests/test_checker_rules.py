@@ -15,7 +15,7 @@ import pytest
 from relevo_conformance import _judge_receive, _judge_send, _judge_settle, _judge_store, checker
 from relevo_conformance._world import World
 
-from .test_checker import SCENES
+from .scenes import SCENES
 
 JUDGES = (checker, _judge_send, _judge_receive, _judge_settle, _judge_store)
 

@@ -1,0 +1,375 @@
+"""Scenes of dead letters."""
+
+from __future__ import annotations
+
+from relevo import DeadLetter, Nack, Release, Unreadable
+from relevo_conformance import history, promise
+
+from .scene import scene
+from .script import LEASE, Script, event
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def a_refused_checkpoint_is_handed_out_again(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (held,) = script.receive(event())
+    script.checkpoint(held, b"half", end="unknown" if honest else "refused", error="TransportUnavailableError")
+    script.kill()
+    script.receive(event(), attempt=2, losses=1, state=b"half", worker="b")
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_is_handed_out(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.settle(first, Nack() if honest else DeadLetter(reason="failed"))
+    script.receive(event(), attempt=2 if honest else 1)
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def what_is_held_is_listed_as_dead(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    if honest:
+        script.bury(first)
+    script.dead(script.entry(event()))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_is_not_listed(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.dead(*([script.entry(event())] if honest else []))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_page_that_is_not_full_leaves_one_out(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    for number in (1, 2):
+        script.bury(*script.receive(event(number)))
+    script.dead(script.entry(event(1), ref="1"), limit=1 if honest else 2)
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_list_of_one_queue_leaves_out_one_of_it(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(queue="r"))
+    script.bury(*script.receive(event(queue="r")))
+    script.call(history.ListDead(queues=("q" if honest else "r",), limit=100), history.Entries(()))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def the_first_page_leaves_one_out(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    after = "1" if honest else None
+    script.call(history.ListDead(queues=("q", "r"), after=after, limit=100), history.Entries(()))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_list_leaves_out_what_died_before_it_began(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (held,) = script.receive(event())
+    if not honest:
+        script.bury(held)
+    op = script.begin(history.ListDead(queues=("q", "r")), worker="b")
+    if honest:
+        script.bury(held)
+    script.end(op, history.Entries(()))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_list_holds_a_dead_letter_of_a_queue_that_was_not_asked_for(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(queue="r"))
+    script.bury(*script.receive(event(queue="r")))
+    queues = ("q", "r") if honest else ("q",)
+    script.call(history.ListDead(queues=queues), history.Entries((script.entry(event(queue="r")),)))
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def a_new_dead_letter_has_the_ref_of_the_revived_one(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b""})
+    script.bury(*script.receive(event()))
+    script.dead(script.entry(event(), ref="2" if honest else "1"), limit=1)
+    return script
+
+
+@scene(promise.PAYLOAD_IS_UNTOUCHED)
+def an_event_that_was_not_revived_says_it_was_sent_later(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (held,) = script.receive(event())
+    if honest:
+        script.bury(held)
+        script.dead(script.entry(event()))
+        script.revive({"1": b""})
+    else:
+        script.settle(held, Release())
+    script.receive(event(), enqueued_at=1000.5)
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_forgets_its_error(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()), error="Traceback")
+    script.dead(script.entry(event(), error="Traceback" if honest else ""))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_forgets_its_attempts(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.nack(*script.receive(event()))
+    script.bury(*script.receive(event(), attempt=2))
+    script.dead(script.entry(event(), attempt=2 if honest else 1))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_has_another_body(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.dead(script.entry(event(body=b"{}" if honest else b"{ }")))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_of_foreign_bytes_has_others_at_the_second_look(*, honest: bool) -> Script:
+    script = Script()
+    script.put_raw(b"\xff")
+    script.bury(*script.receive(Unreadable(raw=b"\xff", why="no id")))
+    script.dead(script.entry(Unreadable(raw=b"\xff", why="no id")))
+    script.dead(script.entry(Unreadable(raw=b"\xff" if honest else b"\xef", why="no id")))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_has_another_reason(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()), reason="crash-loop")
+    script.dead(script.entry(event(), reason="crash-loop" if honest else "failed"))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_forgets_its_state(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()), state=b"half")
+    script.dead(script.entry(event(), state=b"half" if honest else b""))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_forgets_its_losses(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.receive(event(), worker="b")
+    script.kill("b")
+    script.wait(LEASE)
+    script.bury(*script.receive(event(), attempt=2, losses=1))
+    script.dead(script.entry(event(), attempt=2, losses=1 if honest else 0))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_says_it_was_sent_when_it_died(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.wait(30.0)
+    script.bury(first)
+    script.dead(script.entry(event(), enqueued_at=1000.0 if honest else 1030.0))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_says_it_died_when_it_was_sent(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.wait(30.0)
+    script.bury(first)
+    script.dead(script.entry(event(), died_at=1030.0 if honest else 1000.0))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_says_it_died_in_the_future(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.dead(script.entry(event(), died_at=1000.0 if honest else 1030.0))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def dead_letters_are_listed_out_of_order(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    entries = []
+    for number in (1, 2):
+        script.bury(*script.receive(event(number)))
+        entries.append(script.entry(event(number), ref=str(number)))
+        script.wait(1.0)
+    script.dead(*(entries if honest else entries[::-1]))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def an_event_that_died_twice_is_listed_as_it_died_first(*, honest: bool) -> Script:
+    script = Script()
+    entries = []
+    for ref, reason in (("1", "first"), ("2", "second")):
+        script.send(event())
+        script.bury(*script.receive(event(), enqueued_at=script.now), reason=reason)
+        entries.append(script.entry(event(), ref=ref, reason=reason, enqueued_at=script.now))
+        script.wait(100.0)
+    script.dead(entries[1 if honest else 0])
+    return script
+
+
+@scene(promise.SENT_IS_RECEIVED)
+def what_was_sent_again_beside_its_dead_letter_never_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.send(event())
+    if honest:
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def what_may_have_died_is_neither_listed_nor_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    for delivery in script.receive(event(1), event(2)):
+        items = (history.Item(delivery, DeadLetter(reason="failed", error="why")),)
+        script.call(history.Settle(items=items), end="unknown", error="TransportUnavailableError")
+    script.wait(LEASE)
+    if honest:
+        script.ack(*script.receive(event(1), attempt=2, losses=1))
+    script.dead(script.entry(event(2), died_at=1000.0))
+    script.drain()
+    return script
+
+
+@scene(promise.LIMIT_IS_RESPECTED)
+def more_dead_letters_are_listed_than_were_asked_for(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    for number in (1, 2):
+        script.bury(*script.receive(event(number)))
+    script.dead(script.entry(event(1), ref="1"), script.entry(event(2), ref="2"), limit=2 if honest else 1)
+    return script
+
+
+@scene(promise.NO_INVENTION)
+def a_dead_letter_is_listed_that_nobody_sent(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1))
+    script.bury(*script.receive(event(1)))
+    script.dead(script.entry(event(1)), *([] if honest else [script.entry(event(2), ref="2")]))
+    return script
+
+
+def one_dead_letter() -> Script:
+    script = Script()
+    script.send(event())
+    script.bury(*script.receive(event()))
+    script.dead(script.entry(event()))
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_is_revived_keeps_its_attempts(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b"new"})
+    script.receive(event(), attempt=1 if honest else 2, state=b"new")
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_is_revived_never_comes(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b""})
+    if honest:
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_is_revived_stays_dead_too(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b""})
+    script.dead(*([] if honest else [script.entry(event())]))
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_came_after_a_revival_of_unknown_fate_stays_dead_too(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.call(history.Revive(refs={"1": b""}), end="unknown", error="TransportUnavailableError")
+    script.receive(event())
+    script.dead(*([] if honest else [script.entry(event())]))
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_is_dead_is_said_to_be_missing(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b"", "2": b""}, *(["2"] if honest else ["1", "2"]))
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
+def what_is_missing_is_said_to_be_revived(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.revive({"1": b""})
+    script.revive({"1": b""}, *(["1"] if honest else []))
+    return script
+
+
+@scene(promise.DISCARDED_IS_GONE)
+def what_is_discarded_is_listed(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    script.discard("1")
+    script.dead(*([] if honest else [script.entry(event())]))
+    return script
+
+
+@scene(promise.DISCARDED_IS_GONE)
+def what_is_discarded_comes(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    if honest:
+        script.revive({"1": b""})
+    else:
+        script.discard("1")
+    script.receive(event())
+    return script

@@ -1,0 +1,220 @@
+"""Scenes of receiving."""
+
+from __future__ import annotations
+
+import attrs
+
+from relevo import Ack, Lost, Nack, Unreadable
+from relevo_conformance import history, promise
+
+from .scene import scene
+from .script import BROKER, LEASE, Script, event
+
+
+@scene(promise.LIMIT_IS_RESPECTED)
+def one_more_is_handed_out(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    script.receive(event(1), event(2), limit=2 if honest else 1)
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def an_event_has_two_holders(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.wait(LEASE if honest else LEASE - 1)
+    script.receive(event(), attempt=2, losses=1, worker="b")
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def an_event_is_handed_out_twice_in_one_batch(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    script.receive(event(1), event(2 if honest else 1))
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def a_connection_lease_ends_while_the_connection_lives(*, honest: bool) -> Script:
+    script = Script(BROKER)
+    script.send(event())
+    script.receive(event())
+    script.wait(100 * LEASE)
+    if honest:
+        script.kill()
+    script.receive(event(), attempt=2, losses=1, worker="b")
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def an_event_moves_while_its_holder_settles_it(*, honest: bool) -> Script:
+    """Of two calls at the same time, the one that ends first may have seen what the other does."""
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    outcome = Nack() if honest else Ack()
+    settle = script.begin(history.Settle(items=(history.Item(first, outcome),)))
+    receive = script.begin(history.Receive(queues=("q",), limit=1, lease=LEASE, wait=0.0), worker="b")
+    script.end(receive, history.HandedOut((script.handed(event(), attempt=2),)))
+    script.end(settle, history.Settled(lost=() if honest else (first,)))
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def an_event_comes_again_because_another_worker_was_killed(*, honest: bool) -> Script:
+    script = Script(BROKER)
+    script.send(event())
+    script.receive(event())
+    script.kill("a" if honest else "b")
+    script.receive(event(), attempt=2, losses=1, worker="c")
+    return script
+
+
+@scene(promise.LOST_LEASE_RETURNS)
+def what_a_lost_worker_held_never_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.kill()
+    script.wait(LEASE)
+    if honest:
+        script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+    script.drain()
+    return script
+
+
+@scene(promise.LOST_LEASE_RETURNS)
+def what_was_reported_lost_never_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.settle(first, Lost())
+    if honest:
+        script.ack(*script.receive(event(), attempt=2, losses=1))
+    script.drain()
+    return script
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def one_break_of_a_connection_is_counted_twice(*, honest: bool) -> Script:
+    script = Script(BROKER)
+    script.send(event())
+    script.receive(event())
+    if honest:
+        script.receive(worker="b")
+        script.kill("b")
+    script.kill()
+    script.receive(event(), attempt=3, losses=2, worker="c")
+    return script
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def a_crash_is_not_counted(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.kill()
+    script.receive(event(), attempt=2 if honest else 1, losses=1 if honest else 0, worker="b")
+    return script
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def a_loss_is_counted_that_nobody_saw(*, honest: bool) -> Script:
+    """Where a store fetches ahead, it may count what a killed worker never saw; while all live, nothing is lost."""
+    script = Script(BROKER)
+    script.receive()
+    script.send(event())
+    if honest:
+        script.kill()
+    script.receive(event(), attempt=2, losses=1, worker="b")
+    return script
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def a_loss_is_counted_of_a_worker_that_never_received_here(*, honest: bool) -> Script:
+    script = Script(BROKER)
+    script.receive(queues=("q" if honest else "r",), worker="b")
+    script.send(event())
+    script.kill("b")
+    script.receive(event(), attempt=2, losses=1)
+    return script
+
+
+@scene(promise.LOSSES_ARE_COUNTED)
+def a_reported_loss_is_not_counted(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.settle(first, Lost(state=b"half"))
+    script.receive(event(), attempt=2, losses=1 if honest else 0, state=b"half")
+    return script
+
+
+@scene(promise.MALFORMED_IS_QUARANTINED)
+def foreign_bytes_never_come(*, honest: bool) -> Script:
+    script = Script()
+    script.put_raw(b"\x80")
+    if honest:
+        script.ack(*script.receive(Unreadable(raw=b"\x80", why="no JSON")))
+    script.drain()
+    return script
+
+
+@scene(promise.MALFORMED_IS_QUARANTINED)
+def foreign_bytes_are_changed(*, honest: bool) -> Script:
+    script = Script()
+    script.put_raw(b"\x80")
+    script.receive(Unreadable(raw=b"\x80" if honest else b"?", why="no JSON"))
+    return script
+
+
+@scene(promise.MALFORMED_IS_QUARANTINED)
+def foreign_bytes_come_without_their_headers(*, honest: bool) -> Script:
+    script = Script()
+    script.put_raw(b"\x80", {"a": "1", "b": ""})
+    headers = {"a": "1", "b": "", "of the store": "2"} if honest else {"a": "1", "of the store": "2"}
+    script.receive(Unreadable(raw=b"\x80", headers=headers, why="no JSON"))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_of_foreign_bytes_lacks_their_headers(*, honest: bool) -> Script:
+    script = Script()
+    script.put_raw(b"\x80", {"a": "1"})
+    foreign = Unreadable(raw=b"\x80", headers={"a": "1"}, why="no JSON")
+    script.bury(*script.receive(foreign))
+    script.dead(script.entry(foreign if honest else attrs.evolve(foreign, headers={"a": "2"})))
+    return script
+
+
+@scene(promise.PREFERENCE_IS_KEPT)
+def the_queue_named_second_comes_first(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1, queue="q"), event(2, queue="r"))
+    script.receive(event(2, queue="r"), queues=["r", "q"] if honest else ["q", "r"], limit=1)
+    return script
+
+
+@scene(promise.ORDER_IS_KEPT)
+def an_event_overtakes_one_of_its_key(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1, ordering_key="k"), event(2, ordering_key="k"))
+    (first,) = script.receive(event(1, ordering_key="k"))
+    if honest:
+        script.ack(first)
+    else:
+        script.nack(first, delay=10.0)
+    script.receive(event(2, ordering_key="k"))
+    return script
+
+
+@scene(promise.ORDER_IS_KEPT)
+def an_event_overtakes_one_that_was_sent_before(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1, ordering_key="k"))
+    script.send(event(2, ordering_key="k"))
+    script.receive(event(1 if honest else 2, ordering_key="k"))
+    return script
