@@ -1,21 +1,30 @@
-"""The suite asks for no more than was promised: transports that are odd and right stay green."""
+"""
+The suite asks for no more than was promised: transports that are odd and right stay green.
+
+With a quarter of the quick profile's random histories; with all of those of a profile that is named in
+``RELEVO_CONFORMANCE_PROFILE``.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import Phase
 
 from relevo_conformance import Harness, examine
+from relevo_conformance.profile import VARIABLE, chosen
 
 from .decoys import DECOYS
 
 INNOCENT = {"kept", "skipped"}
+PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harness", DECOYS, ids=lambda harness: harness.__name__.removesuffix("Harness"))
 def test_what_is_odd_and_right_stays_green(harness: type[Harness]) -> None:
-    findings = list(examine(harness, profile="quick", phases=(Phase.generate,)))
+    findings = list(examine(harness, profile=PROFILE, phases=(Phase.generate,)))
 
     assert [f"{one.test}: {one.what}" for one in findings if one.status not in INNOCENT] == []
     assert sum(one.status == "kept" for one in findings) > 100
