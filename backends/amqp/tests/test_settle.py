@@ -135,6 +135,35 @@ def test_what_is_lost_while_settle_waits_is_told_and_not_sent_on(
     assert [each.losses for each in copies] == [1]
 
 
+def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection that publishes is well, and a nack would be sent on by it although the original comes back."""
+    monkeypatch.setattr("relevo_amqp._hub.ANSWER_WITHIN", 0.5)
+    proxy = Proxy(server.url, port=5672, marks=lambda data: b"relevo amqp: consume" in data)
+    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    transport.send([envelope(1), envelope(2), envelope(3)])
+    held: list[Delivery] = []
+    while len(held) < 3:
+        held += receive(distant, queue)
+    distant.send([envelope(4)])  # the connection that publishes is there, too
+    proxy.mute_marked()
+    distant.ack(held[0])
+
+    lost = distant.settle([(held[1], Nack(state=b"n")), (held[2], Ack())])
+
+    proxy.close()
+    distant._abort()
+    assert lost == held[1:]
+    copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
+    assert [(each.losses, each.state) for each in copies] == [(1, b"")]
+
+
 def test_a_worker_whose_acks_are_stuck_does_not_go_on(connect: Connect, queue: str) -> None:
     """What is done and not acked is what comes once more if the process dies: three flushes and what runs."""
     seconds = 0.002

@@ -323,6 +323,8 @@ class Subscription:
         with self.changed:
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, self._timeout)
         if not answered:
+            # At once, and not when the cut has been noticed: nothing more of it may be claimed.
+            self._on_lost(LineLostError(f"the acks were not answered in {self._timeout:g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
