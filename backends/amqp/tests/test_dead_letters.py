@@ -10,8 +10,10 @@ import pytest
 
 from relevo import DeadLetter, Envelope, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
+from relevo_amqp._connection import Channel
 from relevo_amqp._graveyard import Look
 from relevo_amqp._topology import Role
+from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
 
@@ -231,6 +233,68 @@ def test_what_could_not_be_revived_is_still_on_the_next_page(
         transport.revive({refs[1]: b""})
 
     assert [entry.ref for entry in transport.dead_letters([queue], after=refs[0])] == refs[1:]
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [lambda one, ref: one.discard([ref]), lambda one, ref: one.revive({ref: b""})],
+    ids=["discard", "revive"],
+)
+def test_what_could_not_be_dropped_since_the_connection_was_lost_is_told(
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    remove: Callable[[AmqpTransport, str], object],
+) -> None:
+    bury(transport, queue, envelope(1))
+    (entry,) = transport.dead_letters([queue])
+    proxy = Proxy(server.url, port=5672)
+    distant = connect(url=proxy.url)
+    drop = Look.drop
+
+    def drop_and_cut(look: Look, tags: set[int]) -> None:
+        drop(look, tags)
+        proxy.cut()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(Look, "drop", drop_and_cut)
+
+    with pytest.raises(TransportUnavailableError):
+        remove(distant, entry.ref)
+
+    monkeypatch.undo()
+    proxy.close()
+    assert [each.ref for each in transport.dead_letters([queue])] == [entry.ref]
+
+
+def test_a_list_that_the_end_of_the_connection_cut_short_is_an_error(
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relevo_amqp._graveyard._IDLE", 0.5)
+    bury(transport, queue, *(envelope(number) for number in range(3)))
+    proxy = Proxy(server.url, port=5672)
+    distant = connect(url=proxy.url)
+    consume = Look._consume
+
+    def consume_and_cut(look: Look, channel: Channel, number: int) -> None:
+        consume(look, channel, number - 1)  # the last one is still on its way
+        look._consumers["look-0"] = number
+        proxy.cut()
+
+    monkeypatch.setattr(Look, "_consume", consume_and_cut)
+
+    with pytest.raises(TransportUnavailableError):
+        distant.dead_letters([queue])
+
+    proxy.close()
 
 
 def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(

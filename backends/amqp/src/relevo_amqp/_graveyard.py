@@ -198,10 +198,12 @@ class Look:
                 raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         channel = self._channel
-        if channel is None or channel.lost is not None:
+        if channel is None or (channel.lost is not None and (failure is not None or not self._dropped)):
             return
+        if channel.lost is not None:
+            raise channel.lost  # nothing was dropped
         if self._expected:
             for tag in self._consumers:
                 channel.cancel(tag, self._hub.timeout)
@@ -218,6 +220,8 @@ class Look:
             try:
                 found = self._found.get(timeout=_IDLE)
             except Empty:
+                if self._channel is not None and self._channel.lost is not None:
+                    raise self._channel.lost from None  # and who knows what was still to come
                 return
             self._seen += 1
             yield found
