@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import pika
 import pytest
 
-from relevo import DeadLetter, Envelope, TransportUnavailableError, Unreadable
+from relevo import Ack, DeadLetter, Envelope, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
 from relevo_amqp._graveyard import Look
@@ -295,6 +295,29 @@ def test_a_list_that_the_end_of_the_connection_cut_short_is_an_error(
         distant.dead_letters([queue])
 
     proxy.close()
+
+
+def test_a_queue_that_is_deleted_while_one_looks_costs_neither_time_nor_what_is_held(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bury(transport, queue, envelope(1))
+    transport.send([envelope(2)])
+    (held,) = receive(transport, queue)
+    server.rest()
+    consume = Look._consume
+
+    def consume_and_delete(look: Look, channel: Channel, number: int) -> None:
+        consume(look, channel, number)
+        server.channel().queue_delete(look.name)
+        time.sleep(0.3)  # until the server has ended the consumer
+
+    monkeypatch.setattr(Look, "_consume", consume_and_delete)
+    started = time.monotonic()
+
+    assert [entry.error for entry in transport.dead_letters([queue])] == ["id-1"]
+
+    assert time.monotonic() - started < 5.0
+    assert transport.settle([(held, Ack())]) == []
 
 
 def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(

@@ -374,6 +374,9 @@ class Channel:
         """
 
         def start(answer: Future[Any]) -> None:
+            if tag not in self.raw.consumer_tags:  # the server has ended it, and pika would never call back
+                self._answer(answer, None)
+                return
             self.raw.basic_cancel(tag, callback=lambda frame: self._answer(answer, frame))
             # pika rejects what arrives between the cancel and its answer, which the server would count as a failure.
             getattr(self.raw, "_cancelled", set()).discard(tag)

@@ -212,7 +212,11 @@ class Look:
             channel.loop.soon(lambda: self._settle(channel))
             if self._dropped:
                 channel.call("tx_commit", timeout=self._hub.timeout)
-            self._await_return(channel)
+            try:
+                self._await_return(channel)
+            except LineLostError as error:
+                if error.code != NOT_FOUND:  # somebody deleted the queue: nothing returns
+                    raise
         channel.close()
 
     def __iter__(self) -> Iterator[tuple[int, Any, bytes]]:
