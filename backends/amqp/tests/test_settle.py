@@ -22,8 +22,10 @@ from relevo import (
     UnsupportedError,
 )
 from relevo._ledger import FLUSH_AFTER
+from relevo.errors import ConfigurationError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._errors import LineLostError
+from relevo_amqp._mapping import Record, written
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
@@ -397,6 +399,29 @@ def test_what_could_not_be_settled_goes_back_after_the_grace(
 
     assert (again.losses, ids([again])) == (1, ["id-1"])
     proxy.close()
+
+
+def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    worker = AmqpTransport(server.options())  # it was not told to set up
+    assert receive(worker, queue, wait=0.2) == []
+    server.rest()
+    assert worker._hub is not None
+    assert worker._receiver is not None
+    hub = worker._hub
+    worker._receiver._look_at = time.monotonic() + 60.0
+    server.channel().queue_delete(server.topology.queue(queue, Role.SUSPECT))
+    once_lost = Record(envelope=envelope(1), queue=queue, losses=1, enqueued_at=time.time())
+    hub.publisher.send([written(once_lost, exchange=server.topology.exchange(Role.MAIN), key=queue)])
+    with pytest.raises(ConfigurationError, match="lacks the queue"):
+        receive(worker, queue)
+
+    worker.close()
+
+    assert not hub.loop.alive
+    transport.setup([queue])
+    assert [each.losses for each in receive(transport, queue)] == [2]
 
 
 def test_a_dead_letter_whose_queue_is_gone_gets_it_back(

@@ -170,8 +170,9 @@ class AmqpTransport(Transport):
             self._using.wait_for(lambda: not self._users, timeout=2 * self._options.confirm_timeout)
         if first and hub is not None:
             if receiver is not None:
-                with suppress(LineLostError):  # then it comes back and counts as lost
+                with suppress(LineLostError, ConfigurationError):  # then it comes back and counts as lost
                     receiver.release()
+                with suppress(LineLostError):
                     receiver.finish()
             hub.close(self._options.confirm_timeout)
 
