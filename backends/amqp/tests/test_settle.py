@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -422,6 +423,20 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     assert not hub.loop.alive
     transport.setup([queue])
     assert [each.losses for each in receive(transport, queue)] == [2]
+
+
+def test_an_outcome_that_cannot_be_written_settles_nothing_and_loses_nothing(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1), envelope(2)])
+    held = receive(transport, queue)
+    while len(held) < 2:
+        held += receive(transport, queue)
+
+    with pytest.raises(ValueError, match="NaN"):
+        transport.settle([(held[0], Ack()), (held[1], Nack(delay=math.nan))])
+
+    assert transport.settle([(each, Ack()) for each in held]) == []
 
 
 def test_a_dead_letter_whose_queue_is_gone_gets_it_back(

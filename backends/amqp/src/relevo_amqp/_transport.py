@@ -361,18 +361,25 @@ class AmqpTransport(Transport):
         lost: list[Delivery] = []
         done: list[int] = []
         moves: list[_Move] = []
-        for delivery, outcome in settlements:
-            tag = subscription.claim(delivery.receipt)
-            if tag is None:
-                lost.append(delivery)
-            elif isinstance(outcome, Ack):
-                done.append(tag)
-            else:
+        claimed: list[int] = []
+        try:
+            for delivery, outcome in settlements:
+                tag = subscription.claim(delivery.receipt)
+                if tag is None:
+                    lost.append(delivery)
+                    continue
+                claimed.append(tag)
+                if isinstance(outcome, Ack):
+                    done.append(tag)
+                    continue
                 parcel = parcel_of(delivery, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
                 if isinstance(outcome, Nack):
                     self._delayed(outcome.delay)
                 if parcel is not None:
                     moves.append(_Move(delivery, tag, parcel))
+        except BaseException:
+            subscription.unclaim(claimed)  # nothing was settled, and all of it may be settled otherwise
+            raise
         return lost, done, moves
 
     def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str]:
