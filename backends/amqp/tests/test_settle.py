@@ -439,6 +439,28 @@ def test_an_outcome_that_cannot_be_written_settles_nothing_and_loses_nothing(
     assert transport.settle([(each, Ack()) for each in held]) == []
 
 
+def test_what_was_acked_stays_acked_if_another_queue_of_the_subscription_is_deleted(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    other = server.queue()
+    worker = connect()
+    worker.setup([queue, other])
+    server.rest()
+    transport.send([envelope(1)])
+    (held,) = receive(worker, queue, other)
+    assert worker._receiver is not None
+    subscription = worker._receiver.subscription
+    assert subscription is not None
+    subscription._acks_wait = True  # as it is for some round trips while consumers are ended
+    worker.ack(held)
+
+    server.channel().queue_delete(server.topology.queue(other, Role.MAIN))
+    with subscription.changed:
+        assert subscription.changed.wait_for(lambda: subscription.lost is not None, 5.0)
+
+    assert receive(transport, queue, wait=1.0) == []
+
+
 def test_a_dead_letter_whose_queue_is_gone_gets_it_back(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:

@@ -426,6 +426,11 @@ class Subscription:
         """Note that the server ended a consumer: its queue is gone, or an event was held too long (4.3 on)."""
         consumer = self._consumers.get(tag)
         if consumer is not None:
+            self._acks_wait = False  # the channel is well: what was accepted is acked before it is closed
+            self._flush()
+            if self._committed < self._sent:
+                self._committed = self._sent
+                self._channel.commit(self._on_commit)
             self._on_lost(LineLostError(f'the server ended the subscription of "{consumer.name}"'))
             self._channel.close()
 
