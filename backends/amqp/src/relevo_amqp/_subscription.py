@@ -359,7 +359,7 @@ class Subscription:
                 unacked[arrival.tag] = consumer
                 consumer.out += 1
                 (rush if urgent(properties) else calm).append(arrival)
-                changed.notify()
+                changed.notify_all()  # whoever settles may wait for it, too, and not for this
 
         return receive
 
