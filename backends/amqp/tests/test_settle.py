@@ -26,6 +26,7 @@ from relevo._ledger import FLUSH_AFTER
 from relevo.errors import ConfigurationError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._errors import LineLostError
+from relevo_amqp._hub import ANSWER_WITHIN
 from relevo_amqp._mapping import Record, written
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
@@ -423,6 +424,24 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     assert not hub.loop.alive
     transport.setup([queue])
     assert [each.losses for each in receive(transport, queue)] == [2]
+
+
+def test_close_waits_for_a_silent_server_no_longer_than_it_was_told(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    proxy = Proxy(server.url, port=5672)
+    transport.send([envelope(1), envelope(2)])
+    worker = AmqpTransport(server.options(url=proxy.url, confirm_timeout=0.5))
+    held = receive(worker, queue)
+    proxy.swallow_answers = True
+    worker.ack(held[0])
+    closing = threading.Thread(target=worker.close)
+
+    closing.start()
+    closing.join(ANSWER_WITHIN / 2)
+
+    assert not closing.is_alive()
+    proxy.close()
 
 
 def test_an_outcome_that_cannot_be_written_settles_nothing_and_loses_nothing(

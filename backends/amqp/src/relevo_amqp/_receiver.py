@@ -152,6 +152,11 @@ class Receiver:
         misplaced, self._misplaced = self._misplaced, []
         self._relocate(subscription, [*misplaced, *subscription.take_all()])
 
+    def hurry(self, timeout: float) -> None:
+        """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
+        if self.subscription is not None:
+            self.subscription.hurry(timeout)
+
     def finish(self) -> None:
         """
         End the subscription once its acks are through; blocking.

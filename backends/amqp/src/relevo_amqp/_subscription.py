@@ -85,6 +85,10 @@ class Subscription:
         channel.on_lost = self._on_lost
         channel.on_cancel = self._on_cancel
 
+    def hurry(self, timeout: float) -> None:
+        """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
+        self._timeout = min(self._timeout, timeout)
+
     # --- consumers: blocking ---------------------------------------------------------------------------
 
     @property
@@ -119,10 +123,10 @@ class Subscription:
         self._channel.call("basic_qos", prefetch_count=prefetch, timeout=self._timeout)
         self._numbers += 1
         tag = f"relevo-{self._numbers}"
-        self._urgent.setdefault(queue, deque())
-        self._normal.setdefault(queue, deque())
         consumer = _Consumer(queue, name, prefetch)
         with self.changed:
+            self._urgent.setdefault(queue, deque())
+            self._normal.setdefault(queue, deque())
             self._consumers[tag] = consumer
         self._channel.call("basic_consume", name, self._receiver(consumer), consumer_tag=tag, timeout=self._timeout)
 
@@ -257,7 +261,8 @@ class Subscription:
     @property
     def buffered(self) -> int:
         """How many lie here."""
-        return sum(len(arrivals) for lane in (self._urgent, self._normal) for arrivals in lane.values())
+        with self.changed:
+            return sum(len(arrivals) for lane in (self._urgent, self._normal) for arrivals in lane.values())
 
     def buffered_of(self, queue: str) -> int:
         """How many of *queue* lie here."""
@@ -266,7 +271,8 @@ class Subscription:
     @property
     def held(self) -> int:
         """How many were taken and are neither acked nor given back."""
-        return len(self._held) + len(self._settling)
+        with self.changed:
+            return len(self._held) + len(self._settling)
 
     def hold(self, arrival: Arrival) -> None:
         """Hold *arrival*, which was got and not taken."""
@@ -331,6 +337,7 @@ class Subscription:
         """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
 
         def give() -> None:
+            self._flush()  # whoever waits for what is acked already counts on the next number
             with self.changed:
                 mine = [tag for tag in tags if tag in self._held] if self.lost is None else []
                 self._held.difference_update(mine)

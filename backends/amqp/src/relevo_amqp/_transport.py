@@ -170,6 +170,7 @@ class AmqpTransport(Transport):
             self._using.wait_for(lambda: not self._users, timeout=2 * self._options.confirm_timeout)
         if first and hub is not None:
             if receiver is not None:
+                receiver.hurry(self._options.confirm_timeout)
                 with suppress(LineLostError, ConfigurationError):  # then it comes back and counts as lost
                     receiver.release()
                 with suppress(LineLostError):
@@ -387,6 +388,9 @@ class AmqpTransport(Transport):
         why = ""
         for again in (False, True):
             if not moves:
+                break
+            if again and subscription.lost is not None:  # they come again by themselves
+                why = subscription.lost.why
                 break
             try:
                 if again:

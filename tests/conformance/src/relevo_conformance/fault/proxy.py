@@ -173,6 +173,8 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
+            for each in (client, server):  # small writes go on at once, as those of whoever is proved do
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((client, server))
             threading.Thread(target=self._pass_requests, args=(client, server), daemon=True).start()
