@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,11 @@ def _url(kind: server_starter.Kind) -> Iterator[str]:
             pytest.skip(str(error))
         stack.enter_context(pytest.MonkeyPatch.context()).setenv(kind.variable, url)
         yield url
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: one more than there are cores, since some always wait, as for cron."""
+    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

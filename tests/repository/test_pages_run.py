@@ -56,7 +56,11 @@ def _server(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     connection.close()
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path not in WITH_RABBITMQ], ids=relative)
+def marked(path: Path) -> object:
+    return pytest.param(path, marks=pytest.mark.slow) if path.name == "write-a-transport.md" else path
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in PAGES if path not in WITH_RABBITMQ], ids=relative)
 def test_a_page_runs(path: Path, folder: Path) -> None:
     assert Page(path, folder).run() == 0
 
