@@ -148,9 +148,9 @@ def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The connection that publishes is well, and a nack would be sent on by it although the original comes back."""
-    monkeypatch.setattr("relevo_amqp._hub.ANSWER_WITHIN", 0.5)
+    monkeypatch.setattr("relevo_amqp._hub.ANSWER_WITHIN", 2.0)
     proxy = Proxy(server.url, port=5672, marks=lambda data: b"relevo amqp: consume" in data)
-    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    distant = connect(url=proxy.url, confirm_timeout=2.0)
     transport.send([envelope(1), envelope(2), envelope(3)])
     held: list[Delivery] = []
     while len(held) < 3:
