@@ -46,9 +46,12 @@ def _url(kind: server_starter.Kind) -> Iterator[str]:
         yield url
 
 
-def pytest_xdist_auto_num_workers() -> int:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
     """Return how many processes run tests: one more than there are cores, since some always wait, as for cron."""
-    return 1 + (os.cpu_count() or 1)
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return 1 + len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 + (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

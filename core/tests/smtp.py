@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -27,8 +28,27 @@ class Inbox:
         self.answer = answer
         self.port = 0
         self.logins = 0
+        self.slowness = 0.0
+        """Seconds that it takes for each of the three steps of a mail."""
+
+    async def handle_MAIL(  # noqa: N802 - as aiosmtpd calls it
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        await asyncio.sleep(self.slowness)
+        envelope.mail_from = address
+        envelope.mail_options += options
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802 - as aiosmtpd calls it
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        await asyncio.sleep(self.slowness)
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options += options
+        return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - as aiosmtpd calls it
+        await asyncio.sleep(self.slowness)
         if self.answer.startswith("250"):
             self.raw.append(envelope.content)
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))

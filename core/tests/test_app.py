@@ -39,6 +39,7 @@ from relevo.errors import (
     DuplicateEventError,
     DuplicateListenerError,
     EncodeError,
+    PluginError,
     RouteNotFoundError,
     SendError,
     SessionError,
@@ -1311,3 +1312,42 @@ def test_a_subject_of_a_type_that_looks_like_a_slip_is_dispatched_and_told_once(
 def test_a_relay_is_there_where_an_outbox_is(make: Make) -> None:
     assert make().relay("main") is None
     assert make(outboxes={"main": MemoryTransport(name="box")}).relay("main") is not None
+
+
+# --- closing ------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_is_told_around_the_close_and_one_that_fails_keeps_no_transport_open() -> None:
+    said: list[str] = []
+
+    class Said(MemoryTransport):
+        def close(self) -> None:
+            said.append("closed")
+            super().close()
+
+    class Watching:
+        @relevo.hookimpl
+        @contextlib.contextmanager
+        def relevo_around_close(self) -> Iterator[None]:
+            said.append("before")
+            yield
+            said.append("after")
+
+    class Failing:
+        @relevo.hookimpl
+        def relevo_around_close(self) -> None:
+            raise OSError("disk full")
+
+    class Wrapping:
+        @relevo.hookimpl(wrapper=True)
+        def relevo_around_close(self) -> Iterator[None]:
+            return (yield)
+
+    def app(*plugins: object) -> App:
+        return App(transports={"main": Said()}, routes={"*": "main"}, plugins=plugins)
+
+    app(Watching(), Failing()).close()
+    with pytest.raises(PluginError, match="return a context manager"):
+        app(Wrapping()).close()
+
+    assert said == ["before", "closed", "after", "closed"]

@@ -432,6 +432,28 @@ def test_a_closed_application_leaves_no_thread_and_what_was_not_told_yet_is_told
         assert "no image at 1" in body_of(inbox.wait_for(1)[0])
 
 
+def test_a_close_that_a_slow_server_outlasted_keeps_nothing_back_that_fails_afterwards(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    def die(reason: str) -> None:
+        delivery = Delivery(envelope=Unreadable(raw=b"", why=""), queue="default", receipt=1, enqueued_at=0.0)
+        plugin.relevo_dead_lettered(delivery, DeadLetter(reason=reason))
+
+    url = f"smtp://127.0.0.1:{inbox.port}"
+    plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book", timeout=1.0))
+    inbox.slowness = 0.7
+    die("first")
+    plugin.close()
+    inbox.wait_for(1)
+    _until_the_posts_end()
+    inbox.slowness = 0.0
+
+    die("second")
+
+    inbox.wait_for(2)
+    plugin.close()
+
+
 def test_what_fails_after_the_close_is_told_still(inbox: Inbox, tmp_path: Path) -> None:
     url = f"smtp://127.0.0.1:{inbox.port}"
     plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book"))

@@ -679,10 +679,11 @@ class App(Dispatcher):
 
     def close(self) -> None:
         """Close the transports, and have the plugins end what they began; may be called again."""
-        with ExitStack() as stack:  # one that fails does not keep the others open
-            stack.enter_context(observed(self.hooks.observers("relevo_around_close")))
+        with ExitStack() as stack:  # one that fails, or a plugin, does not keep the others open
             for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
                 stack.callback(transport.close)
+            with observed(self.hooks.observers("relevo_around_close")):
+                stack.close()
 
     def __enter__(self) -> Self:
         return self

@@ -423,7 +423,9 @@ class Channel:
         self.raw.tx_commit(lambda _: self.loop.soon(answered))
 
     def cut(self) -> None:
-        """Cut its connection: the server is silent."""
+        """Cut its connection: the server is silent. At once it is known to be gone, and not when the loop does it."""
+        if self._connection.lost is None:
+            self._connection.lost = LineLostError("the connection was cut")
         self._connection.abort()
 
     def close(self) -> None:

@@ -205,19 +205,26 @@ class Look:
         if channel.lost is not None:
             raise channel.lost  # nothing was dropped
         if self._expected:
-            for tag in self._consumers:
-                channel.cancel(tag, self._hub.timeout)
-            if self._dropped:
-                channel.call("tx_select", timeout=self._hub.timeout)
-            channel.loop.soon(lambda: self._settle(channel))
-            if self._dropped:
-                channel.call("tx_commit", timeout=self._hub.timeout)
             try:
-                self._await_return(channel)
-            except LineLostError as error:
-                if error.code != NOT_FOUND:  # somebody deleted the queue: nothing returns
+                self._give_back(channel)
+            except LineLostError:
+                if failure is None:  # else that is what is to be told
                     raise
         channel.close()
+
+    def _give_back(self, channel: Channel) -> None:
+        for tag in self._consumers:
+            channel.cancel(tag, self._hub.timeout)
+        if self._dropped:
+            channel.call("tx_select", timeout=self._hub.timeout)
+        channel.loop.soon(lambda: self._settle(channel))
+        if self._dropped:
+            channel.call("tx_commit", timeout=self._hub.timeout)
+        try:
+            self._await_return(channel)
+        except LineLostError as error:
+            if error.code != NOT_FOUND:  # somebody deleted the queue: nothing returns
+                raise
 
     def __iter__(self) -> Iterator[tuple[int, Any, bytes]]:
         while self._seen < self._expected:
@@ -254,18 +261,23 @@ class Look:
 
     def _settle(self, channel: Channel) -> None:
         """
-        Ack what was dropped and give the rest back, with one frame for all that stand together.
+        Ack what was dropped, and then give the rest back.
 
         It is one transaction, since of many single acks right before the end of a channel the server forgets the last
-        ones (https://github.com/rabbitmq/rabbitmq-server/issues/10327): in one they reach the queue together.
+        ones (https://github.com/rabbitmq/rabbitmq-server/issues/10327). In one, neighbours of a kind reach the queue
+        together: so all acks come first.
         """
         if channel.lost is None:
-            settled = 0
-            for first, last in _runs(sorted(self._dropped)):
-                if first > settled + 1:
-                    channel.raw.basic_nack(first - 1, multiple=True, requeue=True)
-                channel.raw.basic_ack(last, multiple=True)
-                settled = last
+            upto = 0
+            for tag in sorted(self._dropped):
+                if tag > upto + 1:
+                    break
+                upto = tag
+            if upto:
+                channel.raw.basic_ack(upto, multiple=True)
+            for tag in sorted(self._dropped):
+                if tag > upto:
+                    channel.raw.basic_ack(tag)
             if len(self._dropped) < self._seen or not self._found.empty():
                 channel.raw.basic_nack(0, multiple=True, requeue=True)  # 0: all there are
 
@@ -278,17 +290,6 @@ class Look:
     def _count(self, channel: Channel) -> int:
         frame = channel.call("queue_declare", self.name, passive=True, timeout=self._hub.timeout)
         return int(frame.method.message_count)
-
-
-def _runs(tags: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the first and the last of those of the sorted *tags* that follow one another without a gap."""
-    runs: list[tuple[int, int]] = []
-    for tag in tags:
-        if runs and runs[-1][1] == tag - 1:
-            runs[-1] = (runs[-1][0], tag)
-        else:
-            runs.append((tag, tag))
-    return runs
 
 
 def _entry(letter: Buried, queue: str) -> DeadLetterEntry:

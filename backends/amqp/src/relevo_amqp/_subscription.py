@@ -21,6 +21,9 @@ from relevo_amqp._mapping import urgent
 _CALM, _CALM_TRIES = 3, 100
 """Round trips without an arrival after which nothing is on its way, and the most that are tried."""
 
+_AGAIN = 0.05
+"""Seconds after which is given back what would disturb the end of a consumer."""
+
 
 class Receipt(NamedTuple):
     """Proof of holding a delivery: of which subscription, and its tag there."""
@@ -141,7 +144,8 @@ class Subscription:
         Raises:
             LineLostError: The channel is gone.
         """
-        ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
+        with self.changed:
+            ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
         if not ending:
             return
         with self.changed:
@@ -337,6 +341,9 @@ class Subscription:
         """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
 
         def give() -> None:
+            if self._acks_wait:
+                self._channel.loop.later(_AGAIN, give)
+                return
             self._flush()  # whoever waits for what is acked already counts on the next number
             with self.changed:
                 mine = [tag for tag in tags if tag in self._held] if self.lost is None else []

@@ -169,13 +169,15 @@ class AmqpTransport(Transport):
                 receiver.wake()
             self._using.wait_for(lambda: not self._users, timeout=2 * self._options.confirm_timeout)
         if first and hub is not None:
-            if receiver is not None:
-                receiver.hurry(self._options.confirm_timeout)
-                with suppress(LineLostError, ConfigurationError):  # then it comes back and counts as lost
-                    receiver.release()
-                with suppress(LineLostError):
-                    receiver.finish()
-            hub.close(self._options.confirm_timeout)
+            try:
+                if receiver is not None:
+                    receiver.hurry(self._options.confirm_timeout)
+                    with suppress(LineLostError, ConfigurationError):  # then it comes back and counts as lost
+                        receiver.release()
+                    with suppress(LineLostError):
+                        receiver.finish()
+            finally:
+                hub.close(self._options.confirm_timeout)
 
     def _abort(self) -> None:
         """Be gone without a word, as a process that was killed; for tests."""

@@ -112,5 +112,7 @@ class Mail:
     @contextmanager
     def relevo_around_close(self) -> Iterator[None]:
         """End with the application."""
-        yield
-        self.close()
+        try:
+            yield
+        finally:
+            self.close()

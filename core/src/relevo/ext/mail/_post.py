@@ -181,13 +181,15 @@ class Post:
                     book.give_back(*claimed)
 
     def close(self) -> None:
-        """Tell what may be told now, and end the thread; what is left stays in the book."""
+        """Tell what may be told now, and end the thread, after the last run; what is left stays in the book."""
         box = self._mine()
         if box.thread is not None:
-            self.flush()
-            with box.turn:
-                box.is_closing = box.thread is not None
-                box.turn.notify_all()
+            try:
+                self.flush()
+            finally:
+                with box.turn:
+                    box.is_closing = box.thread is not None
+                    box.turn.notify_all()
 
     def _mine(self) -> _Box:
         box = self._box
@@ -215,11 +217,12 @@ class Post:
         while True:
             with box.turn:
                 box.turn.wait_for(
-                    lambda: box.is_new or box.asked > box.answered or box.is_closing, _LOOK if wait is None else wait
+                    lambda: box.is_new or box.asked > box.answered or self._may_end(box),
+                    _LOOK if wait is None else wait,
                 )
-                if box.is_closing and box.asked == box.answered:
+                if self._may_end(box):
                     box.thread, box.is_closing = None, False
-                    break
+                    return
                 if box.asked == box.answered and not self._is_held(box):
                     box.turn.wait_for(lambda: box.asked > box.answered, _GATHER)
                 asked, box.is_new = box.asked, False
@@ -235,12 +238,11 @@ class Post:
                 box.answered = asked
                 box.turn.notify_all()
                 if wait is None and not (box.runs or box.is_new or box.asked > box.answered):
-                    box.thread = None
+                    box.thread, box.is_closing = None, False
                     return
-        try:
-            self._note(box)
-        except Exception as error:  # noqa: BLE001 - nobody is left who could do something about it
-            self._complain(error)
+
+    def _may_end(self, box: _Box) -> bool:
+        return box.is_closing and not box.runs and not box.is_new and box.asked == box.answered
 
     def _is_held(self, box: _Box) -> bool:
         return box.holds > 0 and time.monotonic() < box.held_until
