@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from relevo import Delivery, Envelope, ListenerTable, Retry, Settlement, Stats, SubjectType, Worker
+from relevo import App, Delivery, Envelope, ListenerTable, Retry, Settlement, Stats, SubjectType, Worker
 from relevo._caller import Caller
 from relevo._listener import Mark
 from relevo._subject import SubjectTypes
@@ -169,3 +169,18 @@ def _worker(transport: MemoryTransport, caller: Callable[..., Caller], clock: Fa
         )
 
     return worker
+
+
+@pytest.fixture(name="make")
+def _make(clock: FakeClock) -> Iterator[Callable[..., App]]:
+    """Make an application, with one memory transport called main if nothing is said."""
+    made: list[App] = []
+
+    def make(*listeners: object, **how: Any) -> App:
+        parts: dict[str, Any] = {"transports": {"main": MemoryTransport(clock=clock)}, "routes": {"*": "main"}}
+        made.append(App(listeners=listeners, source="shop", **{**parts, "clock": clock, "chance": lambda: 0.0, **how}))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.close()

@@ -241,10 +241,10 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: Something in it is not understood.
         """
-        import os  # noqa: PLC0415
-        from pathlib import Path  # noqa: PLC0415
+        import os  # noqa: PLC0415 - whoever puts an application together does without
+        from pathlib import Path  # noqa: PLC0415 - the same
 
-        from relevo._config import drafted  # noqa: PLC0415 - whoever puts an application together does without
+        from relevo._config import drafted  # noqa: PLC0415 - the same
 
         file = None if path is None else Path(path)
         return cls.of(drafted(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
@@ -257,7 +257,7 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: Something in it is not understood; all problems are told together.
         """
-        from relevo._config import parts_of  # noqa: PLC0415
+        from relevo._config import parts_of  # noqa: PLC0415 - whoever puts an application together does without
 
         clock = clock or SystemClock()
         parts = parts_of(config, clock=clock)

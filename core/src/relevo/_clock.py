@@ -74,8 +74,8 @@ def moment(value: object, *, now: float, what: str) -> float:
         return now + seconds(value, what=what)
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.timestamp()
-    if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
+    if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]  # comparing types narrows nothing
+        return float(value)  # type: ignore[arg-type]  # the same
     mend = 'write a datetime with a zone, seconds since the epoch, or text such as "5m" for from now on'
     raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
 

@@ -84,7 +84,7 @@ def load(namespace: str, name: str) -> Any:
             f'nothing in {namespace} is called "{name}"; available: {", ".join(available(namespace)) or "none"}'
         )
     from stevedore import DriverManager  # noqa: PLC0415 - loaded only when configuration names something
-    from stevedore.exception import NoMatches  # noqa: PLC0415
+    from stevedore.exception import NoMatches  # noqa: PLC0415 - only when configuration names something
 
     def failed(_: object, __: object, error: BaseException) -> None:
         raise error

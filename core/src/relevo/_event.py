@@ -171,7 +171,7 @@ def _model_reader(cls: Any) -> Callable[[bytes], Any]:
             raise ValueError(f'"{lost[0]}" is not written and read under one name; give it one alias, and no exclude')
         if b'"format":"binary"' in msgspec.json.encode(schema):
             raise ValueError('bytes need ser_json_bytes="base64" and val_json_bytes="base64" in model_config')
-    return cls.model_validate_json  # type: ignore[no-any-return]
+    return cls.model_validate_json  # type: ignore[no-any-return]  # pydantic is not imported here
 
 
 class EventTypes(dict[str, EventType]):

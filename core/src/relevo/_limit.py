@@ -52,7 +52,7 @@ def resident() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         import resource  # noqa: PLC0415 - Linux does without
-        import sys  # noqa: PLC0415
+        import sys  # noqa: PLC0415 - the same
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024

@@ -105,7 +105,7 @@ class Problems:
             return make(*arguments)
         except ConfigurationError as error:
             self.add((key,), error)
-            return instead  # type: ignore[no-any-return]
+            return instead  # type: ignore[no-any-return]  # whoever says it knows the type
 
     def add(self, keys: KeyPath, *errors: ConfigurationError | str, is_unknown: bool = False) -> None:
         """Note *errors* of the value at *keys*."""

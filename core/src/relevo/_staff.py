@@ -145,7 +145,7 @@ class Staff:
         """Return where *listeners* run by *terms*; the classes are imported by those who do not do so inline."""
         if terms.chosen == "inline":
             return InlineExecutor()
-        from relevo import execution  # noqa: PLC0415
+        from relevo import execution  # noqa: PLC0415 - whoever works inline does without
 
         check_time_limits(listeners, transport, limit=terms.time_limit, lease=self.lease)
         if terms.chosen == "threads":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 WIRE_VERSION = 1
@@ -72,17 +72,17 @@ def micros(seconds: float) -> int:
 
 def seconds(value: object, otherwise: float) -> float:
     """Return the time that is written as *value*, or *otherwise* if it is none."""
-    return (value if whole(value) and 0 <= value < _LAST_MICRO else micros(otherwise)) / 1_000_000  # type: ignore[operator]
+    return (value if whole(value) and 0 <= value < _LAST_MICRO else micros(otherwise)) / 1_000_000
 
 
-def whole(value: object) -> bool:
+def whole(value: object) -> TypeGuard[int]:
     """Return whether *value* is a whole number; ``True`` is none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def count(value: object, *, least: int = 0) -> int:
     """Return a counter, as far as it can be one."""
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31 else least
+    return value if whole(value) and least <= value < 1 << 31 else least
 
 
 def text(value: object) -> str | None:

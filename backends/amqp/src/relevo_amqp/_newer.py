@@ -83,7 +83,7 @@ class Newer(Unreadable):
 def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: float) -> Newer | None:
     """Return what a newer release sent, or ``None`` if it did not, or it could not be published again as it came."""
     version = headers.get(VERSION)
-    if not whole(version) or version <= WIRE_VERSION:  # type: ignore[operator]
+    if not whole(version) or version <= WIRE_VERSION:
         return None
     own = {name: value for name, value in headers.items() if name not in _NOT_ITS_OWN}
     if _size(own) > MAX_OWN:

@@ -288,7 +288,8 @@ class AmqpTransport(Transport):
 
     def _failed(self) -> None:
         """Note that a subscription was lost or did not come about; the next one waits a little."""
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * jitter
         self._failures += 1
         self._not_before = time.monotonic() + pause
 

@@ -142,7 +142,7 @@ class Database(Forking):
         Raises:
             ConfigurationError: Its tables were made by another version of relevo, or are incomplete.
         """
-        found: dict[str, object] = dict(self.statements.meta.run(connection).all())  # type: ignore[arg-type]
+        found: dict[str, object] = dict(self.statements.meta.run(connection).all())  # type: ignore[arg-type]  # a row of two is a pair
         self.check_version(str(found.get(SCHEMA_KEY, "")))
         if DATABASE_KEY not in found:
             raise self._unfit("")

@@ -22,7 +22,7 @@ def orm_subject(
     cls: type,
     sessions: Callable[[], orm.Session] | orm.scoped_session[Any],
     *,
-    type: str | None = None,  # noqa: A002
+    type: str | None = None,  # noqa: A002 - what SubjectType calls it
 ) -> SubjectType:
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.

@@ -50,7 +50,7 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
         with kept, opened(located(config), app_name or _said("app")) as app:
             return command(*args, app=app, **kwargs)
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]  # it has one argument less
 
 
 def with_config(command: F) -> F:
@@ -64,7 +64,7 @@ def with_config(command: F) -> F:
             refuse(found)
         return command(*args, config=found, **kwargs)
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]  # it has one argument less
 
 
 def _said(option: str) -> str | None:

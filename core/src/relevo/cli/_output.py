@@ -94,8 +94,8 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
         return
     from rich.cells import cell_len  # noqa: PLC0415 - as below
     from rich.console import Console  # noqa: PLC0415 - only for people, and slow to import
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - rich is loaded by whoever prints a table
+    from rich.text import Text  # noqa: PLC0415 - the same
 
     texts = [[_cell(row.get(column)) for column in columns] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")

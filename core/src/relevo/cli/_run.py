@@ -192,7 +192,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
     if mover is None:
         raise ConfigurationError(f'the transport "{name}" has no outbox')
-    from relevo._loop import stopped_by_signals  # noqa: PLC0415
+    from relevo._loop import stopped_by_signals  # noqa: PLC0415 - the help does without
 
     with stopped_by_signals(mover):
         report = mover.run()

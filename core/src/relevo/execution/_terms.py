@@ -27,7 +27,7 @@ _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def _kind(value: Any) -> Kind:
     for each in get_args(Kind):
         if value == each:
-            return each  # type: ignore[no-any-return]
+            return each  # type: ignore[no-any-return]  # get_args() tells no type
     known = get_args(Kind)
     mend = did_you_mean(value, known) if isinstance(value, str) else ""
     raise ConfigurationError(f"execution is {', '.join(known[:-1])} or {known[-1]}, not {shown(value)}{mend}")

@@ -67,7 +67,7 @@ class Mail:
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
         """Tell of a dead letter."""
         for each in deaths(delivery, outcome, at=self._clock.now()):
-            self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]
+            self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]  # a default has no type in a lambda
 
     @hookimpl
     @contextmanager

@@ -1,0 +1,247 @@
+"""Dispatching by an application: where events go, now and later, and what is refused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from relevo import Call, Dispatched, Envelope, Event, SubjectType, Target, TransportUnavailableError, listener
+from relevo.errors import (
+    ConfigurationError,
+    EncodeError,
+    RouteNotFoundError,
+    SendError,
+    SessionError,
+    SubjectError,
+    UnsupportedError,
+)
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+from .application import Make, Partial, Plain, drain, waiting
+
+
+def test_no_route_is_an_error_and_nothing_is_written(make: Make) -> None:
+    app = make(routes={"image.*": "main"})
+
+    with pytest.raises(RouteNotFoundError, match=r'no route for "feed.read"'):
+        app.dispatch(Event("feed.read"))
+
+    assert waiting(app) == 0
+
+
+def test_now_calls_listeners_in_process_and_writes_nothing(make: Make) -> None:
+    heard: list[str] = []
+
+    @listener("a.b")
+    def hear(event: Event, call: Call) -> None:
+        heard.append(call.queue)
+
+    app = make(hear, routes={"*": "now"})
+    done = app.dispatch(Event("a.b", {"anything": object()}))
+
+    assert heard == ["now"]
+    assert done == Dispatched(id="", targets=(Target("now"),))
+    assert waiting(app) == 0
+
+
+def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
+    heard: list[str] = []
+
+    def hear(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    marks = [listener("a.b", id="now", queue="now"), listener("a.c", id="later"), listener("a.b", id="unbound")]
+    functions = [mark(functools.partial(hear)) for mark in marks]
+    app = make(*functions, routes={"a.b": ["main", "now"], "*": ["now", "main"]})
+    app.dispatch(Event("a.b"))
+    at_once = list(heard)
+    drain(app)
+
+    assert at_once == ["now in now"]
+    assert heard[1:] == ["unbound in default"]
+
+
+def test_if_a_listener_that_hears_it_now_raises_nothing_was_sent(make: Make) -> None:
+    heard: list[str] = []
+
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+        heard.append(event.name)
+
+    def fail(event: Event) -> None:
+        raise ValueError("not this one")
+
+    marks = [listener("a.b", id="follow", priority=1)(follow), listener("a.b", id="fail")(fail)]
+    app = make(*marks, routes={"a.b": ["now", "main"], "*": "main"})
+
+    with pytest.raises(ValueError, match="not this one"):
+        app.dispatch_many([Event("a.d"), Event("a.b")])
+
+    assert heard == ["a.b"]
+    assert waiting(app) == 0
+
+
+def test_what_is_wrong_with_an_event_is_found_before_anybody_hears_it_now(make: Make) -> None:
+    heard: list[Event] = []
+    unnamed = SubjectType(type="image", cls=list, name=lambda _: None, load=lambda _: None)
+    app = make(
+        listener("a.b", id="hear")(functools.partial(heard.append)), routes={"*": ["now", "main"]}, subjects=[unnamed]
+    )
+
+    for wrong in (Event("a.b", {"any": object()}), 5):
+        with pytest.raises((EncodeError, ConfigurationError)):
+            app.dispatch_many([Event("a.b"), wrong])
+    with pytest.raises(SubjectError, match="has no id yet"):
+        app.dispatch(Event("a.b", subject=[]))
+
+    assert waiting(app) == 0
+    assert heard == []
+
+
+def test_what_is_dispatched_by_a_listener_that_hears_it_now_follows_its_event(make: Make) -> None:
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c", {"after": event["number"]}))
+
+    order: list[Any] = []
+
+    def note(event: Event) -> None:
+        order.append(event.arguments)
+
+    marks = [listener("a.b", id="follow", queue="now")(follow)]
+    marks += [listener(name, id=name)(functools.partial(note)) for name in ("a.b", "a.c")]
+    app = make(*marks, routes={"a.b": ["main", "now"], "*": "main"})
+
+    app.dispatch_many([Event("a.b", {"number": 1}), Event("a.b", {"number": 2})])
+    drain(app)
+
+    assert order == [{"number": 1}, {"after": 1}, {"number": 2}, {"after": 2}]
+
+
+@pytest.mark.parametrize("fate", ["refused", "unknown"])
+def test_an_event_is_told_with_what_its_listeners_dispatched_if_that_could_not_be_sent(make: Make, fate: str) -> None:
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c"))
+
+    app = make(listener("a.b")(follow), routes={"a.b": ["now", "main"], "a.d": "now", "*": "main"})
+    app.prepare("main")
+
+    def send(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        names = [each.name for each in envelopes]
+        assert names == ["a.e", "a.b", "a.c"]
+        raise SendError("main", sent=[0, 1], why="full", **{fate: [2]})
+
+    app.transports["main"].send = send  # type: ignore[method-assign]
+    with pytest.raises(SendError) as caught:
+        app.dispatch_many([Event("a.d"), Event("a.e"), Event("a.b"), Event("a.d")])
+
+    error = caught.value
+    assert (list(error.sent), list(error.refused), list(error.unknown)) == ([0, 1, 3], [], [2])
+
+
+@pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "soon"}])
+def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make: Make, terms: dict[str, Any]) -> None:
+    heard: list[Event] = []
+    app = make(listener("a.b")(functools.partial(heard.append)), routes={"*": "now"})
+
+    app.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires=9e9, session=object())
+    with pytest.raises((EncodeError, ConfigurationError)):
+        app.dispatch(Event("a.b"), **terms)
+
+    assert len(heard) == 1
+
+
+def test_what_is_handled_now_cannot_be_delayed(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r'"a.b" is called at once, it cannot be delayed'):
+        make(routes={"*": "now"}).dispatch(Event("a.b"), delay=1)
+
+
+def test_many_events_go_out_together_each_to_its_transport(make: Make, clock: FakeClock) -> None:
+    main, other = MemoryTransport(clock=clock), MemoryTransport(clock=clock)
+    routes = {"a.*": ["main/one", "main/two"], "b.*": "other", "c.*": "now"}
+    heard: list[Event] = []
+    app = make(
+        listener("c.d")(functools.partial(heard.append)), transports={"main": main, "other": other}, routes=routes
+    )
+
+    done = app.dispatch_many([Event("a.b"), Event("b.c"), Event("c.d"), Event("a.c")])
+    with pytest.raises(EncodeError):
+        app.dispatch_many([Event("a.b"), Event("c.d"), Event("b.c", {"a": object()})])
+
+    assert [len(each.targets) for each in done] == [2, 1, 1, 2]
+    assert (waiting(app, "main", "one"), waiting(app, "main", "two"), waiting(app, "other")) == (2, 2, 1)
+    assert len(heard) == 1
+
+
+def test_of_many_events_each_ones_fate_is_told(make: Make, clock: FakeClock) -> None:
+    transports = {"main": MemoryTransport(clock=clock), "bad": Partial(clock=clock), "last": MemoryTransport()}
+    app = make(transports=transports, routes={"a": "main", "b": "bad", "b2": ["bad/x", "bad/y"], "c": "last"})
+
+    with pytest.raises(SendError) as caught:
+        app.dispatch_many([Event(name) for name in ("a", "b", "b", "b", "c")])
+    with pytest.raises(SendError) as in_part:
+        app.dispatch(Event("b2"))
+
+    error = caught.value
+    assert (error.sent, error.refused, error.unknown) == ((0, 1), (2, 4), (3,))
+    assert (in_part.value.sent, in_part.value.refused, in_part.value.unknown) == ((), (), (0,))
+    assert (waiting(app, "main"), waiting(app, "last")) == (1, 0)
+
+
+def test_a_server_that_is_down_is_told_as_such_only_if_nothing_was_sent(make: Make) -> None:
+    class Down(MemoryTransport):
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            raise TransportUnavailableError("down", "no route")
+
+    app = make(transports={"main": MemoryTransport(), "down": Down()}, routes={"a": "main", "b": "down"})
+
+    with pytest.raises(TransportUnavailableError):
+        app.dispatch_many([Event("b"), Event("a")])
+    with pytest.raises(SendError, match="no route") as caught:
+        app.dispatch_many([Event("a"), Event("b")])
+
+    assert (caught.value.sent, caught.value.refused) == ((0,), (1,))
+
+
+def test_fan_out_over_transports_that_could_never_be_one_transaction_is_told_at_the_start(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match=r'"\*" is routed to several transports \("main", "plain"\); a crash'):
+        make(transports={"main": MemoryTransport(), "plain": Plain()}, routes={"*": ["main", "plain", "now"]})
+
+
+def test_fan_out_over_transports_needs_a_session(make: Make, clock: FakeClock) -> None:
+    app = make(
+        transports={"main": MemoryTransport(clock=clock), "other": MemoryTransport(clock=clock)},
+        routes={"*": ["main", "other"]},
+    )
+
+    with pytest.raises(ConfigurationError, match="dispatch it with session="):
+        app.dispatch(Event("a.b"))
+
+    assert (waiting(app, "main"), waiting(app, "other")) == (0, 0)
+
+
+@pytest.mark.parametrize("how, claim", [({"urgency": "high"}, "urgency"), ({"ordering_key": "k"}, "order")])
+def test_what_the_target_does_not_claim_is_refused_even_where_an_outbox_would_take_it(
+    make: Make, clock: FakeClock, how: dict[str, Any], claim: str
+) -> None:
+    app = make(transports={"plain": Plain(clock=clock)}, routes={"*": "plain"}, outboxes={"plain": MemoryTransport()})
+
+    with pytest.raises(UnsupportedError, match=f'the transport "plain" does not support {claim}'):
+        app.dispatch(Event("a.b"), session=object(), **how)
+
+
+def test_a_session_that_nothing_can_join_is_refused_with_the_way_out(make: Make) -> None:
+    app = make(transports={"plain": Plain()}, routes={"*": "plain"})
+
+    with pytest.raises(
+        SessionError, match=r'the transport "plain" cannot join a session; give it an outbox: plain = \{'
+    ):
+        app.dispatch(Event("a.b"), session=object())
+
+
+def test_a_session_that_is_none_is_refused(make: Make) -> None:
+    with pytest.raises(SessionError, match="cannot be joined"):
+        make().dispatch(Event("a.b"), session=object())

@@ -1,0 +1,288 @@
+"""Listeners of an application: where they come from, and what is told of them at the start."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import assert_type
+
+import attrs
+import pytest
+
+import relevo
+from relevo import Call, Event, RunOptions, listener
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+from .application import Make, drain
+
+
+def test_modules_are_imported_at_first_use_and_not_before(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_listeners.py").write_text("import relevo\n@relevo.listener('a.b')\ndef late(event): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = make("late_listeners")
+
+    app.dispatch(Event("a.b"))
+    before = "late_listeners" in sys.modules
+    found = [each.id for each in app.listeners]
+
+    assert not before
+    assert found == ["late_listeners:late"]
+
+
+def test_a_module_that_could_not_be_imported_is_tried_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = make("later_listeners")
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match='there is no module "later_listeners"'):
+            app.listeners  # noqa: B018 - it imports
+    (tmp_path / "later_listeners.py").write_text("import relevo\n@relevo.listener('a.b')\ndef late(event): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert len(app.listeners) == 1
+
+
+def test_listeners_can_be_added_until_they_are_needed(make: Make) -> None:
+    @listener("a.b")
+    def one(event: Event) -> None: ...
+
+    @listener("a.b", id=f"{__name__}:{one.__qualname__}")
+    def same_id(event: Event) -> None: ...
+
+    app = make()
+    app.listen(one)
+    assert len(app.listeners) == 1
+    app.listen(one)
+    assert len(app.listeners) == 1
+    app.listen(same_id)
+
+    with pytest.raises(DuplicateListenerError):
+        app.worker()
+
+
+@relevo.event("photo.made")
+@attrs.frozen
+class PhotoMade:
+    number: int = 7
+
+
+@relevo.event("photo.made")
+@attrs.frozen
+class OtherPhotoMade:
+    number: int = 7
+
+
+@pytest.mark.parametrize(
+    "thing, why",
+    [
+        (
+            "image.created",
+            r'listen: \'image.created\' is no module that can be found; put @relevo.listener\("…"\) above',
+        ),
+        ("not a module", r"is no module that can be found; .* or write app.add_listener\(\"…\", function\)"),
+        (
+            PhotoMade,
+            r"PhotoMade'> is an event; put @relevo.listener\(…\) above the function and @app.listen above that",
+        ),
+        (print, "has no listener; put @relevo.listener"),
+        (object(), "has no listener; put @relevo.listener"),
+    ],
+)
+def test_what_cannot_hold_a_listener_is_refused_where_it_is_registered_and_leaves_nothing_behind(
+    make: Make, thing: object, why: str
+) -> None:
+    app = make()
+
+    with pytest.raises(ConfigurationError, match=why):
+        app.listen(thing)
+
+    app.add_listener("a.b", print)
+    assert len(app.listeners) == 1
+
+
+def test_an_application_registers_by_a_decorator_too(make: Make) -> None:
+    app = make()
+
+    @app.listen
+    @listener("a.b")
+    def one(event: Event) -> int:
+        return 1
+
+    assert_type(one(Event("a.b")), int)
+    assert [each.function for each in app.listeners] == [one]
+
+
+@pytest.mark.parametrize("target", ["main", "now"])
+def test_an_event_of_another_class_than_the_one_that_is_listened_for_is_refused_at_the_dispatch(
+    make: Make, target: str
+) -> None:
+    app = make(routes={"*": target})
+    app.add_listener(PhotoMade, lambda event: None)
+    app.dispatch(PhotoMade())
+    app.dispatch(Event("photo.made", {"number": 8}))
+
+    with pytest.raises(DuplicateEventError, match=r'"photo.made" is declared twice: by .*PhotoMade.*OtherPhotoMade'):
+        app.dispatch(OtherPhotoMade())
+
+
+def test_a_listener_that_names_a_transport_with_its_queue_is_told_to_leave_it_out(make: Make) -> None:
+    @listener("image.created", queue="main/feed", id="update")
+    def update(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(update, routes={"image.*": ["main/media", "main/feed"]}).worker()
+
+    assert str(caught.value) == (
+        'update: it runs in the queue "main/feed", but "image.created" is routed to main/media, main/feed; '
+        'a listener names its queue without the transport: queue="feed"'
+    )
+
+
+def test_a_listener_in_a_queue_without_a_route_is_told_at_the_start(make: Make) -> None:
+    @listener("image.created", queue="meida", id="thumbnails")
+    def thumbnails(event: Event) -> None: ...
+
+    @listener("feed.read", id="reader")
+    def reader(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(thumbnails, reader, routes={"image.*": ["main/media", "main/feed"]}).worker()
+
+    first, second = str(caught.value).splitlines()
+    assert first == (
+        'reader: no route for "feed.read"; routes: "image.*"; add one under [routes], for example "*" = "main"'
+    )
+    assert second == (
+        'thumbnails: it runs in the queue "meida", but "image.created" is routed to '
+        'main/media, main/feed; did you mean "media"?'
+    )
+
+
+def test_a_worker_is_not_started_on_a_queue_that_nothing_is_routed_to(make: Make) -> None:
+    app = make(routes={"*": "main/media"})
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r'nothing is routed to the queue "meida" of "main"; did you mean "media"\?; there are: media',
+    ):
+        app.worker(RunOptions(queues=("meida",)))
+
+
+def test_a_target_that_no_listener_here_serves_is_told_at_the_start(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    hear = listener("a.b", id="hear")(lambda event: None)
+    app = make(hear, routes={"a.b": ["main/media", "main/feed", "now"], "*": "main"})
+
+    app.worker(RunOptions(queues=("media",)))
+    assert caplog.messages == []
+    app.worker()
+
+    (told,) = caplog.messages
+    assert told.startswith('"a.b" is routed to main/feed, but no listener here runs there')
+
+
+def test_more_listeners_than_a_state_can_keep_are_refused_at_the_start(make: Make) -> None:
+    many = [listener("a.b", id=f"{number:0100}")(functools.partial(print)) for number in range(100)]
+
+    with pytest.raises(ConfigurationError, match=r'"a\.b" has 100 listeners in main/default, and what they did takes'):
+        make(*many).worker()
+
+
+def test_a_transport_without_delays_is_refused_at_the_start_since_nothing_could_be_retried(make: Make) -> None:
+    class Hasty(MemoryTransport):
+        capabilities = attrs.evolve(MemoryTransport.capabilities, delay=None)
+
+    with pytest.raises(ConfigurationError, match='the transport "main" does not support delay'):
+        make(transports={"main": Hasty()}).worker()
+
+
+def test_every_listener_runs_in_one_queue(make: Make) -> None:
+    heard: list[str] = []
+
+    @listener("image.created", queue="feed", id="feed")
+    @listener("image.deleted", id="deleted")
+    def hear(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    @listener("image.created", id="first")
+    def first(event: Event, call: Call) -> None:
+        heard.append(f"{call.listener_id} in {call.queue}")
+
+    app = make(hear, first, routes={"image.*": ["main/media", "main/feed"]})
+    app.dispatch(Event("image.created"))
+    report = drain(app)
+
+    assert sorted(heard) == ["feed in feed", "first in media"]
+    assert report.done == 2
+
+
+def test_listeners_that_come_and_go_while_transports_are_swapped_are_the_same_as_before_afterwards(
+    make: Make, clock: FakeClock
+) -> None:
+    app = make()
+    goes = app.add_listener("a.b", print, id="goes")
+    stays = app.add_listener("a.b", print, id="stays")
+    last = app.add_listener("a.b", print, id="last", priority=-1)
+
+    with app.swapped(transports={"main": MemoryTransport()}, outboxes={}, clock=clock):
+        app.remove_listener(goes)
+        app.add_listener("a.b", print, id="new")
+        app.listen("relevo.never_imported")
+        meanwhile = [each.id for each in app._table("a.b")]
+    after = app.listeners("a.b")
+    app.remove_listener(goes)
+
+    assert meanwhile == ["stays", "new", "last"]
+    assert after == (goes, stays, last)
+    assert app.listeners("a.b") == (stays, last)
+
+
+def test_a_class_that_was_listened_for_in_one_test_does_not_keep_another_one_from_its_name_in_the_next(
+    make: Make, clock: FakeClock
+) -> None:
+    def declared() -> type:
+        @relevo.event("a.b")
+        @attrs.frozen
+        class Made:
+            pass
+
+        return Made
+
+    app = make()
+    for _ in range(2):
+        with app.swapped(transports={"main": MemoryTransport()}, outboxes={}, clock=clock):
+            cls = declared()
+            heard = app.add_listener(cls, print)
+            assert app.listeners(cls) == (heard,)
+
+    assert not app.has_listeners()
+
+
+def test_a_module_is_taken_out_as_it_was_put_in(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import relevo\n\n@relevo.listener('a.b')\ndef one(event): ...\n\n"
+        "@relevo.listener('a.c')\ndef two(event): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stays = listener("a.b", id="stays")(functools.partial(print))
+    app = make(stays, "leaving")
+    before = [each.id for each in app.listeners]
+
+    app.unlisten("leaving")
+    app.listen("leaving")
+    again = [each.id for each in app.listeners]
+    app.unlisten(sys.modules["leaving"])
+    app.unlisten("leaving", "leaving:one")
+
+    assert sorted(before) == sorted(again) == ["leaving:one", "leaving:two", "stays"]
+    assert [each.id for each in app.listeners] == ["stays"]
+    with pytest.raises(ConfigurationError, match='no module "leavin"'):
+        app.unlisten("leavin")
