@@ -42,6 +42,9 @@ class Fate(Enum):
 
     GONE = auto()
 
+    UNKNOWN = auto()
+    """It cannot be read who it is; that accuses nothing."""
+
 
 @attrs.frozen
 class Begin:
@@ -78,7 +81,7 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
 
         deaths: The processes that are taken for dead already.
 
-        fate: From the text of an identity to what is known of that process now. What is no identity is alive.
+        fate: From the text of an identity to what is known of that process now.
 
         patient: Wait for a process that began it and lives.
     """

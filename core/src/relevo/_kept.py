@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from relevo._delivery import Delivery, Lost, Outcome, Release
+from relevo._delivery import Ack, Delivery, Lost, Outcome, Release
 from relevo._envelope import Envelope
 
 MOST = 1000
@@ -54,15 +54,25 @@ class KeptOutcomes:
         while len(self._kept) > MOST or self._size > MOST_BYTES:
             self._drop(next(iter(self._kept)))
 
-    def take(self, delivery: Delivery, now: float) -> Outcome | None:
-        """Return the outcome of *delivery* that is kept, and forget it."""
+    def take(self, delivery: Delivery, now: float, *, is_untouched: bool) -> Outcome | None:
+        """
+        Return the outcome of *delivery* that is kept, and forget it.
+
+        Args:
+            delivery: As it was received again.
+
+            now: Monotonic seconds.
+
+            is_untouched: No other worker can have begun it since. If one can, it may have got further than this one,
+                so that only an outcome that finishes the event counts.
+        """
         key = _key(delivery)
         if key is None or not delivery.losses:
             return None
         found = self._drop(key)
         if found is None or found.turn != delivery.attempt - delivery.losses or found.until <= now:
             return None
-        return found.outcome
+        return found.outcome if is_untouched or isinstance(found.outcome, Ack) else None
 
     def _drop(self, key: _Key) -> _Kept | None:
         found = self._kept.pop(key, None)

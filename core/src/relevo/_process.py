@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar
 
 import attrs
@@ -61,7 +59,7 @@ class ProcessIdentity:
 
     def as_witnessed(self) -> ProcessIdentity:
         """Return it as one whose end was seen; each time another one, so that each end counts."""
-        return attrs.evolve(self, worker=secrets.token_hex(16), witnessed=True)
+        return attrs.evolve(self, worker=os.urandom(16).hex(), witnessed=True)
 
     def shares_host(self, other: ProcessIdentity) -> bool:
         """Return whether a process id means the same to both."""
@@ -71,7 +69,7 @@ class ProcessIdentity:
 def process_identity(pid: int, *, worker: str | None = None) -> ProcessIdentity:
     """Return the identity of the process *pid*, which lives and is this one or a child in the same namespace."""
     return ProcessIdentity(
-        worker=worker or secrets.token_hex(16),
+        worker=worker or os.urandom(16).hex(),
         boot=_boot(),
         namespace=_namespace(),
         pid=pid,
@@ -139,18 +137,24 @@ def _started(pid: int) -> int | None:
 
 def _fields(pid: int) -> list[str]:
     """Return the fields of ``/proc/PID/stat`` from the state on; the name before may hold spaces and brackets."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def _text(path: str) -> str:
+    """Return what stands in *path*; pathlib is not imported for that where an application only dispatches."""
+    with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - see above
+        return file.read()
 
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return _text("/proc/sys/kernel/random/boot_id").strip()
     except OSError:
         return ""  # not Linux
 
 
 def _namespace() -> str:
     try:
-        return re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 - see _text
     except OSError:
         return ""

@@ -80,7 +80,9 @@ class Suspects:
         Raises:
             TransportUnavailableError: The server could not be asked who lives.
         """
-        kept = self.kept.take(delivery, self._clock.monotonic())
+        begun = delivery.begun
+        is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
+        kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
             _log.info("%r was handled before its lease was lost; it ends as it did then", delivery)
             return kept
@@ -195,7 +197,7 @@ class Suspects:
     def _fate(self, text: str) -> Fate:
         process = ProcessIdentity.parsed(text)
         if process is None:
-            return Fate.ALIVE  # only what can be read accuses
+            return Fate.UNKNOWN  # only what can be read accuses
         if process.witnessed:
             return Fate.GONE
         if process == self._identity:
