@@ -58,6 +58,9 @@ class Begin:
 class Wait:
     """Not now: the process that began it lives and may still settle it, or it is not certain that it has ended."""
 
+    is_verdict: bool = False
+    """Three processes seem to have died of it; time alone will tell."""
+
 
 @attrs.frozen
 class CrashLoop:
@@ -101,7 +104,7 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
     if len(ended) < CRASH_LOOP_DEATHS:
         return Begin(ended)
     gone = tuple(each for each in ended if fates[each] is Fate.GONE)
-    return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait()
+    return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait(is_verdict=True)
 
 
 def described_deaths(deaths: Sequence[str], *, last: str) -> str:

@@ -20,6 +20,7 @@ from relevo._evidence import (
     CrashLoop,
     Fate,
     Verdict,
+    Wait,
     cannot_tell,
     described_deaths,
     judged,
@@ -70,6 +71,7 @@ class Suspects:
         self._notes: dict[Delivery, Note] = {}
         self._is_excused = False
         self._appeared: float | None = None
+        self._deciding_since: float | None = None
 
     # --- before it is begun ----------------------------------------------------------------------------
 
@@ -99,8 +101,18 @@ class Suspects:
                 note = delivery.begun
                 last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
                 return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
-            case _:
-                return Release(delay=LOOK_AGAIN)
+            case Wait(is_verdict=is_verdict):
+                if is_verdict and self._deciding_since is None:
+                    self._deciding_since = self._clock.monotonic()
+                return self._later()
+
+    def is_deciding(self) -> bool:
+        """Return whether a verdict waits for the end of the grace, so that a run until empty should wait too."""
+        since = self._deciding_since
+        return since is not None and self._clock.monotonic() - since < GRACE + 2 * LOOK_AGAIN
+
+    def _later(self) -> Release:
+        return Release(delay=LOOK_AGAIN if self._transport.capabilities.delay is not None else 0.0)
 
     def _begun(self, delivery: Delivery, note: Note) -> Outcome | None:
         try:
@@ -111,7 +123,7 @@ class Suspects:
             return Release()
         except TransportError as error:
             _log.info("%r is not begun yet: that it was begun could not be noted: %s", delivery, error)
-            return Release(delay=LOOK_AGAIN)
+            return self._later()
         with self._lock:
             self._notes = {delivery: note}  # suspects are handled alone
         return None

@@ -27,7 +27,7 @@ from relevo._hook import Hooks, observed
 from relevo._ledger import Ledger
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
-from relevo._suspect import Suspects
+from relevo._suspect import LOOK_AGAIN, Suspects
 from relevo._transport import Transport
 from relevo.errors import TransportError, TransportUnavailableError
 
@@ -287,6 +287,9 @@ class Worker:
             # On its way, or behind an earlier one of its key, or just gone to another worker.
             self._doubts += 1
             self._linger = _WAIT_DOUBT
+            return False
+        if self._suspects.is_deciding():
+            self._linger = LOOK_AGAIN
             return False
         left = self._options.settle - self.lingered
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
