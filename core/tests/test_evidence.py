@@ -18,7 +18,7 @@ def _judged(note: Note | None, known: list[str], fate: Mapping[str, Fate], *, pa
     return judged(note, known, fate.__getitem__, patient=patient)
 
 
-@given(notes, deaths, fates, patient=st.booleans())
+@given(note=notes, known=deaths, fate=fates, patient=st.booleans())
 def test_a_crash_loop_needs_three_processes_that_began_it_and_are_gone(
     note: Note | None, known: list[str], fate: Mapping[str, Fate], *, patient: bool
 ) -> None:

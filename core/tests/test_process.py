@@ -110,9 +110,16 @@ def test_a_process_that_only_has_the_id_is_another_one() -> None:
     assert lives_here(attrs.evolve(this_process(), started=this_process().started - 1)) is False
 
 
-@pytest.mark.parametrize("elsewhere", [{"boot": "00"}, {"boot": ""}, {"namespace": "1"}])
-def test_a_process_elsewhere_cannot_be_told_by_its_id(elsewhere: dict[str, str]) -> None:
-    assert lives_here(attrs.evolve(this_process(), **elsewhere)) is None
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        attrs.evolve(this_process(), boot="00"),
+        attrs.evolve(this_process(), boot=""),
+        attrs.evolve(this_process(), namespace="1"),
+    ],
+)
+def test_a_process_elsewhere_cannot_be_told_by_its_id(elsewhere: ProcessIdentity) -> None:
+    assert lives_here(elsewhere) is None
 
 
 def test_each_witnessed_end_counts_for_itself() -> None:
