@@ -298,6 +298,12 @@ class TransportMachine(RuleBasedStateMachine):
         self._worker_of(held).nack(held.delivery, delay=delay * self.bench.times.delay, state=state)
         return self._poll_elsewhere(held)
 
+    @where(lambda claims: claims.delay is not None)
+    @rule(targets=(live, ever), held=consumes(live), delay=st.integers(1, 2))
+    def release_for_later_and_look_at_once(self, held: Held, delay: int) -> Deliveries:
+        self._worker_of(held).release_later(held.delivery, delay * self.bench.times.delay)
+        return self._poll_elsewhere(held)
+
     @rule(targets=(live, ever), held=consumes(live))
     def release_and_look_at_once(self, held: Held) -> Deliveries:
         self._worker_of(held).release(held.delivery)
