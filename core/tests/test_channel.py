@@ -39,10 +39,10 @@ def _pair() -> Iterator[Pair]:
 
 OUTCOMES = st.one_of(
     st.just(Ack()),
-    st.just(Release()),
+    st.builds(Release, delay=st.floats(0, 1e6)),
     st.builds(Nack, delay=st.floats(0, 1e6), state=st.none() | st.binary()),
     st.builds(DeadLetter, reason=st.text(), error=st.text(), state=st.none() | st.binary()),
-    st.builds(Lost, state=st.none() | st.binary()),
+    st.builds(Lost, state=st.none() | st.binary(), error=st.text(), death=st.none() | st.text()),
 )
 
 
@@ -67,7 +67,8 @@ def test_a_delivery_comes_as_it_was_but_for_its_receipt(delivery: Make) -> None:
 
 def test_no_field_of_an_envelope_or_a_delivery_is_forgotten() -> None:
     assert {field.name for field in attrs.fields(Envelope)} <= set(wire._Packed.__struct_fields__)
-    assert {field.name for field in attrs.fields(Delivery)} - {"receipt"} <= set(Work.__struct_fields__)
+    of_the_parent = {"receipt", "begun", "deaths"}
+    assert {field.name for field in attrs.fields(Delivery)} - of_the_parent <= set(Work.__struct_fields__)
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000])

@@ -20,9 +20,9 @@ class _Heard:
 
     def __init__(self) -> None:
         self.settled: list[Settlement] = []
-        self.lost: list[Delivery] = []
+        self.lost: list[Settlement] = []
 
-    def __call__(self, settlements: Sequence[Settlement], lost: Sequence[Delivery]) -> None:
+    def __call__(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         self.settled += settlements
         self.lost += lost
 
@@ -105,7 +105,7 @@ def test_a_lost_lease_is_told_and_not_counted(
 
     ledger.flush()
 
-    assert (heard.lost, heard.settled) == ([held[0]], [])
+    assert (heard.lost, heard.settled) == ([(held[0], Ack())], [])
     assert ledger.handled() == 0
     assert not ledger.holds(held[0])
 
@@ -137,7 +137,7 @@ def test_settling_again_after_a_lost_answer_does_no_harm(
 
     ledger.flush()
 
-    assert heard.lost == [held[0]]
+    assert heard.lost == [(held[0], Ack())]
     assert not ledger.holds(held[0])
     assert transport.stats("default").leased == 2
 

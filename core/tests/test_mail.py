@@ -22,6 +22,7 @@ import relevo
 from relevo import App, ConfigurationError, Event, Retry, RunOptions
 from relevo._delivery import DeadLetter, Delivery, Unreadable
 from relevo._envelope import Envelope
+from relevo._process import this_process
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, Entry, Shelf
 from relevo.ext.mail._incident import deaths, failure, frame_in, frame_of, key_of_failure, loss
@@ -311,9 +312,10 @@ def test_a_hand_over_that_was_lost_is_told_once_and_a_crash_loop_too(
     assert len(inbox.mails) == 1, "the loss is known"
 
     app.dispatch(Event("image.created"))
-    for _ in range(3):
-        transport.receive(["default"], limit=1, lease=60, wait=0)
-        clock.advance(61)
+    (delivery,) = transport.receive(["default"], limit=1, lease=60, wait=0)
+    deaths = tuple(str(this_process().as_witnessed()) for _ in range(3))
+    transport.begin(delivery, relevo.Note(by="nobody", deaths=deaths))
+    clock.advance(61)
     drained(app)
     assert "image.created is dead: crash-loop." in body_of(inbox.mails[1])
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from relevo import Ack, Delivery, Envelope, Nack, Release, RunOptions, Worker
+from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Worker
+from relevo._process import this_process
 from relevo._relay import RelayExecutor, outbox_queue
 from relevo.errors import SendError, TransportClosedError, TransportUnavailableError, UnsupportedError
 from relevo.testing import FakeClock
@@ -247,13 +248,14 @@ def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
 # --- suspects, and what should not be moved -------------------------------------------------------------
 
 
-def test_a_suspect_is_sent_alone_and_the_third_loss_is_a_crash_loop(
+def test_a_suspect_is_sent_alone_and_the_third_death_is_a_crash_loop(
     put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
 ) -> None:
     put(12)
-    for number in (2, 1, 1):
-        outbox.receive([OUTBOX], limit=number, lease=60.0, wait=0.0)
-        clock.advance(61)
+    deaths = tuple(str(this_process().as_witnessed()) for _ in range(3))
+    first, _ = outbox.receive([OUTBOX], limit=2, lease=60.0, wait=0.0)
+    outbox.begin(first, Note(by="nobody", deaths=deaths))
+    clock.advance(61)
 
     report = relay().run()
 

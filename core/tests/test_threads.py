@@ -204,7 +204,7 @@ def test_a_third_loss_by_hanging_is_a_crash_loop_that_says_so(made: MakeApp) -> 
     release.set()
     (dead,) = app.transport().dead_letters(["default"], limit=9)
     assert (dead.reason, dead.losses) == ("crash-loop", 2)
-    assert dead.error.startswith("3 processes died while they held it; the last worker ended: hang ran for longer than")
+    assert dead.error.startswith("3 processes died while they held it; the worker ended: hang ran for longer than")
 
 
 def test_what_an_abandoned_thread_says_later_is_heard_by_nobody(delivery: Make) -> None:
@@ -241,7 +241,10 @@ def test_a_defect_ends_the_worker_and_counts_as_a_loss(delivery: Make, defect: t
     executor.start(defective)
     executor.submit(one)
 
-    assert _finished(executor, 1) == [(one, Lost())]
+    ((ended, outcome),) = _finished(executor, 1)
+    assert ended is one
+    assert isinstance(outcome, Lost)
+    assert outcome.death is not None
     with pytest.raises(defect):
         executor.room()
     executor.stop()

@@ -670,7 +670,7 @@ def test_what_was_lost_before_it_was_begun_is_left_to_who_has_it_now(
     worker(handled, background=True, options=RunOptions(max_events=8)).run()
 
     assert transport.said("receive")[3][0] == 4  # what stood behind it was received with it
-    assert [handled.count(event) for event in "4567"] == [2, 1, 1, 1]
+    assert [handled.count(event) for event in "4567"] == [1, 1, 1, 1]
     assert "was no longer held when it was settled" in caplog.text
 
 
@@ -758,18 +758,18 @@ def test_a_dead_letter_is_told_after_it_was_kept_and_only_if_it_was(
     assert watch.runs == [("memory", ("default",), True)]
 
 
-def test_three_losses_end_in_the_dead_letters_and_the_neighbours_are_done(
+def test_lost_leases_harm_no_event_that_ended_no_process(
     transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, listen: Callable[..., None]
 ) -> None:
     called: list[object] = []
     listen(called.append, id="keep")
     send(3)
-    _lose(transport, clock, 1, times=3)
+    _lose(transport, clock, 1, times=30)
 
     report = worker(options=DRAIN).run()
 
-    assert report.reasons == {Reason.CRASH_LOOP: 1}
-    assert report.done == len(called) == 2
+    assert report.reasons == {}
+    assert report.done == len(called) == 3
 
 
 # --- executors with more than one place ----------------------------------------------------------------------

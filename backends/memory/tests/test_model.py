@@ -43,7 +43,7 @@ delays = st.sampled_from([0.0, 0.0, 1.0, 2.5, 10.0])
 states = st.sampled_from([None, b"", b"progress"])
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.just(Ack()),
-    st.just(Release()),
+    st.builds(Release, delay=delays),
     st.builds(Nack, delay=delays, state=states),
     st.builds(Lost, state=states),
     st.builds(DeadLetter, reason=st.just("no"), state=states),
@@ -202,7 +202,7 @@ class Model(RuleBasedStateMachine):
                 continue
             if not isinstance(outcome, (Ack, Release)) and outcome.state is not None:
                 one.state = outcome.state
-            one.due = self.clock.now() + (outcome.delay if isinstance(outcome, Nack) else 0.0)
+            one.due = self.clock.now() + (outcome.delay if isinstance(outcome, (Nack, Release)) else 0.0)
             if isinstance(outcome, DeadLetter):
                 self.events = [
                     other for other in self.events if other.status is not State.DEAD or other.identity != one.identity

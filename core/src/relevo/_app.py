@@ -539,7 +539,12 @@ class App(Dispatcher):
         )
 
     def handle(
-        self, transport: str, listeners: ListenerTable, *, checkpoint: Callable[[Delivery, bytes], None] | None
+        self,
+        transport: str,
+        listeners: ListenerTable,
+        *,
+        checkpoint: Callable[[Delivery, bytes], None] | None,
+        runs: Callable[[Delivery, str], None] | None = None,
     ) -> Handle:
         """
         Return what handles deliveries from *transport* by calling *listeners*.
@@ -550,8 +555,10 @@ class App(Dispatcher):
             listeners: Whom to call.
 
             checkpoint: Keeps progress in the middle of a delivery, if anything does.
+
+            runs: Notes which listener of a delivery with losses runs, if anything keeps evidence.
         """
-        return self._staff.handle(transport, listeners, checkpoint=checkpoint)
+        return self._staff.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
 
     def relay(self, name: str, options: RunOptions | None = None, *, patient: bool = False) -> Worker | None:
         """Return a worker that moves events from the outbox of the transport *name* to it; ``None`` if it has none."""

@@ -53,6 +53,8 @@ class Caller:
         patience: Seconds for which what this process cannot handle is given back.
 
         outgoing: Where what listeners dispatch by their call goes.
+
+        runs: Notes which listener of a delivery with losses runs; ``None`` where no evidence is kept.
     """
 
     _listeners: ListenerTable
@@ -65,6 +67,7 @@ class Caller:
     _queue_retry: Callable[[str], Retry | None] = lambda _: None
     _patience: float = decision.PATIENCE
     _outgoing: Outgoing | None = None
+    _runs: Callable[[Delivery, str], None] | None = None
     _around: Sequence[Observer] = attrs.field(init=False)
     _failed: Sequence[Observer] = attrs.field(init=False)
 
@@ -123,6 +126,8 @@ class Caller:
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
+            if delivery.losses and self._runs is not None:
+                self._runs(delivery, listener.id)
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
             failure = self._run(listener, call, document, progress)
             if call is not None:

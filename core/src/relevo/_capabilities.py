@@ -74,5 +74,12 @@ class Capabilities:
     stats: Literal["exact", "approximate", "none"] = "none"
     """How far the figures of ``stats`` can be trusted when nothing moves."""
 
+    presence: bool = False
+    """
+    Workers can note what they begin, and can be asked whether they are there: ``begin``, ``appear``, ``presence``.
+
+    Without it a transport cannot tell a crash from a lost connection.
+    """
+
     max_body: int | None = None
     """The largest body in bytes; ``None``: no limit of its own."""

@@ -17,7 +17,6 @@ from relevo._progress import ListenerProgress, Progress, dumped, first_met
 from relevo._retry import Retry
 from relevo.errors import GiveUp
 
-CRASH_LOOP_LOSSES = 3
 PATIENCE = 3600.0
 SUBJECT_PATIENCE = 60.0
 _PATIENT_FIRST = 1.0
@@ -34,7 +33,7 @@ class Reason(StrEnum):
     """The body is not an event, or its data does not fit its declared class."""
 
     CRASH_LOOP = "crash-loop"
-    """Three processes died while they held it."""
+    """Three processes began it and ended before they settled it; see :mod:`relevo._evidence`."""
 
     EXPIRED = "expired"
     RETRIES_EXHAUSTED = "retries-exhausted"
@@ -62,9 +61,6 @@ def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
     envelope = delivery.envelope
     if isinstance(envelope, Unreadable):
         return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(envelope.why))
-    if delivery.losses >= CRASH_LOOP_LOSSES:
-        error = f"{delivery.losses} processes died while they held it; a listener ends them, or the memory does"
-        return DeadLetter(reason=Reason.CRASH_LOOP, error=error)
     if envelope.expires is not None and envelope.expires <= now:
         return DeadLetter(reason=Reason.EXPIRED, error=f"expired {now - envelope.expires:.3f} s before it was received")
     return None

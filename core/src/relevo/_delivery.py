@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
+import msgspec
 
 from relevo._envelope import NO_HEADERS, Envelope
 
@@ -24,6 +25,73 @@ class Unreadable:
     why: str
 
 
+MAX_DEATHS = 3
+"""So many deaths are kept with an event; there is a verdict before there are more."""
+
+_MAX_NAME = 400
+"""Characters of a listener's id that a note keeps."""
+
+
+def _shortened(text: str) -> str:
+    return text[:_MAX_NAME]
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """
+    What a worker writes down before it begins an event that was lost before.
+
+    It is the evidence for a crash loop: the event was begun, and by whom. A transport keeps it and never reads it.
+
+    Args:
+        by: The process that begins it, a :class:`ProcessIdentity` as text.
+
+        deaths: The processes that began it earlier and are taken for dead, at most three, as text.
+
+        listener: The id of the listener that runs; empty before the first one.
+
+        excused: The process was told to end; its end is no death.
+    """
+
+    by: str
+    deaths: tuple[str, ...] = ()
+    listener: str = attrs.field(default="", converter=_shortened)
+    excused: bool = False
+
+    def packed(self) -> str:
+        """Return it as text without lone surrogates, at most 4 KiB long."""
+        return _pack_note(_PackedNote(self.by, self.deaths, self.listener, self.excused)).decode()
+
+    @classmethod
+    def unpacked(cls, text: str | bytes | None) -> Note | None:
+        """Return the note that :meth:`packed` made *text* of; ``None`` if it is none, since only notes accuse."""
+        if text is None:
+            return None
+        try:
+            found = _unpack_note(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+        return cls(by=found.by, deaths=found.deaths[:MAX_DEATHS], listener=found.listener, excused=found.excused)
+
+
+class _PackedNote(msgspec.Struct, array_like=True, frozen=True):
+    by: str
+    deaths: tuple[str, ...]
+    listener: str
+    excused: bool
+
+
+_note_encoder = msgspec.json.Encoder()
+_unpack_note = msgspec.json.Decoder(_PackedNote).decode
+
+
+def _pack_note(note: _PackedNote) -> bytes:
+    try:
+        return _note_encoder.encode(note)
+    except UnicodeEncodeError:  # a listener's name may hold anything
+        return _note_encoder.encode(msgspec.structs.replace(note, listener=ascii(note.listener)))
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Delivery:
     """
@@ -41,7 +109,13 @@ class Delivery:
     """1 on the first hand-over; releases do not count."""
 
     losses: int = 0
-    """Earlier hand-overs that ended without a settlement: the process that held it died."""
+    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
+
+    begun: Note | None = None
+    """What the last process to begin it wrote down, unless it was given back since; where ``presence`` is claimed."""
+
+    deaths: tuple[str, ...] = ()
+    """The processes that are known or thought to have died of it, at most three, each as text."""
 
     receipt: object
     """Opaque proof of holding it; new at each hand-over."""
@@ -91,15 +165,24 @@ class DeadLetter:
 
 @attrs.frozen
 class Release:
-    """Not started: delivered again as if it had never been received; counters and state stay."""
+    """Not started: delivered again as if it had never been received; counters, state and note stay."""
+
+    delay: float = attrs.field(default=0.0, kw_only=True)
+    """Seconds from now before which it is not delivered again; more than 0 only where delays are claimed."""
 
 
 @attrs.frozen(kw_only=True)
 class Lost:
     """
-    The process that ran it died, and whoever watched it says so: delivered again at once, and a loss more.
+    It ended without an outcome, and the worker says so: delivered again at once, with one more loss.
 
     What the end of a lease does by itself, without waiting for it.
+    """
+
+    death: str | None = None
+    """
+    The process that died, as text, if the worker saw it: where ``presence`` is claimed it is kept among the deaths,
+    and takes the place of the note. ``None``: the note, if there is one, stays.
     """
 
     state: bytes | None = None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from relevo._delivery import Delivery, Lost, Outcome
+from relevo._process import this_process
 
 Handle = Callable[[Delivery], Outcome]
 """From a delivery to how it ends; whatever listeners raise is in the outcome."""
@@ -62,8 +63,8 @@ class InlineExecutor:
             outcome = self._handle(delivery)
         except BaseException:
             # A defect or an interrupt, no listener's failure: the process ends in the middle of it, as in a crash.
-            # As a loss it cannot stop the queue for ever, even if a listener raises it: the third is the last.
-            self._done.append((delivery, Lost()))
+            # As a death it cannot stop the queue for ever, even if a listener raises it: the third is the last.
+            self._done.append((delivery, Lost(death=str(this_process().as_witnessed()))))
             raise
         self._done.append((delivery, outcome))
 

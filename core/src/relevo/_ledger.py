@@ -37,7 +37,7 @@ class Ledger:
 
         hooks: Plugins that look on.
 
-        settled: Called with what was settled, and with the deliveries that were no longer held.
+        settled: Called with what was settled, and with what could not be, since it was no longer held.
 
         limit: So many settlements do not wait any longer.
     """
@@ -45,7 +45,7 @@ class Ledger:
     _transport: Transport
     _clock: Clock
     _hooks: Hooks
-    _settled: Callable[[Sequence[Settlement], Sequence[Delivery]], None]
+    _settled: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
     _limit: int
 
     def __attrs_post_init__(self) -> None:
@@ -126,7 +126,8 @@ class Ledger:
                     self._pending[:0] = batch
                 raise
             settled = self._enter(batch, frozenset(lost), failure)
-        self._settled(settled, lost)
+        gone = frozenset(lost)
+        self._settled(settled, [entry for entry in batch if entry[0] in gone])
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure
 

@@ -7,7 +7,7 @@ is DEAD and kept with its reason; GONE needs somebody's explicit command.
 
     send ──> READY ──receive──> LEASED ──ack──> DONE
                ^                  │ │
-               ├── release, lose ─┘ ├──nack──> SCHEDULED ──come due──> READY
+               ├── release, lose ─┘ ├──nack, postpone──> SCHEDULED ──come due──> READY
                │                    └──dead letter──> DEAD ──revive──> READY
                └─ (READY, SCHEDULED ──cancel──> GONE, DEAD ──discard──> GONE)
 
@@ -49,6 +49,9 @@ class Action(StrEnum):
     ACK = auto()
     NACK = auto()
     RELEASE = auto()
+    POSTPONE = auto()
+    """A release with a delay."""
+
     DEAD_LETTER = auto()
     LOSE = auto()
     REVIVE = auto()
@@ -65,6 +68,7 @@ TRANSITIONS: Mapping[tuple[State, Action], State] = MappingProxyType(
         (State.LEASED, Action.ACK): State.DONE,
         (State.LEASED, Action.NACK): State.SCHEDULED,
         (State.LEASED, Action.RELEASE): State.READY,
+        (State.LEASED, Action.POSTPONE): State.SCHEDULED,
         (State.LEASED, Action.DEAD_LETTER): State.DEAD,
         (State.LEASED, Action.LOSE): State.READY,
         (State.DEAD, Action.REVIVE): State.READY,
@@ -132,4 +136,6 @@ _ACTIONS: Mapping[type[Outcome], Action] = {
 
 def action_of(outcome: Outcome) -> Action:
     """Return what *outcome* does to a delivery."""
+    if isinstance(outcome, Release) and outcome.delay > 0:
+        return Action.POSTPONE
     return _ACTIONS[type(outcome)]

@@ -21,6 +21,7 @@ from relevo._runner import RunOptions
 from relevo._signing import Signing
 from relevo._start import check_listeners, check_queues, check_time_limits
 from relevo._subject import SubjectTypes
+from relevo._suspect import Suspects
 from relevo._transport import Transport
 from relevo._worker import Worker
 from relevo.errors import ConfigurationError, RouteNotFoundError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Checkpoint = Callable[[Delivery, bytes], None] | None
 """Keeps progress in the middle of a delivery, where anything does."""
+
+Runs = Callable[[Delivery, str], None] | None
+"""Notes which listener of a delivery with losses runs, where evidence is kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,14 +82,16 @@ class Staff:
         check_listeners(listeners, self.routes)
         check_queues(listeners, self.routes, transport, queues, self._first_queue_on(transport.name))
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
+        suspects = Suspects(transport, self.clock)
+        runs = suspects.runs if transport.capabilities.presence else None
         if executor is None:
             terms = self.execution.overridden(options.execution, options.concurrency)
-            executor = self._executor(terms, transport, listeners, checkpoint, eager=not options.until_empty)
+            executor = self._executor(terms, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         if hasattr(executor, "watched"):
             listeners = executor.watched(listeners)
         worker = Worker(
             transport=transport,
-            handle=self.handle(transport.name, listeners, checkpoint=checkpoint),
+            handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs),
             queues=queues,
             clock=self.clock,
             chance=self.chance,
@@ -94,6 +100,7 @@ class Staff:
             hooks=self.hooks,
             lease=self.lease,
             patient=patient,
+            suspects=suspects,
         )
         if hasattr(executor, "heed"):
             executor.heed(lambda: worker.stopped)
@@ -113,7 +120,7 @@ class Staff:
             patient=patient,
         )
 
-    def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint) -> Handle:
+    def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:
         """Return what handles deliveries from *transport*, which is a name, by calling *listeners*."""
         if checkpoint is not None and self.signing is not None:
             checkpoint = self.signing.keeping(checkpoint)
@@ -128,6 +135,7 @@ class Staff:
             queue_retry=lambda queue: self.retries.get(Target(transport, queue)),
             patience=self.patience,
             outgoing=self.outgoing,
+            runs=runs,
         )
         if self.signing is None:
             return caller.outcome
@@ -139,6 +147,7 @@ class Staff:
         transport: Transport,
         listeners: ListenerTable,
         checkpoint: Checkpoint,
+        runs: Runs,
         *,
         eager: bool,
     ) -> Executor:
@@ -158,7 +167,7 @@ class Staff:
                 )
         hello = self.recipe(transport.name, terms.time_limit)
         needed = [f"{each.event_name} {each.id}" for each in listeners]
-        return execution.ProcessExecutor(hello, terms, checkpoint=checkpoint, listeners=needed, eager=eager)
+        return execution.ProcessExecutor(hello, terms, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         known: dict[str, str] = {}

@@ -10,7 +10,7 @@ import attrs
 
 from relevo._capabilities import Capabilities
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Settlement, Unreadable
+from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Note, Outcome, Settlement, Unreadable
 from relevo._envelope import Envelope
 from relevo.errors import LeaseLostError, UnsupportedError
 
@@ -67,6 +67,17 @@ class Found:
     enqueued_at: float
     until: float | None = None
     """Of a leased one when its lease ends, of a scheduled one when it is due, in seconds since the epoch."""
+
+
+@attrs.frozen(kw_only=True)
+class Presence:
+    """A sign of life of a worker."""
+
+    beats: int
+    """Rises with each sign that the worker gave."""
+
+    connected: bool = False
+    """The server sees the worker's connection now, so that the next beat need not be waited for."""
 
 
 class BoundSender(Protocol):
@@ -298,6 +309,68 @@ class Transport(ABC):
             checkpoint-survives-a-loss
         """
         raise self._unsupported("checkpoint")
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        """
+        Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
+
+        They come back as ``begun`` and ``deaths``. A lost lease and a release keep the note; a retry removes it
+        and keeps the deaths; :class:`Lost` with a death puts that in its place. A later call replaces the note.
+
+        Args:
+            delivery: One that is held.
+
+            note: Who begins it.
+
+        Raises:
+            LeaseLostError: The delivery is no longer held; nothing was changed.
+
+            TransportUnavailableError: The note is not known to be kept, so the event must not be begun. The
+                transport may have given the delivery back; then it is lost when it is settled.
+
+            UnsupportedError: ``presence`` is not claimed.
+
+        Promises:
+            begun-is-kept
+        """
+        raise self._unsupported("presence")
+
+    def appear(self, worker: str) -> None:
+        """
+        Show others that *worker* lives; called before its first ``begin`` and every ten seconds from then on.
+
+        Args:
+            worker: The random part of its identity, at most 64 hexadecimal digits.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``presence`` is not claimed.
+
+        Promises:
+            presence-is-seen
+        """
+        raise self._unsupported("presence")
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        """
+        Return a sign of life of each of *workers* that has left one.
+
+        Args:
+            workers: The random parts of their identities.
+
+        Returns:
+            Of those that are known here. A worker that has died may be known for a while; its beats do not rise.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``presence`` is not claimed.
+
+        Promises:
+            presence-is-seen
+        """
+        raise self._unsupported("presence")
 
     def stats(self, queue: str) -> Stats:
         """

@@ -6,8 +6,9 @@ The worker holds deliveries in three places, and everything that is held is rene
 the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
 flushed together.
 
-A delivery with losses may end the process. It is handled alone: nothing else is begun, running or
-unflushed while it runs, and what was received with it goes back as released (law 3).
+A delivery with losses is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
+unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun that is
+noted (:mod:`relevo._suspect`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from relevo._hook import Hooks, observed
 from relevo._ledger import Ledger
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
+from relevo._suspect import LOOK_AGAIN, Suspects
 from relevo._transport import Transport
 from relevo.errors import TransportError, TransportUnavailableError
 
@@ -74,6 +76,8 @@ class Worker:
         patient: Wait for a server that is down, instead of raising.
 
         background: Renew leases and flush settlements also while a listener runs, from a thread.
+
+        suspects: What is done about events that were lost before; by default for the process that this is.
     """
 
     _transport: Transport
@@ -87,6 +91,11 @@ class Worker:
     _lease: float = LEASE
     _patient: bool = False
     _background: bool = True
+    _suspects: Suspects = attrs.field()
+
+    @_suspects.default
+    def _own_suspects(self) -> Suspects:
+        return Suspects(self._transport, self._clock)
 
     def __attrs_post_init__(self) -> None:
         most = self._options.batch or MAX_BATCH
@@ -180,10 +189,25 @@ class Worker:
             if suspect and not self._alone():
                 return
             delivery = backlog.popleft()
-            if ledger.holds(delivery):
-                executor.submit(delivery)
             if suspect:
+                self._begin_suspect(delivery)
                 self._finish()
+            elif ledger.holds(delivery):
+                executor.submit(delivery)
+
+    def _begin_suspect(self, delivery: Delivery) -> None:
+        """Submit *delivery*, of which nothing else is held beside, unless it ends without being handled."""
+        if not self._ledger.holds(delivery):
+            return
+        try:
+            outcome = self._suspects.outcome(delivery)
+        except TransportUnavailableError:
+            self._ledger.add(delivery, Release())
+            raise
+        if outcome is None:
+            self._executor.submit(delivery)
+        else:
+            self._ledger.add(delivery, outcome)
 
     def _alone(self) -> bool:
         """Return whether no more than one delivery is held, after doing what can be done for that."""
@@ -198,7 +222,7 @@ class Worker:
         executor, ledger = self._executor, self._ledger
         if executor.running():
             for delivery, outcome in executor.finished(0.0 if executor.room() else _WAIT_BUSY):
-                ledger.add(delivery, outcome)
+                ledger.add(delivery, self._suspects.concluded(delivery, outcome))
         if ledger.ripe():
             ledger.flush()
 
@@ -207,7 +231,7 @@ class Worker:
         executor, ledger = self._executor, self._ledger
         while executor.running():
             for delivery, outcome in executor.finished(_WAIT_BUSY):
-                ledger.add(delivery, outcome)
+                ledger.add(delivery, self._suspects.concluded(delivery, outcome))
             if self._hurried:
                 break
         ledger.flush()
@@ -264,6 +288,9 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
+        if self._suspects.is_deciding():
+            self._linger = LOOK_AGAIN
+            return False
         left = self._options.settle - self.lingered
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
             self._linger = min(left, _WAIT)
@@ -310,6 +337,9 @@ class Worker:
                     self._ledger.extend(self._lease)
                 if self._ledger.ripe():
                     self._ledger.flush()
+                if self._stopped:
+                    self._suspects.excuse()
+                self._suspects.keep_up()
             except Exception as error:  # noqa: BLE001 - the loop meets it too and decides; leases are renewed meanwhile
                 _log.debug("the keeper met %s: %s", type(error).__name__, error)
                 ended.wait(_WAIT)
@@ -332,8 +362,11 @@ class Worker:
             self._clock.sleep(min(seconds, 0.1))
             seconds -= 0.1
 
-    def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Delivery]) -> None:
-        for delivery in lost:
+    def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+        for delivery, outcome in lost:
+            self._suspects.kept.keep(delivery, outcome, self._clock.monotonic())
+            if isinstance(outcome, Release):
+                continue  # it was not begun, and comes back in any case
             _log.warning(
                 "%r was no longer held when it was settled: its lease had ended, or an earlier try did it", delivery
             )

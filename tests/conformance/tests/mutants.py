@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from relevo import (
+    MAX_DEATHS,
     Ack,
     BoundSender,
     DeadLetter,
@@ -21,7 +22,11 @@ from relevo import (
     Delivery,
     Envelope,
     Found,
+    Lost,
     Nack,
+    Note,
+    Outcome,
+    Presence,
     Release,
     Settlement,
     State,
@@ -1043,3 +1048,182 @@ class SleepsThroughItsWait(MemoryTransport):
             return came
         self._clock.sleep(wait)
         return super().receive(queues, limit=limit, lease=lease, wait=0.0)
+
+
+# --- evidence --------------------------------------------------------------------------------------
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class KeepsNoNotes(BreakableStore):
+    """A note is taken and kept nowhere."""
+
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        return self._held(delivery, now) is not None
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class ForgetsTheNoteWhenTheLeaseIsLost(MemoryTransport):
+    """What was noted is gone when the lease of its holder is past."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        return [attrs.evolve(one, begun=None) if one.losses else one for one in came]
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class KeepsTheFirstNote(BreakableStore):
+    """A second note does not take the place of the first."""
+
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        event = self._held(delivery, now)
+        return event is not None and (event.begun is not None or super().begin(delivery, note, now))
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class NotesTheWholeBatch(BreakableStore):
+    """A note is kept with everything that its worker holds in the queue."""
+
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        is_held = super().begin(delivery, note, now)
+        if is_held:
+            for event in self._at(delivery.queue, now).events.values():
+                if event.status is State.LEASED:
+                    event.begun = note
+        return is_held
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class ReleasesWithoutTheNote(MemoryTransport):
+    """A release takes the note away."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        with self.store.changed:
+            for delivery, outcome in settlements:
+                event = self.store._held(delivery, self._clock.now())
+                if event is not None and isinstance(outcome, Release):
+                    event.begun = None
+            return super().settle(settlements)
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class RetriesWithTheNote(BreakableStore):
+    """A retry keeps the note, so that whoever ends later is blamed."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        note = event.begun
+        super()._end(event, outcome, now)
+        if isinstance(outcome, Nack):
+            event.begun = note
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class RetriesWithoutTheDeaths(BreakableStore):
+    """A retry forgets who died."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        super()._end(event, outcome, now)
+        if isinstance(outcome, Nack):
+            event.deaths = ()
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class DropsADeathThatWasSeen(BreakableStore):
+    """A death that the worker saw is a loss like any other."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        super()._end(event, attrs.evolve(outcome, death=None) if isinstance(outcome, Lost) else outcome, now)
+
+
+@planted(promise.BEGUN_IS_KEPT, by_chance=False)
+class KeepsTheFirstThreeDeaths(BreakableStore):
+    """When a fourth process dies, it is not among the deaths."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        deaths = event.deaths
+        super()._end(event, outcome, now)
+        if len(deaths) == MAX_DEATHS:
+            event.deaths = deaths
+
+
+@planted(promise.BEGUN_IS_KEPT, by_chance=False)
+class RevivesWithTheDeaths(BreakableStore):
+    """A dead letter is revived with the deaths of its former life."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        with self.changed:
+            kept = {
+                id(one.event): one.event.deaths for letters in self._dead._queues.values() for one in letters.values()
+            }
+            missing = super().revive(refs, now)
+            for queue in self._queues.values():
+                for event in queue.events.values():
+                    event.deaths = kept.get(id(event), event.deaths)
+            return missing
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED)
+class NotesWhatIsNoLongerHeld(BreakableStore):
+    """A note is kept although the lease is over."""
+
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        receipt: Any = delivery.receipt
+        event = self._at(receipt.queue, now).events.get(receipt.number)
+        if event is not None:
+            event.begun, event.deaths = note, note.deaths
+        return True
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING)
+class ReleasesAtOnceWhateverTheDelay(MemoryTransport):
+    """The delay of a release is ignored."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        return super().settle(
+            settled_as(settlements, lambda one: (one[0], Release()) if isinstance(one[1], Release) else one)
+        )
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING)
+class CountsAReleaseForLater(BreakableStore):
+    """A release with a delay uses an attempt up."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        if isinstance(outcome, Release) and outcome.delay > 0:
+            event.counters = attrs.evolve(event.counters, attempt=event.counters.attempt + 1)
+        super()._end(event, outcome, now)
+
+
+@planted(promise.PRESENCE_IS_SEEN, by_chance=False)
+class SeesEverybody(MemoryTransport):
+    """Every worker that is asked for is there."""
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        return {worker: Presence(beats=1, connected=True) for worker in workers}
+
+
+@planted(promise.PRESENCE_IS_SEEN, by_chance=False)
+class SeesEachWorkerOnce(BreakableStore):
+    """A worker that appears again gives no further sign."""
+
+    def appear(self, worker: str) -> None:
+        self._beats[worker] = 1
+
+
+@planted(promise.PRESENCE_IS_SEEN, by_chance=False)
+class SeesOnlyItself(MemoryTransport):
+    """A worker is seen by its own transport alone."""
+
+    def appear(self, worker: str) -> None:
+        vars(self).setdefault("mine", set()).add(worker)
+        super().appear(worker)
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        return super().presence([worker for worker in workers if worker in vars(self).get("mine", ())])
+
+
+@planted(promise.PRESENCE_IS_SEEN, by_chance=False)
+class TakesWhoAppearedForConnected(MemoryTransport):
+    """A worker that appeared once counts as connected for ever."""
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        return {worker: attrs.evolve(sign, connected=True) for worker, sign in super().presence(workers).items()}

@@ -74,7 +74,7 @@ def told(records: Iterable[history.Record]) -> list[object]:
 
 def notes(records: Iterable[history.Record]) -> list[str]:
     calls = (record.call for record in records if isinstance(record, history.Invoked))
-    return [call.text for call in calls if isinstance(call, history.Note)]
+    return [call.text for call in calls if isinstance(call, history.Remark)]
 
 
 def test_a_history_of_memory_is_the_same_again_on_memory() -> None:

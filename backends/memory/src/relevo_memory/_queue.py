@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import attrs
 
-from relevo import Action, Counters, Delivery, Envelope, State, Unreadable, after
+from relevo import Action, Counters, Delivery, Envelope, Note, State, Unreadable, after
 from relevo_memory._ranking import Rank, Ranking
 
 Identity = tuple[str, str, str]
 """The envelope's own queue, its source and its id."""
 
+_REMOVE_THE_NOTE = frozenset({Action.NACK, Action.REVIVE})
 _KEEP_THEIR_PLACE = frozenset({Action.RELEASE, Action.LOSE})
 """Who was not asked, or did not answer, is asked again in his turn; who put it off goes to the end."""
 
@@ -39,6 +40,8 @@ class KeptEvent:
     status: State
     counters: Counters = attrs.field(factory=Counters)
     state: bytes = b""
+    begun: Note | None = None
+    deaths: tuple[str, ...] = ()
 
     place: int = 0
     """Where it stands among the ready."""
@@ -72,6 +75,8 @@ class KeptEvent:
             queue=self.queue,
             attempt=self.counters.attempt,
             losses=self.counters.losses,
+            begun=self.begun,
+            deaths=self.deaths,
             receipt=self.receipt,
             state=self.state,
             enqueued_at=self.enqueued_at,
@@ -129,6 +134,8 @@ class EventQueue:
         """Do *action* to *event*, as the transition table allows it."""
         left, event.status = event.status, after(event.status, action)
         event.counters = event.counters.after(action)
+        if action in _REMOVE_THE_NOTE:
+            event.begun = None
         self._rankings[left].remove(event.number)
         if event.status is not State.LEASED:
             event.receipt = None

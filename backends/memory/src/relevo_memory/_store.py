@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 import attrs
 
 from relevo import (
+    MAX_DEATHS,
     Action,
     DeadLetter,
     DeadLetterEntry,
@@ -19,7 +21,10 @@ from relevo import (
     Found,
     Lost,
     Nack,
+    Note,
     Outcome,
+    Presence,
+    Release,
     Settlement,
     State,
     Stats,
@@ -74,6 +79,7 @@ class MemoryStore:
         self._dead = DeadLetters()
         self._numbers = itertools.count()
         self._foreign: list[tuple[str, Unreadable]] = []
+        self._beats: Counter[str] = Counter()
         self.locks = Locks()
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
@@ -172,6 +178,25 @@ class MemoryStore:
             self._queue(event.queue).step(event, Action.CHECKPOINT)
             return True
 
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        """Keep *note* and its deaths with *delivery*; return whether it is still held."""
+        with self.changed:
+            event = self._held(delivery, now)
+            if event is None:
+                return False
+            event.begun, event.deaths = note, note.deaths[-MAX_DEATHS:]
+            return True
+
+    def appear(self, worker: str) -> None:
+        """Count a sign of life of *worker*."""
+        with self.changed:
+            self._beats[worker] += 1
+
+    def presence(self, workers: Iterable[str]) -> dict[str, Presence]:
+        """Return the signs of life of those of *workers* that gave any."""
+        with self.changed:
+            return {worker: Presence(beats=self._beats[worker]) for worker in workers if worker in self._beats}
+
     def stats(self, name: str, now: float) -> Stats:
         """Return the figures of the queue *name*; all are 0 for one that nobody has used."""
         with self.changed:
@@ -213,6 +238,7 @@ class MemoryStore:
                 if not queue.knows(event):
                     event.status = after(event.status, Action.REVIVE)
                     event.counters = event.counters.after(Action.REVIVE)
+                    event.begun, event.deaths = None, ()
                     event.state = state
                     queue.admit(event)
             self.changed.notify_all()
@@ -288,8 +314,10 @@ class MemoryStore:
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, (Nack, DeadLetter, Lost)) and outcome.state is not None:
             event.state = outcome.state
-        if isinstance(outcome, Nack):
+        if isinstance(outcome, (Nack, Release)):
             event.due = now + max(0.0, outcome.delay)
+        if isinstance(outcome, Lost) and outcome.death is not None:
+            event.begun, event.deaths = None, (*event.deaths, outcome.death)[-MAX_DEATHS:]
         if isinstance(outcome, DeadLetter):
             # First kept, then given up: whatever goes wrong between, it is in one of the two.
             self._dead.keep(event, outcome, now)

@@ -21,6 +21,8 @@ from relevo import (
     Delivery,
     Envelope,
     Found,
+    Note,
+    Presence,
     Release,
     Settlement,
     Stats,
@@ -89,6 +91,7 @@ class MemoryTransport(Transport, Board):
         wakeup=True,
         dedupe=True,
         stats="exact",
+        presence=True,
         max_body=None,
     )
     Options: ClassVar[type] = MemoryOptions
@@ -160,6 +163,19 @@ class MemoryTransport(Transport, Board):
         with self._open() as now:
             if not self.store.checkpoint(delivery, state, now):
                 raise LeaseLostError(self.name, delivery)
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        with self._open() as now:
+            if not self.store.begin(delivery, note, now):
+                raise LeaseLostError(self.name, delivery)
+
+    def appear(self, worker: str) -> None:
+        with self._open():
+            self.store.appear(worker)
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        with self._open():
+            return self.store.presence(workers)
 
     def stats(self, queue: str) -> Stats:
         with self._open() as now:

@@ -71,8 +71,14 @@ class Progressed(msgspec.Struct, array_like=True, tag=True):
     state: bytes
 
 
+class Runs(msgspec.Struct, array_like=True, tag=True):
+    """Which listener of an event that was lost before is about to run; the parent notes it and answers."""
+
+    listener_id: str
+
+
 class Kept(msgspec.Struct, array_like=True, tag=True):
-    """That answer."""
+    """The answer to either."""
 
     is_held: bool
     """The delivery is still this worker's."""
@@ -89,9 +95,10 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
     state: bytes | None = None
     reason: str = ""
     error: str = ""
+    death: str | None = None
 
 
-Message = Hello | Ready | Failed | Work | Progressed | Kept | Ended
+Message = Hello | Ready | Failed | Work | Progressed | Runs | Kept | Ended
 
 
 class GarbledError(Exception):
@@ -200,8 +207,10 @@ def ended_of(outcome: Outcome, number: int) -> Ended:
     if isinstance(outcome, DeadLetter):
         return Ended(number, "dead", state=outcome.state, reason=str(outcome.reason), error=outcome.error)
     if isinstance(outcome, Lost):
-        return Ended(number, "lost", state=outcome.state)
-    return Ended(number, "release" if isinstance(outcome, Release) else "ack")
+        return Ended(number, "lost", state=outcome.state, error=outcome.error, death=outcome.death)
+    if isinstance(outcome, Release):
+        return Ended(number, "release", delay=outcome.delay)
+    return Ended(number, "ack")
 
 
 def outcome_of(ended: Ended) -> Outcome:
@@ -218,7 +227,7 @@ def outcome_of(ended: Ended) -> Outcome:
     if ended.outcome == "dead":
         return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state)
     if ended.outcome == "lost":
-        return Lost(state=ended.state)
+        return Lost(state=ended.state, error=ended.error, death=ended.death)
     if ended.outcome == "release":
-        return Release()
+        return Release(delay=ended.delay)
     raise GarbledError

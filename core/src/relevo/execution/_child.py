@@ -37,6 +37,7 @@ from relevo.execution._channel import (
     Message,
     Progressed,
     Ready,
+    Runs,
     Work,
     delivery_of,
     ended_of,
@@ -64,7 +65,9 @@ class Child:
         try:
             app = self._made(hello)
             listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
-            handle = app.handle(app.transport(hello.transport).name, listeners, checkpoint=self._progressed)
+            handle = app.handle(
+                app.transport(hello.transport).name, listeners, checkpoint=self._progressed, runs=self._runs
+            )
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the parent who tells it
             why = str(error) if isinstance(error, RelevoError) else described(error)
             self._say(Failed(why))
@@ -107,6 +110,11 @@ class Child:
             raise LeaseLostError(delivery.queue, delivery)
         if kept.problem:
             raise TransportError(kept.problem)
+
+    def _runs(self, delivery: Delivery, listener_id: str) -> None:
+        self._say(Runs(listener_id))
+        if not isinstance(self._heard(), Kept):
+            os._exit(CUT_OFF)
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that the listener begins, unless it ran for too long before, in a child that is no more."""

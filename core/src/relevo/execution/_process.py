@@ -39,6 +39,8 @@ class ProcessExecutor:
 
         checkpoint: Keeps progress in the middle of a delivery, where the transport does.
 
+        runs: Notes which listener of a delivery with losses runs, where the transport keeps evidence.
+
         listeners: The events and ids of those that every child must have.
 
         eager: Start the children before there is anything for them to do.
@@ -50,6 +52,7 @@ class ProcessExecutor:
         terms: Execution,
         *,
         checkpoint: Callable[[Delivery, bytes], None] | None,
+        runs: Callable[[Delivery, str], None] | None = None,
         listeners: Iterable[str],
         eager: bool = True,
     ):
@@ -63,6 +66,7 @@ class ProcessExecutor:
         self._terms = Terms(
             hello=hello,
             checkpoint=checkpoint,
+            runs=runs,
             time_limit=terms.time_limit,
             memory_limit=terms.memory_limit,
             recycle_after=terms.recycle_after,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from relevo._decision import CRASH_LOOP_LOSSES, Reason, sanitised
+from relevo._decision import sanitised
 from relevo._delivery import DeadLetter, Delivery, Lost, Outcome
 from relevo._envelope import Envelope
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError
@@ -24,6 +24,7 @@ from relevo.execution._channel import (
     Kept,
     Progressed,
     Ready,
+    Runs,
     Work,
     outcome_of,
     work_of,
@@ -46,6 +47,9 @@ class Terms:
     hello: Hello
     checkpoint: Callable[[Delivery, bytes], None] | None
     """Keeps progress, where the transport does."""
+
+    runs: Callable[[Delivery, str], None] | None
+    """Notes which listener of a delivery with losses runs, where evidence is kept."""
 
     time_limit: float
     memory_limit: int | None
@@ -257,6 +261,12 @@ class Slot:
         task = self._task
         if isinstance(message, Progressed) and task is not None:
             self._keep(child, task, message.state)
+        elif isinstance(message, Runs) and task is not None:
+            task.moved = time.monotonic()
+            if self._terms.runs is not None:
+                self._terms.runs(task.delivery, message.listener_id)
+            with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
+                child.channel.send(Kept(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
             try:
                 outcome = outcome_of(message)
@@ -382,14 +392,9 @@ class Slot:
         where = f" while {running.listener_id} ran" if running is not None else ""
         told = f"the process {why or how}{where}"
         _log.warning("%r is lost: %s", task.delivery, told)
-        if task.delivery.losses + 1 < CRASH_LOOP_LOSSES:
-            self._finish(task, Lost(state=task.kept, error=told))
-            return
-        printed = child.printed()
-        error = f"{CRASH_LOOP_LOSSES} processes died while they held it; {told}"
-        if printed:
-            error += f"\n\nthe last that it printed:\n{printed}"
-        self._finish(task, DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(error), state=task.kept))
+        if printed := child.printed():
+            told += f"\n\nthe last that it printed:\n{printed}"
+        self._finish(task, Lost(state=task.kept, error=sanitised(told), death=str(child.identity.as_witnessed())))
 
     def _is_worn(self, child: Spawned) -> bool:
         """Return whether *child* has served enough, and no successor is on its way."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from relevo._process import process_identity
 from relevo.execution._cell import Cell
 from relevo.execution._channel import CUT_OFF, Channel, GarbledError, Hello
 
@@ -66,6 +67,7 @@ class Spawned:
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        self.identity = process_identity(self.pid)
         with contextlib.suppress(OSError):  # it died already, which is seen later
             self.channel.send(hello)
 

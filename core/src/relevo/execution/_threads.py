@@ -11,10 +11,10 @@ from queue import Empty, SimpleQueue
 import attrs
 
 from relevo._clock import Clock, SystemClock
-from relevo._decision import CRASH_LOOP_LOSSES, Reason, sanitised
-from relevo._delivery import DeadLetter, Delivery, Lost, Outcome, Release
+from relevo._delivery import Delivery, Lost, Outcome, Release
 from relevo._executor import Handle
 from relevo._listener import ListenerTable
+from relevo._process import this_process
 from relevo.execution._terms import TIME_LIMIT
 from relevo.execution._watch import TimeLimitExceededError, WatchedTable
 
@@ -170,19 +170,16 @@ class ThreadExecutor:
         busy = sum(run.is_begun for run in self._runs.values())
         if self._deadline is None or (len(late) < busy and now < self._deadline):
             return []
-        given_up = [(run.delivery, self._given_up(run)) for run in self._runs.values()]
+        given_up = [(run.delivery, self._given_up(run, is_late=run in late)) for run in self._runs.values()]
         self._runs = {}
         self._ended = SimpleQueue()
         return given_up
 
-    def _given_up(self, run: _Run) -> Outcome:
+    def _given_up(self, run: _Run, *, is_late: bool) -> Outcome:
         if not run.is_begun:
             return Release()
-        if run.delivery.losses + 1 < CRASH_LOOP_LOSSES:
-            return Lost(error=f"the worker ended: {self._fault}")
-        # Said here, where it is known why: who would receive it next knows the number alone.
-        error = f"{CRASH_LOOP_LOSSES} processes died while they held it; the last worker ended: {self._fault}"
-        return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(error))
+        death = str(this_process().as_witnessed()) if is_late else None  # the others are not to blame
+        return Lost(error=f"the worker ended: {self._fault}", death=death)
 
     # --- in the threads --------------------------------------------------------------------------------
 
@@ -196,7 +193,7 @@ class ThreadExecutor:
             try:
                 ended.put((run, handle(run.delivery), None))
             except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
-                ended.put((run, Lost(), error))
+                ended.put((run, Lost(death=str(this_process().as_witnessed())), error))
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that the listener begins in this thread."""

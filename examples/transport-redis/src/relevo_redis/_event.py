@@ -68,7 +68,7 @@ def posting(envelope: Envelope) -> Arguments:
 
 def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
     """Return what the script takes for *outcome*."""
-    delay = micros(max(0.0, outcome.delay)) if isinstance(outcome, Nack) else 0
+    delay = micros(max(0.0, outcome.delay)) if isinstance(outcome, (Nack, Release)) else 0
     reason, error = (outcome.reason, outcome.error) if isinstance(outcome, DeadLetter) else ("", "")
     words = (reason.encode(errors="replace"), error.encode(errors="replace"))
     state = None if isinstance(outcome, (Ack, Release)) else outcome.state

@@ -244,8 +244,8 @@ end
 
 local outcomes = {ack = delete, lose = lose}
 
-function outcomes.release(event)
-  be_ready(event, event.place)
+function outcomes.release(event, delay)
+  if tonumber(delay) > 0 then be_scheduled(event, now + delay) else be_ready(event, event.place) end
 end
 
 function outcomes.nack(event, delay)

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from relevo import App, Capabilities, Delivery, Envelope, Event
+from relevo import App, Capabilities, Delivery, Envelope, Event, Note
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -239,6 +239,9 @@ class CloseContract(Contract):
             (True, lambda: worker.ack(held)),
             (claimed.extend, lambda: worker.extend([held], lease=1.0)),
             (claimed.checkpoint, lambda: worker.checkpoint(held, b"")),
+            (claimed.presence, lambda: worker.begin(held, Note(by="a1::0:0:0"))),
+            (claimed.presence, lambda: worker.transport.appear("a1")),
+            (claimed.presence, lambda: worker.transport.presence(["a1"])),
             (claimed.stats != "none", lambda: worker.stats(bench.queue)),
             (claimed.dead_letters, lambda: worker.dead_letters([bench.queue])),
             (claimed.dead_letters, lambda: worker.revive({"none": b""})),
@@ -282,6 +285,9 @@ class UnclaimedContract(Contract):
             (claimed.order != "none", lambda: worker.send([bench.envelope(), bench.envelope(ordering_key="a")])),
             (claimed.extend, lambda: worker.extend([held], lease=1.0)),
             (claimed.checkpoint, lambda: worker.checkpoint(held, b"")),
+            (claimed.presence, lambda: worker.begin(held, Note(by="a1::0:0:0"))),
+            (claimed.presence, lambda: worker.transport.appear("a1")),
+            (claimed.presence, lambda: worker.transport.presence(["a1"])),
             (claimed.stats != "none", lambda: worker.stats(bench.queue)),
             (claimed.dead_letters, lambda: worker.dead_letter(held)),
             (claimed.dead_letters, lambda: worker.dead_letters([bench.queue])),

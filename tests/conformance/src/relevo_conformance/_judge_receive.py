@@ -26,9 +26,16 @@ _AFTER: dict[Action | None, Promise] = {
     None: promise.LOSSES_ARE_COUNTED,
     Action.NACK: promise.NACK_RETURNS_LATER,
     Action.RELEASE: promise.RELEASE_COUNTS_NOTHING,
+    Action.POSTPONE: promise.RELEASE_COUNTS_NOTHING,
     Action.REVIVE: promise.REVIVED_IS_RECEIVED,
     Action.EXTEND: promise.EXTEND_KEEPS_THE_LEASE,
     Action.LOSE: promise.LOSSES_ARE_COUNTED,
+}
+
+
+_EARLY: dict[Action | None, Promise] = {
+    Action.NACK: promise.NACK_RETURNS_LATER,
+    Action.POSTPONE: promise.RELEASE_COUNTS_NOTHING,
 }
 
 
@@ -102,7 +109,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         copy.become(_held(world, one, handed, lease) for other, one in fitting if other is copy)
     elif ready:
         copy, one, _ = ready[0]
-        world.report(_blamed(one), operation.op, f"{copy} came {_differs(one, handed)}")
+        world.report(_blamed(one, handed), operation.op, f"{copy} came {_differs(one, handed)}")
         copy.become([_held(world, one, handed, lease)])
     else:
         copy = _second(copies) or _nearest(copies)
@@ -126,7 +133,13 @@ def _is_pending(one: Situation) -> bool:
 
 def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) -> Situation:
     held = ready.handed(handed.number, *lease)
-    return attrs.evolve(held, counters=Counters(attempt=handed.attempt, losses=handed.losses), kept=handed.state)
+    return attrs.evolve(
+        held,
+        counters=Counters(attempt=handed.attempt, losses=handed.losses),
+        kept=handed.state,
+        begun=handed.begun,
+        deaths=handed.deaths,
+    )
 
 
 def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed: history.Handed) -> bool:
@@ -135,11 +148,14 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
     if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
         allowed -= 1  # the loss that is counted already was that of a break; one that was reported was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
-    return counted and handed.state == ready.kept
+    noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths) or not world.capabilities.presence
+    return counted and handed.state == ready.kept and noted
 
 
-def _blamed(ready: Situation) -> Promise:
-    """Return the promise that wrong counters or a wrong state break."""
+def _blamed(ready: Situation, handed: history.Handed) -> Promise:
+    """Return the promise that wrong counters, a wrong state or a wrong note break."""
+    if (handed.begun, handed.deaths) != (ready.begun, ready.deaths) and handed.state == ready.kept:
+        return promise.BEGUN_IS_KEPT
     if ready.last is Action.LOSE and ready.checkpointed:
         return promise.CHECKPOINT_SURVIVES_A_LOSS
     return _AFTER.get(ready.last, promise.LOSSES_ARE_COUNTED)
@@ -147,7 +163,11 @@ def _blamed(ready: Situation) -> Promise:
 
 def _differs(ready: Situation, handed: history.Handed) -> str:
     wanted = f"attempt {ready.counters.attempt}, losses {ready.counters.losses}, state {ready.kept[:20]!r}"
-    return f"as attempt {handed.attempt}, losses {handed.losses}, state {handed.state[:20]!r} instead of {wanted}"
+    found = f"attempt {handed.attempt}, losses {handed.losses}, state {handed.state[:20]!r}"
+    if (handed.begun, handed.deaths) != (ready.begun, ready.deaths):
+        wanted += f", begun {ready.begun}, deaths {ready.deaths}"
+        found += f", begun {handed.begun}, deaths {handed.deaths}"
+    return f"as {found} instead of {wanted}"
 
 
 def _second(copies: Sequence[Copy]) -> Copy | None:
@@ -171,7 +191,7 @@ def _obstacle(one: Situation) -> Promise:
         case State.LEASED:
             return promise.EXTEND_KEEPS_THE_LEASE if one.last is Action.EXTEND else promise.LEASED_IS_HIDDEN
         case State.SCHEDULED:
-            return promise.NACK_RETURNS_LATER if one.last is Action.NACK else promise.DELAY_IS_RESPECTED
+            return _EARLY.get(one.last, promise.DELAY_IS_RESPECTED)
         case _:
             return one.why
 

@@ -210,3 +210,36 @@ def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoin
             _was_lost(world, operation, call.delivery, returned.at, promise.CHECKPOINT_SURVIVES_A_LOSS)
     else:
         copy.resolve(tag, happened=None)
+
+
+def begin_began(world: World, operation: Operation, call: history.Begin) -> None:
+    """Let the note be kept from now on, where the delivery is held."""
+    holder = world.holders.get(call.delivery)
+    if holder is None:
+        return
+
+    def note(one: Situation) -> Situation | None:
+        if not one.may_be_held(call.delivery, operation.began):
+            return None
+        return attrs.evolve(one, begun=call.note, deaths=call.note.deaths)
+
+    operation.positions[0] = holder.copy
+    holder.copy.branch((operation.op, 0), note)
+
+
+def begin_ended(world: World, operation: Operation, call: history.Begin, returned: history.Returned) -> None:
+    """Judge whether the note could be kept, and whether it could be refused."""
+    copy = operation.positions.get(0)
+    if copy is None:
+        return
+    tag = (operation.op, 0)
+    if returned.end == "done":
+        if not copy.resolve(tag, happened=True):
+            what = f"delivery {call.delivery} of {copy} kept a note although it was no longer held"
+            world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
+    elif returned.end == "refused":
+        copy.resolve(tag, happened=False)
+        if returned.error == "LeaseLostError":
+            _was_lost(world, operation, call.delivery, returned.at, promise.BEGUN_IS_KEPT)
+    else:
+        copy.resolve(tag, happened=None)

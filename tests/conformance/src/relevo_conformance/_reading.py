@@ -29,6 +29,7 @@ CLASSES: Mapping[str, type[Any]] = {
         relevo.Found,
         relevo.Lost,
         relevo.Nack,
+        relevo.Note,
         relevo.Release,
         relevo.Stats,
         relevo.Unreadable,

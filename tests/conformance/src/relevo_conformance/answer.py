@@ -140,6 +140,7 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Settle: ("settle", _lost),
     history.Extend: ("extend", _lost),
     history.Checkpoint: ("checkpoint", _nothing),
+    history.Begin: ("begin", _nothing),
     history.ListDead: ("dead_letters", _entries),
     history.Revive: ("revive", _missing),
     history.Discard: ("discard", _missing),

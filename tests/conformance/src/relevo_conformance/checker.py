@@ -131,6 +131,8 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
             claimed = {"extend": capabilities.extend}
         case history.Checkpoint():
             claimed = {"checkpoint": capabilities.checkpoint}
+        case history.Begin():
+            claimed = {"presence": capabilities.presence}
         case history.ListDead() | history.Revive() | history.Discard():
             claimed = {"dead_letters": capabilities.dead_letters}
         case history.Cancel():
@@ -165,6 +167,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Settle: _judge_settle.settle_began,
     history.Extend: _judge_settle.extend_began,
     history.Checkpoint: _judge_settle.checkpoint_began,
+    history.Begin: _judge_settle.begin_began,
     history.Revive: _judge_store.taking_dead_began,
     history.Discard: _judge_store.taking_dead_began,
     history.Cancel: _judge_store.taking_out_began,
@@ -184,6 +187,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Settle: _judge_settle.settle_ended,
     history.Extend: _judge_settle.extend_ended,
     history.Checkpoint: _judge_settle.checkpoint_ended,
+    history.Begin: _judge_settle.begin_ended,
     history.ListDead: _judge_store.dead_listed,
     history.Revive: _judge_store.taking_dead_ended,
     history.Discard: _judge_store.taking_dead_ended,

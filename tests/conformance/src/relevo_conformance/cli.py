@@ -30,7 +30,7 @@ from relevo_conformance.card import Card, Failure, Line
 from relevo_conformance.checker import Violation, check
 from relevo_conformance.examination import Finding
 from relevo_conformance.harness import Harness
-from relevo_conformance.history import Invoked, Note, Record, unreached
+from relevo_conformance.history import Invoked, Record, Remark, unreached
 from relevo_conformance.profile import PROFILES, VARIABLE
 from relevo_conformance.promise import PROMISES
 from relevo_conformance.replay import replay
@@ -366,7 +366,7 @@ def _told(
     """Say what *records* break, and return the exit code."""
     console = _console(out)
     for record in records:
-        if isinstance(record, Invoked) and isinstance(record.call, Note):
+        if isinstance(record, Invoked) and isinstance(record.call, Remark):
             console.print(Text(f"note  {record.call.text}", style="dim"))
     for violation in violations:
         console.print(Text("FAIL  ", style="bold red") + Text(str(violation)))

@@ -13,7 +13,7 @@ from typing import Literal
 
 import attrs
 
-from relevo import DeadLetterEntry, Envelope, Found, Outcome, Stats, Unreadable
+from relevo import DeadLetterEntry, Envelope, Found, Note, Outcome, Stats, Unreadable
 from relevo.errors import TransportUnavailableError
 
 End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
@@ -126,6 +126,14 @@ class Checkpoint:
 
 
 @attrs.frozen(kw_only=True)
+class Begin:
+    """Note who begins a delivery."""
+
+    delivery: int
+    note: Note
+
+
+@attrs.frozen(kw_only=True)
 class ListDead:
     """Look at the dead letters."""
 
@@ -217,7 +225,7 @@ class Drain:
 
 
 @attrs.frozen
-class Note:
+class Remark:
     """Nothing that was asked for: a word on the history itself, such as what a replay left out."""
 
     text: str
@@ -236,6 +244,7 @@ Call = (
     | Settle
     | Extend
     | Checkpoint
+    | Begin
     | ListDead
     | Revive
     | Discard
@@ -248,7 +257,7 @@ Call = (
     | EndSavepoint
     | EndTransaction
     | Drain
-    | Note
+    | Remark
 )
 
 
@@ -276,6 +285,8 @@ class Handed:
     losses: int
     state: bytes
     enqueued_at: float
+    begun: Note | None = None
+    deaths: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ import attrs
 from hypothesis import event, seed, strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, multiple, precondition, rule
 
-from relevo import Capabilities, DeadLetter, Delivery, Envelope, Outcome
+from relevo import Capabilities, DeadLetter, Delivery, Envelope, Note, Outcome
 from relevo.errors import ConfigurationError, LeaseLostError, TransportError
 from relevo_conformance import strategy
 from relevo_conformance.bench import Bench, tolerated
@@ -281,6 +281,12 @@ class TransportMachine(RuleBasedStateMachine):
         with suppress(LeaseLostError):
             self._worker_of(held).checkpoint(held.delivery, state)
 
+    @where(lambda claims: claims.presence)
+    @rule(held=live, note=strategy.notes())
+    def begin(self, held: Held, note: Note) -> None:
+        with suppress(LeaseLostError):
+            self._worker_of(held).begin(held.delivery, note)
+
     # --- settling ---------------------------------------------------------------------------------------
 
     @rule(held=consumes(live))
@@ -290,6 +296,12 @@ class TransportMachine(RuleBasedStateMachine):
     @rule(targets=(live, ever), held=consumes(live), delay=delays(), state=strategy.states())
     def give_back_and_look_at_once(self, held: Held, delay: int, state: bytes | None) -> Deliveries:
         self._worker_of(held).nack(held.delivery, delay=delay * self.bench.times.delay, state=state)
+        return self._poll_elsewhere(held)
+
+    @where(lambda claims: claims.delay is not None)
+    @rule(targets=(live, ever), held=consumes(live), delay=st.integers(1, 2))
+    def release_for_later_and_look_at_once(self, held: Held, delay: int) -> Deliveries:
+        self._worker_of(held).release_later(held.delivery, delay * self.bench.times.delay)
         return self._poll_elsewhere(held)
 
     @rule(targets=(live, ever), held=consumes(live))
@@ -382,6 +394,14 @@ class TransportMachine(RuleBasedStateMachine):
         worker = self._worker_of(held)
         with suppress(LeaseLostError):
             worker.checkpoint(held.delivery, state)
+        return self._lose(self.workers.index(worker))
+
+    @where(lambda claims: claims.presence)
+    @rule(targets=(live, ever), held=consumes(live), note=strategy.notes())
+    def a_worker_is_lost_after_it_began(self, held: Held, note: Note) -> Deliveries:
+        worker = self._worker_of(held)
+        with suppress(LeaseLostError):
+            worker.begin(held.delivery, note)
         return self._lose(self.workers.index(worker))
 
     @rule(who=_WORKER)

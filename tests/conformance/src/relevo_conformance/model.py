@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from relevo import (
+    MAX_DEATHS,
     Ack,
     Action,
     Counters,
@@ -22,6 +23,7 @@ from relevo import (
     Envelope,
     Lost,
     Nack,
+    Note,
     Outcome,
     Release,
     State,
@@ -49,6 +51,8 @@ class Situation:
 
     counters: Counters = attrs.field(factory=Counters)
     kept: bytes = b""
+    begun: Note | None = None
+    deaths: tuple[str, ...] = ()
     last: Action | None = None
     """What brought it here, apart from the passing of time."""
 
@@ -77,6 +81,10 @@ class Situation:
         """Return the situation after *action*, as the core's table and counters say."""
         assert self.state is not None
         state = after(self.state, action)
+        if action is Action.NACK:
+            changes["begun"] = None
+        elif action is Action.REVIVE:
+            changes |= {"begun": None, "deaths": ()}
         return attrs.evolve(self, state=state, counters=self.counters.after(action), last=action, **changes)
 
     def receivable(self, now: float, slack: float) -> Situation | None:
@@ -111,10 +119,16 @@ class Situation:
                 return self.step(
                     Action.DEAD_LETTER, holder=None, kept=kept, reason=reason, error=error, died=(began, inf)
                 )
+            case Release(delay=delay) if delay > 0:
+                return self.step(Action.POSTPONE, holder=None, due=began + delay)
             case Release():
                 return self.step(Action.RELEASE, holder=None)
-            case Lost(state=state):
-                return self.step(Action.LOSE, holder=None, kept=self.kept if state is None else state)
+            case Lost(state=state, death=death):
+                kept = self.kept if state is None else state
+                lost = self.step(Action.LOSE, holder=None, kept=kept)
+                if death is None:
+                    return lost
+                return attrs.evolve(lost, begun=None, deaths=(*self.deaths, death)[-MAX_DEATHS:])
 
     def may_be_held(self, number: int, now: float) -> bool:
         """Tell whether delivery *number* may hold it at *now*: not if its lease is over, swept or not."""

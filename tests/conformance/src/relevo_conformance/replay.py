@@ -44,7 +44,7 @@ def replay(
     handed over as often, a dead letter for the one that died as often. As much time passes as did.
     Calls that overlapped are run one after the other. What has no counterpart is left out, and a history that
     sets nothing up is of queues that were there: they are set up first. A
-    :class:`~relevo_conformance.history.Note` says so each time, and which calls failed that did not then. A
+    :class:`~relevo_conformance.history.Remark` says so each time, and which calls failed that did not then. A
     promise that is broken does not end it, and a call that hangs does.
 
     Args:
@@ -253,7 +253,7 @@ class _Player:
 
     def note(self, text: str) -> None:
         """Write down what is not as it was."""
-        self.recorder.ended(self.recorder.began("replay", history.Note(text)))
+        self.recorder.ended(self.recorder.began("replay", history.Remark(text)))
 
     def worker(self, name: str) -> Worker:
         """Return the worker that stands for *name*; one that was open before the history began is opened now."""
@@ -339,6 +339,11 @@ class _Player:
         delivery = self._delivery(record, call.delivery)
         if delivery is not None:
             self.worker(record.worker).checkpoint(delivery, call.state)
+
+    def begin(self, record: history.Invoked, call: history.Begin) -> None:
+        delivery = self._delivery(record, call.delivery)
+        if delivery is not None:
+            self.worker(record.worker).begin(delivery, call.note)
 
     def list_dead(self, record: history.Invoked, call: history.ListDead) -> None:
         after = None if call.after is None else self._ref(record, call.after)
@@ -466,6 +471,7 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Settle: _Player.settle,
     history.Extend: _Player.extend,
     history.Checkpoint: _Player.checkpoint,
+    history.Begin: _Player.begin,
     history.ListDead: _Player.list_dead,
     history.Revive: _Player.revive,
     history.Discard: _Player.discard,

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 import attrs
 from hypothesis import strategies as st
 
-from relevo import MAX_STATE, Ack, Capabilities, DeadLetter, Lost, Nack, Outcome, Release
+from relevo import MAX_DEATHS, MAX_STATE, Ack, Capabilities, DeadLetter, Lost, Nack, Note, Outcome, Release
 
 Urgency = Literal["normal", "high"]
 
@@ -186,6 +186,25 @@ def states() -> st.SearchStrategy[bytes | None]:
     return st.none() | any_of(STATES, called="STATES") | st.binary(max_size=40)
 
 
+IDENTITIES: tuple[str, ...] = ("a1:0b-9c:1:7:9", "a2:0b-9c:1:7:8+", "a3::0:0:0", "a4:0b-9c:2:7:9")
+"""Processes as text, as workers write them."""
+
+
+def notes() -> st.SearchStrategy[Note]:
+    """Return what a worker notes when it begins an event."""
+    return st.builds(
+        Note,
+        by=st.sampled_from(IDENTITIES),
+        deaths=st.lists(st.sampled_from(IDENTITIES), max_size=MAX_DEATHS, unique=True).map(tuple),
+        listener=st.sampled_from(("", "shop.listeners:crash", "ä\U0001f41e")),
+        excused=st.booleans(),
+    )
+
+
+def _deaths(capabilities: Capabilities) -> st.SearchStrategy[str | None]:
+    return st.none() | st.sampled_from(IDENTITIES) if capabilities.presence else st.none()
+
+
 def dead_letters() -> st.SearchStrategy[DeadLetter]:
     """Return ways to die."""
     return st.builds(
@@ -198,9 +217,11 @@ def outcomes(capabilities: Capabilities, delays: st.SearchStrategy[float]) -> st
     kinds: list[st.SearchStrategy[Outcome]] = [
         st.just(Ack()),
         st.just(Release()),
-        st.builds(Lost, state=states()),
+        st.builds(Lost, state=states(), death=_deaths(capabilities)),
         st.builds(Nack, delay=delays, state=states()),
     ]
+    if capabilities.delay is not None:
+        kinds.append(st.builds(Release, delay=delays))
     if capabilities.dead_letters:
         kinds.append(dead_letters())
     return st.one_of(kinds)

@@ -8,6 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_fault import FaultContract
+from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_race import RaceContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
 from relevo_conformance._contract_send import (
@@ -65,6 +66,8 @@ class TransportContract(
     FindContract,
     StatsContract,
     DeadLetterContract,
+    PresenceContract,
+    BegunContract,
     LeaseContract,
     StaleContract,
     StateContract,

@@ -20,6 +20,7 @@ from relevo import (
     Found,
     Lost,
     Nack,
+    Note,
     Outcome,
     Release,
     Settlement,
@@ -106,7 +107,7 @@ class Worker:
         numbers = [self.recorder.number(delivery) for delivery, _ in settlements]
         items = (history.Item(number, outcome) for number, (_, outcome) in zip(numbers, settlements, strict=True))
         for _, outcome in settlements:
-            if isinstance(outcome, Nack):
+            if isinstance(outcome, Nack | Release):
                 self.recorder.until(outcome.delay)
         call = history.Settle(items=tuple(items))
         asked = [delivery for delivery, _ in settlements]
@@ -130,6 +131,10 @@ class Worker:
         """Keep *delivery* aside; tell whether it was still held."""
         return self.settles(delivery, DeadLetter(reason=reason, error=error, state=state))
 
+    def release_later(self, delivery: Delivery, delay: float) -> bool:
+        """Settle *delivery* as not begun, again after *delay* seconds; tell whether it was still held."""
+        return self.settles(delivery, Release(delay=delay))
+
     def release(self, delivery: Delivery) -> bool:
         """Give *delivery* back unstarted; tell whether it was still held."""
         return self.settles(delivery, Release())
@@ -150,6 +155,11 @@ class Worker:
         """Keep *state* with *delivery*."""
         call = history.Checkpoint(delivery=self.recorder.number(delivery), state=state)
         self._note(call, lambda: self.transport.checkpoint(delivery, state), lambda _: None)
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        """Keep *note* with *delivery*."""
+        call = history.Begin(delivery=self.recorder.number(delivery), note=note)
+        self._note(call, lambda: self.transport.begin(delivery, note), lambda _: None)
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 1000
@@ -297,6 +307,8 @@ class Worker:
             losses=delivery.losses,
             state=delivery.state,
             enqueued_at=delivery.enqueued_at,
+            begun=delivery.begun,
+            deaths=delivery.deaths,
         )
 
     def __repr__(self) -> str:

@@ -1,0 +1,231 @@
+"""Suspects: events that were lost before. Evidence is collected and noted here; :mod:`relevo._evidence` judges."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._decision import Reason, sanitised
+from relevo._delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release
+from relevo._envelope import Envelope
+from relevo._evidence import (
+    CRASH_LOOP_DEATHS,
+    GRACE,
+    Absences,
+    Begin,
+    CrashLoop,
+    Fate,
+    Verdict,
+    Wait,
+    cannot_tell,
+    described_deaths,
+    judged,
+)
+from relevo._kept import KeptOutcomes
+from relevo._process import Lives, ProcessIdentity, lives_here, this_process
+from relevo._transport import Transport
+from relevo.errors import LeaseLostError, TransportError, UnsupportedError
+
+_log = getLogger("relevo.worker")
+
+APPEAR_EVERY = 10.0
+"""Seconds between two signs of life; less than half of the grace."""
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a suspect is looked at again that could not be judged, or not be noted."""
+
+_REMEMBERED = 3600.0
+
+
+@attrs.define(eq=False, slots=False)
+class Suspects:
+    """
+    What one worker does about events that were lost before.
+
+    Args:
+        transport: Where they are.
+
+        clock: Where the time comes from.
+
+        identity: The worker's process.
+
+        lives: Tells whether a process of this host lives.
+    """
+
+    _transport: Transport
+    _clock: Clock
+    _identity: ProcessIdentity = attrs.field(factory=this_process)
+    _lives: Lives = lives_here
+
+    def __attrs_post_init__(self) -> None:
+        self._has_evidence = self._transport.capabilities.presence
+        self._absences = Absences()
+        self._met: dict[tuple[str, ...], float] = {}
+        self.kept = KeptOutcomes()
+        """Outcomes of events that were no longer held when they were settled."""
+        self._lock = threading.Lock()
+        self._notes: dict[Delivery, Note] = {}
+        self._is_excused = False
+        self._appeared: float | None = None
+        self._deciding_since: float | None = None
+
+    # --- before it is begun ----------------------------------------------------------------------------
+
+    def outcome(self, delivery: Delivery) -> Outcome | None:
+        """
+        Return how *delivery* ends without being handled, or ``None`` once it is noted that it is begun.
+
+        Raises:
+            TransportUnavailableError: The server could not be asked who lives.
+        """
+        begun = delivery.begun
+        is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
+        kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
+        if kept is not None:
+            _log.info("%r was handled before its lease was lost; it ends as it did then", delivery)
+            return kept
+        if not isinstance(delivery.envelope, Envelope):
+            return None
+        if not self._has_evidence:
+            if delivery.losses < CRASH_LOOP_DEATHS:
+                return None
+            return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.losses))
+        match self._verdict(delivery):
+            case Begin(deaths):
+                return self._begun(delivery, Note(by=str(self._identity), deaths=deaths))
+            case CrashLoop(deaths):
+                note = delivery.begun
+                last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
+                return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
+            case Wait(is_verdict=is_verdict):
+                if is_verdict and self._deciding_since is None:
+                    self._deciding_since = self._clock.monotonic()
+                return self._later()
+
+    def is_deciding(self) -> bool:
+        """Return whether a verdict waits for the end of the grace, so that a run until empty should wait too."""
+        since = self._deciding_since
+        return since is not None and self._clock.monotonic() - since < GRACE + 2 * LOOK_AGAIN
+
+    def _later(self) -> Release:
+        return Release(delay=LOOK_AGAIN if self._transport.capabilities.delay is not None else 0.0)
+
+    def _begun(self, delivery: Delivery, note: Note) -> Outcome | None:
+        try:
+            if self._appeared is None:
+                self._appear()
+            self._transport.begin(delivery, note)
+        except LeaseLostError:
+            return Release()
+        except TransportError as error:
+            _log.info("%r is not begun yet: that it was begun could not be noted: %s", delivery, error)
+            return self._later()
+        with self._lock:
+            self._notes = {delivery: note}  # suspects are handled alone
+        return None
+
+    # --- while it runs ---------------------------------------------------------------------------------
+
+    def runs(self, delivery: Delivery, listener_id: str) -> None:
+        """Note that a listener of *delivery* runs, as far as the transport can; from any thread."""
+        with self._lock:
+            note = self._notes.get(delivery)
+            if note is None or note.listener == listener_id:
+                return
+            note = self._notes[delivery] = attrs.evolve(note, listener=listener_id)
+            self._note(delivery, note)
+
+    def excuse(self) -> None:
+        """Note that this process was told to end: if it is killed now, the event is not to blame."""
+        with self._lock:
+            self._is_excused = True
+            for delivery, note in tuple(self._notes.items()):
+                if not note.excused:
+                    excused = self._notes[delivery] = attrs.evolve(note, excused=True)
+                    self._note(delivery, excused)
+
+    def keep_up(self) -> None:
+        """Show that this worker lives, if others may ask and it is time to."""
+        if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
+            self._appear()
+
+    def _note(self, delivery: Delivery, note: Note) -> None:
+        try:
+            self._transport.begin(delivery, note)
+        except (TransportError, UnsupportedError) as error:
+            _log.debug("the note on %r was not renewed: %s", delivery, error)
+
+    def _appear(self) -> None:
+        self._transport.appear(self._identity.worker)
+        self._appeared = self._clock.monotonic()
+
+    # --- afterwards ------------------------------------------------------------------------------------
+
+    def concluded(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """Return how *delivery* ends that was handled: a death that the worker saw may be the last one."""
+        with self._lock:
+            note = self._notes.pop(delivery, None)
+        if not isinstance(outcome, Lost):
+            return outcome
+        if not self._has_evidence:
+            losses = delivery.losses + 1
+            if losses < CRASH_LOOP_DEATHS:
+                return outcome
+            error = sanitised(cannot_tell(losses, last=outcome.error))
+            return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+        if outcome.death is None or self._is_excused:
+            return attrs.evolve(outcome, death=None)
+        deaths = (*(delivery.deaths if note is None else note.deaths), outcome.death)
+        if len(deaths) < CRASH_LOOP_DEATHS:
+            return outcome
+        try:
+            verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))
+        except TransportError:
+            return outcome  # whoever receives it next judges
+        if not isinstance(verdict, CrashLoop):
+            return outcome
+        error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
+        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+
+    # --- evidence --------------------------------------------------------------------------------------
+
+    def _verdict(self, delivery: Delivery) -> Verdict:
+        note, deaths = delivery.begun, delivery.deaths
+        self._look([*deaths, *([] if note is None else [note.by])])
+        return judged(note, deaths, self._fate, patient=note is not None and self._is_patient(delivery, note))
+
+    def _is_patient(self, delivery: Delivery, note: Note) -> bool:
+        """Return whether to leave *delivery* to the process that began it, if that lives; not for ever."""
+        assert isinstance(delivery.envelope, Envelope)  # noqa: S101 - what cannot be read has no listeners
+        now = self._clock.monotonic()
+        self._met = {key: at for key, at in self._met.items() if now - at < _REMEMBERED}
+        key = (delivery.queue, delivery.envelope.source, delivery.envelope.id, note.by)
+        return now - self._met.setdefault(key, now) < GRACE
+
+    def _fate(self, text: str) -> Fate:
+        process = ProcessIdentity.parsed(text)
+        if process is None:
+            return Fate.UNKNOWN  # only what can be read accuses
+        if process.witnessed:
+            return Fate.GONE
+        if process == self._identity:
+            return Fate.SELF
+        lives = self._lives(process)
+        if lives is None:
+            return self._absences.fate(process.worker)
+        return Fate.ALIVE if lives else Fate.GONE
+
+    def _look(self, processes: Sequence[str]) -> None:
+        """Ask the transport for the processes of which this host cannot tell."""
+        found = [process for process in map(ProcessIdentity.parsed, processes) if process is not None]
+        asked = [
+            each.worker for each in found if not each.witnessed and each != self._identity and self._lives(each) is None
+        ]
+        if asked:
+            now = self._clock.monotonic()
+            self._absences.forget(now - _REMEMBERED)
+            self._absences.look(asked, self._transport.presence(asked), now)

@@ -1,0 +1,234 @@
+"""Scenarios of evidence: what was begun, who may have died of it, and who is there."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from relevo import Delivery, Envelope, Lost, Note
+from relevo.errors import LeaseLostError
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.strategy import IDENTITIES
+from relevo_conformance.worker import Worker
+
+FIRST, SECOND, THIRD, FOURTH = IDENTITIES
+NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
+
+
+def evidence(delivery: Delivery) -> tuple[Note | None, tuple[str, ...]]:
+    """Return what *delivery* says of who began it."""
+    return delivery.begun, delivery.deaths
+
+
+class BegunContract(Contract):
+    """A note that was kept is there for whoever receives the event next."""
+
+    def begun(self, bench: Bench, note: Note = NOTE) -> tuple[Worker, Delivery]:
+        """Return a worker that holds an event on which it kept *note*."""
+        worker = bench.worker()
+        worker.send([bench.envelope()])
+        held = bench.one(worker)
+        assert evidence(held) == (None, ())
+        worker.begin(held, note)
+        return worker, held
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_survives_the_loss_of_its_worker(self) -> None:
+        with self.bench() as bench:
+            worker, _ = self.begun(bench)
+
+            bench.lose(worker)
+
+            again = bench.one(bench.worker())
+            assert evidence(again) == (NOTE, NOTE.deaths)
+            assert again.losses == 1
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_survives_any_number_of_losses(self) -> None:
+        with self.bench() as bench:
+            worker, _ = self.begun(bench)
+            for losses in range(1, 4):
+                bench.lose(worker)
+                worker = bench.worker()
+                again = bench.one(worker)
+                assert (again.losses, *evidence(again)) == (losses, NOTE, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_the_last_note_counts(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            last = Note(by=FOURTH, deaths=(THIRD,), excused=True)
+            worker.begin(held, last)
+
+            bench.lose(worker)
+
+            assert evidence(bench.one(bench.worker())) == (last, (THIRD,))
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_is_of_one_event_and_not_of_those_beside_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(3))
+            held = bench.so_many(worker, 3)
+            worker.begin(held[1], NOTE)
+
+            bench.lose(worker)
+
+            found = {one.envelope: evidence(one) for one in bench.receive(bench.worker(), 3)}
+            assert found.pop(held[1].envelope) == (NOTE, NOTE.deaths)
+            assert list(found.values()) == [(None, ())] * 2
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_release_keeps_the_note(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+
+            assert worker.release(held)
+
+            assert evidence(bench.one(worker)) == (NOTE, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT, promise.RELEASE_COUNTS_NOTHING)
+    def test_a_release_for_later_keeps_the_note_and_counts_nothing(self) -> None:
+        if self.harness.capabilities.delay is None:
+            pytest.skip("delays are not claimed")
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            kept = b"half" if self.harness.capabilities.checkpoint else b""
+            if kept:
+                worker.checkpoint(held, kept)
+
+            assert worker.release_later(held, bench.times.delay)
+
+            early = bench.glimpse(worker)
+            assert early == [] or not self.harness.fake
+            bench.advance(bench.times.delay + 10 * self.harness.slack)
+            (again,) = early or [bench.one(worker)]
+            assert evidence(again) == (NOTE, NOTE.deaths)
+            assert (again.attempt, again.losses, again.state) == (1, 0, kept)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_retry_ends_the_note_and_keeps_the_deaths(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+
+            assert worker.nack(held)
+
+            assert evidence(bench.one(worker)) == (None, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_death_that_was_seen_takes_the_place_of_the_note(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench, Note(by=FIRST, deaths=(SECOND,)))
+            for death, deaths in ((THIRD, (SECOND, THIRD)), (FOURTH, (SECOND, THIRD, FOURTH))):
+                assert worker.settles(held, Lost(death=death))
+                held = bench.one(worker)
+                assert evidence(held) == (None, deaths)
+
+            assert worker.settles(held, Lost(death=FIRST))
+
+            assert evidence(bench.one(worker)) == (None, (THIRD, FOURTH, FIRST)), "the last three are kept"
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_loss_of_which_no_death_was_seen_keeps_the_note(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+
+            assert worker.settles(held, Lost())
+
+            assert evidence(bench.one(worker)) == (NOTE, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT, promise.REVIVED_IS_RECEIVED)
+    def test_what_is_revived_has_neither_note_nor_deaths(self) -> None:
+        if not self.harness.capabilities.dead_letters:
+            pytest.skip("dead letters are not claimed")
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            worker.dead_letter(held)
+            worker.revive({bench.dead_letter(worker).ref: b""})
+
+            assert evidence(bench.one(worker)) == (None, ())
+            bench.lose(worker)
+            assert evidence(bench.one(bench.worker())) == (None, ())
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_the_same_event_sent_again_after_its_end_has_no_note(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            assert isinstance(held.envelope, Envelope)
+            worker.ack(held)
+            bench.advance(bench.times.step)
+
+            worker.send([held.envelope])
+
+            assert evidence(bench.one(worker)) == (None, ())
+            bench.lose(worker)
+            assert evidence(bench.one(bench.worker())) == (None, ())
+
+    @proves(promise.BEGUN_IS_KEPT, promise.STALE_SETTLE_IS_REFUSED)
+    def test_what_is_no_longer_held_cannot_be_begun(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            worker.release(held)
+            again = bench.one(worker)
+
+            with pytest.raises(LeaseLostError):
+                worker.begin(held, NOTE)
+
+            worker.release(again)
+            assert evidence(bench.one(worker)) == (None, ())
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_of_the_greatest_size_is_kept(self) -> None:
+        longest = Note(by=IDENTITIES[0], deaths=IDENTITIES[:3], listener="é" * 400)
+        with self.bench() as bench:
+            worker, _ = self.begun(bench, longest)
+
+            bench.lose(worker)
+
+            assert evidence(bench.one(bench.worker())) == (longest, longest.deaths)
+
+
+class PresenceContract(Contract):
+    """Who appears is seen, and who vanished is not."""
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_a_worker_that_appears_is_seen_by_others_and_each_time_anew(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            name, stranger = secrets.token_hex(16), secrets.token_hex(16)
+            assert dict(other.transport.presence([name])) == {}
+            beats = []
+            for _ in range(3):
+                worker.transport.appear(name)
+
+                found = other.transport.presence([stranger, name])
+
+                assert list(found) == [name]
+                beats.append(found[name].beats)
+            assert beats == sorted(set(beats)), "the beats of a worker that appears again rise"
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_a_worker_that_vanished_gives_no_further_sign(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            name = secrets.token_hex(16)
+            worker.transport.appear(name)
+            assert name in other.transport.presence([name])
+
+            bench.lose(worker)
+
+            def gone() -> bool:
+                signs = [other.transport.presence([name]).get(name) for _ in range(2)]
+                return not any(sign and sign.connected for sign in signs) and len({s and s.beats for s in signs}) == 1
+
+            assert bench.eventually(gone)
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_asking_for_nobody_finds_nobody(self) -> None:
+        with self.bench() as bench:
+            assert dict(bench.worker().transport.presence([])) == {}
