@@ -128,6 +128,7 @@ DAMAGE = {
     "descriptors-all": lambda: os.closerange(0, 64),
     "stream-replaced": lambda: setattr(sys, "stdout", None),
     "stream-closed": lambda: sys.stdout.close(),
+    "stream-detached": lambda: sys.stdout.detach(),
     "limit-soft": lambda: limit(resource.RLIMIT_NOFILE, 5, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
     "limit-hard": lambda: limit(resource.RLIMIT_FSIZE, 0, 0),
     "umask": lambda: os.umask(0o777),
@@ -135,7 +136,7 @@ DAMAGE = {
     "timer": lambda: signal.setitimer(signal.ITIMER_PROF, 600, 1),
     "handler": lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL),
     "handler-of-python": lambda: signal.signal(signal.SIGCHLD, note),
-    "blocked": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]),
+    "blocked": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGRTMIN + 1]),
     "blocked-and-pending": block_an_alarm,
     "locale": lambda: locale.setlocale(locale.LC_ALL, "C"),
     "priority": lambda: os.nice(3),
@@ -199,7 +200,7 @@ RESTORED = [
     "recursion",
     "timeout",
 ]
-REPLACED = ["descriptors-all", "stream-closed"]
+REPLACED = ["descriptors-all", "stream-closed", "stream-detached"]
 ROOT_REPLACES = ["user", "root"]
 UNTOUCHED = ["threads", "nothing"]
 DEPENDS = ["limit-hard", "locale"]
@@ -224,13 +225,13 @@ def drained(folder: Path, kinds: list[str], **keys: object) -> Run:
     """Drain one event for each of *kinds* that damages its process, each followed by one that looks."""
     (folder / "damage.py").write_text(LISTENERS)
     said = "\n".join(f"{key} = {value!r}" for key, value in keys.items())
-    (folder / "relevo.toml").write_text(
-        f'listeners = ["damage"]\nexecution = "process"\n{said}\n[transports]\nmain = "sqlite:///damage.db"\n'
-    )
+    config = 'listeners = ["damage"]\nexecution = "process"\n{}\n[transports]\nmain = "sqlite:///damage.db"\n'
+    (folder / "relevo.toml").write_text(config.format(""))
     with relevo.App.from_config(folder / "relevo.toml", environ={}) as app:
         app.dispatch_many(
             relevo.Event(name, {"kind": kind}) for kind in kinds for name in ("process.damaged", "process.seen")
         )
+    (folder / "relevo.toml").write_text(config.format(said))  # a plugin is the worker's alone
     with subprocess.Popen(
         [sys.executable, "-m", "relevo", "drain", "-l", "info"],
         cwd=folder,
@@ -324,8 +325,45 @@ def test_threads_that_a_listener_leaves_are_reported(run: Run) -> None:
 
 
 def test_with_recycle_after_1_each_event_has_a_process_of_its_own(tmp_path: Path) -> None:
-    run = drained(tmp_path, ["directory", "nothing", "threads"], recycle_after=1)
+    run = drained(tmp_path, ["directory", "directory-removed", "threads"], recycle_after=1)
 
     pids = [each["pid"] for each in run.after.values()] + [*run.damaged.values()]
     assert len(set(pids)) == len(pids) == 6, run.log
     assert [different(run, each["seen"]) for each in run.after.values()] == [{}, {}, {}]
+    assert run.log.count("damage changed the working directory") == 1
+    assert "is lost" not in run.log
+
+
+PLUGIN = """
+import contextlib
+import os
+import relevo
+
+@relevo.hookimpl
+@contextlib.contextmanager
+def relevo_around_handle(delivery):
+    before = os.getcwd()
+    os.chdir("/usr")
+    os.environ["SET"] = "by the plugin"
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        del os.environ["SET"]
+"""
+
+
+def test_what_a_plugin_changes_around_listeners_is_neither_undone_nor_blamed_on_them(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+
+    run = drained(tmp_path, ["nothing", "directory", "environment-cleared", "alarm"], plugins=["plugin"])
+
+    assert run.code == 0, run.log
+    for each in [run.beside["nothing"], run.beside["environment-cleared"], *run.after.values()]:
+        seen = each["seen"]
+        assert (seen["directory"], seen["environment"].get("SET")) == ("/usr", "by the plugin")
+        assert different(run, seen).keys() <= {"directory", "environment"}
+    # What the plugin had changed first, only a new process can have again.
+    assert "damage changed the working directory of its process; it cannot be restored" in run.log
+    assert "damage changed timers (ITIMER_REAL) of its process; restored" in run.log
+    assert run.after["nothing"]["pid"] == run.damaged["nothing"] == run.damaged["directory"]

@@ -105,6 +105,13 @@ def differences(before: Surroundings, after: Surroundings) -> list[Difference]:
     return found
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
+
+
 _TEXTS = {
     "timers": "timers",  # first: one that runs out meanwhile would call a listener's handler, or end the process
     "blocked": "blocked signals",
@@ -128,7 +135,7 @@ _TEXTS = {
 
 _NAMES: Mapping[str, Sequence[str]] = {
     "timers": tuple(_TIMERS),
-    "handlers": tuple(signal.Signals(each).name for each in _SIGNALS),
+    "handlers": tuple(map(_signal_name, _SIGNALS)),
     "descriptors": ("0", "1", "2"),
     "streams": tuple(f"sys.{each}" for each in _STREAMS),
     "limits": tuple(_LIMITS),
@@ -142,7 +149,7 @@ def _changed(name: str, before: Any, after: Any) -> list[str]:
         keys = sorted(key for key in {*before[1], *after[1]} if before[1].get(key) != after[1].get(key))
         return [key.decode("utf-8", "backslashreplace") for key in keys]
     if name == "blocked":
-        return [signal.Signals(each).name for each in sorted(before ^ after)]
+        return [_signal_name(each) for each in sorted(before ^ after)]
     pairs = zip(_NAMES.get(name, ()), before, after, strict=True) if name in _NAMES else ()
     return [each for each, one, other in pairs if one != other]
 
@@ -199,9 +206,7 @@ def _place(path: str) -> Place:
 def _environment() -> tuple[int, Mapping[bytes, bytes]]:
     # A copy of what it wraps takes 0.1 µs; its own copy() decodes every value, and takes 14 µs.
     data = getattr(os.environ, "_data", None)
-    if data is None:
-        data = {os.fsencode(key): os.fsencode(value) for key, value in dict(os.environ or {}).items()}
-    return id(os.environ), dict(data)
+    return id(os.environ), dict(data if isinstance(data, dict) else os.environb)
 
 
 def _descriptor(fd: int) -> Descriptor:
@@ -213,7 +218,10 @@ def _descriptor(fd: int) -> Descriptor:
 
 
 def _stream(stream: object) -> tuple[int, bool]:
-    return id(stream), bool(getattr(stream, "closed", False))
+    try:
+        return id(stream), bool(getattr(stream, "closed", False))
+    except Exception:  # noqa: BLE001 - a listener's own object, or one whose buffer was detached
+        return id(stream), True
 
 
 def _user() -> tuple[Any, ...]:
