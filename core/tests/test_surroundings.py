@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -88,7 +89,7 @@ def test_a_timer_that_was_set_differs_and_one_that_ran_out_does_not(
         ("umask", 0o22, 0o777, "the umask"),
     ],
 )
-def test_a_difference_says_what_of_it_differs(name: str, before: object, after: object, text: str) -> None:
+def test_a_difference_says_what_of_it_differs(name: str, before: Any, after: Any, text: str) -> None:
     one, other = attrs.evolve(NOW, **{name: before}), attrs.evolve(NOW, **{name: after})
 
     assert differences(one, other) == [Difference(name, text)]

@@ -128,6 +128,7 @@ class Child:
         over = self._work.over_limit if self._work else None
         if over is not None and over[0] == listener_id:
             raise TimeLimitExceededError(*over)
+        self._look()
         if self._is_observed:
             self._keeper.renew()
         self._running = listener_id
@@ -139,7 +140,11 @@ class Child:
         self._look()
 
     def _look(self) -> None:
-        """Undo what the listener did that ran last, unless that is done: a handler of its own can interrupt it."""
+        """
+        Undo what the last listener did, unless that is done.
+
+        A signal handler of that listener can interrupt this by what it raises, so it is called until it is done.
+        """
         if self._running:
             self._findings += [Finding(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()]
             self._running = ""
