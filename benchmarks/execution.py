@@ -19,14 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import relevo
+from relevo.execution._surroundings import Keeper
 
 EVENTS = 2000
 WAITING_EVENTS = 1000
+FRESH_EVENTS = 40
+LOOKS = 5000
 WAIT = 0.005
 ROUNDS = 5
 
@@ -50,6 +54,7 @@ def wait(event: relevo.Event) -> None:
 CONFIG = """
 source = "bench"
 listeners = ["listening"]
+{}
 [transports]
 main = "sqlite:///bench.db"
 """
@@ -90,11 +95,17 @@ class Stopwatch:
         self.began = self.began or self.ended
 
 
-def once(name: str, number: int, kind: str, concurrency: int) -> float:
+def looked() -> float:
+    """Return the seconds that a child takes after each listener to see that nothing of its process has changed."""
+    keeper = Keeper((0, 1, 2))
+    return min(timeit.repeat(keeper.look, number=LOOKS, repeat=ROUNDS)) / LOOKS
+
+
+def once(name: str, number: int, kind: str, concurrency: int, more: str = "") -> float:
     """Measure in a process of its own, so that nothing is left over from the one before."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "listening.py").write_text(LISTENERS)
-        Path(folder, "relevo.toml").write_text(CONFIG)
+        Path(folder, "relevo.toml").write_text(CONFIG.format(more))
         words = [sys.executable, __file__, "--one", json.dumps([folder, name, number, kind, concurrency])]
         told = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True).stdout
     return float(told)
@@ -132,11 +143,14 @@ def main() -> int:
         },
         said.rounds,
     )
+    fresh = once("nothing.done", FRESH_EVENTS, "process", 1, "recycle_after = 1") / FRESH_EVENTS
     print("a listener that does nothing, one at a time")
     for kind, seconds in quick.items():
         each = seconds / said.events * 1e6
         over = (seconds - quick["inline"]) / said.events * 1e6
         print(f"  {kind:<12}{each:8.0f} µs an event{over:+9.0f} µs over inline")
+    print(f"  a child looks at its process in {looked() * 1e6:.0f} µs, after each listener")
+    print(f"  {'fresh':<12}{fresh * 1e3:8.0f} ms an event, with recycle_after = 1")
     print(f"a listener that waits {WAIT * 1e3:g} ms")
     for kind, seconds in waiting.items():
         each = seconds / WAITING_EVENTS * 1e6

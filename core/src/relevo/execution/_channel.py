@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from typing import Literal
 
 import msgspec
 
@@ -86,6 +87,20 @@ class Kept(msgspec.Struct, array_like=True, tag=True):
     problem: str = ""
 
 
+class Finding(msgspec.Struct, array_like=True, frozen=True):
+    """A change that a listener made to its process."""
+
+    listener_id: str
+    name: str
+    """The part that was changed, by which it is logged once for each listener."""
+
+    text: str
+    """That part in words."""
+
+    fate: Literal["restored", "replaced", "kept"]
+    """What follows: it is undone, its process is replaced, or it stays as it is."""
+
+
 class Ended(msgspec.Struct, array_like=True, tag=True):
     """How a delivery ended."""
 
@@ -96,6 +111,13 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
     reason: str = ""
     error: str = ""
     death: str | None = None
+    findings: list[Finding] = []
+    """The changes that its listeners made to the process."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the process is not to be given another delivery."""
+        return any(each.fate == "replaced" for each in self.findings)
 
 
 Message = Hello | Ready | Failed | Work | Progressed | Runs | Kept | Ended

@@ -32,6 +32,7 @@ from relevo.execution._channel import (
     CUT_OFF,
     Channel,
     Failed,
+    Finding,
     Hello,
     Kept,
     Message,
@@ -42,6 +43,7 @@ from relevo.execution._channel import (
     delivery_of,
     ended_of,
 )
+from relevo.execution._surroundings import Keeper
 from relevo.execution._watch import TimeLimitExceededError, WatchedTable
 
 
@@ -53,12 +55,19 @@ class Child:
         channel: To the parent.
 
         cell: Where the parent sees what runs.
+
+        lifeline: The descriptor that ends this process with its parent.
     """
 
-    def __init__(self, channel: Channel, cell: Cell):
+    def __init__(self, channel: Channel, cell: Cell, lifeline: int):
         self._channel = channel
         self._cell = cell
+        self._links = (channel.socket.fileno(), cell.fd, lifeline)
         self._work: Work | None = None
+        self._running = ""
+        """The listener after which the surroundings are still to be looked at."""
+
+        self._findings: list[Finding] = []
 
     def run(self, hello: Hello) -> None:
         """Become what *hello* says, and work until the parent closes its end."""
@@ -74,6 +83,9 @@ class Child:
             return
         self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
         with app:
+            # What a hook around the listeners changes and undoes itself is no listener's doing.
+            self._is_observed = bool(app.hooks.observers("relevo_around_handle"))
+            self._keeper = Keeper(self._links)
             self._serve(handle)
 
     def _serve(self, handle: Handle) -> None:
@@ -81,7 +93,10 @@ class Child:
             self._cell.take(work.number)
             self._work = work
             outcome = handle(delivery_of(work))
-            self._say(ended_of(outcome, work.number))
+            self._look()
+            ended = ended_of(outcome, work.number)
+            ended.findings, self._findings = self._findings, []
+            self._say(ended)
 
     def _say(self, message: Message) -> None:
         try:
@@ -121,11 +136,26 @@ class Child:
         over = self._work.over_limit if self._work else None
         if over is not None and over[0] == listener_id:
             raise TimeLimitExceededError(*over)
+        self._look()
+        if self._is_observed:
+            self._keeper.renew()
+        self._running = listener_id
         self._cell.begin(listener_id, limit)
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Note that it has ended, and undo what it did to the process."""
         self._cell.end()
+        self._look()
+
+    def _look(self) -> None:
+        """
+        Undo what the last listener did, unless that is done.
+
+        A signal handler of that listener can interrupt this by what it raises, so it is called until it is done.
+        """
+        if self._running:
+            self._findings += [Finding(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()]
+            self._running = ""
 
 
 def tie(lifeline: int) -> None:
@@ -169,7 +199,7 @@ def main() -> None:
         style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
         logging.Formatter.converter = time.gmtime
         logging.basicConfig(level=hello.log_level, format=style, datefmt="%Y-%m-%dT%H:%M:%S")
-    Child(channel, Cell(cell)).run(hello)
+    Child(channel, Cell(cell), lifeline).run(hello)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,28 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from logging import INFO, WARNING, getLogger
 from pathlib import Path
 
 from relevo._delivery import Delivery, Outcome, Release
 from relevo._envelope import Envelope
 from relevo._executor import Handle
 from relevo.errors import ConfigurationError
-from relevo.execution._channel import Hello
+from relevo.execution._channel import Finding, Hello
 from relevo.execution._slot import Slot, Terms
 from relevo.execution._terms import Execution
+
+_log = getLogger("relevo.execution")
 
 _MOST_FAILURES = 5
 _SHOWN = 5
 _WAIT, _LOOK_EVERY = 0.02, 0.1
+
+_FATES = {
+    "restored": (WARNING, "%s changed %s of its process; restored before the next event"),
+    "replaced": (WARNING, "%s changed %s of its process; it cannot be restored, so the process is replaced"),
+    "kept": (INFO, "%s left %s in its process; they run on"),
+}
 
 
 class ProcessExecutor:
@@ -75,6 +84,7 @@ class ProcessExecutor:
         self._is_stopping: Callable[[], bool] = lambda: False
         self._slots: list[Slot] = []
         self._free = threading.Condition()
+        self._logged: set[tuple[str, str]] = set()
         self._reset()
 
     def _reset(self) -> None:
@@ -198,6 +208,17 @@ class ProcessExecutor:
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         self._ended.put((delivery, outcome))
+
+    def found(self, findings: Iterable[Finding]) -> None:
+        """Log what listeners changed in their process, each kind of change once for each listener."""
+        for each in findings:
+            kind = (each.listener_id, each.name)
+            with self._free:
+                is_new = kind not in self._logged
+                self._logged.add(kind)
+            if is_new:
+                level, words = _FATES[each.fate]
+                _log.log(level, words, each.listener_id, each.text)
 
     def ready(self, listeners: list[str]) -> None:
         missing = sorted(self._listeners.difference(listeners))

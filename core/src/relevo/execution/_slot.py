@@ -6,7 +6,7 @@ import contextlib
 import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedErr
 from relevo.execution._channel import (
     Ended,
     Failed,
+    Finding,
     GarbledError,
     Hello,
     Kept,
@@ -71,6 +72,10 @@ class Host(Protocol):
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note how a delivery ended."""
+        ...
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """Log what listeners changed in their process."""
         ...
 
     def ready(self, listeners: list[str]) -> None:
@@ -219,6 +224,8 @@ class Slot:
         self._hear_first()
         task = self._task
         if task is not None:
+            if self._next is None and self._is_due(child.served + 1):
+                self._spawn()  # so that the next event waits less
             self._hold_to_limits(child, task)
         elif self._is_worn(child):
             self._replace(child)
@@ -275,9 +282,13 @@ class Slot:
             child.served += 1
             outcome = self._with_output(child, outcome)
             self._task = None
-            if self._next is not None and self._next.is_ready:
+            if message.findings:
+                self._host.found(message.findings)
+            has_next = self._next is not None and self._next.is_ready
+            if has_next or message.is_last or self._is_due(child.served):
                 self._leave(child)
-                self._adopt()
+                if has_next:
+                    self._adopt()
             else:
                 self._host.idle(self)  # before it is told that it has ended: who hears that looks for room
             self._host.ended(task.delivery, outcome)
@@ -396,13 +407,15 @@ class Slot:
             told += f"\n\nthe last that it printed:\n{printed}"
         self._finish(task, Lost(state=task.kept, error=sanitised(told), death=str(child.identity.as_witnessed())))
 
+    def _is_due(self, served: int) -> bool:
+        """Return whether a child is replaced after as many as *served* events."""
+        return self._terms.recycle_after is not None and served >= self._terms.recycle_after
+
     def _is_worn(self, child: Spawned) -> bool:
-        """Return whether *child* has served enough, and no successor is on its way."""
+        """Return whether *child* has grown too much, and no successor is on its way."""
         if self._next is not None:
             return self._next.is_ready
         terms = self._terms
-        if terms.recycle_after is not None and child.served >= terms.recycle_after:
-            return True
         if terms.memory_limit is None or not child.served:
             return False
         return child.memory() - child.base_memory > (terms.memory_limit - child.base_memory) // 2
