@@ -71,7 +71,7 @@ class Call:
     """1 at the first run of this listener for this event; other listeners count for themselves."""
 
     losses: int
-    """Earlier hand-overs of this event that ended without a settlement: a crash, a lost connection, a lease that ran out."""
+    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
 
     stopped: bool = attrs.field(default=False, init=False)
     """Whether :meth:`stop_propagation` was called."""
