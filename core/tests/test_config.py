@@ -460,6 +460,7 @@ EVERYTHING: list[tuple[str, str]] = [
     ('setup = "Auto"', 'setup: expected "auto" or "explicit"'),
     ('patience = "soon"', "patience cannot be 'soon'"),
     ("lease = 0.1", "lease is 0.1 s, 1.0 s is the least that can be renewed"),
+    ('lease = "8d"', "lease is 691200.0 s, 604800.0 s is the most; it is renewed as long as its process lives"),
     ('sorce = "shop"', 'unknown key "sorce"; did you mean "source"?'),
     ('signing = "short"', "signing: a key has at least 32 characters"),
     ("[transports]", ""),

@@ -14,7 +14,7 @@ from relevo._capabilities import Capabilities
 from relevo._transport import BoundSender, DeadLetterEntry, Found, Stats, Transport
 from relevo._board import Board
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement, Unreadable
-from relevo._delivery import MAX_ERROR, MAX_STATE
+from relevo._delivery import MAX_ERROR, MAX_LEASE, MAX_STATE
 from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
 from relevo._decision import Reason
 from relevo._retry import Retry
@@ -46,7 +46,7 @@ __all__ += ["context"]
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Board"]
 __all__ += ["Delivery"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
-__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
+__all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR", "MAX_LEASE"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
