@@ -460,7 +460,6 @@ EVERYTHING: list[tuple[str, str]] = [
     ('setup = "Auto"', 'setup: expected "auto" or "explicit"'),
     ('patience = "soon"', "patience cannot be 'soon'"),
     ("lease = 0.1", "lease is 0.1 s, 1.0 s is the least that can be renewed"),
-    ('lease = "8d"', "lease is 691200.0 s, 604800.0 s is the most; it is renewed as long as its process lives"),
     ('sorce = "shop"', 'unknown key "sorce"; did you mean "source"?'),
     ('signing = "short"', "signing: a key has at least 32 characters"),
     ("[transports]", ""),
@@ -668,6 +667,11 @@ def test_the_environment_adds_options_to_plugins_of_a_list(write: Write) -> None
         "relevo": {"loud": "1"},
         "mail": {"to": "dev@example.org"},
     }
+
+
+def test_a_lease_of_more_than_a_week_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^lease is 691200\.0 s, 604800\.0 s is the most"):
+        App(transports={}, routes={}, lease=691200.0)
 
 
 def test_parts_that_are_put_together_by_hand_are_told_without_a_place(tmp_path: Path) -> None:
