@@ -47,9 +47,9 @@ def _noisy(tmp_path: Path) -> Shop:
 REPORT = {"handled", "done", "retried", "dead", "seconds", "stopped_by", "reasons"}
 STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died", "error"}
-WHOLE = LETTER | {"status", "listeners", "body"}
+WHOLE = LETTER | {"status", "listeners", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = {"status", "transport", "queue", "event", "id", "attempt", "losses", "sent", "until", "listeners", "body"}
+LIVING = WHOLE - {"ref", "reason", "died", "error"} | {"until"}
 SCHEMA = {"$schema", "$defs", "title"}
 
 DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {

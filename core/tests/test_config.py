@@ -669,6 +669,11 @@ def test_the_environment_adds_options_to_plugins_of_a_list(write: Write) -> None
     }
 
 
+def test_a_lease_of_more_than_a_week_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^lease is 691200\.0 s, 604800\.0 s is the most"):
+        App(transports={}, routes={}, lease=691200.0)
+
+
 def test_parts_that_are_put_together_by_hand_are_told_without_a_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r'^"\*" is routed to several transports'):
         App(transports={"a": Plain(), "b": Plain()}, routes={"*": ["a", "b"]})

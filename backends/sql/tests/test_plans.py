@@ -56,6 +56,8 @@ def by(index: str, condition: str) -> str:
         ("send_in_line", [by("line", "queue=? AND target=? AND ordering_key=?")]),
         ("advance", [by("line", "queue=? AND target=? AND ordering_key=?")]),
         ("cancel", ["SEARCH relevo_event USING INDEX relevo_event_identity (event_id=?)"]),
+        ("strays", ["SEARCH relevo_event USING INDEX relevo_event_stray (<expr>=?"]),
+        ("left_waiting", ["INDEX relevo_event_line (queue=? AND target=? AND ordering_key=? AND seq<?)"]),
         ("dead", ["SEARCH relevo_dead USING INDEX relevo_dead_queue (queue=? AND ref>?)"]),
         ("discard", ["SEARCH relevo_dead USING INTEGER PRIMARY KEY"]),
     ],

@@ -12,6 +12,9 @@ from relevo._envelope import NO_HEADERS, Envelope
 MAX_STATE = 16 * 1024
 """The longest ``state`` in bytes that every transport keeps."""
 
+MAX_LEASE = 7 * 86_400.0
+"""The longest lease in seconds; a transport may shorten a longer one to this."""
+
 MAX_ERROR = 16 * 1024
 """The longest ``error`` of a dead letter in bytes of UTF-8; what calls a transport cuts it."""
 

@@ -14,7 +14,7 @@ from relevo._capabilities import Capabilities
 from relevo._transport import BoundSender, DeadLetterEntry, Found, Presence, Stats, Transport
 from relevo._board import Board
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release, Settlement, Unreadable
-from relevo._delivery import MAX_DEATHS, MAX_ERROR, MAX_STATE
+from relevo._delivery import MAX_DEATHS, MAX_ERROR, MAX_LEASE, MAX_STATE
 from relevo._process import ProcessIdentity
 from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
 from relevo._decision import Reason
@@ -48,7 +48,7 @@ __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterE
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
-__all__ += ["MAX_DEATHS"]
+__all__ += ["MAX_LEASE", "MAX_DEATHS"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]

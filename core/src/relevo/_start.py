@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from relevo._clock import seconds
-from relevo._delivery import MAX_STATE
+from relevo._delivery import MAX_LEASE, MAX_STATE
 from relevo._event import MARK
 from relevo._listener import ListenerTable, marked
 from relevo._origin import KeyPath, Problem
@@ -117,11 +117,15 @@ def checked_lease(lease: object) -> float:
     Return *lease* in seconds.
 
     Raises:
-        ConfigurationError: It is none, or too short to be renewed.
+        ConfigurationError: It is none, too short to be renewed, or longer than :data:`MAX_LEASE`.
     """
     length = seconds(lease, what="lease")
     if length < _SHORTEST_LEASE:
         raise ConfigurationError(f"lease is {length} s, {_SHORTEST_LEASE} s is the least that can be renewed")
+    if length > MAX_LEASE:
+        raise ConfigurationError(
+            f"lease is {length} s, {MAX_LEASE} s is the most; it is renewed as long as its process lives"
+        )
     return length
 
 

@@ -397,7 +397,8 @@ class Transport(ABC):
 
             after: The ``ref`` of the last one seen, to page on; it may have been discarded meanwhile.
 
-            limit: How many at most.
+            limit: How many at most. Of large ones fewer are returned, so that a page fits into memory; an empty
+                page is the end.
 
         Raises:
             UnsupportedError: ``dead_letters`` is not claimed.
@@ -491,6 +492,18 @@ class Transport(ABC):
             found-as-it-is
         """
         raise self._unsupported("find")
+
+    def examine(self, queues: Sequence[str]) -> Sequence[str]:
+        """
+        Return what is wrong with what *queues* hold, without changing it; for ``relevo check --live``.
+
+        Returns:
+            One sentence for each problem; empty where nothing is known to be wrong.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+        return ()
 
     def purge(self, queue: str) -> int:
         """Take out all events of *queue* that nobody holds; return how many that were."""

@@ -11,10 +11,14 @@ import sqlalchemy as sa
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._fork import new_token
-from relevo_sql._row import delivery_of, micros, place_of
+from relevo_sql._row import FARTHEST, delivery_of, lease_end, place_of, stray_flaw, stray_of
 
 _BOUND = 1000
 """How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""
+
+
+_TURNS = 60.0
+"""Seconds between two looks whether something waits behind nothing."""
 
 
 @attrs.frozen
@@ -29,9 +33,19 @@ class Prospect:
     lease_end: int | None
     """When its next lease ends."""
 
+    last_lease_end: int | None = None
+    stray: bool = False
+    """It has rows that no claim would find."""
+
     def worthwhile(self, now: int) -> bool:
         """Return whether a claim would find something."""
-        return self.ready or _is_past(self.due, now) or _is_past(self.lease_end, now)
+        return (
+            self.ready or self.stray or self.endless(now) or any(_is_past(e, now) for e in (self.due, self.lease_end))
+        )
+
+    def endless(self, now: int) -> bool:
+        """Return whether a lease ends later than every lease that relevo gives."""
+        return isinstance(self.last_lease_end, (int, float)) and self.last_lease_end > now + FARTHEST
 
 
 @attrs.frozen
@@ -50,40 +64,85 @@ class Claimer:
         self._database = database
         self._statements = database.statements
         self._clock = clock
+        self._next_turns = 0.0
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float) -> Claim:
         """Lease up to *limit* ready events for *lease* seconds."""
         prospects = self._database.read(lambda connection: self._look(connection, queues))
         now = self._now()
         promising = [prospect for prospect in prospects if prospect.worthwhile(now)]
-        if not promising:
+        if not promising and not self._give_turns(queues):
             ends = [end for p in prospects for end in (p.due, p.lease_end) if type(end) is int]
             return Claim((), min(ends, default=None))
+        promising = promising or [Prospect(queue, ready=True, due=None, lease_end=None) for queue in queues]
         return Claim(self._database.write(lambda connection: self._take(connection, promising, limit, lease)))
+
+    def _give_turns(self, queues: Sequence[str]) -> bool:
+        """
+        Give those their turn that wait for nothing; return whether there were any.
+
+        Something else deleted the row before them. It takes a look at every row that waits, so it is done only where
+        there is nothing else to do, and only once in a while.
+        """
+        elapsed = self._clock.monotonic()
+        if elapsed < self._next_turns:
+            return False
+        self._next_turns = elapsed + _TURNS
+
+        def look(connection: sa.Connection) -> list[int]:
+            run = self._statements.left_waiting.run
+            return [seq for queue in queues for (seq,) in run(connection, queue=queue, bound=_BOUND)]
+
+        def give(connection: sa.Connection) -> int:
+            seqs = self._database.dialect.listed(look(connection))
+            return self._statements.take_turn.run(connection, seqs=seqs, now=self._now()).rowcount
+
+        return bool(self._database.read(look)) and self._database.write(give) > 0
 
     def _now(self) -> int:
         return self._database.dialect.now(self._clock)
 
     def _look(self, connection: sa.Connection, queues: Sequence[str]) -> list[Prospect]:
         found: Any = self._statements.look.run(connection, queues=self._database.dialect.listed(queues))
-        return [Prospect(queue, bool(ready), due, end) for queue, ready, due, end in found]
+        return [
+            Prospect(queue, bool(ready), due, end, last, bool(stray)) for queue, ready, due, end, last, stray in found
+        ]
 
     def _take(
         self, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
     ) -> list[Delivery]:
         # The time is that of the lock, which may have been long in coming.
         now, token = self._now(), new_token()
-        until = now + micros(lease)
+        until = lease_end(lease, now)
         taken: list[Sequence[Any]] = []
+        strays: list[Delivery] = []
         for prospect in prospects:
+            if prospect.stray:
+                bound = limit - len(taken) - len(strays)
+                strays += self._take_strays(connection, prospect.queue, bound, now=now, until=until, claim=token)
             self._pass_time(connection, prospect, now, max(limit, _BOUND))
             rows = self._statements.claim.run(
-                connection, now=now, until=until, claim=token, queue=prospect.queue, bound=limit - len(taken)
+                connection,
+                now=now,
+                until=until,
+                claim=token,
+                queue=prospect.queue,
+                bound=limit - len(taken) - len(strays),
             ).all()
             taken.extend(sorted(rows, key=place_of))  # what RETURNING returns has no order
-            if len(taken) >= limit:
+            if len(taken) + len(strays) >= limit:
                 break
-        return [delivery_of(row, token) for row in taken]
+        return [*strays, *(delivery_of(row, token) for row in taken)]
+
+    def _take_strays(
+        self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
+    ) -> list[Delivery]:
+        """Lease what no claim finds, as unreadable."""
+        found = self._statements.strays.run(connection, queue=queue, bound=bound).all()
+        flaws = {row[0]: stray_flaw(row) for row in found}
+        seqs = self._database.dialect.listed(flaws)
+        rows = self._statements.claim_strays.run(connection, seqs=seqs, now=now, until=until, claim=claim).all()
+        return [stray_of(row, claim, queue=queue, flaw=flaws[row[0]]) for row in rows]
 
     def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
         """Do what time does in one queue: make ready what is due, end the leases that are past."""
@@ -91,6 +150,8 @@ class Claimer:
             self._statements.promote.run(connection, queue=prospect.queue, now=now, bound=bound)
         if _is_past(prospect.lease_end, now):
             self._statements.reap.run(connection, queue=prospect.queue, now=now, bound=bound)
+        if prospect.endless(now):
+            self._statements.reap_endless.run(connection, queue=prospect.queue, now=now, bound=bound)
 
 
 def _is_past(end: object, now: int) -> bool:

@@ -341,7 +341,10 @@ class Database(Forking):
                 f"{start} has the tables of a newer relevo (schema {version}, this one knows {SCHEMA}); "
                 f"install the newer relevo-sql"
             )
-        return ConfigurationError(f"{start} has tables of schema {version[:20]!a}, and this relevo-sql needs {SCHEMA}")
+        return ConfigurationError(
+            f"{start} has the tables of an older relevo (schema {version[:20]!a}, this one needs {SCHEMA}); finish its "
+            f"events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
+        )
 
     def _let_go(self) -> None:
         connection, self._connection, self._id = self._connection, None, ""

@@ -97,6 +97,9 @@ class SqliteDialect:
         driver.isolation_level = None
         driver.row_factory = None
         driver.text_factory = str
+        # The constraints guard against other writers. A row of theirs that breaks one is handed out as unreadable; if
+        # touching it were an error, it would hold up all rows that the same statement touches.
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
         if driver.in_transaction:
             driver.rollback()
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(SLICE * 1000)}")
@@ -196,14 +199,47 @@ class SqliteDialect:
         return next((str(file) for _, schema, file in files if schema == "main" and file), "")
 
     @staticmethod
-    def names(connection: sa.Connection) -> set[str]:
-        """Return the names of all tables and indexes; SQLAlchemy's inspector takes dozens of statements for it."""
-        return set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+    def catalog(connection: sa.Connection) -> dict[str, tuple[str, str]]:
+        """
+        Return the kind and the text of all that there is, by name.
+
+        SQLAlchemy's inspector takes dozens of statements for it.
+        """
+        found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
+        return {str(name): (str(kind), str(text)) for name, kind, text in found}
 
     # --- statements -------------------------------------------------------------------------------
 
     @staticmethod
-    def by_index(select: sa.Select[Any], table: sa.Table, index: sa.Index) -> sa.Select[Any]:
+    def next_key(key: sa.Column[Any], *, counted: bool = False) -> sa.ColumnElement[Any]:
+        """
+        Return the value of the integer primary key *key* for a new row; null where SQLite is to choose it.
+
+        SQLite adds one to the greatest key. If that is the greatest integer, it takes a key at random, so that the
+        order of the rows is lost; with AUTOINCREMENT it refuses every row and reports a full disk. The new row then
+        comes behind the greatest key that has room behind it: https://www.sqlite.org/autoinc.html
+
+        Args:
+            key: The column.
+
+            counted: Its table has AUTOINCREMENT.
+        """
+        greatest: sa.ColumnClause[Any] = sa.literal_column(str(2**63 - 1))
+        top, here, behind = (key.table.alias(name).c[key.name] for name in ("top", "here", "behind"))
+        full = sa.select(sa.func.max(top)).scalar_subquery() == greatest
+        if counted:
+            sequence = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
+            counter = sa.select(sa.func.max(sequence.c.seq)).where(
+                sequence.c.name == sa.literal_column(f"'{key.table.description}'")
+            )
+            full = full | (counter.scalar_subquery() == greatest)
+        one: sa.ColumnClause[Any] = sa.literal_column("1")
+        taken = sa.select(one).where(behind == here + one).correlate(here.table).exists()
+        free = sa.select(sa.func.max(here) + one).where(here < greatest, ~taken).scalar_subquery()
+        return sa.case((full, sa.func.coalesce(free, one)), else_=sa.null())
+
+    @staticmethod
+    def by_index(select: sa.Select[Any], table: sa.FromClause, index: sa.Index) -> sa.Select[Any]:
         """
         Return *select* with the order to find its rows by *index*.
 
@@ -293,6 +329,9 @@ _BY_TEXT = {
     "no such table": Trouble.NO_TABLE,
     "no such index": Trouble.NO_TABLE,
     "no such column": Trouble.NO_TABLE,
+    "no query solution": Trouble.NO_TABLE,  # an index of another kind has the name of one of relevo's
+    "ON CONFLICT clause does not match": Trouble.NO_TABLE,
+    "because it is a view": Trouble.NO_TABLE,
     "has no column named": Trouble.NO_TABLE,
     "Could not decode to UTF-8": Trouble.UNDECODABLE,
     "SQLite objects created in a thread": Trouble.THREAD,

@@ -9,7 +9,12 @@ import sqlalchemy as sa
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import LONGEST, entry_of
+from relevo_sql._row import entry_of
+
+_PAGE_BYTES = 16 * 1024 * 1024
+"""The page ends with the dead letter that exceeds this."""
+
+_BEFORE_ALL = float("-inf")
 
 
 class Graveyard:
@@ -33,25 +38,30 @@ class Graveyard:
             ConfigurationError: *after* is not a ref of one of *queues*.
         """
         wanted = list(dict.fromkeys(queues))
-        number = 0
+        number: float = _BEFORE_ALL
         if after is not None:
-            number, queue = _parsed(after)
-            if not number or queue not in wanted:
+            last, queue = _parsed(after)
+            if last is None or queue not in wanted:
                 known = ", ".join(f'"{name}"' for name in wanted)
                 raise ConfigurationError(
                     f"{shown(after)} is not the ref of a dead letter of {known}; give one that was listed"
                 )
             wanted = wanted[wanted.index(queue) :]
+            number = last
 
         def list_them(connection: sa.Connection) -> list[DeadLetterEntry]:
             found: list[DeadLetterEntry] = []
             behind = number
+            size = 0
             for name in wanted:
                 rows = self._statements.dead.run(connection, queue=name, after=behind, bound=limit - len(found))
-                found.extend(map(entry_of, rows))
-                if len(found) >= limit:
-                    break
-                behind = 0
+                for row in rows:  # one by one: the rest of a page may not fit into memory
+                    found.append(entry_of(row))
+                    size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
+                    if len(found) >= limit or size >= _PAGE_BYTES:
+                        rows.close()
+                        return found
+                behind = _BEFORE_ALL
             return found
 
         return self._database.read(list_them) if limit > 0 else []
@@ -87,8 +97,9 @@ class Graveyard:
         return self._database.write(delete, durable=True) if wanted else []
 
 
-def _parsed(ref: str) -> tuple[int, str]:
-    """Return the number and the queue of *ref*; 0 is the number of none."""
+def _parsed(ref: str) -> tuple[int | None, str]:
+    """Return the number and the queue of *ref*; the number is None where there can be no such dead letter."""
     number, _, queue = ref.partition("@")
-    value = int(number) if number.isascii() and number.isdigit() and len(number) < 20 else 0
-    return (value if value < LONGEST else 0, queue)
+    digits = number.removeprefix("-")
+    value = int(number) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+    return (value if value is not None and -(2**63) <= value < 2**63 else None, queue)

@@ -8,15 +8,25 @@ never an error, since an error here would stand in the way of every event behind
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Found, Unreadable
-from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED
+import attrs
+
+from relevo import MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Unreadable
+from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
 """Microseconds that stand for ever: what is later is cut to this, so that every column can hold it."""
+
+FARTHEST = 2 * round(MAX_LEASE * 1_000_000)
+"""
+Microseconds from now in which every lease ends that relevo gave: the longest, and as much for clocks that differ.
+
+One that ends later was written by something else, and counts as over.
+"""
 
 SENT = ("state", "ready_at", *KEPT)
 """The columns that a send writes, in the order of :func:`row_of`."""
@@ -51,6 +61,11 @@ def micros(seconds: float) -> int:
     if seconds >= LONGEST / 1_000_000:
         return LONGEST
     return round(seconds * 1_000_000)
+
+
+def lease_end(lease: float, now: int) -> int:
+    """Return when a lease of *lease* seconds ends that begins *now*, in microseconds; no lease is endless."""
+    return now + micros(min(lease, MAX_LEASE))
 
 
 def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None) -> tuple[object, ...]:
@@ -100,6 +115,44 @@ def delivery_of(row: Sequence[Any], token: int) -> Delivery:
     )
 
 
+def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delivery:
+    """
+    Return the claimed *row*, :data:`CLAIMED`, which no claim would have found, as an unreadable delivery.
+
+    Args:
+        row: As it was claimed.
+
+        token: Of the claim.
+
+        queue: Where it is handed out; its own unless that is no text.
+
+        flaw: Which column holds what, see :func:`stray_flaw`.
+    """
+    kept = row[2:]
+    body, headers = kept[13], _headers(kept[11])
+    delivery = delivery_of((*row[:2], queue, *row[3:]), token)
+    return attrs.evolve(delivery, envelope=Unreadable(raw=_raw(body), headers=headers or NO_HEADERS, why=flaw))
+
+
+STRAYED = ("seq", "state", "ready_at", "lease_until", "queue", "ordering_key", "target")
+"""The columns that say why a row is not found by any claim."""
+
+
+def stray_flaw(row: Sequence[Any]) -> str:
+    """Return which column of *row*, :data:`STRAYED`, keeps it from being handed out."""
+    _, state, ready_at, lease_until, queue, ordering_key, _ = row
+    if not isinstance(queue, str):
+        return f"the column queue holds {_kind(queue)}"
+    if type(state) is not int or state not in (READY, LEASED, SCHEDULED, WAITING):
+        return f"the column state holds {_kind(state)}"
+    if state == LEASED:
+        return f"the column lease_until holds {_kind(lease_until)} and the row is leased"
+    if type(ready_at) is not int:
+        return f"the column ready_at holds {_kind(ready_at)}"
+    column = "ordering_key" if ordering_key is None else "target"
+    return f"the column {column} holds nothing and the row waits for others of its ordering key"
+
+
 def found_of(row: Sequence[Any], now: int) -> Found | None:
     """Return the *row*, :data:`CLAIMED` with its state and the end of its lease, as what a person is shown."""
     delivery = delivery_of(row, 0)
@@ -107,7 +160,7 @@ def found_of(row: Sequence[Any], now: int) -> Found | None:
     if not isinstance(delivery.envelope, Envelope):
         return None
     lost = 0
-    if not isinstance(until, int) or until <= now:
+    if not isinstance(until, int) or until <= now or (state == LEASED and until > now + FARTHEST):
         lost = int(state == LEASED)  # nobody has swept it yet, and the next hand-over counts it
         state, until = READY, None
     return Found(
@@ -221,7 +274,8 @@ def _text(value: Any) -> str:
 
 
 def _seconds(value: Any) -> float:
-    return value / 1_000_000 if type(value) is int else 0.0
+    """Return microseconds as seconds; NaN where there is no number."""
+    return value / 1_000_000 if type(value) in (int, float) else math.nan
 
 
 def _flaw(kept: Sequence[Any]) -> str:

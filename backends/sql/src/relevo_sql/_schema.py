@@ -2,9 +2,10 @@
 The tables, as one ``MetaData`` that Alembic and the setup read alike.
 
 Times are integer microseconds since the epoch; the one exception is ``expires``, which belongs to the
-envelope and must come back as the very float that went in. Columns that a foreign writer may leave out
-or fill badly are nullable on purpose: such a row is received as unreadable and set aside, instead of
-being refused here in a way that each database words differently.
+envelope and must come back as the very float that went in. Columns of the envelope that a foreign writer
+may leave out or fill badly are nullable on purpose: such a row is received as unreadable and set aside,
+instead of being refused here in a way that each database words differently. Columns that decide when a row
+is handed out have constraints: a row that breaks one could not be found by any index of a state.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of what is below; a database says its own in ``relevo_meta``."""
 
 READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
@@ -72,15 +73,66 @@ With the envelope's own queue, since in an outbox the copies of a fan-out meet i
 ids grow with time, so that new keys are added at one end of the index, and it serves to find an id.
 """
 
+
+_IS_NUMBER = f"<= {2**63 - 1}"
+_IS_TEXT = "< x''"
+"""
+Faster than typeof(), which is a call: numbers come before texts, and texts before blobs.
+
+https://www.sqlite.org/datatype3.html#sort_order
+"""
+
+STRAY = (
+    f"(relevo_event.queue {_IS_TEXT} AND CASE relevo_event.state "
+    f"WHEN {READY} THEN relevo_event.ready_at {_IS_NUMBER} "
+    f"WHEN {LEASED} THEN relevo_event.lease_until {_IS_NUMBER} "
+    f"WHEN {SCHEDULED} THEN relevo_event.ready_at {_IS_NUMBER} "
+    f"WHEN {WAITING} THEN relevo_event.ordering_key IS NOT NULL AND relevo_event.target IS NOT NULL END) IS NOT TRUE"
+)
+"""
+What no row may be, since nothing would ever hand it out.
+
+The constraints keep it out; a writer that switches them off does not. An index of its own finds such a row, and
+the index is empty as a rule, so that a claim can look into it each time.
+"""
+
+STRAY_QUEUE = "CASE typeof(relevo_event.queue) WHEN 'text' THEN relevo_event.queue ELSE '' END"
+"""Its queue; empty, which is the name of no queue, if it names none."""
+
+BY_STRAY = sa.Index(
+    "relevo_event_stray",
+    sa.text(STRAY_QUEUE.replace("relevo_event.", "")),
+    sqlite_where=sa.text(STRAY.replace("relevo_event.", "")),
+)
+
+
+def _check(name: str, condition: str) -> sa.CheckConstraint:
+    # SQLite alone lets a column hold a value of another type, and it alone has typeof().
+    return sa.CheckConstraint(condition, name=f"relevo_event_{name}").ddl_if(dialect="sqlite")
+
+
 event = sa.Table(
     "relevo_event",
     metadata,
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("state", sa.SmallInteger, nullable=False, server_default=sa.text(str(READY))),
-    sa.Column("ready_at", sa.BigInteger, server_default=sa.text("0")),  # since when, or from when on if scheduled
+    # Since when, or from when on if scheduled.
+    sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
     sa.Column("token", sa.BigInteger),  # of the claim that holds it; null unless leased
     *_kept(),
+    _check("queue_is_text", "typeof(queue) = 'text'"),
+    _check("state_is_known", f"state IN ({READY}, {LEASED}, {SCHEDULED}, {WAITING})"),
+    _check("ready_at_is_integer", "typeof(ready_at) = 'integer'"),
+    _check(
+        "lease_is_whole",
+        f"CASE state WHEN {LEASED} THEN typeof(lease_until) = 'integer' AND typeof(token) = 'integer' "
+        "ELSE lease_until IS NULL AND token IS NULL END",
+    ),
+    _check("waiting_has_line", f"state <> {WAITING} OR (ordering_key IS NOT NULL AND target IS NOT NULL)"),
+    _check("attempt_is_count", "typeof(attempt) = 'integer' AND attempt >= 1"),
+    _check("losses_is_count", "typeof(losses) = 'integer' AND losses >= 0"),
+    BY_STRAY,
 )
 
 
@@ -102,7 +154,7 @@ BY_STATE = {
 LINE = ("queue", "target", "ordering_key")
 BY_LINE = _partial("line", "ordering_key IS NOT NULL", *LINE, "seq")
 
-sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
+BY_IDENTITY = sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
 
 dead = sa.Table(
     "relevo_dead",

@@ -10,9 +10,12 @@ import sqlalchemy as sa
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Release, Settlement, Unreadable
 from relevo_sql._database import Database
 from relevo_sql._fork import is_of_this_process
-from relevo_sql._row import Receipt, micros
+from relevo_sql._row import Receipt, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
+
+_Ended = tuple[Receipt, str, Any]
+"""What is held, the queue that it was handed out from, and the outcome."""
 
 
 def receipt_of(delivery: Delivery) -> Receipt | None:
@@ -47,7 +50,7 @@ class Settler:
 
         def prolong(connection: sa.Connection) -> set[Receipt]:
             now = self._now()
-            until = now + micros(lease)
+            until = lease_end(lease, now)
             return self._grouped(connection, self._statements.extend, receipts, now=now, until=until)
 
         held = self._database.write(prolong) if receipts else set()
@@ -84,7 +87,8 @@ class Settler:
         for kind, end in self._one_by_one.items():
             held = self._grouped(connection, self._statements.held, of[kind], now=now)
             if held:
-                end(self, connection, [(receipt, chosen[receipt][1]) for receipt in of[kind] if receipt in held], now)
+                ended = [(each, chosen[each][0].queue, chosen[each][1]) for each in of[kind] if each in held]
+                end(self, connection, ended, now)
                 settled |= held
         advance(connection, self._statements, lines, now)
         return settled
@@ -102,27 +106,27 @@ class Settler:
             held.update(Receipt(seq, token) for (seq,) in statement.run(connection, held=token, seqs=seqs, **values))
         return held
 
-    def _nack(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+    def _nack(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         rows = []
-        for (seq, token), outcome in ended:
+        for (seq, token), _, outcome in ended:
             delay = micros(max(0.0, outcome.delay))
             rows.append((seq, token, SCHEDULED if delay else READY, now + delay, outcome.state))
         self._statements.nack.run_many(connection, rows)
 
-    def _lose(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
-        self._statements.lose.run_many(connection, [(*receipt, outcome.state) for receipt, outcome in ended])
+    def _lose(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
+        self._statements.lose.run_many(connection, [(*receipt, outcome.state) for receipt, _, outcome in ended])
 
-    def _bury(self, connection: sa.Connection, ended: Sequence[tuple[Receipt, Any]], now: int) -> None:
+    def _bury(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         """Keep dead letters, one for each event and queue, and then give up their sources."""
-        receipts = [receipt for receipt, _ in ended]
+        receipts = [receipt for receipt, _, _ in ended]
         self._statements.replace.run_many(connection, receipts)
         self._statements.bury.run_many(
             connection,
-            [(*receipt, o.state, _storable(o.reason), _storable(o.error), now) for receipt, o in ended],
+            [(*receipt, queue, o.state, _storable(o.reason), _storable(o.error), now) for receipt, queue, o in ended],
         )
         self._statements.forget.run_many(connection, receipts)
 
-    _one_by_one: ClassVar[dict[type, Callable[[Settler, sa.Connection, Sequence[tuple[Receipt, Any]], int], None]]] = {
+    _one_by_one: ClassVar[dict[type, Callable[[Settler, sa.Connection, Sequence[_Ended], int], None]]] = {
         Nack: _nack,
         Lost: _lose,
         DeadLetter: _bury,

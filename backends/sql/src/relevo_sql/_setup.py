@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY, meta, metadata
+from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, meta, metadata
 
 _Thing = sa.Table | sa.Index | str
 """A table, one of its indexes, or the key of what a database says of itself."""
@@ -73,7 +73,11 @@ def _everything() -> list[_Thing]:
 
 
 def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
-    there = database.dialect.names(connection)
+    catalog = database.dialect.catalog(connection)
+    there = set(catalog)
+    for table in metadata.sorted_tables:
+        if table.name in there:
+            _require_table(database, table, kind=catalog[table.name][0])
     if meta.name in there:  # first, since a newer schema may look like anything
         rows: Sequence[Any] = database.statements.meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
@@ -83,12 +87,61 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     for table in metadata.sorted_tables:
         if table.name in there:
             _require_columns(database, connection, table)
+            _require_constraints(database, table, catalog)
+    if event.name in there and BY_IDENTITY.name not in there:
+        _require_one_each(database, connection)
     return [thing for thing in _everything() if _name(thing) not in there]
 
 
+def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
+    if kind != "table":
+        raise ConfigurationError(
+            f'{database.place}: "{table.name}" is a {kind}; expected a table; drop or rename it, and run: relevo setup'
+        )
+
+
+def _require_constraints(database: Database, table: sa.Table, catalog: dict[str, tuple[str, str]]) -> None:
+    text = catalog[table.name][1]
+    names = [str(each.name) for each in table.constraints if isinstance(each, sa.CheckConstraint)]
+    lacking = [name for name in names if name not in text]
+    if lacking:
+        raise ConfigurationError(
+            f'{database.place}: the table "{table.name}" lacks the constraints {", ".join(sorted(lacking))}; '
+            f"something else created or changed it; rename it, run: relevo setup, and copy its rows"
+        )
+    for index in table.indexes:
+        kind, made = catalog.get(str(index.name), ("", ""))
+        if kind and index.unique and made.split()[1:2] != ["UNIQUE"]:
+            raise ConfigurationError(
+                f'{database.place}: the index "{index.name}" is not unique, so an event could be there twice; '
+                f"drop it, and run: relevo setup"
+            )
+
+
+def _require_one_each(database: Database, connection: sa.Connection) -> None:
+    """Raise :class:`ConfigurationError` if an event is there twice: the index of its identity cannot be created."""
+    same = [event.c[name] for name in IDENTITY]
+    twice = sa.select(event.c.event_id, sa.func.count()).where(*(each.is_not(None) for each in same))
+    twice = twice.group_by(*same).having(sa.func.count() > sa.literal_column("1"))
+    found = connection.exec_driver_sql(str(twice.compile(dialect=database.dialect.compiler))).first()
+    if found is not None:
+        raise ConfigurationError(
+            f'{database.place}: the table "{event.name}" holds {found[1]} rows of the event {shown(found[0])}; '
+            f"delete all but one, and run: relevo setup"
+        )
+
+
 def _require_columns(database: Database, connection: sa.Connection, table: sa.Table) -> None:
-    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
-    lacking = set(table.c.keys()) - there
+    there = {column["name"]: column["nullable"] for column in sa.inspect(connection).get_columns(table.name)}
+    lacking = set(table.c.keys()) - there.keys()
+    if not lacking:
+        lacking = {name for name, column in table.c.items() if there[name] and not column.nullable}
+        if lacking:
+            raise ConfigurationError(
+                f'{database.place}: the table "{table.name}" lacks NOT NULL for the columns '
+                f"{', '.join(sorted(lacking))}; something else created or changed it; rename it, run: relevo setup, "
+                f"and copy its rows"
+            )
     if lacking:
         raise ConfigurationError(
             f'{database.place} has a table "{table.name}" without the columns {", ".join(sorted(lacking))}; '

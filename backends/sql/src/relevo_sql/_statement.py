@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
-from relevo_sql._row import CLAIMED, SENT, SHOWN
+from relevo_sql._row import CLAIMED, FARTHEST, SENT, SHOWN, STRAYED
 from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
+    BY_STRAY,
     DEAD_BY_QUEUE,
     IDENTITY,
     KEPT,
@@ -26,6 +27,8 @@ from relevo_sql._schema import (
     LINE,
     READY,
     SCHEDULED,
+    STRAY,
+    STRAY_QUEUE,
     WAITING,
     dead,
     event,
@@ -147,7 +150,8 @@ class Statements:
         values = {name: _bind(name) for name in SENT}
         self.send = prepared(dialect.insert_new(event, values, IDENTITY), *SENT)
         state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
-        self.send_in_line = prepared(dialect.insert_new(event, values | {"state": state}, IDENTITY), *SENT)
+        in_line = values | {"seq": dialect.next_key(_E.seq), "state": state}  # the order of a line is that of its keys
+        self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *SENT)
 
     def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         line = [_E[name] for name in LINE]
@@ -158,6 +162,21 @@ class Statements:
         self.advance = prepared(
             sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
         )
+        # Where something else deleted a row, no settlement gives the next one its turn.
+        here, before = event.alias("here"), event.alias("before")
+        ahead = sa.select(before.c.seq).where(
+            *(before.c[name] == here.c[name] for name in LINE), before.c.seq < here.c.seq
+        )
+        first = sa.select(here.c.seq).where(
+            here.c.state == _state(WAITING),
+            here.c.queue == _bind("queue"),
+            ~dialect.by_index(ahead.correlate(here), before, BY_LINE).exists(),
+        )
+        first = dialect.by_index(first, here, BY_STATE[WAITING])
+        self.left_waiting = prepared(first.limit(_bind("bound")))
+        self.take_turn = prepared(
+            sa.update(event).where(_in_state(WAITING), _E.seq.in_(dialect.members("seqs"))).values(state=turn)
+        )
 
     def _receiving(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         def ripe(state: int, end: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -167,20 +186,30 @@ class Statements:
         self.look = prepared(_question(dialect))
         self.promote = prepared(sa.update(event).where(ripe(SCHEDULED, _E.ready_at)).values(state=_state(READY)))
         self.reap = prepared(sa.update(event).where(ripe(LEASED, _E.lease_until)).values(_FREE | _LOST))
+        endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(), _E.lease_until > _farthest())
+        endless = dialect.by_index(endless.limit(_bind("bound")), event, BY_STATE[LEASED])
+        self.reap_endless = prepared(sa.update(event).where(_E.seq.in_(endless)).values(_FREE | _LOST))
+        self._claiming(prepared, dialect)
+
+    def _claiming(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         ready = sa.select(_E.seq).where(_in_state(READY), _of_queue())
         first = ready.order_by(_E.urgency, _E.ready_at, _E.seq).limit(_bind("bound"))
-        self.claim = prepared(
-            sa.update(event)
-            .where(_E.seq.in_(dialect.by_index(first, event, BY_STATE[READY])))
-            .values(
-                state=_state(LEASED),
-                lease_until=_bind("until"),
-                token=_bind("claim"),
-                # A stranger may not have said when; then it is now, and stays so.
-                enqueued_at=sa.func.coalesce(_E.enqueued_at, _bind("now")),
-            )
-            .returning(*map(sa.column, CLAIMED))
-        )
+        leased = {
+            "state": _state(LEASED),
+            "lease_until": _bind("until"),
+            "token": _bind("claim"),
+            # A stranger may not have said when; then it is now, and stays so.
+            "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
+        }
+        claimed: list[sa.ColumnClause[Any]] = [sa.column(name) for name in CLAIMED]
+        found = _E.seq.in_(dialect.by_index(first, event, BY_STATE[READY]))
+        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed))
+        strays = sa.select(*(_E[name] for name in STRAYED)).where(_is_stray(), _of_queue_or_none())
+        self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
+        chosen = _E.seq.in_(dialect.members("seqs"))
+        # Whatever state it is given back in, it can be found then.
+        repaired = leased | {"ready_at": _bind("now")}
+        self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*claimed))
 
     def _settling(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
@@ -207,7 +236,8 @@ class Statements:
 
     def _burying(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
-        kept = [_E[name] if name != "progress" else sa.func.coalesce(_bind("kept"), _E.progress) for name in KEPT]
+        said = {"progress": sa.func.coalesce(_bind("kept"), _E.progress), "queue": _bind("queue")}
+        kept = [said.get(name, _E[name]) for name in KEPT]
         same = sa.and_(*(_D[name] == _E[name] for name in IDENTITY))
         self.forget = prepared(sa.delete(event).where(one), "which", "held")
         self.replace = prepared(
@@ -216,10 +246,12 @@ class Statements:
         )  # fmt: skip
         self.bury = prepared(
             sa.insert(dead).from_select(
-                [*KEPT, "reason", "error", "died_at"],
-                sa.select(*kept, _bind("reason"), _bind("error"), _bind("died_at")).where(one),
+                ["ref", *KEPT, "reason", "error", "died_at"],
+                sa.select(
+                    dialect.next_key(_D.ref, counted=True), *kept, _bind("reason"), _bind("error"), _bind("died_at")
+                ).where(one),
             ),
-            "which", "held", "kept", "reason", "error", "died_at",
+            "which", "held", "queue", "kept", "reason", "error", "died_at",
         )  # fmt: skip
         shown: list[sa.ColumnClause[Any]] = [sa.column(name) for name in SHOWN]
         page = sa.select(*shown).where(_D.queue == _bind("queue"), _D.ref > _bind("after"))
@@ -233,12 +265,15 @@ class Statements:
             "progress": _bind("kept"),
         }
         again = {name: fresh[name] if name in fresh else _D[name] for name in SENT}
+        again["seq"] = dialect.next_key(_E.seq)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
 
     def _looking(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         self.stats = prepared(_figures(dialect))
-        nobodys = sa.or_(_E.state != _state(LEASED), _E.lease_until <= _bind("now"))
+        nobodys = sa.or_(
+            _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray()
+        )
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
         self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
         kept = [_E[name] for name in (*CLAIMED, "state", "lease_until")]
@@ -253,6 +288,9 @@ class Statements:
             state: prepared(sa.delete(event).where(of_state(state)).returning(*line))
             for state in (WAITING, READY, SCHEDULED, LEASED)
         }
+        strays = sa.select(_E.seq).where(_is_stray(), _of_queue_or_none(), _E.seq <= _bind("last"))
+        strays = dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY)
+        self.purge_strays = prepared(sa.delete(event).where(_E.seq.in_(strays)).returning(*line))
 
 
 def _behind_others(
@@ -271,6 +309,21 @@ def _of_queue() -> sa.ColumnElement[bool]:
     return _E.queue == _bind("queue")
 
 
+def _of_queue_or_none(queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnElement[bool]:
+    """Return the condition that a stray row is of *queue*, or names none."""
+    named: sa.ColumnClause[Any] = sa.literal_column(STRAY_QUEUE)
+    return named.in_([_bind("queue") if queue is None else queue, sa.literal_column("''")])
+
+
+def _is_stray() -> sa.ColumnElement[bool]:
+    return sa.text(STRAY)  # type: ignore[return-value]  # in a WHERE it is as good as one
+
+
+def _farthest() -> sa.ColumnElement[Any]:
+    """Return when the last lease ends that relevo can have given."""
+    return _bind("now") + sa.literal_column(str(FARTHEST))
+
+
 def _one_dead() -> sa.ColumnElement[bool]:
     return sa.and_(_D.ref == _bind("ref"), _D.queue == _bind("queue"))
 
@@ -281,6 +334,7 @@ _LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "losses": _plus_one("l
 
 def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
     """Return all figures of a queue as one row: one statement is one view, in which nothing moves."""
+    count_one: sa.ColumnClause[Any] = sa.literal_column("1")
     count, oldest = sa.func.count().label("number"), sa.func.min(_E.enqueued_at).label("oldest")
 
     def of(name: str, state: int, *where: sa.ColumnElement[bool]) -> sa.Subquery:
@@ -288,6 +342,19 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
         figures = sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(), *where)
         return dialect.by_index(figures, event, BY_STATE[state]).subquery(name)
 
+    # A stray row is ready, and is among those of its state already, if that is one.
+    ripe = sa.or_(
+        _in_state(READY),
+        _in_state(LEASED) & ((_E.lease_until <= _bind("now")) | (_E.lease_until > _farthest())),
+        (_in_state(SCHEDULED) | _in_state(WAITING)) & (_E.ready_at <= _bind("now")),
+    )
+    held, late = (_of_queue() & _in_state(LEASED)), (_of_queue() & (_in_state(SCHEDULED) | _in_state(WAITING)))
+    strays: Any = sa.select(
+        count,
+        sa.func.count(sa.case((held, count_one))).label("held"),
+        sa.func.count(sa.case((late, count_one))).label("later"),
+    )
+    strays = strays.select_from(event).where(_is_stray(), _of_queue_or_none(), (_of_queue() & ripe).is_not(sa.true()))
     buried = sa.select(count).select_from(dead).where(_D.queue == _bind("queue"))
     parts = (
         of("ready", READY),
@@ -298,6 +365,8 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
         of("waiting", WAITING),
         of("late", WAITING, _E.ready_at <= _bind("now")),
         dialect.by_index(buried, dead, DEAD_BY_QUEUE).subquery("dead"),
+        of("endless", LEASED, _E.lease_until > _farthest()),
+        dialect.by_index(strays, event, BY_STRAY).subquery("strays"),
     )
     return sa.select(*(column for part in parts for column in part.c))
 
@@ -314,9 +383,15 @@ def _question(dialect: SqliteDialect) -> sa.Select[Any]:
         )
         return of_queue.order_by(order).limit(sa.literal_column("1")).scalar_subquery()
 
+    stray: sa.Select[Any] = (
+        sa.select(sa.literal_column("1")).select_from(event).where(_is_stray(), _of_queue_or_none(queues.c.value))
+    )
+    stray = dialect.by_index(stray, event, BY_STRAY).limit(sa.literal_column("1"))
     return sa.select(
         queues.c.value,
         first(READY, sa.literal_column("1"), _E.urgency),
         first(SCHEDULED, _E.ready_at, _E.ready_at),
         first(LEASED, _E.lease_until, _E.lease_until),
+        first(LEASED, _E.lease_until, _E.lease_until.desc()),
+        stray.scalar_subquery(),
     ).order_by(queues.c.key)

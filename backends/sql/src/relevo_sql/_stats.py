@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
-from relevo_sql._row import found_of
+from relevo_sql._row import found_of, stray_flaw
 from relevo_sql._settle import advance
 from relevo_sql._statement import Prepared
 
@@ -29,15 +30,37 @@ class Counter:
         """Return how many events *queue* holds; what time has made ready is ready, looked at or not."""
         now = self._now()
         row: Any = self._database.read(lambda c: self._statements.stats.run(c, queue=queue, now=now).one())
-        sent = [time for time in (row[1], row[4], row[7], row[10]) if isinstance(time, int)]
-        ready, leased, over, scheduled, due, waiting, late, dead = (row[i] for i in (0, 2, 3, 5, 6, 8, 9, 11))
+        sent = [time for time in (row[1], row[4], row[7], row[10], row[13]) if isinstance(time, int)]
+        ready, leased, ended, scheduled, due, waiting, late, dead = (row[i] for i in (0, 2, 3, 5, 6, 8, 9, 11))
+        endless, strays, strays_held, strays_later = (row[i] for i in (12, 14, 15, 16))
+        over = ended + endless
         return Stats(
-            ready=ready + over + due + late,
-            leased=leased - over,
-            scheduled=scheduled - due + waiting - late,
+            ready=ready + over + due + late + strays,
+            leased=leased - over - strays_held,
+            scheduled=scheduled - due + waiting - late - strays_later,
             dead=dead,
             oldest_age=max(0.0, (now - min(sent)) / 1_000_000) if sent else None,
         )
+
+    def examine(self, queues: Sequence[str]) -> list[str]:
+        """Return what keeps rows of *queues* from being handed out as they are; those of no queue count once."""
+        flaws: dict[tuple[str, str], set[int]] = {}
+
+        def look(connection: sa.Connection) -> None:
+            flaws.clear()
+            seen: set[int] = set()
+            for queue in queues:
+                for row in self._statements.strays.run(connection, queue=queue, bound=_BOUND):
+                    if row[0] not in seen:
+                        seen.add(row[0])
+                        flaws.setdefault((queue, stray_flaw(row)), set()).add(row[0])
+
+        self._database.read(look)
+        return [
+            f'{len(seqs)} of the rows in the queue "{queue}" cannot be handed out as they are: {flaw} '
+            f"(the first has seq {min(seqs)}); the next worker makes them dead letters"
+            for (queue, flaw), seqs in flaws.items()
+        ]
 
     def find(self, event_id: str) -> list[Found]:
         """Return the living events of *event_id*; what time has made ready is ready, looked at or not."""
@@ -54,7 +77,7 @@ class Counter:
         """Take out all events of *queue* that nobody holds now; return how many."""
         last = self._database.read(lambda c: self._statements.last.run(c).scalar()) or 0
         taken = 0
-        for statement in self._statements.purge.values():
+        for statement in (*self._statements.purge.values(), self._statements.purge_strays):
             some = partial(self._take_out, statement=statement, queue=queue, last=last, bound=_BOUND)
             count = _BOUND
             while count == _BOUND:

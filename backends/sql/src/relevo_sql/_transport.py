@@ -264,6 +264,10 @@ class SqlTransport(Transport, Board):
         self._require_open()
         return self._counter.find(event_id)
 
+    def examine(self, queues: Sequence[str]) -> Sequence[str]:
+        self._require_open()
+        return self._counter.examine(queues)
+
     def cancel(self, event_id: str) -> int:
         self._require_open()
         return self._counter.cancel(event_id)

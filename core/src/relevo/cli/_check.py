@@ -89,6 +89,9 @@ def _supervised(app: App, path: Path) -> str:
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     missing = transport.setup(queues, dry_run=True)
     if not missing:
+        if problems := transport.examine(queues):
+            more = f"; and {len(problems) - _FEW} more problems" if len(problems) > _FEW else ""
+            raise ConfigurationError(f'the transport "{transport.name}": {"; ".join(problems[:_FEW])}{more}')
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
     lacks = "; ".join(missing[:_FEW]) + more

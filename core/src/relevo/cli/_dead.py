@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
+import attrs
 import click
 
 from relevo._app import App
 from relevo._envelope import Envelope
 from relevo._progress import NewerStateError
 from relevo._transport import DeadLetterEntry, Transport
-from relevo.cli._event import dead_row, show_whole
+from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._main import Group, named, not_found
 from relevo.cli._option import agreed, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
@@ -20,6 +21,8 @@ from relevo.errors import DecodeError, shown
 
 _PAGE = 200
 Found = tuple[Transport, DeadLetterEntry]
+Named = tuple[Transport, str]
+"""A store and the ref of a dead letter in it: of many, more would not fit into memory."""
 
 
 @click.group(cls=Group)
@@ -62,17 +65,28 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
 @dead.command("show", short_help="Show a dead letter whole.")
 @click.argument("ref", callback=named)
 @transport_option
+@click.option(
+    "--raw",
+    metavar="FILE",
+    type=click.File("wb", lazy=True),
+    help="Write all bytes of the body to FILE, and show nothing.",
+)
 @json_option
 @with_app
-def show(*, app: App, ref: str, transport: str | None, as_json: bool) -> int:
+def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_json: bool) -> int:
     """
-    Show the dead letter REF whole; the beginning of it is enough if it is the only one.
+    Show the dead letter REF; the beginning of the ref is enough if no other begins with it.
 
-    Exits with 1 if there is none.
+    Of a body or an error that is longer than 64 KiB the beginning is shown, and of a body its size. --raw writes all
+    of the body. Exits with 1 if there is no such dead letter.
 
-    Example: relevo dead show 17
+    Example: relevo dead show 17 --raw body.json
     """
     chosen, unknown = _chosen(app, transport, (ref,))
+    if raw is not None:
+        for _, entry in chosen:
+            raw.write(body_of(entry))
+        return not_found(list(unknown.values()))
     rows = [dead_row(store, entry) for store, entry in chosen]
     if as_json:
         show_json(rows[0] if rows else None)
@@ -106,19 +120,17 @@ def revive(
     Example: relevo dead revive --all -q feed
     """
     chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
-    ready: list[Found] = []
     stayed: dict[str, str] = {}
-    states: dict[tuple[Transport, str], bytes] = {}  # two stores number alike
+    states: dict[Named, bytes] = {}  # two stores number alike
     for store, entry in chosen:
         try:
             states[store, entry.ref] = app.revived(entry)
-            ready.append((store, entry))
         except NewerStateError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
         except DecodeError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
-    gone = _each(ready, lambda store, some: store.revive({each.ref: states[store, each.ref] for each in some}))
-    return _ended("revived", len(ready), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
+    gone = _each(states, lambda store, some: store.revive({each: states[store, each] for each in some}))
+    return _ended("revived", len(states), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")
@@ -146,30 +158,31 @@ def discard(
 
     Example: relevo dead discard 17 18
     """
-    chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
+    found, unknown = _meant(app, refs, transport, queues, everything=everything)
+    chosen: list[Named] = [(store, entry.ref) for store, entry in found]
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
     if chosen and not yes and not agreed(f"Delete {several}? This cannot be undone."):
         chosen = []
         if not as_json:
             click.echo("nothing was deleted")
             return not_found(list(unknown.values()))
-    gone = _each(chosen, lambda store, some: store.discard([each.ref for each in some]))
+    gone = _each(chosen, lambda store, some: store.discard(some))
     return _ended("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
 
 
 def _meant(
     app: App, refs: tuple[str, ...], transport: str | None, queues: tuple[str, ...], *, everything: bool
-) -> tuple[list[Found], dict[str, str]]:
+) -> tuple[Iterable[Found], dict[str, str]]:
     if bool(refs) == everything:
         raise click.UsageError("name dead letters, or say --all")
-    return (list(entries(app, transport, queues)), {}) if everything else _chosen(app, transport, refs)
+    return (entries(app, transport, queues), {}) if everything else _chosen(app, transport, refs)
 
 
-def _each(chosen: Sequence[Found], act: Callable[[Transport, list[DeadLetterEntry]], Sequence[str]]) -> dict[str, str]:
+def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]]) -> dict[str, str]:
     """Let *act* do its work, a store at a time; return which were gone, and what is said of them."""
-    by_store: dict[Transport, list[DeadLetterEntry]] = {}
-    for store, entry in chosen:
-        by_store.setdefault(store, []).append(entry)
+    by_store: dict[Transport, list[str]] = {}
+    for store, ref in chosen:
+        by_store.setdefault(store, []).append(ref)
     return {ref: f"the dead letter {ref} is gone" for store, some in by_store.items() for ref in act(store, some)}
 
 
@@ -191,11 +204,9 @@ def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterato
             continue
         after: str | None = None
         while page := store.dead_letters(names, after=after, limit=_PAGE):
+            after = page[-1].ref
             for entry in page:
                 yield store, entry
-            if len(page) < _PAGE:
-                break
-            after = page[-1].ref
 
 
 def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[list[Found], dict[str, str]]:
@@ -204,24 +215,42 @@ def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[lis
 
     Beside them, by what was typed, what is said of those that name none.
     """
-    every = list(entries(app, transport, ()))
+    matches = {ref: (_Match(), _Match()) for ref in refs}
+    for pair in entries(app, transport, ()):
+        for ref, (exact, begun) in matches.items():
+            if pair[1].ref == ref:
+                exact.add(pair)
+            elif pair[1].ref.startswith(ref):
+                begun.add(pair)
     chosen: dict[str, Found] = {}
     unknown: dict[str, str] = {}
-    for ref in refs:
-        found = [pair for pair in every if pair[1].ref == ref]
-        found = found or [pair for pair in every if pair[1].ref.startswith(ref)]
-        if len(found) == 1:
-            chosen[found[0][1].ref] = found[0]
+    for ref, (exact, begun) in matches.items():
+        match = exact if exact.count else begun
+        if match.first is not None and match.count == 1:
+            chosen[match.first[1].ref] = match.first
         else:
-            fault = f"{len(found)} dead letters begin with" if found else "there is no dead letter"
+            fault = f"{match.count} dead letters begin with" if match.count else "there is no dead letter"
             unknown[ref] = f"{fault} {shown(ref)}; see relevo dead list"
     return list(chosen.values()), unknown
+
+
+@attrs.define
+class _Match:
+    """The dead letters that a ref names: the first, and how many there are. All of them may not fit into memory."""
+
+    first: Found | None = None
+    count: int = 0
+
+    def add(self, found: Found) -> None:
+        """Count *found*."""
+        self.first = self.first or found
+        self.count += 1
 
 
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
     """Return what a list shows of *entry*."""
     row = dead_row(store, entry)
-    for key in ("status", "listeners", "body"):
+    for key in ("status", "listeners", "body", "size"):
         del row[key]
     if not as_json or not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)

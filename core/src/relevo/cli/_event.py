@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from relevo._delivery import MAX_STATE
 from relevo._envelope import Envelope
 from relevo._progress import loaded
 from relevo._transport import DeadLetterEntry, Found, Transport
-from relevo.cli._output import visible, when
+from relevo.cli._output import SHOWN, shortened, visible, when
 from relevo.errors import DecodeError
 
 
@@ -31,8 +32,8 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         "sent": when(entry.enqueued_at),
         "died": when(entry.died_at),
         "listeners": _listeners(entry.state) if readable else [],
-        "body": _text(envelope.body if isinstance(envelope, Envelope) else envelope.raw),
-        "error": entry.error,
+        **_body(body_of(entry)),
+        "error": shortened(entry.error, SHOWN),
     }
 
 
@@ -49,15 +50,18 @@ def living_row(store: Transport, found: Found) -> dict[str, Any]:
         "sent": when(found.enqueued_at),
         "until": None if found.until is None else when(found.until),
         "listeners": _listeners(found.state),
-        "body": _text(found.envelope.body),
+        **_body(found.envelope.body),
     }
 
 
 def show_whole(row: Mapping[str, Any]) -> None:
     """Print *row* in lines, its listeners and its error below it."""
     for key, value in row.items():
-        if key not in ("listeners", "error") and value is not None:
-            click.echo(f"{key + ':':<11}{visible(str(value))}")
+        if key not in ("listeners", "error", "size") and value is not None:
+            text = value if key == "body" else shortened(str(value), SHOWN)
+            click.echo(f"{key + ':':<11}{visible(text)}")
+    if row["size"] > SHOWN:
+        click.echo(f"{'':<11}… the first {SHOWN} of {row['size']} bytes")
     for each in row["listeners"]:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
         told = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
@@ -69,6 +73,8 @@ def show_whole(row: Mapping[str, Any]) -> None:
 
 def _listeners(state: bytes) -> list[dict[str, Any]]:
     """Return how far the listeners are that ran already; none if a newer release wrote it down, or nobody did."""
+    if len(state) > MAX_STATE:
+        return []
     try:
         progress = loaded(state)
     except DecodeError:
@@ -86,5 +92,11 @@ def _listeners(state: bytes) -> list[dict[str, Any]]:
     ]
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
+def body_of(entry: DeadLetterEntry) -> bytes:
+    """Return the bytes of the dead letter *entry*, readable or not."""
+    return entry.envelope.body if isinstance(entry.envelope, Envelope) else entry.envelope.raw
+
+
+def _body(raw: bytes) -> dict[str, Any]:
+    """Return what is shown of the body *raw*: the beginning, and the size of the whole in bytes."""
+    return {"body": raw[:SHOWN].decode("utf-8", "backslashreplace"), "size": len(raw)}

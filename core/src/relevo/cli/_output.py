@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -79,12 +80,25 @@ def show_document(text: str) -> None:
 def show_json(value: object, *, sort_keys: bool = False) -> None:
     """Print *value* as JSON; what standard output has no form for is escaped, as JSON can."""
     out = click.get_current_context().meta.get(_DOCUMENT) or sys.stdout
+    value = _finite(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str, sort_keys=sort_keys)
     try:
         text.encode(getattr(out, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2, default=str, sort_keys=sort_keys)
     show_document(text + "\n")
+
+
+def _finite(value: object) -> object:
+    """Return *value* with each number that JSON cannot express, such as NaN, as text."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
@@ -130,7 +144,7 @@ def _show_records(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> Non
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else visible(str(value))
+    return "-" if value is None else visible(shortened(str(value)))
 
 
 def at_terminal(stream: TextIO | None) -> bool:
@@ -154,9 +168,24 @@ def visible(text: str, *, lines: bool = True) -> str:
 
 
 def when(seconds: float) -> str:
-    """Return *seconds* since the epoch for people, in UTC."""
-    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    """Return *seconds* since the epoch for people, in UTC; as a number where no calendar has the day."""
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return "unknown" if math.isnan(seconds) else f"{seconds:g} s after 1970"
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+SHOWN = 64 * 1024
+"""How many bytes of a body, and how many characters of a text, are shown at most."""
+
+_CELL = 1000
+"""How many characters of a value a table shows at most."""
+
+
+def shortened(text: str, limit: int = _CELL) -> str:
+    """Return *text*, cut after *limit* characters, with the number of all of them."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters in all)"
 
 
 _OF_A_LISTENER = re.compile(r".*?: [a-z-]+ after \d+ runs?: ")
@@ -164,6 +193,8 @@ _OF_A_LISTENER = re.compile(r".*?: [a-z-]+ after \d+ runs?: ")
 
 def first_line(text: str, limit: int = 90) -> str:
     """Return what a table can show of *text*, the error of a dead letter: how it begins, without the listener."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    chosen = _OF_A_LISTENER.sub("", lines[0], count=1) if lines else ""
+    lines = [line.strip() for line in text[:SHOWN].splitlines() if line.strip()]
+    chosen = lines[0] if lines else ""
+    if listener := _OF_A_LISTENER.match(chosen):  # to search would take a time that grows with the square of the length
+        chosen = chosen[listener.end() :]
     return chosen if len(chosen) <= limit else chosen[: limit - 1] + "…"

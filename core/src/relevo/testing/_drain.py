@@ -77,9 +77,14 @@ def dead_events(app: App) -> list[DeadEvent]:
         places.append((name, transport, app.queues(name)))
         if name in app.outboxes:
             places.append((name, app.outboxes[name], (outbox_queue(name),)))
-    return [
-        _dead(name, entry) for name, transport, queues in places for entry in transport.dead_letters(queues, limit=_ALL)
-    ]
+    return [_dead(name, entry) for name, transport, queues in places for entry in _entries(transport, queues)]
+
+
+def _entries(transport: Transport, queues: tuple[str, ...]) -> Iterator[DeadLetterEntry]:
+    after: str | None = None
+    while page := transport.dead_letters(queues, after=after, limit=_ALL):
+        yield from page
+        after = page[-1].ref
 
 
 def _dead(transport: str, entry: DeadLetterEntry) -> DeadEvent:

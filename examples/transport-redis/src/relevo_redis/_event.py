@@ -81,8 +81,8 @@ def delivery(token: str, row: Sequence[Any]) -> Delivery:
     return Delivery(
         envelope=_envelope(blob),
         queue=queue.decode(),
-        attempt=int(attempt),
-        losses=int(losses),
+        attempt=_count(attempt, 1),
+        losses=_count(losses, 0),
         receipt=Receipt(number=number, token=token),
         state=state or b"",
         enqueued_at=_seconds(sent),
@@ -96,11 +96,11 @@ def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
         ref=f"{int(at)}@{queue}",
         queue=queue,
         envelope=_envelope(blob),
-        reason=reason.decode(),
-        error=error.decode(),
+        reason=_text(reason),
+        error=_text(error),
         state=state or b"",
-        attempt=int(attempt),
-        losses=int(losses),
+        attempt=_count(attempt, 1),
+        losses=_count(losses, 0),
         enqueued_at=_seconds(sent),
         died_at=_seconds(died),
     )
@@ -121,8 +121,8 @@ def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
                 queue=queue.decode(),
                 envelope=envelope,
                 status=status.decode(),
-                attempt=int(attempt),
-                losses=int(losses),
+                attempt=_count(attempt, 1),
+                losses=_count(losses, 0),
                 state=state or b"",
                 enqueued_at=_seconds(sent),
                 until=None if status == b"ready" else _seconds(score),
@@ -145,4 +145,17 @@ def _envelope(blob: bytes | None) -> Envelope | Unreadable:
 
 
 def _seconds(text: bytes | None) -> float:
-    return float(text or 0) / 1_000_000
+    """Return the microseconds that are written as *text* in seconds; NaN if they are no number."""
+    try:
+        return float(text or 0) / 1_000_000
+    except ValueError:
+        return math.nan
+
+
+def _count(text: bytes | None, least: int) -> int:
+    """Return the counter that is written as *text*; *least* if it is none: anything can write to the server."""
+    return max(least, int(text)) if text is not None and text.isdigit() and len(text) < 10 else least
+
+
+def _text(text: bytes | None) -> str:
+    return (text or b"").decode(errors="replace")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import attrs
 
 from relevo import (
+    MAX_LEASE,
     MAX_STATE,
     Ack,
     Capabilities,
@@ -150,7 +151,7 @@ class RedisTransport(Transport):
         token = secrets.token_hex(8)
         with self._open():
             while limit > 0 and queues:
-                change, moved, rows = self._run("receive", token, limit, event.micros(lease), *queues)
+                change, moved, rows = self._run("receive", token, limit, event.micros(min(lease, MAX_LEASE)), *queues)
                 if not rows and moved >= _CHUNK:
                     continue  # time has brought more than one script moves
                 left = deadline - self._clock.monotonic()
@@ -170,7 +171,7 @@ class RedisTransport(Transport):
         return [delivery for delivery, _ in lost]
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
-        length = event.micros(lease)
+        length = event.micros(min(lease, MAX_LEASE))
         return self._each("extend", deliveries, lambda delivery: (*event.holding(delivery), length))
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:

@@ -91,10 +91,15 @@ local function be_scheduled(event, due)
   redis.call('ZADD', key('scheduled', event.queue), due, event.number)
 end
 
+-- A counter that something else wrote may be no number; then it begins again.
+local function next_of(counter, least)
+  return (tonumber(counter) or least) + 1
+end
+
 local function lose(event)
   leave(event.queue, event.number)
-  note(event, 'attempt', event.attempt + 1)
-  note(event, 'losses', event.losses + 1)
+  note(event, 'attempt', next_of(event.attempt, 1))
+  note(event, 'losses', next_of(event.losses, 0))
   be_ready(event, event.place)
 end
 
@@ -123,9 +128,16 @@ end
 
 -- What time does: it ends leases, and makes ready what is due. It is made up for whenever somebody looks.
 
+-- A lease that ends later than every one that was given is over, too: something else wrote it.
+local FARTHEST = 2 * 7 * 86400 * 1000000
+
+local function is_over(part, score)
+  return tonumber(score) <= now or part == 'leased' and tonumber(score) > now + FARTHEST
+end
+
 local function has_come(part, event)
   local score = redis.call('ZSCORE', key(part, event.queue), event.number)
-  return score and tonumber(score) <= now
+  return score and is_over(part, score)
 end
 
 local function pass_time(event)
@@ -135,8 +147,10 @@ end
 
 local function sweep(queue, most)
   local moved = 0
-  for _, part in ipairs({'leased', 'scheduled'}) do
-    for _, number in ipairs(redis.call('ZRANGEBYSCORE', key(part, queue), '-inf', now, 'LIMIT', 0, most - moved)) do
+  local ranges = {{'leased', '-inf', now}, {'leased', '(' .. string.format('%.0f', now + FARTHEST), '+inf'}, {'scheduled', '-inf', now}}
+  for _, range in ipairs(ranges) do
+    local part, from, to = unpack(range)
+    for _, number in ipairs(redis.call('ZRANGEBYSCORE', key(part, queue), from, to, 'LIMIT', 0, most - moved)) do
       local event = load(number)
       if event then pass_time(event) else leave(queue, number) end
       moved = moved + 1
@@ -149,7 +163,7 @@ end
 local function held(number, receipt)
   local event = load(number)
   local score = event and event.receipt == receipt and redis.call('ZSCORE', key('leased', event.queue), number)
-  return score and tonumber(score) > now and event or nil
+  return score and not is_over('leased', score) and event or nil
 end
 
 -- The dead: apart from all of the above, each found by the tick of its death.
@@ -249,7 +263,7 @@ function outcomes.release(event, delay)
 end
 
 function outcomes.nack(event, delay)
-  note(event, 'attempt', event.attempt + 1)
+  note(event, 'attempt', next_of(event.attempt, 1))
   if tonumber(delay) > 0 then be_scheduled(event, now + delay) else be_ready(event, new_place(event)) end
 end
 

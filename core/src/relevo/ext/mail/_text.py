@@ -212,7 +212,10 @@ def _times(entry: Entry) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):  # where the event came from, anything may have been written
+        return f"{seconds:g} s after 1970"
 
 
 def _document(envelope: object) -> Document | None:
