@@ -36,7 +36,12 @@ class Server:
 
     def options(self, **changes: Any) -> AmqpOptions:
         """Return options for this module."""
-        everything: dict[str, Any] = {"url": self.url, "prefix": self.prefix, "levels": LEVELS} | changes
+        everything: dict[str, Any] = {
+            "url": self.url,
+            "prefix": self.prefix,
+            "levels": LEVELS,
+            "settle_in": 0.0,  # the server is not killed, and every test makes new queues
+        } | changes
         return AmqpOptions(**everything)
 
     def channel(self) -> Any:

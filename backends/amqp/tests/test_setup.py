@@ -45,7 +45,7 @@ def test_a_queue_that_is_there_and_different_is_named_with_its_argument(
     server.channel().queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
 
     for dry_run in (True, False):
-        with pytest.raises(TopologyError, match=r"x-\S+ is .*, and relevo needs") as caught:
+        with pytest.raises(TopologyError, match=r"expected x-\S+ to be .*, got") as caught:
             connect().setup([queue], dry_run=dry_run)
         assert name in str(caught.value)
 

@@ -313,6 +313,25 @@ class Transport(ABC):
         """
         raise self._unsupported("stats")
 
+    def problems(self, queues: Sequence[str]) -> Sequence[str]:
+        """
+        Return what is wrong where the events of *queues* are kept, and change nothing.
+
+        ``relevo check --live`` asks for it after ``setup`` with ``dry_run``. This one finds nothing: override it where
+        events can be lost or stuck in a way that no other call reports. What could not be looked at is no problem; it
+        is logged as a warning that says how to make it possible.
+
+        Args:
+            queues: Names of queues; what is missing of them is not reported here.
+
+        Returns:
+            One text for each problem, which names what is wrong and how to fix it.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+        return ()
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:

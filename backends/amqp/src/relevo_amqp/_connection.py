@@ -313,7 +313,7 @@ class Channel:
 
     def __init__(self, connection: Connection, opened: Future[Channel]):
         self.loop = connection.loop
-        self._connection = connection
+        self.connection = connection
         self.lost: LineLostError | None = None
         self.on_lost: Callable[[LineLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
@@ -424,9 +424,9 @@ class Channel:
 
     def cut(self) -> None:
         """Cut its connection: the server is silent. At once it is known to be gone, and not when the loop does it."""
-        if self._connection.lost is None:
-            self._connection.lost = LineLostError("the connection was cut")
-        self._connection.abort()
+        if self.connection.lost is None:
+            self.connection.lost = LineLostError("the connection was cut")
+        self.connection.abort()
 
     def close(self) -> None:
         """Close it without waiting; what it held goes back to the server."""
@@ -455,7 +455,7 @@ class Channel:
                 _fail(answer, _told(error))
 
         self.loop.soon(begin)
-        return self._connection.wait(answer, timeout)
+        return self.connection.wait(answer, timeout)
 
     def _answer(self, answer: Future[Any], frame: Any) -> None:
         self._waiting.discard(answer)
