@@ -78,7 +78,7 @@ class PrivateNode:
             stack.callback(lambda: end(self._process))
             self._resources = stack.pop_all()
         self.url = f"amqp://guest:guest@127.0.0.1:{port}/"
-        self.management_url = f"http://guest:guest@127.0.0.1:{management_port}/" if self._management else ""
+        self.management_url = f"http://127.0.0.1:{management_port}" if self._management else ""
         return self
 
     def start(self) -> None:

@@ -217,6 +217,16 @@ class Connection:
                 self.abort()
             raise
 
+    def last(self, seconds: float) -> None:
+        """
+        Return after *seconds*; blocking.
+
+        Raises:
+            LineLostError: The connection is gone, perhaps with the server.
+        """
+        if self._closed.wait(max(0.0, seconds)):
+            raise self.lost or _GONE
+
     def close(self, timeout: float) -> None:
         """Say good-bye to the server and wait for its answer; blocking."""
 

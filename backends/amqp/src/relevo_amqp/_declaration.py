@@ -94,8 +94,8 @@ class Declarer:
             ):
                 self._bind(binding, needed=bool(made))
         marks = [mark for mark in new if mark not in self.unmarked]
-        if marks and self._settle_in:
-            time.sleep(max(0.0, settled_at - time.monotonic()))
+        if marks and self._settle_in and self._connection is not None:
+            self._connection.last(settled_at - time.monotonic())
             self.settle(marks)
         self.close()
         return made

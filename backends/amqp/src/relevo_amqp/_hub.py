@@ -9,7 +9,6 @@ it: after a fork the child makes its own.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -202,7 +201,7 @@ class Hub:
         if not self._unmarked:
             return
         marks = tuple(self._unmarked)
-        time.sleep(self._options.settle_in)
+        channel.connection.last(self._options.settle_in)
         channel.call("basic_qos", timeout=self.timeout)  # it changes nothing: this channel consumes nothing
         self._unmarked.difference_update(marks)
         with suppress(LineLostError), self._declaring:  # without the mark the next process waits as well

@@ -25,8 +25,8 @@ from relevo_amqp._topology import removal
 _PORTS: Mapping[bool, int] = MappingProxyType({False: 15672, True: 15671})
 """The plugin's own ports, without and with TLS."""
 
-_FIGURES_WITHIN = 10.0
-"""Seconds in which the server has its figures of a queue, which policies are among: it makes them every 5 s."""
+_KNOWN_WITHIN = 10.0
+"""Seconds after a start or a declaration in which a queue has a leader, and figures, which are made every 5 s."""
 
 _PAUSE = 0.5
 _SHOWN = 3
@@ -90,7 +90,8 @@ class Management:
         Raises:
             UnseenError: It could not be asked.
         """
-        sights = [sight for name in names if (sight := self._look(name)) is not None]
+        deadline = time.monotonic() + _KNOWN_WITHIN
+        sights = [sight for name in names if (sight := self._look(name, deadline)) is not None]
         found = [_lost(sight.name, self._address.vhost) for sight in sights if not sight.has_leader]
         matched: dict[tuple[str, str, object], list[str]] = {}
         for sight in sights:
@@ -99,25 +100,30 @@ class Management:
                     matched.setdefault((" and ".join(sight.policies), key, value), []).append(sight.name)
         return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
 
-    def _look(self, name: str) -> _Sight | None:
+    def _look(self, name: str, deadline: float) -> _Sight | None:
         place = f"{quote(self._address.vhost, safe='')}/{quote(name, safe='')}"
-        members = self._get(f"/api/queues/quorum/{place}/status")
-        if members is None:
-            return None
-        has_leader = any(member.get("Raft State") == "leader" for member in members)
-        deadline = time.monotonic() + _FIGURES_WITHIN
-        while "effective_policy_definition" not in (queue := self._get(f"/api/queues/{place}") or {}):
-            if not has_leader:
-                return _Sight(name, (), {}, has_leader)
+        while True:
+            members = self._get(f"/api/queues/quorum/{place}/status")
+            queue = self._get(f"/api/queues/{place}")
+            if members is None or queue is None:
+                return None
+            has_leader = any(member.get("Raft State") == "leader" for member in members)
+            definition = queue.get("effective_policy_definition")
+            if has_leader and definition is not None:
+                break
             if time.monotonic() >= deadline:
-                raise UnseenError(f'its management plugin has no figures of the queue "{name}" yet; try again later')
+                if has_leader:
+                    raise UnseenError(
+                        f'its management plugin has no figures of the queue "{name}" yet; try again later'
+                    )
+                break
             time.sleep(_PAUSE)
         policies = [
             f'the {kind} "{queue[key]}"'
             for kind, key in (("policy", "policy"), ("operator policy", "operator_policy"))
             if queue.get(key)
         ]
-        return _Sight(name, tuple(policies), queue["effective_policy_definition"] or {}, has_leader)
+        return _Sight(name, tuple(policies), definition or {}, has_leader)
 
     def _get(self, path: str) -> Any:
         """Return the answer, or ``None`` if there is no such thing; redirections are not followed."""

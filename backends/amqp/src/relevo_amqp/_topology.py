@@ -63,8 +63,8 @@ _NEVER_DROP = {
     "x-delivery-limit": Reasoned(
         10**15,
         "20, the default since 4.0, drops an event after 21 hand-overs, prefetched bystanders too, and a dead letter "
-        "that was listed as often; a thousand a second reach this one in 30,000 years. Not -1: before 4.2 the log of such "
-        "a queue grows for ever, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
+        "that was listed as often; a thousand a second reach this one in 30,000 years. Not -1: before 4.2 the log of "
+        "such a queue grows for ever, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
     ),
 }
 _REFUSE_WHEN_FULL = {
