@@ -74,7 +74,8 @@ class Server:
         names += [own.name for queue in self.queues for own in self.topology.own_queues(queue)]
         for name in names:
             channel.queue_delete(name)
-        for exchange in self.topology.exchanges():
+        marks = [self.topology.mark(queue) for queue in (None, *self.queues)]
+        for exchange in (*self.topology.exchanges(), *marks):
             channel.exchange_delete(exchange.name)
         for connection in self.connections:
             with suppress(pika.exceptions.AMQPError):  # idle for longer than its heartbeat, perhaps

@@ -152,12 +152,15 @@ class Management:
                 f"rabbitmqctl set_user_tags {self._address.user} management"
             )
         try:
-            return json.loads(body)
-        except ValueError as error:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if response.status != http.HTTPStatus.OK or not isinstance(answer, (list, dict)):
             raise UnseenError(
                 f"what answers at {self._host}:{self._port} is not a management plugin: {response.status} "
                 f"{response.reason}; set the option management to its address"
-            ) from error
+            )
+        return answer
 
     def _credentials(self) -> str:
         pair = f"{self._address.user}:{self._address.password.reveal()}"
