@@ -12,8 +12,8 @@ import rabbitmq
 import rabbitmq_node
 import server_starter
 from relevo import Ack, App, DeadLetter, Delivery, Envelope, Event, GiveUp, RunOptions, listener
-from relevo.errors import SettleError
-from relevo_amqp import AmqpOptions, AmqpTransport
+from relevo.errors import SettleError, TransportUnavailableError
+from relevo_amqp import AmqpOptions, AmqpTransport, _hub
 from relevo_amqp._topology import Role, Topology
 
 from .conftest import LEVELS, ids, receive
@@ -84,13 +84,21 @@ def test_a_process_that_finds_queues_which_another_one_has_just_made_waits_as_we
 
 
 def test_a_queue_that_lost_its_data_is_named_with_the_command_that_removes_it(
-    node: rabbitmq_node.PrivateNode, open_transport: Callable[..., AmqpTransport], envelope: Callable[..., Envelope]
+    node: rabbitmq_node.PrivateNode,
+    open_transport: Callable[..., AmqpTransport],
+    envelope: Callable[..., Envelope],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     transport = open_transport(settle_in=0.0)
     name = transport_queue(transport, Role.MAIN)
     transport.setup(["default"])
     restart(node)  # before the server has noted the queue that was declared last
 
+    with monkeypatch.context() as patch:
+        patch.setattr(_hub, "ANSWER_WITHIN", 3.0)
+        hasty = open_transport(confirm_timeout=3.0)
+        with pytest.raises(TransportUnavailableError, match=f'from the queue "{name}"'):
+            receive(hasty, "default")
     (problem,) = open_transport().problems(["default"])
 
     command = f"rabbitmqctl delete_queue --vhost / {name}"

@@ -151,7 +151,7 @@ class Elsewhere(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(302)
-        self.send_header("Location", f"/login")
+        self.send_header("Location", "/login")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -346,12 +346,17 @@ class Channel:
         Raises:
             LineLostError: The channel is gone, or the answer did not come in time.
         """
-        return self._run(
-            lambda answer: getattr(self.raw, method)(
-                *args, callback=lambda frame: self._answer(answer, frame), **kwargs
-            ),
-            timeout,
-        )
+        try:
+            return self._run(
+                lambda answer: getattr(self.raw, method)(
+                    *args, callback=lambda frame: self._answer(answer, frame), **kwargs
+                ),
+                timeout,
+            )
+        except LineLostError as error:
+            if method not in _OF_QUEUES:
+                raise
+            raise _of_queue(error, args[0]) from error
 
     def get(self, queue: str, on_got: Callable[[int], None], timeout: float) -> tuple[int, Any, bytes] | None:
         """
@@ -372,7 +377,10 @@ class Channel:
             self._getting = answer
             self.raw.basic_get(queue, lambda _, method, properties, body: self._got(on_got, method, properties, body))
 
-        result: tuple[int, Any, bytes] | None = self._run(start, timeout)
+        try:
+            result: tuple[int, Any, bytes] | None = self._run(start, timeout)
+        except LineLostError as error:
+            raise _of_queue(error, queue) from error
         return result
 
     def cancel(self, tag: str, timeout: float) -> None:
@@ -520,6 +528,18 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
         if not loop.alive:
             raise _GONE from None
         raise LineLostError(f"no answer in {timeout:g} s", kind=SILENCE) from None
+
+
+_OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
+"""The methods whose first argument is the server's name of a queue."""
+
+
+def _of_queue(error: LineLostError, name: str) -> LineLostError:
+    """Return *error* with the queue that did not answer, since the connection may be well and the queue not."""
+    if error.kind != SILENCE:
+        return error
+    why = f'{error.why} from the queue "{name}"; if other queues answer, it may have lost its data: relevo check --live'
+    return LineLostError(why, kind=SILENCE)
 
 
 def _told(error: BaseException) -> LineLostError:
