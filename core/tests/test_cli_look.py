@@ -232,6 +232,30 @@ def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     assert not tables
 
 
+SICK = """
+import relevo
+from relevo_memory import MemoryTransport
+
+class SickTransport(MemoryTransport):
+    def problems(self, queues):
+        return [f'the queue "{queue}": it is sick; heal it' for queue in queues]
+
+app = relevo.App(transports={"main": SickTransport()}, routes={"*": ["main/mail", "main/feed"]}, source="shop")
+"""
+
+
+def test_what_a_transport_finds_wrong_on_its_server_is_told_with_all_its_lines(shop: Shop) -> None:
+    shop.write("sick.py", SICK)
+    shop.write("relevo.toml", 'app = "sick:app"\n')
+
+    done = shop.run("check --live")
+
+    assert (shop.run("check").returncode, done.returncode) == (0, 78)
+    assert "WRONG" in done.stdout
+    for queue in ("mail", "feed"):
+        assert f'the transport "main": the queue "{queue}": it is sick; heal it' in done.stderr
+
+
 def made_in(folder: Path) -> list[Path]:
     """Return what lies in *folder* but for what Python keeps there of a module that it imported."""
     return sorted(path for path in folder.iterdir() if path.name != "__pycache__")

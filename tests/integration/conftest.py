@@ -77,7 +77,7 @@ def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         main = f'{{ url = "{request.getfixturevalue("redis_url")}", prefix = "crash-{uuid.uuid4().hex[:8]}" }}'
     else:
         url = request.getfixturevalue("rabbitmq_url")
-        main = f'{{ url = "{url}", prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8 }}'
+        main = f'{{ url = "{url}", prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8, settle_in = 0 }}'
     (tmp_path / "relevo.toml").write_text(
         f"""
 source = "crash"

@@ -196,7 +196,7 @@ def _theatre(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[r
     main = '"sqlite:///theatre.db"'
     if request.param == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
-        main = f'{{ url = "{url}", prefix = "theatre-{uuid.uuid4().hex[:8]}", levels = 8 }}'
+        main = f'{{ url = "{url}", prefix = "theatre-{uuid.uuid4().hex[:8]}", levels = 8, settle_in = 0 }}'
     (tmp_path / "relevo.toml").write_text(
         f"""
 source = "theatre"

@@ -27,7 +27,7 @@ SUPERVISORCTL = [sys.executable, "-m", "supervisor.supervisorctl"]
 CONFIGURATION = """
 source = "shop"
 listeners = ["shop_listeners"]
-transports.main = {{ url = "{url}", prefix = "{prefix}", levels = 8 }}
+transports.main = {{ url = "{url}", prefix = "{prefix}", levels = 8, settle_in = 0 }}
 """
 
 LISTENERS = """

@@ -51,7 +51,8 @@ def _fresh_shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable
     database = "sqlite:///shop.db"
     if request.param == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
-        main = f'{{ url = "{url}", prefix = "upload-{uuid.uuid4().hex[:8]}", levels = 4, outbox = "{database}" }}'
+        prefix = f"upload-{uuid.uuid4().hex[:8]}"
+        main = f'{{ url = "{url}", prefix = "{prefix}", levels = 4, settle_in = 0, outbox = "{database}" }}'
     else:
         main = f'"{database}"' if request.param == "sqlite" else '"memory://"'
     (tmp_path / "relevo.toml").write_text(

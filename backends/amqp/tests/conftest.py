@@ -36,7 +36,12 @@ class Server:
 
     def options(self, **changes: Any) -> AmqpOptions:
         """Return options for this module."""
-        everything: dict[str, Any] = {"url": self.url, "prefix": self.prefix, "levels": LEVELS} | changes
+        everything: dict[str, Any] = {
+            "url": self.url,
+            "prefix": self.prefix,
+            "levels": LEVELS,
+            "settle_in": 0.0,  # the server is not killed, and every test makes new queues
+        } | changes
         return AmqpOptions(**everything)
 
     def channel(self) -> Any:
@@ -69,7 +74,8 @@ class Server:
         names += [own.name for queue in self.queues for own in self.topology.own_queues(queue)]
         for name in names:
             channel.queue_delete(name)
-        for exchange in self.topology.exchanges():
+        marks = [self.topology.mark(queue) for queue in (None, *self.queues)]
+        for exchange in (*self.topology.exchanges(), *marks):
             channel.exchange_delete(exchange.name)
         for connection in self.connections:
             with suppress(pika.exceptions.AMQPError):  # idle for longer than its heartbeat, perhaps

@@ -134,6 +134,12 @@ def test_a_server_elsewhere_without_a_user_is_told_with_its_line(tmp_path: Path)
         {"confirm_timeout": 0.0},
         {"connect_timeout": -1.0},
         {"resolution": 0.001},
+        {"settle_in": -1.0},
+        {"settle_in": 61.0},
+        {"management": "broker:15672"},
+        {"management": "amqp://broker:15672"},
+        {"management": "http://broker:port"},
+        {"management": "http://me:pw@broker:15672"},
         {"patience": -1.0},
         {"patience": float("nan")},
     ],
@@ -147,6 +153,9 @@ def test_no_password_is_shown_anywhere() -> None:
     options = AmqpOptions(url="amqp://user:canary@host/")
     transport = AmqpTransport(options)
 
+    with pytest.raises(ConfigurationError) as caught:
+        AmqpOptions(management="http://user:canary@host/")
+    assert "canary" not in str(caught.value)
     assert "canary" not in f"{options!r} {transport!r} {Address.parse(options.url)} {Address.parse(options.url)!r}"
 
 

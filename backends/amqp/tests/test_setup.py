@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pika
 import pytest
@@ -45,7 +47,7 @@ def test_a_queue_that_is_there_and_different_is_named_with_its_argument(
     server.channel().queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
 
     for dry_run in (True, False):
-        with pytest.raises(TopologyError, match=r"x-\S+ is .*, and relevo needs") as caught:
+        with pytest.raises(TopologyError, match=r"expected x-\S+ to be .*, got") as caught:
             connect().setup([queue], dry_run=dry_run)
         assert name in str(caught.value)
 
@@ -139,3 +141,45 @@ def test_a_dead_letter_without_a_place_stays_held_by_one_who_only_checks(
     transport.setup([queue])
     other.dead_letter(delivery, reason="r")
     assert [entry.reason for entry in transport.dead_letters([queue])] == ["r"]
+
+
+# --- what is wrong on the server ---------------------------------------------------------------------------
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Answers as a web server that is no management plugin."""
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/login")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_policies_that_cannot_be_looked_at_are_told_with_the_command_that_enables_it(
+    connect: Connect, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = connect(management="http://127.0.0.1:1")
+
+    assert transport.problems([queue]) == ()
+
+    (record,) = caplog.records
+    assert "could not be looked at" in record.getMessage()
+    assert "rabbitmq-plugins enable rabbitmq_management" in record.getMessage()
+
+
+def test_what_answers_and_is_no_management_plugin_is_told_and_never_followed(
+    connect: Connect, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            assert connect(management=f"http://127.0.0.1:{web.server_port}").problems([queue]) == ()
+        finally:
+            web.shutdown()
+            thread.join()
+
+    assert "is not a management plugin: 302 Found" in caplog.text

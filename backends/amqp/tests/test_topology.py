@@ -146,9 +146,14 @@ def test_what_dead_letters_does_so_at_least_once() -> None:
             assert queue.arguments["x-overflow"] == "reject-publish"
 
 
-def test_no_queue_that_hands_out_has_a_delivery_limit() -> None:
+def test_no_queue_that_hands_out_has_a_delivery_limit_within_reach() -> None:
     for queue in (*TOPOLOGY.own_queues("mail"), TOPOLOGY.stray):
-        assert queue.arguments["x-delivery-limit"] == -1
+        assert int(queue.arguments["x-delivery-limit"]) >= 10**15
+
+
+def test_every_queue_refuses_what_it_has_no_room_for() -> None:
+    for queue in (*TOPOLOGY.own_queues("mail"), *TOPOLOGY.shared_queues()):
+        assert queue.arguments["x-overflow"] == "reject-publish"
 
 
 def test_every_argument_has_its_reason() -> None:

@@ -386,6 +386,25 @@ class Transport(ABC):
         """
         raise self._unsupported("stats")
 
+    def problems(self, queues: Sequence[str]) -> Sequence[str]:
+        """
+        Return what is wrong where the events of *queues* are kept, and change nothing.
+
+        ``relevo check --live`` asks for it after a ``setup`` with ``dry_run`` that found something there. This one finds
+        nothing: override it where events can be lost or stuck in a way that no other call reports. What could not be looked at is no problem; it
+        is logged as a warning that says how to make it possible.
+
+        Args:
+            queues: Names of queues; what is missing of them is not reported here.
+
+        Returns:
+            One text for each problem, which names what is wrong and how to fix it.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+        return ()
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
@@ -492,18 +511,6 @@ class Transport(ABC):
             found-as-it-is
         """
         raise self._unsupported("find")
-
-    def examine(self, queues: Sequence[str]) -> Sequence[str]:
-        """
-        Return what is wrong with what *queues* hold, without changing it; for ``relevo check --live``.
-
-        Returns:
-            One sentence for each problem; empty where nothing is known to be wrong.
-
-        Raises:
-            TransportUnavailableError: The server could not be reached.
-        """
-        return ()
 
     def purge(self, queue: str) -> int:
         """Take out all events of *queue* that nobody holds; return how many that were."""

@@ -78,7 +78,8 @@ def _on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 @pytest.fixture(name="on_rabbitmq", scope="module")
 def _on_rabbitmq(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str) -> Iterator[Demo]:
     prefix = f"gallery-{secrets.token_hex(4)}"
-    table = f'{{ url = "{rabbitmq_url}", outbox = "sqlite:///var/gallery.db", prefix = "{prefix}", levels = 8 }}'
+    place = f'url = "{rabbitmq_url}", outbox = "sqlite:///var/gallery.db"'
+    table = f'{{ {place}, prefix = "{prefix}", levels = 8, settle_in = 0 }}'
     root = tmp_path_factory.mktemp("rabbitmq")
     with relevo.App.from_config(EXAMPLE / "relevo.toml", environ={VARIABLE: table}) as app:
         made = app.transport().setup(app.queues("main"), dry_run=True)

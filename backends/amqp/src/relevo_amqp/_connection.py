@@ -217,6 +217,16 @@ class Connection:
                 self.abort()
             raise
 
+    def last(self, seconds: float) -> None:
+        """
+        Return after *seconds*; blocking.
+
+        Raises:
+            LineLostError: The connection is gone, perhaps with the server.
+        """
+        if self._closed.wait(max(0.0, seconds)):
+            raise self.lost or _GONE
+
     def close(self, timeout: float) -> None:
         """Say good-bye to the server and wait for its answer; blocking."""
 
@@ -313,7 +323,7 @@ class Channel:
 
     def __init__(self, connection: Connection, opened: Future[Channel]):
         self.loop = connection.loop
-        self._connection = connection
+        self.connection = connection
         self.lost: LineLostError | None = None
         self.on_lost: Callable[[LineLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
@@ -336,12 +346,17 @@ class Channel:
         Raises:
             LineLostError: The channel is gone, or the answer did not come in time.
         """
-        return self._run(
-            lambda answer: getattr(self.raw, method)(
-                *args, callback=lambda frame: self._answer(answer, frame), **kwargs
-            ),
-            timeout,
-        )
+        try:
+            return self._run(
+                lambda answer: getattr(self.raw, method)(
+                    *args, callback=lambda frame: self._answer(answer, frame), **kwargs
+                ),
+                timeout,
+            )
+        except LineLostError as error:
+            if method not in _OF_QUEUES:
+                raise
+            raise _of_queue(error, args[0]) from error
 
     def get(self, queue: str, on_got: Callable[[int], None], timeout: float) -> tuple[int, Any, bytes] | None:
         """
@@ -362,7 +377,10 @@ class Channel:
             self._getting = answer
             self.raw.basic_get(queue, lambda _, method, properties, body: self._got(on_got, method, properties, body))
 
-        result: tuple[int, Any, bytes] | None = self._run(start, timeout)
+        try:
+            result: tuple[int, Any, bytes] | None = self._run(start, timeout)
+        except LineLostError as error:
+            raise _of_queue(error, queue) from error
         return result
 
     def cancel(self, tag: str, timeout: float) -> None:
@@ -424,9 +442,9 @@ class Channel:
 
     def cut(self) -> None:
         """Cut its connection: the server is silent. At once it is known to be gone, and not when the loop does it."""
-        if self._connection.lost is None:
-            self._connection.lost = LineLostError("the connection was cut")
-        self._connection.abort()
+        if self.connection.lost is None:
+            self.connection.lost = LineLostError("the connection was cut")
+        self.connection.abort()
 
     def close(self) -> None:
         """Close it without waiting; what it held goes back to the server."""
@@ -455,7 +473,7 @@ class Channel:
                 _fail(answer, _told(error))
 
         self.loop.soon(begin)
-        return self._connection.wait(answer, timeout)
+        return self.connection.wait(answer, timeout)
 
     def _answer(self, answer: Future[Any], frame: Any) -> None:
         self._waiting.discard(answer)
@@ -510,6 +528,18 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
         if not loop.alive:
             raise _GONE from None
         raise LineLostError(f"no answer in {timeout:g} s", kind=SILENCE) from None
+
+
+_OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
+"""The methods whose first argument is the server's name of a queue."""
+
+
+def _of_queue(error: LineLostError, name: str) -> LineLostError:
+    """Return *error* with the queue that did not answer, since the connection may be well and the queue not."""
+    if error.kind != SILENCE:
+        return error
+    why = f'{error.why} from the queue "{name}"; if other queues answer, it may have lost its data: relevo check --live'
+    return LineLostError(why, kind=SILENCE)
 
 
 def _told(error: BaseException) -> LineLostError:

@@ -1,12 +1,23 @@
-"""Declaring a topology on a server, and saying what differs."""
+"""
+Declaring a topology on a server, and saying what differs.
+
+A quorum queue does not survive a crash of the server from its declaration on. Ra, on which such queues are built, keeps
+the names of all queues of a node in a file, ``names.dets``, which is written when nothing changed in it for half a
+second (``auto_save`` in ``ra_directory``). A node that is killed before starts the queue again without its data, or
+it never answers any more: https://github.com/rabbitmq/rabbitmq-server/issues/15725. AMQP tells neither the age of a
+queue nor when that file is written. So the process that makes queues waits, and then leaves a *mark* beside them, an
+exchange. A process that finds the queues without the mark does not believe the first confirmation before it has waited
+as long; then it leaves the mark.
+"""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from relevo_amqp._connection import Channel
+from relevo_amqp._connection import Channel, Connection
 from relevo_amqp._errors import (
     ACCESS_REFUSED,
     NOT_FOUND,
@@ -15,7 +26,7 @@ from relevo_amqp._errors import (
     LineLostError,
     TopologyError,
 )
-from relevo_amqp._topology import Binding, Exchange, Queue, Topology
+from relevo_amqp._topology import Binding, Exchange, Queue, Topology, removal
 
 _ARGUMENT = re.compile(r"inequivalent arg '([^']+)' for (.+?) in vhost '[^']*': received (.+?) but current is (.+)")
 
@@ -25,25 +36,36 @@ class Declarer:
     Declares what is missing and alters nothing.
 
     An error closes the channel on which it happened, so each declaration is on a channel that may be
-    thrown away.
+    thrown away. All channels are of one connection: what was declared before it was lost may not have survived.
 
     Args:
         open_channel: Opens one; blocking.
 
         transport: The transport's name, for errors.
 
+        vhost: The virtual host, for errors.
+
         timeout: Seconds for an answer.
+
+        settle_in: Seconds from the declaration of a queue until it survives a crash of the server; 0 for no marks.
     """
 
-    def __init__(self, open_channel: Callable[[], Channel], *, transport: str, timeout: float):
+    def __init__(
+        self, open_channel: Callable[[], Channel], *, transport: str, vhost: str, timeout: float, settle_in: float
+    ):
+        self.unmarked: list[Exchange] = []
+        """The marks that are missing beside queues that others declared, perhaps just now."""
         self._open_channel = open_channel
         self._transport = transport
+        self._vhost = vhost
         self._timeout = timeout
+        self._settle_in = settle_in
+        self._connection: Connection | None = None
         self._channel: Channel | None = None
 
     def declare(self, topology: Topology, queues: Sequence[str], *, dry_run: bool) -> list[str]:
         """
-        Declare what *queues* need; blocking.
+        Declare what *queues* need, and wait until what is new survives a crash of the server; blocking.
 
         Returns:
             What was, or would be, created, in words.
@@ -56,16 +78,37 @@ class Declarer:
         made: list[str] = []
         for exchange in topology.exchanges():
             made += self._exchange(exchange, dry_run=dry_run)
-        for queue in (*topology.shared_queues(), *(own for name in queues for own in topology.own_queues(name))):
-            made += self._queue(queue, dry_run=dry_run)
+        new: list[Exchange] = []
+        for name in (None, *queues):
+            mark = topology.mark(name)
+            group = topology.shared_queues() if name is None else topology.own_queues(name)
+            created = self._queues(group, mark, dry_run=dry_run)
+            made += created
+            if created and not dry_run:
+                new.append(mark)
+        settled_at = time.monotonic() + self._settle_in
         if not dry_run:
             for binding in (
                 *topology.shared_bindings(),
                 *(own for name in queues for own in topology.own_bindings(name)),
             ):
                 self._bind(binding, needed=bool(made))
+        marks = [mark for mark in new if mark not in self.unmarked]
+        if marks and self._settle_in and self._connection is not None:
+            self._connection.last(settled_at - time.monotonic())
+            self.settle(marks)
         self.close()
         return made
+
+    def settle(self, marks: Sequence[Exchange]) -> None:
+        """
+        Leave *marks*, as far as that is allowed; blocking.
+
+        Raises:
+            LineLostError: The server is gone, and what was declared may not have survived.
+        """
+        for mark in marks:
+            self._declare_exchange(mark, tolerant=True)
 
     def missing(self, names: Iterator[str]) -> bool:
         """Return whether one of the queues *names* is not there; blocking."""
@@ -80,29 +123,45 @@ class Declarer:
     def _exchange(self, exchange: Exchange, *, dry_run: bool) -> list[str]:
         there = self._there("exchange_declare", exchange.name)
         if there or not dry_run:
-            self._try(
-                f'the exchange "{exchange.name}"',
-                "exchange_declare",
-                exchange.name,
-                exchange_type=exchange.kind,
-                durable=True,
-                arguments=exchange.arguments,
-                tolerant=there,
-            )
+            self._declare_exchange(exchange, tolerant=there)
         return [] if there else [f'the {exchange.kind} exchange "{exchange.name}"']
 
-    def _queue(self, queue: Queue, *, dry_run: bool) -> list[str]:
-        there = self._there("queue_declare", queue.name)
-        if there or not dry_run:
-            self._try(
-                f'the queue "{queue.name}"',
-                "queue_declare",
-                queue.name,
-                durable=True,
-                arguments=queue.arguments,
-                tolerant=there,
-            )
-        return [] if there else [f'the queue "{queue.name}"']
+    def _declare_exchange(self, exchange: Exchange, *, tolerant: bool) -> None:
+        self._try(
+            f'the exchange "{exchange.name}"',
+            "exchange_declare",
+            exchange.name,
+            exchange_type=exchange.kind,
+            durable=True,
+            arguments=exchange.arguments,
+            tolerant=tolerant,
+        )
+
+    def _queues(self, group: Iterator[Queue], mark: Exchange, *, dry_run: bool) -> list[str]:
+        """Declare the queues of *group*, which share *mark*; return those that are new, in words."""
+        marked = not self._settle_in or self._there("exchange_declare", mark.name)
+        made: list[str] = []
+        found = False
+        for queue in group:
+            there = self._there("queue_declare", queue.name)
+            found = found or there
+            if not there and not made and marked and self._settle_in and not dry_run:
+                self._call("exchange_delete", mark.name)  # before the queue is there, so that no one trusts it by then
+            if there or not dry_run:
+                self._try(
+                    f'the queue "{queue.name}"',
+                    "queue_declare",
+                    queue.name,
+                    durable=True,
+                    arguments=queue.arguments,
+                    tolerant=there,
+                    mend=f"delete it with {removal(queue.name, self._vhost)}",
+                )
+            if not there:
+                made.append(f'the queue "{queue.name}"')
+        if found and not marked:
+            self.unmarked.append(mark)
+        return made
 
     def _bind(self, binding: Binding, *, needed: bool) -> None:
         what = f'the binding of "{binding.target}" to "{binding.source}"'
@@ -124,19 +183,22 @@ class Declarer:
             return False
         return True
 
-    def _try(self, what: str, method: str, *args: Any, tolerant: bool, **kwargs: Any) -> None:
+    def _try(self, what: str, method: str, *args: Any, tolerant: bool, mend: str = "delete it", **kwargs: Any) -> None:
         """Declare; with *tolerant*, not being allowed to is no error: what is there can be checked by those who may."""
         try:
             self._call(method, *args, **kwargs)
         except LineLostError as error:
             if error.code in (PRECONDITION_FAILED, RESOURCE_LOCKED):
-                raise TopologyError(self._transport, what, _difference(error.why)) from error
+                raise TopologyError(self._transport, what, _difference(error.why), mend=mend) from error
             if not (tolerant and error.code == ACCESS_REFUSED):
                 raise
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._channel is None or self._channel.lost is not None:
             self._channel = self._open_channel()
+            self._connection = self._connection or self._channel.connection
+            if self._channel.connection is not self._connection:
+                raise LineLostError("the connection was lost before all was declared, and the server may have crashed")
         return self._channel.call(method, *args, timeout=self._timeout, **kwargs)
 
 
@@ -146,4 +208,4 @@ def _difference(why: str) -> str:
     if found is None:
         return why
     argument, _, wanted, there = found.groups()
-    return f"{argument} is {there}, and relevo needs {wanted}"
+    return f"expected {argument} to be {wanted}, got {there}"

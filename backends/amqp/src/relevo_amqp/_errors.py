@@ -21,15 +21,16 @@ class AccessRefusedError(ConfigurationError):
 
 
 class TopologyError(ConfigurationError):
-    """Raised when a queue or an exchange is there already, and is not what relevo needs."""
+    """Raised when a queue or an exchange was declared before with other arguments than relevo needs."""
 
-    def __init__(self, transport: str, what: str, why: str):
+    def __init__(self, transport: str, what: str, why: str, *, mend: str = "delete it"):
         self.transport = transport
         self.what = what
         self.why = why
         super().__init__(
-            f'the transport "{transport}" finds {what} declared otherwise: {why}; '
-            f"arguments cannot be changed: empty and delete it, or choose another prefix"
+            f'the transport "{transport}": {what} was declared with other arguments: {why}; arguments cannot be '
+            f"changed; empty it with the release that declared it (relevo drain, relevo dead export), {mend} and run "
+            f"relevo setup; or choose another prefix"
         )
 
 

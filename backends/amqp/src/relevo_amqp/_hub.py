@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
@@ -17,7 +18,7 @@ from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
-from relevo_amqp._topology import Role, Topology
+from relevo_amqp._topology import Exchange, Role, Topology
 
 OLDEST = (4, 0)
 
@@ -56,12 +57,15 @@ class Hub:
         self._counting = threading.Lock()
         self._counter: Channel | None = None
         self._line: Connection | None = None
+        self._unmarked: set[Exchange] = set()
+        """The marks of queues that may not survive a crash of the server yet, see :mod:`relevo_amqp._declaration`."""
         self.publisher = Publisher(
             self.loop,
             lambda: self._connect("publish"),
             window=options.window,
             timeout=options.confirm_timeout,
             answer_within=self.timeout,
+            believe=self._believe,
         )
 
     def channel(self) -> Channel:
@@ -124,7 +128,7 @@ class Hub:
 
     def declare(self, queues: Sequence[str], *, dry_run: bool = False) -> list[str]:
         """
-        Declare *queues* and what they share; blocking.
+        Declare *queues* and what they share, and wait until what is new survives a crash of the server; blocking.
 
         Raises:
             TopologyError: Something is there and is different.
@@ -132,8 +136,11 @@ class Hub:
             LineLostError: The server could not be reached, or refuses.
         """
         with self._declaring:
-            declarer = Declarer(self.channel, transport=self._name, timeout=self.timeout)
-            return declarer.declare(self.topology, queues, dry_run=dry_run)
+            declarer = self._declarer()
+            try:
+                return declarer.declare(self.topology, queues, dry_run=dry_run)
+            finally:
+                self._unmarked.update(declarer.unmarked)
 
     def provide(self, queues: Sequence[str]) -> None:
         """
@@ -149,7 +156,7 @@ class Hub:
             LineLostError: The server could not be reached, or refuses.
         """
         topology = self.topology
-        declarer = Declarer(self.channel, transport=self._name, timeout=self.timeout)
+        declarer = self._declarer()
         missing = [
             queue
             for queue in queues
@@ -174,6 +181,33 @@ class Hub:
         if self._line is not None:
             self._line.abort(timeout)
         self.loop.stop(timeout)
+
+    def _declarer(self) -> Declarer:
+        return Declarer(
+            self.channel,
+            transport=self._name,
+            vhost=self._address.vhost,
+            timeout=self.timeout,
+            settle_in=self._options.settle_in,
+        )
+
+    def _believe(self, channel: Channel) -> None:
+        """
+        Return when what was confirmed on *channel* survives a crash of the server; blocking.
+
+        Raises:
+            LineLostError: The server may have crashed meanwhile, and what it confirmed may be gone.
+        """
+        if not self._unmarked:
+            return
+        marks = tuple(self._unmarked)
+        channel.connection.last(self._options.settle_in)
+        channel.call("basic_qos", timeout=self.timeout)  # it changes nothing: this channel consumes nothing
+        self._unmarked.difference_update(marks)
+        with suppress(LineLostError), self._declaring:  # without the mark the next process waits as well
+            declarer = self._declarer()
+            declarer.settle(marks)
+            declarer.close()
 
     def _connect(self, purpose: str) -> Connection:
         connection = Connection(

@@ -29,6 +29,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
+def _is_plain_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    rest = parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and "@" not in url and not rest
+
+
 @attrs.frozen(kw_only=True)
 class Address:
     """Where a server is, and who asks."""
@@ -140,6 +150,23 @@ class AmqpOptions:
     levels: int = 20
     """How many queues delay. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
 
+    settle_in: float = 1.5
+    """
+    Seconds from the declaration of a queue until it survives a crash of the server.
+
+    A server notes a new quorum queue in a file within a second or so. Killed before, it starts again with an
+    empty queue, or one that never answers, whatever it confirmed. So ``setup`` returns, and ``send`` believes the
+    first confirmation, after this time; once in the life of a queue. 0 is for tests whose server is not killed.
+    """
+
+    management: str | None = attrs.field(default=None, repr=lambda url: repr(url and masked_url(url)))
+    """
+    Where the server's management plugin is, such as ``https://broker.example:15671``, for ``relevo check --live``.
+
+    The plugin's own port on the host of *url* if ``None``; with TLS if *url* has it. User and password are those of
+    *url*.
+    """
+
     patience: float = 3600.0
     """
     Seconds for which an event that a newer relevo sent, and this one cannot read, is given back.
@@ -170,10 +197,16 @@ class AmqpOptions:
         for name in ("confirm_timeout", "connect_timeout"):
             if not 0.0 < getattr(self, name) <= 3600.0:
                 self._refuse(name, "seconds, more than 0 and at most an hour")
+        if not 0.0 <= self.settle_in <= 60.0:
+            self._refuse("settle_in", "seconds from 0 to 60")
+        if self.management is not None and not _is_plain_http(self.management):
+            self._refuse("management", "http://host:port or https://host:port, without a user")
         if not self.patience >= 0.0:
             self._refuse("patience", "seconds, 0 or more")
         if not 0.01 <= self.resolution <= 3600.0:
             self._refuse("resolution", "seconds from 0.01 to 3600")
 
     def _refuse(self, name: str, wanted: str) -> None:
-        raise ConfigurationError(f"{name} = {shown(getattr(self, name))} cannot work; write {wanted}")
+        value = getattr(self, name)
+        told = masked_url(value) if name == "management" else value
+        raise ConfigurationError(f"{name} = {shown(told)} cannot work; write {wanted}")

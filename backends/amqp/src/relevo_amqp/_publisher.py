@@ -19,6 +19,11 @@ from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._mapping import Parcel
 
+NOT_TAKEN = (
+    "the server did not accept it: a queue it goes to is full, as by a policy with max-length, or has lost its data; "
+    "see relevo check --live"
+)
+
 
 class Fate(IntEnum):
     """What became of a parcel."""
@@ -76,6 +81,11 @@ class Batch:
                 self.settle(position, Fate.UNKNOWN if position < begun else Fate.UNSENT, why)
         self.done.set()
 
+    def doubt(self, why: str) -> None:
+        """Take what was confirmed for unknown."""
+        self.fates = [Fate.UNKNOWN if fate is Fate.CONFIRMED else fate for fate in self.fates]
+        self.why = self.why or why
+
     def positions(self, fate: Fate) -> tuple[int, ...]:
         """Return where *fate* fell."""
         return tuple(position for position, each in enumerate(self.fates) if each is fate)
@@ -95,16 +105,27 @@ class Publisher:
         timeout: Seconds without any confirmation after which they are given up.
 
         answer_within: Seconds for the opening of a channel.
+
+        believe: Called with the channel when something was confirmed; returns when that can be relied on, and raises
+            :class:`LineLostError` when it cannot.
     """
 
     def __init__(
-        self, loop: Loop, connect: Callable[[], Connection], *, window: int, timeout: float, answer_within: float
+        self,
+        loop: Loop,
+        connect: Callable[[], Connection],
+        *,
+        window: int,
+        timeout: float,
+        answer_within: float,
+        believe: Callable[[Channel], None],
     ):
         self._loop = loop
         self._connect = connect
         self._window = window
         self._timeout = timeout
         self._answer_within = answer_within
+        self._believe = believe
         self._opening = threading.Lock()
         self._connection: Connection | None = None
         self._channel: Channel | None = None
@@ -133,6 +154,10 @@ class Publisher:
                 batch.done.wait(1.0)
                 # That thread does not come to it, and may be about to publish: nothing is known of any.
                 batch.give_up("no confirmation in time", begun=len(parcels))
+        try:
+            self._believe(channel)
+        except LineLostError as error:
+            batch.doubt(error.why)
         return batch
 
     def close(self, timeout: float) -> None:
@@ -201,7 +226,7 @@ class Publisher:
             return
         flying = self._flying
         fate = Fate.CONFIRMED if taken else Fate.REFUSED
-        why = "" if taken else "the server did not accept it"
+        why = "" if taken else NOT_TAKEN
         if multiple:
             tags = []
             for each in flying:

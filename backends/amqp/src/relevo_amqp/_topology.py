@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from hashlib import sha256
@@ -60,8 +61,16 @@ _QUORUM = {
 }
 _NEVER_DROP = {
     "x-delivery-limit": Reasoned(
-        -1,
-        "20, the default since 4.0, drops an event after 21 hand-overs, prefetched bystanders too; law 3 acts first",
+        10**15,
+        "20, the default since 4.0, drops an event after 21 hand-overs, prefetched bystanders too, and a dead letter "
+        "that was listed as often; a thousand a second reach this one in 30,000 years. Not -1: before 4.2 the log of "
+        "such a queue grows for ever, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
+    ),
+}
+_REFUSE_WHEN_FULL = {
+    "x-overflow": Reasoned(
+        "reject-publish",
+        "without it a max-length of a policy drops the oldest dead letters; what is refused stays where it is",
     ),
 }
 _PATIENT = {
@@ -82,9 +91,8 @@ ARGUMENTS: Mapping[Role, Mapping[str, Reasoned]] = MappingProxyType(
     {
         Role.MAIN: _QUORUM | _NEVER_DROP | _PATIENT | _AT_LEAST_ONCE,
         Role.SUSPECT: _QUORUM | _NEVER_DROP | _PATIENT | _AT_LEAST_ONCE,
-        Role.DEAD: _QUORUM
-        | {"x-delivery-limit": Reasoned(-1, "listing takes events out and gives them back; that must not delete them")},
-        Role.STRAY: _QUORUM | {"x-delivery-limit": Reasoned(-1, "listed together with the dead letters")},
+        Role.DEAD: _QUORUM | _NEVER_DROP | _REFUSE_WHEN_FULL,
+        Role.STRAY: _QUORUM | _NEVER_DROP | _REFUSE_WHEN_FULL,
         Role.RUNG: _QUORUM | _AT_LEAST_ONCE,
     }
 )
@@ -154,6 +162,11 @@ def word(queue: str) -> str:
     return f"{_CUT.sub('', plain[: MAX_WORD - 33])}~{digest}"
 
 
+def removal(name: str, vhost: str) -> str:
+    """Return the command that deletes the server's queue *name*, also when it answers nothing any more."""
+    return f"rabbitmqctl delete_queue --vhost {shlex.quote(vhost)} {shlex.quote(name)}"
+
+
 @attrs.frozen
 class Topology:
     """
@@ -205,6 +218,15 @@ class Topology:
         """Keeps what came out of the ladder when its queue was gone."""
         return Queue(f"{self.prefix}.{Role.STRAY}", Role.STRAY)
 
+    def mark(self, queue: str | None) -> Exchange:
+        """
+        Return what says that the queues of *queue*, or the shared ones if ``None``, survive a crash of the server.
+
+        It takes no events. It is declared when the queues are old enough (see :mod:`relevo_amqp._declaration`), and
+        an exchange is the least that lasts and that others can ask for.
+        """
+        return Exchange(f"{self.ladder}.settled" if queue is None else f"{self.prefix}.settled.{word(queue)}", "fanout")
+
     # --- declarations -----------------------------------------------------------------------------
 
     def exchanges(self) -> Iterator[Exchange]:
@@ -242,7 +264,7 @@ class Topology:
 
         relevo uses none of them: it publishes dead letters itself, sets no time-out and no limit here, and never
         rejects. Others do: whoever looks at a queue by hand and rejects, who sends with an ``expiration``, and an
-        operator's policy; one with a ``delivery-limit`` goes before the -1 of the queue (seen on 4.0.5). Without this
+        operator's policy; one with a ``delivery-limit`` goes before that of the queue (seen on 4.0.5). Without this
         the server drops the event, a third end (law 1).
         """
         return (("x-dead-letter-exchange", self.exchange(Role.DEAD)), ("x-dead-letter-routing-key", word(queue)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -47,7 +48,9 @@ from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import parcel_of
 from relevo_amqp._shelf import Shelf
 from relevo_amqp._subscription import Subscription
-from relevo_amqp._topology import Role, Route
+from relevo_amqp._topology import Role, Route, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 IDLE = 1.0
 """Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
@@ -196,6 +199,34 @@ class AmqpTransport(Transport):
             if not dry_run:
                 self._kept.update(queues)
             return told
+
+    def problems(self, queues: Sequence[str]) -> Sequence[str]:
+        """
+        Return which policies and which loss of data harm the queues of *queues*, as the management plugin tells.
+
+        Without that plugin nothing is found, and a warning in the log says so and how to enable it.
+
+        Raises:
+            TransportClosedError: After ``close()``.
+        """
+        from relevo_amqp._management import Management, UnseenError  # noqa: PLC0415 - relevo check alone needs HTTP
+
+        if self._closed:
+            raise TransportClosedError(self.name)
+        topology = Topology(self._options.prefix, self._options.resolution, self._options.levels)
+        own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
+        names = [each.name for each in (*own, *topology.shared_queues())]
+        management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
+        try:
+            return management.problems(names)
+        except UnseenError as error:
+            _log.warning(
+                'the transport "%s" of %s: whether a policy harms its queues could not be looked at: %s',
+                self.name,
+                self._address,
+                error,
+            )
+            return ()
 
     # --- sending --------------------------------------------------------------------------------------
 
@@ -350,9 +381,9 @@ class AmqpTransport(Transport):
             subscription.wait_for_acks()
             lost, done, moves = self._sorted(hub, subscription, settlements)
             subscription.ack(done)
-            unsettled, why = self._move(hub, subscription, moves)
+            unsettled, why, is_full = self._move(hub, subscription, moves)
             if unsettled:
-                if len(unsettled) == len(settlements):
+                if len(unsettled) == len(settlements) and not is_full:
                     raise TransportUnavailableError(self.name, f"{self._address}: {why}")
                 raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
             return lost
@@ -386,9 +417,9 @@ class AmqpTransport(Transport):
             raise
         return lost, done, moves
 
-    def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str]:
-        """Publish *moves* and ack what is confirmed; return what is not, and why."""
-        why = ""
+    def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str, bool]:
+        """Publish *moves* and ack what is confirmed; return what is not, why, and whether a queue took no more."""
+        why, is_full = "", False
         for again in (False, True):
             if not moves:
                 break
@@ -410,14 +441,14 @@ class AmqpTransport(Transport):
             subscription.ack([move.tag for position, move in enumerate(moves) if position in confirmed])
             refused = bool(batch.positions(Fate.REFUSED))
             moves = [move for position, move in enumerate(moves) if position not in confirmed]
-            why = batch.why
+            why, is_full = batch.why, refused and batch.homeless is None
             if not refused:
                 break
         tags = [move.tag for move in moves]
         if tags:
             subscription.unclaim(tags)
             subscription.give_back(tags, GRACE)
-        return [move.delivery for move in moves], why
+        return [move.delivery for move in moves], why, is_full
 
     def _refuse_if_long(self, states: Iterable[bytes | None]) -> None:
         """Raise :class:`ConfigurationError` if one of *states* is longer than any transport keeps."""

@@ -127,6 +127,7 @@ class AmqpHarness(Harness):
             prefix=self._prefix,
             levels=LEVELS,
             prefetch=self._prefetch,
+            settle_in=0.0,  # each example makes new queues, and the server is not killed
             confirm_timeout=_PATIENCE,
             connect_timeout=_PATIENCE,
         )

@@ -42,7 +42,7 @@ class Counter:
             oldest_age=max(0.0, (now - min(sent)) / 1_000_000) if sent else None,
         )
 
-    def examine(self, queues: Sequence[str]) -> list[str]:
+    def problems(self, queues: Sequence[str]) -> list[str]:
         """Return what keeps rows of *queues* from being handed out as they are; those of no queue count once."""
         flaws: dict[tuple[str, str], set[int]] = {}
 

@@ -264,9 +264,9 @@ class SqlTransport(Transport, Board):
         self._require_open()
         return self._counter.find(event_id)
 
-    def examine(self, queues: Sequence[str]) -> Sequence[str]:
+    def problems(self, queues: Sequence[str]) -> Sequence[str]:
         self._require_open()
-        return self._counter.examine(queues)
+        return () if set_up(self._database, dry_run=True) else self._counter.problems(queues)
 
     def cancel(self, event_id: str) -> int:
         self._require_open()

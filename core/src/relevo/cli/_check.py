@@ -35,7 +35,11 @@ class _Finding:
 
 
 @click.command()
-@click.option("--live", is_flag=True, help="Also connect to every server, and look for what setup would create.")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also connect to every server, and look for what setup would create and what is wrong there.",
+)
 @click.option("--supervisor", metavar="FILE", callback=filled, help="Also look at this configuration of supervisor.")
 @json_option
 @with_app
@@ -88,10 +92,9 @@ def _supervised(app: App, path: Path) -> str:
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     missing = transport.setup(queues, dry_run=True)
+    if problems := transport.problems(queues):
+        raise ConfigurationError("\n".join(f'the transport "{transport.name}": {problem}' for problem in problems))
     if not missing:
-        if problems := transport.examine(queues):
-            more = f"; and {len(problems) - _FEW} more problems" if len(problems) > _FEW else ""
-            raise ConfigurationError(f'the transport "{transport.name}": {"; ".join(problems[:_FEW])}{more}')
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
     lacks = "; ".join(missing[:_FEW]) + more

@@ -1,0 +1,188 @@
+"""
+What the server does to queues beside what AMQP shows, asked of its management plugin.
+
+Operators give policies to queues by patterns, and a policy can delete what relevo keeps. A quorum queue can also
+have lost its data, and then has no leader. AMQP tells neither; the HTTP API of the management plugin tells both.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+from relevo_amqp._options import Address
+from relevo_amqp._topology import removal
+
+_PORTS: Mapping[bool, int] = MappingProxyType({False: 15672, True: 15671})
+"""The plugin's own ports, without and with TLS."""
+
+_KNOWN_WITHIN = 10.0
+"""Seconds after a start or a declaration in which a queue has a leader, and figures, which are made every 5 s."""
+
+_PAUSE = 0.5
+_SHOWN = 3
+"""How many of the queues that a policy matches are named."""
+
+EFFECTS: Mapping[str, str] = MappingProxyType(
+    {
+        "message-ttl": "deletes dead letters, and sets events aside, that wait for longer",
+        "expires": "deletes a queue with all that is in it when no worker uses it",
+        "max-length": "refuses events and dead letters beyond it",
+        "max-length-bytes": "refuses events and dead letters beyond it",
+        "overflow": "goes before the reject-publish of the queue, and drops the oldest at a max-length",
+        "delivery-limit": "sets events aside before relevo does, and deletes dead letters that are listed as often",
+        "dead-letter-exchange": "moves what the server gives up out of relevo's sight",
+        "dead-letter-routing-key": "moves what the server gives up out of relevo's sight",
+        "dead-letter-strategy": "can drop what the server gives up",
+    }
+)
+"""What a policy does to relevo's queues, by the key in its definition."""
+
+
+class UnseenError(Exception):
+    """Raised when the management plugin does not tell; its text says why, and how to change that."""
+
+
+@attrs.frozen
+class _Sight:
+    """What the plugin tells of one queue."""
+
+    name: str
+    policies: tuple[str, ...]
+    definition: Mapping[str, Any]
+    has_leader: bool
+
+
+class Management:
+    """
+    The management plugin of one server.
+
+    Args:
+        address: Where the server is, and who asks.
+
+        url: Where the plugin is, such as ``http://localhost:15672``; its own port on that host if ``None``.
+
+        timeout: Seconds for an answer.
+    """
+
+    def __init__(self, address: Address, url: str | None, *, timeout: float):
+        self._address = address
+        self._timeout = timeout
+        parts = urlsplit(url or f"http{'s' if address.encrypted else ''}://{_bracketed(address.host)}")
+        self._encrypted = parts.scheme == "https"
+        self._host = parts.hostname or address.host
+        self._port = parts.port or _PORTS[self._encrypted]
+        self._path = parts.path.rstrip("/")
+
+    def problems(self, names: Sequence[str]) -> list[str]:
+        """
+        Return what is wrong with the server's queues *names*, in words; those that are not there are passed over.
+
+        Raises:
+            UnseenError: It could not be asked.
+        """
+        deadline = time.monotonic() + _KNOWN_WITHIN
+        sights = [sight for name in names if (sight := self._look(name, deadline)) is not None]
+        found = [_lost(sight.name, self._address.vhost) for sight in sights if not sight.has_leader]
+        matched: dict[tuple[str, str, object], list[str]] = {}
+        for sight in sights:
+            for key, value in sight.definition.items():
+                if key in EFFECTS and (key, value) != ("overflow", "reject-publish"):
+                    matched.setdefault((" and ".join(sight.policies), key, value), []).append(sight.name)
+        return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
+
+    def _look(self, name: str, deadline: float) -> _Sight | None:
+        place = f"{quote(self._address.vhost, safe='')}/{quote(name, safe='')}"
+        while True:
+            members = self._get(f"/api/queues/quorum/{place}/status")
+            queue = self._get(f"/api/queues/{place}")
+            if members is None or queue is None:
+                return None
+            has_leader = any(member.get("Raft State") == "leader" for member in members)
+            definition = queue.get("effective_policy_definition")
+            if has_leader and definition is not None:
+                break
+            if time.monotonic() >= deadline:
+                if has_leader:
+                    raise UnseenError(
+                        f'its management plugin has no figures of the queue "{name}" yet; try again later'
+                    )
+                break
+            time.sleep(_PAUSE)
+        policies = [
+            f'the {kind} "{queue[key]}"'
+            for kind, key in (("policy", "policy"), ("operator policy", "operator_policy"))
+            if queue.get(key)
+        ]
+        return _Sight(name, tuple(policies), definition or {}, has_leader)
+
+    def _get(self, path: str) -> Any:
+        """Return the answer, or ``None`` if there is no such thing; redirections are not followed."""
+        connection: http.client.HTTPConnection
+        if self._encrypted:
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        try:
+            connection.request("GET", self._path + path, headers={"Authorization": self._credentials()})
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UnseenError(
+                f"its management plugin at {self._host}:{self._port} does not answer: {error}; enable it with "
+                f"rabbitmq-plugins enable rabbitmq_management, or set the option management to its address"
+            ) from error
+        finally:
+            connection.close()
+        if response.status == http.HTTPStatus.NOT_FOUND:
+            return None
+        if response.status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+            raise UnseenError(
+                f'its management plugin refuses the user "{self._address.user}"; give it the tag with '
+                f"rabbitmqctl set_user_tags {self._address.user} management"
+            )
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if response.status != http.HTTPStatus.OK or not isinstance(answer, (list, dict)):
+            raise UnseenError(
+                f"what answers at {self._host}:{self._port} is not a management plugin: {response.status} "
+                f"{response.reason}; set the option management to its address"
+            )
+        return answer
+
+    def _credentials(self) -> str:
+        pair = f"{self._address.user}:{self._address.password.reveal()}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def _lost(name: str, vhost: str) -> str:
+    return (
+        f'the queue "{name}": it has no leader and answers nothing; its data was lost, or too few nodes of the '
+        f"cluster are up; start all nodes, and if that does not help delete it with {removal(name, vhost)} "
+        f"and run relevo setup"
+    )
+
+
+def _set(policies: str, key: str, value: object, queues: Sequence[str]) -> str:
+    named = ", ".join(f'"{name}"' for name in queues[:_SHOWN])
+    more = f" and {len(queues) - _SHOWN} more" if len(queues) > _SHOWN else ""
+    return (
+        f"{policies or 'a policy'}: {key} = {value} {EFFECTS[key]}; it matches {named}{more}; "
+        f"change its pattern so that it matches no queue of relevo"
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
