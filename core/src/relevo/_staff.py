@@ -111,6 +111,7 @@ class Staff:
             executor=RelayExecutor(transport, clock=self.clock, patience=self.patience),
             lease=self.lease,
             patient=patient,
+            limited=[transport],
         )
 
     def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint) -> Handle:

@@ -259,6 +259,17 @@ class Transport(ABC):
             close-is-idempotent
         """
 
+    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - to be overridden by those that can wait for long
+        """
+        Let every call end within *seconds* from now, with :class:`TransportUnavailableError` if need be.
+
+        A run with a time limit calls it before each of its calls. This one does nothing: override it where a
+        call can wait for longer than a few seconds, as for a server that does not answer or for a lock.
+
+        Args:
+            seconds: From now, by the clock of the host; ``None`` for as long as is configured.
+        """
+
     # --- by capability: what is not claimed raises ------------------------------------------------
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
