@@ -668,7 +668,7 @@ def test_a_patient_worker_goes_on_with_the_others_while_one_cannot_be_settled_an
 
     def settled(settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         stuck = [delivery for delivery, _ in settlements if full and _id(delivery) == "0"]
-        lost = settle(transport, [entry for entry in settlements if entry[0] not in stuck])
+        lost: Sequence[Delivery] = settle(transport, [entry for entry in settlements if entry[0] not in stuck])
         if stuck:
             raise SettleError("main", lost=lost, unsettled=stuck, why="an alarm")
         return lost

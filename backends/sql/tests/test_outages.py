@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from relevo import Ack, Delivery, Envelope, Outcome, RunOptions, SystemClock, Worker
-from relevo.errors import ConfigurationError, SendError, TransportUnavailableError
+from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
 from .test_errors import a_writer, failing
@@ -87,7 +87,7 @@ def _empty(path: Path) -> None:
 def _has_tables(path: Path) -> bool:
     connection = sqlite3.connect(path)
     try:
-        return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 5
+        return len(connection.execute("SELECT name FROM sqlite_master").fetchall()) > 5
     finally:
         connection.close()
 
@@ -178,8 +178,5 @@ def test_an_error_of_the_disk_says_that_the_disk_is_full_if_it_is(
     room = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=0, f_favail=0)
     monkeypatch.setattr(os, "statvfs", lambda _: room)
 
-    with (
-        failing(transport, "before", "INSERT", error),
-        pytest.raises((SendError, TransportUnavailableError), match=said),
-    ):
+    with failing(transport, "before", "INSERT", error), pytest.raises(TransportError, match=said):
         transport.send([an_envelope(1)])

@@ -8,16 +8,20 @@ it: after a fork the child makes its own.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Sequence
 
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
 from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not_set_up
+from relevo_amqp._mover import Mover
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 OLDEST = (4, 0)
 
@@ -63,6 +67,7 @@ class Hub:
             timeout=options.confirm_timeout,
             answer_within=self.timeout,
         )
+        self.mover = Mover(self.publisher)
 
     def channel(self) -> Channel:
         """
@@ -159,7 +164,9 @@ class Hub:
         if strange := [queue for queue in missing if queue not in self._kept]:
             raise not_set_up(self._name, strange)
         if missing:
+            names = ", ".join(f'"{topology.queue(queue, Role.MAIN)}"' for queue in missing)
             self.declare(missing)
+            _log.warning("queues were missing, and were declared again: %s", names)
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""

@@ -187,9 +187,7 @@ class SqlTransport(Transport, Board):
                 if not self._kept or not self._database.is_empty():
                     raise
                 set_up(self._database, dry_run=False)
-                _log.warning(
-                    'the transport "%s": %s was empty; its tables are created again', self.name, self._database.place
-                )
+                _log.warning("%s was empty; its tables were created again", self._database.place)
                 continue
             if claim.deliveries or patience.left <= 0:
                 return claim.deliveries
