@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Self
 from server_process import StartError, end, free_ports, search_path, spawn, temporary_folder, wait_until
 
 __all__ = ["PrivateNode", "StartError", "launcher"]
+
+CONTROL_LIMIT = 90.0
+"""Seconds for ``rabbitmqctl``; two are usual."""
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
@@ -51,13 +55,14 @@ class PrivateNode:
         self._launcher = launcher
         self._environ = environ
         self._resources = ExitStack()
+        self._private: Mapping[str, str] = {}
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(temporary_folder("rabbitmq")))
             port, distribution_port, epmd_port = free_ports(3)
-            environ = self._private_environment(port, distribution_port, epmd_port)
+            environ = self._private = self._private_environment(port, distribution_port, epmd_port)
             epmd = shutil.which("epmd", path=search_path(environ, _SYSTEM_FOLDERS))
             if epmd is None:
                 raise StartError("epmd, which belongs to Erlang, is not on the PATH")
@@ -74,6 +79,13 @@ class PrivateNode:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._resources.close()
+
+    def control(self, *words: str) -> str:
+        """Return what ``rabbitmqctl`` prints for *words*; raises :class:`subprocess.CalledProcessError` if it fails."""
+        command = [str(self._launcher.with_name("rabbitmqctl")), *words]
+        return subprocess.run(
+            command, env=self._private, capture_output=True, text=True, timeout=CONTROL_LIMIT, check=True
+        ).stdout
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Return when *ready* says so; raises what :func:`server_process.wait_until` does."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar
 
 import pika
@@ -172,12 +175,32 @@ class Connection:
         Raises:
             LineLostError: It did not come about.
         """
-        self.loop.soon(lambda: self._start(timeout))
         try:
+            self._resolve(timeout)
+            self.loop.soon(lambda: self._start(timeout))
             _wait(self._opened, timeout + 1.0, self.loop)
         except LineLostError:
             self.abort()
             raise
+
+    def _resolve(self, timeout: float) -> None:
+        """Find the host by its name, in a thread of ours: pika's own logs an error of its own where there is none."""
+        host, port = self._address.host, self._address.port
+        found: Future[None] = Future()
+
+        def look() -> None:
+            try:
+                socket.getaddrinfo(host, port)
+            except (OSError, UnicodeError) as error:
+                _fail(found, LineLostError(f"the name {host} cannot be resolved: {error}", kind=type(error).__name__))
+            else:
+                _resolve(found, None)
+
+        with suppress(ValueError):
+            ip_address(host)
+            return
+        threading.Thread(target=look, name="relevo-amqp-name", daemon=True).start()
+        _wait(found, timeout, self.loop)
 
     @property
     def version(self) -> tuple[int, ...]:
