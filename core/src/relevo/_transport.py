@@ -238,8 +238,8 @@ class Transport(ABC):
             TransportUnavailableError: The server could not be reached; none is known to be settled.
                 They may be settled again: those that were come back as lost.
 
-            SettleError: Some could not be settled while others were; names both. What was not
-                settled stays leased, and comes back if it is not settled again.
+            SettleError: Some could not be settled while others were, or would be; names them. What was
+                not settled stays leased, and comes back if it is not settled again.
 
         Promises:
             ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
