@@ -44,7 +44,7 @@ def _noisy(tmp_path: Path) -> Shop:
     return shop
 
 
-REPORT = {"handled", "done", "retried", "dead", "seconds", "stopped_by", "reasons"}
+REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons"}
 STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "losses", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "body", "size"}

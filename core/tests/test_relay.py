@@ -8,7 +8,13 @@ import pytest
 from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Worker
 from relevo._process import this_process
 from relevo._relay import RelayExecutor, outbox_queue
-from relevo.errors import SendError, TransportClosedError, TransportUnavailableError, UnsupportedError
+from relevo.errors import (
+    ConfigurationError,
+    SendError,
+    TransportClosedError,
+    TransportUnavailableError,
+    UnsupportedError,
+)
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 from relevo_memory._store import Posting
@@ -243,6 +249,32 @@ def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
 
         assert sorted(_moved(target)) == [str(i) for i in range(7)]
     assert (report.done, report.reasons) == (7, {"refused": 1})
+
+
+def test_a_target_that_refuses_the_relay_after_it_took_events_is_an_outage_and_refuses_no_event(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    mover = relay(patient=True, executor=RelayExecutor(transport, clock=clock, patience=0.0))
+    put(1)
+    mover.run()
+    transport.fail("send", ConfigurationError("no such user"), times=5)
+    put(3)
+
+    report = mover.run()
+
+    assert (report.done, report.dead) == (4, 0)
+
+
+def test_a_target_that_refuses_the_relay_from_the_start_ends_it_and_refuses_no_event(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    transport.fail("send", ConfigurationError("no such user"))
+    put(3)
+
+    with pytest.raises(ConfigurationError):
+        relay(patient=True, executor=RelayExecutor(transport, clock=clock, patience=0.0)).run()
+
+    assert outbox.stats(OUTBOX).ready == 3
 
 
 # --- suspects, and what should not be moved -------------------------------------------------------------

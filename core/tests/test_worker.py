@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -21,11 +22,13 @@ from relevo import (
     Reason,
     Report,
     RunOptions,
+    Settlement,
     SystemClock,
     Worker,
     hookimpl,
 )
-from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError
+from relevo._worker import GRACE
+from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 
@@ -33,6 +36,7 @@ MakeEnvelope = Callable[..., Envelope]
 MakeWorker = Callable[..., Worker]
 DRAIN = RunOptions(until_empty=True)
 DOWN = TransportUnavailableError("main", "down")
+WRONG = ConfigurationError("no such user")
 
 
 def _id(delivery: Delivery) -> str:
@@ -63,6 +67,16 @@ def _send(transport: Any, envelope: MakeEnvelope) -> Callable[..., None]:
 
 
 Send = Callable[..., None]
+
+
+class _OverAConnection(MemoryTransport):
+    """The memory transport, whose leases end together as those of a connection do."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, lease="connection", extend=False)
+
+    def lose_all(self) -> None:
+        """Lose the connection, and with it all leases."""
+        self._clock.sleep(61)
 
 
 # --- the loop ------------------------------------------------------------------------------------------
@@ -509,6 +523,110 @@ def test_an_outage_is_sat_out_for_no_longer_than_a_limit_of_time(
     assert clock.now() - began == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+def test_a_configuration_error_after_the_first_receive_is_an_outage_that_is_logged_once_a_minute(
+    verb: str, transport: Any, send: Send, worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(3)
+    handled = _Handled(then=lambda _: transport.fail(verb, WRONG, times=50) if len(handled) == 1 else None)
+
+    report = worker(handled, patient=True, options=DRAIN).run()
+
+    assert report.done == 3
+    told = [record.message for record in caplog.records if "it worked before, and now: no such user" in record.message]
+    assert len(told) in ((2, 3) if verb == "receive" else (1,))  # 50 tries, up to 3 seconds apart
+
+
+def test_an_outage_that_comes_and_goes_is_logged_once_a_minute(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Delivery) -> None:
+        transport.fail("settle", DOWN)
+        clock.advance(1.0)
+
+    send(100)
+
+    worker(_Handled(then=fail), patient=True, options=DRAIN).run()
+
+    assert len(caplog.records) == 2
+
+
+def test_a_configuration_error_at_the_first_receive_ends_it(transport: Any, worker: MakeWorker) -> None:
+    transport.fail("receive", WRONG)
+
+    with pytest.raises(ConfigurationError):
+        worker(patient=True).run()
+
+
+@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+def test_one_that_is_not_patient_tells_a_configuration_error_after_the_first_receive_as_an_outage(
+    verb: str, transport: Any, send: Send, worker: MakeWorker
+) -> None:
+    send(3)
+
+    with pytest.raises(TransportUnavailableError, match="it worked before, and now: no such user"):
+        worker(_Handled(then=lambda _: transport.fail(verb, WRONG)), options=DRAIN).run()
+
+
+def test_with_a_time_limit_every_call_is_told_how_long_it_may_take(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    told: list[float | None] = []
+    transport.hurry = lambda seconds: told.append(seconds if seconds is None else clock.monotonic() + seconds)
+    began = clock.monotonic()
+    send(4)
+
+    report = worker(
+        _Handled(then=lambda delivery: clock.advance(30.0 if _id(delivery) == "2" else 1.0)),
+        options=RunOptions(max_seconds=10.0),
+    ).run()
+
+    assert report.stopped_by == "time"
+    assert report.done == 3
+    *moments, last = told
+    assert last is None
+    assert set(moments) == {began + 10.0 + GRACE, began + 32.0 + GRACE}
+
+
+def test_what_could_not_be_settled_is_in_the_report(transport: Any, send: Send, worker: MakeWorker) -> None:
+    send(1)
+    transport.fail("settle", DOWN, times=1000)
+
+    report = worker(_Handled(), patient=True, options=RunOptions(max_seconds=10.0)).run()
+
+    assert report.unsettled == 1
+
+
+def test_a_lost_connection_gives_up_what_was_received_over_it_and_not_begun(
+    store: MemoryStore, envelope: MakeEnvelope, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _OverAConnection(store, clock=clock) as transport:
+        transport.send([envelope(str(i)) for i in range(200)])
+        handled: list[str] = []
+
+        def handle(delivery: Delivery) -> Outcome:
+            handled.append(_id(delivery))
+            clock.advance(0.002)
+            if len(handled) == 150:
+                transport.lose_all()
+            return Ack()
+
+        Worker(
+            transport=transport,
+            handle=handle,
+            queues=["default"],
+            clock=clock,
+            chance=lambda: 1.0,
+            options=DRAIN,
+            background=False,
+        ).run()
+
+    assert set(handled) == {str(i) for i in range(200)}
+    assert len(handled) - 200 <= 2 * 6  # those of the flush that failed, and of the one that found it
+    (record,) = caplog.records
+    assert "the connection that held them was lost" in record.message
+
+
 def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock: FakeClock) -> None:
     transport.fail("receive", DOWN, times=10**6)
     stopped = worker(patient=True)
@@ -536,10 +654,50 @@ def test_what_can_never_be_settled_ends_it_and_the_rest_goes_back(
     began = clock.now()
 
     with pytest.raises(SettleError):
-        worker(_Handled(then=refuse), patient=True).run()
+        worker(_Handled(then=refuse)).run()
 
     assert 4 < clock.now() - began < 20
     assert len(transport.said("receive")) < 50
+
+
+def test_a_patient_worker_goes_on_with_the_others_while_one_cannot_be_settled_and_logs_it_once_a_minute(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle = type(transport).settle
+    full = True
+
+    def settled(settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        stuck = [delivery for delivery, _ in settlements if full and _id(delivery) == "0"]
+        lost: Sequence[Delivery] = settle(transport, [entry for entry in settlements if entry[0] not in stuck])
+        if stuck:
+            raise SettleError("main", lost=lost, unsettled=stuck, why="an alarm")
+        return lost
+
+    transport.settle = settled
+    send(1)
+    began = clock.now()
+    handled = _Handled()
+    patient = worker(handled, patient=True, lease=1000.0, options=RunOptions(max_seconds=150.0))
+    sleep = clock.sleep
+
+    def go_on(seconds: float) -> None:
+        nonlocal full
+        if len(handled) < 5 and clock.now() - began > 20.0 * len(handled):
+            send_one(str(len(handled)))
+        full = clock.now() - began < 130.0
+        sleep(seconds)
+
+    def send_one(name: str) -> None:
+        transport.send([attrs.evolve(first, id=name)])
+
+    first = transport.receive(["default"], limit=1, lease=0.0, wait=0.0)[0].envelope
+    clock.sleep = go_on  # type: ignore[method-assign]
+
+    report = patient.run()
+
+    assert report.done == 5
+    assert report.unsettled == 0
+    assert len([record for record in caplog.records if "could not settle" in record.message]) == 3
 
 
 @pytest.mark.parametrize("options", [DRAIN, RunOptions(max_seconds=10)])

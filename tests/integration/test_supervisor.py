@@ -231,7 +231,7 @@ def test_supervisor_gives_up_a_worker_that_never_starts_and_leaves_the_others(
     _written(broken / "relevo.toml", "sauce = 1\n")
     shop.dispatch(range(20))
 
-    supervisord(unit + section.replace("startretries=5", "startretries=1"))
+    supervisord(unit + section.replace("startretries=1000000", "startretries=1"))
     until(lambda: "FATAL" in shop.states("broken-main-default").values())
     until(lambda: len(shop.lines("ended")) == 20)
 

@@ -21,6 +21,9 @@ from server_process import StartError, end, free_ports, search_path, spawn, temp
 
 __all__ = ["PrivateNode", "StartError", "launcher"]
 
+CONTROL_LIMIT = 90.0
+"""Seconds for ``rabbitmqctl``; two are usual."""
+
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
 _CONFIGURATION = """\
@@ -60,6 +63,7 @@ class PrivateNode:
         self._environ = environ
         self._management = management
         self._resources = ExitStack()
+        self._private: Mapping[str, str] = {}
         self.url = ""
         self.management_url = ""
 

@@ -41,6 +41,17 @@ def test_a_wrong_password_is_one_error_without_the_password_and_pika_logs_nothin
     assert pika_lines(caplog) == []
 
 
+def test_a_host_that_has_no_address_is_one_error_and_pika_logs_nothing(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = connect(url="amqp://user:password@nowhere.invalid/")
+
+    with pytest.raises(TransportError, match=r"the name nowhere\.invalid cannot be resolved"):
+        transport.stats("any")
+
+    assert pika_lines(caplog) == []
+
+
 @pytest.mark.parametrize("name", ["pika", "pika.adapters", "pika.adapters.base_connection"])
 def test_whoever_sets_a_level_for_pika_sees_what_it_logs(
     connect: Connect, caplog: pytest.LogCaptureFixture, name: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from logging import getLogger
 
 import attrs
@@ -13,7 +14,7 @@ from relevo._clock import Clock
 from relevo._delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._hook import Hooks, observed
 from relevo._transport import Transport
-from relevo.errors import SettleError, TransportError
+from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -23,6 +24,34 @@ FLUSH_AFTER = 0.01
 _MOST_FAILURES = 5
 _AGAIN_AFTER = 1.0
 """Seconds after which a settlement that failed is tried again."""
+
+_REMIND_EVERY = 60.0
+"""Seconds between two log lines about what goes on being wrong."""
+
+
+class Reminder:
+    """Says when to log what goes on being wrong: at once, and then once a minute."""
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._last: float | None = None
+
+    def due(self) -> bool:
+        """Return whether to log it now."""
+        now = self._clock.monotonic()
+        if self._last is not None and now - self._last < _REMIND_EVERY:
+            return False
+        self._last = now
+        return True
+
+
+@contextmanager
+def outage(transport: str) -> Iterator[None]:
+    """Raise a configuration error of *transport* as an outage: the same configuration worked before."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise TransportUnavailableError(transport, f"it worked before, and now: {error}") from error
 
 
 @attrs.define(eq=False, slots=False)
@@ -62,11 +91,18 @@ class Ledger:
         self._since = 0.0
         self._failed_at = 0.0
         self._failures = 0
+        self._reminder = Reminder(self._clock)
 
     def hold(self, deliveries: Iterable[Delivery]) -> None:
         """Note that *deliveries* were received."""
         with self._lock:
             self._held.update(dict.fromkeys(deliveries))
+
+    def forget(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that *deliveries* are no longer held."""
+        with self._lock:
+            for delivery in deliveries:
+                self._held.pop(delivery, None)
 
     def holds(self, delivery: Delivery) -> bool:
         """Return whether *delivery* is held, as far as is known."""
@@ -154,10 +190,11 @@ class Ledger:
             _log.warning("the lease of %r was lost while it was held; it may be handled twice", delivery)
 
     def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
-        if not self._around:
-            return self._transport.settle(batch)
-        with observed(self._around, transport=self._transport.name, settlements=batch):
-            return self._transport.settle(batch)
+        with outage(self._transport.name):  # what is settled was received before
+            if not self._around:
+                return self._transport.settle(batch)
+            with observed(self._around, transport=self._transport.name, settlements=batch):
+                return self._transport.settle(batch)
 
     def _enter(
         self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None
@@ -182,7 +219,8 @@ class Ledger:
             if failure is not None:
                 self._failures += 1
                 self._failed_at = self._clock.monotonic()
-                _log.error("%s; trying again", failure)
+        if failure is not None and self._reminder.due():
+            _log.error("%s; trying again", failure)
         return settled
 
     def _taken(self) -> list[Settlement]:

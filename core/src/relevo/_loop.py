@@ -6,7 +6,7 @@ import shlex
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ from relevo._limit import Limits
 from relevo._relay import outbox_queue
 from relevo._runner import Report, Runner, RunOptions
 from relevo._signal import take_ends
-from relevo._worker import Worker
+from relevo._worker import GRACE, Worker
 from relevo.errors import TransportUnavailableError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class LoopRunner(Runner):
                 flight = single_flight(app, name, options.queues)
                 if not stack.enter_context(flight.on_this_host()):
                     return Report(stopped_by="lock")
+            stack.callback(hurry, app, name, None)
             host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
             stack.enter_context(stopped_by_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is asked before they object
@@ -159,6 +160,7 @@ class _Host:
             if self._app.hooks.objection() is not None:
                 self._guard.tell_if_stale()
                 return Report(stopped_by=self._limits.reached() or "objection")
+            self._hurry()
             options = RunOptions(until_empty=True, max_seconds=self._options.max_seconds)
             self._relay = self._app.relay(self._name, options, patient=self._patient)
             self._prepare()
@@ -170,7 +172,16 @@ class _Host:
                 if not is_alone:
                     return Report(stopped_by="lock")
                 with _plugged(self._app, self._flight):
-                    return self._emptied()
+                    try:
+                        return self._emptied()
+                    finally:
+                        self._hurry()
+
+    def _hurry(self) -> None:
+        """Let the calls before, between and after the workers' own end within the time limit too, or soon after."""
+        if self._options.max_seconds is not None:
+            left = self._began + self._options.max_seconds - self._app.clock.monotonic()
+            hurry(self._app, self._name, max(left, 0.0) + GRACE)
 
     def _emptied(self) -> Report:
         handled = -1
@@ -179,6 +190,7 @@ class _Host:
             report = self._named(self._worker.run())
             if self._relay is None or report.stopped_by != "empty":
                 return _told_together(report, [moved])
+            self._hurry()
             if moved.handled + report.handled == handled and not self._comes_due(self._relay):
                 return _told_together(report, [moved])
             handled = moved.handled + report.handled
@@ -255,6 +267,12 @@ class _Host:
         return attrs.evolve(report, stopped_by=self._limits.reached() or lost or "objection")
 
 
+def hurry(app: App, name: str, seconds: float | None) -> None:
+    """Let every call of the transport *name* and of its outbox end within *seconds*; ``None``: as is configured."""
+    for transport in filter(None, (app.transport(name), app.outboxes.get(name))):
+        transport.hurry(seconds)
+
+
 @contextmanager
 def _plugged(app: App, *plugins: object) -> Iterator[None]:
     """Let *plugins* look on, and object, while the block runs."""
@@ -265,13 +283,19 @@ def _plugged(app: App, *plugins: object) -> Iterator[None]:
         yield
 
 
-def _told_together(report: Report, moved: Iterable[Report]) -> Report:
+def _told_together(report: Report, moved: Sequence[Report]) -> Report:
     """Return *report* with what the relay dead-lettered: whoever runs both wants to know of every dead letter."""
     reasons = Counter(report.reasons)
     for each in moved:
         reasons.update(each.reasons)
     dead = reasons.total()
-    return attrs.evolve(report, handled=report.handled - report.dead + dead, dead=dead, reasons=dict(reasons))
+    return attrs.evolve(
+        report,
+        unsettled=report.unsettled + sum(each.unsettled for each in moved),
+        handled=report.handled - report.dead + dead,
+        dead=dead,
+        reasons=dict(reasons),
+    )
 
 
 class Stoppable(Protocol):

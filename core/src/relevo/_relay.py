@@ -13,7 +13,15 @@ from relevo._executor import Handle
 from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
-from relevo.errors import ConfigurationError, DecodeError, RelevoError, SendError, TransportError
+from relevo.errors import (
+    ConfigurationError,
+    DecodeError,
+    RelevoError,
+    SendError,
+    TransportError,
+    TransportUnavailableError,
+    UnsupportedError,
+)
 
 _log = getLogger("relevo.relay")
 
@@ -58,7 +66,8 @@ class RelayExecutor:
         self._patience = patience
         self._change = change
         self._batch: list[Delivery] = []
-        self._outage: TransportError | None = None
+        self._outage: TransportError | ConfigurationError | None = None
+        self._has_sent = False
 
     def start(self, handle: Handle) -> None:
         """Nothing to get ready: the events are handed on, not handled."""
@@ -104,10 +113,15 @@ class RelayExecutor:
         except TransportError as error:
             self._outage = error
             return [(delivery, Release()) for delivery, _ in batch]
-        except ConfigurationError as error:
+        except UnsupportedError as error:
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
             return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
+        except ConfigurationError as error:  # of the target and not of an event: once it has worked, an outage
+            name, why = self._target.name, f"it worked before, and now: {error}"
+            self._outage = TransportUnavailableError(name, why) if self._has_sent else error
+            return [(delivery, Release()) for delivery, _ in batch]
+        self._has_sent = True
         return [(delivery, Ack()) for delivery, _ in batch]
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:

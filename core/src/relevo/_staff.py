@@ -118,6 +118,7 @@ class Staff:
             executor=RelayExecutor(transport, clock=self.clock, patience=self.patience),
             lease=self.lease,
             patient=patient,
+            limited=[transport],
         )
 
     def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:

@@ -21,18 +21,19 @@ _UNIT = """\
 Description=relevo worker of {what}
 Wants=network-online.target
 After=network-online.target
-# one that always dies is given up
-StartLimitIntervalSec=300
-StartLimitBurst=10
+# never given up, however often it ends
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 ExecStart={command}
 WorkingDirectory={directory}
-Restart={restart}
-RestartSec=2
-# a wrong configuration does not mend itself
-RestartPreventExitStatus=78
+# whatever it ends with: 0 at a limit, 78 while the server refuses its user
+Restart=always
+# longer each time, up to 5 minutes; systemd before 254 logs that it ignores the two lines behind, and waits 5 s
+RestartSec=5
+RestartSteps=6
+RestartMaxDelaySec=300
 WatchdogSec=60
 # TERM goes to the worker, which finishes what runs and gives back the rest; what is left afterwards is killed
 KillMode=mixed
@@ -77,13 +78,10 @@ class SystemdRunner(LoopRunner):
         from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
 
         here = app.found_in or (app.config.directory if app.config is not None else Path.cwd())
-        limits = (options.max_events, options.max_seconds, self._max_memory, self._max_failures)
         return _UNIT.format(
             what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
             command=" ".join(map(_word, self.command(app, options))),
             directory=_value(here),
-            # One that ends at a limit ends well, and shall be there again.
-            restart="on-failure" if limits == (None,) * len(limits) else "always",
             patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
         )
 

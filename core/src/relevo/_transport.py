@@ -249,8 +249,8 @@ class Transport(ABC):
             TransportUnavailableError: The server could not be reached; none is known to be settled.
                 They may be settled again: those that were come back as lost.
 
-            SettleError: Some could not be settled while others were; names both. What was not
-                settled stays leased, and comes back if it is not settled again.
+            SettleError: Some could not be settled while others were, or would be; names them. What was
+                not settled stays leased, and comes back if it is not settled again.
 
         Promises:
             ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
@@ -268,6 +268,17 @@ class Transport(ABC):
 
         Promises:
             close-is-idempotent
+        """
+
+    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - to be overridden by those that can wait for long
+        """
+        Let every call end within *seconds* from now, with :class:`TransportUnavailableError` if need be.
+
+        A run with a time limit calls it before each of its calls. This one does nothing: override it where a
+        call can wait for longer than a few seconds, as for a server that does not answer or for a lock.
+
+        Args:
+            seconds: From now, by the clock of the host; ``None`` for as long as is configured.
         """
 
     # --- by capability: what is not claimed raises ------------------------------------------------
@@ -390,8 +401,8 @@ class Transport(ABC):
         """
         Return what is wrong where the events of *queues* are kept, and change nothing.
 
-        ``relevo check --live`` asks for it after a ``setup`` with ``dry_run`` that found something there. This one finds
-        nothing: override it where events can be lost or stuck in a way that no other call reports. What could not be looked at is no problem; it
+        ``relevo check --live`` asks for it after ``setup`` with ``dry_run``. This one finds nothing: override it where
+        events can be lost or stuck in a way that no other call reports. What could not be looked at is no problem; it
         is logged as a warning that says how to make it possible.
 
         Args:

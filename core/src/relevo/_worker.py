@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from logging import getLogger
 
 import attrs
@@ -24,12 +25,12 @@ from relevo._clock import Clock
 from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Release, Settlement
 from relevo._executor import Executor, Handle, InlineExecutor
 from relevo._hook import Hooks, observed
-from relevo._ledger import Ledger
+from relevo._ledger import Ledger, Reminder, outage
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
 from relevo._suspect import LOOK_AGAIN, Suspects
 from relevo._transport import Transport
-from relevo.errors import TransportError, TransportUnavailableError
+from relevo.errors import SettleError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -42,7 +43,9 @@ _WAIT_BUSY = 0.02
 _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
-_COMPLAIN_EVERY = 60.0
+GRACE = 5.0
+"""Seconds after the time limit within which a call of the transport ends, whatever the server does."""
+
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
@@ -73,7 +76,10 @@ class Worker:
 
         lease: Seconds for which deliveries are hidden; renewed every third of it where that is claimed.
 
-        patient: Wait for a server that is down, instead of raising.
+        patient: Wait for a server that is down, instead of raising. After the first successful receive a
+            configuration error of the transport is an outage too: the same configuration worked before.
+
+        limited: Further transports that the executor calls; the time limit holds for their calls too.
 
         background: Renew leases and flush settlements also while a listener runs, from a thread.
 
@@ -90,6 +96,7 @@ class Worker:
     _hooks: Hooks = attrs.field(factory=Hooks)
     _lease: float = LEASE
     _patient: bool = False
+    _limited: Sequence[Transport] = ()
     _background: bool = True
     _suspects: Suspects = attrs.field()
 
@@ -108,7 +115,13 @@ class Worker:
         self._pace = Pace(most)
         self._stopped = self._hurried = False
         self._outages = self._doubts = 0
-        self._complained = 0.0
+        self._received = False
+        self._busy = False
+        """Whether a listener runs, as far as this thread knows."""
+        self._worked = self._clock.monotonic()
+        """When one last did."""
+        self._reminder = Reminder(self._clock)
+        self._batch: Sequence[Delivery] = ()
         self._started = self._clock.monotonic()
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
         self._linger = self.lingered = 0.0
@@ -129,9 +142,11 @@ class Worker:
         Handle events until a limit is reached, nothing is ready any more, or :meth:`stop` is called.
 
         Raises:
+            ConfigurationError: The transport cannot be used, and no receive succeeded before.
+
             TransportUnavailableError: The server could not be reached, and the worker is not patient.
 
-            SettleError: The server refuses to settle something, again and again.
+            SettleError: The server refuses to settle something, again and again, and the worker is not patient.
         """
         self._executor.start(self._handle)
         ended = threading.Event()
@@ -154,12 +169,16 @@ class Worker:
                 if self._background:
                     keeper.join()
                 self._executor.stop()
+                if self._ends < float("inf"):
+                    for transport in (self._transport, *self._limited):
+                        transport.hurry(None)
         counts = self._ledger.counts
         return Report(
             handled=self._ledger.handled(),
             done=counts[Ack],
             retried=counts[Nack],
             dead=counts[DeadLetter],
+            unsettled=self._ledger.held(),
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
             reasons=dict(self._ledger.reasons),
@@ -180,6 +199,9 @@ class Worker:
                 self._collect()
             except TransportUnavailableError as error:
                 self.sit_out(error)
+            except SettleError:
+                if not self._patient:  # else it is tried again, while everything else goes on
+                    raise
 
     def _begin(self) -> None:
         """Submit from the backlog what there is room for; a suspect only once it is alone, and nothing beside it."""
@@ -193,19 +215,24 @@ class Worker:
                 self._begin_suspect(delivery)
                 self._finish()
             elif ledger.holds(delivery):
-                executor.submit(delivery)
+                self._submit(delivery)
+
+    def _submit(self, delivery: Delivery) -> None:
+        self._busy = True
+        self._executor.submit(delivery)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, of which nothing else is held beside, unless it ends without being handled."""
         if not self._ledger.holds(delivery):
             return
         try:
-            outcome = self._suspects.outcome(delivery)
+            with outage(self._transport.name):
+                outcome = self._suspects.outcome(delivery)
         except TransportUnavailableError:
             self._ledger.add(delivery, Release())
             raise
         if outcome is None:
-            self._executor.submit(delivery)
+            self._submit(delivery)
         else:
             self._ledger.add(delivery, outcome)
 
@@ -223,8 +250,22 @@ class Worker:
         if executor.running():
             for delivery, outcome in executor.finished(0.0 if executor.room() else _WAIT_BUSY):
                 ledger.add(delivery, self._suspects.concluded(delivery, outcome))
+        self._rested()
         if ledger.ripe():
-            ledger.flush()
+            self._flush()
+
+    def _flush(self) -> None:
+        self._hurry()
+        self._ledger.flush()
+
+    def _hurry(self) -> None:
+        """Let the next calls of the transports end with the time limit, or the last listener, and the grace period."""
+        if self._ends < float("inf"):
+            now = self._clock.monotonic()
+            if self._busy:
+                self._worked = now
+            for transport in (self._transport, *self._limited):
+                transport.hurry(max(self._ends, self._worked) + GRACE - now)
 
     def _finish(self) -> None:
         """Wait for what runs, unless nobody wants to wait, and settle it."""
@@ -234,7 +275,14 @@ class Worker:
                 ledger.add(delivery, self._suspects.concluded(delivery, outcome))
             if self._hurried:
                 break
-        ledger.flush()
+        self._rested()
+        self._flush()
+
+    def _rested(self) -> None:
+        """Note whether a listener still runs, and when the last one did."""
+        if self._busy:
+            self._worked = self._clock.monotonic()
+            self._busy = self._executor.running() > 0
 
     def _fetch(self) -> bool:
         """Receive further events into the backlog; return whether any came, or may not come."""
@@ -249,16 +297,20 @@ class Worker:
                     self._pause(_WAIT_BUSY)
                 return True
         began = self._clock.monotonic()
-        batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
+        self._hurry()
+        with outage(self._transport.name) if self._received else nullcontext():
+            batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
+        self._received = True
         now = self._clock.monotonic()
         self._pace.received(batch, asked=limit, now=now)
         if self._linger:
             self.lingered, self._linger = self.lingered + now - began, 0.0
         if not batch:
             self._outages = 0
-            ledger.flush()
+            self._flush()
             return False
         self._doubts = 0
+        self._batch = batch
         ledger.hold(batch)
         suspect = next((delivery for delivery in batch if delivery.losses), None)
         if suspect is None:
@@ -282,7 +334,8 @@ class Worker:
             self._pause(_WAIT_BUSY)
             return False
         known = self._transport.capabilities.stats != "none"
-        stats = [self._transport.stats(queue) for queue in self._queues] if known else []
+        with outage(self._transport.name):
+            stats = [self._transport.stats(queue) for queue in self._queues] if known else []
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
             # On its way, or behind an earlier one of its key, or just gone to another worker.
             self._doubts += 1
@@ -334,9 +387,10 @@ class Worker:
                 now = self._clock.monotonic()
                 if now - renewed >= self._lease / 3:
                     renewed = now
+                    self._hurry()
                     self._ledger.extend(self._lease)
                 if self._ledger.ripe():
-                    self._ledger.flush()
+                    self._flush()
                 if self._stopped:
                     self._suspects.excuse()
                 self._suspects.keep_up()
@@ -349,8 +403,7 @@ class Worker:
         if not self._patient:
             raise error
         now = self._clock.monotonic()
-        if self._outages == 0 or now - self._complained >= _COMPLAIN_EVERY:
-            self._complained = now
+        if self._reminder.due():
             _log.warning("%s; waiting until it is back", error)
         longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
         self._outages += 1
@@ -363,13 +416,10 @@ class Worker:
             seconds -= 0.1
 
     def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
-        for delivery, outcome in lost:
-            self._suspects.kept.keep(delivery, outcome, self._clock.monotonic())
-            if isinstance(outcome, Release):
-                continue  # it was not begun, and comes back in any case
-            _log.warning(
-                "%r was no longer held when it was settled: its lease had ended, or an earlier try did it", delivery
-            )
+        if lost:
+            for delivery, outcome in lost:
+                self._suspects.kept.keep(delivery, outcome, self._clock.monotonic())
+            self._lose([delivery for delivery, _ in lost])
         for delivery, outcome in settlements:
             if isinstance(outcome, Release):
                 continue
@@ -378,3 +428,20 @@ class Worker:
                 _log.warning("%r is dead: %s", delivery, outcome.reason)
                 with observed(self._dead_observers, delivery=delivery, outcome=outcome):
                     pass
+
+    def _lose(self, lost: Sequence[Delivery]) -> None:
+        """Log that *lost* were not settled; with them, what was received over the same connection is gone."""
+        if self._transport.capabilities.lease == "timed":
+            for delivery in lost:
+                _log.warning(
+                    "%r was no longer held when it was settled: its lease had ended, or an earlier try did it", delivery
+                )
+            return
+        _log.warning(
+            "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
+            "had been given back; the server delivers them again",
+            len(lost),
+            lost[0],
+        )
+        if not frozenset(lost).isdisjoint(self._batch):
+            self._ledger.forget(self._batch)  # what of it was not begun comes again: to begin it now would repeat it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -92,6 +93,8 @@ _BY_CODE: Mapping[int, type[RelevoError]] = MappingProxyType(
 )
 """By the server's reply code; goes before the name."""
 
+_QUOTED = re.compile(r"'[^']*'")
+
 _PASSING = ("limit", "is down")
 """Words of a refusal that time may mend: a limit of connections, a virtual host that has stopped."""
 
@@ -108,7 +111,8 @@ def translated(error: LineLostError, *, transport: str, place: str) -> RelevoErr
         place: The server's address, without secrets.
     """
     kind = _BY_CODE.get(error.code) or _BY_KIND.get(error.kind, TransportUnavailableError)
-    if error.code == NOT_ALLOWED and any(word in error.why for word in _PASSING):
+    said = _QUOTED.sub("", error.why)  # a user may be called so
+    if error.code == NOT_ALLOWED and any(word in said for word in _PASSING):
         kind = TransportUnavailableError
     if kind is AccessRefusedError:
         return AccessRefusedError(transport, place, error.why)

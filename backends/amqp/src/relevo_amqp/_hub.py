@@ -8,6 +8,7 @@ it: after a fork the child makes its own.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -15,10 +16,13 @@ from contextlib import suppress
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
 from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not_set_up
+from relevo_amqp._mover import Mover
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Exchange, Role, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 OLDEST = (4, 0)
 
@@ -67,6 +71,7 @@ class Hub:
             answer_within=self.timeout,
             believe=self._believe,
         )
+        self.mover = Mover(self.publisher)
 
     def channel(self) -> Channel:
         """
@@ -166,7 +171,9 @@ class Hub:
         if strange := [queue for queue in missing if queue not in self._kept]:
             raise not_set_up(self._name, strange)
         if missing:
+            names = ", ".join(f'"{topology.queue(queue, Role.MAIN)}"' for queue in missing)
             self.declare(missing)
+            _log.warning("queues were missing, and were declared again: %s", names)
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from relevo_amqp._connection import Channel, Connection, Loop
-from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, LineLostError
 from relevo_amqp._mapping import Parcel
 
 NOT_TAKEN = (
@@ -34,11 +34,16 @@ class Fate(IntEnum):
     UNSENT = 4
 
 
+_SLICE = 0.05
+"""Seconds between two looks whether the server has stopped reading."""
+
+
 class Batch:
     """Parcels that one caller waits for."""
 
-    def __init__(self, parcels: Sequence[Parcel]):
+    def __init__(self, parcels: Sequence[Parcel], channel: Channel | None = None):
         self.parcels = parcels
+        self.channel = channel
         self.fates: list[Fate | None] = [None] * len(parcels)
         self.why = ""
         self.homeless: int | None = None
@@ -133,32 +138,62 @@ class Publisher:
         self._waiting: deque[Batch] = deque()
         self._flying: dict[int, tuple[Batch, int]] = {}
         self._tag = 0
+        self._working: set[str] = set()
+        """The exchanges that took something on this channel."""
 
-    def send(self, parcels: Sequence[Parcel]) -> Batch:
+    @property
+    def blocked(self) -> str | None:
+        """Why the server has stopped taking events; ``None`` if it has not, as far as is known."""
+        connection = self._connection
+        reason = None if connection is None or connection.lost is not None else connection.blocked
+        return None if reason is None else f"the server has stopped taking events: {reason}"
+
+    def send(self, parcels: Sequence[Parcel], *, unless_blocked: bool = False) -> Batch:
         """
         Publish *parcels* and return what became of each; blocking.
+
+        Args:
+            parcels: What to publish.
+
+            unless_blocked: Send nothing, and wait no longer, once the server has stopped taking events. Those that
+                were sent before that is known have no fate yet, see :meth:`wait`.
 
         Raises:
             LineLostError: The server could not be reached; nothing was sent.
         """
-        batch = Batch(parcels)
         if not parcels:
-            return batch
+            return Batch(parcels)
         channel = self._ready()
+        if unless_blocked and (why := self.blocked) is not None:
+            raise LineLostError(why)
+        batch = Batch(parcels, channel)
         self._loop.soon(lambda: self._take(batch, channel))
-        while not batch.done.wait(max(0.0, batch.progress + self._timeout - time.monotonic())):
+        self.wait(batch, unless_blocked=unless_blocked)
+        return batch
+
+    def wait(self, batch: Batch, *, unless_blocked: bool) -> None:
+        """Wait until each parcel of *batch* has a fate, or with *unless_blocked* the server takes none; blocking."""
+        self._wait_for_fates(batch, unless_blocked=unless_blocked)
+        if batch.channel is not None and batch.done.is_set():
+            try:
+                self._believe(batch.channel)
+            except LineLostError as error:
+                batch.doubt(error.why)
+
+    def _wait_for_fates(self, batch: Batch, *, unless_blocked: bool) -> None:
+        while True:
+            left = min(batch.progress + self._timeout, self._loop.deadline) - time.monotonic()
+            if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
+                return
             if not self._loop.alive:
                 batch.give_up("the thread that speaks with the server has ended")
-            elif time.monotonic() >= batch.progress + self._timeout:
-                self._loop.soon(lambda: self._too_late(batch, channel))
+            elif unless_blocked and self.blocked is not None:
+                return
+            elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline):
+                self._loop.soon(lambda: self._too_late(batch))
                 batch.done.wait(1.0)
                 # That thread does not come to it, and may be about to publish: nothing is known of any.
-                batch.give_up("no confirmation in time", begun=len(parcels))
-        try:
-            self._believe(channel)
-        except LineLostError as error:
-            batch.doubt(error.why)
-        return batch
+                batch.give_up("no confirmation in time", begun=len(batch.parcels))
 
     def close(self, timeout: float) -> None:
         """Give the connection up; blocking."""
@@ -194,6 +229,7 @@ class Publisher:
 
     def _begin(self) -> None:
         self._tag = 0
+        self._working = set()
 
     def _take(self, batch: Batch, channel: Channel) -> None:
         if channel.lost is not None:
@@ -240,6 +276,7 @@ class Publisher:
             batch, position = flying.pop(each)
             batch.progress = now
             batch.settle(position, fate, why)
+            self._working.add(batch.parcels[position].exchange)
         for batch in self._waiting:
             batch.progress = now
         if self._waiting:
@@ -264,8 +301,14 @@ class Publisher:
             return
         flying, self._flying = self._flying, {}
         for batch, position in flying.values():
+            exchange = batch.parcels[position].exchange
+            # The server closes the channel over the first that it refuses, and takes none behind it. If it took some
+            # for this exchange before, the right to write was lost meanwhile, and which is the first is not known.
+            if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
+                batch.settle(position, Fate.REFUSED, f"{error.why}; this user needs the right to write there")
+                continue
             # The server names an exchange that is missing; what went there was not taken for sure.
-            missing = error.code == NOT_FOUND and f"'{batch.parcels[position].exchange}'" in error.why
+            missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why
             if missing:
                 batch.turn_away(position, error.why)
             else:
@@ -274,13 +317,11 @@ class Publisher:
         for batch in waiting:
             batch.give_up(error.why)
 
-    def _too_late(self, batch: Batch, channel: Channel) -> None:
-        connection = self._connection
-        blocked = connection.blocked if connection is not None else None
-        why = (
-            f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {self._timeout:g} s"
-        )
-        if channel is self._channel and connection is not None:
+    def _too_late(self, batch: Batch) -> None:
+        connection, channel = self._connection, batch.channel
+        late = min(self._timeout, time.monotonic() - batch.progress)
+        why = self.blocked or f"no confirmation in {late:.3g} s"
+        if channel is not None and channel is self._channel and connection is not None:
             connection.abort()  # what is still on its way must not arrive at any time later
             channel.lose(LineLostError(why))
         batch.give_up(why)

@@ -22,7 +22,6 @@ from relevo import Clock, Delivery
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Record, losses, postponed, read, written
-from relevo_amqp._publisher import Fate
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
@@ -92,7 +91,7 @@ class Receiver:
             self._move()
             if deliveries := self._hand_out(subscription, queues, limit):
                 return deliveries
-            if self._misplaced:
+            if self._misplaced and self._hub.publisher.blocked is None:
                 continue
             if self._suspects_there:
                 if self._alone(subscription):
@@ -311,8 +310,8 @@ class Receiver:
         self._misplaced += subscription.sift(strange)
 
     def _move(self) -> None:
-        """Move what was set apart to where it belongs."""
-        if self._misplaced and self.subscription is not None:
+        """Move what was set apart to where it belongs; while the server takes no events it stays here."""
+        if self._misplaced and self.subscription is not None and self._hub.publisher.blocked is None:
             misplaced, self._misplaced = self._misplaced, []
             self._relocate(self.subscription, misplaced)
             self._look_at = 0.0
@@ -325,27 +324,26 @@ class Receiver:
             LineLostError: Some were not confirmed; they stay here to be moved later.
         """
         topology, now = self._hub.topology, self._clock.now()
-        parcels = []
+        parcels = {}
         for arrival in arrivals:
             record, wait = self._read(arrival, now)
             if record.losses and not wait:
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
                 route = topology.route(arrival.queue, wait)
-            parcels.append(written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0))
-        try:
-            batch = self._hub.publisher.send(parcels)
-        except LineLostError:
-            self._misplaced += arrivals
-            raise
-        confirmed = set(batch.positions(Fate.CONFIRMED))
-        subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
-        subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
-        if len(confirmed) < len(arrivals):
-            self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
-            if batch.positions(Fate.REFUSED):
+            parcel = written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0)
+            parcels[Receipt(subscription.token, arrival.tag)] = parcel
+        moved = self._hub.mover.move(parcels)
+        subscription.ack([receipt.tag for receipt in moved.confirmed])
+        if moved.confirmed:
+            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
+        confirmed = {receipt.tag for receipt in moved.confirmed}
+        left = [arrival for arrival in arrivals if arrival.tag not in confirmed]
+        self._misplaced += left
+        if left and self._hub.publisher.blocked is None:
+            if moved.refused:
                 self._hub.provide(self._queues)  # a queue is gone that they need
-            raise LineLostError(f"events could not be moved to where they belong: {batch.why}")
+            raise LineLostError(f"events could not be moved to where they belong: {moved.why}")
 
     # --- waiting ---------------------------------------------------------------------------------------
 

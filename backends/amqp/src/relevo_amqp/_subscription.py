@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
 """Round trips without an arrival after which nothing is on its way, and the most that are tried."""
+
+CANCELLED = "cancelled"
+"""The kind of error when the server ended a consumer while the connection is well."""
 
 _AGAIN = 0.05
 """Seconds after which is given back what would disturb the end of a consumer."""
@@ -81,6 +85,8 @@ class Subscription:
         self._held: set[int] = set()
         self._settling: set[int] = set()
         self._done: set[int] = set()
+        self._return_at: dict[int, float] = {}
+        """When what could not be settled goes back, by its tag."""
         self._flush_scheduled = False
         self._acks_wait = False
         # How many flushes were sent, how many of them committed, and for how many of these that was answered.
@@ -331,14 +337,22 @@ class Subscription:
 
     def _wait_for(self, flush: int) -> None:
         with self.changed:
-            answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, self._timeout)
+            timeout = self._channel.loop.within(self._timeout)
+            answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
             # At once, and not when the cut has been noticed: nothing more of it may be claimed.
-            self._on_lost(LineLostError(f"the acks were not answered in {self._timeout:g} s"))
+            self._on_lost(LineLostError(f"the acks were not answered in {timeout:.3g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
-        """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
+        """
+        Return *tags* to the server if they are still held after *after* seconds; it counts a loss.
+
+        Called again for a tag, the seconds begin again.
+        """
+        due = time.monotonic() + after
+        with self.changed:
+            self._return_at.update(dict.fromkeys(tags, due))
 
         def give() -> None:
             if self._acks_wait:
@@ -346,7 +360,10 @@ class Subscription:
                 return
             self._flush()  # whoever waits for what is acked already counts on the next number
             with self.changed:
-                mine = [tag for tag in tags if tag in self._held] if self.lost is None else []
+                mine = [tag for tag in tags if tag in self._held and self._return_at.get(tag) == due]
+                for tag in tags:
+                    if self._return_at.get(tag) == due:
+                        del self._return_at[tag]
                 self._held.difference_update(mine)
                 self._discount(mine)
                 for tag in mine:
@@ -445,7 +462,8 @@ class Subscription:
             if self._committed < self._sent:
                 self._committed = self._sent
                 self._channel.commit(self._on_commit)
-            self._on_lost(LineLostError(f'the server ended the subscription of "{consumer.name}"'))
+            why = f'the server ended the consumer of the queue "{consumer.name}", as it does when the queue is deleted'
+            self._on_lost(LineLostError(why, kind=CANCELLED))
             self._channel.close()
 
     def _on_lost(self, error: LineLostError) -> None:

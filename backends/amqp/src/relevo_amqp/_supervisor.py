@@ -34,10 +34,10 @@ process_name=%(program_name)s-%(process_num)02d
 numprocs={processes}
 directory={directory}
 autostart=true
-; whatever it ends with, even 0 at a limit; one that never lasts startsecs is given up after startretries
+; whatever it ends with, even 0 at a limit; where it does not last startsecs, supervisor waits a second longer each time
 autorestart=true
 startsecs=5
-startretries=5
+startretries=1000000
 ; TERM finishes what runs and gives back the rest, which may take as long as a listener may
 stopsignal=TERM
 stopwaitsecs={patience}

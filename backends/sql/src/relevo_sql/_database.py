@@ -70,6 +70,7 @@ class Database(Forking):
         self.name = name
         self._own = own
         self._patience = patience
+        self._deadline = float("inf")
         database = engine.url.database or ""
         named = database and not database.startswith((":memory:", "file:"))
         self.path = Path(database).absolute() if named else None
@@ -106,11 +107,22 @@ class Database(Forking):
 
             CommitUnknownError: It is not known whether anything was changed.
         """
-        return self._use(lambda: self._decoding(work, self._ready_connection(), durable=durable))
+
+        def once() -> T:
+            result = self._decoding(work, self._ready_connection(), durable=durable)
+            if durable and self._file[1] != _identity(self._file[0]):
+                raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
+            return result
+
+        return self._use(once)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not be there yet."""
         return self._set_up(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
+
+    def is_empty(self) -> bool:
+        """Return whether the database is there, and has nothing in it."""
+        return self.inspect(lambda connection: not self.dialect.catalog(connection)) is True
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
         """
@@ -174,9 +186,17 @@ class Database(Forking):
         return bool(self._file[0] or self.path)
 
     @property
+    def _path(self) -> str:
+        return self._file[0] or str(self.path or "")
+
+    @property
     def place(self) -> str:
         """The database in words, without secrets."""
         return f"the database {self._file[0] or self.path or 'behind the engine'}"
+
+    def hurry(self, seconds: float | None) -> None:
+        """Wait for other writers no longer than *seconds* from now, whatever the patience is."""
+        self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
         """Let go of the connection, after the call that uses it."""
@@ -224,9 +244,12 @@ class Database(Forking):
             ) from error.__cause__
 
     def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
-        patience = self._patience if patience is None else patience
-        with translated(self.dialect, self.name, lambda: self.place, patience=patience):
+        patience = self._left(self._patience if patience is None else patience)
+        with translated(self.dialect, self.name, lambda: self.place, patience=patience, file=self._path):
             return self._patiently(step, patience)
+
+    def _left(self, patience: float) -> float:
+        return max(0.0, min(patience, self._deadline - time.monotonic()))
 
     def _patiently(self, step: Callable[[], T], patience: float) -> T:
         """Do *step*, and again as long as other writers are in the way and *patience* lasts."""
@@ -285,11 +308,11 @@ class Database(Forking):
     def _commit(self, connection: sa.Connection) -> None:
         try:
             # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
-            self._patiently(lambda: self.dialect.commit(connection), self._patience)
+            self._patiently(lambda: self.dialect.commit(connection), self._left(self._patience))
         except sa.exc.DBAPIError as error:
             if self.dialect.trouble(error) in _LOCKED:
                 raise
-            known = relevo_error(self.dialect, error, self.name, self.place)
+            known = relevo_error(self.dialect, error, self.name, self.place, file=self._path)
             why = known.why if isinstance(known, TransportUnavailableError) else str(known)
             raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
 

@@ -38,6 +38,7 @@ class Trouble(Enum):
     STALE = auto()
     READ_ONLY = auto()
     FULL = auto()
+    IO = auto()
     NOT_FOUND = auto()
     NOT_A_DATABASE = auto()
     MALFORMED = auto()
@@ -319,6 +320,7 @@ _BY_CODE = {
     sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
     sqlite3.SQLITE_PERM: Trouble.READ_ONLY,
     sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_IOERR: Trouble.IO,
     sqlite3.SQLITE_CANTOPEN: Trouble.NOT_FOUND,
     sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
     sqlite3.SQLITE_CORRUPT: Trouble.MALFORMED,
@@ -339,6 +341,7 @@ _BY_TEXT = {
     "database is locked": Trouble.BUSY,
     "readonly database": Trouble.READ_ONLY,
     "disk is full": Trouble.FULL,
+    "disk I/O error": Trouble.IO,
     "unable to open database": Trouble.NOT_FOUND,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,8 @@ _UNAVAILABLE = {
     "begin it with BEGIN IMMEDIATE, or do it again",
     Trouble.READ_ONLY: "{place} is not writable; let this user write to the file and to its directory",
     Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; make room",
+    Trouble.IO: "{place} cannot be read or written: {error}{name}; look whether the disk is sound, whether a quota "
+    "or a limit of the size of files is reached, and what the system's log says",
     Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
     Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
     Trouble.TOO_BIG: "a value is too big for {place}",
@@ -49,8 +52,14 @@ _CONFIGURATION = {
 }
 
 
+_LEAST = 1 << 20
+"""Bytes that a disk has free unless it is full: SQLite writes pages and a shared index of 32 KiB."""
+
+
 @contextmanager
-def translated(dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0) -> Iterator[None]:
+def translated(
+    dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0, file: str = ""
+) -> Iterator[None]:
     """
     Turn what SQLAlchemy raises inside into an error of relevo.
 
@@ -62,23 +71,39 @@ def translated(dialect: SqliteDialect, name: str, place: Callable[[], str], *, p
         place: The database, in words without secrets.
 
         patience: Seconds for which a lock was waited for, if known.
+
+        file: Where the database is, if known.
     """
     try:
         yield
     except sa.exc.DBAPIError as error:
-        raise relevo_error(dialect, error, name, place(), patience=patience) from (error.orig or error)
+        raise relevo_error(dialect, error, name, place(), patience=patience, file=file) from (error.orig or error)
     except sa.exc.SQLAlchemyError as error:
         raise TransportUnavailableError(name, f"{place()}: {error}") from error
 
 
 def relevo_error(
-    dialect: SqliteDialect, error: sa.exc.DBAPIError, name: str, place: str, *, patience: float = 0.0
+    dialect: SqliteDialect, error: sa.exc.DBAPIError, name: str, place: str, *, patience: float = 0.0, file: str = ""
 ) -> RelevoError:
     """Return the error to raise for *error*."""
     trouble = dialect.trouble(error)
+    if trouble is Trouble.IO and file and _is_full(file):
+        trouble = Trouble.FULL  # where SQLite maps a file into memory it cannot tell why that failed
     if trouble in _CONFIGURATION:
         why = _CONFIGURATION[trouble].format(place=place)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
-    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(place=place, waited=waited, error=error.orig)
+    code = getattr(error.orig, "sqlite_errorname", "")
+    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(
+        place=place, waited=waited, error=error.orig, name=f" ({code})" if code else ""
+    )
     return _KINDS.get(trouble, TransportUnavailableError)(name, why)
+
+
+def _is_full(file: str) -> bool:
+    """Return whether the disk that *file* is on has no room."""
+    try:
+        found = os.statvfs(os.path.dirname(file))  # noqa: PTH120 - a path as the driver has it
+    except (OSError, AttributeError):  # not on every system
+        return False
+    return found.f_bavail * found.f_frsize < _LEAST or (found.f_files > 0 and not found.f_favail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -40,6 +41,8 @@ from relevo_sql._session import Joints, SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
 from relevo_sql._stats import Counter
+
+_log = getLogger("relevo.sql")
 
 
 class SqlTransport(Transport, Board):
@@ -110,6 +113,7 @@ class SqlTransport(Transport, Board):
         self._clock = clock
         self._poll = poll
         self._closed = False
+        self._kept = False
         self._doorbell = Doorbell()
         self._database = database
         self._claimer = Claimer(database, clock)
@@ -145,7 +149,9 @@ class SqlTransport(Transport, Board):
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()
         try:
-            return set_up(self._database, dry_run=dry_run)
+            made = set_up(self._database, dry_run=dry_run)
+            self._kept = self._kept or not dry_run
+            return made
         finally:
             # What is set up when a module is imported leaves nothing open, however the process is forked then.
             self._database.rest()
@@ -174,7 +180,15 @@ class SqlTransport(Transport, Board):
             if limit <= 0:
                 return ()
             rings = self._doorbell.rings
-            claim = self._claimer.claim(queues, limit=limit, lease=lease)
+            try:
+                claim = self._claimer.claim(queues, limit=limit, lease=lease)
+            except ConfigurationError:
+                # One that was told to create the tables does so again where all is gone, and alters nothing else.
+                if not self._kept or not self._database.is_empty():
+                    raise
+                set_up(self._database, dry_run=False)
+                _log.warning("%s was empty; its tables were created again", self._database.place)
+                continue
             if claim.deliveries or patience.left <= 0:
                 return claim.deliveries
             change = float("inf")
@@ -287,6 +301,9 @@ class SqlTransport(Transport, Board):
     def unlock(self, name: str, receipt: str) -> None:
         self._require_open()
         self._locks.free(name, receipt)
+
+    def hurry(self, seconds: float | None) -> None:
+        self._database.hurry(seconds)
 
     def close(self) -> None:
         """

@@ -16,10 +16,11 @@ from relevo._app import App
 from relevo._clock import seconds
 from relevo._delivery import Release, Settlement
 from relevo._hook import hookimpl
-from relevo._loop import LoopRunner
+from relevo._loop import LoopRunner, hurry
 from relevo._notify import Notifier
 from relevo._runner import Report, RunOptions
-from relevo.cli._main import EXIT_DEAD, EXIT_LATER
+from relevo._worker import GRACE
+from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
 from relevo.cli._place import of_one_transport
@@ -95,8 +96,9 @@ def drain(
     """
     Handle what is due now, and what becomes due meanwhile, then exit.
 
-    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, and with 75 during a
-    deploy, if a plugin lets no events be taken, or if another drain is at the same queues.
+    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, with 69 if something
+    that was received could not be settled, and with 75 during a deploy, if a plugin lets no events be taken, or if
+    another drain is at the same queues.
 
     Example: relevo drain --max-time 55s
     """
@@ -113,11 +115,17 @@ def drain(
     )
     with _progress(app, show=at_terminal(sys.stderr) and not as_json):
         runner = LoopRunner(single_flight=True, max_memory=max_memory, max_failures=max_failures)
-        report = runner.run(app, options)
+        try:
+            report = runner.run(app, options)
+        finally:
+            if max_time is not None:  # closing is bounded too
+                hurry(app, app.transport(transport).name, GRACE)
     if as_json:
         show_json(attrs.asdict(report))
-    elif at_terminal(sys.stdout) or report.dead:
+    elif at_terminal(sys.stdout) or report.dead or report.unsettled:
         click.echo(_told(report))
+    if report.unsettled:
+        return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead else _exit_code(report)
 
 
@@ -198,8 +206,10 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
         report = mover.run()
     if as_json:
         show_json(attrs.asdict(report))
-    elif at_terminal(sys.stdout) or (report.dead and until_empty):
+    elif at_terminal(sys.stdout) or ((report.dead or report.unsettled) and until_empty):
         click.echo(_told(report, done="moved"))
+    if report.unsettled and until_empty:
+        return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead and until_empty else 0
 
 
@@ -214,6 +224,8 @@ def _told(report: Report, *, done: str = "done") -> str:
     if report.dead:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
         parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
+    if report.unsettled:
+        parts.append(f"{report.unsettled} not settled, which come again")
     later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
     return f"{', '.join(parts)} in {report.seconds:.1f} s{later}"
 

@@ -1,0 +1,182 @@
+"""What happens to the database under a running worker: it waits, resumes, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from relevo import Ack, Delivery, Envelope, Outcome, RunOptions, SystemClock, Worker
+from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
+from relevo_sql import SqlTransport
+
+from .test_errors import a_writer, failing
+
+Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+
+class _Running:
+    """A patient worker in a thread, and what it handled."""
+
+    def __init__(self, transport: SqlTransport):
+        self.handled: list[str] = []
+        self._worker = Worker(
+            transport=transport,
+            handle=self._handle,
+            queues=["default"],
+            clock=SystemClock(),
+            chance=lambda: 0.0,
+            options=RunOptions(),
+            patient=True,
+        )
+        self.errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait_until(self, met: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not met():
+            assert time.monotonic() < deadline
+            assert self._thread.is_alive(), self.errors
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._worker.stop()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        try:
+            self._worker.run()
+        except BaseException as error:  # noqa: BLE001 - the test tells it
+            self.errors.append(error)
+
+    def _handle(self, delivery: Delivery) -> Outcome:
+        assert isinstance(delivery.envelope, Envelope)
+        self.handled.append(delivery.envelope.id)
+        return Ack()
+
+
+@contextmanager
+def _running(transport: SqlTransport) -> Iterator[_Running]:
+    running = _Running(transport)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _empty(path: Path) -> None:
+    """Put an empty file into the place of *path*."""
+    new = path.with_suffix(".new")
+    new.touch()
+    new.replace(path)
+    for rest in ("-wal", "-shm"):
+        path.with_name(path.name + rest).unlink(missing_ok=True)
+
+
+def _has_tables(path: Path) -> bool:
+    connection = sqlite3.connect(path)
+    try:
+        return len(connection.execute("SELECT name FROM sqlite_master").fetchall()) > 5
+    finally:
+        connection.close()
+
+
+def test_a_worker_that_set_up_its_database_does_so_again_where_it_was_replaced_by_an_empty_one(
+    opener: Opener, path: Path, an_envelope: Maker
+) -> None:
+    opener().send([an_envelope(1)])
+    with _running(opener()) as running:
+        running.wait_until(lambda: running.handled == ["id-1"])
+
+        _empty(path)
+        running.wait_until(lambda: _has_tables(path))
+        opener(setup=False).send([an_envelope(2)])
+
+        running.wait_until(lambda: running.handled == ["id-1", "id-2"])
+
+
+def test_a_worker_that_only_checked_its_database_waits_until_an_empty_one_is_set_up(
+    opener: Opener, path: Path, an_envelope: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    opener().send([an_envelope(1)])
+    with _running(opener(setup=False)) as running:
+        running.wait_until(lambda: running.handled == ["id-1"])
+
+        _empty(path)
+        running.wait_until(lambda: "it worked before, and now: " in caplog.text)
+        untouched = not _has_tables(path)
+        opener().send([an_envelope(2)])
+
+        running.wait_until(lambda: running.handled == ["id-1", "id-2"])
+    assert untouched
+
+
+def test_a_database_with_other_tables_is_never_set_up_by_receiving(opener: Opener, path: Path) -> None:
+    transport = opener()
+    transport.receive(["default"], limit=1, lease=60, wait=0)
+    _empty(path)
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE mine (id INTEGER)")
+    connection.close()
+
+    with pytest.raises(ConfigurationError, match="run: relevo setup"):
+        transport.receive(["default"], limit=1, lease=60, wait=0)
+
+    assert not _has_tables(path)
+
+
+def test_an_event_that_went_into_a_file_that_was_removed_meanwhile_is_unknown(
+    opener: Opener, path: Path, an_envelope: Maker
+) -> None:
+    transport = opener()
+    transport.send([an_envelope(1)])
+
+    def remove(*execution: Any) -> None:
+        if execution[2] == "COMMIT":
+            path.unlink()
+
+    sa.event.listen(transport._database._engine, "before_cursor_execute", remove)
+    with pytest.raises(SendError, match="was removed or replaced") as caught:
+        transport.send([an_envelope(2)])
+
+    assert caught.value.unknown == (0,)
+
+
+def test_a_call_waits_for_another_writer_no_longer_than_it_was_told(
+    opener: Opener, path: Path, an_envelope: Maker
+) -> None:
+    transport = opener(busy_timeout=3600.0)
+    transport.send([an_envelope(1)])
+    transport.hurry(0.1)
+
+    with a_writer(path), pytest.raises(TransportUnavailableError, match="locked by another writer"):
+        transport.receive(["default"], limit=1, lease=60, wait=0)
+    transport.hurry(None)
+
+    assert len(transport.receive(["default"], limit=1, lease=60, wait=0)) == 1
+
+
+@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); look")])
+def test_an_error_of_the_disk_says_that_the_disk_is_full_if_it_is(
+    free: int, said: str, opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = opener()
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    room = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=0, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda _: room)
+
+    with failing(transport, "before", "INSERT", error), pytest.raises(TransportError, match=said):
+        transport.send([an_envelope(1)])
