@@ -809,6 +809,9 @@ class _Slots:
     def running(self) -> int:
         return len(self.busy)
 
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
     def stop(self) -> None:
         self.busy = []
 

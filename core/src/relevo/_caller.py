@@ -15,6 +15,7 @@ from relevo._context import Ambient, within
 from relevo._decision import Reason
 from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._envelope import Envelope
+from relevo._executor import Handle
 from relevo._hook import Hooks, Observer, observed
 from relevo._listener import Listener, ListenerTable, policy_of
 from relevo._progress import ListenerProgress, NewerStateError, Progress, StateTooLargeError, dumped, loaded
@@ -25,6 +26,23 @@ from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClo
 _log = getLogger("relevo.caller")
 _ACK = Ack()
 _NOTED = RelevoError("noted")
+
+
+def contained(handle: Handle) -> Handle:
+    """
+    Return *handle* so that an error of relevo's own ends the one delivery that it met, and nothing else.
+
+    Errors of listeners never come here. An interrupt, or what ends the process, passes.
+    """
+
+    def outcome(delivery: Delivery) -> Outcome:
+        try:
+            return handle(delivery)
+        except Exception as error:
+            _log.exception("%r could not be handled", delivery)
+            return decision.unhandled(delivery, error)
+
+    return outcome
 
 
 @attrs.define(kw_only=True, eq=False)

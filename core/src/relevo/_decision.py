@@ -14,8 +14,8 @@ from enum import StrEnum
 from relevo._delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
 from relevo._listener import Listener
 from relevo._progress import ListenerProgress, Progress, dumped, first_met
-from relevo._retry import Retry
-from relevo.errors import GiveUp
+from relevo._retry import DEFAULT_RETRY, Retry
+from relevo.errors import CodecError, GiveUp
 
 CRASH_LOOP_LOSSES = 3
 PATIENCE = 3600.0
@@ -31,7 +31,7 @@ class Reason(StrEnum):
     """The bytes are not an envelope."""
 
     MALFORMED = "malformed"
-    """The body is not an event, or its data does not fit its declared class."""
+    """The body is not an event, its data does not fit its declared class, or it cannot be handed to a listener."""
 
     CRASH_LOOP = "crash-loop"
     """Three processes died while they held it."""
@@ -68,6 +68,21 @@ def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
     if envelope.expires is not None and envelope.expires <= now:
         return DeadLetter(reason=Reason.EXPIRED, error=f"expired {now - envelope.expires:.3f} s before it was received")
     return None
+
+
+def unhandled(delivery: Delivery, error: Exception) -> Outcome:
+    """
+    Return how *delivery* ends when *error* was raised outside of any listener, before or after one.
+
+    A lack of memory, descriptors or files may pass, so it is retried a few times. Any other error would be raised
+    again for the same bytes.
+    """
+    passes = isinstance(error, (MemoryError, OSError))
+    wait = DEFAULT_RETRY.decide(delivery.attempt, error, 0.0) if passes else None
+    if wait is not None:
+        return Nack(delay=wait)
+    what = str(error) if isinstance(error, CodecError) else traced(error)
+    return DeadLetter(reason=Reason.MALFORMED, error=sanitised(f"it could not be handed to a listener: {what}"))
 
 
 def patient(progress: Progress, reason: str, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:

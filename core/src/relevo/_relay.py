@@ -75,6 +75,9 @@ class RelayExecutor:
     def running(self) -> int:
         return len(self._batch)
 
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         """Send what was submitted and say what became of it."""
         batch, self._batch = self._batch, []

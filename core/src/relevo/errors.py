@@ -169,6 +169,15 @@ class SettleError(TransportError):
         super().__init__(f'the transport "{transport}" could not settle {len(self.unsettled)} deliveries: {why}')
 
 
+class StalledError(RelevoError):
+    """Raised by a worker that holds a delivery on which nothing works; its process ends, and another begins."""
+
+    def __init__(self, delivery: object, seconds: float):
+        self.delivery = delivery
+        self.seconds = seconds
+        super().__init__(f"no listener has been running for {seconds:.0f} s on {delivery!r}, which was begun: giving up")
+
+
 # --- the event is wrong: dead-letter it, never retry ----------------------------------------------
 
 
