@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from relevo._delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
 from relevo._listener import Listener
-from relevo._progress import ListenerProgress, Progress, dumped, first_met
+from relevo._progress import ListenerProgress, Progress, dumped, first_met, since
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo.errors import CodecError, GiveUp
 
@@ -22,6 +22,7 @@ PATIENCE = 3600.0
 SUBJECT_PATIENCE = 60.0
 _PATIENT_FIRST = 1.0
 _PATIENT_CAP = 60.0
+_MAX_REASON = 200
 
 
 class Reason(StrEnum):
@@ -115,10 +116,19 @@ def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: flo
     Where not even that can be noted, it is waited for from when the event was sent.
     """
     first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
-    wait = wait_left(now - (delivery.enqueued_at if first is None else first), patience)
+    wait = wait_left(waited(delivery, now) if first is None else now - first, patience)
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
     return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
+
+
+def waited(delivery: Delivery, now: float) -> float:
+    """
+    Return for how many seconds *delivery* has been waited for at least, where its state cannot say since when.
+
+    Each hand-over waited a second or more, so that a time in the future cannot make the wait endless.
+    """
+    return max(now - delivery.enqueued_at, delivery.attempt - 1.0)
 
 
 def overcome(progress: Progress, *reasons: str) -> None:
@@ -133,7 +143,7 @@ def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> 
 
     The waits double, and the last one ends where patience does.
     """
-    first = progress.waiting.setdefault(reason, now)
+    first = progress.waiting[reason] = since(progress.waiting.get(reason), now)
     return wait_left(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
 
 
@@ -275,7 +285,7 @@ def conclusion(
         return Ack()
     share = MAX_ERROR // len(dead) - 1  # each its own, so that no long one hides that another died
     return DeadLetter(
-        reason=next(iter(dead.values())).why,
+        reason=sanitised(next(iter(dead.values())).why, limit=_MAX_REASON),
         error="\n".join(sanitised(_epitaph(key, each, tracebacks.get(key)), limit=share) for key, each in dead.items()),
         state=dumped(progress),
     )

@@ -13,7 +13,7 @@ from relevo._executor import Handle
 from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
-from relevo.errors import ConfigurationError, DecodeError, RelevoError, SendError, TransportError
+from relevo.errors import DecodeError, RelevoError, SendError, TransportError
 
 _log = getLogger("relevo.relay")
 
@@ -107,10 +107,10 @@ class RelayExecutor:
         except TransportError as error:
             self._outage = error
             return [(delivery, Release()) for delivery, _ in batch]
-        except ConfigurationError as error:
+        except Exception as error:  # noqa: BLE001 - one of them asks for too much, or cannot be written at all
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
-            return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
+            return [ended for entry in batch for ended in self._handed_on([entry])]
         return [(delivery, Ack()) for delivery, _ in batch]
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
@@ -120,16 +120,17 @@ class RelayExecutor:
             return self._refused(delivery, error)
         return _again(delivery)
 
-    def _refused(self, delivery: Delivery, error: RelevoError) -> Outcome:
+    def _refused(self, delivery: Delivery, error: Exception) -> Outcome:
+        why = str(error) if isinstance(error, RelevoError) else decision.described(error)
         if self._patience is None:
-            _log.warning("%r stays: %s", delivery, error)
+            _log.warning("%r stays: %s", delivery, why)
             return _again(delivery)
         try:
             progress = loaded(delivery.state)
         except DecodeError:
             progress = loaded(b"")
         return decision.patient(
-            progress, decision.Reason.REFUSED, self._clock.now(), detail=str(error), patience=self._patience
+            progress, decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience
         )
 
 
