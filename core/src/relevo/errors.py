@@ -175,7 +175,10 @@ class StalledError(RelevoError):
     def __init__(self, delivery: object, seconds: float):
         self.delivery = delivery
         self.seconds = seconds
-        super().__init__(f"no listener has been running for {seconds:.0f} s on {delivery!r}, which was begun: giving up")
+        super().__init__(
+            f"{delivery!r}: no listener has been running for {seconds:.0f} s, though it was handed over to be run; "
+            f"the worker ends, and the event is delivered again"
+        )
 
 
 # --- the event is wrong: dead-letter it, never retry ----------------------------------------------
