@@ -902,7 +902,8 @@ def test_the_reason_of_a_dead_letter_out_of_a_state_is_text_that_every_store_kee
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    state=st.binary(max_size=80) | st.sampled_from([b'{"v":99,"zz":"\xff"}', b"1e999", b'{"v":1,"waiting":{"a":1e308}}']),
+    state=st.binary(max_size=80)
+    | st.sampled_from([b'{"v":99,"zz":"\xff"}', b"1e999", b'{"v":1,"waiting":{"a":1e308}}']),
     data=st.binary(max_size=80),
     headers=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
     attempt=st.integers(1, 2**70),

@@ -140,7 +140,17 @@ def test_a_newer_state_learns_since_when_it_is_waited_for_and_keeps_the_rest() -
 
 @pytest.mark.parametrize(
     "state",
-    [b"[2]", b"2", b"1e999", b"\xff", b'{"v":2,"\xff":1}', b'{"v":2,"waiting":[]}', b'{"v":2,"waiting":{"a":1e999}}', b'{"v":2,"waiting":null}', b'{"v":2,"waiting":{"newer-version":"x"}}'],
+    [
+        b"[2]",
+        b"2",
+        b"1e999",
+        b"\xff",
+        b'{"v":2,"\xff":1}',
+        b'{"v":2,"waiting":[]}',
+        b'{"v":2,"waiting":{"a":1e999}}',
+        b'{"v":2,"waiting":null}',
+        b'{"v":2,"waiting":{"newer-version":"x"}}',
+    ],
 )
 def test_a_newer_state_of_another_shape_is_left_as_it_is(state: bytes) -> None:
     assert first_met(state, "newer-version", 7.0) == (None, state)

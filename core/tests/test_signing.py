@@ -340,6 +340,24 @@ def test_a_note_that_is_none_is_passed_over(state: bytes) -> None:
     assert _noted(state) == (None, b"rest" if state.endswith(b"rest") else b"")
 
 
+@pytest.mark.parametrize("time", [b"inf", b"nan", b"1e308", b"-1e308", b"9999999999"])
+def test_a_note_cannot_make_the_wait_for_a_key_endless(
+    app: MakeApp, transport: MemoryTransport, clock: FakeClock, time: bytes
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"))
+    shop = app(signing=Signing(NEW))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    hostile = attrs.evolve(one, state=b"s1awaiting" + time.rjust(32) + b"rest")
+
+    first = shop.worker()._handle(hostile)
+    assert isinstance(first, Nack)
+    assert first.state == b"s1awaiting%032.3frest" % clock.now()
+    clock.advance(3601.0)
+    last = shop.worker()._handle(attrs.evolve(hostile, state=first.state))
+
+    assert isinstance(last, DeadLetter)
+
+
 def test_where_no_note_fits_a_key_is_waited_for_from_when_the_event_was_sent(
     app: MakeApp, transport: MemoryTransport, clock: FakeClock
 ) -> None:

@@ -39,7 +39,7 @@ def contained(handle: Handle) -> Handle:
     def outcome(delivery: Delivery) -> Outcome:
         try:
             return handle(delivery)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, other deliveries must not wait for it
             _log.exception("%r could not be handled", delivery)
             return decision.unhandled(delivery, error)
 

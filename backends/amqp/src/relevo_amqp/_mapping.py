@@ -278,7 +278,9 @@ def _read_envelope(
     name = header.text(headers.get(header.LONG_NAME, properties.type))
     source = header.text(headers.get(header.LONG_SOURCE, properties.app_id))
     if event_id is None or name is None or source is None or kept is None:
-        return foreign(properties, headers, body, "its id, name, source or headers are missing, no text, or hold a lone surrogate")
+        return foreign(
+            properties, headers, body, "its id, name, source or headers are missing, no text, or hold a lone surrogate"
+        )
     expires = headers.get(header.EXPIRES)
     high = (properties.priority or 0) > 4 or headers.get(header.URGENCY) == "high"
     envelope = Envelope(
