@@ -193,7 +193,7 @@ class Signing:
                 return DeadLetter(reason=Reason.FORGED, error=sanitised(str(error)))
             ended = handle(attrs.evolve(delivery, state=state))
             if isinstance(ended, (Nack, DeadLetter)) and ended.state:
-                return attrs.evolve(ended, state=self.sealed(ended.state, envelope))
+                return attrs.evolve(ended, state=_kept(self.sealed(ended.state, envelope)))
             return ended
 
         return outcome
@@ -223,8 +223,13 @@ def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) ->
     fits = len(noted) <= MAX_STATE
     wait = wait_left(now - first if fits else waited(delivery, now), patience)
     if wait is None:
-        return DeadLetter(reason=Reason.FORGED, error=sanitised(detail), state=state)
+        return DeadLetter(reason=Reason.FORGED, error=sanitised(detail), state=_kept(state))
     return Nack(delay=wait, state=noted if fits else None)
+
+
+def _kept(state: bytes) -> bytes | None:
+    """Return *state* if a transport keeps one of that length; else nothing, so that the one that is there stays."""
+    return state if len(state) <= MAX_STATE else None
 
 
 def _noted(state: bytes) -> tuple[float | None, bytes]:
