@@ -25,7 +25,8 @@ from relevo import (
     Worker,
     hookimpl,
 )
-from relevo.errors import SettleError, StalledError, TransportClosedError, TransportUnavailableError
+from relevo._worker import StalledError
+from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 

@@ -27,7 +27,7 @@ from relevo._ledger import Ledger
 from relevo._pace import Pace
 from relevo._runner import Report, RunOptions
 from relevo._transport import Transport
-from relevo.errors import StalledError, TransportError, TransportUnavailableError
+from relevo.errors import RelevoError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -54,6 +54,18 @@ Seconds between two looks for such deliveries, and the most that one look adds.
 
 A process that was suspended, or a server that was down in between, is no standstill.
 """
+
+
+class StalledError(RelevoError):
+    """Raised by a worker that holds a delivery on which nothing works; its process ends, and another begins."""
+
+    def __init__(self, delivery: Delivery, seconds: float):
+        self.delivery = delivery
+        self.seconds = seconds
+        super().__init__(
+            f"{delivery!r}: no listener has been running for {seconds:.0f} s, though it was handed over to be run; "
+            f"the worker ends, and the event is delivered again"
+        )
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)

@@ -169,18 +169,6 @@ class SettleError(TransportError):
         super().__init__(f'the transport "{transport}" could not settle {len(self.unsettled)} deliveries: {why}')
 
 
-class StalledError(RelevoError):
-    """Raised by a worker that holds a delivery on which nothing works; its process ends, and another begins."""
-
-    def __init__(self, delivery: object, seconds: float):
-        self.delivery = delivery
-        self.seconds = seconds
-        super().__init__(
-            f"{delivery!r}: no listener has been running for {seconds:.0f} s, though it was handed over to be run; "
-            f"the worker ends, and the event is delivered again"
-        )
-
-
 # --- the event is wrong: dead-letter it, never retry ----------------------------------------------
 
 
