@@ -13,12 +13,15 @@ from relevo._executor import Handle
 from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
-from relevo.errors import DecodeError, RelevoError, SendError, TransportError
+from relevo.errors import CodecError, ConfigurationError, DecodeError, RelevoError, SendError, TransportError
 
 _log = getLogger("relevo.relay")
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
+
+_UNFIT = (ConfigurationError, CodecError, ValueError, TypeError, OverflowError)
+"""What a target raises if one of the events asks for too much, or cannot be written; anything else is a defect."""
 
 
 def outbox_queue(transport: str) -> str:
@@ -107,7 +110,7 @@ class RelayExecutor:
         except TransportError as error:
             self._outage = error
             return [(delivery, Release()) for delivery, _ in batch]
-        except Exception as error:  # noqa: BLE001 - one of them asks for too much, or cannot be written at all
+        except _UNFIT as error:
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
             return [ended for entry in batch for ended in self._handed_on([entry])]
