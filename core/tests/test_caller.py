@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import relevo
 from relevo import (
@@ -27,7 +28,7 @@ from relevo import (
     SubjectType,
     hookimpl,
 )
-from relevo._caller import Caller
+from relevo._caller import Caller, contained
 from relevo._progress import ListenerProgress, Progress, dumped, loaded
 from relevo._subject import Gone
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError
@@ -805,3 +806,168 @@ def test_a_listener_whose_work_nobody_would_await_has_failed(
 
     assert isinstance(outcome, Nack)
     assert "nobody awaits" in _stateful(outcome).listeners["lazy"].error
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------
+
+
+@relevo.event("image.created")
+@attrs.frozen
+class _Bare:
+    image_id: int = 0
+
+
+def _with_data(delivery: Make, data: bytes, **fields: Any) -> Delivery:
+    body = b'{"specversion":"1.0","id":"1","source":"shop","type":"image.created","data":%b}' % data
+    return delivery(whole=Envelope(id="1", source="shop", name="image.created", body=body), **fields)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"\xff":1}', b'{"a":{"b":["\xff"]}}', b'{"a":"\\ud800"}'],
+    ids=["byte", "surrogate", "key", "deep", "escape"],
+)
+@pytest.mark.parametrize("event", ["image.created", _Bare], ids=["by name", "by class"])
+def test_data_that_cannot_be_read_is_malformed_at_once_and_no_listener_is_called(
+    listen: Listen, caller: MakeCaller, delivery: Make, data: bytes, event: object
+) -> None:
+    called: list[object] = []
+    listen(called.append, event=event, id="keep")
+
+    outcome = caller().outcome(_with_data(delivery, data))
+
+    assert isinstance(outcome, DeadLetter)
+    assert (outcome.reason, called) == (Reason.MALFORMED, [])
+
+
+def test_a_failure_is_observed_even_where_the_rest_of_the_data_cannot_be_read_by_name(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    seen: list[str] = []
+
+    class Watch:
+        @hookimpl
+        def relevo_listener_failed(self, event: Event, error: BaseException) -> None:
+            seen.append(f"{event.name} {error}")
+
+    def fail(event: _Bare) -> None:
+        raise ValueError("not today")
+
+    listen(fail, event=_Bare)
+
+    outcome = caller(hooks=Hooks([Watch()])).outcome(_with_data(delivery, b'{"image_id":1,"z":1e999}'))
+
+    assert isinstance(outcome, Nack)
+    assert seen == ["image.created not today"]
+
+
+@pytest.mark.parametrize("noted", [b"1e308", b"9e9"])
+def test_no_time_in_a_state_makes_patience_endless(
+    caller: MakeCaller, delivery: Make, clock: FakeClock, noted: bytes
+) -> None:
+    state = b'{"v":99,"waiting":{"newer-version":%b}}' % noted
+    began, outcome = clock.now(), caller(patience=600.0).outcome(delivery(state=state))
+
+    while isinstance(outcome, Nack):
+        assert clock.now() - began < 700
+        clock.advance(outcome.delay)
+        outcome = caller(patience=600.0).outcome(delivery(state=outcome.state))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.NEWER_VERSION
+
+
+def test_an_event_that_says_it_was_sent_in_the_future_is_not_waited_for_without_end(
+    caller: MakeCaller, delivery: Make, clock: FakeClock
+) -> None:
+    hostile = delivery(state=b'{"v":99,"waiting":[]}', enqueued_at=1e308, attempt=602)
+
+    outcome = caller(patience=600.0).outcome(hostile)
+
+    assert isinstance(outcome, DeadLetter)
+
+
+def test_the_reason_of_a_dead_letter_out_of_a_state_is_text_that_every_store_keeps(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    listen(print, id="keep")
+    state = b'{"v":1,"listeners":{"keep":["dead",1,0,"\\u0000%b"]}}' % (b"x" * 999)
+
+    outcome = caller().outcome(delivery(state=state))
+
+    assert isinstance(outcome, DeadLetter)
+    assert "\0" not in outcome.reason
+    assert len(outcome.reason) <= 200
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    state=st.binary(max_size=80)
+    | st.sampled_from([b'{"v":99,"zz":"\xff"}', b"1e999", b'{"v":1,"waiting":{"a":1e308}}']),
+    data=st.binary(max_size=80),
+    headers=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    attempt=st.integers(1, 2**70),
+    enqueued_at=st.floats(allow_nan=False),
+)
+def test_whatever_a_delivery_holds_it_ends_and_nothing_is_raised(
+    listen: Listen, caller: MakeCaller, delivery: Make, table: ListenerTable, enqueued_at: float, **made: Any
+) -> None:
+    if not len(table):
+        listen(lambda event: event.get("a"), id="keep")
+
+    hostile = _with_data(delivery, made["data"], state=made["state"], attempt=made["attempt"], enqueued_at=enqueued_at)
+    outcome = caller().outcome(attrs.evolve(hostile, envelope=attrs.evolve(hostile.envelope, headers=made["headers"])))
+
+    assert isinstance(outcome, (Ack, Nack, DeadLetter))
+
+
+# --- defects ------------------------------------------------------------------------------------------------
+
+
+def test_a_defect_outside_of_a_listener_ends_its_delivery_and_is_logged(
+    delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defective(_: Delivery) -> Outcome:
+        raise ZeroDivisionError("a defect")
+
+    outcome = contained(defective)(delivery())
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+    assert "ZeroDivisionError: a defect" in outcome.error
+    assert "image.created 1" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_a_lack_that_may_pass_is_retried_a_few_times(delivery: Make, error: Exception) -> None:
+    def lacking(_: Delivery) -> Outcome:
+        raise error
+
+    first, last = contained(lacking)(delivery()), contained(lacking)(delivery(attempt=5))
+
+    assert first == Nack(delay=2.0)
+    assert isinstance(last, DeadLetter)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_is_no_defect(delivery: Make, error: type[BaseException]) -> None:
+    def ending(_: Delivery) -> Outcome:
+        raise error
+
+    with pytest.raises(error):
+        contained(ending)(delivery())
+
+
+def test_progress_that_cannot_be_kept_for_whatever_reason_keeps_no_listener_from_being_called(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    called: list[str] = []
+
+    def defective(_: Delivery, state: bytes) -> None:
+        raise ZeroDivisionError
+
+    for name in ("one", "other"):
+        listen(lambda _, name=name: called.append(name), id=name)
+
+    assert caller(checkpoint=defective).outcome(delivery()) == Ack()
+    assert sorted(called) == ["one", "other"]

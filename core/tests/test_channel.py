@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release, wire
+from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release, Unreadable, wire
 from relevo.execution._cell import Cell, Running
 from relevo.execution._channel import (
     Channel,
@@ -63,6 +63,18 @@ def test_a_delivery_comes_as_it_was_but_for_its_receipt(delivery: Make) -> None:
     assert other.receipt is None
     for each in ("queue", "attempt", "losses", "state", "enqueued_at"):
         assert getattr(other, each) == getattr(one, each)
+
+
+def test_work_whose_envelope_cannot_be_unpacked_is_a_delivery_of_unreadable_bytes(delivery: Make) -> None:
+    one = delivery()
+    assert isinstance(one.envelope, Envelope)
+    work = work_of(one, one.envelope, 1)
+    work.envelope = b"\xff"
+
+    other = delivery_of(work)
+
+    assert isinstance(other.envelope, Unreadable)
+    assert other.envelope.raw == b"\xff"
 
 
 def test_no_field_of_an_envelope_or_a_delivery_is_forgotten() -> None:

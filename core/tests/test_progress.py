@@ -96,6 +96,15 @@ def test_texts_of_errors_go_first_when_a_state_gets_too_long() -> None:
         b'{"v":1,"listeners":{"\xff":["due"]}}',
         b'{"v":1,"stopped":' + b"[" * 100_000,
         b'{"v":1}tail',
+        b"1e999",
+        b'{"v":1e999}',
+        b'{"v":1,"waiting":{"\\ud800":1.0}}',
+        b'{"v":1,"waiting":{"newer-version":1e308}}',
+        b'{"v":1,"waiting":{"newer-version":-1.0}}',
+        b'{"v":1,"listeners":{"a":["due",-1]}}',
+        b'{"v":1,"listeners":{"a":["due",2147483648]}}',
+        b'{"v":1,"listeners":{"a":["due",1,1e308]}}',
+        b'{"v":1,"listeners":{"a":["due",1,-1e308]}}',
     ],
 )
 def test_what_is_no_state_says_so(state: bytes) -> None:
@@ -131,10 +140,35 @@ def test_a_newer_state_learns_since_when_it_is_waited_for_and_keeps_the_rest() -
 
 @pytest.mark.parametrize(
     "state",
-    [b"[2]", b"2", b'{"v":2,"waiting":[]}', b'{"v":2,"waiting":null}', b'{"v":2,"waiting":{"newer-version":"x"}}'],
+    [
+        b"[2]",
+        b"2",
+        b"1e999",
+        b"\xff",
+        b'{"v":2,"\xff":1}',
+        b'{"v":2,"waiting":[]}',
+        b'{"v":2,"waiting":{"a":1e999}}',
+        b'{"v":2,"waiting":null}',
+        b'{"v":2,"waiting":{"newer-version":"x"}}',
+    ],
 )
 def test_a_newer_state_of_another_shape_is_left_as_it_is(state: bytes) -> None:
     assert first_met(state, "newer-version", 7.0) == (None, state)
+
+
+def test_what_only_a_newer_release_can_read_of_its_state_stays_byte_for_byte() -> None:
+    state = b'{"v":99,"zz":"\xff","b":1e999,"c":1e1}'
+
+    first, noted = first_met(state, "newer-version", 7.0)
+
+    assert (first, noted) == (7.0, state[:-1] + b',"waiting":{"newer-version":7.0}}')
+
+
+@pytest.mark.parametrize("noted", ["1e308", "8", "-1", "-1e308"])
+def test_a_newer_state_cannot_say_that_the_wait_began_in_the_future_or_before_all_time(noted: str) -> None:
+    first, state = first_met(b'{"v":2,"waiting":{"newer-version":%b}}' % noted.encode(), "newer-version", 7.0)
+
+    assert (first, state) == (7.0, b'{"v":2,"waiting":{"newer-version":7.0}}')
 
 
 @given(progresses)

@@ -306,3 +306,23 @@ def test_an_expired_event_and_bytes_that_are_none_are_not_moved(
 
     assert report.reasons == {"expired": 1, "unreadable": 1}
     assert transport.said("send") == []
+
+
+@pytest.mark.parametrize("defect", [ValueError("NUL"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogate")])
+def test_an_event_that_the_target_cannot_even_write_holds_up_nobody(
+    put: Put, relay: Relay, transport: Any, outbox: MemoryTransport, defect: Exception
+) -> None:
+    put(3)
+    send = transport.send
+
+    def sends(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if any(each.id == "1" for each in envelopes):
+            raise defect
+        send(envelopes, delay=delay)
+
+    transport.send = sends
+
+    report = relay().run()
+
+    assert _moved(transport) == ["0", "2"]
+    assert (report.done, report.retried) == (2, 1)

@@ -340,6 +340,24 @@ def test_a_note_that_is_none_is_passed_over(state: bytes) -> None:
     assert _noted(state) == (None, b"rest" if state.endswith(b"rest") else b"")
 
 
+@pytest.mark.parametrize("time", [b"inf", b"nan", b"1e308", b"-1e308", b"9999999999"])
+def test_a_note_cannot_make_the_wait_for_a_key_endless(
+    app: MakeApp, transport: MemoryTransport, clock: FakeClock, time: bytes
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"))
+    shop = app(signing=Signing(NEW))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    hostile = attrs.evolve(one, state=b"s1awaiting" + time.rjust(32) + b"rest")
+
+    first = shop.worker()._handle(hostile)
+    assert isinstance(first, Nack)
+    assert first.state == b"s1awaiting%032.3frest" % clock.now()
+    clock.advance(3601.0)
+    last = shop.worker()._handle(attrs.evolve(hostile, state=first.state))
+
+    assert isinstance(last, DeadLetter)
+
+
 def test_where_no_note_fits_a_key_is_waited_for_from_when_the_event_was_sent(
     app: MakeApp, transport: MemoryTransport, clock: FakeClock
 ) -> None:
@@ -355,6 +373,29 @@ def test_where_no_note_fits_a_key_is_waited_for_from_when_the_event_was_sent(
     assert first == Nack(delay=1.0)
     assert isinstance(last, DeadLetter)
     assert (last.reason, last.state) == ("forged", full.state)
+
+
+def test_a_state_that_its_signature_makes_too_long_stays_as_it_was(app: MakeApp, transport: MemoryTransport) -> None:
+    app(signing=Signing(NEW)).dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    newer = b'{"v":99,"zz":"%b"}' % (b"x" * (MAX_STATE - 70))  # room for a note, and not for a signature
+
+    outcome = app(signing=Signing(NEW, required=False)).worker()._handle(attrs.evolve(one, state=newer))
+
+    assert outcome == Nack(delay=1.0)
+
+
+def test_a_state_that_was_too_long_when_it_came_is_not_given_back(
+    app: MakeApp, transport: MemoryTransport, clock: FakeClock
+) -> None:
+    app(signing=Signing(OTHER)).dispatch(Event("a.b"))
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    clock.advance(3601.0)
+
+    outcome = app(signing=Signing(NEW)).worker()._handle(attrs.evolve(one, state=b"x" * (MAX_STATE + 1)))
+
+    assert isinstance(outcome, DeadLetter)
+    assert (outcome.reason, outcome.state) == ("forged", None)
 
 
 def test_an_event_that_was_moved_to_another_queue_by_hand_is_forged(app: MakeApp, transport: MemoryTransport) -> None:

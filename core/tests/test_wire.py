@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import DecodeError, Envelope
+from relevo import DecodeError, EncodeError, Envelope
 from relevo.wire import pack, unpack
 
 if TYPE_CHECKING:
@@ -54,3 +54,17 @@ def test_another_version_is_named(change: Callable[[bytes], bytes]) -> None:
 
     with pytest.raises(DecodeError, match="version 99"):
         unpack(change(blob))
+
+
+@pytest.mark.parametrize("field", ["id", "source", "name", "queue", "ordering_key"])
+def test_a_text_that_has_no_form_in_utf_8_is_refused_with_its_field(field: str) -> None:
+    texts = {"id": "1", "source": "s", "name": "n", field: "\ud800"}
+
+    with pytest.raises(EncodeError, match=rf"\$\.{field}: .*surrogates not allowed"):
+        pack(Envelope(body=b"{}", **texts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("headers", [{"a": "\ud800"}, {"\udc00": "a"}])
+def test_a_header_that_has_no_form_in_utf_8_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(EncodeError, match=r"\$\.headers: "):
+        pack(Envelope(id="1", source="s", name="n", body=b"{}", headers=headers))

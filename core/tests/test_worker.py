@@ -27,7 +27,7 @@ from relevo import (
     Worker,
     hookimpl,
 )
-from relevo._worker import GRACE
+from relevo._worker import GRACE, StalledError
 from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -967,6 +967,9 @@ class _Slots:
     def running(self) -> int:
         return len(self.busy)
 
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
     def stop(self) -> None:
         self.busy = []
 
@@ -1013,3 +1016,93 @@ def test_waiting_for_a_busy_place_does_not_spin(
     worker(_Handled(), executor=slots, options=RunOptions(max_events=5)).run()
 
     assert slots.polls + len(transport.said("receive")) < 30.0 / 0.02 * 1.5
+
+
+# --- a delivery that nothing works on -------------------------------------------------------------------------
+
+
+class _Forgetful(_Slots):
+    """Loses some deliveries: nothing works on them, and they never end."""
+
+    def __init__(self, clock: FakeClock, *lost: str, takes: Callable[[Delivery], float] = lambda _: 0.5) -> None:
+        super().__init__(clock, 3, takes=takes)
+        self.lost = lost
+        self.is_starting = False
+
+    def stalled(self) -> Sequence[Delivery]:
+        return [] if self.is_starting else [one for one, _ in self.busy if _id(one) in self.lost]
+
+    def _over(self) -> Sequence[tuple[Delivery, float]]:
+        return [one for one in super()._over() if _id(one[0]) not in self.lost]
+
+
+def test_a_delivery_that_nothing_works_on_ends_the_worker_and_is_given_back_as_lost(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(6)
+    handled = _Handled()
+    began = clock.now()
+
+    with pytest.raises(StalledError, match=r"image.created 2 .*no listener has been running for 3\d s"):
+        worker(handled, executor=_Forgetful(clock, "2")).run()
+
+    assert sorted(handled) == ["0", "1", "3", "4", "5"]
+    assert 30 <= clock.now() - began < 40
+    assert [record.levelname for record in caplog.records if "image.created 2" in record.message] == ["ERROR"]
+    (again,) = transport.receive(["default"], limit=9, lease=60.0, wait=0.0)
+    assert (_id(again), again.losses) == ("2", 1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["told to stop", "out of time"])
+def test_a_worker_that_is_to_end_waits_no_longer_for_a_delivery_that_nothing_works_on(
+    transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, seconds: float
+) -> None:
+    send(2)
+    began = clock.now()
+    options = RunOptions(max_seconds=5.0 if seconds else None)
+    handled = _Handled(then=lambda _: None if seconds else stopping.stop())
+    stopping = worker(handled, executor=_Forgetful(clock, "0"), options=options)
+
+    with pytest.raises(StalledError):
+        stopping.run()
+
+    assert clock.now() - began < 40
+    assert transport.stats("default").leased == 0
+
+
+def test_a_start_that_takes_long_and_a_listener_that_runs_for_long_are_no_standstill(
+    send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(2)
+    slots = _Forgetful(clock, "0", takes=lambda delivery: 600.0 if _id(delivery) == "1" else 0.0)
+    slots.is_starting = True
+    running = worker(_Handled(), executor=slots, options=RunOptions(max_seconds=300.0), lease=1e4)
+    over = clock.now() + 500.0
+
+    def finished(wait: float, finish: Callable[[float], Any] = slots.finished) -> Any:
+        if clock.now() > over:
+            slots.lost = ()
+        return finish(wait)
+
+    slots.finished = finished  # type: ignore[method-assign]
+
+    assert running.run().done == 2
+
+
+def test_a_process_that_was_suspended_and_an_outage_are_no_standstill(
+    send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    send(2)
+    slots = _Forgetful(clock, "0")
+    suspensions = iter(range(10))
+
+    def finished(wait: float, finish: Callable[[float], Any] = slots.finished) -> Any:
+        if slots.busy and next(suspensions, None) is not None:
+            clock.advance(3600.0)
+        elif slots.busy:
+            slots.lost = ()
+        return finish(wait)
+
+    slots.finished = finished  # type: ignore[method-assign]
+
+    assert worker(_Handled(), executor=slots, options=DRAIN, lease=1e6).run().done == 2

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 
 import attrs
+import pika
 import pytest
 
 import relevo
@@ -340,6 +342,22 @@ def test_what_a_listener_prints_and_nobody_can_keep_costs_nothing(shop: Shop, ki
 
 def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
+        "import relevo\nfrom relevo.execution._slot import Slot\n"
+        "def broken(slot, child, task): raise ZeroDivisionError\n"
+        "Slot._hold_to_limits = broken\n"
+        "app = relevo.App.from_config('relevo.toml')\n"
+    )
+    shop.dispatch("slow.done", wait=3.0)
+
+    code, _, err = shop.run("drain", "-a", "web:app")
+
+    assert code == 70, err
+    assert err.splitlines()[-1] == "ZeroDivisionError"
+    assert shop.processes() == []
+
+
+def test_a_checkpoint_that_fails_in_any_way_keeps_no_listener_from_being_called(shop: Shop) -> None:
+    (shop.folder / "web.py").write_text(
         "import relevo\nfrom relevo_sql import SqlTransport\nimport sqlalchemy\n"
         "class Broken(SqlTransport):\n"
         "    def checkpoint(self, delivery, state): raise ZeroDivisionError\n"
@@ -348,11 +366,96 @@ def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None
     )
     shop.dispatch("two.done")
 
+    code, _, err = shop.run("drain", "-a", "web:app", "--settle", "5s")
+
+    assert code == 1, err  # of the one that hangs, and has no run left
+    assert (shop.lines("first"), shop.lines("last")) == ([["1"]], [["1"]])
+
+
+# --- messages that cannot be handed over ------------------------------------------------------------------------
+
+SURROGATE = '{"a":"\\ud800"}'
+HOSTILE: dict[str, tuple[str, object, str]] = {
+    "a header that is no character": ("headers", SURROGATE, "unreadable"),
+    "a state that is no number": ("progress", b"1e999", "malformed"),
+    "a state of the future": ("progress", b'{"v":1,"waiting":{"newer-version":1e308}}', "malformed"),
+    "data that is not UTF-8": (
+        "body",
+        b'{"specversion":"1.0","id":"ID","source":"shop","type":"a.done","data":{"n":"\xff"}}',
+        "malformed",
+    ),
+    "more attempts than there are": ("attempt", 2**62, ""),
+}
+
+
+@pytest.mark.parametrize("kind", ["process", "threads", "inline"])
+def test_rows_that_cannot_be_handed_to_a_listener_end_and_their_neighbours_are_handled(shop: Shop, kind: str) -> None:
+    shop.dispatch("a.done", *range(len(HOSTILE) + 3))
+    with closing(sqlite3.connect(shop.folder / "shop.db")) as connection, connection:
+        rows = connection.execute("SELECT seq, event_id FROM relevo_event ORDER BY seq").fetchall()
+        for (seq, event_id), (column, value, _) in zip(rows, HOSTILE.values(), strict=False):
+            said = value.replace(b"ID", event_id.encode()) if isinstance(value, bytes) else value
+            connection.execute(f"UPDATE relevo_event SET {column} = ? WHERE seq = ?", (said, seq))  # noqa: S608
+
+    code, _, err = shop.run("drain", "--execution", kind)
+    again, _, _ = shop.run("drain", "--execution", kind)
+
+    assert (code, again) == (1, 0), err
+    assert "Traceback" not in err
+    wanted = [reason for _, _, reason in HOSTILE.values() if reason]
+    assert sorted(dead.reason for dead in shop.dead()) == sorted(wanted)
+    assert sorted(int(number) for number, _ in shop.lines("a")) == list(range(len(wanted), len(rows)))
+    assert shop.ready() == []
+
+
+def test_an_event_that_nothing_works_on_ends_the_worker_and_is_given_back(shop: Shop) -> None:
+    (shop.folder / "web.py").write_text(
+        "import relevo, relevo._worker\nfrom relevo.execution import ProcessExecutor\n"
+        "relevo._worker._STALLED_AFTER = 1.0\n"
+        "def submit(self, delivery): self._submitted[delivery] = None\n"
+        "ProcessExecutor.submit = submit\n"
+        "app = relevo.App.from_config('relevo.toml')\n"
+    )
+    shop.dispatch("a.done", 1)
+
     code, _, err = shop.run("drain", "-a", "web:app")
 
     assert code == 70, err
-    assert err.splitlines()[-1] == "ZeroDivisionError"
-    assert shop.processes() == []
+    assert "<Delivery of a.done" in err
+    assert "no listener has been running" in err
+    assert shop.ready() == [(2, 1)]
+
+
+@pytest.mark.amqp
+def test_a_message_that_cannot_be_handed_to_a_child_ends_and_its_neighbours_are_handled(
+    shop: Shop, rabbitmq_url: str, forget: Callable[[relevo.App], None]
+) -> None:
+    prefix = f"shop-{uuid.uuid4().hex[:8]}"
+    (shop.folder / "relevo.toml").write_text(
+        f'listeners = ["shop"]\nexecution = "process"\nsource = "shop"\n'
+        f'[transports]\nmain = {{ url = "{rabbitmq_url}", prefix = "{prefix}", levels = 8 }}\n'
+    )
+    shop.dispatch("a.done", 1)
+    properties = pika.BasicProperties(
+        headers={"relevo": 1, "relevo-headers": SURROGATE}, message_id="x", type="a.done", app_id="shop"
+    )
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbitmq_url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(f"{prefix}.q", "default", b"{}", properties, mandatory=True)
+    shop.dispatch("a.done", 2)
+
+    try:
+        code, _, err = shop.run("drain")
+        again, _, _ = shop.run("drain")
+
+        assert (code, again) == (1, 0), err
+        assert sorted(number for number, _ in shop.lines("a")) == ["1", "2"]
+        (dead,) = shop.dead()
+        assert dead.reason == "unreadable"
+        assert "lone surrogate" in dead.error
+    finally:
+        forget(relevo.App.from_config(shop.folder / "relevo.toml", environ={}))
 
 
 # --- time limits --------------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ WORST: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"relevo-queue": "q" * 110_000},
         {"relevo-id": "i" * 110_000},
         {"relevo-headers": '{"a": "' + "\U0001f600" * 25_000 + '"}'},
+        {"relevo-headers": '{"a": "\\ud800"}'},
         {"relevo-unreadable": "w" * 110_000},
         {"relevo-unreadable": "w", "relevo-headers": '{"a": "' + "\x7f" * 60_000 + '"}'},
         {"relevo-ref": "r" * 60_000, "relevo-reason": "r" * 30_000, "relevo-error": "e" * 30_000},
@@ -276,6 +277,8 @@ def test_losses_are_what_the_server_counted(headers: dict[str, object] | None, e
     [
         Envelope(id="lone \udc80", source="s", name="n", body=b""),
         Envelope(id="i", source="s", name="n", body=b"", headers={"h": "x" * MAX_OWN}),
+        Envelope(id="i", source="s", name="n", body=b"", headers={"h": "\ud800"}),
+        Envelope(id="i", source="s", name="n", body=b"", headers={"\udfff": "h"}),
     ],
 )
 def test_what_has_no_form_is_refused(envelope: Envelope) -> None:

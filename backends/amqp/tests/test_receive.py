@@ -289,6 +289,9 @@ def test_what_comes_out_of_a_delay_when_its_queue_is_gone_is_kept(
         pika.BasicProperties(headers={"relevo": 1}),
         pika.BasicProperties(headers={"relevo": 1, "relevo-headers": "[1]"}, message_id="x", type="y", app_id="z"),
         pika.BasicProperties(
+            headers={"relevo": 1, "relevo-headers": '{"a":"\\ud800"}'}, message_id="x", type="y", app_id="z"
+        ),
+        pika.BasicProperties(
             headers={"deep": {"a": [1, None, b"\xff", {"b": True}]}, "x-delivery-count": "many"}, priority=200
         ),
         pika.BasicProperties(content_type=b"\xff\xfe", message_id="\x1b[31m\n", timestamp=2**63),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, DeadLetter, Envelope, Nack, Unreadable
+from relevo.errors import SendError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
 
@@ -46,6 +47,17 @@ def tamper(path: Path, sql: str, *values: object) -> None:
         ("headers = '[1]'", "headers holds no JSON", b'{"number":1}'),
         ("headers = '{\"a\": 1}'", "headers holds no JSON", b'{"number":1}'),
         ("headers = '{'", "headers holds no JSON", b'{"number":1}'),
+        (
+            'headers = \'{"a": "\\ud800"}\'',
+            "headers holds no JSON object of texts, or one with a lone",
+            b'{"number":1}',
+        ),
+        (
+            'headers = \'{"\\udfff": "a"}\'',
+            "headers holds no JSON object of texts, or one with a lone",
+            b'{"number":1}',
+        ),
+        ("event_id = CAST(x'eda080' AS TEXT)", "event_id holds text that is not UTF-8", b'{"number":1}'),
         ("headers = x'00'", "headers holds no JSON", b'{"number":1}'),
         ("progress = 'half'", "progress holds text", b'{"number":1}'),
         ("enqueued_at = 'then'", "enqueued_at holds text", b'{"number":1}'),
@@ -299,6 +311,18 @@ def test_large_dead_letters_come_in_small_pages(transport: SqlTransport, an_enve
         after = page[-1].ref
 
     assert pages == [["1@default", "2@default"], ["3@default"]]
+
+
+@pytest.mark.parametrize("field", ["id", "source", "name", "ordering_key", "headers"])
+def test_an_envelope_that_would_be_unreadable_is_refused_where_it_is_sent(
+    transport: SqlTransport, an_envelope: Maker, field: str
+) -> None:
+    hostile = an_envelope(1, **{field: {"a": "\ud800"} if field == "headers" else "\ud800"})
+
+    with pytest.raises(SendError, match="surrogates not allowed") as caught:
+        transport.send([hostile])
+
+    assert caught.value.refused == (0,)
 
 
 def test_a_dead_letter_keeps_the_row_as_it_was(transport: SqlTransport, path: Path, an_envelope: Maker) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 
 import attrs
+import msgspec
 
 from relevo import _decision as decision
 from relevo._call import Call, Outgoing, SubjectMissingError
@@ -15,16 +16,34 @@ from relevo._context import Ambient, within
 from relevo._decision import Reason
 from relevo._delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._envelope import Envelope
+from relevo._executor import Handle
 from relevo._hook import Hooks, Observer, observed
 from relevo._listener import Listener, ListenerTable, policy_of
 from relevo._progress import ListenerProgress, NewerStateError, Progress, StateTooLargeError, dumped, loaded
 from relevo._retry import Retry
 from relevo._subject import Subject, SubjectTypes
-from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError, TransportError
+from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError
 
 _log = getLogger("relevo.caller")
 _ACK = Ack()
 _NOTED = RelevoError("noted")
+
+
+def contained(handle: Handle) -> Handle:
+    """
+    Return *handle* so that an error of relevo's own ends the one delivery that it met, and nothing else.
+
+    Errors of listeners never come here. An interrupt, or what ends the process, passes.
+    """
+
+    def outcome(delivery: Delivery) -> Outcome:
+        try:
+            return handle(delivery)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other deliveries must not wait for it
+            _log.exception("%r could not be handled", delivery)
+            return decision.unhandled(delivery, error)
+
+    return outcome
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -158,7 +177,11 @@ class Caller:
         self, delivery: Delivery, document: Document, listener: Listener, mine: ListenerProgress, error: BaseException
     ) -> None:
         due = mine.due if mine.status == "due" else None
-        about = {"delivery": delivery, "event": generic(document), "listener_id": listener.id}
+        try:
+            event = generic(document)
+        except DecodeError:  # a declared class may pass over what cannot be read
+            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
+        about = {"delivery": delivery, "event": event, "listener_id": listener.id}
         with observed(self._failed, **about, attempt=mine.runs, error=error, due=due):
             pass
 
@@ -218,11 +241,12 @@ class Caller:
         """Keep *progress* where that is claimed; return whether further listeners may be called."""
         if self._checkpoint is None:
             return True
+        state = dumped(progress)
         try:
-            self._checkpoint(delivery, dumped(progress))
+            self._checkpoint(delivery, state)
         except (LeaseLostError, TransportClosedError):
             return False  # nobody would learn what the others do; settling will be refused and told
-        except TransportError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide what the listeners did
             _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
         return True
 

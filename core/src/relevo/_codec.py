@@ -49,6 +49,7 @@ class Document(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Document).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
 """What is the data's fault; whatever else a class raises when it is made is a fault of the class."""
 
@@ -195,8 +196,10 @@ def decoded(body: bytes) -> Document:
         DecodeError: It is not a CloudEvents 1.0 document in JSON.
     """
     try:
+        if not body.isascii():
+            body.decode()  # msgspec passes over the text of fields that it does not know
         document = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DecodeError(f"not a CloudEvents document: {error}") from error
     if document.specversion != "1.0":
         raise DecodeError(f"CloudEvents version {shown(document.specversion)} is not known, only 1.0")
@@ -289,12 +292,12 @@ def context_of(document: Document) -> Mapping[str, Any]:
     """Return what the application added at the dispatch; empty if it is not readable."""
     try:
         return _decode_object(document.relevocontext or "{}")
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return {}
 
 
 def _data(document: Document) -> dict[str, Any]:
     try:
         return _decode_object(b"{}" if bytes(document.data) in (b"", b"null") else bytes(document.data))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error

@@ -13,14 +13,15 @@ from enum import StrEnum
 
 from relevo._delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome, Unreadable
 from relevo._listener import Listener
-from relevo._progress import ListenerProgress, Progress, dumped, first_met
-from relevo._retry import Retry
-from relevo.errors import GiveUp
+from relevo._progress import ListenerProgress, Progress, dumped, first_met, since
+from relevo._retry import DEFAULT_RETRY, Retry
+from relevo.errors import CodecError, GiveUp
 
 PATIENCE = 3600.0
 SUBJECT_PATIENCE = 60.0
 _PATIENT_FIRST = 1.0
 _PATIENT_CAP = 60.0
+_MAX_REASON = 200
 
 
 class Reason(StrEnum):
@@ -30,7 +31,7 @@ class Reason(StrEnum):
     """The bytes are not an envelope."""
 
     MALFORMED = "malformed"
-    """The body is not an event, or its data does not fit its declared class."""
+    """The body is not an event, its data does not fit its declared class, or it cannot be handed to a listener."""
 
     CRASH_LOOP = "crash-loop"
     """Three processes began it and ended before they settled it; see :mod:`relevo._evidence`."""
@@ -66,6 +67,21 @@ def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
     return None
 
 
+def unhandled(delivery: Delivery, error: Exception) -> Outcome:
+    """
+    Return how *delivery* ends when *error* was raised outside of any listener, before or after one.
+
+    A lack of memory, descriptors or files may pass, so it is retried a few times. Any other error would be raised
+    again for the same bytes.
+    """
+    passes = isinstance(error, (MemoryError, OSError))
+    wait = DEFAULT_RETRY.decide(delivery.attempt, error, 0.0) if passes else None
+    if wait is not None:
+        return Nack(delay=wait)
+    what = str(error) if isinstance(error, CodecError) else traced(error)
+    return DeadLetter(reason=Reason.MALFORMED, error=sanitised(f"it could not be handed to a listener: {what}"))
+
+
 def patient(progress: Progress, reason: str, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
     """
     Give an event back that this worker cannot handle, or dead-letter it when that went on for too long.
@@ -96,10 +112,19 @@ def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: flo
     Where not even that can be noted, it is waited for from when the event was sent.
     """
     first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
-    wait = wait_left(now - (delivery.enqueued_at if first is None else first), patience)
+    wait = wait_left(waited(delivery, now) if first is None else now - first, patience)
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
     return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
+
+
+def waited(delivery: Delivery, now: float) -> float:
+    """
+    Return for how many seconds *delivery* has been waited for at least, where its state cannot say since when.
+
+    Each hand-over waited a second or more, so that a time in the future cannot make the wait endless.
+    """
+    return max(now - delivery.enqueued_at, delivery.attempt - 1.0)
 
 
 def overcome(progress: Progress, *reasons: str) -> None:
@@ -114,7 +139,7 @@ def waiting(progress: Progress, reason: str, now: float, *, patience: float) -> 
 
     The waits double, and the last one ends where patience does.
     """
-    first = progress.waiting.setdefault(reason, now)
+    first = progress.waiting[reason] = since(progress.waiting.get(reason), now)
     return wait_left(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
 
 
@@ -256,7 +281,7 @@ def conclusion(
         return Ack()
     share = MAX_ERROR // len(dead) - 1  # each its own, so that no long one hides that another died
     return DeadLetter(
-        reason=next(iter(dead.values())).why,
+        reason=sanitised(next(iter(dead.values())).why, limit=_MAX_REASON),
         error="\n".join(sanitised(_epitaph(key, each, tracebacks.get(key)), limit=share) for key, each in dead.items()),
         state=dumped(progress),
     )

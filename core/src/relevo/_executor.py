@@ -41,6 +41,14 @@ class Executor(Protocol):
         """Return how many were submitted and not yet returned as finished."""
         ...
 
+    def stalled(self) -> Sequence[Delivery]:
+        """
+        Return those that were submitted, are not finished, and that nothing works on.
+
+        A listener that runs, a child process that starts, and progress that is being kept are work.
+        """
+        ...
+
     def stop(self) -> None:
         """End what :meth:`start` began; what still runs is abandoned."""
         ...
@@ -74,6 +82,9 @@ class InlineExecutor:
 
     def running(self) -> int:
         return len(self._done)
+
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
 
     def stop(self) -> None:
         self._done = []

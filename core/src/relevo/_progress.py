@@ -7,7 +7,7 @@ of relevo can work side by side on one queue.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -24,17 +24,23 @@ SEAL = 42
 
 _MOST = MAX_STATE - 2 * SEAL
 
+_LATEST = 1e10
+"""Seconds since the epoch, in the year 2286; a later time was written by something else."""
+
+_MOST_RUNS = 2**31 - 1
+
 Status = Literal["done", "due", "dead"]
+Time = Annotated[float, msgspec.Meta(ge=0.0, le=_LATEST)]
 
 
 class ListenerProgress(msgspec.Struct, array_like=True):
     """How far one listener is."""
 
     status: Status = "due"
-    runs: int = 0
+    runs: Annotated[int, msgspec.Meta(ge=0, le=_MOST_RUNS)] = 0
     """Calls so far; a run that a crash cut short is not counted here but as a loss."""
 
-    due: float = 0.0
+    due: Time = 0.0
     """Seconds since the epoch before which it is not called again."""
 
     why: str = ""
@@ -53,7 +59,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
     listeners: dict[str, ListenerProgress] = {}
     """By listener id."""
 
-    waiting: dict[str, float] = {}
+    waiting: dict[str, Time] = {}
     """From a reason to be patient to the time at which it was first met."""
 
     stopped: bool = False
@@ -73,6 +79,8 @@ class StateTooLargeError(CodecError):
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Leaves every value as it is, readable or not: what a newer release wrote is not judged here."""
 _decode = msgspec.json.Decoder(Progress).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -94,10 +102,10 @@ def loaded(state: bytes) -> Progress:
         progress = _decode(state)
     except _UNREADABLE as error:
         try:
-            version = msgspec.json.decode(state)["v"]
-        except (*_UNREADABLE, KeyError, TypeError):
+            version = msgspec.json.decode(_decode_parts(state)["v"])
+        except (*_UNREADABLE, KeyError):
             version = None
-        if isinstance(version, int) and version > STATE_VERSION:
+        if type(version) is int and version > STATE_VERSION:
             raise NewerStateError(version) from error
         raise DecodeError(f"the state is not readable: {error}") from error
     if progress.v > STATE_VERSION:
@@ -128,11 +136,21 @@ def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, byte
 
     ``None`` and the state as it is if it has a shape in which this cannot be said.
     """
-    content: Any = msgspec.json.decode(state)
-    waiting = content.setdefault("waiting", {}) if isinstance(content, dict) else None
-    if not isinstance(waiting, dict) or not isinstance(waiting.setdefault(reason, now), (int, float)):
+    try:
+        parts = _decode_parts(state)
+        waiting: Any = msgspec.json.decode(parts.get("waiting", b"{}"))
+    except _UNREADABLE:
         return None, state
-    return waiting[reason], _encode(content)
+    if not isinstance(waiting, dict) or type(waiting.get(reason, now)) not in (int, float):
+        return None, state
+    waiting[reason] = first = since(waiting.get(reason), now)
+    parts["waiting"] = msgspec.Raw(_encode(waiting))
+    return first, _encode(parts)
+
+
+def since(noted: float | None, now: float) -> float:
+    """Return the time that was *noted* when a wait began; *now* if that is none, or not yet over."""
+    return noted if noted is not None and 0.0 <= noted <= now else now
 
 
 def revived(state: bytes) -> bytes:

@@ -20,7 +20,7 @@ from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError
 from relevo._decision import Reason
 from relevo._retry import Retry
 from relevo._executor import Executor, InlineExecutor
-from relevo._worker import Worker
+from relevo._worker import StalledError, Worker
 from relevo.execution import Execution, TimeLimitExceededError
 from relevo._runner import Report, Runner, RunOptions
 from relevo._app import App
@@ -59,4 +59,4 @@ __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "Duplica
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
 __all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
 __all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
-__all__ += ["ForbiddenTransitionError", "SubjectMissingError", "TimeLimitExceededError"]
+__all__ += ["ForbiddenTransitionError", "StalledError", "SubjectMissingError", "TimeLimitExceededError"]

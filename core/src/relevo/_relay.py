@@ -14,6 +14,7 @@ from relevo._progress import loaded
 from relevo._route import RESERVED
 from relevo._transport import Transport
 from relevo.errors import (
+    CodecError,
     ConfigurationError,
     DecodeError,
     RelevoError,
@@ -27,6 +28,9 @@ _log = getLogger("relevo.relay")
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
+
+_UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
+"""What a target raises if one of the events asks for too much, or cannot be written; anything else is a defect."""
 
 
 def outbox_queue(transport: str) -> str:
@@ -84,6 +88,9 @@ class RelayExecutor:
     def running(self) -> int:
         return len(self._batch)
 
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         """Send what was submitted and say what became of it."""
         batch, self._batch = self._batch, []
@@ -113,7 +120,7 @@ class RelayExecutor:
         except TransportError as error:
             self._outage = error
             return [(delivery, Release()) for delivery, _ in batch]
-        except UnsupportedError as error:
+        except _UNFIT as error:
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
             return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
@@ -131,16 +138,17 @@ class RelayExecutor:
             return self._refused(delivery, error)
         return _again(delivery)
 
-    def _refused(self, delivery: Delivery, error: RelevoError) -> Outcome:
+    def _refused(self, delivery: Delivery, error: Exception) -> Outcome:
+        why = str(error) if isinstance(error, RelevoError) else decision.described(error)
         if self._patience is None:
-            _log.warning("%r stays: %s", delivery, error)
+            _log.warning("%r stays: %s", delivery, why)
             return _again(delivery)
         try:
             progress = loaded(delivery.state)
         except DecodeError:
             progress = loaded(b"")
         return decision.patient(
-            progress, decision.Reason.REFUSED, self._clock.now(), detail=str(error), patience=self._patience
+            progress, decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience
         )
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import attrs
 
 from relevo._clock import Clock
-from relevo._decision import Reason, wait_left
+from relevo._decision import Reason, sanitised, wait_left, waited
 from relevo._delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
 from relevo._envelope import Envelope
 from relevo._executor import Handle
-from relevo._progress import SEAL, SEALED
+from relevo._progress import SEAL, SEALED, since
 from relevo._secret import Secret
 from relevo.errors import ConfigurationError, DecodeError, shown
 
@@ -190,10 +190,10 @@ class Signing:
             except UnknownKeyError as error:
                 return _patient(delivery, clock.now(), detail=str(error), patience=patience)
             except DecodeError as error:
-                return DeadLetter(reason=Reason.FORGED, error=str(error))
+                return DeadLetter(reason=Reason.FORGED, error=sanitised(str(error)))
             ended = handle(attrs.evolve(delivery, state=state))
             if isinstance(ended, (Nack, DeadLetter)) and ended.state:
-                return attrs.evolve(ended, state=self.sealed(ended.state, envelope))
+                return attrs.evolve(ended, state=_kept(self.sealed(ended.state, envelope)))
             return ended
 
         return outcome
@@ -218,14 +218,18 @@ class Signing:
 def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
     """Give *delivery* back, and note in its state, which nobody here can read, since when its key is waited for."""
     first, state = _noted(delivery.state)
-    noted = b"%b%032.3f%b" % (_NOTE, now if first is None else first, state)
+    first = since(first, now)
+    noted = b"%b%032.3f%b" % (_NOTE, first, state)
     fits = len(noted) <= MAX_STATE
-    if first is None:
-        first = now if fits else delivery.enqueued_at
-    wait = wait_left(now - first, patience)
+    wait = wait_left(now - first if fits else waited(delivery, now), patience)
     if wait is None:
-        return DeadLetter(reason=Reason.FORGED, error=detail, state=state)
+        return DeadLetter(reason=Reason.FORGED, error=sanitised(detail), state=_kept(state))
     return Nack(delay=wait, state=noted if fits else None)
+
+
+def _kept(state: bytes) -> bytes | None:
+    """Return *state* if a transport keeps one of that length; else nothing, so that the one that is there stays."""
+    return state if len(state) <= MAX_STATE else None
 
 
 def _noted(state: bytes) -> tuple[float | None, bytes]:

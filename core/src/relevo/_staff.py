@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relevo._call import Outgoing
-from relevo._caller import Caller
+from relevo._caller import Caller, contained
 from relevo._clock import Clock
 from relevo._delivery import Delivery, Release
 from relevo._executor import Executor, Handle, InlineExecutor
@@ -139,8 +139,8 @@ class Staff:
             runs=runs,
         )
         if self.signing is None:
-            return caller.outcome
-        return self.signing.verifying(caller.outcome, clock=self.clock, patience=self.patience)
+            return contained(caller.outcome)
+        return contained(self.signing.verifying(caller.outcome, clock=self.clock, patience=self.patience))
 
     def _executor(
         self,

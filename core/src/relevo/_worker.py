@@ -22,15 +22,16 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._delivery import Ack, DeadLetter, Delivery, Nack, Release, Settlement
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release, Settlement
 from relevo._executor import Executor, Handle, InlineExecutor
 from relevo._hook import Hooks, observed
 from relevo._ledger import Ledger, Reminder, outage
 from relevo._pace import Pace
+from relevo._process import this_process
 from relevo._runner import Report, RunOptions
 from relevo._suspect import LOOK_AGAIN, Suspects
 from relevo._transport import Transport
-from relevo.errors import SettleError, TransportError, TransportUnavailableError
+from relevo.errors import RelevoError, SettleError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -48,6 +49,29 @@ GRACE = 5.0
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
+
+
+_STALLED_AFTER = 30.0
+"""Seconds after which a delivery that nothing works on ends the worker."""
+
+_LOOK_EVERY, _LONGEST_LOOK = 1.0, 2.0
+"""
+Seconds between two looks for such deliveries, and the most that one look adds.
+
+A process that was suspended, or a server that was down in between, is no standstill.
+"""
+
+
+class StalledError(RelevoError):
+    """Raised by a worker that holds a delivery on which nothing works; its process ends, and another begins."""
+
+    def __init__(self, delivery: Delivery, seconds: float):
+        self.delivery = delivery
+        self.seconds = seconds
+        super().__init__(
+            f"{delivery!r}: no listener has been running for {seconds:.0f} s, though it was handed over to be run; "
+            f"the worker ends, and the event is delivered again"
+        )
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -126,7 +150,12 @@ class Worker:
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
         self._linger = self.lingered = 0.0
         """How many of the seconds of *settle* are over, in the second of them."""
-        self._asked = self._started
+        self._asked = self._looked = self._started
+        self._still: dict[Delivery, float] = {}
+        """For how many seconds nothing has worked on each of those that were submitted and stand still."""
+        self._abandoned: set[Delivery] = set()
+        self._fault: StalledError | None = None
+        """Why the run ends, if a delivery stood still for too long."""
 
     def stop(self) -> None:
         """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
@@ -147,7 +176,11 @@ class Worker:
             TransportUnavailableError: The server could not be reached, and the worker is not patient.
 
             SettleError: The server refuses to settle something, again and again, and the worker is not patient.
+
+            StalledError: Nothing works on a delivery that was submitted.
         """
+        self._fault = None
+        self._abandoned.clear()
         self._executor.start(self._handle)
         ended = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(ended,), name="relevo-keeper", daemon=True)
@@ -172,6 +205,8 @@ class Worker:
                 if self._ends < float("inf"):
                     for transport in (self._transport, *self._limited):
                         transport.hurry(None)
+        if self._fault is not None:
+            raise self._fault
         counts = self._ledger.counts
         return Report(
             handled=self._ledger.handled(),
@@ -246,12 +281,10 @@ class Worker:
 
     def _collect(self) -> None:
         """Note what was finished, after a little while if nothing can be begun before, and flush when it is time."""
-        executor, ledger = self._executor, self._ledger
-        if executor.running():
-            for delivery, outcome in executor.finished(0.0 if executor.room() else _WAIT_BUSY):
-                ledger.add(delivery, self._suspects.concluded(delivery, outcome))
+        if self._executor.running():
+            self._gather(0.0 if self._executor.room() else _WAIT_BUSY)
         self._rested()
-        if ledger.ripe():
+        if self._ledger.ripe():
             self._flush()
 
     def _flush(self) -> None:
@@ -267,12 +300,19 @@ class Worker:
             for transport in (self._transport, *self._limited):
                 transport.hurry(max(self._ends, self._worked) + GRACE - now)
 
+    def _gather(self, wait: float) -> None:
+        """Note what was finished, after at most *wait* seconds if nothing was, and give up what stands still."""
+        for delivery, outcome in self._executor.finished(wait):
+            if delivery in self._abandoned:
+                self._abandoned.remove(delivery)
+            else:
+                self._ledger.add(delivery, self._suspects.concluded(delivery, outcome))
+        self._look()
+
     def _finish(self) -> None:
         """Wait for what runs, unless nobody wants to wait, and settle it."""
-        executor, ledger = self._executor, self._ledger
-        while executor.running():
-            for delivery, outcome in executor.finished(_WAIT_BUSY):
-                ledger.add(delivery, self._suspects.concluded(delivery, outcome))
+        while self._executor.running() > len(self._abandoned):
+            self._gather(_WAIT_BUSY)
             if self._hurried:
                 break
         self._rested()
@@ -282,7 +322,27 @@ class Worker:
         """Note whether a listener still runs, and when the last one did."""
         if self._busy:
             self._worked = self._clock.monotonic()
-            self._busy = self._executor.running() > 0
+            self._busy = self._executor.running() > len(self._abandoned)
+
+    def _look(self) -> None:
+        """Count for how long each delivery has stood still; give up, and end, when that is too long for one."""
+        now = self._clock.monotonic()
+        passed = now - self._looked
+        if passed < _LOOK_EVERY:
+            return
+        self._looked = now
+        still = [delivery for delivery in self._executor.stalled() if delivery not in self._abandoned]
+        counted = min(passed, _LONGEST_LOOK)
+        self._still = {each: self._still[each] + counted if each in self._still else 0.0 for each in still}
+        for delivery, seconds in self._still.items():
+            if seconds < _STALLED_AFTER:
+                continue
+            fault = StalledError(delivery, seconds)
+            _log.error("%s", fault)
+            self._fault = self._fault or fault
+            self._abandoned.add(delivery)
+            lost = Lost(error=str(fault), death=str(this_process().as_witnessed()))
+            self._ledger.add(delivery, self._suspects.concluded(delivery, lost))
 
     def _fetch(self) -> bool:
         """Receive further events into the backlog; return whether any came, or may not come."""
@@ -353,6 +413,8 @@ class Worker:
     def _limit_reached(self) -> str | None:
         options = self._options
         now = self._clock.monotonic()
+        if self._fault is not None:
+            return "stalled"
         if self._stopped:
             return "asked"
         if options.max_events is not None and self._ledger.handled() >= options.max_events:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from relevo._envelope import NO_HEADERS, Envelope, Urgency
-from relevo.errors import DecodeError
+from relevo.errors import DecodeError, EncodeError
 
 __all__ = ["pack", "unpack"]
 
@@ -34,21 +34,41 @@ _decode = msgspec.msgpack.Decoder(_Packed).decode
 
 
 def pack(envelope: Envelope) -> bytes:
-    """Return *envelope* as bytes (MessagePack) that :func:`unpack` makes the same envelope of."""
-    return _encode(
-        _Packed(
-            WIRE_VERSION,
-            envelope.id,
-            envelope.source,
-            envelope.name,
-            envelope.queue,
-            envelope.body,
-            dict(envelope.headers),
-            envelope.urgency,
-            envelope.ordering_key,
-            envelope.expires,
-        )
+    """
+    Return *envelope* as bytes (MessagePack) that :func:`unpack` makes the same envelope of.
+
+    Raises:
+        EncodeError: A value in it has no form in MessagePack, such as text with a lone surrogate; names the field.
+    """
+    packed = _Packed(
+        WIRE_VERSION,
+        envelope.id,
+        envelope.source,
+        envelope.name,
+        envelope.queue,
+        envelope.body,
+        dict(envelope.headers),
+        envelope.urgency,
+        envelope.ordering_key,
+        envelope.expires,
     )
+    try:
+        return _encode(packed)
+    except _UNFIT as error:
+        raise EncodeError(envelope.name, f"$.{_unfit_field(packed)}", str(error)) from error
+
+
+_UNFIT = (UnicodeEncodeError, OverflowError, TypeError)
+
+
+def _unfit_field(packed: _Packed) -> str:
+    """Return the first field of *packed* that has no form in MessagePack."""
+    for field in packed.__struct_fields__:
+        try:
+            _encode(getattr(packed, field))
+        except _UNFIT:
+            return field
+    raise AssertionError(packed)
 
 
 def unpack(blob: bytes) -> Envelope:

@@ -166,6 +166,7 @@ def _write_envelope(envelope: Envelope, properties: dict[str, Any], headers: dic
     if envelope.expires is not None:
         headers[header.EXPIRES] = repr(float(envelope.expires))
     if envelope.headers:
+        _utf8("".join((*envelope.headers, *envelope.headers.values())))  # read back, it would be unreadable
         headers[header.HEADERS] = json.dumps(dict(envelope.headers))
         own += len(headers[header.HEADERS])
     if own > MAX_OWN:
@@ -277,7 +278,9 @@ def _read_envelope(
     name = header.text(headers.get(header.LONG_NAME, properties.type))
     source = header.text(headers.get(header.LONG_SOURCE, properties.app_id))
     if event_id is None or name is None or source is None or kept is None:
-        return foreign(properties, headers, body, "its id, name, source or headers are missing or no text")
+        return foreign(
+            properties, headers, body, "its id, name, source or headers are missing, no text, or hold a lone surrogate"
+        )
     expires = headers.get(header.EXPIRES)
     high = (properties.priority or 0) > 4 or headers.get(header.URGENCY) == "high"
     envelope = Envelope(
@@ -334,9 +337,10 @@ def _read_headers(value: object) -> Mapping[str, str] | None:
         return NO_HEADERS
     try:
         headers = json.loads(value) if isinstance(value, str) else None
+        if not isinstance(headers, dict) or not all(isinstance(each, str) for each in headers.values()):
+            return None
+        "".join((*headers, *headers.values())).encode()  # an escape such as \ud800 is JSON, and no character
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(headers, dict) or not all(isinstance(each, str) for each in headers.values()):
         return None
     return MappingProxyType(headers)
 

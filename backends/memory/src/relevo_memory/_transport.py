@@ -30,7 +30,7 @@ from relevo import (
     Transport,
     masked_url,
 )
-from relevo.errors import ConfigurationError, LeaseLostError, SessionError, TransportClosedError, shown
+from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class MemoryTransport(Transport, Board):
             return [f'queue "{name}" in memory' for name in self.store.declare(queues, dry_run=dry_run)]
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        self._refuse_what_is_no_text(envelopes)
         with self._open() as now:
             due = now + max(0.0, delay)
             self.store.add([Posting(queue=envelope.queue, envelope=envelope, due=due) for envelope in envelopes], now)
@@ -280,6 +281,18 @@ class MemoryTransport(Transport, Board):
         self._stands_still = self._clock.monotonic() <= before
         return 0.0 if self._stands_still else max(glance, min(2 * glance, _LONGEST_GLANCE))
 
+    def _refuse_what_is_no_text(self, envelopes: Sequence[Envelope]) -> None:
+        """Refuse lone surrogates, as every transport has to that writes its events as bytes."""
+        for one in envelopes:
+            texts = (one.id, one.source, one.name, one.queue, one.ordering_key or "", *one.headers)
+            text = "".join((*texts, *one.headers.values()))
+            if text.isascii():
+                continue
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise SendError(self.name, refused=range(len(envelopes)), why=str(error)) from error
+
     def _refuse_if_long(self, state: bytes | None) -> None:
         if state is not None and len(state) > MAX_STATE:
             message = f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
@@ -297,6 +310,10 @@ class _Bound:
     def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
         with self.transport._open() as now:  # noqa: SLF001 - of the same module
             due = now + max(0.0, delay)
-        self.enlist(
-            lambda: [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in make()]
-        )
+
+        def postings() -> list[Posting]:
+            envelopes = make()
+            self.transport._refuse_what_is_no_text(envelopes)  # noqa: SLF001 - of the same module
+            return [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in envelopes]
+
+        self.enlist(postings)

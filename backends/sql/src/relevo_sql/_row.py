@@ -80,6 +80,9 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
         due: When it becomes ready; ready at once unless this is later than *now*.
 
         outbox: The queue to keep it in instead of its own.
+
+    Raises:
+        UnicodeEncodeError: A header holds a lone surrogate.
     """
     return (
         SCHEDULED if due > now else READY,
@@ -95,7 +98,7 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
         1,
         0,
         now,
-        json.dumps(dict(envelope.headers), separators=(",", ":")) if envelope.headers else None,
+        _headers_text(envelope.headers) if envelope.headers else None,
         b"",
         envelope.body,
     )
@@ -240,6 +243,17 @@ def _is_count(value: Any, least: int) -> bool:
     return type(value) is int and value >= least
 
 
+def _headers_text(headers: Mapping[str, str]) -> str:
+    """Return *headers* as :func:`_headers` reads them."""
+    _check_text(headers)
+    return json.dumps(dict(headers), separators=(",", ":"))
+
+
+def _check_text(headers: Mapping[str, str]) -> None:
+    """Raise :class:`UnicodeEncodeError` if *headers* hold a lone surrogate, which JSON can escape and nothing carry."""
+    "".join((*headers, *headers.values())).encode()
+
+
 def _headers(text: Any) -> Mapping[str, str] | None:
     """Return the headers in *text*, or None if they are none."""
     if text is None:
@@ -248,9 +262,10 @@ def _headers(text: Any) -> Mapping[str, str] | None:
         return None
     try:
         found = json.loads(text)
+        if type(found) is not dict or {type(value) for value in found.values()} - _TEXT:
+            return None
+        _check_text(found)
     except (ValueError, RecursionError):
-        return None
-    if type(found) is not dict or {type(value) for value in found.values()} - _TEXT:
         return None
     return found
 
@@ -295,7 +310,7 @@ def _flaw(kept: Sequence[Any]) -> str:
             return f"the column {column} holds {values[column]}"
     if values["urgency"] not in (HIGH, NORMAL):
         return f"the column urgency holds {values['urgency']}"
-    return "the column headers holds no JSON object of texts"
+    return "the column headers holds no JSON object of texts, or one with a lone surrogate"
 
 
 def _kind(value: Any) -> str:

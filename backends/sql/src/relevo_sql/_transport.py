@@ -160,10 +160,11 @@ class SqlTransport(Transport, Board):
         self._require_open()
         if not envelopes:
             return
-        rows = self._rows(envelopes, self._due(delay))
-        everything = range(len(rows))
+        due = self._due(delay)
+        everything = range(len(envelopes))
         write = self._database.statements.write
         try:
+            rows = self._rows(envelopes, due)
             self._database.write(lambda connection: write(connection, rows), durable=True)
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__

@@ -8,8 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Unreadable
 from relevo._envelope import Envelope
+from relevo.errors import DecodeError, EncodeError
 from relevo.wire import pack, unpack
 
 CUT_OFF = 86
@@ -131,6 +132,23 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
+def frame_of(message: Message) -> bytes:
+    """
+    Return *message* with its length before it.
+
+    Raises:
+        EncodeError: It holds a value that MessagePack cannot carry, or is too long.
+    """
+    name = type(message).__name__
+    try:
+        data = _encode(message)
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise EncodeError(name, "$", str(error)) from error
+    if len(data) > _LONGEST:
+        raise EncodeError(name, "$", f"{len(data):,} bytes, a child process takes {_LONGEST:,}")
+    return len(data).to_bytes(_LENGTH, "big") + data
+
+
 class Channel:
     """One end; to send is for any thread, to receive is for one."""
 
@@ -146,8 +164,16 @@ class Channel:
         Raises:
             OSError: The other end is gone.
         """
-        data = _encode(message)
-        self.socket.sendall(len(data).to_bytes(_LENGTH, "big") + data)
+        self.send_frame(frame_of(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """
+        Send *frame*, which :func:`frame_of` made.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        self.socket.sendall(frame)
 
     def receive(self) -> Message | None:
         """Return the next message, when it has come; ``None`` if the other end is gone."""
@@ -197,7 +223,12 @@ class Channel:
 
 
 def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
-    """Return what a child has to know of *delivery*."""
+    """
+    Return what a child has to know of *delivery*.
+
+    Raises:
+        EncodeError: *envelope* cannot be packed.
+    """
     return Work(
         number,
         pack(envelope),
@@ -211,8 +242,13 @@ def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
 
 def delivery_of(work: Work) -> Delivery:
     """Return the delivery that :func:`work_of` was given, without its receipt."""
+    envelope: Envelope | Unreadable
+    try:
+        envelope = unpack(work.envelope)
+    except DecodeError as error:  # an exception here would end the child, and the next one with the same work
+        envelope = Unreadable(raw=work.envelope, why=str(error))
     return Delivery(
-        envelope=unpack(work.envelope),
+        envelope=envelope,
         queue=work.queue,
         attempt=work.attempt,
         losses=work.losses,

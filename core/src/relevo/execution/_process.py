@@ -10,13 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import INFO, WARNING, getLogger
+from math import inf
 from pathlib import Path
 
+from relevo._decision import refusal, unhandled
 from relevo._delivery import Delivery, Outcome, Release
 from relevo._envelope import Envelope
 from relevo._executor import Handle
 from relevo.errors import ConfigurationError
-from relevo.execution._channel import Finding, Hello
+from relevo.execution._channel import Finding, Hello, frame_of, work_of
 from relevo.execution._slot import Slot, Terms
 from relevo.execution._terms import Execution
 
@@ -90,7 +92,8 @@ class ProcessExecutor:
     def _reset(self) -> None:
         self._idle: deque[Slot] = deque()
         self._ended: queue.SimpleQueue[tuple[Delivery, Outcome]] = queue.SimpleQueue()
-        self._running = 0
+        self._submitted: dict[Delivery, None] = {}
+        self._count = 0
         self._has_begun = False
         self._fault: BaseException | None = None
 
@@ -137,21 +140,30 @@ class ProcessExecutor:
             ConfigurationError: Children cannot begin any more, and nothing runs.
         """
         if self._fault is not None:
-            if self._running == 0:
+            if not self._submitted:
                 raise self._fault
             return 0
         if not self._slots:
             return self._slots_wanted
         with self._free:
-            if not self._idle and self._running == 0:  # else the worker would look again and again
+            if not self._idle and not self._submitted:  # else the worker would look again and again
                 self._free.wait(_WAIT)
             return len(self._idle)
 
     def submit(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
-        self._running += 1
-        if not isinstance(envelope, Envelope):
-            self._ended.put((delivery, self._handle(delivery)))  # no listener is called for what cannot be read
+        self._submitted[delivery] = None
+        # No listener is called for what cannot be read, nor once its limit of lost processes is reached: both need no
+        # child. What expires is left to the child, whose clock decides; hence no time.
+        if not isinstance(envelope, Envelope) or refusal(delivery, -inf) is not None:
+            self._ended.put((delivery, self._handle(delivery)))
+            return
+        self._count += 1
+        try:
+            work = work_of(delivery, envelope, self._count)
+            frame = frame_of(work)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this delivery and takes no slot
+            self._ended.put((delivery, unhandled(delivery, error)))
             return
         try:
             if not self._slots:
@@ -162,7 +174,7 @@ class ProcessExecutor:
                 if slot is None:  # there is no child, which room() tells
                     self._ended.put((delivery, Release()))
                 else:
-                    slot.take(delivery, envelope)
+                    slot.take(delivery, work, frame)
         if slot is not None:
             slot.hand_over()
 
@@ -174,15 +186,20 @@ class ProcessExecutor:
                 found.append(self._ended.get_nowait())
         except queue.Empty:
             pass
-        self._running -= len(found)
+        for delivery, _ in found:
+            self._submitted.pop(delivery, None)
         return found
 
     def running(self) -> int:
-        return self._running
+        return len(self._submitted)
+
+    def stalled(self) -> Sequence[Delivery]:
+        at_work = {slot.at_work() for slot in self._slots}
+        return [delivery for delivery in self._submitted if delivery not in at_work]
 
     def stop(self) -> None:
         self._close()
-        self._running = 0
+        self._submitted.clear()
 
     def _close(self) -> None:
         for slot in self._slots:

@@ -12,9 +12,8 @@ from typing import Protocol
 
 import attrs
 
-from relevo._decision import sanitised
+from relevo._decision import described, sanitised
 from relevo._delivery import DeadLetter, Delivery, Lost, Outcome
-from relevo._envelope import Envelope
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError
 from relevo.execution._channel import (
     Ended,
@@ -27,8 +26,8 @@ from relevo.execution._channel import (
     Ready,
     Runs,
     Work,
+    frame_of,
     outcome_of,
-    work_of,
 )
 from relevo.execution._spawned import Spawned
 
@@ -93,6 +92,9 @@ class _Task:
 
     delivery: Delivery
     work: Work
+    frame: bytes
+    """The work as a child is sent it: made before the slot is taken, since what cannot be made must not take one."""
+
     kept: bytes | None = None
     """The last progress that the child told."""
 
@@ -132,7 +134,6 @@ class Slot:
         self._next: Spawned | None = None
         self._leaving: list[tuple[Spawned, float]] = []
         self._task: _Task | None = None
-        self._count = 0
         self._failures = 0
         self._again_at = 0.0
         self._is_ending = False
@@ -145,10 +146,14 @@ class Slot:
         """Begin."""
         self._thread.start()
 
-    def take(self, delivery: Delivery, envelope: Envelope) -> None:
-        """Note that *delivery* is its own now; it was idle."""
-        self._count += 1
-        self._task = _Task(delivery, work_of(delivery, envelope, self._count))
+    def take(self, delivery: Delivery, work: Work, frame: bytes) -> None:
+        """Take *delivery*, whose *work* and *frame* a child is sent; the slot was idle."""
+        self._task = _Task(delivery, work, frame)
+
+    def at_work(self) -> Delivery | None:
+        """Return the delivery that is in this slot, if its thread lives: the thread holds what it has to its limits."""
+        task = self._task
+        return task.delivery if task is not None and self._thread.is_alive() else None
 
     def hand_over(self) -> None:
         """Give what is at hand to the child, unless that has it already, or is no more."""
@@ -160,7 +165,7 @@ class Slot:
             task.starts += 1
             child.tail.clear()
             with contextlib.suppress(OSError):  # it died just now, which the thread sees, and that nothing was begun
-                child.channel.send(task.work)
+                child.channel.send_frame(task.frame)
 
     def stop(self) -> None:
         """End, and let go of what is at hand; :meth:`join` waits for it."""
@@ -186,6 +191,7 @@ class Slot:
                     self._close(self._child, over.why)
         except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
             _log.exception("a slot failed")
+            self._host.withdrawn(self)  # before it gives up its task, so that it is given no other
             self._host.failed(error, times=_MOST_FAILURES)
             self._give_up_task()
         finally:
@@ -301,8 +307,8 @@ class Slot:
                 self._terms.checkpoint(task.delivery, state)
             except (LeaseLostError, TransportClosedError):
                 is_held = False
-            except TransportError as error:
-                problem = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the slot serves other deliveries too
+                problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
             child.channel.send(Kept(is_held, problem))
 
@@ -344,6 +350,7 @@ class Slot:
             task.work.over_limit = (running.listener_id, running.limit)
             if task.kept is not None:
                 task.work.state = task.kept
+            task.frame = frame_of(task.work)
             task.starts = 0
             self._forget(child)
             return

@@ -136,6 +136,10 @@ class ThreadExecutor:
     def running(self) -> int:
         return len(self._runs)
 
+    def stalled(self) -> Sequence[Delivery]:
+        waiting = [run.delivery for run in self._runs.values() if not run.is_begun]
+        return waiting if len(self._runs) - len(waiting) < self._threads else ()
+
     def stop(self) -> None:
         idle = self._threads - len(self._runs)
         self._runs = {}

@@ -25,7 +25,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError, shown
+from relevo.errors import ConfigurationError, EncodeError, LeaseLostError, SendError, TransportClosedError, shown
 from relevo_redis import _event as event
 from relevo_redis._errors import AnswerLostError
 from relevo_redis._gate import Gate
@@ -138,7 +138,7 @@ class RedisTransport(Transport):
                 raise self._refused(envelopes, f"a body of the batch is larger than {MAX_BODY} bytes")
             try:
                 postings = [argument for envelope in envelopes for argument in event.posting(envelope)]
-            except (UnicodeError, OverflowError) as error:
+            except (EncodeError, UnicodeError, OverflowError) as error:
                 raise self._refused(envelopes, str(error)) from error
             try:
                 if postings:

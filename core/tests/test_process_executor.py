@@ -1,0 +1,146 @@
+"""Child processes and deliveries that cannot be handed to them: each ends, and no slot is lost."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
+from relevo._decision import refusal
+from relevo._delivery import Lost, Nack
+from relevo.execution import Hello, ProcessExecutor
+
+PATIENCE = 60.0
+SLOTS = 2
+APPLICATION = """
+import relevo
+from relevo_memory import MemoryTransport
+
+@relevo.listener("thing.done")
+def do(event):
+    pass
+
+app = relevo.App(transports={"main": MemoryTransport()}, routes={"*": "main"}, listeners=[do], source="shop")
+"""
+
+Make = Callable[..., Delivery]
+
+
+@pytest.fixture(name="executor", scope="module")
+def _executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecutor]:
+    """Start an executor with real child processes."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "shop_of_children.py").write_text(APPLICATION)
+    hello = Hello(
+        path=[str(folder), str(Path(__file__).parent), *sys.path],
+        app="shop_of_children:app",
+        config=None,
+        transport="main",
+        time_limit=PATIENCE,
+        log_level=None,
+    )
+    executor = ProcessExecutor(hello, Execution("process", SLOTS, PATIENCE), checkpoint=None, listeners=())
+    executor.start(_refused)
+    yield executor
+    executor.stop()
+
+
+def _refused(delivery: Delivery) -> Outcome:
+    """Return the outcome of a delivery for which no listener is called; any other belongs to a child."""
+    outcome = refusal(delivery, -math.inf)
+    assert outcome is not None
+    return outcome
+
+
+def _ended(executor: ProcessExecutor, *deliveries: Delivery) -> Sequence[Outcome]:
+    """Submit *deliveries* when there is room, and return how each ended."""
+    found: dict[Delivery, Outcome] = {}
+    deadline = time.monotonic() + PATIENCE
+    for delivery in deliveries:
+        while not executor.room():
+            found.update(executor.finished(0.05))
+            assert time.monotonic() < deadline
+        executor.submit(delivery)
+    while executor.running():
+        found.update(executor.finished(0.05))
+        assert time.monotonic() < deadline
+    return [found[delivery] for delivery in deliveries]
+
+
+def _all_slots_are_free(executor: ProcessExecutor) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while executor.room() < SLOTS and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return executor.room() == SLOTS and executor.running() == 0 and not executor.stalled()
+
+
+@pytest.mark.parametrize(
+    "fields, field",
+    [
+        ({"headers": {"a": "\ud800"}}, "headers"),
+        ({"headers": {"\udfff": "a"}}, "headers"),
+        ({"ordering_key": "\ud800"}, "ordering_key"),
+        ({"expires": 2**70}, "expires"),
+    ],
+    ids=["header", "header's name", "ordering key", "number beyond 64 bits"],
+)
+def test_an_event_that_cannot_be_packed_ends_as_malformed_and_takes_no_slot(
+    executor: ProcessExecutor, delivery: Make, fields: dict[str, object], field: str
+) -> None:
+    hostile = [delivery(name="thing.done", **fields) for _ in range(SLOTS + 1)]
+
+    outcomes = _ended(executor, *hostile, delivery(name="thing.done"))
+
+    assert outcomes[-1] == Ack()
+    for outcome in outcomes[:-1]:
+        assert isinstance(outcome, DeadLetter)
+        assert outcome.reason == Reason.MALFORMED
+        assert f"$.{field}" in outcome.error
+    assert _all_slots_are_free(executor)
+
+
+def test_a_delivery_that_cannot_be_packed_ends_as_malformed_too(executor: ProcessExecutor, delivery: Make) -> None:
+    (outcome,) = _ended(executor, delivery(name="thing.done", attempt=2**70))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == Reason.MALFORMED
+    assert _all_slots_are_free(executor)
+
+
+def test_what_no_listener_is_called_for_is_given_to_no_child(executor: ProcessExecutor, delivery: Make) -> None:
+    numbers = [slot._child.cell.work for slot in executor._slots if slot._child]
+
+    outcomes = _ended(
+        executor,
+        delivery(name="thing.done", losses=3),
+        delivery(whole=Unreadable(raw=b"\xff", why="bytes")),
+    )
+
+    assert [each.reason for each in outcomes if isinstance(each, DeadLetter)] == ["crash-loop", "unreadable"]
+    assert [slot._child.cell.work for slot in executor._slots if slot._child] == numbers
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    state=st.binary(max_size=60) | st.sampled_from([b'{"v":99,"zz":"\xff"}', b"1e999", b'{"v":1,"waiting":[]}']),
+    data=st.binary(max_size=60),
+    headers=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2),
+    attempt=st.integers(1, 2**70),
+)
+def test_whatever_a_message_holds_it_ends_and_its_slot_is_free(
+    executor: ProcessExecutor, delivery: Make, state: bytes, data: bytes, headers: dict[str, str], attempt: int
+) -> None:
+    body = b'{"specversion":"1.0","id":"1","source":"shop","type":"thing.done","data":%b}' % data
+    hostile = Envelope(id="1", source="shop", name="thing.done", body=body, headers=headers)
+
+    (outcome,) = _ended(executor, delivery(whole=hostile, state=state, attempt=attempt))
+
+    assert isinstance(outcome, (Ack, Nack, DeadLetter)), outcome
+    assert not isinstance(outcome, Lost)
+    assert _all_slots_are_free(executor)
