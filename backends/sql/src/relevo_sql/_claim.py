@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._fork import new_token
-from relevo_sql._row import delivery_of, micros, place_of
+from relevo_sql._row import CLAIMED, EVIDENCE, delivery_of, micros, place_of
 
 _BOUND = 1000
 """How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""
+
+_BEGUN, _DEATHS = (len(CLAIMED) + EVIDENCE.index(name) for name in ("begun", "deaths"))
 
 
 @attrs.frozen
@@ -83,7 +85,7 @@ class Claimer:
             taken.extend(sorted(rows, key=place_of))  # what RETURNING returns has no order
             if len(taken) >= limit:
                 break
-        return [delivery_of(row, token) for row in taken]
+        return [delivery_of(row, token, row[_BEGUN], row[_DEATHS]) for row in taken]
 
     def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
         """Do what time does in one queue: make ready what is due, end the leases that are past."""
