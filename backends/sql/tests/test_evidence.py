@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import attrs
 import pytest
+import sqlalchemy as sa
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Presence, Release
-from relevo.errors import LeaseLostError
+from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Presence, Release
+from relevo._evidence import GRACE
+from relevo._process import ProcessIdentity
+from relevo._suspect import Suspects
+from relevo.errors import LeaseLostError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
 
@@ -332,3 +338,141 @@ def test_a_sign_of_life_that_somebody_spoilt_is_none(transport: SqlTransport, pa
     tamper(path, "UPDATE relevo_worker SET beats = 'many' WHERE worker = 'aa'")
 
     assert transport.presence(["aa", "bb"]) == {"bb": Presence(beats=1)}
+
+
+# --- workers of several hosts, judged by their signs of life ---------------------------------------------
+
+
+@attrs.frozen
+class Host:
+    """A worker's process on a host of its own: no other host can tell whether it lives."""
+
+    transport: SqlTransport
+    clock: FakeClock
+    suspects: Suspects
+
+    def begin_and_lose(self) -> None:
+        """Begin the only event, which was lost before, and lose it."""
+        delivery = received(self.transport)
+        assert self.suspects.outcome(delivery) is None
+        self.transport.settle([(delivery, Lost())])
+
+    def judge(self) -> Outcome | None:
+        """Return how the only event ends without being begun; it is given back then."""
+        delivery = received(self.transport)
+        outcome = self.suspects.outcome(delivery)
+        if outcome is not None:
+            assert self.transport.settle([(delivery, outcome)]) == []
+        return outcome
+
+
+def a_host(number: int, transport: SqlTransport, clock: FakeClock) -> Host:
+    identity = ProcessIdentity.parsed(identity_of(number))
+    assert identity is not None
+    return Host(transport, clock, Suspects(transport, clock, identity, lambda _: None))
+
+
+@pytest.fixture
+def three(transport: SqlTransport, clock: FakeClock, an_envelope: Maker) -> list[Host]:
+    """Return three workers of other hosts that began the only event, one after the other, and lost it."""
+    return noted_by_three(transport, clock, an_envelope())
+
+
+def noted_by_three(transport: SqlTransport, clock: FakeClock, envelope: Envelope) -> list[Host]:
+    transport.send([envelope])
+    transport.settle([(received(transport), Lost())])
+    hosts = [a_host(number, transport, clock) for number in (1, 2, 3)]
+    for host in hosts:
+        host.begin_and_lose()
+    return hosts
+
+
+def verdict(asker: Host, living: Sequence[Host]) -> Outcome | None:
+    """Return the first outcome but a release, looking once a second while *living* show that they live."""
+    clocks = {id(host.clock): host.clock for host in (asker, *living)}.values()
+    for _ in range(100):
+        outcome = asker.judge()
+        if not isinstance(outcome, Release):
+            return outcome
+        for clock in clocks:
+            clock.advance(1)
+        for host in living:
+            host.suspects.keep_up()
+    return Release()
+
+
+@pytest.mark.usefixtures("three")
+def test_three_workers_elsewhere_that_stay_away_for_the_grace_make_a_crash_loop(
+    transport: SqlTransport, clock: FakeClock
+) -> None:
+    began = clock.now()
+
+    outcome = verdict(a_host(4, transport, clock), [])
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == "crash-loop"
+    assert clock.now() - began >= GRACE
+
+
+@pytest.mark.parametrize("shift", [0.0, 3600.0, -3600.0])
+def test_workers_elsewhere_that_live_are_struck_off_whatever_the_clocks_say(
+    opener: Opener, clock: FakeClock, three: list[Host], path: Path, shift: float
+) -> None:
+    shifted = FakeClock(clock.now() + shift)
+    asker = a_host(4, opener(shifted), shifted)
+
+    outcome = verdict(asker, three)
+
+    assert outcome is None
+    assert identity_of(3) not in deaths_in(path)
+
+
+def test_only_those_that_live_are_struck_off(
+    transport: SqlTransport, clock: FakeClock, three: list[Host], path: Path
+) -> None:
+    outcome = verdict(a_host(4, transport, clock), three[:2])
+
+    assert outcome is None
+    assert deaths_in(path) == [identity_of(3)]
+
+
+def test_an_outage_that_is_longer_than_lease_and_grace_accuses_nobody(
+    path: Path, clock: FakeClock, an_envelope: Maker
+) -> None:
+    # With a rollback journal one that holds the lock keeps readers out too.
+    def opened() -> SqlTransport:
+        return SqlTransport(sa.create_engine(f"sqlite:///{path}"), name="main", clock=clock, busy_timeout=0.01)
+
+    with opened() as transport, opened() as other, closing(sqlite3.connect(path, isolation_level=None)) as down:
+        transport.setup([])
+        three = noted_by_three(transport, clock, an_envelope())
+        asker = a_host(4, other, clock)
+        before = asker.judge()
+        clock.advance(1)
+        held = received(other)
+
+        down.execute("BEGIN EXCLUSIVE")
+        for _ in range(100):
+            with pytest.raises(TransportUnavailableError):
+                asker.suspects.outcome(held)
+            clock.advance(1)
+            for host in three if clock.monotonic() % 10 < 1 else ():
+                with pytest.raises(TransportUnavailableError):
+                    host.suspects.keep_up()
+        down.execute("ROLLBACK")
+        outcome = verdict(asker, three)
+
+        assert before == Release(delay=1.0)
+        assert outcome is None
+        assert identity_of(3) not in deaths_in(path)
+
+
+def identity_of(number: int) -> str:
+    return f"{number:032x}:b0{number}:1:1:1"
+
+
+def deaths_in(path: Path) -> list[str]:
+    """Return the deaths of the only event."""
+    with closing(sqlite3.connect(path)) as connection:
+        ((text,),) = connection.execute("SELECT deaths FROM relevo_event").fetchall()
+    return list(json.loads(text or "[]"))
