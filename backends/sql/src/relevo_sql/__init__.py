@@ -4,7 +4,7 @@ from relevo_sql._transport import SqlTransport
 from relevo_sql._options import SqlOptions
 from relevo_sql._cron import CronRunner
 from relevo_sql._subject import orm_subject
-from relevo_sql._schema import dead, event, lock, meta, metadata
+from relevo_sql._schema import dead, event, lock, meta, metadata, worker
 
 __all__ = [
     # the transport
@@ -20,4 +20,5 @@ __all__ = [
     "dead",
     "meta",
     "lock",
+    "worker",
 ]

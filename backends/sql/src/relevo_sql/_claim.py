@@ -11,10 +11,21 @@ import sqlalchemy as sa
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._fork import new_token
-from relevo_sql._row import FARTHEST, delivery_of, lease_end, place_of, stray_flaw, stray_of
+from relevo_sql._row import (
+    CLAIMED,
+    EVIDENCE,
+    FARTHEST,
+    delivery_of,
+    lease_end,
+    place_of,
+    stray_flaw,
+    stray_of,
+)
 
 _BOUND = 1000
 """How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""
+
+_BEGUN, _DEATHS = (len(CLAIMED) + EVIDENCE.index(name) for name in ("begun", "deaths"))
 
 
 _TURNS = 60.0
@@ -132,7 +143,7 @@ class Claimer:
             taken.extend(sorted(rows, key=place_of))  # what RETURNING returns has no order
             if len(taken) + len(strays) >= limit:
                 break
-        return [*strays, *(delivery_of(row, token) for row in taken)]
+        return [*strays, *(delivery_of(row, token, row[_BEGUN], row[_DEATHS]) for row in taken)]
 
     def _take_strays(
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int

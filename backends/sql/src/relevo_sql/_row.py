@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from relevo import MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Unreadable
+from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Note, Unreadable
 from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
@@ -32,7 +32,13 @@ SENT = ("state", "ready_at", *KEPT)
 """The columns that a send writes, in the order of :func:`row_of`."""
 
 CLAIMED = ("seq", "ready_at", *KEPT)
-"""The columns that a claim returns."""
+"""The columns that a claim returns, before those of the evidence."""
+
+EVIDENCE = ("begun", "deaths")
+"""The columns that tell who began an event and did not end it; a claim returns the start of each."""
+
+LONGEST_EVIDENCE = 8192
+"""Characters of each of them that are read; twice of what relevo writes."""
 
 SHOWN = ("ref", *KEPT, "reason", "error", "died_at")
 """The columns of a dead letter."""
@@ -104,18 +110,37 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
     )
 
 
-def delivery_of(row: Sequence[Any], token: int) -> Delivery:
-    """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets."""
+def delivery_of(row: Sequence[Any], token: int, begun: Any = None, deaths: Any = None) -> Delivery:
+    """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets, with its :data:`EVIDENCE`."""
     attempt, losses, enqueued_at, progress = row[10], row[11], row[12], row[14]
     return Delivery(
         envelope=envelope_of(row[2:]),
         queue=row[2],
         attempt=attempt if _is_count(attempt, 1) else 1,
         losses=losses if _is_count(losses, 0) else 0,
+        begun=Note.unpacked(begun) if type(begun) is str else None,
+        deaths=() if deaths is None else deaths_of(deaths),
         receipt=Receipt(row[0], token),
         state=progress if type(progress) is bytes else b"",
         enqueued_at=_seconds(enqueued_at),
     )
+
+
+def deaths_of(text: Any) -> tuple[str, ...]:
+    """Return the processes that *text* lists; none if it is not such a list, since only what can be read accuses."""
+    if type(text) is not str:
+        return ()
+    try:
+        found = json.loads(text)
+        "".join(found).encode()
+    except (ValueError, TypeError, RecursionError):
+        return ()
+    return tuple(found[-MAX_DEATHS:]) if type(found) is list else ()
+
+
+def deaths_text(deaths: Sequence[str]) -> str | None:
+    """Return what :func:`deaths_of` reads the last of *deaths* from."""
+    return json.dumps(deaths[-MAX_DEATHS:]) if deaths else None
 
 
 def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delivery:

@@ -120,6 +120,8 @@ event = sa.Table(
     sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
     sa.Column("token", sa.BigInteger),  # of the claim that holds it; null unless leased
+    sa.Column("begun", sa.Text),  # the note of the process that began it last, unless that gave it back since
+    sa.Column("deaths", sa.Text),  # the processes that are known or thought to have died of it, a JSON list
     *_kept(),
     _check("queue_is_text", "typeof(queue) = 'text'"),
     _check("state_is_known", f"state IN ({READY}, {LEASED}, {SCHEDULED}, {WAITING})"),
@@ -178,3 +180,12 @@ lock = sa.Table(
     sa.Column("until", sa.BigInteger, nullable=False),
 )
 """Who is the only one to do something, and until when nobody else may take that over."""
+
+worker = sa.Table(
+    "relevo_worker",
+    metadata,
+    sa.Column("worker", sa.String(64), primary_key=True),
+    sa.Column("beats", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),  # only tells which rows are old; nothing else compares it
+)
+"""The signs of life of the workers that began an event which was lost before; each sign adds a beat."""

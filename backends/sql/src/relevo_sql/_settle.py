@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
-from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Release, Settlement, Unreadable
+from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
 from relevo_sql._database import Database
 from relevo_sql._fork import is_of_this_process
-from relevo_sql._row import Receipt, lease_end, micros
+from relevo_sql._row import Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
 
@@ -68,6 +68,20 @@ class Settler:
         )
         return touched > 0
 
+    def begin(self, delivery: Delivery, note: Note) -> bool:
+        """Keep *note* and its deaths with *delivery*; return whether it is still held."""
+        receipt = receipt_of(delivery)
+        if receipt is None:
+            return False
+        seq, token = receipt
+        kept = {"note": note.packed(), "dead": deaths_text(note.deaths)}
+        run = self._statements.begin.run
+        # It tells what became of a process; a crash of the host may take it along, since that is no listener's fault.
+        touched = self._database.write(
+            lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
+        )
+        return touched > 0
+
     def _now(self) -> int:
         return self._database.dialect.now(self._clock)
 
@@ -75,8 +89,12 @@ class Settler:
         now = self._now()
         of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
         leaving = []
+        postponed: dict[float, list[Receipt]] = {}
         for receipt, (delivery, outcome) in chosen.items():
-            of[type(outcome)].append(receipt)
+            if isinstance(outcome, Release) and outcome.delay > 0:
+                postponed.setdefault(outcome.delay, []).append(receipt)
+            else:
+                of[type(outcome)].append(receipt)
             if isinstance(outcome, (Ack, DeadLetter)) and _may_be_waited_for(delivery):
                 leaving.append(receipt[0])
         lines: Any = ()
@@ -84,6 +102,9 @@ class Settler:
             lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
         settled = self._grouped(connection, self._statements.ack, of[Ack], now=now)
         settled |= self._grouped(connection, self._statements.release, of[Release], now=now)
+        for delay, receipts in postponed.items():
+            at = now + micros(delay)
+            settled |= self._grouped(connection, self._statements.postpone, receipts, now=now, at=at)
         for kind, end in self._one_by_one.items():
             held = self._grouped(connection, self._statements.held, of[kind], now=now)
             if held:
@@ -114,7 +135,14 @@ class Settler:
         self._statements.nack.run_many(connection, rows)
 
     def _lose(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
-        self._statements.lose.run_many(connection, [(*receipt, outcome.state) for receipt, _, outcome in ended])
+        alive = [(*receipt, outcome.state) for receipt, _, outcome in ended if outcome.death is None]
+        dead = []
+        for (seq, token), _, outcome in ended:
+            if outcome.death is not None:
+                kept = self._statements.deaths.run(connection, which=seq, held=token).scalar()
+                dead.append((seq, token, outcome.state, deaths_text((*deaths_of(kept), outcome.death))))
+        self._statements.lose.run_many(connection, alive)
+        self._statements.die.run_many(connection, dead)
 
     def _bury(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         """Keep dead letters, one for each event and queue, and then give up their sources."""

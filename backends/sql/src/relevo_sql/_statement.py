@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
-from relevo_sql._row import CLAIMED, FARTHEST, SENT, SHOWN, STRAYED
+from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, LONGEST_EVIDENCE, SENT, SHOWN, STRAYED
 from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
@@ -34,6 +34,7 @@ from relevo_sql._schema import (
     event,
     lock,
     meta,
+    worker,
 )
 
 _E, _D = event.c, dead.c
@@ -145,6 +146,15 @@ class Statements:
         self.lock = prepared(sa.update(lock).where(lock.c.name == _bind("which"), free).values(held))
         self.renew_lock = prepared(sa.update(lock).where(*mine).values(until=_bind("until")))
         self.unlock = prepared(sa.delete(lock).where(*mine))
+        first = {"worker": _bind("worker"), "beats": sa.literal_column("1"), "seen_at": _bind("now")}
+        again = {"beats": worker.c.beats + sa.literal_column("1"), "seen_at": _bind("now")}
+        self.appear_first = prepared(dialect.insert_new(worker, first, ["worker"]))
+        self.appear = prepared(sa.update(worker).where(worker.c.worker == _bind("which")).values(again))
+        self.forget_workers = prepared(sa.delete(worker).where(worker.c.seen_at < _bind("before")))
+        beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
+        self.beats = prepared(
+            sa.select(*beats).select_from(worker).where(worker.c.worker.in_(dialect.members("workers")))
+        )
 
     def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         values = {name: _bind(name) for name in SENT}
@@ -203,7 +213,7 @@ class Statements:
         }
         claimed: list[sa.ColumnClause[Any]] = [sa.column(name) for name in CLAIMED]
         found = _E.seq.in_(dialect.by_index(first, event, BY_STATE[READY]))
-        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed))
+        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed, *map(_start, EVIDENCE)))
         strays = sa.select(*(_E[name] for name in STRAYED)).where(_is_stray(), _of_queue_or_none())
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
         chosen = _E.seq.in_(dialect.members("seqs"))
@@ -221,18 +231,30 @@ class Statements:
         self.held = prepared(sa.select(seq).select_from(event).where(held, chosen))
         self.ack = prepared(sa.delete(event).where(held, chosen).returning(seq))
         self.release = prepared(sa.update(event).where(held, chosen).values(_FREE).returning(seq))
+        self.postpone = prepared(
+            sa.update(event).where(held, chosen).values(_FREE | {"state": _state(SCHEDULED), "ready_at": _bind("at")})
+            .returning(seq)
+        )  # fmt: skip
         self.extend = prepared(sa.update(event).where(held, chosen).values(lease_until=_bind("until")).returning(seq))
         self.checkpoint = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(progress=_bind("kept"))
         )
+        self.begin = prepared(
+            sa.update(event).where(held, _E.seq == _bind("which")).values(begun=_bind("note"), deaths=_bind("dead"))
+        )
         # Those that differ from row to row come after a look at which are held, in the same transaction.
         nacked = _FREE | {"state": _bind("next"), "ready_at": _bind("at"), "attempt": _plus_one("attempt")}
+        nacked["begun"] = sa.null()
         self.nack = prepared(
             sa.update(event).where(one).values(nacked | {"progress": progress}), "which", "held", "next", "at", "kept"
         )
-        self.lose = prepared(
-            sa.update(event).where(one).values(_FREE | _LOST | {"progress": progress}), "which", "held", "kept"
-        )
+        lost = _FREE | _LOST | {"progress": progress}
+        self.lose = prepared(sa.update(event).where(one).values(lost), "which", "held", "kept")
+        self.deaths = prepared(sa.select(_start("deaths")).select_from(event).where(one))
+        self.die = prepared(
+            sa.update(event).where(one).values(lost | {"begun": sa.null(), "deaths": _bind("dead")}),
+            "which", "held", "kept", "dead",
+        )  # fmt: skip
 
     def _burying(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
@@ -303,6 +325,13 @@ def _behind_others(
 
 def _plus_one(column: str) -> sa.ColumnElement[Any]:
     return _E[column] + sa.literal_column("1")
+
+
+def _start(column: str) -> sa.ColumnElement[Any]:
+    """Return as much of *column* as relevo writes: it holds anything if somebody else wrote it."""
+    first: sa.ColumnElement[int] = sa.literal_column("1")
+    most: sa.ColumnElement[int] = sa.literal_column(str(LONGEST_EVIDENCE))
+    return sa.func.substr(sa.column(column), first, most).label(column)
 
 
 def _of_queue() -> sa.ColumnElement[bool]:

@@ -20,6 +20,8 @@ from relevo import (
     Delivery,
     Envelope,
     Found,
+    Note,
+    Presence,
     Release,
     Settlement,
     Stats,
@@ -41,6 +43,7 @@ from relevo_sql._session import Joints, SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
 from relevo_sql._stats import Counter
+from relevo_sql._witness import Witness
 
 _log = getLogger("relevo.sql")
 
@@ -94,6 +97,7 @@ class SqlTransport(Transport, Board):
         wakeup=False,
         dedupe=True,
         stats="exact",
+        presence=True,
         max_body=None,
     )
     Options: ClassVar[type] = SqlOptions
@@ -121,6 +125,7 @@ class SqlTransport(Transport, Board):
         self._graveyard = Graveyard(database, clock)
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
+        self._witness = Witness(database, clock)
         self._joints = Joints(database, self._doorbell.ring)
 
     @classmethod
@@ -216,6 +221,19 @@ class SqlTransport(Transport, Board):
         self._refuse_if_long(state)
         if not self._settler.checkpoint(delivery, state):
             raise LeaseLostError(self.name, delivery)
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        self._require_open()
+        if not self._settler.begin(delivery, note):
+            raise LeaseLostError(self.name, delivery)
+
+    def appear(self, worker: str) -> None:
+        self._require_open()
+        self._witness.appear(worker)
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        self._require_open()
+        return self._witness.presence(workers)
 
     def stats(self, queue: str) -> Stats:
         self._require_open()

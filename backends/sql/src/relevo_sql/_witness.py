@@ -1,0 +1,42 @@
+"""Who lives: a row for each worker that others may have to ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from relevo import Clock, Presence
+from relevo_sql._database import Database
+from relevo_sql._row import micros
+
+_DAY = 86400.0
+"""Seconds after its last sign for which a worker is known."""
+
+
+class Witness:
+    """The signs of life of workers: numbers that rise, since the times of two hosts cannot be compared."""
+
+    def __init__(self, database: Database, clock: Clock):
+        self._database = database
+        self._statements = database.statements
+        self._clock = clock
+
+    def appear(self, worker: str) -> None:
+        """Count a sign of life of *worker*, and forget who gave none for a day."""
+
+        def count(connection: sa.Connection) -> None:
+            now = self._database.dialect.now(self._clock)
+            if not self._statements.appear.run(connection, which=worker, now=now).rowcount:
+                self._statements.appear_first.run(connection, worker=worker, now=now)
+            self._statements.forget_workers.run(connection, before=now - micros(_DAY))
+
+        self._database.write(count)
+
+    def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
+        """Return the signs of life of those of *workers* that gave any."""
+        asked = self._database.dialect.listed(dict.fromkeys(workers))
+        run = self._statements.beats.run
+        found: Any = self._database.read(lambda connection: run(connection, workers=asked).all())
+        return {worker: Presence(beats=beats) for worker, beats in found if type(beats) is int}
