@@ -65,7 +65,7 @@ def test_a_process_that_is_gone_is_a_death() -> None:
 
 def test_a_process_that_may_be_gone_is_counted_until_the_verdict() -> None:
     assert _judged(Note(by="b"), ["a"], _all(Fate.AWAY)) == Begin(("a", "b"))
-    assert _judged(Note(by="c"), ["a", "b"], _all(Fate.AWAY)) == Wait(is_verdict=True)
+    assert _judged(Note(by="c"), ["a", "b"], _all(Fate.AWAY)) == Wait()
     assert _judged(Note(by="c"), ["a", "b"], _all(Fate.GONE)) == CrashLoop(("a", "b", "c"))
 
 

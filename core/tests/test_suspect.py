@@ -25,8 +25,8 @@ from relevo import (
     RunOptions,
     Worker,
 )
-from relevo._evidence import GRACE
-from relevo._suspect import APPEAR_EVERY, Suspects
+from relevo._evidence import APPEAR_EVERY, GRACE
+from relevo._suspect import Suspects
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport

@@ -31,8 +31,8 @@ class Unreadable:
 MAX_DEATHS = 3
 """So many deaths are kept with an event; there is a verdict before there are more."""
 
-_MAX_NAME = 400
-"""Characters of a listener's id that a note keeps."""
+_MAX_NAME = 250
+"""Characters of a listener's id, or of an identity, that a note keeps."""
 
 
 def _shortened(text: str) -> str:
@@ -62,8 +62,9 @@ class Note:
     excused: bool = False
 
     def packed(self) -> str:
-        """Return it as text without lone surrogates, at most 4 KiB long."""
-        return _pack_note(_PackedNote(self.by, self.deaths, self.listener, self.excused)).decode()
+        """Return it as text without lone surrogates, at most 8 KiB long."""
+        note = _PackedNote(_text(self.by), tuple(map(_text, self.deaths)), _text(self.listener), self.excused)
+        return _pack_note(note).decode()
 
     @classmethod
     def unpacked(cls, text: str | bytes | None) -> Note | None:
@@ -84,15 +85,13 @@ class _PackedNote(msgspec.Struct, array_like=True, frozen=True):
     excused: bool
 
 
-_note_encoder = msgspec.json.Encoder()
+_pack_note = msgspec.json.Encoder().encode
 _unpack_note = msgspec.json.Decoder(_PackedNote).decode
 
 
-def _pack_note(note: _PackedNote) -> bytes:
-    try:
-        return _note_encoder.encode(note)
-    except UnicodeEncodeError:  # a listener's name may hold anything
-        return _note_encoder.encode(msgspec.structs.replace(note, listener=ascii(note.listener)))
+def _text(text: str) -> str:
+    """Return *text* without what no store takes; it may be hostile, and is cut, since an identity is short."""
+    return _shortened(text).encode("utf-8", "replace").decode()
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -26,6 +26,12 @@ Seconds for which a process on another host has to be away before it counts as d
 Longer than a worker takes to connect again after a restart of the server, its longest pause included.
 """
 
+APPEAR_EVERY = 10.0
+"""Seconds between two signs of life."""
+
+_LATE = 1.5 * APPEAR_EVERY
+"""Seconds for which a worker whose last sign was seen still counts as alive."""
+
 _LONGEST_GAP = 5.0
 """Seconds that count at most between two looks: whoever looks may have been stopped, or disconnected, itself."""
 
@@ -58,9 +64,6 @@ class Begin:
 class Wait:
     """Not now: the process that began it lives and may still settle it, or it is not certain that it has ended."""
 
-    is_verdict: bool = False
-    """Three processes seem to have died of it; time alone will tell."""
-
 
 @attrs.frozen
 class CrashLoop:
@@ -76,8 +79,8 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
     """
     Return what follows from the evidence on a suspect.
 
-    A process that only seems to have ended is among the deaths from then on, and the event is begun all the same: all
-    of them are asked for again before the verdict, and one that is there after all is struck off.
+    A process that only seems to have ended is among the deaths from then on, and the event is begun all the same. All
+    of them are asked for again each time, and one that is there after all is struck off.
 
     Args:
         note: Of the last process that began it, unless it gave it back.
@@ -88,23 +91,17 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
 
         patient: Wait for a process that began it and lives.
     """
-    known = list(dict.fromkeys(deaths))
+    accused = list(dict.fromkeys(deaths))
     if note is not None and not note.excused:
-        match fate(note.by):
-            case Fate.ALIVE if patient:
-                return Wait()
-            case Fate.AWAY | Fate.GONE if note.by not in known:
-                known.append(note.by)
-            case _:
-                pass
-    if len(known) < CRASH_LOOP_DEATHS:
-        return Begin(tuple(known))
-    fates = {each: fate(each) for each in known}
-    ended = tuple(each for each in known if fates[each] in (Fate.AWAY, Fate.GONE))
+        if patient and fate(note.by) is Fate.ALIVE:
+            return Wait()
+        accused.append(note.by)
+    fates = {each: fate(each) for each in accused}
+    ended = tuple(each for each in fates if fates[each] in (Fate.AWAY, Fate.GONE))
     if len(ended) < CRASH_LOOP_DEATHS:
         return Begin(ended)
     gone = tuple(each for each in ended if fates[each] is Fate.GONE)
-    return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait(is_verdict=True)
+    return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait()
 
 
 def described_deaths(deaths: Sequence[str], *, last: str) -> str:
@@ -156,19 +153,19 @@ class Absences:
             sign, before = signs.get(worker), self._seen.get(worker)
             beats = None if sign is None else sign.beats
             if sign is not None and (sign.connected or (before is not None and before.beats != beats)):
-                self._seen[worker] = _Look(beats, now, 0.0, is_alive=True)
+                self._seen[worker] = _Look(beats, now, 0.0, was_alive=True, is_connected=sign.connected)
             elif before is None:
-                self._seen[worker] = _Look(beats, now, 0.0, is_alive=False)
+                self._seen[worker] = _Look(beats, now, 0.0, was_alive=False)
             else:
                 away = before.away + max(0.0, min(now - before.at, _LONGEST_GAP))
-                self._seen[worker] = _Look(beats, now, away, is_alive=False)
+                self._seen[worker] = _Look(beats, now, away, was_alive=before.was_alive and not before.is_connected)
 
     def fate(self, worker: str) -> Fate:
         """Return what is known of *worker*, which was looked for just now."""
         look = self._seen.get(worker)
         if look is None:
             return Fate.AWAY
-        if look.is_alive:
+        if look.was_alive and look.away < _LATE:
             return Fate.ALIVE
         return Fate.GONE if look.away >= GRACE else Fate.AWAY
 
@@ -182,4 +179,9 @@ class _Look:
     beats: int | None
     at: float
     away: float
-    is_alive: bool = attrs.field(kw_only=True)
+    """Seconds without a sign."""
+
+    was_alive: bool = attrs.field(kw_only=True)
+    """Whether its last sign was seen to come, so that the next one may just not be due."""
+
+    is_connected: bool = attrs.field(default=False, kw_only=True)

@@ -25,6 +25,9 @@ class _Kept(NamedTuple):
     turn: int
     """The number of retries before: a loss raises attempt and losses alike, a settlement only the attempt."""
 
+    state: bytes
+    """What the event had come with: another one is that of someone who came further, or of a revival."""
+
     outcome: Outcome
     until: float
 
@@ -49,7 +52,7 @@ class KeptOutcomes:
         if key is None or isinstance(outcome, (Release, Lost)):
             return
         self._drop(key)
-        self._kept[key] = _Kept(delivery.attempt - delivery.losses, outcome, now + FOR)
+        self._kept[key] = _Kept(delivery.attempt - delivery.losses, delivery.state, outcome, now + FOR)
         self._size += _size(outcome)
         while len(self._kept) > MOST or self._size > MOST_BYTES:
             self._drop(next(iter(self._kept)))
@@ -72,6 +75,7 @@ class KeptOutcomes:
         found = self._drop(key)
         if found is None or found.turn != delivery.attempt - delivery.losses or found.until <= now:
             return None
+        is_untouched = is_untouched and found.state == delivery.state
         return found.outcome if is_untouched or isinstance(found.outcome, Ack) else None
 
     def _drop(self, key: _Key) -> _Kept | None:

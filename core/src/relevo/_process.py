@@ -108,7 +108,7 @@ def lives_here(process: ProcessIdentity) -> bool | None:
         return None
     try:
         fields = _fields(process.pid)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return _is_hidden(process.pid)
     except OSError:
         return None

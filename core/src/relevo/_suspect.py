@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from logging import getLogger
@@ -13,6 +14,7 @@ from relevo._decision import Reason, sanitised
 from relevo._delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release
 from relevo._envelope import Envelope
 from relevo._evidence import (
+    APPEAR_EVERY,
     CRASH_LOOP_DEATHS,
     GRACE,
     Absences,
@@ -26,14 +28,11 @@ from relevo._evidence import (
     judged,
 )
 from relevo._kept import KeptOutcomes
-from relevo._process import Lives, ProcessIdentity, lives_here, this_process
+from relevo._process import Lives, ProcessIdentity, lives_here, process_identity
 from relevo._transport import Transport
 from relevo.errors import LeaseLostError, TransportError, UnsupportedError
 
 _log = getLogger("relevo.worker")
-
-APPEAR_EVERY = 10.0
-"""Seconds between two signs of life; less than half of the grace."""
 
 LOOK_AGAIN = 1.0
 """Seconds after which a suspect is looked at again that could not be judged, or not be noted."""
@@ -51,14 +50,14 @@ class Suspects:
 
         clock: Where the time comes from.
 
-        identity: The worker's process.
+        identity: The worker's process, with a random part of the worker's own.
 
         lives: Tells whether a process of this host lives.
     """
 
     _transport: Transport
     _clock: Clock
-    _identity: ProcessIdentity = attrs.field(factory=this_process)
+    _identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
     _lives: Lives = lives_here
 
     def __attrs_post_init__(self) -> None:
@@ -71,7 +70,7 @@ class Suspects:
         self._notes: dict[Delivery, Note] = {}
         self._is_excused = False
         self._appeared: float | None = None
-        self._deciding_since: float | None = None
+        self._waiting_since: float | None = None
 
     # --- before it is begun ----------------------------------------------------------------------------
 
@@ -101,14 +100,14 @@ class Suspects:
                 note = delivery.begun
                 last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
                 return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
-            case Wait(is_verdict=is_verdict):
-                if is_verdict and self._deciding_since is None:
-                    self._deciding_since = self._clock.monotonic()
+            case Wait():
+                if self._waiting_since is None:
+                    self._waiting_since = self._clock.monotonic()
                 return self._later()
 
-    def is_deciding(self) -> bool:
-        """Return whether a verdict waits for the end of the grace, so that a run until empty should wait too."""
-        since = self._deciding_since
+    def is_waiting(self) -> bool:
+        """Return whether a suspect waits for the end of a grace, so that a run until empty has to wait too."""
+        since = self._waiting_since
         return since is not None and self._clock.monotonic() - since < GRACE + 2 * LOOK_AGAIN
 
     def _later(self) -> Release:
@@ -178,6 +177,8 @@ class Suspects:
             error = sanitised(cannot_tell(losses, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
+            if note is not None and not note.excused:  # it ended and this process lives: the note accuses nothing
+                self._note(delivery, attrs.evolve(note, excused=True))
             return attrs.evolve(outcome, death=None)
         deaths = (*(delivery.deaths if note is None else note.deaths), outcome.death)
         if len(deaths) < CRASH_LOOP_DEATHS:

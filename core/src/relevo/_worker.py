@@ -401,7 +401,7 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
-        if self._suspects.is_deciding():
+        if self._suspects.is_waiting():
             self._linger = LOOK_AGAIN
             return False
         left = self._options.settle - self.lingered

@@ -412,7 +412,8 @@ class Slot:
         _log.warning("%r is lost: %s", task.delivery, told)
         if printed := child.printed():
             told += f"\n\nthe last that it printed:\n{printed}"
-        self._finish(task, Lost(state=task.kept, error=sanitised(told), death=str(child.identity.as_witnessed())))
+        death = str(child.identity.as_witnessed()) if begun else None  # it may have died of something else
+        self._finish(task, Lost(state=task.kept, error=sanitised(told), death=death))
 
     def _is_due(self, served: int) -> bool:
         """Return whether a child is replaced after as many as *served* events."""
