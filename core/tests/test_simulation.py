@@ -27,6 +27,7 @@ from relevo import (
     Event,
     GiveUp,
     ListenerTable,
+    Note,
     Outcome,
     Release,
     Retry,
@@ -221,6 +222,14 @@ class Line(MemoryTransport):
         if fault == "after":
             raise TransportUnavailableError(self.name, "no answer")
 
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        self._require_life()
+        super().begin(delivery, note)
+
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        self._require_life()
+        super().excuse(delivery, note)
+
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         lost = super().extend(deliveries, lease=lease)
         self.held -= {_id(delivery) for delivery in lost}
@@ -236,9 +245,12 @@ class Line(MemoryTransport):
         if state is not None:
             self.world.kept[_id(delivery)] = loaded(state)
 
-    def _fault(self, verb: str) -> Fault:
+    def _require_life(self) -> None:
         if self.dead:
             raise TransportClosedError(self.name)
+
+    def _fault(self, verb: str) -> Fault:
+        self._require_life()
         fault: Fault = next(self.world.faults[verb], "none")
         self.faulty = self.faulty or fault != "none"
         if fault == "before":

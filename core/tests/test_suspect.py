@@ -165,7 +165,7 @@ def test_one_that_lives_gets_the_event_back_for_its_outcome(world: World, host: 
 
     def oversleep(delivery: Delivery, _: Suspects) -> Any:
         world.clock.advance(61)
-        nested.append(world.worker(host, options=RunOptions(until_empty=True)).run())
+        nested.append(world.worker(host, options=RunOptions(until_empty=True, max_seconds=5)).run())
         return Ack()
 
     first = world.worker(host, oversleep, process=process)
@@ -209,10 +209,9 @@ def test_a_worker_that_is_told_to_stop_notes_it_while_the_listener_runs(world: W
     noted = threading.Event()
 
     class Watched(MemoryTransport):
-        def begin(self, delivery: Delivery, note: Note) -> None:
-            super().begin(delivery, note)
-            if note.excused:
-                noted.set()
+        def excuse(self, delivery: Delivery, note: Note) -> None:
+            super().excuse(delivery, note)
+            noted.set()
 
     def stop(delivery: Delivery, _: Suspects) -> Any:
         worker.stop()

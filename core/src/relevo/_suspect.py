@@ -11,7 +11,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._decision import Reason, sanitised
-from relevo._delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release
+from relevo._delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release, Settlement
 from relevo._envelope import Envelope
 from relevo._evidence import (
     APPEAR_EVERY,
@@ -38,6 +38,7 @@ LOOK_AGAIN = 1.0
 """Seconds after which a suspect is looked at again that could not be judged, or not be noted."""
 
 _REMEMBERED = 3600.0
+_MOST_NOTES = 1000
 
 
 @attrs.define(eq=False, slots=False)
@@ -68,6 +69,8 @@ class Suspects:
         """Outcomes of events that were no longer held when they were settled."""
         self._lock = threading.Lock()
         self._notes: dict[Delivery, Note] = {}
+        """Of deliveries that are not known to be settled."""
+
         self._is_excused = False
         self._appeared: float | None = None
         self._waiting_since: float | None = None
@@ -124,7 +127,9 @@ class Suspects:
             _log.info("%r is not begun yet: that it was begun could not be noted: %s", delivery, error)
             return self._later()
         with self._lock:
-            self._notes = {delivery: note}  # suspects are handled alone
+            self._notes[delivery] = note
+            while len(self._notes) > _MOST_NOTES:
+                self._notes.pop(next(iter(self._notes)))
         return None
 
     # --- while it runs ---------------------------------------------------------------------------------
@@ -139,13 +144,11 @@ class Suspects:
             self._note(delivery, note)
 
     def excuse(self) -> None:
-        """Note that this process was told to end: if it is killed now, the event is not to blame."""
+        """Note that this process ends in order, or was told to: its end accuses no event that it began."""
         with self._lock:
             self._is_excused = True
             for delivery, note in tuple(self._notes.items()):
-                if not note.excused:
-                    excused = self._notes[delivery] = attrs.evolve(note, excused=True)
-                    self._note(delivery, excused)
+                self._excuse(delivery, note)
 
     def keep_up(self) -> None:
         """Show that this worker lives, if others may ask and it is time to."""
@@ -158,6 +161,15 @@ class Suspects:
         except (TransportError, UnsupportedError) as error:
             _log.debug("the note on %r was not renewed: %s", delivery, error)
 
+    def _excuse(self, delivery: Delivery, note: Note) -> None:
+        if note.excused:
+            return
+        self._notes[delivery] = attrs.evolve(note, excused=True)
+        try:
+            self._transport.excuse(delivery, note)
+        except (TransportError, UnsupportedError) as error:
+            _log.debug("the note on %r was not excused: %s", delivery, error)
+
     def _appear(self) -> None:
         self._transport.appear(self._identity.worker)
         self._appeared = self._clock.monotonic()
@@ -166,10 +178,10 @@ class Suspects:
 
     def concluded(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """Return how *delivery* ends that was handled: a death that the worker saw may be the last one."""
-        with self._lock:
-            note = self._notes.pop(delivery, None)
         if not isinstance(outcome, Lost):
             return outcome
+        with self._lock:
+            note = self._notes.get(delivery)
         if not self._has_evidence:
             losses = delivery.losses + 1
             if losses < CRASH_LOOP_DEATHS:
@@ -177,8 +189,9 @@ class Suspects:
             error = sanitised(cannot_tell(losses, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
-            if note is not None and not note.excused:  # it ended and this process lives: the note accuses nothing
-                self._note(delivery, attrs.evolve(note, excused=True))
+            if note is not None:  # it ended and this process lives
+                with self._lock:
+                    self._excuse(delivery, note)
             return attrs.evolve(outcome, death=None)
         deaths = (*(delivery.deaths if note is None else note.deaths), outcome.death)
         if len(deaths) < CRASH_LOOP_DEATHS:
@@ -191,6 +204,16 @@ class Suspects:
             return outcome
         error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
         return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+
+    def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+        """Learn what was settled, and keep the outcomes of what was lost."""
+        now = self._clock.monotonic()
+        for delivery, outcome in lost:
+            self.kept.keep(delivery, outcome, now)
+        if self._notes:
+            with self._lock:
+                for delivery, _ in settlements:
+                    self._notes.pop(delivery, None)
 
     # --- evidence --------------------------------------------------------------------------------------
 

@@ -346,6 +346,27 @@ class Transport(ABC):
         """
         raise self._unsupported("presence")
 
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        """
+        Mark *note* as excused, if it still is the last one on *delivery*: its process ends in order, or was told to.
+
+        It may come after the lease was lost, also when the event is held by another worker; nothing else is changed.
+
+        Args:
+            delivery: One that this transport handed out.
+
+            note: What was kept with it.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``presence`` is not claimed.
+
+        Promises:
+            begun-is-kept
+        """
+        raise self._unsupported("presence")
+
     def appear(self, worker: str) -> None:
         """
         Show others that *worker* lives; called before its first ``begin`` and every ten seconds from then on.

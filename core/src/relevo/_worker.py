@@ -197,6 +197,7 @@ class Worker:
         finally:
             try:
                 self._put_back()
+                self._suspects.excuse()
             finally:
                 ended.set()
                 if self._background:
@@ -478,9 +479,8 @@ class Worker:
             seconds -= 0.1
 
     def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+        self._suspects.settled(settlements, lost)
         if lost:
-            for delivery, outcome in lost:
-                self._suspects.kept.keep(delivery, outcome, self._clock.monotonic())
             self._lose([delivery for delivery, _ in lost])
         for delivery, outcome in settlements:
             if isinstance(outcome, Release):

@@ -1161,6 +1161,26 @@ class RevivesWithTheDeaths(BreakableStore):
             return missing
 
 
+@planted(promise.BEGUN_IS_KEPT)
+class ExcusesWhoeverBeganItLast(BreakableStore):
+    """A process that ends in order excuses the note of another one."""
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        receipt: Any = delivery.receipt
+        event = self._at(receipt.queue, now).events.get(receipt.number)
+        if event is not None and event.begun is not None:
+            event.begun = attrs.evolve(event.begun, excused=True)
+
+
+@planted(promise.BEGUN_IS_KEPT)
+class ExcusesOnlyWhatIsHeld(BreakableStore):
+    """A note is not excused once the lease is over."""
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        if self._held(delivery, now) is not None:
+            super().excuse(delivery, note, now)
+
+
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class NotesWhatIsNoLongerHeld(BreakableStore):
     """A note is kept although the lease is over."""

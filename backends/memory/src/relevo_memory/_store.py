@@ -187,6 +187,15 @@ class MemoryStore:
             event.begun, event.deaths = note, note.deaths[-MAX_DEATHS:]
             return True
 
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        """Mark *note* as excused if it still is the last one, whoever holds the event."""
+        receipt = delivery.receipt
+        with self.changed:
+            if isinstance(receipt, Receipt) and receipt.queue in self._queues:
+                event = self._at(receipt.queue, now).events.get(receipt.number)
+                if event is not None and event.begun == note:
+                    event.begun = attrs.evolve(note, excused=True)
+
     def appear(self, worker: str) -> None:
         """Count a sign of life of *worker*."""
         with self.changed:

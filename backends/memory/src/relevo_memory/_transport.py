@@ -170,6 +170,10 @@ class MemoryTransport(Transport, Board):
             if not self.store.begin(delivery, note, now):
                 raise LeaseLostError(self.name, delivery)
 
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        with self._open() as now:
+            self.store.excuse(delivery, note, now)
+
     def appear(self, worker: str) -> None:
         with self._open():
             self.store.appear(worker)

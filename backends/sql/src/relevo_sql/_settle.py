@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+import attrs
 import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
@@ -81,6 +82,14 @@ class Settler:
             lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
         )
         return touched > 0
+
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        """Mark *note* as excused if it still is the last one, whoever holds the event."""
+        receipt = delivery.receipt
+        if isinstance(receipt, Receipt):
+            kept = {"note": note.packed(), "excused": attrs.evolve(note, excused=True).packed()}
+            run = self._statements.excuse.run
+            self._database.write(lambda connection: run(connection, which=receipt.seq, **kept))
 
     def _now(self) -> int:
         return self._database.dialect.now(self._clock)

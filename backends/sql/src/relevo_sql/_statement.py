@@ -242,6 +242,8 @@ class Statements:
         self.begin = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(begun=_bind("note"), deaths=_bind("dead"))
         )
+        mine = (_E.seq == _bind("which"), _E.begun == _bind("note"))
+        self.excuse = prepared(sa.update(event).where(*mine).values(begun=_bind("excused")))
         # Those that differ from row to row come after a look at which are held, in the same transaction.
         nacked = _FREE | {"state": _bind("next"), "ready_at": _bind("at"), "attempt": _plus_one("attempt")}
         nacked["begun"] = sa.null()

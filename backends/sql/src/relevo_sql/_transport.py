@@ -227,6 +227,10 @@ class SqlTransport(Transport, Board):
         if not self._settler.begin(delivery, note):
             raise LeaseLostError(self.name, delivery)
 
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        self._require_open()
+        self._settler.excuse(delivery, note)
+
     def appear(self, worker: str) -> None:
         self._require_open()
         self._witness.appear(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+import attrs
 import pytest
 
 from relevo import Delivery, Envelope, Lost, Note
@@ -166,6 +167,35 @@ class BegunContract(Contract):
             assert evidence(bench.one(worker)) == (None, ())
             bench.lose(worker)
             assert evidence(bench.one(bench.worker())) == (None, ())
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_is_excused_while_it_is_held_and_after_it_was_lost(self) -> None:
+        excused = attrs.evolve(NOTE, excused=True)
+        for is_lost in (False, True):
+            with self.bench() as bench:
+                worker, held = self.begun(bench)
+                if is_lost:
+                    assert worker.settles(held, Lost())
+                worker.excuse(held, NOTE)
+                if not is_lost:
+                    bench.lose(worker)
+
+                assert evidence(bench.one(bench.worker())) == (excused, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_only_the_last_note_is_excused_and_only_by_its_own_process(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            assert worker.settles(held, Lost())
+            other = bench.worker()
+            again = bench.one(other)
+            last = Note(by=FOURTH, deaths=(THIRD,))
+            other.begin(again, last)
+
+            worker.excuse(held, NOTE)
+
+            assert other.release(again)
+            assert evidence(bench.one(other)) == (last, (THIRD,))
 
     @proves(promise.BEGUN_IS_KEPT, promise.STALE_SETTLE_IS_REFUSED)
     def test_what_is_no_longer_held_cannot_be_begun(self) -> None:

@@ -243,3 +243,29 @@ def begin_ended(world: World, operation: Operation, call: history.Begin, returne
             _was_lost(world, operation, call.delivery, returned.at, promise.BEGUN_IS_KEPT)
     else:
         copy.resolve(tag, happened=None)
+
+
+def excuse_began(world: World, operation: Operation, call: history.Excuse) -> None:
+    """Let the note be excused from now on, where it is the last one."""
+    holder = world.holders.get(call.delivery)
+    if holder is None:
+        return
+
+    def excuse(one: Situation) -> Situation | None:
+        return attrs.evolve(one, begun=attrs.evolve(call.note, excused=True)) if one.begun == call.note else None
+
+    operation.positions[0] = holder.copy
+    holder.copy.branch((operation.op, 0), excuse)
+
+
+def excuse_ended(world: World, operation: Operation, call: history.Excuse, returned: history.Returned) -> None:
+    """Judge nothing yet: what became of the note shows when the event is handed out."""
+    copy = operation.positions.get(0)
+    if copy is None:
+        return
+    tag = (operation.op, 0)
+    applied = copy.maybe(lambda one: tag in one.tags)
+    if returned.end == "done":
+        copy.resolve(tag, happened=True if applied else None)
+    else:
+        copy.resolve(tag, happened=False if returned.end == "refused" else None)

@@ -141,6 +141,7 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Extend: ("extend", _lost),
     history.Checkpoint: ("checkpoint", _nothing),
     history.Begin: ("begin", _nothing),
+    history.Excuse: ("excuse", _nothing),
     history.ListDead: ("dead_letters", _entries),
     history.Revive: ("revive", _missing),
     history.Discard: ("discard", _missing),

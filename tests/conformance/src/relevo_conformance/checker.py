@@ -131,7 +131,7 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
             claimed = {"extend": capabilities.extend}
         case history.Checkpoint():
             claimed = {"checkpoint": capabilities.checkpoint}
-        case history.Begin():
+        case history.Begin() | history.Excuse():
             claimed = {"presence": capabilities.presence}
         case history.ListDead() | history.Revive() | history.Discard():
             claimed = {"dead_letters": capabilities.dead_letters}
@@ -168,6 +168,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Extend: _judge_settle.extend_began,
     history.Checkpoint: _judge_settle.checkpoint_began,
     history.Begin: _judge_settle.begin_began,
+    history.Excuse: _judge_settle.excuse_began,
     history.Revive: _judge_store.taking_dead_began,
     history.Discard: _judge_store.taking_dead_began,
     history.Cancel: _judge_store.taking_out_began,
@@ -188,6 +189,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Extend: _judge_settle.extend_ended,
     history.Checkpoint: _judge_settle.checkpoint_ended,
     history.Begin: _judge_settle.begin_ended,
+    history.Excuse: _judge_settle.excuse_ended,
     history.ListDead: _judge_store.dead_listed,
     history.Revive: _judge_store.taking_dead_ended,
     history.Discard: _judge_store.taking_dead_ended,

@@ -134,6 +134,14 @@ class Begin:
 
 
 @attrs.frozen(kw_only=True)
+class Excuse:
+    """Take back what a note accuses, whoever holds the event."""
+
+    delivery: int
+    note: Note
+
+
+@attrs.frozen(kw_only=True)
 class ListDead:
     """Look at the dead letters."""
 
@@ -245,6 +253,7 @@ Call = (
     | Extend
     | Checkpoint
     | Begin
+    | Excuse
     | ListDead
     | Revive
     | Discard

@@ -287,6 +287,16 @@ class TransportMachine(RuleBasedStateMachine):
         with suppress(LeaseLostError):
             self._worker_of(held).begin(held.delivery, note)
 
+    @where(lambda claims: claims.presence)
+    @rule(targets=(live, ever), held=consumes(live), note=strategy.notes(), is_another=st.booleans())
+    def begin_and_excuse_after_a_release(self, held: Held, note: Note, *, is_another: bool) -> Deliveries:
+        worker = self._worker_of(held)
+        with suppress(LeaseLostError):
+            worker.begin(held.delivery, note)
+        worker.release(held.delivery)
+        worker.excuse(held.delivery, attrs.evolve(note, listener="another") if is_another else note)
+        return self._poll_elsewhere(held)
+
     # --- settling ---------------------------------------------------------------------------------------
 
     @rule(held=consumes(live))

@@ -345,6 +345,11 @@ class _Player:
         if delivery is not None:
             self.worker(record.worker).begin(delivery, call.note)
 
+    def excuse(self, record: history.Invoked, call: history.Excuse) -> None:
+        delivery = self._delivery(record, call.delivery)
+        if delivery is not None:
+            self.worker(record.worker).excuse(delivery, call.note)
+
     def list_dead(self, record: history.Invoked, call: history.ListDead) -> None:
         after = None if call.after is None else self._ref(record, call.after)
         if after is None and call.after is not None:
@@ -472,6 +477,7 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Extend: _Player.extend,
     history.Checkpoint: _Player.checkpoint,
     history.Begin: _Player.begin,
+    history.Excuse: _Player.excuse,
     history.ListDead: _Player.list_dead,
     history.Revive: _Player.revive,
     history.Discard: _Player.discard,

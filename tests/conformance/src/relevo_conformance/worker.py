@@ -161,6 +161,11 @@ class Worker:
         call = history.Begin(delivery=self.recorder.number(delivery), note=note)
         self._note(call, lambda: self.transport.begin(delivery, note), lambda _: None)
 
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        """Mark *note* on *delivery* as excused."""
+        call = history.Excuse(delivery=self.recorder.number(delivery), note=note)
+        self._note(call, lambda: self.transport.excuse(delivery, note), lambda _: None)
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 1000
     ) -> Sequence[DeadLetterEntry]:
