@@ -413,7 +413,7 @@ def _assert_the_dead_letter_tells_why(
     noted(f"dead: {entry.reason}")
     progress = loaded(entry.state)
     if entry.reason == "crash-loop":
-        assert entry.losses >= 3
+        assert entry.losses >= 2, "the third death may be one that the worker saw"
         fatal = [deed for script in names.values() for deed in script if deed in {"die", "interrupt"}]
         assert fatal, "only what ends its process is a crash loop"
         assert len(fatal) >= 3 or "die" in {script[-1] for script in names.values()}

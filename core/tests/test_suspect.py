@@ -169,13 +169,13 @@ def test_one_that_lives_gets_the_event_back_for_its_outcome(world: World, host: 
         return Ack()
 
     first = world.worker(host, oversleep, process=process)
-    report = first.run()
+    first.run()
     world.clock.advance(2)
-    again = first.run()
+    report = first.run()
 
     assert world.called == ["1"], "the other worker left it alone"
     assert nested[0].handled == 0
-    assert (report.done, again.done) == (0, 1)
+    assert report.done == 1
     assert world.transport().stats("default").leased == 0
 
 
