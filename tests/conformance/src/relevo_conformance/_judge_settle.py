@@ -17,6 +17,7 @@ _PROMISED: dict[Action, Promise] = {
     Action.NACK: promise.NACK_RETURNS_LATER,
     Action.DEAD_LETTER: promise.DEAD_IS_KEPT_WITH_REASON,
     Action.RELEASE: promise.RELEASE_COUNTS_NOTHING,
+    Action.POSTPONE: promise.RELEASE_COUNTS_NOTHING,
     Action.LOSE: promise.LOSSES_ARE_COUNTED,
 }
 

@@ -429,7 +429,7 @@ def _missed(copy: Copy) -> Promise:
             return copy.spared or promise.LOST_LEASE_RETURNS
         case Situation(last=Action.NACK):
             return promise.NACK_RETURNS_LATER
-        case Situation(last=Action.RELEASE):
+        case Situation(last=Action.RELEASE | Action.POSTPONE):
             return promise.RELEASE_COUNTS_NOTHING
         case Situation(last=Action.REVIVE):
             return promise.REVIVED_IS_RECEIVED
