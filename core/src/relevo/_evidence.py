@@ -92,9 +92,9 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
         patient: Wait for a process that began it and lives.
     """
     accused = list(dict.fromkeys(deaths))
+    if note is not None and patient and fate(note.by) is Fate.ALIVE:
+        return Wait()
     if note is not None and not note.excused:
-        if patient and fate(note.by) is Fate.ALIVE:
-            return Wait()
         accused.append(note.by)
     fates = {each: fate(each) for each in accused}
     ended = tuple(each for each in fates if fates[each] in (Fate.AWAY, Fate.GONE))

@@ -206,7 +206,7 @@ class Suspects:
         return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
 
     def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
-        """Learn what was settled, and keep the outcomes of what was lost."""
+        """Learn what was settled, and keep the outcomes of what was lost, whose listeners did not end this process."""
         now = self._clock.monotonic()
         for delivery, outcome in lost:
             self.kept.keep(delivery, outcome, now)
@@ -214,6 +214,9 @@ class Suspects:
             with self._lock:
                 for delivery, _ in settlements:
                     self._notes.pop(delivery, None)
+                for delivery, _ in lost:
+                    if delivery in self._notes:
+                        self._excuse(delivery, self._notes[delivery])
 
     # --- evidence --------------------------------------------------------------------------------------
 
