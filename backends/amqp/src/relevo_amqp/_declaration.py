@@ -17,6 +17,9 @@ from relevo_amqp._errors import (
 )
 from relevo_amqp._topology import Binding, Exchange, Queue, Topology
 
+_RESTING = "down or inaccessible"
+"""In the server's answer for a queue that is there and does not work yet, as after a restart; its code is 404 too."""
+
 _ARGUMENT = re.compile(r"inequivalent arg '([^']+)' for (.+?) in vhost '[^']*': received (.+?) but current is (.+)")
 
 
@@ -119,7 +122,7 @@ class Declarer:
         try:
             self._call(method, name, passive=True)
         except LineLostError as error:
-            if error.code != NOT_FOUND:
+            if error.code != NOT_FOUND or _RESTING in error.why:
                 raise
             return False
         return True

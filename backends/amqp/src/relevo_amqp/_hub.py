@@ -1,19 +1,26 @@
 """
-What one process has of a transport: its thread, two connections, and one subscription.
+What one process has of a transport: its thread, its connections, and one subscription.
 
 Publishing and consuming go over connections apart, since a server that is short of memory stops
-reading from those that publish. All of it is made when it is first needed, in the process that needs
-it: after a fork the child makes its own.
+reading from those that publish. What a receiver publishes for itself, moved events and notes, has a
+third one: it is left as it is in an alarm, so that what is on its way arrives once, and no other send
+pays for that. All of it is made when it is first needed, in the process that needs it: after a fork
+the child makes its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
 
+from relevo import Presence
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
-from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not_set_up
+from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, no_stream, not_set_up
+from relevo_amqp._notes import NoteLog
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
@@ -56,13 +63,14 @@ class Hub:
         self._counting = threading.Lock()
         self._counter: Channel | None = None
         self._line: Connection | None = None
-        self.publisher = Publisher(
-            self.loop,
-            lambda: self._connect("publish"),
-            window=options.window,
-            timeout=options.confirm_timeout,
-            answer_within=self.timeout,
-        )
+        self._appearing = threading.Lock()
+        self._worker: str | None = None
+        self._sign: Channel | None = None
+        self._beats = itertools.count(1)
+        self.publisher = self._publisher("publish")
+        self.mover = self._publisher("publish, internal")
+        """Publishes what the receiver moves and notes."""
+        self.notes = NoteLog(self.topology.begun.name, self.mover, self.channel, timeout=self.timeout)
 
     def channel(self) -> Channel:
         """
@@ -77,6 +85,55 @@ class Hub:
             line = self._line
         return line.channel(self.timeout)
 
+    # --- presence --------------------------------------------------------------------------------------
+
+    def appear(self, worker: str) -> None:
+        """
+        Show that *worker* lives, by a consumer on the connection that consumes; blocking.
+
+        Others see it as long as that connection lives, and what it held is handed out again when it does not.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        with self._appearing:
+            if self._sign is not None and self._sign.lost is None and self._worker == worker:
+                return
+            self._worker = worker
+            queue = self.topology.here(worker)
+            channel = self.channel()
+            channel.on_cancel = lambda _: channel.close()  # the queue was deleted; the next call makes it again
+            channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments, timeout=self.timeout)
+            channel.call("basic_consume", queue.name, lambda *_: None, timeout=self.timeout)
+            self._sign = channel
+
+    def appear_again(self) -> None:
+        """
+        Show the worker that was shown before, if the connection is another one since; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        if self._worker is not None:
+            self.appear(self._worker)
+
+    def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
+        """
+        Return those of *workers* that the server sees; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        found = zip(workers, self._asked([self.topology.here(worker).name for worker in workers]), strict=True)
+        beat = next(self._beats)
+        return {
+            worker: Presence(beats=beat, connected=True)
+            for worker, answer in found
+            if answer is not None and answer.consumer_count
+        }
+
+    # --- looking ---------------------------------------------------------------------------------------
+
     def counts(self, names: Sequence[str]) -> list[int]:
         """
         Return how many events lie ready in each of the server's queues *names*; 0 if there is no such queue; blocking.
@@ -84,18 +141,22 @@ class Hub:
         Raises:
             LineLostError: The server could not be reached.
         """
-        found = []
+        return [0 if answer is None else int(answer.message_count) for answer in self._asked(names)]
+
+    def _asked(self, names: Sequence[str]) -> list[Any]:
+        """Return what the server says of each of its queues *names*; ``None`` if there is no such queue."""
+        found: list[Any] = []
         with self._counting:
             for name in names:
                 if self._counter is None or self._counter.lost is not None:
                     self._counter = self.channel()
                 try:
                     frame = self._counter.call("queue_declare", name, passive=True, timeout=self.timeout)
-                    found.append(int(frame.method.message_count))
+                    found.append(frame.method)
                 except LineLostError as error:
                     if error.code != NOT_FOUND:
                         raise
-                    found.append(0)
+                    found.append(None)
         return found
 
     def delaying(self) -> bool:
@@ -155,14 +216,20 @@ class Hub:
             for queue in queues
             if declarer.missing(topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD))
         ]
+        no_notes = declarer.missing(iter([topology.begun.name]))
         declarer.close()
         if strange := [queue for queue in missing if queue not in self._kept]:
             raise not_set_up(self._name, strange)
-        if missing:
+        if no_notes and not self._kept:
+            raise no_stream(self._name, topology.begun.name)
+        if missing or no_notes:
             self.declare(missing)
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""
+        with suppress(LineLostError):  # then the server deletes it some time later
+            self._disappear(timeout)
+        self.mover.close(timeout)
         self.publisher.close(timeout)
         if self._line is not None:
             self._line.close(timeout)
@@ -171,9 +238,30 @@ class Hub:
     def abort(self, timeout: float) -> None:
         """Cut both connections without a word and end the thread; blocking."""
         self.publisher.abort(timeout)
+        self.mover.abort(timeout)
         if self._line is not None:
             self._line.abort(timeout)
         self.loop.stop(timeout)
+
+    def _disappear(self, timeout: float) -> None:
+        with self._appearing:
+            channel, worker = self._sign, self._worker
+            if channel is None or worker is None or channel.lost is not None:
+                return
+            channel.on_cancel = None
+            for tag in tuple(channel.raw.consumer_tags):
+                channel.cancel(tag, timeout)
+            # Another transport of this process may show the same worker.
+            channel.call("queue_delete", self.topology.here(worker).name, if_unused=True, timeout=timeout)
+
+    def _publisher(self, purpose: str) -> Publisher:
+        return Publisher(
+            self.loop,
+            lambda: self._connect(purpose),
+            window=self._options.window,
+            timeout=self._options.confirm_timeout,
+            answer_within=self.timeout,
+        )
 
     def _connect(self, purpose: str) -> Connection:
         connection = Connection(

@@ -19,6 +19,9 @@ from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._mapping import Parcel
 
+_LOOK_EVERY = 0.05
+"""Seconds between two looks whether the server is in an alarm."""
+
 
 class Fate(IntEnum):
     """What became of a parcel."""
@@ -36,8 +39,11 @@ class Batch:
         self.parcels = parcels
         self.fates: list[Fate | None] = [None] * len(parcels)
         self.why = ""
+        self.code = 0
+        """AMQP's reply code for what ended it, if there was one."""
         self.homeless: int | None = None
         """Where the first parcel stands that no queue takes."""
+        self.channel: Channel | None = None
         self.begun = 0
         self.open = len(parcels)
         self.progress = time.monotonic()
@@ -59,6 +65,7 @@ class Batch:
         """Note that no queue takes the parcel at *position*."""
         if self.fates[position] is None and self.homeless is None:
             self.homeless = position
+        self.code = NOT_FOUND
         self.settle(position, Fate.REFUSED, why)
 
     def give_up(self, why: str, *, begun: int | None = None) -> None:
@@ -120,20 +127,53 @@ class Publisher:
         Raises:
             LineLostError: The server could not be reached; nothing was sent.
         """
+        batch = self.start(parcels)
+        self.wait(batch)
+        return batch
+
+    def start(self, parcels: Sequence[Parcel]) -> Batch:
+        """
+        Publish *parcels* without waiting for their confirms; blocking while a connection is opened.
+
+        Raises:
+            LineLostError: The server could not be reached; nothing was sent.
+        """
         batch = Batch(parcels)
-        if not parcels:
-            return batch
-        channel = self._ready()
-        self._loop.soon(lambda: self._take(batch, channel))
-        while not batch.done.wait(max(0.0, batch.progress + self._timeout - time.monotonic())):
+        if parcels:
+            channel = batch.channel = self._ready()
+            self._loop.soon(lambda: self._take(batch, channel))
+        return batch
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the server reads nothing from this connection; known once something was published in an alarm."""
+        connection = self._connection
+        return None if connection is None or connection.lost is not None else connection.blocked
+
+    def wait(self, batch: Batch, *, within: float | None = None, through_alarms: bool = True) -> None:
+        """
+        Wait until it is known what became of each parcel of *batch*; blocking.
+
+        Args:
+            batch: What was started.
+
+            within: Seconds without any confirmation after which all are given up; by default those of the publisher.
+
+            through_alarms: Wait, and give up, in an alarm too. Otherwise return at once: the batch stays on its way
+                and arrives when the alarm ends.
+        """
+        timeout = self._timeout if within is None else min(within, self._timeout)
+        while not batch.done.wait(max(0.0, min(batch.progress + timeout - time.monotonic(), _LOOK_EVERY))):
             if not self._loop.alive:
                 batch.give_up("the thread that speaks with the server has ended")
-            elif time.monotonic() >= batch.progress + self._timeout:
-                self._loop.soon(lambda: self._too_late(batch, channel))
+            elif not through_alarms and self.blocked is not None:
+                batch.progress = time.monotonic()
+                return
+            elif time.monotonic() >= batch.progress + timeout:
+                self._loop.soon(lambda: self._too_late(batch, timeout))
                 batch.done.wait(1.0)
                 # That thread does not come to it, and may be about to publish: nothing is known of any.
-                batch.give_up("no confirmation in time", begun=len(parcels))
-        return batch
+                batch.give_up("no confirmation in time", begun=len(batch.parcels))
 
     def close(self, timeout: float) -> None:
         """Give the connection up; blocking."""
@@ -249,13 +289,11 @@ class Publisher:
         for batch in waiting:
             batch.give_up(error.why)
 
-    def _too_late(self, batch: Batch, channel: Channel) -> None:
-        connection = self._connection
+    def _too_late(self, batch: Batch, timeout: float) -> None:
+        connection, channel = self._connection, batch.channel
         blocked = connection.blocked if connection is not None else None
-        why = (
-            f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {self._timeout:g} s"
-        )
-        if channel is self._channel and connection is not None:
+        why = f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {timeout:g} s"
+        if channel is not None and channel is self._channel and connection is not None:
             connection.abort()  # what is still on its way must not arrive at any time later
             channel.lose(LineLostError(why))
         batch.give_up(why)

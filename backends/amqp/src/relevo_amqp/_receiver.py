@@ -10,19 +10,27 @@ each alone in this process. If it dies of one, nobody pays but that one.
 Moving is done by the hundreds. Handing out is not, and cannot be quicker than the server writes one
 entry into the log of the suspects' queue after the other, about a thousand a second: that this one is
 out must be written before it is begun, and nothing else may be out with it.
+
+A suspect that was lost again may have been begun: then the notes are read, see :mod:`relevo_amqp._notes`. In an alarm
+the server takes no event and no note. Then no suspect is handed out, what should be moved stays set apart, and all
+other events go on.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from logging import getLogger
+from typing import NamedTuple
 
-from relevo import Clock, Delivery
-from relevo_amqp._errors import LineLostError
+from relevo import Clock, Delivery, Note
+from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, losses, postponed, read, written
-from relevo_amqp._publisher import Fate
+from relevo_amqp._mapping import Parcel, Record, losses, plain_key, postponed, read, suspect_key, written
+from relevo_amqp._publisher import Batch, Fate
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
@@ -42,8 +50,23 @@ SWEEP = 250
 MAX_STALLS = 5
 """Looks that found events ready, and none handed out, after which the subscription is made anew."""
 
+MOST_APART = 2000
+"""Events set apart, since they cannot be moved now, beside which no further ones are fetched ahead for a caller."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
+"""Seconds without suspects after something could not be moved or noted, doubled each time."""
+
+_log = getLogger("relevo.amqp")
+
 _PATROL = 0.5
 """Seconds in which something arrives that the server has ready."""
+
+
+class _Move(NamedTuple):
+    """Arrivals that were published to where they belong, and are acked once that is confirmed."""
+
+    batch: Batch
+    arrivals: Sequence[Arrival]
 
 
 class Receiver:
@@ -74,6 +97,10 @@ class Receiver:
         self._turn_ends = 0.0
         self._suspects_there = False
         self._misplaced: list[Arrival] = []
+        self._moves: list[_Move] = []
+        """On their way; in an alarm until it ends."""
+        self._pauses = 0
+        self._resume_at = 0.0
         self._traces: set[str] = set()
         """Queues in which there was something that a lost process had held, not swept since."""
         self._stalls = 0
@@ -92,7 +119,12 @@ class Receiver:
             self._move()
             if deliveries := self._hand_out(subscription, queues, limit):
                 return deliveries
-            if self._misplaced:
+            if self._misplaced and self._moving:
+                continue
+            if self._suspects_there and not self._moving:
+                self._suspects_there = False
+                self._wants_alone_since = None
+                self._consume(subscription, queues, limit)
                 continue
             if self._suspects_there:
                 if self._alone(subscription):
@@ -106,7 +138,7 @@ class Receiver:
                     self._look_at = time.monotonic() + LOOK_EVERY
                     self._consume(subscription, queues, limit)
                     continue
-            elif time.monotonic() >= self._look_at and self._suspected(subscription, queues):
+            elif self._moving and time.monotonic() >= self._look_at and self._suspected(subscription, queues):
                 self._gather(subscription, limit)
                 continue
             left = deadline - time.monotonic()
@@ -131,12 +163,15 @@ class Receiver:
     @property
     def laden(self) -> bool:
         """Whether anything lies here that was not handed out."""
-        return bool(self._misplaced or (self.subscription is not None and self.subscription.buffered))
+        return bool(
+            (self._misplaced and self._moving) or (self.subscription is not None and self.subscription.buffered)
+        )
 
     def lying(self, queue: str) -> int:
         """Return how many of *queue* lie here and were not handed out."""
         buffered = 0 if self.subscription is None else self.subscription.buffered_of(queue)
-        return buffered + sum(arrival.queue == queue for arrival in self._misplaced)
+        apart = [*self._misplaced, *(arrival for move in self._moves for arrival in move.arrivals)]
+        return buffered + sum(arrival.queue == queue for arrival in apart)
 
     def release(self) -> None:
         """
@@ -146,11 +181,13 @@ class Receiver:
             LineLostError: The server could not be reached; it comes back and counts as lost.
         """
         subscription = self.subscription
-        if subscription is None or subscription.lost is not None:
+        if subscription is None or subscription.lost is not None or self._hub.mover.blocked is not None:
             return
         subscription.pause(subscription.queues)
         misplaced, self._misplaced = self._misplaced, []
         self._relocate(subscription, [*misplaced, *subscription.take_all()])
+        if self._misplaced:
+            raise LineLostError("events could not be moved to where they belong")
 
     def hurry(self, timeout: float) -> None:
         """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
@@ -174,7 +211,9 @@ class Receiver:
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
             self._hub.provide(queues)
+            self._hub.appear_again()
             self._misplaced = []
+            self._moves = []
             self._traces = set()
             subscription = self._hub.subscription()
             self.subscription = subscription
@@ -203,7 +242,7 @@ class Receiver:
         for queue in queues:
             window = subscription.window(queue)
             # The caller may hold all that it can be brought; then a further consumer brings more.
-            starved = subscription.full(queue) and not subscription.buffered_of(queue)
+            starved = subscription.full(queue) and not subscription.buffered_of(queue) and self._apart() < MOST_APART
             if window < ahead or starved:
                 more = ahead if starved else ahead - window
                 subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
@@ -263,10 +302,28 @@ class Receiver:
             while (arrival := subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))) is not None:
                 subscription.hold(arrival)
                 record, wait = self._read(arrival, self._clock.now())
-                if not wait:
-                    return _delivery(subscription, arrival, record)
-                self._relocate(subscription, [arrival])
+                if wait:
+                    self._relocate(subscription, [arrival])
+                    continue
+                try:
+                    return _delivery(subscription, arrival, self._with_note(arrival, record))
+                except LineLostError as error:
+                    subscription.give_back_now(_receipt(subscription, arrival, record))
+                    self.pause(error)
+                    return None
         return None
+
+    def _with_note(self, arrival: Arrival, record: Record) -> Record:
+        """
+        Return *record* of a suspect with the note on it that counts.
+
+        Raises:
+            LineLostError: It was lost again, so there may be one, and the notes could not be read.
+        """
+        if not record.suspect or not losses(arrival.properties):
+            return record
+        notes = self._hub.notes.read([record.suspect], since=suspected_at(record.suspect))
+        return record.noted(notes.get(record.suspect))
 
     def _read(self, arrival: Arrival, now: float) -> tuple[Record, float]:
         """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
@@ -310,42 +367,123 @@ class Receiver:
 
         self._misplaced += subscription.sift(strange)
 
+    @property
+    def _moving(self) -> bool:
+        """Whether the server is thought to take what is moved or noted."""
+        return self._hub.mover.blocked is None and time.monotonic() >= self._resume_at
+
+    def pause(self, error: LineLostError) -> None:
+        """
+        Move nothing and hand out no suspect for a while, since *error* says that something could not be published.
+
+        Raises:
+            ConfigurationError: Something is missing on the server that this process was not told to make.
+
+            LineLostError: The server could not be reached.
+        """
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._pauses, 10))
+        if not self._pauses:
+            _log.warning("events that were lost before wait: %s", error.why)
+        self._pauses += 1
+        self._resume_at = time.monotonic() + (0.0 if self._hub.mover.blocked is not None else pause)
+        if error.code == NOT_FOUND:
+            self._hub.provide(self._queues)
+
+    def resume(self) -> None:
+        """Note that the server takes what is moved or noted."""
+        self._pauses = 0
+        self._resume_at = 0.0
+
+    def _apart(self) -> int:
+        """Return how many are set apart to be moved."""
+        return len(self._misplaced) + sum(len(move.arrivals) for move in self._moves)
+
     def _move(self) -> None:
-        """Move what was set apart to where it belongs."""
-        if self._misplaced and self.subscription is not None:
+        """Move what was set apart to where it belongs, unless that has to wait."""
+        subscription = self.subscription
+        if subscription is None:
+            return
+        self._land(subscription)
+        if self._misplaced and self._moving:
             misplaced, self._misplaced = self._misplaced, []
-            self._relocate(self.subscription, misplaced)
+            self._relocate(subscription, misplaced)
             self._look_at = 0.0
 
     def _relocate(self, subscription: Subscription, arrivals: Sequence[Arrival]) -> None:
         """
         Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
 
+        What cannot be moved now stays here, set apart, and is moved later.
+
         Raises:
-            LineLostError: Some were not confirmed; they stay here to be moved later.
+            ConfigurationError: Their place is missing, and this process was not told to make it.
+
+            LineLostError: The server could not be reached.
+        """
+        if not arrivals:
+            return
+        try:
+            self._moves.append(_Move(self._hub.mover.start(self._parcels(arrivals)), arrivals))
+        except LineLostError as error:
+            self._misplaced += arrivals
+            self.pause(error)
+            return
+        self._land(subscription)
+
+    def _parcels(self, arrivals: Sequence[Arrival]) -> list[Parcel]:
+        """
+        Return *arrivals* as they are published to where they belong.
+
+        Raises:
+            LineLostError: The notes on them could not be read.
         """
         topology, now = self._hub.topology, self._clock.now()
+        found = [(arrival, *self._read(arrival, now)) for arrival in arrivals]
+        keys = {arrival.tag: _key_of_first(arrival, record) for arrival, record, _ in found}
+        notes: dict[str, Note] = {}
+        if wanted := {key for key in keys.values() if key}:
+            since = min(record.enqueued_at for arrival, record, _ in found if keys[arrival.tag])
+            notes = self._hub.notes.read(wanted, since=since)
         parcels = []
-        for arrival in arrivals:
-            record, wait = self._read(arrival, now)
+        for arrival, came, wait in found:
+            record = came.noted(notes.get(keys[arrival.tag]))
             if record.losses and not wait:
+                record = record.keyed(suspect_key(now, secrets.token_hex(8)))
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
                 route = topology.route(arrival.queue, wait)
             parcels.append(written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0))
-        try:
-            batch = self._hub.publisher.send(parcels)
-        except LineLostError:
-            self._misplaced += arrivals
-            raise
-        confirmed = set(batch.positions(Fate.CONFIRMED))
-        subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
-        subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
-        if len(confirmed) < len(arrivals):
-            self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
-            if batch.positions(Fate.REFUSED):
-                self._hub.provide(self._queues)  # a queue is gone that they need
-            raise LineLostError(f"events could not be moved to where they belong: {batch.why}")
+        return parcels
+
+    def _land(self, subscription: Subscription) -> None:
+        """
+        Ack what is known to be moved; wait for that, but not in an alarm.
+
+        Raises:
+            ConfigurationError: Their place is missing, and this process was not told to make it.
+
+            LineLostError: The server could not be reached.
+        """
+        mover = self._hub.mover
+        moves, self._moves = self._moves, []
+        failure: LineLostError | None = None
+        for move in moves:
+            batch, arrivals = move
+            mover.wait(batch, through_alarms=False)
+            if not batch.done.is_set():
+                self._moves.append(move)
+                continue
+            confirmed = set(batch.positions(Fate.CONFIRMED))
+            subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
+            if len(confirmed) < len(arrivals):
+                self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
+                failure = LineLostError(batch.why, code=NOT_FOUND if batch.positions(Fate.REFUSED) else batch.code)
+        if len(self._moves) < len(moves):
+            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
+            if failure is None:
+                self.resume()
+        if failure is not None:
+            self.pause(failure)
 
     # --- waiting ---------------------------------------------------------------------------------------
 
@@ -383,13 +521,27 @@ class Receiver:
             raise subscription.lost
 
 
+def _key_of_first(arrival: Arrival, record: Record) -> str:
+    """Return the key of a note that a hand-over from a main queue may have left; nothing if none can have."""
+    times = losses(arrival.properties)
+    if not times or record.losses > times:  # what had losses before is not handed out from there
+        return ""
+    return record.suspect or plain_key(record.envelope, arrival.queue, record.attempt - times, record.enqueued_at)
+
+
+def _receipt(subscription: Subscription, arrival: Arrival, record: Record) -> Receipt:
+    return Receipt(subscription.token, arrival.tag, record.suspect, losses(arrival.properties))
+
+
 def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:
     return Delivery(
         envelope=record.envelope,
         queue=arrival.queue,
         attempt=record.attempt,
         losses=record.losses,
-        receipt=Receipt(subscription.token, arrival.tag),
+        begun=record.begun,
+        deaths=record.deaths,
+        receipt=_receipt(subscription, arrival, record),
         state=record.state,
         enqueued_at=record.enqueued_at,
     )

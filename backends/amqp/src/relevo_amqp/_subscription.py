@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from relevo import Note
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._mapping import urgent
@@ -30,6 +31,12 @@ class Receipt(NamedTuple):
 
     token: int
     tag: int
+
+    key: str = ""
+    """Identifies the message for notes on it, if it says so itself."""
+
+    turn: int = 0
+    """How many hand-overs of the message were lost before this one."""
 
 
 class Arrival(NamedTuple):
@@ -80,6 +87,7 @@ class Subscription:
         self._unacked: dict[int, _Consumer | None] = {}  # in the order of tags, which acks of several rely on
         self._held: set[int] = set()
         self._settling: set[int] = set()
+        self._notes: dict[int, Note] = {}
         self._done: set[int] = set()
         self._flush_scheduled = False
         self._acks_wait = False
@@ -283,6 +291,27 @@ class Subscription:
         with self.changed:
             self._held.add(arrival.tag)
 
+    # --- notes -------------------------------------------------------------------------------------------
+
+    def holds(self, receipt: object) -> bool:
+        """Return whether what *receipt* proves is held and is not being settled."""
+        if not isinstance(receipt, Receipt) or receipt.token != self.token:
+            return False
+        with self.changed:
+            return self.lost is None and receipt.tag in self._held
+
+    def note(self, receipt: Receipt, note: Note) -> bool:
+        """Remember *note*; return whether the delivery is still held."""
+        with self.changed:
+            held = self.lost is None and receipt.tag in self._held
+            if held:
+                self._notes[receipt.tag] = note
+            return held
+
+    def noted(self, receipt: object) -> Note | None:
+        """Return the note that was remembered for a delivery of this subscription."""
+        return self._notes.get(receipt.tag) if isinstance(receipt, Receipt) and receipt.token == self.token else None
+
     # --- settling ----------------------------------------------------------------------------------------
 
     def claim(self, receipt: object) -> int | None:
@@ -312,6 +341,8 @@ class Subscription:
             self._settling.difference_update(tags)
             self._done.update(tags)
             self._discount(tags)
+            for tag in tags:
+                self._notes.pop(tag, None)
             wake = not self._flush_scheduled and not self._acks_wait and bool(self._done)
             self._flush_scheduled = self._flush_scheduled or wake
             self.changed.notify_all()
@@ -339,25 +370,13 @@ class Subscription:
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
         """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
+        self._channel.loop.soon(lambda: self._channel.loop.later(after, lambda: self._give(tags, self._held)))
 
-        def give() -> None:
-            if self._acks_wait:
-                self._channel.loop.later(_AGAIN, give)
-                return
-            self._flush()  # whoever waits for what is acked already counts on the next number
-            with self.changed:
-                mine = [tag for tag in tags if tag in self._held] if self.lost is None else []
-                self._held.difference_update(mine)
-                self._discount(mine)
-                for tag in mine:
-                    del self._unacked[tag]
-                self.changed.notify_all()
-                self._sent += bool(mine)
-            for tag in mine:
-                self._channel.raw.basic_nack(tag, requeue=True)
-            self._commit()
-
-        self._channel.loop.soon(lambda: self._channel.loop.later(after, give))
+    def give_back_now(self, receipt: object) -> None:
+        """Return what *receipt* proves to the server at once; it is no longer held, and counts a loss."""
+        tag = self.claim(receipt)
+        if tag is not None:
+            self._channel.loop.soon(lambda: self._give([tag], self._settling))
 
     # --- in the loop's thread ----------------------------------------------------------------------------
 
@@ -376,6 +395,25 @@ class Subscription:
                 changed.notify_all()  # whoever settles may wait for it, too, and not for this
 
         return receive
+
+    def _give(self, tags: Sequence[int], among: set[int]) -> None:
+        """Return those of *tags* that are *among* the held, or those that are being settled."""
+        if self._acks_wait:
+            self._channel.loop.later(_AGAIN, lambda: self._give(tags, among))
+            return
+        self._flush()  # whoever waits for what is acked already counts on the next number
+        with self.changed:
+            mine = [tag for tag in tags if tag in among] if self.lost is None else []
+            among.difference_update(mine)
+            self._discount(mine)
+            for tag in mine:
+                del self._unacked[tag]
+                self._notes.pop(tag, None)
+            self.changed.notify_all()
+            self._sent += bool(mine)
+        for tag in mine:
+            self._channel.raw.basic_nack(tag, requeue=True)
+        self._commit()
 
     def _note(self, tag: int) -> None:
         with self.changed:
@@ -458,6 +496,7 @@ class Subscription:
                     arrivals.clear()
             self._held.clear()
             self._settling.clear()
+            self._notes.clear()
             self._done.clear()
             self._unacked.clear()
             self.changed.notify_all()
