@@ -13,7 +13,7 @@ from relevo.errors import LeaseLostError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
 
-from .conftest import Server, ids, receive
+from .conftest import Server, receive
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -243,7 +243,9 @@ def test_a_worker_is_seen_as_long_as_its_connection_lives(connect: Connect, tran
     first = other.presence([worker, never])[worker]
     assert other.presence([never]) == {}
     second = other.presence([worker])[worker]
-    assert first.connected and second.connected and second.beats > first.beats
+    assert first.connected
+    assert second.connected
+    assert second.beats > first.beats
     transport._abort()
     deadline = time.monotonic() + 30.0
     while other.presence([worker]) and time.monotonic() < deadline:
@@ -251,7 +253,9 @@ def test_a_worker_is_seen_as_long_as_its_connection_lives(connect: Connect, tran
     assert other.presence([worker]) == {}
 
 
-def test_a_worker_that_says_good_bye_leaves_no_queue(server: Server, connect: Connect, transport: AmqpTransport) -> None:
+def test_a_worker_that_says_good_bye_leaves_no_queue(
+    server: Server, connect: Connect, transport: AmqpTransport
+) -> None:
     worker = secrets.token_hex(16)
     one, other = connect(), connect()
     one.appear(worker)
@@ -275,7 +279,8 @@ def test_a_worker_is_seen_again_with_its_next_subscription(
     receive(transport, queue, wait=0.0)
     transport.appear(worker)
     other = connect()
-    assert transport._hub is not None and transport._hub._line is not None
+    assert transport._hub is not None
+    assert transport._hub._line is not None
     transport._hub._line.abort(5.0)
 
     receive(transport, queue, wait=5.0)
