@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +26,10 @@ _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{port}
 disk_free_limit.absolute = 50MB
+"""
+_MANAGEMENT = """\
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {port}
 """
 
 
@@ -45,30 +51,52 @@ class PrivateNode:
         launcher: What :func:`launcher` found.
 
         environ: The environment that the node inherits, but for RabbitMQ's and Erlang's own.
+
+        management: Start the management plugin too.
     """
 
-    def __init__(self, launcher: Path, environ: Mapping[str, str] = os.environ):
+    def __init__(self, launcher: Path, environ: Mapping[str, str] = os.environ, *, management: bool = False):
         self._launcher = launcher
         self._environ = environ
+        self._management = management
         self._resources = ExitStack()
         self.url = ""
+        self.management_url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(temporary_folder("rabbitmq")))
-            port, distribution_port, epmd_port = free_ports(3)
-            environ = self._private_environment(port, distribution_port, epmd_port)
-            epmd = shutil.which("epmd", path=search_path(environ, _SYSTEM_FOLDERS))
+            port, distribution_port, epmd_port, management_port = free_ports(4)
+            self._private = self._private_environment(port, distribution_port, epmd_port, management_port)
+            epmd = shutil.which("epmd", path=search_path(self._private, _SYSTEM_FOLDERS))
             if epmd is None:
                 raise StartError("epmd, which belongs to Erlang, is not on the PATH")
-            path = search_path(environ, _SYSTEM_FOLDERS)
+            path = search_path(self._private, _SYSTEM_FOLDERS)
             mapper = [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"]
-            stack.callback(end, spawn(mapper, environ, self._log, path=path))
-            self._process = spawn([str(self._launcher)], environ, self._log, path=path)
-            stack.callback(end, self._process)
+            stack.callback(end, spawn(mapper, self._private, self._log, path=path))
+            self.start()
+            stack.callback(lambda: end(self._process))
             self._resources = stack.pop_all()
         self.url = f"amqp://guest:guest@127.0.0.1:{port}/"
+        self.management_url = f"http://127.0.0.1:{management_port}" if self._management else ""
         return self
+
+    def start(self) -> None:
+        """Start the node on the data that it has, at the beginning and after :meth:`kill`; it takes some seconds."""
+        path = search_path(self._private, _SYSTEM_FOLDERS)
+        self._process = spawn([str(self._launcher)], self._private, self._log, path=path)
+
+    def kill(self) -> None:
+        """End the node with SIGKILL: what is not in a file by now is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def control(self, *words: str) -> str:
+        """Run ``rabbitmqctl`` with *words* and return its output; raises what ``subprocess`` raises when it fails."""
+        command = [str(self._launcher.with_name("rabbitmqctl")), *words]
+        environ = {**self._private, "PATH": search_path(self._private, _SYSTEM_FOLDERS)}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -83,10 +111,14 @@ class PrivateNode:
     def _log(self) -> Path:
         return self.folder / "output.log"
 
-    def _private_environment(self, port: int, distribution_port: int, epmd_port: int) -> dict[str, str]:
+    def _private_environment(
+        self, port: int, distribution_port: int, epmd_port: int, management_port: int
+    ) -> dict[str, str]:
         (self.folder / "home").mkdir()
-        (self.folder / "rabbitmq.conf").write_text(_CONFIGURATION.format(port=port))
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        configuration = _CONFIGURATION.format(port=port)
+        configuration += _MANAGEMENT.format(port=management_port) if self._management else ""
+        (self.folder / "rabbitmq.conf").write_text(configuration)
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n" if self._management else "[].\n")
         inherited = {
             name: value
             for name, value in self._environ.items()

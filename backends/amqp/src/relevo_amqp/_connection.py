@@ -13,6 +13,7 @@ import re
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -50,6 +51,8 @@ class Loop:
     def __init__(self, name: str):
         self._loop = IOLoop()
         self._ended = False
+        self.deadline = float("inf")
+        """When whoever waits for an answer waits no longer, whatever else was said; in monotonic seconds."""
         self._living: set[Line] = set()
         hush()
         self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
@@ -64,6 +67,10 @@ class Loop:
     def inside(self) -> bool:
         """Whether it is asked from within the thread."""
         return threading.current_thread() is self._thread
+
+    def within(self, timeout: float) -> float:
+        """Return for how many seconds to wait at most instead of *timeout*."""
+        return max(0.0, min(timeout, self.deadline - time.monotonic()))
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Run *callback* in the thread; from any thread."""
@@ -85,7 +92,7 @@ class Loop:
         """End the thread; blocking."""
         self.soon(self._loop.stop)
         if not self.inside:
-            self._thread.join(timeout)
+            self._thread.join(max(1.0, self.within(timeout)))
 
     @property
     def native(self) -> IOLoop:
@@ -226,9 +233,11 @@ class Connection:
             elif not self._raw.is_closing:
                 self._raw.close()
 
-        if self.loop.alive:
+        if self.blocked is not None:  # the server reads nothing, a good-bye neither
+            self.abort(timeout)
+        elif self.loop.alive:
             self.loop.soon(start)
-            if not self._closed.wait(timeout):
+            if not self._closed.wait(self.loop.within(timeout)):
                 self.abort(timeout)
 
     def abort(self, timeout: float = 0.0) -> None:
@@ -250,7 +259,7 @@ class Connection:
             start()
         elif self.loop.alive:
             self.loop.soon(start)
-            self._closed.wait(timeout)
+            self._closed.wait(self.loop.within(timeout))
 
     # --- in the loop's thread --------------------------------------------------------------------------
 
@@ -504,12 +513,13 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 
 def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
     """Return the future's result; the loop may end, and the server may be silent."""
+    timeout = loop.within(timeout)
     try:
         return future.result(timeout)
     except TimeoutError:
         if not loop.alive:
             raise _GONE from None
-        raise LineLostError(f"no answer in {timeout:g} s", kind=SILENCE) from None
+        raise LineLostError(f"no answer in {timeout:.3g} s", kind=SILENCE) from None
 
 
 def _told(error: BaseException) -> LineLostError:

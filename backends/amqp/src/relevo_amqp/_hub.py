@@ -1,16 +1,15 @@
 """
-What one process has of a transport: its thread, its connections, and one subscription.
+What one process has of a transport: its thread, two connections, and one subscription.
 
 Publishing and consuming go over connections apart, since a server that is short of memory stops
-reading from those that publish. What a receiver publishes for itself, moved events and notes, has a
-third one: it is left as it is in an alarm, so that what is on its way arrives once, and no other send
-pays for that. All of it is made when it is first needed, in the process that needs it: after a fork
-the child makes its own.
+reading from those that publish. All of it is made when it is first needed, in the process that needs
+it: after a fork the child makes its own.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -20,11 +19,14 @@ from relevo import Presence
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
 from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, no_stream, not_set_up
+from relevo_amqp._mover import Mover
 from relevo_amqp._notes import NoteLog
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 OLDEST = (4, 0)
 
@@ -67,10 +69,15 @@ class Hub:
         self._worker: str | None = None
         self._sign: Channel | None = None
         self._beats = itertools.count(1)
-        self.publisher = self._publisher("publish")
-        self.mover = self._publisher("publish, internal")
-        """Publishes what the receiver moves and notes."""
-        self.notes = NoteLog(self.topology.begun.name, self.mover, self.channel, timeout=self.timeout)
+        self.publisher = Publisher(
+            self.loop,
+            lambda: self._connect("publish"),
+            window=options.window,
+            timeout=options.confirm_timeout,
+            answer_within=self.timeout,
+        )
+        self.mover = Mover(self.publisher)
+        self.notes = NoteLog(self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout)
 
     def channel(self) -> Channel:
         """
@@ -222,14 +229,17 @@ class Hub:
             raise not_set_up(self._name, strange)
         if no_notes and not self._kept:
             raise no_stream(self._name, topology.begun.name)
-        if missing or no_notes:
+        if no_notes and not missing:
+            self.declare([])
+        if missing:
+            names = ", ".join(f'"{topology.queue(queue, Role.MAIN)}"' for queue in missing)
             self.declare(missing)
+            _log.warning("queues were missing, and were declared again: %s", names)
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""
         with suppress(LineLostError):  # then the server deletes it some time later
             self._disappear(timeout)
-        self.mover.close(timeout)
         self.publisher.close(timeout)
         if self._line is not None:
             self._line.close(timeout)
@@ -238,7 +248,6 @@ class Hub:
     def abort(self, timeout: float) -> None:
         """Cut both connections without a word and end the thread; blocking."""
         self.publisher.abort(timeout)
-        self.mover.abort(timeout)
         if self._line is not None:
             self._line.abort(timeout)
         self.loop.stop(timeout)
@@ -253,15 +262,6 @@ class Hub:
                 channel.cancel(tag, timeout)
             # Another transport of this process may show the same worker.
             channel.call("queue_delete", self.topology.here(worker).name, if_unused=True, timeout=timeout)
-
-    def _publisher(self, purpose: str) -> Publisher:
-        return Publisher(
-            self.loop,
-            lambda: self._connect(purpose),
-            window=self._options.window,
-            timeout=self._options.confirm_timeout,
-            answer_within=self.timeout,
-        )
 
     def _connect(self, purpose: str) -> Connection:
         connection = Connection(

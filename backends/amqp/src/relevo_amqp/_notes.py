@@ -22,12 +22,9 @@ from typing import Any
 from relevo import Note
 from relevo_amqp import _header as header
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._mapping import PLAIN, Parcel
 from relevo_amqp._publisher import Fate, Publisher
-
-CONFIRM_WITHIN = 5.0
-"""Seconds for the confirm of a note."""
 
 READ_WITHIN = 10.0
 """Seconds for reading; the largest stream takes about four."""
@@ -76,16 +73,12 @@ class NoteLog:
         try:
             self._write(self._parcel(key, [key, turn, note.packed()]))
         except LineLostError:
-            self._owed.append(self._parcel(key, [key, turn, None]))
+            self.withdraw(key, turn)
             raise
 
     def withdraw(self, key: str, turn: int) -> None:
-        """Withdraw the note of a hand-over, without waiting for the confirm."""
-        parcel = self._parcel(key, [key, turn, None])
-        try:
-            self._publisher.start([parcel])
-        except LineLostError:
-            self._owed.append(parcel)
+        """Withdraw the note of a hand-over with the next write."""
+        self._owed.append(self._parcel(key, [key, turn, None]))
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
         """
@@ -123,20 +116,14 @@ class NoteLog:
             channel.close()
 
     def _write(self, parcel: Parcel) -> None:
-        self._refuse_in_an_alarm()
         owed = tuple(self._owed)
-        batch = self._publisher.start([*owed, parcel])
-        self._publisher.wait(batch, within=CONFIRM_WITHIN, through_alarms=False)
+        batch = self._publisher.send([*owed, parcel], unless_blocked=True)
         if batch.fates[-1] is not Fate.CONFIRMED:
-            self._refuse_in_an_alarm()
-            raise LineLostError(batch.why or "a note was not confirmed", code=batch.code)
+            why = self._publisher.blocked or batch.why or "a note was not confirmed"
+            raise LineLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
         for each in owed:
             if self._owed and self._owed[0] is each:
                 self._owed.popleft()
-
-    def _refuse_in_an_alarm(self) -> None:
-        if blocked := self._publisher.blocked:
-            raise LineLostError(f"the server has stopped taking events: {blocked}")
 
     def _parcel(self, key: str, line: list[Any]) -> Parcel:
         properties = {

@@ -16,11 +16,8 @@ from enum import IntEnum
 from typing import Any
 
 from relevo_amqp._connection import Channel, Connection, Loop
-from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, LineLostError
 from relevo_amqp._mapping import Parcel
-
-_LOOK_EVERY = 0.05
-"""Seconds between two looks whether the server is in an alarm."""
 
 
 class Fate(IntEnum):
@@ -32,18 +29,20 @@ class Fate(IntEnum):
     UNSENT = 4
 
 
+_SLICE = 0.05
+"""Seconds between two looks whether the server has stopped reading."""
+
+
 class Batch:
     """Parcels that one caller waits for."""
 
-    def __init__(self, parcels: Sequence[Parcel]):
+    def __init__(self, parcels: Sequence[Parcel], channel: Channel | None = None):
         self.parcels = parcels
+        self.channel = channel
         self.fates: list[Fate | None] = [None] * len(parcels)
         self.why = ""
-        self.code = 0
-        """AMQP's reply code for what ended it, if there was one."""
         self.homeless: int | None = None
         """Where the first parcel stands that no queue takes."""
-        self.channel: Channel | None = None
         self.begun = 0
         self.open = len(parcels)
         self.progress = time.monotonic()
@@ -65,7 +64,6 @@ class Batch:
         """Note that no queue takes the parcel at *position*."""
         if self.fates[position] is None and self.homeless is None:
             self.homeless = position
-        self.code = NOT_FOUND
         self.settle(position, Fate.REFUSED, why)
 
     def give_up(self, why: str, *, begun: int | None = None) -> None:
@@ -119,58 +117,51 @@ class Publisher:
         self._waiting: deque[Batch] = deque()
         self._flying: dict[int, tuple[Batch, int]] = {}
         self._tag = 0
-
-    def send(self, parcels: Sequence[Parcel]) -> Batch:
-        """
-        Publish *parcels* and return what became of each; blocking.
-
-        Raises:
-            LineLostError: The server could not be reached; nothing was sent.
-        """
-        batch = self.start(parcels)
-        self.wait(batch)
-        return batch
-
-    def start(self, parcels: Sequence[Parcel]) -> Batch:
-        """
-        Publish *parcels* without waiting for their confirms; blocking while a connection is opened.
-
-        Raises:
-            LineLostError: The server could not be reached; nothing was sent.
-        """
-        batch = Batch(parcels)
-        if parcels:
-            channel = batch.channel = self._ready()
-            self._loop.soon(lambda: self._take(batch, channel))
-        return batch
+        self._working: set[str] = set()
+        """The exchanges that took something on this channel."""
 
     @property
     def blocked(self) -> str | None:
-        """Why the server reads nothing from this connection; known once something was published in an alarm."""
+        """Why the server has stopped taking events; ``None`` if it has not, as far as is known."""
         connection = self._connection
-        return None if connection is None or connection.lost is not None else connection.blocked
+        reason = None if connection is None or connection.lost is not None else connection.blocked
+        return None if reason is None else f"the server has stopped taking events: {reason}"
 
-    def wait(self, batch: Batch, *, within: float | None = None, through_alarms: bool = True) -> None:
+    def send(self, parcels: Sequence[Parcel], *, unless_blocked: bool = False) -> Batch:
         """
-        Wait until it is known what became of each parcel of *batch*; blocking.
+        Publish *parcels* and return what became of each; blocking.
 
         Args:
-            batch: What was started.
+            parcels: What to publish.
 
-            within: Seconds without any confirmation after which all are given up; by default those of the publisher.
+            unless_blocked: Send nothing, and wait no longer, once the server has stopped taking events. Those that
+                were sent before that is known have no fate yet, see :meth:`wait`.
 
-            through_alarms: Wait, and give up, in an alarm too. Otherwise return at once: the batch stays on its way
-                and arrives when the alarm ends.
+        Raises:
+            LineLostError: The server could not be reached; nothing was sent.
         """
-        timeout = self._timeout if within is None else min(within, self._timeout)
-        while not batch.done.wait(max(0.0, min(batch.progress + timeout - time.monotonic(), _LOOK_EVERY))):
+        if not parcels:
+            return Batch(parcels)
+        channel = self._ready()
+        if unless_blocked and (why := self.blocked) is not None:
+            raise LineLostError(why)
+        batch = Batch(parcels, channel)
+        self._loop.soon(lambda: self._take(batch, channel))
+        self.wait(batch, unless_blocked=unless_blocked)
+        return batch
+
+    def wait(self, batch: Batch, *, unless_blocked: bool) -> None:
+        """Wait until each parcel of *batch* has a fate, or with *unless_blocked* the server takes none; blocking."""
+        while True:
+            left = min(batch.progress + self._timeout, self._loop.deadline) - time.monotonic()
+            if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
+                return
             if not self._loop.alive:
                 batch.give_up("the thread that speaks with the server has ended")
-            elif not through_alarms and self.blocked is not None:
-                batch.progress = time.monotonic()
+            elif unless_blocked and self.blocked is not None:
                 return
-            elif time.monotonic() >= batch.progress + timeout:
-                self._loop.soon(lambda: self._too_late(batch, timeout))
+            elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline):
+                self._loop.soon(lambda: self._too_late(batch))
                 batch.done.wait(1.0)
                 # That thread does not come to it, and may be about to publish: nothing is known of any.
                 batch.give_up("no confirmation in time", begun=len(batch.parcels))
@@ -209,6 +200,7 @@ class Publisher:
 
     def _begin(self) -> None:
         self._tag = 0
+        self._working = set()
 
     def _take(self, batch: Batch, channel: Channel) -> None:
         if channel.lost is not None:
@@ -255,6 +247,7 @@ class Publisher:
             batch, position = flying.pop(each)
             batch.progress = now
             batch.settle(position, fate, why)
+            self._working.add(batch.parcels[position].exchange)
         for batch in self._waiting:
             batch.progress = now
         if self._waiting:
@@ -279,8 +272,14 @@ class Publisher:
             return
         flying, self._flying = self._flying, {}
         for batch, position in flying.values():
+            exchange = batch.parcels[position].exchange
+            # The server closes the channel over the first that it refuses, and takes none behind it. If it took some
+            # for this exchange before, the right to write was lost meanwhile, and which is the first is not known.
+            if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
+                batch.settle(position, Fate.REFUSED, f"{error.why}; this user needs the right to write there")
+                continue
             # The server names an exchange that is missing; what went there was not taken for sure.
-            missing = error.code == NOT_FOUND and f"'{batch.parcels[position].exchange}'" in error.why
+            missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why
             if missing:
                 batch.turn_away(position, error.why)
             else:
@@ -289,10 +288,10 @@ class Publisher:
         for batch in waiting:
             batch.give_up(error.why)
 
-    def _too_late(self, batch: Batch, timeout: float) -> None:
+    def _too_late(self, batch: Batch) -> None:
         connection, channel = self._connection, batch.channel
-        blocked = connection.blocked if connection is not None else None
-        why = f"the server has stopped taking events: {blocked}" if blocked else f"no confirmation in {timeout:g} s"
+        late = min(self._timeout, time.monotonic() - batch.progress)
+        why = self.blocked or f"no confirmation in {late:.3g} s"
         if channel is not None and channel is self._channel and connection is not None:
             connection.abort()  # what is still on its way must not arrive at any time later
             channel.lose(LineLostError(why))

@@ -23,14 +23,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import NamedTuple
 
-from relevo import Clock, Delivery, Note
+from relevo import Clock, Delivery
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Parcel, Record, losses, plain_key, postponed, read, suspect_key, written
-from relevo_amqp._publisher import Batch, Fate
+from relevo_amqp._mapping import Record, losses, plain_key, postponed, read, suspect_key, written
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
@@ -62,13 +60,6 @@ _PATROL = 0.5
 """Seconds in which something arrives that the server has ready."""
 
 
-class _Move(NamedTuple):
-    """Arrivals that were published to where they belong, and are acked once that is confirmed."""
-
-    batch: Batch
-    arrivals: Sequence[Arrival]
-
-
 class Receiver:
     """
     Hands out what one subscription brings.
@@ -97,8 +88,6 @@ class Receiver:
         self._turn_ends = 0.0
         self._suspects_there = False
         self._misplaced: list[Arrival] = []
-        self._moves: list[_Move] = []
-        """On their way; in an alarm until it ends."""
         self._pauses = 0
         self._resume_at = 0.0
         self._traces: set[str] = set()
@@ -170,8 +159,7 @@ class Receiver:
     def lying(self, queue: str) -> int:
         """Return how many of *queue* lie here and were not handed out."""
         buffered = 0 if self.subscription is None else self.subscription.buffered_of(queue)
-        apart = [*self._misplaced, *(arrival for move in self._moves for arrival in move.arrivals)]
-        return buffered + sum(arrival.queue == queue for arrival in apart)
+        return buffered + sum(arrival.queue == queue for arrival in self._misplaced)
 
     def release(self) -> None:
         """
@@ -181,13 +169,11 @@ class Receiver:
             LineLostError: The server could not be reached; it comes back and counts as lost.
         """
         subscription = self.subscription
-        if subscription is None or subscription.lost is not None or self._hub.mover.blocked is not None:
+        if subscription is None or subscription.lost is not None or self._hub.publisher.blocked is not None:
             return
         subscription.pause(subscription.queues)
         misplaced, self._misplaced = self._misplaced, []
         self._relocate(subscription, [*misplaced, *subscription.take_all()])
-        if self._misplaced:
-            raise LineLostError("events could not be moved to where they belong")
 
     def hurry(self, timeout: float) -> None:
         """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
@@ -213,7 +199,6 @@ class Receiver:
             self._hub.provide(queues)
             self._hub.appear_again()
             self._misplaced = []
-            self._moves = []
             self._traces = set()
             subscription = self._hub.subscription()
             self.subscription = subscription
@@ -242,7 +227,9 @@ class Receiver:
         for queue in queues:
             window = subscription.window(queue)
             # The caller may hold all that it can be brought; then a further consumer brings more.
-            starved = subscription.full(queue) and not subscription.buffered_of(queue) and self._apart() < MOST_APART
+            starved = (
+                subscription.full(queue) and not subscription.buffered_of(queue) and len(self._misplaced) < MOST_APART
+            )
             if window < ahead or starved:
                 more = ahead if starved else ahead - window
                 subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
@@ -370,7 +357,7 @@ class Receiver:
     @property
     def _moving(self) -> bool:
         """Whether the server is thought to take what is moved or noted."""
-        return self._hub.mover.blocked is None and time.monotonic() >= self._resume_at
+        return self._hub.publisher.blocked is None and time.monotonic() >= self._resume_at
 
     def pause(self, error: LineLostError) -> None:
         """
@@ -385,7 +372,7 @@ class Receiver:
         if not self._pauses:
             _log.warning("events that were lost before wait: %s", error.why)
         self._pauses += 1
-        self._resume_at = time.monotonic() + (0.0 if self._hub.mover.blocked is not None else pause)
+        self._resume_at = time.monotonic() + (0.0 if self._hub.publisher.blocked is not None else pause)
         if error.code == NOT_FOUND:
             self._hub.provide(self._queues)
 
@@ -394,19 +381,11 @@ class Receiver:
         self._pauses = 0
         self._resume_at = 0.0
 
-    def _apart(self) -> int:
-        """Return how many are set apart to be moved."""
-        return len(self._misplaced) + sum(len(move.arrivals) for move in self._moves)
-
     def _move(self) -> None:
         """Move what was set apart to where it belongs, unless that has to wait."""
-        subscription = self.subscription
-        if subscription is None:
-            return
-        self._land(subscription)
-        if self._misplaced and self._moving:
+        if self._misplaced and self.subscription is not None and self._moving:
             misplaced, self._misplaced = self._misplaced, []
-            self._relocate(subscription, misplaced)
+            self._relocate(self.subscription, misplaced)
             self._look_at = 0.0
 
     def _relocate(self, subscription: Subscription, arrivals: Sequence[Arrival]) -> None:
@@ -418,72 +397,59 @@ class Receiver:
         Raises:
             ConfigurationError: Their place is missing, and this process was not told to make it.
 
-            LineLostError: The server could not be reached.
+            LineLostError: Some were not confirmed, and the server is in no alarm.
         """
         if not arrivals:
             return
+        topology, now = self._hub.topology, self._clock.now()
         try:
-            self._moves.append(_Move(self._hub.mover.start(self._parcels(arrivals)), arrivals))
+            found = self._found(arrivals, now)
         except LineLostError as error:
             self._misplaced += arrivals
             self.pause(error)
             return
-        self._land(subscription)
-
-    def _parcels(self, arrivals: Sequence[Arrival]) -> list[Parcel]:
-        """
-        Return *arrivals* as they are published to where they belong.
-
-        Raises:
-            LineLostError: The notes on them could not be read.
-        """
-        topology, now = self._hub.topology, self._clock.now()
-        found = [(arrival, *self._read(arrival, now)) for arrival in arrivals]
-        keys = {arrival.tag: _key_of_first(arrival, record) for arrival, record, _ in found}
-        notes: dict[str, Note] = {}
-        if wanted := {key for key in keys.values() if key}:
-            since = min(record.enqueued_at for arrival, record, _ in found if keys[arrival.tag])
-            notes = self._hub.notes.read(wanted, since=since)
-        parcels = []
-        for arrival, came, wait in found:
-            record = came.noted(notes.get(keys[arrival.tag]))
+        parcels = {}
+        for arrival, record, wait in found:
+            key = ""
             if record.losses and not wait:
-                record = record.keyed(suspect_key(now, secrets.token_hex(8)))
+                key = suspect_key(now, secrets.token_hex(8))
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
                 route = topology.route(arrival.queue, wait)
-            parcels.append(written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0))
-        return parcels
+            parcel = written(
+                record.keyed(key or record.suspect), exchange=route.exchange, key=route.key, delayed=wait > 0.0
+            )
+            parcels[Receipt(subscription.token, arrival.tag)] = parcel
+        moved = self._hub.mover.move(parcels)
+        subscription.ack([receipt.tag for receipt in moved.confirmed])
+        if moved.confirmed:
+            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
+        confirmed = {receipt.tag for receipt in moved.confirmed}
+        left = [arrival for arrival in arrivals if arrival.tag not in confirmed]
+        self._misplaced += left
+        if left and self._hub.publisher.blocked is None:
+            if moved.refused:
+                self._hub.provide(self._queues)  # a queue is gone that they need
+            raise LineLostError(f"events could not be moved to where they belong: {moved.why}")
 
-    def _land(self, subscription: Subscription) -> None:
+    def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, Record, float]]:
         """
-        Ack what is known to be moved; wait for that, but not in an alarm.
+        Return what *arrivals* say, with the notes on those that were handed out before, and their delays.
 
         Raises:
-            ConfigurationError: Their place is missing, and this process was not told to make it.
-
-            LineLostError: The server could not be reached.
+            LineLostError: The notes could not be read.
         """
-        mover = self._hub.mover
-        moves, self._moves = self._moves, []
-        failure: LineLostError | None = None
-        for move in moves:
-            batch, arrivals = move
-            mover.wait(batch, through_alarms=False)
-            if not batch.done.is_set():
-                self._moves.append(move)
-                continue
-            confirmed = set(batch.positions(Fate.CONFIRMED))
-            subscription.ack([arrival.tag for position, arrival in enumerate(arrivals) if position in confirmed])
-            if len(confirmed) < len(arrivals):
-                self._misplaced += [arrival for position, arrival in enumerate(arrivals) if position not in confirmed]
-                failure = LineLostError(batch.why, code=NOT_FOUND if batch.positions(Fate.REFUSED) else batch.code)
-        if len(self._moves) < len(moves):
-            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
-            if failure is None:
-                self.resume()
-        if failure is not None:
-            self.pause(failure)
+        found = [(arrival, *self._read(arrival, now)) for arrival in arrivals]
+        keys = [_key_of_first(arrival, record) for arrival, record, _ in found]
+        if not any(keys):
+            return found
+        since = min(record.enqueued_at for key, (_, record, _) in zip(keys, found, strict=True) if key)
+        notes = self._hub.notes.read(set(filter(None, keys)), since=since)
+        self.resume()
+        return [
+            (arrival, record.noted(notes.get(key)), wait)
+            for key, (arrival, record, wait) in zip(keys, found, strict=True)
+        ]
 
     # --- waiting ---------------------------------------------------------------------------------------
 

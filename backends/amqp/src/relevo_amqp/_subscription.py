@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
 """Round trips without an arrival after which nothing is on its way, and the most that are tried."""
+
+CANCELLED = "cancelled"
+"""The kind of error when the server ended a consumer while the connection is well."""
 
 _AGAIN = 0.05
 """Seconds after which is given back what would disturb the end of a consumer."""
@@ -89,6 +93,8 @@ class Subscription:
         self._settling: set[int] = set()
         self._notes: dict[int, Note] = {}
         self._done: set[int] = set()
+        self._return_at: dict[int, float] = {}
+        """When what could not be settled goes back, by its tag."""
         self._flush_scheduled = False
         self._acks_wait = False
         # How many flushes were sent, how many of them committed, and for how many of these that was answered.
@@ -362,21 +368,70 @@ class Subscription:
 
     def _wait_for(self, flush: int) -> None:
         with self.changed:
-            answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, self._timeout)
+            timeout = self._channel.loop.within(self._timeout)
+            answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
             # At once, and not when the cut has been noticed: nothing more of it may be claimed.
-            self._on_lost(LineLostError(f"the acks were not answered in {self._timeout:g} s"))
+            self._on_lost(LineLostError(f"the acks were not answered in {timeout:.3g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
-        """Return *tags* to the server after *after* seconds if they are still held then; it counts a loss."""
-        self._channel.loop.soon(lambda: self._channel.loop.later(after, lambda: self._give(tags, self._held)))
+        """
+        Return *tags* to the server if they are still held after *after* seconds; it counts a loss.
+
+        Called again for a tag, the seconds begin again.
+        """
+        due = time.monotonic() + after
+        with self.changed:
+            self._return_at.update(dict.fromkeys(tags, due))
+
+        def give() -> None:
+            if self._acks_wait:
+                self._channel.loop.later(_AGAIN, give)
+                return
+            self._flush()  # whoever waits for what is acked already counts on the next number
+            with self.changed:
+                mine = [tag for tag in tags if tag in self._held and self._return_at.get(tag) == due]
+                for tag in tags:
+                    if self._return_at.get(tag) == due:
+                        del self._return_at[tag]
+                self._held.difference_update(mine)
+                self._discount(mine)
+                for tag in mine:
+                    del self._unacked[tag]
+                    self._notes.pop(tag, None)
+                self.changed.notify_all()
+                self._sent += bool(mine)
+            for tag in mine:
+                self._channel.raw.basic_nack(tag, requeue=True)
+            self._commit()
+
+        self._channel.loop.soon(lambda: self._channel.loop.later(after, give))
 
     def give_back_now(self, receipt: object) -> None:
         """Return what *receipt* proves to the server at once; it is no longer held, and counts a loss."""
         tag = self.claim(receipt)
-        if tag is not None:
-            self._channel.loop.soon(lambda: self._give([tag], self._settling))
+        if tag is None:
+            return
+
+        def give() -> None:
+            if self._acks_wait:
+                self._channel.loop.later(_AGAIN, give)
+                return
+            self._flush()
+            with self.changed:
+                if self.lost is not None or tag not in self._settling:
+                    return
+                self._settling.discard(tag)
+                self._discount([tag])
+                del self._unacked[tag]
+                self._notes.pop(tag, None)
+                self.changed.notify_all()
+                self._sent += 1
+            self._channel.raw.basic_nack(tag, requeue=True)
+            self._commit()
+
+        self._channel.loop.soon(give)
 
     # --- in the loop's thread ----------------------------------------------------------------------------
 
@@ -395,25 +450,6 @@ class Subscription:
                 changed.notify_all()  # whoever settles may wait for it, too, and not for this
 
         return receive
-
-    def _give(self, tags: Sequence[int], among: set[int]) -> None:
-        """Return those of *tags* that are *among* the held, or those that are being settled."""
-        if self._acks_wait:
-            self._channel.loop.later(_AGAIN, lambda: self._give(tags, among))
-            return
-        self._flush()  # whoever waits for what is acked already counts on the next number
-        with self.changed:
-            mine = [tag for tag in tags if tag in among] if self.lost is None else []
-            among.difference_update(mine)
-            self._discount(mine)
-            for tag in mine:
-                del self._unacked[tag]
-                self._notes.pop(tag, None)
-            self.changed.notify_all()
-            self._sent += bool(mine)
-        for tag in mine:
-            self._channel.raw.basic_nack(tag, requeue=True)
-        self._commit()
 
     def _note(self, tag: int) -> None:
         with self.changed:
@@ -483,7 +519,8 @@ class Subscription:
             if self._committed < self._sent:
                 self._committed = self._sent
                 self._channel.commit(self._on_commit)
-            self._on_lost(LineLostError(f'the server ended the subscription of "{consumer.name}"'))
+            why = f'the server ended the consumer of the queue "{consumer.name}", as it does when the queue is deleted'
+            self._on_lost(LineLostError(why, kind=CANCELLED))
             self._channel.close()
 
     def _on_lost(self, error: LineLostError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -49,8 +50,10 @@ from relevo_amqp._publisher import Batch, Fate
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import parcel_of
 from relevo_amqp._shelf import Shelf
-from relevo_amqp._subscription import Receipt, Subscription
+from relevo_amqp._subscription import CANCELLED, Receipt, Subscription
 from relevo_amqp._topology import Role, Route
+
+_log = logging.getLogger("relevo.amqp")
 
 IDLE = 1.0
 """Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
@@ -133,6 +136,7 @@ class AmqpTransport(Transport):
         self._receiving = threading.Lock()
         self._hub: Hub | None = None
         self._receiver: Receiver | None = None
+        self._deadline = float("inf")
         self._failures = 0
         self._not_before = 0.0
         self._received_at = 0.0
@@ -150,6 +154,7 @@ class AmqpTransport(Transport):
                 raise TransportClosedError(self.name)
             if self._hub is None or not self._hub.loop.alive:
                 self._hub = Hub(self._options, name=self.name, kept=self._kept)
+                self._hub.loop.deadline = self._deadline
                 self._receiver = None
             hub = self._hub
             self._users += 1
@@ -162,6 +167,11 @@ class AmqpTransport(Transport):
                 self._users -= 1
                 self._using.notify_all()
 
+    def hurry(self, seconds: float | None) -> None:
+        self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        if self._hub is not None and self._pid == os.getpid():
+            self._hub.loop.deadline = self._deadline
+
     def close(self) -> None:
         if self._pid != os.getpid():
             self._begin_life()
@@ -171,7 +181,8 @@ class AmqpTransport(Transport):
             self._using.notify_all()
             if receiver is not None:
                 receiver.wake()
-            self._using.wait_for(lambda: not self._users, timeout=2 * self._options.confirm_timeout)
+            timeout = 2 * self._options.confirm_timeout
+            self._using.wait_for(lambda: not self._users, timeout if hub is None else hub.loop.within(timeout))
         if first and hub is not None:
             try:
                 if receiver is not None:
@@ -278,10 +289,12 @@ class AmqpTransport(Transport):
                     deliveries = self._receiver.receive(
                         tuple(dict.fromkeys(queues)), limit=limit, wait=max(0.0, deadline - time.monotonic())
                     )
-                except LineLostError:
+                except LineLostError as error:
                     self._failed()
                     if fresh or failed:
                         raise
+                    if error.kind == CANCELLED:
+                        _log.warning("%s; subscribing again, what was held is delivered again", error.why)
                     failed = True
                     continue
                 self._failures = 0
@@ -393,9 +406,9 @@ class AmqpTransport(Transport):
             subscription.wait_for_acks()
             lost, done, moves = self._sorted(hub, subscription, settlements)
             subscription.ack(done)
-            unsettled, why = self._move(hub, subscription, moves)
+            unsettled, why, is_lost = self._move(hub, subscription, moves)
             if unsettled:
-                if len(unsettled) == len(settlements):
+                if is_lost and len(unsettled) == len(settlements):
                     raise TransportUnavailableError(self.name, f"{self._address}: {why}")
                 raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
             return lost
@@ -430,38 +443,41 @@ class AmqpTransport(Transport):
             raise
         return lost, done, moves
 
-    def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str]:
-        """Publish *moves* and ack what is confirmed; return what is not, and why."""
-        why = ""
+    def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str, bool]:
+        """
+        Publish *moves* and ack what is confirmed.
+
+        Returns:
+            What is not, why, and whether the server could not be reached, so that nothing else would succeed.
+        """
+        why, is_lost = "", False
         for again in (False, True):
             if not moves:
                 break
             if again and subscription.lost is not None:  # they come again by themselves
-                why = subscription.lost.why
+                why, is_lost = subscription.lost.why, True
                 break
             try:
                 if again:
                     # A queue that somebody deleted is made again: an event is not given up for want of its place.
                     hub.provide(tuple({move.delivery.queue for move in moves}))
-                batch = hub.publisher.send([move.parcel for move in moves])
             except LineLostError as error:
-                why = error.why
+                why, is_lost = error.why, True
                 break
             except ConfigurationError as error:  # they are not for this process to make
                 why = str(error)
                 break
-            confirmed = set(batch.positions(Fate.CONFIRMED))
-            subscription.ack([move.tag for position, move in enumerate(moves) if position in confirmed])
-            refused = bool(batch.positions(Fate.REFUSED))
-            moves = [move for position, move in enumerate(moves) if position not in confirmed]
-            why = batch.why
-            if not refused:
+            moved = hub.mover.move({Receipt(subscription.token, move.tag): move.parcel for move in moves})
+            subscription.ack([receipt.tag for receipt in moved.confirmed])
+            moves = [move for move in moves if Receipt(subscription.token, move.tag) not in moved.confirmed]
+            why, is_lost = moved.why, moved.is_lost
+            if not moved.refused:
                 break
         tags = [move.tag for move in moves]
         if tags:
             subscription.unclaim(tags)
             subscription.give_back(tags, GRACE)
-        return [move.delivery for move in moves], why
+        return [move.delivery for move in moves], why, is_lost
 
     def _refuse_if_long(self, states: Iterable[bytes | None]) -> None:
         """Raise :class:`ConfigurationError` if one of *states* is longer than any transport keeps."""

@@ -1,0 +1,75 @@
+"""
+Moving: publishing an event to another place before it is acked, and only once.
+
+While the server takes no events, as during a memory alarm, what was published last may be on its way for minutes.
+Whoever wants to move the same event again meanwhile waits for that one, instead of publishing a second copy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import attrs
+
+from relevo_amqp._errors import LineLostError
+from relevo_amqp._mapping import Parcel
+from relevo_amqp._publisher import Batch, Fate, Publisher
+from relevo_amqp._subscription import Receipt
+
+
+@attrs.frozen
+class Moved:
+    """What became of parcels that were to be moved."""
+
+    confirmed: frozenset[Receipt]
+    refused: bool = False
+    """Whether the server did not take one of the others, or had no place for it."""
+
+    why: str = ""
+    """Why not all are confirmed."""
+
+    is_lost: bool = False
+    """Whether the connection was lost, or could not be made."""
+
+
+class Mover:
+    """
+    Publishes what is moved, but nothing while the server takes no events.
+
+    Args:
+        publisher: What publishes.
+    """
+
+    def __init__(self, publisher: Publisher):
+        self._publisher = publisher
+        self._lock = threading.Lock()
+        self._open: dict[Receipt, tuple[Batch, int]] = {}
+        """Those that were published, and have no fate yet."""
+
+    def move(self, parcels: Mapping[Receipt, Parcel]) -> Moved:
+        """Publish *parcels*, unless they are on their way, and return what became of them; blocking."""
+        with self._lock:
+            self._open = {key: entry for key, entry in self._open.items() if key in parcels or entry[0].open}
+            before = {key: self._open.pop(key) for key in parcels if key in self._open}
+        for batch, _ in before.values():
+            self._publisher.wait(batch, unless_blocked=True)
+        fates = {key: batch.fates[position] for key, (batch, position) in before.items()}
+        waiting = [key for key, fate in fates.items() if fate is None]
+        confirmed = {key for key, fate in fates.items() if fate is Fate.CONFIRMED}
+        fresh = [key for key in parcels if key not in confirmed and key not in waiting]
+        why, refused = "", False
+        try:
+            batch = self._publisher.send([parcels[key] for key in fresh], unless_blocked=True)
+        except LineLostError as error:
+            why = error.why
+        else:
+            confirmed.update(fresh[position] for position in batch.positions(Fate.CONFIRMED))
+            refused = bool(batch.positions(Fate.REFUSED))
+            why = batch.why
+            before |= {key: (batch, position) for position, key in enumerate(fresh) if batch.fates[position] is None}
+        with self._lock:
+            self._open |= {key: entry for key, entry in before.items() if entry[0].fates[entry[1]] is None}
+        blocked = self._publisher.blocked
+        is_lost = len(confirmed) < len(parcels) and not refused and blocked is None
+        return Moved(frozenset(confirmed), refused, why or blocked or "no confirmation yet", is_lost)
