@@ -382,7 +382,8 @@ def test_the_verdict_on_processes_of_other_hosts_waits_for_the_grace(
 ) -> None:
     clock = FakeClock()
     hosts = [
-        ProcessIdentity(worker=f"{number:032x}", boot="0ff1ce", namespace="1", pid=10, started=20) for number in range(3)
+        ProcessIdentity(worker=f"{number:032x}", boot="0ff1ce", namespace="1", pid=10, started=20)
+        for number in range(3)
     ]
     holder, delivery = fates(connect, queue, envelope(1), hosts)
     suspects = Suspects(holder, clock)
