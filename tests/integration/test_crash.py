@@ -46,6 +46,8 @@ def test_a_listener_that_kills_its_process_is_set_aside_and_its_neighbours_are_d
     for number in range(100):
         stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": number == 37}))
 
+    # Where processes are known, the first loss is no evidence: nothing was noted before it.
+    processes = 4 if stage.app.transport().capabilities.presence else 3
     codes: list[int] = []
     while len(codes) < 12 and (not codes or codes[-1] < 0):
         codes.append(stage.drain())
@@ -56,10 +58,10 @@ def test_a_listener_that_kills_its_process_is_set_aside_and_its_neighbours_are_d
     (dead,) = stage.dead("mines")
     assert set(ended) == {str(number) for number in range(100)} - {"37"}
     assert dead.reason == "crash-loop"
-    assert dead.losses == 3
-    assert len(deaths) == 3
-    assert codes[:3] == [-signal.SIGKILL] * 3
-    assert codes[3:] == [1]
+    assert dead.losses == processes
+    assert len(deaths) == processes
+    assert codes == [-signal.SIGKILL] * processes + [1]
+    assert processes == 3 or "while crashing:explode ran" in dead.error
 
 
 def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
@@ -82,7 +84,8 @@ def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(st
         pass
 
     runs = sum(line[0] == "before" for line in stage.lines())
-    assert runs == (1 if stage.app.transport().capabilities.checkpoint else 3)
+    capabilities = stage.app.transport().capabilities
+    assert runs == (1 if capabilities.checkpoint else 4 if capabilities.presence else 3)
 
 
 def test_the_first_term_finishes_the_work_in_hand(stage: Stage) -> None:
