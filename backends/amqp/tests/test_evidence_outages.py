@@ -20,7 +20,7 @@ import pytest
 import rabbitmq_node
 import server_starter
 from rabbitmq import refusal
-from relevo import Ack, Delivery, Envelope, Note, Outcome, ProcessIdentity, RunOptions, SystemClock, Worker
+from relevo import Ack, Delivery, Envelope, Note, Outcome, ProcessIdentity, Release, RunOptions, SystemClock, Worker
 from relevo._process import process_identity
 from relevo._suspect import Suspects
 from relevo.errors import SendError, TransportError, TransportUnavailableError
@@ -190,6 +190,32 @@ def test_a_worker_is_seen_again_after_a_restart(node: Node, opener: Opener) -> N
         except TransportError:
             time.sleep(0.1)
     assert found == [worker]
+
+
+def test_without_the_right_to_appear_suspects_wait_and_other_events_go_on(node: Node, opener: Opener) -> None:
+    owner = opener()
+    owner.setup(["q"])
+    prefix = owner._options.prefix
+    node.control("add_user", "clerk", "clerk")
+    own = rf"^{prefix}\."
+    node.control("set_permissions", "clerk", rf"^{prefix}\.q\.", own, own)
+    owner.send(envelopes(1))
+    lost = opener()
+    come(lost)
+    lost._abort()
+    owner.send(envelopes(2))
+    clerk = opener(url=node.url.replace("guest:guest", "clerk:clerk"))
+    met: list[str] = []
+
+    while len(met) < 2:
+        for delivery in receive(clerk):
+            met += ids([delivery])
+            outcome = Suspects(clerk, SystemClock()).outcome(delivery) if delivery.losses else Ack()
+            assert isinstance(outcome, Release if delivery.losses else Ack)
+            assert clerk.settle([(delivery, outcome)]) == []
+
+    assert sorted(met) == ["1", "2"]
+    assert owner.dead_letters(["q"]) == []
 
 
 # --- all of it together ----------------------------------------------------------------------------------

@@ -106,23 +106,22 @@ class Hub:
         with self._appearing:
             if self._sign is not None and self._sign.lost is None and self._worker == worker:
                 return
-            self._worker = worker
             queue = self.topology.here(worker)
             channel = self.channel()
             channel.on_cancel = lambda _: channel.close()  # the queue was deleted; the next call makes it again
             channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments, timeout=self.timeout)
             channel.call("basic_consume", queue.name, lambda *_: None, timeout=self.timeout)
-            self._sign = channel
+            self._sign, self._worker = channel, worker
 
     def appear_again(self) -> None:
         """
         Show the worker that was shown before, if the connection is another one since; blocking.
 
-        Raises:
-            LineLostError: The server could not be reached.
+        If that fails it is tried again with the next sign of life.
         """
         if self._worker is not None:
-            self.appear(self._worker)
+            with suppress(LineLostError):
+                self.appear(self._worker)
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
         """
@@ -223,7 +222,7 @@ class Hub:
             for queue in queues
             if declarer.missing(topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD))
         ]
-        no_notes = declarer.missing(iter([topology.begun.name]))
+        no_notes = self._lacks_notes(declarer)
         declarer.close()
         if strange := [queue for queue in missing if queue not in self._kept]:
             raise not_set_up(self._name, strange)
@@ -252,10 +251,19 @@ class Hub:
             self._line.abort(timeout)
         self.loop.stop(timeout)
 
+    def _lacks_notes(self, declarer: Declarer) -> bool:
+        """Return whether the stream of notes is not there; while it does not work, as after a restart, it is there."""
+        try:
+            return declarer.missing(iter([self.topology.begun.name]))
+        except LineLostError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return False
+
     def _disappear(self, timeout: float) -> None:
         with self._appearing:
             channel, worker = self._sign, self._worker
-            if channel is None or worker is None or channel.lost is not None:
+            if channel is None or worker is None or channel.lost is not None or not self.loop.alive:
                 return
             channel.on_cancel = None
             for tag in tuple(channel.raw.consumer_tags):

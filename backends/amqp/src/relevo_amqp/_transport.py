@@ -385,7 +385,10 @@ class AmqpTransport(Transport):
 
     def appear(self, worker: str) -> None:
         with self._in_use() as hub:
-            hub.appear(worker)
+            try:
+                hub.appear(worker)
+            except LineLostError as error:  # without the right to do so suspects wait, and all other events go on
+                raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         with self._in_use() as hub:
