@@ -6,7 +6,7 @@ import pika
 import pytest
 
 from relevo import App, Envelope, Event
-from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo.errors import ConfigurationError, SettleError
 from relevo_amqp import AmqpTransport, TopologyError
 from relevo_amqp._topology import Role
 
@@ -133,7 +133,7 @@ def test_a_dead_letter_without_a_place_stays_held_by_one_who_only_checks(
     server.rest()
     server.channel().queue_delete(server.topology.queue(queue, Role.DEAD))
 
-    with pytest.raises(TransportUnavailableError, match=f'lacks the queue "{queue}"'):
+    with pytest.raises(SettleError, match=f'lacks the queue "{queue}"'):
         other.dead_letter(delivery, reason="r")
 
     transport.setup([queue])
