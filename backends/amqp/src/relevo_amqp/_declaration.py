@@ -15,7 +15,7 @@ from relevo_amqp._errors import (
     LineLostError,
     TopologyError,
 )
-from relevo_amqp._topology import Binding, Exchange, Queue, Topology
+from relevo_amqp._topology import Binding, Exchange, Queue, Role, Topology
 
 _RESTING = "down or inaccessible"
 """In the server's answer for a queue that is there and does not work yet, as after a restart; its code is 404 too."""
@@ -43,6 +43,7 @@ class Declarer:
         self._transport = transport
         self._timeout = timeout
         self._channel: Channel | None = None
+        self._notes = ""
 
     def declare(self, topology: Topology, queues: Sequence[str], *, dry_run: bool) -> list[str]:
         """
@@ -57,6 +58,7 @@ class Declarer:
             LineLostError: The server is gone, or refuses.
         """
         made: list[str] = []
+        self._notes = topology.begun.name
         for exchange in topology.exchanges():
             made += self._exchange(exchange, dry_run=dry_run)
         for queue in (*topology.shared_queues(), *(own for name in queues for own in topology.own_queues(name))):
@@ -95,7 +97,12 @@ class Declarer:
         return [] if there else [f'the {exchange.kind} exchange "{exchange.name}"']
 
     def _queue(self, queue: Queue, *, dry_run: bool) -> list[str]:
-        there = self._there("queue_declare", queue.name)
+        try:
+            there = self._there("queue_declare", queue.name)
+        except LineLostError as error:
+            if queue.role is Role.BEGUN and _RESTING in error.why:
+                return []  # it is there; suspects wait until it works, and no other event needs it
+            raise
         if there or not dry_run:
             self._try(
                 f'the queue "{queue.name}"',
@@ -109,6 +116,13 @@ class Declarer:
 
     def _bind(self, binding: Binding, *, needed: bool) -> None:
         what = f'the binding of "{binding.target}" to "{binding.source}"'
+        if binding.source == self._notes:
+            try:
+                self._call("queue_bind", binding.target, binding.source, routing_key=binding.pattern)
+            except LineLostError as error:
+                if _RESTING not in error.why and (needed or error.code != ACCESS_REFUSED):
+                    raise
+            return
         if binding.to_exchange:
             self._try(
                 what, "exchange_bind", binding.target, binding.source, routing_key=binding.pattern, tolerant=not needed
