@@ -16,6 +16,7 @@ from relevo import (
     Envelope,
     Lost,
     Nack,
+    Note,
     Outcome,
     Release,
     Unreadable,
@@ -32,6 +33,7 @@ from relevo_amqp._mapping import (
     postponed,
     read,
     reference,
+    suspect_key,
     urgent,
     word_of,
     written,
@@ -60,7 +62,26 @@ SHORT = BRIEF | st.binary(max_size=20)
 FEW = st.dictionaries(BRIEF, TEXT, max_size=3)
 UNREADABLE = st.builds(Unreadable, raw=st.binary(max_size=300), headers=FEW, why=TEXT)
 DEATHS = st.builds(Death, ref=BRIEF, reason=BRIEF, error=TEXT, at=TIMES)
-RECORDS = st.builds(
+NOTES = st.builds(
+    Note,
+    by=BRIEF,
+    deaths=st.lists(BRIEF, max_size=3).map(tuple),
+    listener=st.text(TEXT_CHARACTERS, max_size=500),
+    excused=st.booleans(),
+)
+LIVING = st.builds(
+    Record,
+    envelope=ENVELOPES | UNREADABLE,
+    queue=st.just("mail"),
+    losses=st.integers(0, 1 << 30),
+    enqueued_at=TIMES,
+    begun=st.none() | NOTES,
+    deaths=st.lists(BRIEF, max_size=3).map(tuple),
+    suspect=st.just("") | st.builds(suspect_key, TIMES, st.just("0" * 16)),
+)
+"""What lies among the dead keeps no evidence."""
+
+RECORDS = LIVING | st.builds(
     Record,
     envelope=ENVELOPES | UNREADABLE,
     queue=st.just("mail"),
@@ -150,6 +171,13 @@ WORST: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"relevo-unreadable": "w" * 110_000},
         {"relevo-unreadable": "w", "relevo-headers": '{"a": "' + "\x7f" * 60_000 + '"}'},
         {"relevo-ref": "r" * 60_000, "relevo-reason": "r" * 30_000, "relevo-error": "e" * 30_000},
+        {"relevo-begun": "[" * 110_000},
+        {"relevo-begun": '["\\ud800",[],"",false]'},
+        {"relevo-begun": '["by",["one","two"],"",false]', "relevo-deaths": ["d" * 30_000] * 3},
+        {"relevo-deaths": ["d"] * 1000},
+        {"relevo-deaths": [1, None, b"d", ["d"], "d"]},
+        {"relevo-suspect": "f" * 16 + "-" + "0" * 64},
+        {"relevo-suspect": "0" * 110_000},
         {"relevo-due": "1e300"},
         {"relevo-expires": "nan"},
         {"other": "\x01" * 110_000},
@@ -190,7 +218,9 @@ OUTCOMES = st.sampled_from(
         Nack(delay=1.0),
         Nack(delay=1e6),
         Release(),
+        Release(delay=1.0),
         Lost(),
+        Lost(death="d" * 2000),
         DeadLetter(reason="r" * 300, error="é" * MAX_ERROR, state=b"s" * MAX_STATE),
     ]
 )
@@ -209,6 +239,8 @@ def settled(record: Record, outcome: Outcome) -> Parcel:
         queue=record.queue,
         attempt=record.attempt,
         losses=record.losses,
+        begun=record.begun,
+        deaths=record.deaths,
         receipt=None,
         state=record.state,
         enqueued_at=record.enqueued_at,
@@ -218,7 +250,7 @@ def settled(record: Record, outcome: Outcome) -> Parcel:
     return parcel
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])  # of drawing, on a busy machine
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(tampered(), st.binary(max_size=100), st.integers(0, 3), OUTCOMES)
 def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_again(
     properties: Any, body: bytes, lost: int, outcome: Outcome
@@ -230,6 +262,10 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
     assert record.losses >= lost
     assert len(record.state) <= MAX_STATE
     assert len(record.queue.encode()) <= header.MAX_QUEUE
+    assert len(record.deaths) <= 3
+    assert all(len(death.encode()) <= header.MAX_DEATH for death in record.deaths)
+    assert record.begun is None or len(record.begun.packed()) <= header.MAX_NOTE
+    assert not record.suspect or header.suspected_at(record.suspect) >= 0
     assert isinstance(record.envelope, Envelope) or len(record.envelope.why.encode()) <= header.MAX_WHY
     assert record.due is None or record.due < NOW + 101 * 366 * 86_400
     assert urgent(properties) in (True, False)

@@ -132,11 +132,20 @@ def test_another_step_or_height_is_another_ladder() -> None:
     assert len(ladders) == 4
 
 
-def test_every_queue_is_a_quorum_queue_and_nothing_in_it_expires_by_itself() -> None:
+def test_every_queue_of_events_is_a_quorum_queue_and_nothing_in_it_expires_by_itself() -> None:
     for queue in (*TOPOLOGY.own_queues("mail"), *TOPOLOGY.shared_queues()):
+        if queue.role is Role.BEGUN:
+            continue
         assert queue.arguments["x-queue-type"] == "quorum"
         assert "x-expires" not in queue.arguments
         assert ("x-message-ttl" in queue.arguments) == (queue.role is Role.RUNG)
+
+
+def test_the_stream_of_notes_has_segments_that_its_limit_can_drop() -> None:
+    arguments = TOPOLOGY.begun.arguments
+
+    assert arguments["x-queue-type"] == "stream"
+    assert int(arguments["x-max-length-bytes"]) >= 5 * int(arguments["x-stream-max-segment-size-bytes"])
 
 
 def test_what_dead_letters_does_so_at_least_once() -> None:
@@ -151,8 +160,10 @@ def test_no_queue_that_hands_out_has_a_delivery_limit_within_reach() -> None:
         assert int(queue.arguments["x-delivery-limit"]) >= 10**15
 
 
-def test_every_queue_refuses_what_it_has_no_room_for() -> None:
+def test_every_queue_of_events_refuses_what_it_has_no_room_for() -> None:
     for queue in (*TOPOLOGY.own_queues("mail"), *TOPOLOGY.shared_queues()):
+        if queue.role is Role.BEGUN:
+            continue
         assert queue.arguments["x-overflow"] == "reject-publish"
 
 

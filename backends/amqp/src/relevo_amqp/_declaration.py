@@ -26,7 +26,10 @@ from relevo_amqp._errors import (
     LineLostError,
     TopologyError,
 )
-from relevo_amqp._topology import Binding, Exchange, Queue, Topology, removal
+from relevo_amqp._topology import Binding, Exchange, Queue, Role, Topology, removal
+
+_RESTING = "down or inaccessible"
+"""In the server's answer for a queue that is there and does not work yet, as after a restart; its code is 404 too."""
 
 _ARGUMENT = re.compile(r"inequivalent arg '([^']+)' for (.+?) in vhost '[^']*': received (.+?) but current is (.+)")
 
@@ -62,6 +65,7 @@ class Declarer:
         self._settle_in = settle_in
         self._connection: Connection | None = None
         self._channel: Channel | None = None
+        self._notes = ""
 
     def declare(self, topology: Topology, queues: Sequence[str], *, dry_run: bool) -> list[str]:
         """
@@ -76,6 +80,7 @@ class Declarer:
             LineLostError: The server is gone, or refuses.
         """
         made: list[str] = []
+        self._notes = topology.begun.name
         for exchange in topology.exchanges():
             made += self._exchange(exchange, dry_run=dry_run)
         new: list[Exchange] = []
@@ -143,7 +148,12 @@ class Declarer:
         made: list[str] = []
         found = False
         for queue in group:
-            there = self._there("queue_declare", queue.name)
+            try:
+                there = self._there("queue_declare", queue.name)
+            except LineLostError as error:
+                if queue.role is Role.BEGUN and _RESTING in error.why:
+                    continue  # it is there; suspects wait until it works, and no other event needs it
+                raise
             found = found or there
             if not there and not made and marked and self._settle_in and not dry_run:
                 self._call("exchange_delete", mark.name)  # before the queue is there, so that no one trusts it by then
@@ -165,6 +175,13 @@ class Declarer:
 
     def _bind(self, binding: Binding, *, needed: bool) -> None:
         what = f'the binding of "{binding.target}" to "{binding.source}"'
+        if binding.source == self._notes:
+            try:
+                self._call("queue_bind", binding.target, binding.source, routing_key=binding.pattern)
+            except LineLostError as error:
+                if _RESTING not in error.why and (needed or error.code != ACCESS_REFUSED):
+                    raise
+            return
         if binding.to_exchange:
             self._try(
                 what, "exchange_bind", binding.target, binding.source, routing_key=binding.pattern, tolerant=not needed
@@ -178,7 +195,7 @@ class Declarer:
         try:
             self._call(method, name, passive=True)
         except LineLostError as error:
-            if error.code != NOT_FOUND:
+            if error.code != NOT_FOUND or _RESTING in error.why:
                 raise
             return False
         return True

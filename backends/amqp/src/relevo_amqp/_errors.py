@@ -53,6 +53,14 @@ def not_set_up(transport: str, queues: Sequence[str]) -> ConfigurationError:
     )
 
 
+def no_stream(transport: str, name: str) -> ConfigurationError:
+    """Return what is raised when the stream *name* is not on the server, and this process was not told to make it."""
+    return ConfigurationError(
+        f'the transport "{transport}" lacks the stream "{name}", which keeps notes of begun events; run relevo setup, '
+        f'or say setup = "auto"'
+    )
+
+
 class LineLostError(Exception):
     """
     Raised between the modules of this package when a connection or a channel is gone or does not come about.

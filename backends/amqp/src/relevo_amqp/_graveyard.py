@@ -8,6 +8,7 @@ several pages, see :mod:`relevo_amqp._shelf`.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
@@ -19,7 +20,7 @@ from relevo import Clock, DeadLetterEntry
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import expelled, read, word_of, written
+from relevo_amqp._mapping import expelled, read, suspect_key, word_of, written
 from relevo_amqp._publisher import Fate
 from relevo_amqp._shelf import Buried, Earliest, Shelf
 from relevo_amqp._topology import Role, word
@@ -80,9 +81,11 @@ class Graveyard:
 
         def again(letters: Sequence[Buried]) -> Sequence[int]:
             exchange = self._hub.topology.exchange(Role.MAIN)
+            now = self._clock.now()
             parcels = []
             for letter in letters:
-                record = letter.record.revived(refs[letter.ref])
+                key = suspect_key(now, secrets.token_hex(8))  # so that no note of its earlier life is found
+                record = letter.record.revived(refs[letter.ref], key=key)
                 parcels.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
             batch = self._hub.publisher.send(parcels)
             confirmed = batch.positions(Fate.CONFIRMED)

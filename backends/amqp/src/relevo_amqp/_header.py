@@ -7,9 +7,12 @@ has a bound, and their sum fits whatever happens: what a sender may fill, a stat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, TypeGuard
+
+from relevo import MAX_DEATHS, Note
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 WIRE_VERSION = 1
@@ -28,9 +31,18 @@ MAX_REF = 300
 MAX_WHY = 2000
 MAX_QUEUE = 1000
 
+MAX_NOTE = 8 * 1024
+"""Bytes of a note. It and deaths are never beside an error, since a dead letter has neither."""
+
+MAX_DEATH = 1000
+"""Bytes that name a process which died of an event, of at most three."""
+
 _CENTURY = 36_525 * 86_400.0
 MAX_AHEAD = _CENTURY + 86_400.0
 """Seconds; no dispatch asks for a longer delay than a century, and clocks differ."""
+
+_SUSPECT = re.compile(r"[0-9a-f]{13,16}-[0-9a-f]{8,64}", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _LAST_MICRO = 253_402_300_800 * 1_000_000
 """The end of the year 9999."""
@@ -39,6 +51,7 @@ _LAST_MICRO = 253_402_300_800 * 1_000_000
 VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
 ATTEMPT, LOSSES, STATE, DUE = "relevo-attempt", "relevo-losses", "relevo-state", "relevo-due"
 URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
+SUSPECT, BEGUN, DEATHS = "relevo-suspect", "relevo-begun", "relevo-deaths"
 REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
 LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
 MET = "relevo-met"
@@ -88,6 +101,32 @@ def count(value: object, *, least: int = 0) -> int:
 def text(value: object) -> str | None:
     """Return a text, or ``None`` if it is none."""
     return value if isinstance(value, str) else None
+
+
+def suspect(value: object) -> str:
+    """Return what identifies the message of a suspect, or nothing if *value* does not."""
+    return value if isinstance(value, str) and _SUSPECT.fullmatch(value) else ""
+
+
+def suspected_at(key: str) -> float:
+    """Return when a message with this header was written, in seconds since the epoch."""
+    return int(key.partition("-")[0], 16) / 1_000_000
+
+
+def note(value: object) -> Note | None:
+    """Return the note that is written as *value*; what is none accuses no process."""
+    return Note.unpacked(value) if isinstance(value, str) and len(value) <= MAX_NOTE else None
+
+
+def deaths(value: object) -> tuple[str, ...]:
+    """Return the processes that are named in *value*, as far as they can be."""
+    if not isinstance(value, (list, tuple)):
+        return ()
+    return tuple(each for each in value if isinstance(each, str) and _is_death(each))[-MAX_DEATHS:]
+
+
+def _is_death(value: str) -> bool:
+    return len(value.encode("utf-8", "backslashreplace")) <= MAX_DEATH and not _SURROGATE.search(value)
 
 
 def number(value: object) -> float:

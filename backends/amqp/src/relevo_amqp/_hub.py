@@ -8,19 +8,25 @@ it: after a fork the child makes its own.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
+from relevo import Presence
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
-from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, not_set_up
+from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, no_stream, not_set_up
 from relevo_amqp._mover import Mover
+from relevo_amqp._notes import NoteLog
 from relevo_amqp._options import Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Exchange, Role, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -61,6 +67,10 @@ class Hub:
         self._counting = threading.Lock()
         self._counter: Channel | None = None
         self._line: Connection | None = None
+        self._appearing = threading.Lock()
+        self._worker: str | None = None
+        self._sign: Channel | None = None
+        self._beats = itertools.count(1)
         self._unmarked: set[Exchange] = set()
         """The marks of queues that may not survive a crash of the server yet, see :mod:`relevo_amqp._declaration`."""
         self.publisher = Publisher(
@@ -72,6 +82,7 @@ class Hub:
             believe=self._believe,
         )
         self.mover = Mover(self.publisher)
+        self.notes = NoteLog(self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout)
 
     def channel(self) -> Channel:
         """
@@ -86,6 +97,54 @@ class Hub:
             line = self._line
         return line.channel(self.timeout)
 
+    # --- presence --------------------------------------------------------------------------------------
+
+    def appear(self, worker: str) -> None:
+        """
+        Show that *worker* lives, by a consumer on the connection that consumes; blocking.
+
+        Others see it as long as that connection lives, and what it held is handed out again when it does not.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        with self._appearing:
+            if self._sign is not None and self._sign.lost is None and self._worker == worker:
+                return
+            queue = self.topology.here(worker)
+            channel = self.channel()
+            channel.on_cancel = lambda _: channel.close()  # the queue was deleted; the next call makes it again
+            channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments, timeout=self.timeout)
+            channel.call("basic_consume", queue.name, lambda *_: None, timeout=self.timeout)
+            self._sign, self._worker = channel, worker
+
+    def appear_again(self) -> None:
+        """
+        Show the worker that was shown before, if the connection is another one since; blocking.
+
+        If that fails it is tried again with the next sign of life.
+        """
+        if self._worker is not None:
+            with suppress(LineLostError):
+                self.appear(self._worker)
+
+    def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
+        """
+        Return those of *workers* that the server sees; blocking.
+
+        Raises:
+            LineLostError: The server could not be reached.
+        """
+        found = zip(workers, self._asked([self.topology.here(worker).name for worker in workers]), strict=True)
+        beat = next(self._beats)
+        return {
+            worker: Presence(beats=beat, connected=True)
+            for worker, answer in found
+            if answer is not None and answer.consumer_count
+        }
+
+    # --- looking ---------------------------------------------------------------------------------------
+
     def counts(self, names: Sequence[str]) -> list[int]:
         """
         Return how many events lie ready in each of the server's queues *names*; 0 if there is no such queue; blocking.
@@ -93,18 +152,22 @@ class Hub:
         Raises:
             LineLostError: The server could not be reached.
         """
-        found = []
+        return [0 if answer is None else int(answer.message_count) for answer in self._asked(names)]
+
+    def _asked(self, names: Sequence[str]) -> list[Any]:
+        """Return what the server says of each of its queues *names*; ``None`` if there is no such queue."""
+        found: list[Any] = []
         with self._counting:
             for name in names:
                 if self._counter is None or self._counter.lost is not None:
                     self._counter = self.channel()
                 try:
                     frame = self._counter.call("queue_declare", name, passive=True, timeout=self.timeout)
-                    found.append(int(frame.method.message_count))
+                    found.append(frame.method)
                 except LineLostError as error:
                     if error.code != NOT_FOUND:
                         raise
-                    found.append(0)
+                    found.append(None)
         return found
 
     def delaying(self) -> bool:
@@ -167,9 +230,14 @@ class Hub:
             for queue in queues
             if declarer.missing(topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD))
         ]
+        no_notes = self._lacks_notes(declarer)
         declarer.close()
         if strange := [queue for queue in missing if queue not in self._kept]:
             raise not_set_up(self._name, strange)
+        if no_notes and not self._kept:
+            raise no_stream(self._name, topology.begun.name)
+        if no_notes and not missing:
+            self.declare([])
         if missing:
             names = ", ".join(f'"{topology.queue(queue, Role.MAIN)}"' for queue in missing)
             self.declare(missing)
@@ -177,6 +245,8 @@ class Hub:
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""
+        with suppress(LineLostError):  # then the server deletes it some time later
+            self._disappear(timeout)
         self.publisher.close(timeout)
         if self._line is not None:
             self._line.close(timeout)
@@ -188,6 +258,26 @@ class Hub:
         if self._line is not None:
             self._line.abort(timeout)
         self.loop.stop(timeout)
+
+    def _lacks_notes(self, declarer: Declarer) -> bool:
+        """Return whether the stream of notes is not there; while it does not work, as after a restart, it is there."""
+        try:
+            return declarer.missing(iter([self.topology.begun.name]))
+        except LineLostError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return False
+
+    def _disappear(self, timeout: float) -> None:
+        with self._appearing:
+            channel, worker = self._sign, self._worker
+            if channel is None or worker is None or channel.lost is not None or not self.loop.alive:
+                return
+            channel.on_cancel = None
+            for tag in tuple(channel.raw.consumer_tags):
+                channel.cancel(tag, timeout)
+            # Another transport of this process may show the same worker.
+            channel.call("queue_delete", self.topology.here(worker).name, if_unused=True, timeout=timeout)
 
     def _declarer(self) -> Declarer:
         return Declarer(

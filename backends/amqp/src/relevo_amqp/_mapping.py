@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from relevo import MAX_ERROR, MAX_STATE, Envelope, Unreadable
+from relevo import MAX_ERROR, MAX_STATE, Envelope, Note, Unreadable
 from relevo_amqp import _header as header
 from relevo_amqp._foreign import bounded, foreign
 from relevo_amqp._header import MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
@@ -27,6 +27,9 @@ from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
 CONTENT_TYPE = "application/cloudevents+json"
 HIGH_PRIORITY = 9
 """Above every default: below 4.3 there are two classes from 5 on, later 32 levels and 4 is the default."""
+
+PLAIN = "plain-"
+"""With what the keys of messages begin that have no key of their own."""
 
 _GROWTH = 12
 """Characters of JSON that one character may become when it is written again."""
@@ -55,18 +58,42 @@ class Record:
     due: float | None = None
     """Not to be handed out before; said only if a delay was longer than the ladder."""
 
+    begun: Note | None = None
+    deaths: tuple[str, ...] = ()
+    suspect: str = ""
+    """Identifies the message, for notes on it; a message that was sent as new has none."""
+
     death: Death | None = None
+
+    def noted(self, note: Note | None) -> Record:
+        """Return it with *note* in the place of the one it has, if that is any."""
+        return self if note is None else attrs.evolve(self, begun=note, deaths=note.deaths)
+
+    def keyed(self, key: str) -> Record:
+        """Return it as a new message, identified by *key*."""
+        return attrs.evolve(self, suspect=key)
 
     def lost(self, times: int) -> Record:
         """Return it after *times* hand-overs that ended without a settlement."""
         return attrs.evolve(self, attempt=self.attempt + times, losses=self.losses + times) if times else self
 
-    def revived(self, state: bytes) -> Record:
-        """Return it as new, beginning with *state*; what a newer release sent keeps its own."""
+    def revived(self, state: bytes, *, key: str) -> Record:
+        """Return it as new, with *state* and with *key* for notes; what a newer release sent keeps its own state."""
         event = self.envelope
         if isinstance(event, Newer):
             event = attrs.evolve(event, met=None)
-        return attrs.evolve(self, envelope=event, attempt=1, losses=0, state=state, death=None, due=None)
+        return attrs.evolve(
+            self,
+            envelope=event,
+            attempt=1,
+            losses=0,
+            begun=None,
+            deaths=(),
+            suspect=key,
+            state=state,
+            death=None,
+            due=None,
+        )
 
 
 @attrs.frozen
@@ -119,6 +146,8 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
             headers[header.STATE] = record.state
         if record.due is not None:
             headers[header.DUE] = repr(record.due)
+        if record.death is None:
+            _write_evidence(headers, record)
     if (delayed or record.death is not None) and header.fits_as_queue(record.queue):
         headers[header.QUEUE] = record.queue
     if record.death is not None:
@@ -134,6 +163,17 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
         headers[header.UNREADABLE] = event.why
         headers[header.HEADERS] = json.dumps(dict(event.headers))
     return Parcel(exchange, key, properties, event.raw)
+
+
+def _write_evidence(headers: dict[str, Any], record: Record) -> None:
+    if record.suspect:
+        headers[header.SUSPECT] = record.suspect
+    if record.begun is not None:
+        packed = record.begun.packed()
+        if len(packed.encode()) <= header.MAX_NOTE:
+            headers[header.BEGUN] = packed
+    if deaths := header.deaths(record.deaths):
+        headers[header.DEATHS] = list(deaths)
 
 
 def _update(headers: dict[str, Any], record: Record) -> None:
@@ -213,14 +253,18 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Reco
     event = event or _read_envelope(properties, headers, body, queue, now)
     state = headers.get(header.STATE, b"")
     due = header.number(headers.get(header.DUE))
+    ours = not isinstance(event, Newer)
     return Record(
         envelope=event,
         queue=queue,
         attempt=header.count(headers.get(header.ATTEMPT), least=1),
         losses=header.count(headers.get(header.LOSSES)),
-        state=state if _is_state(state) and not isinstance(event, Newer) else b"",
+        state=state if _is_state(state) and ours else b"",
         enqueued_at=header.seconds(headers.get(header.SENT_AT), now),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
+        begun=header.note(headers.get(header.BEGUN)) if ours else None,
+        deaths=header.deaths(headers.get(header.DEATHS)) if ours else (),
+        suspect=header.suspect(headers.get(header.SUSPECT)) if ours else "",
         death=_read_death(headers, now) if header.REF in headers else None,
     )
 
@@ -374,6 +418,38 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
         error=f"RabbitMQ put it aside: {reason}",
         at=stamp if isinstance(when, datetime) else now,
     )
+
+
+# --- keys of notes -------------------------------------------------------------------------------------
+
+
+def suspect_key(now: float, unique: str) -> str:
+    """Return what identifies the message of a suspect that is written at *now*."""
+    return f"{max(0, header.micros(now)):013x}-{unique}"
+
+
+def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueued_at: float) -> str:
+    """
+    Return what identifies a message that says nothing of it itself: its first hand-over has no losses.
+
+    Args:
+        envelope: What it holds.
+
+        queue: Relevo's queue; copies of an event in several queues are different messages.
+
+        attempt: The attempt of its first hand-over; a retry is another message.
+
+        enqueued_at: When it was sent, in seconds since the epoch.
+    """
+    if isinstance(envelope, Envelope):
+        parts = [envelope.source, envelope.id, str(header.micros(enqueued_at))]
+    else:
+        parts = [sha256(envelope.raw).hexdigest()]  # it may not say when it was sent
+    digest = sha256()
+    for part in (queue, str(attempt), *parts):
+        data = part.encode("utf-8", "backslashreplace")
+        digest.update(b"%d:%b" % (len(data), data))
+    return PLAIN + digest.hexdigest()[:32]
 
 
 # --- references of dead letters ------------------------------------------------------------------------

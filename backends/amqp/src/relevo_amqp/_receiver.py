@@ -10,18 +10,25 @@ each alone in this process. If it dies of one, nobody pays but that one.
 Moving is done by the hundreds. Handing out is not, and cannot be quicker than the server writes one
 entry into the log of the suspects' queue after the other, about a thousand a second: that this one is
 out must be written before it is begun, and nothing else may be out with it.
+
+A suspect that was lost again may have been begun: then the notes are read, see :mod:`relevo_amqp._notes`. In an alarm
+the server takes no event and no note. Then no suspect is handed out, what should be moved stays set apart, and all
+other events go on.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from logging import getLogger
 
 from relevo import Clock, Delivery
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, losses, postponed, read, written
+from relevo_amqp._mapping import Record, losses, plain_key, postponed, read, suspect_key, written
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
@@ -40,6 +47,14 @@ SWEEP = 250
 
 MAX_STALLS = 5
 """Looks that found events ready, and none handed out, after which the subscription is made anew."""
+
+MOST_APART = 2000
+"""Events set apart, since they cannot be moved now, beside which no further ones are fetched ahead for a caller."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
+"""Seconds without suspects after something could not be moved or noted, doubled each time."""
+
+_log = getLogger("relevo.amqp")
 
 _PATROL = 0.5
 """Seconds in which something arrives that the server has ready."""
@@ -73,6 +88,8 @@ class Receiver:
         self._turn_ends = 0.0
         self._suspects_there = False
         self._misplaced: list[Arrival] = []
+        self._pauses = 0
+        self._resume_at = 0.0
         self._traces: set[str] = set()
         """Queues in which there was something that a lost process had held, not swept since."""
         self._stalls = 0
@@ -91,7 +108,12 @@ class Receiver:
             self._move()
             if deliveries := self._hand_out(subscription, queues, limit):
                 return deliveries
-            if self._misplaced and self._hub.publisher.blocked is None:
+            if self._misplaced and self._moving:
+                continue
+            if self._suspects_there and not self._moving:
+                self._suspects_there = False
+                self._wants_alone_since = None
+                self._consume(subscription, queues, limit)
                 continue
             if self._suspects_there:
                 if self._alone(subscription):
@@ -105,7 +127,7 @@ class Receiver:
                     self._look_at = time.monotonic() + LOOK_EVERY
                     self._consume(subscription, queues, limit)
                     continue
-            elif time.monotonic() >= self._look_at and self._suspected(subscription, queues):
+            elif self._moving and time.monotonic() >= self._look_at and self._suspected(subscription, queues):
                 self._gather(subscription, limit)
                 continue
             left = deadline - time.monotonic()
@@ -130,7 +152,9 @@ class Receiver:
     @property
     def laden(self) -> bool:
         """Whether anything lies here that was not handed out."""
-        return bool(self._misplaced or (self.subscription is not None and self.subscription.buffered))
+        return bool(
+            (self._misplaced and self._moving) or (self.subscription is not None and self.subscription.buffered)
+        )
 
     def lying(self, queue: str) -> int:
         """Return how many of *queue* lie here and were not handed out."""
@@ -145,7 +169,7 @@ class Receiver:
             LineLostError: The server could not be reached; it comes back and counts as lost.
         """
         subscription = self.subscription
-        if subscription is None or subscription.lost is not None:
+        if subscription is None or subscription.lost is not None or self._hub.publisher.blocked is not None:
             return
         subscription.pause(subscription.queues)
         misplaced, self._misplaced = self._misplaced, []
@@ -173,6 +197,7 @@ class Receiver:
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
             self._hub.provide(queues)
+            self._hub.appear_again()
             self._misplaced = []
             self._traces = set()
             subscription = self._hub.subscription()
@@ -202,7 +227,9 @@ class Receiver:
         for queue in queues:
             window = subscription.window(queue)
             # The caller may hold all that it can be brought; then a further consumer brings more.
-            starved = subscription.full(queue) and not subscription.buffered_of(queue)
+            starved = (
+                subscription.full(queue) and not subscription.buffered_of(queue) and len(self._misplaced) < MOST_APART
+            )
             if window < ahead or starved:
                 more = ahead if starved else ahead - window
                 subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
@@ -262,10 +289,28 @@ class Receiver:
             while (arrival := subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))) is not None:
                 subscription.hold(arrival)
                 record, wait = self._read(arrival, self._clock.now())
-                if not wait:
-                    return _delivery(subscription, arrival, record)
-                self._relocate(subscription, [arrival])
+                if wait:
+                    self._relocate(subscription, [arrival])
+                    continue
+                try:
+                    return _delivery(subscription, arrival, self._with_note(arrival, record))
+                except LineLostError as error:
+                    subscription.give_back_now(_receipt(subscription, arrival, record))
+                    self.pause(error)
+                    return None
         return None
+
+    def _with_note(self, arrival: Arrival, record: Record) -> Record:
+        """
+        Return *record* of a suspect with the note on it that counts.
+
+        Raises:
+            LineLostError: It was lost again, so there may be one, and the notes could not be read.
+        """
+        if not record.suspect or not losses(arrival.properties):
+            return record
+        notes = self._hub.notes.read([record.suspect], since=suspected_at(record.suspect))
+        return record.noted(notes.get(record.suspect))
 
     def _read(self, arrival: Arrival, now: float) -> tuple[Record, float]:
         """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
@@ -309,9 +354,36 @@ class Receiver:
 
         self._misplaced += subscription.sift(strange)
 
+    @property
+    def _moving(self) -> bool:
+        """Whether the server is thought to take what is moved or noted."""
+        return self._hub.publisher.blocked is None and time.monotonic() >= self._resume_at
+
+    def pause(self, error: LineLostError) -> None:
+        """
+        Move nothing and hand out no suspect for a while, since *error* says that something could not be published.
+
+        Raises:
+            ConfigurationError: Something is missing on the server that this process was not told to make.
+
+            LineLostError: The server could not be reached.
+        """
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._pauses, 10))
+        if not self._pauses:
+            _log.warning("events that were lost before wait: %s", error.why)
+        self._pauses += 1
+        self._resume_at = time.monotonic() + (0.0 if self._hub.publisher.blocked is not None else pause)
+        if error.code == NOT_FOUND:
+            self._hub.provide(self._queues)
+
+    def resume(self) -> None:
+        """Note that the server takes what is moved or noted."""
+        self._pauses = 0
+        self._resume_at = 0.0
+
     def _move(self) -> None:
-        """Move what was set apart to where it belongs; while the server takes no events it stays here."""
-        if self._misplaced and self.subscription is not None and self._hub.publisher.blocked is None:
+        """Move what was set apart to where it belongs, unless that has to wait."""
+        if self._misplaced and self.subscription is not None and self._moving:
             misplaced, self._misplaced = self._misplaced, []
             self._relocate(self.subscription, misplaced)
             self._look_at = 0.0
@@ -320,18 +392,33 @@ class Receiver:
         """
         Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
 
+        What cannot be moved now stays here, set apart, and is moved later.
+
         Raises:
-            LineLostError: Some were not confirmed; they stay here to be moved later.
+            ConfigurationError: Their place is missing, and this process was not told to make it.
+
+            LineLostError: Some were not confirmed, and the server is in no alarm.
         """
+        if not arrivals:
+            return
         topology, now = self._hub.topology, self._clock.now()
+        try:
+            found = self._found(arrivals, now)
+        except LineLostError as error:
+            self._misplaced += arrivals
+            self.pause(error)
+            return
         parcels = {}
-        for arrival in arrivals:
-            record, wait = self._read(arrival, now)
+        for arrival, record, wait in found:
+            key = ""
             if record.losses and not wait:
+                key = suspect_key(now, secrets.token_hex(8))
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
                 route = topology.route(arrival.queue, wait)
-            parcel = written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0)
+            parcel = written(
+                record.keyed(key or record.suspect), exchange=route.exchange, key=route.key, delayed=wait > 0.0
+            )
             parcels[Receipt(subscription.token, arrival.tag)] = parcel
         moved = self._hub.mover.move(parcels)
         subscription.ack([receipt.tag for receipt in moved.confirmed])
@@ -344,6 +431,25 @@ class Receiver:
             if moved.refused:
                 self._hub.provide(self._queues)  # a queue is gone that they need
             raise LineLostError(f"events could not be moved to where they belong: {moved.why}")
+
+    def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, Record, float]]:
+        """
+        Return what *arrivals* say, with the notes on those that were handed out before, and their delays.
+
+        Raises:
+            LineLostError: The notes could not be read.
+        """
+        found = [(arrival, *self._read(arrival, now)) for arrival in arrivals]
+        keys = [_key_of_first(arrival, record) for arrival, record, _ in found]
+        if not any(keys):
+            return found
+        since = min(record.enqueued_at for key, (_, record, _) in zip(keys, found, strict=True) if key)
+        notes = self._hub.notes.read(set(filter(None, keys)), since=since)
+        self.resume()
+        return [
+            (arrival, record.noted(notes.get(key)), wait)
+            for key, (arrival, record, wait) in zip(keys, found, strict=True)
+        ]
 
     # --- waiting ---------------------------------------------------------------------------------------
 
@@ -381,13 +487,27 @@ class Receiver:
             raise subscription.lost
 
 
+def _key_of_first(arrival: Arrival, record: Record) -> str:
+    """Return the key of a note that a hand-over from a main queue may have left; nothing if none can have."""
+    times = losses(arrival.properties)
+    if not times or record.losses > times:  # what had losses before is not handed out from there
+        return ""
+    return record.suspect or plain_key(record.envelope, arrival.queue, record.attempt - times, record.enqueued_at)
+
+
+def _receipt(subscription: Subscription, arrival: Arrival, record: Record) -> Receipt:
+    return Receipt(subscription.token, arrival.tag, record.suspect, losses(arrival.properties))
+
+
 def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:
     return Delivery(
         envelope=record.envelope,
         queue=arrival.queue,
         attempt=record.attempt,
         losses=record.losses,
-        receipt=Receipt(subscription.token, arrival.tag),
+        begun=record.begun,
+        deaths=record.deaths,
+        receipt=_receipt(subscription, arrival, record),
         state=record.state,
         enqueued_at=record.enqueued_at,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from relevo import MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome
+from relevo import MAX_DEATHS, MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo_amqp._header import MAX_REASON, fitting
-from relevo_amqp._mapping import Death, Parcel, Record, reference, written
+from relevo_amqp._mapping import Death, Parcel, Record, reference, suspect_key, written
 from relevo_amqp._topology import Role, Topology, word
 
 
@@ -15,7 +15,8 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
     Return what must be published, and confirmed, before *delivery* is acked; nothing if it is done.
 
     A nack, a release and a recorded loss are new messages: the server's own ways of giving back would
-    count as losses, or not at all, and could not keep a state.
+    count as losses, or not at all, and could not keep a state. The note on a delivery goes along with a release and
+    a loss; a retry, and a death that the worker saw, remove it.
 
     Args:
         delivery: What was handed out.
@@ -26,7 +27,7 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
 
         now: Seconds since the epoch.
 
-        unique: Makes the ref of a dead letter unique.
+        unique: Makes the ref of a dead letter, or the key of a suspect, unique.
     """
     if isinstance(outcome, Ack):
         return None
@@ -35,13 +36,18 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
         route = topology.aside(Role.DEAD, delivery.queue)
         return written(record, exchange=route.exchange, key=route.key)
     delay, state = 0.0, None
-    attempt, losses = delivery.attempt, delivery.losses
+    attempt, losses, begun, deaths = delivery.attempt, delivery.losses, delivery.begun, delivery.deaths
     if isinstance(outcome, Nack):
-        delay, state, attempt = outcome.delay, outcome.state, attempt + 1
+        delay, state, attempt, begun = outcome.delay, outcome.state, attempt + 1, None
     elif isinstance(outcome, Lost):
         state, attempt, losses = outcome.state, attempt + 1, losses + 1
-    record = attrs.evolve(_record(delivery, state), attempt=attempt, losses=losses)
+        if outcome.death is not None:
+            begun, deaths = None, (*deaths, outcome.death)[-MAX_DEATHS:]
+    elif isinstance(outcome, Release):
+        delay = outcome.delay
+    record = attrs.evolve(_record(delivery, state), attempt=attempt, losses=losses, begun=begun, deaths=deaths)
     if delay <= 0.0 and losses:
+        record = record.keyed(suspect_key(now, unique))
         route = topology.aside(Role.SUSPECT, delivery.queue)
     else:
         route = topology.route(delivery.queue, delay)

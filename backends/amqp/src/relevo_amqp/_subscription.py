@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from relevo import Note
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._mapping import urgent
@@ -34,6 +35,12 @@ class Receipt(NamedTuple):
 
     token: int
     tag: int
+
+    key: str = ""
+    """Identifies the message for notes on it, if it says so itself."""
+
+    turn: int = 0
+    """How many hand-overs of the message were lost before this one."""
 
 
 class Arrival(NamedTuple):
@@ -84,6 +91,7 @@ class Subscription:
         self._unacked: dict[int, _Consumer | None] = {}  # in the order of tags, which acks of several rely on
         self._held: set[int] = set()
         self._settling: set[int] = set()
+        self._notes: dict[int, Note] = {}
         self._done: set[int] = set()
         self._return_at: dict[int, float] = {}
         """When what could not be settled goes back, by its tag."""
@@ -289,6 +297,27 @@ class Subscription:
         with self.changed:
             self._held.add(arrival.tag)
 
+    # --- notes -------------------------------------------------------------------------------------------
+
+    def holds(self, receipt: object) -> bool:
+        """Return whether what *receipt* proves is held and is not being settled."""
+        if not isinstance(receipt, Receipt) or receipt.token != self.token:
+            return False
+        with self.changed:
+            return self.lost is None and receipt.tag in self._held
+
+    def note(self, receipt: Receipt, note: Note) -> bool:
+        """Remember *note*; return whether the delivery is still held."""
+        with self.changed:
+            held = self.lost is None and receipt.tag in self._held
+            if held:
+                self._notes[receipt.tag] = note
+            return held
+
+    def noted(self, receipt: object) -> Note | None:
+        """Return the note that was remembered for a delivery of this subscription."""
+        return self._notes.get(receipt.tag) if isinstance(receipt, Receipt) and receipt.token == self.token else None
+
     # --- settling ----------------------------------------------------------------------------------------
 
     def claim(self, receipt: object) -> int | None:
@@ -318,6 +347,8 @@ class Subscription:
             self._settling.difference_update(tags)
             self._done.update(tags)
             self._discount(tags)
+            for tag in tags:
+                self._notes.pop(tag, None)
             wake = not self._flush_scheduled and not self._acks_wait and bool(self._done)
             self._flush_scheduled = self._flush_scheduled or wake
             self.changed.notify_all()
@@ -368,6 +399,7 @@ class Subscription:
                 self._discount(mine)
                 for tag in mine:
                     del self._unacked[tag]
+                    self._notes.pop(tag, None)
                 self.changed.notify_all()
                 self._sent += bool(mine)
             for tag in mine:
@@ -375,6 +407,31 @@ class Subscription:
             self._commit()
 
         self._channel.loop.soon(lambda: self._channel.loop.later(after, give))
+
+    def give_back_now(self, receipt: object) -> None:
+        """Return what *receipt* proves to the server at once; it is no longer held, and counts a loss."""
+        tag = self.claim(receipt)
+        if tag is None:
+            return
+
+        def give() -> None:
+            if self._acks_wait:
+                self._channel.loop.later(_AGAIN, give)
+                return
+            self._flush()
+            with self.changed:
+                if self.lost is not None or tag not in self._settling:
+                    return
+                self._settling.discard(tag)
+                self._discount([tag])
+                del self._unacked[tag]
+                self._notes.pop(tag, None)
+                self.changed.notify_all()
+                self._sent += 1
+            self._channel.raw.basic_nack(tag, requeue=True)
+            self._commit()
+
+        self._channel.loop.soon(give)
 
     # --- in the loop's thread ----------------------------------------------------------------------------
 
@@ -476,6 +533,7 @@ class Subscription:
                     arrivals.clear()
             self._held.clear()
             self._settling.clear()
+            self._notes.clear()
             self._done.clear()
             self._unacked.clear()
             self.changed.notify_all()

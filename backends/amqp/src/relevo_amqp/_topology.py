@@ -16,6 +16,9 @@ So any delay needs a fixed number of queues. From rung to rung the server moves 
 Time-outs stand at queues, never at messages (one would hold up those behind it), and no queue expires
 (it would take its events along). An event whose queue was deleted meanwhile ends in the *stray* queue.
 
+Two things hold no events. One *stream* for the prefix keeps the notes of which process began which suspect, and
+each worker that met a suspect has a small queue whose consumer shows that it is *here*.
+
 The arguments of a queue cannot be changed later; each is written down here with its reason.
 """
 
@@ -47,6 +50,8 @@ class Role(StrEnum):
     DEAD = "dead"
     STRAY = "stray"
     RUNG = "delay"
+    BEGUN = "begun"
+    HERE = "here"
 
 
 class Reasoned(NamedTuple):
@@ -94,6 +99,18 @@ ARGUMENTS: Mapping[Role, Mapping[str, Reasoned]] = MappingProxyType(
         Role.DEAD: _QUORUM | _NEVER_DROP | _REFUSE_WHEN_FULL,
         Role.STRAY: _QUORUM | _NEVER_DROP | _REFUSE_WHEN_FULL,
         Role.RUNG: _QUORUM | _AT_LEAST_ONCE,
+        Role.BEGUN: {
+            "x-queue-type": Reasoned("stream", "notes are read by several workers and are not taken out by reading"),
+            "x-max-length-bytes": Reasoned(20_000_000, "about 100,000 notes; one that is dropped accuses no event"),
+            "x-max-age": Reasoned("7D", "a suspect that lay longer is begun as one without a note"),
+            "x-stream-max-segment-size-bytes": Reasoned(
+                2_000_000, "both limits drop whole segments; with the default of 500 MB they would drop nothing"
+            ),
+        },
+        Role.HERE: {
+            "x-queue-type": Reasoned("classic", "it holds no messages; only its consumer is counted"),
+            "x-expires": Reasoned(600_000, "milliseconds after which the queue of a dead worker is deleted"),
+        },
     }
 )
 """What each role's queues are declared with; names of exchanges are added where they are known."""
@@ -213,6 +230,15 @@ class Topology:
         """Return the server's name for relevo's *queue* in *role*."""
         return f"{self.prefix}.{role}.{word(queue)}"
 
+    def here(self, worker: str) -> Queue:
+        """Return the queue whose consumer shows that *worker* lives."""
+        return Queue(f"{self.prefix}.{Role.HERE}.{word(worker)}", Role.HERE)
+
+    @property
+    def begun(self) -> Queue:
+        """The stream of the notes."""
+        return Queue(f"{self.prefix}.{Role.BEGUN}", Role.BEGUN)
+
     @property
     def stray(self) -> Queue:
         """Keeps what came out of the ladder when its queue was gone."""
@@ -234,6 +260,7 @@ class Topology:
         for role in (Role.MAIN, Role.SUSPECT, Role.DEAD):
             yield Exchange(self.exchange(role), "direct")
         yield Exchange(self.stray.name, "fanout")
+        yield Exchange(self.begun.name, "fanout")
         yield Exchange(self.rung(-1), "topic", self.stray.name)
         for level in range(self.levels):
             yield Exchange(self.rung(level), "topic")
@@ -242,6 +269,7 @@ class Topology:
     def shared_queues(self) -> Iterator[Queue]:
         """Yield the queues that all queues of the prefix share."""
         yield self.stray
+        yield self.begun
         for level in range(self.levels):
             # The server counts whole milliseconds and cuts off the rest: one more, so as to be never early.
             stay = (self.step << level) + 1
@@ -272,6 +300,7 @@ class Topology:
     def shared_bindings(self) -> Iterator[Binding]:
         """Yield the ladder's bindings: at each rung, 1 leads into the queue and 0 past it."""
         yield Binding(self.stray.name, "", self.stray.name)
+        yield Binding(self.begun.name, "", self.begun.name)
         for level in range(self.levels):
             before, behind = "*." * (self.levels - 1 - level), ".*" * (level + 1)
             yield Binding(self.rung(level), f"{before}1{behind}", self.rung(level))

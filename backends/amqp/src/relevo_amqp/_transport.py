@@ -25,6 +25,8 @@ from relevo import (
     Envelope,
     Lost,
     Nack,
+    Note,
+    Presence,
     Settlement,
     Stats,
     SystemClock,
@@ -32,6 +34,7 @@ from relevo import (
 )
 from relevo.errors import (
     ConfigurationError,
+    LeaseLostError,
     SendError,
     SettleError,
     TransportClosedError,
@@ -41,7 +44,7 @@ from relevo.errors import (
 from relevo_amqp._errors import LineLostError, not_set_up, translated
 from relevo_amqp._graveyard import Graveyard
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Parcel, Record, UnfitError, check_body, written
+from relevo_amqp._mapping import Parcel, Record, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
 from relevo_amqp._publisher import Batch, Fate
 from relevo_amqp._receiver import Receiver
@@ -49,6 +52,8 @@ from relevo_amqp._settlement import parcel_of
 from relevo_amqp._shelf import Shelf
 from relevo_amqp._subscription import CANCELLED, Receipt, Subscription
 from relevo_amqp._topology import Role, Route, Topology
+
+_log = logging.getLogger("relevo.amqp")
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -101,6 +106,7 @@ class AmqpTransport(Transport):
         dead_letters=True,
         wakeup=True,
         stats="approximate",
+        presence=True,
         max_body=MAX_BODY,
     )
 
@@ -223,7 +229,8 @@ class AmqpTransport(Transport):
             raise TransportClosedError(self.name)
         topology = Topology(self._options.prefix, self._options.resolution, self._options.levels)
         own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
-        names = [each.name for each in (*own, *topology.shared_queues())]
+        shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # its loss accuses no event
+        names = [each.name for each in (*own, *shared)]
         management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
         try:
             return management.problems(names)
@@ -376,6 +383,48 @@ class AmqpTransport(Transport):
                 finally:
                     self._receiving.release()
 
+    # --- evidence -------------------------------------------------------------------------------------
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        """
+        Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
+
+        In an alarm the server takes no note. If the first note on a delivery is not confirmed, the delivery is given
+        back to the server, and for a while no other suspect is handed out.
+        """
+        with self._in_use() as hub:
+            receiver, receipt = self._receiver, delivery.receipt
+            subscription = None if receiver is None else receiver.subscription
+            if receiver is None or subscription is None or not subscription.holds(receipt):
+                raise LeaseLostError(self.name, delivery)
+            assert isinstance(receipt, Receipt)  # noqa: S101 - it proves something
+            key = receipt.key or plain_key(
+                delivery.envelope, delivery.queue, delivery.attempt - receipt.turn, delivery.enqueued_at
+            )
+            try:
+                hub.notes.append(key, receipt.turn, note)
+            except LineLostError as error:
+                if subscription.noted(receipt) is None:
+                    subscription.give_back_now(receipt)
+                    with suppress(ConfigurationError, LineLostError):  # the next receive meets it too
+                        receiver.pause(error)
+                raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
+            if not subscription.note(receipt, note):
+                hub.notes.withdraw(key, receipt.turn)
+                raise LeaseLostError(self.name, delivery)
+            receiver.resume()
+
+    def appear(self, worker: str) -> None:
+        with self._in_use() as hub:
+            try:
+                hub.appear(worker)
+            except LineLostError as error:  # without the right to do so suspects wait, and all other events go on
+                raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        with self._in_use() as hub:
+            return hub.presence(workers)
+
     # --- settling -------------------------------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
@@ -417,7 +466,8 @@ class AmqpTransport(Transport):
                 if isinstance(outcome, Ack):
                     done.append(tag)
                     continue
-                parcel = parcel_of(delivery, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
+                noted = _with_note(delivery, subscription.noted(delivery.receipt))
+                parcel = parcel_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
                 if isinstance(outcome, Nack):
                     self._delayed(outcome.delay)
                 if parcel is not None:
@@ -512,3 +562,8 @@ class AmqpTransport(Transport):
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._in_use() as hub:
             return Graveyard(hub, self._clock, self._shelf).discard(list(refs))
+
+
+def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
+    """Return *delivery* with the note that was kept since it was handed out, if there is one."""
+    return delivery if note is None else attrs.evolve(delivery, begun=note, deaths=note.deaths)

@@ -1,0 +1,195 @@
+"""
+The notes of which process began which event: written to one stream, and read when the event was lost again.
+
+A note belongs to one message, by its *key*, and to one hand-over of it, by its *turn*: the number of hand-overs that
+were lost before. The note of the last turn counts. A note that may arrive although its writer has given the event
+back, as after an alarm, is withdrawn by a second one for the same turn.
+
+A reader cannot see the end of a stream. So it publishes a marker and reads until that arrives. In an alarm the server
+takes neither notes nor markers: then no suspect is handed out.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from relevo import Note
+from relevo_amqp import _header as header
+from relevo_amqp._connection import Channel
+from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._mapping import PLAIN, Parcel
+from relevo_amqp._publisher import Fate, Publisher
+
+READ_WITHIN = 10.0
+"""Seconds for reading; the largest stream takes about four."""
+
+MARGIN = 3600.0
+"""Seconds by which the clocks of two hosts may differ."""
+
+_PREFETCH, _ACK_EVERY = 1000, 250
+_MOST_FILTERS = 50
+_MOST_OWED = 1000
+_LAST = 4_000_000_000.0
+"""Seconds since the epoch that every system can show; who claims to be from later has no note."""
+
+_FILTER = "x-stream-filter-value"
+
+
+class NoteLog:
+    """
+    The stream of a prefix.
+
+    Args:
+        name: The stream's and its exchange's.
+
+        publisher: For notes and markers.
+
+        open_channel: Opens a channel for reading; blocking.
+
+        timeout: Seconds for an answer of the server.
+    """
+
+    def __init__(self, name: str, publisher: Publisher, open_channel: Callable[[], Channel], *, timeout: float):
+        self._name = name
+        self._publisher = publisher
+        self._open_channel = open_channel
+        self._timeout = timeout
+        self._owed: deque[Parcel] = deque(maxlen=_MOST_OWED)
+        """Withdrawals of notes that may still arrive."""
+
+    def append(self, key: str, turn: int, note: Note) -> None:
+        """
+        Write *note* and return once it is confirmed; blocking.
+
+        Raises:
+            LineLostError: It was not confirmed. It may arrive later and is withdrawn with the next write.
+        """
+        try:
+            self._write(self._parcel(key, [key, turn, note.packed()]))
+        except LineLostError:
+            self.withdraw(key, turn)
+            raise
+
+    def withdraw(self, key: str, turn: int) -> None:
+        """Withdraw the note of a hand-over with the next write."""
+        self._owed.append(self._parcel(key, [key, turn, None]))
+
+    def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
+        """
+        Return the note that counts for each of *keys* that has one; blocking.
+
+        Args:
+            keys: Of messages.
+
+            since: When the first of them can have been written, in seconds since the epoch by any clock.
+
+        Raises:
+            LineLostError: The server could not be reached, or takes no marker.
+        """
+        reading = _Reading(keys)
+        filters = list(dict.fromkeys(map(_filter_of, keys)))
+        arguments: dict[str, Any] = {"x-stream-offset": _offset(since - MARGIN)}
+        if len(filters) <= _MOST_FILTERS:
+            arguments["x-stream-filter"] = filters
+        channel = self._open_channel()
+        try:
+            channel.on_lost = reading.end
+            channel.on_cancel = lambda _: reading.end(LineLostError(f'"{self._name}" is not there any more'))
+            channel.call("basic_qos", prefetch_count=_PREFETCH, timeout=self._timeout)
+            channel.call(
+                "basic_consume",
+                self._name,
+                lambda _, method, __, body: reading.take(channel, method.delivery_tag, body),
+                arguments=arguments,
+                timeout=self._timeout,
+            )
+            self._write(self._parcel(filters[0], [reading.marker]))
+            return reading.result()
+        finally:
+            channel.on_lost = None
+            channel.close()
+
+    def _write(self, parcel: Parcel) -> None:
+        owed = tuple(self._owed)
+        batch = self._publisher.send([*owed, parcel], unless_blocked=True)
+        if batch.fates[-1] is not Fate.CONFIRMED:
+            why = self._publisher.blocked or batch.why or "a note was not confirmed"
+            raise LineLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
+        for each in owed:
+            if self._owed and self._owed[0] is each:
+                self._owed.popleft()
+
+    def _parcel(self, key: str, line: list[Any]) -> Parcel:
+        properties = {
+            "content_type": "application/json",
+            "delivery_mode": 2,
+            "headers": {header.VERSION: header.WIRE_VERSION, _FILTER: _filter_of(key)},
+        }
+        return Parcel(self._name, "", properties, json.dumps(line).encode())
+
+
+class _Reading:
+    """What was read so far; :meth:`take` and :meth:`end` are called in the loop's thread."""
+
+    def __init__(self, keys: Collection[str]):
+        self.marker = secrets.token_hex(16)
+        self._keys = frozenset(keys)
+        self._found: dict[str, dict[int, str | None]] = {key: {} for key in self._keys}
+        self._seen = 0
+        self._ended = threading.Event()
+        self._error: LineLostError | None = None
+
+    def take(self, channel: Channel, tag: int, body: bytes) -> None:
+        """Note what stands in *body*; anything that is not a note is ignored."""
+        self._seen += 1
+        if self._seen % _ACK_EVERY == 0:
+            channel.raw.basic_ack(tag, multiple=True)
+        try:
+            line = json.loads(body)
+        except (ValueError, RecursionError):
+            return
+        match line:
+            case [str() as marker] if marker == self.marker:
+                self._ended.set()
+            case [str() as key, int() as turn, str() | None as note] if key in self._keys:
+                self._found[key][turn] = note
+
+    def end(self, error: LineLostError) -> None:
+        """Note that nothing more will come."""
+        if not self._ended.is_set():
+            self._error = error
+            self._ended.set()
+
+    def result(self) -> dict[str, Note]:
+        """
+        Wait for the marker, and return the notes that count.
+
+        Raises:
+            LineLostError: It did not come.
+        """
+        if not self._ended.wait(READ_WITHIN):
+            raise LineLostError(f"the notes could not be read in {READ_WITHIN:g} s")
+        if self._error is not None:
+            raise self._error
+        found = {}
+        for key, turns in self._found.items():
+            kept = [turn for turn, packed in turns.items() if packed is not None]
+            note = Note.unpacked(turns[max(kept)]) if kept else None
+            if note is not None:
+                found[key] = note
+        return found
+
+
+def _offset(since: float) -> datetime:
+    return datetime.fromtimestamp(min(max(0.0, since), _LAST), UTC)
+
+
+def _filter_of(key: str) -> str:
+    """Return what the server's filter goes by; notes on events that are no suspects have one in common."""
+    return PLAIN if key.startswith(PLAIN) else key

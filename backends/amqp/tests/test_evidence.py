@@ -1,0 +1,288 @@
+"""Law 3: a verdict needs evidence. Notes of who began what, signs of life, and what becomes of both."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import pytest
+
+from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Release
+from relevo.errors import LeaseLostError
+from relevo_amqp import AmqpTransport
+from relevo_amqp._topology import Role
+
+from .conftest import Server, receive
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+NOTE = Note(by="a1:boot:1:10:20", deaths=("b2:boot:1:11:21",), listener="shop.listeners.resize")
+"""What a transport never reads."""
+
+
+def come(transport: AmqpTransport, queue: str) -> Delivery:
+    """Receive the one event of *queue*."""
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
+        if batch := receive(transport, queue, wait=1.0):
+            (delivery,) = batch
+            return delivery
+    raise AssertionError("nothing came")
+
+
+def lose(connect: Connect, transport: AmqpTransport, queue: str) -> tuple[AmqpTransport, Delivery]:
+    """Cut *transport* off, and return another one with the event that it held."""
+    transport._abort()
+    other = connect()
+    return other, come(other, queue)
+
+
+def suspect(connect: Connect, queue: str, envelope: Envelope) -> tuple[AmqpTransport, Delivery]:
+    """Return a transport that holds *envelope* after it was lost once."""
+    first = connect()
+    first.send([envelope])
+    come(first, queue)
+    other, delivery = lose(connect, first, queue)
+    assert delivery.losses == 1
+    return other, delivery
+
+
+# --- begun-is-kept -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_a_note_comes_back_with_what_is_lost(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+) -> None:
+    transport.send([envelope(1)])
+    holder, delivery = transport, come(transport, queue)
+    if losses:
+        holder, delivery = lose(connect, transport, queue)
+    assert (delivery.losses, delivery.begun, delivery.deaths) == (losses, None, ())
+
+    holder.begin(delivery, NOTE)
+    other, again = lose(connect, holder, queue)
+
+    assert (again.losses, again.attempt) == (losses + 1, losses + 2)
+    assert (again.begun, again.deaths) == (NOTE, NOTE.deaths)
+    third, once_more = lose(connect, other, queue)
+    assert (once_more.begun, once_more.deaths) == (NOTE, NOTE.deaths)
+    third.ack(once_more)
+
+
+def test_the_last_note_counts(connect: Connect, transport: AmqpTransport, queue: str, envelope: Make) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    holder.begin(delivery, NOTE)
+    holder.begin(delivery, Note(by="by-one", listener="x"))
+    second, again = lose(connect, holder, queue)
+    assert again.begun == Note(by="by-one", listener="x")
+    second.begin(again, Note(by="by-two", deaths=("one", "two")))
+
+    _, last = lose(connect, second, queue)
+
+    assert last.begun == Note(by="by-two", deaths=("one", "two"))
+    assert last.deaths == ("one", "two")
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_a_release_keeps_the_note_and_counts_as_nothing(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int, delay: float
+) -> None:
+    transport.send([envelope(1)])
+    holder, delivery = transport, come(transport, queue)
+    if losses:
+        holder, delivery = lose(connect, transport, queue)
+    holder.begin(delivery, NOTE)
+
+    sent_at = time.time()
+    assert holder.settle([(delivery, Release(delay=delay))]) == []
+    again = come(holder, queue)
+
+    assert time.time() - sent_at >= delay
+    assert (again.losses, again.attempt) == (delivery.losses, delivery.attempt)
+    assert (again.begun, again.deaths) == (NOTE, NOTE.deaths)
+    _, once_more = lose(connect, holder, queue)
+    assert (once_more.losses, once_more.begun) == (losses + 1, NOTE)
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_a_retry_removes_the_note_and_keeps_the_deaths(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int, delay: float
+) -> None:
+    transport.send([envelope(1)])
+    holder, delivery = transport, come(transport, queue)
+    if losses:
+        holder, delivery = lose(connect, transport, queue)
+    holder.begin(delivery, NOTE)
+
+    assert holder.settle([(delivery, Nack(delay=delay, state=b"s"))]) == []
+    again = come(holder, queue)
+
+    assert (again.begun, again.deaths, again.state) == (None, NOTE.deaths, b"s")
+    _, lost = lose(connect, holder, queue)
+    assert (lost.begun, lost.deaths) == (None, NOTE.deaths)
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_a_death_that_the_worker_saw_takes_the_place_of_the_note(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+) -> None:
+    transport.send([envelope(1)])
+    holder, delivery = transport, come(transport, queue)
+    if losses:
+        holder, delivery = lose(connect, transport, queue)
+    holder.begin(delivery, Note(by="me", deaths=("one", "two", "three")))
+
+    assert holder.settle([(delivery, Lost(death="four"))]) == []
+    again = come(holder, queue)
+
+    assert (again.begun, again.deaths) == (None, ("two", "three", "four"))
+    assert again.losses == losses + 1
+    _, lost = lose(connect, holder, queue)
+    assert (lost.begun, lost.deaths) == (None, ("two", "three", "four"))
+
+
+def test_a_loss_without_a_death_keeps_the_note(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    holder.begin(delivery, NOTE)
+
+    holder.settle([(delivery, Lost())])
+
+    again = come(holder, queue)
+    assert (again.begun, again.deaths, again.losses) == (NOTE, NOTE.deaths, 2)
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_what_is_revived_starts_without_a_note_and_without_deaths(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+) -> None:
+    transport.send([envelope(1)])
+    holder, delivery = transport, come(transport, queue)
+    if losses:
+        holder, delivery = lose(connect, transport, queue)
+    holder.begin(delivery, NOTE)
+    holder.settle([(delivery, DeadLetter(reason="r"))])
+    (entry,) = holder.dead_letters([queue])
+
+    assert holder.revive({entry.ref: b""}) == []
+    again = come(holder, queue)
+
+    assert (again.begun, again.deaths, again.losses) == (None, (), 0)
+    other, lost = lose(connect, holder, queue)
+    assert (lost.begun, lost.deaths, lost.losses) == (None, (), 1)
+    other.begin(lost, NOTE)
+    third, once_more = lose(connect, other, queue)
+    assert once_more.begun == NOTE
+    third.ack(once_more)
+
+
+def test_copies_of_an_event_in_two_queues_have_their_own_notes(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    second = server.queue()
+    transport.setup([second])
+    transport.send([envelope(1), envelope(1, queue=second)])
+    here, _ = come(transport, queue), come(transport, second)
+    transport.begin(here, NOTE)
+    transport._abort()
+    other = connect()
+
+    assert come(other, queue).begun == NOTE
+    assert come(other, second).begun is None
+
+
+def test_what_is_not_held_any_more_is_not_begun(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    holder.ack(delivery)
+
+    with pytest.raises(LeaseLostError):
+        holder.begin(delivery, NOTE)
+
+
+def test_an_event_that_was_held_and_lost_but_not_begun_has_no_note(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    for losses in range(2, 7):
+        holder, delivery = lose(connect, holder, queue)
+        assert (delivery.losses, delivery.begun) == (losses, None)
+
+
+@pytest.mark.parametrize("outcome", [Ack(), DeadLetter(reason="r")])
+def test_a_note_ends_with_its_event(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, outcome: Outcome
+) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    holder.begin(delivery, NOTE)
+
+    holder.settle([(delivery, outcome)])
+
+    assert receive(holder, queue, wait=0.2) == []
+    assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 0
+
+
+# --- presence-is-seen --------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_seen_as_long_as_its_connection_lives(connect: Connect, transport: AmqpTransport) -> None:
+    worker, never = secrets.token_hex(16), secrets.token_hex(16)
+    other = connect()
+    assert other.presence([worker, never]) == {}
+
+    transport.appear(worker)
+    transport.appear(worker)
+
+    first = other.presence([worker, never])[worker]
+    assert other.presence([never]) == {}
+    second = other.presence([worker])[worker]
+    assert first.connected
+    assert second.connected
+    assert second.beats > first.beats
+    transport._abort()
+    deadline = time.monotonic() + 30.0
+    while other.presence([worker]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert other.presence([worker]) == {}
+
+
+def test_a_worker_that_says_good_bye_leaves_no_queue(
+    server: Server, connect: Connect, transport: AmqpTransport
+) -> None:
+    worker = secrets.token_hex(16)
+    one, other = connect(), connect()
+    one.appear(worker)
+    other.appear(worker)
+    name = server.topology.here(worker).name
+
+    one.close()
+
+    assert server.consumers(name) == 1
+    other.close()
+    assert transport.presence([worker]) == {}
+    channel = server.channel()
+    with pytest.raises(Exception, match="NOT_FOUND"):
+        channel.queue_declare(name, passive=True)
+
+
+def test_a_worker_is_seen_again_with_its_next_subscription(
+    server: Server, connect: Connect, transport: AmqpTransport, queue: str
+) -> None:
+    worker = secrets.token_hex(16)
+    receive(transport, queue, wait=0.0)
+    transport.appear(worker)
+    other = connect()
+    assert transport._hub is not None
+    assert transport._hub._line is not None
+    transport._hub._line.abort(5.0)
+
+    receive(transport, queue, wait=5.0)
+
+    assert list(other.presence([worker])) == [worker]
