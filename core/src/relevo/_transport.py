@@ -351,6 +351,7 @@ class Transport(ABC):
         Mark *note* as excused, if it still is the last one on *delivery*: its process ends in order, or was told to.
 
         It may come after the lease was lost, also when the event is held by another worker; nothing else is changed.
+        Once the delivery was settled, the note may stay as it is.
 
         Args:
             delivery: One that this transport handed out.

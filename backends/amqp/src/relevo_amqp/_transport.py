@@ -398,9 +398,7 @@ class AmqpTransport(Transport):
             if receiver is None or subscription is None or not subscription.holds(receipt):
                 raise LeaseLostError(self.name, delivery)
             assert isinstance(receipt, Receipt)  # noqa: S101 - it proves something
-            key = receipt.key or plain_key(
-                delivery.envelope, delivery.queue, delivery.attempt - receipt.turn, delivery.enqueued_at
-            )
+            key = _key_of(delivery, receipt)
             try:
                 hub.notes.append(key, receipt.turn, note)
             except LineLostError as error:
@@ -413,6 +411,24 @@ class AmqpTransport(Transport):
                 hub.notes.withdraw(key, receipt.turn)
                 raise LeaseLostError(self.name, delivery)
             receiver.resume()
+
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        """
+        Mark *note* as excused, if it still is the last one on *delivery*: its process ends in order, or was told to.
+
+        It replaces the note of this hand-over, and no other: each has a turn of its own.
+        """
+        receipt = delivery.receipt
+        if not isinstance(receipt, Receipt):
+            return
+        excused = attrs.evolve(note, excused=True)
+        with self._in_use() as hub:
+            try:
+                hub.notes.append(_key_of(delivery, receipt), receipt.turn, excused)
+            except LineLostError as error:
+                raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
+            if self._receiver is not None and self._receiver.subscription is not None:
+                self._receiver.subscription.note(receipt, excused)
 
     def appear(self, worker: str) -> None:
         with self._in_use() as hub:
@@ -567,3 +583,10 @@ class AmqpTransport(Transport):
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
     """Return *delivery* with the note that was kept since it was handed out, if there is one."""
     return delivery if note is None else attrs.evolve(delivery, begun=note, deaths=note.deaths)
+
+
+def _key_of(delivery: Delivery, receipt: Receipt) -> str:
+    """Return what tells the notes on this message from those on others."""
+    if receipt.key:
+        return receipt.key
+    return plain_key(delivery.envelope, delivery.queue, delivery.attempt - receipt.turn, delivery.enqueued_at)

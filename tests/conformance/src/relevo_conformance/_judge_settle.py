@@ -260,13 +260,14 @@ def excuse_began(world: World, operation: Operation, call: history.Excuse) -> No
 
 
 def excuse_ended(world: World, operation: Operation, call: history.Excuse, returned: history.Returned) -> None:
-    """Judge nothing yet: what became of the note shows when the event is handed out."""
+    """Judge nothing yet: what became of the note shows later. Once the event was settled, the note may stay."""
     copy = operation.positions.get(0)
     if copy is None:
         return
     tag = (operation.op, 0)
-    applied = copy.maybe(lambda one: tag in one.tags)
+    excused = [one for one in copy.possible if tag in one.tags]
+    is_unsettled = all(one.state is State.LEASED and one.holder == call.delivery for one in excused)
     if returned.end == "done":
-        copy.resolve(tag, happened=True if applied else None)
+        copy.resolve(tag, happened=True if excused and is_unsettled else None)
     else:
         copy.resolve(tag, happened=False if returned.end == "refused" else None)

@@ -288,13 +288,16 @@ class TransportMachine(RuleBasedStateMachine):
             self._worker_of(held).begin(held.delivery, note)
 
     @where(lambda claims: claims.presence)
-    @rule(targets=(live, ever), held=consumes(live), note=strategy.notes(), is_another=st.booleans())
-    def begin_and_excuse_after_a_release(self, held: Held, note: Note, *, is_another: bool) -> Deliveries:
+    @rule(targets=(live, ever), held=consumes(live), note=strategy.notes(), is_settled=st.booleans())
+    def begin_and_excuse(self, held: Held, note: Note, *, is_settled: bool) -> Deliveries:
         worker = self._worker_of(held)
         with suppress(LeaseLostError):
             worker.begin(held.delivery, note)
-        worker.release(held.delivery)
-        worker.excuse(held.delivery, attrs.evolve(note, listener="another") if is_another else note)
+        if is_settled:
+            worker.release(held.delivery)
+        worker.excuse(held.delivery, note)
+        if not is_settled:
+            worker.release(held.delivery)
         return self._poll_elsewhere(held)
 
     # --- settling ---------------------------------------------------------------------------------------
