@@ -21,7 +21,7 @@ endif
 SKIP_MISSING := $(if $(filter true TRUE True 1,$(CI)),false,true)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cron demo-supervisor test lint imports types docs mutants bench format dev clean
+.PHONY: help demo demo-cron demo-supervisor test test-all lint imports types docs mutants bench format dev clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,10 @@ demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by w
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(TOX) run --skip-missing-interpreters $(SKIP_MISSING)
+
+test-all: test demo-cron demo-supervisor ## Run that and what is too slow for it: soaks, standard profiles, the long demos, mutants
+	@$(SERVERS) $(TOX) run -e soak
+	@$(VENV_PYTHON) -m benchmarks.mutants --check
 
 lint imports types: $(VENV)/.tox ## Run one of the checks alone
 	@$(TOX) run -e $@
