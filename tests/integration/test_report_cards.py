@@ -23,7 +23,13 @@ def test_the_report_card_says_conformant_under_the_standard_profile(kind: str, t
 
 
 def assert_conformant(kind: str, profile: str, folder: Path) -> None:
-    command = [Path(sys.executable).with_name("relevo-conformance"), "run", kind, "--profile", profile]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("relevo-conformance"),
+        "run",
+        kind,
+        "--profile",
+        profile,
+    ]
 
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 

@@ -124,6 +124,7 @@ class Publisher:
         if not parcels:
             return batch
         channel = self._ready()
+        batch.progress = time.monotonic()  # the time that connecting took is no silence
         self._loop.soon(lambda: self._take(batch, channel))
         while not batch.done.wait(max(0.0, batch.progress + self._timeout - time.monotonic())):
             if not self._loop.alive:
