@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import attrs
 
 import server_package
-from server_process import StartError
+from server_process import StartError, search_path
 
 UNAVAILABLE = 69
 """The exit code for a server that cannot be reached (``EX_UNAVAILABLE`` of sysexits.h)."""
@@ -119,6 +120,35 @@ def in_ci(environ: Mapping[str, str] = os.environ) -> bool:
 def may_install(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether the system's package may be installed."""
     return in_ci(environ) or environ.get("RELEVO_TEST_INSTALL") == "1"
+
+
+def system_program(
+    name: str, package: str, environ: Mapping[str, str] = os.environ, *, folders: Sequence[str] = ()
+) -> Path:
+    """
+    Return the program *name* of the system's *package*, which is installed first if it is missing and may be.
+
+    Args:
+        name: What is looked for on the PATH, and then in *folders*.
+
+        package: Where it comes from.
+
+        environ: Has the PATH, and says whether the package may be installed.
+
+        folders: Where systems put what is not on an ordinary user's PATH.
+
+    Raises:
+        NotFoundError: It is not installed.
+
+        InstallError: The package could not be installed.
+    """
+    path = search_path(environ, folders)
+    if shutil.which(name, path=path) is None and may_install(environ):
+        server_package.install(package, package, environ)
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise NotFoundError(f"{name} is not installed; install it with:  {server_package.command(package)}")
+    return Path(found)
 
 
 # --- the command line -----------------------------------------------------------------------------
