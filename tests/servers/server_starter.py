@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
+import keeper
 import server_package
-from server_process import StartError, search_path
+from server_process import StartError, search_path, tied
 
 UNAVAILABLE = 69
 """The exit code for a server that cannot be reached (``EX_UNAVAILABLE`` of sysexits.h)."""
@@ -181,11 +182,8 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    try:
-        child = subprocess.Popen(command, env=environ)
-    except OSError as error:
-        return _failed(error)
-    # A terminal sends its Ctrl-C to both; the child decides what it means.
+    child = subprocess.Popen(tied([sys.executable, keeper.__file__, *command], path=os.defpath), env=environ)
+    # A terminal sends its Ctrl-C to both; the command decides what it means.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     code = child.wait()
