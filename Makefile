@@ -19,7 +19,7 @@ PYTHONS := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cron demo-supervisor test test-all lint imports types docs mutants bench constraints format dev clean
+.PHONY: help demo demo-cron demo-supervisor test test-all test-fresh lint imports types docs mutants bench constraints format dev clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,6 +40,9 @@ test: $(VENV)/.tox ## Run everything that CI runs
 test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run it all on every Python, and what is too slow for it: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
 	@$(VENV_PYTHON) -m benchmarks.mutants --check
+
+test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; as root
+	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py
 
 lint imports types: $(VENV)/.tox ## Run one of the checks alone
 	@$(TOX) run -e $@
