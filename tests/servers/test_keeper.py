@@ -113,8 +113,13 @@ def test_a_command_that_does_not_exist_is_told_from_one_that_fails() -> None:
     assert (done.returncode, done.stderr) == (127, "/no/such/program: No such file or directory\n")
 
 
-@pytest.mark.parametrize("whom", ["starter", "group", "make"])
-def test_a_run_that_is_terminated_ends_its_command_and_its_server(whom: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "whom, number",
+    [("starter", signal.SIGTERM), ("group", signal.SIGTERM), ("group", signal.SIGINT), ("make", signal.SIGTERM)],
+)
+def test_a_run_that_is_terminated_ends_its_command_and_its_server(
+    whom: str, number: signal.Signals, tmp_path: Path
+) -> None:
     if redis_server.KIND.program(os.environ) is None:
         pytest.skip("no Redis is installed from which a private one could be started")
     told = tmp_path / "url"
@@ -131,7 +136,7 @@ def test_a_run_that_is_terminated_ends_its_command_and_its_server(whom: str, tmp
         pids = started(tmp_path)
         assert not redis_server.refusal(told.read_text().strip())
 
-        os.killpg(process.pid, signal.SIGTERM) if whom == "group" else process.terminate()
+        os.killpg(process.pid, number) if whom == "group" else process.send_signal(number)
         process.wait(PATIENCE)
 
     assert eventually(lambda: all(map(has_ended, pids)))
