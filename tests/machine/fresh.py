@@ -53,6 +53,7 @@ debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$FOLDER" $MIRROR
 """
 
 ENTER = """set -eu
+mount --bind "$FOLDER" "$FOLDER"  # as on a machine, "/" is a mount: the private cron unshares it
 mount -t proc proc "$FOLDER/proc"
 mount -t sysfs -o ro sysfs "$FOLDER/sys"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts "$FOLDER/dev/pts"

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -98,7 +98,8 @@ def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
             _wait_for_start(cron, folder / "output", process)
             yield cron
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it did not start
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             log.shutdown(socket.SHUT_RDWR)
             listener.join(timeout=5.0)
