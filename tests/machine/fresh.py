@@ -53,13 +53,16 @@ debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$FOLDER" $MIRROR
 """
 
 ENTER = """set -eu
-mount --bind "$FOLDER" "$FOLDER"  # as on a machine, "/" is a mount: the private cron unshares it
-mount -t proc proc "$FOLDER/proc"
-mount -t sysfs -o ro sysfs "$FOLDER/sys"
-mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts "$FOLDER/dev/pts"
-mount -t tmpfs -o mode=1777 tmpfs "$FOLDER/dev/shm"
-exec chroot "$FOLDER" env --ignore-environment "$@"
+mount --bind "$FOLDER" "$FOLDER"
+cd "$FOLDER"
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+pivot_root . mnt
+exec chroot . sh -c 'umount -l /mnt; exec env --ignore-environment "$@"' sh "$@"
 """
+"""Makes the folder the root of its mount namespace, as that of a machine is, so that nothing leads out of it."""
 
 RUN = """cd "$HOME/relevo"
 for command; do
