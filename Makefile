@@ -3,8 +3,9 @@
 VENV ?= .venv
 VENV_PYTHON := $(VENV)/bin/python
 TOX := $(VENV)/bin/tox
-PIP := $(VENV_PYTHON) -m pip --quiet --disable-pip-version-check
-SETTINGS := workspace.txt $(wildcard core/pyproject.toml backends/*/pyproject.toml tests/conformance/pyproject.toml \
+PIP_OPTIONS := --quiet --disable-pip-version-check
+INSTALL := -m pip $(PIP_OPTIONS) install --constraint constraints.txt
+SETTINGS := workspace.txt constraints.txt $(wildcard core/pyproject.toml backends/*/pyproject.toml tests/conformance/pyproject.toml \
     examples/transport-redis/pyproject.toml)
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/bin/python
@@ -17,11 +18,8 @@ else
 PYTHONS := $(PYTHON)
 endif
 
-# In CI a Python that is missing is a failure; elsewhere tox says what it skips.
-SKIP_MISSING := $(if $(filter true TRUE True 1,$(CI)),false,true)
-
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cron demo-supervisor test lint imports types docs mutants bench format dev clean
+.PHONY: help demo demo-cron demo-supervisor test test-all test-fresh lint imports types docs mutants bench constraints format dev clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,7 +35,14 @@ demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by w
 	    'exec $(VENV_PYTHON) examples/images/demo_supervisor.py $${RELEVO_TEST_AMQP:+--url "$$RELEVO_TEST_AMQP"}'
 
 test: $(VENV)/.tox ## Run everything that CI runs
-	@$(SERVERS) $(TOX) run --skip-missing-interpreters $(SKIP_MISSING)
+	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py
+
+test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run it all on every Python, and what is too slow for it: soaks, long demos, mutants
+	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
+	@$(VENV_PYTHON) -m benchmarks.mutants --check
+
+test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; as root
+	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py
 
 lint imports types: $(VENV)/.tox ## Run one of the checks alone
 	@$(TOX) run -e $@
@@ -52,6 +57,10 @@ mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and wri
 bench: $(BENCH)/.peers ## Measure it beside Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
 	@$(BENCH_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
 	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} $(OPTIONS)'
+
+constraints: $(VENV)/.workspace ## Pin the newest versions of what the tests and tools need, in constraints.txt
+	@$(VENV_PYTHON) -m pip $(PIP_OPTIONS) install --upgrade "pip>=25.1"
+	@$(VENV_PYTHON) tests/machine/constraints.py
 
 format: $(VENV)/.tox ## Put the code into its form
 	@$(TOX) run -e format
@@ -77,28 +86,27 @@ $(VENV_PYTHON):
 
 $(VENV)/.workspace: $(VENV_PYTHON) $(SETTINGS)
 	@echo "installing relevo and its backends into $(VENV)"
-	@$(PIP) install --requirement workspace.txt
+	@$(VENV_PYTHON) $(INSTALL) --requirement workspace.txt
 	@rm -rf .tox  # tox does not see that a distribution's requirements changed
 	@touch $@
 
 $(VENV)/.example: $(VENV)/.workspace examples/images/requirements.txt
-	@$(PIP) install --requirement examples/images/requirements.txt
+	@$(VENV_PYTHON) $(INSTALL) --requirement examples/images/requirements.txt
 	@touch $@
 
 $(VENV)/.tox: $(VENV)/.workspace
-	@$(PIP) install "tox>=4.25"
+	@$(VENV_PYTHON) $(INSTALL) tox
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.example pyproject.toml
-	@$(PIP) install --upgrade "pip>=25.1"  # the first that reads dependency groups
-	@$(PIP) install --group dev
-	@$(PIP) install --editable examples/transport-redis
+	@$(VENV_PYTHON) $(INSTALL) --upgrade pip  # Debian's may be older than 25.1, which reads dependency groups
+	@$(VENV_PYTHON) $(INSTALL) --group dev
+	@$(VENV_PYTHON) $(INSTALL) --editable examples/transport-redis
 	@touch $@
 
 # Apart: nothing else needs whom relevo is measured beside, nor what they bring along.
 $(BENCH)/.peers: $(VENV_PYTHON) $(SETTINGS) benchmarks/requirements.txt
 	@echo "installing relevo and whom it is measured beside into $(BENCH)"
 	@$(VENV_PYTHON) -m venv $(BENCH)
-	@$(BENCH_PYTHON) -m pip --quiet --disable-pip-version-check install \
-	    --requirement workspace.txt --requirement benchmarks/requirements.txt
+	@$(BENCH_PYTHON) $(INSTALL) --requirement workspace.txt --requirement benchmarks/requirements.txt
 	@touch $@

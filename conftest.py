@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,6 +29,15 @@ def _redis_url() -> Iterator[str]:
     yield from _url(redis_server.KIND)
 
 
+@pytest.fixture(name="systemd_analyze", scope="session")
+def _systemd_analyze() -> Path:
+    """Give the program that says what systemd thinks of a unit."""
+    try:
+        return server_starter.system_program("systemd-analyze", "systemd")
+    except server_starter.NotFoundError as error:
+        _do_without(error)
+
+
 def _url(kind: server_starter.Kind) -> Iterator[str]:
     """
     Give the URL of a server of this kind, a private one if need be.
@@ -39,11 +49,16 @@ def _url(kind: server_starter.Kind) -> Iterator[str]:
         try:
             url = stack.enter_context(kind.server())
         except server_starter.NotFoundError as error:
-            if server_starter.in_ci():
-                pytest.fail(str(error), pytrace=False)
-            pytest.skip(str(error))
+            _do_without(error)
         stack.enter_context(pytest.MonkeyPatch.context()).setenv(kind.variable, url)
         yield url
+
+
+def _do_without(error: server_starter.NotFoundError) -> NoReturn:
+    """Skip the test that needs what was not found; in CI that is a failure."""
+    if server_starter.in_ci():
+        pytest.fail(str(error), pytrace=False)
+    pytest.skip(str(error))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -152,11 +152,14 @@ def main() -> int:
     """Make the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    processes: int = parser.parse_args().processes
+    parser.add_argument("--check", action="store_true", help="do not write the page")
+    options = parser.parse_args()
+    processes: int = options.processes
     began = time.monotonic()
     found = carried_out(list(tasks(SEEDS)), processes)
-    lines = page(found, SEEDS, seconds=time.monotonic() - began, processes=processes)
-    PAGE.write_text("\n".join(lines) + "\n")
+    if not options.check:
+        lines = page(found, SEEDS, seconds=time.monotonic() - began, processes=processes)
+        PAGE.write_text("\n".join(lines) + "\n")
     print(summary(found, SEEDS))
     of_all = sum(map(len, MUTANTS.values()))
     least = {profile: min(dead(found, profile, seed) for seed in SEEDS) for profile in PROFILES}

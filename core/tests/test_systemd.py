@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ import relevo
 from relevo import App, RunOptions, SystemdRunner
 from relevo._notify import Notifier
 from relevo.errors import ConfigurationError
-from server_starter import in_ci
 
 from .shop import Shop, opened
 
@@ -289,13 +287,14 @@ def test_signs_that_systemd_takes_for_something_else_are_escaped(
     assert found["WorkingDirectory"] == as_a_value.format(tmp_path)
 
 
-@pytest.mark.skipif(not (shutil.which("systemd-analyze") or in_ci()), reason="systemd is not installed")
 @pytest.mark.parametrize("folder", ["shop", "50% off", 'a "b"', "$HOME", "naïve", "it's", "back\\slash"])
-def test_systemd_itself_finds_nothing_wrong(folder: str, made: Callable[..., App], tmp_path: Path) -> None:
+def test_systemd_itself_finds_nothing_wrong(
+    folder: str, made: Callable[..., App], systemd_analyze: Path, tmp_path: Path
+) -> None:
     unit = tmp_path / "relevo-shop.service"
     unit.write_text(SystemdRunner().unit(made(folder), RunOptions()))
 
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    done = subprocess.run([systemd_analyze, "verify", unit], capture_output=True, text=True, check=False)
 
     complaints = [line for line in done.stderr.splitlines() if unit.name in line]
     assert (done.returncode, complaints) == (0, [])

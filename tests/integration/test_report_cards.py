@@ -1,4 +1,4 @@
-"""What `relevo-conformance run` says of the transports that need no server."""
+"""What `relevo-conformance run` says of every transport."""
 
 from __future__ import annotations
 
@@ -12,9 +12,26 @@ import pytest
 @pytest.mark.card
 @pytest.mark.parametrize("kind", ["memory", "sql"])
 def test_the_report_card_says_conformant(kind: str, tmp_path: Path) -> None:
-    command = Path(sys.executable).with_name("relevo-conformance")
+    assert_conformant(kind, "quick", tmp_path)
 
-    ran = subprocess.run([command, "run", kind], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["memory", "sql", "amqp", "redis"])
+@pytest.mark.usefixtures("rabbitmq_url", "redis_url")
+def test_the_report_card_says_conformant_under_the_standard_profile(kind: str, tmp_path: Path) -> None:
+    assert_conformant(kind, "standard", tmp_path)
+
+
+def assert_conformant(kind: str, profile: str, folder: Path) -> None:
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("relevo-conformance"),
+        "run",
+        kind,
+        "--profile",
+        profile,
+    ]
+
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
     print(ran.stdout)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"

@@ -16,14 +16,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 
-import server_package
 from server_process import search_path, spawn, temporary_folder
-from server_starter import NotFoundError, may_install
+from server_starter import NotFoundError, system_program
 
 _FOLDERS = ("/usr/sbin", "/sbin")
 _SPOOL = Path("/var/spool/cron/crontabs")
@@ -81,15 +80,13 @@ def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
     path = search_path(environ, _FOLDERS)
     if os.geteuid() or not shutil.which("unshare", path=path) or not shutil.which("nsenter", path=path):
         raise NotFoundError("a private cron takes root, unshare and nsenter")
-    if not shutil.which("cron", path=path) and may_install(environ):
-        server_package.install("cron", "cron", environ)
-    program = shutil.which("cron", path=path)
-    if program is None or not _SPOOL.is_dir():
-        raise NotFoundError(f"cron is not installed; install it with:  {server_package.command('cron')}")
+    program = system_program("cron", "cron", environ, folders=_FOLDERS)
+    if not _SPOOL.is_dir():
+        raise NotFoundError(f"a private cron needs {_SPOOL}")
     with temporary_folder("cron") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         folder = Path(name)
         folder.chmod(0o755)
-        _furnish(folder, Path(program))
+        _furnish(folder, program)
         log.bind(str(folder / "dev" / "log"))
         world = _WORLD.format(folder=shlex.quote(name))
         command = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", world]
@@ -101,7 +98,8 @@ def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
             _wait_for_start(cron, folder / "output", process)
             yield cron
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it did not start
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             log.shutdown(socket.SHUT_RDWR)
             listener.join(timeout=5.0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InstallError(Exception):
@@ -29,11 +33,20 @@ def install(package: str, name: str, environ: Mapping[str, str] = os.environ) ->
         InstallError: This is no Debian, we may not, or apt-get failed.
     """
     update, add = _commands(package, name, environ)
-    print(f"installing {name} with apt-get", file=sys.stderr, flush=True)
-    # The lists may be fresh enough although they cannot be brought up to date.
-    complaints = [_complaint(update, environ), failure := _complaint(add, environ)]
+    with _alone():
+        print(f"installing {name} with apt-get", file=sys.stderr, flush=True)
+        # The lists may be fresh enough although they cannot be brought up to date.
+        complaints = [_complaint(update, environ), failure := _complaint(add, environ)]
     if failure:
         raise InstallError("\n".join([f"{name} could not be installed", *filter(None, complaints)]))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other process of the tests installs anything: apt-get waits for no other that updates its lists."""
+    with (Path(tempfile.gettempdir()) / f"relevo-install-{os.geteuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _complaint(command: Sequence[str], environ: Mapping[str, str]) -> str:

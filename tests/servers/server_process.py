@@ -43,6 +43,12 @@ def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
     return os.pathsep.join([environ.get("PATH", os.defpath), *folders])
 
 
+def tied(command: Sequence[str], *, path: str) -> Sequence[str]:
+    """Return *command* so that Linux sends it a TERM when the process that starts it ends."""
+    setpriv = shutil.which("setpriv", path=path)
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+
+
 def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path: str) -> subprocess.Popen[bytes]:
     """
     Start *command*.
@@ -50,11 +56,14 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path
     It is in a session of its own, since Ctrl-C is for the tests and it is ended after them. If we are killed
     ourselves, Linux ends it for us.
     """
-    setpriv = shutil.which("setpriv", path=path)
-    tied = [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
     with log.open("ab") as output:
         return subprocess.Popen(
-            tied, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            tied(command, path=path),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 

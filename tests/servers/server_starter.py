@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
+import keeper
 import server_package
-from server_process import StartError
+from server_process import StartError, search_path, tied
 
 UNAVAILABLE = 69
 """The exit code for a server that cannot be reached (``EX_UNAVAILABLE`` of sysexits.h)."""
@@ -121,6 +123,35 @@ def may_install(environ: Mapping[str, str] = os.environ) -> bool:
     return in_ci(environ) or environ.get("RELEVO_TEST_INSTALL") == "1"
 
 
+def system_program(
+    name: str, package: str, environ: Mapping[str, str] = os.environ, *, folders: Sequence[str] = ()
+) -> Path:
+    """
+    Return the program *name* of the system's *package*, which is installed first if it is missing and may be.
+
+    Args:
+        name: What is looked for on the PATH, and then in *folders*.
+
+        package: Where it comes from.
+
+        environ: Has the PATH, and says whether the package may be installed.
+
+        folders: Where systems put what is not on an ordinary user's PATH.
+
+    Raises:
+        NotFoundError: It is not installed.
+
+        InstallError: The package could not be installed.
+    """
+    path = search_path(environ, folders)
+    if shutil.which(name, path=path) is None and may_install(environ):
+        server_package.install(package, package, environ)
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise NotFoundError(f"{name} is not installed; install it with:  {server_package.command(package)}")
+    return Path(found)
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 
@@ -151,11 +182,8 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    try:
-        child = subprocess.Popen(command, env=environ)
-    except OSError as error:
-        return _failed(error)
-    # A terminal sends its Ctrl-C to both; the child decides what it means.
+    child = subprocess.Popen(tied([sys.executable, keeper.__file__, *command], path=os.defpath), env=environ)
+    # A terminal sends its Ctrl-C to both; the command decides what it means.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     code = child.wait()

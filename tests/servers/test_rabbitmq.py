@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -141,6 +142,34 @@ def test_old_lists_do_not_prevent_an_installation(
     program(empty_system, "apt-get", 'case "$*" in *update) exit 100;; esac')
 
     server_package.install("rabbitmq-server", "RabbitMQ", empty_system)
+
+
+def test_a_program_of_the_system_is_installed_with_its_package(
+    empty_system: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    analyze = Path(empty_system["PATH"]) / "systemd-analyze"
+    program(empty_system, "apt-get", f'case "$*" in *systemd) : > {analyze}; /bin/chmod +x {analyze};; esac')
+
+    with pytest.raises(server_starter.NotFoundError, match="apt-get install -y systemd"):
+        server_starter.system_program("systemd-analyze", "systemd", empty_system)
+
+    assert server_starter.system_program("systemd-analyze", "systemd", empty_system | {"CI": "true"}) == analyze
+
+
+def test_one_installation_waits_for_another(
+    empty_system: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    running = tmp_path / "running"
+    program(
+        empty_system, "apt-get", f"[ ! -e {running} ] || exit 100; : > {running}; /bin/sleep 0.2; /bin/rm {running}"
+    )
+
+    with ThreadPoolExecutor(3) as pool:
+        installed = [pool.submit(server_package.install, "cron", "cron", empty_system) for _ in range(3)]
+
+    assert [each.result() for each in installed] == [None] * 3
 
 
 def test_a_failed_installation_says_what_apt_get_said(

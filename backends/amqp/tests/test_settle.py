@@ -225,7 +225,7 @@ def test_a_nack_brings_it_again_with_the_next_attempt_and_the_new_state(
     transport.nack(second, delay=0.3)
     (third,) = receive(transport, queue)
 
-    assert 0.3 <= time.monotonic() - started < 1.0
+    assert time.monotonic() - started >= 0.3
     assert [each.envelope for each in (first, second, third)] == [sent] * 3
     assert [(each.attempt, each.losses, each.state) for each in (first, second, third)] == [
         (1, 0, b""),

@@ -57,7 +57,7 @@ def test_an_overexposed_copy_is_worse_exposed(photo: Image.Image) -> None:
 
 
 def test_what_is_clipped_counts_against_the_exposure_whatever_the_mean() -> None:
-    board = np.indices((8, 8)).sum(axis=0) % 2
+    board = np.indices((8, 8), dtype=np.float64).sum(axis=0) % 2
 
     assert rating.exposure(64.0 + 127.0 * board) == pytest.approx(1.0, abs=0.001)
     assert rating.exposure(255.0 * board) == 0

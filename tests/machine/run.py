@@ -1,0 +1,85 @@
+"""
+Run the checks and the tests with tox on the Pythons of this machine, and print at the end which these were.
+
+    make test
+    make test-all    (--all)
+
+Each Python checks the types and runs the unit tests. What is about servers rather than Python is run on one alone:
+with several Pythons, the oldest runs the conformance suite and what is slow, and the newest the report cards. A
+single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from pythons import SUPPORTED, present
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WHOLE = "not soak"
+OLDEST = "not (card or soak)"
+BETWEEN = "not (slow or conformance or card or soak)"
+NEWEST = "not soak and (card or not (slow or conformance))"
+
+
+@attrs.frozen
+class Part:
+    """One environment of tox, and which tests it runs."""
+
+    environment: str
+    marks: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.environment} ({self.marks})" if self.marks else self.environment
+
+    def run(self, discover: Sequence[str]) -> bool:
+        """Run it and return whether it succeeded; *discover* has programs among which tox finds its Python."""
+        tests = ["--", "-m", self.marks] if self.marks else []
+        command = [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
+        return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part]:
+    """
+    Yield what is run where the Pythons *versions* are.
+
+    Args:
+        versions: Minor versions, the oldest first.
+
+        everything: Whether nothing is divided or left out.
+    """
+    yield Part("checks")
+    for place, version in enumerate(reversed(versions)):
+        is_newest, is_oldest = place == 0, place == len(versions) - 1
+        if everything or (is_newest and is_oldest):
+            marks = WHOLE
+        else:
+            marks = NEWEST if is_newest else OLDEST if is_oldest else BETWEEN
+        yield Part(f"py{version.replace('.', '')}", marks)
+    if everything:
+        yield Part("soak", "soak")
+
+
+def main() -> int:
+    """Run them all and return 1 if any failed."""
+    parser = argparse.ArgumentParser(description="Run the checks and the tests on the Pythons of this machine.")
+    parser.add_argument("--all", action="store_true", help="everything on each Python, and the soaks")
+    found = present()
+    ended = {part: part.run(list(found.values())) for part in parts(list(found), everything=parser.parse_args().all)}
+    print()
+    for part, succeeded in ended.items():
+        print(f"{'passed' if succeeded else 'FAILED'}  {part}")
+    missing = ", ".join(version for version in SUPPORTED if version not in found)
+    print(f"Python {', '.join(found)}" + (f"; not on this machine: {missing}" if missing else ""), flush=True)
+    return 0 if all(ended.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

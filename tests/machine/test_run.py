@@ -1,0 +1,65 @@
+"""What runs on which Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from operator import eq
+from pathlib import Path
+
+import pytest
+from _pytest.mark.expression import Expression
+
+import pythons
+import run
+
+MARKS = ("", "slow", "conformance", "card", "soak")
+
+
+def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set[str]]:
+    """Return for each environment that runs tests what of MARKS it runs."""
+    return {
+        part.environment: {mark for mark in MARKS if Expression.compile(part.marks).evaluate(partial(eq, mark))}
+        for part in run.parts(versions, everything=everything)
+        if part.marks
+    }
+
+
+def test_a_single_python_runs_all_but_the_soaks() -> None:
+    assert marks_run(["3.13"]) == {"py313": {"", "slow", "conformance", "card"}}
+
+
+def test_two_pythons_share_what_is_not_about_python() -> None:
+    assert marks_run(["3.11", "3.13"]) == {"py311": {"", "slow", "conformance"}, "py313": {"", "card"}}
+
+
+def test_a_python_between_runs_the_unit_tests() -> None:
+    assert marks_run(["3.11", "3.12", "3.13"])["py312"] == {""}
+
+
+def test_everything_is_everything_on_each_and_the_soaks_on_one() -> None:
+    whole = {"", "slow", "conformance", "card"}
+
+    assert marks_run(["3.11", "3.13"], everything=True) == {"py311": whole, "py313": whole, "soak": {"soak"}}
+
+
+@pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])
+def test_the_checks_come_first(versions: list[str]) -> None:
+    assert next(run.parts(versions)).environment == "checks"
+
+
+def test_a_python_that_does_not_run_is_passed_over_for_a_later_one(tmp_path: Path) -> None:
+    mine = "{}.{}".format(*sys.version_info)
+    other = next(version for version in pythons.SUPPORTED if version != mine)
+    shims, real = tmp_path / "shims", tmp_path / "real"
+    for folder, script in ((shims, "exit 127"), (real, f"echo {other}")):
+        folder.mkdir()
+        program = folder / f"python{other}"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    found = pythons.present({"PATH": os.pathsep.join(map(str, (shims, real)))})
+
+    assert found[other] == str(real / f"python{other}")
+    assert sorted(found, key=pythons.numbers) == sorted({mine, other}, key=pythons.numbers)
