@@ -442,3 +442,58 @@ def finds_a_lease_that_is_over_as_held() -> Patches:
 )
 def counts_a_lease_that_is_over_as_held() -> Patches:
     return reworded(["stats"], ("AND relevo_event.lease_until <= ?", "AND relevo_event.lease_until <= ? AND 0"))
+
+
+# --- evidence --------------------------------------------------------------------------------------
+
+
+@planted(promise.BEGUN_IS_KEPT, "The end of a lease takes the note away.")
+def forgets_the_note_with_the_lease() -> Patches:
+    return reworded(["reap", "lose"], ("token=NULL", "token=NULL, begun=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A release takes the note away.")
+def releases_without_the_note() -> Patches:
+    return reworded(["release", "postpone"], ("token=NULL", "token=NULL, begun=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A retry keeps the note.")
+def retries_with_the_note() -> Patches:
+    return reworded(["nack"], (" begun=NULL,", ""))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A retry forgets the deaths.")
+def retries_without_the_deaths() -> Patches:
+    return reworded(["nack"], ("begun=NULL", "begun=NULL, deaths=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A death that the worker saw keeps the note beside it.")
+def keeps_the_note_beside_a_death() -> Patches:
+    return reworded(["die"], (" begun=NULL,", ""))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A note is kept with all rows of one claim.")
+def notes_all_rows_of_a_claim() -> Patches:
+    return reworded(["begin"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A note is kept although the lease is over.")
+def notes_what_is_no_longer_held() -> Patches:
+    return reworded(
+        ["begin"], ("relevo_event.token = ? AND relevo_event.lease_until > ?", "? IS NOT NULL AND ? IS NOT NULL")
+    )
+
+
+@planted(promise.BEGUN_IS_KEPT, "A process that ends in order excuses the last note, whose ever it is.")
+def excuses_any_note() -> Patches:
+    return reworded(["excuse"], ("relevo_event.begun = ?", "? IS NOT NULL"))
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING, "What is released for later is there at once.")
+def postpones_nothing() -> Patches:
+    return reworded(["postpone"], ("state=2, ready_at=?", "state=0, ready_at=min(?, 0)"))
+
+
+@planted(promise.PRESENCE_IS_SEEN, "A worker that appears again gives no further sign.", by_chance=False)
+def counts_each_worker_once() -> Patches:
+    return reworded(["appear"], ("beats + 1", "beats"))
