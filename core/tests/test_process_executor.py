@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
 from relevo._decision import refusal
 from relevo._delivery import Lost, Nack
+from relevo.errors import ConfigurationError
 from relevo.execution import Hello, ProcessExecutor
 
 PATIENCE = 60.0
@@ -143,3 +144,73 @@ def test_whatever_a_message_holds_it_ends_and_its_slot_is_free(
     assert isinstance(outcome, (Ack, Nack, DeadLetter)), outcome
     assert not isinstance(outcome, Lost)
     assert _all_slots_are_free(executor)
+
+
+HANGING = """
+import pathlib, time
+from relevo_memory import MemoryTransport
+import relevo
+
+@relevo.listener("thing.done")
+def do(event):
+    pathlib.Path({gate!r}).touch()
+    time.sleep(1000)
+
+if pathlib.Path({gate!r}).exists():
+    time.sleep(1000)  # an import that hangs, in each child but the first
+
+app = relevo.App(transports={{"main": MemoryTransport()}}, routes={{"*": "main"}}, listeners=[do], source="shop")
+"""
+
+
+@pytest.fixture(name="hanging")
+def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
+    """Start an executor of one slot, whose listener hangs and whose second child does not begin."""
+    (tmp_path / "hanging_shop.py").write_text(HANGING.format(gate=str(tmp_path / "gate")))
+    hello = Hello(
+        path=[str(tmp_path), str(Path(__file__).parent), *sys.path],
+        app="hanging_shop:app",
+        config=None,
+        transport="main",
+        time_limit=0.2,
+        log_level=None,
+    )
+    executor = ProcessExecutor(hello, Execution("process", 1, 0.2), checkpoint=None, listeners=())
+    executor.start(_refused)
+    yield executor
+    executor.stop()
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begins(
+    hanging: ProcessExecutor, delivery: Make
+) -> None:
+    hanging.submit(delivery(name="thing.done"))
+    slot = hanging._slots[0]
+    deadline = time.monotonic() + PATIENCE
+    while slot._next is None and time.monotonic() < deadline:  # the first was killed at its time limit
+        time.sleep(0.01)
+
+    hanging.heed(lambda: True)
+    ended: list[tuple[Delivery, Outcome]] = []
+    while not ended and time.monotonic() < deadline:
+        ended += hanging.finished(0.05)
+
+    ((_, outcome),) = ended
+    assert isinstance(outcome, Lost)
+    assert outcome.death is None
+
+
+def test_a_child_that_does_not_begin_is_given_up(
+    hanging: ProcessExecutor, delivery: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relevo.execution._slot._START_WITHIN", 0.2)
+    hanging.submit(delivery(name="thing.done"))
+    ended: list[tuple[Delivery, Outcome]] = []
+    deadline = time.monotonic() + PATIENCE
+    while not ended and time.monotonic() < deadline:
+        ended += hanging.finished(0.05)
+
+    ((_, outcome),) = ended
+    assert isinstance(outcome, Lost)
+    with pytest.raises(ConfigurationError, match=r"it did not begin within 0\.2 s"):
+        hanging.room()

@@ -27,7 +27,7 @@ from relevo import (
 )
 from relevo._evidence import APPEAR_EVERY, GRACE
 from relevo._suspect import Suspects
-from relevo.errors import TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 
@@ -47,6 +47,10 @@ class Host:
 
     def lives(self, process: ProcessIdentity) -> bool | None:
         return process not in self.dead if process.boot == self.boot else None
+
+
+def envelope_of(event: str) -> Envelope:
+    return Envelope(id=event, source="shop", name="image.created", body=b"{}")
 
 
 @attrs.define
@@ -427,3 +431,89 @@ def test_a_release_later_counts_as_nothing_and_keeps_the_note(world: World) -> N
     world.clock.advance(5)
     again = world.held()
     assert (again.begun, again.deaths, again.attempt, again.losses) == (note, ("a",), 1, 0)
+
+
+# --- a worker that is run again, and notes that cannot be written -----------------------------------------------
+
+
+def test_deaths_count_also_in_the_second_run_of_a_worker(world: World, host: Host) -> None:
+    called: list[str] = []
+
+    def die(delivery: Delivery, _: Suspects) -> Any:
+        called.append("")
+        return Lost(death=str(host.process().as_witnessed())) if len(called) < 9 else Ack()
+
+    worker = world.worker(host, die)
+    MemoryTransport(world.store, clock=world.clock).purge("default")
+    worker.run()
+    world.transport().send([envelope_of("2")])
+    report = worker.run()
+
+    assert report.reasons == {Reason.CRASH_LOOP: 1}
+    assert len(called) == 3
+
+
+def test_a_run_until_empty_does_not_wait_for_a_suspect_that_is_done(world: World, host: Host) -> None:
+    world.lost()
+    host.dead.discard(world.killed(host))
+    worker = world.worker(host)
+    before = world.clock.now()
+
+    report = worker.run()
+    first = world.clock.now()
+    worker.run()
+
+    assert report.done == 1
+    assert first - before >= GRACE
+    assert world.clock.now() == first
+
+
+def test_an_excuse_that_failed_is_tried_again(world: World, host: Host) -> None:
+    class Down(MemoryTransport):
+        down = True
+
+        def excuse(self, delivery: Delivery, note: Note) -> None:
+            if self.down:
+                raise TransportUnavailableError(self.name, "an alarm")
+            super().excuse(delivery, note)
+
+    world.lost()
+    on = Down(world.store, clock=world.clock)
+    suspects = Suspects(on, world.clock, host.process(), host.lives)
+    (delivery,) = on.receive(["default"], limit=1, lease=60, wait=0)
+    assert suspects.outcome(delivery) is None
+
+    suspects.excuse()
+    on.down = False
+    world.clock.advance(2)
+    suspects.excuse()
+    world.clock.advance(61)
+
+    note = world.held().begun
+    assert note is not None
+    assert note.excused
+
+
+def test_a_note_that_cannot_be_renewed_neither_fails_the_listener_nor_is_lost(world: World, host: Host) -> None:
+    class Replaced(MemoryTransport):
+        broken = False
+
+        def begin(self, delivery: Delivery, note: Note) -> None:
+            if self.broken:
+                raise ConfigurationError("the tables are gone")
+            super().begin(delivery, note)
+
+    world.lost()
+    on = Replaced(world.store, clock=world.clock)
+    suspects = Suspects(on, world.clock, host.process(), host.lives)
+    (delivery,) = on.receive(["default"], limit=1, lease=60, wait=0)
+    assert suspects.outcome(delivery) is None
+    on.broken = True
+
+    suspects.runs(delivery, "shop:listener")
+    suspects.excuse()
+    world.clock.advance(61)
+
+    note = world.held().begun
+    assert note is not None
+    assert (note.listener, note.excused) == ("", True)

@@ -161,9 +161,10 @@ class Ledger:
                 with self._lock:
                     self._pending[:0] = batch
                 raise
-            settled = self._enter(batch, frozenset(lost), failure)
-        gone = frozenset(lost)
-        self._settled(settled, [entry for entry in batch if entry[0] in gone])
+            gone = frozenset(lost)
+            settled = self._enter(batch, gone, failure)
+            # Before another flush ends: whoever waits for that finds what could not be settled.
+            self._settled(settled, [entry for entry in batch if entry[0] in gone])
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure
 

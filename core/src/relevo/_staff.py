@@ -103,7 +103,7 @@ class Staff:
             suspects=suspects,
         )
         if hasattr(executor, "heed"):
-            executor.heed(lambda: worker.stopped)
+            executor.heed(lambda: worker.is_ending)
         return worker
 
     def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -30,13 +31,14 @@ from relevo._evidence import (
 from relevo._kept import KeptOutcomes
 from relevo._process import Lives, ProcessIdentity, lives_here, process_identity
 from relevo._transport import Transport
-from relevo.errors import LeaseLostError, TransportError, UnsupportedError
+from relevo.errors import LeaseLostError, RelevoError, TransportError
 
 _log = getLogger("relevo.worker")
 
 LOOK_AGAIN = 1.0
 """Seconds after which a suspect is looked at again that could not be judged, or not be noted."""
 
+_LONGEST_WAIT = GRACE + 2 * LOOK_AGAIN
 _REMEMBERED = 3600.0
 _MOST_NOTES = 1000
 
@@ -72,8 +74,15 @@ class Suspects:
         """Of deliveries that are not known to be settled."""
 
         self._is_excused = False
+        self._excuse_again_at = -math.inf
         self._appeared: float | None = None
-        self._waiting_since: float | None = None
+        self._waiting: dict[_Event, float] = {}
+        """Since when suspects wait for the end of a grace, in monotonic seconds."""
+
+    def start(self) -> None:
+        """Begin another run: what ends this process from now on counts again."""
+        with self._lock:
+            self._is_excused = False
 
     # --- before it is begun ----------------------------------------------------------------------------
 
@@ -86,8 +95,10 @@ class Suspects:
         """
         begun = delivery.begun
         is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
-        kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
+        with self._lock:
+            kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
+            self._waiting.pop(_event(delivery), None)
             _log.info("%r was handled before its lease was lost; it ends as it did then", delivery)
             return kept
         if not isinstance(delivery.envelope, Envelope):
@@ -96,7 +107,12 @@ class Suspects:
             if delivery.losses < CRASH_LOOP_DEATHS:
                 return None
             return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.losses))
-        match self._verdict(delivery):
+        verdict = self._verdict(delivery)
+        if isinstance(verdict, Wait):
+            self._waiting.setdefault(_event(delivery), self._clock.monotonic())
+        else:
+            self._waiting.pop(_event(delivery), None)
+        match verdict:
             case Begin(deaths):
                 return self._begun(delivery, Note(by=str(self._identity), deaths=deaths))
             case CrashLoop(deaths):
@@ -104,14 +120,13 @@ class Suspects:
                 last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
                 return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
             case Wait():
-                if self._waiting_since is None:
-                    self._waiting_since = self._clock.monotonic()
                 return self._later()
 
-    def is_waiting(self) -> bool:
-        """Return whether a suspect waits for the end of a grace, so that a run until empty has to wait too."""
-        since = self._waiting_since
-        return since is not None and self._clock.monotonic() - since < GRACE + 2 * LOOK_AGAIN
+    def patience(self) -> float:
+        """Return for how many seconds a run until empty has to wait for suspects whose grace is not over."""
+        now = self._clock.monotonic()
+        self._waiting = {event: since for event, since in self._waiting.items() if now - since < _LONGEST_WAIT}
+        return max((since + _LONGEST_WAIT - now for since in self._waiting.values()), default=0.0)
 
     def _later(self) -> Release:
         return Release(delay=LOOK_AGAIN if self._transport.capabilities.delay is not None else 0.0)
@@ -140,35 +155,38 @@ class Suspects:
             note = self._notes.get(delivery)
             if note is None or note.listener == listener_id:
                 return
-            note = self._notes[delivery] = attrs.evolve(note, listener=listener_id)
-            self._note(delivery, note)
+            note = attrs.evolve(note, listener=listener_id)
+            try:
+                self._transport.begin(delivery, note)
+            except RelevoError as error:  # the note before stays
+                _log.debug("the note on %r was not renewed: %s", delivery, error)
+            else:
+                self._notes[delivery] = note
 
     def excuse(self) -> None:
         """Note that this process ends in order, or was told to: its end accuses no event that it began."""
         with self._lock:
             self._is_excused = True
+            if self._clock.monotonic() < self._excuse_again_at:
+                return
             for delivery, note in tuple(self._notes.items()):
-                self._excuse(delivery, note)
+                if not note.excused and self._excuse(delivery, note):
+                    self._notes[delivery] = attrs.evolve(note, excused=True)
 
     def keep_up(self) -> None:
         """Show that this worker lives, if others may ask and it is time to."""
         if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
             self._appear()
 
-    def _note(self, delivery: Delivery, note: Note) -> None:
-        try:
-            self._transport.begin(delivery, note)
-        except (TransportError, UnsupportedError) as error:
-            _log.debug("the note on %r was not renewed: %s", delivery, error)
-
-    def _excuse(self, delivery: Delivery, note: Note) -> None:
-        if note.excused:
-            return
-        self._notes[delivery] = attrs.evolve(note, excused=True)
+    def _excuse(self, delivery: Delivery, note: Note) -> bool:
+        """Excuse *note*, and return whether that is kept."""
         try:
             self._transport.excuse(delivery, note)
-        except (TransportError, UnsupportedError) as error:
+        except RelevoError as error:
             _log.debug("the note on %r was not excused: %s", delivery, error)
+            self._excuse_again_at = self._clock.monotonic() + LOOK_AGAIN
+            return False
+        return True
 
     def _appear(self) -> None:
         self._transport.appear(self._identity.worker)
@@ -189,7 +207,7 @@ class Suspects:
             error = sanitised(cannot_tell(losses, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
-            if note is not None:  # it ended and this process lives
+            if note is not None and not note.excused:  # it ended and this process lives
                 with self._lock:
                     self._excuse(delivery, note)
             return attrs.evolve(outcome, death=None)
@@ -198,7 +216,7 @@ class Suspects:
             return outcome
         try:
             verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))
-        except TransportError:
+        except RelevoError:
             return outcome  # whoever receives it next judges
         if not isinstance(verdict, CrashLoop):
             return outcome
@@ -208,15 +226,16 @@ class Suspects:
     def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         """Learn what was settled, and keep the outcomes of what was lost, whose listeners did not end this process."""
         now = self._clock.monotonic()
-        for delivery, outcome in lost:
-            self.kept.keep(delivery, outcome, now)
-        if self._notes:
-            with self._lock:
-                for delivery, _ in settlements:
-                    self._notes.pop(delivery, None)
-                for delivery, _ in lost:
-                    if delivery in self._notes:
-                        self._excuse(delivery, self._notes[delivery])
+        if not (lost or self._notes):
+            return
+        with self._lock:
+            for delivery, _ in settlements:
+                self._notes.pop(delivery, None)
+            for delivery, outcome in lost:
+                self.kept.keep(delivery, outcome, now)
+                note = self._notes.pop(delivery, None)
+                if note is not None and not note.excused:
+                    self._excuse(delivery, note)
 
     # --- evidence --------------------------------------------------------------------------------------
 
@@ -227,10 +246,9 @@ class Suspects:
 
     def _is_patient(self, delivery: Delivery, note: Note) -> bool:
         """Return whether to leave *delivery* to the process that began it, if that lives; not for ever."""
-        assert isinstance(delivery.envelope, Envelope)  # noqa: S101 - what cannot be read has no listeners
         now = self._clock.monotonic()
         self._met = {key: at for key, at in self._met.items() if now - at < _REMEMBERED}
-        key = (delivery.queue, delivery.envelope.source, delivery.envelope.id, note.by)
+        key = (*_event(delivery), note.by)
         return now - self._met.setdefault(key, now) < GRACE
 
     def _fate(self, text: str) -> Fate:
@@ -256,3 +274,14 @@ class Suspects:
             now = self._clock.monotonic()
             self._absences.forget(now - _REMEMBERED)
             self._absences.look(asked, self._transport.presence(asked), now)
+
+
+_Event = tuple[str, str, str]
+
+
+def _event(delivery: Delivery) -> _Event:
+    """Return what tells the event of *delivery* from others; of bytes that cannot be read only the queue."""
+    envelope = delivery.envelope
+    return (
+        (delivery.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else (delivery.queue, "", "")
+    )

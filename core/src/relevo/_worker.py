@@ -29,7 +29,7 @@ from relevo._ledger import Ledger, Reminder, outage
 from relevo._pace import Pace
 from relevo._process import this_process
 from relevo._runner import Report, RunOptions
-from relevo._suspect import LOOK_AGAIN, Suspects
+from relevo._suspect import Suspects
 from relevo._transport import Transport
 from relevo.errors import RelevoError, SettleError, TransportError, TransportUnavailableError
 
@@ -162,6 +162,11 @@ class Worker:
         self._stopped = True  # no Event: its lock may be held by the very thread that the handler interrupts
 
     @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is begun, since :meth:`stop` was called or the time is up."""
+        return self._stopped or self._clock.monotonic() >= self._ends
+
+    @property
     def stopped(self) -> bool:
         """Whether :meth:`stop` was called."""
         return self._stopped
@@ -181,6 +186,7 @@ class Worker:
         """
         self._fault = None
         self._abandoned.clear()
+        self._suspects.start()
         self._executor.start(self._handle)
         ended = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(ended,), name="relevo-keeper", daemon=True)
@@ -402,10 +408,7 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
-        if self._suspects.is_waiting():
-            self._linger = LOOK_AGAIN
-            return False
-        left = self._options.settle - self.lingered
+        left = max(self._options.settle - self.lingered, self._suspects.patience())
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
             self._linger = min(left, _WAIT)
             return False

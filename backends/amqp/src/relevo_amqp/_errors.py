@@ -30,8 +30,8 @@ class TopologyError(ConfigurationError):
         self.why = why
         super().__init__(
             f'the transport "{transport}": {what} was declared with other arguments: {why}; arguments cannot be '
-            f"changed; empty it with the release that declared it (relevo drain, relevo dead export), {mend} and run "
-            f"relevo setup; or choose another prefix"
+            f"changed; empty it with the release that declared it (relevo drain, relevo dead revive or discard), "
+            f"{mend} and run relevo setup; or choose another prefix"
         )
 
 

@@ -28,8 +28,6 @@ from relevo_amqp._topology import Exchange, Role, Topology
 
 _log = logging.getLogger("relevo.amqp")
 
-_log = logging.getLogger("relevo.amqp")
-
 OLDEST = (4, 0)
 
 ANSWER_WITHIN = 30.0
@@ -82,7 +80,9 @@ class Hub:
             believe=self._believe,
         )
         self.mover = Mover(self.publisher)
-        self.notes = NoteLog(self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout)
+        self.notes = NoteLog(
+            self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout, within=self.loop.within
+        )
 
     def channel(self) -> Channel:
         """

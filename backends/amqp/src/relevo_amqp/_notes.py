@@ -53,32 +53,52 @@ class NoteLog:
         open_channel: Opens a channel for reading; blocking.
 
         timeout: Seconds for an answer of the server.
+
+        within: From a number of seconds to how many of them are left to whoever is in a hurry.
     """
 
-    def __init__(self, name: str, publisher: Publisher, open_channel: Callable[[], Channel], *, timeout: float):
+    def __init__(
+        self,
+        name: str,
+        publisher: Publisher,
+        open_channel: Callable[[], Channel],
+        *,
+        timeout: float,
+        within: Callable[[float], float],
+    ):
         self._name = name
         self._publisher = publisher
         self._open_channel = open_channel
         self._timeout = timeout
+        self._within = within
         self._owed: deque[Parcel] = deque(maxlen=_MOST_OWED)
         """Withdrawals of notes that may still arrive."""
 
-    def append(self, key: str, turn: int, note: Note) -> None:
+    def append(self, key: str, turn: int, note: Note, *, before: Note | None = None) -> None:
         """
         Write *note* and return once it is confirmed; blocking.
 
+        Args:
+            key: Of the message.
+
+            turn: Of the hand-over.
+
+            note: What to write.
+
+            before: The note of the same hand-over that counts if this one is not confirmed.
+
         Raises:
-            LineLostError: It was not confirmed. It may arrive later and is withdrawn with the next write.
+            LineLostError: It was not confirmed. It may arrive later; the next write puts *before* in its place.
         """
         try:
             self._write(self._parcel(key, [key, turn, note.packed()]))
         except LineLostError:
-            self.withdraw(key, turn)
+            self.withdraw(key, turn, before=before)
             raise
 
-    def withdraw(self, key: str, turn: int) -> None:
-        """Withdraw the note of a hand-over with the next write."""
-        self._owed.append(self._parcel(key, [key, turn, None]))
+    def withdraw(self, key: str, turn: int, *, before: Note | None = None) -> None:
+        """Withdraw the note of a hand-over with the next write, in favour of *before* if there is one."""
+        self._owed.append(self._parcel(key, [key, turn, None if before is None else before.packed()]))
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
         """
@@ -110,7 +130,7 @@ class NoteLog:
                 timeout=self._timeout,
             )
             self._write(self._parcel(filters[0], [reading.marker]))
-            return reading.result()
+            return reading.result(self._within(READ_WITHIN))
         finally:
             channel.on_lost = None
             channel.close()
@@ -166,15 +186,15 @@ class _Reading:
             self._error = error
             self._ended.set()
 
-    def result(self) -> dict[str, Note]:
+    def result(self, timeout: float) -> dict[str, Note]:
         """
-        Wait for the marker, and return the notes that count.
+        Wait for the marker for *timeout* seconds, and return the notes that count.
 
         Raises:
             LineLostError: It did not come.
         """
-        if not self._ended.wait(READ_WITHIN):
-            raise LineLostError(f"the notes could not be read in {READ_WITHIN:g} s")
+        if not self._ended.wait(timeout):
+            raise LineLostError(f"the notes could not be read in {timeout:.3g} s")
         if self._error is not None:
             raise self._error
         found = {}

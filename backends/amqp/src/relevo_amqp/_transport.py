@@ -55,8 +55,6 @@ from relevo_amqp._topology import Role, Route, Topology
 
 _log = logging.getLogger("relevo.amqp")
 
-_log = logging.getLogger("relevo.amqp")
-
 IDLE = 1.0
 """Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
 
@@ -399,10 +397,11 @@ class AmqpTransport(Transport):
                 raise LeaseLostError(self.name, delivery)
             assert isinstance(receipt, Receipt)  # noqa: S101 - it proves something
             key = _key_of(delivery, receipt)
+            before = subscription.noted(receipt)
             try:
-                hub.notes.append(key, receipt.turn, note)
+                hub.notes.append(key, receipt.turn, note, before=before)
             except LineLostError as error:
-                if subscription.noted(receipt) is None:
+                if before is None:
                     subscription.give_back_now(receipt)
                     with suppress(ConfigurationError, LineLostError):  # the next receive meets it too
                         receiver.pause(error)
@@ -424,7 +423,7 @@ class AmqpTransport(Transport):
         excused = attrs.evolve(note, excused=True)
         with self._in_use() as hub:
             try:
-                hub.notes.append(_key_of(delivery, receipt), receipt.turn, excused)
+                hub.notes.append(_key_of(delivery, receipt), receipt.turn, excused, before=note)
             except LineLostError as error:
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if self._receiver is not None and self._receiver.subscription is not None:

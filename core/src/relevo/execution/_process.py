@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import INFO, WARNING, getLogger
-from math import inf
 from pathlib import Path
 
-from relevo._decision import refusal, unhandled
+from relevo._decision import unhandled
 from relevo._delivery import Delivery, Outcome, Release
 from relevo._envelope import Envelope
 from relevo._executor import Handle
@@ -153,9 +152,7 @@ class ProcessExecutor:
     def submit(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         self._submitted[delivery] = None
-        # No listener is called for what cannot be read, nor once its limit of lost processes is reached: both need no
-        # child. What expires is left to the child, whose clock decides; hence no time.
-        if not isinstance(envelope, Envelope) or refusal(delivery, -inf) is not None:
+        if not isinstance(envelope, Envelope):  # no listener is called for what cannot be read
             self._ended.put((delivery, self._handle(delivery)))
             return
         self._count += 1
@@ -246,6 +243,9 @@ class ProcessExecutor:
                 f'where the application is made, or say execution = "threads"'
             )
         self._has_begun = True
+
+    def is_stopping(self) -> bool:
+        return self._is_stopping()
 
     def failed(self, error: BaseException, *, times: int) -> None:
         if times >= _MOST_FAILURES or not self._has_begun:

@@ -13,7 +13,7 @@ from typing import Protocol
 import attrs
 
 from relevo._decision import described, sanitised
-from relevo._delivery import DeadLetter, Delivery, Lost, Outcome
+from relevo._delivery import DeadLetter, Delivery, Lost, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError
 from relevo.execution._channel import (
     Ended,
@@ -38,6 +38,8 @@ _AGAIN_FIRST, _AGAIN_CAP = 0.1, 5.0
 _MOST_FAILURES = 5
 _MOST_STARTS = 3
 _LEAVE_PATIENCE, _LEAVE_EVERY = 5.0, 0.02
+_START_WITHIN = 120.0
+"""Seconds within which a child has to begin; importing an application takes a few, on a busy machine more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +81,10 @@ class Host(Protocol):
 
     def ready(self, listeners: list[str]) -> None:
         """Note that a child has begun, with those listeners."""
+        ...
+
+    def is_stopping(self) -> bool:
+        """Return whether the worker finishes what runs and begins nothing more."""
         ...
 
     def failed(self, error: BaseException, *, times: int) -> None:
@@ -138,6 +144,7 @@ class Slot:
         self._again_at = 0.0
         self._is_ending = False
         self._is_abandoned = False
+        self._stopping_since = 0.0
         self._thread = threading.Thread(target=self._run, name=f"relevo-slot-{number}", daemon=True)
 
     # --- for the worker's thread ------------------------------------------------------------------------
@@ -205,6 +212,18 @@ class Slot:
         self._hear_first()
         if self._next is not None and self._next.is_ready:
             self._adopt()
+        elif self._task is not None and self._host.is_stopping():
+            self._let_go(self._task)
+
+    def _let_go(self, task: _Task) -> None:
+        """End *task*, which no child has in hand, without waiting for the next one, since the worker stops."""
+        now = time.monotonic()
+        self._stopping_since = self._stopping_since or now
+        over = task.work.over_limit
+        if over is None:
+            self._finish(task, Release())
+        elif now - self._stopping_since > _LEAVE_PATIENCE:  # time enough for a child that notes the failure
+            self._finish(task, Lost(state=task.kept, error=f"{over[0]} ran for more than {over[1]:g} s"))
 
     def _adopt(self) -> None:
         """Let the child that is ready take the slot."""
@@ -263,6 +282,9 @@ class Slot:
                 child.base_memory = child.memory()
                 self._failures = 0
                 self._host.ready(message.listeners)
+        if not child.is_ready and time.monotonic() - child.since > _START_WITHIN:
+            child.kill()
+            child.gone = child.gone or f"it did not begin within {_START_WITHIN:g} s"
         if child.gone is not None or child.has_ended():
             self._next = None
             how = self._forget(child)
@@ -277,7 +299,10 @@ class Slot:
         elif isinstance(message, Runs) and task is not None:
             task.moved = time.monotonic()
             if self._terms.runs is not None:
-                self._terms.runs(task.delivery, message.listener_id)
+                try:
+                    self._terms.runs(task.delivery, message.listener_id)
+                except Exception:  # noqa: BLE001 - the note is not worth a slot
+                    _log.exception("that %s runs on %r could not be noted", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
                 child.channel.send(Kept(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:

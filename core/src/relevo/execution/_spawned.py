@@ -40,6 +40,9 @@ class Spawned:
         self._line = bytearray()
         self.tail = bytearray()
         self.served = 0
+        self.since = time.monotonic()
+        """When it was started, in monotonic seconds."""
+
         self.is_ready = False
         self.gone: str | None = None
         """Why nothing more is heard of it, if that is so; empty if its ways were just closed."""

@@ -162,7 +162,7 @@ class _TwiceExecutor(InlineExecutor):
             if delivery.losses == 0:
                 return Lost(state=delivery.state)  # what was kept meanwhile is lost too, so that all run again
             is_back = delivery.attempt - delivery.losses == 1
-            return first if is_back else handle(delivery)  # three losses would be a crash loop
+            return first if is_back else handle(delivery)  # more would lose it for ever
 
         super().start(twice)
 
