@@ -194,10 +194,8 @@ class Suspects:
 
     # --- afterwards ------------------------------------------------------------------------------------
 
-    def concluded(self, delivery: Delivery, outcome: Outcome) -> Outcome:
-        """Return how *delivery* ends that was handled: a death that the worker saw may be the last one."""
-        if not isinstance(outcome, Lost):
-            return outcome
+    def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
+        """Return how *delivery* ends that was handled and lost: a death that the worker saw may be the last one."""
         with self._lock:
             note = self._notes.get(delivery)
         if not self._has_evidence:

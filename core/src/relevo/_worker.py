@@ -148,6 +148,7 @@ class Worker:
         self._batch: Sequence[Delivery] = ()
         self._started = self._clock.monotonic()
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
+        self._has_limit = self._ends < float("inf")
         self._linger = self.lingered = 0.0
         """How many of the seconds of *settle* are over, in the second of them."""
         self._asked = self._looked = self._started
@@ -209,7 +210,7 @@ class Worker:
                 if self._background:
                     keeper.join()
                 self._executor.stop()
-                if self._ends < float("inf"):
+                if self._has_limit:
                     for transport in (self._transport, *self._limited):
                         transport.hurry(None)
         if self._fault is not None:
@@ -300,7 +301,7 @@ class Worker:
 
     def _hurry(self) -> None:
         """Let the next calls of the transports end with the time limit, or the last listener, and the grace period."""
-        if self._ends < float("inf"):
+        if self._has_limit:
             now = self._clock.monotonic()
             if self._busy:
                 self._worked = now
@@ -313,8 +314,11 @@ class Worker:
             if delivery in self._abandoned:
                 self._abandoned.remove(delivery)
             else:
-                self._ledger.add(delivery, self._suspects.concluded(delivery, outcome))
-        self._look()
+                if isinstance(outcome, Lost):
+                    outcome = self._suspects.concluded(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
+                self._ledger.add(delivery, outcome)
+        if self._executor.running():
+            self._look()
 
     def _finish(self) -> None:
         """Wait for what runs, unless nobody wants to wait, and settle it."""
@@ -327,7 +331,7 @@ class Worker:
 
     def _rested(self) -> None:
         """Note whether a listener still runs, and when the last one did."""
-        if self._busy:
+        if self._busy and self._has_limit:
             self._worked = self._clock.monotonic()
             self._busy = self._executor.running() > len(self._abandoned)
 
