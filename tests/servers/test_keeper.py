@@ -113,6 +113,11 @@ def test_a_command_that_does_not_exist_is_told_from_one_that_fails() -> None:
     assert (done.returncode, done.stderr) == (127, "/no/such/program: No such file or directory\n")
 
 
+def _heed_interrupts() -> None:
+    """Let INT have its effect again, which a shell takes from what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize(
     "whom, number",
     [("starter", signal.SIGTERM), ("group", signal.SIGTERM), ("group", signal.SIGINT), ("make", signal.SIGTERM)],
@@ -132,7 +137,7 @@ def test_a_run_that_is_terminated_ends_its_command_and_its_server(
     if shutil.which(command[0]) is None:
         pytest.skip("no make")
     environ = {**os.environ, "RELEVO_TEST_REDIS": "", "RELEVO_TEST_REDIS_STANDARD": "redis://127.0.0.1:1/0"}
-    with begun(command, env=environ, start_new_session=True) as process:
+    with begun(command, env=environ, start_new_session=True, preexec_fn=_heed_interrupts) as process:
         pids = started(tmp_path)
         assert not redis_server.refusal(told.read_text().strip())
 

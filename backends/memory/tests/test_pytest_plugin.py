@@ -88,7 +88,8 @@ def test_the_configuration_is_found_from_whichever_folder_tests_are_run(
 
 
 def test_the_ini_option_wins(shop: Shop) -> None:
-    project = shop("relevo_app = other:application", other="from shop import app as application\n")
+    # A name that no other test of this process can have imported.
+    project = shop("relevo_app = named_by_ini:application", named_by_ini="from shop import app as application\n")
     configure(project, CONFIGURATION.replace("shop:app", "no_such:app"))
 
     project.runpytest().assert_outcomes(passed=2)

@@ -160,7 +160,7 @@ def test_a_suspect_is_left_to_a_process_that_began_it_and_is_only_stopped(stage:
     (found,) = stage.app.transport().find(_only_id(stage))
     stage.wait_for(lambda: stage.app.transport().find(found.envelope.id)[0].status == "ready")
     stage.app.dispatch(relevo.Event("thing.done", {"number": 2}))
-    code = stage.start("drain").wait(PATIENCE)
+    code = stage.start("drain", "--max-time", "10s").wait(PATIENCE)  # else it begins it after the grace
     meanwhile = stage.rows()
     (stage.folder / "go").touch()
     worker.send_signal(signal.SIGCONT)
