@@ -114,7 +114,7 @@ def test_a_worker_that_only_checked_its_database_waits_until_an_empty_one_is_set
         running.wait_until(lambda: running.handled == ["id-1"])
 
         _empty(path)
-        running.wait_until(lambda: "it worked before, and now: " in caplog.text)
+        running.wait_until(lambda: "it worked before, and fails now: " in caplog.text)
         untouched = not _has_tables(path)
         opener().send([an_envelope(2)])
 
