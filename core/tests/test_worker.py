@@ -532,7 +532,9 @@ def test_a_configuration_error_after_the_first_receive_is_an_outage_that_is_logg
     report = worker(handled, patient=True, options=DRAIN).run()
 
     assert report.done == 3
-    told = [record.message for record in caplog.records if "it worked before, and fails now: no such user" in record.message]
+    told = [
+        record.message for record in caplog.records if "it worked before, and fails now: no such user" in record.message
+    ]
     assert len(told) in ((2, 3) if verb == "receive" else (1,))  # 50 tries, up to 3 seconds apart
 
 

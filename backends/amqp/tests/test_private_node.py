@@ -201,8 +201,8 @@ def test_a_policy_that_can_lose_events_is_named_with_what_it_does(
     finally:
         node.control("clear_operator_policy", "boss")
 
-    assert 'the policy "everything": max-length = 100000 refuses' in problems
-    assert 'the policy "everything": overflow = drop-head goes before the reject-publish' in problems
+    assert 'the policy "everything": max-length = 100000 makes a full queue refuse' in problems
+    assert 'the policy "everything": overflow = drop-head overrides the reject-publish' in problems
     assert 'the operator policy "boss": message-ttl = 86400000 deletes dead letters' in problems
     assert transport_queue(transport, Role.DEAD) in problems
 

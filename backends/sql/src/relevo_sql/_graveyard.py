@@ -12,7 +12,7 @@ from relevo_sql._database import Database
 from relevo_sql._row import entry_of
 
 _PAGE_BYTES = 16 * 1024 * 1024
-"""The page ends with the dead letter that exceeds this."""
+"""A page ends with the dead letter that exceeds this size."""
 
 _BEFORE_ALL = float("-inf")
 
