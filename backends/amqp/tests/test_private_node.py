@@ -142,7 +142,7 @@ def test_a_full_queue_of_dead_letters_refuses_a_further_one_and_its_source_stays
         sent.append("acked")
         transport.settle([(good, Ack()), *((each, DeadLetter(reason="r", error="e")) for each in bad)])
 
-    with pytest.raises(SettleError, match="is full, as by a policy with max-length") as caught:
+    with pytest.raises(SettleError, match="is full, as with a policy of max-length") as caught:
         repeat(set_four_of_five_aside)
 
     policy(f"^{transport._options.prefix}", '{"max-length": 1000}')

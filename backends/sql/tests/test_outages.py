@@ -167,7 +167,7 @@ def test_a_call_waits_for_another_writer_no_longer_than_it_was_told(
     assert len(transport.receive(["default"], limit=1, lease=60, wait=0)) == 1
 
 
-@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); look")])
+@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); check")])
 def test_an_error_of_the_disk_says_that_the_disk_is_full_if_it_is(
     free: int, said: str, opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
