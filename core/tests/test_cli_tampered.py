@@ -1,4 +1,4 @@
-"""Rows that something else wrote or changed: one of them stops neither a command nor the rows beside it."""
+"""Rows that something else wrote or changed: one of them stops neither a command nor other rows."""
 
 from __future__ import annotations
 

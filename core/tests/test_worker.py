@@ -1023,7 +1023,7 @@ def test_waiting_for_a_busy_place_does_not_spin(
 
 
 class _Forgetful(_Slots):
-    """Loses some deliveries: nothing works on them, and they never end."""
+    """Drops some deliveries: nothing works on them, and they never end."""
 
     def __init__(self, clock: FakeClock, *lost: str, takes: Callable[[Delivery], float] = lambda _: 0.5) -> None:
         super().__init__(clock, 3, takes=takes)

@@ -147,7 +147,7 @@ def test_a_dead_letter_without_a_place_stays_held_by_one_who_only_checks(
 
 
 class Elsewhere(BaseHTTPRequestHandler):
-    """Answers as a web server that is no management plugin."""
+    """Answers as a web server that is not a management plugin."""
 
     def do_GET(self) -> None:
         self.send_response(302)

@@ -1,4 +1,4 @@
-"""What happens to the database under a running worker: it waits, resumes, and says what is wrong."""
+"""Outages of the database under a running worker: it waits, resumes, and logs what is wrong."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _running(transport: SqlTransport) -> Iterator[_Running]:
 
 
 def _empty(path: Path) -> None:
-    """Put an empty file into the place of *path*."""
+    """Replace *path* with an empty file."""
     new = path.with_suffix(".new")
     new.touch()
     new.replace(path)

@@ -163,7 +163,7 @@ class Ledger:
                 raise
             gone = frozenset(lost)
             settled = self._enter(batch, gone, failure)
-            # Before another flush ends: whoever waits for that finds what could not be settled.
+            # Before another flush ends, so that a caller that waits for it sees what could not be settled.
             self._settled(settled, [entry for entry in batch if entry[0] in gone])
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure

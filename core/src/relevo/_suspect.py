@@ -77,10 +77,10 @@ class Suspects:
         self._excuse_again_at = -math.inf
         self._appeared: float | None = None
         self._waiting: dict[_Event, float] = {}
-        """Since when suspects wait for the end of a grace, in monotonic seconds."""
+        """The start of each suspect's wait for the end of a grace period, in monotonic seconds."""
 
     def start(self) -> None:
-        """Begin another run: what ends this process from now on counts again."""
+        """Begin another run: from now on the end of this process counts as a death again."""
         with self._lock:
             self._is_excused = False
 
@@ -99,7 +99,7 @@ class Suspects:
             kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
             self._waiting.pop(_event(delivery), None)
-            _log.info("%r was handled before its lease was lost; it ends as it did then", delivery)
+            _log.info("%r was handled before its lease was lost; settling it with that outcome", delivery)
             return kept
         if not isinstance(delivery.envelope, Envelope):
             return None
@@ -123,7 +123,7 @@ class Suspects:
                 return self._later()
 
     def patience(self) -> float:
-        """Return for how many seconds a run until empty has to wait for suspects whose grace is not over."""
+        """Return for how many seconds a run until empty has to wait for the grace period of a suspect."""
         now = self._clock.monotonic()
         self._waiting = {event: since for event, since in self._waiting.items() if now - since < _LONGEST_WAIT}
         return max((since + _LONGEST_WAIT - now for since in self._waiting.values()), default=0.0)
@@ -158,8 +158,8 @@ class Suspects:
             note = attrs.evolve(note, listener=listener_id)
             try:
                 self._transport.begin(delivery, note)
-            except RelevoError as error:  # the note before stays
-                _log.debug("the note on %r was not renewed: %s", delivery, error)
+            except RelevoError as error:  # the earlier note stays
+                _log.debug("the note on %r could not be updated: %s", delivery, error)
             else:
                 self._notes[delivery] = note
 
@@ -179,11 +179,11 @@ class Suspects:
             self._appear()
 
     def _excuse(self, delivery: Delivery, note: Note) -> bool:
-        """Excuse *note*, and return whether that is kept."""
+        """Mark *note* as excused, and return whether that was stored."""
         try:
             self._transport.excuse(delivery, note)
         except RelevoError as error:
-            _log.debug("the note on %r was not excused: %s", delivery, error)
+            _log.debug("the note on %r could not be marked as excused: %s", delivery, error)
             self._excuse_again_at = self._clock.monotonic() + LOOK_AGAIN
             return False
         return True
@@ -205,7 +205,7 @@ class Suspects:
             error = sanitised(cannot_tell(losses, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
-            if note is not None and not note.excused:  # it ended and this process lives
+            if note is not None and not note.excused:  # the delivery ended, and this process is alive
                 with self._lock:
                     self._excuse(delivery, note)
             return attrs.evolve(outcome, death=None)
@@ -215,7 +215,7 @@ class Suspects:
         try:
             verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))
         except RelevoError:
-            return outcome  # whoever receives it next judges
+            return outcome  # the next worker that receives it judges
         if not isinstance(verdict, CrashLoop):
             return outcome
         error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
@@ -243,7 +243,7 @@ class Suspects:
         return judged(note, deaths, self._fate, patient=note is not None and self._is_patient(delivery, note))
 
     def _is_patient(self, delivery: Delivery, note: Note) -> bool:
-        """Return whether to leave *delivery* to the process that began it, if that lives; not for ever."""
+        """Return whether to leave *delivery* to the process that began it, if that is alive; for a limited time."""
         now = self._clock.monotonic()
         self._met = {key: at for key, at in self._met.items() if now - at < _REMEMBERED}
         key = (*_event(delivery), note.by)
@@ -278,7 +278,7 @@ _Event = tuple[str, str, str]
 
 
 def _event(delivery: Delivery) -> _Event:
-    """Return what tells the event of *delivery* from others; of bytes that cannot be read only the queue."""
+    """Return the identity of the event of *delivery*; only the queue if its bytes are unreadable."""
     envelope = delivery.envelope
     return (
         (delivery.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else (delivery.queue, "", "")

@@ -45,7 +45,7 @@ _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 GRACE = 5.0
-"""Seconds after the time limit within which a call of the transport ends, whatever the server does."""
+"""Seconds after the time limit within which a transport call ends, whatever the server does."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
@@ -164,7 +164,7 @@ class Worker:
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing more is begun, since :meth:`stop` was called or the time is up."""
+        """Whether nothing more is begun, because :meth:`stop` was called or the time limit is reached."""
         return self._stopped or self._clock.monotonic() >= self._ends
 
     @property

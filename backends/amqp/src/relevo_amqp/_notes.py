@@ -97,7 +97,7 @@ class NoteLog:
             raise
 
     def withdraw(self, key: str, turn: int, *, before: Note | None = None) -> None:
-        """Withdraw the note of a hand-over with the next write, in favour of *before* if there is one."""
+        """Withdraw the note of a hand-over with the next write; restore *before* if there is one."""
         self._owed.append(self._parcel(key, [key, turn, None if before is None else before.packed()]))
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:

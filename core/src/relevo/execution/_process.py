@@ -152,7 +152,7 @@ class ProcessExecutor:
     def submit(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         self._submitted[delivery] = None
-        if not isinstance(envelope, Envelope):  # no listener is called for what cannot be read
+        if not isinstance(envelope, Envelope):  # it has no listeners, so it needs no child
             self._ended.put((delivery, self._handle(delivery)))
             return
         self._count += 1

@@ -39,7 +39,7 @@ _MOST_FAILURES = 5
 _MOST_STARTS = 3
 _LEAVE_PATIENCE, _LEAVE_EVERY = 5.0, 0.02
 _START_WITHIN = 120.0
-"""Seconds within which a child has to begin; importing an application takes a few, on a busy machine more."""
+"""Seconds within which a child has to begin; importing an application takes a few, or more on a busy machine."""
 
 
 @attrs.frozen(kw_only=True)
@@ -216,7 +216,7 @@ class Slot:
             self._let_go(self._task)
 
     def _let_go(self, task: _Task) -> None:
-        """End *task*, which no child has in hand, without waiting for the next one, since the worker stops."""
+        """End *task*, which no child runs, without waiting for the next child, since the worker stops."""
         now = time.monotonic()
         self._stopping_since = self._stopping_since or now
         over = task.work.over_limit
@@ -301,8 +301,8 @@ class Slot:
             if self._terms.runs is not None:
                 try:
                     self._terms.runs(task.delivery, message.listener_id)
-                except Exception:  # noqa: BLE001 - the note is not worth a slot
-                    _log.exception("that %s runs on %r could not be noted", message.listener_id, task.delivery)
+                except Exception:  # noqa: BLE001 - a failed note must not end the slot
+                    _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
                 child.channel.send(Kept(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
