@@ -78,7 +78,7 @@ def _holding(
             held += receive(worker, queue, limit=len(envelopes))
         if len(held) == len(envelopes):
             return worker, held
-        worker.settle([(each, Ack()) for each in held])  # suspects come one by one, and each only once it is alone
+        worker.settle([(each, Ack()) for each in held])  # suspects come one by one, each when nothing else is held
         drain(worker, queue, wait=1.0)
         worker.close()
 

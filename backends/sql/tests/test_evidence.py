@@ -234,7 +234,7 @@ def test_those_behind_one_of_their_key_wait_while_it_is_delayed(
     assert [first.envelope, second.envelope] == [an_envelope(number, ordering_key="42") for number in (1, 2)]
 
 
-# --- rows that somebody changed ---------------------------------------------------------------------
+# --- rows that something else changed ---------------------------------------------------------------
 
 HOSTILE = [
     b"\x00\xff",

@@ -54,7 +54,7 @@ class NoteLog:
 
         timeout: Seconds for an answer of the server.
 
-        within: From a number of seconds to how many of them are left to whoever is in a hurry.
+        within: Shortens a number of seconds so that it ends at the deadline.
     """
 
     def __init__(

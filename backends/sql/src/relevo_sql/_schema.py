@@ -107,7 +107,7 @@ BY_STRAY = sa.Index(
 
 
 def _check(name: str, condition: str) -> sa.CheckConstraint:
-    # SQLite alone lets a column hold a value of another type, and it alone has typeof().
+    # Only SQLite lets a column hold a value of another type, and only SQLite has typeof().
     return sa.CheckConstraint(condition, name=f"relevo_event_{name}").ddl_if(dialect="sqlite")
 
 

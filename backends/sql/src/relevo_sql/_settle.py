@@ -77,7 +77,7 @@ class Settler:
         seq, token = receipt
         kept = {"note": note.packed(), "dead": deaths_text(note.deaths)}
         run = self._statements.begin.run
-        # Not durable: a crash of the host may lose the note, since no listener is to blame for that.
+        # Not durable: a crash of the host may lose the note, but no listener is to blame for such a crash.
         touched = self._database.write(
             lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
         )

@@ -97,8 +97,8 @@ def drain(
     Handle what is due now, and what becomes due meanwhile, then exit.
 
     Without a terminal it prints only if something was dead-lettered or could not be settled. Exits with 1 if something
-    was dead-lettered, with 69 if a received event could not be settled, and with 75 during a deploy, if a plugin lets
-    no events be taken, or if another drain handles the same queues.
+    was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 during a deploy, if a plugin
+    lets no events be taken, or if another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
