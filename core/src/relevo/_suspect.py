@@ -195,7 +195,7 @@ class Suspects:
     # --- afterwards ------------------------------------------------------------------------------------
 
     def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
-        """Return how *delivery* ends that was handled and lost: a death that the worker saw may be the last one."""
+        """Return the final outcome of *delivery*, which was lost: a death that the worker saw may be the last one."""
         with self._lock:
             note = self._notes.get(delivery)
         if not self._has_evidence:

@@ -300,7 +300,7 @@ class Worker:
         self._ledger.flush()
 
     def _hurry(self) -> None:
-        """Let the next calls of the transports end with the time limit, or the last listener, and the grace period."""
+        """Limit the next transport calls to the time limit, or the end of the last listener, plus the grace period."""
         if self._has_limit:
             now = self._clock.monotonic()
             if self._busy:
@@ -330,7 +330,7 @@ class Worker:
         self._flush()
 
     def _rested(self) -> None:
-        """Note whether a listener still runs, and when the last one did."""
+        """Record whether a listener still runs, and when the last one ran."""
         if self._busy and self._has_limit:
             self._worked = self._clock.monotonic()
             self._busy = self._executor.running() > len(self._abandoned)
