@@ -37,11 +37,11 @@ demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by w
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py
 
-test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run it all on every Python, and what is too slow for it: soaks, long demos, mutants
+test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python, and what is too slow for test: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
 	@$(VENV_PYTHON) -m benchmarks.mutants --check
 
-test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; as root
+test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; needs root
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py
 
 lint imports types: $(VENV)/.tox ## Run one of the checks alone

@@ -31,7 +31,7 @@ def _redis_url() -> Iterator[str]:
 
 @pytest.fixture(name="systemd_analyze", scope="session")
 def _systemd_analyze() -> Path:
-    """Give the program that says what systemd thinks of a unit."""
+    """Return the program with which systemd checks a unit."""
     try:
         return server_starter.system_program("systemd-analyze", "systemd")
     except server_starter.NotFoundError as error:
@@ -55,7 +55,7 @@ def _url(kind: server_starter.Kind) -> Iterator[str]:
 
 
 def _do_without(error: server_starter.NotFoundError) -> NoReturn:
-    """Skip the test that needs what was not found; in CI that is a failure."""
+    """Skip the test, whose program or server was not found; in CI it fails."""
     if server_starter.in_ci():
         pytest.fail(str(error), pytrace=False)
     pytest.skip(str(error))

@@ -96,7 +96,7 @@ class Stopwatch:
 
 
 def looked() -> float:
-    """Return the seconds that a child takes after each listener to see that nothing of its process has changed."""
+    """Return the seconds that a child takes after each listener to check that its process has not changed."""
     keeper = Keeper((0, 1, 2))
     return min(timeit.repeat(keeper.look, number=LOOKS, repeat=ROUNDS)) / LOOKS
 
@@ -149,7 +149,7 @@ def main() -> int:
         each = seconds / said.events * 1e6
         over = (seconds - quick["inline"]) / said.events * 1e6
         print(f"  {kind:<12}{each:8.0f} µs an event{over:+9.0f} µs over inline")
-    print(f"  a child looks at its process in {looked() * 1e6:.0f} µs, after each listener")
+    print(f"  a child checks its process in {looked() * 1e6:.0f} µs, after each listener")
     print(f"  {'fresh':<12}{fresh * 1e3:8.0f} ms an event, with recycle_after = 1")
     print(f"a listener that waits {WAIT * 1e3:g} ms")
     for kind, seconds in waiting.items():

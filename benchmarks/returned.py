@@ -1,12 +1,12 @@
 """
-Measure the disk of a quorum queue whose messages are returned again and again, for two delivery limits.
+Measure the disk usage of a quorum queue whose messages are returned repeatedly, for two delivery limits.
 
     python benchmarks/returned.py [returns]
 
-It starts a private node for each limit, puts 100 messages into one queue, and has them delivered and returned until
-there were so many returns, 100,000 if no number is given. It prints the bytes and files of the node's Raft data ten
-times meanwhile, and again after all messages are acked; then how many entries the log of the queue gets while nobody
-uses it for 40 s. Each node ends with its run, and all takes two or three minutes.
+It starts a private node for each limit and puts 100 messages into one queue. They are delivered and returned until the
+number of returns is reached (100,000 by default). It prints the bytes and files of the node's Raft data ten times
+meanwhile, and again after all messages are acked; then how many entries the log of the queue gets while the queue is
+unused for 40 s. Each node ends with its run; the whole takes two or three minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows that something else wrote or changed: one of them stops neither a command nor the rows beside it."""
+"""Rows that something else wrote or changed: one of them stops neither a command nor other rows."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_row_that_no_claim_would_find_is_counted_reported_and_dead_lettered(sh
 
     assert (status["ready"], status["leased"], status["scheduled"]) == (1, 0, 0)
     assert checked.returncode == 78
-    assert "1 of the rows in the queue" in checked.stderr
+    assert "1 of its rows cannot be handed out" in checked.stderr
     assert (drained.returncode, "1 dead (1 unreadable)" in drained.stdout) == (1, True)
     assert letter["reason"] == "unreadable"
     assert "the column" in letter["error"]

@@ -126,7 +126,7 @@ def test_one_look_tells_nothing_of_a_worker_that_is_not_connected() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=6))
 def test_a_look_after_a_long_time_counts_for_little(times: list[float]) -> None:
-    """The one that looks was stopped or disconnected itself; six looks cannot make a grace of 30 s."""
+    """If the checks themselves were interrupted, six of them must not add up to a grace period of 30 s."""
     assert _looked(*((now, None) for now in sorted(times))) is Fate.AWAY
 
 

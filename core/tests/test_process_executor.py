@@ -53,7 +53,7 @@ def _executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecu
 
 
 def _refused(delivery: Delivery) -> Outcome:
-    """Return the outcome of a delivery for which no listener is called; any other belongs to a child."""
+    """Return the outcome of a delivery for which no listener is called; all others go to a child."""
     outcome = refusal(delivery, -math.inf)
     assert outcome is not None
     return outcome

@@ -185,7 +185,7 @@ class Line(MemoryTransport):
     begun: set[str]
     """What the worker handled since it received it last."""
     finished: set[str]
-    """What it handled to an outcome, which it may use for the same event later."""
+    """The events that it handled to an outcome, which it may use for the same event later."""
     dead = False
     faulty = False
 

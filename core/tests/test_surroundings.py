@@ -1,4 +1,4 @@
-"""What is compared and restored of a process after each listener."""
+"""The parts of a process that are compared and restored after each listener."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHER = attrs.evolve(
     recursion_limit=NOW.recursion_limit + 1,
     socket_timeout=4.5,
 )
-"""In every part something else than now."""
+"""Differs from the current state in every part."""
 
 NAMES = [field.name for field in attrs.fields(Surroundings)]
 

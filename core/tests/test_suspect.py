@@ -1,4 +1,4 @@
-"""What a worker does about events that were lost before: on a transport with evidence, and on one without."""
+"""How a worker handles events that were lost before, on transports with and without evidence."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class World:
         )  # fmt: skip
 
     def killed(self, host: Host, *, listener: str = "") -> ProcessIdentity:
-        """Receive the next event, begin it as a suspect is begun, and die."""
+        """Receive the next event, begin it as a suspect, and die."""
         process = host.process()
         transport = MemoryTransport(self.store, clock=self.clock)
         (delivery,) = transport.receive(["default"], limit=1, lease=60, wait=0)

@@ -532,7 +532,9 @@ def test_a_configuration_error_after_the_first_receive_is_an_outage_that_is_logg
     report = worker(handled, patient=True, options=DRAIN).run()
 
     assert report.done == 3
-    told = [record.message for record in caplog.records if "it worked before, and now: no such user" in record.message]
+    told = [
+        record.message for record in caplog.records if "it worked before, and fails now: no such user" in record.message
+    ]
     assert len(told) in ((2, 3) if verb == "receive" else (1,))  # 50 tries, up to 3 seconds apart
 
 
@@ -563,7 +565,7 @@ def test_one_that_is_not_patient_tells_a_configuration_error_after_the_first_rec
 ) -> None:
     send(3)
 
-    with pytest.raises(TransportUnavailableError, match="it worked before, and now: no such user"):
+    with pytest.raises(TransportUnavailableError, match="it worked before, and fails now: no such user"):
         worker(_Handled(then=lambda _: transport.fail(verb, WRONG)), options=DRAIN).run()
 
 
@@ -1021,7 +1023,7 @@ def test_waiting_for_a_busy_place_does_not_spin(
 
 
 class _Forgetful(_Slots):
-    """Loses some deliveries: nothing works on them, and they never end."""
+    """Drops some deliveries: nothing works on them, and they never end."""
 
     def __init__(self, clock: FakeClock, *lost: str, takes: Callable[[Delivery], float] = lambda _: 0.5) -> None:
         super().__init__(clock, 3, takes=takes)

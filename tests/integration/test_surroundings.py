@@ -1,4 +1,4 @@
-"""What a listener does to its child process does not reach the next event of that child."""
+"""Changes that a listener makes to its child process do not affect the next event of that child."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STREAMS = sys.stdin, sys.stdout, sys.stderr
 
 
 def seen():
-    """Return what this process looks like, each part in a form that JSON has."""
+    """Return the state of this process, each part in a form that JSON can express."""
     found = {}
     for name, look in PARTS.items():
         try:
@@ -204,7 +204,7 @@ REPLACED = ["descriptors-all", "stream-closed", "stream-detached"]
 ROOT_REPLACES = ["user", "root"]
 UNTOUCHED = ["threads", "nothing"]
 DEPENDS = ["limit-hard", "locale"]
-"""Restored or replaced, as the rights of the process and the locale of the machine are."""
+"""Restored or replaced, depending on the rights of the process and the locale of the machine."""
 
 
 @attrs.frozen
@@ -260,7 +260,7 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def different(run: Run, seen: dict[str, Any]) -> dict[str, Any]:
-    """Return what is not as it was in a clean process."""
+    """Return what differs from a clean process."""
     return {name: seen[name] for name in seen if seen[name] != run.clean[name]}
 
 

@@ -1,10 +1,10 @@
 """
-Pin the newest versions of all that the workspace is developed, tested and measured with, in constraints.txt.
+Pin the newest versions of everything that develops, tests and measures the workspace, in constraints.txt.
 
     make constraints
 
-pip resolves the requirements on the oldest and the newest supported Python, and on those between that are here.
-Where the results differ, the lines carry a marker.
+pip resolves the requirements on the oldest and the newest supported Python, and on any installed one between them.
+If the results differ, the lines have a marker.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pythons import SUPPORTED, present
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "constraints.txt"
-HEAD = "# The versions that the tools, the examples and the tests are installed with; `make constraints` rewrites it.\n"
+HEAD = "# Pinned versions for the tools, the examples and the tests; `make constraints` rewrites this file.\n"
 
 WANTED = [
     *("--requirement", "workspace.txt"),
@@ -40,7 +40,7 @@ def resolved(program: str) -> dict[str, str]:
     Return the newest versions that fit together under the Python *program*.
 
     Raises:
-        CalledProcessError: pip found none; it has said why.
+        CalledProcessError: pip found none, and has printed why.
     """
     dry = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     command = [sys.executable, "-m", "pip", "--python", program, *dry, *WANTED]

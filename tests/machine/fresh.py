@@ -1,16 +1,16 @@
 """
-Run the README's two commands on a new Debian: in a folder, with nothing but Python, make, git and a clone of HEAD.
+Run the README's two commands on a new Debian: in a folder, with only Python, make, git and a clone of HEAD.
 
     make test-fresh
     sudo env PYTHONPATH=tests/servers .venv/bin/python tests/machine/fresh.py [COMMAND …]
 
-`make demo` and `make test` run there without and with CI=true, or each COMMAND does, in a shell. It takes root and
-debootstrap, which is installed first if that is allowed (see CONTRIBUTING.md). How this machine reaches Debian's
-packages and Python's is carried over: apt's mirror and settings, pip's index, proxies and certificates.
+`make demo` and `make test` run there without and with CI=true, or each COMMAND does, in a shell. This needs root and
+debootstrap, which is installed first if that is allowed (see CONTRIBUTING.md). This machine's settings for packages
+are copied: apt's mirror and settings, pip's index, proxies and certificates.
 
 Mounts and processes are in namespaces of their own, so that none is left however this ends. The network is this
-machine's. So servers at their standard places are not those of the new machine: none is looked for there, and none
-that apt-get installs is started; the tests start their own.
+machine's, so a server at its standard place does not belong to the new machine. The tests do not look for one there,
+and apt-get starts none that it installs; the tests start their own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OWN = {
     "RELEVO_TEST_AMQP_STANDARD": "amqp://guest:guest@127.0.0.1:1/",
     "RELEVO_TEST_REDIS_STANDARD": "redis://127.0.0.1:1/0",
 }
-"""The environment on the new machine, before what is carried over."""
+"""The environment on the new machine, without the copied settings."""
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
@@ -62,7 +62,7 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 pivot_root . mnt
 exec chroot . sh -c 'umount -l /mnt; exec env --ignore-environment "$@"' sh "$@"
 """
-"""Makes the folder the root of its mount namespace, as that of a machine is, so that nothing leads out of it."""
+"""Makes the folder the root of its mount namespace, so that no path leads out of it."""
 
 RUN = """cd "$HOME/relevo"
 for command; do
@@ -75,7 +75,7 @@ done
 def main(commands: Sequence[str]) -> int:
     """Run *commands*, or the README's, and return the exit code of the first that fails."""
     if os.geteuid():
-        print("a new Debian in a folder takes root", file=sys.stderr)
+        print("fresh.py: a new Debian in a folder needs root; run it with sudo", file=sys.stderr)
         return UNAVAILABLE
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -108,7 +108,7 @@ def main(commands: Sequence[str]) -> int:
 
 
 def apart(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run *command* where its mounts and its processes end with it; return its exit code."""
+    """Run *command* in namespaces that end its mounts and processes with it; return its exit code."""
     unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     process = subprocess.Popen([*unshare, *command], env=environ, stdin=subprocess.DEVNULL)
     try:
@@ -119,14 +119,14 @@ def apart(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def mirror() -> str:
-    """Return where this machine has Debian's packages from; nothing if it is another system, or has no lists."""
+    """Return this machine's mirror of Debian's packages; empty on another system, or without package lists."""
     said = _said(["apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages"])
     found = re.search(rf"^Debian {SUITE} (\S+)", said, re.MULTILINE)
     return found[1] if found else ""
 
 
 def carry_over(folder: Path) -> None:
-    """Let the system in *folder* reach what this one reaches."""
+    """Copy this machine's settings for packages and the network to the system in *folder*."""
     acquire = _said(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"]).splitlines()
     lines = [line for line in acquire if not line.startswith("Acquire::IndexTargets")]
     (folder / "etc/apt/apt.conf.d/90-carried-over").write_text("\n".join(lines) + "\n")
@@ -144,7 +144,7 @@ def carry_over(folder: Path) -> None:
 
 
 def carried(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the variables that let programs reach what they reach with *environ* and this machine's settings."""
+    """Yield the variables that give programs the network settings of *environ* and of this machine."""
     for name in PROXIES:
         yield from ((each, environ[each]) for each in (name, name.lower()) if each in environ)
     for line in _said([sys.executable, "-m", "pip", "config", "list"]).splitlines():
@@ -163,7 +163,7 @@ def certificates(environ: Mapping[str, str]) -> Path | None:
 
 
 def _said(command: Sequence[str]) -> str:
-    """Return what *command* prints, or nothing where there is none."""
+    """Return the output of *command*; empty if it is not installed."""
     if shutil.which(command[0]) is None:
         return ""
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout

@@ -22,7 +22,7 @@ def present(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     The Python that runs this is one of them, whatever its version.
 
     Args:
-        environ: Has the PATH.
+        environ: The environment with the PATH.
     """
     found = {"{}.{}".format(*sys.version_info): getattr(sys, "_base_executable", sys.executable)}
     for version in SUPPORTED:

@@ -1,11 +1,11 @@
 """
-Run the checks and the tests with tox on the Pythons of this machine, and print at the end which these were.
+Run the checks and the tests with tox on the Pythons of this machine, and print at the end which ones were used.
 
     make test
     make test-all    (--all)
 
-Each Python checks the types and runs the unit tests. What is about servers rather than Python is run on one alone:
-with several Pythons, the oldest runs the conformance suite and what is slow, and the newest the report cards. A
+Each Python checks the types and runs the unit tests. Tests about servers rather than Python run on only one: with
+several Pythons, the oldest runs the conformance suite and the slow tests, and the newest runs the report cards. A
 single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
 """
 
@@ -40,7 +40,7 @@ class Part:
         return f"{self.environment} ({self.marks})" if self.marks else self.environment
 
     def run(self, discover: Sequence[str]) -> bool:
-        """Run it and return whether it succeeded; *discover* has programs among which tox finds its Python."""
+        """Run it and return whether it succeeded; *discover* lists the programs that tox may use as its Python."""
         tests = ["--", "-m", self.marks] if self.marks else []
         command = [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
         return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
@@ -48,12 +48,12 @@ class Part:
 
 def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part]:
     """
-    Yield what is run where the Pythons *versions* are.
+    Yield the parts that run if the Pythons *versions* are installed.
 
     Args:
         versions: Minor versions, the oldest first.
 
-        everything: Whether nothing is divided or left out.
+        everything: Run every test on each Python, and the soaks.
     """
     yield Part("checks")
     for place, version in enumerate(reversed(versions)):

@@ -1,4 +1,4 @@
-"""The versions that the workspace is installed with: all that is asked for is pinned, once for each Python."""
+"""The pinned versions of the workspace: every requirement is pinned, once for each Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def environment(python: str) -> dict[str, str]:
 
 
 def requirements() -> Iterator[str]:
-    """Yield what the groups, the distributions, their builds and the examples ask for."""
+    """Yield the requirements of the groups, the distributions, their builds and the examples."""
     for group in tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"].values():
         yield from (each for each in group if isinstance(each, str))
     for folder in (*workspace.distributions().values(), ROOT / "examples" / "transport-redis"):

@@ -3,9 +3,9 @@ Run a command, and end all that it leaves running.
 
     python tests/servers/keeper.py COMMAND …
 
-A TERM is passed on to the command. When it has ended, by itself or not, its descendants are ended too, in whatever
-session they are: workers of pytest, and the servers and programs that tests started. For that, Linux makes orphans
-children of this process. The exit code is the command's, as a shell gives it.
+A TERM is passed on to the command. When the command has ended, by itself or not, its descendants are ended too, in any
+session: workers of pytest, and the servers and programs that tests started. For that, orphans become children of this
+process (Linux only). The exit code is the command's, as in a shell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATIENCE = 30.0
 """Seconds for the command to end after a TERM, before it is killed."""
 
 GRACE = 10.0
-"""Seconds for what it left to end after a TERM, before it is killed; and then until it is given up."""
+"""Seconds for its descendants to end after a TERM, before they are killed; and again until they are given up."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -52,13 +52,13 @@ def run(command: Sequence[str]) -> int:
 
 
 def _adopt_orphans() -> None:
-    """Let orphans among the descendants become children of this process, where the system can."""
+    """Let orphaned descendants become children of this process, if the system supports that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _wait_for(pid: int) -> int:
-    """Return how the process *pid* ended, without reaping it as long as it may be sent a signal."""
+    """Return the exit code of the process *pid*; do not reap it while a signal may still be sent to it."""
     while True:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         if ended is not None and ended.si_pid == pid:
@@ -72,7 +72,7 @@ def _wait_for(pid: int) -> int:
 
 
 def _end_the_rest() -> None:
-    """End all descendants, with TERM first and with KILL where that does not help."""
+    """End all descendants, first with TERM and then with KILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + GRACE
         told: set[int] = set()

@@ -86,12 +86,12 @@ class PrivateNode:
         return self
 
     def start(self) -> None:
-        """Start the node on the data that it has, at the beginning and after :meth:`kill`; it takes some seconds."""
+        """Start the node with its existing data, at the beginning and after :meth:`kill`; this takes some seconds."""
         path = search_path(self._private, _SYSTEM_FOLDERS)
         self._process = spawn([str(self._launcher)], self._private, self._log, path=path)
 
     def kill(self) -> None:
-        """End the node with SIGKILL: what is not in a file by now is gone."""
+        """End the node with SIGKILL: what is not in a file by now is lost."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -35,7 +35,7 @@ def install(package: str, name: str, environ: Mapping[str, str] = os.environ) ->
     update, add = _commands(package, name, environ)
     with _alone():
         print(f"installing {name} with apt-get", file=sys.stderr, flush=True)
-        # The lists may be fresh enough although they cannot be brought up to date.
+        # The lists may be fresh enough even if they cannot be updated.
         complaints = [_complaint(update, environ), failure := _complaint(add, environ)]
     if failure:
         raise InstallError("\n".join([f"{name} could not be installed", *filter(None, complaints)]))
@@ -43,7 +43,7 @@ def install(package: str, name: str, environ: Mapping[str, str] = os.environ) ->
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Wait until no other process of the tests installs anything: apt-get waits for no other that updates its lists."""
+    """Wait until no other process of the tests installs packages, since apt-get fails beside a second update."""
     with (Path(tempfile.gettempdir()) / f"relevo-install-{os.geteuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

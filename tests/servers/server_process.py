@@ -44,7 +44,7 @@ def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
 
 
 def tied(command: Sequence[str], *, path: str) -> Sequence[str]:
-    """Return *command* so that Linux sends it a TERM when the process that starts it ends."""
+    """Return *command*, changed so that Linux sends it a TERM when the process that started it ends."""
     setpriv = shutil.which("setpriv", path=path)
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
 

@@ -127,16 +127,16 @@ def system_program(
     name: str, package: str, environ: Mapping[str, str] = os.environ, *, folders: Sequence[str] = ()
 ) -> Path:
     """
-    Return the program *name* of the system's *package*, which is installed first if it is missing and may be.
+    Return the program *name* of the system's *package*; install the package first if needed and allowed.
 
     Args:
-        name: What is looked for on the PATH, and then in *folders*.
+        name: The program, looked up on the PATH and then in *folders*.
 
-        package: Where it comes from.
+        package: The package that contains it.
 
-        environ: Has the PATH, and says whether the package may be installed.
+        environ: The environment with the PATH, and with the permission to install the package.
 
-        folders: Where systems put what is not on an ordinary user's PATH.
+        folders: Folders of programs that are not on an ordinary user's PATH.
 
     Raises:
         NotFoundError: It is not installed.

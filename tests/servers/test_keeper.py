@@ -1,4 +1,4 @@
-"""A run that is terminated ends with all that it started: the command, what that left behind, and the server."""
+"""A run that is terminated ends everything that it started: the command, its descendants, and the server."""
 
 from __future__ import annotations
 

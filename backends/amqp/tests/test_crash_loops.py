@@ -57,7 +57,7 @@ def ended_process() -> ProcessIdentity:
 
 
 class Listener:
-    """Notes what it is called for, and does what it is told to meanwhile."""
+    """Records its calls, and runs an action during them."""
 
     def __init__(self, meanwhile: Callable[[], object] = lambda: None):
         self.calls: Counter[str] = Counter()
@@ -135,7 +135,7 @@ def wait_until(true: Callable[[], bool], within: float = 60.0) -> None:
 
 
 def cut_off(transport: AmqpTransport, proxy: Proxy) -> None:
-    """Cut *transport* off; an ack that is sent before it has noticed that would be neither taken nor kept."""
+    """Cut *transport* off and wait until it has noticed; an ack that is sent before would be lost."""
     receiver = transport._receiver
     assert receiver is not None
     proxy.cut()
@@ -148,7 +148,7 @@ def done(worker: Worker) -> int:
 
 
 def wait_until_away(transport: AmqpTransport, process: ProcessIdentity) -> None:
-    """Wait until the server has noticed that the connection of *process* ended, which takes it some milliseconds."""
+    """Wait until the server has noticed that the connection of *process* ended, which takes some milliseconds."""
     wait_until(lambda: not transport.presence([process.worker]))
 
 
@@ -267,7 +267,7 @@ def test_a_suspect_is_left_to_the_worker_that_still_has_its_outcome(
 def fates(
     connect: Connect, queue: str, envelope: Envelope, processes: Sequence[ProcessIdentity], *, excused: bool = False
 ) -> tuple[AmqpTransport, Delivery]:
-    """Have *processes* begin the event, and be gone; return who holds it then."""
+    """Let each of *processes* begin the event and end; return the transport that holds it then."""
     holder, delivery = suspect(connect, queue, envelope)
     for process in processes:
         suspects = Suspects(holder, holder._clock, process)
@@ -321,7 +321,7 @@ def test_a_process_that_lost_its_connection_three_times_and_lives_is_no_crash_lo
     for process in living:
         suspects = Suspects(holder, clock, process)
         outcome = suspects.outcome(delivery)
-        for _ in range(40):  # who began it last lives, and has its time
+        for _ in range(40):  # the process that began it last is alive, and the event is left to it
             if outcome is None:
                 break
             assert isinstance(outcome, Release)

@@ -1,4 +1,4 @@
-"""Law 3: a verdict needs evidence. Notes of who began what, signs of life, and what becomes of both."""
+"""Law 3: a verdict needs evidence. Notes of begun events, signs of life, and how long both last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
 
 NOTE = Note(by="a1:boot:1:10:20", deaths=("b2:boot:1:11:21",), listener="shop.listeners.resize")
-"""What a transport never reads."""
+"""A text that a transport never reads."""
 
 
 def come(transport: AmqpTransport, queue: str) -> Delivery:

@@ -1,4 +1,4 @@
-"""Evidence on a node of our own: alarms, restarts, and a long run with all of them together."""
+"""Evidence on a private node: alarms, restarts, and a long run with all of them together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _opener(node: Node) -> Iterator[Opener]:
 
 @contextmanager
 def alarm(node: Node) -> Iterator[None]:
-    """Let the node be short of memory while the block runs."""
+    """Put the node into a memory alarm while the block runs."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
         yield
@@ -221,7 +221,7 @@ def test_without_the_right_to_appear_suspects_wait_and_other_events_go_on(node: 
 # --- all of it together ----------------------------------------------------------------------------------
 
 SCALE = float(os.environ.get("RELEVO_TEST_SOAK", "1"))
-"""What part of the long run is done."""
+"""The part of the long run that is done."""
 
 SEED = secrets.randbits(32)
 DICE = random.Random(SEED)  # noqa: S311 - no secret

@@ -79,7 +79,7 @@ LIVING = st.builds(
     deaths=st.lists(BRIEF, max_size=3).map(tuple),
     suspect=st.just("") | st.builds(suspect_key, TIMES, st.just("0" * 16)),
 )
-"""What lies among the dead keeps no evidence."""
+"""A dead letter keeps no evidence."""
 
 RECORDS = LIVING | st.builds(
     Record,

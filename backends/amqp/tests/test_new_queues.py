@@ -1,4 +1,4 @@
-"""When a new queue is taken to survive a crash of its server; test_private_node.py has the crashes."""
+"""When a new queue counts as safe against a crash of its server; test_private_node.py has the crashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
 
 LONG = 30.0
-"""Seconds to settle in that no test waits for."""
+"""A value of ``settle_in`` in seconds that no test waits for."""
 
 
 def is_there(server: Server, mark: Exchange) -> bool:

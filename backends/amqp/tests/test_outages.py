@@ -1,4 +1,4 @@
-"""Outages on a node of our own: alarms, rights that are taken away, a server that is silent."""
+"""Outages on a private node: alarms, rights that are taken away, a server that does not answer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _allow(node: Node, *, configure: str = ".*", write: str = ".*", read: str = 
 
 @contextmanager
 def _alarm(node: Node) -> Iterator[None]:
-    """Let the node be short of memory while the block runs."""
+    """Put the node into a memory alarm while the block runs."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
         yield

@@ -1,4 +1,4 @@
-"""What takes a server of its own: it is killed, and its operator gives policies to every queue."""
+"""Tests that need a private server: it is killed, and its operator applies policies to every queue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def node() -> Iterator[rabbitmq_node.PrivateNode]:
 def open_transport(
     node: rabbitmq_node.PrivateNode, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., AmqpTransport]]:
-    """Give a way to open transports with a prefix of this test's own."""
+    """Return a function that opens transports with a prefix for this test."""
     prefix = request.node.name[-60:].strip("-_.")
     opened: list[AmqpTransport] = []
 
@@ -116,7 +116,7 @@ def test_a_queue_that_lost_its_data_is_named_with_the_command_that_removes_it(
 
 @pytest.fixture
 def policy(node: rabbitmq_node.PrivateNode) -> Iterator[Callable[[str, str], None]]:
-    """Give a way to set the policy "everything", which is gone after the test."""
+    """Return a function that sets the policy "everything", which is removed after the test."""
 
     def policy(pattern: str, definition: str) -> None:
         node.control("set_policy", "everything", pattern, definition, "--apply-to", "queues")
@@ -142,7 +142,7 @@ def test_a_full_queue_of_dead_letters_refuses_a_further_one_and_its_source_stays
         sent.append("acked")
         transport.settle([(good, Ack()), *((each, DeadLetter(reason="r", error="e")) for each in bad)])
 
-    with pytest.raises(SettleError, match="is full, as by a policy with max-length") as caught:
+    with pytest.raises(SettleError, match="is full, as with a policy of max-length") as caught:
         repeat(set_four_of_five_aside)
 
     policy(f"^{transport._options.prefix}", '{"max-length": 1000}')
@@ -201,8 +201,8 @@ def test_a_policy_that_can_lose_events_is_named_with_what_it_does(
     finally:
         node.control("clear_operator_policy", "boss")
 
-    assert 'the policy "everything": max-length = 100000 refuses' in problems
-    assert 'the policy "everything": overflow = drop-head goes before the reject-publish' in problems
+    assert 'the policy "everything": max-length = 100000 makes a full queue refuse' in problems
+    assert 'the policy "everything": overflow = drop-head overrides the reject-publish' in problems
     assert 'the operator policy "boss": message-ttl = 86400000 deletes dead letters' in problems
     assert transport_queue(transport, Role.DEAD) in problems
 
@@ -226,7 +226,7 @@ def transport_queue(transport: AmqpTransport, role: Role) -> str:
 
 
 def handled(transport: AmqpTransport, wanted: int) -> set[str]:
-    """Receive and ack until there are as many as are *wanted*, or nothing comes any more; return their ids."""
+    """Receive and ack until *wanted* events were received, or no more arrive; return their ids."""
     found: set[str] = set()
     while len(found) < wanted and (deliveries := receive(transport, "default", wait=10.0)):
         found.update(ids(deliveries))
@@ -243,13 +243,13 @@ def five(transport: AmqpTransport) -> list[Delivery]:
 
 
 def repeat(action: Callable[[], None]) -> None:
-    """Do it until it raises, but not for ever."""
+    """Repeat it until it raises, but not for ever."""
     for _ in range(10):
         action()
 
 
 def dead_lettered(transport: AmqpTransport, deliveries: list[Delivery]) -> bool:
-    """Try again to set *deliveries* aside, as a worker does; return whether none is left."""
+    """Try again to dead-letter *deliveries*, as a worker does; return whether none is left."""
     try:
         transport.settle([(each, DeadLetter(reason="r", error="e")) for each in deliveries])
     except SettleError as error:
@@ -259,7 +259,7 @@ def dead_lettered(transport: AmqpTransport, deliveries: list[Delivery]) -> bool:
 
 
 def drained(app: App) -> bool:
-    """Have a worker handle what there is; return whether it could settle all."""
+    """Let a worker handle all events; return whether it could settle all."""
     try:
         app.worker(RunOptions(until_empty=True)).run()
     except SettleError:
@@ -268,7 +268,7 @@ def drained(app: App) -> bool:
 
 
 def eventually(holds: Callable[[], bool], *, limit: float = 60.0) -> bool:
-    """Return whether *holds* comes true."""
+    """Return whether *holds* becomes true in time."""
     deadline = time.monotonic() + limit
     while not holds():
         if time.monotonic() > deadline:

@@ -162,7 +162,7 @@ def test_a_batch_that_is_given_up_knows_what_was_on_its_way() -> None:
 
 
 def set_confirm_timeout(transport: AmqpTransport, seconds: float) -> None:
-    """Change it for a part of a test: what a busy server has to answer may take it longer than the part allows."""
+    """Change it for a part of a test only: a busy server may answer later than the part allows."""
     assert transport._hub is not None
     transport._hub.publisher._timeout = seconds
 

@@ -69,7 +69,7 @@ def test_acks_in_any_order_leave_only_what_was_not_acked(
 def _holding(
     connect: Connect, transport: AmqpTransport, queue: str, envelopes: Sequence[Envelope]
 ) -> tuple[AmqpTransport, list[Delivery]]:
-    """Return a worker that holds all of *envelopes*; it begins again if the server made it subscribe anew meanwhile."""
+    """Return a worker that holds all of *envelopes*; start over if the server made it subscribe again meanwhile."""
     while True:
         transport.send(envelopes)
         worker = connect(prefetch=len(envelopes))
@@ -78,7 +78,7 @@ def _holding(
             held += receive(worker, queue, limit=len(envelopes))
         if len(held) == len(envelopes):
             return worker, held
-        worker.settle([(each, Ack()) for each in held])  # suspects come one by one, and each only once it is alone
+        worker.settle([(each, Ack()) for each in held])  # suspects come one by one, each when nothing else is held
         drain(worker, queue, wait=1.0)
         worker.close()
 

@@ -47,7 +47,7 @@ def test_a_queue_that_is_there_and_different_is_named_with_its_argument(
     server.channel().queue_declare(name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 5})
 
     for dry_run in (True, False):
-        with pytest.raises(TopologyError, match=r"expected x-\S+ to be .*, got") as caught:
+        with pytest.raises(TopologyError, match=r"expected x-\S+ to be .*; got") as caught:
             connect().setup([queue], dry_run=dry_run)
         assert name in str(caught.value)
 
@@ -147,7 +147,7 @@ def test_a_dead_letter_without_a_place_stays_held_by_one_who_only_checks(
 
 
 class Elsewhere(BaseHTTPRequestHandler):
-    """Answers as a web server that is no management plugin."""
+    """Answers as a web server that is not a management plugin."""
 
     def do_GET(self) -> None:
         self.send_response(302)
@@ -166,7 +166,7 @@ def test_policies_that_cannot_be_looked_at_are_told_with_the_command_that_enable
     assert transport.problems([queue]) == ()
 
     (record,) = caplog.records
-    assert "could not be looked at" in record.getMessage()
+    assert "could not be checked" in record.getMessage()
     assert "rabbitmq-plugins enable rabbitmq_management" in record.getMessage()
 
 

@@ -83,7 +83,7 @@ def test_what_a_killed_process_held_comes_back_alone_and_with_its_losses(
 def test_an_event_that_kills_every_holder_gathers_losses_and_its_neighbours_do_not(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """A worker in small, which gives up after three losses; see test_crash_loops for relevo's."""
+    """A minimal worker, which gives up after three losses; see test_crash_loops for relevo's own."""
     transport.send([envelope(number) for number in range(50)])
     transport.send([envelope(999)])
     transport.send([envelope(number) for number in range(50, 100)])

@@ -28,7 +28,7 @@ def finish(event: relevo.Event) -> None:
 
 @relevo.listener("process.killed")
 def kill(event: relevo.Event) -> None:
-    """End the process that calls it, or the parent of that."""
+    """End this process, or its parent."""
     _called(event, "began")
     os.kill(os.getppid() if event["whom"] == "parent" else os.getpid(), signal.SIGKILL)
     time.sleep(600)
@@ -36,7 +36,7 @@ def kill(event: relevo.Event) -> None:
 
 @relevo.listener("file.awaited")
 def wait(event: relevo.Event) -> None:
-    """Return once there is a file ``go``."""
+    """Return once the file ``go`` exists."""
     _called(event, "began")
     while not Path("go").exists():
         time.sleep(0.01)

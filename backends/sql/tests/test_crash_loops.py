@@ -1,4 +1,4 @@
-"""Real processes that are killed or stopped while they hold an event: three deaths are a verdict, nothing else is."""
+"""Real processes that are killed or stopped while they hold an event: only three deaths make a crash loop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Stage:
         return list(self.app.transport().dead_letters(["default"]))
 
     def rows(self) -> list[tuple[int, str | None, str | None]]:
-        """Return losses, note and deaths of what is not done."""
+        """Return losses, note and deaths of the events that are not done."""
         with closing(sqlite3.connect(self.folder / "doomed.db")) as connection:
             return connection.execute("SELECT losses, begun, deaths FROM relevo_event ORDER BY seq").fetchall()
 

@@ -234,7 +234,7 @@ def test_those_behind_one_of_their_key_wait_while_it_is_delayed(
     assert [first.envelope, second.envelope] == [an_envelope(number, ordering_key="42") for number in (1, 2)]
 
 
-# --- rows that somebody changed ---------------------------------------------------------------------
+# --- rows that something else changed ---------------------------------------------------------------
 
 HOSTILE = [
     b"\x00\xff",
@@ -345,7 +345,7 @@ def test_a_sign_of_life_that_somebody_spoilt_is_none(transport: SqlTransport, pa
 
 @attrs.frozen
 class Host:
-    """A worker's process on a host of its own: no other host can tell whether it lives."""
+    """A worker's process on a separate host: no other host can tell whether it is alive."""
 
     transport: SqlTransport
     clock: FakeClock
@@ -358,7 +358,7 @@ class Host:
         self.transport.settle([(delivery, Lost())])
 
     def judge(self) -> Outcome | None:
-        """Return how the only event ends without being begun; it is given back then."""
+        """Return the outcome of the only event before it is begun, and give it back."""
         delivery = received(self.transport)
         outcome = self.suspects.outcome(delivery)
         if outcome is not None:
@@ -388,7 +388,7 @@ def noted_by_three(transport: SqlTransport, clock: FakeClock, envelope: Envelope
 
 
 def verdict(asker: Host, living: Sequence[Host]) -> Outcome | None:
-    """Return the first outcome but a release, looking once a second while *living* show that they live."""
+    """Return the first outcome other than a release; try once a second while *living* show signs of life."""
     clocks = {id(host.clock): host.clock for host in (asker, *living)}.values()
     for _ in range(100):
         outcome = asker.judge()

@@ -1,4 +1,4 @@
-"""What happens to the database under a running worker: it waits, resumes, and says what is wrong."""
+"""Outages of the database under a running worker: it waits, resumes, and logs what is wrong."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _running(transport: SqlTransport) -> Iterator[_Running]:
 
 
 def _empty(path: Path) -> None:
-    """Put an empty file into the place of *path*."""
+    """Replace *path* with an empty file."""
     new = path.with_suffix(".new")
     new.touch()
     new.replace(path)
@@ -114,7 +114,7 @@ def test_a_worker_that_only_checked_its_database_waits_until_an_empty_one_is_set
         running.wait_until(lambda: running.handled == ["id-1"])
 
         _empty(path)
-        running.wait_until(lambda: "it worked before, and now: " in caplog.text)
+        running.wait_until(lambda: "it worked before, and fails now: " in caplog.text)
         untouched = not _has_tables(path)
         opener().send([an_envelope(2)])
 
@@ -167,7 +167,7 @@ def test_a_call_waits_for_another_writer_no_longer_than_it_was_told(
     assert len(transport.receive(["default"], limit=1, lease=60, wait=0)) == 1
 
 
-@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); look")])
+@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); check")])
 def test_an_error_of_the_disk_says_that_the_disk_is_full_if_it_is(
     free: int, said: str, opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_row_that_is_no_envelope_is_set_aside_and_its_followers_flow(
 
 
 def without_not_null(path: Path) -> None:
-    """Let the columns of the file at *path* hold nothing, as only an edit of the schema itself can."""
+    """Make the columns of the file at *path* nullable, which only an edit of the schema itself can do."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA writable_schema = 1")
         connection.execute(

@@ -31,15 +31,15 @@ _NOTED = RelevoError("noted")
 
 def contained(handle: Handle) -> Handle:
     """
-    Return *handle* so that an error of relevo's own ends the one delivery that it met, and nothing else.
+    Wrap *handle* so that an error outside of a listener ends only the delivery that it occurred in.
 
-    Errors of listeners never come here. An interrupt, or what ends the process, passes.
+    Errors of listeners are handled before. ``KeyboardInterrupt`` and ``SystemExit`` pass through.
     """
 
     def outcome(delivery: Delivery) -> Outcome:
         try:
             return handle(delivery)
-        except Exception as error:  # noqa: BLE001 - whatever it is, other deliveries must not wait for it
+        except Exception as error:  # noqa: BLE001 - any error; other deliveries must go on
             _log.exception("%r could not be handled", delivery)
             return decision.unhandled(delivery, error)
 
@@ -179,7 +179,7 @@ class Caller:
         due = mine.due if mine.status == "due" else None
         try:
             event = generic(document)
-        except DecodeError:  # a declared class may pass over what cannot be read
+        except DecodeError:  # a declared class may ignore fields that cannot be decoded
             event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
         about = {"delivery": delivery, "event": event, "listener_id": listener.id}
         with observed(self._failed, **about, attempt=mine.runs, error=error, due=due):
@@ -246,7 +246,7 @@ class Caller:
             self._checkpoint(delivery, state)
         except (LeaseLostError, TransportClosedError):
             return False  # nobody would learn what the others do; settling will be refused and told
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide what the listeners did
+        except Exception as error:  # noqa: BLE001 - any error; it must not hide what the listeners did
             _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
         return True
 

@@ -76,7 +76,7 @@ class Capabilities:
 
     presence: bool = False
     """
-    Workers can note what they begin, and can be asked whether they are there: ``begin``, ``excuse``, ``appear`` and
+    The transport stores which worker began an event and which workers are alive: ``begin``, ``excuse``, ``appear`` and
     ``presence``.
 
     Without it a transport cannot tell a crash from a lost connection.

@@ -197,7 +197,7 @@ def decoded(body: bytes) -> Document:
     """
     try:
         if not body.isascii():
-            body.decode()  # msgspec passes over the text of fields that it does not know
+            body.decode()  # msgspec does not validate the text of unknown fields
         document = _decode(body)
     except _UNREADABLE as error:
         raise DecodeError(f"not a CloudEvents document: {error}") from error

@@ -69,10 +69,10 @@ def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
 
 def unhandled(delivery: Delivery, error: Exception) -> Outcome:
     """
-    Return how *delivery* ends when *error* was raised outside of any listener, before or after one.
+    Return the outcome of *delivery* after *error* was raised outside of any listener.
 
-    A lack of memory, descriptors or files may pass, so it is retried a few times. Any other error would be raised
-    again for the same bytes.
+    ``MemoryError`` and ``OSError`` may be temporary, so the delivery is retried a few times. Any other error would
+    occur again with the same bytes.
     """
     passes = isinstance(error, (MemoryError, OSError))
     wait = DEFAULT_RETRY.decide(delivery.attempt, error, 0.0) if passes else None
@@ -120,9 +120,9 @@ def patient_unread(delivery: Delivery, now: float, *, detail: str, patience: flo
 
 def waited(delivery: Delivery, now: float) -> float:
     """
-    Return for how many seconds *delivery* has been waited for at least, where its state cannot say since when.
+    Return the least number of seconds that *delivery* has waited, when its state does not record the start.
 
-    Each hand-over waited a second or more, so that a time in the future cannot make the wait endless.
+    Each hand-over waits for at least a second, so a send time in the future cannot make the wait endless.
     """
     return max(now - delivery.enqueued_at, delivery.attempt - 1.0)
 

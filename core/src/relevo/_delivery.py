@@ -29,7 +29,7 @@ class Unreadable:
 
 
 MAX_DEATHS = 3
-"""So many deaths are kept with an event; there is a verdict before there are more."""
+"""The largest number of deaths that is kept with an event; the verdict comes before there are more."""
 
 _MAX_NAME = 250
 """Characters of a listener's id, or of an identity, that a note keeps."""
@@ -42,18 +42,19 @@ def _shortened(text: str) -> str:
 @attrs.frozen(kw_only=True)
 class Note:
     """
-    What a worker writes down before it begins an event that was lost before.
+    The record that a worker stores before it begins an event that was lost before.
 
-    It is the evidence for a crash loop: the event was begun, and by whom. A transport keeps it and never reads it.
+    It is the evidence for a crash loop: it names the process that began the event. A transport stores it and never
+    reads it.
 
     Args:
         by: The process that begins it, a :class:`ProcessIdentity` as text.
 
-        deaths: The processes that began it earlier and are taken for dead, at most three, as text.
+        deaths: The processes that began it earlier and are presumed dead, at most three, as text.
 
         listener: The id of the listener that runs; empty before the first one.
 
-        excused: The process was told to end; its end is no death.
+        excused: The process was told to end; its end does not count as a death.
     """
 
     by: str
@@ -68,7 +69,7 @@ class Note:
 
     @classmethod
     def unpacked(cls, text: str | bytes | None) -> Note | None:
-        """Return the note that :meth:`packed` made *text* of; ``None`` if it is none, since only notes accuse."""
+        """Return the note in *text*, as :meth:`packed` returns it; ``None`` if *text* is not a valid note."""
         if text is None:
             return None
         try:
@@ -90,7 +91,7 @@ _unpack_note = msgspec.json.Decoder(_PackedNote).decode
 
 
 def _text(text: str) -> str:
-    """Return *text* without what no store takes; it may be hostile, and is cut, since an identity is short."""
+    """Return *text*, which any writer may have stored, shortened and without lone surrogates."""
     return _shortened(text).encode("utf-8", "replace").decode()
 
 
@@ -114,10 +115,10 @@ class Delivery:
     """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
 
     begun: Note | None = None
-    """What the last process to begin it wrote down, unless it was given back since; where ``presence`` is claimed."""
+    """The note of the last process that began it, unless it was given back since; where ``presence`` is claimed."""
 
     deaths: tuple[str, ...] = ()
-    """The processes that are known or thought to have died of it, at most three, each as text."""
+    """The processes that died of it, or are presumed to have died of it, at most three, each as text."""
 
     receipt: object
     """Opaque proof of holding it; new at each hand-over."""
@@ -176,15 +177,15 @@ class Release:
 @attrs.frozen(kw_only=True)
 class Lost:
     """
-    It ended without an outcome, and the worker says so: delivered again at once, with one more loss.
+    It ended without an outcome, as the worker saw: delivered again at once, with one more loss.
 
     What the end of a lease does by itself, without waiting for it.
     """
 
     death: str | None = None
     """
-    The process that died, as text, if the worker saw it: where ``presence`` is claimed it is kept among the deaths,
-    and takes the place of the note. ``None``: the note, if there is one, stays.
+    The process that died, as text, if the worker saw it end. Where ``presence`` is claimed, it is added to the deaths
+    and the note is removed. ``None`` leaves the note as it is.
     """
 
     state: bytes | None = None

@@ -1,9 +1,9 @@
 """
 The verdict on a suspect, decided from values alone: no clock, no I/O.
 
-A delivery with losses is a suspect: whoever held it may have died of it, or only have lost its connection.
-What a worker noted before it began the event says who that was, and whether that process has ended is the
-evidence. Three deaths make a crash loop.
+A delivery with losses is a suspect: the process that held it may have died of it, or may only have lost its
+connection. The note that a worker stored before it began the event names that process. Whether the process has
+ended is the evidence. Three deaths make a crash loop.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ GRACE = 30.0
 """
 Seconds for which a process on another host has to be away before it counts as dead.
 
-Longer than a worker takes to connect again after a restart of the server, its longest pause included.
+Longer than a worker takes to reconnect after a restart of the server, including its longest pause.
 """
 
 APPEAR_EVERY = 10.0
 """Seconds between two signs of life."""
 
 _LATE = 1.5 * APPEAR_EVERY
-"""Seconds for which a worker whose last sign was seen still counts as alive."""
+"""Seconds after its last sign of life for which a worker still counts as alive."""
 
 _LONGEST_GAP = 5.0
-"""Seconds that count at most between two looks: whoever looks may have been stopped, or disconnected, itself."""
+"""The most seconds that count between two checks: this process may have been suspended or disconnected itself."""
 
 
 class Fate(Enum):
-    """What is known of a process that began an event."""
+    """What is known about a process that began an event."""
 
     SELF = auto()
-    """It is the one that asks."""
+    """It is this process."""
 
     ALIVE = auto()
     AWAY = auto()
@@ -49,7 +49,7 @@ class Fate(Enum):
     GONE = auto()
 
     UNKNOWN = auto()
-    """It cannot be read who it is; that accuses nothing."""
+    """Its identity is invalid, so it does not count as a death."""
 
 
 @attrs.frozen
@@ -62,12 +62,12 @@ class Begin:
 
 @attrs.frozen
 class Wait:
-    """Not now: the process that began it lives and may still settle it, or it is not certain that it has ended."""
+    """Not now: the process that began it is alive and may still settle it, or it is not certain to have ended."""
 
 
 @attrs.frozen
 class CrashLoop:
-    """It ends here."""
+    """The event becomes a dead letter."""
 
     deaths: tuple[str, ...]
 
@@ -77,19 +77,19 @@ Verdict = Begin | Wait | CrashLoop
 
 def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate], *, patient: bool) -> Verdict:
     """
-    Return what follows from the evidence on a suspect.
+    Return the verdict on a suspect.
 
-    A process that only seems to have ended is among the deaths from then on, and the event is begun all the same. All
-    of them are asked for again each time, and one that is there after all is struck off.
+    A process that seems to have ended is added to the deaths, and the event is begun. Each later verdict checks all
+    deaths again and removes a process that is alive after all.
 
     Args:
-        note: Of the last process that began it, unless it gave it back.
+        note: The note of the last process that began it, unless that process gave it back.
 
-        deaths: The processes that are taken for dead already.
+        deaths: The processes that are presumed dead already.
 
-        fate: From the text of an identity to what is known of that process now.
+        fate: Returns what is known about the process whose identity it is given as text.
 
-        patient: Wait for a process that began it and lives.
+        patient: Wait for a process that began it and is alive.
     """
     accused = list(dict.fromkeys(deaths))
     if note is not None and patient and fate(note.by) is Fate.ALIVE:
@@ -109,18 +109,18 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
     Return the evidence for a crash loop in words.
 
     Args:
-        deaths: Who died.
+        deaths: The processes that died.
 
-        last: How the last one did, or in which listener; empty if that is not known.
+        last: How the last one died, or in which listener; empty if that is not known.
     """
     parsed = [each for each in map(ProcessIdentity.parsed, deaths) if each is not None]
     who = ", ".join(f"pid {each.pid} of boot {each.boot[:8] or 'unknown'}" for each in parsed)
-    cause = last or "a listener ends them, or the memory does"
+    cause = last or "a listener ends its process, or memory runs out"
     return f"{len(deaths)} processes died while they held it; {cause} ({who})"
 
 
 def cannot_tell(losses: int, *, last: str = "") -> str:
-    """Return why an event is given up where the transport keeps no evidence."""
+    """Return the reason for giving up an event whose transport keeps no evidence."""
     told = f"; {last}" if last else ""
     return (
         f"{losses} hand-overs ended without an outcome: "
@@ -130,9 +130,9 @@ def cannot_tell(losses: int, *, last: str = "") -> str:
 
 class Absences:
     """
-    How long each worker has been away, by the clock of the one that looks.
+    How long each worker has been away, by the clock of this process.
 
-    Times of two hosts are never compared, and an interval counts only between two looks that were answered.
+    Times of two hosts are never compared. Only the time between two answered checks counts.
     """
 
     def __init__(self) -> None:
@@ -140,12 +140,12 @@ class Absences:
 
     def look(self, asked: Sequence[str], signs: Mapping[str, Presence], now: float) -> None:
         """
-        Note an answer.
+        Record the answer to a check.
 
         Args:
             asked: The workers that were asked for.
 
-            signs: What was found of them.
+            signs: The signs of life that were found.
 
             now: Monotonic seconds.
         """
@@ -161,7 +161,7 @@ class Absences:
                 self._seen[worker] = _Look(beats, now, away, was_alive=before.was_alive and not before.is_connected)
 
     def fate(self, worker: str) -> Fate:
-        """Return what is known of *worker*, which was looked for just now."""
+        """Return what is known about *worker*, which was checked just now."""
         look = self._seen.get(worker)
         if look is None:
             return Fate.AWAY
@@ -170,7 +170,7 @@ class Absences:
         return Fate.GONE if look.away >= GRACE else Fate.AWAY
 
     def forget(self, before: float) -> None:
-        """Forget workers that were last looked for before the monotonic time *before*."""
+        """Forget workers that were last checked before the monotonic time *before*."""
         self._seen = {worker: look for worker, look in self._seen.items() if look.at >= before}
 
 
@@ -182,6 +182,6 @@ class _Look:
     """Seconds without a sign."""
 
     was_alive: bool = attrs.field(kw_only=True)
-    """Whether its last sign was seen to come, so that the next one may just not be due."""
+    """Whether its last sign of life was seen, so that the next one may not be due yet."""
 
     is_connected: bool = attrs.field(default=False, kw_only=True)

@@ -43,9 +43,9 @@ class Executor(Protocol):
 
     def stalled(self) -> Sequence[Delivery]:
         """
-        Return those that were submitted, are not finished, and that nothing works on.
+        Return the submitted deliveries that are not finished and that nothing works on.
 
-        A listener that runs, a child process that starts, and progress that is being kept are work.
+        A running listener, a starting child process and progress that is being stored count as work.
         """
         ...
 
@@ -71,7 +71,7 @@ class InlineExecutor:
             outcome = self._handle(delivery)
         except BaseException:
             # A defect or an interrupt, no listener's failure: the process ends in the middle of it, as in a crash.
-            # As a death it cannot stop the queue for ever, even if a listener raises it: the third is the last.
+            # It counts as a death, so it cannot stop the queue for ever: the third one ends the event.
             self._done.append((delivery, Lost(death=str(this_process().as_witnessed()))))
             raise
         self._done.append((delivery, outcome))

@@ -23,10 +23,10 @@ class _Key(NamedTuple):
 
 class _Kept(NamedTuple):
     turn: int
-    """The number of retries before: a loss raises attempt and losses alike, a settlement only the attempt."""
+    """The number of earlier retries: a loss raises both attempt and losses, a settlement only the attempt."""
 
     state: bytes
-    """What the event had come with: another one is that of someone who came further, or of a revival."""
+    """The state on receipt; a different state means that another worker got further, or that it was revived."""
 
     outcome: Outcome
     until: float
@@ -34,9 +34,9 @@ class _Kept(NamedTuple):
 
 class KeptOutcomes:
     """
-    Remembers how events ended whose settlement came too late, so that they need not be handled a second time.
+    Keeps the outcomes of events whose settlement came too late, so that they are not handled a second time.
 
-    Only a delivery with losses asks for one. An outcome of an earlier turn is forgotten: someone settled it since.
+    Only a delivery with losses looks one up. An outcome of an earlier turn is dropped: the event was settled since.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class KeptOutcomes:
         return len(self._kept)
 
     def keep(self, delivery: Delivery, outcome: Outcome, now: float) -> None:
-        """Keep *outcome*; *now* is monotonic seconds. What was not handled has none that is worth keeping."""
+        """Keep *outcome*; *now* is monotonic seconds. ``Release`` and ``Lost`` are ignored: nothing was handled."""
         key = _key(delivery)
         if key is None or isinstance(outcome, (Release, Lost)):
             return
@@ -59,15 +59,15 @@ class KeptOutcomes:
 
     def take(self, delivery: Delivery, now: float, *, is_untouched: bool) -> Outcome | None:
         """
-        Return the outcome of *delivery* that is kept, and forget it.
+        Return the kept outcome of *delivery*, and forget it.
 
         Args:
             delivery: As it was received again.
 
             now: Monotonic seconds.
 
-            is_untouched: No other worker can have begun it since. If one can, it may have got further than this one,
-                so that only an outcome that finishes the event counts.
+            is_untouched: No other worker can have begun it since. Otherwise another worker may have got further, and
+                only an outcome that finishes the event is returned.
         """
         key = _key(delivery)
         if key is None or not delivery.losses:

@@ -26,18 +26,18 @@ _AGAIN_AFTER = 1.0
 """Seconds after which a settlement that failed is tried again."""
 
 _REMIND_EVERY = 60.0
-"""Seconds between two log lines about what goes on being wrong."""
+"""Seconds between two log lines about a lasting problem."""
 
 
 class Reminder:
-    """Says when to log what goes on being wrong: at once, and then once a minute."""
+    """Decides when to log a lasting problem: at once, and then once a minute."""
 
     def __init__(self, clock: Clock):
         self._clock = clock
         self._last: float | None = None
 
     def due(self) -> bool:
-        """Return whether to log it now."""
+        """Return whether to log the problem now."""
         now = self._clock.monotonic()
         if self._last is not None and now - self._last < _REMIND_EVERY:
             return False
@@ -51,7 +51,7 @@ def outage(transport: str) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        raise TransportUnavailableError(transport, f"it worked before, and now: {error}") from error
+        raise TransportUnavailableError(transport, f"it worked before, and fails now: {error}") from error
 
 
 @attrs.define(eq=False, slots=False)
@@ -66,7 +66,7 @@ class Ledger:
 
         hooks: Plugins that look on.
 
-        settled: Called with what was settled, and with what could not be, since it was no longer held.
+        settled: Called with what was settled, and with what was no longer held and could not be settled.
 
         limit: So many settlements do not wait any longer.
     """
@@ -163,7 +163,7 @@ class Ledger:
                 raise
             gone = frozenset(lost)
             settled = self._enter(batch, gone, failure)
-            # Before another flush ends: whoever waits for that finds what could not be settled.
+            # Before another flush ends, so that a caller that waits for it sees what could not be settled.
             self._settled(settled, [entry for entry in batch if entry[0] in gone])
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure

@@ -178,7 +178,7 @@ class _Host:
                         self._hurry()
 
     def _hurry(self) -> None:
-        """Let the calls before, between and after the workers' own end within the time limit too, or soon after."""
+        """Apply the time limit and the grace period also to transport calls outside of the workers."""
         if self._options.max_seconds is not None:
             left = self._began + self._options.max_seconds - self._app.clock.monotonic()
             hurry(self._app, self._name, max(left, 0.0) + GRACE)
@@ -268,7 +268,7 @@ class _Host:
 
 
 def hurry(app: App, name: str, seconds: float | None) -> None:
-    """Let every call of the transport *name* and of its outbox end within *seconds*; ``None``: as is configured."""
+    """Limit every call of the transport *name* and its outbox to *seconds*; ``None``: the configured timeouts."""
     for transport in filter(None, (app.transport(name), app.outboxes.get(name))):
         transport.hurry(seconds)
 
@@ -284,7 +284,7 @@ def _plugged(app: App, *plugins: object) -> Iterator[None]:
 
 
 def _told_together(report: Report, moved: Sequence[Report]) -> Report:
-    """Return *report* with what the relay dead-lettered: whoever runs both wants to know of every dead letter."""
+    """Return *report* with what the relay dead-lettered or could not settle, so that it covers both."""
     reasons = Counter(report.reasons)
     for each in moved:
         reasons.update(each.reasons)

@@ -1,4 +1,4 @@
-"""The identity of a process, and whether that process still lives."""
+"""The identity of a process, and whether that process is alive."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import attrs
 
 _TEXT = re.compile(r"([0-9a-f]{1,64}):([0-9a-f-]{0,64}):([0-9]{0,20}):([0-9]{1,10}):([0-9]{1,20})(\+?)", re.ASCII)
 _START_TIME = 19
-"""Its place in ``/proc/PID/stat`` behind the name of the command, see proc_pid_stat(5)."""
+"""Its position in ``/proc/PID/stat`` after the name of the command, see proc_pid_stat(5)."""
 
 
 @attrs.frozen(kw_only=True)
 class ProcessIdentity:
     """
-    One process, told apart from every other one anywhere.
+    The identity of one process, unique on all hosts.
 
-    A process id alone is not enough: it is used again, and containers on one kernel all have a process 1.
+    A process id alone is not enough: ids are reused, and every container on a kernel has a process 1.
 
     Args:
         worker: A random number in hexadecimal; the key under which a transport keeps its presence.
 
-        boot: The kernel's own id since it was started; empty where it has none.
+        boot: The kernel's boot id; empty where there is none.
 
-        namespace: The number of the namespace in which *pid* counts.
+        namespace: The number of the namespace in which *pid* is valid.
 
         pid: The process id.
 
-        started: When the process was started, in clock ticks since the kernel was.
+        started: When the process was started, in clock ticks since the kernel booted.
 
         witnessed: Its parent, or the process itself, saw it end; no further evidence is needed.
     """
@@ -48,7 +48,7 @@ class ProcessIdentity:
 
     @classmethod
     def parsed(cls, text: str) -> ProcessIdentity | None:
-        """Return the identity that *text* holds; ``None`` if it holds none."""
+        """Return the identity in *text*; ``None`` if *text* is not a valid one."""
         found = _TEXT.fullmatch(text)
         if found is None:
             return None
@@ -58,7 +58,7 @@ class ProcessIdentity:
         )
 
     def as_witnessed(self) -> ProcessIdentity:
-        """Return it as one whose end was seen; each time another one, so that each end counts."""
+        """Return a copy whose end was seen, with a new random part each time, so that each end counts."""
         return attrs.evolve(self, worker=os.urandom(16).hex(), witnessed=True)
 
     def shares_host(self, other: ProcessIdentity) -> bool:
@@ -67,7 +67,7 @@ class ProcessIdentity:
 
 
 def process_identity(pid: int, *, worker: str | None = None) -> ProcessIdentity:
-    """Return the identity of the process *pid*, which lives and is this one or a child in the same namespace."""
+    """Return the identity of the live process *pid*, which is this one or a child in the same namespace."""
     return ProcessIdentity(
         worker=worker or os.urandom(16).hex(),
         boot=_boot(),
@@ -78,7 +78,7 @@ def process_identity(pid: int, *, worker: str | None = None) -> ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """Return the identity of the process that asks; a child of a fork has another one than its parent."""
+    """Return the identity of this process; a forked child has a different one than its parent."""
     pid = os.getpid()
     found = _Own.known
     if found is None or found.pid != pid:
@@ -91,15 +91,15 @@ class _Own:
 
 
 Lives = Callable[[ProcessIdentity], bool | None]
-"""From a process to whether it lives; ``None`` where this host cannot tell."""
+"""Returns whether a process is alive; ``None`` where this host cannot tell."""
 
 
 def lives_here(process: ProcessIdentity) -> bool | None:
     """
-    Return whether *process* lives, if it runs on this host and in this namespace.
+    Return whether *process* is alive, if it runs on this host and in this namespace.
 
-    The kernel's own table decides. A process that has ended and was not waited for does not live, one that was
-    stopped by a signal does, and one that only has its id is another one.
+    The kernel's process table decides. A zombie is not alive. A process that was stopped by a signal is alive. A
+    process with the same id and another start time is a different one.
 
     Returns:
         ``None`` if it ran elsewhere, or if this system has no ``/proc``.
@@ -118,7 +118,7 @@ def lives_here(process: ProcessIdentity) -> bool | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Return whether *pid* lives although ``/proc`` does not show it, as with the mount option ``hidepid``."""
+    """Return whether *pid* is alive although ``/proc`` does not show it, as with the mount option ``hidepid``."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -136,12 +136,12 @@ def _started(pid: int) -> int | None:
 
 
 def _fields(pid: int) -> list[str]:
-    """Return the fields of ``/proc/PID/stat`` from the state on; the name before may hold spaces and brackets."""
+    """Return the fields of ``/proc/PID/stat`` after the command's name, which may hold spaces and brackets."""
     return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _text(path: str) -> str:
-    """Return what stands in *path*; pathlib is not imported for that where an application only dispatches."""
+    """Return the content of *path*, without pathlib, which an application that only dispatches need not import."""
     with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - see above
         return file.read()
 

@@ -80,7 +80,7 @@ class StateTooLargeError(CodecError):
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-"""Leaves every value as it is, readable or not: what a newer release wrote is not judged here."""
+"""Leaves every value undecoded, so that values of a newer release are not validated."""
 _decode = msgspec.json.Decoder(Progress).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -149,7 +149,7 @@ def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, byte
 
 
 def since(noted: float | None, now: float) -> float:
-    """Return the time that was *noted* when a wait began; *now* if that is none, or not yet over."""
+    """Return *noted*, the time at which a wait began; *now* if it is missing, negative or in the future."""
     return noted if noted is not None and 0.0 <= noted <= now else now
 
 

@@ -30,7 +30,7 @@ _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
 
 _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
-"""What a target raises if one of the events asks for too much, or cannot be written; anything else is a defect."""
+"""Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
 
 
 def outbox_queue(transport: str) -> str:
@@ -124,8 +124,8 @@ class RelayExecutor:
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
             return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
-        except ConfigurationError as error:  # of the target and not of an event: once it has worked, an outage
-            name, why = self._target.name, f"it worked before, and now: {error}"
+        except ConfigurationError as error:  # about the target, not an event; after a first success, an outage
+            name, why = self._target.name, f"it worked before, and fails now: {error}"
             self._outage = TransportUnavailableError(name, why) if self._has_sent else error
             return [(delivery, Release()) for delivery, _ in batch]
         self._has_sent = True

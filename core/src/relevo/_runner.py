@@ -53,7 +53,7 @@ class Report:
     """Dead-lettered; a runner counts also what the relay that it runs beside could not hand on."""
 
     unsettled: int = 0
-    """Deliveries that were received and could not be settled; they come again, and may run again."""
+    """Deliveries that were received and could not be settled; they are delivered again and may run again."""
 
     seconds: float = 0.0
     stopped_by: str = "empty"

@@ -228,7 +228,7 @@ def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) ->
 
 
 def _kept(state: bytes) -> bytes | None:
-    """Return *state* if a transport keeps one of that length; else nothing, so that the one that is there stays."""
+    """Return *state* if it is short enough to be stored; else ``None``, which leaves the stored one."""
     return state if len(state) <= MAX_STATE else None
 
 

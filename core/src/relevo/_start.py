@@ -117,14 +117,14 @@ def checked_lease(lease: object) -> float:
     Return *lease* in seconds.
 
     Raises:
-        ConfigurationError: It is none, too short to be renewed, or longer than :data:`MAX_LEASE`.
+        ConfigurationError: It is not a duration, too short to be renewed, or longer than :data:`MAX_LEASE`.
     """
     length = seconds(lease, what="lease")
     if length < _SHORTEST_LEASE:
         raise ConfigurationError(f"lease is {length} s, {_SHORTEST_LEASE} s is the least that can be renewed")
     if length > MAX_LEASE:
         raise ConfigurationError(
-            f"lease is {length} s, {MAX_LEASE} s is the most; it is renewed as long as its process lives"
+            f"lease is {length} s, {MAX_LEASE} s is the most; choose a shorter one, it is renewed while the worker runs"
         )
     return length
 

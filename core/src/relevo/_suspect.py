@@ -1,4 +1,4 @@
-"""Suspects: events that were lost before. Evidence is collected and noted here; :mod:`relevo._evidence` judges."""
+"""Suspects: events that were lost before. This module collects the evidence; :mod:`relevo._evidence` judges it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from relevo.errors import LeaseLostError, RelevoError, TransportError
 _log = getLogger("relevo.worker")
 
 LOOK_AGAIN = 1.0
-"""Seconds after which a suspect is looked at again that could not be judged, or not be noted."""
+"""Seconds until the next try with a suspect that could not be judged or whose note could not be stored."""
 
 _LONGEST_WAIT = GRACE + 2 * LOOK_AGAIN
 _REMEMBERED = 3600.0
@@ -46,16 +46,16 @@ _MOST_NOTES = 1000
 @attrs.define(eq=False, slots=False)
 class Suspects:
     """
-    What one worker does about events that were lost before.
+    The handling of events that were lost before, for one worker.
 
     Args:
-        transport: Where they are.
+        transport: The transport of the events.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
-        identity: The worker's process, with a random part of the worker's own.
+        identity: The worker's process, with a random part that no other worker has.
 
-        lives: Tells whether a process of this host lives.
+        lives: Returns whether a process of this host is alive.
     """
 
     _transport: Transport
@@ -71,16 +71,16 @@ class Suspects:
         """Outcomes of events that were no longer held when they were settled."""
         self._lock = threading.Lock()
         self._notes: dict[Delivery, Note] = {}
-        """Of deliveries that are not known to be settled."""
+        """The notes of deliveries that are not known to be settled."""
 
         self._is_excused = False
         self._excuse_again_at = -math.inf
         self._appeared: float | None = None
         self._waiting: dict[_Event, float] = {}
-        """Since when suspects wait for the end of a grace, in monotonic seconds."""
+        """The start of each suspect's wait for the end of a grace period, in monotonic seconds."""
 
     def start(self) -> None:
-        """Begin another run: what ends this process from now on counts again."""
+        """Begin another run: from now on the end of this process counts as a death again."""
         with self._lock:
             self._is_excused = False
 
@@ -88,10 +88,10 @@ class Suspects:
 
     def outcome(self, delivery: Delivery) -> Outcome | None:
         """
-        Return how *delivery* ends without being handled, or ``None`` once it is noted that it is begun.
+        Return the outcome of *delivery* if it must not be handled; else store the note and return ``None``.
 
         Raises:
-            TransportUnavailableError: The server could not be asked who lives.
+            TransportUnavailableError: The server could not be asked which workers are alive.
         """
         begun = delivery.begun
         is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
@@ -99,7 +99,7 @@ class Suspects:
             kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
             self._waiting.pop(_event(delivery), None)
-            _log.info("%r was handled before its lease was lost; it ends as it did then", delivery)
+            _log.info("%r was handled before its lease was lost; settling it with that outcome", delivery)
             return kept
         if not isinstance(delivery.envelope, Envelope):
             return None
@@ -123,7 +123,7 @@ class Suspects:
                 return self._later()
 
     def patience(self) -> float:
-        """Return for how many seconds a run until empty has to wait for suspects whose grace is not over."""
+        """Return for how many seconds a run until empty has to wait for the grace period of a suspect."""
         now = self._clock.monotonic()
         self._waiting = {event: since for event, since in self._waiting.items() if now - since < _LONGEST_WAIT}
         return max((since + _LONGEST_WAIT - now for since in self._waiting.values()), default=0.0)
@@ -139,7 +139,7 @@ class Suspects:
         except LeaseLostError:
             return Release()
         except TransportError as error:
-            _log.info("%r is not begun yet: that it was begun could not be noted: %s", delivery, error)
+            _log.info("%r is not begun yet: its note could not be stored: %s", delivery, error)
             return self._later()
         with self._lock:
             self._notes[delivery] = note
@@ -150,7 +150,7 @@ class Suspects:
     # --- while it runs ---------------------------------------------------------------------------------
 
     def runs(self, delivery: Delivery, listener_id: str) -> None:
-        """Note that a listener of *delivery* runs, as far as the transport can; from any thread."""
+        """Add the listener that runs to the note on *delivery*, if the transport can store it; from any thread."""
         with self._lock:
             note = self._notes.get(delivery)
             if note is None or note.listener == listener_id:
@@ -158,13 +158,13 @@ class Suspects:
             note = attrs.evolve(note, listener=listener_id)
             try:
                 self._transport.begin(delivery, note)
-            except RelevoError as error:  # the note before stays
-                _log.debug("the note on %r was not renewed: %s", delivery, error)
+            except RelevoError as error:  # the earlier note stays
+                _log.debug("the note on %r could not be updated: %s", delivery, error)
             else:
                 self._notes[delivery] = note
 
     def excuse(self) -> None:
-        """Note that this process ends in order, or was told to: its end accuses no event that it began."""
+        """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
         with self._lock:
             self._is_excused = True
             if self._clock.monotonic() < self._excuse_again_at:
@@ -174,16 +174,16 @@ class Suspects:
                     self._notes[delivery] = attrs.evolve(note, excused=True)
 
     def keep_up(self) -> None:
-        """Show that this worker lives, if others may ask and it is time to."""
+        """Send a sign of life if one is due; only a worker that has begun a suspect sends any."""
         if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
             self._appear()
 
     def _excuse(self, delivery: Delivery, note: Note) -> bool:
-        """Excuse *note*, and return whether that is kept."""
+        """Mark *note* as excused, and return whether that was stored."""
         try:
             self._transport.excuse(delivery, note)
         except RelevoError as error:
-            _log.debug("the note on %r was not excused: %s", delivery, error)
+            _log.debug("the note on %r could not be marked as excused: %s", delivery, error)
             self._excuse_again_at = self._clock.monotonic() + LOOK_AGAIN
             return False
         return True
@@ -195,7 +195,7 @@ class Suspects:
     # --- afterwards ------------------------------------------------------------------------------------
 
     def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
-        """Return how *delivery* ends that was handled and lost: a death that the worker saw may be the last one."""
+        """Return the final outcome of *delivery*, which was lost: a death that the worker saw may be the last one."""
         with self._lock:
             note = self._notes.get(delivery)
         if not self._has_evidence:
@@ -205,7 +205,7 @@ class Suspects:
             error = sanitised(cannot_tell(losses, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
-            if note is not None and not note.excused:  # it ended and this process lives
+            if note is not None and not note.excused:  # the delivery ended, and this process is alive
                 with self._lock:
                     self._excuse(delivery, note)
             return attrs.evolve(outcome, death=None)
@@ -215,14 +215,14 @@ class Suspects:
         try:
             verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))
         except RelevoError:
-            return outcome  # whoever receives it next judges
+            return outcome  # the next worker that receives it judges
         if not isinstance(verdict, CrashLoop):
             return outcome
         error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
         return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
 
     def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
-        """Learn what was settled, and keep the outcomes of what was lost, whose listeners did not end this process."""
+        """Forget the notes of what was settled, and keep the outcomes of what was lost."""
         now = self._clock.monotonic()
         if not (lost or self._notes):
             return
@@ -243,7 +243,7 @@ class Suspects:
         return judged(note, deaths, self._fate, patient=note is not None and self._is_patient(delivery, note))
 
     def _is_patient(self, delivery: Delivery, note: Note) -> bool:
-        """Return whether to leave *delivery* to the process that began it, if that lives; not for ever."""
+        """Return whether to leave *delivery* to the process that began it, if that is alive; for a limited time."""
         now = self._clock.monotonic()
         self._met = {key: at for key, at in self._met.items() if now - at < _REMEMBERED}
         key = (*_event(delivery), note.by)
@@ -252,7 +252,7 @@ class Suspects:
     def _fate(self, text: str) -> Fate:
         process = ProcessIdentity.parsed(text)
         if process is None:
-            return Fate.UNKNOWN  # only what can be read accuses
+            return Fate.UNKNOWN  # only a valid identity is evidence
         if process.witnessed:
             return Fate.GONE
         if process == self._identity:
@@ -263,7 +263,7 @@ class Suspects:
         return Fate.ALIVE if lives else Fate.GONE
 
     def _look(self, processes: Sequence[str]) -> None:
-        """Ask the transport for the processes of which this host cannot tell."""
+        """Ask the transport about the processes that are not on this host."""
         found = [process for process in map(ProcessIdentity.parsed, processes) if process is not None]
         asked = [
             each.worker for each in found if not each.witnessed and each != self._identity and self._lives(each) is None
@@ -278,7 +278,7 @@ _Event = tuple[str, str, str]
 
 
 def _event(delivery: Delivery) -> _Event:
-    """Return what tells the event of *delivery* from others; of bytes that cannot be read only the queue."""
+    """Return the identity of the event of *delivery*; only the queue if its bytes are unreadable."""
     envelope = delivery.envelope
     return (
         (delivery.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else (delivery.queue, "", "")

@@ -28,9 +28,9 @@ StartLimitIntervalSec=0
 Type=notify
 ExecStart={command}
 WorkingDirectory={directory}
-# whatever it ends with: 0 at a limit, 78 while the server refuses its user
+# after every exit: 0 at a limit, 78 while the server refuses its user
 Restart=always
-# longer each time, up to 5 minutes; systemd before 254 logs that it ignores the two lines behind, and waits 5 s
+# the delay grows up to 5 minutes; systemd before 254 warns that it ignores the last two lines, and waits 5 s
 RestartSec=5
 RestartSteps=6
 RestartMaxDelaySec=300

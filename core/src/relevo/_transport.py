@@ -77,7 +77,7 @@ class Presence:
     """Rises with each sign that the worker gave."""
 
     connected: bool = False
-    """The server sees the worker's connection now, so that the next beat need not be waited for."""
+    """The server sees the worker's connection now, so there is no need to wait for the next beat."""
 
 
 class BoundSender(Protocol):
@@ -249,8 +249,8 @@ class Transport(ABC):
             TransportUnavailableError: The server could not be reached; none is known to be settled.
                 They may be settled again: those that were come back as lost.
 
-            SettleError: Some could not be settled while others were, or would be; names them. What was
-                not settled stays leased, and comes back if it is not settled again.
+            SettleError: Some could not be settled, though others were or would have been; names them. What was
+                not settled stays leased, and is delivered again if it is not settled later.
 
         Promises:
             ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
@@ -270,15 +270,15 @@ class Transport(ABC):
             close-is-idempotent
         """
 
-    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - to be overridden by those that can wait for long
+    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - for transports that can wait for long
         """
-        Let every call end within *seconds* from now, with :class:`TransportUnavailableError` if need be.
+        Limit every call to *seconds* from now; one that takes longer raises :class:`TransportUnavailableError`.
 
-        A run with a time limit calls it before each of its calls. This one does nothing: override it where a
-        call can wait for longer than a few seconds, as for a server that does not answer or for a lock.
+        A run with a time limit calls it before each of its calls. The default does nothing: override it if a call
+        can wait for more than a few seconds, as for a server that does not answer or for a lock.
 
         Args:
-            seconds: From now, by the clock of the host; ``None`` for as long as is configured.
+            seconds: From now, by the clock of the host; ``None`` restores the configured timeouts.
         """
 
     # --- by capability: what is not claimed raises ------------------------------------------------
@@ -325,19 +325,19 @@ class Transport(ABC):
         """
         Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
 
-        They come back as ``begun`` and ``deaths``. A lost lease and a release keep the note; a retry removes it
-        and keeps the deaths; :class:`Lost` with a death puts that in its place. A later call replaces the note.
+        A later delivery has them as ``begun`` and ``deaths``. A lost lease and a release keep the note; a retry removes
+        it and keeps the deaths; :class:`Lost` with a death removes it and adds the death. A later call replaces it.
 
         Args:
             delivery: One that is held.
 
-            note: Who begins it.
+            note: Names the process that begins it.
 
         Raises:
             LeaseLostError: The delivery is no longer held; nothing was changed.
 
-            TransportUnavailableError: The note is not known to be kept, so the event must not be begun. The
-                transport may have given the delivery back; then it is lost when it is settled.
+            TransportUnavailableError: The note is not known to be stored, so the event must not be begun. The
+                transport may have given the delivery back; then ``settle`` reports it as lost.
 
             UnsupportedError: ``presence`` is not claimed.
 
@@ -348,15 +348,15 @@ class Transport(ABC):
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         """
-        Mark *note* as excused, if it still is the last one on *delivery*: its process ends in order, or was told to.
+        Mark *note* as excused, if it is still the last one on *delivery*: its process ends normally or was told to.
 
-        It may come after the lease was lost, also when the event is held by another worker; nothing else is changed.
-        Once the delivery was settled, the note may stay as it is.
+        The call may come after the lease was lost, even while another worker holds the event; nothing else changes.
+        After the delivery was settled, the note may stay as it is.
 
         Args:
             delivery: One that this transport handed out.
 
-            note: What was kept with it.
+            note: The note that was stored with it.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -370,7 +370,7 @@ class Transport(ABC):
 
     def appear(self, worker: str) -> None:
         """
-        Show others that *worker* lives; called before its first ``begin`` and every ten seconds from then on.
+        Record that *worker* is alive; called before its first ``begin`` and every ten seconds after that.
 
         Args:
             worker: The random part of its identity, at most 64 hexadecimal digits.
@@ -387,13 +387,13 @@ class Transport(ABC):
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         """
-        Return a sign of life of each of *workers* that has left one.
+        Return the last sign of life of each of *workers* that has given one.
 
         Args:
             workers: The random parts of their identities.
 
         Returns:
-            Of those that are known here. A worker that has died may be known for a while; its beats do not rise.
+            For the workers that are known. A worker that has died may stay known for a while; its beats do not rise.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -421,17 +421,17 @@ class Transport(ABC):
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
-        Return what is wrong where the events of *queues* are kept, and change nothing.
+        Return the problems of the store that holds the events of *queues*, and change nothing.
 
-        ``relevo check --live`` asks for it after ``setup`` with ``dry_run``. This one finds nothing: override it where
-        events can be lost or stuck in a way that no other call reports. What could not be looked at is no problem; it
-        is logged as a warning that says how to make it possible.
+        ``relevo check --live`` calls it after ``setup`` with ``dry_run``. The default returns nothing: override it if
+        events can be lost or stuck in a way that no other call reports. A check that cannot be made is not a problem:
+        log a warning that says how to make it possible.
 
         Args:
-            queues: Names of queues; what is missing of them is not reported here.
+            queues: Names of queues; missing ones are not reported here.
 
         Returns:
-            One text for each problem, which names what is wrong and how to fix it.
+            One text for each problem, which says what is wrong and how to fix it.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -449,8 +449,8 @@ class Transport(ABC):
 
             after: The ``ref`` of the last one seen, to page on; it may have been discarded meanwhile.
 
-            limit: How many at most. Of large ones fewer are returned, so that a page fits into memory; an empty
-                page is the end.
+            limit: The largest number to return. Fewer are returned if they are large, so that a page fits into
+                memory; an empty page is the end.
 
         Raises:
             UnsupportedError: ``dead_letters`` is not claimed.

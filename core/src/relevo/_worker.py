@@ -7,8 +7,8 @@ the *backlog* (received, not begun), what the executor runs, and the settlements
 flushed together.
 
 A delivery with losses is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
-unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun that is
-noted (:mod:`relevo._suspect`).
+unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun, a note
+is stored (:mod:`relevo._suspect`).
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 GRACE = 5.0
-"""Seconds after the time limit within which a call of the transport ends, whatever the server does."""
+"""Seconds after the time limit within which a transport call ends, whatever the server does."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
 
 _STALLED_AFTER = 30.0
-"""Seconds after which a delivery that nothing works on ends the worker."""
+"""Seconds after which a stalled delivery, one that nothing works on, ends the worker."""
 
 _LOOK_EVERY, _LONGEST_LOOK = 1.0, 2.0
 """
-Seconds between two looks for such deliveries, and the most that one look adds.
+Seconds between two checks for stalled deliveries, and the most that one check adds.
 
-A process that was suspended, or a server that was down in between, is no standstill.
+Time in which the process was suspended or the server was down does not count.
 """
 
 
 class StalledError(RelevoError):
-    """Raised by a worker that holds a delivery on which nothing works; its process ends, and another begins."""
+    """Raised by a worker that holds a delivery that nothing works on; the process should end and be restarted."""
 
     def __init__(self, delivery: Delivery, seconds: float):
         self.delivery = delivery
         self.seconds = seconds
         super().__init__(
-            f"{delivery!r}: no listener has been running for {seconds:.0f} s, though it was handed over to be run; "
+            f"{delivery!r}: no listener has been running for {seconds:.0f} s after it was submitted; "
             f"the worker ends, and the event is delivered again"
         )
 
@@ -103,11 +103,11 @@ class Worker:
         patient: Wait for a server that is down, instead of raising. After the first successful receive a
             configuration error of the transport is an outage too: the same configuration worked before.
 
-        limited: Further transports that the executor calls; the time limit holds for their calls too.
+        limited: Further transports that the executor calls; the time limit applies to their calls too.
 
         background: Renew leases and flush settlements also while a listener runs, from a thread.
 
-        suspects: What is done about events that were lost before; by default for the process that this is.
+        suspects: Handles events that were lost before; by default with the identity of this process.
     """
 
     _transport: Transport
@@ -143,7 +143,7 @@ class Worker:
         self._busy = False
         """Whether a listener runs, as far as this thread knows."""
         self._worked = self._clock.monotonic()
-        """When one last did."""
+        """When a listener last ran, in monotonic seconds."""
         self._reminder = Reminder(self._clock)
         self._batch: Sequence[Delivery] = ()
         self._started = self._clock.monotonic()
@@ -153,10 +153,10 @@ class Worker:
         """How many of the seconds of *settle* are over, in the second of them."""
         self._asked = self._looked = self._started
         self._still: dict[Delivery, float] = {}
-        """For how many seconds nothing has worked on each of those that were submitted and stand still."""
+        """For how many seconds each stalled delivery has been stalled."""
         self._abandoned: set[Delivery] = set()
         self._fault: StalledError | None = None
-        """Why the run ends, if a delivery stood still for too long."""
+        """Why the run ends, if a delivery was stalled for too long."""
 
     def stop(self) -> None:
         """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
@@ -164,7 +164,7 @@ class Worker:
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing more is begun, since :meth:`stop` was called or the time is up."""
+        """Whether nothing more is begun, because :meth:`stop` was called or the time limit is reached."""
         return self._stopped or self._clock.monotonic() >= self._ends
 
     @property
@@ -181,9 +181,9 @@ class Worker:
 
             TransportUnavailableError: The server could not be reached, and the worker is not patient.
 
-            SettleError: The server refuses to settle something, again and again, and the worker is not patient.
+            SettleError: The server keeps refusing to settle something, and the worker is not patient.
 
-            StalledError: Nothing works on a delivery that was submitted.
+            StalledError: Nothing works on a submitted delivery.
         """
         self._fault = None
         self._abandoned.clear()
@@ -265,7 +265,7 @@ class Worker:
         self._executor.submit(delivery)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
-        """Submit *delivery*, of which nothing else is held beside, unless it ends without being handled."""
+        """Submit *delivery*, the only one that is held, unless it ends without being handled."""
         if not self._ledger.holds(delivery):
             return
         try:
@@ -300,7 +300,7 @@ class Worker:
         self._ledger.flush()
 
     def _hurry(self) -> None:
-        """Let the next calls of the transports end with the time limit, or the last listener, and the grace period."""
+        """Limit the next transport calls to the time limit, or the end of the last listener, plus the grace period."""
         if self._has_limit:
             now = self._clock.monotonic()
             if self._busy:
@@ -309,7 +309,7 @@ class Worker:
                 transport.hurry(max(self._ends, self._worked) + GRACE - now)
 
     def _gather(self, wait: float) -> None:
-        """Note what was finished, after at most *wait* seconds if nothing was, and give up what stands still."""
+        """Record what finished, after waiting at most *wait* seconds for something, and give up what is stalled."""
         for delivery, outcome in self._executor.finished(wait):
             if delivery in self._abandoned:
                 self._abandoned.remove(delivery)
@@ -321,7 +321,7 @@ class Worker:
             self._look()
 
     def _finish(self) -> None:
-        """Wait for what runs, unless nobody wants to wait, and settle it."""
+        """Wait for what runs, unless the worker has to hurry, and settle it."""
         while self._executor.running() > len(self._abandoned):
             self._gather(_WAIT_BUSY)
             if self._hurried:
@@ -330,13 +330,13 @@ class Worker:
         self._flush()
 
     def _rested(self) -> None:
-        """Note whether a listener still runs, and when the last one did."""
+        """Record whether a listener still runs, and when the last one ran."""
         if self._busy and self._has_limit:
             self._worked = self._clock.monotonic()
             self._busy = self._executor.running() > len(self._abandoned)
 
     def _look(self) -> None:
-        """Count for how long each delivery has stood still; give up, and end, when that is too long for one."""
+        """Count for how long each delivery has been stalled; give up a delivery, and end, when that is too long."""
         now = self._clock.monotonic()
         passed = now - self._looked
         if passed < _LOOK_EVERY:
@@ -499,18 +499,19 @@ class Worker:
                     pass
 
     def _lose(self, lost: Sequence[Delivery]) -> None:
-        """Log that *lost* were not settled; with them, what was received over the same connection is gone."""
+        """Log that *lost* were not settled, and forget what was received over the same lost connection."""
         if self._transport.capabilities.lease == "timed":
             for delivery in lost:
                 _log.warning(
-                    "%r was no longer held when it was settled: its lease had ended, or an earlier try did it", delivery
+                    "%r was no longer held when it was settled: its lease had ended, or an earlier try settled it",
+                    delivery,
                 )
             return
         _log.warning(
             "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
-            "had been given back; the server delivers them again",
+            "were given back earlier; the server delivers them again",
             len(lost),
             lost[0],
         )
         if not frozenset(lost).isdisjoint(self._batch):
-            self._ledger.forget(self._batch)  # what of it was not begun comes again: to begin it now would repeat it
+            self._ledger.forget(self._batch)  # the rest is delivered again; to begin it now would repeat it

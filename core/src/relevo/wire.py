@@ -38,7 +38,7 @@ def pack(envelope: Envelope) -> bytes:
     Return *envelope* as bytes (MessagePack) that :func:`unpack` makes the same envelope of.
 
     Raises:
-        EncodeError: A value in it has no form in MessagePack, such as text with a lone surrogate; names the field.
+        EncodeError: MessagePack cannot carry a value, such as text with a lone surrogate; names the field.
     """
     packed = _Packed(
         WIRE_VERSION,
@@ -62,7 +62,7 @@ _UNFIT = (UnicodeEncodeError, OverflowError, TypeError)
 
 
 def _unfit_field(packed: _Packed) -> str:
-    """Return the first field of *packed* that has no form in MessagePack."""
+    """Return the first field of *packed* that MessagePack cannot carry."""
     for field in packed.__struct_fields__:
         try:
             _encode(getattr(packed, field))

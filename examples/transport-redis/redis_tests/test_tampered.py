@@ -1,4 +1,4 @@
-"""What something else wrote into the store: it stops neither the events nor the dead letters beside it."""
+"""Data that something else wrote into the store stops neither other events nor other dead letters."""
 
 from __future__ import annotations
 

@@ -1055,7 +1055,7 @@ class SleepsThroughItsWait(MemoryTransport):
 
 @planted(promise.BEGUN_IS_KEPT)
 class KeepsNoNotes(BreakableStore):
-    """A note is taken and kept nowhere."""
+    """A note is accepted but not stored."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         return self._held(delivery, now) is not None
@@ -1063,7 +1063,7 @@ class KeepsNoNotes(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class ForgetsTheNoteWhenTheLeaseIsLost(MemoryTransport):
-    """What was noted is gone when the lease of its holder is past."""
+    """The note is lost when the lease of its holder ends."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -1072,7 +1072,7 @@ class ForgetsTheNoteWhenTheLeaseIsLost(MemoryTransport):
 
 @planted(promise.BEGUN_IS_KEPT)
 class KeepsTheFirstNote(BreakableStore):
-    """A second note does not take the place of the first."""
+    """A second note does not replace the first."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         event = self._held(delivery, now)
@@ -1081,7 +1081,7 @@ class KeepsTheFirstNote(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class NotesTheWholeBatch(BreakableStore):
-    """A note is kept with everything that its worker holds in the queue."""
+    """A note is stored with everything that its worker holds in the queue."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         is_held = super().begin(delivery, note, now)
@@ -1094,7 +1094,7 @@ class NotesTheWholeBatch(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class ReleasesWithoutTheNote(MemoryTransport):
-    """A release takes the note away."""
+    """A release removes the note."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self.store.changed:
@@ -1107,7 +1107,7 @@ class ReleasesWithoutTheNote(MemoryTransport):
 
 @planted(promise.BEGUN_IS_KEPT)
 class RetriesWithTheNote(BreakableStore):
-    """A retry keeps the note, so that whoever ends later is blamed."""
+    """A retry keeps the note, so that a later end of its process counts as a death."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         note = event.begun
@@ -1118,7 +1118,7 @@ class RetriesWithTheNote(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class RetriesWithoutTheDeaths(BreakableStore):
-    """A retry forgets who died."""
+    """A retry removes the deaths."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, outcome, now)
@@ -1147,7 +1147,7 @@ class KeepsTheFirstThreeDeaths(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT, by_chance=False)
 class RevivesWithTheDeaths(BreakableStore):
-    """A dead letter is revived with the deaths of its former life."""
+    """A dead letter is revived with its earlier deaths."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         with self.changed:
@@ -1163,7 +1163,7 @@ class RevivesWithTheDeaths(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class ExcusesWhoeverBeganItLast(BreakableStore):
-    """A process that ends in order excuses the note of another one."""
+    """A process that ends normally excuses the note of another one."""
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
         receipt: Any = delivery.receipt
@@ -1183,7 +1183,7 @@ class ExcusesOnlyWhatIsHeld(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class NotesWhatIsNoLongerHeld(BreakableStore):
-    """A note is kept although the lease is over."""
+    """A note is stored although the lease is over."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         receipt: Any = delivery.receipt
@@ -1205,7 +1205,7 @@ class ReleasesAtOnceWhateverTheDelay(MemoryTransport):
 
 @planted(promise.RELEASE_COUNTS_NOTHING)
 class CountsAReleaseForLater(BreakableStore):
-    """A release with a delay uses an attempt up."""
+    """A release with a delay counts as an attempt."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, Release) and outcome.delay > 0:
@@ -1215,7 +1215,7 @@ class CountsAReleaseForLater(BreakableStore):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesEverybody(MemoryTransport):
-    """Every worker that is asked for is there."""
+    """Every worker that is asked for counts as alive."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         return {worker: Presence(beats=1, connected=True) for worker in workers}
@@ -1231,7 +1231,7 @@ class SeesEachWorkerOnce(BreakableStore):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesOnlyItself(MemoryTransport):
-    """A worker is seen by its own transport alone."""
+    """A worker is seen only by its own transport."""
 
     def appear(self, worker: str) -> None:
         vars(self).setdefault("mine", set()).add(worker)

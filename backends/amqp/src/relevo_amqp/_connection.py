@@ -55,7 +55,7 @@ class Loop:
         self._loop = IOLoop()
         self._ended = False
         self.deadline = float("inf")
-        """When whoever waits for an answer waits no longer, whatever else was said; in monotonic seconds."""
+        """The monotonic time after which no call waits for an answer any longer, whatever its timeout is."""
         self._living: set[Line] = set()
         hush()
         self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
@@ -72,7 +72,7 @@ class Loop:
         return threading.current_thread() is self._thread
 
     def within(self, timeout: float) -> float:
-        """Return for how many seconds to wait at most instead of *timeout*."""
+        """Return *timeout*, shortened so that it ends at the deadline."""
         return max(0.0, min(timeout, self.deadline - time.monotonic()))
 
     def soon(self, callback: Callable[[], None]) -> None:
@@ -184,7 +184,7 @@ class Connection:
             raise
 
     def _resolve(self, timeout: float) -> None:
-        """Find the host by its name, in a thread of ours: pika's own logs an error of its own where there is none."""
+        """Resolve the host's name in a separate thread, since pika logs an error if that fails."""
         host, port = self._address.host, self._address.port
         found: Future[None] = Future()
 
@@ -249,10 +249,10 @@ class Connection:
 
     def last(self, seconds: float) -> None:
         """
-        Return after *seconds*; blocking.
+        Wait for *seconds*, and check that the connection lasts; blocking.
 
         Raises:
-            LineLostError: The connection is gone, perhaps with the server.
+            LineLostError: The connection was lost, perhaps with the server.
         """
         if self._closed.wait(max(0.0, seconds)):
             raise self.lost or _GONE
@@ -266,7 +266,7 @@ class Connection:
             elif not self._raw.is_closing:
                 self._raw.close()
 
-        if self.blocked is not None:  # the server reads nothing, a good-bye neither
+        if self.blocked is not None:  # the server reads nothing, not even a close
             self.abort(timeout)
         elif self.loop.alive:
             self.loop.soon(start)
@@ -568,10 +568,13 @@ _OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
 
 
 def _of_queue(error: LineLostError, name: str) -> LineLostError:
-    """Return *error* with the queue that did not answer, since the connection may be well and the queue not."""
+    """Return *error* with the queue that did not answer, since the connection may work and the queue not."""
     if error.kind != SILENCE:
         return error
-    why = f'{error.why} from the queue "{name}"; if other queues answer, it may have lost its data: relevo check --live'
+    why = (
+        f'{error.why} from the queue "{name}"; if other queues answer, this one may have lost its data; '
+        f"run relevo check --live"
+    )
     return LineLostError(why, kind=SILENCE)
 
 

@@ -1,13 +1,13 @@
 """
 Declaring a topology on a server, and saying what differs.
 
-A quorum queue does not survive a crash of the server from its declaration on. Ra, on which such queues are built, keeps
-the names of all queues of a node in a file, ``names.dets``, which is written when nothing changed in it for half a
-second (``auto_save`` in ``ra_directory``). A node that is killed before starts the queue again without its data, or
-it never answers any more: https://github.com/rabbitmq/rabbitmq-server/issues/15725. AMQP tells neither the age of a
-queue nor when that file is written. So the process that makes queues waits, and then leaves a *mark* beside them, an
-exchange. A process that finds the queues without the mark does not believe the first confirmation before it has waited
-as long; then it leaves the mark.
+A quorum queue that was just declared does not survive a crash of the server. Ra, on which such queues are built, keeps
+the names of all queues of a node in a file, ``names.dets``. The file is written when nothing changed in it for half a
+second (``auto_save`` in ``ra_directory``). If a node is killed before that, the queue starts again without its data, or
+never answers again: https://github.com/rabbitmq/rabbitmq-server/issues/15725. AMQP shows neither the age of a queue nor
+when that file is written. So the process that creates queues waits, and then declares a *mark* beside them, an
+exchange. A process that finds the queues without the mark waits for the same time before it relies on the first
+confirmation; then it declares the mark.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relevo_amqp._errors import (
 from relevo_amqp._topology import Binding, Exchange, Queue, Role, Topology, removal
 
 _RESTING = "down or inaccessible"
-"""In the server's answer for a queue that is there and does not work yet, as after a restart; its code is 404 too."""
+"""Part of the server's answer for a queue that exists but does not work yet, as after a restart; also with code 404."""
 
 _ARGUMENT = re.compile(r"inequivalent arg '([^']+)' for (.+?) in vhost '[^']*': received (.+?) but current is (.+)")
 
@@ -39,7 +39,7 @@ class Declarer:
     Declares what is missing and alters nothing.
 
     An error closes the channel on which it happened, so each declaration is on a channel that may be
-    thrown away. All channels are of one connection: what was declared before it was lost may not have survived.
+    thrown away. All channels belong to one connection: what was declared before it was lost may not have survived.
 
     Args:
         open_channel: Opens one; blocking.
@@ -57,7 +57,7 @@ class Declarer:
         self, open_channel: Callable[[], Channel], *, transport: str, vhost: str, timeout: float, settle_in: float
     ):
         self.unmarked: list[Exchange] = []
-        """The marks that are missing beside queues that others declared, perhaps just now."""
+        """The missing marks of queues that other processes declared, perhaps just now."""
         self._open_channel = open_channel
         self._transport = transport
         self._vhost = vhost
@@ -107,10 +107,10 @@ class Declarer:
 
     def settle(self, marks: Sequence[Exchange]) -> None:
         """
-        Leave *marks*, as far as that is allowed; blocking.
+        Declare *marks*, unless this user may not; blocking.
 
         Raises:
-            LineLostError: The server is gone, and what was declared may not have survived.
+            LineLostError: The connection was lost, and what was declared may not have survived.
         """
         for mark in marks:
             self._declare_exchange(mark, tolerant=True)
@@ -152,11 +152,11 @@ class Declarer:
                 there = self._there("queue_declare", queue.name)
             except LineLostError as error:
                 if queue.role is Role.BEGUN and _RESTING in error.why:
-                    continue  # it is there; suspects wait until it works, and no other event needs it
+                    continue  # it exists; suspects wait until it works, and no other event needs it
                 raise
             found = found or there
             if not there and not made and marked and self._settle_in and not dry_run:
-                self._call("exchange_delete", mark.name)  # before the queue is there, so that no one trusts it by then
+                self._call("exchange_delete", mark.name)  # before the queue exists, so that no process relies on it
             if there or not dry_run:
                 self._try(
                     f'the queue "{queue.name}"',
@@ -215,7 +215,7 @@ class Declarer:
             self._channel = self._open_channel()
             self._connection = self._connection or self._channel.connection
             if self._channel.connection is not self._connection:
-                raise LineLostError("the connection was lost before all was declared, and the server may have crashed")
+                raise LineLostError("the connection was lost during the declaration, and the server may have crashed")
         return self._channel.call(method, *args, timeout=self._timeout, **kwargs)
 
 
@@ -225,4 +225,4 @@ def _difference(why: str) -> str:
     if found is None:
         return why
     argument, _, wanted, there = found.groups()
-    return f"expected {argument} to be {wanted}, got {there}"
+    return f"expected {argument} to be {wanted}; got {there}"

@@ -54,10 +54,10 @@ def not_set_up(transport: str, queues: Sequence[str]) -> ConfigurationError:
 
 
 def no_stream(transport: str, name: str) -> ConfigurationError:
-    """Return what is raised when the stream *name* is not on the server, and this process was not told to make it."""
+    """Return what is raised when the stream *name* is missing on the server, and this process may not create it."""
     return ConfigurationError(
         f'the transport "{transport}" lacks the stream "{name}", which keeps notes of begun events; run relevo setup, '
-        f'or say setup = "auto"'
+        f'or set setup = "auto"'
     )
 
 

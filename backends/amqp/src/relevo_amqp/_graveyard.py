@@ -84,7 +84,7 @@ class Graveyard:
             now = self._clock.now()
             parcels = []
             for letter in letters:
-                key = suspect_key(now, secrets.token_hex(8))  # so that no note of its earlier life is found
+                key = suspect_key(now, secrets.token_hex(8))  # so that no earlier note is found
                 record = letter.record.revived(refs[letter.ref], key=key)
                 parcels.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
             batch = self._hub.publisher.send(parcels)

@@ -32,10 +32,10 @@ MAX_WHY = 2000
 MAX_QUEUE = 1000
 
 MAX_NOTE = 8 * 1024
-"""Bytes of a note. It and deaths are never beside an error, since a dead letter has neither."""
+"""The most bytes of a note. A dead letter has an error, but neither note nor deaths."""
 
 MAX_DEATH = 1000
-"""Bytes that name a process which died of an event, of at most three."""
+"""The most bytes of one death; there are at most three."""
 
 _CENTURY = 36_525 * 86_400.0
 MAX_AHEAD = _CENTURY + 86_400.0
@@ -104,22 +104,22 @@ def text(value: object) -> str | None:
 
 
 def suspect(value: object) -> str:
-    """Return what identifies the message of a suspect, or nothing if *value* does not."""
+    """Return *value* if it is a valid key of a suspect's message; else an empty text."""
     return value if isinstance(value, str) and _SUSPECT.fullmatch(value) else ""
 
 
 def suspected_at(key: str) -> float:
-    """Return when a message with this header was written, in seconds since the epoch."""
+    """Return when the message with *key* was written, in seconds since the epoch."""
     return int(key.partition("-")[0], 16) / 1_000_000
 
 
 def note(value: object) -> Note | None:
-    """Return the note that is written as *value*; what is none accuses no process."""
+    """Return the note in *value*; ``None`` if *value* is not a valid note."""
     return Note.unpacked(value) if isinstance(value, str) and len(value) <= MAX_NOTE else None
 
 
 def deaths(value: object) -> tuple[str, ...]:
-    """Return the processes that are named in *value*, as far as they can be."""
+    """Return the processes that *value* names, without invalid ones."""
     if not isinstance(value, (list, tuple)):
         return ()
     return tuple(each for each in value if isinstance(each, str) and _is_death(each))[-MAX_DEATHS:]

@@ -70,7 +70,7 @@ class Hub:
         self._sign: Channel | None = None
         self._beats = itertools.count(1)
         self._unmarked: set[Exchange] = set()
-        """The marks of queues that may not survive a crash of the server yet, see :mod:`relevo_amqp._declaration`."""
+        """The missing marks of queues that may not survive a crash yet, see :mod:`relevo_amqp._declaration`."""
         self.publisher = Publisher(
             self.loop,
             lambda: self._connect("publish"),
@@ -101,9 +101,9 @@ class Hub:
 
     def appear(self, worker: str) -> None:
         """
-        Show that *worker* lives, by a consumer on the connection that consumes; blocking.
+        Show that *worker* is alive, by a consumer on the connection that consumes; blocking.
 
-        Others see it as long as that connection lives, and what it held is handed out again when it does not.
+        Others see it while that connection lasts. When the connection ends, what the worker held is handed out again.
 
         Raises:
             LineLostError: The server could not be reached.
@@ -120,9 +120,9 @@ class Hub:
 
     def appear_again(self) -> None:
         """
-        Show the worker that was shown before, if the connection is another one since; blocking.
+        Show the same worker again if the connection was replaced; blocking.
 
-        If that fails it is tried again with the next sign of life.
+        If that fails, the next sign of life tries again.
         """
         if self._worker is not None:
             with suppress(LineLostError):
@@ -155,7 +155,7 @@ class Hub:
         return [0 if answer is None else int(answer.message_count) for answer in self._asked(names)]
 
     def _asked(self, names: Sequence[str]) -> list[Any]:
-        """Return what the server says of each of its queues *names*; ``None`` if there is no such queue."""
+        """Return the server's answer for each of its queues *names*; ``None`` for a missing queue."""
         found: list[Any] = []
         with self._counting:
             for name in names:
@@ -241,7 +241,7 @@ class Hub:
         if missing:
             names = ", ".join(f'"{topology.queue(queue, Role.MAIN)}"' for queue in missing)
             self.declare(missing)
-            _log.warning("queues were missing, and were declared again: %s", names)
+            _log.warning("queues were missing and were declared again: %s", names)
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""
@@ -260,7 +260,7 @@ class Hub:
         self.loop.stop(timeout)
 
     def _lacks_notes(self, declarer: Declarer) -> bool:
-        """Return whether the stream of notes is not there; while it does not work, as after a restart, it is there."""
+        """Return whether the stream of notes is missing; one that does not work yet, as after a restart, is not."""
         try:
             return declarer.missing(iter([self.topology.begun.name]))
         except LineLostError as error:
@@ -290,16 +290,16 @@ class Hub:
 
     def _believe(self, channel: Channel) -> None:
         """
-        Return when what was confirmed on *channel* survives a crash of the server; blocking.
+        Wait until what was confirmed on *channel* survives a crash of the server; blocking.
 
         Raises:
-            LineLostError: The server may have crashed meanwhile, and what it confirmed may be gone.
+            LineLostError: The server may have crashed meanwhile, and what it confirmed may be lost.
         """
         if not self._unmarked:
             return
         marks = tuple(self._unmarked)
         channel.connection.last(self._options.settle_in)
-        channel.call("basic_qos", timeout=self.timeout)  # it changes nothing: this channel consumes nothing
+        channel.call("basic_qos", timeout=self.timeout)  # only for its answer: this channel consumes nothing
         self._unmarked.difference_update(marks)
         with suppress(LineLostError), self._declaring:  # without the mark the next process waits as well
             declarer = self._declarer()

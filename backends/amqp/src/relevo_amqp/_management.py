@@ -1,8 +1,8 @@
 """
-What the server does to queues beside what AMQP shows, asked of its management plugin.
+Problems of queues that AMQP does not show, read from the server's management plugin.
 
-Operators give policies to queues by patterns, and a policy can delete what relevo keeps. A quorum queue can also
-have lost its data, and then has no leader. AMQP tells neither; the HTTP API of the management plugin tells both.
+Operators apply policies to queues by patterns, and a policy can delete what relevo keeps. A quorum queue can also
+have lost its data, and then has no leader. AMQP shows neither; the HTTP API of the management plugin shows both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PORTS: Mapping[bool, int] = MappingProxyType({False: 15672, True: 15671})
 """The plugin's own ports, without and with TLS."""
 
 _KNOWN_WITHIN = 10.0
-"""Seconds after a start or a declaration in which a queue has a leader, and figures, which are made every 5 s."""
+"""Seconds after a start or a declaration until a queue has a leader and statistics, which are updated every 5 s."""
 
 _PAUSE = 0.5
 _SHOWN = 3
@@ -34,14 +34,14 @@ _SHOWN = 3
 
 EFFECTS: Mapping[str, str] = MappingProxyType(
     {
-        "message-ttl": "deletes dead letters, and sets events aside, that wait for longer",
-        "expires": "deletes a queue with all that is in it when no worker uses it",
-        "max-length": "refuses events and dead letters beyond it",
-        "max-length-bytes": "refuses events and dead letters beyond it",
-        "overflow": "goes before the reject-publish of the queue, and drops the oldest at a max-length",
-        "delivery-limit": "sets events aside before relevo does, and deletes dead letters that are listed as often",
-        "dead-letter-exchange": "moves what the server gives up out of relevo's sight",
-        "dead-letter-routing-key": "moves what the server gives up out of relevo's sight",
+        "message-ttl": "deletes dead letters that are older, and dead-letters events that wait longer",
+        "expires": "deletes an unused queue with its content",
+        "max-length": "makes a full queue refuse events and dead letters",
+        "max-length-bytes": "makes a full queue refuse events and dead letters",
+        "overflow": "overrides the reject-publish of the queue, so that a full queue drops the oldest",
+        "delivery-limit": "dead-letters events before relevo does, and deletes dead letters that are listed that often",
+        "dead-letter-exchange": "moves what the server gives up to a place that relevo does not read",
+        "dead-letter-routing-key": "moves what the server gives up to a place that relevo does not read",
         "dead-letter-strategy": "can drop what the server gives up",
     }
 )
@@ -49,12 +49,12 @@ EFFECTS: Mapping[str, str] = MappingProxyType(
 
 
 class UnseenError(Exception):
-    """Raised when the management plugin does not tell; its text says why, and how to change that."""
+    """Raised when the management plugin does not answer the question; the text says why, and how to fix it."""
 
 
 @attrs.frozen
 class _Sight:
-    """What the plugin tells of one queue."""
+    """What the plugin reports about one queue."""
 
     name: str
     policies: tuple[str, ...]
@@ -67,9 +67,9 @@ class Management:
     The management plugin of one server.
 
     Args:
-        address: Where the server is, and who asks.
+        address: The server's address, with the user and the password.
 
-        url: Where the plugin is, such as ``http://localhost:15672``; its own port on that host if ``None``.
+        url: The plugin's address, such as ``http://localhost:15672``; ``None`` for its default port on that host.
 
         timeout: Seconds for an answer.
     """
@@ -85,10 +85,10 @@ class Management:
 
     def problems(self, names: Sequence[str]) -> list[str]:
         """
-        Return what is wrong with the server's queues *names*, in words; those that are not there are passed over.
+        Return the problems of the server's queues *names*, in words; missing queues are ignored.
 
         Raises:
-            UnseenError: It could not be asked.
+            UnseenError: The plugin did not answer.
         """
         deadline = time.monotonic() + _KNOWN_WITHIN
         sights = [sight for name in names if (sight := self._look(name, deadline)) is not None]
@@ -114,7 +114,7 @@ class Management:
             if time.monotonic() >= deadline:
                 if has_leader:
                     raise UnseenError(
-                        f'its management plugin has no figures of the queue "{name}" yet; try again later'
+                        f'its management plugin has no statistics of the queue "{name}" yet; try again later'
                     )
                 break
             time.sleep(_PAUSE)
@@ -126,7 +126,7 @@ class Management:
         return _Sight(name, tuple(policies), definition or {}, has_leader)
 
     def _get(self, path: str) -> Any:
-        """Return the answer, or ``None`` if there is no such thing; redirections are not followed."""
+        """Return the answer, or ``None`` if the path does not exist; redirections are not followed."""
         connection: http.client.HTTPConnection
         if self._encrypted:
             context = ssl.create_default_context()
@@ -157,7 +157,7 @@ class Management:
             answer = None
         if response.status != http.HTTPStatus.OK or not isinstance(answer, (list, dict)):
             raise UnseenError(
-                f"what answers at {self._host}:{self._port} is not a management plugin: {response.status} "
+                f"the server at {self._host}:{self._port} is not a management plugin: {response.status} "
                 f"{response.reason}; set the option management to its address"
             )
         return answer
@@ -169,8 +169,8 @@ class Management:
 
 def _lost(name: str, vhost: str) -> str:
     return (
-        f'the queue "{name}": it has no leader and answers nothing; its data was lost, or too few nodes of the '
-        f"cluster are up; start all nodes, and if that does not help delete it with {removal(name, vhost)} "
+        f'the queue "{name}": it has no leader and does not answer; its data was lost, or too few nodes of the '
+        f"cluster are up; start all nodes; if that does not help, delete it with {removal(name, vhost)} "
         f"and run relevo setup"
     )
 

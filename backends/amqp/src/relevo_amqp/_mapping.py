@@ -29,7 +29,7 @@ HIGH_PRIORITY = 9
 """Above every default: below 4.3 there are two classes from 5 on, later 32 levels and 4 is the default."""
 
 PLAIN = "plain-"
-"""With what the keys of messages begin that have no key of their own."""
+"""The prefix of the keys of messages that have no key of their own."""
 
 _GROWTH = 12
 """Characters of JSON that one character may become when it is written again."""
@@ -61,12 +61,12 @@ class Record:
     begun: Note | None = None
     deaths: tuple[str, ...] = ()
     suspect: str = ""
-    """Identifies the message, for notes on it; a message that was sent as new has none."""
+    """Identifies the message in notes; a message that was sent as new has none."""
 
     death: Death | None = None
 
     def noted(self, note: Note | None) -> Record:
-        """Return it with *note* in the place of the one it has, if that is any."""
+        """Return it with *note* instead of its own; unchanged if that is ``None``."""
         return self if note is None else attrs.evolve(self, begun=note, deaths=note.deaths)
 
     def keyed(self, key: str) -> Record:
@@ -78,7 +78,7 @@ class Record:
         return attrs.evolve(self, attempt=self.attempt + times, losses=self.losses + times) if times else self
 
     def revived(self, state: bytes, *, key: str) -> Record:
-        """Return it as new, with *state* and with *key* for notes; what a newer release sent keeps its own state."""
+        """Return it as new, with *state*, and with *key* for notes; an event of a newer release keeps its own state."""
         event = self.envelope
         if isinstance(event, Newer):
             event = attrs.evolve(event, met=None)
@@ -206,7 +206,7 @@ def _write_envelope(envelope: Envelope, properties: dict[str, Any], headers: dic
     if envelope.expires is not None:
         headers[header.EXPIRES] = repr(float(envelope.expires))
     if envelope.headers:
-        _utf8("".join((*envelope.headers, *envelope.headers.values())))  # read back, it would be unreadable
+        _utf8("".join((*envelope.headers, *envelope.headers.values())))  # else it would be unreadable when received
         headers[header.HEADERS] = json.dumps(dict(envelope.headers))
         own += len(headers[header.HEADERS])
     if own > MAX_OWN:
@@ -323,7 +323,7 @@ def _read_envelope(
     source = header.text(headers.get(header.LONG_SOURCE, properties.app_id))
     if event_id is None or name is None or source is None or kept is None:
         return foreign(
-            properties, headers, body, "its id, name, source or headers are missing, no text, or hold a lone surrogate"
+            properties, headers, body, "its id, name, source or headers are missing, not text, or hold a lone surrogate"
         )
     expires = headers.get(header.EXPIRES)
     high = (properties.priority or 0) > 4 or headers.get(header.URGENCY) == "high"
@@ -383,7 +383,7 @@ def _read_headers(value: object) -> Mapping[str, str] | None:
         headers = json.loads(value) if isinstance(value, str) else None
         if not isinstance(headers, dict) or not all(isinstance(each, str) for each in headers.values()):
             return None
-        "".join((*headers, *headers.values())).encode()  # an escape such as \ud800 is JSON, and no character
+        "".join((*headers, *headers.values())).encode()  # an escape such as \ud800 is valid JSON, but not a character
     except (ValueError, RecursionError):
         return None
     return MappingProxyType(headers)
@@ -424,16 +424,16 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
 
 
 def suspect_key(now: float, unique: str) -> str:
-    """Return what identifies the message of a suspect that is written at *now*."""
+    """Return a key for the message of a suspect that is written at *now*."""
     return f"{max(0, header.micros(now)):013x}-{unique}"
 
 
 def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueued_at: float) -> str:
     """
-    Return what identifies a message that says nothing of it itself: its first hand-over has no losses.
+    Return a key for a message that carries none; its first hand-over has no losses.
 
     Args:
-        envelope: What it holds.
+        envelope: The message's content.
 
         queue: Relevo's queue; copies of an event in several queues are different messages.
 

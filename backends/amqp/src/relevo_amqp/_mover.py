@@ -1,8 +1,8 @@
 """
-Moving: publishing an event to another place before it is acked, and only once.
+Move events: publish each to another place, only once, before it is acked.
 
-While the server takes no events, as during a memory alarm, what was published last may be on its way for minutes.
-Whoever wants to move the same event again meanwhile waits for that one, instead of publishing a second copy.
+While the server accepts no events, as during a memory alarm, a publish may stay unconfirmed for minutes. A second
+move of the same event waits for that publish instead of sending another copy.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from relevo_amqp._subscription import Receipt
 
 @attrs.frozen
 class Moved:
-    """What became of parcels that were to be moved."""
+    """The result of a move."""
 
     confirmed: frozenset[Receipt]
     refused: bool = False
-    """Whether the server did not take one of the others, or had no place for it."""
+    """Whether the server refused one of the others, or could not route it."""
 
     why: str = ""
     """Why not all are confirmed."""
@@ -35,20 +35,20 @@ class Moved:
 
 class Mover:
     """
-    Publishes what is moved, but nothing while the server takes no events.
+    Publishes moved events, but none while the server accepts no events.
 
     Args:
-        publisher: What publishes.
+        publisher: Publishes the parcels.
     """
 
     def __init__(self, publisher: Publisher):
         self._publisher = publisher
         self._lock = threading.Lock()
         self._open: dict[Receipt, tuple[Batch, int]] = {}
-        """Those that were published, and have no fate yet."""
+        """Those that were published and have no fate yet."""
 
     def move(self, parcels: Mapping[Receipt, Parcel]) -> Moved:
-        """Publish *parcels*, unless they are on their way, and return what became of them; blocking."""
+        """Publish those of *parcels* that are not published yet, and return the result; blocking."""
         with self._lock:
             self._open = {key: entry for key, entry in self._open.items() if key in parcels or entry[0].open}
             before = {key: self._open.pop(key) for key in parcels if key in self._open}

@@ -1,12 +1,12 @@
 """
-The notes of which process began which event: written to one stream, and read when the event was lost again.
+Notes of which process began which event, written to one stream, and read when the event was lost again.
 
-A note belongs to one message, by its *key*, and to one hand-over of it, by its *turn*: the number of hand-overs that
-were lost before. The note of the last turn counts. A note that may arrive although its writer has given the event
-back, as after an alarm, is withdrawn by a second one for the same turn.
+A note belongs to one message, by its *key*, and to one hand-over of it, by its *turn*: the number of earlier hand-overs
+that were lost. The note of the last turn counts. A note may arrive after its writer has given the event back, as after
+an alarm. A second note for the same turn withdraws it.
 
-A reader cannot see the end of a stream. So it publishes a marker and reads until that arrives. In an alarm the server
-takes neither notes nor markers: then no suspect is handed out.
+A reader cannot see the end of a stream. So it publishes a marker and reads until the marker arrives. In an alarm the
+server accepts neither notes nor markers; then no suspect is handed out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PREFETCH, _ACK_EVERY = 1000, 250
 _MOST_FILTERS = 50
 _MOST_OWED = 1000
 _LAST = 4_000_000_000.0
-"""Seconds since the epoch that every system can show; who claims to be from later has no note."""
+"""Seconds since the epoch that every system can convert; a message that claims a later time has no note."""
 
 _FILTER = "x-stream-filter-value"
 
@@ -54,7 +54,7 @@ class NoteLog:
 
         timeout: Seconds for an answer of the server.
 
-        within: From a number of seconds to how many of them are left to whoever is in a hurry.
+        within: Shortens a number of seconds so that it ends at the deadline.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class NoteLog:
             raise
 
     def withdraw(self, key: str, turn: int, *, before: Note | None = None) -> None:
-        """Withdraw the note of a hand-over with the next write, in favour of *before* if there is one."""
+        """Withdraw the note of a hand-over with the next write; restore *before* if there is one."""
         self._owed.append(self._parcel(key, [key, turn, None if before is None else before.packed()]))
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
@@ -107,10 +107,10 @@ class NoteLog:
         Args:
             keys: Of messages.
 
-            since: When the first of them can have been written, in seconds since the epoch by any clock.
+            since: The earliest time at which one can have been written, in seconds since the epoch by any clock.
 
         Raises:
-            LineLostError: The server could not be reached, or takes no marker.
+            LineLostError: The server could not be reached, or accepts no marker.
         """
         reading = _Reading(keys)
         filters = list(dict.fromkeys(map(_filter_of, keys)))
@@ -120,7 +120,7 @@ class NoteLog:
         channel = self._open_channel()
         try:
             channel.on_lost = reading.end
-            channel.on_cancel = lambda _: reading.end(LineLostError(f'"{self._name}" is not there any more'))
+            channel.on_cancel = lambda _: reading.end(LineLostError(f'the stream "{self._name}" was deleted'))
             channel.call("basic_qos", prefetch_count=_PREFETCH, timeout=self._timeout)
             channel.call(
                 "basic_consume",
@@ -166,7 +166,7 @@ class _Reading:
         self._error: LineLostError | None = None
 
     def take(self, channel: Channel, tag: int, body: bytes) -> None:
-        """Note what stands in *body*; anything that is not a note is ignored."""
+        """Add the note in *body*; anything that is not a note is ignored."""
         self._seen += 1
         if self._seen % _ACK_EVERY == 0:
             channel.raw.basic_ack(tag, multiple=True)
@@ -181,7 +181,7 @@ class _Reading:
                 self._found[key][turn] = note
 
     def end(self, error: LineLostError) -> None:
-        """Note that nothing more will come."""
+        """End the reading with *error*."""
         if not self._ended.is_set():
             self._error = error
             self._ended.set()
@@ -211,5 +211,5 @@ def _offset(since: float) -> datetime:
 
 
 def _filter_of(key: str) -> str:
-    """Return what the server's filter goes by; notes on events that are no suspects have one in common."""
+    """Return the value for the server's filter; messages without a key of their own share one."""
     return PLAIN if key.startswith(PLAIN) else key

@@ -154,17 +154,18 @@ class AmqpOptions:
     """
     Seconds from the declaration of a queue until it survives a crash of the server.
 
-    A server notes a new quorum queue in a file within a second or so. Killed before, it starts again with an
-    empty queue, or one that never answers, whatever it confirmed. So ``setup`` returns, and ``send`` believes the
-    first confirmation, after this time; once in the life of a queue. 0 is for tests whose server is not killed.
+    A server records a new quorum queue in a file within about a second. If it is killed before that, it starts again
+    with an empty queue, or one that never answers, whatever it confirmed. So ``setup`` waits for this time, and so
+    does the first ``send`` to a queue that another process has just created; once in the life of a queue. 0 is for
+    tests whose server is not killed.
     """
 
     management: str | None = attrs.field(default=None, repr=lambda url: repr(url and masked_url(url)))
     """
-    Where the server's management plugin is, such as ``https://broker.example:15671``, for ``relevo check --live``.
+    Address of the server's management plugin, such as ``https://broker.example:15671``, for ``relevo check --live``.
 
-    The plugin's own port on the host of *url* if ``None``; with TLS if *url* has it. User and password are those of
-    *url*.
+    If ``None``, the plugin's default port on the host of *url*, with TLS if *url* uses TLS. User and password are those
+    of *url*.
     """
 
     patience: float = 3600.0

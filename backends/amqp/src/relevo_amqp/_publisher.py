@@ -20,8 +20,8 @@ from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, LineLostError
 from relevo_amqp._mapping import Parcel
 
 NOT_TAKEN = (
-    "the server did not accept it: a queue it goes to is full, as by a policy with max-length, or has lost its data; "
-    "see relevo check --live"
+    "the server did not accept it: a target queue is full, as with a policy of max-length, or has lost its data; "
+    "run relevo check --live"
 )
 
 
@@ -35,7 +35,7 @@ class Fate(IntEnum):
 
 
 _SLICE = 0.05
-"""Seconds between two looks whether the server has stopped reading."""
+"""Seconds between two checks whether the server has stopped reading."""
 
 
 class Batch:
@@ -87,7 +87,7 @@ class Batch:
         self.done.set()
 
     def doubt(self, why: str) -> None:
-        """Take what was confirmed for unknown."""
+        """Mark what was confirmed as unknown, because of *why*."""
         self.fates = [Fate.UNKNOWN if fate is Fate.CONFIRMED else fate for fate in self.fates]
         self.why = self.why or why
 
@@ -139,7 +139,7 @@ class Publisher:
         self._flying: dict[int, tuple[Batch, int]] = {}
         self._tag = 0
         self._working: set[str] = set()
-        """The exchanges that took something on this channel."""
+        """The exchanges that accepted something on this channel."""
 
     @property
     def blocked(self) -> str | None:
@@ -155,8 +155,8 @@ class Publisher:
         Args:
             parcels: What to publish.
 
-            unless_blocked: Send nothing, and wait no longer, once the server has stopped taking events. Those that
-                were sent before that is known have no fate yet, see :meth:`wait`.
+            unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Parcels that
+                were sent before that was known have no fate yet, see :meth:`wait`.
 
         Raises:
             LineLostError: The server could not be reached; nothing was sent.
@@ -302,10 +302,10 @@ class Publisher:
         flying, self._flying = self._flying, {}
         for batch, position in flying.values():
             exchange = batch.parcels[position].exchange
-            # The server closes the channel over the first that it refuses, and takes none behind it. If it took some
-            # for this exchange before, the right to write was lost meanwhile, and which is the first is not known.
+            # The server closes the channel at the first that it refuses, and accepts none after it. If it accepted some
+            # for this exchange before, the right to write was lost meanwhile, and which is the first is unknown.
             if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
-                batch.settle(position, Fate.REFUSED, f"{error.why}; this user needs the right to write there")
+                batch.settle(position, Fate.REFUSED, f"{error.why}; this user needs the right to write to it")
                 continue
             # The server names an exchange that is missing; what went there was not taken for sure.
             missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why

@@ -11,9 +11,9 @@ Moving is done by the hundreds. Handing out is not, and cannot be quicker than t
 entry into the log of the suspects' queue after the other, about a thousand a second: that this one is
 out must be written before it is begun, and nothing else may be out with it.
 
-A suspect that was lost again may have been begun: then the notes are read, see :mod:`relevo_amqp._notes`. In an alarm
-the server takes no event and no note. Then no suspect is handed out, what should be moved stays set apart, and all
-other events go on.
+A suspect that was lost again may have been begun, so the notes are read, see :mod:`relevo_amqp._notes`. In an alarm
+the server accepts neither events nor notes. Then no suspect is handed out, what should be moved stays set apart, and
+all other events go on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MAX_STALLS = 5
 """Looks that found events ready, and none handed out, after which the subscription is made anew."""
 
 MOST_APART = 2000
-"""Events set apart, since they cannot be moved now, beside which no further ones are fetched ahead for a caller."""
+"""The number of events waiting to be moved from which on no further events are fetched ahead."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 """Seconds without suspects after something could not be moved or noted, doubled each time."""
@@ -302,10 +302,10 @@ class Receiver:
 
     def _with_note(self, arrival: Arrival, record: Record) -> Record:
         """
-        Return *record* of a suspect with the note on it that counts.
+        Return *record*, of a suspect, with the note that counts.
 
         Raises:
-            LineLostError: It was lost again, so there may be one, and the notes could not be read.
+            LineLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
         """
         if not record.suspect or not losses(arrival.properties):
             return record
@@ -356,12 +356,12 @@ class Receiver:
 
     @property
     def _moving(self) -> bool:
-        """Whether the server is thought to take what is moved or noted."""
+        """Whether the server is expected to accept moved events and notes."""
         return self._hub.publisher.blocked is None and time.monotonic() >= self._resume_at
 
     def pause(self, error: LineLostError) -> None:
         """
-        Move nothing and hand out no suspect for a while, since *error* says that something could not be published.
+        Move nothing and hand out no suspect for a while, because of *error* when something was published.
 
         Raises:
             ConfigurationError: Something is missing on the server that this process was not told to make.
@@ -370,14 +370,14 @@ class Receiver:
         """
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._pauses, 10))
         if not self._pauses:
-            _log.warning("events that were lost before wait: %s", error.why)
+            _log.warning("suspects (events that were lost before) have to wait: %s", error.why)
         self._pauses += 1
         self._resume_at = time.monotonic() + (0.0 if self._hub.publisher.blocked is not None else pause)
         if error.code == NOT_FOUND:
             self._hub.provide(self._queues)
 
     def resume(self) -> None:
-        """Note that the server takes what is moved or noted."""
+        """Note that the server accepts moved events and notes."""
         self._pauses = 0
         self._resume_at = 0.0
 
@@ -392,7 +392,7 @@ class Receiver:
         """
         Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
 
-        What cannot be moved now stays here, set apart, and is moved later.
+        What cannot be moved now stays set apart, and is moved later.
 
         Raises:
             ConfigurationError: Their place is missing, and this process was not told to make it.
@@ -488,7 +488,7 @@ class Receiver:
 
 
 def _key_of_first(arrival: Arrival, record: Record) -> str:
-    """Return the key of a note that a hand-over from a main queue may have left; nothing if none can have."""
+    """Return the key of a note that a hand-over from a main queue may have left; empty if there can be none."""
     times = losses(arrival.properties)
     if not times or record.losses > times:  # what had losses before is not handed out from there
         return ""

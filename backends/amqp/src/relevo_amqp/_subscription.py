@@ -24,7 +24,7 @@ _CALM, _CALM_TRIES = 3, 100
 """Round trips without an arrival after which nothing is on its way, and the most that are tried."""
 
 CANCELLED = "cancelled"
-"""The kind of error when the server ended a consumer while the connection is well."""
+"""The kind of error when the server ended a consumer and the connection still works."""
 
 _AGAIN = 0.05
 """Seconds after which is given back what would disturb the end of a consumer."""
@@ -37,7 +37,7 @@ class Receipt(NamedTuple):
     tag: int
 
     key: str = ""
-    """Identifies the message for notes on it, if it says so itself."""
+    """Identifies the message in notes; empty if the message carries no key."""
 
     turn: int = 0
     """How many hand-overs of the message were lost before this one."""
@@ -379,7 +379,7 @@ class Subscription:
         """
         Return *tags* to the server if they are still held after *after* seconds; it counts a loss.
 
-        Called again for a tag, the seconds begin again.
+        Another call for a tag starts its time again.
         """
         due = time.monotonic() + after
         with self.changed:

@@ -34,7 +34,7 @@ process_name=%(program_name)s-%(process_num)02d
 numprocs={processes}
 directory={directory}
 autostart=true
-; whatever it ends with, even 0 at a limit; where it does not last startsecs, supervisor waits a second longer each time
+; after every exit, even 0 at a limit; if it ends within startsecs, supervisor waits a second longer each time
 autorestart=true
 startsecs=5
 startretries=1000000

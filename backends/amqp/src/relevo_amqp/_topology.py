@@ -68,14 +68,14 @@ _NEVER_DROP = {
     "x-delivery-limit": Reasoned(
         10**15,
         "20, the default since 4.0, drops an event after 21 hand-overs, prefetched bystanders too, and a dead letter "
-        "that was listed as often; a thousand a second reach this one in 30,000 years. Not -1: before 4.2 the log of "
-        "such a queue grows for ever, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
+        "that was listed as often; a thousand a second reach this limit in 30,000 years. Not -1: before 4.2 the log of "
+        "such a queue grows without end, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
     ),
 }
 _REFUSE_WHEN_FULL = {
     "x-overflow": Reasoned(
         "reject-publish",
-        "without it a max-length of a policy drops the oldest dead letters; what is refused stays where it is",
+        "without it a policy with max-length drops the oldest dead letters; what is refused stays where it is",
     ),
 }
 _PATIENT = {
@@ -100,9 +100,9 @@ ARGUMENTS: Mapping[Role, Mapping[str, Reasoned]] = MappingProxyType(
         Role.STRAY: _QUORUM | _NEVER_DROP | _REFUSE_WHEN_FULL,
         Role.RUNG: _QUORUM | _AT_LEAST_ONCE,
         Role.BEGUN: {
-            "x-queue-type": Reasoned("stream", "notes are read by several workers and are not taken out by reading"),
-            "x-max-length-bytes": Reasoned(20_000_000, "about 100,000 notes; one that is dropped accuses no event"),
-            "x-max-age": Reasoned("7D", "a suspect that lay longer is begun as one without a note"),
+            "x-queue-type": Reasoned("stream", "several workers read the notes, and reading does not remove them"),
+            "x-max-length-bytes": Reasoned(20_000_000, "about 100,000 notes; a dropped note never counts as a death"),
+            "x-max-age": Reasoned("7D", "a suspect that waited longer is begun as one without a note"),
             "x-stream-max-segment-size-bytes": Reasoned(
                 2_000_000, "both limits drop whole segments; with the default of 500 MB they would drop nothing"
             ),
@@ -180,7 +180,7 @@ def word(queue: str) -> str:
 
 
 def removal(name: str, vhost: str) -> str:
-    """Return the command that deletes the server's queue *name*, also when it answers nothing any more."""
+    """Return the command that deletes the server's queue *name*, even if the queue no longer answers."""
     return f"rabbitmqctl delete_queue --vhost {shlex.quote(vhost)} {shlex.quote(name)}"
 
 
@@ -231,7 +231,7 @@ class Topology:
         return f"{self.prefix}.{role}.{word(queue)}"
 
     def here(self, worker: str) -> Queue:
-        """Return the queue whose consumer shows that *worker* lives."""
+        """Return the queue whose consumer shows that *worker* is alive."""
         return Queue(f"{self.prefix}.{Role.HERE}.{word(worker)}", Role.HERE)
 
     @property
@@ -246,10 +246,10 @@ class Topology:
 
     def mark(self, queue: str | None) -> Exchange:
         """
-        Return what says that the queues of *queue*, or the shared ones if ``None``, survive a crash of the server.
+        Return the mark of the queues of *queue*, or of the shared ones if ``None``: they survive a crash of the server.
 
-        It takes no events. It is declared when the queues are old enough (see :mod:`relevo_amqp._declaration`), and
-        an exchange is the least that lasts and that others can ask for.
+        It takes no events. It is declared when the queues are old enough (see :mod:`relevo_amqp._declaration`). An
+        exchange is the cheapest durable thing that other processes can look up.
         """
         return Exchange(f"{self.ladder}.settled" if queue is None else f"{self.prefix}.settled.{word(queue)}", "fanout")
 

@@ -214,9 +214,9 @@ class AmqpTransport(Transport):
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
-        Return which policies and which loss of data harm the queues of *queues*, as the management plugin tells.
+        Return the policies and the losses of data that affect *queues*, as the management plugin reports them.
 
-        Without that plugin nothing is found, and a warning in the log says so and how to enable it.
+        Without that plugin nothing is found, and a warning in the log says how to enable it.
 
         Raises:
             TransportClosedError: After ``close()``.
@@ -227,14 +227,14 @@ class AmqpTransport(Transport):
             raise TransportClosedError(self.name)
         topology = Topology(self._options.prefix, self._options.resolution, self._options.levels)
         own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
-        shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # its loss accuses no event
+        shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # losing it harms no event
         names = [each.name for each in (*own, *shared)]
         management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
         try:
             return management.problems(names)
         except UnseenError as error:
             _log.warning(
-                'the transport "%s" of %s: whether a policy harms its queues could not be looked at: %s',
+                'the transport "%s" of %s: policies that harm its queues could not be checked: %s',
                 self.name,
                 self._address,
                 error,
@@ -323,7 +323,7 @@ class AmqpTransport(Transport):
                     if fresh or failed:
                         raise
                     if error.kind == CANCELLED:
-                        _log.warning("%s; subscribing again, what was held is delivered again", error.why)
+                        _log.warning("%s; subscribing again; what was held is delivered again", error.why)
                     failed = True
                     continue
                 self._failures = 0
@@ -387,8 +387,8 @@ class AmqpTransport(Transport):
         """
         Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
 
-        In an alarm the server takes no note. If the first note on a delivery is not confirmed, the delivery is given
-        back to the server, and for a while no other suspect is handed out.
+        In an alarm the server accepts no note. If the first note on a delivery is not confirmed, the delivery is given
+        back to the server, and no other suspect is handed out for a while.
         """
         with self._in_use() as hub:
             receiver, receipt = self._receiver, delivery.receipt
@@ -413,9 +413,9 @@ class AmqpTransport(Transport):
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         """
-        Mark *note* as excused, if it still is the last one on *delivery*: its process ends in order, or was told to.
+        Mark *note* as excused, if it is still the last one on *delivery*: its process ends normally or was told to.
 
-        It replaces the note of this hand-over, and no other: each has a turn of its own.
+        It replaces only the note of this hand-over: each hand-over has a turn of its own.
         """
         receipt = delivery.receipt
         if not isinstance(receipt, Receipt):
@@ -585,7 +585,7 @@ def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
 
 
 def _key_of(delivery: Delivery, receipt: Receipt) -> str:
-    """Return what tells the notes on this message from those on others."""
+    """Return the key of the notes on this message."""
     if receipt.key:
         return receipt.key
     return plain_key(delivery.envelope, delivery.queue, delivery.attempt - receipt.turn, delivery.enqueued_at)

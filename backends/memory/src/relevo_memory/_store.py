@@ -188,7 +188,7 @@ class MemoryStore:
             return True
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
-        """Mark *note* as excused if it still is the last one, whoever holds the event."""
+        """Mark *note* as excused if it is still the last one, even if another worker holds the event."""
         receipt = delivery.receipt
         with self.changed:
             if isinstance(receipt, Receipt) and receipt.queue in self._queues:

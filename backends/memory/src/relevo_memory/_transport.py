@@ -286,7 +286,7 @@ class MemoryTransport(Transport, Board):
         return 0.0 if self._stands_still else max(glance, min(2 * glance, _LONGEST_GLANCE))
 
     def _refuse_what_is_no_text(self, envelopes: Sequence[Envelope]) -> None:
-        """Refuse lone surrogates, as every transport has to that writes its events as bytes."""
+        """Refuse lone surrogates, as every transport that stores bytes has to."""
         for one in envelopes:
             texts = (one.id, one.source, one.name, one.queue, one.ordering_key or "", *one.headers)
             text = "".join((*texts, *one.headers.values()))

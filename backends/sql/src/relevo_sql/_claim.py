@@ -29,7 +29,7 @@ _BEGUN, _DEATHS = (len(CLAIMED) + EVIDENCE.index(name) for name in ("begun", "de
 
 
 _TURNS = 60.0
-"""Seconds between two looks whether something waits behind nothing."""
+"""Seconds between two checks for rows that wait for a row that no longer exists."""
 
 
 @attrs.frozen
@@ -46,7 +46,7 @@ class Prospect:
 
     last_lease_end: int | None = None
     stray: bool = False
-    """It has rows that no claim would find."""
+    """It has stray rows, which no claim would find."""
 
     def worthwhile(self, now: int) -> bool:
         """Return whether a claim would find something."""
@@ -90,10 +90,10 @@ class Claimer:
 
     def _give_turns(self, queues: Sequence[str]) -> bool:
         """
-        Give those their turn that wait for nothing; return whether there were any.
+        Make rows ready that wait for a row that no longer exists; return whether there were any.
 
-        Something else deleted the row before them. It takes a look at every row that waits, so it is done only where
-        there is nothing else to do, and only once in a while.
+        Something else deleted the row before them. The check reads every waiting row, so it runs only when there is
+        nothing else to do, and at most once a minute.
         """
         elapsed = self._clock.monotonic()
         if elapsed < self._next_turns:
@@ -148,7 +148,7 @@ class Claimer:
     def _take_strays(
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
     ) -> list[Delivery]:
-        """Lease what no claim finds, as unreadable."""
+        """Lease stray rows, which no claim finds, as unreadable."""
         found = self._statements.strays.run(connection, queue=queue, bound=bound).all()
         flaws = {row[0]: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)

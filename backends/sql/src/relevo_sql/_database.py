@@ -121,7 +121,7 @@ class Database(Forking):
         return self._set_up(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
 
     def is_empty(self) -> bool:
-        """Return whether the database is there, and has nothing in it."""
+        """Return whether the database exists and is empty."""
         return self.inspect(lambda connection: not self.dialect.catalog(connection)) is True
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
@@ -195,7 +195,7 @@ class Database(Forking):
         return f"the database {self._file[0] or self.path or 'behind the engine'}"
 
     def hurry(self, seconds: float | None) -> None:
-        """Wait for other writers no longer than *seconds* from now, whatever the patience is."""
+        """Limit the wait for other writers to *seconds* from now, whatever the patience is."""
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:

@@ -98,8 +98,8 @@ class SqliteDialect:
         driver.isolation_level = None
         driver.row_factory = None
         driver.text_factory = str
-        # The constraints guard against other writers. A row of theirs that breaks one is handed out as unreadable; if
-        # touching it were an error, it would hold up all rows that the same statement touches.
+        # The constraints guard against other writers. A row that breaks one is handed out as unreadable; if updating
+        # it were an error, it would hold up all rows that the same statement updates.
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
         if driver.in_transaction:
             driver.rollback()
@@ -202,9 +202,9 @@ class SqliteDialect:
     @staticmethod
     def catalog(connection: sa.Connection) -> dict[str, tuple[str, str]]:
         """
-        Return the kind and the text of all that there is, by name.
+        Return the kind and the SQL text of every object in the database, by name.
 
-        SQLAlchemy's inspector takes dozens of statements for it.
+        SQLAlchemy's inspector needs dozens of statements for that.
         """
         found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
         return {str(name): (str(kind), str(text)) for name, kind, text in found}

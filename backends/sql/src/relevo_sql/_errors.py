@@ -30,8 +30,8 @@ _UNAVAILABLE = {
     "begin it with BEGIN IMMEDIATE, or do it again",
     Trouble.READ_ONLY: "{place} is not writable; let this user write to the file and to its directory",
     Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; make room",
-    Trouble.IO: "{place} cannot be read or written: {error}{name}; look whether the disk is sound, whether a quota "
-    "or a limit of the size of files is reached, and what the system's log says",
+    Trouble.IO: "{place} cannot be read or written: {error}{name}; check the disk, quotas, limits of file "
+    "sizes, and the system's log",
     Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
     Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
     Trouble.TOO_BIG: "a value is too big for {place}",
@@ -53,7 +53,7 @@ _CONFIGURATION = {
 
 
 _LEAST = 1 << 20
-"""Bytes that a disk has free unless it is full: SQLite writes pages and a shared index of 32 KiB."""
+"""A disk with fewer free bytes counts as full: SQLite writes pages and a shared index of 32 KiB."""
 
 
 @contextmanager

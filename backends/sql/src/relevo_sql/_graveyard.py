@@ -12,7 +12,7 @@ from relevo_sql._database import Database
 from relevo_sql._row import entry_of
 
 _PAGE_BYTES = 16 * 1024 * 1024
-"""The page ends with the dead letter that exceeds this."""
+"""A page ends with the dead letter that exceeds this size."""
 
 _BEFORE_ALL = float("-inf")
 
@@ -98,7 +98,7 @@ class Graveyard:
 
 
 def _parsed(ref: str) -> tuple[int | None, str]:
-    """Return the number and the queue of *ref*; the number is None where there can be no such dead letter."""
+    """Return the number and the queue of *ref*; the number is ``None`` if *ref* is invalid."""
     number, _, queue = ref.partition("@")
     digits = number.removeprefix("-")
     value = int(number) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None

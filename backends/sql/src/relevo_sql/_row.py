@@ -23,9 +23,9 @@ LONGEST = 2**62
 
 FARTHEST = 2 * round(MAX_LEASE * 1_000_000)
 """
-Microseconds from now in which every lease ends that relevo gave: the longest, and as much for clocks that differ.
+Microseconds from now within which every lease of relevo ends: the longest one, twice, since clocks differ.
 
-One that ends later was written by something else, and counts as over.
+A lease that ends later was written by something else, and counts as over.
 """
 
 SENT = ("state", "ready_at", *KEPT)
@@ -35,10 +35,10 @@ CLAIMED = ("seq", "ready_at", *KEPT)
 """The columns that a claim returns, before those of the evidence."""
 
 EVIDENCE = ("begun", "deaths")
-"""The columns that tell who began an event and did not end it; a claim returns the start of each."""
+"""The columns that name the processes which began an event; a claim returns the start of each."""
 
 LONGEST_EVIDENCE = 8192
-"""Characters of each of them that are read; twice of what relevo writes."""
+"""Characters of each of them that are read; twice what relevo writes."""
 
 SHOWN = ("ref", *KEPT, "reason", "error", "died_at")
 """The columns of a dead letter."""
@@ -70,7 +70,7 @@ def micros(seconds: float) -> int:
 
 
 def lease_end(lease: float, now: int) -> int:
-    """Return when a lease of *lease* seconds ends that begins *now*, in microseconds; no lease is endless."""
+    """Return when a lease of *lease* seconds that begins *now* ends, in microseconds; :data:`MAX_LEASE` at most."""
     return now + micros(min(lease, MAX_LEASE))
 
 
@@ -127,7 +127,7 @@ def delivery_of(row: Sequence[Any], token: int, begun: Any = None, deaths: Any =
 
 
 def deaths_of(text: Any) -> tuple[str, ...]:
-    """Return the processes that *text* lists; none if it is not such a list, since only what can be read accuses."""
+    """Return the processes that *text* lists; none if it is not a valid list."""
     if type(text) is not str:
         return ()
     try:
@@ -139,22 +139,22 @@ def deaths_of(text: Any) -> tuple[str, ...]:
 
 
 def deaths_text(deaths: Sequence[str]) -> str | None:
-    """Return what :func:`deaths_of` reads the last of *deaths* from."""
+    """Return the last of *deaths* as text for :func:`deaths_of`; ``None`` if there are none."""
     return json.dumps(deaths[-MAX_DEATHS:]) if deaths else None
 
 
 def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delivery:
     """
-    Return the claimed *row*, :data:`CLAIMED`, which no claim would have found, as an unreadable delivery.
+    Return the claimed stray *row*, :data:`CLAIMED`, as an unreadable delivery.
 
     Args:
         row: As it was claimed.
 
         token: Of the claim.
 
-        queue: Where it is handed out; its own unless that is no text.
+        queue: The queue that hands it out; its own unless that is not text.
 
-        flaw: Which column holds what, see :func:`stray_flaw`.
+        flaw: What is wrong with the row, see :func:`stray_flaw`.
     """
     kept = row[2:]
     body, headers = kept[13], _headers(kept[11])
@@ -163,7 +163,7 @@ def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delive
 
 
 STRAYED = ("seq", "state", "ready_at", "lease_until", "queue", "ordering_key", "target")
-"""The columns that say why a row is not found by any claim."""
+"""The columns that show why no claim finds a row."""
 
 
 def stray_flaw(row: Sequence[Any]) -> str:
@@ -275,7 +275,7 @@ def _headers_text(headers: Mapping[str, str]) -> str:
 
 
 def _check_text(headers: Mapping[str, str]) -> None:
-    """Raise :class:`UnicodeEncodeError` if *headers* hold a lone surrogate, which JSON can escape and nothing carry."""
+    """Raise :class:`UnicodeEncodeError` if *headers* hold a lone surrogate, which only JSON can escape."""
     "".join((*headers, *headers.values())).encode()
 
 
@@ -314,7 +314,7 @@ def _text(value: Any) -> str:
 
 
 def _seconds(value: Any) -> float:
-    """Return microseconds as seconds; NaN where there is no number."""
+    """Return microseconds as seconds; NaN if *value* is not a number."""
     return value / 1_000_000 if type(value) in (int, float) else math.nan
 
 

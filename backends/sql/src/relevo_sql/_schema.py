@@ -90,14 +90,14 @@ STRAY = (
     f"WHEN {WAITING} THEN relevo_event.ordering_key IS NOT NULL AND relevo_event.target IS NOT NULL END) IS NOT TRUE"
 )
 """
-What no row may be, since nothing would ever hand it out.
+The condition of a stray row, which no claim would ever find.
 
-The constraints keep it out; a writer that switches them off does not. An index of its own finds such a row, and
-the index is empty as a rule, so that a claim can look into it each time.
+The constraints refuse such a row, unless its writer switches them off. A separate index finds it. That index is usually
+empty, so each claim can check it.
 """
 
 STRAY_QUEUE = "CASE typeof(relevo_event.queue) WHEN 'text' THEN relevo_event.queue ELSE '' END"
-"""Its queue; empty, which is the name of no queue, if it names none."""
+"""The queue of a stray row; empty, which is not a valid name, if the row names none."""
 
 BY_STRAY = sa.Index(
     "relevo_event_stray",
@@ -107,7 +107,7 @@ BY_STRAY = sa.Index(
 
 
 def _check(name: str, condition: str) -> sa.CheckConstraint:
-    # SQLite alone lets a column hold a value of another type, and it alone has typeof().
+    # Only SQLite lets a column hold a value of another type, and only SQLite has typeof().
     return sa.CheckConstraint(condition, name=f"relevo_event_{name}").ddl_if(dialect="sqlite")
 
 
@@ -121,7 +121,7 @@ event = sa.Table(
     sa.Column("lease_until", sa.BigInteger),
     sa.Column("token", sa.BigInteger),  # of the claim that holds it; null unless leased
     sa.Column("begun", sa.Text),  # the note of the process that began it last, unless that gave it back since
-    sa.Column("deaths", sa.Text),  # the processes that are known or thought to have died of it, a JSON list
+    sa.Column("deaths", sa.Text),  # the processes that died of it or are presumed to, a JSON list
     *_kept(),
     _check("queue_is_text", "typeof(queue) = 'text'"),
     _check("state_is_known", f"state IN ({READY}, {LEASED}, {SCHEDULED}, {WAITING})"),
@@ -186,6 +186,6 @@ worker = sa.Table(
     metadata,
     sa.Column("worker", sa.String(64), primary_key=True),
     sa.Column("beats", sa.BigInteger, nullable=False),
-    sa.Column("seen_at", sa.BigInteger, nullable=False),  # only tells which rows are old; nothing else compares it
+    sa.Column("seen_at", sa.BigInteger, nullable=False),  # only shows which rows are old; nothing else compares it
 )
 """The signs of life of the workers that began an event which was lost before; each sign adds a beat."""

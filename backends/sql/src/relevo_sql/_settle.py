@@ -16,7 +16,7 @@ from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
 
 _Ended = tuple[Receipt, str, Any]
-"""What is held, the queue that it was handed out from, and the outcome."""
+"""The receipt, the queue that handed the delivery out, and the outcome."""
 
 
 def receipt_of(delivery: Delivery) -> Receipt | None:
@@ -77,14 +77,14 @@ class Settler:
         seq, token = receipt
         kept = {"note": note.packed(), "dead": deaths_text(note.deaths)}
         run = self._statements.begin.run
-        # It tells what became of a process; a crash of the host may take it along, since that is no listener's fault.
+        # Not durable: a crash of the host may lose the note, but no listener is to blame for such a crash.
         touched = self._database.write(
             lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
         )
         return touched > 0
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
-        """Mark *note* as excused if it still is the last one, whoever holds the event."""
+        """Mark *note* as excused if it is still the last one, even if another worker holds the event."""
         receipt = delivery.receipt
         if isinstance(receipt, Receipt):
             kept = {"note": note.packed(), "excused": attrs.evolve(note, excused=True).packed()}

@@ -113,13 +113,13 @@ def _require_constraints(database: Database, table: sa.Table, catalog: dict[str,
         kind, made = catalog.get(str(index.name), ("", ""))
         if kind and index.unique and made.split()[1:2] != ["UNIQUE"]:
             raise ConfigurationError(
-                f'{database.place}: the index "{index.name}" is not unique, so an event could be there twice; '
+                f'{database.place}: the index "{index.name}" is not unique, so an event could be stored twice; '
                 f"drop it, and run: relevo setup"
             )
 
 
 def _require_one_each(database: Database, connection: sa.Connection) -> None:
-    """Raise :class:`ConfigurationError` if an event is there twice: the index of its identity cannot be created."""
+    """Raise :class:`ConfigurationError` if an event is stored twice: its unique index cannot be created."""
     same = [event.c[name] for name in IDENTITY]
     twice = sa.select(event.c.event_id, sa.func.count()).where(*(each.is_not(None) for each in same))
     twice = twice.group_by(*same).having(sa.func.count() > sa.literal_column("1"))

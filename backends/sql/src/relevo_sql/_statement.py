@@ -172,7 +172,7 @@ class Statements:
         self.advance = prepared(
             sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
         )
-        # Where something else deleted a row, no settlement gives the next one its turn.
+        # If something else deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
             *(before.c[name] == here.c[name] for name in LINE), before.c.seq < here.c.seq
@@ -208,7 +208,7 @@ class Statements:
             "state": _state(LEASED),
             "lease_until": _bind("until"),
             "token": _bind("claim"),
-            # A stranger may not have said when; then it is now, and stays so.
+            # Another writer may have left it out; then it is set to now, and stays so.
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
         claimed: list[sa.ColumnClause[Any]] = [sa.column(name) for name in CLAIMED]
@@ -217,7 +217,7 @@ class Statements:
         strays = sa.select(*(_E[name] for name in STRAYED)).where(_is_stray(), _of_queue_or_none())
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
         chosen = _E.seq.in_(dialect.members("seqs"))
-        # Whatever state it is given back in, it can be found then.
+        # So that a later claim finds it, whatever its state is.
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*claimed))
 
@@ -330,7 +330,7 @@ def _plus_one(column: str) -> sa.ColumnElement[Any]:
 
 
 def _start(column: str) -> sa.ColumnElement[Any]:
-    """Return as much of *column* as relevo writes: it holds anything if somebody else wrote it."""
+    """Return only the start of *column*, since another writer may have stored a value of any length."""
     first: sa.ColumnElement[int] = sa.literal_column("1")
     most: sa.ColumnElement[int] = sa.literal_column(str(LONGEST_EVIDENCE))
     return sa.func.substr(sa.column(column), first, most).label(column)
@@ -347,11 +347,11 @@ def _of_queue_or_none(queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnEl
 
 
 def _is_stray() -> sa.ColumnElement[bool]:
-    return sa.text(STRAY)  # type: ignore[return-value]  # in a WHERE it is as good as one
+    return sa.text(STRAY)  # type: ignore[return-value]  # valid in a WHERE
 
 
 def _farthest() -> sa.ColumnElement[Any]:
-    """Return when the last lease ends that relevo can have given."""
+    """Return the latest time at which a lease of relevo can end."""
     return _bind("now") + sa.literal_column(str(FARTHEST))
 
 
@@ -373,7 +373,7 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
         figures = sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(), *where)
         return dialect.by_index(figures, event, BY_STATE[state]).subquery(name)
 
-    # A stray row is ready, and is among those of its state already, if that is one.
+    # A stray row counts as ready; it is already counted by its state, if the state is a valid one.
     ripe = sa.or_(
         _in_state(READY),
         _in_state(LEASED) & ((_E.lease_until <= _bind("now")) | (_E.lease_until > _farthest())),

@@ -43,7 +43,7 @@ class Counter:
         )
 
     def problems(self, queues: Sequence[str]) -> list[str]:
-        """Return what keeps rows of *queues* from being handed out as they are; those of no queue count once."""
+        """Return why rows of *queues* cannot be handed out as they are; rows without a queue are reported once."""
         flaws: dict[tuple[str, str], set[int]] = {}
 
         def look(connection: sa.Connection) -> None:
@@ -57,7 +57,7 @@ class Counter:
 
         self._database.read(look)
         return [
-            f'{len(seqs)} of the rows in the queue "{queue}" cannot be handed out as they are: {flaw} '
+            f'the queue "{queue}": {len(seqs)} of its rows cannot be handed out as they are: {flaw} '
             f"(the first has seq {min(seqs)}); the next worker makes them dead letters"
             for (queue, flaw), seqs in flaws.items()
         ]

@@ -189,11 +189,11 @@ class SqlTransport(Transport, Board):
             try:
                 claim = self._claimer.claim(queues, limit=limit, lease=lease)
             except ConfigurationError:
-                # One that was told to create the tables does so again where all is gone, and alters nothing else.
+                # If this transport created the tables, it creates them again in an empty database, and alters no other.
                 if not self._kept or not self._database.is_empty():
                     raise
                 set_up(self._database, dry_run=False)
-                _log.warning("%s was empty; its tables were created again", self._database.place)
+                _log.warning("%s was empty; the tables were created again", self._database.place)
                 continue
             if claim.deliveries or patience.left <= 0:
                 return claim.deliveries

@@ -1,4 +1,4 @@
-"""Who lives: a row for each worker that others may have to ask for."""
+"""The presence of workers: a row for each worker that others may ask about."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAY = 86400.0
 
 
 class Witness:
-    """The signs of life of workers: numbers that rise, since the times of two hosts cannot be compared."""
+    """The signs of life of workers: counters, since the times of two hosts cannot be compared."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -24,7 +24,7 @@ class Witness:
         self._clock = clock
 
     def appear(self, worker: str) -> None:
-        """Count a sign of life of *worker*, and forget who gave none for a day."""
+        """Count a sign of life of *worker*, and delete workers that gave none for a day."""
 
         def count(connection: sa.Connection) -> None:
             now = self._database.dialect.now(self._clock)

@@ -73,7 +73,7 @@ class SqlHarness(Harness):
         transport._database._let_go()  # noqa: SLF001 - the end of a process closes its files, and says nothing
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
-        # Every other one in a state that does not exist, as a writer can that switches the constraints off.
+        # Every other row has an invalid state, as from a writer that switches the constraints off.
         state = len(raw) % 2 * _NO_STATE
         row = {"queue": queue, "state": state, "body": raw, "headers": json.dumps(dict(headers))}
         with self.engine.connect() as connection:

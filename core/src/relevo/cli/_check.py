@@ -38,7 +38,7 @@ class _Finding:
 @click.option(
     "--live",
     is_flag=True,
-    help="Also connect to every server, and look for what setup would create and what is wrong there.",
+    help="Also connect to every server, and report what setup would create and what is wrong there.",
 )
 @click.option("--supervisor", metavar="FILE", callback=filled, help="Also look at this configuration of supervisor.")
 @json_option

@@ -22,7 +22,7 @@ from relevo.errors import DecodeError, shown
 _PAGE = 200
 Found = tuple[Transport, DeadLetterEntry]
 Named = tuple[Transport, str]
-"""A store and the ref of a dead letter in it: of many, more would not fit into memory."""
+"""A store and the ref of a dead letter in it; whole dead letters may not fit into memory."""
 
 
 @click.group(cls=Group)
@@ -69,16 +69,16 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
     "--raw",
     metavar="FILE",
     type=click.File("wb", lazy=True),
-    help="Write all bytes of the body to FILE, and show nothing.",
+    help="Write the whole body to FILE, and show nothing.",
 )
 @json_option
 @with_app
 def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_json: bool) -> int:
     """
-    Show the dead letter REF; the beginning of the ref is enough if no other begins with it.
+    Show the dead letter REF; the beginning of the ref is enough if it is unique.
 
-    Of a body or an error that is longer than 64 KiB the beginning is shown, and of a body its size. --raw writes all
-    of the body. Exits with 1 if there is no such dead letter.
+    Only the first 64 KiB of a body or an error are shown, with the size of the body. --raw writes the whole body.
+    Exits with 1 if there is no such dead letter.
 
     Example: relevo dead show 17 --raw body.json
     """
@@ -236,7 +236,7 @@ def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[lis
 
 @attrs.define
 class _Match:
-    """The dead letters that a ref names: the first, and how many there are. All of them may not fit into memory."""
+    """The dead letters that match a ref: the first and their number, since all of them may not fit into memory."""
 
     first: Found | None = None
     count: int = 0

@@ -72,7 +72,7 @@ def show_whole(row: Mapping[str, Any]) -> None:
 
 
 def _listeners(state: bytes) -> list[dict[str, Any]]:
-    """Return how far the listeners are that ran already; none if a newer release wrote it down, or nobody did."""
+    """Return how far the listeners are that ran already; none if there is no state that this release can read."""
     if len(state) > MAX_STATE:
         return []
     try:
@@ -98,5 +98,5 @@ def body_of(entry: DeadLetterEntry) -> bytes:
 
 
 def _body(raw: bytes) -> dict[str, Any]:
-    """Return what is shown of the body *raw*: the beginning, and the size of the whole in bytes."""
+    """Return the beginning of the body *raw*, and its full size in bytes."""
     return {"body": raw[:SHOWN].decode("utf-8", "backslashreplace"), "size": len(raw)}

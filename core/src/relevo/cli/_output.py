@@ -168,7 +168,7 @@ def visible(text: str, *, lines: bool = True) -> str:
 
 
 def when(seconds: float) -> str:
-    """Return *seconds* since the epoch for people, in UTC; as a number where no calendar has the day."""
+    """Return *seconds* since the epoch as a date and time in UTC; as a number if they are out of range."""
     try:
         moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (ValueError, OverflowError, OSError):
@@ -177,14 +177,14 @@ def when(seconds: float) -> str:
 
 
 SHOWN = 64 * 1024
-"""How many bytes of a body, and how many characters of a text, are shown at most."""
+"""The most bytes of a body, and the most characters of a text, that are shown."""
 
 _CELL = 1000
-"""How many characters of a value a table shows at most."""
+"""The most characters of a value that a table shows."""
 
 
 def shortened(text: str, limit: int = _CELL) -> str:
-    """Return *text*, cut after *limit* characters, with the number of all of them."""
+    """Return *text*, cut after *limit* characters, with its full length."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters in all)"
 
 
@@ -195,6 +195,6 @@ def first_line(text: str, limit: int = 90) -> str:
     """Return what a table can show of *text*, the error of a dead letter: how it begins, without the listener."""
     lines = [line.strip() for line in text[:SHOWN].splitlines() if line.strip()]
     chosen = lines[0] if lines else ""
-    if listener := _OF_A_LISTENER.match(chosen):  # to search would take a time that grows with the square of the length
+    if listener := _OF_A_LISTENER.match(chosen):  # a search would take quadratic time
         chosen = chosen[listener.end() :]
     return chosen if len(chosen) <= limit else chosen[: limit - 1] + "…"

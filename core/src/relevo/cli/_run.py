@@ -96,9 +96,9 @@ def drain(
     """
     Handle what is due now, and what becomes due meanwhile, then exit.
 
-    Silent without a terminal unless something died. Exits with 1 if something was dead-lettered, with 69 if something
-    that was received could not be settled, and with 75 during a deploy, if a plugin lets no events be taken, or if
-    another drain is at the same queues.
+    Without a terminal it prints only if something was dead-lettered or could not be settled. Exits with 1 if something
+    was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 during a deploy, if a plugin
+    lets no events be taken, or if another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
@@ -118,7 +118,7 @@ def drain(
         try:
             report = runner.run(app, options)
         finally:
-            if max_time is not None:  # closing is bounded too
+            if max_time is not None:  # closing is limited too
                 hurry(app, app.transport(transport).name, GRACE)
     if as_json:
         show_json(attrs.asdict(report))
@@ -225,7 +225,7 @@ def _told(report: Report, *, done: str = "done") -> str:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
         parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
     if report.unsettled:
-        parts.append(f"{report.unsettled} not settled, which come again")
+        parts.append(f"{report.unsettled} not settled (delivered again later)")
     later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
     return f"{', '.join(parts)} in {report.seconds:.1f} s{later}"
 

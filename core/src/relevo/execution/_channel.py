@@ -74,13 +74,13 @@ class Progressed(msgspec.Struct, array_like=True, tag=True):
 
 
 class Runs(msgspec.Struct, array_like=True, tag=True):
-    """Which listener of an event that was lost before is about to run; the parent notes it and answers."""
+    """Which listener of an event that was lost before is about to run; the parent stores it and answers."""
 
     listener_id: str
 
 
 class Kept(msgspec.Struct, array_like=True, tag=True):
-    """The answer to either."""
+    """The answer to :class:`Progressed` or :class:`Runs`."""
 
     is_held: bool
     """The delivery is still this worker's."""
@@ -93,13 +93,13 @@ class Finding(msgspec.Struct, array_like=True, frozen=True):
 
     listener_id: str
     name: str
-    """The part that was changed, by which it is logged once for each listener."""
+    """The part that was changed; each is logged once per listener."""
 
     text: str
     """That part in words."""
 
     fate: Literal["restored", "replaced", "kept"]
-    """What follows: it is undone, its process is replaced, or it stays as it is."""
+    """The consequence: the change is undone, the process is replaced, or the change stays."""
 
 
 class Ended(msgspec.Struct, array_like=True, tag=True):
@@ -117,7 +117,7 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
 
     @property
     def is_last(self) -> bool:
-        """Whether the process is not to be given another delivery."""
+        """Whether the process must not get another delivery."""
         return any(each.fate == "replaced" for each in self.findings)
 
 
@@ -134,7 +134,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 def frame_of(message: Message) -> bytes:
     """
-    Return *message* with its length before it.
+    Return *message* as bytes, with its length in front.
 
     Raises:
         EncodeError: It holds a value that MessagePack cannot carry, or is too long.
@@ -145,7 +145,7 @@ def frame_of(message: Message) -> bytes:
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise EncodeError(name, "$", str(error)) from error
     if len(data) > _LONGEST:
-        raise EncodeError(name, "$", f"{len(data):,} bytes, a child process takes {_LONGEST:,}")
+        raise EncodeError(name, "$", f"expected at most {_LONGEST:,} bytes for a child process; got {len(data):,}")
     return len(data).to_bytes(_LENGTH, "big") + data
 
 
@@ -224,7 +224,7 @@ class Channel:
 
 def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
     """
-    Return what a child has to know of *delivery*.
+    Return what a child needs to handle *delivery*.
 
     Raises:
         EncodeError: *envelope* cannot be packed.

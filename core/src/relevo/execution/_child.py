@@ -65,7 +65,7 @@ class Child:
         self._links = (channel.socket.fileno(), cell.fd, lifeline)
         self._work: Work | None = None
         self._running = ""
-        """The listener after which the surroundings are still to be looked at."""
+        """The listener whose changes to the process have not been checked yet."""
 
         self._findings: list[Finding] = []
 
@@ -83,7 +83,7 @@ class Child:
             return
         self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
         with app:
-            # What a hook around the listeners changes and undoes itself is no listener's doing.
+            # A hook around the listeners may change something and undo it itself; no listener did that.
             self._is_observed = bool(app.hooks.observers("relevo_around_handle"))
             self._keeper = Keeper(self._links)
             self._serve(handle)
@@ -143,15 +143,15 @@ class Child:
         self._cell.begin(listener_id, limit)
 
     def end(self) -> None:
-        """Note that it has ended, and undo what it did to the process."""
+        """Note that it has ended, and undo what it changed in the process."""
         self._cell.end()
         self._look()
 
     def _look(self) -> None:
         """
-        Undo what the last listener did, unless that is done.
+        Undo what the last listener changed, unless that is done already.
 
-        A signal handler of that listener can interrupt this by what it raises, so it is called until it is done.
+        A signal handler of that listener can interrupt this with an exception, so it is called again until it is done.
         """
         if self._running:
             self._findings += [Finding(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()]

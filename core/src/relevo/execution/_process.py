@@ -30,7 +30,7 @@ _WAIT, _LOOK_EVERY = 0.02, 0.1
 _FATES = {
     "restored": (WARNING, "%s changed %s of its process; restored before the next event"),
     "replaced": (WARNING, "%s changed %s of its process; it cannot be restored, so the process is replaced"),
-    "kept": (INFO, "%s left %s in its process; they run on"),
+    "kept": (INFO, "%s left %s in its process; they keep running"),
 }
 
 
@@ -152,14 +152,14 @@ class ProcessExecutor:
     def submit(self, delivery: Delivery) -> None:
         envelope = delivery.envelope
         self._submitted[delivery] = None
-        if not isinstance(envelope, Envelope):  # no listener is called for what cannot be read
+        if not isinstance(envelope, Envelope):  # it has no listeners, so it needs no child
             self._ended.put((delivery, self._handle(delivery)))
             return
         self._count += 1
         try:
             work = work_of(delivery, envelope, self._count)
             frame = frame_of(work)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this delivery and takes no slot
+        except Exception as error:  # noqa: BLE001 - any error ends this delivery and takes no slot
             self._ended.put((delivery, unhandled(delivery, error)))
             return
         try:
@@ -224,7 +224,7 @@ class ProcessExecutor:
         self._ended.put((delivery, outcome))
 
     def found(self, findings: Iterable[Finding]) -> None:
-        """Log what listeners changed in their process, each kind of change once for each listener."""
+        """Log what listeners changed in their process, each kind of change once per listener."""
         for each in findings:
             kind = (each.listener_id, each.name)
             with self._free:

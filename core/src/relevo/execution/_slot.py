@@ -39,7 +39,7 @@ _MOST_FAILURES = 5
 _MOST_STARTS = 3
 _LEAVE_PATIENCE, _LEAVE_EVERY = 5.0, 0.02
 _START_WITHIN = 120.0
-"""Seconds within which a child has to begin; importing an application takes a few, on a busy machine more."""
+"""Seconds within which a child has to begin; importing an application takes a few, or more on a busy machine."""
 
 
 @attrs.frozen(kw_only=True)
@@ -99,7 +99,7 @@ class _Task:
     delivery: Delivery
     work: Work
     frame: bytes
-    """The work as a child is sent it: made before the slot is taken, since what cannot be made must not take one."""
+    """The encoded work: made before the slot is taken, so that an error of encoding takes no slot."""
 
     kept: bytes | None = None
     """The last progress that the child told."""
@@ -158,7 +158,7 @@ class Slot:
         self._task = _Task(delivery, work, frame)
 
     def at_work(self) -> Delivery | None:
-        """Return the delivery that is in this slot, if its thread lives: the thread holds what it has to its limits."""
+        """Return the delivery in this slot, if the slot's thread is alive: the thread enforces the limits."""
         task = self._task
         return task.delivery if task is not None and self._thread.is_alive() else None
 
@@ -198,7 +198,7 @@ class Slot:
                     self._close(self._child, over.why)
         except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
             _log.exception("a slot failed")
-            self._host.withdrawn(self)  # before it gives up its task, so that it is given no other
+            self._host.withdrawn(self)  # before it gives up its task, so that it gets no other
             self._host.failed(error, times=_MOST_FAILURES)
             self._give_up_task()
         finally:
@@ -216,7 +216,7 @@ class Slot:
             self._let_go(self._task)
 
     def _let_go(self, task: _Task) -> None:
-        """End *task*, which no child has in hand, without waiting for the next one, since the worker stops."""
+        """End *task*, which no child runs, without waiting for the next child, since the worker stops."""
         now = time.monotonic()
         self._stopping_since = self._stopping_since or now
         over = task.work.over_limit
@@ -301,8 +301,8 @@ class Slot:
             if self._terms.runs is not None:
                 try:
                     self._terms.runs(task.delivery, message.listener_id)
-                except Exception:  # noqa: BLE001 - the note is not worth a slot
-                    _log.exception("that %s runs on %r could not be noted", message.listener_id, task.delivery)
+                except Exception:  # noqa: BLE001 - a failed note must not end the slot
+                    _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
                 child.channel.send(Kept(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
@@ -332,7 +332,7 @@ class Slot:
                 self._terms.checkpoint(task.delivery, state)
             except (LeaseLostError, TransportClosedError):
                 is_held = False
-            except Exception as error:  # noqa: BLE001 - whatever it is, the slot serves other deliveries too
+            except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
                 problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
             child.channel.send(Kept(is_held, problem))
@@ -441,7 +441,7 @@ class Slot:
         self._finish(task, Lost(state=task.kept, error=sanitised(told), death=death))
 
     def _is_due(self, served: int) -> bool:
-        """Return whether a child is replaced after as many as *served* events."""
+        """Return whether a child is to be replaced after *served* events."""
         return self._terms.recycle_after is not None and served >= self._terms.recycle_after
 
     def _is_worn(self, child: Spawned) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import attrs
 
 Fate = Literal["restored", "replaced", "kept"]
-"""What follows from a change: it is undone, its process is replaced, or it stays as it is."""
+"""The consequence of a change: it is undone, the process is replaced, or it stays."""
 
 _SHOWN = 5
 _LONGEST = 60
@@ -81,13 +81,13 @@ class Surroundings:
 
 @attrs.frozen
 class Difference:
-    """A part of the surroundings that is not as it was."""
+    """A part of the surroundings that has changed."""
 
     name: str
-    """That of the field."""
+    """The name of the field."""
 
     text: str
-    """The part in words, and what of it differs."""
+    """The part in words, with the elements that differ."""
 
 
 def differences(before: Surroundings, after: Surroundings) -> list[Difference]:
@@ -169,7 +169,7 @@ def observed(links: Iterable[int] = (), *, umask: int | None = None) -> Surround
     Args:
         links: The descriptors that lead to the parent process.
 
-        umask: What the umask is meant to be. It can only be read by setting it, and is set to this.
+        umask: The expected umask. It can only be read by setting it, so it is set to this.
     """
     found_umask = os.umask(0o077 if umask is None else umask)
     if umask is None:
@@ -259,11 +259,11 @@ class Keeper:
         self.renew()
 
     def renew(self) -> None:
-        """Take the surroundings as they are now for those to keep."""
+        """Keep the surroundings as they are now."""
         self._before = observed(self._links)
 
     def look(self) -> list[tuple[Difference, Fate]]:
-        """Restore what was changed; return each change, and what follows from it."""
+        """Restore what was changed; return each change and its consequence."""
         found: list[tuple[Difference, Fate]] = []
         before = self._before
         after = observed(self._links, umask=before.umask)
@@ -273,7 +273,7 @@ class Keeper:
                 if restore is not None:
                     with suppress(OSError, TypeError, ValueError, RecursionError, locale.Error):
                         restore(getattr(before, each.name), getattr(after, each.name))
-            # What could not be restored differs still. What closed a link has closed the files of others as well.
+            # What could not be restored still differs. A listener that closed a link has closed other files as well.
             lasting = {"links", *(each.name for each in differences(before, observed(self._links, umask=before.umask)))}
             found = [(each, "replaced" if each.name in lasting else "restored") for each in changes]
             if len(lasting) > 1:
@@ -355,11 +355,11 @@ _RESTORERS: Mapping[str, Callable[[Any, Any], object]] = {
     "recursion_limit": lambda before, _: sys.setrecursionlimit(before),
     "socket_timeout": lambda before, _: socket.setdefaulttimeout(before),
 }
-"""Of the parts that can be restored with nothing but what they were. The umask is, by observing it."""
+"""By part, for those that can be restored from their earlier value alone. Observing the umask restores it."""
 
 
 def _copy(fd: int) -> int | None:
-    """Return a copy of *fd* with a high number, which no other program inherits; ``None`` if there cannot be one."""
+    """Return a copy of *fd* with a high number, which no other program inherits; ``None`` if that fails."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     least = _COPIES_FROM if soft == resource.RLIM_INFINITY else min(_COPIES_FROM, soft // 2)
     try:

@@ -47,7 +47,7 @@ class ThreadExecutor:
     A thread cannot be ended from outside. When a listener runs for longer than it may, the worker takes nothing
     further, gives the others *grace* to finish, counts what still runs as lost, and ends with a
     :class:`TimeLimitExceededError`: its process can be ended, and whoever hosts it starts another. The event comes
-    back as one that may end its process: handled alone, and set aside at the third death.
+    back as one that may end its process: handled alone, and a dead letter after the third death.
 
     Args:
         threads: How many.

@@ -145,7 +145,7 @@ def _envelope(blob: bytes | None) -> Envelope | Unreadable:
 
 
 def _seconds(text: bytes | None) -> float:
-    """Return the microseconds that are written as *text* in seconds; NaN if they are no number."""
+    """Return the microseconds in *text* as seconds; NaN if *text* is not a number."""
     try:
         return float(text or 0) / 1_000_000
     except ValueError:
@@ -153,7 +153,7 @@ def _seconds(text: bytes | None) -> float:
 
 
 def _count(text: bytes | None, least: int) -> int:
-    """Return the counter that is written as *text*; *least* if it is none: anything can write to the server."""
+    """Return the counter in *text*; *least* if *text* is not one, since anything can write to the server."""
     return max(least, int(text)) if text is not None and text.isdigit() and len(text) < 10 else least
 
 

@@ -1,4 +1,4 @@
-"""Scenarios of evidence: what was begun, who may have died of it, and who is there."""
+"""Scenarios of evidence: which process began an event, which ones may have died of it, and which workers are alive."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
 
 
 def evidence(delivery: Delivery) -> tuple[Note | None, tuple[str, ...]]:
-    """Return what *delivery* says of who began it."""
+    """Return the note and the deaths of *delivery*."""
     return delivery.begun, delivery.deaths
 
 
 class BegunContract(Contract):
-    """A note that was kept is there for whoever receives the event next."""
+    """The next worker that receives an event has the note that was stored with it."""
 
     def begun(self, bench: Bench, note: Note = NOTE) -> tuple[Worker, Delivery]:
         """Return a worker that holds an event on which it kept *note*."""
@@ -224,7 +224,7 @@ class BegunContract(Contract):
 
 
 class PresenceContract(Contract):
-    """Who appears is seen, and who vanished is not."""
+    """A worker that appears is seen, and one that vanished is not."""
 
     @proves(promise.PRESENCE_IS_SEEN)
     def test_a_worker_that_appears_is_seen_by_others_and_each_time_anew(self) -> None:

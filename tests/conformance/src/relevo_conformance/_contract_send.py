@@ -18,7 +18,7 @@ from relevo_conformance.verdict import told
 
 UNTOLD = "a send whose answer was lost has to raise SendError, which says of each event what became of it"
 
-UNREADABLE = "a lone surrogate was taken, and no worker can hand it to another process or another transport"
+UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to another process or another transport"
 
 LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
 """Seconds: what a retry waits at most unless told otherwise, and what people ask for."""

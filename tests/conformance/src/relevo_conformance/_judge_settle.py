@@ -214,7 +214,7 @@ def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoin
 
 
 def begin_began(world: World, operation: Operation, call: history.Begin) -> None:
-    """Let the note be kept from now on, where the delivery is held."""
+    """Let the note be stored from now on, if the delivery is held."""
     holder = world.holders.get(call.delivery)
     if holder is None:
         return
@@ -229,7 +229,7 @@ def begin_began(world: World, operation: Operation, call: history.Begin) -> None
 
 
 def begin_ended(world: World, operation: Operation, call: history.Begin, returned: history.Returned) -> None:
-    """Judge whether the note could be kept, and whether it could be refused."""
+    """Judge whether the note could be stored, and whether it could be refused."""
     copy = operation.positions.get(0)
     if copy is None:
         return
@@ -247,7 +247,7 @@ def begin_ended(world: World, operation: Operation, call: history.Begin, returne
 
 
 def excuse_began(world: World, operation: Operation, call: history.Excuse) -> None:
-    """Let the note be excused from now on, where it is the last one."""
+    """Let the note be excused from now on, if it is the last one."""
     holder = world.holders.get(call.delivery)
     if holder is None:
         return
@@ -260,7 +260,7 @@ def excuse_began(world: World, operation: Operation, call: history.Excuse) -> No
 
 
 def excuse_ended(world: World, operation: Operation, call: history.Excuse, returned: history.Returned) -> None:
-    """Judge nothing yet: what became of the note shows later. Once the event was settled, the note may stay."""
+    """Judge nothing yet: a later delivery shows the note. After the event was settled, the note may stay."""
     copy = operation.positions.get(0)
     if copy is None:
         return

@@ -127,7 +127,7 @@ class Checkpoint:
 
 @attrs.frozen(kw_only=True)
 class Begin:
-    """Note who begins a delivery."""
+    """Store the note of the process that begins a delivery."""
 
     delivery: int
     note: Note
@@ -135,7 +135,7 @@ class Begin:
 
 @attrs.frozen(kw_only=True)
 class Excuse:
-    """Take back what a note accuses, whoever holds the event."""
+    """Mark a note as excused, even if another worker holds the event."""
 
     delivery: int
     note: Note

@@ -218,14 +218,14 @@ CHECKPOINT_SURVIVES_A_LOSS = _optional(
 )
 BEGUN_IS_KEPT = _optional(
     "begun-is-kept",
-    "What was noted when an event was begun, and the deaths, come back after a loss and a release; a retry and a death "
-    "that was seen end the note and keep the deaths.",
+    "The note and the deaths of an event are delivered again after a loss and a release; a retry and a death that was "
+    "seen remove the note and keep the deaths.",
     Needs("presence"),
     floors={"begin done": 3},
 )
 PRESENCE_IS_SEEN = _optional(
     "presence-is-seen",
-    "A worker that appears is seen by others as often as it does so, and one that vanished gives no sign any more.",
+    "Others see each sign of life of a worker, and see no more of them once the worker has vanished.",
     Needs("presence"),
 )
 

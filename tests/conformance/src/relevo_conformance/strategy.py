@@ -191,7 +191,7 @@ IDENTITIES: tuple[str, ...] = ("a1:0b-9c:1:7:9", "a2:0b-9c:1:7:8+", "a3::0:0:0",
 
 
 def notes() -> st.SearchStrategy[Note]:
-    """Return what a worker notes when it begins an event."""
+    """Return notes that a worker may store when it begins an event."""
     return st.builds(
         Note,
         by=st.sampled_from(IDENTITIES),

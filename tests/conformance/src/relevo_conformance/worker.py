@@ -132,7 +132,7 @@ class Worker:
         return self.settles(delivery, DeadLetter(reason=reason, error=error, state=state))
 
     def release_later(self, delivery: Delivery, delay: float) -> bool:
-        """Settle *delivery* as not begun, again after *delay* seconds; tell whether it was still held."""
+        """Release *delivery* with a delay of *delay* seconds; return whether it was still held."""
         return self.settles(delivery, Release(delay=delay))
 
     def release(self, delivery: Delivery) -> bool:
@@ -157,7 +157,7 @@ class Worker:
         self._note(call, lambda: self.transport.checkpoint(delivery, state), lambda _: None)
 
     def begin(self, delivery: Delivery, note: Note) -> None:
-        """Keep *note* with *delivery*."""
+        """Store *note* with *delivery*."""
         call = history.Begin(delivery=self.recorder.number(delivery), note=note)
         self._note(call, lambda: self.transport.begin(delivery, note), lambda _: None)
 

@@ -214,7 +214,7 @@ def _times(entry: Entry) -> str:
 def _time(seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (ValueError, OverflowError, OSError):  # where the event came from, anything may have been written
+    except (ValueError, OverflowError, OSError):  # any program may have written the time
         return f"{seconds:g} s after 1970"
 
 
