@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import relevo
 import server_starter
 from rabbitmq import refusal
 from relevo import Ack, Delivery, Envelope, Nack, Outcome, RunOptions, SystemClock, Worker
-from relevo.errors import ConfigurationError, SendError
+from relevo.errors import ConfigurationError, SendError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
+from relevo_amqp._mapping import Record, written
+from relevo_amqp._publisher import Fate
 from relevo_conformance.fault.proxy import Proxy
 
 Node = rabbitmq_node.PrivateNode
@@ -164,6 +166,33 @@ def test_in_an_alarm_plain_events_are_done_and_each_retry_waits_and_is_published
         rest.wait_until(lambda: while_alarmed + rest.done() >= 60)
 
     assert set(running.handled + rest.handled) == {str(number) for number in range(60)}
+
+
+def _send_suspect(transport: AmqpTransport, envelope: Envelope) -> None:
+    """Put *envelope* among those that were not lost, with the counters of one that was, as a delay leaves it there."""
+    with transport._in_use() as hub:
+        route = hub.topology.route(envelope.queue)
+        record = Record(envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, losses=1)
+        parcel = written(record, exchange=route.exchange, key=route.key, delayed=False)
+        assert hub.publisher.send([parcel]).positions(Fate.CONFIRMED)
+
+
+def test_processes_that_begin_in_an_alarm_leave_no_copies_of_a_suspect(node: Node, opener: Opener) -> None:
+    first = opener()
+    first.setup(["media"])
+    _send_suspect(first, *_envelopes(1))
+
+    with _alarm(node):
+        for _ in range(3):
+            late = opener()
+            with suppress(TransportUnavailableError):
+                late.receive(["media"], limit=1, lease=60, wait=2)
+            late._abort()
+
+    with _running(opener()) as running:
+        running.wait_until(lambda: running.done() >= 1)
+    assert not opener().receive(["media"], limit=9, lease=60, wait=2), "a copy was left"
+    assert running.handled == {"0": 1}
 
 
 def test_after_an_alarm_what_waited_is_settled_by_the_worker_that_held_it(node: Node, opener: Opener) -> None:

@@ -112,6 +112,10 @@ class Ledger:
         """Return how many are held: received and not known to be settled."""
         return len(self._held)
 
+    def waiting(self) -> int:
+        """Return how many settlements the transport did not take and is offered again; their listeners have ended."""
+        return len(self._failed)
+
     def pending(self) -> int:
         """Return how many settlements wait for the next flush."""
         return len(self._pending)

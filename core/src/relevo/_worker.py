@@ -23,6 +23,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release, Settlement
+from relevo._evidence import GRACE as GRACE_OF_SUSPECTS
 from relevo._executor import Executor, Handle, InlineExecutor
 from relevo._hook import Hooks, observed
 from relevo._ledger import Ledger, Reminder, outage
@@ -46,6 +47,9 @@ _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 GRACE = 5.0
 """Seconds after the time limit within which a transport call ends, whatever the server does."""
+
+_ALONE_WITHIN = 5.0
+"""Seconds for which a suspect waits for settlements that the transport does not take."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
@@ -138,6 +142,7 @@ class Worker:
         """How many deliveries were received and are not known to be settled; may be asked from any thread."""
         self._pace = Pace(most)
         self._stopped = self._hurried = False
+        self._unsettled_since: float | None = None
         self._outages = self._doubts = 0
         self._received = False
         self._busy = False
@@ -280,10 +285,23 @@ class Worker:
             self._ledger.add(delivery, outcome)
 
     def _alone(self) -> bool:
-        """Return whether no more than one delivery is held, after doing what can be done for that."""
+        """
+        Return whether no more than one delivery is held, after doing what can be done for that.
+
+        What the transport does not take, such as a dead letter whose queue is full, is waited for a while only: it must
+        not keep a suspect, and all that comes after it, from being handled.
+        """
         self._finish()
-        if self._ledger.held() <= 1:
-            return True
+        held, waiting = self._ledger.held(), self._ledger.waiting()
+        if not waiting:
+            self._unsettled_since = None
+            if held <= 1:
+                return True
+        else:
+            now = self._clock.monotonic()
+            self._unsettled_since = now if self._unsettled_since is None else self._unsettled_since
+            if held - waiting <= 1 and now - self._unsettled_since >= _ALONE_WITHIN:
+                return True
         self._pause(_WAIT_BUSY)
         return False
 
@@ -438,6 +456,13 @@ class Worker:
 
     def _put_back(self) -> None:
         """Settle what is finished and release what was not begun."""
+        if self._options.until_empty and (patience := self._suspects.patience()) > 0:
+            _log.warning(
+                "not every event was handled: it takes %.0f s more to know whether the process that began one has "
+                "ended; a run until empty needs a time limit of more than %g s for that",
+                patience,
+                GRACE_OF_SUSPECTS,
+            )
         try:
             self._ledger.release(self._backlog)
             self._backlog.clear()

@@ -79,10 +79,10 @@ class Hub:
             answer_within=self.timeout,
             believe=self._believe,
         )
-        self.mover = Mover(self.publisher)
         self.notes = NoteLog(
             self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout, within=self.loop.within
         )
+        self.mover = Mover(self.publisher, self.notes.probe)
 
     def channel(self) -> Channel:
         """

@@ -8,7 +8,8 @@ move of the same event waits for that publish instead of sending another copy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import attrs
 
@@ -37,12 +38,18 @@ class Mover:
     """
     Publishes moved events, but none while the server accepts no events.
 
+    A server in an alarm says so only after the first publish on a connection, and delivers that one when the alarm is
+    over. So the first one is a probe, and not an event of which each process would leave a copy.
+
     Args:
         publisher: Publishes the parcels.
+
+        probe: Publishes something that nothing reads as an event.
     """
 
-    def __init__(self, publisher: Publisher):
+    def __init__(self, publisher: Publisher, probe: Callable[[], None]):
         self._publisher = publisher
+        self._probe = probe
         self._lock = threading.Lock()
         self._open: dict[Receipt, tuple[Batch, int]] = {}
         """Those that were published and have no fate yet."""
@@ -59,6 +66,9 @@ class Mover:
         confirmed = {key for key, fate in fates.items() if fate is Fate.CONFIRMED}
         fresh = [key for key in parcels if key not in confirmed and key not in waiting]
         why, refused = "", False
+        if fresh and not self._publisher.is_proven:
+            with suppress(LineLostError):  # the send below meets it too
+                self._probe()
         try:
             batch = self._publisher.send([parcels[key] for key in fresh], unless_blocked=True)
         except LineLostError as error:

@@ -100,6 +100,15 @@ class NoteLog:
         """Withdraw the note of a hand-over with the next write; restore *before* if there is one."""
         self._owed.append(self._parcel(key, [key, turn, None if before is None else before.packed()]))
 
+    def probe(self) -> None:
+        """
+        Publish a line that no reader takes for a note; blocking.
+
+        Raises:
+            LineLostError: It was not confirmed.
+        """
+        self._write(self._parcel(PLAIN, []))
+
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
         """
         Return the note that counts for each of *keys* that has one; blocking.

@@ -142,6 +142,12 @@ class Publisher:
         """The exchanges that accepted something on this channel."""
 
     @property
+    def is_proven(self) -> bool:
+        """Whether the server has answered a publish on the current connection."""
+        channel = self._channel
+        return channel is not None and channel.lost is None and bool(self._working)
+
+    @property
     def blocked(self) -> str | None:
         """Why the server has stopped taking events; ``None`` if it has not, as far as is known."""
         connection = self._connection

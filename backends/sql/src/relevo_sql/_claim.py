@@ -149,7 +149,7 @@ class Claimer:
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
     ) -> list[Delivery]:
         """Lease stray rows, which no claim finds, as unreadable."""
-        found = self._statements.strays.run(connection, queue=queue, bound=bound).all()
+        found = self._statements.strays.run(connection, queue=queue, bound=bound, now=now).all()
         flaws = {row[0]: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)
         rows = self._statements.claim_strays.run(connection, seqs=seqs, now=now, until=until, claim=claim).all()
@@ -166,4 +166,4 @@ class Claimer:
 
 
 def _is_past(end: object, now: int) -> bool:
-    return isinstance(end, int) and end <= now
+    return isinstance(end, (int, float)) and end <= now  # a fraction is not relevo's, and compares all the same

@@ -214,7 +214,10 @@ class Statements:
         claimed: list[sa.ColumnClause[Any]] = [sa.column(name) for name in CLAIMED]
         found = _E.seq.in_(dialect.by_index(first, event, BY_STATE[READY]))
         self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed, *map(_start, EVIDENCE)))
-        strays = sa.select(*(_E[name] for name in STRAYED)).where(_is_stray(), _of_queue_or_none())
+        held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
+        strays = sa.select(*(_E[name] for name in STRAYED)).where(
+            _is_stray(), _of_queue_or_none(), held.is_not(sa.true())
+        )
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
         chosen = _E.seq.in_(dialect.members("seqs"))
         # So that a later claim finds it, whatever its state is.

@@ -48,9 +48,9 @@ class Counter:
 
         def look(connection: sa.Connection) -> None:
             flaws.clear()
-            seen: set[int] = set()
+            seen, now = set[int](), self._now()
             for queue in queues:
-                for row in self._statements.strays.run(connection, queue=queue, bound=_BOUND):
+                for row in self._statements.strays.run(connection, queue=queue, bound=_BOUND, now=now):
                     if row[0] not in seen:
                         seen.add(row[0])
                         flaws.setdefault((queue, stray_flaw(row)), set()).add(row[0])
