@@ -1161,7 +1161,7 @@ class RevivesWithTheDeaths(BreakableStore):
             return missing
 
 
-@planted(promise.BEGUN_IS_KEPT)
+@planted(promise.BEGUN_IS_KEPT, by_chance=False)
 class ExcusesWhoeverBeganItLast(BreakableStore):
     """A process that ends normally excuses the note of another one."""
 
@@ -1172,7 +1172,7 @@ class ExcusesWhoeverBeganItLast(BreakableStore):
             event.begun = attrs.evolve(event.begun, excused=True)
 
 
-@planted(promise.BEGUN_IS_KEPT)
+@planted(promise.BEGUN_IS_KEPT, by_chance=False)
 class ExcusesOnlyWhatIsHeld(BreakableStore):
     """A note is not excused once the lease is over."""
 

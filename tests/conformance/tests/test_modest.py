@@ -14,6 +14,8 @@ from relevo import (
     Envelope,
     Found,
     Nack,
+    Note,
+    Presence,
     Settlement,
     Stats,
 )
@@ -53,6 +55,18 @@ class ModestTransport(MemoryTransport):
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:
         raise self._unsupported("checkpoint")
+
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        raise self._unsupported("presence")
+
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        raise self._unsupported("presence")
+
+    def appear(self, worker: str) -> None:
+        raise self._unsupported("presence")
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        raise self._unsupported("presence")
 
     def stats(self, queue: str) -> Stats:
         raise self._unsupported("stats")
