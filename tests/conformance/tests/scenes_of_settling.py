@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from relevo import Ack, Nack, Release
+from relevo import Ack, Nack, Note, Release
 from relevo_conformance import history, promise
 
 from .scene import scene
@@ -330,4 +330,73 @@ def a_checkpoint_is_lost_with_its_worker(*, honest: bool) -> Script:
     script.checkpoint(first, b"half")
     script.kill()
     script.receive(event(), attempt=2, losses=1, state=b"half" if honest else b"", worker="b")
+    return script
+
+
+NOTE = Note(by="a1::0:0:0", deaths=("a2::0:0:0",))
+REFUSED = {"end": "refused", "error": "LeaseLostError"}
+
+
+@scene(promise.BEGUN_IS_KEPT)
+def a_note_is_lost_with_its_worker(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.note(first, NOTE)
+    script.kill()
+    script.receive(event(), attempt=2, losses=1, begun=NOTE if honest else None, deaths=NOTE.deaths, worker="b")
+    return script
+
+
+@scene(promise.BEGUN_IS_KEPT)
+def the_deaths_are_forgotten_by_a_retry(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.note(first, NOTE)
+    script.nack(first)
+    script.receive(event(), attempt=2, deaths=NOTE.deaths if honest else ())
+    return script
+
+
+@scene(promise.BEGUN_IS_KEPT)
+def a_note_that_was_excused_accuses_all_the_same(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.note(first, NOTE)
+    script.excuse(first, NOTE)
+    script.kill()
+    begun = attrs.evolve(NOTE, excused=True) if honest else NOTE
+    script.receive(event(), attempt=2, losses=1, begun=begun, deaths=NOTE.deaths, worker="b")
+    return script
+
+
+@scene(promise.BEGUN_IS_KEPT)
+def what_is_held_cannot_be_begun(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.note(first, NOTE, **({} if honest else REFUSED))
+    return script
+
+
+@scene(promise.STALE_SETTLE_IS_REFUSED)
+def an_old_receipt_keeps_a_note(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.ack(first)
+    script.note(first, NOTE, **(REFUSED if honest else {}))
+    return script
+
+
+@scene(promise.RELEASE_COUNTS_NOTHING)
+def what_is_released_for_later_comes_early(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.settle(first, Release(delay=10.0))
+    script.wait(11.0 if honest else 5.0)
+    script.receive(event())
     return script

@@ -7,7 +7,19 @@ from typing import Any
 
 import attrs
 
-from relevo import Ack, Capabilities, DeadLetter, DeadLetterEntry, Envelope, Found, Nack, Outcome, Stats, Unreadable
+from relevo import (
+    Ack,
+    Capabilities,
+    DeadLetter,
+    DeadLetterEntry,
+    Envelope,
+    Found,
+    Nack,
+    Note,
+    Outcome,
+    Stats,
+    Unreadable,
+)
 from relevo_conformance import Violation, check, history
 
 EVERYTHING = Capabilities(
@@ -26,6 +38,7 @@ EVERYTHING = Capabilities(
     purge=True,
     dedupe=True,
     stats="exact",
+    presence=True,
 )
 
 BROKER = attrs.evolve(
@@ -129,6 +142,12 @@ class Script:
 
     def checkpoint(self, delivery: int, state: bytes, **ended: Any) -> None:
         self.call(history.Checkpoint(delivery=delivery, state=state), **ended)
+
+    def note(self, delivery: int, note: Note, **ended: Any) -> None:
+        self.call(history.Begin(delivery=delivery, note=note), **ended)
+
+    def excuse(self, delivery: int, note: Note) -> None:
+        self.call(history.Excuse(delivery=delivery, note=note))
 
     def kill(self, worker: str = "a") -> None:
         self.call(history.Kill(), worker=worker)

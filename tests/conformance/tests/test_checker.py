@@ -24,6 +24,7 @@ SHOWN_BY_A_SCENARIO = {
     promise.NOBODY_STARVES,  # a history says nothing of how long is too long
     promise.WAIT_IS_KEPT,  # a scenario looks at the clock
     promise.WOKEN_BY_A_SEND,  # the same
+    promise.PRESENCE_IS_SEEN,  # signs of life are of workers, and a history is of events
     promise.FAILURE_LOSES_NOTHING,  # in a history it shows as what was lost
 }
 
