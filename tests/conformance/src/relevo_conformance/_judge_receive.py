@@ -154,7 +154,9 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
 
 def _blamed(ready: Situation, handed: history.Handed) -> Promise:
     """Return the promise that wrong counters, a wrong state or a wrong note break."""
-    if (handed.begun, handed.deaths) != (ready.begun, ready.deaths) and handed.state == ready.kept:
+    counted = Counters(attempt=handed.attempt, losses=handed.losses) == ready.counters
+    noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths)
+    if counted and handed.state == ready.kept and not noted:
         return promise.BEGUN_IS_KEPT
     if ready.last is Action.LOSE and ready.checkpointed:
         return promise.CHECKPOINT_SURVIVES_A_LOSS
