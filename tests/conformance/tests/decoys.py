@@ -23,6 +23,7 @@ from relevo import (
     Envelope,
     Found,
     Nack,
+    Note,
     Release,
     Settlement,
     State,
@@ -195,6 +196,12 @@ class MakesNewObjectsEachTime(MemoryTransport):
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:
         super().checkpoint(self._own(delivery), state)
 
+    def begin(self, delivery: Delivery, note: Note) -> None:
+        super().begin(self._own(delivery), note)
+
+    def excuse(self, delivery: Delivery, note: Note) -> None:
+        super().excuse(self._own(delivery), note)
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
@@ -297,8 +304,11 @@ class Tearing(MemoryTransport):
             try:
                 super().send(part, delay=delay)
             except SendError as error:
-                unknown, rest = range(start, start + len(part)), range(start + len(part), len(envelopes))
-                raise SendError(self.name, sent=range(start), unknown=unknown, refused=rest, why=error.why) from error
+                refused = [*(start + each for each in error.refused), *range(start + len(part), len(envelopes))]
+                unknown = [each for each in range(start, start + len(part)) if each not in refused]
+                raise SendError(
+                    self.name, sent=range(start), unknown=unknown, refused=refused, why=error.why
+                ) from error
             except TransportUnavailableError as error:
                 rest = range(start, len(envelopes))
                 raise SendError(self.name, sent=range(start), refused=rest, why=error.why) from error

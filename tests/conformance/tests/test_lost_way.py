@@ -79,7 +79,8 @@ def test_what_was_broken_before_is_told(runs: list[int]) -> None:
     finding = found(type("Losing", (RealTime,), {"transport": Loses}))
 
     assert finding.status == "broken"
-    assert "sent-is-received" in finding.promises
+    # Which of the events that never come is missed first depends on the way that the history took.
+    assert finding.promises & {"sent-is-received", "joins-the-transaction"}
     assert len(runs) == 1
 
 

@@ -107,7 +107,9 @@ class NoteLog:
         Raises:
             LineLostError: It was not confirmed.
         """
-        self._write(self._parcel(PLAIN, []))
+        batch = self._publisher.send([self._parcel(PLAIN, [])], unless_blocked=True, is_lasting=False)
+        if batch.fates[-1] is not Fate.CONFIRMED:
+            raise LineLostError(self._publisher.blocked or batch.why or "a probe was not confirmed")
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
         """

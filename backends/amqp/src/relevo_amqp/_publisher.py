@@ -154,7 +154,7 @@ class Publisher:
         reason = None if connection is None or connection.lost is not None else connection.blocked
         return None if reason is None else f"the server has stopped taking events: {reason}"
 
-    def send(self, parcels: Sequence[Parcel], *, unless_blocked: bool = False) -> Batch:
+    def send(self, parcels: Sequence[Parcel], *, unless_blocked: bool = False, is_lasting: bool = True) -> Batch:
         """
         Publish *parcels* and return what became of each; blocking.
 
@@ -163,6 +163,8 @@ class Publisher:
 
             unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Parcels that
                 were sent before that was known have no fate yet, see :meth:`wait`.
+
+            is_lasting: Wait also until what is confirmed can be relied on.
 
         Raises:
             LineLostError: The server could not be reached; nothing was sent.
@@ -174,7 +176,10 @@ class Publisher:
             raise LineLostError(why)
         batch = Batch(parcels, channel)
         self._loop.soon(lambda: self._take(batch, channel))
-        self.wait(batch, unless_blocked=unless_blocked)
+        if is_lasting:
+            self.wait(batch, unless_blocked=unless_blocked)
+        else:
+            self._wait_for_fates(batch, unless_blocked=unless_blocked)
         return batch
 
     def wait(self, batch: Batch, *, unless_blocked: bool) -> None:
