@@ -158,6 +158,46 @@ def test_a_loss_without_a_death_keeps_the_note(
     assert (again.begun, again.deaths, again.losses) == (NOTE, NOTE.deaths, 2)
 
 
+@pytest.mark.parametrize("outcome", [Release(), Release(delay=0.2)])
+def test_a_note_from_before_a_revival_does_not_return_after_a_release(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, outcome: Outcome
+) -> None:
+    transport.send([envelope(1)])
+    delivery = come(transport, queue)
+    transport.begin(delivery, NOTE)
+    transport.settle([(delivery, DeadLetter(reason="retries-exhausted"))])
+    (entry,) = transport.dead_letters([queue])
+    assert transport.revive({entry.ref: b""}) == []
+    revived = come(transport, queue)
+    later = Note(by="by-one", listener="x")
+    transport.begin(revived, later)
+
+    assert transport.settle([(revived, outcome)]) == []
+    assert come(transport, queue).begun == later
+    _, lost = lose(connect, transport, queue)
+
+    assert (lost.losses, lost.begun, lost.deaths) == (1, later, ())
+
+
+def test_a_note_from_before_a_revival_does_not_return_after_a_retry(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    transport.settle([(come(transport, queue), Nack())])
+    second = come(transport, queue)
+    transport.begin(second, NOTE)
+    transport.settle([(second, DeadLetter(reason="retries-exhausted"))])
+    (entry,) = transport.dead_letters([queue])
+    assert transport.revive({entry.ref: b""}) == []
+
+    transport.settle([(come(transport, queue), Nack())])
+    again = come(transport, queue)
+    assert (again.attempt, again.begun) == (2, None)
+    _, lost = lose(connect, transport, queue)
+
+    assert (lost.losses, lost.begun, lost.deaths) == (1, None, ())
+
+
 @pytest.mark.parametrize("losses", [0, 1])
 def test_what_is_revived_starts_without_a_note_and_without_deaths(
     connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int

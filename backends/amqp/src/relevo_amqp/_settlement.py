@@ -27,7 +27,7 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
 
         now: Seconds since the epoch.
 
-        unique: Makes the ref of a dead letter, or the key of a suspect, unique.
+        unique: Makes the ref of a dead letter, or the key of the new message, unique.
     """
     if isinstance(outcome, Ack):
         return None
@@ -46,8 +46,8 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
     elif isinstance(outcome, Release):
         delay = outcome.delay
     record = attrs.evolve(_record(delivery, state), attempt=attempt, losses=losses, begun=begun, deaths=deaths)
+    record = record.keyed(suspect_key(now, unique))  # so that no earlier note is found, also from before a revival
     if delay <= 0.0 and losses:
-        record = record.keyed(suspect_key(now, unique))
         route = topology.aside(Role.SUSPECT, delivery.queue)
     else:
         route = topology.route(delivery.queue, delay)
