@@ -222,6 +222,22 @@ def test_what_is_revived_starts_without_a_note_and_without_deaths(
     third.ack(once_more)
 
 
+def test_an_excuse_for_what_was_not_begun_writes_nothing(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(1)])
+    delivery = come(transport, queue)
+    stranger = connect()
+    with pytest.raises(LeaseLostError):
+        stranger.begin(delivery, NOTE)
+
+    stranger.excuse(delivery, NOTE)
+    other, again = lose(connect, transport, queue)
+
+    assert (again.begun, again.deaths) == (None, ())
+    other.ack(again)
+
+
 def test_copies_of_an_event_in_two_queues_have_their_own_notes(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:

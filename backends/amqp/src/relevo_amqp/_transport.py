@@ -58,6 +58,9 @@ _log = logging.getLogger("relevo.amqp")
 IDLE = 1.0
 """Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
 
+_MOST_BEGUN = 1000
+"""Hand-overs that are remembered as begun here; one process has few of them, since suspects are handled alone."""
+
 LANDING = 1.0
 """Seconds from the end of a delay to the moment at which the event has come to its queue, at most."""
 
@@ -136,6 +139,7 @@ class AmqpTransport(Transport):
         self._receiving = threading.Lock()
         self._hub: Hub | None = None
         self._receiver: Receiver | None = None
+        self._begun: dict[tuple[str, int], None] = {}
         self._deadline = float("inf")
         self._failures = 0
         self._not_before = 0.0
@@ -409,21 +413,29 @@ class AmqpTransport(Transport):
             if not subscription.note(receipt, note):
                 hub.notes.withdraw(key, receipt.turn)
                 raise LeaseLostError(self.name, delivery)
+            with self._using:
+                self._begun[key, receipt.turn] = None
+                if len(self._begun) > _MOST_BEGUN:
+                    del self._begun[next(iter(self._begun))]
             receiver.resume()
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         """
         Mark *note* as excused, if it is still the last one on *delivery*: its process ends normally or was told to.
 
-        It replaces only the note of this hand-over: each hand-over has a turn of its own.
+        It replaces only the note of this hand-over: each hand-over has a turn of its own. A hand-over that this
+        transport did not begin has none to replace.
         """
         receipt = delivery.receipt
         if not isinstance(receipt, Receipt):
             return
+        key = _key_of(delivery, receipt)
         excused = attrs.evolve(note, excused=True)
         with self._in_use() as hub:
+            if (key, receipt.turn) not in self._begun:
+                return
             try:
-                hub.notes.append(_key_of(delivery, receipt), receipt.turn, excused, before=note)
+                hub.notes.append(key, receipt.turn, excused, before=note)
             except LineLostError as error:
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if self._receiver is not None and self._receiver.subscription is not None:
