@@ -167,7 +167,8 @@ def test_a_note_survives_a_restart_of_the_server(node: Node, opener: Opener) -> 
     restart(node)
 
     again = come(holder)
-    assert (again.losses, again.begun) == (2, NOTE)
+    assert (again.begun, again.deaths) == (NOTE, ())
+    assert again.losses >= 2  # more, if a stream that is not up yet cost a connection
     holder.ack(again)
 
 
