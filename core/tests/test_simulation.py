@@ -435,6 +435,14 @@ POISON: Sequence[Deed] = ("die",)
 @example(Plan(events=[{"a": ["ok"], "b": POISON, "c": ["fail"]}] * 3, settling=["after", "before"]))
 @example(Plan(events=[{"a": ["fail"], "b": ["stop"]}, {"a": ["fail", "fail", "stop"], "b": ["give up"]}], pause=2.0))
 @example(Plan(events=[{"a": ["sleep"], "b": ["ok"]}, {"a": ["sleep", "die"]}, {"a": ["ok"]}]))
+@example(
+    Plan(
+        events=[{"a": ["ok"]}, {"a": ["sleep", "ok", "die", "interrupt"]}, {"a": ["die"]}],
+        settling=["refuse"],
+        receiving=["none", "none", "after"],
+        pause=2.0,
+    )
+)
 @settings(deadline=None)
 def test_whatever_goes_wrong_every_event_is_done_or_lies_in_the_dead_letters_and_can_be_revived(plan: Plan) -> None:
     world = World(plan)

@@ -23,11 +23,12 @@ from relevo import (
     Reason,
     Release,
     RunOptions,
+    Settlement,
     Worker,
 )
 from relevo._evidence import APPEAR_EVERY, GRACE
 from relevo._suspect import Suspects
-from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo.errors import ConfigurationError, SettleError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 
@@ -492,6 +493,47 @@ def test_an_excuse_that_failed_is_tried_again(world: World, host: Host) -> None:
     note = world.held().begun
     assert note is not None
     assert note.excused
+
+
+@pytest.mark.parametrize("why", ["refused", "unreachable"])
+def test_a_suspect_that_is_handled_and_not_settled_does_not_pay_for_the_next_event(
+    world: World, host: Host, why: str
+) -> None:
+    """The worker dies of another event before the transport takes the suspect's outcome."""
+
+    class Busy(MemoryTransport):
+        def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+            if world.called:
+                if why == "refused":
+                    raise SettleError(self.name, unsettled=[delivery for delivery, _ in settlements], why="full")
+                raise TransportUnavailableError(self.name, "down")
+            return super().settle(settlements)
+
+        def excuse(self, delivery: Delivery, note: Note) -> None:
+            if "2" in world.called:  # a killed process writes nothing
+                raise TransportUnavailableError(self.name, "dead")
+            super().excuse(delivery, note)
+
+    def then(delivery: Delivery, _: Suspects) -> Any:
+        assert isinstance(delivery.envelope, Envelope)
+        if delivery.envelope.id == "2":
+            raise KeyboardInterrupt
+        return Ack()
+
+    world.lost()
+    process = host.process()
+    on = Busy(world.store, clock=world.clock)
+    on.send([envelope_of("2")])
+
+    with pytest.raises(KeyboardInterrupt):
+        world.worker(host, then, process=process, transport=on, patient=True).run()
+    host.dead.add(process)
+    world.clock.advance(61)
+
+    assert world.called == ["1", "2"]
+    found = {each.envelope.id: each.begun for each in world.transport().receive(["default"], limit=9, lease=60, wait=0)}  # type: ignore[union-attr]
+    assert found["1"] is not None
+    assert found["1"].excused
 
 
 def test_a_note_that_cannot_be_renewed_neither_fails_the_listener_nor_is_lost(world: World, host: Host) -> None:

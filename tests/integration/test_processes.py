@@ -160,6 +160,12 @@ class Shop:
             found = app.transport().receive(["default"], limit=99, lease=60.0, wait=0.0)
             return [(each.attempt, each.losses) for each in found]
 
+    def left(self) -> int:
+        """Return the number of events that are not done."""
+        with relevo.App.from_config(self.folder / "relevo.toml", environ={}) as app:
+            stats = app.transport().stats("default")
+            return sum(each or 0 for each in (stats.ready, stats.scheduled, stats.leased))
+
     def dead(self) -> list[relevo.DeadLetterEntry]:
         """Return the dead letters."""
         with relevo.App.from_config(self.folder / "relevo.toml", environ={}) as app:
@@ -571,9 +577,10 @@ def test_a_child_that_grows_is_replaced_between_events_before_it_has_to_be_kille
 def test_an_idle_child_that_dies_is_replaced_and_no_event_pays(shop: Shop) -> None:
     with shop.start("worker") as worker:
         shop.dispatch("a.done", 1)
-        shop.wait_for(lambda: shop.lines("a"))
+        shop.wait_for(lambda: shop.lines("a") and shop.left() == 0)  # else it is not idle yet
         ((_, pid),) = shop.lines("a")
         os.kill(int(pid), signal.SIGKILL)
+        shop.wait_for(lambda: not Path("/proc", pid).exists())  # else the next event may still be given to it
         shop.dispatch("a.done", 2)
         shop.wait_for(lambda: len(shop.lines("a")) == 2)
         worker.send_signal(signal.SIGTERM)

@@ -167,16 +167,29 @@ class Suspects:
         """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
         with self._lock:
             self._is_excused = True
-            if self._clock.monotonic() < self._excuse_again_at:
-                return
-            for delivery, note in tuple(self._notes.items()):
-                if not note.excused and self._excuse(delivery, note):
-                    self._notes[delivery] = attrs.evolve(note, excused=True)
+            self._excuse_all()
+
+    def excuse_handled(self) -> None:
+        """
+        Mark the notes of suspects that were handled but not settled as excused, before another event is begun.
+
+        If the process ends after that, it does not die of them.
+        """
+        if self._notes:
+            with self._lock:
+                self._excuse_all()
 
     def keep_up(self) -> None:
         """Send a sign of life if one is due; only a worker that has begun a suspect sends any."""
         if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
             self._appear()
+
+    def _excuse_all(self) -> None:
+        if self._clock.monotonic() < self._excuse_again_at:
+            return
+        for delivery, note in tuple(self._notes.items()):
+            if not note.excused and self._excuse(delivery, note):
+                self._notes[delivery] = attrs.evolve(note, excused=True)
 
     def _excuse(self, delivery: Delivery, note: Note) -> bool:
         """Mark *note* as excused, and return whether that was stored."""

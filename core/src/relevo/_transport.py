@@ -348,7 +348,9 @@ class Transport(ABC):
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         """
-        Mark *note* as excused, if it is still the last one on *delivery*: its process ends normally or was told to.
+        Mark *note* as excused, if it is still the last one on *delivery*: the end of its process is not a death.
+
+        The worker calls it if it ends normally or was told to end, and if it handled the event but could not settle it.
 
         The call may come after the lease was lost, even while another worker holds the event; nothing else changes.
         After the delivery was settled, the note may stay as it is.

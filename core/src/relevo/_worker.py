@@ -258,6 +258,7 @@ class Worker:
             suspect = backlog[0].losses > 0
             if suspect and not self._alone():
                 return
+            self._suspects.excuse_handled()  # the transport may not have taken the outcome of an earlier suspect
             delivery = backlog.popleft()
             if suspect:
                 self._begin_suspect(delivery)
