@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import relevo
-from relevo.execution._surroundings import Keeper
+from relevo._execution.surroundings import Keeper
 
 EVENTS = 2000
 WAITING_EVENTS = 1000

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from relevo import App, Delivery, Envelope, ListenerTable, Retry, Settlement, Stats, SubjectType, Worker
-from relevo._caller import Caller
-from relevo._listener import Mark
-from relevo._subject import SubjectTypes
+from relevo._event.subject import SubjectTypes
+from relevo._listener.listener import Mark
+from relevo._worker.caller import Caller
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 

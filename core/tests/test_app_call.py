@@ -24,7 +24,7 @@ from relevo import (
     hookimpl,
     listener,
 )
-from relevo._codec import decoded
+from relevo._event.codec import decoded
 from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from relevo import Call, Subject, SubjectMissingError, SubjectType
-from relevo._codec import Document
-from relevo._subject import SubjectTypes
+from relevo._event.codec import Document
+from relevo._event.subject import SubjectTypes
 from relevo.errors import SubjectError
 
 

@@ -28,9 +28,9 @@ from relevo import (
     SubjectType,
     hookimpl,
 )
-from relevo._caller import Caller, contained
-from relevo._progress import ListenerProgress, Progress, dumped, loaded
-from relevo._subject import Gone
+from relevo._event.subject import Gone
+from relevo._worker.caller import Caller, contained
+from relevo._worker.progress import ListenerProgress, Progress, dumped, loaded
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release, Unreadable, wire
-from relevo.execution._cell import Cell, Running
-from relevo.execution._channel import (
+from relevo._execution.cell import Cell, Running
+from relevo._execution.channel import (
     Channel,
     Ended,
     GarbledError,

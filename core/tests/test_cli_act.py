@@ -134,7 +134,7 @@ def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no
     relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
     shop.write(
         "shop.py",
-        "import relevo, relevo_sql, sqlalchemy, pathlib\nfrom relevo._signing import Signing\n"
+        "import relevo, relevo_sql, sqlalchemy, pathlib\nfrom relevo._worker.signing import Signing\n"
         "here = pathlib.Path(__file__).parent / 'shop.db'\n"
         "app = relevo.App(transports={'main': relevo_sql.SqlTransport(sqlalchemy.create_engine(f'sqlite:///{here}'))},\n"
         "    routes={'image.*': ['main/media', 'main/feed'], '*': 'main'}, listeners=['shop_listeners'],\n"

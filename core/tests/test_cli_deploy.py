@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relevo._lock import HostLock
+from relevo._runner.host_lock import HostLock
 
 from .shop import CONFIGURATION, LISTENERS, Shop, lines, opened
 

@@ -346,7 +346,7 @@ def test_the_file_is_checked_before_the_application_that_it_names_is_imported(sh
 
 
 def test_one_clear_line_about_a_package_that_is_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relevo._discovery._points", lambda *_, **__: ())
+    monkeypatch.setattr("relevo._config.discovery._points", lambda *_, **__: ())
 
     done = shop.run("status")
 

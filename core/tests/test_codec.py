@@ -21,7 +21,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from relevo import Event, Subject, event
-from relevo._codec import (
+from relevo._dispatch.in_process import generic_from
+from relevo._event.codec import (
     checked_source,
     content_of,
     context_of,
@@ -32,10 +33,9 @@ from relevo._codec import (
     typed,
     typed_from,
 )
-from relevo._context import Ambient
-from relevo._event import declared
-from relevo._local import generic_from
-from relevo._validator import MAX_BODY
+from relevo._event.context import Ambient
+from relevo._event.event import declared
+from relevo._event.validation import MAX_BODY
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

@@ -17,10 +17,10 @@ from hypothesis import given, strategies as st
 
 import relevo
 from relevo import Routes
-from relevo._asyncapi import asyncapi
-from relevo._compatibility import NEWER, OLDER, Change, compared
-from relevo._event import declared
-from relevo._schema import schemas
+from relevo._event.event import declared
+from relevo._schema.asyncapi import asyncapi
+from relevo._schema.compatibility import NEWER, OLDER, Change, compared
+from relevo._schema.schema import schemas
 
 BOTH = OLDER + NEWER
 

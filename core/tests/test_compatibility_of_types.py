@@ -21,9 +21,9 @@ import pytest
 from msgspec import Meta
 
 import relevo
-from relevo._compatibility import compared
-from relevo._event import declared, reader
-from relevo._schema import schemas
+from relevo._event.event import declared, reader
+from relevo._schema.compatibility import compared
+from relevo._schema.schema import schemas
 
 
 class Colour(enum.Enum):

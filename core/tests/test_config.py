@@ -9,10 +9,11 @@ from typing import Any, Literal, Self
 import attrs
 import pytest
 
-from relevo import App, Clock, Secret, SystemClock, Transport, _config as configuration
-from relevo._config import Config, opened, read
-from relevo._discovery import transport_class, transport_of_scheme
-from relevo._origin import Origin, Origins, Problems
+from relevo import App, Clock, Secret, SystemClock, Transport
+from relevo._config import opening
+from relevo._config.discovery import transport_class, transport_of_scheme
+from relevo._config.opening import Config, opened, read
+from relevo._problem import Origin, Origins, Problems
 from relevo.errors import ConfigurationError, PluginError, TransportClosedError, TransportNotFoundError
 from relevo_memory import MemoryTransport
 
@@ -447,8 +448,8 @@ class Plain(MemoryTransport):
 @pytest.fixture(name="plain")
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the scheme ``plain``."""
-    monkeypatch.setattr(configuration, "transport_of_scheme", lambda s: s if s == "plain" else transport_of_scheme(s))
-    monkeypatch.setattr(configuration, "transport_class", lambda n: Plain if n == "plain" else transport_class(n))
+    monkeypatch.setattr(opening, "transport_of_scheme", lambda s: s if s == "plain" else transport_of_scheme(s))
+    monkeypatch.setattr(opening, "transport_class", lambda n: Plain if n == "plain" else transport_class(n))
 
 
 EVERYTHING: list[tuple[str, str]] = [
@@ -604,7 +605,7 @@ def _audit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 def plugins_of(path: Path, **environ: str) -> list[Any]:
     config = config_of(path, path.parent, **environ)
-    return configuration.parts_of(config, clock=SystemClock()).plugins
+    return opening.parts_of(config, clock=SystemClock()).plugins
 
 
 def test_a_plugin_is_made_of_its_options(write: Write, audit: str) -> None:
@@ -691,7 +692,7 @@ def test_what_was_opened_is_closed_again_if_something_else_is_wrong(
             super().__init__(*arguments, **how)
             made.append(self)
 
-    monkeypatch.setattr(configuration, "transport_class", lambda _: Noting)
+    monkeypatch.setattr(opening, "transport_class", lambda _: Noting)
     path = write('[transports]\na = "memory://"\nb = { url = "memory://", outbox = "memory://" }\n')
 
     with pytest.raises(ConfigurationError, match="cannot join a session"):
@@ -723,7 +724,7 @@ class OddOptions:
 def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
     problems = Problems()
     keys = ("transports", "main")
-    found = configuration.options_of(OddOptions, given, keys, problems, directory=directory)
+    found = opening.options_of(OddOptions, given, keys, problems, directory=directory)
     problems.raise_any(Origins(Origin("here")))
     assert isinstance(found, OddOptions)
     return found
@@ -906,7 +907,7 @@ def test_what_is_offered_as_a_transport_must_be_one(
         def open(cls, options: object, *, name: str, clock: object) -> object:
             return cls()
 
-    monkeypatch.setattr(configuration, "transport_class", lambda _: Impostor)
+    monkeypatch.setattr(opening, "transport_class", lambda _: Impostor)
     path = write("[transports]\nmain = { url = 'memory://', needed = 1 }")
 
     assert not issubclass(Impostor, Transport)

@@ -17,10 +17,11 @@ from relevo import (
     Retry,
     RetryLater,
     Unreadable,
-    _decision as decision,
 )
-from relevo._listener import Mark
-from relevo._progress import STATE_VERSION, ListenerProgress, Progress, loaded
+from relevo._listener.listener import Mark
+from relevo._worker import decision
+from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, loaded
+from relevo.errors import described
 
 NOW = 1_000_000.0
 POLICY = Retry(3, first=10, factor=2, jitter=0)
@@ -360,7 +361,7 @@ class _HostileRepr:
     ],
 )
 def test_an_error_is_described_in_one_line_even_if_it_does_not_want_to(error: Exception, text: str) -> None:
-    assert decision.described(error) == text
+    assert described(error) == text
 
 
 def test_a_traceback_is_had_of_any_error() -> None:
@@ -390,4 +391,4 @@ class _NamelessError(Exception, metaclass=_Hostile):
 
 
 def test_a_class_that_hides_its_name_cannot_hide_the_error() -> None:
-    assert decision.described(_NamelessError("why")) == "_NamelessError: why"
+    assert described(_NamelessError("why")) == "_NamelessError: why"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relevo import _discovery as discovery
+from relevo._config import discovery
 from relevo.errors import PluginError, TransportNotFoundError
 from relevo_memory import MemoryTransport
 

@@ -34,8 +34,8 @@ from relevo import (
     hookimpl,
     listener,
 )
-from relevo._codec import context_of, decoded, generic
-from relevo._listener import Mark, Missing
+from relevo._event.codec import context_of, decoded, generic
+from relevo._listener.listener import Mark, Missing
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, RelevoError, SubjectError, UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

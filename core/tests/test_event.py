@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from relevo import DeferredDispatcher, Event, LocalDispatcher, event
-from relevo._event import EventTypes, declared, name_of
+from relevo._event.event import EventTypes, declared, name_of
 from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

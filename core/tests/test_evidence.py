@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Note, Presence
-from relevo._evidence import GRACE, Absences, Begin, CrashLoop, Fate, Verdict, Wait, judged
+from relevo._worker.evidence import GRACE, Absences, Begin, CrashLoop, Fate, Verdict, Wait, judged
 
 NAMES = "abcdef"
 fates = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Fate), min_size=len(NAMES), max_size=len(NAMES))

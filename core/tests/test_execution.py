@@ -10,7 +10,7 @@ import pytest
 
 import relevo
 from relevo import App, ConfigurationError, Execution, InlineExecutor, RunOptions
-from relevo._config import Config, read
+from relevo._config.opening import Config, read
 from relevo.execution import ThreadExecutor
 from relevo_memory import MemoryTransport
 

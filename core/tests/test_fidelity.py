@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import EncodeError, event
-from relevo._codec import content_of
-from relevo._event import declared, reader
-from relevo._fidelity import doubtful_fields
+from relevo._event.codec import content_of
+from relevo._event.event import declared, reader
+from relevo._event.round_trip import doubtful_fields
 
 
 class _Berlin(dt.tzinfo):

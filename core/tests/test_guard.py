@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from relevo._guard import STALE, DeployGuard
 from relevo._hook import Hooks
+from relevo._runner.deploy import STALE, DeployGuard
 from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from relevo import App, _host as host
-from relevo._host import deploy_guard, drain_lock
+from relevo import App
+from relevo._runner import lock_path
+from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo.errors import ConfigurationError
 from relevo_memory import MemoryTransport
 
@@ -18,7 +19,7 @@ from relevo_memory import MemoryTransport
 def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let the folder of the user's own lie elsewhere."""
     (tmp_path / "shared").mkdir()
-    monkeypatch.setattr(host, "_SHARED", tmp_path / "shared")
+    monkeypatch.setattr(lock_path, "_SHARED", tmp_path / "shared")
     return tmp_path / "shared" / f"relevo-{os.geteuid()}"
 
 

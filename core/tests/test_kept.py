@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Unreadable
-from relevo._kept import FOR, MOST, MOST_BYTES, KeptOutcomes
+from relevo._worker.kept import FOR, MOST, MOST_BYTES, KeptOutcomes
 
 Make = Callable[..., Delivery]
 

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Event, Subject, event
-from relevo._codec import content_of, decoded, encoded, generic, subject_of, typed, typed_from
-from relevo._context import Ambient
-from relevo._event import EventTypes, declared
-from relevo._local import generic_from
+from relevo._dispatch.in_process import generic_from
+from relevo._event.codec import content_of, decoded, encoded, generic, subject_of, typed, typed_from
+from relevo._event.context import Ambient
+from relevo._event.event import EventTypes, declared
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
 
 BASE64 = pydantic.ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")

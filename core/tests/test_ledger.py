@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Hooks, Nack, Release, Settlement, hookimpl
-from relevo._ledger import Ledger
+from relevo._worker.ledger import Ledger
 from relevo.errors import SettleError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

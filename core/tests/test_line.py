@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from relevo._line import lines_of
-from relevo._origin import KeyPath
+from relevo._config.toml_line import lines_of
+from relevo._problem import KeyPath
 
 WHOLE = '''\
 # source = "not here"

@@ -12,7 +12,7 @@ import pytest
 
 import relevo
 from relevo import Call, Event, ListenerTable, Retry, listener
-from relevo._listener import Listener, Mark, marks_of
+from relevo._listener.listener import Listener, Mark, marks_of
 from relevo.errors import ConfigurationError, DuplicateListenerError, EventNameError
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from relevo._lock import HostLock
+from relevo._runner.host_lock import HostLock
 from relevo.errors import ConfigurationError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from relevo._lock import HostLock
+from relevo._runner.host_lock import HostLock
 lock = HostLock(Path(sys.argv[1]))
 print(lock.acquire(shared="shared" in sys.argv), flush=True)
 time.sleep(60)

@@ -22,15 +22,13 @@ from relevo import (
     Report,
     RetryLater,
     RunOptions,
-    _flight,
-    _limit,
-    _lock,
     hookimpl,
     listener,
 )
-from relevo._host import single_flight
-from relevo._loop import LoopRunner, stopped_by_signals
-from relevo._relay import outbox_queue
+from relevo._runner import host_lock, process_limit, single_flight as flights
+from relevo._runner.lock_path import single_flight
+from relevo._runner.loop import LoopRunner, stopped_by_signals
+from relevo._worker.relay import outbox_queue
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -595,7 +593,7 @@ def test_who_loses_the_lock_takes_no_further_events(shop: Callable[..., App], cl
 
 
 def test_the_lock_is_renewed_while_a_listener_runs(shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_flight, "TTL", 0.6)
+    monkeypatch.setattr(flights, "TTL", 0.6)
     tried: list[str | None] = []
 
     def wait(event: object) -> None:
@@ -615,16 +613,16 @@ def test_the_lock_is_renewed_while_a_listener_runs(shop: Callable[..., App], mon
 def test_who_is_told_that_the_lock_is_gone_takes_no_further_events(
     shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_flight, "TTL", 0.6)
+    monkeypatch.setattr(flights, "TTL", 0.6)
 
     def be_robbed(event: object) -> None:
         flight = single_flight(app, "main", ())
         assert flight._lock.path.exists()
-        monkeypatch.setattr(_flight, "TTL", 600.0)  # by its own clock it has plenty of time
+        monkeypatch.setattr(flights, "TTL", 600.0)  # by its own clock it has plenty of time
         board = app.transport("main")
         assert isinstance(board, Board)
         held = flight._lock.path.stat()
-        heir = f"{_lock._running()}/{held.st_dev:x}/{held.st_ino:x}"
+        heir = f"{host_lock._running()}/{held.st_dev:x}/{held.st_ino:x}"
         assert board.lock(flight._name, holder=heir, ttl=600.0) is not None
         deadline = time.monotonic() + 30
         while "is somebody else's by now" not in caplog.text:
@@ -798,7 +796,7 @@ def test_a_run_stops_when_the_process_has_grown_too_large(
     *, until_empty: bool, app: MakeApp, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = [0]
-    monkeypatch.setattr(_limit, "resident", lambda: 100 + held[0])
+    monkeypatch.setattr(process_limit, "resident", lambda: 100 + held[0])
 
     def grow(event: object) -> None:
         clock.advance(1.0)
@@ -814,10 +812,10 @@ def test_a_run_stops_when_the_process_has_grown_too_large(
 
 
 def test_the_size_of_the_process_is_told_by_the_system() -> None:
-    before = _limit.resident()
+    before = process_limit.resident()
     block = bytearray(os.urandom(1)) * (64 << 20)
 
-    assert (32 << 20) < _limit.resident() - before < (256 << 20)
+    assert (32 << 20) < process_limit.resident() - before < (256 << 20)
     assert len(block) == 64 << 20
     assert 1 << 20 < before < 4 << 30
 

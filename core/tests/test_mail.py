@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import relevo
 from relevo import App, ConfigurationError, Event, Retry, RunOptions
-from relevo._delivery import DeadLetter, Delivery, Unreadable
-from relevo._envelope import Envelope
-from relevo._process import this_process
+from relevo._process_identity import this_process
+from relevo._transport.delivery import DeadLetter, Delivery, Unreadable
+from relevo._transport.envelope import Envelope
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, Entry, Shelf
 from relevo.ext.mail._incident import deaths, failure, frame_in, frame_of, key_of_failure, loss
@@ -385,7 +385,7 @@ def test_the_child_of_a_fork_mails_what_it_meets_itself(made: Made, inbox: Inbox
     drained(app, Event("image.created", {"path": "1"}))
     program = """
 import os, sys, threading
-from relevo._delivery import DeadLetter, Delivery, Unreadable
+from relevo._transport.delivery import DeadLetter, Delivery, Unreadable
 from relevo.ext.mail import Mail, MailOptions
 plugin = Mail(MailOptions(to="dev@example.org", server=sys.argv[1], book=sys.argv[2]))
 def die(reason):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relevo import ListenerTable
-from relevo._module import NotImportedError, imported, marked_in
+from relevo._listener.importing import NotImportedError, imported, marked_in
 from relevo.errors import ConfigurationError, TransportUnavailableError
 
 Write = Callable[..., None]
@@ -294,7 +294,8 @@ def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path:
     (tmp_path / "apart").mkdir()
     (tmp_path / "shop.py").write_text("what = 'the other one'\n")
     (tmp_path / "apart" / "shop.py").write_text(
-        "import sys\nfrom relevo._module import imported\nsys.path[0] = '..'\nprint(imported('shop:what', where='x'))\n"
+        "import sys\nfrom relevo._listener.importing import imported\n"
+        "sys.path[0] = '..'\nprint(imported('shop:what', where='x'))\n"
     )
 
     assert run(tmp_path / "apart", "shop.py") == (["the other one"], "")

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Nack
-from relevo._relay import RelayExecutor
+from relevo._worker.relay import RelayExecutor
 from relevo.errors import SendError, UnsupportedError
 from relevo.testing import FakeClock
 

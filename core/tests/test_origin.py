@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Routes
-from relevo._config import Config, read
-from relevo._origin import Origin, Origins, Problems
+from relevo._config.opening import Config, read
+from relevo._problem import Origin, Origins, Problems
 from relevo.errors import ConfigurationError, TransportNotFoundError
 
 CANARY = "hunter2"

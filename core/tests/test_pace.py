@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given, strategies as st
 
 from relevo import Delivery, Envelope
-from relevo._pace import Pace
+from relevo._worker.batch_size import Pace
 
 
 def _batch(number: int, *, losses: int = 0) -> Sequence[Delivery]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import ProcessIdentity
-from relevo._process import lives_here, process_identity, this_process
+from relevo._process_identity import lives_here, process_identity, this_process
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
-from relevo._decision import refusal
-from relevo._delivery import Lost, Nack
+from relevo._execution.channel import Hello
+from relevo._transport.delivery import Lost, Nack
+from relevo._worker.decision import refusal
 from relevo.errors import ConfigurationError
-from relevo.execution import Hello, ProcessExecutor
+from relevo.execution import ProcessExecutor
 
 PATIENCE = 60.0
 SLOTS = 2
@@ -203,7 +204,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begin
 def test_a_child_that_does_not_begin_is_given_up(
     hanging: ProcessExecutor, delivery: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo.execution._slot._START_WITHIN", 0.2)
+    monkeypatch.setattr("relevo._execution.slot._START_WITHIN", 0.2)
     hanging.submit(delivery(name="thing.done"))
     ended: list[tuple[Delivery, Outcome]] = []
     deadline = time.monotonic() + PATIENCE

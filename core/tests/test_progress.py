@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import MAX_STATE
-from relevo._progress import (
+from relevo._worker.progress import (
     SEAL,
     STATE_VERSION,
     ListenerProgress,

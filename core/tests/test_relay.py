@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Worker
-from relevo._process import this_process
-from relevo._relay import RelayExecutor, outbox_queue
+from relevo._process_identity import this_process
+from relevo._worker.relay import RelayExecutor, outbox_queue
 from relevo.errors import (
     ConfigurationError,
     SendError,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from relevo import GiveUp, ListenerTable, Retry, RetryLater, event, listener
-from relevo._listener import policy_of
+from relevo._listener.listener import policy_of
 from relevo.errors import ConfigurationError
 
 policies = st.builds(

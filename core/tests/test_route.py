@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Routes, Target
-from relevo._route import checked_queue
-from relevo._start import target_problems
+from relevo._config.check import target_problems
+from relevo._transport.route import checked_queue
 from relevo.errors import ConfigurationError, RouteNotFoundError
 
 parts = st.sampled_from(["image", "feed", "image.created", "image.deleted", "image.created.again", "i", ""])

@@ -16,12 +16,12 @@ from hypothesis import given
 
 import relevo
 from relevo import Call, Event, Routes
-from relevo._asyncapi import asyncapi
-from relevo._codec import content_of, encoded, subject_of
-from relevo._context import Ambient
-from relevo._event import EventType, declared
-from relevo._listener import ListenerTable
-from relevo._schema import OWN, schema_of, schemas
+from relevo._event.codec import content_of, encoded, subject_of
+from relevo._event.context import Ambient
+from relevo._event.event import EventType, declared
+from relevo._listener.listener import ListenerTable
+from relevo._schema.asyncapi import asyncapi
+from relevo._schema.schema import OWN, schema_of, schemas
 
 from .test_kinds import (
     AliasAttrs,

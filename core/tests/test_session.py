@@ -24,8 +24,8 @@ from relevo import (
     Transport,
     listener,
 )
-from relevo._codec import decoded
-from relevo._loop import LoopRunner
+from relevo._event.codec import decoded
+from relevo._runner.loop import LoopRunner
 from relevo.errors import ConfigurationError, EncodeError, SendError, SessionError, SubjectError
 from relevo_memory import MemoryTransport
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relevo import App, Retry
-from relevo._config import Config, SigningConfig, read
+from relevo._config.opening import Config, SigningConfig, read
 from relevo.errors import ConfigurationError
 
 KEY = "hunter2-" + "k" * 24

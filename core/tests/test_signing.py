@@ -23,9 +23,9 @@ from relevo import (
     Signing,
     listener,
 )
-from relevo._delivery import MAX_STATE
-from relevo._progress import Progress, dumped, loaded
-from relevo._signing import _noted
+from relevo._transport.delivery import MAX_STATE
+from relevo._worker.progress import Progress, dumped, loaded
+from relevo._worker.signing import _noted
 from relevo.errors import ConfigurationError, DecodeError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

@@ -36,12 +36,12 @@ from relevo import (
     Settlement,
     Worker,
 )
-from relevo._caller import Caller
-from relevo._listener import Mark
-from relevo._process import ProcessIdentity
-from relevo._progress import ListenerProgress, Progress, loaded, revived
-from relevo._subject import SubjectTypes
-from relevo._suspect import Suspects
+from relevo._event.subject import SubjectTypes
+from relevo._listener.listener import Mark
+from relevo._process_identity import ProcessIdentity
+from relevo._worker.caller import Caller
+from relevo._worker.progress import ListenerProgress, Progress, loaded, revived
+from relevo._worker.suspect import Suspects
 from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport

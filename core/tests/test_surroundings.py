@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 pytest.importorskip("resource")  # a POSIX system, as child processes are
 
-from relevo.execution._surroundings import Difference, Keeper, Surroundings, differences, observed
+from relevo._execution.surroundings import Difference, Keeper, Surroundings, differences, observed
 
 NOW = observed((0, 1, 2))
 OTHER = attrs.evolve(

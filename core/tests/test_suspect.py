@@ -26,8 +26,8 @@ from relevo import (
     Settlement,
     Worker,
 )
-from relevo._evidence import APPEAR_EVERY, GRACE
-from relevo._suspect import Suspects
+from relevo._worker.evidence import APPEAR_EVERY, GRACE
+from relevo._worker.suspect import Suspects
 from relevo.errors import ConfigurationError, SettleError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport

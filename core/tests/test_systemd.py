@@ -19,7 +19,7 @@ import pytest
 
 import relevo
 from relevo import App, RunOptions, SystemdRunner
-from relevo._notify import Notifier
+from relevo._runner.sd_notify import Notifier
 from relevo.errors import ConfigurationError
 
 from .shop import Shop, opened

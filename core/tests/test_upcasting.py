@@ -14,10 +14,10 @@ import pytest
 
 import relevo
 from relevo import Ack, DeadLetter, Delivery, Event, ListenerTable, LocalDispatcher, Reason
-from relevo._caller import Caller
-from relevo._codec import content_of, decoded, encoded, typed
-from relevo._context import Ambient
-from relevo._event import Upcaster, declared
+from relevo._event.codec import content_of, decoded, encoded, typed
+from relevo._event.context import Ambient
+from relevo._event.event import Upcaster, declared
+from relevo._worker.caller import Caller
 from relevo.errors import ConfigurationError, DecodeError
 
 Make = Callable[..., Delivery]

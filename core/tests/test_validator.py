@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
-from relevo._validator import MAX_DEPTH, plain
+from relevo._event.validation import MAX_DEPTH, plain
 from relevo.errors import EncodeError
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

@@ -27,7 +27,7 @@ from relevo import (
     Worker,
     hookimpl,
 )
-from relevo._worker import GRACE, StalledError
+from relevo._worker.worker import GRACE, StalledError
 from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport

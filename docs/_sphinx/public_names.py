@@ -44,7 +44,7 @@ def _adopt_texts_of_data(_: Sphinx) -> None:
     for package in map(importlib.import_module, PACKAGES):
         own = ModuleAnalyzer.for_module(package.__name__)
         own.analyze()
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name.endswith("__main__") or module.ispkg:
                 continue
             for (scope, name), text in ModuleAnalyzer.for_module(module.name).find_attr_docs().items():
@@ -62,7 +62,7 @@ def _keep_builtins_apart(_: Sphinx, document: nodes.document) -> None:
 def _led_to_the_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
-    """Resolve ``relevo._delivery.Delivery`` and a bare ``Delivery`` as ``relevo.Delivery``."""
+    """Resolve ``relevo._transport.delivery.Delivery`` and a bare ``Delivery`` as ``relevo.Delivery``."""
     if node.get("refdomain") != "py" or node["reftarget"] in vars(builtins):
         return None
     target = node["reftarget"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tests.integration import crashing
 
 import relevo
-from relevo._ledger import FLUSH_AFTER
+from relevo._worker.ledger import FLUSH_AFTER
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage

@@ -283,7 +283,7 @@ def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop
 
 
 def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:
-    shop.write(LISTENERS + '\nif "relevo.execution._child" in sys.argv[0] or "_child" in sys.argv[0]: 1 / 0\n')
+    shop.write(LISTENERS + '\nif "relevo._app.child" in sys.argv[0] or "_child" in sys.argv[0]: 1 / 0\n')
     shop.dispatch("a.done")
 
     code, _, err = shop.run("drain")
@@ -348,7 +348,7 @@ def test_what_a_listener_prints_and_nobody_can_keep_costs_nothing(shop: Shop, ki
 
 def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
-        "import relevo\nfrom relevo.execution._slot import Slot\n"
+        "import relevo\nfrom relevo._execution.slot import Slot\n"
         "def broken(slot, child, task): raise ZeroDivisionError\n"
         "Slot._hold_to_limits = broken\n"
         "app = relevo.App.from_config('relevo.toml')\n"
@@ -416,8 +416,8 @@ def test_rows_that_cannot_be_handed_to_a_listener_end_and_their_neighbours_are_h
 
 def test_an_event_that_nothing_works_on_ends_the_worker_and_is_given_back(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
-        "import relevo, relevo._worker\nfrom relevo.execution import ProcessExecutor\n"
-        "relevo._worker._STALLED_AFTER = 1.0\n"
+        "import relevo, relevo._worker.worker\nfrom relevo.execution import ProcessExecutor\n"
+        "relevo._worker.worker._STALLED_AFTER = 1.0\n"
         "def submit(self, delivery): self._submitted[delivery] = None\n"
         "ProcessExecutor.submit = submit\n"
         "app = relevo.App.from_config('relevo.toml')\n"

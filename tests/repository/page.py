@@ -38,7 +38,7 @@ from sybil.parsers.myst import CodeBlockParser, SkipParser
 from sybil.typing import Parser
 
 from relevo import SystemClock
-from relevo._config import opened, read
+from relevo._config.opening import opened, read
 
 _FILE = re.compile(r"^# ([\w/.-]+\.(?:py|toml))$\n", re.MULTILINE)
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")

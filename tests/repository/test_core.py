@@ -25,7 +25,7 @@ def test_importing_relevo_loads_nothing_heavy() -> None:
 
 def test_what_is_public_is_imported_when_it_is_used() -> None:
     program = (
-        "import relevo, sys; before = 'relevo._event' in sys.modules; print(before, relevo.Event.__name__)\n"
+        "import relevo, sys; before = 'relevo._event.event' in sys.modules; print(before, relevo.Event.__name__)\n"
         "from relevo import *; print(Worker.__name__, 'App' in dir(relevo))\n"
         "import relevo.errors; print(relevo.errors.GiveUp is relevo.GiveUp)"
     )

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from relevo import TRANSITIONS, Capabilities, Reason
-from relevo._settings import KEYS, Config
+from relevo._config.settings import KEYS, Config
 from relevo.cli import _main
 from relevo_amqp import AmqpTransport
 from relevo_memory import MemoryTransport

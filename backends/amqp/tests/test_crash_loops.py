@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Outcome, ProcessIdentity, Release, RunOptions, Worker
-from relevo._evidence import GRACE
-from relevo._process import process_identity
-from relevo._suspect import Suspects
+from relevo._process_identity import process_identity
+from relevo._worker.evidence import GRACE
+from relevo._worker.suspect import Suspects
 from relevo.testing import FakeClock
 from relevo_amqp import AmqpTransport
 from relevo_conformance.fault.proxy import Proxy

@@ -21,8 +21,8 @@ import rabbitmq_node
 import server_starter
 from rabbitmq import refusal
 from relevo import Ack, Delivery, Envelope, Note, Outcome, ProcessIdentity, Release, RunOptions, SystemClock, Worker
-from relevo._process import process_identity
-from relevo._suspect import Suspects
+from relevo._process_identity import process_identity
+from relevo._worker.suspect import Suspects
 from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_conformance.fault.proxy import Proxy

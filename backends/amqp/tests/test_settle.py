@@ -22,7 +22,7 @@ from relevo import (
     TransportUnavailableError,
     UnsupportedError,
 )
-from relevo._ledger import FLUSH_AFTER
+from relevo._worker.ledger import FLUSH_AFTER
 from relevo.errors import ConfigurationError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._errors import LineLostError

@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Presence, Release
-from relevo._evidence import GRACE
-from relevo._process import ProcessIdentity
-from relevo._suspect import Suspects
+from relevo._process_identity import ProcessIdentity
+from relevo._worker.evidence import GRACE
+from relevo._worker.suspect import Suspects
 from relevo.errors import LeaseLostError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport

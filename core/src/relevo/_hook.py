@@ -18,9 +18,9 @@ import pluggy
 from relevo.errors import PluginError
 
 if TYPE_CHECKING:
-    from relevo._delivery import DeadLetter, Delivery, Settlement
-    from relevo._envelope import Envelope
-    from relevo._event import Event
+    from relevo._event.event import Event
+    from relevo._transport.delivery import DeadLetter, Delivery, Settlement
+    from relevo._transport.envelope import Envelope
 
 PROJECT = "relevo"
 

@@ -1,35 +1,48 @@
 """What is public: the map of both rings, in the order in which an event meets them."""
 
-from relevo._event import Event
-from relevo._marking import event, listener
-from relevo._subject import Gone, Subject, SubjectType, SubjectTypes
-from relevo._listener import Listener, ListenerTable
-from relevo._call import Call, SubjectMissingError, Terms
-from relevo._dispatcher import DeferredDispatcher, Dispatched, Dispatcher
-from relevo._local import LocalDispatcher
-from relevo._context import context
-from relevo._route import Routes, Target
-from relevo._envelope import Envelope
-from relevo._capabilities import Capabilities
-from relevo._transport import BoundSender, DeadLetterEntry, Found, Presence, Stats, Transport
-from relevo._board import Board
-from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release, Settlement, Unreadable
-from relevo._delivery import MAX_DEATHS, MAX_ERROR, MAX_LEASE, MAX_STATE
-from relevo._process import ProcessIdentity
-from relevo._life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
-from relevo._decision import Reason
+from relevo._event.event import Event
+from relevo._listener.decorator import event, listener
+from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
+from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.call import Call, SubjectMissingError, Terms
+from relevo._dispatch.dispatcher import DeferredDispatcher, Dispatched, Dispatcher
+from relevo._dispatch.in_process import LocalDispatcher
+from relevo._event.context import context
+from relevo._transport.route import Routes, Target
+from relevo._transport.envelope import Envelope
+from relevo._transport.capabilities import Capabilities
+from relevo._transport.transport import BoundSender, DeadLetterEntry, Found, Presence, Stats, Transport
+from relevo._transport.board import Board
+from relevo._transport.delivery import (
+    Ack,
+    DeadLetter,
+    Delivery,
+    Lost,
+    Nack,
+    Note,
+    Outcome,
+    Release,
+    Settlement,
+    Unreadable,
+)
+from relevo._transport.delivery import MAX_DEATHS, MAX_ERROR, MAX_LEASE, MAX_STATE
+from relevo._process_identity import ProcessIdentity
+from relevo._transport.life import TRANSITIONS, Action, Counters, ForbiddenTransitionError, State, action_of, after
+from relevo._worker.decision import Reason
 from relevo._retry import Retry
-from relevo._executor import Executor, InlineExecutor
-from relevo._worker import StalledError, Worker
-from relevo.execution import Execution, TimeLimitExceededError
-from relevo._runner import Report, Runner, RunOptions
-from relevo._app import App
-from relevo._loop import LoopRunner
-from relevo._systemd import SystemdRunner
+from relevo._worker.executor import Executor, InlineExecutor
+from relevo._worker.worker import StalledError, Worker
+from relevo._worker.execution import Execution
+from relevo._worker.time_limit import TimeLimitExceededError
+from relevo._runner.runner import Runner
+from relevo._worker.run import Report, RunOptions
+from relevo._app.app import App
+from relevo._runner.loop import LoopRunner
+from relevo._runner.systemd import SystemdRunner
 from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, Moment, SystemClock
 from relevo._secret import Secret, masked_url
-from relevo._signing import Signing
+from relevo._worker.signing import Signing
 from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError

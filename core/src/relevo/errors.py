@@ -246,6 +246,15 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def described(error: BaseException) -> str:
+    """Return *error* in one line, even if its own text cannot be had."""
+    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass has no say in this
+    try:
+        return " ".join(f"{name}: {error}".split())
+    except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
+        return f"{name}: its text cannot be shown"
+
+
 def _again(cls: type[RelevoError], args: tuple[object, ...], attributes: dict[str, object]) -> RelevoError:
     """Unpickle an error without asking its constructor, which has arguments of its own."""
     error = cls.__new__(cls, *args)

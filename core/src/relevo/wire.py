@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from relevo._envelope import NO_HEADERS, Envelope, Urgency
+from relevo._transport.envelope import NO_HEADERS, Envelope, Urgency
 from relevo.errors import DecodeError, EncodeError
 
 __all__ = ["pack", "unpack"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from relevo._validator import MAX_DEPTH, plain, step
+from relevo._event.validation import MAX_DEPTH, plain, step
 from relevo.errors import EncodeError, shown
 
 _DIGITS = 30

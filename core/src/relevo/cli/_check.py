@@ -11,10 +11,10 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app import App
-from relevo._relay import outbox_queue
-from relevo._runner import RunOptions
-from relevo._transport import Transport
+from relevo._app.app import App
+from relevo._transport.transport import Transport
+from relevo._worker.relay import outbox_queue
+from relevo._worker.run import RunOptions
 from relevo.cli._main import exit_code, filled, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relevo._app import App
-from relevo._transport import Transport
+from relevo._app.app import App
+from relevo._transport.transport import Transport
 from relevo.cli._main import named, not_found
 from relevo.cli._option import agreed, id_argument, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import show_json

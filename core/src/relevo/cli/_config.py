@@ -9,11 +9,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import attrs
 import click
 
-from relevo._config import Config, PluginConfig, TransportConfig, options_class, plugin_options
-from relevo._envelope import DEFAULT_QUEUE
-from relevo._origin import KeyPath
+from relevo._config.opening import Config, PluginConfig, TransportConfig, options_class, plugin_options
+from relevo._problem import KeyPath
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import MASK, Secret, masked_url
+from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.cli._main import Group
 from relevo.cli._option import json_option, with_config
 from relevo.cli._output import show_json, show_table

@@ -8,10 +8,10 @@ from typing import Any, BinaryIO
 import attrs
 import click
 
-from relevo._app import App
-from relevo._envelope import Envelope
-from relevo._progress import NewerStateError
-from relevo._transport import DeadLetterEntry, Transport
+from relevo._app.app import App
+from relevo._transport.envelope import Envelope
+from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._worker.progress import NewerStateError
 from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._main import Group, named, not_found
 from relevo.cli._option import agreed, json_option, queue_option, transport_option, with_app, yes_option

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relevo._app import App
-from relevo._host import deploy_guard
+from relevo._app.app import App
+from relevo._runner.lock_path import deploy_guard
 from relevo.cli._main import EXIT_LATER, Group
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, visible

@@ -8,11 +8,11 @@ from typing import get_args
 import attrs
 import click
 
-from relevo._app import App
-from relevo._codec import typed_from
-from relevo._envelope import Urgency
-from relevo._event import Event
-from relevo._subject import Subject
+from relevo._app.app import App
+from relevo._event.codec import typed_from
+from relevo._event.event import Event
+from relevo._event.subject import Subject
+from relevo._transport.envelope import Urgency
 from relevo.cli._arguments import arguments_of
 from relevo.cli._main import is_text, named
 from relevo.cli._option import json_option, with_app

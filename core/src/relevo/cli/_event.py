@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from relevo._delivery import MAX_STATE
-from relevo._envelope import Envelope
-from relevo._progress import loaded
-from relevo._transport import DeadLetterEntry, Found, Transport
+from relevo._transport.delivery import MAX_STATE
+from relevo._transport.envelope import Envelope
+from relevo._transport.transport import DeadLetterEntry, Found, Transport
+from relevo._worker.progress import loaded
 from relevo.cli._output import SHOWN, shortened, visible, when
 from relevo.errors import DecodeError
 

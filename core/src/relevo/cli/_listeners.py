@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from relevo._app import App
-from relevo._listener import policy_of
-from relevo._route import Target
+from relevo._app.app import App
+from relevo._listener.listener import policy_of
+from relevo._transport.route import Target
 from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_document, show_json, show_table
 from relevo.errors import RouteNotFoundError

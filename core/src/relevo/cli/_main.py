@@ -273,7 +273,7 @@ def tell(error: RelevoError) -> None:
 
     Before it comes the traceback of a module of the user's, and that of any error if ``--debug`` was said.
     """
-    from relevo._module import NotImportedError  # noqa: PLC0415 - help does without
+    from relevo._listener.importing import NotImportedError  # noqa: PLC0415 - help does without
 
     context = click.get_current_context(silent=True)
     if isinstance(error, NotImportedError) and error.__cause__ is not None:

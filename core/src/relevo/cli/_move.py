@@ -8,17 +8,17 @@ from functools import partial
 import attrs
 import click
 
-from relevo._app import App
-from relevo._decision import Reason
-from relevo._delivery import DeadLetter, Outcome, Release
-from relevo._envelope import Envelope
-from relevo._loop import stopped_by_signals
-from relevo._relay import RelayExecutor
-from relevo._route import NOW, Target, parsed_target
-from relevo._runner import Report, RunOptions
-from relevo._signing import Signing
-from relevo._transport import Transport
-from relevo._worker import LEASE, Worker
+from relevo._app.app import App
+from relevo._runner.loop import stopped_by_signals
+from relevo._transport.delivery import DeadLetter, Outcome, Release
+from relevo._transport.envelope import Envelope
+from relevo._transport.route import NOW, Target, parsed_target
+from relevo._transport.transport import Transport
+from relevo._worker.decision import Reason
+from relevo._worker.relay import RelayExecutor
+from relevo._worker.run import Report, RunOptions
+from relevo._worker.signing import Signing
+from relevo._worker.worker import LEASE, Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from relevo._app import App
-from relevo._config import Config, drafted, refuse
-from relevo._project import app_named, configured, modules_of
+from relevo._app.app import App
+from relevo._app.load import app_named, configured, modules_of
+from relevo._config.opening import Config, drafted, refuse
 from relevo.cli._log import log_to_stderr
 from relevo.cli._main import app_option, config_option, named
 from relevo.cli._output import kept_for_the_document

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import attrs
 import click
 
-from relevo._app import App
-from relevo._envelope import DEFAULT_QUEUE
-from relevo._relay import outbox_queue
-from relevo._transport import Transport
+from relevo._app.app import App
+from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo._transport.transport import Transport
+from relevo._worker.relay import outbox_queue
 from relevo.errors import ConfigurationError, did_you_mean
 
 

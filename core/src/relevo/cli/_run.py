@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeVar
 import attrs
 import click
 
-from relevo._app import App
+from relevo._app.app import App
 from relevo._clock import seconds
-from relevo._delivery import Release, Settlement
 from relevo._hook import hookimpl
-from relevo._loop import LoopRunner, hurry
-from relevo._notify import Notifier
-from relevo._runner import Report, RunOptions
-from relevo._worker import GRACE
+from relevo._runner.loop import LoopRunner, hurry
+from relevo._runner.sd_notify import Notifier
+from relevo._transport.delivery import Release, Settlement
+from relevo._worker.run import Report, RunOptions
+from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
@@ -200,7 +200,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
     if mover is None:
         raise ConfigurationError(f'the transport "{name}" has no outbox')
-    from relevo._loop import stopped_by_signals  # noqa: PLC0415 - the help does without
+    from relevo._runner.loop import stopped_by_signals  # noqa: PLC0415 - the help does without
 
     with stopped_by_signals(mover):
         report = mover.run()

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from relevo._app import App
-from relevo._asyncapi import asyncapi
-from relevo._compatibility import Change, compared
-from relevo._event import EventType
-from relevo._schema import schemas
+from relevo._app.app import App
+from relevo._event.event import EventType
+from relevo._schema.asyncapi import asyncapi
+from relevo._schema.compatibility import Change, compared
+from relevo._schema.schema import schemas
 from relevo.cli._main import named
 from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_json, visible

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relevo._app import App
-from relevo._setup import raise_together, set_up
+from relevo._app.app import App
+from relevo._app.setup import raise_together, set_up
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json

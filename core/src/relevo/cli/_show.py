@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relevo._app import App
-from relevo._envelope import Envelope
+from relevo._app.app import App
+from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._event import dead_row, living_row, show_whole
 from relevo.cli._main import not_found

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app import App
-from relevo._capabilities import Capabilities
+from relevo._app.app import App
 from relevo._secret import masked_url
+from relevo._transport.capabilities import Capabilities
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from relevo._app import App
-from relevo._discovery import RUNNERS, available, load
-from relevo._runner import Runner, RunOptions
+from relevo._app.app import App
+from relevo._config.discovery import RUNNERS, available, load
+from relevo._runner.runner import Runner
+from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, filled
 from relevo.cli._option import queue_option, transport_option, with_app

@@ -15,9 +15,9 @@ from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._stand_in import stand_ins
 
 if TYPE_CHECKING:
-    from relevo._app import App
-    from relevo._runner import Report
-    from relevo._transport import Transport
+    from relevo._app.app import App
+    from relevo._transport.transport import Transport
+    from relevo._worker.run import Report
 
 
 class AppTesting:

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from relevo._call import SubjectMissingError
-from relevo._codec import decoded, generic
-from relevo._decision import described
-from relevo._delivery import Delivery, Lost, Outcome
-from relevo._envelope import Envelope
-from relevo._event import Event
-from relevo._executor import Handle, InlineExecutor
-from relevo._listener import Listener, ListenerTable
-from relevo._relay import outbox_queue
-from relevo._runner import Report, RunOptions
-from relevo._transport import DeadLetterEntry, Transport
-from relevo.errors import DecodeError, RetryLater
+from relevo._event.codec import decoded, generic
+from relevo._event.event import Event
+from relevo._listener.call import SubjectMissingError
+from relevo._listener.listener import Listener, ListenerTable
+from relevo._transport.delivery import Delivery, Lost, Outcome
+from relevo._transport.envelope import Envelope
+from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._worker.executor import Handle, InlineExecutor
+from relevo._worker.relay import outbox_queue
+from relevo._worker.run import Report, RunOptions
+from relevo.errors import DecodeError, RetryLater, described
 from relevo.testing._record import event_told
 
 if TYPE_CHECKING:
-    from relevo._app import App
-    from relevo._worker import Worker
+    from relevo._app.app import App
+    from relevo._worker.worker import Worker
 
 _ALL = 1_000_000
 

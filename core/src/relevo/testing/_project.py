@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from relevo._app import App
+    from relevo._app.app import App
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
     Raises:
         ConfigurationError: None is named, or it cannot be imported, or is none.
     """
-    from relevo._project import app_named, configured, modules_of  # noqa: PLC0415 - they know of what is tested
+    from relevo._app.load import app_named, configured, modules_of  # noqa: PLC0415 - they know of what is tested
 
     path: Path | None = None
     if not name:
@@ -42,7 +42,7 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
 
 
 def _named(folder: Path, environ: MutableMapping[str, str]) -> tuple[str, Path, Path | None]:
-    from relevo._config import read  # noqa: PLC0415 - whoever has the application in hand does without
+    from relevo._config.opening import read  # noqa: PLC0415 - whoever has the application in hand does without
 
     found = read(None, environ, start=folder)
     if found.app is not None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from relevo._codec import content_of, typed_from
-from relevo._event import Event, EventType, checked_name, declared, name_of
-from relevo._route import NOW, Target, parsed_target
-from relevo._subject import Subject
+from relevo._event.codec import content_of, typed_from
+from relevo._event.event import Event, EventType, checked_name, declared, name_of
+from relevo._event.subject import Subject
+from relevo._transport.route import NOW, Target, parsed_target
 from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
 from relevo.testing._record import DispatchedEvent, event_told, subject_told, told
 
 if TYPE_CHECKING:
-    from relevo._app import App
+    from relevo._app.app import App
 
 _MOST = 10
 _LONGEST = 160

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 import msgspec
 
-from relevo._codec import Document, content_of, decoded, generic, subject_of
-from relevo._dispatcher import Dispatched
-from relevo._envelope import Envelope
-from relevo._event import Event
-from relevo._route import NOW, Target
+from relevo._dispatch.dispatcher import Dispatched
+from relevo._event.codec import Document, content_of, decoded, generic, subject_of
+from relevo._event.event import Event
+from relevo._transport.envelope import Envelope
+from relevo._transport.route import NOW, Target
 from relevo.errors import DecodeError, shown
 
 

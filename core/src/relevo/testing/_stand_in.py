@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from relevo._clock import Clock
-from relevo._discovery import transport_class
-from relevo._envelope import Envelope
-from relevo._route import RESERVED, Target
-from relevo._transport import Transport
+from relevo._config.discovery import transport_class
+from relevo._transport.envelope import Envelope
+from relevo._transport.route import RESERVED, Target
+from relevo._transport.transport import Transport
 
 Taken = Callable[[Envelope, Target, float], None]
 """Told of an envelope that has become visible, for which target, and in how many seconds it is due."""

@@ -12,9 +12,10 @@ from typing import Literal
 
 import attrs
 
-from relevo._decision import Reason, described, traced
-from relevo._delivery import DeadLetter, Delivery
-from relevo._envelope import Envelope
+from relevo._transport.delivery import DeadLetter, Delivery
+from relevo._transport.envelope import Envelope
+from relevo._worker.decision import Reason, traced
+from relevo.errors import described
 
 _EPITAPH = re.compile(rf"^(\S.*?): ({'|'.join(Reason)}) after (\d+) runs?(?:: (.*))?$", re.MULTILINE)
 """How the error of a dead letter names each listener that failed; its traceback comes after it."""

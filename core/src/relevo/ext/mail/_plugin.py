@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from relevo._clock import Clock, SystemClock
-from relevo._delivery import Ack, DeadLetter, Delivery, Lost, Nack, Settlement
-from relevo._envelope import Envelope
 from relevo._hook import hookimpl
-from relevo._host import own_file
+from relevo._runner.lock_path import own_file
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Settlement
+from relevo._transport.envelope import Envelope
 from relevo.errors import RetryLater
 from relevo.ext.mail._book import Shelf
 from relevo.ext.mail._incident import deaths, failure, key_of_failure, loss

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import attrs
 
-from relevo._codec import Document, context_of, decoded, generic
-from relevo._envelope import Envelope
+from relevo._event.codec import Document, context_of, decoded, generic
 from relevo._secret import MASK, masked_url
+from relevo._transport.envelope import Envelope
 from relevo.errors import RelevoError
 from relevo.ext.mail._book import Entry
 from relevo.ext.mail._incident import Incident, without_machinery

@@ -1,0 +1,205 @@
+"""
+A child process: makes the application as its parent did, and handles what it is given until nothing more comes.
+
+    python -m relevo._app.child SOCKET CELL LIFELINE
+
+The arguments are descriptors that it was started with. Whoever keeps the other end of the lifeline has to live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from relevo._app.app import App
+from relevo._app.load import app_named
+from relevo._execution.cell import Cell
+from relevo._execution.channel import (
+    CUT_OFF,
+    Channel,
+    Failed,
+    Finding,
+    Hello,
+    Kept,
+    Message,
+    Progressed,
+    Ready,
+    Runs,
+    Work,
+    delivery_of,
+    ended_of,
+)
+from relevo._execution.surroundings import Keeper
+from relevo._signal import take_ends
+from relevo._transport.delivery import Delivery
+from relevo._worker.executor import Handle
+from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
+from relevo.errors import LeaseLostError, RelevoError, TransportError, described
+
+
+class Child:
+    """
+    What a child does.
+
+    Args:
+        channel: To the parent.
+
+        cell: Where the parent sees what runs.
+
+        lifeline: The descriptor that ends this process with its parent.
+    """
+
+    def __init__(self, channel: Channel, cell: Cell, lifeline: int):
+        self._channel = channel
+        self._cell = cell
+        self._links = (channel.socket.fileno(), cell.fd, lifeline)
+        self._work: Work | None = None
+        self._running = ""
+        """The listener whose changes to the process have not been checked yet."""
+
+        self._findings: list[Finding] = []
+
+    def run(self, hello: Hello) -> None:
+        """Become what *hello* says, and work until the parent closes its end."""
+        try:
+            app = self._made(hello)
+            listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
+            handle = app.handle(
+                app.transport(hello.transport).name, listeners, checkpoint=self._progressed, runs=self._runs
+            )
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the parent who tells it
+            why = str(error) if isinstance(error, RelevoError) else described(error)
+            self._say(Failed(why))
+            return
+        self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
+        with app:
+            # A hook around the listeners may change something and undo it itself; no listener did that.
+            self._is_observed = bool(app.hooks.observers("relevo_around_handle"))
+            self._keeper = Keeper(self._links)
+            self._serve(handle)
+
+    def _serve(self, handle: Handle) -> None:
+        while isinstance(work := self._heard(), Work):
+            self._cell.take(work.number)
+            self._work = work
+            outcome = handle(delivery_of(work))
+            self._look()
+            ended = ended_of(outcome, work.number)
+            ended.findings, self._findings = self._findings, []
+            self._say(ended)
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            os._exit(CUT_OFF)
+
+    def _heard(self) -> Message | None:
+        try:
+            return self._channel.receive()
+        except OSError:
+            os._exit(CUT_OFF)
+
+    @staticmethod
+    def _made(hello: Hello) -> App:
+        if hello.app is not None:
+            return app_named(hello.app)
+        return App.from_config(hello.config)
+
+    def _progressed(self, delivery: Delivery, state: bytes) -> None:
+        self._say(Progressed(state))
+        kept = self._heard()
+        if not isinstance(kept, Kept):
+            os._exit(CUT_OFF)
+        if not kept.is_held:
+            raise LeaseLostError(delivery.queue, delivery)
+        if kept.problem:
+            raise TransportError(kept.problem)
+
+    def _runs(self, delivery: Delivery, listener_id: str) -> None:
+        self._say(Runs(listener_id))
+        if not isinstance(self._heard(), Kept):
+            os._exit(CUT_OFF)
+
+    def begin(self, listener_id: str, limit: float) -> None:
+        """Note that the listener begins, unless it ran for too long before, in a child that is no more."""
+        over = self._work.over_limit if self._work else None
+        if over is not None and over[0] == listener_id:
+            raise TimeLimitExceededError(*over)
+        self._look()
+        if self._is_observed:
+            self._keeper.renew()
+        self._running = listener_id
+        self._cell.begin(listener_id, limit)
+
+    def end(self) -> None:
+        """Note that it has ended, and undo what it changed in the process."""
+        self._cell.end()
+        self._look()
+
+    def _look(self) -> None:
+        """
+        Undo what the last listener changed, unless that is done already.
+
+        A signal handler of that listener can interrupt this with an exception, so it is called again until it is done.
+        """
+        if self._running:
+            self._findings += [Finding(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()]
+            self._running = ""
+
+
+def tie(lifeline: int) -> None:
+    """
+    End with whoever keeps the other end of *lifeline*, and have all of this process's group end as well.
+
+    On Linux the kernel does so, even where a listener lets no other thread run; elsewhere a thread does.
+    """
+    group = os.getpgid(0)
+    try:
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except (AttributeError, OSError):
+        threading.Thread(target=_end_with, args=(lifeline, group), name="relevo-lifeline", daemon=True).start()
+
+
+def _end_with(lifeline: int, group: int) -> None:
+    with contextlib.suppress(OSError):  # a listener closed it
+        if not os.read(lifeline, 1):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _leave_it_to_the_parent(*_: Any) -> None:
+    """Do nothing when told to end; unlike SIG_IGN that is not inherited by what a listener starts."""
+
+
+def main() -> None:
+    """Run as the parent says."""
+    end, cell, lifeline = map(int, sys.argv[1:4])
+    tie(lifeline)
+    take_ends(_leave_it_to_the_parent)
+    faulthandler.enable()  # so that the parent hears in which line it was
+    channel = Channel(socket.socket(fileno=end))
+    hello = channel.receive()
+    if not isinstance(hello, Hello):
+        return
+    sys.path[:] = hello.path
+    sys.argv[1:] = []
+    if hello.log_level is not None:
+        style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+        logging.Formatter.converter = time.gmtime
+        logging.basicConfig(level=hello.log_level, format=style, datefmt="%Y-%m-%dT%H:%M:%S")
+    Child(channel, Cell(cell), lifeline).run(hello)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The application of a project: how whoever starts it, the command line or a test, finds it by its name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from relevo._app.app import App
+from relevo._listener.importing import imported
+from relevo.errors import ConfigurationError, shown
+
+_VARIABLE = "RELEVO_CONFIG"
+
+
+def app_named(name: str) -> App:
+    """
+    Import and return the application that *name* says, ``module:name``.
+
+    Raises:
+        ConfigurationError: It cannot be imported, or is none.
+    """
+    module, _, inside = name.partition(":")
+    if not (module and inside):
+        raise ConfigurationError(f'app: write "module:name", as in "shop:app", not {shown(name)}')
+    app = imported(name, where="app")
+    if not isinstance(app, App):
+        raise ConfigurationError(f'app: "{name}" is {type(app).__name__}, not a relevo.App')
+    return app
+
+
+@contextmanager
+def modules_of(folder: Path) -> Iterator[None]:
+    """Let modules be looked for in *folder* first while the block runs."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+@contextmanager
+def configured(path: Path | None, environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Let the application's own ``App.from_config()`` find the configuration at *path* while the block runs."""
+    before = environ.get(_VARIABLE)
+    if path is not None:
+        environ[_VARIABLE] = str(path)
+    try:
+        yield
+    finally:
+        environ.pop(_VARIABLE, None)
+        if before is not None:
+            environ[_VARIABLE] = before

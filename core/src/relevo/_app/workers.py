@@ -1,0 +1,188 @@
+"""Who works for an application: its workers, what handles a delivery for them, and where listeners run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._config.check import check_listeners, check_queues, check_time_limits
+from relevo._event.subject import SubjectTypes
+from relevo._hook import Hooks
+from relevo._listener.call import Outgoing
+from relevo._listener.listener import ListenerTable
+from relevo._retry import Retry
+from relevo._transport.delivery import Delivery, Release
+from relevo._transport.route import Routes, Target
+from relevo._transport.transport import Transport
+from relevo._worker.caller import Caller, contained
+from relevo._worker.execution import Execution
+from relevo._worker.executor import Executor, Handle, InlineExecutor
+from relevo._worker.relay import RelayExecutor, outbox_queue
+from relevo._worker.run import RunOptions
+from relevo._worker.signing import Signing
+from relevo._worker.suspect import Suspects
+from relevo._worker.worker import Worker
+from relevo.errors import ConfigurationError, RouteNotFoundError
+
+if TYPE_CHECKING:
+    from relevo._execution.channel import Hello
+
+Checkpoint = Callable[[Delivery, bytes], None] | None
+"""Keeps progress in the middle of a delivery, where anything does."""
+
+Runs = Callable[[Delivery, str], None] | None
+"""Notes which listener of a delivery with losses runs, where evidence is kept."""
+
+
+@attrs.frozen(kw_only=True)
+class Staff:
+    """What of an application its workers are made of."""
+
+    routes: Routes
+    queues: Callable[[str], Sequence[str]]
+    """From the name of a transport to those that routes lead to."""
+
+    stores: Sequence[Transport]
+    """All transports and outboxes."""
+
+    subjects: SubjectTypes
+    retries: Mapping[Target, Retry]
+    hooks: Hooks
+    signing: Signing | None
+    clock: Clock
+    chance: Callable[[], float]
+    lease: float
+    patience: float
+    execution: Execution
+    outgoing: Outgoing
+    """Takes what listeners dispatch by their call."""
+
+    recipe: Callable[[str, float], Hello]
+    """From the name of a transport and a time limit to what a child process has to be told."""
+
+    def worker(
+        self,
+        transport: Transport,
+        options: RunOptions,
+        *,
+        listeners: ListenerTable,
+        executor: Executor | None,
+        patient: bool,
+    ) -> Worker:
+        """
+        Return a worker for *transport*.
+
+        Raises:
+            ConfigurationError: It could not do its work.
+        """
+        queues = options.queues or self.queues(transport.name)
+        check_listeners(listeners, self.routes)
+        check_queues(listeners, self.routes, transport, queues, self._first_queue_on(transport.name))
+        checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
+        suspects = Suspects(transport, self.clock)
+        runs = suspects.runs if transport.capabilities.presence else None
+        if executor is None:
+            terms = self.execution.overridden(options.execution, options.concurrency)
+            executor = self._executor(terms, transport, listeners, checkpoint, runs, eager=not options.until_empty)
+        if hasattr(executor, "watched"):
+            listeners = executor.watched(listeners)
+        worker = Worker(
+            transport=transport,
+            handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs),
+            queues=queues,
+            clock=self.clock,
+            chance=self.chance,
+            options=options,
+            executor=executor,
+            hooks=self.hooks,
+            lease=self.lease,
+            patient=patient,
+            suspects=suspects,
+        )
+        if hasattr(executor, "heed"):
+            executor.heed(lambda: worker.is_ending)
+        return worker
+
+    def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:
+        """Return a worker that moves events from *outbox* to *transport*."""
+        return Worker(
+            transport=outbox,
+            handle=lambda _: Release(),
+            queues=[outbox_queue(transport.name)],
+            clock=self.clock,
+            chance=self.chance,
+            options=options,
+            executor=RelayExecutor(transport, clock=self.clock, patience=self.patience),
+            lease=self.lease,
+            patient=patient,
+            limited=[transport],
+        )
+
+    def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:
+        """Return what handles deliveries from *transport*, which is a name, by calling *listeners*."""
+        if checkpoint is not None and self.signing is not None:
+            checkpoint = self.signing.keeping(checkpoint)
+        caller = Caller(
+            listeners=listeners,
+            first_queue=self._first_queue_on(transport),
+            subjects=self.subjects,
+            clock=self.clock,
+            chance=self.chance,
+            checkpoint=checkpoint,
+            hooks=self.hooks,
+            queue_retry=lambda queue: self.retries.get(Target(transport, queue)),
+            patience=self.patience,
+            outgoing=self.outgoing,
+            runs=runs,
+        )
+        if self.signing is None:
+            return contained(caller.outcome)
+        return contained(self.signing.verifying(caller.outcome, clock=self.clock, patience=self.patience))
+
+    def _executor(
+        self,
+        terms: Execution,
+        transport: Transport,
+        listeners: ListenerTable,
+        checkpoint: Checkpoint,
+        runs: Runs,
+        *,
+        eager: bool,
+    ) -> Executor:
+        """Return where *listeners* run by *terms*; the classes are imported by those who do not do so inline."""
+        if terms.chosen == "inline":
+            return InlineExecutor()
+        check_time_limits(listeners, transport, limit=terms.time_limit, lease=self.lease)
+        if terms.chosen == "threads":
+            from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does without
+
+            return ThreadExecutor(terms.concurrency, time_limit=terms.time_limit)
+        for each in self.stores:
+            if each.capabilities.durability == "process":
+                raise ConfigurationError(
+                    f'execution: what a child process sends to "{each.name}" stays in that process; choose a transport '
+                    f'that several processes can share, or say execution = "threads"'
+                )
+        from relevo._execution.process import ProcessExecutor  # noqa: PLC0415 - inline does without
+
+        hello = self.recipe(transport.name, terms.time_limit)
+        needed = [f"{each.event_name} {each.id}" for each in listeners]
+        return ProcessExecutor(hello, terms, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
+
+    def _first_queue_on(self, transport: str) -> Callable[[str], str]:
+        known: dict[str, str] = {}
+
+        def first_queue(event_name: str) -> str:
+            found = known.get(event_name)
+            if found is None:
+                try:
+                    target = self.routes.targets(event_name)[0]
+                except RouteNotFoundError:
+                    target = Target("")
+                found = known[event_name] = target.queue if target.transport == transport else ""
+            return found
+
+        return first_queue

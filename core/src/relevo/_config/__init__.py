@@ -1,0 +1,1 @@
+"""Configuration: from files, the environment and arguments to checked values."""

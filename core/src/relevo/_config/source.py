@@ -1,0 +1,236 @@
+"""What somebody wrote into ``relevo.toml`` and the environment, not yet looked at."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from relevo._config.toml_line import lines_of
+from relevo._problem import KeyPath, Origin, Origins, Problems
+from relevo.errors import ConfigurationError, did_you_mean
+
+FILE = "relevo.toml"
+_PREFIX = "RELEVO_"
+_OTHER_VARIABLES = ("RELEVO_CONFIG",)
+_MAX_FILE = 1024 * 1024
+_LISTS = ("listeners", "plugins")
+_BARE = {"transports": "url", "retries": "runs", "signing": "keys"}
+"""What a value that could be a table means if it is none."""
+
+_ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+_KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
+"""What a line of TOML says something of, or the head of its table; never a value, which may be a secret in Base64."""
+
+_TWICE = ("Cannot overwrite", "Cannot declare")
+"""How tomllib begins where a key or a table is there already."""
+
+_REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
+
+
+@attrs.frozen(kw_only=True)
+class Written:
+    """All that was said, not yet looked at."""
+
+    values: dict[str, Any] = attrs.field(repr=False)
+    path: Path | None
+    directory: Path
+    origins: Origins = attrs.field(repr=False)
+    problems: Problems
+
+
+def written(path: Path | None, environ: Mapping[str, str], *, start: Path, known: Iterable[str]) -> Written:
+    """
+    Return what a file and the environment say.
+
+    Args:
+        path: The file; if unsaid ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
+
+        environ: What wins over the file, and what ``${…}`` in the file stands for.
+
+        start: Where the search begins.
+
+        known: Which keys there are, to tell slips from variables that mean something else.
+
+    Raises:
+        ConfigurationError: The file cannot be read. What is wrong inside is in the answer's problems.
+    """
+    named = path or (Path(environ["RELEVO_CONFIG"]) if environ.get("RELEVO_CONFIG") else None)
+    try:
+        found = _as_said(start / named) if named is not None else find(start.resolve())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the configuration cannot be found: {error}") from error
+    directory = found.parent if found is not None else start.resolve()
+    if found is None:
+        origins = Origins(Origin(f"the environment, since there is no {FILE} in {directory} or above"))
+        values: dict[str, Any] = {}
+    else:
+        text, values = _parsed(found)
+        lines = lines_of(text)
+        if found.name == "pyproject.toml":
+            values = _own_table(found, values) or {}
+            lines = {keys[2:]: line for keys, line in lines.items() if keys[:2] == ("tool", "relevo")}
+        place = str(found)
+        origins = Origins(Origin(place), {keys: Origin(place, line) for keys, line in lines.items() if keys})
+    problems = Problems()
+    _overlay(values, environ, origins, problems, tuple(known))
+    values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
+    return Written(values=values, path=found, directory=directory, origins=origins, problems=problems)
+
+
+# --- the file -----------------------------------------------------------------------------------------
+
+
+def find(start: Path) -> Path | None:
+    """Return the nearest ``relevo.toml``, or ``pyproject.toml`` with ``[tool.relevo]``, from *start* upwards."""
+    for folder in [start, *start.parents]:
+        own = folder / FILE
+        if own.is_file():
+            return own
+        project = folder / "pyproject.toml"
+        if project.is_file() and _own_table(project, _parsed(project)[1]) is not None:
+            return project
+    return None
+
+
+def _as_said(path: Path) -> Path:
+    """Return *path* from the root on, not through links: one may lead to the release of today."""
+    found = path.resolve()  # raises for what no path can be
+    return found if ".." in path.parts else path.absolute()
+
+
+def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of *path*, with its line breaks as TOML counts them, and what it says."""
+    text = ""
+    try:
+        if not path.exists():
+            raise ConfigurationError(f"{path} does not exist; give another with --config or RELEVO_CONFIG")
+        if not path.is_file():
+            kind = "a directory" if path.is_dir() else "no regular file"
+            raise ConfigurationError(f"{path} is {kind}, expected a file")
+        with path.open("rb") as file:
+            raw = file.read(_MAX_FILE + 1)
+        if len(raw) > _MAX_FILE:
+            raise ConfigurationError(f"{path} is larger than 1 MiB")
+        text = raw.decode("utf-8-sig")
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _with_line(path, text, str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: {error}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}: it is nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
+    """Return the error for what is no TOML: its line where other errors have it, and the key or the table there."""
+    lines = text.split("\n")
+    match = re.fullmatch(r"(.*) \((?:at line (\d+), (column \d+)|at (end of document))\)", why, re.DOTALL)
+    if match is None:
+        return ConfigurationError(f"{path}: {why}")
+    what, line, column = match[1], int(match[2] or len(lines)), match[3] or match[4]
+    key = _KEY.match(lines[line - 1])
+    if key and what.startswith(_TWICE):
+        told = f"{key[1]} is there twice; leave one of them out"
+    else:
+        told = f"{key[1] + ': ' if key else ''}{what} ({column})"
+    return ConfigurationError(f"{path}:{line}: {told}")
+
+
+def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return ``[tool.relevo]`` of the ``pyproject.toml`` at *path*, or ``None`` if it has none."""
+    tools = values.get("tool")
+    own = tools.get("relevo") if isinstance(tools, dict) else None
+    if own is not None and not isinstance(own, dict):
+        raise ConfigurationError(f"{path}: tool.relevo: expected a table, got {type(own).__name__}")
+    return own
+
+
+# --- the environment ----------------------------------------------------------------------------------
+
+
+def _overlay(
+    values: dict[str, Any], environ: Mapping[str, str], origins: Origins, problems: Problems, known: tuple[str, ...]
+) -> None:
+    """Put into *values* what *environ* says: ``RELEVO_A__B=text``, or TOML if it begins with a brace or bracket."""
+    for variable in sorted(environ):
+        keys = variable.removeprefix(_PREFIX).lower().split("__")
+        if not variable.startswith(_PREFIX) or not environ[variable] or variable in _OTHER_VARIABLES:
+            continue
+        if keys[0] not in known:
+            if meant := _meant(keys[0], known):
+                origins.said[variable,] = Origin(variable)
+                problems.add((variable,), f'there is no such variable; did you mean "{_PREFIX}{meant}"?')
+            continue
+        table = values
+        path: tuple[str, ...] = ()
+        for key in keys[:-1]:
+            table, path = _inner(table, (*path, _as_written(key, table)))
+        path = (*path, _as_written(keys[-1], table))
+        origins.overrule(path, Origin(variable))
+        try:
+            table[path[-1]] = _value(environ[variable], as_list=len(keys) == 1 and keys[0] in _LISTS)
+        except tomllib.TOMLDecodeError as error:
+            problems.add(path, f"it begins like TOML but is none: {error}", is_unknown=True)
+            table.pop(path[-1], None)
+
+
+def _inner(table: dict[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the table at the end of *path*, which is in *table*; whatever else is there becomes one."""
+    found = table.get(path[-1])
+    if path == ("plugins",) and isinstance(found, list):
+        found = table["plugins"] = {each: {} for each in found if isinstance(each, str)}
+    if not isinstance(found, dict):
+        bare = _BARE.get(path[0])
+        is_value = found is not None and bare and len(path) == (1 if path[0] == "signing" else 2)
+        found = table[path[-1]] = {bare: found} if is_value else {}
+    return found, path
+
+
+def _meant(key: str, known: tuple[str, ...]) -> str | None:
+    """Return the variable that somebody may have meant by one that begins with *key*, without the prefix."""
+    for each in known:
+        if key.startswith(f"{each}_"):
+            return f"{each}__{key.removeprefix(f'{each}_')}".upper()
+    near = did_you_mean(key, known)
+    return near.split('"')[1].upper() if near else None
+
+
+def _as_written(key: str, table: Mapping[str, Any]) -> str:
+    """Return the key of *table* that is *key* but for its case, since variables have none."""
+    return next((each for each in table if each.lower() == key), key)
+
+
+def _value(text: str, *, as_list: bool) -> Any:
+    if text.lstrip().startswith(("{", "[")):
+        return tomllib.loads(f"value = {text}")["value"]
+    return [part.strip() for part in text.split(",") if part.strip()] if as_list else text
+
+
+def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Origins, problems: Problems) -> Any:
+    """Return *value* with what the environment has for each ``${…}`` in the file's texts."""
+    if isinstance(value, dict):
+        return {key: _expanded(each, (*keys, key), environ, origins, problems) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each, (*keys, place), environ, origins, problems) for place, each in enumerate(value)]
+    if not isinstance(value, str) or "$" not in value or origins.of(*keys).line is None:
+        return value
+    where = ".".join(map(str, keys))
+    references = [match.groups() for match in _REFERENCE.finditer(value)]
+    unset = [name for _, name in references if name is not None and name not in environ]
+    faults = [
+        f"{where}: the variable {name} is not set; set it, or write $${{{name}}} if the text itself is meant"
+        for name in dict.fromkeys(unset)
+    ]
+    if (None, None) in references:
+        faults.append(f"{where}: a dollar sign that begins no ${{VARIABLE}}; write $$ for the sign itself")
+    if faults:
+        problems.add(keys, *faults, is_unknown=True)
+        return value
+    return _REFERENCE.sub(lambda match: "$" if match[1] else environ.get(match[2] or "", ""), value)

@@ -1,0 +1,1 @@
+"""Dispatchers: events to listeners now, or to a transport for later."""

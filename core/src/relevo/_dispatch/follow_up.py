@@ -1,0 +1,81 @@
+"""What listeners dispatch by their call: checked at once, sent after them, under ids that a second run repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import attrs
+
+from relevo._event.context import ambient
+from relevo._identity import made
+from relevo._listener.call import Terms
+
+
+class Check(Protocol):
+    """Checks an event and returns it ready to be sent."""
+
+    def __call__(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None) -> Any: ...
+
+
+class Send(Protocol):
+    """Sends what was checked, inside the session if there is one."""
+
+    def __call__(self, ready: Sequence[Any], session: Any) -> None: ...
+
+
+@attrs.frozen
+class Consequences:
+    """
+    Where the events go that a listener dispatches by its call.
+
+    Args:
+        check: Says at once what is wrong with an event.
+
+        send: Sends those of one call.
+
+        session: Of the dispatch that the listener was called by, if it was called at once.
+
+        repeats: The listener may be called again for the same event, and then dispatches the same events
+            again: they have the same ids.
+    """
+
+    _check: Check
+    _send: Send
+    _session: Any = None
+    _repeats: bool = False
+
+    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+        parent = ambient().causation if self._repeats else None
+        made_id = partial(derived, parent, key) if parent else None
+        return self._check(event, {**terms, "session": self._session}, made_id=made_id)
+
+    def send_held(self, held: Sequence[Any]) -> None:
+        self._send(held, self._session)
+
+
+def derived(parent: str, key: str, said: bytes) -> str:
+    """
+    Return the id of an event that another brought about: the same whenever it is asked for.
+
+    So what a listener dispatches when it is run again is the same event again. It is a UUID of version 8
+    (RFC 9562, section 5.8): the time of the parent, where that is a UUID with one, and 74 bits of SHA-256.
+
+    Args:
+        parent: The id of the event that was handled.
+
+        key: Which of its consequences: by which listener, and the how manieth.
+
+        said: What it says. A listener that says something else when it is run again means another event:
+            under the same id that would be taken for the first one, and lost.
+    """
+    from hashlib import sha256  # noqa: PLC0415 - it brings OpenSSL along
+
+    head = parent.replace("-", "")[:12]
+    moment = int(head, 16) if len(head) == 12 and set(head) <= set("0123456789abcdefABCDEF") else 0
+    return made(
+        moment,
+        8,
+        sha256(f"{len(parent)} {parent} {len(key)} {key} ".encode("utf-8", "backslashreplace") + said).digest(),
+    )

@@ -1,0 +1,1 @@
+"""Events: the fact, its subject, and the body that carries both."""

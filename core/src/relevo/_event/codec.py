@@ -1,0 +1,303 @@
+"""
+Events as bytes: a CloudEvents 1.0 document in JSON, and back.
+
+The attributes are those of https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its
+JSON format; ``correlationid``, ``causationid`` and ``traceparent`` are documented extensions,
+``dataversion`` and ``relevocontext`` are relevo's own. The data stays raw until a listener asks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, get_type_hints
+
+import msgspec
+
+from relevo._event.context import Ambient
+from relevo._event.event import Event, EventType, declared, name_of, reader
+from relevo._event.round_trip import difference, doubtful_fields
+from relevo._event.subject import Subject
+from relevo._event.validation import MAX_BODY, plain
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
+
+MAX_SOURCE = 255
+_SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
+_NO_DATA = msgspec.Raw(b"")
+
+
+class Document(msgspec.Struct, omit_defaults=True):
+    """The body of an envelope."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str
+    time: str | None = None
+    subject: str | None = None
+    datacontenttype: str | None = None
+    dataversion: int | None = None
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+    relevocontext: str | None = None
+    data: msgspec.Raw = _NO_DATA
+    data_base64: msgspec.Raw = _NO_DATA
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Document).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
+"""What is the data's fault; whatever else a class raises when it is made is a fault of the class."""
+
+
+def checked_source(source: object) -> str:
+    """
+    Return *source* if it can be that of an event: a reference as in RFC 3986, such as an application's name.
+
+    Raises:
+        ConfigurationError: It is no text, empty, too long, or has characters that no reference has.
+    """
+    if isinstance(source, str) and len(source) <= MAX_SOURCE and re.fullmatch(_SOURCE, source):
+        return source
+    raise ConfigurationError(
+        f"source: {shown(source)} cannot be one; write the application's name, as in shop or /shop/web, without spaces"
+    )
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What an event says, checked and in JSON's own terms; what is left to add is who, when and about what."""
+
+    name: str
+    data: bytes
+    version: int | None
+
+
+def content_of(event: Any) -> Content:
+    """
+    Return what *event* says.
+
+    Raises:
+        EncodeError: It cannot be written faithfully, or not be read back; names the place.
+
+        ConfigurationError: It is not an event.
+    """
+    name = str.__str__(name_of(event))
+    if isinstance(event, Event):
+        given = event.arguments if isinstance(event.arguments, dict) else dict(event.arguments)
+        return Content(name, _encode(plain(given, event_name=name)), getattr(event, "dataversion", None))
+    kind = declared(type(event))
+    data = _encode(plain({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, event_name=name))
+    read = reader(kind.cls)
+    try:
+        back = read(data)
+    except Exception as error:  # the class's own checks may raise whatever they like
+        raise EncodeError(name, "$", f"it does not fit its own class: {_why(error)}") from error
+    for field in doubtful_fields(kind.cls):
+        given, found = getattr(event, field), getattr(back, field)
+        if given != found and (told := difference(given, found, f"$.{field}")):
+            raise EncodeError(name, *told)
+    if kind.is_model and event.model_extra != back.model_extra:
+        raise EncodeError(name, "$", "what it has beside its fields would not be read back; declare a field for it")
+    return Content(name, data, kind.version)
+
+
+def subject_of(event: object) -> Any:
+    """
+    Return what *event* happened to: a :class:`Subject`, an object whose name is not known yet, or ``None``.
+
+    Raises:
+        EncodeError: The subject field of a declared class holds neither text nor a whole number.
+    """
+    if isinstance(event, Event):
+        return event.subject
+    kind = declared(type(event))
+    subject_id = _builtin(event, kind.subject, kind) if kind.subject else None
+    if subject_id is None or kind.of is None:
+        return None
+    if type(subject_id) not in (str, int):
+        raise EncodeError(kind.name, f"$.{kind.subject}", "the id of a subject is text or a whole number")
+    return Subject(kind.of, str(subject_id))
+
+
+def _builtin(event: Any, field: str, kind: EventType) -> Any:
+    try:
+        if kind.is_model:
+            return event.model_dump(mode="json", by_alias=True, include={field}, warnings=False).popitem()[1]
+        return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=_simple)
+    except Exception as error:
+        raise EncodeError(kind.name, f"$.{field}", str(error)) from error
+
+
+def _simple(value: object) -> object:
+    """Return what *value*, of a class that msgspec does not know, is a subclass of."""
+    if isinstance(value, (str, int, float)):
+        return plain(value, event_name="")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def encoded(
+    content: Content, *, event_id: str, source: str, now: float, subject: Subject | None, around: Ambient
+) -> bytes:
+    """
+    Return the body of an envelope.
+
+    Args:
+        content: What :func:`content_of` made of the event.
+
+        event_id: The event's id.
+
+        source: The application's name.
+
+        now: Seconds since the epoch.
+
+        subject: What it happened to.
+
+        around: What the application adds, such as the base URL of the request, and which event it came of.
+
+    Raises:
+        EncodeError: The whole is too large, or the context or the subject has no faithful form.
+    """
+    if subject is not None:
+        plain({"type": subject.type, "id": subject.id}, event_name=content.name, path="subject")
+    context = dict(around.context)
+    told = _encode(plain(context, event_name=content.name, path="context")).decode() if context else None
+    body = _encode(
+        Document(
+            id=event_id,
+            source=source,
+            type=content.name,
+            specversion="1.0",
+            time=datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
+            subject=None if subject is None else str(subject),
+            datacontenttype="application/json",
+            dataversion=content.version,
+            correlationid=around.correlation,
+            causationid=around.causation,
+            relevocontext=told,
+            data=msgspec.Raw(content.data),
+        )
+    )
+    if len(body) > MAX_BODY:
+        raise EncodeError(
+            content.name, "$", f"{len(body):,} bytes, {MAX_BODY:,} are allowed; store the rest and send where it is"
+        )
+    return body
+
+
+def decoded(body: bytes) -> Document:
+    """
+    Return the document that *body* is, its data still raw.
+
+    Raises:
+        DecodeError: It is not a CloudEvents 1.0 document in JSON.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not validate the text of unknown fields
+        document = _decode(body)
+    except _UNREADABLE as error:
+        raise DecodeError(f"not a CloudEvents document: {error}") from error
+    if document.specversion != "1.0":
+        raise DecodeError(f"CloudEvents version {shown(document.specversion)} is not known, only 1.0")
+    if not (document.id and document.source and document.type):
+        raise DecodeError("a CloudEvents document has an id, a source and a type; one of them is empty")
+    if document.data_base64 != _NO_DATA:
+        raise DecodeError(f"the data of {shown(document.type)} is binary, only JSON is read")
+    return document
+
+
+def generic(document: Document) -> Event:
+    """
+    Return *document* as an :class:`Event`, its subject by name.
+
+    Raises:
+        DecodeError: Its data is not an object.
+    """
+    subject = Subject.parsed(document.subject) if document.subject else None
+    event: Event = Event.__new__(Event)  # whose name is not checked: foreign names are not ours to judge
+    values = {"name": document.type, "arguments": _data(document), "subject": subject, "id": document.id}
+    for field, value in values.items():
+        object.__setattr__(event, field, value)
+    return event
+
+
+def typed(document: Document, kind: EventType) -> Any:
+    """
+    Return *document* as an instance of the class that *kind* declares.
+
+    A subject field that the data lacks is filled from the subject's id, so that a listener with a
+    declared class also hears an event that was dispatched by name.
+
+    Raises:
+        DecodeError: The data does not fit; names the field.
+    """
+    if kind.upcasters and document.dataversion is not None and document.dataversion < kind.version:
+        document = _upcast(document, document.dataversion, kind)
+    if kind.subject and document.subject and kind.fields[kind.subject] not in _data(document):
+        return typed_from(generic(document), kind)
+    try:
+        return reader(kind.cls)(bytes(document.data) or b"{}")
+    except _MISFITS as error:
+        raise _misfit(document.type, kind, error) from error
+
+
+def typed_from(event: Event, kind: EventType) -> Any:
+    """Return *event*, by name, as an instance of the class that *kind* declares, as :func:`typed` does."""
+    data, about = dict(event.arguments), event.subject
+    sent = kind.fields[kind.subject] if kind.subject else None
+    try:
+        if sent and sent not in data and isinstance(about, Subject) and about.type == kind.of:
+            try:
+                data[sent] = msgspec.convert(about.id, get_type_hints(kind.cls)[kind.subject or ""], strict=False)
+            except msgspec.ValidationError as error:
+                raise msgspec.ValidationError(f"{error} - at `$.{sent}`, from the subject {about}") from error
+        return reader(kind.cls)(_encode(data))
+    except _MISFITS as error:
+        raise _misfit(event.name, kind, error) from error
+
+
+def _upcast(document: Document, version: int, kind: EventType) -> Document:
+    """Return *document*, whose data has an earlier *version*, with the data that the version of *kind* would have."""
+    data, what = _data(document), f"the data of {shown(document.type)} has version {version}"
+    if version < min(kind.upcasters):
+        raise DecodeError(
+            f"{what}; the oldest that {kind.cls.__qualname__} has an upcaster for is {min(kind.upcasters)}"
+        )
+    for each in range(version, kind.version):
+        try:
+            data = _decode_object(_encode(kind.upcasters[each](data)))
+        except Exception as error:
+            upcaster = getattr(kind.upcasters[each], "__qualname__", shown(kind.upcasters[each]))
+            raise DecodeError(f"{what}; its upcaster from {each}, {upcaster}, failed: {error!r}") from error
+    return msgspec.structs.replace(document, data=msgspec.Raw(_encode(data)))
+
+
+def _misfit(name: str, kind: EventType, error: Exception) -> DecodeError:
+    return DecodeError(f"the data of {shown(name)} does not fit {kind.cls.__qualname__}: {_why(error)}")
+
+
+def _why(error: Exception) -> str:
+    """Return the text of *error*; of pydantic's the places and reasons, without the values that they show."""
+    if not (hasattr(error, "errors") and type(error).__module__.startswith("pydantic_core")):
+        return str(error)
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{each['msg']} - at `{'.'.join(map(str, ('$', *each['loc'])))}`" for each in faults)
+
+
+def context_of(document: Document) -> Mapping[str, Any]:
+    """Return what the application added at the dispatch; empty if it is not readable."""
+    try:
+        return _decode_object(document.relevocontext or "{}")
+    except _UNREADABLE:
+        return {}
+
+
+def _data(document: Document) -> dict[str, Any]:
+    try:
+        return _decode_object(b"{}" if bytes(document.data) in (b"", b"null") else bytes(document.data))
+    except _UNREADABLE as error:
+        raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error

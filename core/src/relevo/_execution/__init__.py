@@ -1,0 +1,1 @@
+"""Executors: listeners in threads or in child processes."""

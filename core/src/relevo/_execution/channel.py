@@ -1,0 +1,291 @@
+"""What a parent and its child say to each other: messages with their length before them, over a pair of sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Literal
+
+import msgspec
+
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Unreadable
+from relevo._transport.envelope import Envelope
+from relevo.errors import DecodeError, EncodeError
+from relevo.wire import pack, unpack
+
+CUT_OFF = 86
+"""What a child exits with that cannot reach its parent any more, since a listener closed what leads there."""
+
+_LENGTH = 4
+_LONGEST = 256 << 20
+_CHUNK = 1 << 16
+
+
+class Hello(msgspec.Struct, array_like=True, tag=True):
+    """The first word of a parent: what to become."""
+
+    path: list[str]
+    """Where modules are looked for."""
+
+    app: str | None
+    """``module:name``, if the application is in a module."""
+
+    config: str | None
+    """The configuration's file, if it is made of that; none: of the environment alone."""
+
+    transport: str
+    time_limit: float
+    log_level: int | None
+
+
+class Ready(msgspec.Struct, array_like=True, tag=True):
+    """A child's answer to that, once it can begin."""
+
+    listeners: list[str]
+    """The events and ids of its listeners."""
+
+
+class Failed(msgspec.Struct, array_like=True, tag=True):
+    """The other answer: it cannot."""
+
+    why: str
+
+
+class Work(msgspec.Struct, array_like=True, tag=True):
+    """A delivery, without what belongs to the transport."""
+
+    number: int
+    envelope: bytes
+    """As :func:`relevo.wire.pack` makes it."""
+
+    queue: str
+    attempt: int
+    losses: int
+    state: bytes
+    enqueued_at: float
+    over_limit: tuple[str, float] | None = None
+    """The id of a listener that is not called again but has failed, and its time limit."""
+
+
+class Progressed(msgspec.Struct, array_like=True, tag=True):
+    """How far it is; the parent keeps it and answers."""
+
+    state: bytes
+
+
+class Runs(msgspec.Struct, array_like=True, tag=True):
+    """Which listener of an event that was lost before is about to run; the parent stores it and answers."""
+
+    listener_id: str
+
+
+class Kept(msgspec.Struct, array_like=True, tag=True):
+    """The answer to :class:`Progressed` or :class:`Runs`."""
+
+    is_held: bool
+    """The delivery is still this worker's."""
+
+    problem: str = ""
+
+
+class Finding(msgspec.Struct, array_like=True, frozen=True):
+    """A change that a listener made to its process."""
+
+    listener_id: str
+    name: str
+    """The part that was changed; each is logged once per listener."""
+
+    text: str
+    """That part in words."""
+
+    fate: Literal["restored", "replaced", "kept"]
+    """The consequence: the change is undone, the process is replaced, or the change stays."""
+
+
+class Ended(msgspec.Struct, array_like=True, tag=True):
+    """How a delivery ended."""
+
+    number: int
+    outcome: str
+    delay: float = 0.0
+    state: bytes | None = None
+    reason: str = ""
+    error: str = ""
+    death: str | None = None
+    findings: list[Finding] = []
+    """The changes that its listeners made to the process."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the process must not get another delivery."""
+        return any(each.fate == "replaced" for each in self.findings)
+
+
+Message = Hello | Ready | Failed | Work | Progressed | Runs | Kept | Ended
+
+
+class GarbledError(Exception):
+    """Raised when what comes is no message."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+def frame_of(message: Message) -> bytes:
+    """
+    Return *message* as bytes, with its length in front.
+
+    Raises:
+        EncodeError: It holds a value that MessagePack cannot carry, or is too long.
+    """
+    name = type(message).__name__
+    try:
+        data = _encode(message)
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise EncodeError(name, "$", str(error)) from error
+    if len(data) > _LONGEST:
+        raise EncodeError(name, "$", f"expected at most {_LONGEST:,} bytes for a child process; got {len(data):,}")
+    return len(data).to_bytes(_LENGTH, "big") + data
+
+
+class Channel:
+    """One end; to send is for any thread, to receive is for one."""
+
+    def __init__(self, end: socket.socket):
+        self.socket = end
+        self._buffer = bytearray()
+        self._come: deque[Message] = deque()
+
+    def send(self, message: Message) -> None:
+        """
+        Send *message*.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        self.send_frame(frame_of(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """
+        Send *frame*, which :func:`frame_of` made.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        self.socket.sendall(frame)
+
+    def receive(self) -> Message | None:
+        """Return the next message, when it has come; ``None`` if the other end is gone."""
+        while not self._come:
+            if not self.feed():
+                return None
+        return self._come.popleft()
+
+    def come(self) -> deque[Message]:
+        """Return what has come; the caller takes out what it has seen."""
+        return self._come
+
+    def feed(self) -> bool:
+        """
+        Take in what comes next, after a wait if nothing is there; return whether anything will come after it.
+
+        Raises:
+            GarbledError: It is no message.
+        """
+        try:
+            data = self.socket.recv(_CHUNK)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH:
+            length = int.from_bytes(buffer[:_LENGTH], "big")
+            if length > _LONGEST:
+                raise GarbledError
+            if len(buffer) < _LENGTH + length:
+                break
+            try:
+                self._come.append(_decode(buffer[_LENGTH : _LENGTH + length]))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise GarbledError from error
+            del buffer[: _LENGTH + length]
+        return True
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+
+# --- deliveries and outcomes --------------------------------------------------------------------------
+
+
+def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
+    """
+    Return what a child needs to handle *delivery*.
+
+    Raises:
+        EncodeError: *envelope* cannot be packed.
+    """
+    return Work(
+        number,
+        pack(envelope),
+        delivery.queue,
+        delivery.attempt,
+        delivery.losses,
+        delivery.state,
+        delivery.enqueued_at,
+    )
+
+
+def delivery_of(work: Work) -> Delivery:
+    """Return the delivery that :func:`work_of` was given, without its receipt."""
+    envelope: Envelope | Unreadable
+    try:
+        envelope = unpack(work.envelope)
+    except DecodeError as error:  # an exception here would end the child, and the next one with the same work
+        envelope = Unreadable(raw=work.envelope, why=str(error))
+    return Delivery(
+        envelope=envelope,
+        queue=work.queue,
+        attempt=work.attempt,
+        losses=work.losses,
+        receipt=None,
+        state=work.state,
+        enqueued_at=work.enqueued_at,
+    )
+
+
+def ended_of(outcome: Outcome, number: int) -> Ended:
+    """Return *outcome* as a message."""
+    if isinstance(outcome, Nack):
+        return Ended(number, "nack", delay=outcome.delay, state=outcome.state)
+    if isinstance(outcome, DeadLetter):
+        return Ended(number, "dead", state=outcome.state, reason=str(outcome.reason), error=outcome.error)
+    if isinstance(outcome, Lost):
+        return Ended(number, "lost", state=outcome.state, error=outcome.error, death=outcome.death)
+    if isinstance(outcome, Release):
+        return Ended(number, "release", delay=outcome.delay)
+    return Ended(number, "ack")
+
+
+def outcome_of(ended: Ended) -> Outcome:
+    """
+    Return the outcome that :func:`ended_of` was given.
+
+    Raises:
+        GarbledError: It is none.
+    """
+    if ended.outcome == "ack":
+        return Ack()
+    if ended.outcome == "nack":
+        return Nack(delay=ended.delay, state=ended.state)
+    if ended.outcome == "dead":
+        return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state)
+    if ended.outcome == "lost":
+        return Lost(state=ended.state, error=ended.error, death=ended.death)
+    if ended.outcome == "release":
+        return Release(delay=ended.delay)
+    raise GarbledError

@@ -1,0 +1,262 @@
+"""Listeners in child processes, which may hang or die without harm to anything else."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from logging import INFO, WARNING, getLogger
+from pathlib import Path
+
+from relevo._execution.channel import Finding, Hello, frame_of, work_of
+from relevo._execution.slot import Slot, Terms
+from relevo._transport.delivery import Delivery, Outcome, Release
+from relevo._transport.envelope import Envelope
+from relevo._worker.decision import unhandled
+from relevo._worker.execution import Execution
+from relevo._worker.executor import Handle
+from relevo.errors import ConfigurationError
+
+_log = getLogger("relevo.execution")
+
+_MOST_FAILURES = 5
+_SHOWN = 5
+_WAIT, _LOOK_EVERY = 0.02, 0.1
+
+_FATES = {
+    "restored": (WARNING, "%s changed %s of its process; restored before the next event"),
+    "replaced": (WARNING, "%s changed %s of its process; it cannot be restored, so the process is replaced"),
+    "kept": (INFO, "%s left %s in its process; they keep running"),
+}
+
+
+class ProcessExecutor:
+    """
+    Handles each delivery in a child process that is there already, as many at once as there are slots.
+
+    A listener that runs for longer than it may is killed with its process and whatever that started in its group; it
+    has failed, and the others of the event go on in the next process. A process that dies by itself is a loss of the
+    one event that it had in hand.
+
+    Args:
+        hello: What a child has to be told to make the application.
+
+        terms: How many, and what they are held to.
+
+        checkpoint: Keeps progress in the middle of a delivery, where the transport does.
+
+        runs: Notes which listener of a delivery with losses runs, where the transport keeps evidence.
+
+        listeners: The events and ids of those that every child must have.
+
+        eager: Start the children before there is anything for them to do.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        terms: Execution,
+        *,
+        checkpoint: Callable[[Delivery, bytes], None] | None,
+        runs: Callable[[Delivery, str], None] | None = None,
+        listeners: Iterable[str],
+        eager: bool = True,
+    ):
+        if os.name != "posix":
+            raise ConfigurationError('execution: "process" needs a POSIX system; say "threads"')
+        if terms.memory_limit is not None and not Path("/proc/self/statm").exists():
+            raise ConfigurationError("memory_limit: how much a process holds cannot be known here; leave it out")
+        self._is_eager = eager
+        self._slots_wanted = terms.concurrency
+        self._listeners = frozenset(listeners)
+        self._terms = Terms(
+            hello=hello,
+            checkpoint=checkpoint,
+            runs=runs,
+            time_limit=terms.time_limit,
+            memory_limit=terms.memory_limit,
+            recycle_after=terms.recycle_after,
+            print_line=_print_line,
+        )
+        self._is_stopping: Callable[[], bool] = lambda: False
+        self._slots: list[Slot] = []
+        self._free = threading.Condition()
+        self._logged: set[tuple[str, str]] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._idle: deque[Slot] = deque()
+        self._ended: queue.SimpleQueue[tuple[Delivery, Outcome]] = queue.SimpleQueue()
+        self._submitted: dict[Delivery, None] = {}
+        self._count = 0
+        self._has_begun = False
+        self._fault: BaseException | None = None
+
+    def heed(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait no longer for children to begin once *is_stopping* says so."""
+        self._is_stopping = is_stopping
+
+    # --- in the worker's thread --------------------------------------------------------------------------
+
+    def start(self, handle: Handle) -> None:
+        """
+        Start the child processes, if there will be something to do, and return when the first of them can begin.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        self._reset()
+        self._handle = handle
+        if self._is_eager:
+            self._open()
+            if self._fault is not None:
+                raise self._fault
+
+    def _open(self) -> None:
+        """Start the child processes; return when one is idle, none can begin, or the worker stops."""
+        self._slots = [Slot(number, self._terms, self) for number in range(1, self._slots_wanted + 1)]
+        for slot in self._slots:
+            slot.start()
+        try:
+            with self._free:
+                while not (self._idle or self._fault or self._is_stopping()):
+                    self._free.wait(_LOOK_EVERY)
+        except BaseException:
+            self._close()
+            raise
+        if not self._idle:
+            self._close()
+
+    def room(self) -> int:
+        """
+        Return how many further deliveries can be submitted now.
+
+        Raises:
+            ConfigurationError: Children cannot begin any more, and nothing runs.
+        """
+        if self._fault is not None:
+            if not self._submitted:
+                raise self._fault
+            return 0
+        if not self._slots:
+            return self._slots_wanted
+        with self._free:
+            if not self._idle and not self._submitted:  # else the worker would look again and again
+                self._free.wait(_WAIT)
+            return len(self._idle)
+
+    def submit(self, delivery: Delivery) -> None:
+        envelope = delivery.envelope
+        self._submitted[delivery] = None
+        if not isinstance(envelope, Envelope):  # it has no listeners, so it needs no child
+            self._ended.put((delivery, self._handle(delivery)))
+            return
+        self._count += 1
+        try:
+            work = work_of(delivery, envelope, self._count)
+            frame = frame_of(work)
+        except Exception as error:  # noqa: BLE001 - any error ends this delivery and takes no slot
+            self._ended.put((delivery, unhandled(delivery, error)))
+            return
+        try:
+            if not self._slots:
+                self._open()
+        finally:
+            with self._free:
+                slot = self._idle.popleft() if self._idle else None
+                if slot is None:  # there is no child, which room() tells
+                    self._ended.put((delivery, Release()))
+                else:
+                    slot.take(delivery, work, frame)
+        if slot is not None:
+            slot.hand_over()
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        found: list[tuple[Delivery, Outcome]] = []
+        try:
+            found.append(self._ended.get(wait > 0, wait or None))
+            while True:
+                found.append(self._ended.get_nowait())
+        except queue.Empty:
+            pass
+        for delivery, _ in found:
+            self._submitted.pop(delivery, None)
+        return found
+
+    def running(self) -> int:
+        return len(self._submitted)
+
+    def stalled(self) -> Sequence[Delivery]:
+        at_work = {slot.at_work() for slot in self._slots}
+        return [delivery for delivery in self._submitted if delivery not in at_work]
+
+    def stop(self) -> None:
+        self._close()
+        self._submitted.clear()
+
+    def _close(self) -> None:
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.join()
+        self._slots = []
+        self._idle.clear()
+
+    # --- in the threads of the slots -----------------------------------------------------------------------
+
+    def idle(self, slot: Slot) -> None:
+        with self._free:
+            self._idle.append(slot)
+            self._free.notify()
+
+    def withdrawn(self, slot: Slot) -> bool:
+        with self._free:
+            if slot not in self._idle:
+                return False
+            self._idle.remove(slot)
+            return True
+
+    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        self._ended.put((delivery, outcome))
+
+    def found(self, findings: Iterable[Finding]) -> None:
+        """Log what listeners changed in their process, each kind of change once per listener."""
+        for each in findings:
+            kind = (each.listener_id, each.name)
+            with self._free:
+                is_new = kind not in self._logged
+                self._logged.add(kind)
+            if is_new:
+                level, words = _FATES[each.fate]
+                _log.log(level, words, each.listener_id, each.text)
+
+    def ready(self, listeners: list[str]) -> None:
+        missing = sorted(self._listeners.difference(listeners))
+        if missing and not self._has_begun:
+            what = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else "")
+            self._fault = ConfigurationError(
+                f"execution: a child process lacks listeners that this one has, by event and id: {what}; register them "
+                f'where the application is made, or say execution = "threads"'
+            )
+        self._has_begun = True
+
+    def is_stopping(self) -> bool:
+        return self._is_stopping()
+
+    def failed(self, error: BaseException, *, times: int) -> None:
+        if times >= _MOST_FAILURES or not self._has_begun:
+            with self._free:
+                self._fault = error
+                self._free.notify()
+
+
+def _print_line(slot: int, line: str) -> None:
+    """Pass on what a child printed, to where this process tells what it has to tell, if that takes it."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # a full disk, a pipe that nobody reads, a file that is closed
+            sys.stderr.write(f"[{slot}] {line}\n")
+            sys.stderr.flush()

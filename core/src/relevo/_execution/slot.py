@@ -1,0 +1,495 @@
+"""A slot: the place of one child process after another, and the thread that watches over it."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import threading
+import time
+from collections.abc import Callable, Sequence
+from logging import getLogger
+from typing import Protocol
+
+import attrs
+
+from relevo._execution.channel import (
+    Ended,
+    Failed,
+    Finding,
+    GarbledError,
+    Hello,
+    Kept,
+    Progressed,
+    Ready,
+    Runs,
+    Work,
+    frame_of,
+    outcome_of,
+)
+from relevo._execution.spawned import Spawned
+from relevo._transport.delivery import DeadLetter, Delivery, Lost, Outcome, Release
+from relevo._worker.decision import sanitised
+from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError, described
+
+_log = getLogger("relevo.execution")
+
+_LOOK_EVERY = 0.1
+_AGAIN_FIRST, _AGAIN_CAP = 0.1, 5.0
+_MOST_FAILURES = 5
+_MOST_STARTS = 3
+_LEAVE_PATIENCE, _LEAVE_EVERY = 5.0, 0.02
+_START_WITHIN = 120.0
+"""Seconds within which a child has to begin; importing an application takes a few, or more on a busy machine."""
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What holds for every slot of an executor."""
+
+    hello: Hello
+    checkpoint: Callable[[Delivery, bytes], None] | None
+    """Keeps progress, where the transport does."""
+
+    runs: Callable[[Delivery, str], None] | None
+    """Notes which listener of a delivery with losses runs, where evidence is kept."""
+
+    time_limit: float
+    memory_limit: int | None
+    recycle_after: int | None
+    print_line: Callable[[int, str], None]
+    """Takes each line that the child of a slot prints."""
+
+
+class Host(Protocol):
+    """Whom a slot tells; all of it from the slot's thread."""
+
+    def idle(self, slot: Slot) -> None:
+        """Note that it can take a delivery."""
+        ...
+
+    def withdrawn(self, slot: Slot) -> bool:
+        """Return whether it can take none any more from now on; not if it was just given one."""
+        ...
+
+    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Note how a delivery ended."""
+        ...
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """Log what listeners changed in their process."""
+        ...
+
+    def ready(self, listeners: list[str]) -> None:
+        """Note that a child has begun, with those listeners."""
+        ...
+
+    def is_stopping(self) -> bool:
+        """Return whether the worker finishes what runs and begins nothing more."""
+        ...
+
+    def failed(self, error: BaseException, *, times: int) -> None:
+        """Note why so many children, one after the other, could not begin, or what ended the slot."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Task:
+    """The delivery at hand."""
+
+    delivery: Delivery
+    work: Work
+    frame: bytes
+    """The encoded work: made before the slot is taken, so that an error of encoding takes no slot."""
+
+    kept: bytes | None = None
+    """The last progress that the child told."""
+
+    starts: int = 0
+    given_to: Spawned | None = None
+    moved: float = attrs.field(factory=time.monotonic)
+    """Monotonic seconds at which it was last seen that something is done about it."""
+
+
+class _Over(Exception):  # noqa: N818 - it tells how a child's life ended
+    """Raised when the child at hand is no more, or must be no more."""
+
+    def __init__(self, why: str = ""):
+        self.why = why
+        super().__init__(why)
+
+
+class Slot:
+    """
+    Has a child process, and sees to it that there is another when that ends.
+
+    Args:
+        number: Its own, from 1 on.
+
+        terms: What holds for all of them.
+
+        host: Whom it tells.
+    """
+
+    def __init__(self, number: int, terms: Terms, host: Host):
+        self.number = number
+        self._terms = terms
+        self._host = host
+        self._turn = threading.Lock()
+        self._selector = selectors.DefaultSelector()
+        self._child: Spawned | None = None
+        self._next: Spawned | None = None
+        self._leaving: list[tuple[Spawned, float]] = []
+        self._task: _Task | None = None
+        self._failures = 0
+        self._again_at = 0.0
+        self._is_ending = False
+        self._is_abandoned = False
+        self._stopping_since = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"relevo-slot-{number}", daemon=True)
+
+    # --- for the worker's thread ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def take(self, delivery: Delivery, work: Work, frame: bytes) -> None:
+        """Take *delivery*, whose *work* and *frame* a child is sent; the slot was idle."""
+        self._task = _Task(delivery, work, frame)
+
+    def at_work(self) -> Delivery | None:
+        """Return the delivery in this slot, if the slot's thread is alive: the thread enforces the limits."""
+        task = self._task
+        return task.delivery if task is not None and self._thread.is_alive() else None
+
+    def hand_over(self) -> None:
+        """Give what is at hand to the child, unless that has it already, or is no more."""
+        with self._turn:
+            child, task = self._child, self._task
+            if child is None or task is None or task.given_to is child:
+                return
+            task.given_to, task.moved = child, time.monotonic()
+            task.starts += 1
+            child.tail.clear()
+            with contextlib.suppress(OSError):  # it died just now, which the thread sees, and that nothing was begun
+                child.channel.send_frame(task.frame)
+
+    def stop(self) -> None:
+        """End, and let go of what is at hand; :meth:`join` waits for it."""
+        self._is_abandoned = self._task is not None
+        self._is_ending = True
+
+    def join(self) -> None:
+        """Return when its children are gone."""
+        self._thread.join()
+
+    # --- the thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._is_ending:
+                self._look_after_leavers()
+                if self._child is None:
+                    self._begin()
+                    continue
+                try:
+                    self._attend(self._child)
+                except _Over as over:
+                    self._close(self._child, over.why)
+        except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
+            _log.exception("a slot failed")
+            self._host.withdrawn(self)  # before it gives up its task, so that it gets no other
+            self._host.failed(error, times=_MOST_FAILURES)
+            self._give_up_task()
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        """Have a child for this slot, or try so after a while."""
+        if self._next is None:
+            self._spawn()
+        self._wait()
+        self._hear_first()
+        if self._next is not None and self._next.is_ready:
+            self._adopt()
+        elif self._task is not None and self._host.is_stopping():
+            self._let_go(self._task)
+
+    def _let_go(self, task: _Task) -> None:
+        """End *task*, which no child runs, without waiting for the next child, since the worker stops."""
+        now = time.monotonic()
+        self._stopping_since = self._stopping_since or now
+        over = task.work.over_limit
+        if over is None:
+            self._finish(task, Release())
+        elif now - self._stopping_since > _LEAVE_PATIENCE:  # time enough for a child that notes the failure
+            self._finish(task, Lost(state=task.kept, error=f"{over[0]} ran for more than {over[1]:g} s"))
+
+    def _adopt(self) -> None:
+        """Let the child that is ready take the slot."""
+        with self._turn:
+            self._child, self._next = self._next, None
+        if self._task is None:
+            self._host.idle(self)
+        else:
+            self.hand_over()
+
+    def _attend(self, child: Spawned) -> None:
+        """Look once after *child* and what it does."""
+        self._wait()
+        if child.has_ended():
+            child.listen(wait=False)
+            child.gone = child.gone or ""
+        while child is self._child and child.channel.come():
+            self._hear(child)
+        if child is not self._child:
+            return
+        if child.gone is not None:
+            raise _Over(child.gone)
+        self._hear_first()
+        task = self._task
+        if task is not None:
+            if self._next is None and self._is_due(child.served + 1):
+                self._spawn()  # so that the next event waits less
+            self._hold_to_limits(child, task)
+        elif self._is_worn(child):
+            self._replace(child)
+
+    def _wait(self, patience: float = _LOOK_EVERY) -> None:
+        """Take in what children say and print, after a while if they do nothing of that."""
+        for key, _ in self._selector.select(patience):
+            child, is_output = key.data
+            if is_output:
+                child.read_output()
+            else:
+                child.listen()
+            if child.output_ended if is_output else child.gone is not None:
+                self._selector.unregister(key.fileobj)  # nobody has the other end any more
+
+    # --- what a child says ---------------------------------------------------------------------------------
+
+    def _hear_first(self) -> None:
+        """Hear what the next child says, whether it can begin."""
+        child = self._next
+        if child is None:
+            return
+        while child.channel.come():
+            message = child.channel.come().popleft()
+            if isinstance(message, Failed):
+                child.gone = message.why
+            elif isinstance(message, Ready):
+                child.is_ready = True
+                child.base_memory = child.memory()
+                self._failures = 0
+                self._host.ready(message.listeners)
+        if not child.is_ready and time.monotonic() - child.since > _START_WITHIN:
+            child.kill()
+            child.gone = child.gone or f"it did not begin within {_START_WITHIN:g} s"
+        if child.gone is not None or child.has_ended():
+            self._next = None
+            how = self._forget(child)
+            printed = f"; the last that it printed:\n{child.printed()}" if child.printed() else ""
+            self._not_begun(child.gone or f"it {how}{printed}")
+
+    def _hear(self, child: Spawned) -> None:
+        message = child.channel.come().popleft()
+        task = self._task
+        if isinstance(message, Progressed) and task is not None:
+            self._keep(child, task, message.state)
+        elif isinstance(message, Runs) and task is not None:
+            task.moved = time.monotonic()
+            if self._terms.runs is not None:
+                try:
+                    self._terms.runs(task.delivery, message.listener_id)
+                except Exception:  # noqa: BLE001 - a failed note must not end the slot
+                    _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
+            with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
+                child.channel.send(Kept(is_held=True))
+        elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
+            try:
+                outcome = outcome_of(message)
+            except GarbledError:
+                raise _Over("said what cannot be understood") from None
+            child.served += 1
+            outcome = self._with_output(child, outcome)
+            self._task = None
+            if message.findings:
+                self._host.found(message.findings)
+            has_next = self._next is not None and self._next.is_ready
+            if has_next or message.is_last or self._is_due(child.served):
+                self._leave(child)
+                if has_next:
+                    self._adopt()
+            else:
+                self._host.idle(self)  # before it is told that it has ended: who hears that looks for room
+            self._host.ended(task.delivery, outcome)
+
+    def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:
+        task.kept, task.moved = state, time.monotonic()
+        is_held, problem = True, ""
+        if self._terms.checkpoint is not None:
+            try:
+                self._terms.checkpoint(task.delivery, state)
+            except (LeaseLostError, TransportClosedError):
+                is_held = False
+            except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
+                problem = str(error) if isinstance(error, TransportError) else described(error)
+        with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
+            child.channel.send(Kept(is_held, problem))
+
+    def _with_output(self, child: Spawned, outcome: Outcome) -> Outcome:
+        """Return *outcome* with what *child* printed, if that is one that somebody will look into."""
+        if not isinstance(outcome, DeadLetter):
+            return outcome
+        while child.read_output():
+            pass
+        printed = child.printed()
+        if not printed:
+            return outcome
+        return attrs.evolve(outcome, error=sanitised(f"{outcome.error}\n\nthe last that it printed:\n{printed}"))
+
+    # --- the delivery at hand --------------------------------------------------------------------------------
+
+    def _finish(self, task: _Task, outcome: Outcome) -> None:
+        self._task = None
+        self._host.ended(task.delivery, outcome)
+
+    def _give_up_task(self) -> None:
+        if self._task is not None:
+            self._finish(self._task, Lost(state=self._task.kept, error="no child process could begin"))
+
+    def _hold_to_limits(self, child: Spawned, task: _Task) -> None:
+        """Kill *child* if what it does takes too long, or too much memory."""
+        now = time.monotonic()
+        running = child.cell.running()
+        if running is not None:
+            task.moved = now
+        if running is not None and now - running.since > running.limit:
+            child.kill()
+            _log.warning(
+                "%s ran for more than %g s on %r; its process was killed",
+                running.listener_id,
+                running.limit,
+                task.delivery,
+            )
+            task.work.over_limit = (running.listener_id, running.limit)
+            if task.kept is not None:
+                task.work.state = task.kept
+            task.frame = frame_of(task.work)
+            task.starts = 0
+            self._forget(child)
+            return
+        limit = self._terms.memory_limit
+        if limit is not None and (held := child.memory()) > limit:
+            child.kill()
+            raise _Over(f"was killed since it held {held >> 20} MiB, and memory_limit is {limit >> 20} MiB")
+        if now - task.moved > self._terms.time_limit:
+            child.kill()
+            raise _Over(f"was killed since it stood still for {now - task.moved:.0f} s, outside of any listener")
+
+    # --- one child after the other ---------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        """Start the next child, unless one could not begin just now."""
+        if time.monotonic() < self._again_at:
+            return
+        try:
+            child = self._next = Spawned(self._terms.hello, lambda line: self._terms.print_line(self.number, line))
+        except OSError as error:
+            self._not_begun(str(error))
+            return
+        self._selector.register(child.channel.socket, selectors.EVENT_READ, (child, False))
+        self._selector.register(child.output, selectors.EVENT_READ, (child, True))
+
+    def _forget(self, child: Spawned) -> str:
+        """Take *child* out of all that is watched, dead; return how it died."""
+        for each in (child.channel.socket, child.output):
+            if each in self._selector.get_map():
+                self._selector.unregister(each)
+        with self._turn:
+            if child is self._child:
+                self._child = None
+        return child.bury()
+
+    def _not_begun(self, why: str) -> None:
+        self._failures += 1
+        self._again_at = time.monotonic() + min(_AGAIN_CAP, _AGAIN_FIRST * 2.0**self._failures)
+        error = ConfigurationError(f"a child process cannot begin: {why}")
+        _log.error("%s", error)
+        self._host.failed(error, times=self._failures)
+        if self._failures >= _MOST_FAILURES:
+            self._give_up_task()
+
+    def _close(self, child: Spawned, why: str) -> None:
+        """Bury *child*, which died or was killed, and say what becomes of what it had in hand."""
+        is_free = self._host.withdrawn(self)
+        task = self._task
+        begun = task is not None and child.cell.work == task.work.number
+        running = child.cell.running()
+        how = self._forget(child)
+        if is_free or task is None:
+            _log.warning("an idle child process %s", why or how)
+            return
+        if not begun and task.starts < _MOST_STARTS:
+            return  # the next child gets it
+        where = f" while {running.listener_id} ran" if running is not None else ""
+        told = f"the process {why or how}{where}"
+        _log.warning("%r is lost: %s", task.delivery, told)
+        if printed := child.printed():
+            told += f"\n\nthe last that it printed:\n{printed}"
+        death = str(child.identity.as_witnessed()) if begun else None  # it may have died of something else
+        self._finish(task, Lost(state=task.kept, error=sanitised(told), death=death))
+
+    def _is_due(self, served: int) -> bool:
+        """Return whether a child is to be replaced after *served* events."""
+        return self._terms.recycle_after is not None and served >= self._terms.recycle_after
+
+    def _is_worn(self, child: Spawned) -> bool:
+        """Return whether *child* has grown too much, and no successor is on its way."""
+        if self._next is not None:
+            return self._next.is_ready
+        terms = self._terms
+        if terms.memory_limit is None or not child.served:
+            return False
+        return child.memory() - child.base_memory > (terms.memory_limit - child.base_memory) // 2
+
+    def _replace(self, child: Spawned) -> None:
+        """Begin a successor of *child*, or let it take over if it can."""
+        if self._next is None:
+            self._spawn()
+        elif self._next.is_ready and self._host.withdrawn(self):
+            self._leave(child)
+            self._adopt()
+
+    def _leave(self, child: Spawned) -> None:
+        """Let *child* end in its own time, beside its successor."""
+        child.dismiss()
+        with self._turn:
+            self._child = None
+        self._leaving.append((child, time.monotonic() + _LEAVE_PATIENCE))
+
+    def _look_after_leavers(self) -> None:
+        for entry in list(self._leaving):
+            child, deadline = entry
+            if child.has_ended() or time.monotonic() > deadline:
+                child.kill()
+                self._forget(child)
+                self._leaving.remove(entry)
+
+    def _end(self) -> None:
+        """Leave nobody behind."""
+        if self._child is not None:
+            child, self._child = self._child, None
+            if not self._is_abandoned:
+                self._leaving.append((child, time.monotonic() + _LEAVE_PATIENCE))
+                child.dismiss()
+            else:
+                child.kill()
+                self._forget(child)
+        if self._next is not None:
+            self._next.kill()
+            self._forget(self._next)
+        while self._leaving:
+            self._wait(_LEAVE_EVERY)
+            self._look_after_leavers()
+        self._selector.close()

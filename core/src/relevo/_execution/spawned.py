@@ -1,0 +1,171 @@
+"""A child process as its parent has it: what leads to it, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from relevo._execution.cell import Cell
+from relevo._execution.channel import CUT_OFF, Channel, GarbledError, Hello
+from relevo._process_identity import process_identity
+
+TAIL = 4096
+"""Bytes of what a child printed that are kept for whoever wants to know why it died."""
+
+_CHUNK = 1 << 16
+_LONGEST_LINE = 1 << 16
+_EOF_PATIENCE = 0.5
+_REAP_PATIENCE = 5.0
+
+
+class Spawned:
+    """
+    One child process, in a session and a process group of its own.
+
+    Args:
+        hello: What it shall become.
+
+        print_line: Takes each line that it, or what it started, prints.
+    """
+
+    def __init__(self, hello: Hello, print_line: Callable[[str], None]):
+        self._print_line = print_line
+        self._line = bytearray()
+        self.tail = bytearray()
+        self.served = 0
+        self.since = time.monotonic()
+        """When it was started, in monotonic seconds."""
+
+        self.is_ready = False
+        self.gone: str | None = None
+        """Why nothing more is heard of it, if that is so; empty if its ways were just closed."""
+        self.output_ended = False
+        self.base_memory = 0
+        with contextlib.ExitStack() as stack:
+            here, there = socket.socketpair()
+            stack.callback(there.close)
+            lifeline, self._lifeline = os.pipe()
+            stack.callback(os.close, lifeline)
+            self.output, printed = os.pipe()
+            stack.callback(os.close, printed)
+            os.set_blocking(self.output, False)
+            self.channel = Channel(here)
+            self.cell = Cell.made()
+            fds = (there.fileno(), self.cell.fd, lifeline)
+            # -P: what lies in the working directory must not stand in for a module of Python's own.
+            words = [sys.executable, "-P", "-u", "-m", "relevo._app.child", *map(str, fds)]
+            self._process = subprocess.Popen(  # noqa: S603 - this very program
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self.identity = process_identity(self.pid)
+        with contextlib.suppress(OSError):  # it died already, which is seen later
+            self.channel.send(hello)
+
+    def has_ended(self) -> bool:
+        """Return whether it has, without forgetting its id: what it started may still be in its group."""
+        if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+            return self._process.poll() is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def memory(self) -> int:
+        """Return how many bytes it occupies; 0 if that cannot be known."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def listen(self, *, wait: bool = True) -> None:
+        """Take in what it says; without *wait* all that it has said and nothing more."""
+        self.channel.socket.setblocking(wait)
+        try:
+            while self.gone is None:
+                if not self.channel.feed():
+                    self.gone = ""
+                if wait:
+                    return
+        except BlockingIOError:
+            pass
+        except GarbledError:
+            self.gone = "said what cannot be understood"
+
+    def read_output(self) -> bool:
+        """Pass on what it printed; return whether there may be more."""
+        try:
+            data = os.read(self.output, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.output_ended = True
+            return False
+        self.tail = (self.tail + data)[-TAIL:]
+        self._line += data
+        *lines, rest = self._line.split(b"\n")
+        for line in lines:
+            self._print_line(line.decode("utf-8", "backslashreplace"))
+        if len(rest) > _LONGEST_LINE:
+            self._print_line(rest.decode("utf-8", "backslashreplace"))
+            rest = bytearray()
+        self._line = bytearray(rest)
+        return True
+
+    def printed(self) -> str:
+        """Return the last of what it printed."""
+        return bytes(self.tail).decode("utf-8", "backslashreplace").strip()
+
+    def dismiss(self) -> None:
+        """Tell it to end when it has nothing to do any more."""
+        with contextlib.suppress(OSError):
+            self.channel.socket.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End it at once, with all of its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def bury(self) -> str:
+        """End what is left of it, and return how it ended."""
+        deadline = time.monotonic() + _EOF_PATIENCE
+        while not self.has_ended() and time.monotonic() < deadline:
+            time.sleep(0.005)  # its end of the channel is closed, and it ends in a moment; or somebody else closed it
+        by_itself = self.has_ended()
+        self.kill()
+        try:
+            code = self._process.wait(_REAP_PATIENCE)
+        except subprocess.TimeoutExpired:  # the kernel holds it, in a file system that hangs
+            code = None
+        while self.read_output():
+            pass
+        if self._line:
+            self._print_line(self._line.decode("utf-8", "backslashreplace"))
+        self.channel.close()
+        self.cell.close()
+        os.close(self.output)
+        os.close(self._lifeline)
+        if not by_itself or code is None or code == CUT_OFF:
+            return "closed what leads to its parent"
+        return _how(code)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

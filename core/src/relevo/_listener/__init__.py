@@ -1,0 +1,1 @@
+"""Listeners: how they are declared, found and called."""

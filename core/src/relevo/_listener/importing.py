@@ -1,0 +1,126 @@
+"""Modules that configuration names: how they are imported, and what is looked for inside."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from importlib.util import find_spec
+from inspect import unwrap
+from pathlib import Path
+from types import FunctionType, ModuleType, TracebackType
+
+from relevo._listener.decorator import hidden, hidden_by
+from relevo._listener.listener import marked_methods, marks_of
+from relevo.errors import ConfigurationError, RelevoError, TransportError, described, did_you_mean, shown
+
+_RELEVO = Path(__file__).parents[1]
+
+
+class NotImportedError(ConfigurationError):
+    """Raised when a module fails as it is imported; the cause is its error, with the traceback from the module on."""
+
+
+def imported(name: str, *, where: str) -> object:
+    """
+    Import and return what *name* says: ``module``, or ``module:name`` for something inside.
+
+    Args:
+        name: As configuration has it.
+
+        where: What the error begins with.
+
+    Raises:
+        ConfigurationError: There is no such thing.
+
+        NotImportedError: Its import failed.
+    """
+    module_name, colon, inside = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or (colon and not inside.isidentifier()):
+        raise ConfigurationError(f'{where}: {shown(name)} is not a module; write "shop.listeners" or "shop:app"')
+    try:
+        module = _run_as(module_name) or importlib.import_module(module_name)
+    except (TransportError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(
+                f'{where}: there is no module "{error.name}"; it is imported as Python would, '
+                f"and the command line looks in the configuration's folder first"
+            ) from error
+        fault = f'{where}: the module "{module_name}" cannot be imported'
+        trace = _own(error.__traceback__)
+        if isinstance(error, RelevoError):  # it says itself what is to be mended
+            raise ConfigurationError(f"{fault}: {_place(trace)}{error}") from error
+        raise NotImportedError(f"{fault}: {' '.join(described(error).split())}") from error.with_traceback(trace)
+    if not colon:
+        return module
+    if not hasattr(module, inside):
+        raise ConfigurationError(f'{where}: "{module_name}" has no "{inside}"{did_you_mean(inside, vars(module))}')
+    return getattr(module, inside)
+
+
+def _run_as(name: str) -> ModuleType | None:
+    """Return ``__main__`` if it is the file of the module *name*, which an import would run a second time."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    called = main.__spec__.name if main.__spec__ else Path(file or "").stem  # as its listeners' ids have it
+    if file is None or called != name or name in sys.modules:
+        return None
+    spec = find_spec(name)
+    return main if spec and spec.origin and Path(spec.origin).resolve() == Path(file).resolve() else None
+
+
+def _own(trace: TracebackType | None) -> TracebackType | None:
+    """Return *trace* from the module on that was imported, for whoever wrote it."""
+    while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return trace
+
+
+def _place(trace: TracebackType | None) -> str:
+    frames = [frame for frame in traceback.extract_tb(trace) if not _is_machinery(frame.filename)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _is_machinery(filename: str) -> bool:
+    return (
+        filename.startswith("<") or "importlib" in filename or Path(filename).is_relative_to(Path(__file__).parents[1])
+    )
+
+
+def marked_in(thing: object) -> list[object]:
+    """
+    Return what may hold listeners in *thing*: a module, the name of one, ``module:name``, or itself.
+
+    In a module these are the marked functions that were written in it, and the subscribers, the instances
+    of classes with marked methods, that it has a name for.
+
+    Raises:
+        ConfigurationError: A module cannot be imported, holds no listener, or has one that lost its name to another.
+    """
+    if isinstance(thing, str):
+        thing = imported(thing, where="listeners")
+    if not isinstance(thing, ModuleType):
+        return [thing]
+    inside = f"{thing.__name__}."
+    found = [
+        each
+        for each in vars(thing).values()
+        if (marks_of(each) and f"{_module_of(each)}.".startswith(inside)) or marked_methods(type(each))
+    ]
+    if not found:
+        raise ConfigurationError(
+            f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function, '
+            f"or give an instance of a class with marked methods a name in the module"
+        )
+    kept = {id(unwrap(each)) if isinstance(each, FunctionType) else id(each) for each in found}
+    for each in found:
+        for lost in hidden_by(each):
+            if id(lost) not in kept:
+                raise ConfigurationError(f"listeners: {lost.__code__.co_filename}: {hidden(lost, each)}")
+    return list({id(each): each for each in found}.values())
+
+
+def _module_of(thing: object) -> object:
+    return getattr(thing, "__module__", None)

@@ -1,0 +1,1 @@
+"""Runners: what hosts a worker on a machine."""

@@ -1,0 +1,374 @@
+"""The runner that serves every transport: for ever as a daemon, or until empty from cron."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from relevo._runner.process_limit import Limits
+from relevo._runner.runner import Runner
+from relevo._signal import take_ends
+from relevo._worker.relay import outbox_queue
+from relevo._worker.run import Report, RunOptions
+from relevo._worker.worker import GRACE, Worker
+from relevo.errors import TransportUnavailableError
+
+if TYPE_CHECKING:
+    from relevo._app.app import App
+    from relevo._runner.deploy import DeployGuard
+    from relevo._runner.sd_notify import Notifier
+    from relevo._runner.single_flight import SingleFlight
+
+_GRACE = 2.0
+"""Seconds that a relay has to give back what it holds when its process is told to end at once."""
+
+_LOOK = 0.2
+"""Seconds between two looks whether a deploy is over."""
+
+_log = getLogger("relevo.runner")
+
+
+class LoopRunner(Runner):
+    """
+    Runs the worker of an application, and beside it the relay of its outbox if it has one.
+
+    The first TERM or INT finishes the current work and releases the rest; a second one stops at once. During a deploy
+    (``relevo deploy begin``) no event is begun: what runs is finished and the rest released; then a run until empty
+    ends, and any other waits for the end of the deploy.
+
+    Args:
+        patient: Wait for a server that is down.
+
+        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+
+        single_flight: Let a run until empty do nothing while another one is at the same queues: on this host, and
+            on others too where the transport or its outbox is a :class:`Board`.
+
+        max_memory: Bytes; stop when the process has grown so large.
+
+        max_failures: Stop soon after so many hand-overs ended in a retry or a dead letter.
+
+        notifier: Tells whoever started this process how it fares.
+    """
+
+    def __init__(
+        self,
+        *,
+        patient: bool = False,
+        signals: bool = True,
+        single_flight: bool = False,
+        max_memory: int | None = None,
+        max_failures: int | None = None,
+        notifier: Notifier | None = None,
+    ):
+        self._patient = patient
+        self._signals = signals
+        self._single_flight = single_flight
+        self._max_memory = max_memory
+        self._max_failures = max_failures
+        self._notifier = notifier
+
+    def run(self, app: App, options: RunOptions) -> Report:
+        from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - whoever only dispatches does without
+
+        name = app.transport(options.transport).name
+        limits = Limits(memory=self._max_memory, failures=self._max_failures)
+        guard = deploy_guard(app)
+        with _plugged(app, limits, guard), ExitStack() as stack:
+            worker = app.worker(options, patient=self._patient)
+            # What ends with its process nobody else can be at.
+            flight = None
+            if options.until_empty and self._single_flight and app.transport(name).capabilities.durability != "process":
+                flight = single_flight(app, name, options.queues)
+                if not stack.enter_context(flight.on_this_host()):
+                    return Report(stopped_by="lock")
+            stack.callback(hurry, app, name, None)
+            host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
+            stack.enter_context(stopped_by_signals(host) if self._signals else nullcontext())
+            if self._notifier is not None:  # after the limits and the guard, so that it is asked before they object
+                stack.enter_context(_plugged(app, self._notifier))
+                stack.enter_context(self._notifier.watched(worker.held))
+            return host.drained() if options.until_empty else host.served()
+
+    def unit(self, app: App, options: RunOptions) -> str:
+        """Return the command that a host system has to run, as a shell reads it, wherever it is called."""
+        return shlex.join(self.command(app, options))
+
+    def command(self, app: App, options: RunOptions) -> Sequence[str]:
+        """Return the words of the command that does what *options* say."""
+        words = [sys.executable, "-m", "relevo", "drain" if options.until_empty else "worker", *self._found_by(app)]
+        if options.transport is not None:
+            words += ["--transport", options.transport]
+        for queue in options.queues:
+            words += ["--queue", queue]
+        said = {
+            "--execution": options.execution,
+            "--concurrency": options.concurrency,
+            "--max-events": options.max_events,
+            "--max-time": None if options.max_seconds is None else f"{options.max_seconds:g}s",
+            "--max-memory": self._max_memory,
+            "--max-failures": self._max_failures,
+            "--settle": f"{options.settle:g}s" if options.settle else None,
+        }
+        return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
+
+    def _found_by(self, app: App) -> Sequence[str]:
+        if app.found_by or app.config is None or app.config.path is None:
+            return app.found_by
+        return ("--config", str(app.config.path))
+
+
+@attrs.define
+class _Host:
+    """One run of a worker and the relay beside it, from its start to its end."""
+
+    _app: App
+    _name: str
+    _options: RunOptions
+    _worker: Worker
+    _limits: Limits
+    _guard: DeployGuard
+    _patient: bool
+    _notifier: Notifier | None
+    _flight: SingleFlight | None
+    _relay: Worker | None = None
+    _waited: float = attrs.field(default=0.0, init=False)
+    """Seconds that a run until empty has waited for what becomes due in the outbox."""
+
+    _began: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._began = self._app.clock.monotonic()
+
+    def stop(self) -> None:
+        """Finish what runs, release the rest and end."""
+        self._say("STOPPING=1", "STATUS=finishing what runs")
+        self._worker.stop()
+        if self._relay is not None:
+            self._relay.stop()
+
+    def drained(self) -> Report:
+        """Empty the outbox and the queues in turn, until neither gives anything more; or nothing during a deploy."""
+        with self._guard.working():
+            if self._app.hooks.objection() is not None:
+                self._guard.tell_if_stale()
+                return Report(stopped_by=self._limits.reached() or "objection")
+            self._hurry()
+            options = RunOptions(until_empty=True, max_seconds=self._options.max_seconds)
+            self._relay = self._app.relay(self._name, options, patient=self._patient)
+            self._prepare()
+            if self._worker.stopped:
+                self.stop()
+            if self._flight is None:
+                return self._emptied()
+            with self._flight.everywhere() as is_alone:
+                if not is_alone:
+                    return Report(stopped_by="lock")
+                with _plugged(self._app, self._flight):
+                    try:
+                        return self._emptied()
+                    finally:
+                        self._hurry()
+
+    def _hurry(self) -> None:
+        """Apply the time limit and the grace period also to transport calls outside of the workers."""
+        if self._options.max_seconds is not None:
+            left = self._began + self._options.max_seconds - self._app.clock.monotonic()
+            hurry(self._app, self._name, max(left, 0.0) + GRACE)
+
+    def _emptied(self) -> Report:
+        handled = -1
+        while True:
+            moved = self._relay.run() if self._relay is not None else Report()
+            report = self._named(self._worker.run())
+            if self._relay is None or report.stopped_by != "empty":
+                return _told_together(report, [moved])
+            self._hurry()
+            if moved.handled + report.handled == handled and not self._comes_due(self._relay):
+                return _told_together(report, [moved])
+            handled = moved.handled + report.handled
+
+    def _comes_due(self, relay: Worker) -> bool:
+        """
+        Wait for what becomes due in the outbox, with as much of *settle* as the worker and *relay* have left.
+
+        Returns:
+            Whether they have something to look at.
+        """
+        outbox, queue = self._app.outboxes[self._name], outbox_queue(self._name)
+        while (left := self._options.settle - self._worker.lingered - relay.lingered - self._waited) > 0:
+            stats = outbox.stats(queue) if outbox.capabilities.stats != "none" else None
+            if self._is_over() or self._app.hooks.objection() is not None or (stats and stats.ready):
+                return True
+            if stats and not (stats.scheduled or stats.leased):
+                return False
+            pause = min(left, _LOOK)
+            self._app.clock.sleep(pause)
+            self._waited += pause
+            if stats is None:
+                return True
+        return False
+
+    def served(self) -> Report:
+        """Handle events until a limit or a signal, but none during a deploy."""
+        moved: list[Report] = []
+        while True:
+            with self._guard.working():
+                if not self._guard.is_up() or self._is_over():
+                    self._prepare()
+                    # One that was stopped stays so, and the worker goes on after a deploy; hence another each time.
+                    relay = self._app.relay(self._name, patient=self._patient)
+                    with _beside(relay, self._worker) as reports:
+                        report = self._named(self._worker.run())
+                    moved += reports
+                    if report.stopped_by != "objection" or not self._guard.objected():
+                        return _told_together(report, moved)
+            _log.info("a deploy is going on; waiting for its end (%s)", self._guard.path)
+            self._say("STATUS=waiting for the end of a deploy")
+            while self._guard.is_up() and not self._is_over():
+                self._guard.tell_if_stale()
+                self._say()
+                self._app.clock.sleep(_LOOK)
+            self._say("STATUS=handling events")
+
+    def _is_over(self) -> bool:
+        longest = self._options.max_seconds
+        return self._worker.stopped or (longest is not None and self._app.clock.monotonic() - self._began >= longest)
+
+    def _say(self, *lines: str) -> None:
+        """Let whoever started this process know of *lines*, and that there is progress."""
+        if self._notifier is not None:
+            self._notifier.turn()
+            if lines:
+                self._notifier.say(*lines)
+
+    def _prepare(self) -> None:
+        """Create what is missing, as soon as the server is there."""
+        while not self._is_over():
+            self._say()
+            try:
+                self._app.prepare(self._name)
+                break
+            except TransportUnavailableError as error:
+                self._worker.sit_out(error)
+
+    def _named(self, report: Report) -> Report:
+        """Return *report* with what objected, if it was one of ours."""
+        if report.stopped_by != "objection":
+            return report
+        lost = "lock" if self._flight is not None and self._flight.is_lost() else None
+        return attrs.evolve(report, stopped_by=self._limits.reached() or lost or "objection")
+
+
+def hurry(app: App, name: str, seconds: float | None) -> None:
+    """Limit every call of the transport *name* and its outbox to *seconds*; ``None``: the configured timeouts."""
+    for transport in filter(None, (app.transport(name), app.outboxes.get(name))):
+        transport.hurry(seconds)
+
+
+@contextmanager
+def _plugged(app: App, *plugins: object) -> Iterator[None]:
+    """Let *plugins* look on, and object, while the block runs."""
+    with ExitStack() as stack:
+        for plugin in plugins:
+            app.hooks.add(plugin)
+            stack.callback(app.hooks.remove, plugin)
+        yield
+
+
+def _told_together(report: Report, moved: Sequence[Report]) -> Report:
+    """Return *report* with what the relay dead-lettered or could not settle, so that it covers both."""
+    reasons = Counter(report.reasons)
+    for each in moved:
+        reasons.update(each.reasons)
+    dead = reasons.total()
+    return attrs.evolve(
+        report,
+        unsettled=report.unsettled + sum(each.unsettled for each in moved),
+        handled=report.handled - report.dead + dead,
+        dead=dead,
+        reasons=dict(reasons),
+    )
+
+
+class Stoppable(Protocol):
+    """What finishes its work when it is told to stop, by a signal's handler too."""
+
+    def stop(self) -> None:
+        """Finish what runs, release the rest and end."""
+        ...
+
+
+class _SecondSignal(KeyboardInterrupt):  # not SystemExit: that is a failure of the listener
+    """Raised in the main thread to end it at once."""
+
+
+@contextmanager
+def stopped_by_signals(*workers: Stoppable | None) -> Iterator[None]:
+    """
+    Let TERM and INT stop *workers*, and a second one end at once; only the main thread can.
+
+    Raises:
+        SystemExit: With 128 and the number of the second signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        if seen:
+            raise _SecondSignal(number)
+        seen.append(number)
+        for worker in workers:
+            if worker is not None:
+                worker.stop()
+
+    give_back = take_ends(stop)
+    try:
+        yield
+    except _SecondSignal as second:
+        raise SystemExit(128 + second.args[0]) from None
+    finally:
+        give_back()
+
+
+@contextmanager
+def _beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
+    """
+    Run *relay* in a thread while the block runs; if it fails, *worker* stops and the block raises why.
+
+    What it yields has the relay's report afterwards.
+    """
+    reports: list[Report] = []
+    if relay is None:
+        yield reports
+        return
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            reports.append(relay.run())
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
+            errors.append(error)
+            worker.stop()
+
+    thread = threading.Thread(target=run, name="relevo-relay", daemon=True)
+    thread.start()
+    patience: float | None = _GRACE
+    try:
+        yield reports
+        patience = None
+    finally:
+        relay.stop()
+        thread.join(patience)
+    for error in errors:
+        raise error

@@ -1,0 +1,58 @@
+"""Limits of a run that only its host can see: how large the process has grown, and how much has failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from relevo._hook import hookimpl
+from relevo._transport.delivery import DeadLetter, Nack, Settlement
+
+_SIZES = "/proc/self/statm"
+
+
+class Limits:
+    """
+    Objects to taking further events when a limit is reached.
+
+    Args:
+        memory: Bytes of this process, without its children.
+
+        failures: How many hand-overs may end in a retry or a dead letter.
+    """
+
+    def __init__(self, *, memory: int | None = None, failures: int | None = None):
+        self._memory = memory
+        self._failures = failures
+        self._failed = 0
+
+    def reached(self) -> str | None:
+        """Return which limit is reached, if one is."""
+        if self._failures is not None and self._failed >= self._failures:
+            return "failures"
+        if self._memory is not None and resident() >= self._memory:
+            return "memory"
+        return None
+
+    @hookimpl
+    def relevo_may_run(self) -> str | None:
+        """Object when a limit is reached."""
+        return self.reached()
+
+    @hookimpl
+    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
+        """Count what failed."""
+        self._failed += sum(isinstance(outcome, (Nack, DeadLetter)) for _, outcome in settlements)
+
+
+def resident() -> int:
+    """Return how many bytes of memory this process holds; where that is not told, the most that it ever held."""
+    try:
+        with open(_SIZES, encoding="ascii") as file:  # noqa: PTH123 - pathlib takes long to import
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource  # noqa: PLC0415 - Linux does without
+        import sys  # noqa: PLC0415 - the same
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024

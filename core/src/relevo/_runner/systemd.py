@@ -1,0 +1,103 @@
+"""The runner for systemd: a service that says when it is ready, and is started again when it dies."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from relevo._runner.loop import LoopRunner
+from relevo._worker.run import RunOptions
+from relevo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from relevo._app.app import App
+
+_MARGIN = 30.0
+"""Seconds beyond the longest listener until systemd kills: what is held has to be given back and settled too."""
+
+_UNIT = """\
+[Unit]
+Description=relevo worker of {what}
+Wants=network-online.target
+After=network-online.target
+# never given up, however often it ends
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={command}
+WorkingDirectory={directory}
+# after every exit: 0 at a limit, 78 while the server refuses its user
+Restart=always
+# the delay grows up to 5 minutes; systemd before 254 warns that it ignores the last two lines, and waits 5 s
+RestartSec=5
+RestartSteps=6
+RestartMaxDelaySec=300
+WatchdogSec=60
+# TERM goes to the worker, which finishes what runs and gives back the rest; what is left afterwards is killed
+KillMode=mixed
+TimeoutStopSec={patience}
+NoNewPrivileges=yes
+ProtectSystem=full
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+UMask=0027
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class SystemdRunner(LoopRunner):
+    """
+    Handles events as they come until it is told to stop, and waits for a server that is down.
+
+    Args:
+        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+
+        max_memory: Bytes; stop when the process has grown so large.
+
+        max_failures: Stop soon after so many hand-overs ended in a retry or a dead letter.
+    """
+
+    def __init__(self, *, signals: bool = True, max_memory: int | None = None, max_failures: int | None = None):
+        super().__init__(patient=True, signals=signals, max_memory=max_memory, max_failures=max_failures)
+
+    def unit(self, app: App, options: RunOptions) -> str:
+        """
+        Return the unit of a service.
+
+        Raises:
+            ConfigurationError: A path in it has a form that no unit can hold.
+        """
+        from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
+
+        here = app.found_in or (app.config.directory if app.config is not None else Path.cwd())
+        return _UNIT.format(
+            what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
+            command=" ".join(map(_word, self.command(app, options))),
+            directory=_value(here),
+            patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
+        )
+
+
+def _word(text: str) -> str:
+    """Return *text* as one word of a command, as systemd reads them."""
+    value = _value(text).replace("$", "$$")
+    if re.fullmatch(r"[\w@%+=:,./$-]+", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _value(text: object) -> str:
+    """Return *text* as a value that systemd reads as it is."""
+    value = str(text)
+    if re.search(r"[\x00-\x1f\x7f]", value) or value != value.strip() or value.endswith("\\"):
+        raise ConfigurationError(f"a unit of systemd cannot hold {value!r}; give the folder another name")
+    return value.replace("%", "%%")

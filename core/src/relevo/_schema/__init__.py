@@ -1,0 +1,1 @@
+"""Schemas: declared events as JSON Schema and AsyncAPI, and whether a change breaks a reader."""

@@ -1,0 +1,1 @@
+"""The seam: what a backend implements, and the values that cross it."""

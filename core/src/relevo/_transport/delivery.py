@@ -1,0 +1,199 @@
+"""What a transport hands out, and how that ends; ``relevo._transport.life`` says what may follow on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import msgspec
+
+from relevo._transport.envelope import NO_HEADERS, Envelope
+
+MAX_STATE = 16 * 1024
+"""The longest ``state`` in bytes that every transport keeps."""
+
+MAX_LEASE = 7 * 86_400.0
+"""The longest lease in seconds; a transport may shorten a longer one to this."""
+
+MAX_ERROR = 16 * 1024
+"""The longest ``error`` of a dead letter in bytes of UTF-8; what calls a transport cuts it."""
+
+
+@attrs.frozen(kw_only=True)
+class Unreadable:
+    """Bytes that a transport received and that are not an envelope; they are dead-lettered, never dropped."""
+
+    raw: bytes
+    headers: Mapping[str, str] = NO_HEADERS
+    why: str
+
+
+MAX_DEATHS = 3
+"""The largest number of deaths that is kept with an event; the verdict comes before there are more."""
+
+_MAX_NAME = 250
+"""Characters of a listener's id, or of an identity, that a note keeps."""
+
+
+def _shortened(text: str) -> str:
+    return text[:_MAX_NAME]
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """
+    The record that a worker stores before it begins an event that was lost before.
+
+    It is the evidence for a crash loop: it names the process that began the event. A transport stores it and never
+    reads it.
+
+    Args:
+        by: The process that begins it, a :class:`ProcessIdentity` as text.
+
+        deaths: The processes that began it earlier and are presumed dead, at most three, as text.
+
+        listener: The id of the listener that runs; empty before the first one.
+
+        excused: The process handled the event, or was told to end: its end does not count as a death.
+    """
+
+    by: str
+    deaths: tuple[str, ...] = ()
+    listener: str = attrs.field(default="", converter=_shortened)
+    excused: bool = False
+
+    def packed(self) -> str:
+        """Return it as text without lone surrogates, at most 8 KiB long."""
+        note = _PackedNote(_text(self.by), tuple(map(_text, self.deaths)), _text(self.listener), self.excused)
+        return _pack_note(note).decode()
+
+    @classmethod
+    def unpacked(cls, text: str | bytes | None) -> Note | None:
+        """Return the note in *text*, as :meth:`packed` returns it; ``None`` if *text* is not a valid note."""
+        if text is None:
+            return None
+        try:
+            found = _unpack_note(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+        return cls(by=found.by, deaths=found.deaths[:MAX_DEATHS], listener=found.listener, excused=found.excused)
+
+
+class _PackedNote(msgspec.Struct, array_like=True, frozen=True):
+    by: str
+    deaths: tuple[str, ...]
+    listener: str
+    excused: bool
+
+
+_pack_note = msgspec.json.Encoder().encode
+_unpack_note = msgspec.json.Decoder(_PackedNote).decode
+
+
+def _text(text: str) -> str:
+    """Return *text*, which any writer may have stored, shortened and without lone surrogates."""
+    return _shortened(text).encode("utf-8", "replace").decode()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Delivery:
+    """
+    One hand-over of an envelope to one worker.
+
+    A value without a handle: settling it is a verb of the transport. No two are equal, since each
+    hand-over is its own.
+    """
+
+    envelope: Envelope | Unreadable
+    queue: str
+    """The queue that it was received from."""
+
+    attempt: int = 1
+    """1 on the first hand-over; releases do not count."""
+
+    losses: int = 0
+    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
+
+    begun: Note | None = None
+    """The note of the last process that began it, unless it was given back since; where ``presence`` is claimed."""
+
+    deaths: tuple[str, ...] = ()
+    """The processes that died of it, or are presumed to have died of it, at most three, each as text."""
+
+    receipt: object
+    """Opaque proof of holding it; new at each hand-over."""
+
+    state: bytes = b""
+    """What the last settlement or checkpoint said, at most 16 KiB; the core's own, never read by a transport."""
+
+    enqueued_at: float
+    """When it was sent, in seconds since the epoch."""
+
+    def __repr__(self) -> str:
+        of = self.envelope
+        what = f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
+        return f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>"
+
+
+# --- how a delivery ends ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Ack:
+    """Done: never delivered again."""
+
+
+@attrs.frozen(kw_only=True)
+class Nack:
+    """Not now: delivered again with the next attempt, not before *delay* seconds from now."""
+
+    delay: float = 0.0
+    state: bytes | None = None
+    """Replaces what was kept; ``None`` leaves what the last settlement or checkpoint kept."""
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetter:
+    """Never: kept aside with its reason until somebody revives or discards it."""
+
+    reason: str
+    """A short code, such as ``retries-exhausted`` or ``crash-loop``."""
+
+    error: str = ""
+    """What went wrong, in words: of a failed listener its id and traceback."""
+
+    state: bytes | None = None
+    """Replaces what was kept; ``None`` leaves it."""
+
+
+@attrs.frozen
+class Release:
+    """Not started: delivered again as if it had never been received; counters, state and note stay."""
+
+    delay: float = attrs.field(default=0.0, kw_only=True)
+    """Seconds from now before which it is not delivered again; more than 0 only where delays are claimed."""
+
+
+@attrs.frozen(kw_only=True)
+class Lost:
+    """
+    It ended without an outcome, as the worker saw: delivered again at once, with one more loss.
+
+    What the end of a lease does by itself, without waiting for it.
+    """
+
+    death: str | None = None
+    """
+    The process that died, as text, if the worker saw it end. Where ``presence`` is claimed, it is added to the deaths
+    and the note is removed. ``None`` leaves the note as it is.
+    """
+
+    state: bytes | None = None
+    """Replaces what was kept; ``None`` leaves it."""
+
+    error: str = ""
+    """How it died, in words, for those who look on; no transport keeps it."""
+
+
+Outcome = Ack | Nack | DeadLetter | Release | Lost
+Settlement = tuple[Delivery, Outcome]

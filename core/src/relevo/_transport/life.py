@@ -1,0 +1,141 @@
+"""
+The life of a delivery.
+
+An event that a transport accepted is always in one of the states below, and only the steps in
+``TRANSITIONS`` lead from one to another. There is no third end: an accepted event is DONE, or it
+is DEAD and kept with its reason; GONE needs somebody's explicit command.
+
+    send ──> READY ──receive──> LEASED ──ack──> DONE
+               ^                  │ │
+               ├── release, lose ─┘ ├──nack, postpone──> SCHEDULED ──come due──> READY
+               │                    └──dead letter──> DEAD ──revive──> READY
+               └─ (READY, SCHEDULED ──cancel──> GONE, DEAD ──discard──> GONE)
+
+This module is the one place that says so: the memory transport, the conformance suite's model and
+the diagram in the docs read this table. How the counters change stands beside it. Nothing that
+handles an event asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum, auto
+from types import MappingProxyType
+
+import attrs
+
+from relevo._transport.delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release
+from relevo.errors import RelevoError
+
+
+class State(StrEnum):
+    """Where an accepted event is."""
+
+    SCHEDULED = auto()
+    READY = auto()
+    LEASED = auto()
+    DEAD = auto()
+    DONE = auto()
+    GONE = auto()
+
+
+class Action(StrEnum):
+    """What can happen to it."""
+
+    COME_DUE = auto()
+    RECEIVE = auto()
+    EXTEND = auto()
+    CHECKPOINT = auto()
+    ACK = auto()
+    NACK = auto()
+    RELEASE = auto()
+    POSTPONE = auto()
+    """A release with a delay."""
+
+    DEAD_LETTER = auto()
+    LOSE = auto()
+    REVIVE = auto()
+    DISCARD = auto()
+    CANCEL = auto()
+
+
+TRANSITIONS: Mapping[tuple[State, Action], State] = MappingProxyType(
+    {
+        (State.SCHEDULED, Action.COME_DUE): State.READY,
+        (State.READY, Action.RECEIVE): State.LEASED,
+        (State.LEASED, Action.EXTEND): State.LEASED,
+        (State.LEASED, Action.CHECKPOINT): State.LEASED,
+        (State.LEASED, Action.ACK): State.DONE,
+        (State.LEASED, Action.NACK): State.SCHEDULED,
+        (State.LEASED, Action.RELEASE): State.READY,
+        (State.LEASED, Action.POSTPONE): State.SCHEDULED,
+        (State.LEASED, Action.DEAD_LETTER): State.DEAD,
+        (State.LEASED, Action.LOSE): State.READY,
+        (State.DEAD, Action.REVIVE): State.READY,
+        (State.DEAD, Action.DISCARD): State.GONE,
+        (State.SCHEDULED, Action.CANCEL): State.GONE,
+        (State.READY, Action.CANCEL): State.GONE,
+    }
+)
+"""Every step there is. A nack without delay passes through SCHEDULED too and is due at once."""
+
+
+class ForbiddenTransitionError(RelevoError):
+    """Raised when the life of a delivery has no such step; a transport that meets it has a bug."""
+
+    def __init__(self, state: object, action: object):
+        self.state = state
+        self.action = action
+        super().__init__(f"a delivery that is {state} cannot {action}")
+
+
+def after(state: State, action: Action) -> State:
+    """
+    Return where *action* leads from *state*.
+
+    Raises:
+        ForbiddenTransitionError: There is no such step.
+    """
+    try:
+        return TRANSITIONS[state, action]
+    except KeyError:
+        raise ForbiddenTransitionError(state, action) from None
+
+
+@attrs.frozen(kw_only=True)
+class Counters:
+    """How often an event was handed over, and how often its holder vanished."""
+
+    attempt: int = 1
+    """The number that the next hand-over bears."""
+
+    losses: int = 0
+    """Earlier hand-overs that ended without a settlement."""
+
+    def after(self, action: Action) -> Counters:
+        """Return the counters after *action*: a nack or a loss uses an attempt up, a revival starts afresh."""
+        match action:
+            case Action.NACK:
+                return attrs.evolve(self, attempt=self.attempt + 1)
+            case Action.LOSE:
+                return Counters(attempt=self.attempt + 1, losses=self.losses + 1)
+            case Action.REVIVE:
+                return Counters()
+            case _:
+                return self
+
+
+_ACTIONS: Mapping[type[Outcome], Action] = {
+    Ack: Action.ACK,
+    Nack: Action.NACK,
+    DeadLetter: Action.DEAD_LETTER,
+    Release: Action.RELEASE,
+    Lost: Action.LOSE,
+}
+
+
+def action_of(outcome: Outcome) -> Action:
+    """Return what *outcome* does to a delivery."""
+    if isinstance(outcome, Release) and outcome.delay > 0:
+        return Action.POSTPONE
+    return _ACTIONS[type(outcome)]

@@ -1,0 +1,125 @@
+"""Routes: from the name of an event to the queues that it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo.errors import ConfigurationError, RouteNotFoundError, shown
+
+NOW = "now"
+"""The target that calls listeners in process, at the dispatch."""
+
+RESERVED = "outbox/"
+"""Queues that begin like this belong to relays."""
+
+MAX_QUEUE = 128
+
+
+@attrs.frozen
+class Target:
+    """A queue of a transport."""
+
+    transport: str
+    queue: str = DEFAULT_QUEUE
+
+    def __str__(self) -> str:
+        return self.transport if self.transport == NOW else f"{self.transport}/{self.queue}"
+
+
+def checked_queue(queue: object, *, where: str) -> str:
+    """
+    Return *queue* if it can name one.
+
+    Raises:
+        ConfigurationError: It is no text, empty, too long, reserved, or has spaces or control characters.
+    """
+    if not isinstance(queue, str):
+        fault = f"it is {type(queue).__name__}, not text"
+    elif not 0 < len(queue) <= MAX_QUEUE:
+        fault = f"it has {len(queue)} characters, 1 to {MAX_QUEUE} are allowed"
+    elif not _is_word(queue):
+        fault = "spaces and control characters are not allowed"
+    elif queue.startswith((RESERVED, "amq.")):
+        fault = f'names that begin with "{RESERVED}" or "amq." are reserved'
+    else:
+        return queue
+    raise ConfigurationError(f"{where}: {shown(queue)} cannot name a queue: {fault}")
+
+
+def parsed_target(text: object, *, where: str) -> Target:
+    """Return the target that *text* names, ``transport`` or ``transport/queue``."""
+    transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
+    if not transport or (slash and transport == NOW):
+        raise ConfigurationError(
+            f'{where}: {shown(text)} is not a target; write "transport", "transport/queue" or "{NOW}"'
+        )
+    if queue == NOW:
+        raise ConfigurationError(f'{where}: no queue can be called "{NOW}": a listener that names it is called at once')
+    return Target(transport, checked_queue(queue, where=where) if slash else DEFAULT_QUEUE)
+
+
+class Routes:
+    """
+    Where events go.
+
+    An exact name wins, then the longest matching pattern: ``image.*`` matches every name that begins
+    with ``image.``, ``*`` matches all.
+
+    Args:
+        table: From name or pattern to one target or several.
+
+    Raises:
+        ConfigurationError: A pattern or a target is malformed.
+    """
+
+    def __init__(self, table: Mapping[str, str | Sequence[str]]):
+        self.table: Mapping[str, tuple[Target, ...]] = {
+            pattern: _parsed_targets(pattern, targets) for pattern, targets in table.items()
+        }
+        prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
+        self._prefixes = sorted(prefixes, key=len, reverse=True)
+
+    def targets(self, name: str) -> tuple[Target, ...]:
+        """
+        Return where events called *name* go, the first target first.
+
+        Raises:
+            RouteNotFoundError: No pattern matches.
+        """
+        found = self.table.get(name)
+        if found is not None:
+            return found
+        for pattern in self._prefixes:
+            if name.startswith(pattern[:-1]):
+                return self.table[pattern]
+        raise RouteNotFoundError(name, self.table)
+
+    def queues(self, transport: str) -> tuple[str, ...]:
+        """Return every queue of *transport* that something is routed to, in the order of the table."""
+        found = (each.queue for targets in self.table.values() for each in targets if each.transport == transport)
+        return tuple(dict.fromkeys(found))
+
+
+def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:
+    if not isinstance(pattern, str) or not _is_word(pattern):
+        raise ConfigurationError(
+            f'routes: {shown(pattern)} cannot match an event; write a name, or a beginning and *, as in "image.*"'
+        )
+    where = f'routes."{pattern}"'
+    if "*" in pattern[:-1]:
+        raise ConfigurationError(f"{where}: a * may only stand at the end")
+    if isinstance(targets, str) or not isinstance(targets, Sequence):
+        targets = (targets,)
+    parsed = tuple(parsed_target(text, where=where) for text in targets)
+    if not parsed:
+        raise ConfigurationError(f"{where}: needs at least one target")
+    if len(set(parsed)) != len(parsed):
+        raise ConfigurationError(f"{where}: names a target twice")
+    return parsed
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and text.split() == [text]

@@ -1,0 +1,1 @@
+"""The worker: from a delivery to its outcome."""

@@ -1,0 +1,53 @@
+"""How many events a worker receives at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relevo._transport.delivery import Delivery
+
+_SHORT, _LONG = 0.1, 0.5
+
+
+class Pace:
+    """
+    Finds the batch that is worth its round trip and still hides little from other workers.
+
+    It begins with one, doubles while a full batch takes less than a tenth of a second, and halves when one
+    takes more than half a second. A delivery with losses brings it back to one, since such are handled alone
+    and what is received with them has to be given back.
+
+    Args:
+        most: It never gives more.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._limit = 1
+        self._asked = 0
+        self._came = 0
+        self._at = 0.0
+
+    def limit(self) -> int:
+        """Return how many to receive now."""
+        return self._limit
+
+    def received(self, batch: Sequence[Delivery], *, asked: int, now: float) -> None:
+        """
+        Learn from what came.
+
+        Args:
+            batch: The deliveries.
+
+            asked: How many were asked for.
+
+            now: Monotonic seconds.
+        """
+        took = now - self._at
+        if any(delivery.losses for delivery in batch):
+            self._limit = 1
+        elif self._came and took > _LONG:
+            self._limit = max(1, self._limit // 2)
+        elif self._came >= self._asked > 0 and took < _SHORT:
+            self._limit = min(self._most, self._limit * 2)
+        self._asked, self._came, self._at = asked, len(batch), now

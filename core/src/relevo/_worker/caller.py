@@ -1,0 +1,270 @@
+"""From a delivery to its outcome: read the event, call the listeners that are due, conclude."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from logging import getLogger
+
+import attrs
+import msgspec
+
+from relevo._clock import Clock
+from relevo._event.codec import Document, context_of, decoded, generic, typed
+from relevo._event.context import Ambient, within
+from relevo._event.subject import Subject, SubjectTypes
+from relevo._hook import Hooks, Observer, observed
+from relevo._listener.call import Call, Outgoing, SubjectMissingError
+from relevo._listener.listener import Listener, ListenerTable, policy_of
+from relevo._retry import Retry
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
+from relevo._transport.envelope import Envelope
+from relevo._worker import decision
+from relevo._worker.decision import Reason
+from relevo._worker.executor import Handle
+from relevo._worker.progress import ListenerProgress, NewerStateError, Progress, StateTooLargeError, dumped, loaded
+from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError
+
+_log = getLogger("relevo.caller")
+_ACK = Ack()
+_NOTED = RelevoError("noted")
+
+
+def contained(handle: Handle) -> Handle:
+    """
+    Wrap *handle* so that an error outside of a listener ends only the delivery that it occurred in.
+
+    Errors of listeners are handled before. ``KeyboardInterrupt`` and ``SystemExit`` pass through.
+    """
+
+    def outcome(delivery: Delivery) -> Outcome:
+        try:
+            return handle(delivery)
+        except Exception as error:  # noqa: BLE001 - any error; other deliveries must go on
+            _log.exception("%r could not be handled", delivery)
+            return decision.unhandled(delivery, error)
+
+    return outcome
+
+
+@attrs.define(kw_only=True, eq=False)
+class Caller:
+    """
+    Calls the listeners of deliveries.
+
+    Args:
+        listeners: Those of this process.
+
+        first_queue: From the name of an event to the queue of this transport in which listeners that
+            name none are called; empty if that is not a queue of this transport.
+
+        subjects: Loads what events happened to.
+
+        clock: Where the time comes from.
+
+        chance: Returns random numbers from 0 to 1, for the jitter of retries.
+
+        checkpoint: Keeps progress in the middle of a delivery; ``None`` where that is not claimed.
+
+        hooks: Plugins that look on.
+
+        queue_retry: From a queue to the policy of listeners that have none.
+
+        patience: Seconds for which what this process cannot handle is given back.
+
+        outgoing: Where what listeners dispatch by their call goes.
+
+        runs: Notes which listener of a delivery with losses runs; ``None`` where no evidence is kept.
+    """
+
+    _listeners: ListenerTable
+    _first_queue: Callable[[str], str]
+    _subjects: SubjectTypes
+    _clock: Clock
+    _chance: Callable[[], float]
+    _checkpoint: Callable[[Delivery, bytes], None] | None = None
+    _hooks: Hooks = attrs.field(factory=Hooks)
+    _queue_retry: Callable[[str], Retry | None] = lambda _: None
+    _patience: float = decision.PATIENCE
+    _outgoing: Outgoing | None = None
+    _runs: Callable[[Delivery, str], None] | None = None
+    _around: Sequence[Observer] = attrs.field(init=False)
+    _failed: Sequence[Observer] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._around = self._hooks.observers("relevo_around_handle")
+        self._failed = self._hooks.observers("relevo_listener_failed")
+
+    def outcome(self, delivery: Delivery) -> Outcome:
+        """
+        Return how *delivery* ends; whatever its listeners raise becomes part of that.
+
+        Raises:
+            KeyboardInterrupt: Somebody at the terminal does not want to wait.
+        """
+        if self._around:
+            with observed(self._around, delivery=delivery):
+                return self._outcome(delivery)
+        return self._outcome(delivery)
+
+    def _outcome(self, delivery: Delivery) -> Outcome:
+        now = self._clock.now()
+        refused = decision.refusal(delivery, now)
+        if refused is not None:
+            return refused
+        envelope = delivery.envelope
+        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
+        try:
+            progress = loaded(delivery.state)
+            document = decoded(envelope.body)
+            if document.id != envelope.id or document.type != envelope.name:
+                return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
+            listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
+            if not listeners or document.dataversion is not None:
+                obstacle = self._obstacle(listeners, document, delivery.queue)
+                if obstacle is not None:
+                    reason, detail = obstacle
+                    return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
+            around = Ambient(context_of(document), document.correlationid or document.id, document.id)
+            with within(around):
+                return self._call_due(delivery, document, listeners, progress, now)
+        except NewerStateError as error:
+            return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
+        except DecodeError as error:
+            return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(str(error)))
+        except StateTooLargeError as error:
+            return DeadLetter(reason=Reason.STATE_TOO_LARGE, error=decision.sanitised(str(error)))
+
+    def _call_due(
+        self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
+    ) -> Outcome:
+        if delivery.state:
+            decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
+            decision.adopt_aliases(progress, listeners)
+        due = decision.due(progress, listeners, now)
+        tracebacks: dict[str, str] = {}
+        for listener in due:
+            if listener is not due[0] and not self._kept(delivery, progress):
+                break
+            if delivery.losses and self._runs is not None:
+                self._runs(delivery, listener.id)
+            call = self._call(listener, delivery, document, progress) if listener.takes_call else None
+            failure = self._run(listener, call, document, progress)
+            if call is not None:
+                call.end()
+                if call.subject_found:
+                    decision.overcome(progress, Reason.SUBJECT_MISSING)
+            if failure is None:
+                if len(listeners) == 1 and not progress.listeners:
+                    return _ACK
+                decision.record_done(progress, listener)
+            elif failure is not _NOTED:
+                policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
+                mine = decision.record_failure(
+                    progress, listener, failure, policy, now=self._clock.now(), chance=self._chance()
+                )
+                tracebacks[listener.id] = decision.traced(failure)
+                _log.info("%s failed on %r", listener.id, delivery, exc_info=failure)
+                if self._failed:
+                    self._tell(delivery, document, listener, mine, failure)
+            if call is not None and call.stopped:
+                decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
+                break
+        return decision.conclusion(
+            progress, listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience
+        )
+
+    def _tell(
+        self, delivery: Delivery, document: Document, listener: Listener, mine: ListenerProgress, error: BaseException
+    ) -> None:
+        due = mine.due if mine.status == "due" else None
+        try:
+            event = generic(document)
+        except DecodeError:  # a declared class may ignore fields that cannot be decoded
+            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
+        about = {"delivery": delivery, "event": event, "listener_id": listener.id}
+        with observed(self._failed, **about, attempt=mine.runs, error=error, due=due):
+            pass
+
+    def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
+        mine = progress.listeners.get(listener.id)
+        return Call(
+            listener_id=listener.id,
+            queue=delivery.queue,
+            attempt=mine.runs + 1 if mine else 1,
+            losses=delivery.losses,
+            document=document,
+            subject=Subject.parsed(document.subject) if document.subject else None,
+            subjects=self._subjects,
+            outgoing=self._outgoing,
+        )
+
+    def _run(
+        self, listener: Listener, call: Call | None, document: Document, progress: Progress
+    ) -> BaseException | None:
+        """
+        Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already.
+
+        Each gets an event of its own, so that nothing that one changes in it reaches another.
+        """
+        kind = listener.event_type
+        made = False
+        try:
+            event = typed(document, kind) if kind else generic(document)
+            made = True
+            result = listener.function(event) if call is None else listener.function(event, call)
+            if result is not None and hasattr(result, "__await__"):
+                getattr(result, "close", int)()  # so that Python does not warn of it as well
+                return TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
+            if call is not None:
+                call.send_held()
+        except KeyboardInterrupt:
+            raise
+        except SubjectMissingError as error:
+            if decision.is_waiting(
+                progress, listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience
+            ):
+                return _NOTED
+            if listener.mark.missing == "skip":
+                return None
+            if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
+                return self._run(listener, call, document, progress)
+            decision.record_dead(progress, listener, Reason.SUBJECT_MISSING, str(error))
+            return _NOTED
+        except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
+            if made or not isinstance(error, DecodeError):
+                return error
+            decision.record_dead(progress, listener, Reason.MALFORMED, str(error))
+            return _NOTED
+        return None
+
+    def _kept(self, delivery: Delivery, progress: Progress) -> bool:
+        """Keep *progress* where that is claimed; return whether further listeners may be called."""
+        if self._checkpoint is None:
+            return True
+        state = dumped(progress)
+        try:
+            self._checkpoint(delivery, state)
+        except (LeaseLostError, TransportClosedError):
+            return False  # nobody would learn what the others do; settling will be refused and told
+        except Exception as error:  # noqa: BLE001 - any error; it must not hide what the listeners did
+            _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
+        return True
+
+    def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:
+        """Return why this process cannot handle *document*, and in words, if it cannot."""
+        if not listeners:
+            elsewhere = [each.queue or self._first_queue(document.type) for each in self._listeners.of(document.type)]
+            where = f"; its listeners here are in {', '.join(sorted(set(elsewhere)))}" if elsewhere else ""
+            return Reason.UNKNOWN_EVENT, f'no listener for "{document.type}" in the queue "{queue}"{where}'
+        version = document.dataversion
+        if version is not None:
+            for listener in listeners:
+                kind = listener.event_type
+                if kind is not None and version > kind.version:
+                    detail = f'"{document.type}" has version {version}, {listener.id} knows {kind.version}'
+                    return Reason.NEWER_VERSION, detail
+        return None
+
+
+def _two_names(document: Document, envelope: Envelope) -> str:
+    return f'the body is the event "{document.type}" {document.id}, its envelope says "{envelope.name}" {envelope.id}'

@@ -1,0 +1,90 @@
+"""Where deliveries are handled: here and now, in threads, or in processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from relevo._process_identity import this_process
+from relevo._transport.delivery import Delivery, Lost, Outcome
+
+Handle = Callable[[Delivery], Outcome]
+"""From a delivery to how it ends; whatever listeners raise is in the outcome."""
+
+
+class Executor(Protocol):
+    """Handles deliveries for a worker; all methods are called from the worker's thread."""
+
+    def start(self, handle: Handle) -> None:
+        """Get ready to handle deliveries with *handle*."""
+        ...
+
+    def room(self) -> int:
+        """
+        Return how many further deliveries can be submitted now.
+
+        Raises:
+            TransportUnavailableError: None can, since something that the executor needs is down; said once
+                for each attempt that failed, and nothing that was submitted depends on it any more.
+        """
+        ...
+
+    def submit(self, delivery: Delivery) -> None:
+        """Begin to handle *delivery*; there is room for it."""
+        ...
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        """Return what was finished since the last time, after at most *wait* seconds if nothing was."""
+        ...
+
+    def running(self) -> int:
+        """Return how many were submitted and not yet returned as finished."""
+        ...
+
+    def stalled(self) -> Sequence[Delivery]:
+        """
+        Return the submitted deliveries that are not finished and that nothing works on.
+
+        A running listener, a starting child process and progress that is being stored count as work.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End what :meth:`start` began; what still runs is abandoned."""
+        ...
+
+
+class InlineExecutor:
+    """Handles each delivery in the worker's own thread, one after the other."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Delivery, Outcome]] = []
+
+    def start(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def room(self) -> int:
+        return 0 if self._done else 1
+
+    def submit(self, delivery: Delivery) -> None:
+        try:
+            outcome = self._handle(delivery)
+        except BaseException:
+            # A defect or an interrupt, no listener's failure: the process ends in the middle of it, as in a crash.
+            # It counts as a death, so it cannot stop the queue for ever: the third one ends the event.
+            self._done.append((delivery, Lost(death=str(this_process().as_witnessed()))))
+            raise
+        self._done.append((delivery, outcome))
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        done, self._done = self._done, []
+        return done
+
+    def running(self) -> int:
+        return len(self._done)
+
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
+    def stop(self) -> None:
+        self._done = []

@@ -1,0 +1,237 @@
+"""What a worker holds: deliveries whose leases it renews, and settlements that wait to be flushed together."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._hook import Hooks, observed
+from relevo._transport.delivery import DeadLetter, Delivery, Outcome, Release, Settlement
+from relevo._transport.transport import Transport
+from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
+
+_log = getLogger("relevo.worker")
+
+FLUSH_AFTER = 0.01
+"""Seconds after which a settlement waits no longer for others to go with."""
+
+_MOST_FAILURES = 5
+_AGAIN_AFTER = 1.0
+"""Seconds after which a settlement that failed is tried again."""
+
+_REMIND_EVERY = 60.0
+"""Seconds between two log lines about a lasting problem."""
+
+
+class Reminder:
+    """Decides when to log a lasting problem: at once, and then once a minute."""
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._last: float | None = None
+
+    def due(self) -> bool:
+        """Return whether to log the problem now."""
+        now = self._clock.monotonic()
+        if self._last is not None and now - self._last < _REMIND_EVERY:
+            return False
+        self._last = now
+        return True
+
+
+@contextmanager
+def outage(transport: str) -> Iterator[None]:
+    """Raise a configuration error of *transport* as an outage: the same configuration worked before."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise TransportUnavailableError(transport, f"it worked before, and fails now: {error}") from error
+
+
+@attrs.define(eq=False, slots=False)
+class Ledger:
+    """
+    Keeps the books of one worker; its methods may be called from the worker and from its keeper.
+
+    Args:
+        transport: Where the deliveries come from and go to.
+
+        clock: Where the time comes from.
+
+        hooks: Plugins that look on.
+
+        settled: Called with what was settled, and with what was no longer held and could not be settled.
+
+        limit: So many settlements do not wait any longer.
+    """
+
+    _transport: Transport
+    _clock: Clock
+    _hooks: Hooks
+    _settled: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
+    _limit: int
+
+    def __attrs_post_init__(self) -> None:
+        self.counts: Counter[type[Outcome]] = Counter()
+        """How many were settled, by outcome."""
+        self.reasons: Counter[str] = Counter()
+        """How many were dead-lettered, by reason."""
+        self._around = self._hooks.observers("relevo_around_settle")
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._held: dict[Delivery, None] = {}
+        self._pending: list[Settlement] = []
+        self._failed: list[Settlement] = []
+        self._since = 0.0
+        self._failed_at = 0.0
+        self._failures = 0
+        self._reminder = Reminder(self._clock)
+
+    def hold(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that *deliveries* were received."""
+        with self._lock:
+            self._held.update(dict.fromkeys(deliveries))
+
+    def forget(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that *deliveries* are no longer held."""
+        with self._lock:
+            for delivery in deliveries:
+                self._held.pop(delivery, None)
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Return whether *delivery* is held, as far as is known."""
+        return delivery in self._held
+
+    def held(self) -> int:
+        """Return how many are held: received and not known to be settled."""
+        return len(self._held)
+
+    def waiting(self) -> int:
+        """Return how many settlements the transport did not take and is offered again; their listeners have ended."""
+        return len(self._failed)
+
+    def pending(self) -> int:
+        """Return how many settlements wait for the next flush."""
+        return len(self._pending)
+
+    def handled(self) -> int:
+        """Return how many were settled in any way but released."""
+        return self.counts.total() - self.counts[Release]
+
+    def add(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Note how *delivery* ends, to be settled with the next flush."""
+        with self._lock:
+            if not self._pending:
+                self._since = self._clock.monotonic()
+            self._pending.append((delivery, outcome))
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that *deliveries* were not begun."""
+        for delivery in deliveries:
+            self.add(delivery, Release())
+
+    def ripe(self) -> bool:
+        """Return whether settlements wait that should be flushed now."""
+        if not self._pending:
+            return bool(self._failed) and self._clock.monotonic() - self._failed_at >= _AGAIN_AFTER
+        return len(self._pending) >= self._limit or self._clock.monotonic() - self._since >= FLUSH_AFTER
+
+    def flush(self) -> None:
+        """
+        Settle all that waits.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached; it all waits still.
+
+            SettleError: Some could not be settled, and not for the first time; they wait still.
+        """
+        with self._flushing:
+            batch = self._taken()
+            if not batch:
+                return
+            failure: SettleError | None = None
+            try:
+                lost = self._settle(batch)
+            except SettleError as error:
+                failure = error
+                lost = [delivery for delivery, _ in batch if delivery in error.lost]
+            except BaseException:
+                with self._lock:
+                    self._pending[:0] = batch
+                raise
+            gone = frozenset(lost)
+            settled = self._enter(batch, gone, failure)
+            # Before another flush ends, so that a caller that waits for it sees what could not be settled.
+            self._settled(settled, [entry for entry in batch if entry[0] in gone])
+        if failure is not None and self._failures > _MOST_FAILURES:
+            raise failure
+
+    def extend(self, lease: float) -> None:
+        """Keep all that is held hidden for another *lease* seconds, where the transport can; forget what is lost."""
+        if not self._transport.capabilities.extend:
+            return
+        with self._flushing:  # what is being settled meanwhile would seem lost
+            with self._lock:
+                held = list(self._held)
+            if not held:
+                return
+            try:
+                lost = self._transport.extend(held, lease=lease)
+            except TransportError as error:
+                _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
+                return
+            with self._lock:
+                told_later = {delivery for delivery, _ in (*self._pending, *self._failed)}
+                gone = [delivery for delivery in lost if delivery not in told_later]
+                for delivery in gone:
+                    self._held.pop(delivery, None)
+        for delivery in gone:
+            _log.warning("the lease of %r was lost while it was held; it may be handled twice", delivery)
+
+    def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
+        with outage(self._transport.name):  # what is settled was received before
+            if not self._around:
+                return self._transport.settle(batch)
+            with observed(self._around, transport=self._transport.name, settlements=batch):
+                return self._transport.settle(batch)
+
+    def _enter(
+        self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None
+    ) -> Sequence[Settlement]:
+        """Enter into the books what became of *batch*; return what was settled."""
+        if failure is None:
+            self._failures = 0
+        unsettled = frozenset(failure.unsettled) if failure else frozenset()
+        settled = []
+        with self._lock:
+            for entry in batch:
+                delivery, outcome = entry
+                if delivery in unsettled:
+                    self._failed.append(entry)
+                    continue
+                self._held.pop(delivery, None)
+                if delivery not in lost:
+                    settled.append(entry)
+                    self.counts[type(outcome)] += 1
+                    if isinstance(outcome, DeadLetter):
+                        self.reasons[outcome.reason] += 1
+            if failure is not None:
+                self._failures += 1
+                self._failed_at = self._clock.monotonic()
+        if failure is not None and self._reminder.due():
+            _log.error("%s; trying again", failure)
+        return settled
+
+    def _taken(self) -> list[Settlement]:
+        with self._lock:
+            batch, self._pending = self._pending, []
+            if self._failed and self._clock.monotonic() - self._failed_at >= _AGAIN_AFTER:
+                batch += self._failed
+                self._failed = []
+            return batch

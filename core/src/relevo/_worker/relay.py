@@ -1,0 +1,157 @@
+"""The relay: moves events from an outbox to the transport that they were meant for, or between any two queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from logging import getLogger
+
+from relevo._clock import Clock
+from relevo._transport.delivery import Ack, Delivery, Nack, Outcome, Release
+from relevo._transport.envelope import Envelope
+from relevo._transport.route import RESERVED
+from relevo._transport.transport import Transport
+from relevo._worker import decision
+from relevo._worker.executor import Handle
+from relevo._worker.progress import loaded
+from relevo.errors import (
+    CodecError,
+    ConfigurationError,
+    DecodeError,
+    RelevoError,
+    SendError,
+    TransportError,
+    TransportUnavailableError,
+    UnsupportedError,
+    described,
+)
+
+_log = getLogger("relevo.relay")
+
+_AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
+_BATCH = 250
+
+_UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
+"""Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
+
+
+def outbox_queue(transport: str) -> str:
+    """Return the reserved queue that holds what is meant for *transport*."""
+    return f"{RESERVED}{transport}"
+
+
+class RelayExecutor:
+    """
+    Hands on what a worker receives from an outbox, a batch at a time.
+
+    An event that the target has confirmed is done here; one whose outcome is unknown is sent again under
+    the same id; one that the target refuses is tried again, and dead-lettered when *patience* runs out.
+    While the target is down everything stays where it is, and nothing counts.
+
+    Args:
+        target: Where to.
+
+        clock: Where the time comes from.
+
+        patience: Seconds from the first refusal of an event until it is dead-lettered; ``None``: never, it
+            stays where it is and nothing is noted with it.
+
+        change: Returns what is sent in place of an envelope, or what becomes of it here instead.
+    """
+
+    def __init__(
+        self,
+        target: Transport,
+        *,
+        clock: Clock,
+        patience: float | None = decision.PATIENCE,
+        change: Callable[[Envelope], Envelope | Outcome] = lambda envelope: envelope,
+    ):
+        self._target = target
+        self._clock = clock
+        self._patience = patience
+        self._change = change
+        self._batch: list[Delivery] = []
+        self._outage: TransportError | ConfigurationError | None = None
+        self._has_sent = False
+
+    def start(self, handle: Handle) -> None:
+        """Nothing to get ready: the events are handed on, not handled."""
+
+    def room(self) -> int:
+        outage, self._outage = self._outage, None
+        if outage is not None:
+            raise outage
+        return _BATCH - len(self._batch)
+
+    def submit(self, delivery: Delivery) -> None:
+        self._batch.append(delivery)
+
+    def running(self) -> int:
+        return len(self._batch)
+
+    def stalled(self) -> Sequence[Delivery]:
+        return ()
+
+    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        """Send what was submitted and say what became of it."""
+        batch, self._batch = self._batch, []
+        now = self._clock.now()
+        ended: list[tuple[Delivery, Outcome]] = []
+        sound: list[tuple[Delivery, Envelope]] = []
+        for delivery in batch:
+            refusal = decision.refusal(delivery, now)
+            if refusal is not None:
+                ended.append((delivery, refusal))
+            elif isinstance(delivery.envelope, Envelope):
+                changed = self._change(delivery.envelope)
+                if isinstance(changed, Envelope):
+                    sound.append((delivery, changed))
+                else:
+                    ended.append((delivery, changed))
+        return ended + self._handed_on(sound) if sound else ended
+
+    def stop(self) -> None:
+        self._batch = []
+
+    def _handed_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
+        try:
+            self._target.send([envelope for _, envelope in batch])
+        except SendError as error:
+            return [(delivery, self._after(error, position, delivery)) for position, (delivery, _) in enumerate(batch)]
+        except TransportError as error:
+            self._outage = error
+            return [(delivery, Release()) for delivery, _ in batch]
+        except _UNFIT as error:
+            if len(batch) == 1:
+                return [(batch[0][0], self._refused(batch[0][0], error))]
+            return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
+        except ConfigurationError as error:  # about the target, not an event; after a first success, an outage
+            name, why = self._target.name, f"it worked before, and fails now: {error}"
+            self._outage = TransportUnavailableError(name, why) if self._has_sent else error
+            return [(delivery, Release()) for delivery, _ in batch]
+        self._has_sent = True
+        return [(delivery, Ack()) for delivery, _ in batch]
+
+    def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
+        if position in error.sent:
+            return Ack()
+        if position in error.refused:
+            return self._refused(delivery, error)
+        return _again(delivery)
+
+    def _refused(self, delivery: Delivery, error: Exception) -> Outcome:
+        why = str(error) if isinstance(error, RelevoError) else described(error)
+        if self._patience is None:
+            _log.warning("%r stays: %s", delivery, why)
+            return _again(delivery)
+        try:
+            progress = loaded(delivery.state)
+        except DecodeError:
+            progress = loaded(b"")
+        return decision.patient(
+            progress, decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience
+        )
+
+
+def _again(delivery: Delivery) -> Nack:
+    return Nack(delay=min(_AGAIN_CAP, _AGAIN_FIRST * 2.0 ** min(delivery.attempt - 1, 10)))

@@ -1,0 +1,264 @@
+"""
+Signatures: nobody but the application makes events for it, or changes what is known of how far they are.
+
+Off unless it is given keys. Events are signed at the dispatch, in a header, and verified by workers before
+anything of them is read; workers sign the state that travels with a delivery. It is HMAC-SHA256 (RFC 2104)
+over fields that are each preceded by their length, so that no two events are written alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._secret import Secret
+from relevo._transport.delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
+from relevo._transport.envelope import Envelope
+from relevo._worker.decision import Reason, sanitised, wait_left, waited
+from relevo._worker.executor import Handle
+from relevo._worker.progress import SEAL, SEALED, since
+from relevo.errors import ConfigurationError, DecodeError, shown
+
+HEADER = "relevo-signature"
+SHORTEST_KEY = 32
+_VERSION = "v1"
+_ID = 8
+
+_SIGNATURE = re.compile(r"(v\d{1,9})\.([0-9a-f]{8})\.([0-9a-f]{64})")
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
+_NOTE = SEALED + b"awaiting"
+"""
+What stands before a state since its key, or that of its event, is waited for; instead of a signature a time follows.
+
+It is not signed: whoever can write it can take the whole event away.
+"""
+
+
+class UnknownKeyError(DecodeError):
+    """Raised when something is signed with a key that is not here, or in a later way; a later worker may know it."""
+
+
+def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
+    value: Any = given
+    is_one = isinstance(value, (str, bytes, Secret)) or not isinstance(value, Iterable)
+    keys: list[Any] = [value] if is_one else list(value)
+    if wrong := [type(each).__name__ for each in keys if not isinstance(each, (str, Secret))]:
+        raise ConfigurationError(f"signing: a key is text, not {wrong[0]}; give one, or several in a list")
+    return tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
+
+
+@attrs.frozen
+class Signing:
+    """
+    The keys of an application, and what is done with them.
+
+    To change keys without a pause, give every program the new one in second place, then let it sign by putting it
+    first, then take the old one away once nothing that it signed is left. A key that a worker does not have yet is
+    waited for, as a later version of an event is. To begin, deploy with ``required=False``, which takes what is not
+    signed yet, and leave that out once nothing unsigned is on its way.
+
+    Args:
+        keys: One key, or several. The first one signs, all verify. Each has 32 characters at least, out of
+            a random source: ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
+
+        required: Refuse what is not signed.
+
+    Raises:
+        ConfigurationError: There is no key, or one is too short; it is not shown.
+    """
+
+    keys: tuple[Secret, ...] = attrs.field(converter=_keys)
+    required: bool = True
+    _by_id: dict[str, bytes] = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        lengths = [len(key.reveal()) for key in self.keys]
+        if not lengths or min(lengths) < SHORTEST_KEY:
+            what = f"has {min(lengths)} characters" if lengths else "is missing"
+            raise ConfigurationError(
+                f"signing: a key {what}, {SHORTEST_KEY} are the least; make one with "
+                f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        raw = [key.reveal().encode() for key in self.keys]
+        object.__setattr__(self, "_by_id", {_digest(key, b"key id").hex()[:_ID]: key for key in raw})
+
+    # --- events ------------------------------------------------------------------------------------
+
+    def signed(self, envelope: Envelope) -> Envelope:
+        """Return *envelope* with a signature of its own, whatever it had."""
+        key_id = next(iter(self._by_id))
+        mac = self._mac(key_id, *_said(envelope)).hex()
+        return attrs.evolve(envelope, headers={**envelope.headers, HEADER: f"{_VERSION}.{key_id}.{mac}"})
+
+    def making(self, make: Callable[..., Sequence[Envelope]]) -> Callable[..., Sequence[Envelope]]:
+        """Return what makes the envelopes that *make* makes, signed."""
+        return lambda *targets: [self.signed(envelope) for envelope in make(*targets)]
+
+    def fault(self, envelope: Envelope) -> str | None:
+        """Return what is wrong with the signature of *envelope*, in words without a secret; ``None`` if nothing is."""
+        try:
+            self.verify(envelope, queue=envelope.queue)
+        except DecodeError as error:
+            return str(error)
+        return None
+
+    def verify(self, envelope: Envelope, *, queue: str) -> None:
+        """
+        Look whether *envelope*, which lies in *queue*, is what one of the keys signed.
+
+        Raises:
+            UnknownKeyError: Another key signed it, or a newer release of relevo.
+
+            DecodeError: It was not signed, or is not what was signed.
+        """
+        header = envelope.headers.get(HEADER)
+        if header is None:
+            if self.required:
+                raise DecodeError("it is not signed")
+            return
+        match = _SIGNATURE.fullmatch(header)
+        if match is None:
+            raise DecodeError(f"what it is signed with is no signature: {shown(header)}")
+        version, key_id, mac = match.groups()
+        if version != _VERSION:
+            raise UnknownKeyError(f"its signature is of version {version}, {_VERSION} is known")
+        if not _same(bytes.fromhex(mac), self._mac(self._known(key_id, "it"), *_said(envelope))):
+            raise DecodeError(
+                "its signature does not fit: its body, source, queue, urgency, key or expiry is not what was signed"
+            )
+        if envelope.queue != queue:
+            raise DecodeError(f'it was signed for the queue "{envelope.queue}" and lies in another')
+
+    def _known(self, key_id: str, what: str) -> str:
+        if key_id not in self._by_id:
+            raise UnknownKeyError(f"{what} is signed with the key {key_id}, which is none of: {', '.join(self._by_id)}")
+        return key_id
+
+    # --- state -------------------------------------------------------------------------------------
+
+    def sealed(self, state: bytes, envelope: Envelope) -> bytes:
+        """Return *state* with a signature, which holds for *envelope* alone."""
+        key_id = next(iter(self._by_id))
+        return SEALED + key_id.encode() + self._mac(key_id, *_whose(envelope), state) + state if state else state
+
+    def opened(self, state: bytes, envelope: Envelope) -> bytes:
+        """
+        Return the state that :meth:`sealed` was given.
+
+        Raises:
+            UnknownKeyError: It is signed with another key.
+
+            DecodeError: Its signature does not fit, or is missing and required.
+        """
+        _, state = _noted(state)
+        if not state or not (self.required or state.startswith(SEALED)):
+            return state
+        begin = len(SEALED) + _ID
+        key_id, mac, rest = state[len(SEALED) : begin].decode("latin-1"), state[begin:SEAL], state[SEAL:]
+        is_sealed = state.startswith(SEALED) and len(mac) == SEAL - begin and _KEY_ID.fullmatch(key_id)
+        if is_sealed and _same(mac, self._mac(self._known(key_id, "its state"), *_whose(envelope), rest)):
+            return rest
+        raise DecodeError("the state of the delivery was not signed by a worker of this application")
+
+    # --- around a worker ------------------------------------------------------------------------------
+
+    def verifying(self, handle: Handle, *, clock: Clock, patience: float) -> Handle:
+        """
+        Return what does as *handle*, but only to what is rightly signed; its outcomes have sealed states.
+
+        What another key signed is given back: while keys change, a later worker knows it.
+
+        Args:
+            handle: From a delivery to its outcome.
+
+            clock: Where the time comes from.
+
+            patience: Seconds for which an unknown key is waited for, from the first hand-over that met it.
+        """
+
+        def outcome(delivery: Delivery) -> Outcome:
+            envelope = delivery.envelope
+            if not isinstance(envelope, Envelope):
+                return handle(delivery)
+            try:
+                self.verify(envelope, queue=delivery.queue)
+                state = self.opened(delivery.state, envelope)
+            except UnknownKeyError as error:
+                return _patient(delivery, clock.now(), detail=str(error), patience=patience)
+            except DecodeError as error:
+                return DeadLetter(reason=Reason.FORGED, error=sanitised(str(error)))
+            ended = handle(attrs.evolve(delivery, state=state))
+            if isinstance(ended, (Nack, DeadLetter)) and ended.state:
+                return attrs.evolve(ended, state=_kept(self.sealed(ended.state, envelope)))
+            return ended
+
+        return outcome
+
+    def keeping(self, checkpoint: Callable[[Delivery, bytes], None]) -> Callable[[Delivery, bytes], None]:
+        """Return what does as *checkpoint*, with a sealed state."""
+
+        def keep(delivery: Delivery, state: bytes) -> None:
+            envelope = delivery.envelope
+            checkpoint(delivery, self.sealed(state, envelope) if isinstance(envelope, Envelope) else state)
+
+        return keep
+
+    def _mac(self, key_id: str, *said: str | bytes | None) -> bytes:
+        message = bytearray(_VERSION.encode())
+        for each in (key_id, *said):
+            data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
+            message += b"-" if data is None else len(data).to_bytes(8) + data
+        return _digest(self._by_id[key_id], bytes(message))
+
+
+def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
+    """Give *delivery* back, and note in its state, which nobody here can read, since when its key is waited for."""
+    first, state = _noted(delivery.state)
+    first = since(first, now)
+    noted = b"%b%032.3f%b" % (_NOTE, first, state)
+    fits = len(noted) <= MAX_STATE
+    wait = wait_left(now - first if fits else waited(delivery, now), patience)
+    if wait is None:
+        return DeadLetter(reason=Reason.FORGED, error=sanitised(detail), state=_kept(state))
+    return Nack(delay=wait, state=noted if fits else None)
+
+
+def _kept(state: bytes) -> bytes | None:
+    """Return *state* if it is short enough to be stored; else ``None``, which leaves the stored one."""
+    return state if len(state) <= MAX_STATE else None
+
+
+def _noted(state: bytes) -> tuple[float | None, bytes]:
+    """Return since when *state* says that a key is waited for, if it does, and the state without that."""
+    if not state.startswith(_NOTE):
+        return None, state
+    try:
+        return float(state[len(_NOTE) : SEAL]), state[SEAL:]
+    except ValueError:
+        return None, state[SEAL:]
+
+
+def _digest(key: bytes, message: bytes) -> bytes:
+    import hmac  # noqa: PLC0415 - it brings OpenSSL along, and few applications sign
+
+    return hmac.digest(key, message, "sha256")
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    import hmac  # noqa: PLC0415 - as above
+
+    return hmac.compare_digest(one, other)
+
+
+def _said(envelope: Envelope) -> tuple[str | bytes | None, ...]:
+    """Return what the signature of *envelope* is over: whom it is for, and what of it the body does not say."""
+    expires = None if envelope.expires is None else repr(float(envelope.expires))
+    return ("event", envelope.source, envelope.queue, envelope.urgency, envelope.ordering_key, expires, envelope.body)
+
+
+def _whose(envelope: Envelope) -> tuple[str, ...]:
+    return ("state", envelope.source, envelope.queue, envelope.id)

@@ -1,0 +1,298 @@
+"""Suspects: events that were lost before. Collect the evidence; :mod:`relevo._worker.evidence` judges it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._process_identity import Lives, ProcessIdentity, lives_here, process_identity
+from relevo._transport.delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release, Settlement
+from relevo._transport.envelope import Envelope
+from relevo._transport.transport import Transport
+from relevo._worker.decision import Reason, sanitised
+from relevo._worker.evidence import (
+    APPEAR_EVERY,
+    CRASH_LOOP_DEATHS,
+    GRACE,
+    Absences,
+    Begin,
+    CrashLoop,
+    Fate,
+    Verdict,
+    Wait,
+    cannot_tell,
+    described_deaths,
+    judged,
+)
+from relevo._worker.kept import KeptOutcomes
+from relevo.errors import LeaseLostError, RelevoError, TransportError
+
+_log = getLogger("relevo.worker")
+
+LOOK_AGAIN = 1.0
+"""Seconds until the next try with a suspect that could not be judged or whose note could not be stored."""
+
+_LONGEST_WAIT = GRACE + 2 * LOOK_AGAIN
+_REMEMBERED = 3600.0
+_MOST_NOTES = 1000
+
+
+@attrs.define(eq=False, slots=False)
+class Suspects:
+    """
+    The handling of events that were lost before, for one worker.
+
+    Args:
+        transport: The transport of the events.
+
+        clock: The source of time.
+
+        identity: The worker's process, with a random part that no other worker has.
+
+        lives: Returns whether a process of this host is alive.
+    """
+
+    _transport: Transport
+    _clock: Clock
+    _identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
+    _lives: Lives = lives_here
+
+    def __attrs_post_init__(self) -> None:
+        self._has_evidence = self._transport.capabilities.presence
+        self._absences = Absences()
+        self._met: dict[tuple[str, ...], float] = {}
+        self.kept = KeptOutcomes()
+        """Outcomes of events that were no longer held when they were settled."""
+        self._lock = threading.Lock()
+        self._notes: dict[Delivery, Note] = {}
+        """The notes of deliveries that are not known to be settled."""
+
+        self._is_excused = False
+        self._excuse_again_at = -math.inf
+        self._appeared: float | None = None
+        self._waiting: dict[_Event, float] = {}
+        """The start of each suspect's wait for the end of a grace period, in monotonic seconds."""
+
+    def start(self) -> None:
+        """Begin another run: from now on the end of this process counts as a death again."""
+        with self._lock:
+            self._is_excused = False
+
+    # --- before it is begun ----------------------------------------------------------------------------
+
+    def outcome(self, delivery: Delivery) -> Outcome | None:
+        """
+        Return the outcome of *delivery* if it must not be handled; else store the note and return ``None``.
+
+        Raises:
+            TransportUnavailableError: The server could not be asked which workers are alive.
+        """
+        begun = delivery.begun
+        is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
+        with self._lock:
+            kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
+        if kept is not None:
+            self._waiting.pop(_event(delivery), None)
+            _log.info("%r was handled before its lease was lost; settling it with that outcome", delivery)
+            return kept
+        if not isinstance(delivery.envelope, Envelope):
+            return None
+        if not self._has_evidence:
+            if delivery.losses < CRASH_LOOP_DEATHS:
+                return None
+            return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.losses))
+        verdict = self._verdict(delivery)
+        if isinstance(verdict, Wait):
+            self._waiting.setdefault(_event(delivery), self._clock.monotonic())
+        else:
+            self._waiting.pop(_event(delivery), None)
+        match verdict:
+            case Begin(deaths):
+                return self._begun(delivery, Note(by=str(self._identity), deaths=deaths))
+            case CrashLoop(deaths):
+                note = delivery.begun
+                last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
+                return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
+            case Wait():
+                return self._later()
+
+    def patience(self) -> float:
+        """Return for how many seconds a run until empty has to wait for the grace period of a suspect."""
+        now = self._clock.monotonic()
+        self._waiting = {event: since for event, since in self._waiting.items() if now - since < _LONGEST_WAIT}
+        return max((since + _LONGEST_WAIT - now for since in self._waiting.values()), default=0.0)
+
+    def _later(self) -> Release:
+        return Release(delay=LOOK_AGAIN if self._transport.capabilities.delay is not None else 0.0)
+
+    def _begun(self, delivery: Delivery, note: Note) -> Outcome | None:
+        try:
+            if self._appeared is None:
+                self._appear()
+            self._transport.begin(delivery, note)
+        except LeaseLostError:
+            return Release()
+        except TransportError as error:
+            _log.info("%r is not begun yet: its note could not be stored: %s", delivery, error)
+            return self._later()
+        with self._lock:
+            self._notes[delivery] = note
+            while len(self._notes) > _MOST_NOTES:
+                self._notes.pop(next(iter(self._notes)))
+        return None
+
+    # --- while it runs ---------------------------------------------------------------------------------
+
+    def runs(self, delivery: Delivery, listener_id: str) -> None:
+        """Add the listener that runs to the note on *delivery*, if the transport can store it; from any thread."""
+        with self._lock:
+            note = self._notes.get(delivery)
+            if note is None or note.listener == listener_id:
+                return
+            note = attrs.evolve(note, listener=listener_id)
+            try:
+                self._transport.begin(delivery, note)
+            except RelevoError as error:  # the earlier note stays
+                _log.debug("the note on %r could not be updated: %s", delivery, error)
+            else:
+                self._notes[delivery] = note
+
+    def excuse(self) -> None:
+        """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
+        with self._lock:
+            self._is_excused = True
+            self._excuse_all()
+
+    def excuse_handled(self) -> None:
+        """
+        Mark the notes of suspects that were handled but not settled as excused, before another event is begun.
+
+        If the process ends after that, it does not die of them.
+        """
+        if self._notes:
+            with self._lock:
+                self._excuse_all()
+
+    def keep_up(self) -> None:
+        """Send a sign of life if one is due; only a worker that has begun a suspect sends any."""
+        if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
+            self._appear()
+
+    def _excuse_all(self) -> None:
+        if self._clock.monotonic() < self._excuse_again_at:
+            return
+        for delivery, note in tuple(self._notes.items()):
+            if not note.excused and self._excuse(delivery, note):
+                self._notes[delivery] = attrs.evolve(note, excused=True)
+
+    def _excuse(self, delivery: Delivery, note: Note) -> bool:
+        """Mark *note* as excused, and return whether that was stored."""
+        try:
+            self._transport.excuse(delivery, note)
+        except RelevoError as error:
+            _log.debug("the note on %r could not be marked as excused: %s", delivery, error)
+            self._excuse_again_at = self._clock.monotonic() + LOOK_AGAIN
+            return False
+        return True
+
+    def _appear(self) -> None:
+        self._transport.appear(self._identity.worker)
+        self._appeared = self._clock.monotonic()
+
+    # --- afterwards ------------------------------------------------------------------------------------
+
+    def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
+        """Return the final outcome of *delivery*, which was lost: a death that the worker saw may be the last one."""
+        with self._lock:
+            note = self._notes.get(delivery)
+        if not self._has_evidence:
+            losses = delivery.losses + 1
+            if losses < CRASH_LOOP_DEATHS:
+                return outcome
+            error = sanitised(cannot_tell(losses, last=outcome.error))
+            return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+        if outcome.death is None or self._is_excused:
+            if note is not None and not note.excused:  # the delivery ended, and this process is alive
+                with self._lock:
+                    self._excuse(delivery, note)
+            return attrs.evolve(outcome, death=None)
+        deaths = (*(delivery.deaths if note is None else note.deaths), outcome.death)
+        if len(deaths) < CRASH_LOOP_DEATHS:
+            return outcome
+        try:
+            verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))
+        except RelevoError:
+            return outcome  # the next worker that receives it judges
+        if not isinstance(verdict, CrashLoop):
+            return outcome
+        error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
+        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+
+    def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+        """Forget the notes of what was settled, and keep the outcomes of what was lost."""
+        now = self._clock.monotonic()
+        if not (lost or self._notes):
+            return
+        with self._lock:
+            for delivery, _ in settlements:
+                self._notes.pop(delivery, None)
+            for delivery, outcome in lost:
+                self.kept.keep(delivery, outcome, now)
+                note = self._notes.pop(delivery, None)
+                if note is not None and not note.excused:
+                    self._excuse(delivery, note)
+
+    # --- evidence --------------------------------------------------------------------------------------
+
+    def _verdict(self, delivery: Delivery) -> Verdict:
+        note, deaths = delivery.begun, delivery.deaths
+        self._look([*deaths, *([] if note is None else [note.by])])
+        return judged(note, deaths, self._fate, patient=note is not None and self._is_patient(delivery, note))
+
+    def _is_patient(self, delivery: Delivery, note: Note) -> bool:
+        """Return whether to leave *delivery* to the process that began it, if that is alive; for a limited time."""
+        now = self._clock.monotonic()
+        self._met = {key: at for key, at in self._met.items() if now - at < _REMEMBERED}
+        key = (*_event(delivery), note.by)
+        return now - self._met.setdefault(key, now) < GRACE
+
+    def _fate(self, text: str) -> Fate:
+        process = ProcessIdentity.parsed(text)
+        if process is None:
+            return Fate.UNKNOWN  # only a valid identity is evidence
+        if process.witnessed:
+            return Fate.GONE
+        if process == self._identity:
+            return Fate.SELF
+        lives = self._lives(process)
+        if lives is None:
+            return self._absences.fate(process.worker)
+        return Fate.ALIVE if lives else Fate.GONE
+
+    def _look(self, processes: Sequence[str]) -> None:
+        """Ask the transport about the processes that are not on this host."""
+        found = [process for process in map(ProcessIdentity.parsed, processes) if process is not None]
+        asked = [
+            each.worker for each in found if not each.witnessed and each != self._identity and self._lives(each) is None
+        ]
+        if asked:
+            now = self._clock.monotonic()
+            self._absences.forget(now - _REMEMBERED)
+            self._absences.look(asked, self._transport.presence(asked), now)
+
+
+_Event = tuple[str, str, str]
+
+
+def _event(delivery: Delivery) -> _Event:
+    """Return the identity of the event of *delivery*; only the queue if its bytes are unreadable."""
+    envelope = delivery.envelope
+    return (
+        (delivery.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else (delivery.queue, "", "")
+    )

@@ -1,0 +1,103 @@
+"""Which listener runs since when: noted around each call, and looked at by whoever holds it to its time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import attrs
+
+from relevo._listener.listener import Listener, ListenerTable
+from relevo.errors import RelevoError
+
+
+class TimeLimitExceededError(RelevoError):
+    """
+    Raised for a listener that ran for longer than it may; for its retry policy it is an error like any other.
+
+    Where listeners run in threads, which cannot be ended, it ends the worker.
+    """
+
+    def __init__(self, listener_id: str, limit: float):
+        self.listener_id = listener_id
+        self.limit = limit
+        super().__init__(
+            f"{listener_id} ran for longer than its time limit of {limit:g} s; "
+            f"give it more with listener(…, time_limit=…), or make it quicker"
+        )
+
+
+class Watch(Protocol):
+    """Learns what runs."""
+
+    def begin(self, listener_id: str, limit: float) -> None:
+        """Note that the listener begins, and may run for *limit* seconds; whatever is raised, it raises instead."""
+        ...
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        ...
+
+
+class WatchedTable(ListenerTable):
+    """
+    The listeners of another table, each noted by *watch* while it runs.
+
+    An interrupt that a listener raises is a failure of its own, since no terminal has a say where it runs.
+
+    Args:
+        listeners: Those that are watched; what is added to them later is too.
+
+        watch: Learns what runs.
+
+        time_limit: Seconds for listeners that say nothing themselves.
+    """
+
+    def __init__(self, listeners: ListenerTable, watch: Watch, *, time_limit: float):
+        super().__init__(listeners.event_types)
+        self._listeners = listeners
+        self._watch = watch
+        self._time_limit = time_limit
+        self._watched: dict[Listener, Listener] = {}
+        self._found: dict[tuple[Listener, ...], tuple[Listener, ...]] = {}
+
+    def of(self, event_name: str) -> tuple[Listener, ...]:
+        return self._all(self._listeners.of(event_name))
+
+    def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
+        return self._all(self._listeners.in_queue(event_name, queue, first))
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(self._all(tuple(self._listeners)))
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def _all(self, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
+        found = self._found.get(listeners)
+        if found is None:
+            found = self._found[listeners] = tuple(map(self._one, listeners))
+        return found
+
+    def _one(self, listener: Listener) -> Listener:
+        found = self._watched.get(listener)
+        if found is None:
+            limit = listener.mark.time_limit or self._time_limit
+            watched = _watched(listener.function, listener.id, limit, self._watch)
+            found = self._watched[listener] = attrs.evolve(listener, function=watched)
+        return found
+
+
+def _watched(function: Callable[..., object], listener_id: str, limit: float, watch: Watch) -> Callable[..., object]:
+    begin, end = watch.begin, watch.end
+
+    def call(*arguments: object) -> object:
+        begin(listener_id, limit)
+        try:
+            return function(*arguments)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("the listener raised KeyboardInterrupt") from error
+        finally:
+            end()
+
+    return call

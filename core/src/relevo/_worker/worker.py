@@ -1,0 +1,543 @@
+"""
+The worker: receive, call, settle.
+
+What is to become of a delivery is decided elsewhere (:mod:`relevo._worker.decision`); here it is carried out.
+The worker holds deliveries in three places, and everything that is held is renewed until it is settled:
+the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
+flushed together.
+
+A delivery with losses is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
+unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun, a note
+is stored (:mod:`relevo._worker.suspect`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import Clock
+from relevo._hook import Hooks, observed
+from relevo._process_identity import this_process
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release, Settlement
+from relevo._transport.transport import Transport
+from relevo._worker.batch_size import Pace
+from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
+from relevo._worker.executor import Executor, Handle, InlineExecutor
+from relevo._worker.ledger import Ledger, Reminder, outage
+from relevo._worker.run import Report, RunOptions
+from relevo._worker.suspect import Suspects
+from relevo.errors import RelevoError, SettleError, TransportError, TransportUnavailableError
+
+_log = getLogger("relevo.worker")
+
+LEASE = 60.0
+"""Seconds of a lease; renewed every third of it."""
+
+MAX_BATCH = 250
+_WAIT = 1.0
+_WAIT_BUSY = 0.02
+_WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
+_KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
+_OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
+GRACE = 5.0
+"""Seconds after the time limit within which a transport call ends, whatever the server does."""
+
+_ALONE_WITHIN = 5.0
+"""Seconds for which a suspect waits for settlements that the transport does not take."""
+
+_ASK_EVERY = 0.1
+"""Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
+
+
+_STALLED_AFTER = 30.0
+"""Seconds after which a stalled delivery, one that nothing works on, ends the worker."""
+
+_LOOK_EVERY, _LONGEST_LOOK = 1.0, 2.0
+"""
+Seconds between two checks for stalled deliveries, and the most that one check adds.
+
+Time in which the process was suspended or the server was down does not count.
+"""
+
+
+class StalledError(RelevoError):
+    """Raised by a worker that holds a delivery that nothing works on; the process should end and be restarted."""
+
+    def __init__(self, delivery: Delivery, seconds: float):
+        self.delivery = delivery
+        self.seconds = seconds
+        super().__init__(
+            f"{delivery!r}: no listener has been running for {seconds:.0f} s after it was submitted; "
+            f"the worker ends, and the event is delivered again"
+        )
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class Worker:
+    """
+    Handles the events of some queues of one transport until it is told to stop.
+
+    It may be run again: its limits, counted from when it was made, and its report go on.
+
+    Args:
+        transport: Where the events are.
+
+        handle: From a delivery to its outcome.
+
+        queues: In order of preference.
+
+        clock: Where the time comes from, and what waits in an outage.
+
+        chance: Returns random numbers from 0 to 1, for the jitter of waits.
+
+        options: Its limits.
+
+        executor: Where listeners run; in this thread if unsaid.
+
+        hooks: Plugins that look on, and may object to taking further events.
+
+        lease: Seconds for which deliveries are hidden; renewed every third of it where that is claimed.
+
+        patient: Wait for a server that is down, instead of raising. After the first successful receive a
+            configuration error of the transport is an outage too: the same configuration worked before.
+
+        limited: Further transports that the executor calls; the time limit applies to their calls too.
+
+        background: Renew leases and flush settlements also while a listener runs, from a thread.
+
+        suspects: Handles events that were lost before; by default with the identity of this process.
+    """
+
+    _transport: Transport
+    _handle: Handle
+    _queues: Sequence[str]
+    _clock: Clock
+    _chance: Callable[[], float]
+    _options: RunOptions = attrs.field(factory=RunOptions)
+    _executor: Executor = attrs.field(factory=InlineExecutor)
+    _hooks: Hooks = attrs.field(factory=Hooks)
+    _lease: float = LEASE
+    _patient: bool = False
+    _limited: Sequence[Transport] = ()
+    _background: bool = True
+    _suspects: Suspects = attrs.field()
+
+    @_suspects.default
+    def _own_suspects(self) -> Suspects:
+        return Suspects(self._transport, self._clock)
+
+    def __attrs_post_init__(self) -> None:
+        most = self._options.batch or MAX_BATCH
+        self._queues = tuple(self._queues)
+        self._dead_observers = self._hooks.observers("relevo_dead_lettered")
+        self._backlog: deque[Delivery] = deque()
+        self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
+        self.held = self._ledger.held
+        """How many deliveries were received and are not known to be settled; may be asked from any thread."""
+        self._pace = Pace(most)
+        self._stopped = self._hurried = False
+        self._unsettled_since: float | None = None
+        self._outages = self._doubts = 0
+        self._received = False
+        self._busy = False
+        """Whether a listener runs, as far as this thread knows."""
+        self._worked = self._clock.monotonic()
+        """When a listener last ran, in monotonic seconds."""
+        self._reminder = Reminder(self._clock)
+        self._batch: Sequence[Delivery] = ()
+        self._started = self._clock.monotonic()
+        self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
+        self._has_limit = self._ends < float("inf")
+        self._linger = self.lingered = 0.0
+        """How many of the seconds of *settle* are over, in the second of them."""
+        self._asked = self._looked = self._started
+        self._still: dict[Delivery, float] = {}
+        """For how many seconds each stalled delivery has been stalled."""
+        self._abandoned: set[Delivery] = set()
+        self._fault: StalledError | None = None
+        """Why the run ends, if a delivery was stalled for too long."""
+
+    def stop(self) -> None:
+        """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
+        self._stopped = True  # no Event: its lock may be held by the very thread that the handler interrupts
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is begun, because :meth:`stop` was called or the time limit is reached."""
+        return self._stopped or self._clock.monotonic() >= self._ends
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopped
+
+    def run(self) -> Report:
+        """
+        Handle events until a limit is reached, nothing is ready any more, or :meth:`stop` is called.
+
+        Raises:
+            ConfigurationError: The transport cannot be used, and no receive succeeded before.
+
+            TransportUnavailableError: The server could not be reached, and the worker is not patient.
+
+            SettleError: The server keeps refusing to settle something, and the worker is not patient.
+
+            StalledError: Nothing works on a submitted delivery.
+        """
+        self._fault = None
+        self._abandoned.clear()
+        self._suspects.start()
+        self._executor.start(self._handle)
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(ended,), name="relevo-keeper", daemon=True)
+        if self._background:
+            keeper.start()
+        around = self._hooks.observers("relevo_around_run")
+        about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
+        try:
+            with observed(around, **about):
+                stopped_by = self._loop()
+        except KeyboardInterrupt:
+            self._hurried = True
+            raise
+        finally:
+            try:
+                self._put_back()
+                self._suspects.excuse()
+            finally:
+                ended.set()
+                if self._background:
+                    keeper.join()
+                self._executor.stop()
+                if self._has_limit:
+                    for transport in (self._transport, *self._limited):
+                        transport.hurry(None)
+        if self._fault is not None:
+            raise self._fault
+        counts = self._ledger.counts
+        return Report(
+            handled=self._ledger.handled(),
+            done=counts[Ack],
+            retried=counts[Nack],
+            dead=counts[DeadLetter],
+            unsettled=self._ledger.held(),
+            seconds=self._clock.monotonic() - self._started,
+            stopped_by=stopped_by,
+            reasons=dict(self._ledger.reasons),
+        )
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def _loop(self) -> str:
+        while True:
+            ended = self._limit_reached()
+            if ended:
+                return ended
+            try:
+                if self._backlog:
+                    self._begin()
+                elif self._executor.room() and not self._fetch() and self._options.until_empty and self._drained():
+                    return "empty"
+                self._collect()
+            except TransportUnavailableError as error:
+                self.sit_out(error)
+            except SettleError:
+                if not self._patient:  # else it is tried again, while everything else goes on
+                    raise
+
+    def _begin(self) -> None:
+        """Submit from the backlog what there is room for; a suspect only once it is alone, and nothing beside it."""
+        backlog, executor, ledger = self._backlog, self._executor, self._ledger
+        while backlog and executor.room() and not self._stopped:
+            suspect = backlog[0].losses > 0
+            if suspect and not self._alone():
+                return
+            self._suspects.excuse_handled()  # the transport may not have taken the outcome of an earlier suspect
+            delivery = backlog.popleft()
+            if suspect:
+                self._begin_suspect(delivery)
+                self._finish()
+            elif ledger.holds(delivery):
+                self._submit(delivery)
+
+    def _submit(self, delivery: Delivery) -> None:
+        self._busy = True
+        self._executor.submit(delivery)
+
+    def _begin_suspect(self, delivery: Delivery) -> None:
+        """Submit *delivery*, the only one that is held, unless it ends without being handled."""
+        if not self._ledger.holds(delivery):
+            return
+        try:
+            with outage(self._transport.name):
+                outcome = self._suspects.outcome(delivery)
+        except TransportUnavailableError:
+            self._ledger.add(delivery, Release())
+            raise
+        if outcome is None:
+            self._submit(delivery)
+        else:
+            self._ledger.add(delivery, outcome)
+
+    def _alone(self) -> bool:
+        """
+        Return whether no more than one delivery is held, after doing what can be done for that.
+
+        What the transport does not take, such as a dead letter whose queue is full, is waited for a while only: it must
+        not keep a suspect, and all that comes after it, from being handled.
+        """
+        self._finish()
+        held, waiting = self._ledger.held(), self._ledger.waiting()
+        if not waiting:
+            self._unsettled_since = None
+            if held <= 1:
+                return True
+        else:
+            now = self._clock.monotonic()
+            self._unsettled_since = now if self._unsettled_since is None else self._unsettled_since
+            if held - waiting <= 1 and now - self._unsettled_since >= _ALONE_WITHIN:
+                return True
+        self._pause(_WAIT_BUSY)
+        return False
+
+    def _collect(self) -> None:
+        """Note what was finished, after a little while if nothing can be begun before, and flush when it is time."""
+        if self._executor.running():
+            self._gather(0.0 if self._executor.room() else _WAIT_BUSY)
+        self._rested()
+        if self._ledger.ripe():
+            self._flush()
+
+    def _flush(self) -> None:
+        self._hurry()
+        self._ledger.flush()
+
+    def _hurry(self) -> None:
+        """Limit the next transport calls to the time limit, or the end of the last listener, plus the grace period."""
+        if self._has_limit:
+            now = self._clock.monotonic()
+            if self._busy:
+                self._worked = now
+            for transport in (self._transport, *self._limited):
+                transport.hurry(max(self._ends, self._worked) + GRACE - now)
+
+    def _gather(self, wait: float) -> None:
+        """Record what finished, after waiting at most *wait* seconds for something, and give up what is stalled."""
+        for delivery, outcome in self._executor.finished(wait):
+            if delivery in self._abandoned:
+                self._abandoned.remove(delivery)
+            else:
+                if isinstance(outcome, Lost):
+                    outcome = self._suspects.concluded(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
+                self._ledger.add(delivery, outcome)
+        if self._executor.running():
+            self._look()
+
+    def _finish(self) -> None:
+        """Wait for what runs, unless the worker has to hurry, and settle it."""
+        while self._executor.running() > len(self._abandoned):
+            self._gather(_WAIT_BUSY)
+            if self._hurried:
+                break
+        self._rested()
+        self._flush()
+
+    def _rested(self) -> None:
+        """Record whether a listener still runs, and when the last one ran."""
+        if self._busy and self._has_limit:
+            self._worked = self._clock.monotonic()
+            self._busy = self._executor.running() > len(self._abandoned)
+
+    def _look(self) -> None:
+        """Count for how long each delivery has been stalled; give up a delivery, and end, when that is too long."""
+        now = self._clock.monotonic()
+        passed = now - self._looked
+        if passed < _LOOK_EVERY:
+            return
+        self._looked = now
+        still = [delivery for delivery in self._executor.stalled() if delivery not in self._abandoned]
+        counted = min(passed, _LONGEST_LOOK)
+        self._still = {each: self._still[each] + counted if each in self._still else 0.0 for each in still}
+        for delivery, seconds in self._still.items():
+            if seconds < _STALLED_AFTER:
+                continue
+            fault = StalledError(delivery, seconds)
+            _log.error("%s", fault)
+            self._fault = self._fault or fault
+            self._abandoned.add(delivery)
+            lost = Lost(error=str(fault), death=str(this_process().as_witnessed()))
+            self._ledger.add(delivery, self._suspects.concluded(delivery, lost))
+
+    def _fetch(self) -> bool:
+        """Receive further events into the backlog; return whether any came, or may not come."""
+        ledger = self._ledger
+        limit = self._pace.limit()
+        if self._options.max_events is not None:
+            # What is held is looked at first: what the keeper settles in between is counted twice rather than not.
+            limit = min(limit, self._options.max_events - ledger.held() - ledger.handled())
+            if limit < 1:
+                self._finish()
+                if ledger.held():
+                    self._pause(_WAIT_BUSY)
+                return True
+        began = self._clock.monotonic()
+        self._hurry()
+        with outage(self._transport.name) if self._received else nullcontext():
+            batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
+        self._received = True
+        now = self._clock.monotonic()
+        self._pace.received(batch, asked=limit, now=now)
+        if self._linger:
+            self.lingered, self._linger = self.lingered + now - began, 0.0
+        if not batch:
+            self._outages = 0
+            self._flush()
+            return False
+        self._doubts = 0
+        self._batch = batch
+        ledger.hold(batch)
+        suspect = next((delivery for delivery in batch if delivery.losses), None)
+        if suspect is None:
+            self._backlog.extend(batch)
+        else:
+            self._backlog.append(suspect)
+            ledger.release(delivery for delivery in batch if delivery is not suspect)
+        return True
+
+    def _wait(self) -> float:
+        """Return for how long to wait for further events."""
+        if self._executor.running():
+            return _WAIT_BUSY
+        if self._options.until_empty:
+            return self._linger
+        return 0.0 if self._ledger.pending() else _WAIT
+
+    def _drained(self) -> bool:
+        """Return whether nothing is left to take, or worth waiting for; if not, the next receive waits a little."""
+        if self._ledger.held():
+            self._pause(_WAIT_BUSY)
+            return False
+        known = self._transport.capabilities.stats != "none"
+        with outage(self._transport.name):
+            stats = [self._transport.stats(queue) for queue in self._queues] if known else []
+        if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
+            # On its way, or behind an earlier one of its key, or just gone to another worker.
+            self._doubts += 1
+            self._linger = _WAIT_DOUBT
+            return False
+        left = max(self._options.settle - self.lingered, self._suspects.patience())
+        if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
+            self._linger = min(left, _WAIT)
+            return False
+        return True
+
+    def _limit_reached(self) -> str | None:
+        options = self._options
+        now = self._clock.monotonic()
+        if self._fault is not None:
+            return "stalled"
+        if self._stopped:
+            return "asked"
+        if options.max_events is not None and self._ledger.handled() >= options.max_events:
+            return "events"
+        if now >= self._ends:
+            return "time"
+        if not self._backlog or now - self._asked >= _ASK_EVERY:
+            self._asked = now
+            if (objection := self._hooks.objection()) is not None:
+                _log.info("taking no further events: %s", objection)
+                return "objection"
+        return None
+
+    def _put_back(self) -> None:
+        """Settle what is finished and release what was not begun."""
+        if self._options.until_empty and (patience := self._suspects.patience()) > 0:
+            _log.warning(
+                "not every event was handled: it takes %.0f s more to know whether the process that began one has "
+                "ended; a run until empty needs a time limit of more than %g s for that",
+                patience,
+                GRACE_OF_SUSPECTS,
+            )
+        try:
+            self._ledger.release(self._backlog)
+            self._backlog.clear()
+            self._finish()
+        except TransportError as error:
+            _log.warning("what is held cannot be settled: %s", error)
+        if self._ledger.held():
+            _log.warning("%d held deliveries come back when their lease ends", self._ledger.held())
+
+    # --- beside the loop ------------------------------------------------------------------------------
+
+    def _keep(self, ended: threading.Event) -> None:
+        """Renew leases and flush settlements while a listener keeps the worker's thread busy."""
+        renewed = self._clock.monotonic()
+        while not ended.wait(_KEEPER_PERIOD if self._ledger.held() else _KEEPER_IDLE):
+            try:
+                now = self._clock.monotonic()
+                if now - renewed >= self._lease / 3:
+                    renewed = now
+                    self._hurry()
+                    self._ledger.extend(self._lease)
+                if self._ledger.ripe():
+                    self._flush()
+                if self._stopped:
+                    self._suspects.excuse()
+                self._suspects.keep_up()
+            except Exception as error:  # noqa: BLE001 - the loop meets it too and decides; leases are renewed meanwhile
+                _log.debug("the keeper met %s: %s", type(error).__name__, error)
+                ended.wait(_WAIT)
+
+    def sit_out(self, error: TransportUnavailableError) -> None:
+        """Wait for a server that is down, longer each time, at most as long as is left; or raise *error*."""
+        if not self._patient:
+            raise error
+        now = self._clock.monotonic()
+        if self._reminder.due():
+            _log.warning("%s; waiting until it is back", error)
+        longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
+        self._outages += 1
+        self._pause(min(longest * (0.5 + self._chance() / 2), self._ends - now))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait in slices, so that :meth:`stop` is heard."""
+        while seconds > 0 and not self._stopped:
+            self._clock.sleep(min(seconds, 0.1))
+            seconds -= 0.1
+
+    def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+        self._suspects.settled(settlements, lost)
+        if lost:
+            self._lose([delivery for delivery, _ in lost])
+        for delivery, outcome in settlements:
+            if isinstance(outcome, Release):
+                continue
+            self._outages = 0
+            if isinstance(outcome, DeadLetter):
+                _log.warning("%r is dead: %s", delivery, outcome.reason)
+                with observed(self._dead_observers, delivery=delivery, outcome=outcome):
+                    pass
+
+    def _lose(self, lost: Sequence[Delivery]) -> None:
+        """Log that *lost* were not settled, and forget what was received over the same lost connection."""
+        if self._transport.capabilities.lease == "timed":
+            for delivery in lost:
+                _log.warning(
+                    "%r was no longer held when it was settled: its lease had ended, or an earlier try settled it",
+                    delivery,
+                )
+            return
+        _log.warning(
+            "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
+            "were given back earlier; the server delivers them again",
+            len(lost),
+            lost[0],
+        )
+        if not frozenset(lost).isdisjoint(self._batch):
+            self._ledger.forget(self._batch)  # the rest is delivered again; to begin it now would repeat it

@@ -1,0 +1,9 @@
+"""Where listeners run other than in the worker's own thread, how many at once, and for how long at most."""
+
+from relevo._execution.process import ProcessExecutor
+from relevo._execution.recipe import recipe
+from relevo._execution.threads import ThreadExecutor
+from relevo._worker.execution import Execution
+from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
+
+__all__ = ["Execution", "ProcessExecutor", "ThreadExecutor", "TimeLimitExceededError", "WatchedTable", "recipe"]
