@@ -114,7 +114,9 @@ def _delivery(envelope: Callable[..., Envelope], clock: FakeClock) -> Callable[.
 
     def delivery(**fields: Any) -> Delivery:
         own = {"queue": "default", "receipt": object(), "enqueued_at": clock.now()}
-        own |= {key: fields.pop(key) for key in ("queue", "attempt", "losses", "state", "enqueued_at") if key in fields}
+        own |= {
+            key: fields.pop(key) for key in ("queue", "attempt", "lost_leases", "state", "enqueued_at") if key in fields
+        }
         return Delivery(envelope=fields.pop("whole", None) or envelope(**fields), **own)  # type: ignore[arg-type]
 
     return delivery

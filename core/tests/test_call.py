@@ -29,7 +29,7 @@ def _call(*, subject: object = None, document: Document | None = None) -> Call:
         listener_id="resize",
         queue="default",
         attempt=2,
-        losses=1,
+        lost_leases=1,
         document=document,
         subject=subject,
         subjects=SUBJECTS,

@@ -80,11 +80,11 @@ def test_a_listener_may_ask_for_the_declared_class_and_for_the_call(
     seen: list[tuple[_ImageCreated, int, int, str]] = []
 
     def keep(event: _ImageCreated, call: Call) -> None:
-        seen.append((event, call.attempt, call.losses, call.listener_id))
+        seen.append((event, call.attempt, call.lost_leases, call.listener_id))
 
     listen(keep, event=_ImageCreated)
 
-    outcome = caller().outcome(delivery(data={"image_id": 7}, dataversion=2, losses=1))
+    outcome = caller().outcome(delivery(data={"image_id": 7}, dataversion=2, lost_leases=1))
 
     assert outcome == Ack()
     assert seen == [(_ImageCreated(7), 1, 1, "keep")]

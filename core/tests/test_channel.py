@@ -53,7 +53,7 @@ def test_an_outcome_comes_back_as_it_was(outcome: Outcome) -> None:
 
 def test_a_delivery_comes_as_it_was_but_for_its_receipt(delivery: Make) -> None:
     one = delivery(
-        attempt=3, losses=1, state=b"\0state", headers={"a": "b"}, urgency="high", ordering_key="k", expires=9.5
+        attempt=3, lost_leases=1, state=b"\0state", headers={"a": "b"}, urgency="high", ordering_key="k", expires=9.5
     )
     assert isinstance(one.envelope, Envelope)
 
@@ -61,7 +61,7 @@ def test_a_delivery_comes_as_it_was_but_for_its_receipt(delivery: Make) -> None:
 
     assert other.envelope == one.envelope
     assert other.receipt is None
-    for each in ("queue", "attempt", "losses", "state", "enqueued_at"):
+    for each in ("queue", "attempt", "lost_leases", "state", "enqueued_at"):
         assert getattr(other, each) == getattr(one, each)
 
 

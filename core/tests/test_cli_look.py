@@ -570,9 +570,9 @@ def test_an_event_is_shown_wherever_it_is_and_how_far_its_listeners_are(shop: Sh
     assert both[0]["listeners"][0]["due"] == both[0]["until"]
     assert '"bad":true' in both[1]["body"]
     assert "GiveUp: a corrupt" in both[1]["error"]
-    assert "listener:  shop_listeners:thumbnails: done after 1 run\n" in text
-    assert "listener:  shop_listeners:broken: dead after 1 run, gave-up, " in text
-    assert "\n\nref:       1" in text
+    assert "listener:    shop_listeners:thumbnails: done after 1 run\n" in text
+    assert "listener:    shop_listeners:broken: dead after 1 run, gave-up, " in text
+    assert "\n\nref:         1" in text
     assert "\x1b" not in text
 
 

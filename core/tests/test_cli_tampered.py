@@ -69,7 +69,7 @@ def test_dead_letters_with_times_out_of_range_are_shown_beside_the_others(shop: 
     assert [done.returncode for done in (listed, rows, whole, exported, found)] == [0] * 5
     assert len(listed.stdout.splitlines()) == 1 + len(TIMES)
     assert [row[key] for row in json.loads(rows.stdout)] == list(TIMES.values())
-    assert f"{key}:      {TIMES['1e300']}" in whole.stdout
+    assert f"{key}:        {TIMES['1e300']}" in whole.stdout
     assert json.loads(exported.stdout)[key] == TIMES["1e300"]
 
 
@@ -119,7 +119,7 @@ def test_a_small_body_is_shown_whole_without_its_size(shop: Shop) -> None:
 
     whole = shop.run("dead show 1")
 
-    assert 'body:      {"path": "sea.jpg"}\n' in whole.stdout
+    assert 'body:        {"path": "sea.jpg"}\n' in whole.stdout
     assert "size" not in whole.stdout
 
 

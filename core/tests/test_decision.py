@@ -65,17 +65,17 @@ progresses = st.builds(
 # --- what is refused unseen ------------------------------------------------------------------------
 
 
-def _delivery(*, losses: int = 0, **fields: object) -> Delivery:
+def _delivery(*, lost_leases: int = 0, **fields: object) -> Delivery:
     envelope = Envelope(id="1", source="shop", name="image.created", body=b"{}", **fields)  # type: ignore[arg-type]
-    return Delivery(envelope=envelope, queue="default", losses=losses, receipt=object(), enqueued_at=NOW)
+    return Delivery(envelope=envelope, queue="default", lost_leases=lost_leases, receipt=object(), enqueued_at=NOW)
 
 
 def test_a_sound_delivery_is_not_refused() -> None:
-    assert decision.refusal(_delivery(losses=2, expires=NOW + 0.001), NOW) is None
+    assert decision.refusal(_delivery(lost_leases=2, expires=NOW + 0.001), NOW) is None
 
 
 def test_lost_leases_alone_are_no_reason_to_refuse() -> None:
-    assert decision.refusal(_delivery(losses=300), NOW) is None
+    assert decision.refusal(_delivery(lost_leases=300), NOW) is None
 
 
 def test_an_expired_event_is_refused_at_the_very_second() -> None:

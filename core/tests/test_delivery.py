@@ -72,7 +72,7 @@ def test_only_a_nack_or_a_loss_uses_an_attempt_up_and_only_a_loss_counts_as_one(
         counters = counters.after(action)
 
     lived = actions[max((i + 1 for i, action in enumerate(actions) if action is Action.REVIVE), default=0) :]
-    assert counters.losses == lived.count(Action.LOSE)
+    assert counters.lost_leases == lived.count(Action.LOSE)
     assert counters.attempt == 1 + lived.count(Action.NACK) + lived.count(Action.LOSE)
 
 

@@ -424,7 +424,14 @@ def test_the_call_has_the_subject_and_nothing_of_a_delivery(local: Local, event:
 
     (call,) = calls
     assert call.subject == Image(7)
-    assert (call.queue, call.attempt, call.losses, call.event_id, call.source, call.time) == ("now", 1, 0, "", "", "")
+    assert (call.queue, call.attempt, call.lost_leases, call.event_id, call.source, call.time) == (
+        "now",
+        1,
+        0,
+        "",
+        "",
+        "",
+    )
     assert call.context == {}
 
 

@@ -11,9 +11,12 @@ from relevo._worker.kept import FOR, MOST, MOST_BYTES, KeptOutcomes
 Make = Callable[..., Delivery]
 
 
-def _again(delivery: Delivery, *, losses: int = 1, nacks: int = 0) -> Delivery:
+def _again(delivery: Delivery, *, lost_leases: int = 1, nacks: int = 0) -> Delivery:
     return attrs.evolve(
-        delivery, receipt=object(), losses=delivery.losses + losses, attempt=delivery.attempt + losses + nacks
+        delivery,
+        receipt=object(),
+        lost_leases=delivery.lost_leases + lost_leases,
+        attempt=delivery.attempt + lost_leases + nacks,
     )
 
 
@@ -27,8 +30,8 @@ def test_an_outcome_is_there_once_for_the_same_event(kept: KeptOutcomes, deliver
     one = delivery()
     kept.keep(one, outcome, 0.0)
 
-    assert kept.take(_again(one, losses=2), 1.0, is_untouched=True) == outcome
-    assert kept.take(_again(one, losses=2), 1.0, is_untouched=True) is None
+    assert kept.take(_again(one, lost_leases=2), 1.0, is_untouched=True) == outcome
+    assert kept.take(_again(one, lost_leases=2), 1.0, is_untouched=True) is None
 
 
 @pytest.mark.parametrize("outcome", [Release(), Lost()])

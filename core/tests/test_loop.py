@@ -16,7 +16,7 @@ import pytest
 
 from relevo import (
     App,
-    Board,
+    Coordinator,
     Envelope,
     Event,
     Report,
@@ -540,10 +540,10 @@ def test_a_drain_that_fails_lets_the_next_one_work(shop: Callable[..., App]) -> 
 
 
 def elsewhere(app: App, *, holder: str = "another host") -> str | None:
-    """Take the lock of the board as another host does."""
-    board = app.transport("main")
-    assert isinstance(board, Board)
-    return board.lock(single_flight(app, "main", ())._name, holder=holder, ttl=30.0)
+    """Take the lock of the coordinator as another host does."""
+    coordinator = app.transport("main")
+    assert isinstance(coordinator, Coordinator)
+    return coordinator.lock(single_flight(app, "main", ())._name, holder=holder, ttl=30.0)
 
 
 def test_a_drain_does_nothing_while_another_host_is_at_it(shop: Callable[..., App], clock: FakeClock) -> None:
@@ -566,9 +566,9 @@ def test_who_died_on_this_host_is_waited_for_by_nobody_here(shop: Callable[..., 
         dead = single_flight(app, "main", ())
         with dead.on_this_host():
             holder = dead._lock.identity()
-        board = app.transport("main")
-        assert isinstance(board, Board)
-        assert board.lock(dead._name, holder=holder, ttl=30.0) is not None
+        coordinator = app.transport("main")
+        assert isinstance(coordinator, Coordinator)
+        assert coordinator.lock(dead._name, holder=holder, ttl=30.0) is not None
 
         assert LoopRunner(single_flight=True).run(app, DRAIN).done == 1
 
@@ -619,11 +619,11 @@ def test_who_is_told_that_the_lock_is_gone_takes_no_further_events(
         flight = single_flight(app, "main", ())
         assert flight._lock.path.exists()
         monkeypatch.setattr(flights, "TTL", 600.0)  # by its own clock it has plenty of time
-        board = app.transport("main")
-        assert isinstance(board, Board)
+        coordinator = app.transport("main")
+        assert isinstance(coordinator, Coordinator)
         held = flight._lock.path.stat()
         heir = f"{host_lock._running()}/{held.st_dev:x}/{held.st_ino:x}"
-        assert board.lock(flight._name, holder=heir, ttl=600.0) is not None
+        assert coordinator.lock(flight._name, holder=heir, ttl=600.0) is not None
         deadline = time.monotonic() + 30
         while "is somebody else's by now" not in caplog.text:
             assert time.monotonic() < deadline
@@ -637,14 +637,14 @@ def test_who_is_told_that_the_lock_is_gone_takes_no_further_events(
         assert app.transport("main").stats("default").ready == 1
 
 
-def test_an_outbox_is_the_board_of_a_transport_that_is_none(tmp_path: Path) -> None:
+def test_an_outbox_is_the_coordinator_of_a_transport_that_is_none(tmp_path: Path) -> None:
     config = tmp_path / "relevo.toml"
     config.write_text('transports.main = { url = "amqp://127.0.0.1", outbox = "sqlite:///shop.db" }\n')
 
     with App.from_config(config, environ={}) as app:
-        board: object = single_flight(app, "main", ())._board
+        coordinator: object = single_flight(app, "main", ())._coordinator
 
-        assert board is app.outboxes["main"]
+        assert coordinator is app.outboxes["main"]
 
 
 def test_what_ends_with_its_process_needs_no_lock(app: MakeApp, transport: Any, tmp_path: Path) -> None:

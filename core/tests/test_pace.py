@@ -8,10 +8,10 @@ from relevo import Delivery, Envelope
 from relevo._worker.batch_size import Pace
 
 
-def _batch(number: int, *, losses: int = 0) -> Sequence[Delivery]:
+def _batch(number: int, *, lost_leases: int = 0) -> Sequence[Delivery]:
     envelope = Envelope(id="1", source="shop", name="image.created", body=b"{}")
     return [
-        Delivery(envelope=envelope, queue="default", losses=losses, receipt=object(), enqueued_at=0.0)
+        Delivery(envelope=envelope, queue="default", lost_leases=lost_leases, receipt=object(), enqueued_at=0.0)
         for _ in range(number)
     ]
 
@@ -57,7 +57,7 @@ def test_a_suspect_brings_it_back_to_one() -> None:
     pace = Pace(64)
     _limits(pace, rounds=9, took=0.01)
 
-    pace.received([*_batch(3), *_batch(1, losses=1)], asked=64, now=0.0)
+    pace.received([*_batch(3), *_batch(1, lost_leases=1)], asked=64, now=0.0)
 
     assert pace.limit() == 1
 
@@ -70,4 +70,4 @@ def test_it_never_asks_for_less_than_one_or_more_than_it_may(most: int, rounds: 
         asked = pace.limit()
         assert 1 <= asked <= most
         now += took
-        pace.received(_batch(min(came, asked), losses=int(suspect)), asked=asked, now=now)
+        pace.received(_batch(min(came, asked), lost_leases=int(suspect)), asked=asked, now=now)

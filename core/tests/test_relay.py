@@ -127,7 +127,7 @@ def test_a_relay_that_is_not_patient_raises_and_everything_stays_where_it_is(
     stats = outbox.stats(OUTBOX)
     assert (stats.ready, stats.leased, stats.scheduled) == (3, 0, 0)
     (first, *_) = outbox.receive([OUTBOX], limit=3, lease=60.0, wait=0.0)
-    assert (first.attempt, first.losses) == (1, 0)
+    assert (first.attempt, first.lost_leases) == (1, 0)
 
 
 @pytest.mark.parametrize("done", [False, True])

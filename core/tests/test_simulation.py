@@ -348,7 +348,7 @@ class Process:
         """Hold the worker to the laws of what it may run, and when; one that somebody else relieved cannot know."""
         if self.world.holder[call.event_id] is not self.line:
             return
-        if call.losses:
+        if call.lost_leases:
             assert self.line.held <= {call.event_id}, "a suspect is handled alone"
         assert call.attempt <= RUNS, "no listener runs more often than its policy says"
         kept = self.world.kept.get(call.event_id)
@@ -413,7 +413,7 @@ def _assert_the_dead_letter_tells_why(
     noted(f"dead: {entry.reason}")
     progress = loaded(entry.state)
     if entry.reason == "crash-loop":
-        assert entry.losses >= 2, "the third death may be one that the worker saw"
+        assert entry.lost_leases >= 2, "the third death may be one that the worker saw"
         fatal = [deed for script in names.values() for deed in script if deed in {"die", "interrupt"}]
         assert fatal, "only what ends its process is a crash loop"
         assert len(fatal) >= 3 or "die" in {script[-1] for script in names.values()}

@@ -431,7 +431,7 @@ def test_a_release_later_counts_as_nothing_and_keeps_the_note(world: World) -> N
     assert not transport.receive(["default"], limit=1, lease=60, wait=0)
     world.clock.advance(5)
     again = world.held()
-    assert (again.begun, again.deaths, again.attempt, again.losses) == (note, ("a",), 1, 0)
+    assert (again.begun, again.deaths, again.attempt, again.lost_leases) == (note, ("a",), 1, 0)
 
 
 # --- a worker that is run again, and notes that cannot be written -----------------------------------------------

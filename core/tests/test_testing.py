@@ -844,7 +844,7 @@ def test_draining_twice_runs_every_listener_of_a_delivery_again_after_a_loss(mak
 
     @listener("a.b", id="one", priority=1)
     def one(event: Event, call: Call) -> None:
-        calls.append((call.listener_id, call.losses, call.event_id))
+        calls.append((call.listener_id, call.lost_leases, call.event_id))
 
     @listener("a.b", id="two")
     def two(event: Event, call: Call) -> None:
@@ -854,7 +854,7 @@ def test_draining_twice_runs_every_listener_of_a_delivery_again_after_a_loss(mak
         done = t.app.dispatch(Event("a.b"))
         report = t.drain(twice=True)
 
-    assert calls == [(who, losses, done.id) for losses in (0, 1) for who in ("one", "two")]
+    assert calls == [(who, lost_leases, done.id) for lost_leases in (0, 1) for who in ("one", "two")]
     assert (report.done, report.dead) == (1, 0)
 
 

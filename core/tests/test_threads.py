@@ -138,7 +138,7 @@ def test_a_listener_over_its_time_limit_ends_the_worker_and_counts_as_a_loss(mad
 
     rest = app.transport().receive(["default"], limit=99, lease=60.0, wait=0.0)
     release.set()
-    assert [(each.losses, each.attempt) for each in rest if each.losses] == [(1, 2)]
+    assert [(each.lost_leases, each.attempt) for each in rest if each.lost_leases] == [(1, 2)]
     assert app.transport().stats("default").leased == len(rest)
 
 
@@ -184,7 +184,7 @@ def test_what_was_not_begun_when_the_worker_gives_up_is_no_loss(made: MakeApp) -
     release.set()
     transport = app.transport()
     held = [transport.receive(["default"], limit=9, lease=60.0, wait=0.0) for _ in range(6)]
-    assert sorted(each.losses for batch in held for each in batch) == [0, 0, 0, 0, 1, 1]
+    assert sorted(each.lost_leases for batch in held for each in batch) == [0, 0, 0, 0, 1, 1]
 
 
 def test_a_third_loss_by_hanging_is_a_crash_loop_that_says_so(made: MakeApp) -> None:
@@ -203,7 +203,7 @@ def test_a_third_loss_by_hanging_is_a_crash_loop_that_says_so(made: MakeApp) -> 
 
     release.set()
     (dead,) = app.transport().dead_letters(["default"], limit=9)
-    assert (dead.reason, dead.losses) == ("crash-loop", 2)
+    assert (dead.reason, dead.lost_leases) == ("crash-loop", 2)
     assert dead.error.startswith("3 processes died while they held it; the worker ended: hang ran for longer than")
 
 
@@ -304,7 +304,7 @@ def test_what_no_thread_has_begun_is_given_back_when_the_worker_stops(made: Make
 
     rest = app.transport().receive(["default"], limit=99, lease=60.0, wait=0.0)
     assert sorted(begun) == list(range(4))
-    assert [(each.attempt, each.losses) for each in rest] == [(1, 0)] * 26
+    assert [(each.attempt, each.lost_leases) for each in rest] == [(1, 0)] * 26
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_a_stop_finishes_what_runs_and_gives_the_rest_back_as_if_never_received(
     assert report.stopped_by == "asked"
     assert report.done == 9
     rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
-    assert [(_id(delivery), delivery.attempt, delivery.losses) for delivery in rest] == [
+    assert [(_id(delivery), delivery.attempt, delivery.lost_leases) for delivery in rest] == [
         (str(i), 1, 0) for i in range(9, 15)
     ]
 
@@ -323,7 +323,7 @@ def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_gone(
 
     assert transport.stats("default").leased == 0
     rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
-    attempts = {_id(delivery): (delivery.attempt, delivery.losses) for delivery in rest}
+    attempts = {_id(delivery): (delivery.attempt, delivery.lost_leases) for delivery in rest}
     assert attempts == {"8": (2, 1)} | {str(i): (1, 0) for i in range(9, 15)}
 
 
@@ -364,7 +364,7 @@ def test_a_defect_ends_it_and_costs_the_event_a_loss_and_the_others_nothing(
         worker(_Handled(then=fail)).run()
 
     rest = transport.receive(["default"], limit=99, lease=60.0, wait=0.0)
-    assert {_id(delivery): delivery.losses for delivery in rest} == {"8": 1} | {str(i): 0 for i in range(9, 15)}
+    assert {_id(delivery): delivery.lost_leases for delivery in rest} == {"8": 1} | {str(i): 0 for i in range(9, 15)}
 
 
 # --- suspects ------------------------------------------------------------------------------------------------
@@ -384,19 +384,19 @@ def test_a_suspect_is_handled_alone_nothing_else_begun_running_or_unflushed(
     _lose(transport, clock, 3)
     transport.send([envelope(f"new-{i}") for i in range(20)])
     leased: dict[str, int | None] = {}
-    losses: dict[str, int] = {}
+    lost_leases: dict[str, int] = {}
 
     def look(delivery: Delivery) -> None:
         leased[_id(delivery)] = transport.stats("default").leased
-        losses[_id(delivery)] = delivery.losses
+        lost_leases[_id(delivery)] = delivery.lost_leases
 
     handled = _Handled(then=look)
 
     worker(handled, options=DRAIN).run()
 
     assert sorted(handled) == sorted([*map(str, range(10)), *(f"new-{i}" for i in range(20))])
-    assert {event: leased[event] for event, lost in losses.items() if lost} == {"0": 1, "1": 1, "2": 1}
-    assert set(losses.values()) == {0, 1}
+    assert {event: leased[event] for event, lost in lost_leases.items() if lost} == {"0": 1, "1": 1, "2": 1}
+    assert set(lost_leases.values()) == {0, 1}
 
 
 def test_what_was_received_beside_a_suspect_goes_back_uncounted(
@@ -409,7 +409,7 @@ def test_what_was_received_beside_a_suspect_goes_back_uncounted(
     clock.advance(60)  # the lease of number 20 has ended
     MemoryTransport.settle(transport, [(delivery, Nack()) for delivery in [*received[:20], *received[21:]]])
     attempts: dict[str, tuple[int, int]] = {}
-    handled = _Handled(then=lambda delivery: attempts.update({_id(delivery): (delivery.attempt, delivery.losses)}))
+    handled = _Handled(then=lambda delivery: attempts.update({_id(delivery): (delivery.attempt, delivery.lost_leases)}))
 
     worker(handled, options=DRAIN).run()
 
@@ -1051,7 +1051,7 @@ def test_a_delivery_that_nothing_works_on_ends_the_worker_and_is_given_back_as_l
     assert 30 <= clock.now() - began < 40
     assert [record.levelname for record in caplog.records if "image.created 2" in record.message] == ["ERROR"]
     (again,) = transport.receive(["default"], limit=9, lease=60.0, wait=0.0)
-    assert (_id(again), again.losses) == ("2", 1)
+    assert (_id(again), again.lost_leases) == ("2", 1)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["told to stop", "out of time"])

@@ -41,7 +41,7 @@ def before(event: relevo.Event) -> None:
 @relevo.listener("mine.stepped-on", queue="mines")
 def explode(event: relevo.Event, call: relevo.Call) -> None:
     """End the process as the kernel would, for the events that say so."""
-    note("began", event["number"], os.getpid(), f"losses={call.losses}")
+    note("began", event["number"], os.getpid(), f"lost_leases={call.lost_leases}")
     if event["deadly"]:
         os.kill(os.getpid(), signal.SIGKILL)
     note("ended", event["number"], os.getpid())

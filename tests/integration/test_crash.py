@@ -56,9 +56,9 @@ def test_a_listener_that_kills_its_process_is_set_aside_and_its_neighbours_are_d
     (dead,) = stage.dead("mines")
     assert set(ended) == {str(number) for number in range(100)} - {"37"}
     assert dead.reason == "crash-loop"
-    # Before the first loss nothing is noted; a transport without evidence counts the losses alone.
+    # Before the first loss nothing is noted; a transport without evidence counts the lost leases alone.
     processes = 4 if stage.app.transport().capabilities.presence else 3
-    assert dead.losses == processes
+    assert dead.lost_leases == processes
     assert len(deaths) == processes
     assert codes == [-signal.SIGKILL] * processes + [1]
     if stage.app.transport().capabilities.presence:
@@ -72,10 +72,12 @@ def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
     while stage.drain() < 0:
         pass
 
-    losses = {
-        line[1]: int(line[3].removeprefix("losses=")) for line in stage.lines() if line[0] == "began" and line[1] != "3"
+    lost_leases = {
+        line[1]: int(line[3].removeprefix("lost_leases="))
+        for line in stage.lines()
+        if line[0] == "began" and line[1] != "3"
     }
-    assert max(losses.values()) <= 1
+    assert max(lost_leases.values()) <= 1
 
 
 def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(stage: Stage) -> None:

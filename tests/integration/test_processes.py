@@ -155,10 +155,10 @@ class Shop:
         return found
 
     def ready(self) -> list[tuple[int, int]]:
-        """Return the attempt and the losses of each event that is ready."""
+        """Return the attempt and the lost leases of each event that is ready."""
         with relevo.App.from_config(self.folder / "relevo.toml", environ={}) as app:
             found = app.transport().receive(["default"], limit=99, lease=60.0, wait=0.0)
-            return [(each.attempt, each.losses) for each in found]
+            return [(each.attempt, each.lost_leases) for each in found]
 
     def left(self) -> int:
         """Return the number of events that are not done."""
@@ -475,7 +475,7 @@ def test_a_listener_over_its_time_limit_has_failed_and_the_others_of_its_event_a
     (dead,) = shop.dead()
     assert code == 1, err
     assert (shop.lines("first"), shop.lines("hang"), shop.lines("last")) == ([["1"]], [["1"], ["2"]], [["1"]])
-    assert (dead.reason, dead.losses) == ("retries-exhausted", 0)
+    assert (dead.reason, dead.lost_leases) == ("retries-exhausted", 0)
     assert "TimeLimitExceededError: hang ran for longer than its time limit of 0.3 s" in dead.error
 
 

@@ -170,7 +170,7 @@ def test_bystanders_that_were_held_and_lost_six_times_are_handled(
     assert transport.dead_letters([queue]) == []
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 def test_an_event_whose_connection_is_cut_while_it_is_handled_is_handled_once(
     connect: Connect,
     transport: AmqpTransport,
@@ -178,10 +178,10 @@ def test_an_event_whose_connection_is_cut_while_it_is_handled_is_handled_once(
     queue: str,
     envelope: Make,
     running: Running,
-    losses: int,
+    lost_leases: int,
 ) -> None:
     transport.send([envelope(1)])
-    if losses:
+    if lost_leases:
         holder = connect()
         come(holder, queue)
         holder._abort()
@@ -289,7 +289,7 @@ def test_three_processes_that_began_an_event_and_ended_are_a_crash_loop(
 
     outcome = Suspects(holder, holder._clock).outcome(delivery)
 
-    assert delivery.losses == 4
+    assert delivery.lost_leases == 4
     assert isinstance(outcome, DeadLetter)
     assert outcome.reason == "crash-loop"
     assert "3 processes died while they held it" in outcome.error

@@ -46,7 +46,7 @@ def test_a_dead_letter_keeps_all_that_was_received_and_why(
 
     assert entry.envelope == sent
     assert (entry.queue, entry.reason, entry.error) == (queue, "retries-exhausted", "Traceback …\n\x1b[31mé\x00")
-    assert (entry.state, entry.attempt, entry.losses) == (b"kept", 2, 0)
+    assert (entry.state, entry.attempt, entry.lost_leases) == (b"kept", 2, 0)
     assert entry.enqueued_at == delivery.enqueued_at
     assert before - 0.001 <= entry.died_at <= time.time()
     assert receive(transport, queue, wait=0.3) == []
@@ -95,7 +95,7 @@ def test_reviving_starts_afresh_with_the_state_that_is_given(
     assert missing == ["default/none"]
     assert [entry.ref for entry in transport.dead_letters([queue])] == [entries[1].ref]
     revived = drain(transport, queue, wait=1.0)
-    assert {(each.state, each.attempt, each.losses) for each in revived} == {(b"one", 1, 0), (b"three", 1, 0)}
+    assert {(each.state, each.attempt, each.lost_leases) for each in revived} == {(b"one", 1, 0), (b"three", 1, 0)}
 
 
 def test_discarding_deletes_for_good_and_only_what_was_named(

@@ -45,27 +45,27 @@ def suspect(connect: Connect, queue: str, envelope: Envelope) -> tuple[AmqpTrans
     first.send([envelope])
     come(first, queue)
     other, delivery = lose(connect, first, queue)
-    assert delivery.losses == 1
+    assert delivery.lost_leases == 1
     return other, delivery
 
 
 # --- begun-is-kept -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 def test_a_note_comes_back_with_what_is_lost(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int
 ) -> None:
     transport.send([envelope(1)])
     holder, delivery = transport, come(transport, queue)
-    if losses:
+    if lost_leases:
         holder, delivery = lose(connect, transport, queue)
-    assert (delivery.losses, delivery.begun, delivery.deaths) == (losses, None, ())
+    assert (delivery.lost_leases, delivery.begun, delivery.deaths) == (lost_leases, None, ())
 
     holder.begin(delivery, NOTE)
     other, again = lose(connect, holder, queue)
 
-    assert (again.losses, again.attempt) == (losses + 1, losses + 2)
+    assert (again.lost_leases, again.attempt) == (lost_leases + 1, lost_leases + 2)
     assert (again.begun, again.deaths) == (NOTE, NOTE.deaths)
     third, once_more = lose(connect, other, queue)
     assert (once_more.begun, once_more.deaths) == (NOTE, NOTE.deaths)
@@ -86,14 +86,14 @@ def test_the_last_note_counts(connect: Connect, transport: AmqpTransport, queue:
     assert last.deaths == ("one", "two")
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 @pytest.mark.parametrize("delay", [0.0, 0.2])
 def test_a_release_keeps_the_note_and_counts_as_nothing(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int, delay: float
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int, delay: float
 ) -> None:
     transport.send([envelope(1)])
     holder, delivery = transport, come(transport, queue)
-    if losses:
+    if lost_leases:
         holder, delivery = lose(connect, transport, queue)
     holder.begin(delivery, NOTE)
 
@@ -102,20 +102,20 @@ def test_a_release_keeps_the_note_and_counts_as_nothing(
     again = come(holder, queue)
 
     assert time.time() - sent_at >= delay
-    assert (again.losses, again.attempt) == (delivery.losses, delivery.attempt)
+    assert (again.lost_leases, again.attempt) == (delivery.lost_leases, delivery.attempt)
     assert (again.begun, again.deaths) == (NOTE, NOTE.deaths)
     _, once_more = lose(connect, holder, queue)
-    assert (once_more.losses, once_more.begun) == (losses + 1, NOTE)
+    assert (once_more.lost_leases, once_more.begun) == (lost_leases + 1, NOTE)
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 @pytest.mark.parametrize("delay", [0.0, 0.2])
 def test_a_retry_removes_the_note_and_keeps_the_deaths(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int, delay: float
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int, delay: float
 ) -> None:
     transport.send([envelope(1)])
     holder, delivery = transport, come(transport, queue)
-    if losses:
+    if lost_leases:
         holder, delivery = lose(connect, transport, queue)
     holder.begin(delivery, NOTE)
 
@@ -127,13 +127,13 @@ def test_a_retry_removes_the_note_and_keeps_the_deaths(
     assert (lost.begun, lost.deaths) == (None, NOTE.deaths)
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 def test_a_death_that_the_worker_saw_takes_the_place_of_the_note(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int
 ) -> None:
     transport.send([envelope(1)])
     holder, delivery = transport, come(transport, queue)
-    if losses:
+    if lost_leases:
         holder, delivery = lose(connect, transport, queue)
     holder.begin(delivery, Note(by="me", deaths=("one", "two", "three")))
 
@@ -141,7 +141,7 @@ def test_a_death_that_the_worker_saw_takes_the_place_of_the_note(
     again = come(holder, queue)
 
     assert (again.begun, again.deaths) == (None, ("two", "three", "four"))
-    assert again.losses == losses + 1
+    assert again.lost_leases == lost_leases + 1
     _, lost = lose(connect, holder, queue)
     assert (lost.begun, lost.deaths) == (None, ("two", "three", "four"))
 
@@ -155,7 +155,7 @@ def test_a_loss_without_a_death_keeps_the_note(
     holder.settle([(delivery, Lost())])
 
     again = come(holder, queue)
-    assert (again.begun, again.deaths, again.losses) == (NOTE, NOTE.deaths, 2)
+    assert (again.begun, again.deaths, again.lost_leases) == (NOTE, NOTE.deaths, 2)
 
 
 @pytest.mark.parametrize("outcome", [Release(), Release(delay=0.2)])
@@ -176,7 +176,7 @@ def test_a_note_from_before_a_revival_does_not_return_after_a_release(
     assert come(transport, queue).begun == later
     _, lost = lose(connect, transport, queue)
 
-    assert (lost.losses, lost.begun, lost.deaths) == (1, later, ())
+    assert (lost.lost_leases, lost.begun, lost.deaths) == (1, later, ())
 
 
 def test_a_note_from_before_a_revival_does_not_return_after_a_retry(
@@ -195,16 +195,16 @@ def test_a_note_from_before_a_revival_does_not_return_after_a_retry(
     assert (again.attempt, again.begun) == (2, None)
     _, lost = lose(connect, transport, queue)
 
-    assert (lost.losses, lost.begun, lost.deaths) == (1, None, ())
+    assert (lost.lost_leases, lost.begun, lost.deaths) == (1, None, ())
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("lost_leases", [0, 1])
 def test_what_is_revived_starts_without_a_note_and_without_deaths(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, losses: int
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int
 ) -> None:
     transport.send([envelope(1)])
     holder, delivery = transport, come(transport, queue)
-    if losses:
+    if lost_leases:
         holder, delivery = lose(connect, transport, queue)
     holder.begin(delivery, NOTE)
     holder.settle([(delivery, DeadLetter(reason="r"))])
@@ -213,9 +213,9 @@ def test_what_is_revived_starts_without_a_note_and_without_deaths(
     assert holder.revive({entry.ref: b""}) == []
     again = come(holder, queue)
 
-    assert (again.begun, again.deaths, again.losses) == (None, (), 0)
+    assert (again.begun, again.deaths, again.lost_leases) == (None, (), 0)
     other, lost = lose(connect, holder, queue)
-    assert (lost.begun, lost.deaths, lost.losses) == (None, (), 1)
+    assert (lost.begun, lost.deaths, lost.lost_leases) == (None, (), 1)
     other.begin(lost, NOTE)
     third, once_more = lose(connect, other, queue)
     assert once_more.begun == NOTE
@@ -267,9 +267,9 @@ def test_an_event_that_was_held_and_lost_but_not_begun_has_no_note(
     connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
     holder, delivery = suspect(connect, queue, envelope(1))
-    for losses in range(2, 7):
+    for lost_leases in range(2, 7):
         holder, delivery = lose(connect, holder, queue)
-        assert (delivery.losses, delivery.begun) == (losses, None)
+        assert (delivery.lost_leases, delivery.begun) == (lost_leases, None)
 
 
 @pytest.mark.parametrize("outcome", [Ack(), DeadLetter(reason="r")])

@@ -29,7 +29,7 @@ def test_what_a_worker_held_that_was_cut_off_comes_to_another_one(server: Server
     harness.kill(first)
 
     (again,) = receive(second, queue, wait=20.0)
-    assert again.losses == 1
+    assert again.lost_leases == 1
     assert not second.settle([(again, Ack())])
     second.close()
     harness.close()

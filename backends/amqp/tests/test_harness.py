@@ -107,7 +107,7 @@ def test_an_ack_that_never_arrives_leaves_the_event_there(harness: AmqpHarness, 
         assert transport.settle([(delivery, Ack())]) == []
 
     (again,) = transport.receive(["media"], limit=1, lease=60.0, wait=10.0)
-    assert (again.envelope, again.losses) == (delivery.envelope, 1)
+    assert (again.envelope, again.lost_leases) == (delivery.envelope, 1)
 
 
 @pytest.mark.amqp

@@ -29,7 +29,7 @@ from relevo_amqp._mapping import (
     Record,
     UnfitError,
     expelled,
-    losses,
+    lost_leases,
     postponed,
     read,
     reference,
@@ -73,7 +73,7 @@ LIVING = st.builds(
     Record,
     envelope=ENVELOPES | UNREADABLE,
     queue=st.just("mail"),
-    losses=st.integers(0, 1 << 30),
+    lost_leases=st.integers(0, 1 << 30),
     enqueued_at=TIMES,
     begun=st.none() | NOTES,
     deaths=st.lists(BRIEF, max_size=3).map(tuple),
@@ -86,7 +86,7 @@ RECORDS = LIVING | st.builds(
     envelope=ENVELOPES | UNREADABLE,
     queue=st.just("mail"),
     attempt=st.integers(1, 1 << 30),
-    losses=st.integers(0, 1 << 30),
+    lost_leases=st.integers(0, 1 << 30),
     state=st.binary(max_size=200),
     enqueued_at=TIMES,
     due=st.none() | st.floats(max_value=NOW + MAX_AHEAD, allow_nan=False, allow_infinity=False),
@@ -238,7 +238,7 @@ def settled(record: Record, outcome: Outcome) -> Parcel:
         envelope=record.envelope,
         queue=record.queue,
         attempt=record.attempt,
-        losses=record.losses,
+        lost_leases=record.lost_leases,
         begun=record.begun,
         deaths=record.deaths,
         receipt=None,
@@ -257,9 +257,9 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
 ) -> None:
     record = read(properties, body, queue="mail", now=NOW).lost(lost)
 
-    assert losses(properties) >= 0
+    assert lost_leases(properties) >= 0
     assert record.attempt >= 1
-    assert record.losses >= lost
+    assert record.lost_leases >= lost
     assert len(record.state) <= MAX_STATE
     assert len(record.queue.encode()) <= header.MAX_QUEUE
     assert len(record.deaths) <= 3
@@ -280,14 +280,14 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
             assert own_headers(again.envelope) == own_headers(record.envelope)
         else:
             assert again.envelope == record.envelope
-        assert again.losses >= min(record.losses, 1)
+        assert again.lost_leases >= min(record.lost_leases, 1)
         once_more = written(again, exchange="e", key="k")
         assert read(*over_the_wire(once_more), queue=record.queue, now=NOW) == again
 
 
 def own_headers(event: Newer) -> dict[str, object]:
     """Return the headers that nobody but the sender writes."""
-    changing = {"relevo-attempt", "relevo-losses", "relevo-queue", "relevo-due", "relevo-urgency"}
+    changing = {"relevo-attempt", "relevo-lost-leases", "relevo-queue", "relevo-due", "relevo-urgency"}
     return {name: value for name, value in event.came_with["headers"].items() if name not in changing}
 
 
@@ -304,8 +304,8 @@ def own_headers(event: Newer) -> dict[str, object]:
         ({"x-delivery-count": 1 << 62}, 0),
     ],
 )
-def test_losses_are_what_the_server_counted(headers: dict[str, object] | None, expected: int) -> None:
-    assert losses(pika.BasicProperties(headers=headers)) == expected
+def test_lost_leases_are_what_the_server_counted(headers: dict[str, object] | None, expected: int) -> None:
+    assert lost_leases(pika.BasicProperties(headers=headers)) == expected
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,10 @@ def came(**changes: Any) -> Record:
     return read(properties(**changes), BODY, queue="mail", now=NOW)
 
 
-def publish(server: Server, queue: str, role: Role = Role.MAIN, *, losses: int = 0) -> None:
+def publish(server: Server, queue: str, role: Role = Role.MAIN, *, lost_leases: int = 0) -> None:
     channel = server.channel()
     channel.confirm_delivery()
-    sent = properties(**{"relevo-losses": losses}) if losses else properties()
+    sent = properties(**{"relevo-lost-leases": lost_leases}) if lost_leases else properties()
     channel.basic_publish(server.topology.exchange(role), queue, BODY, sent, mandatory=True)
 
 
@@ -141,7 +141,7 @@ def test_on_its_way_nothing_changes_but_what_every_version_knows(steps: list[str
 
     found, body = over_the_wire(written(record, exchange="e", key="k"))
     lost = steps.count("lost")
-    expected = {**CAME_WITH, "relevo-attempt": 3 + lost} | ({"relevo-losses": lost} if lost else {})
+    expected = {**CAME_WITH, "relevo-attempt": 3 + lost} | ({"relevo-lost-leases": lost} if lost else {})
     assert {
         name: value for name, value in found.headers.items() if name not in ("relevo-met", "relevo-queue")
     } == expected
@@ -185,7 +185,7 @@ def test_when_patience_has_run_out_it_dies_and_is_kept_and_revived_as_it_came(
 
     assert time.monotonic() - began >= 1.5
     assert isinstance(delivery.envelope, Unreadable)
-    assert (delivery.envelope.raw, delivery.attempt, delivery.losses) == (BODY, 3, 0)
+    assert (delivery.envelope.raw, delivery.attempt, delivery.lost_leases) == (BODY, 3, 0)
     assert "version 2" in delivery.envelope.why
     worker.dead_letter(delivery, reason="unreadable", error=delivery.envelope.why)
     worker.close()
@@ -216,17 +216,17 @@ def test_giving_it_back_after_that_does_not_begin_the_patience_anew(
     worker.settle([(last, DeadLetter(reason="unreadable"))])
 
 
-def test_one_whose_holder_died_keeps_its_losses_for_a_newer_worker(
+def test_one_whose_holder_died_keeps_its_lost_leases_for_a_newer_worker(
     server: Server, connect: Connect, queue: str, transport: AmqpTransport
 ) -> None:
-    publish(server, queue, losses=1)
-    publish(server, queue, Role.SUSPECT, losses=2)
+    publish(server, queue, lost_leases=1)
+    publish(server, queue, Role.SUSPECT, lost_leases=2)
 
     assert receive(transport, queue, wait=0.5) == []
     transport.close()
 
     name = server.topology.queue(queue, Role.MAIN)
-    assert sorted(taken(server, name)[0].headers["relevo-losses"] for _ in range(2)) == [1, 2]
+    assert sorted(taken(server, name)[0].headers["relevo-lost-leases"] for _ in range(2)) == [1, 2]
     assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 0
 
 

@@ -172,7 +172,7 @@ def _send_suspect(transport: AmqpTransport, envelope: Envelope) -> None:
     """Put *envelope* among those that were not lost, with the counters of one that was, as a delay leaves it there."""
     with transport._in_use() as hub:
         route = hub.topology.route(envelope.queue)
-        record = Record(envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, losses=1)
+        record = Record(envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, lost_leases=1)
         parcel = written(record, exchange=route.exchange, key=route.key, delayed=False)
         assert hub.publisher.send([parcel]).positions(Fate.CONFIRMED)
 

@@ -50,7 +50,7 @@ def test_two_thousand_events_are_received_once_each_and_leave_nothing(
     received = drain(transport, queue, wait=1.0)
 
     assert sorted(ids(received)) == sorted(f"id-{number}" for number in range(2000))
-    assert {each.losses for each in received} == {0}
+    assert {each.lost_leases for each in received} == {0}
     transport.close()
     assert [server.ready(each.name) for each in server.topology.own_queues(queue)] == [0, 0, 0]
 
@@ -99,7 +99,7 @@ def test_an_idle_receiver_ends_its_consumer_only_to_give_something_back(
 
     assert server.consumers(name) == 0
     (delivery,) = receive(connect(), queue)
-    assert delivery.losses == 0
+    assert delivery.lost_leases == 0
 
 
 def test_what_is_held_is_hidden_from_others(
@@ -159,7 +159,7 @@ def test_a_queue_that_is_no_longer_asked_for_is_given_back(
     receive(transport, first, limit=5, wait=0.0)
 
     others = drain(connect(), second, wait=0.5)
-    assert {each.losses for each in others} == {0}
+    assert {each.lost_leases for each in others} == {0}
     assert len(others) >= 3
 
 
@@ -228,7 +228,7 @@ def test_a_delay_longer_than_the_ladder_passes_it_again(connect: Connect, server
         (delivery,) = receive(transport, queue)
 
         assert time.monotonic() - started >= 1.0
-        assert (delivery.attempt, delivery.losses) == (1, 0)
+        assert (delivery.attempt, delivery.lost_leases) == (1, 0)
         transport.ack(delivery)
     finally:
         other = type(server.topology)(server.prefix, 0.1, 2)
@@ -309,7 +309,7 @@ def test_foreign_bytes_come_as_unreadable_and_can_be_put_aside(
 
     assert isinstance(delivery.envelope, Unreadable)
     assert delivery.envelope.raw == raw
-    assert (delivery.attempt, delivery.losses) == (1, 0)
+    assert (delivery.attempt, delivery.lost_leases) == (1, 0)
     transport.nack(delivery)
     (again,) = receive(transport, queue)
     assert again.envelope == delivery.envelope
@@ -409,7 +409,7 @@ def test_what_was_held_when_the_connection_was_cut_is_stale(
 
     assert distant.settle([(stale, Ack())]) == [stale]
     assert distant.settle([(stale, Nack())]) == [stale]
-    assert (again.losses, again.attempt) == (1, 2)
+    assert (again.lost_leases, again.attempt) == (1, 2)
     assert distant.settle([(again, Ack())]) == []
     assert receive(distant, queue, wait=0.3) == []
     proxy.close()

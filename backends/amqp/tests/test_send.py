@@ -28,7 +28,7 @@ def test_what_is_sent_is_received_unchanged(transport: AmqpTransport, queue: str
     (delivery,) = receive(transport, queue)
 
     assert delivery.envelope == sent
-    assert (delivery.queue, delivery.attempt, delivery.losses, delivery.state) == (queue, 1, 0, b"")
+    assert (delivery.queue, delivery.attempt, delivery.lost_leases, delivery.state) == (queue, 1, 0, b"")
     assert before - 0.001 <= delivery.enqueued_at <= time.time()
 
 

@@ -74,7 +74,7 @@ def _holding(
         transport.send(envelopes)
         worker = connect(prefetch=len(envelopes))
         held: list[Delivery] = []
-        while len(held) < len(envelopes) and not any(each.losses for each in held):
+        while len(held) < len(envelopes) and not any(each.lost_leases for each in held):
             held += receive(worker, queue, limit=len(envelopes))
         if len(held) == len(envelopes):
             return worker, held
@@ -149,7 +149,7 @@ def test_what_is_lost_while_settle_waits_is_told_and_not_sent_on(
 
     assert lost == [held[1]]
     copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
-    assert [each.losses for each in copies] == [1]
+    assert [each.lost_leases for each in copies] == [1]
 
 
 def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
@@ -178,7 +178,7 @@ def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
     distant._abort()
     assert lost == held[1:]
     copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
-    assert [(each.losses, each.state) for each in copies] == [(1, b"")]
+    assert [(each.lost_leases, each.state) for each in copies] == [(1, b"")]
 
 
 def test_a_worker_whose_acks_are_stuck_does_not_go_on(connect: Connect, queue: str) -> None:
@@ -240,7 +240,7 @@ def test_a_nack_brings_it_again_with_the_next_attempt_and_the_new_state(
 
     assert time.monotonic() - started >= 0.3
     assert [each.envelope for each in (first, second, third)] == [sent] * 3
-    assert [(each.attempt, each.losses, each.state) for each in (first, second, third)] == [
+    assert [(each.attempt, each.lost_leases, each.state) for each in (first, second, third)] == [
         (1, 0, b""),
         (2, 0, b"\x00state\xff"),
         (3, 0, b"\x00state\xff"),
@@ -274,7 +274,7 @@ def test_a_release_counts_nothing(transport: AmqpTransport, queue: str, envelope
 
     for _ in range(25):
         (delivery,) = receive(transport, queue)
-        assert (delivery.attempt, delivery.losses, delivery.state) == (2, 0, b"s")
+        assert (delivery.attempt, delivery.lost_leases, delivery.state) == (2, 0, b"s")
         assert transport.settle([(delivery, Release())]) == []
 
 
@@ -287,7 +287,7 @@ def test_a_recorded_loss_comes_again_at_once_with_one_loss_more(
     assert transport.settle([(delivery, Lost(state=b"half"))]) == []
     (again,) = receive(transport, queue)
 
-    assert (again.attempt, again.losses, again.state) == (2, 1, b"half")
+    assert (again.attempt, again.lost_leases, again.state) == (2, 1, b"half")
 
 
 def test_a_suspect_stays_one_through_nacks_and_delays(transport: AmqpTransport, queue: str, envelope: Make) -> None:
@@ -299,7 +299,7 @@ def test_a_suspect_stays_one_through_nacks_and_delays(transport: AmqpTransport, 
 
     (delivery,) = receive(transport, queue)
 
-    assert (delivery.attempt, delivery.losses) == (4, 1)
+    assert (delivery.attempt, delivery.lost_leases) == (4, 1)
 
 
 def test_a_second_settlement_of_the_same_delivery_is_lost(transport: AmqpTransport, queue: str, envelope: Make) -> None:
@@ -412,7 +412,7 @@ def test_what_could_not_be_settled_goes_back_after_the_grace(
     proxy.refuse = False
     (again,) = receive(distant, queue, wait=5.0)
 
-    assert (again.losses, ids([again])) == (1, ["id-1"])
+    assert (again.lost_leases, ids([again])) == (1, ["id-1"])
     proxy.close()
 
 
@@ -427,7 +427,7 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     hub = worker._hub
     worker._receiver._look_at = time.monotonic() + 60.0
     server.channel().queue_delete(server.topology.queue(queue, Role.SUSPECT))
-    once_lost = Record(envelope=envelope(1), queue=queue, losses=1, enqueued_at=time.time())
+    once_lost = Record(envelope=envelope(1), queue=queue, lost_leases=1, enqueued_at=time.time())
     hub.publisher.send([written(once_lost, exchange=server.topology.exchange(Role.MAIN), key=queue)])
     with pytest.raises(ConfigurationError, match="lacks the queue"):
         receive(worker, queue)
@@ -436,7 +436,7 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
 
     assert not hub.loop.alive
     transport.setup([queue])
-    assert [each.losses for each in receive(transport, queue)] == [2]
+    assert [each.lost_leases for each in receive(transport, queue)] == [2]
 
 
 def test_close_waits_for_a_silent_server_no_longer_than_it_was_told(

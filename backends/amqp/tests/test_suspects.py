@@ -59,7 +59,7 @@ def counting(function: Callable[..., object], calls: Counter[str]) -> Callable[.
     return counted
 
 
-def test_what_a_killed_process_held_comes_back_alone_and_with_its_losses(
+def test_what_a_killed_process_held_comes_back_alone_and_with_its_lost_leases(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
     transport.send([envelope(number) for number in range(20)])
@@ -68,35 +68,35 @@ def test_what_a_killed_process_held_comes_back_alone_and_with_its_losses(
     received: list[Delivery] = []
     while len(received) < 20:
         batch = receive(transport, queue)
-        if any(each.losses for each in batch):
+        if any(each.lost_leases for each in batch):
             assert len(batch) == 1
             assert receive(transport, queue, wait=0.05) == []  # nothing else while it is held
         received += batch
         assert transport.settle([(each, Ack()) for each in batch]) == []
 
     assert sorted(ids(received)) == sorted(f"id-{number}" for number in range(20))
-    suspects = [each for each in received if each.losses]
+    suspects = [each for each in received if each.lost_leases]
     assert len(suspects) >= 5
-    assert {(each.losses, each.attempt) for each in suspects} == {(1, 2)}
+    assert {(each.lost_leases, each.attempt) for each in suspects} == {(1, 2)}
 
 
-def test_an_event_that_kills_every_holder_gathers_losses_and_its_neighbours_do_not(
+def test_an_event_that_kills_every_holder_gathers_lost_leases_and_its_neighbours_do_not(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """A minimal worker, which gives up after three losses; see test_crash_loops for relevo's own."""
+    """A minimal worker, which gives up after three lost leases; see test_crash_loops for relevo's own."""
     transport.send([envelope(number) for number in range(50)])
     transport.send([envelope(999)])
     transport.send([envelope(number) for number in range(50, 100)])
     done: set[str] = set()
-    losses: dict[str, int] = {}
+    lost_leases: dict[str, int] = {}
     deaths = 0
     worker = connect()
     while len(done) < 100:
         batch = receive(worker, queue, limit=30)
         for each in batch:
             (event_id,) = ids([each])
-            losses[event_id] = max(losses.get(event_id, 0), each.losses)
-            if event_id == "id-999" and each.losses < 3:
+            lost_leases[event_id] = max(lost_leases.get(event_id, 0), each.lost_leases)
+            if event_id == "id-999" and each.lost_leases < 3:
                 deaths += 1
                 worker._abort()
                 worker = connect()
@@ -109,10 +109,10 @@ def test_an_event_that_kills_every_holder_gathers_losses_and_its_neighbours_do_n
 
     assert deaths == 3
     assert len(done) == 100
-    assert max(count for event_id, count in losses.items() if event_id != "id-999") == 1
+    assert max(count for event_id, count in lost_leases.items() if event_id != "id-999") == 1
     worker.close()
     (entry,) = transport.dead_letters([queue])
-    assert (entry.reason, entry.losses, entry.attempt) == ("poison", 3, 4)
+    assert (entry.reason, entry.lost_leases, entry.attempt) == ("poison", 3, 4)
     assert drain(connect(), queue, wait=0.5) == []
 
 
@@ -153,7 +153,7 @@ def test_a_suspect_waits_until_all_that_is_held_is_settled(
     (suspect,) = receive(other, queue)
 
     assert ids([suspect]) == ids([poison])
-    assert suspect.losses == 1
+    assert suspect.lost_leases == 1
 
 
 def test_nothing_else_is_fetched_while_a_suspect_is_held(
@@ -171,9 +171,9 @@ def test_nothing_else_is_fetched_while_a_suspect_is_held(
     time.sleep(0.3)
     worker._abort()
 
-    assert suspect.losses == 1
+    assert suspect.lost_leases == 1
     found = drain(transport, queue, wait=2.0)
-    assert {event_id: each.losses for event_id, each in zip(ids(found), found, strict=True)} == {
+    assert {event_id: each.lost_leases for event_id, each in zip(ids(found), found, strict=True)} == {
         "id-1": 2,
         **{f"id-{number}": 0 for number in range(2, 7)},
     }
@@ -190,7 +190,7 @@ def test_a_suspect_does_not_wait_for_ever_for_a_long_listener(
 
     (suspect,) = receive(other, queue, wait=10.0)
 
-    assert suspect.losses == 1
+    assert suspect.lost_leases == 1
     assert other.settle([(suspect, Ack()), (held, Ack())]) == []
 
 
@@ -233,7 +233,7 @@ def test_each_of_a_thousand_suspects_costs_a_few_round_trips_and_no_pause(
     done = drain(worker, queue, wait=1.0)
 
     assert len(set(ids(done))) == 1000
-    assert {each.losses for each in done} == {1}
+    assert {each.lost_leases for each in done} == {1}
     assert calls["_run"] + calls["commit"] < 4000
     assert calls["_sleep"] < 100
 
@@ -251,11 +251,11 @@ def test_what_a_lost_process_left_is_moved_together_for_one_who_asks_for_one(
 
     (suspect,) = receive(worker, queue, limit=1)
 
-    assert suspect.losses == 1
+    assert suspect.lost_leases == 1
     assert server.ready(server.topology.queue(queue, Role.MAIN)) == 0
     assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 199
     worker.ack(suspect)
-    assert {each.losses for each in drain(worker, queue, wait=0.5)} == {1}
+    assert {each.lost_leases for each in drain(worker, queue, wait=0.5)} == {1}
 
 
 def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
@@ -270,7 +270,7 @@ def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
     lost._abort()
     worker = connect()
     done: list[str] = []
-    while not (delivery := receive(worker, queue, limit=1)[0]).losses:
+    while not (delivery := receive(worker, queue, limit=1)[0]).lost_leases:
         worker.ack(delivery)
         done += ids([delivery])
     assert len(done) <= 2  # what is brought ahead for one who asks for one, and not forty
@@ -282,11 +282,11 @@ def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
 
     rest = drain(transport, queue, wait=2.0)
     assert len(rest) == given_back + 1
-    losses = {event_id: each.losses for event_id, each in zip(ids(rest), rest, strict=True)}
-    assert losses.pop(ids([delivery])[0]) == 2
-    assert {count for event_id, count in losses.items() if int(event_id[3:]) < 100} == {1}
-    assert {count for event_id, count in losses.items() if int(event_id[3:]) >= 100} == {0}
-    assert len(losses) == given_back
+    lost_leases = {event_id: each.lost_leases for event_id, each in zip(ids(rest), rest, strict=True)}
+    assert lost_leases.pop(ids([delivery])[0]) == 2
+    assert {count for event_id, count in lost_leases.items() if int(event_id[3:]) < 100} == {1}
+    assert {count for event_id, count in lost_leases.items() if int(event_id[3:]) >= 100} == {0}
+    assert len(lost_leases) == given_back
 
 
 def test_moving_to_the_suspects_and_back_leaves_nothing_behind(

@@ -55,13 +55,13 @@ def ours(**headers: object) -> pika.BasicProperties:
 TAMPERED: dict[str, pika.BasicProperties] = {
     "a state of 120,500 bytes": ours(state=b"s" * 120_500),
     "a state that is no bytes": ours(state="text"),
-    "a state with a loss": ours(state=b"s" * 120_500, losses=1),
+    "a state with a loss": ours(state=b"s" * 120_500, lost_leases=1),
     "due at infinity": ours(due="inf"),
     "due at minus infinity": ours(due="-inf"),
     "due at no number": ours(due="nan"),
     "due beyond all time": ours(due="1e300"),
     "due in the far future": ours(due="1e18"),
-    "due far off and lost": ours(due="1e18", losses=2),
+    "due far off and lost": ours(due="1e18", lost_leases=2),
     "due by a table": ours(due={"a": 1}),
     "expires at no number": ours(expires="nan"),
     "headers that fill the frame": ours(headers='{"a": "' + "x" * 115_000 + '"}'),
@@ -81,7 +81,7 @@ UNDECODABLE: dict[str, pika.BasicProperties] = {
 LENIENT: dict[str, pika.BasicProperties] = {
     "sent at the end of numbers": ours(at=(1 << 63) - 1),
     "sent before all time": ours(at=-(1 << 63)),
-    "an attempt that is none": ours(attempt=-(1 << 62), losses="many"),
+    "an attempt that is none": ours(attempt=-(1 << 62), lost_leases="many"),
     "a queue that fills the frame": ours(queue="q" * 119_000),
     "a queue that fills the frame, and due": ours(queue="q" * 119_000, due="1795000000.0"),
 }
@@ -144,7 +144,7 @@ def test_what_can_be_read_all_the_same_is_handed_out_and_goes_any_way(
     transport._abort()
     worker = connect()
     (suspect,) = receive(worker, queue)
-    assert (suspect.losses, suspect.state) == (1, b"s" * MAX_STATE)
+    assert (suspect.lost_leases, suspect.state) == (1, b"s" * MAX_STATE)
     worker.dead_letter(suspect, reason="r", error="e" * MAX_ERROR)
 
     (entry,) = worker.dead_letters([queue])

@@ -44,7 +44,7 @@ def test_a_dead_letter_keeps_everything(
 
     assert dead.envelope == delivery.envelope
     assert (dead.reason, dead.error, dead.state) == ("retries-exhausted", "Traceback …", b"progress")
-    assert (dead.attempt, dead.losses) == (2, 1)
+    assert (dead.attempt, dead.lost_leases) == (2, 1)
     assert (dead.enqueued_at, dead.died_at) == (sent_at, clock.now())
     assert dead.queue == "default"
 
@@ -116,7 +116,7 @@ def test_a_revived_event_is_as_new_with_the_state_given(
     assert transport.revive({dead.ref: b"fresh", "9@default": b"", "nonsense": b""}) == ["9@default", "nonsense"]
 
     [delivery] = take(transport)
-    assert (delivery.attempt, delivery.losses, delivery.state) == (1, 0, b"fresh")
+    assert (delivery.attempt, delivery.lost_leases, delivery.state) == (1, 0, b"fresh")
     assert delivery.envelope == dead.envelope
     assert transport.dead_letters(["default"]) == []
     assert transport.revive({dead.ref: b""}) == [dead.ref]

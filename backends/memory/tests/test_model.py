@@ -176,9 +176,9 @@ class Model(RuleBasedStateMachine):
         deliveries = self.transports[who].receive(names, limit=limit, lease=lease, wait=0)
 
         assert [
-            (one.envelope, one.queue, one.attempt, one.losses, one.state, one.enqueued_at) for one in deliveries
+            (one.envelope, one.queue, one.attempt, one.lost_leases, one.state, one.enqueued_at) for one in deliveries
         ] == [
-            (one.envelope, one.queue, one.counters.attempt, one.counters.losses, one.state, one.sent)
+            (one.envelope, one.queue, one.counters.attempt, one.counters.lost_leases, one.state, one.sent)
             for one in expected
         ]
         for one, delivery in zip(expected, deliveries, strict=True):
@@ -309,8 +309,8 @@ class Model(RuleBasedStateMachine):
     def dead_letters_are_the_same(self) -> None:
         entries = self.transports[1].dead_letters(QUEUES)
 
-        assert [(one.queue, one.envelope, one.attempt, one.losses, one.state) for one in entries] == [
-            (one.queue, one.envelope, one.counters.attempt, one.counters.losses, one.state) for one in self.dead()
+        assert [(one.queue, one.envelope, one.attempt, one.lost_leases, one.state) for one in entries] == [
+            (one.queue, one.envelope, one.counters.attempt, one.counters.lost_leases, one.state) for one in self.dead()
         ]
 
     @invariant()

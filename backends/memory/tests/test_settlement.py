@@ -42,7 +42,7 @@ def test_a_nack_brings_it_back_after_its_delay_with_the_next_attempt(
     assert take(transport) == []
     clock.advance(0.001)
     [again] = take(transport)
-    assert (again.attempt, again.losses, again.state) == (2, 0, b"progress")
+    assert (again.attempt, again.lost_leases, again.state) == (2, 0, b"progress")
     assert again.envelope == held.envelope
     assert again.enqueued_at == held.enqueued_at
 
@@ -66,7 +66,7 @@ def test_a_release_counts_nothing_and_keeps_its_place(
 
     first, second = take(transport)
     assert ids([first, second]) == ["1", "2"]
-    assert (first.attempt, first.losses, first.state) == (1, 0, b"")
+    assert (first.attempt, first.lost_leases, first.state) == (1, 0, b"")
 
 
 def test_a_reported_loss_counts_at_once_and_keeps_its_place(
@@ -78,7 +78,7 @@ def test_a_reported_loss_counts_at_once_and_keeps_its_place(
 
     first, second = take(transport)
     assert ids([first, second]) == ["1", "2"]
-    assert (first.attempt, first.losses, first.state) == (2, 1, b"s")
+    assert (first.attempt, first.lost_leases, first.state) == (2, 1, b"s")
 
 
 @pytest.mark.parametrize("outcome", [Nack(), Lost()])
@@ -137,7 +137,7 @@ def test_a_held_event_is_hidden_for_its_lease_and_then_comes_back_as_a_loss(
     clock.advance(0.001)
     [second] = take(other, lease=10)
 
-    assert (second.attempt, second.losses) == (2, 1)
+    assert (second.attempt, second.lost_leases) == (2, 1)
     assert second.receipt != first.receipt
 
 
@@ -152,7 +152,7 @@ def test_the_lease_runs_from_the_hand_over_however_old_the_event_is(
     assert take(transport) == []
 
 
-def test_losses_and_attempts_both_count(
+def test_lost_leases_and_attempts_both_count(
     transport: MemoryTransport, clock: FakeClock, envelope: Make, take: Take
 ) -> None:
     transport.send([envelope()])
@@ -164,7 +164,7 @@ def test_losses_and_attempts_both_count(
 
     [delivery] = take(transport)
 
-    assert (delivery.attempt, delivery.losses) == (4, 2)
+    assert (delivery.attempt, delivery.lost_leases) == (4, 2)
 
 
 def test_what_is_lost_keeps_its_place(
@@ -207,7 +207,7 @@ def test_a_lease_that_is_past_is_lost_even_if_nobody_took_over(
         transport.checkpoint(held, b"late")
 
     [again] = take(transport)
-    assert (again.attempt, again.losses, again.state) == (2, 1, b"")
+    assert (again.attempt, again.lost_leases, again.state) == (2, 1, b"")
 
 
 def test_a_settlement_from_before_a_revival_is_stale(transport: MemoryTransport, held: Delivery, take: Take) -> None:
@@ -252,7 +252,7 @@ def test_extend_keeps_the_lease_from_now_on(
     assert take(transport) == []
     clock.advance(1)
     [again] = take(transport)
-    assert (again.attempt, again.losses) == (2, 1)
+    assert (again.attempt, again.lost_leases) == (2, 1)
 
 
 def test_extend_tells_the_lost_and_keeps_the_others(
@@ -276,7 +276,7 @@ def test_a_checkpoint_survives_a_loss(transport: MemoryTransport, held: Delivery
 
     [again] = take(transport)
 
-    assert (again.state, again.losses) == (b"more", 1)
+    assert (again.state, again.lost_leases) == (b"more", 1)
 
 
 def test_a_state_that_is_too_long_is_refused_and_nothing_is_changed(

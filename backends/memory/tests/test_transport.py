@@ -31,7 +31,7 @@ def test_what_is_sent_is_received_as_it_was(
 
     assert delivery.envelope == sent
     assert delivery.queue == "media"
-    assert (delivery.attempt, delivery.losses, delivery.state) == (1, 0, b"")
+    assert (delivery.attempt, delivery.lost_leases, delivery.state) == (1, 0, b"")
     assert delivery.enqueued_at == clock.now() - 7
 
 
@@ -204,7 +204,7 @@ def test_foreign_bytes_live_like_events(
     [raw] = take(transport, lease=5)
     clock.advance(5)
     [raw] = take(transport)
-    assert (raw.attempt, raw.losses) == (2, 1)
+    assert (raw.attempt, raw.lost_leases) == (2, 1)
     transport.nack(raw)
     [raw] = take(transport)
     transport.dead_letter(raw, reason="unreadable")
@@ -358,7 +358,7 @@ def test_what_a_closed_transport_held_comes_back_as_a_loss_when_its_lease_is_pas
     assert take(other) == []
     clock.advance(30)
     [delivery] = take(other)
-    assert (delivery.attempt, delivery.losses) == (2, 1)
+    assert (delivery.attempt, delivery.lost_leases) == (2, 1)
 
 
 def test_importing_it_loads_no_sqlalchemy() -> None:

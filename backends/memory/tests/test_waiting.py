@@ -161,7 +161,7 @@ def test_a_blocked_receive_ends_when_a_lease_does(
     take(live, lease=0.2)
     future = blocked()
 
-    assert future.result(2)[0].losses == 1
+    assert future.result(2)[0].lost_leases == 1
     assert time.time() - before >= 0.2
 
 
@@ -174,7 +174,7 @@ def test_a_blocked_receive_notices_that_a_lease_was_shortened(
 
     live.extend([delivery], lease=0.1)
 
-    assert future.result(2)[0].losses == 1
+    assert future.result(2)[0].lost_leases == 1
 
 
 def test_a_blocked_receive_returns_empty_when_its_wait_is_over(live: MemoryTransport, take: Take) -> None:
@@ -298,7 +298,7 @@ def test_on_a_clock_that_stands_still_time_passes_to_the_end_of_a_lease(
 
     [again] = take(other, wait=60)
 
-    assert again.losses == 1
+    assert again.lost_leases == 1
     assert clock.now() == start + 8.1
     assert transport.settle([(held, Ack())]) == [held]
 

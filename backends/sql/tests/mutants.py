@@ -218,7 +218,7 @@ def reckons_leases_from_the_time_of_sending() -> Patches:
 
 @planted(promise.LOSSES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor loss.")
 def ends_a_lease_as_if_it_were_a_release() -> Patches:
-    return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), losses=(relevo_event.losses + 1)", ""))
+    return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), lost_leases=(relevo_event.lost_leases + 1)", ""))
 
 
 @planted(

@@ -80,9 +80,9 @@ class Stage:
         return list(self.app.transport().dead_letters(["default"]))
 
     def rows(self) -> list[tuple[int, str | None, str | None]]:
-        """Return losses, note and deaths of the events that are not done."""
+        """Return lost leases, note and deaths of the events that are not done."""
         with closing(sqlite3.connect(self.folder / "doomed.db")) as connection:
-            return connection.execute("SELECT losses, begun, deaths FROM relevo_event ORDER BY seq").fetchall()
+            return connection.execute("SELECT lost_leases, begun, deaths FROM relevo_event ORDER BY seq").fetchall()
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -167,7 +167,7 @@ def test_a_suspect_is_left_to_a_process_that_began_it_and_is_only_stopped(stage:
 
     stage.wait_for(lambda: not stage.rows())
     assert code == 0
-    assert [(losses, deaths) for losses, _, deaths in meanwhile] == [(2, None)]
+    assert [(lost_leases, deaths) for lost_leases, _, deaths in meanwhile] == [(2, None)]
     assert sorted(stage.calls()) == ["began 1", "ended 1", "ended 2"]
     assert stage.dead() == []
 

@@ -51,7 +51,7 @@ def test_a_lost_lease_keeps_the_note_and_its_deaths(transport: SqlTransport, clo
 
     again = received(transport)
 
-    assert (again.losses, again.begun, again.deaths) == (1, NOTE, NOTE.deaths)
+    assert (again.lost_leases, again.begun, again.deaths) == (1, NOTE, NOTE.deaths)
 
 
 @pytest.mark.parametrize("delay", [0.0, 5.0])
@@ -64,7 +64,7 @@ def test_a_release_keeps_counters_and_note(
     again = received(transport)
 
     assert not lost
-    assert (again.attempt, again.losses, again.begun, again.deaths) == (1, 0, NOTE, NOTE.deaths)
+    assert (again.attempt, again.lost_leases, again.begun, again.deaths) == (1, 0, NOTE, NOTE.deaths)
 
 
 def test_a_retry_removes_the_note_and_keeps_the_deaths(transport: SqlTransport, begun: Delivery) -> None:
@@ -80,7 +80,7 @@ def test_a_death_that_was_seen_takes_the_place_of_the_note(transport: SqlTranspo
 
     again = received(transport)
 
-    assert (again.attempt, again.losses, again.state) == (2, 1, b"half")
+    assert (again.attempt, again.lost_leases, again.state) == (2, 1, b"half")
     assert (again.begun, again.deaths) == (None, ("bb::0:1:1", "cc::0:1:1+"))
 
 
@@ -89,7 +89,7 @@ def test_a_loss_without_a_death_keeps_the_note(transport: SqlTransport, begun: D
 
     again = received(transport)
 
-    assert (again.losses, again.begun, again.deaths) == (1, NOTE, NOTE.deaths)
+    assert (again.lost_leases, again.begun, again.deaths) == (1, NOTE, NOTE.deaths)
 
 
 def test_the_last_three_deaths_are_kept(transport: SqlTransport, an_envelope: Maker) -> None:
@@ -101,7 +101,9 @@ def test_the_last_three_deaths_are_kept(transport: SqlTransport, an_envelope: Ma
     assert received(transport).deaths == ("b", "c", "d")
 
 
-def test_losses_with_and_without_a_death_are_settled_in_one_batch(transport: SqlTransport, an_envelope: Maker) -> None:
+def test_lost_leases_with_and_without_a_death_are_settled_in_one_batch(
+    transport: SqlTransport, an_envelope: Maker
+) -> None:
     transport.send([an_envelope(number) for number in range(4)])
     batch = transport.receive(["default"], limit=10, lease=60, wait=0)
     outcomes = (Lost(), Lost(death="a"), Release(), Lost(death="b"))
@@ -110,7 +112,7 @@ def test_losses_with_and_without_a_death_are_settled_in_one_batch(transport: Sql
 
     found = {each.envelope: each for each in transport.receive(["default"], limit=10, lease=60, wait=0)}
     assert not lost
-    assert [(found[each.envelope].losses, found[each.envelope].deaths) for each in batch] == [
+    assert [(found[each.envelope].lost_leases, found[each.envelope].deaths) for each in batch] == [
         (1, ()),
         (1, ("a",)),
         (0, ()),
@@ -161,7 +163,7 @@ def test_a_revived_event_starts_without_evidence(transport: SqlTransport, begun:
     transport.revive({entry.ref: b""})
 
     again = received(transport)
-    assert (again.attempt, again.losses, again.begun, again.deaths) == (1, 0, None, ())
+    assert (again.attempt, again.lost_leases, again.begun, again.deaths) == (1, 0, None, ())
 
 
 def test_a_note_is_seen_by_another_connection_at_once(
@@ -183,7 +185,7 @@ def test_what_is_released_with_a_delay_is_scheduled(transport: SqlTransport, clo
 
     (found,) = transport.find("id-1")
     stats = transport.stats("default")
-    assert (found.status, found.until, found.attempt, found.losses) == ("scheduled", clock.now() + 5.0, 1, 0)
+    assert (found.status, found.until, found.attempt, found.lost_leases) == ("scheduled", clock.now() + 5.0, 1, 0)
     assert (stats.ready, stats.leased, stats.scheduled) == (0, 0, 1)
     assert not transport.receive(["default"], limit=1, lease=60, wait=0)
     clock.advance(4.9)
@@ -258,11 +260,11 @@ def test_evidence_that_cannot_be_read_accuses_nobody(
     transport: SqlTransport, path: Path, an_envelope: Maker, value: object
 ) -> None:
     transport.send([an_envelope()])
-    tamper(path, "UPDATE relevo_event SET begun = ?, deaths = ?, losses = 3, attempt = 4", value, value)
+    tamper(path, "UPDATE relevo_event SET begun = ?, deaths = ?, lost_leases = 3, attempt = 4", value, value)
 
     delivery = received(transport)
 
-    assert (delivery.envelope, delivery.losses, delivery.begun, delivery.deaths) == (an_envelope(), 3, None, ())
+    assert (delivery.envelope, delivery.lost_leases, delivery.begun, delivery.deaths) == (an_envelope(), 3, None, ())
     transport.begin(delivery, NOTE)
     transport.settle([(delivery, Lost(death="cc"))])
     assert received(transport).deaths == ("bb::0:1:1", "cc")

@@ -118,8 +118,10 @@ def test_what_a_killed_process_held_comes_back_with_a_loss(opener: Opener, path:
     back = list(transport.receive(["default"], limit=10, lease=60, wait=5))
 
     assert held == [f"id-{number}" for number in range(5)]
-    assert [(d.envelope, d.losses) for d in at_once] == [(an_envelope(number), 0) for number in range(5, 8)]
-    assert [(d.envelope, d.attempt, d.losses) for d in back] == [(an_envelope(number), 2, 1) for number in range(5)]
+    assert [(d.envelope, d.lost_leases) for d in at_once] == [(an_envelope(number), 0) for number in range(5, 8)]
+    assert [(d.envelope, d.attempt, d.lost_leases) for d in back] == [
+        (an_envelope(number), 2, 1) for number in range(5)
+    ]
     assert [d.state for d in back] == [b"half", b"", b"", b"", b""]
 
 

@@ -140,7 +140,7 @@ def test_a_lease_that_ran_out_is_lost_whoever_looked(
     with pytest.raises(LeaseLostError):
         transport.checkpoint(delivery, b"late")
     (again,) = take(transport)
-    assert (again.attempt, again.losses, again.state) == (2, 1, b"")
+    assert (again.attempt, again.lost_leases, again.state) == (2, 1, b"")
 
 
 def test_a_purge_takes_more_than_one_transactions_worth_and_leaves_what_is_held(

@@ -24,5 +24,5 @@ def test_a_lease_that_ran_out_is_a_loss(transport: SqlTransport, clock: FakeCloc
     clock.advance(60)
     (again,) = transport.receive(["default"], limit=1, lease=60, wait=0)
 
-    assert (again.attempt, again.losses) == (2, 1)
+    assert (again.attempt, again.lost_leases) == (2, 1)
     assert transport.settle([(held, Ack())]) == [held]

@@ -33,8 +33,8 @@ def tamper(path: Path, sql: str, *values: object) -> None:
         ("body = CAST(x'ff41' AS TEXT)", "body holds text that is not UTF-8", b"\xffA"),
         ("attempt = -1", "attempt holds -1", b'{"number":1}'),
         ("attempt = 'many'", "attempt holds text", b'{"number":1}'),
-        ("losses = -3", "losses holds -3", b'{"number":1}'),
-        ("losses = 1.5", "losses holds a number, 1.5", b'{"number":1}'),
+        ("lost_leases = -3", "lost_leases holds -3", b'{"number":1}'),
+        ("lost_leases = 1.5", "lost_leases holds a number, 1.5", b'{"number":1}'),
         ("event_id = NULL", "event_id holds nothing", b'{"number":1}'),
         ("event_id = x'00'", "event_id holds bytes", b'{"number":1}'),
         ("source = NULL", "source holds nothing", b'{"number":1}'),
@@ -77,7 +77,7 @@ def test_a_row_that_is_no_envelope_is_set_aside_and_its_followers_flow(
     assert isinstance(broken.envelope, Unreadable)
     assert why in broken.envelope.why
     assert broken.envelope.raw == raw
-    assert (broken.attempt, broken.losses) == (1, 0)
+    assert (broken.attempt, broken.lost_leases) == (1, 0)
     assert sound.envelope == an_envelope(2)
     assert not lost
     assert entry.envelope == broken.envelope
@@ -130,7 +130,7 @@ def test_a_row_that_no_claim_would_find_is_handed_out_as_unreadable(
     assert stray.envelope.raw == b'{"number":1}'
     assert sound.envelope == an_envelope(2)
     assert not lost
-    assert (entry.queue, entry.attempt, entry.losses) == ("default", 1, 0)
+    assert (entry.queue, entry.attempt, entry.lost_leases) == ("default", 1, 0)
     body = again.envelope.body if isinstance(again.envelope, Envelope) else again.envelope.raw
     assert body == b'{"number":1}'
 
@@ -184,8 +184,8 @@ def test_a_lease_that_ends_later_than_any_that_relevo_gives_is_over(
     deliveries = transport.receive(["default"], limit=10, lease=60, wait=0)
 
     assert (stats.ready, stats.leased) == (2, 0)
-    assert (found.status, found.losses) == ("ready", 1)
-    assert sorted((each.attempt, each.losses) for each in deliveries) == [(1, 0), (2, 1)]
+    assert (found.status, found.lost_leases) == ("ready", 1)
+    assert sorted((each.attempt, each.lost_leases) for each in deliveries) == [(1, 0), (2, 1)]
 
 
 def test_a_lease_longer_than_the_longest_is_shortened_to_it(
@@ -217,7 +217,7 @@ def test_those_behind_one_of_their_key_that_something_else_deleted_have_their_tu
 
 @pytest.mark.parametrize(
     "change",
-    [*(change for change, _ in STRAYS if "9e99" not in change), "attempt = 0", "losses = -1", "lease_until = 1"],
+    [*(change for change, _ in STRAYS if "9e99" not in change), "attempt = 0", "lost_leases = -1", "lease_until = 1"],
 )
 def test_a_writer_that_breaks_a_constraint_is_refused(path: Path, transport: SqlTransport, change: str) -> None:
     insert = "INSERT INTO relevo_event (queue, event_id, source, target) VALUES ('default', '1', 'shop', 'default')"
@@ -393,7 +393,7 @@ _ANYTHING = st.one_of(
     values=st.dictionaries(
         st.sampled_from(
             ["event_id", "source", "target", "name", "body", "headers", "expires", "progress", "ordering_key",
-             "enqueued_at", "ready_at", "attempt", "losses", "urgency"]
+             "enqueued_at", "ready_at", "attempt", "lost_leases", "urgency"]
         ),
         _ANYTHING,
         min_size=1,
@@ -402,7 +402,7 @@ _ANYTHING = st.one_of(
 def test_whatever_stands_in_a_row_it_is_received_and_can_be_settled(
     transport: SqlTransport, path: Path, values: dict[str, object]
 ) -> None:
-    never_null = {"attempt", "losses", "urgency", "ready_at"}
+    never_null = {"attempt", "lost_leases", "urgency", "ready_at"}
     row = {name: value for name, value in values.items() if value is not None or name not in never_null}
     names, marks = ", ".join(["queue", *row]), ", ".join("?" * (1 + len(row)))
     tamper(path, f"INSERT INTO relevo_event ({names}) VALUES ({marks})", "default", *row.values())  # noqa: S608

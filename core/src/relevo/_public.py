@@ -12,7 +12,7 @@ from relevo._transport.route import Routes, Target
 from relevo._transport.envelope import Envelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.transport import BoundSender, DeadLetterEntry, Found, Presence, Stats, Transport
-from relevo._transport.board import Board
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import (
     Ack,
     DeadLetter,
@@ -57,7 +57,7 @@ __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "Give
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
 __all__ += ["context"]
 # the seam
-__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Board"]
+__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]

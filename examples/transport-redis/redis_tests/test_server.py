@@ -104,7 +104,7 @@ def test_a_full_server_takes_nothing_in_and_what_it_has_is_handled(own: RedisTra
     again = list(own.receive(["media"], limit=3, lease=60.0, wait=0.0))
     while len(again) < 4:
         again += own.receive(["media"], limit=1, lease=60.0, wait=2.0)
-    assert [one.losses for one in again if one.envelope == lost.envelope] == [1]
+    assert [one.lost_leases for one in again if one.envelope == lost.envelope] == [1]
     assert own.settle([(again[0], Nack(delay=60.0, state=b"later"))]) == []
     own.dead_letter(again[1], reason="spoilt")
     for delivery in again[2:]:

@@ -21,7 +21,7 @@ def envelope(number: int) -> Envelope:
     return Envelope(id=f"e{number}", source="shop", name="image.created", queue="media", body=b"{}")
 
 
-@pytest.mark.parametrize("field", ["attempt", "losses", "sent", "died", "reason", "error", "envelope", "state"])
+@pytest.mark.parametrize("field", ["attempt", "lost_leases", "sent", "died", "reason", "error", "envelope", "state"])
 def test_a_dead_letter_with_a_damaged_field_is_listed_beside_the_others(
     transport: RedisTransport, options: RedisOptions, client: redis.Redis, field: str
 ) -> None:
@@ -46,7 +46,7 @@ def test_a_dead_letter_without_its_event_is_listed_beside_the_others(
     assert [entry.reason for entry in transport.dead_letters(["media"])] == ["", "broken"]
 
 
-@pytest.mark.parametrize("field", ["attempt", "losses"])
+@pytest.mark.parametrize("field", ["attempt", "lost_leases"])
 def test_an_event_whose_counters_are_damaged_is_handed_out(
     transport: RedisTransport, options: RedisOptions, client: redis.Redis, field: str
 ) -> None:
@@ -73,4 +73,4 @@ def test_a_lease_that_ends_later_than_any_that_is_given_is_over(
 
     assert not early
     assert transport.settle([(held, Ack())]) == [held]
-    assert again.losses == 1
+    assert again.lost_leases == 1

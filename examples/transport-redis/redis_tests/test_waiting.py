@@ -83,7 +83,7 @@ def test_time_alone_ends_a_wait(transport: RedisTransport) -> None:
     (delivery,) = transport.receive(["media"], limit=1, lease=0.2, wait=20.0)
     (again,) = transport.receive(["media"], limit=1, lease=60.0, wait=20.0)
 
-    assert (delivery.losses, again.losses) == (0, 1)
+    assert (delivery.lost_leases, again.lost_leases) == (0, 1)
 
 
 def test_a_clock_that_stands_still_is_asked_to_sleep(options: RedisOptions) -> None:

@@ -322,9 +322,9 @@ class SendsABatchInPartsHarness(MemoryHarness):
 
 
 class Unsure(MemoryTransport):
-    """Says that it counts losses at least."""
+    """Says that it counts lost leases at least."""
 
-    capabilities = attrs.evolve(MemoryTransport.capabilities, losses="at least")
+    capabilities = attrs.evolve(MemoryTransport.capabilities, lost_leases="at least")
 
     watched: frozenset[str] = frozenset()
 
@@ -406,7 +406,9 @@ class Doubling(BreakableStore):
             status=State.READY,
             state=delivery.state,
         )
-        event.counters = attrs.evolve(event.counters, attempt=delivery.attempt + 1, losses=delivery.losses + 1)
+        event.counters = attrs.evolve(
+            event.counters, attempt=delivery.attempt + 1, lost_leases=delivery.lost_leases + 1
+        )
         queue.admit(event)
 
 

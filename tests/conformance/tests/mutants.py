@@ -401,11 +401,11 @@ class AcksWhenItHandsOut(MemoryTransport):
 
 @planted(promise.LOSSES_ARE_COUNTED)
 class ForgetsLosses(MemoryTransport):
-    """The losses of a delivery are always said to be none."""
+    """The lost leases of a delivery are always said to be none."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        return [attrs.evolve(one, losses=0) for one in deliveries]
+        return [attrs.evolve(one, lost_leases=0) for one in deliveries]
 
 
 @planted(promise.LOSSES_ARE_COUNTED)
@@ -414,7 +414,7 @@ class CountsNoAttemptForACrash(MemoryTransport):
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        return [attrs.evolve(one, attempt=one.attempt - one.losses) for one in deliveries]
+        return [attrs.evolve(one, attempt=one.attempt - one.lost_leases) for one in deliveries]
 
 
 @planted(promise.MALFORMED_IS_QUARANTINED)
@@ -484,7 +484,7 @@ class ForgetsAcksOfWhatWasLostBefore(MemoryTransport):
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(
             settled_as(
-                settlements, lambda one: (one[0], Release()) if isinstance(one[1], Ack) and one[0].losses else one
+                settlements, lambda one: (one[0], Release()) if isinstance(one[1], Ack) and one[0].lost_leases else one
             )
         )
 
@@ -779,7 +779,7 @@ class PurgesWhatIsHeldAfterALoss(MemoryTransport):
     def purge(self, queue: str) -> int:
         number = super().purge(queue)
         if queue in self.store._queues:
-            held = [event for event in self.store._queues[queue].events.values() if event.counters.losses]
+            held = [event for event in self.store._queues[queue].events.values() if event.counters.lost_leases]
             self.store.settle([(event.delivery(), Ack()) for event in held], self._clock.now())
         return number
 
@@ -1067,7 +1067,7 @@ class ForgetsTheNoteWhenTheLeaseIsLost(MemoryTransport):
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        return [attrs.evolve(one, begun=None) if one.losses else one for one in came]
+        return [attrs.evolve(one, begun=None) if one.lost_leases else one for one in came]
 
 
 @planted(promise.BEGUN_IS_KEPT)

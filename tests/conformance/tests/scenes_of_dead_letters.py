@@ -16,7 +16,7 @@ def a_refused_checkpoint_is_handed_out_again(*, honest: bool) -> Script:
     (held,) = script.receive(event())
     script.checkpoint(held, b"half", end="unknown" if honest else "refused", error="TransportUnavailableError")
     script.kill()
-    script.receive(event(), attempt=2, losses=1, state=b"half", worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, state=b"half", worker="b")
     return script
 
 
@@ -184,14 +184,14 @@ def a_dead_letter_forgets_its_state(*, honest: bool) -> Script:
 
 
 @scene(promise.DEAD_IS_KEPT_WITH_REASON)
-def a_dead_letter_forgets_its_losses(*, honest: bool) -> Script:
+def a_dead_letter_forgets_its_lost_leases(*, honest: bool) -> Script:
     script = Script()
     script.send(event())
     script.receive(event(), worker="b")
     script.kill("b")
     script.wait(LEASE)
-    script.bury(*script.receive(event(), attempt=2, losses=1))
-    script.dead(script.entry(event(), attempt=2, losses=1 if honest else 0))
+    script.bury(*script.receive(event(), attempt=2, lost_leases=1))
+    script.dead(script.entry(event(), attempt=2, lost_leases=1 if honest else 0))
     return script
 
 
@@ -273,7 +273,7 @@ def what_may_have_died_is_neither_listed_nor_comes(*, honest: bool) -> Script:
         script.call(history.Settle(items=items), end="unknown", error="TransportUnavailableError")
     script.wait(LEASE)
     if honest:
-        script.ack(*script.receive(event(1), attempt=2, losses=1))
+        script.ack(*script.receive(event(1), attempt=2, lost_leases=1))
     script.dead(script.entry(event(2), died_at=1000.0))
     script.drain()
     return script

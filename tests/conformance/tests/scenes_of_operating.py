@@ -32,7 +32,7 @@ def a_cancel_takes_out_what_somebody_holds_who_is_lost_then(*, honest: bool) -> 
     script.kill()
     script.wait(LEASE + 1.0)
     if honest:
-        script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.drain()
     return script
 
@@ -88,7 +88,7 @@ def a_lease_that_is_over_is_found_as_held(*, honest: bool) -> Script:
     end = script.now + LEASE
     script.wait(LEASE + 1.0)
     held = script.living(event(), status="leased", until=end)
-    script.find(script.living(event(), attempt=2, losses=1) if honest else held)
+    script.find(script.living(event(), attempt=2, lost_leases=1) if honest else held)
     return script
 
 
@@ -119,7 +119,7 @@ def a_held_event_is_found_with_another(**wrong: Any) -> None:
 a_held_event_is_found_with_another(status="ready")
 a_held_event_is_found_with_another(attempt=1)
 a_held_event_is_found_with_another(attempt=3)
-a_held_event_is_found_with_another(losses=1, attempt=3)
+a_held_event_is_found_with_another(lost_leases=1, attempt=3)
 a_held_event_is_found_with_another(state=b"")
 a_held_event_is_found_with_another(until=1030.0)
 a_held_event_is_found_with_another(until=1070.0)

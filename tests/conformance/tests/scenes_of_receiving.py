@@ -25,7 +25,7 @@ def an_event_has_two_holders(*, honest: bool) -> Script:
     script.send(event())
     script.receive(event())
     script.wait(LEASE if honest else LEASE - 1)
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -45,7 +45,7 @@ def a_connection_lease_ends_while_the_connection_lives(*, honest: bool) -> Scrip
     script.wait(100 * LEASE)
     if honest:
         script.kill()
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -69,7 +69,7 @@ def an_event_comes_again_because_another_worker_was_killed(*, honest: bool) -> S
     script.send(event())
     script.receive(event())
     script.kill("a" if honest else "b")
-    script.receive(event(), attempt=2, losses=1, worker="c")
+    script.receive(event(), attempt=2, lost_leases=1, worker="c")
     return script
 
 
@@ -81,7 +81,7 @@ def what_a_lost_worker_held_never_comes(*, honest: bool) -> Script:
     script.kill()
     script.wait(LEASE)
     if honest:
-        script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.drain()
     return script
 
@@ -93,7 +93,7 @@ def what_was_reported_lost_never_comes(*, honest: bool) -> Script:
     (first,) = script.receive(event())
     script.settle(first, Lost())
     if honest:
-        script.ack(*script.receive(event(), attempt=2, losses=1))
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1))
     script.drain()
     return script
 
@@ -107,7 +107,7 @@ def one_break_of_a_connection_is_counted_twice(*, honest: bool) -> Script:
         script.receive(worker="b")
         script.kill("b")
     script.kill()
-    script.receive(event(), attempt=3, losses=2, worker="c")
+    script.receive(event(), attempt=3, lost_leases=2, worker="c")
     return script
 
 
@@ -117,7 +117,7 @@ def a_crash_is_not_counted(*, honest: bool) -> Script:
     script.send(event())
     script.receive(event())
     script.kill()
-    script.receive(event(), attempt=2 if honest else 1, losses=1 if honest else 0, worker="b")
+    script.receive(event(), attempt=2 if honest else 1, lost_leases=1 if honest else 0, worker="b")
     return script
 
 
@@ -129,7 +129,7 @@ def a_loss_is_counted_that_nobody_saw(*, honest: bool) -> Script:
     script.send(event())
     if honest:
         script.kill()
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -139,7 +139,7 @@ def a_loss_is_counted_of_a_worker_that_never_received_here(*, honest: bool) -> S
     script.receive(queues=("q" if honest else "r",), worker="b")
     script.send(event())
     script.kill("b")
-    script.receive(event(), attempt=2, losses=1)
+    script.receive(event(), attempt=2, lost_leases=1)
     return script
 
 
@@ -149,7 +149,7 @@ def a_reported_loss_is_not_counted(*, honest: bool) -> Script:
     script.send(event())
     (first,) = script.receive(event())
     script.settle(first, Lost(state=b"half"))
-    script.receive(event(), attempt=2, losses=1 if honest else 0, state=b"half")
+    script.receive(event(), attempt=2, lost_leases=1 if honest else 0, state=b"half")
     return script
 
 

@@ -260,8 +260,8 @@ def one_of_two_sendings_comes_with_a_time_of_neither(*, honest: bool) -> Script:
     # The ack of the second sending is lost with its worker, and it comes again; which of the two that is, is a guess.
     script.ack(*script.receive(event(), enqueued_at=1000.2))
     script.kill()
-    script.receive(event(), worker="b", attempt=2, losses=1, enqueued_at=1000.2)
-    script.receive(event(), worker="b", attempt=2, losses=1, enqueued_at=1000.0 if honest else 1030.0)
+    script.receive(event(), worker="b", attempt=2, lost_leases=1, enqueued_at=1000.2)
+    script.receive(event(), worker="b", attempt=2, lost_leases=1, enqueued_at=1000.0 if honest else 1030.0)
     return script
 
 

@@ -41,7 +41,7 @@ def what_is_done_comes_again(*, honest: bool) -> Script:
     script.wait(LEASE)
     # With its lease past, it may be told that it lost it, and then it may come again.
     script.ack(first, lost=honest)
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -52,7 +52,7 @@ def an_ack_that_was_long_sent_is_lost_with_its_worker(*, honest: bool) -> Script
     script.ack(*script.receive(event()))
     script.wait(0.5 if honest else 5.0)
     script.kill()
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -62,7 +62,7 @@ def a_confirmed_ack_is_lost_with_its_worker(*, honest: bool) -> Script:
     script.send(event())
     script.ack(*script.receive(event()))
     script.kill()
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -83,7 +83,7 @@ def an_ack_is_refused_long_after_a_cancel_that_found_another_holder(*, honest: b
     script.receive(event())
     script.call(history.Cancel(event_id="e1"), history.Number(0))
     script.wait(LEASE + 1.0)
-    (held,) = script.receive(event(), attempt=2, losses=1)
+    (held,) = script.receive(event(), attempt=2, lost_leases=1)
     script.ack(held, lost=not honest)
     return script
 
@@ -211,7 +211,7 @@ def an_old_receipt_is_taken_while_a_new_holder_lives(*, honest: bool) -> Script:
     script.send(event())
     (old,) = script.receive(event())
     script.wait(LEASE)
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     script.ack(old, lost=honest)
     return script
 
@@ -318,7 +318,7 @@ def an_extended_lease_ends_with_the_first_one(*, honest: bool) -> Script:
     script.wait(LEASE - 1)
     script.extend(first, lease=3.0 if honest else LEASE)
     script.wait(3.0)
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     return script
 
 
@@ -329,7 +329,7 @@ def a_checkpoint_is_lost_with_its_worker(*, honest: bool) -> Script:
     (first,) = script.receive(event())
     script.checkpoint(first, b"half")
     script.kill()
-    script.receive(event(), attempt=2, losses=1, state=b"half" if honest else b"", worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, state=b"half" if honest else b"", worker="b")
     return script
 
 
@@ -344,7 +344,7 @@ def a_note_is_lost_with_its_worker(*, honest: bool) -> Script:
     (first,) = script.receive(event())
     script.note(first, NOTE)
     script.kill()
-    script.receive(event(), attempt=2, losses=1, begun=NOTE if honest else None, deaths=NOTE.deaths, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, begun=NOTE if honest else None, deaths=NOTE.deaths, worker="b")
     return script
 
 
@@ -368,7 +368,7 @@ def a_note_that_was_excused_accuses_all_the_same(*, honest: bool) -> Script:
     script.excuse(first, NOTE)
     script.kill()
     begun = attrs.evolve(NOTE, excused=True) if honest else NOTE
-    script.receive(event(), attempt=2, losses=1, begun=begun, deaths=NOTE.deaths, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, begun=begun, deaths=NOTE.deaths, worker="b")
     return script
 
 

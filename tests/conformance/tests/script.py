@@ -42,7 +42,7 @@ EVERYTHING = Capabilities(
 )
 
 BROKER = attrs.evolve(
-    EVERYTHING, lease="connection", extend=False, settlement="sent", losses="at least", order="none", dedupe=False
+    EVERYTHING, lease="connection", extend=False, settlement="sent", lost_leases="at least", order="none", dedupe=False
 )
 
 LEASE = 60.0
@@ -105,7 +105,7 @@ class Script:
     def handed(self, what: Envelope | Unreadable, **fields: Any) -> history.Handed:
         self._handed += 1
         queue = what.queue if isinstance(what, Envelope) else "q"
-        defaults: dict[str, Any] = {"queue": queue, "attempt": 1, "losses": 0, "state": b"", "enqueued_at": 1000.0}
+        defaults: dict[str, Any] = {"queue": queue, "attempt": 1, "lost_leases": 0, "state": b"", "enqueued_at": 1000.0}
         return history.Handed(number=self._handed, event=what, **(defaults | fields))
 
     def receive(
@@ -162,7 +162,7 @@ class Script:
             "error": "why",
             "state": b"",
             "attempt": 1,
-            "losses": 0,
+            "lost_leases": 0,
         }
         times: dict[str, Any] = {"enqueued_at": 1000.0, "died_at": self.now}
         queue = what.queue if isinstance(what, Envelope) else "q"
@@ -172,7 +172,13 @@ class Script:
         self.call(history.ListDead(queues=("q", "r"), limit=limit), history.Entries(entries))
 
     def living(self, what: Envelope, **fields: Any) -> Found:
-        defaults: dict[str, Any] = {"status": "ready", "attempt": 1, "losses": 0, "state": b"", "enqueued_at": 1000.0}
+        defaults: dict[str, Any] = {
+            "status": "ready",
+            "attempt": 1,
+            "lost_leases": 0,
+            "state": b"",
+            "enqueued_at": 1000.0,
+        }
         return Found(queue=what.queue, envelope=what, **(defaults | fields))
 
     def find(self, *events: Found, event_id: str = "e1") -> None:

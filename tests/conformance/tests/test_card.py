@@ -13,8 +13,8 @@ from relevo_conformance.card import Card, Line, Subject, card
 from relevo_conformance.examination import Finding
 from relevo_conformance.promise import Needs, Promise
 
-ALL = Capabilities(durability="host", lease="timed", extend=True, losses="exact")
-NOTHING = Capabilities(durability="process", lease="timed", losses="at least")
+ALL = Capabilities(durability="host", lease="timed", extend=True, lost_leases="exact")
+NOTHING = Capabilities(durability="process", lease="timed", lost_leases="at least")
 
 CORE = Promise("ack-is-final", "…")
 MUST = PROMISES["preference-is-kept"]

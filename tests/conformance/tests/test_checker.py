@@ -71,7 +71,7 @@ def test_what_an_unknown_send_left_may_come_or_not_but_once() -> None:
 
 
 def test_a_settlement_of_unknown_fate_may_have_happened_or_not() -> None:
-    for attempt, losses in ((2, 0), (2, 1)):
+    for attempt, lost_leases in ((2, 0), (2, 1)):
         script = Script()
         script.send(event())
         (first,) = script.receive(event())
@@ -80,7 +80,7 @@ def test_a_settlement_of_unknown_fate_may_have_happened_or_not() -> None:
         )
         script.wait(LEASE)
 
-        script.receive(event(), attempt=attempt, losses=losses, worker="b")
+        script.receive(event(), attempt=attempt, lost_leases=lost_leases, worker="b")
 
         assert script.broken() == set()
 
@@ -93,7 +93,7 @@ def test_a_call_that_never_ended_may_have_happened_or_not() -> None:
         script.begin(history.Settle(items=(history.Item(first, Ack()),)))
         script.wait(LEASE)
         if comes_again:
-            script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+            script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
 
         script.drain()
 
@@ -118,10 +118,10 @@ def test_the_extra_copy_of_a_settlement_that_was_only_sent_comes_once() -> None:
     script.send(event())
     script.ack(*script.receive(event()))
     script.kill()
-    script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+    script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.wait(5.0)
 
-    script.receive(event(), attempt=2, losses=1, worker="c")
+    script.receive(event(), attempt=2, lost_leases=1, worker="c")
 
     assert script.broken() == {"ack-is-final"}
 
@@ -139,14 +139,14 @@ def test_an_extra_copy_that_never_comes_tears_no_batch() -> None:
 
 
 def test_a_loss_that_was_fetched_ahead_counts_beside_one_of_a_lease_that_ran_out() -> None:
-    script = Script(attrs.evolve(EVERYTHING, losses="at least"))
+    script = Script(attrs.evolve(EVERYTHING, lost_leases="at least"))
     script.send(event())
     script.receive(event())
     script.wait(LEASE)
     script.receive(worker="b")
     script.kill("b")
 
-    script.receive(event(), attempt=3, losses=2, worker="c")
+    script.receive(event(), attempt=3, lost_leases=2, worker="c")
 
     assert script.broken() == set()
 
@@ -158,7 +158,7 @@ def test_an_extension_that_was_refused_leaves_the_lease_as_it_was() -> None:
     script.call(history.Extend(deliveries=(first,), lease=10 * LEASE), end="refused", error="TransportUnavailableError")
     script.wait(LEASE)
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == set()
 

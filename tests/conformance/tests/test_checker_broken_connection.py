@@ -46,7 +46,7 @@ def test_what_a_worker_held_comes_back_when_its_connection_was_lost() -> None:
     with broken(script):
         pass
 
-    script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+    script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.drain()
 
     assert script.broken() == set()
@@ -71,7 +71,7 @@ def test_what_another_worker_held_is_held_still() -> None:
     with broken(script, "b"):
         pass
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == {"leased-is-hidden"}
 
@@ -82,7 +82,7 @@ def test_a_timed_lease_outlives_a_fault() -> None:
     with broken(script):
         pass
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == {"leased-is-hidden"}
 
@@ -96,7 +96,7 @@ def test_what_was_acked_just_before_the_fault_may_come_once_more() -> None:
 
     for _ in range(2):
         assert script.broken() == set()
-        script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
         script.wait(5.0)
 
     assert script.broken() == {"ack-is-final"}
@@ -110,7 +110,7 @@ def test_what_was_acked_long_before_the_fault_is_done() -> None:
     with broken(script):
         pass
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == {"ack-is-final"}
 
@@ -134,7 +134,7 @@ def test_what_was_moved_with_unknown_fate_may_be_settled_where_it_is_held_still(
 OUTCOMES: tuple[tuple[Outcome, dict[str, Any]], ...] = (
     (Nack(state=b"new"), {"attempt": 2, "state": b"new"}),
     (Release(), {}),
-    (Lost(), {"attempt": 2, "losses": 1}),
+    (Lost(), {"attempt": 2, "lost_leases": 1}),
 )
 """Each, and as what it comes again."""
 
@@ -149,7 +149,7 @@ def test_what_was_given_back_by_two_steps_may_be_there_by_both(
     with broken(script):
         failing(script, delivery, outcome)
 
-    ways: tuple[dict[str, Any], ...] = (moved, {"attempt": 2, "losses": 1})
+    ways: tuple[dict[str, Any], ...] = (moved, {"attempt": 2, "lost_leases": 1})
     for fields in ways[order]:
         script.ack(*script.receive(event(), worker="b", **fields), worker="b")
     script.drain()
@@ -168,7 +168,7 @@ def test_what_is_given_back_by_one_step_is_there_once(capabilities: Capabilities
     script.ack(*script.receive(event(), worker="b", attempt=2, state=b"new"), worker="b")
     script.wait(5.0)
 
-    script.receive(event(), worker="b", attempt=2, losses=1)
+    script.receive(event(), worker="b", attempt=2, lost_leases=1)
 
     assert script.broken()
 
@@ -196,7 +196,7 @@ def test_what_died_by_two_steps_may_be_dead_and_come_back() -> None:
         failing(script, delivery, DeadLetter(reason="failed", error="why"))
 
     script.dead(script.entry(event(), died_at=1005.0))
-    script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+    script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.drain()
 
     assert script.broken() == set()
@@ -311,17 +311,17 @@ def test_a_fault_makes_one_more_of_what_another_fault_made_one_more_of() -> None
             pass
 
     for _ in range(2):
-        script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
         script.wait(5.0)
         assert script.broken() == set()
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == {"ack-is-final"}
 
 
 def test_what_was_sent_just_after_a_connection_was_lost_may_have_gone_to_it() -> None:
-    for seconds, broken_ids in ((0.5, set()), (5.0, {"losses-are-counted"})):
+    for seconds, broken_ids in ((0.5, set()), (5.0, {"lost-leases-are-counted"})):
         script = Script(BROKER)
         script.setup()
         script.receive()
@@ -330,7 +330,7 @@ def test_what_was_sent_just_after_a_connection_was_lost_may_have_gone_to_it() ->
         script.wait(seconds)
         script.send(event())
 
-        script.receive(event(), attempt=2, losses=1, enqueued_at=script.now)
+        script.receive(event(), attempt=2, lost_leases=1, enqueued_at=script.now)
 
         assert script.broken() == broken_ids
 
@@ -341,7 +341,7 @@ def test_an_ack_may_be_lost_that_a_worker_sent_while_its_store_was_broken() -> N
     with broken(script):
         script.settle(delivery, Ack())
 
-    script.ack(*script.receive(event(), attempt=2, losses=1, worker="b"), worker="b")
+    script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="b"), worker="b")
     script.drain()
 
     assert script.broken() == set()
@@ -357,13 +357,15 @@ def test_which_of_two_that_are_alike_comes_first_is_a_guess(missing: int | None)
     script.settle(moved, Release(), worker="b")
     script.receive(event(), worker="c")
     script.close("a")
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
     script.close("b")
     script.close("c")
 
-    for losses in (2, 1):
-        if losses != missing:
-            script.ack(*script.receive(event(), attempt=1 + losses, losses=losses, worker="d"), worker="d")
+    for lost_leases in (2, 1):
+        if lost_leases != missing:
+            script.ack(
+                *script.receive(event(), attempt=1 + lost_leases, lost_leases=lost_leases, worker="d"), worker="d"
+            )
     script.drain()
 
     assert script.broken() == (set() if missing is None else {"lost-lease-returns"})
@@ -378,13 +380,13 @@ def test_what_a_worker_held_that_is_gone_may_be_moved_twice() -> None:
         failing_receive(script, "b")
 
     for _ in range(2):
-        script.ack(*script.receive(event(), attempt=2, losses=1, worker="c"), worker="c")
+        script.ack(*script.receive(event(), attempt=2, lost_leases=1, worker="c"), worker="c")
         script.wait(5.0)
         assert script.broken() == set()
     script.drain()
     assert script.broken() == set()
 
-    script.receive(event(), attempt=2, losses=1, worker="c")
+    script.receive(event(), attempt=2, lost_leases=1, worker="c")
     assert script.broken() == {"ack-is-final"}
 
 
@@ -397,9 +399,9 @@ def test_what_is_fetched_for_the_first_time_by_the_call_that_fails_may_be_moved_
     script.receive(queues=["r"], worker="b")
     script.close("a")
     with broken(script, "b"):
-        script.receive(event(), attempt=2, losses=1, worker=worker)
+        script.receive(event(), attempt=2, lost_leases=1, worker=worker)
 
-    script.receive(event(), attempt=2, losses=1, worker="d")
+    script.receive(event(), attempt=2, lost_leases=1, worker="d")
 
     assert bool(script.broken()) is wrong
 
@@ -442,15 +444,17 @@ def test_what_was_moved_and_is_held_still_may_be_moved_again_with_unknown_fate()
     assert script.broken() == set()
 
 
-@pytest.mark.parametrize("losses, wrong", [(1, False), (2, False), (3, True)])
-def test_what_was_reported_lost_may_be_lost_once_more_by_the_receive_that_fails(losses: int, *, wrong: bool) -> None:
+@pytest.mark.parametrize("lost_leases, wrong", [(1, False), (2, False), (3, True)])
+def test_what_was_reported_lost_may_be_lost_once_more_by_the_receive_that_fails(
+    lost_leases: int, *, wrong: bool
+) -> None:
     script = Script(BROKER)
     delivery = held(script)
     script.settle(delivery, Lost())
     script.wait(5.0)
     script.call(history.Break("after", 1))
 
-    script.receive(event(), attempt=1 + losses, losses=losses)
+    script.receive(event(), attempt=1 + lost_leases, lost_leases=lost_leases)
 
     assert bool(script.broken()) is wrong
 
@@ -469,7 +473,7 @@ def test_what_came_while_the_store_was_broken_may_die_and_come_again_where_that_
     script.call(history.ListDead(queues=("q", "r")), history.Entries((script.entry(event()),)), worker="b")
     script.kill()
 
-    script.receive(event(), attempt=2, losses=1, worker="b")
+    script.receive(event(), attempt=2, lost_leases=1, worker="b")
 
     assert script.broken() == (set() if settlement == "sent" else {"dead-is-kept-with-reason"})
 

@@ -25,7 +25,7 @@ def test_what_a_receive_of_unknown_fate_took_may_come_back_as_lost() -> None:
     unknown_receive(script)
     script.wait(LEASE + 1)
 
-    script.ack(*script.receive(one, attempt=2, losses=1))
+    script.ack(*script.receive(one, attempt=2, lost_leases=1))
     script.drain()
 
     assert script.violations() == []
@@ -47,7 +47,7 @@ def test_what_a_receive_of_unknown_fate_took_is_hidden_for_its_lease() -> None:
     one = sent(script)
     unknown_receive(script)
 
-    script.receive(one, attempt=2, losses=1)
+    script.receive(one, attempt=2, lost_leases=1)
 
     assert script.broken() == {promise.LOSSES_ARE_COUNTED.id}
 
@@ -133,7 +133,7 @@ def test_a_lease_is_not_extended_that_somebody_else_received_meanwhile() -> None
     (held,) = script.receive(one)
     script.wait(LEASE + 1)
     extending = script.begin(history.Extend(deliveries=(held,), lease=LEASE))
-    script.receive(one, attempt=2, losses=1, worker="b")
+    script.receive(one, attempt=2, lost_leases=1, worker="b")
 
     script.end(extending, history.Settled())
 
@@ -179,7 +179,7 @@ def test_a_lease_that_was_past_before_the_clock_was_set_back_may_have_been_ended
         script.wait(-600.0)
 
         if attempt == 2:
-            script.receive(one, attempt=2, losses=1, worker="b")
+            script.receive(one, attempt=2, lost_leases=1, worker="b")
         else:
             script.ack(held)
 
@@ -194,6 +194,6 @@ def test_a_lease_that_begins_after_the_clock_was_set_back_holds() -> None:
     script.receive(one, enqueued_at=400.0)
     script.wait(LEASE - 1)
 
-    script.receive(one, attempt=2, losses=1, worker="b", enqueued_at=400.0)
+    script.receive(one, attempt=2, lost_leases=1, worker="b", enqueued_at=400.0)
 
     assert script.broken() == {promise.LEASED_IS_HIDDEN.id}

@@ -427,7 +427,7 @@ def test_a_broken_transport_gets_a_card_that_shows_how_it_is_broken_and_how_to_s
     broken = ask(
         "run",
         "strangers:BrokenHarness",
-        *("--only", "release-counts-nothing,losses-are-counted", "--seed", "3"),
+        *("--only", "release-counts-nothing,lost-leases-are-counted", "--seed", "3"),
         *("--report", "out/card.md,out/junit.xml", "--report", "out/result.json"),
     )
 
@@ -623,7 +623,7 @@ def test_list_of_a_transport_without_a_harness_tells_the_options_of_its_class(as
 def acked(times: int) -> str:
     """Return the trace of a program that sent one event, received it, and acked it so many times."""
     sent = Envelope(id="7", source="shop", name="image.created", queue="media", body=b"{}")
-    handed = history.Handed(number=0, event=sent, queue="media", attempt=1, losses=0, state=b"", enqueued_at=100.0)
+    handed = history.Handed(number=0, event=sent, queue="media", attempt=1, lost_leases=0, state=b"", enqueued_at=100.0)
     calls: list[tuple[history.Call, history.Value | None]] = [
         (history.Open(), None),
         (history.Send(envelopes=(sent,)), None),

@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_loses_its_lease_and_nothing_else(tmp_path: Path
         bench.one(first)
         bench.lose(first)
 
-        assert bench.one(second).losses == 1
+        assert bench.one(second).lost_leases == 1
 
 
 def test_a_stranger_cannot_put_bytes_into_it() -> None:

@@ -190,7 +190,7 @@ MALFORMED: list[tuple[str, Strange]] = [
     ("receive", lambda _: b"nothing"),
     of_a_delivery(attempt=0),
     of_a_delivery(attempt=True),
-    of_a_delivery(losses=-1),
+    of_a_delivery(lost_leases=-1),
     of_a_delivery(state="begun"),
     of_a_delivery(queue=None),
     of_a_delivery(envelope=b"{}"),

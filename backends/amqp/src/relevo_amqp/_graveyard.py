@@ -305,7 +305,7 @@ def _entry(letter: Buried, queue: str) -> DeadLetterEntry:
         error=letter.death.error,
         state=record.state,
         attempt=record.attempt,
-        losses=record.losses,
+        lost_leases=record.lost_leases,
         enqueued_at=record.enqueued_at,
         died_at=letter.death.at,
     )

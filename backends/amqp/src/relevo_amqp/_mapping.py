@@ -52,7 +52,7 @@ class Record:
     envelope: Envelope | Unreadable
     queue: str
     attempt: int = 1
-    losses: int = 0
+    lost_leases: int = 0
     state: bytes = b""
     enqueued_at: float
     due: float | None = None
@@ -75,7 +75,7 @@ class Record:
 
     def lost(self, times: int) -> Record:
         """Return it after *times* hand-overs that ended without a settlement."""
-        return attrs.evolve(self, attempt=self.attempt + times, losses=self.losses + times) if times else self
+        return attrs.evolve(self, attempt=self.attempt + times, lost_leases=self.lost_leases + times) if times else self
 
     def revived(self, state: bytes, *, key: str) -> Record:
         """Return it as new, with *state*, and with *key* for notes; an event of a newer release keeps its own state."""
@@ -86,7 +86,7 @@ class Record:
             self,
             envelope=event,
             attempt=1,
-            losses=0,
+            lost_leases=0,
             begun=None,
             deaths=(),
             suspect=key,
@@ -140,8 +140,8 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
         properties = {"content_type": CONTENT_TYPE, "delivery_mode": 2, "headers": headers}
         if record.attempt != 1:
             headers[header.ATTEMPT] = record.attempt
-        if record.losses:
-            headers[header.LOSSES] = record.losses
+        if record.lost_leases:
+            headers[header.LOSSES] = record.lost_leases
         if record.state:
             headers[header.STATE] = record.state
         if record.due is not None:
@@ -180,7 +180,7 @@ def _update(headers: dict[str, Any], record: Record) -> None:
     """Bring *headers* up to date that came from a newer release; those that say the same already stay as they came."""
     if record.due is not None and header.number(headers.get(header.DUE)) != record.due:
         headers[header.DUE] = repr(record.due)
-    for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOSSES, record.losses, 0)):
+    for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOSSES, record.lost_leases, 0)):
         if header.count(headers.get(name), least=least) != value:
             headers[name] = value
 
@@ -258,7 +258,7 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Reco
         envelope=event,
         queue=queue,
         attempt=header.count(headers.get(header.ATTEMPT), least=1),
-        losses=header.count(headers.get(header.LOSSES)),
+        lost_leases=header.count(headers.get(header.LOSSES)),
         state=state if _is_state(state) and ours else b"",
         enqueued_at=header.seconds(headers.get(header.SENT_AT), now),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
@@ -288,7 +288,7 @@ def postponed(record: Record, now: float, *, patience: float) -> tuple[Record, f
     return attrs.evolve(record, envelope=event), wait_for_newer(event, now, patience=patience)
 
 
-def losses(properties: Properties) -> int:
+def lost_leases(properties: Properties) -> int:
     """
     Return how often the server handed a message out without hearing of it again.
 
@@ -430,7 +430,7 @@ def suspect_key(now: float, unique: str) -> str:
 
 def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueued_at: float) -> str:
     """
-    Return a key for a message that carries none; its first hand-over has no losses.
+    Return a key for a message that carries none; its first hand-over has no lost leases.
 
     Args:
         envelope: The message's content.

@@ -28,7 +28,7 @@ from relevo import Clock, Delivery
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, losses, plain_key, postponed, read, suspect_key, written
+from relevo_amqp._mapping import Record, lost_leases, plain_key, postponed, read, suspect_key, written
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
@@ -262,7 +262,7 @@ class Receiver:
             record, wait = self._read(arrival, now)
             if wait > 0.0:
                 self._misplaced.append(arrival)
-            elif record.losses:
+            elif record.lost_leases:
                 self._traces.add(arrival.queue)
                 self._misplaced.append(arrival)
             else:
@@ -307,7 +307,7 @@ class Receiver:
         Raises:
             LineLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
         """
-        if not record.suspect or not losses(arrival.properties):
+        if not record.suspect or not lost_leases(arrival.properties):
             return record
         notes = self._hub.notes.read([record.suspect], since=suspected_at(record.suspect))
         return record.noted(notes.get(record.suspect))
@@ -315,7 +315,7 @@ class Receiver:
     def _read(self, arrival: Arrival, now: float) -> tuple[Record, float]:
         """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
         record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
-        return postponed(record.lost(losses(arrival.properties)), now, patience=self._patience)
+        return postponed(record.lost(lost_leases(arrival.properties)), now, patience=self._patience)
 
     def _suspected(self, subscription: Subscription, queues: Sequence[str]) -> bool:
         """Look whether there are suspects, and begin their turn."""
@@ -347,7 +347,7 @@ class Receiver:
 
         def strange(arrival: Arrival) -> bool:
             record, _ = self._read(arrival, now)
-            if record.losses:
+            if record.lost_leases:
                 return True
             room[arrival.queue] -= 1
             return room[arrival.queue] < 0
@@ -411,7 +411,7 @@ class Receiver:
         parcels = {}
         for arrival, record, wait in found:
             key = ""
-            if record.losses and not wait:
+            if record.lost_leases and not wait:
                 key = suspect_key(now, secrets.token_hex(8))
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
@@ -489,14 +489,14 @@ class Receiver:
 
 def _key_of_first(arrival: Arrival, record: Record) -> str:
     """Return the key of a note that a hand-over from a main queue may have left; empty if there can be none."""
-    times = losses(arrival.properties)
-    if not times or record.losses > times:  # what had losses before is not handed out from there
+    times = lost_leases(arrival.properties)
+    if not times or record.lost_leases > times:  # what had lost leases before is not handed out from there
         return ""
     return record.suspect or plain_key(record.envelope, arrival.queue, record.attempt - times, record.enqueued_at)
 
 
 def _receipt(subscription: Subscription, arrival: Arrival, record: Record) -> Receipt:
-    return Receipt(subscription.token, arrival.tag, record.suspect, losses(arrival.properties))
+    return Receipt(subscription.token, arrival.tag, record.suspect, lost_leases(arrival.properties))
 
 
 def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:
@@ -504,7 +504,7 @@ def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> D
         envelope=record.envelope,
         queue=arrival.queue,
         attempt=record.attempt,
-        losses=record.losses,
+        lost_leases=record.lost_leases,
         begun=record.begun,
         deaths=record.deaths,
         receipt=_receipt(subscription, arrival, record),

@@ -15,8 +15,8 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
     Return what must be published, and confirmed, before *delivery* is acked; nothing if it is done.
 
     A nack, a release and a recorded loss are new messages: the server's own ways of giving back would
-    count as losses, or not at all, and could not keep a state. The note on a delivery goes along with a release and
-    a loss; a retry, and a death that the worker saw, remove it.
+    count as lost leases, or not at all, and could not keep a state. The note on a delivery goes along with a release
+    and a loss; a retry, and a death that the worker saw, remove it.
 
     Args:
         delivery: What was handed out.
@@ -36,18 +36,20 @@ def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: 
         route = topology.aside(Role.DEAD, delivery.queue)
         return written(record, exchange=route.exchange, key=route.key)
     delay, state = 0.0, None
-    attempt, losses, begun, deaths = delivery.attempt, delivery.losses, delivery.begun, delivery.deaths
+    attempt, lost_leases, begun, deaths = delivery.attempt, delivery.lost_leases, delivery.begun, delivery.deaths
     if isinstance(outcome, Nack):
         delay, state, attempt, begun = outcome.delay, outcome.state, attempt + 1, None
     elif isinstance(outcome, Lost):
-        state, attempt, losses = outcome.state, attempt + 1, losses + 1
+        state, attempt, lost_leases = outcome.state, attempt + 1, lost_leases + 1
         if outcome.death is not None:
             begun, deaths = None, (*deaths, outcome.death)[-MAX_DEATHS:]
     elif isinstance(outcome, Release):
         delay = outcome.delay
-    record = attrs.evolve(_record(delivery, state), attempt=attempt, losses=losses, begun=begun, deaths=deaths)
+    record = attrs.evolve(
+        _record(delivery, state), attempt=attempt, lost_leases=lost_leases, begun=begun, deaths=deaths
+    )
     record = record.keyed(suspect_key(now, unique))  # so that no earlier note is found, also from before a revival
-    if delay <= 0.0 and losses:
+    if delay <= 0.0 and lost_leases:
         route = topology.aside(Role.SUSPECT, delivery.queue)
     else:
         route = topology.route(delivery.queue, delay)
@@ -61,7 +63,7 @@ def _record(delivery: Delivery, state: bytes | None) -> Record:
         envelope=delivery.envelope,
         queue=delivery.queue,
         attempt=delivery.attempt,
-        losses=delivery.losses,
+        lost_leases=delivery.lost_leases,
         state=delivery.state if state is None else state,
         enqueued_at=delivery.enqueued_at,
     )

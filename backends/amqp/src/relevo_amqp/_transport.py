@@ -102,7 +102,7 @@ class AmqpTransport(Transport):
         lease="connection",
         settlement="sent",
         delay=AmqpOptions().resolution,
-        losses="at least",
+        lost_leases="at least",
         urgency=True,
         dead_letters=True,
         wakeup=True,

@@ -45,7 +45,7 @@ class DeadLetters:
             error=outcome.error,
             state=event.state,
             attempt=event.counters.attempt,
-            losses=event.counters.losses,
+            lost_leases=event.counters.lost_leases,
             enqueued_at=event.enqueued_at,
             died_at=now,
         )

@@ -74,7 +74,7 @@ class KeptEvent:
             envelope=self.envelope,
             queue=self.queue,
             attempt=self.counters.attempt,
-            losses=self.counters.losses,
+            lost_leases=self.counters.lost_leases,
             begun=self.begun,
             deaths=self.deaths,
             receipt=self.receipt,

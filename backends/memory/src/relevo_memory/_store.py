@@ -32,8 +32,8 @@ from relevo import (
     action_of,
     after,
 )
-from relevo_memory._board import Locks
 from relevo_memory._dead_letter import DeadLetters
+from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -279,7 +279,7 @@ class MemoryStore:
                     envelope=event.envelope,
                     status=_ALIVE[event.status],
                     attempt=event.counters.attempt,
-                    losses=event.counters.losses,
+                    lost_leases=event.counters.lost_leases,
                     state=event.state,
                     enqueued_at=event.enqueued_at,
                     until={State.LEASED: event.until, State.SCHEDULED: event.due}.get(event.status),

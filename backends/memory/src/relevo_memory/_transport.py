@@ -13,10 +13,10 @@ import attrs
 from relevo import (
     MAX_STATE,
     Ack,
-    Board,
     BoundSender,
     Capabilities,
     Clock,
+    Coordinator,
     DeadLetterEntry,
     Delivery,
     Envelope,
@@ -50,11 +50,11 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport, Board):
+class MemoryTransport(Transport, Coordinator):
     """
     Carries events within one process: for tests, and as the reference that all others are held to.
 
-    Leases, losses, delays, order and refusals are those of a server, driven by the core's transition
+    Leases, lost leases, delays, order and refusals are those of a server, driven by the core's transition
     table. A queue comes into being when it is first used, as ``setup = "auto"`` would make it: what
     is sent to a queue that nobody receives from is not lost, it lies there and ``stats`` shows it.
 
@@ -79,7 +79,7 @@ class MemoryTransport(Transport, Board):
         settlement="confirmed",
         atomic_batch=True,
         delay=0.001,
-        losses="exact",
+        lost_leases="exact",
         order="per key",
         urgency=True,
         transactional=True,

@@ -112,12 +112,12 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
 
 def delivery_of(row: Sequence[Any], token: int, begun: Any = None, deaths: Any = None) -> Delivery:
     """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets, with its :data:`EVIDENCE`."""
-    attempt, losses, enqueued_at, progress = row[10], row[11], row[12], row[14]
+    attempt, lost_leases, enqueued_at, progress = row[10], row[11], row[12], row[14]
     return Delivery(
         envelope=envelope_of(row[2:]),
         queue=row[2],
         attempt=attempt if _is_count(attempt, 1) else 1,
-        losses=losses if _is_count(losses, 0) else 0,
+        lost_leases=lost_leases if _is_count(lost_leases, 0) else 0,
         begun=Note.unpacked(begun) if type(begun) is str else None,
         deaths=() if deaths is None else deaths_of(deaths),
         receipt=Receipt(row[0], token),
@@ -196,7 +196,7 @@ def found_of(row: Sequence[Any], now: int) -> Found | None:
         envelope=delivery.envelope,
         status="leased" if state == LEASED else "scheduled" if state == SCHEDULED else "ready",
         attempt=delivery.attempt + lost,
-        losses=delivery.losses + lost,
+        lost_leases=delivery.lost_leases + lost,
         state=delivery.state,
         enqueued_at=delivery.enqueued_at,
         until=None if until is None else _seconds(until),
@@ -211,7 +211,7 @@ def place_of(row: Sequence[Any]) -> tuple[int, int, int]:
 
 def entry_of(row: Sequence[Any]) -> DeadLetterEntry:
     """Return a *row* of the dead letters, :data:`SHOWN`, as what a person is shown."""
-    attempt, losses, enqueued_at, progress = row[9], row[10], row[11], row[13]
+    attempt, lost_leases, enqueued_at, progress = row[9], row[10], row[11], row[13]
     reason, error, died_at = row[15:18]
     queue = _text(row[1])
     return DeadLetterEntry(
@@ -222,7 +222,7 @@ def entry_of(row: Sequence[Any]) -> DeadLetterEntry:
         error=_text(error),
         state=progress if type(progress) is bytes else b"",
         attempt=attempt if _is_count(attempt, 1) else 1,
-        losses=losses if _is_count(losses, 0) else 0,
+        lost_leases=lost_leases if _is_count(lost_leases, 0) else 0,
         enqueued_at=_seconds(enqueued_at),
         died_at=_seconds(died_at),
     )
@@ -231,7 +231,7 @@ def entry_of(row: Sequence[Any]) -> DeadLetterEntry:
 def envelope_of(kept: Sequence[Any]) -> Envelope | Unreadable:
     """Return what the :data:`KEPT` columns hold: an envelope if every value can be one's."""
     queue, target, event_id, source, name, urgency, ordering_key, expires = kept[:8]
-    attempt, losses, enqueued_at, headers, progress, body = kept[8:14]
+    attempt, lost_leases, enqueued_at, headers, progress, body = kept[8:14]
     texts = {type(queue), type(event_id), type(source), type(name)}
     sound = (
         texts == _TEXT
@@ -241,7 +241,7 @@ def envelope_of(kept: Sequence[Any]) -> Envelope | Unreadable:
         and (ordering_key is None or type(ordering_key) is str)
         and (expires is None or type(expires) is float or type(expires) is int)
         and _is_count(attempt, 1)
-        and _is_count(losses, 0)
+        and _is_count(lost_leases, 0)
         and type(enqueued_at) is int
         and (progress is None or type(progress) is bytes)
     )
@@ -324,13 +324,13 @@ def _flaw(kept: Sequence[Any]) -> str:
     wanted: dict[str, tuple[type | None, ...]] = {
         "queue": (str,), "event_id": (str,), "source": (str,), "name": (str,), "body": (bytes,),
         "target": (str, None), "ordering_key": (str, None), "expires": (float, int, None),
-        "progress": (bytes, None), "enqueued_at": (int,), "attempt": (int,), "losses": (int,), "urgency": (int,),
+        "progress": (bytes, None), "enqueued_at": (int,), "attempt": (int,), "lost_leases": (int,), "urgency": (int,),
     }  # fmt: skip
     for column, types in wanted.items():
         value = values[column]
         if (None if value is None else type(value)) not in types:
             return f"the column {column} holds {_kind(value)}"
-    for column, least in (("attempt", 1), ("losses", 0)):
+    for column, least in (("attempt", 1), ("lost_leases", 0)):
         if values[column] < least:
             return f"the column {column} holds {values[column]}"
     if values["urgency"] not in (HIGH, NORMAL):

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of what is below; a database says its own in ``relevo_meta``."""
 
 READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
@@ -54,7 +54,7 @@ def _kept() -> list[sa.Column[Any]]:
         sa.Column("ordering_key", sa.String(255)),
         sa.Column("expires", sa.Double),
         sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("1")),
-        sa.Column("losses", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("lost_leases", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("enqueued_at", sa.BigInteger),
         sa.Column("headers", sa.Text),
         sa.Column("progress", sa.LargeBinary),
@@ -133,7 +133,7 @@ event = sa.Table(
     ),
     _check("waiting_has_line", f"state <> {WAITING} OR (ordering_key IS NOT NULL AND target IS NOT NULL)"),
     _check("attempt_is_count", "typeof(attempt) = 'integer' AND attempt >= 1"),
-    _check("losses_is_count", "typeof(losses) = 'integer' AND losses >= 0"),
+    _check("lost_leases_is_count", "typeof(lost_leases) = 'integer' AND lost_leases >= 0"),
     BY_STRAY,
 )
 

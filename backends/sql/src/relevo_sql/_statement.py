@@ -288,7 +288,7 @@ class Statements:
             "state": _behind_others(dialect, {name: _D[name] for name in LINE}, otherwise=_state(READY)),
             "ready_at": _bind("now"),
             "attempt": sa.literal_column("1"),
-            "losses": sa.literal_column("0"),
+            "lost_leases": sa.literal_column("0"),
             "progress": _bind("kept"),
         }
         again = {name: fresh[name] if name in fresh else _D[name] for name in SENT}
@@ -363,7 +363,7 @@ def _one_dead() -> sa.ColumnElement[bool]:
 
 
 _FREE: dict[str, Any] = {"state": _state(READY), "lease_until": sa.null(), "token": sa.null()}
-_LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "losses": _plus_one("losses")}
+_LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "lost_leases": _plus_one("lost_leases")}
 
 
 def _figures(dialect: SqliteDialect) -> sa.Select[Any]:

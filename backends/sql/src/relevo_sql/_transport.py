@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from relevo import (
     MAX_STATE,
     Ack,
-    Board,
     BoundSender,
     Capabilities,
     Clock,
+    Coordinator,
     DeadLetterEntry,
     Delivery,
     Envelope,
@@ -29,13 +29,13 @@ from relevo import (
     Transport,
 )
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
-from relevo_sql._board import Locks
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dialect import dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._fork import notice_fork
 from relevo_sql._graveyard import Graveyard
+from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
 from relevo_sql._row import micros, row_of
@@ -48,7 +48,7 @@ from relevo_sql._witness import Witness
 _log = getLogger("relevo.sql")
 
 
-class SqlTransport(Transport, Board):
+class SqlTransport(Transport, Coordinator):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -85,7 +85,7 @@ class SqlTransport(Transport, Board):
         settlement="confirmed",
         atomic_batch=True,
         delay=0.001,
-        losses="exact",
+        lost_leases="exact",
         order="per key",
         urgency=True,
         transactional=True,

@@ -560,7 +560,7 @@ class App(Dispatcher):
 
             checkpoint: Keeps progress in the middle of a delivery, if anything does.
 
-            runs: Notes which listener of a delivery with losses runs, if anything keeps evidence.
+            runs: Notes which listener of a delivery with lost leases runs, if anything keeps evidence.
         """
         return self._staff.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
 

@@ -34,7 +34,7 @@ Checkpoint = Callable[[Delivery, bytes], None] | None
 """Keeps progress in the middle of a delivery, where anything does."""
 
 Runs = Callable[[Delivery, str], None] | None
-"""Notes which listener of a delivery with losses runs, where evidence is kept."""
+"""Notes which listener of a delivery with lost leases runs, where evidence is kept."""
 
 
 @attrs.frozen(kw_only=True)

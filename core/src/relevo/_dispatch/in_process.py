@@ -72,7 +72,7 @@ class LocalDispatcher(Dispatcher):
                 listener_id=listener.id,
                 queue=NOW,
                 attempt=1,
-                losses=0,
+                lost_leases=0,
                 document=None,
                 subject=subject_of(event),
                 subjects=self._subjects,

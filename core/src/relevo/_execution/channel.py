@@ -60,7 +60,7 @@ class Work(msgspec.Struct, array_like=True, tag=True):
 
     queue: str
     attempt: int
-    losses: int
+    lost_leases: int
     state: bytes
     enqueued_at: float
     over_limit: tuple[str, float] | None = None
@@ -234,7 +234,7 @@ def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
         pack(envelope),
         delivery.queue,
         delivery.attempt,
-        delivery.losses,
+        delivery.lost_leases,
         delivery.state,
         delivery.enqueued_at,
     )
@@ -251,7 +251,7 @@ def delivery_of(work: Work) -> Delivery:
         envelope=envelope,
         queue=work.queue,
         attempt=work.attempt,
-        losses=work.losses,
+        lost_leases=work.lost_leases,
         receipt=None,
         state=work.state,
         enqueued_at=work.enqueued_at,

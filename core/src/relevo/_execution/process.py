@@ -49,7 +49,7 @@ class ProcessExecutor:
 
         checkpoint: Keeps progress in the middle of a delivery, where the transport does.
 
-        runs: Notes which listener of a delivery with losses runs, where the transport keeps evidence.
+        runs: Notes which listener of a delivery with lost leases runs, where the transport keeps evidence.
 
         listeners: The events and ids of those that every child must have.
 

@@ -51,7 +51,7 @@ class Terms:
     """Keeps progress, where the transport does."""
 
     runs: Callable[[Delivery, str], None] | None
-    """Notes which listener of a delivery with losses runs, where evidence is kept."""
+    """Notes which listener of a delivery with lost leases runs, where evidence is kept."""
 
     time_limit: float
     memory_limit: int | None

@@ -70,7 +70,7 @@ class Call:
     attempt: int
     """1 at the first run of this listener for this event; other listeners count for themselves."""
 
-    losses: int
+    lost_leases: int
     """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
 
     stopped: bool = attrs.field(default=False, init=False)

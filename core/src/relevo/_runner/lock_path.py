@@ -14,7 +14,7 @@ from relevo._runner.deploy import DeployGuard
 from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
 from relevo._secret import Secret, masked_url
-from relevo._transport.board import Board
+from relevo._transport.coordinator import Coordinator
 from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def single_flight(app: App, transport: str, queues: Sequence[str]) -> SingleFlig
     """
     Return what lets one process at a time drain *queues* of *transport*; all of them if empty.
 
-    The board is the transport itself if it is one, else its outbox.
+    The coordinator is the transport itself if it is one, else its outbox.
 
     Raises:
         ConfigurationError: There is no folder for its lock.
     """
-    board = _board_among(app.transport(transport), app.outboxes.get(transport))
+    coordinator = _coordinator_among(app.transport(transport), app.outboxes.get(transport))
     name = _file_name("/".join(["drain", _source(app), transport, *sorted(queues)]))
-    return SingleFlight(name, drain_lock(app, transport, queues), board, app.clock)
+    return SingleFlight(name, drain_lock(app, transport, queues), coordinator, app.clock)
 
 
 def deploy_guard(app: App) -> DeployGuard:
@@ -70,8 +70,8 @@ def own_file(name: str, further: str = "") -> Path:
     return _own_folder(_SHARED / f"relevo-{os.geteuid()}") / _file_name(name, further)
 
 
-def _board_among(*stores: object) -> Board | None:
-    return next((each for each in stores if isinstance(each, Board)), None)
+def _coordinator_among(*stores: object) -> Coordinator | None:
+    return next((each for each in stores if isinstance(each, Coordinator)), None)
 
 
 def _source(app: App) -> str:

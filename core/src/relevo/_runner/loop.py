@@ -50,7 +50,7 @@ class LoopRunner(Runner):
         signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
 
         single_flight: Let a run until empty do nothing while another one is at the same queues: on this host, and
-            on others too where the transport or its outbox is a :class:`Board`.
+            on others too where the transport or its outbox is a :class:`Coordinator`.
 
         max_memory: Bytes; stop when the process has grown so large.
 

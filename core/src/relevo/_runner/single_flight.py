@@ -1,4 +1,4 @@
-"""Single flight: one process at a time, on this host by the kernel's lock, and anywhere by that of a board."""
+"""Single flight: one process at a time, on this host by the kernel's lock, and anywhere by that of a coordinator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from logging import getLogger
 from relevo._clock import Clock
 from relevo._hook import hookimpl
 from relevo._runner.host_lock import HostLock
-from relevo._transport.board import Board
+from relevo._transport.coordinator import Coordinator
 from relevo.errors import TransportError
 
 TTL = 30.0
-"""Seconds after which the lock of a board is free if its host is gone; renewed every third of it."""
+"""Seconds after which the lock of a coordinator is free if its host is gone; renewed every third of it."""
 
 _log = getLogger("relevo.flight")
 
@@ -23,24 +23,24 @@ class SingleFlight:
     """
     Lets one process at a time do what *name* says.
 
-    Whoever holds the lock of the host takes over the board's lock from one that died while it held both: nobody waits
-    for the end of its time but other hosts. Who has lost the board's lock, as after a long sleep, takes no further
-    events; what it still does is settled as if it had not lost it, since every delivery is held by itself.
+    The process that holds the host's lock takes over the coordinator's lock from a process of this host that died with
+    both: only other hosts wait until that lock expires. A process that has lost the coordinator's lock, as after a long
+    sleep, takes no further events. What it still handles is settled as usual, since each delivery has its own receipt.
 
     Args:
         name: What is done.
 
         lock: That of the host.
 
-        board: That of everybody; none if there is only this host.
+        coordinator: That of everybody; none if there is only this host.
 
         clock: Where the time comes from.
     """
 
-    def __init__(self, name: str, lock: HostLock, board: Board | None, clock: Clock):
+    def __init__(self, name: str, lock: HostLock, coordinator: Coordinator | None, clock: Clock):
         self._name = name
         self._lock = lock
-        self._board = board
+        self._coordinator = coordinator
         self._clock = clock
         self._renewed = 0.0
         self._holds = False
@@ -56,51 +56,53 @@ class SingleFlight:
 
     @contextmanager
     def everywhere(self) -> Iterator[bool]:
-        """Hold the board's lock, beside the host's; yield whether nobody else does."""
-        if self._board is None:
+        """Hold the coordinator's lock, beside the host's; yield whether nobody else does."""
+        if self._coordinator is None:
             yield True
             return
         self._renewed = self._clock.monotonic()
-        receipt = self._board.lock(self._name, holder=self._lock.identity(), ttl=TTL)
+        receipt = self._coordinator.lock(self._name, holder=self._lock.identity(), ttl=TTL)
         if receipt is None:
             yield False
             return
         self._holds = True
         ended = threading.Event()
         keeper = threading.Thread(
-            target=self._keep, args=(self._board, receipt, ended), name="relevo-lock", daemon=True
+            target=self._keep, args=(self._coordinator, receipt, ended), name="relevo-lock", daemon=True
         )
         keeper.start()
         try:
             yield True
         except Exception:
-            self._give_up(self._board, receipt, keeper, ended)
+            self._give_up(self._coordinator, receipt, keeper, ended)
             raise
         except BaseException:  # of somebody who does not want to wait; the next one on this host takes over at once
             ended.set()
             raise
-        self._give_up(self._board, receipt, keeper, ended)
+        self._give_up(self._coordinator, receipt, keeper, ended)
 
     def is_lost(self) -> bool:
-        """Return whether the board's lock was held, and may be somebody else's by now."""
-        return self._board is not None and (not self._holds or self._clock.monotonic() - self._renewed >= TTL)
+        """Return whether the coordinator's lock was held, and may be somebody else's by now."""
+        return self._coordinator is not None and (not self._holds or self._clock.monotonic() - self._renewed >= TTL)
 
     @hookimpl
     def relevo_may_run(self) -> str | None:
         """Object where another one may be at it."""
         return "lock" if self.is_lost() else None
 
-    def _give_up(self, board: Board, receipt: str, keeper: threading.Thread, ended: threading.Event) -> None:
+    def _give_up(
+        self, coordinator: Coordinator, receipt: str, keeper: threading.Thread, ended: threading.Event
+    ) -> None:
         ended.set()
         keeper.join()
         with suppress(TransportError):  # it is free when its time is over
-            board.unlock(self._name, receipt)
+            coordinator.unlock(self._name, receipt)
 
-    def _keep(self, board: Board, receipt: str, ended: threading.Event) -> None:
+    def _keep(self, coordinator: Coordinator, receipt: str, ended: threading.Event) -> None:
         while not ended.wait(TTL / 3):
             now = self._clock.monotonic()
             try:
-                self._holds = board.renew_lock(self._name, receipt, ttl=TTL)
+                self._holds = coordinator.renew_lock(self._name, receipt, ttl=TTL)
             except TransportError as error:
                 _log.debug("the lock %s was not renewed: %s", self._name, error)
                 continue

@@ -34,7 +34,7 @@ class Capabilities:
     delay: float | None = None
     """The resolution of delays in seconds, rounded up, never early; ``None``: events cannot be delayed."""
 
-    losses: Literal["exact", "at least"] = "exact"
+    lost_leases: Literal["exact", "at least"] = "exact"
     """*at least*: a delivery that was held but not yet handed out may be counted as lost too."""
 
     order: Literal["none", "per key"] = "none"

@@ -111,7 +111,7 @@ class Delivery:
     attempt: int = 1
     """1 on the first hand-over; releases do not count."""
 
-    losses: int = 0
+    lost_leases: int = 0
     """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
 
     begun: Note | None = None

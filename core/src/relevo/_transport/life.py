@@ -109,7 +109,7 @@ class Counters:
     attempt: int = 1
     """The number that the next hand-over bears."""
 
-    losses: int = 0
+    lost_leases: int = 0
     """Earlier hand-overs that ended without a settlement."""
 
     def after(self, action: Action) -> Counters:
@@ -118,7 +118,7 @@ class Counters:
             case Action.NACK:
                 return attrs.evolve(self, attempt=self.attempt + 1)
             case Action.LOSE:
-                return Counters(attempt=self.attempt + 1, losses=self.losses + 1)
+                return Counters(attempt=self.attempt + 1, lost_leases=self.lost_leases + 1)
             case Action.REVIVE:
                 return Counters()
             case _:

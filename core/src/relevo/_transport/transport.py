@@ -47,7 +47,7 @@ class DeadLetterEntry:
     attempt: int
     """The attempt that was the last."""
 
-    losses: int
+    lost_leases: int
     enqueued_at: float
     died_at: float
 
@@ -62,7 +62,7 @@ class Found:
     attempt: int
     """That of the hand-over at hand, or else of the next one."""
 
-    losses: int
+    lost_leases: int
     state: bytes
     enqueued_at: float
     until: float | None = None
@@ -207,7 +207,7 @@ class Transport(ABC):
             queues: In order of preference.
 
             limit: How many at most; no more than these are leased to the caller, except where
-                losses are counted as "at least".
+                lost leases are counted as "at least".
 
             lease: Seconds for which they are hidden, unless extended. Ignored where leases are of
                 the connection.
@@ -224,7 +224,7 @@ class Transport(ABC):
             TransportClosedError: After ``close()``, also when it was blocked.
 
         Promises:
-            limit-is-respected · leased-is-hidden · lost-lease-returns · losses-are-counted ·
+            limit-is-respected · leased-is-hidden · lost-lease-returns · lost-leases-are-counted ·
             malformed-is-quarantined · nobody-starves · wait-is-kept
         """
 
@@ -464,7 +464,7 @@ class Transport(ABC):
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         """
-        Make dead letters ready again, as new: first attempt, no losses.
+        Make dead letters ready again, as new: first attempt, no lost leases.
 
         Args:
             refs: From each dead letter's ``ref`` to the ``state`` it starts with.

@@ -14,7 +14,7 @@ class Pace:
     Finds the batch that is worth its round trip and still hides little from other workers.
 
     It begins with one, doubles while a full batch takes less than a tenth of a second, and halves when one
-    takes more than half a second. A delivery with losses brings it back to one, since such are handled alone
+    takes more than half a second. A delivery with lost leases brings it back to one, since such are handled alone
     and what is received with them has to be given back.
 
     Args:
@@ -44,7 +44,7 @@ class Pace:
             now: Monotonic seconds.
         """
         took = now - self._at
-        if any(delivery.losses for delivery in batch):
+        if any(delivery.lost_leases for delivery in batch):
             self._limit = 1
         elif self._came and took > _LONG:
             self._limit = max(1, self._limit // 2)

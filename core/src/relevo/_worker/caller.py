@@ -73,7 +73,7 @@ class Caller:
 
         outgoing: Where what listeners dispatch by their call goes.
 
-        runs: Notes which listener of a delivery with losses runs; ``None`` where no evidence is kept.
+        runs: Notes which listener of a delivery with lost leases runs; ``None`` where no evidence is kept.
     """
 
     _listeners: ListenerTable
@@ -145,7 +145,7 @@ class Caller:
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
-            if delivery.losses and self._runs is not None:
+            if delivery.lost_leases and self._runs is not None:
                 self._runs(delivery, listener.id)
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
             failure = self._run(listener, call, document, progress)
@@ -191,7 +191,7 @@ class Caller:
             listener_id=listener.id,
             queue=delivery.queue,
             attempt=mine.runs + 1 if mine else 1,
-            losses=delivery.losses,
+            lost_leases=delivery.lost_leases,
             document=document,
             subject=Subject.parsed(document.subject) if document.subject else None,
             subjects=self._subjects,

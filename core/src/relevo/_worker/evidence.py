@@ -1,7 +1,7 @@
 """
 The verdict on a suspect, decided from values alone: no clock, no I/O.
 
-A delivery with losses is a suspect: the process that held it may have died of it, or may only have lost its
+A delivery with lost leases is a suspect: the process that held it may have died of it, or may only have lost its
 connection. The note that a worker stored before it began the event names that process. Whether the process has
 ended is the evidence. Three deaths make a crash loop.
 """
@@ -119,11 +119,11 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
     return f"{len(deaths)} processes died while they held it; {cause} ({who})"
 
 
-def cannot_tell(losses: int, *, last: str = "") -> str:
+def cannot_tell(lost_leases: int, *, last: str = "") -> str:
     """Return the reason for giving up an event whose transport keeps no evidence."""
     told = f"; {last}" if last else ""
     return (
-        f"{losses} hand-overs ended without an outcome: "
+        f"{lost_leases} hand-overs ended without an outcome: "
         f"a process ended or its connection was lost; this transport cannot tell{told}"
     )
 

@@ -23,7 +23,7 @@ class _Key(NamedTuple):
 
 class _Kept(NamedTuple):
     turn: int
-    """The number of earlier retries: a loss raises both attempt and losses, a settlement only the attempt."""
+    """The number of earlier retries: a loss raises both attempt and lost leases, a settlement only the attempt."""
 
     state: bytes
     """The state on receipt; a different state means that another worker got further, or that it was revived."""
@@ -36,7 +36,8 @@ class KeptOutcomes:
     """
     Keeps the outcomes of events whose settlement came too late, so that they are not handled a second time.
 
-    Only a delivery with losses looks one up. An outcome of an earlier turn is dropped: the event was settled since.
+    Only a delivery with lost leases looks one up. An outcome of an earlier turn is dropped: the event has been
+    settled since.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class KeptOutcomes:
         if key is None or isinstance(outcome, (Release, Lost)):
             return
         self._drop(key)
-        self._kept[key] = _Kept(delivery.attempt - delivery.losses, delivery.state, outcome, now + FOR)
+        self._kept[key] = _Kept(delivery.attempt - delivery.lost_leases, delivery.state, outcome, now + FOR)
         self._size += _size(outcome)
         while len(self._kept) > MOST or self._size > MOST_BYTES:
             self._drop(next(iter(self._kept)))
@@ -70,10 +71,10 @@ class KeptOutcomes:
                 only an outcome that finishes the event is returned.
         """
         key = _key(delivery)
-        if key is None or not delivery.losses:
+        if key is None or not delivery.lost_leases:
             return None
         found = self._drop(key)
-        if found is None or found.turn != delivery.attempt - delivery.losses or found.until <= now:
+        if found is None or found.turn != delivery.attempt - delivery.lost_leases or found.until <= now:
             return None
         is_untouched = is_untouched and found.state == delivery.state
         return found.outcome if is_untouched or isinstance(found.outcome, Ack) else None

@@ -104,9 +104,9 @@ class Suspects:
         if not isinstance(delivery.envelope, Envelope):
             return None
         if not self._has_evidence:
-            if delivery.losses < CRASH_LOOP_DEATHS:
+            if delivery.lost_leases < CRASH_LOOP_DEATHS:
                 return None
-            return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.losses))
+            return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.lost_leases))
         verdict = self._verdict(delivery)
         if isinstance(verdict, Wait):
             self._waiting.setdefault(_event(delivery), self._clock.monotonic())
@@ -212,10 +212,10 @@ class Suspects:
         with self._lock:
             note = self._notes.get(delivery)
         if not self._has_evidence:
-            losses = delivery.losses + 1
-            if losses < CRASH_LOOP_DEATHS:
+            lost_leases = delivery.lost_leases + 1
+            if lost_leases < CRASH_LOOP_DEATHS:
                 return outcome
-            error = sanitised(cannot_tell(losses, last=outcome.error))
+            error = sanitised(cannot_tell(lost_leases, last=outcome.error))
             return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
         if outcome.death is None or self._is_excused:
             if note is not None and not note.excused:  # the delivery ended, and this process is alive

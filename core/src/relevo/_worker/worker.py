@@ -6,7 +6,7 @@ The worker holds deliveries in three places, and everything that is held is rene
 the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
 flushed together.
 
-A delivery with losses is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
+A delivery with lost leases is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
 unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun, a note
 is stored (:mod:`relevo._worker.suspect`).
 """
@@ -255,7 +255,7 @@ class Worker:
         """Submit from the backlog what there is room for; a suspect only once it is alone, and nothing beside it."""
         backlog, executor, ledger = self._backlog, self._executor, self._ledger
         while backlog and executor.room() and not self._stopped:
-            suspect = backlog[0].losses > 0
+            suspect = backlog[0].lost_leases > 0
             if suspect and not self._alone():
                 return
             self._suspects.excuse_handled()  # the transport may not have taken the outcome of an earlier suspect
@@ -402,7 +402,7 @@ class Worker:
         self._doubts = 0
         self._batch = batch
         ledger.hold(batch)
-        suspect = next((delivery for delivery in batch if delivery.losses), None)
+        suspect = next((delivery for delivery in batch if delivery.lost_leases), None)
         if suspect is None:
             self._backlog.extend(batch)
         else:

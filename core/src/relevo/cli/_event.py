@@ -28,7 +28,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         "id": envelope.id if isinstance(envelope, Envelope) else None,
         "reason": entry.reason,
         "attempt": entry.attempt,
-        "losses": entry.losses,
+        "lost_leases": entry.lost_leases,
         "sent": when(entry.enqueued_at),
         "died": when(entry.died_at),
         "listeners": _listeners(entry.state) if readable else [],
@@ -46,7 +46,7 @@ def living_row(store: Transport, found: Found) -> dict[str, Any]:
         "event": found.envelope.name,
         "id": found.envelope.id,
         "attempt": found.attempt,
-        "losses": found.losses,
+        "lost_leases": found.lost_leases,
         "sent": when(found.enqueued_at),
         "until": None if found.until is None else when(found.until),
         "listeners": _listeners(found.state),
@@ -59,13 +59,13 @@ def show_whole(row: Mapping[str, Any]) -> None:
     for key, value in row.items():
         if key not in ("listeners", "error", "size") and value is not None:
             text = value if key == "body" else shortened(str(value), SHOWN)
-            click.echo(f"{key + ':':<11}{visible(text)}")
+            click.echo(f"{key.replace('_', ' ') + ':':<13}{visible(text)}")
     if row["size"] > SHOWN:
-        click.echo(f"{'':<11}… the first {SHOWN} of {row['size']} bytes")
+        click.echo(f"{'':<13}… the first {SHOWN} of {row['size']} bytes")
     for each in row["listeners"]:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
         told = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
-        click.echo(visible(f"listener:  {each['listener']}: {', '.join(filter(None, told))}"))
+        click.echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, told))}"))
     if row.get("error"):
         click.echo("error:")
         click.echo("\n".join(f"  {line}" for line in visible(row["error"]).splitlines()))

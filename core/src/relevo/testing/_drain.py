@@ -158,9 +158,9 @@ class _TwiceExecutor(InlineExecutor):
     def start(self, handle: Handle) -> None:
         def twice(delivery: Delivery) -> Outcome:
             first = handle(delivery)
-            if delivery.losses == 0:
+            if delivery.lost_leases == 0:
                 return Lost(state=delivery.state)  # what was kept meanwhile is lost too, so that all run again
-            is_back = delivery.attempt - delivery.losses == 1
+            is_back = delivery.attempt - delivery.lost_leases == 1
             return first if is_back else handle(delivery)  # more would lose it for ever
 
         super().start(twice)

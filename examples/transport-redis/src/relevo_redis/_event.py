@@ -77,12 +77,12 @@ def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
 
 def delivery(token: str, row: Sequence[Any]) -> Delivery:
     """Return the hand-over that the script answered with."""
-    number, queue, attempt, losses, sent, blob, state = row
+    number, queue, attempt, lost_leases, sent, blob, state = row
     return Delivery(
         envelope=_envelope(blob),
         queue=queue.decode(),
         attempt=_count(attempt, 1),
-        losses=_count(losses, 0),
+        lost_leases=_count(lost_leases, 0),
         receipt=Receipt(number=number, token=token),
         state=state or b"",
         enqueued_at=_seconds(sent),
@@ -91,7 +91,7 @@ def delivery(token: str, row: Sequence[Any]) -> Delivery:
 
 def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
     """Return the dead letter of *queue* that the script answered with."""
-    at, reason, error, attempt, losses, sent, died, blob, state = row
+    at, reason, error, attempt, lost_leases, sent, died, blob, state = row
     return DeadLetterEntry(
         ref=f"{int(at)}@{queue}",
         queue=queue,
@@ -100,7 +100,7 @@ def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
         error=_text(error),
         state=state or b"",
         attempt=_count(attempt, 1),
-        losses=_count(losses, 0),
+        lost_leases=_count(lost_leases, 0),
         enqueued_at=_seconds(sent),
         died_at=_seconds(died),
     )
@@ -114,7 +114,7 @@ def grave(ref: str) -> tuple[str, str]:
 
 def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
     """Return the living events that the script answered with."""
-    for queue, status, attempt, losses, sent, score, blob, state in rows:
+    for queue, status, attempt, lost_leases, sent, score, blob, state in rows:
         envelope = _envelope(blob)
         if isinstance(envelope, Envelope):
             yield Found(
@@ -122,7 +122,7 @@ def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
                 envelope=envelope,
                 status=status.decode(),
                 attempt=_count(attempt, 1),
-                losses=_count(losses, 0),
+                lost_leases=_count(lost_leases, 0),
                 state=state or b"",
                 enqueued_at=_seconds(sent),
                 until=None if status == b"ready" else _seconds(score),

@@ -75,7 +75,7 @@ class RedisTransport(Transport):
         settlement="confirmed",
         atomic_batch=True,
         delay=0.001,
-        losses="exact",
+        lost_leases="exact",
         order="per key",
         urgency=True,
         checkpoint=True,

@@ -38,7 +38,7 @@ local function tick()
 end
 
 -- An event as a table: what decides about it, without its body and its state.
-local FIELDS = {'queue', 'same', 'id', 'line', 'urgent', 'sent', 'place', 'attempt', 'losses', 'receipt'}
+local FIELDS = {'queue', 'same', 'id', 'line', 'urgent', 'sent', 'place', 'attempt', 'lost_leases', 'receipt'}
 
 local function load(number)
   local values = redis.call('HMGET', key('event', number), unpack(FIELDS))
@@ -99,7 +99,7 @@ end
 local function lose(event)
   leave(event.queue, event.number)
   note(event, 'attempt', next_of(event.attempt, 1))
-  note(event, 'losses', next_of(event.losses, 0))
+  note(event, 'lost_leases', next_of(event.lost_leases, 0))
   be_ready(event, event.place)
 end
 
@@ -215,7 +215,7 @@ function verbs.send()
     local queue, same, id, ordering_key, urgent, envelope = unpack(ARGV, first, first + 5)
     if same == '' or redis.call('HEXISTS', key('same', queue), same) == 0 then
       local event = {number = string.format('%.0f', tick()), queue = queue, sent = now}
-      local fields = {'queue', queue, 'envelope', envelope, 'sent', now, 'attempt', 1, 'losses', 0, 'state', ''}
+      local fields = {'queue', queue, 'envelope', envelope, 'sent', now, 'attempt', 1, 'lost_leases', 0, 'state', ''}
       for field, value in pairs({same = same, id = id, line = ordering_key, urgent = urgent}) do
         if value ~= '' then
           event[field] = value
@@ -243,7 +243,7 @@ function verbs.receive()
         note(event, 'receipt', receipt)
         redis.call('ZADD', key('leased', queue), now + lease, number)
         local rest = redis.call('HMGET', key('event', number), 'envelope', 'state')
-        table.insert(taken, {number, queue, event.attempt, event.losses, event.sent, rest[1], rest[2]})
+        table.insert(taken, {number, queue, event.attempt, event.lost_leases, event.sent, rest[1], rest[2]})
         size = size + weight(rest[1], rest[2])
       end
     end
@@ -330,7 +330,7 @@ function verbs.find()
     for _, part in ipairs({'ready', 'leased', 'scheduled'}) do
       local score = redis.call('ZSCORE', key(part, event.queue), event.number)
       if score then
-        local rest = redis.call('HMGET', key('event', event.number), 'attempt', 'losses', 'envelope', 'state')
+        local rest = redis.call('HMGET', key('event', event.number), 'attempt', 'lost_leases', 'envelope', 'state')
         table.insert(found, {event.queue, part, rest[1], rest[2], event.sent, score, rest[3], rest[4]})
         return weight(rest[3], rest[4])
       end
@@ -370,7 +370,7 @@ function verbs.dead()
   local found, size = {}, 0
   local dead = redis.call('ZRANGEBYSCORE', key('dead', queue), '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
   for index = 1, #dead, 2 do
-    local fields = {'reason', 'error', 'attempt', 'losses', 'sent', 'died', 'envelope', 'state'}
+    local fields = {'reason', 'error', 'attempt', 'lost_leases', 'sent', 'died', 'envelope', 'state'}
     local values = redis.call('HMGET', key('event', dead[index]), unpack(fields))
     table.insert(found, {dead[index + 1], unpack(values)})
     size = size + weight(unpack(values))
@@ -386,7 +386,7 @@ function verbs.revive()
     if event.same and redis.call('HEXISTS', key('same', queue), event.same) == 1 then
       redis.call('DEL', key('event', event.number))
     else
-      redis.call('HSET', key('event', event.number), 'attempt', 1, 'losses', 0, 'state', state)
+      redis.call('HSET', key('event', event.number), 'attempt', 1, 'lost_leases', 0, 'state', state)
       redis.call('HDEL', key('event', event.number), 'reason', 'error', 'died')
       admit(event, now)
     end

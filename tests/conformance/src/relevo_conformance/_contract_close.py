@@ -184,7 +184,7 @@ class CloseContract(Contract):
             if not bench.is_connected:
                 bench.advance(bench.times.lease + self.harness.slack)
 
-            assert [one.losses for one in bench.receive(other, 2)] == [1, 1]
+            assert [one.lost_leases for one in bench.receive(other, 2)] == [1, 1]
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_close_counts_as_lost_what_is_held_and_not_what_was_fetched_ahead(self) -> None:
@@ -197,9 +197,9 @@ class CloseContract(Contract):
             if not bench.is_connected:
                 bench.advance(bench.times.lease + self.harness.slack)
 
-            losses = {one.envelope: one.losses for one in bench.receive(other, 5)}
-            assert losses.pop(held.envelope) == 1
-            assert list(losses.values()) == [0, 0, 0, 0]
+            lost_leases = {one.envelope: one.lost_leases for one in bench.receive(other, 5)}
+            assert lost_leases.pop(held.envelope) == 1
+            assert list(lost_leases.values()) == [0, 0, 0, 0]
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_close_wakes_a_receive_that_waits(self) -> None:

@@ -45,17 +45,17 @@ class BegunContract(Contract):
 
             again = bench.one(bench.worker())
             assert evidence(again) == (NOTE, NOTE.deaths)
-            assert again.losses == 1
+            assert again.lost_leases == 1
 
     @proves(promise.BEGUN_IS_KEPT)
-    def test_a_note_survives_any_number_of_losses(self) -> None:
+    def test_a_note_survives_any_number_of_lost_leases(self) -> None:
         with self.bench() as bench:
             worker, _ = self.begun(bench)
-            for losses in range(1, 4):
+            for lost_leases in range(1, 4):
                 bench.lose(worker)
                 worker = bench.worker()
                 again = bench.one(worker)
-                assert (again.losses, *evidence(again)) == (losses, NOTE, NOTE.deaths)
+                assert (again.lost_leases, *evidence(again)) == (lost_leases, NOTE, NOTE.deaths)
 
     @proves(promise.BEGUN_IS_KEPT)
     def test_the_last_note_counts(self) -> None:
@@ -108,7 +108,7 @@ class BegunContract(Contract):
             bench.advance(bench.times.delay + 10 * self.harness.slack)
             (again,) = early or [bench.one(worker)]
             assert evidence(again) == (NOTE, NOTE.deaths)
-            assert (again.attempt, again.losses, again.state) == (1, 0, kept)
+            assert (again.attempt, again.lost_leases, again.state) == (1, 0, kept)
 
     @proves(promise.BEGUN_IS_KEPT)
     def test_a_retry_ends_the_note_and_keeps_the_deaths(self) -> None:

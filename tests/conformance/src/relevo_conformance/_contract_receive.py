@@ -113,7 +113,7 @@ class ReceiveContract(Contract):
             bench.lose(holder)
 
             again = bench.receive(other, 3)
-            assert [(one.attempt, one.losses) for one in again] == [(2, 1)] * 3
+            assert [(one.attempt, one.lost_leases) for one in again] == [(2, 1)] * 3
 
     @proves(promise.LOST_LEASE_RETURNS)
     def test_what_the_only_worker_held_comes_back_to_the_next_one(self) -> None:
@@ -124,7 +124,7 @@ class ReceiveContract(Contract):
 
             bench.lose(holder)
 
-            assert bench.one(bench.worker()).losses == 1
+            assert bench.one(bench.worker()).lost_leases == 1
 
     @proves(promise.LOSSES_ARE_COUNTED)
     def test_every_crash_counts_as_an_attempt_and_a_loss(self) -> None:
@@ -134,12 +134,12 @@ class ReceiveContract(Contract):
             for crash in range(4):
                 worker = bench.worker()
                 delivery = bench.one(worker)
-                assert delivery.attempt == 1 + delivery.losses
-                assert delivery.losses >= crash
+                assert delivery.attempt == 1 + delivery.lost_leases
+                assert delivery.lost_leases >= crash
                 bench.lose(worker)
 
     @proves(promise.LOSSES_ARE_COUNTED)
-    def test_losses_and_nacks_are_told_apart(self) -> None:
+    def test_lost_leases_and_nacks_are_told_apart(self) -> None:
         with self.bench() as bench:
             first = bench.worker()
             first.send([bench.envelope()])
@@ -150,8 +150,8 @@ class ReceiveContract(Contract):
 
             delivery = bench.one(second)
 
-            assert delivery.attempt - delivery.losses == 2
-            assert delivery.losses == 1
+            assert delivery.attempt - delivery.lost_leases == 2
+            assert delivery.lost_leases == 1
 
     @proves(promise.LOSSES_ARE_COUNTED)
     def test_whoever_watched_a_process_die_says_so_and_it_comes_back_at_once(self) -> None:
@@ -163,7 +163,7 @@ class ReceiveContract(Contract):
             assert worker.report_lost(delivery, state=b"half done")
 
             again = bench.one(other)
-            assert (again.attempt, again.losses, again.state) == (2, 1, b"half done")
+            assert (again.attempt, again.lost_leases, again.state) == (2, 1, b"half done")
 
     @proves(promise.PREFERENCE_IS_KEPT)
     def test_the_queue_named_first_is_emptied_first(self) -> None:
@@ -241,7 +241,7 @@ class UnreadableContract(Contract):
             assert headers.items() <= delivery.envelope.headers.items()
 
     @proves(promise.MALFORMED_IS_QUARANTINED)
-    def test_foreign_bytes_have_attempts_and_losses_like_any_other(self) -> None:
+    def test_foreign_bytes_have_attempts_and_lost_leases_like_any_other(self) -> None:
         with self.bench() as bench:
             first = bench.worker()
             bench.raw()
@@ -252,7 +252,7 @@ class UnreadableContract(Contract):
 
             delivery = bench.one(bench.worker())
             assert isinstance(delivery.envelope, Unreadable)
-            assert (delivery.attempt, delivery.losses) == (3, 1)
+            assert (delivery.attempt, delivery.lost_leases) == (3, 1)
 
     @proves(promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_foreign_bytes_can_be_kept_aside_and_revived(self) -> None:

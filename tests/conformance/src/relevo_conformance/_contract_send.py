@@ -37,7 +37,7 @@ class SendContract(Contract):
 
             delivery = bench.one(receiver)
             assert delivery.envelope == envelope
-            assert (delivery.attempt, delivery.losses, delivery.state) == (1, 0, b"")
+            assert (delivery.attempt, delivery.lost_leases, delivery.state) == (1, 0, b"")
             assert receiver.ack(delivery)
 
     @proves(promise.SENT_IS_RECEIVED)

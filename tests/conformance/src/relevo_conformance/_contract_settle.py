@@ -77,7 +77,7 @@ class SettleContract(Contract):
 
             for attempt in range(1, 5):
                 delivery = bench.one(worker)
-                assert (delivery.attempt, delivery.losses) == (attempt, 0)
+                assert (delivery.attempt, delivery.lost_leases) == (attempt, 0)
                 assert worker.nack(delivery)
 
     @proves(promise.NACK_RETURNS_LATER)
@@ -132,7 +132,7 @@ class SettleContract(Contract):
             bench.advance(bench.times.delay)
 
             delivery = bench.one(bench.worker())
-            assert (delivery.attempt - delivery.losses, delivery.state) == (2, b"later")
+            assert (delivery.attempt - delivery.lost_leases, delivery.state) == (2, b"later")
 
     @proves(promise.RELEASE_COUNTS_NOTHING)
     def test_what_is_released_comes_as_if_it_had_never_been_out(self) -> None:
@@ -143,11 +143,11 @@ class SettleContract(Contract):
 
             for holder in (worker, other, worker):
                 delivery = bench.one(holder)
-                assert (delivery.attempt, delivery.losses, delivery.state) == (2, 0, b"once")
+                assert (delivery.attempt, delivery.lost_leases, delivery.state) == (2, 0, b"once")
                 assert holder.release(delivery)
 
     @proves(promise.RELEASE_COUNTS_NOTHING)
-    def test_what_is_released_keeps_its_losses(self) -> None:
+    def test_what_is_released_keeps_its_lost_leases(self) -> None:
         with self.bench() as bench:
             lost, worker = bench.worker(), bench.worker()
             lost.send([bench.envelope()])
@@ -158,7 +158,7 @@ class SettleContract(Contract):
             worker.release(first)
 
             again = bench.one(worker)
-            assert (again.attempt, again.losses) == (first.attempt, first.losses)
+            assert (again.attempt, again.lost_leases) == (first.attempt, first.lost_leases)
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_what_is_dead_is_kept_with_all_that_is_known(self) -> None:
@@ -175,7 +175,7 @@ class SettleContract(Contract):
             entry = bench.dead_letter(worker)
             assert entry.envelope == envelope
             assert (entry.reason, entry.error, entry.state) == (died.reason, died.error, died.state)
-            assert (entry.queue, entry.attempt, entry.losses) == (bench.queue, 2, 0)
+            assert (entry.queue, entry.attempt, entry.lost_leases) == (bench.queue, 2, 0)
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_what_is_dead_keeps_the_state_that_nobody_replaced(self) -> None:
@@ -354,7 +354,7 @@ class StaleContract(Contract):
             for outcome in self.outcomes():
                 assert not worker.settles(old, outcome)
 
-            assert (new.attempt, new.losses, new.state) == (1, 0, b"afresh")
+            assert (new.attempt, new.lost_leases, new.state) == (1, 0, b"afresh")
             assert worker.ack(new)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED, promise.EXTEND_KEEPS_THE_LEASE)
@@ -463,7 +463,7 @@ class LeaseContract(Contract):
 
             bench.advance(2 * bench.times.lease + self.harness.slack)
 
-            assert bench.one(other).losses == 1
+            assert bench.one(other).lost_leases == 1
 
     @proves(promise.EXTEND_KEEPS_THE_LEASE)
     def test_extending_nothing_does_nothing(self) -> None:
@@ -482,7 +482,7 @@ class LeaseContract(Contract):
             bench.lose(worker)
 
             again = bench.one(other)
-            assert (again.state, again.losses) == (STATE, 1)
+            assert (again.state, again.lost_leases) == (STATE, 1)
 
     @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
     def test_a_checkpoint_stays_when_the_outcome_says_nothing_of_the_state(self) -> None:

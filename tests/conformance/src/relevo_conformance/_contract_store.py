@@ -87,7 +87,7 @@ class DeadLetterContract(Contract):
 
             again = bench.one(worker)
             assert again.envelope == last.envelope
-            assert (again.attempt, again.losses, again.state) == (1, 0, b"afresh")
+            assert (again.attempt, again.lost_leases, again.state) == (1, 0, b"afresh")
             assert list(worker.dead_letters([bench.queue])) == []
 
     @proves(promise.REVIVED_IS_RECEIVED)
@@ -231,7 +231,7 @@ class FindContract(Contract):
 
             assert (ready.status, ready.attempt, ready.state, ready.until) == ("ready", 1, b"", None)
             assert (leased.status, leased.attempt, leased.enqueued_at) == ("leased", 1, held.enqueued_at)
-            assert (again.status, again.attempt, again.losses, again.state) == ("ready", 2, 0, b"once")
+            assert (again.status, again.attempt, again.lost_leases, again.state) == ("ready", 2, 0, b"once")
             assert worker.ack(bench.one(worker))
             assert list(worker.find(envelope.id)) == []
 
@@ -247,7 +247,7 @@ class FindContract(Contract):
 
             assert bench.eventually(lambda: self._only(other, envelope).status == "ready")
             one = self._only(other, envelope)
-            assert (one.attempt, one.losses, one.until) == (2, 1, None)
+            assert (one.attempt, one.lost_leases, one.until) == (2, 1, None)
 
     @proves(promise.FOUND_AS_IT_IS, promise.EXTEND_KEEPS_THE_LEASE)
     def test_an_event_is_found_with_the_end_of_its_lease(self) -> None:
@@ -305,7 +305,7 @@ class FindContract(Contract):
             entry = bench.dead_letter(worker)
             worker.revive({entry.ref: b"afresh"})
             one = self._only(worker, envelope)
-            assert (one.status, one.attempt, one.losses, one.state) == ("ready", 1, 0, b"afresh")
+            assert (one.status, one.attempt, one.lost_leases, one.state) == ("ready", 1, 0, b"afresh")
 
     def _only(self, worker: Worker, envelope: Envelope) -> Found:
         """Return the one event of the id of *envelope* that lives."""

@@ -53,9 +53,9 @@ def _told(value: object) -> str:
             return f"{event_id!r} in {queue!r}"
         case Unreadable(raw=raw):
             return _short(repr(raw))
-        case history.Handed(number=number, event=event, attempt=attempt, losses=losses, state=state):
+        case history.Handed(number=number, event=event, attempt=attempt, lost_leases=lost_leases, state=state):
             kept = f", state {_short(repr(state))}" if state else ""
-            return f"delivery {number} of {_told(event)}, attempt {attempt}, losses {losses}{kept}"
+            return f"delivery {number} of {_told(event)}, attempt {attempt}, lost leases {lost_leases}{kept}"
         case DeadLetterEntry(ref=ref):
             return repr(ref)
         case history.Item(delivery=delivery, outcome=outcome):

@@ -135,7 +135,7 @@ def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) 
     held = ready.handed(handed.number, *lease)
     return attrs.evolve(
         held,
-        counters=Counters(attempt=handed.attempt, losses=handed.losses),
+        counters=Counters(attempt=handed.attempt, lost_leases=handed.lost_leases),
         kept=handed.state,
         begun=handed.begun,
         deaths=handed.deaths,
@@ -143,8 +143,8 @@ def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) 
 
 
 def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed: history.Handed) -> bool:
-    surplus = handed.losses - ready.counters.losses
-    allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.losses == "at least" else 0
+    surplus = handed.lost_leases - ready.counters.lost_leases
+    allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.lost_leases == "at least" else 0
     if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
         allowed -= 1  # the loss that is counted already was that of a break; one that was reported was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
@@ -154,7 +154,7 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
 
 def _blamed(ready: Situation, handed: history.Handed) -> Promise:
     """Return the promise that wrong counters, a wrong state or a wrong note break."""
-    counted = Counters(attempt=handed.attempt, losses=handed.losses) == ready.counters
+    counted = Counters(attempt=handed.attempt, lost_leases=handed.lost_leases) == ready.counters
     noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths)
     if counted and handed.state == ready.kept and not noted:
         return promise.BEGUN_IS_KEPT
@@ -164,8 +164,8 @@ def _blamed(ready: Situation, handed: history.Handed) -> Promise:
 
 
 def _differs(ready: Situation, handed: history.Handed) -> str:
-    wanted = f"attempt {ready.counters.attempt}, losses {ready.counters.losses}, state {ready.kept[:20]!r}"
-    found = f"attempt {handed.attempt}, losses {handed.losses}, state {handed.state[:20]!r}"
+    wanted = f"attempt {ready.counters.attempt}, lost leases {ready.counters.lost_leases}, state {ready.kept[:20]!r}"
+    found = f"attempt {handed.attempt}, lost leases {handed.lost_leases}, state {handed.state[:20]!r}"
     if (handed.begun, handed.deaths) != (ready.begun, ready.deaths):
         wanted += f", begun {ready.begun}, deaths {ready.deaths}"
         found += f", begun {handed.begun}, deaths {handed.deaths}"

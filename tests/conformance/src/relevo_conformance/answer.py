@@ -226,7 +226,7 @@ _OF_A_DELIVERY: Mapping[str, Fit] = {
     "envelope": _EVENT,
     "queue": _TEXT,
     "attempt": _ATTEMPT,
-    "losses": _COUNT,
+    "lost_leases": _COUNT,
     "state": _BYTES,
     "enqueued_at": _TIME,
 }

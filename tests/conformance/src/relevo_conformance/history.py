@@ -291,7 +291,7 @@ class Handed:
     event: Envelope | Unreadable
     queue: str
     attempt: int
-    losses: int
+    lost_leases: int
     state: bytes
     enqueued_at: float
     begun: Note | None = None
@@ -493,7 +493,7 @@ def _situations(record: Returned, calls: Mapping[int, Call]) -> Iterable[str]:
 
 def _handed_out(handed: Handed) -> Iterable[str]:
     yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"
-    if handed.losses:
+    if handed.lost_leases:
         yield "handed out after a loss"
-    if handed.attempt - handed.losses > 1:
+    if handed.attempt - handed.lost_leases > 1:
         yield "handed out after a nack"

@@ -129,8 +129,8 @@ LOST_LEASE_RETURNS = Promise(
     floors={"kill done": 3, "handed out after a loss": 3},
 )
 LOSSES_ARE_COUNTED = Promise(
-    "losses-are-counted",
-    "Attempts and losses count every hand-over that a crash ended, and survive it.",
+    "lost-leases-are-counted",
+    "Attempts and lost leases count every hand-over that a crash ended, and survive it.",
     floors={"handed out after a loss": 5},
 )
 MALFORMED_IS_QUARANTINED = Promise(
@@ -139,7 +139,7 @@ MALFORMED_IS_QUARANTINED = Promise(
     floors={"unreadable handed out": 5},
 )
 PREFERENCE_IS_KEPT = Promise(
-    "preference-is-kept", "The queue named first is emptied first.", "must", Needs("losses", "exact")
+    "preference-is-kept", "The queue named first is emptied first.", "must", Needs("lost_leases", "exact")
 )
 ORDER_IS_KEPT = _optional(
     "order-is-kept",

@@ -309,7 +309,7 @@ class Worker:
             event=_snapshot(delivery.envelope),
             queue=delivery.queue,
             attempt=delivery.attempt,
-            losses=delivery.losses,
+            lost_leases=delivery.lost_leases,
             state=delivery.state,
             enqueued_at=delivery.enqueued_at,
             begun=delivery.begun,

@@ -18,7 +18,7 @@ _log = getLogger("relevo.ext.mail")
 
 HOUR = 3600.0
 MAX_ENTRIES = 200
-MAX_LOSSES = 1000
+MAX_LOST_LEASES = 1000
 OTHERS = "others"
 """The entry of what came when there were too many different ones already."""
 
@@ -49,8 +49,8 @@ class Book(msgspec.Struct):
 
     entries: dict[str, Entry] = {}
     sent: list[float] = []
-    losses: dict[str, int] = {}
-    """By event, how many of its losses are known."""
+    lost_leases: dict[str, int] = {}
+    """By event, how many of its lost leases are known."""
 
     def note(self, key: str, what: str, count: int, *, since: float, last: float, witness: int | None = None) -> None:
         """Note that it happened *count* times; *witness* is the process that tells it while it lives."""
@@ -69,14 +69,14 @@ class Book(msgspec.Struct):
         if key != OTHERS:
             mine.what = what
 
-    def is_news(self, event_id: str, losses: int) -> bool:
-        """Return whether so many losses of an event were not known, and note them."""
-        if losses <= self.losses.get(event_id, 0):
+    def is_news(self, event_id: str, lost_leases: int) -> bool:
+        """Return whether that many lost leases of an event were not known, and note them."""
+        if lost_leases <= self.lost_leases.get(event_id, 0):
             return False
-        self.losses.pop(event_id, None)
-        self.losses[event_id] = losses
-        while len(self.losses) > MAX_LOSSES:
-            self.losses.pop(next(iter(self.losses)))
+        self.lost_leases.pop(event_id, None)
+        self.lost_leases[event_id] = lost_leases
+        while len(self.lost_leases) > MAX_LOST_LEASES:
+            self.lost_leases.pop(next(iter(self.lost_leases)))
         return True
 
     def claim(self, now: float, *, every: float, most: int) -> dict[str, Entry]:

@@ -76,15 +76,15 @@ class Mail:
         yield
         for delivery, outcome in settlements:
             if isinstance(outcome, Lost):
-                self._lost(delivery, outcome.error, delivery.losses + 1)
-            elif delivery.losses and isinstance(outcome, (Ack, Nack)):
-                self._lost(delivery, "", delivery.losses)
+                self._lost(delivery, outcome.error, delivery.lost_leases + 1)
+            elif delivery.lost_leases and isinstance(outcome, (Ack, Nack)):
+                self._lost(delivery, "", delivery.lost_leases)
 
-    def _lost(self, delivery: Delivery, error: str, losses: int) -> None:
+    def _lost(self, delivery: Delivery, error: str, lost_leases: int) -> None:
         envelope = delivery.envelope
         event_id = f"{envelope.source} {envelope.id}" if isinstance(envelope, Envelope) else ""
         incident = loss(delivery, error, at=self._clock.now())
-        self._post.put(incident.key, lambda: incident, loss=(event_id, losses))
+        self._post.put(incident.key, lambda: incident, loss=(event_id, lost_leases))
 
     @hookimpl
     def relevo_listener_failed(

@@ -29,7 +29,7 @@ _log = getLogger("relevo.ext.mail")
 MAX_PILES = 100
 """Different failures of which one is kept in memory."""
 
-MAX_LOSSES = 1000
+MAX_LOST_LEASES = 1000
 _GATHER = 0.5
 """Seconds for which what comes with the first failure is waited for."""
 
@@ -50,7 +50,7 @@ class Pile:
     since: float
     last: float
     count: int = 0
-    losses: dict[str, int] = attrs.field(factory=dict)
+    lost_leases: dict[str, int] = attrs.field(factory=dict)
     """By event, of what may be known by another process already."""
 
 
@@ -113,7 +113,7 @@ class Post:
 
             make: Returns the incident.
 
-            loss: The event and the number of its losses, where another process may tell the same.
+            loss: The event and the number of its lost leases, where another process may tell the same.
         """
         box = self._mine()
         now = self._clock.now()
@@ -127,8 +127,8 @@ class Post:
             pile.last = now
             if loss is None:
                 pile.count += 1
-            elif len(pile.losses) < MAX_LOSSES:
-                pile.losses[loss[0]] = max(loss[1], pile.losses.get(loss[0], 0))
+            elif len(pile.lost_leases) < MAX_LOST_LEASES:
+                pile.lost_leases[loss[0]] = max(loss[1], pile.lost_leases.get(loss[0], 0))
             box.is_new = True
             self._start(box)
             box.turn.notify_all()
@@ -284,7 +284,9 @@ class Post:
             return
         with self._shelf.opened() as book:
             for key, pile in piles.items():
-                count = pile.count + sum(book.is_news(event_id, losses) for event_id, losses in pile.losses.items())
+                count = pile.count + sum(
+                    book.is_news(event_id, lost_leases) for event_id, lost_leases in pile.lost_leases.items()
+                )
                 if count:
                     what = summary(pile.incident) if pile.incident else ""
                     book.note(key, what or "other failures", count, since=pile.since, last=pile.last, witness=witness)

@@ -190,8 +190,8 @@ def _headline(incident: Incident) -> str:
 
 
 def _attempt(incident: Incident) -> str:
-    losses = incident.delivery.losses
-    died = f", {losses} lost before with their process" if losses else ""
+    lost_leases = incident.delivery.lost_leases
+    died = f", {lost_leases} lost before with their process" if lost_leases else ""
     return f"run {incident.runs}{died}" if incident.runs else f"hand-over {incident.delivery.attempt}{died}"
 
 

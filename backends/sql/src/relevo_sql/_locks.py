@@ -1,4 +1,4 @@
-"""The board: locks that are rows."""
+"""The coordinator: locks that are rows."""
 
 from __future__ import annotations
 

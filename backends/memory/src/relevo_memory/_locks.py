@@ -1,4 +1,4 @@
-"""The board: locks by name, each held until a time."""
+"""The coordinator: locks by name, each held until a time."""
 
 from __future__ import annotations
 

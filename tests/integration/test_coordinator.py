@@ -1,4 +1,4 @@
-"""A board keeps one holder for a lock at a time: memory and SQL alike."""
+"""A coordinator keeps one holder for a lock at a time: memory and SQL alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from relevo import Board, Transport
+from relevo import Coordinator, Transport
 from relevo.errors import TransportClosedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 from relevo_sql import SqlTransport
 
 NAME = "drain/shop/main"
-Open = Callable[[], Board]
+Open = Callable[[], Coordinator]
 
 
 @pytest.fixture(name="clock")
@@ -30,10 +30,10 @@ def _another(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -
     """Open a transport beside the others, as another process does."""
     store = MemoryStore()
 
-    def in_memory() -> Board:
+    def in_memory() -> Coordinator:
         return stack.enter_context(MemoryTransport(store, clock=clock))
 
-    def in_sql() -> Board:
+    def in_sql() -> Coordinator:
         engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
         stack.callback(engine.dispose)
         transport = stack.enter_context(SqlTransport(engine, clock=clock))
@@ -116,33 +116,33 @@ def test_who_bears_the_name_of_a_dead_holder_takes_over_at_once(another: Open) -
 
 
 def test_of_many_who_ask_at_once_one_gets_it(another: Open) -> None:
-    boards = [another() for _ in range(6)]
-    barrier = threading.Barrier(len(boards))
+    coordinators = [another() for _ in range(6)]
+    barrier = threading.Barrier(len(coordinators))
     got: list[str | None] = []
 
     def ask(number: int) -> None:
         barrier.wait()
-        got.append(boards[number].lock(NAME, holder=f"{number}", ttl=30))
+        got.append(coordinators[number].lock(NAME, holder=f"{number}", ttl=30))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(boards))]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(coordinators))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(got) == len(boards)
+    assert len(got) == len(coordinators)
     assert sum(receipt is not None for receipt in got) == 1
 
 
-def test_a_closed_board_says_so(another: Open) -> None:
-    board = another()
-    assert isinstance(board, Transport)
-    board.close()
+def test_a_closed_coordinator_says_so(another: Open) -> None:
+    coordinator = another()
+    assert isinstance(coordinator, Transport)
+    coordinator.close()
 
     for call in (
-        lambda: board.lock(NAME, holder="one", ttl=30),
-        lambda: board.renew_lock(NAME, "receipt", ttl=30),
-        lambda: board.unlock(NAME, "receipt"),
+        lambda: coordinator.lock(NAME, holder="one", ttl=30),
+        lambda: coordinator.renew_lock(NAME, "receipt", ttl=30),
+        lambda: coordinator.unlock(NAME, "receipt"),
     ):
         with pytest.raises(TransportClosedError):
             call()

@@ -1,11 +1,11 @@
-"""The board: where the processes of an application meet that may be on different hosts. The second, optional port."""
+"""The coordinator: what the processes of an application share across hosts. The second, optional port."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 
-class Board(ABC):
+class Coordinator(ABC):
     """
     Keeps what processes have to know of one another, wherever they run.
 
