@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
-from relevo._execution.channel import Hello
+from relevo._execution.pipe import Hello
 from relevo._transport.delivery import Lost, Nack
 from relevo._worker.decision import refusal
 from relevo.errors import ConfigurationError

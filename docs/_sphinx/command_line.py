@@ -26,16 +26,16 @@ class Commands(SphinxDirective):
     """Puts a section for each command where it stands."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(told(group, "relevo")), allow_section_headings=True)
+        return self.parse_text_to_nodes("\n".join(section_lines(group, "relevo")), allow_section_headings=True)
 
 
-def told(command: click.Group, name: str) -> Iterator[str]:
+def section_lines(command: click.Group, name: str) -> Iterator[str]:
     """Yield the lines of a section for each command of *command*, in the order in which its help has them."""
     with click.Context(command, info_name=name) as context:
         for each in command.list_commands(context):
             found = command.get_command(context, each)
             if isinstance(found, click.Group):
-                yield from told(found, f"{name} {each}")
+                yield from section_lines(found, f"{name} {each}")
             elif found is not None:
                 yield from _section(found, f"{name} {each}")
 

@@ -26,10 +26,10 @@ class Hooks(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         observing = {"observing": True, "deciding": False}[self.arguments[0]]
-        return self.parse_text_to_nodes("\n".join(told(observing=observing)))
+        return self.parse_text_to_nodes("\n".join(definition_lines(observing=observing)))
 
 
-def told(*, observing: bool) -> Iterator[str]:
+def definition_lines(*, observing: bool) -> Iterator[str]:
     """Yield the lines of a list of definitions."""
     for name, function in vars(HookSpecs).items():
         text = " ".join((inspect.getdoc(function) or "").replace("*", "`").split())

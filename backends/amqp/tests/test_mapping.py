@@ -25,7 +25,7 @@ from relevo_amqp import _header as header
 from relevo_amqp._header import MAX_AHEAD, MAX_OWN, fitting
 from relevo_amqp._mapping import (
     Death,
-    Parcel,
+    Message,
     Record,
     UnfitError,
     expelled,
@@ -39,7 +39,7 @@ from relevo_amqp._mapping import (
     written,
 )
 from relevo_amqp._newer import Newer
-from relevo_amqp._settlement import parcel_of
+from relevo_amqp._settlement import message_of
 from relevo_amqp._topology import Topology
 
 NOW = 1_795_000_000.25
@@ -94,19 +94,19 @@ RECORDS = LIVING | st.builds(
 )
 
 
-def over_the_wire(parcel: Parcel) -> tuple[pika.BasicProperties, bytes]:
+def over_the_wire(message: Message) -> tuple[pika.BasicProperties, bytes]:
     """Encode and decode as pika does on its way through a server."""
-    encoded = b"".join(pika.BasicProperties(**parcel.properties).encode())
+    encoded = b"".join(pika.BasicProperties(**message.properties).encode())
     properties = pika.BasicProperties()
     properties.decode(encoded)
-    return properties, parcel.body
+    return properties, message.body
 
 
 @given(RECORDS, st.booleans())
 def test_whatever_is_written_is_read_again(record: Record, delayed: bool) -> None:  # noqa: FBT001
-    parcel = written(record, exchange="e", key="k", delayed=delayed)
+    message = written(record, exchange="e", key="k", delayed=delayed)
 
-    assert read(*over_the_wire(parcel), queue="mail", now=NOW) == record
+    assert read(*over_the_wire(message), queue="mail", now=NOW) == record
 
 
 @given(RECORDS)
@@ -124,12 +124,16 @@ def test_an_urgent_event_is_urgent_on_the_way_and_in_a_delay_only_for_us(record:
 def test_an_event_that_was_just_sent_has_two_headers() -> None:
     envelope = Envelope(id="i", source="s", name="n", body=b"{}")
 
-    parcel = written(Record(envelope=envelope, queue="default", enqueued_at=NOW), exchange="e", key="k")
+    message = written(Record(envelope=envelope, queue="default", enqueued_at=NOW), exchange="e", key="k")
 
-    assert parcel.properties["headers"] == {"relevo": 1, "relevo-at": 1_795_000_000_250_000}
-    assert (parcel.properties["message_id"], parcel.properties["type"], parcel.properties["app_id"]) == ("i", "n", "s")
-    assert parcel.properties["content_type"] == "application/cloudevents+json"
-    assert parcel.properties["delivery_mode"] == 2
+    assert message.properties["headers"] == {"relevo": 1, "relevo-at": 1_795_000_000_250_000}
+    assert (message.properties["message_id"], message.properties["type"], message.properties["app_id"]) == (
+        "i",
+        "n",
+        "s",
+    )
+    assert message.properties["content_type"] == "application/cloudevents+json"
+    assert message.properties["delivery_mode"] == 2
 
 
 LONG = st.builds(
@@ -226,13 +230,13 @@ OUTCOMES = st.sampled_from(
 )
 
 
-def moved(record: Record) -> Parcel:
+def moved(record: Record) -> Message:
     """Return *record* as it is moved by whoever may not hand it out."""
     postponed_, wait = postponed(record, NOW, patience=10.0)
     return written(postponed_, exchange="e", key="k", delayed=wait > 0.0)
 
 
-def settled(record: Record, outcome: Outcome) -> Parcel:
+def settled(record: Record, outcome: Outcome) -> Message:
     """Return what is published when *record* was handed out and ended as *outcome* says."""
     delivery = Delivery(
         envelope=record.envelope,
@@ -245,9 +249,9 @@ def settled(record: Record, outcome: Outcome) -> Parcel:
         state=record.state,
         enqueued_at=record.enqueued_at,
     )
-    parcel = parcel_of(delivery, outcome, topology=Topology("relevo"), now=NOW, unique="0" * 16)
-    assert parcel is not None
-    return parcel
+    message = message_of(delivery, outcome, topology=Topology("relevo"), now=NOW, unique="0" * 16)
+    assert message is not None
+    return message
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
@@ -270,10 +274,10 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
     assert record.due is None or record.due < NOW + 101 * 366 * 86_400
     assert urgent(properties) in (True, False)
     assert expelled(properties, body, word="mail", now=NOW).ref.startswith("mail/")
-    for parcel in (moved(record), settled(record, outcome)):
-        assert 20 + len(b"".join(pika.BasicProperties(**parcel.properties).encode())) <= 128 * 1024
-        assert parcel.body == body
-        again = read(*over_the_wire(parcel), queue=record.queue, now=NOW)
+    for message in (moved(record), settled(record, outcome)):
+        assert 20 + len(b"".join(pika.BasicProperties(**message.properties).encode())) <= 128 * 1024
+        assert message.body == body
+        again = read(*over_the_wire(message), queue=record.queue, now=NOW)
         assert type(again.envelope) is type(record.envelope)
         if isinstance(record.envelope, Newer):
             assert isinstance(again.envelope, Newer)
@@ -359,6 +363,6 @@ def test_what_the_server_put_aside_by_itself_has_a_ref_that_stays_the_same() -> 
 def test_an_expiry_that_is_infinite_survives() -> None:
     envelope = Envelope(id="i", source="s", name="n", queue="mail", body=b"", expires=math.inf)
 
-    parcel = written(Record(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
+    message = written(Record(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
 
-    assert read(*over_the_wire(parcel), queue="mail", now=NOW).envelope == envelope
+    assert read(*over_the_wire(message), queue="mail", now=NOW).envelope == envelope

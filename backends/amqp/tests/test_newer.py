@@ -136,8 +136,8 @@ def test_on_its_way_nothing_changes_but_what_every_version_knows(steps: list[str
             record, _ = postponed(record, NOW, patience=10.0)
         if step == "lost":
             record = record.lost(1)
-        parcel = written(record, exchange="e", key="k", delayed=step == "wait")
-        record = read(*over_the_wire(parcel), queue="mail", now=NOW)
+        message = written(record, exchange="e", key="k", delayed=step == "wait")
+        record = read(*over_the_wire(message), queue="mail", now=NOW)
 
     found, body = over_the_wire(written(record, exchange="e", key="k"))
     lost = steps.count("lost")

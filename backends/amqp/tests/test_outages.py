@@ -173,8 +173,8 @@ def _send_suspect(transport: AmqpTransport, envelope: Envelope) -> None:
     with transport._in_use() as hub:
         route = hub.topology.route(envelope.queue)
         record = Record(envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, lost_leases=1)
-        parcel = written(record, exchange=route.exchange, key=route.key, delayed=False)
-        assert hub.publisher.send([parcel]).positions(Fate.CONFIRMED)
+        message = written(record, exchange=route.exchange, key=route.key, delayed=False)
+        assert hub.publisher.send([message]).positions(Fate.CONFIRMED)
 
 
 def test_processes_that_begin_in_an_alarm_leave_no_copies_of_a_suspect(node: Node, opener: Opener) -> None:

@@ -10,8 +10,8 @@ import pytest
 from relevo import Envelope, SendError, TransportUnavailableError, UnsupportedError
 from relevo_amqp import AccessRefusedError, AmqpTransport
 from relevo_amqp._connection import Connection
-from relevo_amqp._mapping import Parcel
-from relevo_amqp._publisher import Batch, Fate
+from relevo_amqp._mapping import Message
+from relevo_amqp._publisher import Fate, PublishBatch
 from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
@@ -150,7 +150,7 @@ def test_many_threads_send_over_one_window(
 
 
 def test_a_batch_that_is_given_up_knows_what_was_on_its_way() -> None:
-    batch = Batch([Parcel("e", "k", {}, b"") for _ in range(4)])
+    batch = PublishBatch([Message("e", "k", {}, b"") for _ in range(4)])
     batch.begun = 3
     batch.settle(1, Fate.CONFIRMED)
 

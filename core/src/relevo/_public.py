@@ -4,7 +4,7 @@ from relevo._event.event import Event
 from relevo._listener.decorator import event, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.call import Call, SubjectMissingError, Terms
+from relevo._listener.call import Call, SubjectMissingError, DispatchOptions
 from relevo._dispatch.dispatcher import DeferredDispatcher, Dispatched, Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._event.context import context
@@ -54,7 +54,7 @@ __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 # listeners
 __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
-__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "Terms", "Routes", "Target"]
+__all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
 __all__ += ["context"]
 # the seam
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]

@@ -105,7 +105,7 @@ def _card(image: Image, runs: Sequence[Run]) -> str:
 <img src="{smallest}" srcset="{sources}" sizes="(max-width: 600px) 90vw, 300px" alt="{escape(image.filename)}"></a>
 <h2>{escape(image.filename)}</h2>
 {_rating(image.rating) if image.rating else '<p class="note">not rated</p>'}
-<p class="facts">thumb {links}{_told(image, runs)}</p>
+<p class="facts">thumb {links}{_caption(image, runs)}</p>
 </article>
 """
 
@@ -125,7 +125,7 @@ def _rating(rating: Rating) -> str:
 {bars}</dl>"""
 
 
-def _told(image: Image, runs: Sequence[Run]) -> str:
+def _caption(image: Image, runs: Sequence[Run]) -> str:
     told = image.notification
     if told is None:
         return ""

@@ -27,7 +27,7 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._header import UNDECODABLE
-from relevo_amqp._mapping import Parcel
+from relevo_amqp._mapping import Message
 from relevo_amqp._noise import QuietThread, hush
 from relevo_amqp._options import Address
 
@@ -225,7 +225,7 @@ class Connection:
             try:
                 channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
-                _fail(opened, _told(error))
+                _fail(opened, _line_lost(error))
 
         self.loop.soon(start)
         return self.wait(opened, timeout)
@@ -307,7 +307,7 @@ class Connection:
                 custom_ioloop=self.loop.native,
             )
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
-            self.lose(_told(error))
+            self.lose(_line_lost(error))
 
     def _parameters(self, timeout: float) -> Any:
         address = self._address
@@ -335,7 +335,7 @@ class Connection:
         self.blocked = None
 
     def _on_end(self, _: Any, error: BaseException) -> None:
-        self.lose(_told(error))
+        self.lose(_line_lost(error))
         self._closed.set()
 
     def lose(self, error: LineLostError) -> None:
@@ -366,7 +366,7 @@ class Channel:
     def adopt(self, raw: Any) -> None:
         """Take over pika's channel, in the loop's thread."""
         self.raw = raw
-        raw.add_on_close_callback(lambda _, error: self.lose(_told(error)))
+        raw.add_on_close_callback(lambda _, error: self.lose(_line_lost(error)))
         raw.add_on_cancel_callback(self._cancelled_by_server)
         raw.add_callback(self._on_empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         self.loop.watch(self)
@@ -462,10 +462,10 @@ class Channel:
 
         self._run(start, timeout)
 
-    def publish(self, parcel: Parcel) -> None:
+    def publish(self, message: Message) -> None:
         """Publish, in the loop's thread; raises what pika raises, and then nothing was sent."""
         self.raw.basic_publish(
-            parcel.exchange, parcel.key, parcel.body, pika.BasicProperties(**parcel.properties), mandatory=True
+            message.exchange, message.key, message.body, pika.BasicProperties(**message.properties), mandatory=True
         )
 
     def commit(self, answered: Callable[[], None]) -> None:
@@ -502,7 +502,7 @@ class Channel:
                 start(answer)
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
                 self._waiting.discard(answer)
-                _fail(answer, _told(error))
+                _fail(answer, _line_lost(error))
 
         self.loop.soon(begin)
         return self.connection.wait(answer, timeout)
@@ -578,7 +578,7 @@ def _of_queue(error: LineLostError, name: str) -> LineLostError:
     return LineLostError(why, kind=SILENCE)
 
 
-def _told(error: BaseException) -> LineLostError:
+def _line_lost(error: BaseException) -> LineLostError:
     """Return pika's error in our words; it wraps the telling one several times when connecting."""
     inner: Any = error
     while True:

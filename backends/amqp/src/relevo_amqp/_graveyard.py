@@ -82,12 +82,12 @@ class Graveyard:
         def again(letters: Sequence[Buried]) -> Sequence[int]:
             exchange = self._hub.topology.exchange(Role.MAIN)
             now = self._clock.now()
-            parcels = []
+            messages = []
             for letter in letters:
                 key = suspect_key(now, secrets.token_hex(8))  # so that no earlier note is found
                 record = letter.record.revived(refs[letter.ref], key=key)
-                parcels.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
-            batch = self._hub.publisher.send(parcels)
+                messages.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
+            batch = self._hub.publisher.send(messages)
             confirmed = batch.positions(Fate.CONFIRMED)
             if len(confirmed) < len(letters):
                 problems.append(batch.why)

@@ -97,7 +97,7 @@ class Record:
 
 
 @attrs.frozen
-class Parcel:
+class Message:
     """A message ready to be published."""
 
     exchange: str
@@ -113,7 +113,7 @@ class UnfitError(Exception):
 # --- writing -----------------------------------------------------------------------------------------
 
 
-def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -> Parcel:
+def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -> Message:
     """
     Return *record* as a message.
 
@@ -157,12 +157,12 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
         headers[header.DIED_AT] = header.micros(record.death.at)
     if isinstance(event, Envelope):
         _write_envelope(event, properties, headers, delayed=delayed)
-        return Parcel(exchange, key, properties, event.body)
+        return Message(exchange, key, properties, event.body)
     if not isinstance(event, Newer):
         properties["content_type"] = "application/octet-stream"
         headers[header.UNREADABLE] = event.why
         headers[header.HEADERS] = json.dumps(dict(event.headers))
-    return Parcel(exchange, key, properties, event.raw)
+    return Message(exchange, key, properties, event.raw)
 
 
 def _write_evidence(headers: dict[str, Any], record: Record) -> None:

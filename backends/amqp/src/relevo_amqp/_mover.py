@@ -14,8 +14,8 @@ from contextlib import suppress
 import attrs
 
 from relevo_amqp._errors import LineLostError
-from relevo_amqp._mapping import Parcel
-from relevo_amqp._publisher import Batch, Fate, Publisher
+from relevo_amqp._mapping import Message
+from relevo_amqp._publisher import Fate, PublishBatch, Publisher
 from relevo_amqp._subscription import Receipt
 
 
@@ -42,7 +42,7 @@ class Mover:
     over. So the first one is a probe, and not an event of which each process would leave a copy.
 
     Args:
-        publisher: Publishes the parcels.
+        publisher: Publishes the messages.
 
         probe: Publishes something that nothing reads as an event.
     """
@@ -51,26 +51,26 @@ class Mover:
         self._publisher = publisher
         self._probe = probe
         self._lock = threading.Lock()
-        self._open: dict[Receipt, tuple[Batch, int]] = {}
+        self._open: dict[Receipt, tuple[PublishBatch, int]] = {}
         """Those that were published and have no fate yet."""
 
-    def move(self, parcels: Mapping[Receipt, Parcel]) -> Moved:
-        """Publish those of *parcels* that are not published yet, and return the result; blocking."""
+    def move(self, messages: Mapping[Receipt, Message]) -> Moved:
+        """Publish those of *messages* that are not published yet, and return the result; blocking."""
         with self._lock:
-            self._open = {key: entry for key, entry in self._open.items() if key in parcels or entry[0].open}
-            before = {key: self._open.pop(key) for key in parcels if key in self._open}
+            self._open = {key: entry for key, entry in self._open.items() if key in messages or entry[0].open}
+            before = {key: self._open.pop(key) for key in messages if key in self._open}
         for batch, _ in before.values():
             self._publisher.wait(batch, unless_blocked=True)
         fates = {key: batch.fates[position] for key, (batch, position) in before.items()}
         waiting = [key for key, fate in fates.items() if fate is None]
         confirmed = {key for key, fate in fates.items() if fate is Fate.CONFIRMED}
-        fresh = [key for key in parcels if key not in confirmed and key not in waiting]
+        fresh = [key for key in messages if key not in confirmed and key not in waiting]
         why, refused = "", False
         if fresh and not self._publisher.is_proven:
             with suppress(LineLostError):  # the send below meets it too
                 self._probe()
         try:
-            batch = self._publisher.send([parcels[key] for key in fresh], unless_blocked=True)
+            batch = self._publisher.send([messages[key] for key in fresh], unless_blocked=True)
         except LineLostError as error:
             why = error.why
         else:
@@ -81,5 +81,5 @@ class Mover:
         with self._lock:
             self._open |= {key: entry for key, entry in before.items() if entry[0].fates[entry[1]] is None}
         blocked = self._publisher.blocked
-        is_lost = len(confirmed) < len(parcels) and not refused and blocked is None
+        is_lost = len(confirmed) < len(messages) and not refused and blocked is None
         return Moved(frozenset(confirmed), refused, why or blocked or "no confirmation yet", is_lost)

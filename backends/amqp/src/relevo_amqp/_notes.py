@@ -23,7 +23,7 @@ from relevo import Note
 from relevo_amqp import _header as header
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import NOT_FOUND, LineLostError
-from relevo_amqp._mapping import PLAIN, Parcel
+from relevo_amqp._mapping import PLAIN, Message
 from relevo_amqp._publisher import Fate, Publisher
 
 READ_WITHIN = 10.0
@@ -71,7 +71,7 @@ class NoteLog:
         self._open_channel = open_channel
         self._timeout = timeout
         self._within = within
-        self._owed: deque[Parcel] = deque(maxlen=_MOST_OWED)
+        self._owed: deque[Message] = deque(maxlen=_MOST_OWED)
         """Withdrawals of notes that may still arrive."""
 
     def append(self, key: str, turn: int, note: Note, *, before: Note | None = None) -> None:
@@ -91,14 +91,14 @@ class NoteLog:
             LineLostError: It was not confirmed. It may arrive later; the next write puts *before* in its place.
         """
         try:
-            self._write(self._parcel(key, [key, turn, note.packed()]))
+            self._write(self._message(key, [key, turn, note.packed()]))
         except LineLostError:
             self.withdraw(key, turn, before=before)
             raise
 
     def withdraw(self, key: str, turn: int, *, before: Note | None = None) -> None:
         """Withdraw the note of a hand-over with the next write; restore *before* if there is one."""
-        self._owed.append(self._parcel(key, [key, turn, None if before is None else before.packed()]))
+        self._owed.append(self._message(key, [key, turn, None if before is None else before.packed()]))
 
     def probe(self) -> None:
         """
@@ -107,7 +107,7 @@ class NoteLog:
         Raises:
             LineLostError: It was not confirmed.
         """
-        batch = self._publisher.send([self._parcel(PLAIN, [])], unless_blocked=True, is_lasting=False)
+        batch = self._publisher.send([self._message(PLAIN, [])], unless_blocked=True, is_lasting=False)
         if batch.fates[-1] is not Fate.CONFIRMED:
             raise LineLostError(self._publisher.blocked or batch.why or "a probe was not confirmed")
 
@@ -140,15 +140,15 @@ class NoteLog:
                 arguments=arguments,
                 timeout=self._timeout,
             )
-            self._write(self._parcel(filters[0], [reading.marker]))
+            self._write(self._message(filters[0], [reading.marker]))
             return reading.result(self._within(READ_WITHIN))
         finally:
             channel.on_lost = None
             channel.close()
 
-    def _write(self, parcel: Parcel) -> None:
+    def _write(self, message: Message) -> None:
         owed = tuple(self._owed)
-        batch = self._publisher.send([*owed, parcel], unless_blocked=True)
+        batch = self._publisher.send([*owed, message], unless_blocked=True)
         if batch.fates[-1] is not Fate.CONFIRMED:
             why = self._publisher.blocked or batch.why or "a note was not confirmed"
             raise LineLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
@@ -156,13 +156,13 @@ class NoteLog:
             if self._owed and self._owed[0] is each:
                 self._owed.popleft()
 
-    def _parcel(self, key: str, line: list[Any]) -> Parcel:
+    def _message(self, key: str, line: list[Any]) -> Message:
         properties = {
             "content_type": "application/json",
             "delivery_mode": 2,
             "headers": {header.VERSION: header.WIRE_VERSION, _FILTER: _filter_of(key)},
         }
-        return Parcel(self._name, "", properties, json.dumps(line).encode())
+        return Message(self._name, "", properties, json.dumps(line).encode())
 
 
 class _Reading:

@@ -1,9 +1,9 @@
 """
-Sending with confirms: a window of publishings on their way, and for each parcel one of four ends.
+Sending with confirms: a window of publishings on their way, and for each message one of four ends.
 
-A parcel is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was gone
+A message is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was gone
 before it) or *unknown* (sent, and the answer is missing). Confirms come out of order, and a return
-comes before the confirm of the same parcel, so what is on its way stands in a table.
+comes before the confirm of the same message, so what is on its way stands in a table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, LineLostError
-from relevo_amqp._mapping import Parcel
+from relevo_amqp._mapping import Message
 
 NOT_TAKEN = (
     "the server did not accept it: a target queue is full, as with a policy of max-length, or has lost its data; "
@@ -26,7 +26,7 @@ NOT_TAKEN = (
 
 
 class Fate(IntEnum):
-    """What became of a parcel."""
+    """What became of a message."""
 
     CONFIRMED = 1
     REFUSED = 2
@@ -38,25 +38,25 @@ _SLICE = 0.05
 """Seconds between two checks whether the server has stopped reading."""
 
 
-class Batch:
-    """Parcels that one caller waits for."""
+class PublishBatch:
+    """Messages that one caller waits for."""
 
-    def __init__(self, parcels: Sequence[Parcel], channel: Channel | None = None):
-        self.parcels = parcels
+    def __init__(self, messages: Sequence[Message], channel: Channel | None = None):
+        self.messages = messages
         self.channel = channel
-        self.fates: list[Fate | None] = [None] * len(parcels)
+        self.fates: list[Fate | None] = [None] * len(messages)
         self.why = ""
         self.homeless: int | None = None
-        """Where the first parcel stands that no queue takes."""
+        """Where the first message stands that no queue takes."""
         self.begun = 0
-        self.open = len(parcels)
+        self.open = len(messages)
         self.progress = time.monotonic()
         self.done = threading.Event()
-        if not parcels:
+        if not messages:
             self.done.set()
 
     def settle(self, position: int, fate: Fate, why: str = "") -> None:
-        """Note the fate of the parcel at *position*, unless it has one."""
+        """Note the fate of the message at *position*, unless it has one."""
         if self.fates[position] is not None:
             return
         self.fates[position] = fate
@@ -66,7 +66,7 @@ class Batch:
             self.done.set()
 
     def turn_away(self, position: int, why: str) -> None:
-        """Note that no queue takes the parcel at *position*."""
+        """Note that no queue takes the message at *position*."""
         if self.fates[position] is None and self.homeless is None:
             self.homeless = position
         self.settle(position, Fate.REFUSED, why)
@@ -105,7 +105,7 @@ class Publisher:
 
         connect: Opens a connection; blocking.
 
-        window: Parcels on their way at most.
+        window: Messages on their way at most.
 
         timeout: Seconds without any confirmation after which they are given up.
 
@@ -135,8 +135,8 @@ class Publisher:
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         # In the loop's thread only:
-        self._waiting: deque[Batch] = deque()
-        self._flying: dict[int, tuple[Batch, int]] = {}
+        self._waiting: deque[PublishBatch] = deque()
+        self._flying: dict[int, tuple[PublishBatch, int]] = {}
         self._tag = 0
         self._working: set[str] = set()
         """The exchanges that accepted something on this channel."""
@@ -154,14 +154,16 @@ class Publisher:
         reason = None if connection is None or connection.lost is not None else connection.blocked
         return None if reason is None else f"the server has stopped taking events: {reason}"
 
-    def send(self, parcels: Sequence[Parcel], *, unless_blocked: bool = False, is_lasting: bool = True) -> Batch:
+    def send(
+        self, messages: Sequence[Message], *, unless_blocked: bool = False, is_lasting: bool = True
+    ) -> PublishBatch:
         """
-        Publish *parcels* and return what became of each; blocking.
+        Publish *messages* and return what became of each; blocking.
 
         Args:
-            parcels: What to publish.
+            messages: What to publish.
 
-            unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Parcels that
+            unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Messages that
                 were sent before that was known have no fate yet, see :meth:`wait`.
 
             is_lasting: Wait also until what is confirmed can be relied on.
@@ -169,12 +171,12 @@ class Publisher:
         Raises:
             LineLostError: The server could not be reached; nothing was sent.
         """
-        if not parcels:
-            return Batch(parcels)
+        if not messages:
+            return PublishBatch(messages)
         channel = self._ready()
         if unless_blocked and (why := self.blocked) is not None:
             raise LineLostError(why)
-        batch = Batch(parcels, channel)
+        batch = PublishBatch(messages, channel)
         self._loop.soon(lambda: self._take(batch, channel))
         if is_lasting:
             self.wait(batch, unless_blocked=unless_blocked)
@@ -182,8 +184,8 @@ class Publisher:
             self._wait_for_fates(batch, unless_blocked=unless_blocked)
         return batch
 
-    def wait(self, batch: Batch, *, unless_blocked: bool) -> None:
-        """Wait until each parcel of *batch* has a fate, or with *unless_blocked* the server takes none; blocking."""
+    def wait(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
+        """Wait until each message of *batch* has a fate, or with *unless_blocked* the server takes none; blocking."""
         self._wait_for_fates(batch, unless_blocked=unless_blocked)
         if batch.channel is not None and batch.done.is_set():
             try:
@@ -191,7 +193,7 @@ class Publisher:
             except LineLostError as error:
                 batch.doubt(error.why)
 
-    def _wait_for_fates(self, batch: Batch, *, unless_blocked: bool) -> None:
+    def _wait_for_fates(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
         while True:
             left = min(batch.progress + self._timeout, self._loop.deadline) - time.monotonic()
             if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
@@ -204,7 +206,7 @@ class Publisher:
                 self._loop.soon(lambda: self._too_late(batch))
                 batch.done.wait(1.0)
                 # That thread does not come to it, and may be about to publish: nothing is known of any.
-                batch.give_up("no confirmation in time", begun=len(batch.parcels))
+                batch.give_up("no confirmation in time", begun=len(batch.messages))
 
     def close(self, timeout: float) -> None:
         """Give the connection up; blocking."""
@@ -242,7 +244,7 @@ class Publisher:
         self._tag = 0
         self._working = set()
 
-    def _take(self, batch: Batch, channel: Channel) -> None:
+    def _take(self, batch: PublishBatch, channel: Channel) -> None:
         if channel.lost is not None:
             batch.give_up(channel.lost.why)
             return
@@ -256,12 +258,12 @@ class Publisher:
         while waiting and len(flying) < self._window and channel is not None and channel.lost is None:
             batch = waiting[0]
             position = batch.begun
-            if batch.done.is_set() or position >= len(batch.parcels):
+            if batch.done.is_set() or position >= len(batch.messages):
                 waiting.popleft()
                 continue
             batch.begun += 1
             try:
-                channel.publish(batch.parcels[position])
+                channel.publish(batch.messages[position])
             except Exception as error:  # noqa: BLE001 - pika encodes before it sends: this one cannot be
                 batch.settle(position, Fate.REFUSED, f"it cannot be encoded: {error!r}")
                 continue
@@ -287,21 +289,21 @@ class Publisher:
             batch, position = flying.pop(each)
             batch.progress = now
             batch.settle(position, fate, why)
-            self._working.add(batch.parcels[position].exchange)
+            self._working.add(batch.messages[position].exchange)
         for batch in self._waiting:
             batch.progress = now
         if self._waiting:
             self._pump()
 
     def _on_return(self, method: Any, properties: Any, body: bytes) -> None:
-        """Refuse the first parcel on its way that is like the returned one: returns come in the order of publishing."""
+        """Refuse the first message on its way that equals the returned one: returns come in publishing order."""
         for batch, position in self._flying.values():
-            parcel = batch.parcels[position]
+            message = batch.messages[position]
             if (
-                parcel.key == method.routing_key
-                and parcel.exchange == method.exchange
-                and parcel.properties.get("message_id") == properties.message_id
-                and parcel.body == body
+                message.key == method.routing_key
+                and message.exchange == method.exchange
+                and message.properties.get("message_id") == properties.message_id
+                and message.body == body
                 and batch.fates[position] is None
             ):
                 batch.turn_away(position, f"no queue takes it ({method.reply_text})")
@@ -312,7 +314,7 @@ class Publisher:
             return
         flying, self._flying = self._flying, {}
         for batch, position in flying.values():
-            exchange = batch.parcels[position].exchange
+            exchange = batch.messages[position].exchange
             # The server closes the channel at the first that it refuses, and accepts none after it. If it accepted some
             # for this exchange before, the right to write was lost meanwhile, and which is the first is unknown.
             if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
@@ -328,7 +330,7 @@ class Publisher:
         for batch in waiting:
             batch.give_up(error.why)
 
-    def _too_late(self, batch: Batch) -> None:
+    def _too_late(self, batch: PublishBatch) -> None:
         connection, channel = self._connection, batch.channel
         late = min(self._timeout, time.monotonic() - batch.progress)
         why = self.blocked or f"no confirmation in {late:.3g} s"

@@ -408,7 +408,7 @@ class Receiver:
             self._misplaced += arrivals
             self.pause(error)
             return
-        parcels = {}
+        messages = {}
         for arrival, record, wait in found:
             key = ""
             if record.lost_leases and not wait:
@@ -416,11 +416,11 @@ class Receiver:
                 route = topology.aside(Role.SUSPECT, arrival.queue)
             else:
                 route = topology.route(arrival.queue, wait)
-            parcel = written(
+            message = written(
                 record.keyed(key or record.suspect), exchange=route.exchange, key=route.key, delayed=wait > 0.0
             )
-            parcels[Receipt(subscription.token, arrival.tag)] = parcel
-        moved = self._hub.mover.move(parcels)
+            messages[Receipt(subscription.token, arrival.tag)] = message
+        moved = self._hub.mover.move(messages)
         subscription.ack([receipt.tag for receipt in moved.confirmed])
         if moved.confirmed:
             subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process

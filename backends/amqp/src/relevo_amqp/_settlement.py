@@ -6,11 +6,11 @@ import attrs
 
 from relevo import MAX_DEATHS, MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo_amqp._header import MAX_REASON, fitting
-from relevo_amqp._mapping import Death, Parcel, Record, reference, suspect_key, written
+from relevo_amqp._mapping import Death, Message, Record, reference, suspect_key, written
 from relevo_amqp._topology import Role, Topology, word
 
 
-def parcel_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: float, unique: str) -> Parcel | None:
+def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: float, unique: str) -> Message | None:
     """
     Return what must be published, and confirmed, before *delivery* is acked; nothing if it is done.
 

@@ -1,4 +1,4 @@
-"""The transport: what the seam asks for, said in parcels, receipts and acks."""
+"""The transport: what the seam asks for, said in messages, receipts and acks."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from relevo.errors import (
 from relevo_amqp._errors import LineLostError, not_set_up, translated
 from relevo_amqp._graveyard import Graveyard
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Parcel, Record, UnfitError, check_body, plain_key, written
+from relevo_amqp._mapping import Message, Record, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
-from relevo_amqp._publisher import Batch, Fate
+from relevo_amqp._publisher import Fate, PublishBatch
 from relevo_amqp._receiver import Receiver
-from relevo_amqp._settlement import parcel_of
+from relevo_amqp._settlement import message_of
 from relevo_amqp._shelf import Shelf
 from relevo_amqp._subscription import CANCELLED, Receipt, Subscription
 from relevo_amqp._topology import Role, Route, Topology
@@ -76,7 +76,7 @@ class _Move(NamedTuple):
 
     delivery: Delivery
     tag: int
-    parcel: Parcel
+    message: Message
 
 
 class AmqpTransport(Transport):
@@ -251,12 +251,12 @@ class AmqpTransport(Transport):
         if any(envelope.ordering_key is not None for envelope in envelopes):
             raise self._unsupported("order")
         with self._in_use() as hub:
-            parcels, refused, why = self._parcels(hub, envelopes, delay)
+            messages, refused, why = self._messages(hub, envelopes, delay)
             self._delayed(delay)
-            batch = hub.publisher.send([parcel for _, parcel in parcels])
+            batch = hub.publisher.send([message for _, message in messages])
             if not refused and len(batch.positions(Fate.CONFIRMED)) == len(envelopes):
                 return
-            fates = {fate: [parcels[position][0] for position in batch.positions(fate)] for fate in Fate}
+            fates = {fate: [messages[position][0] for position in batch.positions(fate)] for fate in Fate}
             if envelopes and len(fates[Fate.UNSENT]) == len(envelopes):
                 raise TransportUnavailableError(self.name, f"{self._address}: {batch.why}")
             raise SendError(
@@ -264,20 +264,20 @@ class AmqpTransport(Transport):
                 sent=fates[Fate.CONFIRMED],
                 refused=sorted([*refused, *fates[Fate.REFUSED], *fates[Fate.UNSENT]]),
                 unknown=fates[Fate.UNKNOWN],
-                why=why or self._why(batch, [envelopes[position].queue for position, _ in parcels]),
+                why=why or self._why(batch, [envelopes[position].queue for position, _ in messages]),
             )
 
-    def _why(self, batch: Batch, queues: Sequence[str]) -> str:
+    def _why(self, batch: PublishBatch, queues: Sequence[str]) -> str:
         """Return why not all of *batch* was sent; if a queue is missing, which."""
         return batch.why if batch.homeless is None else str(not_set_up(self.name, [queues[batch.homeless]]))
 
-    def _parcels(
+    def _messages(
         self, hub: Hub, envelopes: Sequence[Envelope], delay: float
-    ) -> tuple[list[tuple[int, Parcel]], list[int], str]:
+    ) -> tuple[list[tuple[int, Message]], list[int], str]:
         """Return what can be published, with positions; the positions of what cannot; and why the first of these."""
         now = self._clock.now()
         routes: dict[str, Route] = {}
-        parcels: list[tuple[int, Parcel]] = []
+        messages: list[tuple[int, Message]] = []
         refused: list[int] = []
         first_why = ""
         for position, envelope in enumerate(envelopes):
@@ -292,11 +292,12 @@ class AmqpTransport(Transport):
                     enqueued_at=now,
                     due=now + delay if route.passes else None,
                 )
-                parcels.append((position, written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)))
+                message = written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
+                messages.append((position, message))
             except (UnfitError, UnicodeEncodeError) as error:
                 refused.append(position)
                 first_why = first_why or f"the event at position {position} cannot be sent: {error}"
-        return parcels, refused, first_why
+        return messages, refused, first_why
 
     # --- receiving ------------------------------------------------------------------------------------
 
@@ -494,11 +495,11 @@ class AmqpTransport(Transport):
                     done.append(tag)
                     continue
                 noted = _with_note(delivery, subscription.noted(delivery.receipt))
-                parcel = parcel_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
+                message = message_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
                 if isinstance(outcome, Nack):
                     self._delayed(outcome.delay)
-                if parcel is not None:
-                    moves.append(_Move(delivery, tag, parcel))
+                if message is not None:
+                    moves.append(_Move(delivery, tag, message))
         except BaseException:
             subscription.unclaim(claimed)  # nothing was settled, and all of it may be settled otherwise
             raise
@@ -528,7 +529,7 @@ class AmqpTransport(Transport):
             except ConfigurationError as error:  # they are not for this process to make
                 why = str(error)
                 break
-            moved = hub.mover.move({Receipt(subscription.token, move.tag): move.parcel for move in moves})
+            moved = hub.mover.move({Receipt(subscription.token, move.tag): move.message for move in moves})
             subscription.ack([receipt.tag for receipt in moved.confirmed])
             moves = [move for move in moves if Receipt(subscription.token, move.tag) not in moved.confirmed]
             why, is_lost = moved.why, moved.is_lost

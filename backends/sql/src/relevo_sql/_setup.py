@@ -38,7 +38,7 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
     if missing and not dry_run:
         # Looked at again, now that nobody else can create anything.
         missing = database.create(lambda connection: _create(database, connection))
-    return [_told(thing) for thing in missing]
+    return [_description(thing) for thing in missing]
 
 
 def is_incomplete(database: Database, connection: sa.Connection) -> bool:
@@ -166,7 +166,7 @@ def _name(thing: _Thing) -> str:
     return thing if isinstance(thing, str) else str(thing.name)
 
 
-def _told(thing: _Thing) -> str:
+def _description(thing: _Thing) -> str:
     if isinstance(thing, sa.Table):
         return f"table {thing.name}"
     if isinstance(thing, sa.Index):

@@ -26,12 +26,12 @@ from relevo._config.check import (
     target_problems,
     transport_problems,
 )
-from relevo._dispatch.batch import Batch, by_transport, carried, check_without_packing, enlist, send_batches
+from relevo._dispatch.batch import TransportBatch, by_transport, carried, check_without_packing, enlist, send_batches
 from relevo._dispatch.dispatcher import (
     Dispatched,
     Dispatcher,
+    PackedEvent,
     Packer,
-    Parcel,
     check_claims,
     sent,
 )
@@ -44,7 +44,7 @@ from relevo._event.subject import SubjectType, SubjectTypes
 from relevo._fork import ForkLock
 from relevo._hook import observed
 from relevo._identity import IdFactory, uuid7
-from relevo._listener.call import Terms
+from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relevo._config.opening import Config
-    from relevo._execution.channel import Hello
+    from relevo._execution.pipe import Hello
     from relevo.testing import AppTesting
 
 
@@ -86,7 +86,7 @@ class _Ready:
     """An event that can be sent: all about it is checked, and nothing is written yet."""
 
     event: object
-    parcel: Parcel | None
+    packed: PackedEvent | None
     groups: Mapping[str, Sequence[Target]]
     at_once: Sequence[Listener]
     told: Dispatched
@@ -399,13 +399,15 @@ class App(Dispatcher):
             expires=expires,
         )[0]
 
-    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
-        session = terms.get("session")
-        ready = [self._checked(event, terms) for event in events]
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
+        session = options.get("session")
+        ready = [self._checked(event, options) for event in events]
         self._send(ready, session)
         return [each.told for each in ready]
 
-    def _checked(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None = None) -> _Ready:
+    def _checked(
+        self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None = None
+    ) -> _Ready:
         """Return *event* ready to be sent, after whatever there is to be said against that."""
         name = name_of(event)
         targets = self.routes.targets(name)
@@ -415,22 +417,22 @@ class App(Dispatcher):
         groups = by_transport(targets)
         at_once: Sequence[Listener] = ()
         if any(target.transport == NOW for target in targets):
-            refuse_delay(name, terms)
+            refuse_delay(name, options)
             first = NOW if targets[0].transport == NOW else ""
             at_once = self.listeners.in_queue(name, NOW, first)  # imports modules: before anything is sent
-        if len(groups) > 1 and terms.get("session") is None:
+        if len(groups) > 1 and options.get("session") is None:
             raise fan_out(name, groups)
-        parcel = None
+        packed = None
         if groups or self._notice is not None:
-            parcel = self._packer.pack(event, terms, made_id=made_id)
+            packed = self._packer.pack(event, options, made_id=made_id)
             if self.signing is not None:
-                parcel = attrs.evolve(parcel, make=self.signing.making(parcel.make))
+                packed = attrs.evolve(packed, make=self.signing.making(packed.make))
             for transport in groups:
-                check_claims(self.transports[transport], parcel)
+                check_claims(self.transports[transport], packed)
         else:
-            check_without_packing(name, terms, now=self.clock.now())
-        told = Dispatched(id=parcel.id if parcel and groups else "", targets=targets)
-        return _Ready(event=event, parcel=parcel, groups=groups, at_once=at_once, told=told)
+            check_without_packing(name, options, now=self.clock.now())
+        told = Dispatched(id=packed.id if packed and groups else "", targets=targets)
+        return _Ready(event=event, packed=packed, groups=groups, at_once=at_once, told=told)
 
     def _send(self, ready: Sequence[_Ready], session: Any) -> None:
         """Call the listeners that hear it now; then send all that is ready, and what they dispatch, or enlist it."""
@@ -440,7 +442,7 @@ class App(Dispatcher):
         gathered: list[tuple[int, _Ready]] = []
         for position, each in enumerate(ready):
             self._gather(each, position, gathered, session)
-        entries = [(position, each.parcel, each.groups) for position, each in gathered if each.parcel]
+        entries = [(position, each.packed, each.groups) for position, each in gathered if each.packed]
         if session is not None:
             enlist(entries, len(ready), lambda transport: self._bound(transport, session))
         elif entries:
@@ -456,8 +458,8 @@ class App(Dispatcher):
             self._notice(one.event, one.told)
         if not one.at_once:
             return
-        if one.parcel and session is None:
-            one.parcel.make(())  # a subject without an id is found out before anybody is called
+        if one.packed and session is None:
+            one.packed.make(())  # a subject without an id is found out before anybody is called
 
         def keep(ready: Sequence[_Ready], session: Any) -> None:
             for each in ready:
@@ -466,7 +468,7 @@ class App(Dispatcher):
         with within(carried(one.event, self.hooks, one.told.id)):
             self._local.call(one.event, one.at_once, outgoing=Consequences(self._checked, keep, session))
 
-    def _send_batch(self, batch: Batch) -> None:
+    def _send_batch(self, batch: TransportBatch) -> None:
         sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
 
     def _bound(self, name: str, session: Any) -> BoundSender:

@@ -23,14 +23,14 @@ from typing import Any
 from relevo._app.app import App
 from relevo._app.load import app_named
 from relevo._execution.cell import Cell
-from relevo._execution.channel import (
+from relevo._execution.pipe import (
     CUT_OFF,
-    Channel,
     Failed,
     Finding,
     Hello,
     Kept,
     Message,
+    Pipe,
     Progressed,
     Ready,
     Runs,
@@ -51,17 +51,17 @@ class Child:
     What a child does.
 
     Args:
-        channel: To the parent.
+        pipe: To the parent.
 
         cell: Where the parent sees what runs.
 
         lifeline: The descriptor that ends this process with its parent.
     """
 
-    def __init__(self, channel: Channel, cell: Cell, lifeline: int):
-        self._channel = channel
+    def __init__(self, pipe: Pipe, cell: Cell, lifeline: int):
+        self._pipe = pipe
         self._cell = cell
-        self._links = (channel.socket.fileno(), cell.fd, lifeline)
+        self._links = (pipe.socket.fileno(), cell.fd, lifeline)
         self._work: Work | None = None
         self._running = ""
         """The listener whose changes to the process have not been checked yet."""
@@ -99,13 +99,13 @@ class Child:
 
     def _say(self, message: Message) -> None:
         try:
-            self._channel.send(message)
+            self._pipe.send(message)
         except OSError:
             os._exit(CUT_OFF)
 
     def _heard(self) -> Message | None:
         try:
-            return self._channel.receive()
+            return self._pipe.receive()
         except OSError:
             os._exit(CUT_OFF)
 
@@ -188,8 +188,8 @@ def main() -> None:
     tie(lifeline)
     take_ends(_leave_it_to_the_parent)
     faulthandler.enable()  # so that the parent hears in which line it was
-    channel = Channel(socket.socket(fileno=end))
-    hello = channel.receive()
+    pipe = Pipe(socket.socket(fileno=end))
+    hello = pipe.receive()
     if not isinstance(hello, Hello):
         return
     sys.path[:] = hello.path
@@ -198,7 +198,7 @@ def main() -> None:
         style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
         logging.Formatter.converter = time.gmtime
         logging.basicConfig(level=hello.log_level, format=style, datefmt="%Y-%m-%dT%H:%M:%S")
-    Child(channel, Cell(cell), lifeline).run(hello)
+    Child(pipe, Cell(cell), lifeline).run(hello)
 
 
 if __name__ == "__main__":

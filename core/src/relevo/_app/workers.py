@@ -28,7 +28,7 @@ from relevo._worker.worker import Worker
 from relevo.errors import ConfigurationError, RouteNotFoundError
 
 if TYPE_CHECKING:
-    from relevo._execution.channel import Hello
+    from relevo._execution.pipe import Hello
 
 Checkpoint = Callable[[Delivery, bytes], None] | None
 """Keeps progress in the middle of a delivery, where anything does."""
@@ -85,8 +85,8 @@ class Staff:
         suspects = Suspects(transport, self.clock)
         runs = suspects.runs if transport.capabilities.presence else None
         if executor is None:
-            terms = self.execution.overridden(options.execution, options.concurrency)
-            executor = self._executor(terms, transport, listeners, checkpoint, runs, eager=not options.until_empty)
+            execution = self.execution.overridden(options.execution, options.concurrency)
+            executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         if hasattr(executor, "watched"):
             listeners = executor.watched(listeners)
         worker = Worker(
@@ -144,7 +144,7 @@ class Staff:
 
     def _executor(
         self,
-        terms: Execution,
+        execution: Execution,
         transport: Transport,
         listeners: ListenerTable,
         checkpoint: Checkpoint,
@@ -152,14 +152,14 @@ class Staff:
         *,
         eager: bool,
     ) -> Executor:
-        """Return where *listeners* run by *terms*; the classes are imported by those who do not do so inline."""
-        if terms.chosen == "inline":
+        """Return where *listeners* run by *execution*; the classes are imported by those who do not do so inline."""
+        if execution.chosen == "inline":
             return InlineExecutor()
-        check_time_limits(listeners, transport, limit=terms.time_limit, lease=self.lease)
-        if terms.chosen == "threads":
+        check_time_limits(listeners, transport, limit=execution.time_limit, lease=self.lease)
+        if execution.chosen == "threads":
             from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does without
 
-            return ThreadExecutor(terms.concurrency, time_limit=terms.time_limit)
+            return ThreadExecutor(execution.concurrency, time_limit=execution.time_limit)
         for each in self.stores:
             if each.capabilities.durability == "process":
                 raise ConfigurationError(
@@ -168,9 +168,9 @@ class Staff:
                 )
         from relevo._execution.process import ProcessExecutor  # noqa: PLC0415 - inline does without
 
-        hello = self.recipe(transport.name, terms.time_limit)
+        hello = self.recipe(transport.name, execution.time_limit)
         needed = [f"{each.event_name} {each.id}" for each in listeners]
-        return ProcessExecutor(hello, terms, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
+        return ProcessExecutor(hello, execution, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         known: dict[str, str] = {}

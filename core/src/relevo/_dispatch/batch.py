@@ -8,17 +8,17 @@ from functools import partial
 import attrs
 
 from relevo._clock import moment
-from relevo._dispatch.dispatcher import Parcel, check_terms
+from relevo._dispatch.dispatcher import PackedEvent, check_options
 from relevo._event.context import Ambient, ambient
 from relevo._event.event import Event, declared
 from relevo._hook import Hooks
-from relevo._listener.call import Terms
+from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Target
 from relevo._transport.transport import BoundSender
 from relevo.errors import SendError, TransportError
 
-Entry = tuple[int, Parcel, Mapping[str, Sequence[Target]]]
+Entry = tuple[int, PackedEvent, Mapping[str, Sequence[Target]]]
 """
 An event that was checked, and its targets by their transport.
 
@@ -27,14 +27,14 @@ Before it the position, among those that were dispatched together, of the one th
 
 
 @attrs.frozen(kw_only=True)
-class Batch:
+class TransportBatch:
     """What goes to one transport in one go."""
 
     transport: str
     wait: float
     """Seconds from now before which none is handled."""
 
-    parts: list[tuple[int, Parcel, Sequence[Target]]] = attrs.field(factory=list)
+    parts: list[tuple[int, PackedEvent, Sequence[Target]]] = attrs.field(factory=list)
     """Each event's position, itself, and its targets there."""
 
     envelopes: list[Envelope] = attrs.field(factory=list)
@@ -42,7 +42,7 @@ class Batch:
 
     def fill(self) -> None:
         """Make the envelopes; if one cannot be made, there are none."""
-        self.envelopes[:] = [each for _, parcel, group in self.parts for each in parcel.make(group)]
+        self.envelopes[:] = [each for _, packed, group in self.parts for each in packed.make(group)]
 
     @property
     def positions(self) -> list[int]:
@@ -80,14 +80,14 @@ def carried(event: object, hooks: Hooks, event_id: str) -> Ambient:
     )
 
 
-def check_without_packing(event_name: str, terms: Terms, *, now: float) -> None:
-    """Check the *terms* of a dispatch that needs no envelope, as packing it would."""
-    check_terms(event_name, terms)
-    if (expires := terms.get("expires")) is not None:
+def check_without_packing(event_name: str, options: DispatchOptions, *, now: float) -> None:
+    """Check the *options* of a dispatch that needs no envelope, as packing it would."""
+    check_options(event_name, options)
+    if (expires := options.get("expires")) is not None:
         moment(expires, now=now, what="the expires of a dispatch")
 
 
-def send_batches(entries: Sequence[Entry], number: int, send: Callable[[Batch], None]) -> None:
+def send_batches(entries: Sequence[Entry], number: int, send: Callable[[TransportBatch], None]) -> None:
     """
     Send *entries*, of so many that were dispatched together; those of each transport and delay in one go.
 
@@ -123,7 +123,7 @@ def enlist(entries: Sequence[Entry], number: int, bound: Callable[[str], BoundSe
     senders = {name: bound(name) for name in dict.fromkeys(batch.transport for batch in batches)}
     refused = filled = False
 
-    def envelopes(batch: Batch) -> Sequence[Envelope]:
+    def envelopes(batch: TransportBatch) -> Sequence[Envelope]:
         nonlocal filled
         if refused:
             return ()
@@ -144,16 +144,16 @@ def enlist(entries: Sequence[Entry], number: int, bound: Callable[[str], BoundSe
         raise
 
 
-def _batches(entries: Sequence[Entry]) -> list[Batch]:
-    batches: dict[tuple[str, float], Batch] = {}
-    for position, parcel, groups in entries:
+def _batches(entries: Sequence[Entry]) -> list[TransportBatch]:
+    batches: dict[tuple[str, float], TransportBatch] = {}
+    for position, packed, groups in entries:
         for transport, group in groups.items():
-            batch = batches.setdefault((transport, parcel.wait), Batch(transport=transport, wait=parcel.wait))
-            batch.parts.append((position, parcel, group))
+            batch = batches.setdefault((transport, packed.wait), TransportBatch(transport=transport, wait=packed.wait))
+            batch.parts.append((position, packed, group))
     return list(batches.values())
 
 
-def _one_by_one(batches: Sequence[Batch], number: int, send: Callable[[Batch], None]) -> None:
+def _one_by_one(batches: Sequence[TransportBatch], number: int, send: Callable[[TransportBatch], None]) -> None:
     """Send *batches*; an error tells what became of each of so many that were dispatched together."""
     fates: list[set[str]] = [set() for _ in range(number)]
     for done, batch in enumerate(batches):
@@ -164,16 +164,16 @@ def _one_by_one(batches: Sequence[Batch], number: int, send: Callable[[Batch], N
             for fate in ("sent", "refused", "unknown"):
                 for index in getattr(error, fate):
                     fates[positions[index]].add(fate)
-            raise _told(batch.transport, fates, batches[done + 1 :], error.why) from error
+            raise _send_error(batch.transport, fates, batches[done + 1 :], error.why) from error
         except TransportError as error:
             if done == 0:
                 raise
-            raise _told(batch.transport, fates, batches[done:], str(error)) from error
+            raise _send_error(batch.transport, fates, batches[done:], str(error)) from error
         for position in positions:
             fates[position].add("sent")
 
 
-def _told(transport: str, fates: Sequence[set[str]], unsent: Iterable[Batch], why: str) -> SendError:
+def _send_error(transport: str, fates: Sequence[set[str]], unsent: Iterable[TransportBatch], why: str) -> SendError:
     """Return the error that says of each event what became of it; one that arrived in part is unknown."""
     for batch in unsent:
         for position in batch.positions:

@@ -16,7 +16,7 @@ from relevo._event.event import Event, declared, name_of
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks, observed
 from relevo._identity import IdFactory, uuid7
-from relevo._listener.call import Terms
+from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable, Mark
 from relevo._transport.envelope import DEFAULT_QUEUE, Envelope, Urgency
 from relevo._transport.route import Target, checked_queue
@@ -24,7 +24,7 @@ from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, did_you_mean, shown
 
 if TYPE_CHECKING:
-    from relevo._listener.protocol import Terms as ListenerTerms
+    from relevo._listener.protocol import ListenerOptions
 
 T = TypeVar("T")
 _LONGEST_ID = "9" * 40
@@ -58,14 +58,14 @@ class Dispatcher(ABC):
         return self._table
 
     @abstractmethod
-    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """
-        Dispatch *events*, in their order and on the same terms; all are checked before the first is.
+        Dispatch *events*, in their order and on the same options; all are checked before the first is.
 
         Args:
             events: Each as :meth:`dispatch` takes it.
 
-            terms: As :meth:`dispatch` takes them.
+            options: As :meth:`dispatch` takes them.
 
         Raises:
             SendError: Of some it is not certain that they are safe; positions are those of *events*.
@@ -73,7 +73,7 @@ class Dispatcher(ABC):
             RelevoError: Whatever :meth:`dispatch` raises; nothing was written.
         """
 
-    def dispatch(self, event: object, **terms: Unpack[Terms]) -> Dispatched:
+    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
         """
         Dispatch *event*.
 
@@ -102,9 +102,9 @@ class Dispatcher(ABC):
 
             ConfigurationError: It is not an event, or the transport does not claim what is asked for.
         """
-        return self.dispatch_many((event,), **terms)[0]
+        return self.dispatch_many((event,), **options)[0]
 
-    async def adispatch(self, event: object, **terms: Unpack[Terms]) -> Dispatched:
+    async def adispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
         """
         Do as :meth:`dispatch`, without holding up the loop: what waits for a server does so in a thread.
 
@@ -112,17 +112,19 @@ class Dispatcher(ABC):
         ``asyncio.run`` waits for that. Whoever was cancelled does not hear of an error then. Only what is cancelled
         before it is awaited, such as a task that has not begun, is not dispatched.
         """
-        return (await self.adispatch_many((event,), **terms))[0]
+        return (await self.adispatch_many((event,), **options))[0]
 
-    async def adispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
+    async def adispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """Do as :meth:`dispatch_many`, without holding up the loop; where it is cancelled, as :meth:`adispatch`."""
-        if terms.get("session") is not None:  # enlisted: nothing is written yet, and the session is not the thread's
-            return self.dispatch_many(events, **terms)
+        if options.get("session") is not None:  # enlisted: nothing is written yet, and the session is not the thread's
+            return self.dispatch_many(events, **options)
         from asyncio import get_running_loop, shield  # noqa: PLC0415 - whoever awaits has it
 
         # Not a task, which the end of the loop would cancel too; the loop waits for its threads.
         run = copy_context().run
-        return await shield(get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **terms)))
+        return await shield(
+            get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **options))
+        )
 
     def listen(self, thing: T, *others: object) -> T:
         """
@@ -142,7 +144,7 @@ class Dispatcher(ABC):
         self.listeners.withdraw(things)
 
     def add_listener(
-        self, event: str | type, function: Callable[..., object], **terms: Unpack[ListenerTerms]
+        self, event: str | type, function: Callable[..., object], **options: Unpack[ListenerOptions]
     ) -> Listener:
         """
         Register *function*, which has no mark; what is returned can be taken out.
@@ -152,15 +154,15 @@ class Dispatcher(ABC):
 
             function: Whom to call.
 
-            terms: As :func:`listener` takes them: priority, queue, retry, id, aliases, missing, time_limit.
+            options: As :func:`listener` takes them: priority, queue, retry, id, aliases, missing, time_limit.
 
         Raises:
             ConfigurationError: *function* cannot be called, or not with an event, or another argument is none.
         """
         known = attrs.fields_dict(Mark)
-        if unknown := sorted(terms.keys() - known.keys()):
+        if unknown := sorted(options.keys() - known.keys()):
             raise TypeError(f"a listener has no {unknown[0]}=…{did_you_mean(unknown[0], known)}")
-        return self.listeners.add(function, Mark(event=event, **terms))
+        return self.listeners.add(function, Mark(event=event, **options))
 
     def remove_listener(self, listener: Listener) -> None:
         """Take *listener* out; does nothing if it is not there."""
@@ -222,25 +224,25 @@ class DeferredDispatcher(Dispatcher):
         self._hooks = hooks or Hooks()
         self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), self._hooks)
 
-    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         targets = (Target(self.transport.name, self.queue),)
-        parcels = [self._packer.pack(event, terms) for event in events]
-        for parcel in parcels:
-            check_claims(self.transport, parcel)
+        packed_events = [self._packer.pack(event, options) for event in events]
+        for packed in packed_events:
+            check_claims(self.transport, packed)
 
         def made() -> list[Envelope]:  # all before any is written, which on a plain connection is at once
-            return [envelope for parcel in parcels for envelope in parcel.make(targets)]
+            return [envelope for packed in packed_events for envelope in packed.make(targets)]
 
-        session = terms.get("session")
-        if parcels and session is not None:
-            self.transport.bound_to(session).send(made, delay=parcels[0].wait)
-        elif parcels:
-            sent(self.transport, made(), delay=parcels[0].wait, hooks=self._hooks)
-        return [Dispatched(id=parcel.id, targets=targets) for parcel in parcels]
+        session = options.get("session")
+        if packed_events and session is not None:
+            self.transport.bound_to(session).send(made, delay=packed_events[0].wait)
+        elif packed_events:
+            sent(self.transport, made(), delay=packed_events[0].wait, hooks=self._hooks)
+        return [Dispatched(id=packed.id, targets=targets) for packed in packed_events]
 
 
 @attrs.frozen(kw_only=True)
-class Parcel:
+class PackedEvent:
     """An event that was checked and has its id; its subject may get its own only at the commit."""
 
     id: str
@@ -279,14 +281,16 @@ class Packer:
     _subjects: SubjectTypes
     _hooks: Hooks
 
-    def pack(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None = None) -> Parcel:
+    def pack(
+        self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None = None
+    ) -> PackedEvent:
         """
-        Check *event* and its terms, give it its id and return what makes its envelopes.
+        Check *event* and its options, give it its id and return what makes its envelopes.
 
         Args:
             event: As it was dispatched.
 
-            terms: What else was said.
+            options: What else was said.
 
             made_id: From what it says to its id, unless it has one of its own; a new one if unsaid.
 
@@ -295,13 +299,17 @@ class Packer:
 
             SubjectError: Its subject is of no registered type.
 
-            ConfigurationError: A term is none.
+            ConfigurationError: An option is invalid.
         """
         content = content_of(event)
         now = self._clock.now()
-        urgency, ordering_key, expires = terms.get("urgency", "normal"), terms.get("ordering_key"), terms.get("expires")
-        check_terms(content.name, terms)
-        wait = _wait(terms.get("delay", 0.0), terms.get("at"), now)
+        urgency, ordering_key, expires = (
+            options.get("urgency", "normal"),
+            options.get("ordering_key"),
+            options.get("expires"),
+        )
+        check_options(content.name, options)
+        wait = _wait(options.get("delay", 0.0), options.get("at"), now)
         until = None if expires is None else moment(expires, now=now, what="the expires of a dispatch")
         subject = subject_of(event)
         about = None if subject is None else self._subjects.named(subject)
@@ -333,7 +341,7 @@ class Packer:
                 for target in targets
             ]
 
-        return Parcel(id=event_id, urgency=urgency, ordering_key=ordering_key, wait=wait, make=make)
+        return PackedEvent(id=event_id, urgency=urgency, ordering_key=ordering_key, wait=wait, make=make)
 
     def _named(self, subject: object) -> Subject:
         found = self._subjects.named(subject)
@@ -352,13 +360,13 @@ def _checked_id(event: object) -> str | None:
     return wanted
 
 
-def check_terms(event_name: str, terms: Terms) -> None:
-    """Raise :class:`EncodeError` if a term of a dispatch is none."""
-    if unknown := sorted(terms.keys() - Terms.__annotations__.keys()):
-        raise TypeError(f"a dispatch has no {unknown[0]}=…{did_you_mean(unknown[0], Terms.__annotations__)}")
-    if (urgency := terms.get("urgency", "normal")) not in get_args(Urgency):
+def check_options(event_name: str, options: DispatchOptions) -> None:
+    """Raise :class:`EncodeError` if a dispatch option is invalid."""
+    if unknown := sorted(options.keys() - DispatchOptions.__annotations__.keys()):
+        raise TypeError(f"a dispatch has no {unknown[0]}=…{did_you_mean(unknown[0], DispatchOptions.__annotations__)}")
+    if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
-    if (ordering_key := terms.get("ordering_key")) is not None and not _is_line(ordering_key):
+    if (ordering_key := options.get("ordering_key")) is not None and not _is_line(ordering_key):
         raise EncodeError(event_name, "ordering_key", "must be 1 to 255 printable characters")
 
 
@@ -375,13 +383,13 @@ def _is_line(text: object) -> bool:
     return type(text) is str and 0 < len(text) <= 255 and text.isprintable()
 
 
-def check_claims(transport: Transport, parcel: Parcel) -> None:
-    """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot keep its terms."""
-    if parcel.urgency != "normal" and not transport.capabilities.urgency:
+def check_claims(transport: Transport, packed: PackedEvent) -> None:
+    """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot keep its options."""
+    if packed.urgency != "normal" and not transport.capabilities.urgency:
         raise UnsupportedError(transport.name, "urgency")
-    if parcel.ordering_key is not None and transport.capabilities.order == "none":
+    if packed.ordering_key is not None and transport.capabilities.order == "none":
         raise UnsupportedError(transport.name, "order")
-    if parcel.wait and transport.capabilities.delay is None:
+    if packed.wait and transport.capabilities.delay is None:
         raise UnsupportedError(transport.name, "delay")
 
 

@@ -10,13 +10,13 @@ import attrs
 
 from relevo._event.context import ambient
 from relevo._identity import made
-from relevo._listener.call import Terms
+from relevo._listener.call import DispatchOptions
 
 
 class Check(Protocol):
     """Checks an event and returns it ready to be sent."""
 
-    def __call__(self, event: object, terms: Terms, *, made_id: Callable[[bytes], str] | None) -> Any: ...
+    def __call__(self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None) -> Any: ...
 
 
 class Send(Protocol):
@@ -46,10 +46,10 @@ class Consequences:
     _session: Any = None
     _repeats: bool = False
 
-    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         parent = ambient().causation if self._repeats else None
         made_id = partial(derived, parent, key) if parent else None
-        return self._check(event, {**terms, "session": self._session}, made_id=made_id)
+        return self._check(event, {**options, "session": self._session}, made_id=made_id)
 
     def send_held(self, held: Sequence[Any]) -> None:
         self._send(held, self._session)

@@ -8,11 +8,11 @@ from typing import Unpack
 import attrs
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher, check_terms
+from relevo._dispatch.dispatcher import Dispatched, Dispatcher, check_options
 from relevo._event.codec import content_of, subject_of, typed_from
 from relevo._event.event import Event, name_of
 from relevo._event.subject import SubjectTypes
-from relevo._listener.call import Call, Outgoing, SubjectMissingError, Terms
+from relevo._listener.call import Call, DispatchOptions, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.route import NOW, Target
 from relevo.errors import ConfigurationError
@@ -24,7 +24,7 @@ class LocalDispatcher(Dispatcher):
 
     By priority, then in order of registration; a listener may stop the propagation; an error
     propagates to whoever dispatched, and the later listeners are not called. An event cannot be delayed;
-    other terms hold by themselves, since nothing is sooner than now. A subject that cannot be found is not
+    other options hold by themselves, since nothing is sooner than now. A subject that cannot be found is not
     waited for: what the listener says it is to do without its subject, it does at once.
 
     Args:
@@ -38,15 +38,15 @@ class LocalDispatcher(Dispatcher):
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
-    def dispatch(self, event: object, **terms: Unpack[Terms]) -> Dispatched:
-        self.call(event, self._table.of(_checked(event, terms)))
+    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
+        self.call(event, self._table.of(_checked(event, options)))
         return self._done
 
-    def dispatch_many(self, events: Iterable[object], **terms: Unpack[Terms]) -> list[Dispatched]:
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         events = list(events)
         for event in events:
-            _checked(event, terms)
-        return [self.dispatch(event, **terms) for event in events]
+            _checked(event, options)
+        return [self.dispatch(event, **options) for event in events]
 
     def call(self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None) -> None:
         """
@@ -93,9 +93,9 @@ class LocalDispatcher(Dispatcher):
             if call.stopped:
                 break
 
-    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         """Check *event* and keep it for :meth:`send_held`."""
-        refuse_delay(name_of(event), terms)
+        refuse_delay(name_of(event), options)
         return event
 
     def send_held(self, held: Sequence[object]) -> None:
@@ -109,11 +109,11 @@ def _refuse_awaitable(result: object, listener: Listener) -> None:
         raise TypeError(f"{listener.id} returned an awaitable, which nobody awaits; its work was not done")
 
 
-def _checked(event: object, terms: Terms) -> str:
-    """Return the name of *event*, after whatever there is to be said against it or its *terms*."""
+def _checked(event: object, options: DispatchOptions) -> str:
+    """Return the name of *event*, after whatever there is to be said against it or its *options*."""
     name = event.name if isinstance(event, Event) else name_of(event)
-    if terms:
-        refuse_delay(name, terms)
+    if options:
+        refuse_delay(name, options)
     return name
 
 
@@ -130,8 +130,8 @@ def generic_from(event: object) -> Event:
     return Event(name_of(event), msgspec.json.decode(content_of(event).data), subject=subject_of(event))
 
 
-def refuse_delay(event_name: str, terms: Terms) -> None:
-    """Raise :class:`ConfigurationError` if *terms* ask for a delay where listeners are called at once."""
-    check_terms(event_name, terms)
-    if terms.get("delay") or terms.get("at") is not None:
+def refuse_delay(event_name: str, options: DispatchOptions) -> None:
+    """Raise :class:`ConfigurationError` if *options* ask for a delay where listeners are called at once."""
+    check_options(event_name, options)
+    if options.get("delay") or options.get("at") is not None:
         raise ConfigurationError(f'"{event_name}" is called at once, it cannot be delayed; route it to a transport')

@@ -12,8 +12,8 @@ from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 
-from relevo._execution.channel import Finding, Hello, frame_of, work_of
-from relevo._execution.slot import Slot, Terms
+from relevo._execution.pipe import Finding, Hello, frame_of, work_of
+from relevo._execution.slot import Slot, SlotOptions
 from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import unhandled
@@ -45,7 +45,7 @@ class ProcessExecutor:
     Args:
         hello: What a child has to be told to make the application.
 
-        terms: How many, and what they are held to.
+        execution: How many, and what they are held to.
 
         checkpoint: Keeps progress in the middle of a delivery, where the transport does.
 
@@ -59,7 +59,7 @@ class ProcessExecutor:
     def __init__(
         self,
         hello: Hello,
-        terms: Execution,
+        execution: Execution,
         *,
         checkpoint: Callable[[Delivery, bytes], None] | None,
         runs: Callable[[Delivery, str], None] | None = None,
@@ -68,18 +68,18 @@ class ProcessExecutor:
     ):
         if os.name != "posix":
             raise ConfigurationError('execution: "process" needs a POSIX system; say "threads"')
-        if terms.memory_limit is not None and not Path("/proc/self/statm").exists():
+        if execution.memory_limit is not None and not Path("/proc/self/statm").exists():
             raise ConfigurationError("memory_limit: how much a process holds cannot be known here; leave it out")
         self._is_eager = eager
-        self._slots_wanted = terms.concurrency
+        self._slots_wanted = execution.concurrency
         self._listeners = frozenset(listeners)
-        self._terms = Terms(
+        self._options = SlotOptions(
             hello=hello,
             checkpoint=checkpoint,
             runs=runs,
-            time_limit=terms.time_limit,
-            memory_limit=terms.memory_limit,
-            recycle_after=terms.recycle_after,
+            time_limit=execution.time_limit,
+            memory_limit=execution.memory_limit,
+            recycle_after=execution.recycle_after,
             print_line=_print_line,
         )
         self._is_stopping: Callable[[], bool] = lambda: False
@@ -118,7 +118,7 @@ class ProcessExecutor:
 
     def _open(self) -> None:
         """Start the child processes; return when one is idle, none can begin, or the worker stops."""
-        self._slots = [Slot(number, self._terms, self) for number in range(1, self._slots_wanted + 1)]
+        self._slots = [Slot(number, self._options, self) for number in range(1, self._slots_wanted + 1)]
         for slot in self._slots:
             slot.start()
         try:

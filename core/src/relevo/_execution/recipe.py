@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from relevo._execution.channel import Hello
+from relevo._execution.pipe import Hello
 from relevo.errors import ConfigurationError
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from relevo._execution.channel import (
+from relevo._execution.pipe import (
     Ended,
     Failed,
     Finding,
@@ -43,7 +43,7 @@ _START_WITHIN = 120.0
 
 
 @attrs.frozen(kw_only=True)
-class Terms:
+class SlotOptions:
     """What holds for every slot of an executor."""
 
     hello: Hello
@@ -125,14 +125,14 @@ class Slot:
     Args:
         number: Its own, from 1 on.
 
-        terms: What holds for all of them.
+        options: What holds for all of them.
 
         host: Whom it tells.
     """
 
-    def __init__(self, number: int, terms: Terms, host: Host):
+    def __init__(self, number: int, options: SlotOptions, host: Host):
         self.number = number
-        self._terms = terms
+        self._options = options
         self._host = host
         self._turn = threading.Lock()
         self._selector = selectors.DefaultSelector()
@@ -172,7 +172,7 @@ class Slot:
             task.starts += 1
             child.tail.clear()
             with contextlib.suppress(OSError):  # it died just now, which the thread sees, and that nothing was begun
-                child.channel.send_frame(task.frame)
+                child.pipe.send_frame(task.frame)
 
     def stop(self) -> None:
         """End, and let go of what is at hand; :meth:`join` waits for it."""
@@ -240,7 +240,7 @@ class Slot:
         if child.has_ended():
             child.listen(wait=False)
             child.gone = child.gone or ""
-        while child is self._child and child.channel.come():
+        while child is self._child and child.pipe.come():
             self._hear(child)
         if child is not self._child:
             return
@@ -273,8 +273,8 @@ class Slot:
         child = self._next
         if child is None:
             return
-        while child.channel.come():
-            message = child.channel.come().popleft()
+        while child.pipe.come():
+            message = child.pipe.come().popleft()
             if isinstance(message, Failed):
                 child.gone = message.why
             elif isinstance(message, Ready):
@@ -292,19 +292,19 @@ class Slot:
             self._not_begun(child.gone or f"it {how}{printed}")
 
     def _hear(self, child: Spawned) -> None:
-        message = child.channel.come().popleft()
+        message = child.pipe.come().popleft()
         task = self._task
         if isinstance(message, Progressed) and task is not None:
             self._keep(child, task, message.state)
         elif isinstance(message, Runs) and task is not None:
             task.moved = time.monotonic()
-            if self._terms.runs is not None:
+            if self._options.runs is not None:
                 try:
-                    self._terms.runs(task.delivery, message.listener_id)
+                    self._options.runs(task.delivery, message.listener_id)
                 except Exception:  # noqa: BLE001 - a failed note must not end the slot
                     _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-                child.channel.send(Kept(is_held=True))
+                child.pipe.send(Kept(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
             try:
                 outcome = outcome_of(message)
@@ -327,15 +327,15 @@ class Slot:
     def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:
         task.kept, task.moved = state, time.monotonic()
         is_held, problem = True, ""
-        if self._terms.checkpoint is not None:
+        if self._options.checkpoint is not None:
             try:
-                self._terms.checkpoint(task.delivery, state)
+                self._options.checkpoint(task.delivery, state)
             except (LeaseLostError, TransportClosedError):
                 is_held = False
             except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
                 problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-            child.channel.send(Kept(is_held, problem))
+            child.pipe.send(Kept(is_held, problem))
 
     def _with_output(self, child: Spawned, outcome: Outcome) -> Outcome:
         """Return *outcome* with what *child* printed, if that is one that somebody will look into."""
@@ -379,11 +379,11 @@ class Slot:
             task.starts = 0
             self._forget(child)
             return
-        limit = self._terms.memory_limit
+        limit = self._options.memory_limit
         if limit is not None and (held := child.memory()) > limit:
             child.kill()
             raise _Over(f"was killed since it held {held >> 20} MiB, and memory_limit is {limit >> 20} MiB")
-        if now - task.moved > self._terms.time_limit:
+        if now - task.moved > self._options.time_limit:
             child.kill()
             raise _Over(f"was killed since it stood still for {now - task.moved:.0f} s, outside of any listener")
 
@@ -394,16 +394,16 @@ class Slot:
         if time.monotonic() < self._again_at:
             return
         try:
-            child = self._next = Spawned(self._terms.hello, lambda line: self._terms.print_line(self.number, line))
+            child = self._next = Spawned(self._options.hello, lambda line: self._options.print_line(self.number, line))
         except OSError as error:
             self._not_begun(str(error))
             return
-        self._selector.register(child.channel.socket, selectors.EVENT_READ, (child, False))
+        self._selector.register(child.pipe.socket, selectors.EVENT_READ, (child, False))
         self._selector.register(child.output, selectors.EVENT_READ, (child, True))
 
     def _forget(self, child: Spawned) -> str:
         """Take *child* out of all that is watched, dead; return how it died."""
-        for each in (child.channel.socket, child.output):
+        for each in (child.pipe.socket, child.output):
             if each in self._selector.get_map():
                 self._selector.unregister(each)
         with self._turn:
@@ -442,16 +442,16 @@ class Slot:
 
     def _is_due(self, served: int) -> bool:
         """Return whether a child is to be replaced after *served* events."""
-        return self._terms.recycle_after is not None and served >= self._terms.recycle_after
+        return self._options.recycle_after is not None and served >= self._options.recycle_after
 
     def _is_worn(self, child: Spawned) -> bool:
         """Return whether *child* has grown too much, and no successor is on its way."""
         if self._next is not None:
             return self._next.is_ready
-        terms = self._terms
-        if terms.memory_limit is None or not child.served:
+        options = self._options
+        if options.memory_limit is None or not child.served:
             return False
-        return child.memory() - child.base_memory > (terms.memory_limit - child.base_memory) // 2
+        return child.memory() - child.base_memory > (options.memory_limit - child.base_memory) // 2
 
     def _replace(self, child: Spawned) -> None:
         """Begin a successor of *child*, or let it take over if it can."""

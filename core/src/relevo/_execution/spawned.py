@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relevo._execution.cell import Cell
-from relevo._execution.channel import CUT_OFF, Channel, GarbledError, Hello
+from relevo._execution.pipe import CUT_OFF, GarbledError, Hello, Pipe
 from relevo._process_identity import process_identity
 
 TAIL = 4096
@@ -56,7 +56,7 @@ class Spawned:
             self.output, printed = os.pipe()
             stack.callback(os.close, printed)
             os.set_blocking(self.output, False)
-            self.channel = Channel(here)
+            self.pipe = Pipe(here)
             self.cell = Cell.made()
             fds = (there.fileno(), self.cell.fd, lifeline)
             # -P: what lies in the working directory must not stand in for a module of Python's own.
@@ -72,7 +72,7 @@ class Spawned:
         self.pid = self._process.pid
         self.identity = process_identity(self.pid)
         with contextlib.suppress(OSError):  # it died already, which is seen later
-            self.channel.send(hello)
+            self.pipe.send(hello)
 
     def has_ended(self) -> bool:
         """Return whether it has, without forgetting its id: what it started may still be in its group."""
@@ -92,10 +92,10 @@ class Spawned:
 
     def listen(self, *, wait: bool = True) -> None:
         """Take in what it says; without *wait* all that it has said and nothing more."""
-        self.channel.socket.setblocking(wait)
+        self.pipe.socket.setblocking(wait)
         try:
             while self.gone is None:
-                if not self.channel.feed():
+                if not self.pipe.feed():
                     self.gone = ""
                 if wait:
                     return
@@ -131,7 +131,7 @@ class Spawned:
     def dismiss(self) -> None:
         """Tell it to end when it has nothing to do any more."""
         with contextlib.suppress(OSError):
-            self.channel.socket.shutdown(socket.SHUT_WR)
+            self.pipe.socket.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
         """End it at once, with all of its group."""
@@ -142,7 +142,7 @@ class Spawned:
         """End what is left of it, and return how it ended."""
         deadline = time.monotonic() + _EOF_PATIENCE
         while not self.has_ended() and time.monotonic() < deadline:
-            time.sleep(0.005)  # its end of the channel is closed, and it ends in a moment; or somebody else closed it
+            time.sleep(0.005)  # its end of the pipe is closed, and it ends in a moment; or somebody else closed it
         by_itself = self.has_ended()
         self.kill()
         try:
@@ -153,7 +153,7 @@ class Spawned:
             pass
         if self._line:
             self._print_line(self._line.decode("utf-8", "backslashreplace"))
-        self.channel.close()
+        self.pipe.close()
         self.cell.close()
         os.close(self.output)
         os.close(self._lifeline)

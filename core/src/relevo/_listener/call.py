@@ -29,7 +29,7 @@ class SubjectMissingError(RelevoError):
         super().__init__(f"the subject {subject} is gone, or not committed yet")
 
 
-class Terms(TypedDict, total=False):
+class DispatchOptions(TypedDict, total=False):
     """What a dispatch may say beside the event; :meth:`App.dispatch` tells what each means, and its default."""
 
     session: Any
@@ -43,7 +43,7 @@ class Terms(TypedDict, total=False):
 class Outgoing(Protocol):
     """Where the events go that a listener dispatches by its call."""
 
-    def hold(self, event: object, *, key: str, terms: Terms) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         """Check *event*, and return it as :meth:`send_held` takes it; *key* tells it from the others of its call."""
         ...
 
@@ -143,7 +143,7 @@ class Call:
                 raise SubjectMissingError(self._subject)
         return self._loaded
 
-    def dispatch(self, event: object, **terms: Unpack[Terms]) -> None:
+    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> None:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
@@ -154,14 +154,14 @@ class Call:
         Args:
             event: An :class:`Event`, or an instance of a declared class.
 
-            terms: As :meth:`App.dispatch` takes them, but for the session.
+            options: As :meth:`App.dispatch` takes them, but for the session.
 
         Raises:
             ConfigurationError: It cannot be dispatched like this, or the listener has ended.
 
             EncodeError: It has no faithful form.
         """
-        if self._outgoing is None or terms.get("session") is not None:
+        if self._outgoing is None or options.get("session") is not None:
             raise ConfigurationError(
                 f"{self.listener_id}: call.dispatch() sends after the listener, so it takes no session, and an "
                 f"application must be there; app.dispatch(…) sends at once"
@@ -173,7 +173,7 @@ class Call:
                     f"given; app.dispatch(…) sends at once, from wherever it is called"
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
-            self._held.append(self._outgoing.hold(event, key=key, terms=terms))
+            self._held.append(self._outgoing.hold(event, key=key, options=options))
 
     def give_subject_up(self) -> bool:
         """Have :attr:`subject` be a :class:`Gone` from now on, for another try; return whether it was not yet."""

@@ -15,7 +15,7 @@ from relevo._retry import Retry
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 if TYPE_CHECKING:
-    from relevo._listener.protocol import E, Listening, Terms
+    from relevo._listener.protocol import E, ListenerOptions, Listening
 
 T = TypeVar("T", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +74,8 @@ def event(
     consecutive = range(max(1, version - len(steps)), version)
     if {*map(shown, steps)} != {*map(shown, consecutive)} or not all(map(callable, steps.values())):
         raise ConfigurationError(
-            f'the upcasters of "{name}" are {_told(steps)}; name functions for consecutive versions up to {version - 1}'
+            f'the upcasters of "{name}" are {_listed(steps)}; '
+            f"name functions for consecutive versions up to {version - 1}"
         )
 
     def mark(cls: T) -> T:
@@ -98,18 +99,18 @@ def event(
     return mark
 
 
-def _told(upcasters: Mapping[Any, object]) -> str:
+def _listed(upcasters: Mapping[Any, object]) -> str:
     """Return which *upcasters* there are; of a function, which is right, its version says enough."""
     told = (f"from {shown(key)}" + ("" if callable(each) else f" {shown(each)}") for key, each in upcasters.items())
     return ", ".join(told) or "none"
 
 
 @overload
-def listener(event: type[E], **terms: Unpack[Terms]) -> Listening[E]: ...
+def listener(event: type[E], **terms: Unpack[ListenerOptions]) -> Listening[E]: ...
 @overload
-def listener(event: str, **terms: Unpack[Terms]) -> Listening[Event]: ...
+def listener(event: str, **terms: Unpack[ListenerOptions]) -> Listening[Event]: ...
 @overload
-def listener(event: str | type, **terms: Unpack[Terms]) -> Listening[Any]: ...
+def listener(event: str | type, **terms: Unpack[ListenerOptions]) -> Listening[Any]: ...
 def listener(
     event: str | type,
     *,

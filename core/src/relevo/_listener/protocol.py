@@ -55,7 +55,7 @@ class Listening(Protocol[E]):
     def __call__(self, function: Callable[[Me, E, Call], R_co], /) -> Callable[[Me, E, Call], R_co]: ...
 
 
-class Terms(TypedDict, total=False):
+class ListenerOptions(TypedDict, total=False):
     """The other arguments of :func:`relevo.listener`."""
 
     priority: int

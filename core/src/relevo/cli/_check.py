@@ -64,7 +64,7 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
             findings.append(_looked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
     if supervisor is not None:
         findings.append(_looked("supervisor", partial(_supervised, app, Path(supervisor))))
-    return _told(findings, as_json=as_json)
+    return _report(findings, as_json=as_json)
 
 
 def _looked(what: str, look: Callable[[], str]) -> _Finding:
@@ -103,7 +103,7 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     return f"reached; at first use is created: {lacks}"
 
 
-def _told(findings: Sequence[_Finding], *, as_json: bool) -> int:
+def _report(findings: Sequence[_Finding], *, as_json: bool) -> int:
     rows: list[dict[str, Any]] = [
         {"check": each.what, "ok": each.error is None, "detail": each.detail} for each in findings
     ]

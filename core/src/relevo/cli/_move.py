@@ -88,7 +88,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             {"moved": report.done, "stayed": report.retried, "dead": report.dead, "reasons": dict(report.reasons)}
         )
     else:
-        click.echo(_told(report))
+        click.echo(_summary(report))
     return EXIT_DEAD if report.retried or report.dead else 0
 
 
@@ -113,7 +113,7 @@ def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> 
     return signing.signed(attrs.evolve(envelope, queue=queue))
 
 
-def _told(report: Report) -> str:
+def _summary(report: Report) -> str:
     parts = [f"{report.done} moved"]
     if report.retried:
         parts.append(f"{report.retried} stayed, since the other queue does not take them yet")

@@ -123,7 +123,7 @@ def drain(
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
-        click.echo(_told(report))
+        click.echo(_summary(report))
     if report.unsettled:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead else _exit_code(report)
@@ -178,7 +178,7 @@ def worker(
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):
-        click.echo(_told(report))
+        click.echo(_summary(report))
     return _exit_code(report)
 
 
@@ -207,7 +207,7 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or ((report.dead or report.unsettled) and until_empty):
-        click.echo(_told(report, done="moved"))
+        click.echo(_summary(report, done="moved"))
     if report.unsettled and until_empty:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead and until_empty else 0
@@ -217,7 +217,7 @@ def _exit_code(report: Report) -> int:
     return EXIT_LATER if report.stopped_by in _LATER else 0
 
 
-def _told(report: Report, *, done: str = "done") -> str:
+def _summary(report: Report, *, done: str = "done") -> str:
     parts = [f"{report.done} {done}"]
     if report.retried:
         parts.append(f"{report.retried} to be retried")

@@ -14,7 +14,7 @@ def traced(error: BaseException) -> str:
 
     Of errors that are not relevo's the kind alone is told, since a driver's may hold a part of a password.
     """
-    return "\n".join(_told(each) for each in reversed([*_causes(error)]))
+    return "\n".join(_traceback_text(each) for each in reversed([*_causes(error)]))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -26,7 +26,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
-def _told(error: BaseException) -> str:
+def _traceback_text(error: BaseException) -> str:
     kind = type(error)
     said = f": {error}" if isinstance(error, RelevoError) else ""
     frames = "".join(traceback.format_tb(error.__traceback__))

@@ -33,13 +33,13 @@ def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:
 def _line(began: history.Invoked, ended: history.Returned | None) -> str:
     call = began.call
     verb = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(call).__name__).lower()
-    given = ", ".join(f"{name}={_told(value)}" for name, value in _fields(call).items())
+    given = ", ".join(f"{name}={_phrase(value)}" for name, value in _fields(call).items())
     if ended is None:
         how = "never ended"
     elif ended.end != "done":
         how = f"{ended.end}: {ended.error}".removesuffix(": ")
     else:
-        how = "" if ended.value is None else ", ".join(_told(value) for value in _fields(ended.value).values())
+        how = "" if ended.value is None else ", ".join(_phrase(value) for value in _fields(ended.value).values())
     return f"{began.worker}: {verb}({given})" + (f"  # {how}" if how else "")
 
 
@@ -47,7 +47,7 @@ def _fields(value: Any) -> Mapping[str, object]:
     return {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
 
 
-def _told(value: object) -> str:
+def _phrase(value: object) -> str:
     match value:
         case Envelope(id=event_id, queue=queue):
             return f"{event_id!r} in {queue!r}"
@@ -55,14 +55,14 @@ def _told(value: object) -> str:
             return _short(repr(raw))
         case history.Handed(number=number, event=event, attempt=attempt, lost_leases=lost_leases, state=state):
             kept = f", state {_short(repr(state))}" if state else ""
-            return f"delivery {number} of {_told(event)}, attempt {attempt}, lost leases {lost_leases}{kept}"
+            return f"delivery {number} of {_phrase(event)}, attempt {attempt}, lost leases {lost_leases}{kept}"
         case DeadLetterEntry(ref=ref):
             return repr(ref)
         case history.Item(delivery=delivery, outcome=outcome):
             return f"{delivery}: {_short(repr(outcome))}"
         case tuple() | list():
             rest = [f"{len(value) - _FEW} more"] if len(value) > _FEW else []
-            return f"[{', '.join([*map(_told, value[:_FEW]), *rest])}]"
+            return f"[{', '.join([*map(_phrase, value[:_FEW]), *rest])}]"
         case _:
             return _short(repr(value))
 

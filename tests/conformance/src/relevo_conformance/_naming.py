@@ -75,13 +75,13 @@ def _got(load: Callable[[], Any], what: str, mend: str = "") -> Any:
         raise
     except BaseException as error:
         mend = mend if isinstance(error, ImportError) else ""
-        refused = ConfigurationError(f"{what} cannot be imported: {_told(error)}{mend}")
+        refused = ConfigurationError(f"{what} cannot be imported: {_reason(error)}{mend}")
         if own := _own_traceback(error):
             refused.add_note(own)
         raise refused from error
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, ImportError | AttributeError) else told(error)
 
 

@@ -232,7 +232,7 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
     out = _set_aside(ctx.ensure_object(Log))
     harness = harness_of(kind).with_options(options)
     records = _loaded(recorded)
-    ctx.exit(_told(records, check(records, reach(harness), slack=harness.slack), recorded.name, out))
+    ctx.exit(_report_violations(records, check(records, reach(harness), slack=harness.slack), recorded.name, out))
 
 
 @group.command(name="list")
@@ -349,7 +349,7 @@ def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> i
     capabilities = reach(harness)
     records = replay(before, harness)
     failed = unreached(records) - unreached(before)
-    return _told(records, check(records, capabilities, slack=harness.slack), kind, out, failed=failed)
+    return _report_violations(records, check(records, capabilities, slack=harness.slack), kind, out, failed=failed)
 
 
 def _loaded(recorded: Path) -> Sequence[Record]:
@@ -360,7 +360,7 @@ def _loaded(recorded: Path) -> Sequence[Record]:
         raise click.UsageError(f"{recorded} is no recorded history: {error}") from None
 
 
-def _told(
+def _report_violations(
     records: Sequence[Record], violations: Sequence[Violation], kind: str, out: TextIO, *, failed: int = 0
 ) -> int:
     """Say what *records* break, and return the exit code."""

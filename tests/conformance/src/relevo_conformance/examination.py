@@ -140,7 +140,7 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
     recorded = frozenset(violation.promise for violation in violations)
     told_of = frozenset() if error is None else broken_promises(error)
     flaky = error is None or (bool(recorded) and isinstance(error, Flaky))
-    what = "\n".join(map(str, violations)) if flaky or error is None else _told(error)
+    what = "\n".join(map(str, violations)) if flaky or error is None else _reason(error)
     return Finding(
         test=name,
         status="broken",
@@ -153,10 +153,10 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
     )
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """Return what *error* says; of a group also what each one in it says."""
     if isinstance(error, BaseExceptionGroup):
-        return "\n\n".join([told(error), *map(_told, error.exceptions)])
+        return "\n\n".join([told(error), *map(_reason, error.exceptions)])
     return told(error)
 
 

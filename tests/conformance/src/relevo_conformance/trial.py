@@ -110,7 +110,7 @@ class Trial:
         began = monotonic()
         profile = attrs.evolve(profile, seed=seed)
         profile = profile.part() if self.only else profile
-        matching, findings = self._told(progress), []
+        matching, findings = self._announced(progress), []
         with profile.bounded():
             for finding in examine(
                 self.harness, profile=profile, phases=self._phases(), matching=matching, observed=observed
@@ -141,7 +141,7 @@ class Trial:
         """Return all but what nobody is shown: the explanations."""
         return [one for one in Phase if one is not Phase.explain and (self.shrink or one is not Phase.shrink)]
 
-    def _told(self, progress: Progress) -> Matching:
+    def _announced(self, progress: Progress) -> Matching:
         """Return which tests are run, and tell *progress* of each before it begins."""
         matching, total, done = self.matching(), len(self.tests()), 0
 

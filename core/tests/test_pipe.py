@@ -11,12 +11,12 @@ from hypothesis import given, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release, Unreadable, wire
 from relevo._execution.cell import Cell, Running
-from relevo._execution.channel import (
-    Channel,
+from relevo._execution.pipe import (
     Ended,
     GarbledError,
     Kept,
     Message,
+    Pipe,
     Progressed,
     Work,
     delivery_of,
@@ -26,7 +26,7 @@ from relevo._execution.channel import (
 )
 
 Make = Callable[..., Delivery]
-Pair = tuple[Channel, socket.socket]
+Pair = tuple[Pipe, socket.socket]
 
 
 @pytest.fixture(name="pair")
@@ -34,7 +34,7 @@ def _pair() -> Iterator[Pair]:
     here, there = socket.socketpair()
     with here, there:
         here.settimeout(30)
-        yield Channel(here), there
+        yield Pipe(here), there
 
 
 OUTCOMES = st.one_of(
@@ -85,11 +85,11 @@ def test_no_field_of_an_envelope_or_a_delivery_is_forgotten() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 70_000])
 def test_a_message_is_whole_however_it_is_cut(pair: Pair, size: int) -> None:
-    channel, there = pair
+    pipe, there = pair
     sent: list[Message] = [Progressed(b"x" * size), Ended(1, "ack"), Kept(is_held=True)]
     other, cut = socket.socketpair()
     with other, cut:
-        writer = Channel(other)
+        writer = Pipe(other)
         data = b""
         for message in sent:
             writer.send(message)
@@ -103,12 +103,12 @@ def test_a_message_is_whole_however_it_is_cut(pair: Pair, size: int) -> None:
 
     for start in range(0, len(data), 30_000 if size > 1 else 1):
         there.sendall(data[start : start + (30_000 if size > 1 else 1)])
-        assert channel.feed()
-        while channel.come():
-            heard.append(channel.come().popleft())
+        assert pipe.feed()
+        while pipe.come():
+            heard.append(pipe.come().popleft())
 
     while len(heard) < len(sent):
-        further = channel.receive()
+        further = pipe.receive()
         assert further is not None
         heard.append(further)
     assert heard == sent
@@ -120,11 +120,11 @@ def test_a_message_is_whole_however_it_is_cut(pair: Pair, size: int) -> None:
     ids=["no type", "too long", "text", "cut"],
 )
 def test_what_is_no_message_is_told(pair: Pair, garbage: bytes) -> None:
-    channel, there = pair
+    pipe, there = pair
     there.sendall(garbage)
 
     with pytest.raises(GarbledError):
-        channel.feed()
+        pipe.feed()
 
 
 def test_an_outcome_that_nobody_knows_is_told() -> None:
@@ -133,12 +133,12 @@ def test_an_outcome_that_nobody_knows_is_told() -> None:
 
 
 def test_the_end_of_the_other_side_is_heard_after_what_it_said(pair: Pair) -> None:
-    channel, there = pair
-    Channel(there).send(Kept(is_held=False))
+    pipe, there = pair
+    Pipe(there).send(Kept(is_held=False))
     there.close()
 
-    assert channel.receive() == Kept(is_held=False)
-    assert channel.receive() is None
+    assert pipe.receive() == Kept(is_held=False)
+    assert pipe.receive() is None
 
 
 # --- the cell -----------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def frame_of(message: Message) -> bytes:
     return len(data).to_bytes(_LENGTH, "big") + data
 
 
-class Channel:
+class Pipe:
     """One end; to send is for any thread, to receive is for one."""
 
     def __init__(self, end: socket.socket):
