@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relevo.cli._supervisor import examined
+from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError
 
 from .shop import Shop, lines, opened
@@ -20,7 +20,7 @@ def faults(tmp_path: Path, text: str, **environ: str) -> list[str]:
     path = tmp_path / "supervisord.conf"
     path.write_text(text)
     try:
-        examined(path, time_limit=900.0, environ=environ)
+        examine(path, time_limit=900.0, environ=environ)
     except ConfigurationError as error:
         return [line.removeprefix(f"{path}: ") for line in str(error).splitlines()]
     return []
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_told(text: str | None, tmp_path: Path) -> None:
         path.write_text(text)
 
     with pytest.raises(ConfigurationError, match=r"supervisord\.conf cannot be read: "):
-        examined(path, time_limit=900.0, environ={})
+        examine(path, time_limit=900.0, environ={})
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from relevo import Ack, DeadLetter, Envelope, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
-from relevo_amqp._graveyard import Look
+from relevo_amqp._dead_letters import Look
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
@@ -170,7 +170,7 @@ def test_further_pages_need_no_further_look_and_hide_nothing_from_others(
 ) -> None:
     bury(transport, queue, *(envelope(number) for number in range(20)))
     everything = [entry.ref for entry in connect().dead_letters([queue])]
-    monkeypatch.setattr("relevo_amqp._graveyard.Look", CountedLook)
+    monkeypatch.setattr("relevo_amqp._dead_letters.Look", CountedLook)
     CountedLook.looks = 0
 
     paged = [entry.ref for entry in transport.dead_letters([queue], limit=2)]
@@ -191,7 +191,7 @@ def test_of_more_than_two_thousand_dead_letters_all_are_found(
     transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Of a consumer without a prefetch a quorum queue takes leave after 2000."""
-    monkeypatch.setattr("relevo_amqp._graveyard.MOST_UNACKED", most)
+    monkeypatch.setattr("relevo_amqp._dead_letters.MOST_UNACKED", most)
     transport.send([envelope(number) for number in range(2100)])
     left = 2100
     while left:
@@ -278,7 +278,7 @@ def test_a_list_that_the_end_of_the_connection_cut_short_is_an_error(
     envelope: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("relevo_amqp._graveyard._IDLE", 0.5)
+    monkeypatch.setattr("relevo_amqp._dead_letters._IDLE", 0.5)
     bury(transport, queue, *(envelope(number) for number in range(3)))
     proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)

@@ -19,10 +19,10 @@ from relevo_conformance.promise import Promise
 from relevo_sql import _database, _stats, _transport
 from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._database import Database
+from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._fork import new_token
-from relevo_sql._graveyard import Graveyard, _parsed
 from relevo_sql._row import CLAIMED, Receipt, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT, LEASED
 from relevo_sql._session import Make, _JoinedSession
@@ -381,7 +381,7 @@ def leaves_a_failed_transaction_open() -> Patches:
 
 @planted(promise.REVIVED_IS_RECEIVED, "A revived event lives, and stays dead too.")
 def revives_a_copy() -> Patches:
-    def revive(self: Graveyard, refs: Mapping[str, bytes]) -> list[str]:
+    def revive(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
         def wake(connection: sa.Connection) -> list[str]:
             now, missing = self._database.dialect.now(self._clock), []
             for ref, state in refs.items():
@@ -393,18 +393,18 @@ def revives_a_copy() -> Patches:
 
         return self._database.write(wake, durable=True) if refs else []
 
-    return {(Graveyard, "revive"): revive}
+    return {(DeadLetterStore, "revive"): revive}
 
 
 @planted(promise.DISCARDED_IS_GONE, "A dead letter that is none is said to be discarded.", by_chance=False)
 def ignores_how_many_rows_a_discard_touched() -> Patches:
-    discard = Graveyard.discard
+    discard = DeadLetterStore.discard
 
-    def say_nothing(self: Graveyard, refs: Iterable[str]) -> list[str]:
+    def say_nothing(self: DeadLetterStore, refs: Iterable[str]) -> list[str]:
         discard(self, refs)
         return []
 
-    return {(Graveyard, "discard"): say_nothing}
+    return {(DeadLetterStore, "discard"): say_nothing}
 
 
 _NOBODYS = "(relevo_event.state != 1 OR relevo_event.lease_until <= ?"

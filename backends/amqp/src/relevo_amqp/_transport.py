@@ -41,8 +41,8 @@ from relevo.errors import (
     TransportError,
     TransportUnavailableError,
 )
+from relevo_amqp._dead_letters import DeadLetterStore
 from relevo_amqp._errors import LineLostError, not_set_up, translated
-from relevo_amqp._graveyard import Graveyard
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, Record, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
@@ -580,16 +580,16 @@ class AmqpTransport(Transport):
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
+            return DeadLetterStore(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._refuse_if_long(refs.values())
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock, self._shelf).revive(refs)
+            return DeadLetterStore(hub, self._clock, self._shelf).revive(refs)
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._in_use() as hub:
-            return Graveyard(hub, self._clock, self._shelf).discard(list(refs))
+            return DeadLetterStore(hub, self._clock, self._shelf).discard(list(refs))
 
 
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:

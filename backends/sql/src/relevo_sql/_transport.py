@@ -31,10 +31,10 @@ from relevo import (
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
+from relevo_sql._dead_letters import DeadLetterStore
 from relevo_sql._dialect import dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._fork import notice_fork
-from relevo_sql._graveyard import Graveyard
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
@@ -122,7 +122,7 @@ class SqlTransport(Transport, Coordinator):
         self._database = database
         self._claimer = Claimer(database, clock)
         self._settler = Settler(database, clock)
-        self._graveyard = Graveyard(database, clock)
+        self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
@@ -247,19 +247,19 @@ class SqlTransport(Transport, Coordinator):
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         self._require_open()
-        return self._graveyard.entries(queues, after=after, limit=limit)
+        return self._dead_letters.entries(queues, after=after, limit=limit)
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._require_open()
         for state in refs.values():
             self._refuse_if_long(state)
-        missing = self._graveyard.revive(refs)
+        missing = self._dead_letters.revive(refs)
         self._doorbell.ring()
         return missing
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         self._require_open()
-        return self._graveyard.discard(refs)
+        return self._dead_letters.discard(refs)
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import attrs
 
 from relevo._app.setup import raise_together, set_up, tried
-from relevo._app.workers import Staff
+from relevo._app.workers import WorkerFactory
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._config import argument
 from relevo._config.check import (
@@ -33,9 +33,9 @@ from relevo._dispatch.dispatcher import (
     PackedEvent,
     Packer,
     check_claims,
-    sent,
+    send_envelopes,
 )
-from relevo._dispatch.follow_up import Consequences
+from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
 from relevo._event.codec import checked_source
 from relevo._event.context import within
@@ -466,10 +466,10 @@ class App(Dispatcher):
                 self._gather(each, position, gathered, session)
 
         with within(carried(one.event, self.hooks, one.told.id)):
-            self._local.call(one.event, one.at_once, outgoing=Consequences(self._checked, keep, session))
+            self._local.call(one.event, one.at_once, outgoing=FollowUps(self._checked, keep, session))
 
     def _send_batch(self, batch: TransportBatch) -> None:
-        sent(self._prepared(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
+        send_envelopes(self._prepare_transport(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
 
     def _bound(self, name: str, session: Any) -> BoundSender:
         if not self._joins_sessions(name):
@@ -536,7 +536,7 @@ class App(Dispatcher):
                 listeners in a queue than a state can keep.
         """
         options = options or RunOptions()
-        return self._staff.worker(
+        return self._workers.worker(
             self.transport(options.transport),
             options,
             listeners=self.listeners if listeners is None else listeners,
@@ -564,18 +564,18 @@ class App(Dispatcher):
 
             runs: Notes which listener of a delivery with lost leases runs, if anything keeps evidence.
         """
-        return self._staff.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
+        return self._workers.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
 
     def relay(self, name: str, options: RunOptions | None = None, *, patient: bool = False) -> Worker | None:
         """Return a worker that moves events from the outbox of the transport *name* to it; ``None`` if it has none."""
         outbox = self.outboxes.get(name)
         if outbox is None:
             return None
-        return self._staff.relay(outbox, self.transports[name], options or RunOptions(), patient=patient)
+        return self._workers.relay(outbox, self.transports[name], options or RunOptions(), patient=patient)
 
     @property
-    def _staff(self) -> Staff:
-        return Staff(
+    def _workers(self) -> WorkerFactory:
+        return WorkerFactory(
             routes=self.routes,
             queues=self.queues,
             subjects=self.subjects,
@@ -587,7 +587,7 @@ class App(Dispatcher):
             lease=self._lease,
             patience=self._patience,
             execution=self.execution,
-            outgoing=Consequences(self._checked, self._send, repeats=True),
+            outgoing=FollowUps(self._checked, self._send, repeats=True),
             stores=[*self.transports.values(), *self.outboxes.values()],
             recipe=self._recipe,
         )
@@ -640,7 +640,7 @@ class App(Dispatcher):
 
         If one of them fails, the other is made ready all the same; the errors are those of :meth:`setup`.
         """
-        steps = [self._prepared, self._prepared_outbox] if name in self.outboxes else [self._prepared]
+        steps = [self._prepare_transport, self._prepare_outbox] if name in self.outboxes else [self._prepare_transport]
         raise_together(tried(*(partial(step, name) for step in steps)))
 
     def testing(self, *, now: Moment | None = None) -> AppTesting:
@@ -704,10 +704,10 @@ class App(Dispatcher):
     ) -> None:
         self.close()
 
-    def _prepared(self, name: str) -> Transport:
+    def _prepare_transport(self, name: str) -> Transport:
         return self._set_up(name, self.transports[name], self.queues(name))
 
-    def _prepared_outbox(self, name: str) -> Transport:
+    def _prepare_outbox(self, name: str) -> Transport:
         return self._set_up(outbox_queue(name), self.outboxes[name], [outbox_queue(name)])
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:

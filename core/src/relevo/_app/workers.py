@@ -38,7 +38,7 @@ Runs = Callable[[Delivery, str], None] | None
 
 
 @attrs.frozen(kw_only=True)
-class Staff:
+class WorkerFactory:
     """What of an application its workers are made of."""
 
     routes: Routes

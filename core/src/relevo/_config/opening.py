@@ -14,8 +14,8 @@ import msgspec
 from relevo._clock import Clock, SystemClock
 from relevo._config.check import fan_out_problems, outbox_problems
 from relevo._config.discovery import PLUGINS, available, load, transport_class, transport_of_scheme
-from relevo._config.settings import KEYS, Config, PluginConfig, SigningConfig, TransportConfig, duration, understood
-from relevo._config.source import find, written
+from relevo._config.settings import KEYS, Config, PluginConfig, SigningConfig, TransportConfig, config_of, duration
+from relevo._config.source import find, read_raw
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, imported
 from relevo._problem import KeyPath, Problem, Problems
@@ -63,7 +63,7 @@ def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Co
     Raises:
         ConfigurationError: The file cannot be read.
     """
-    return understood(written(path, environ, start=start, known=KEYS))
+    return config_of(read_raw(path, environ, start=start, known=KEYS))
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:

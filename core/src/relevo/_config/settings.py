@@ -10,7 +10,7 @@ import attrs
 
 from relevo._clock import seconds
 from relevo._config.check import checked_lease, retry_problems, target_problems
-from relevo._config.source import Written
+from relevo._config.source import RawConfig
 from relevo._event.codec import checked_source
 from relevo._problem import KeyPath, Origin, Origins, Problem, Problems
 from relevo._retry import Retry
@@ -100,24 +100,22 @@ KEYS = tuple(
 )
 
 
-def understood(written: Written) -> Config:
+def config_of(raw: RawConfig) -> Config:
     """Return what was *written* as far as it can be meant; of the rest its ``problems`` tell."""
-    problems = Problems(written.problems)
+    problems = Problems(raw.problems)
     found: dict[str, Any] = {}
-    for key in written.values:
+    for key in raw.values:
         if key not in KEYS:
             problems.add((key,), f'unknown key "{key}"{did_you_mean(key, KEYS) or "; known: " + ", ".join(KEYS)}')
     for key in KEYS:
-        if key in written.values:
+        if key in raw.values:
             with problems.at(key):
-                found[key] = _CHECKS[key](key, written.values[key], problems)
+                found[key] = _CHECKS[key](key, raw.values[key], problems)
     with problems.at("concurrency"):
         Execution(found.get("execution"), found.get("concurrency", 1))
-    problems.extend(list(_misnamed(found, written.values.get("transports"), problems)))
+    problems.extend(list(_misnamed(found, raw.values.get("transports"), problems)))
     found["retries"] = {str(target): policy for target, policy in found.get("retries", {}).values()}
-    return Config(
-        directory=written.directory, path=written.path, origins=written.origins, problems=tuple(problems), **found
-    )
+    return Config(directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems), **found)
 
 
 def _misnamed(found: Mapping[str, Any], written: object, problems: Problems) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ _REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
 
 @attrs.frozen(kw_only=True)
-class Written:
+class RawConfig:
     """All that was said, not yet looked at."""
 
     values: dict[str, Any] = attrs.field(repr=False)
@@ -43,7 +43,7 @@ class Written:
     problems: Problems
 
 
-def written(path: Path | None, environ: Mapping[str, str], *, start: Path, known: Iterable[str]) -> Written:
+def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path, known: Iterable[str]) -> RawConfig:
     """
     Return what a file and the environment say.
 
@@ -79,7 +79,7 @@ def written(path: Path | None, environ: Mapping[str, str], *, start: Path, known
     problems = Problems()
     _overlay(values, environ, origins, problems, tuple(known))
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
-    return Written(values=values, path=found, directory=directory, origins=origins, problems=problems)
+    return RawConfig(values=values, path=found, directory=directory, origins=origins, problems=problems)
 
 
 # --- the file -----------------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ class DeferredDispatcher(Dispatcher):
         if packed_events and session is not None:
             self.transport.bound_to(session).send(made, delay=packed_events[0].wait)
         elif packed_events:
-            sent(self.transport, made(), delay=packed_events[0].wait, hooks=self._hooks)
+            send_envelopes(self.transport, made(), delay=packed_events[0].wait, hooks=self._hooks)
         return [Dispatched(id=packed.id, targets=targets) for packed in packed_events]
 
 
@@ -393,7 +393,7 @@ def check_claims(transport: Transport, packed: PackedEvent) -> None:
         raise UnsupportedError(transport.name, "delay")
 
 
-def sent(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
+def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
     """Send *envelopes* while the observing hooks look on."""
     with observed(hooks.observers("relevo_around_send"), transport=transport.name, envelopes=envelopes):
         transport.send(envelopes, delay=delay)

@@ -26,7 +26,7 @@ class Send(Protocol):
 
 
 @attrs.frozen
-class Consequences:
+class FollowUps:
     """
     Where the events go that a listener dispatches by its call.
 

@@ -96,7 +96,7 @@ class LoopRunner(Runner):
             if self._notifier is not None:  # after the limits and the guard, so that it is asked before they object
                 stack.enter_context(_plugged(app, self._notifier))
                 stack.enter_context(self._notifier.watched(worker.held))
-            return host.drained() if options.until_empty else host.served()
+            return host.drain() if options.until_empty else host.serve()
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return the command that a host system has to run, as a shell reads it, wherever it is called."""
@@ -155,7 +155,7 @@ class _Host:
         if self._relay is not None:
             self._relay.stop()
 
-    def drained(self) -> Report:
+    def drain(self) -> Report:
         """Empty the outbox and the queues in turn, until neither gives anything more; or nothing during a deploy."""
         with self._guard.working():
             if self._app.hooks.objection() is not None:
@@ -217,7 +217,7 @@ class _Host:
                 return True
         return False
 
-    def served(self) -> Report:
+    def serve(self) -> Report:
         """Handle events until a limit or a signal, but none during a deploy."""
         moved: list[Report] = []
         while True:

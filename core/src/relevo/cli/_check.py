@@ -18,7 +18,7 @@ from relevo._worker.run import RunOptions
 from relevo.cli._main import exit_code, filled, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
-from relevo.cli._supervisor import examined
+from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError
 
 _FEW = 5
@@ -87,7 +87,7 @@ def _start(app: App, name: str) -> str:
 
 
 def _supervised(app: App, path: Path) -> str:
-    return examined(path, time_limit=app.execution.longest(app.listeners), environ=os.environ)
+    return examine(path, time_limit=app.execution.longest(app.listeners), environ=os.environ)
 
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:

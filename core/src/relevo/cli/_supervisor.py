@@ -44,7 +44,7 @@ class _NotExpandedError(Exception):
     """Raised for a value with something in it that is known to supervisor alone."""
 
 
-def examined(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str:
+def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str:
     """
     Look at the configuration of supervisor at *path* and all that it includes; return what was looked at.
 

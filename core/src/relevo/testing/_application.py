@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
-from relevo.testing._drain import DeadEvent, Failure, dead_events, dead_told, drained, failure_told
+from relevo.testing._drain import DeadEvent, Failure, dead_events, dead_told, drain, failure_told
 from relevo.testing._query import Query, absence, asked, listing
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._stand_in import stand_ins
@@ -204,7 +204,7 @@ class AppTesting:
         self._refuse_outside()
         before = {(each.transport, each.entry.ref) for each in self.dead}
         failures: list[Failure] = []
-        report = drained(self.app, twice=twice, failed=failures.append, limit=limit)
+        report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
         if not raises:
             return report
         if failures:

@@ -106,7 +106,7 @@ def _event(envelope: Envelope) -> Event | None:
         return None
 
 
-def drained(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: int) -> Report:
+def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: int) -> Report:
     """
     Handle what is ready on every transport of *app*, and what becomes ready by that, until nothing is.
 

@@ -35,7 +35,7 @@ _TRIES = 3
 _PAUSE = 0.25
 
 
-class Graveyard:
+class DeadLetterStore:
     """
     The dead letters of a transport.
 

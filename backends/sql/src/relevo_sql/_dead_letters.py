@@ -17,7 +17,7 @@ _PAGE_BYTES = 16 * 1024 * 1024
 _BEFORE_ALL = float("-inf")
 
 
-class Graveyard:
+class DeadLetterStore:
     """
     The dead letters of a database.
 
