@@ -1,4 +1,4 @@
-"""Time, as it comes in by argument: what the clock says, and how long a duration is."""
+"""Time by argument: clocks, moments and durations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Hooks: where plugins look on, and where a few of them decide. The one room of pluggy.
+Hooks: most of them observe, a few decide. The only module that uses pluggy.
 
 Observing hooks look on. They return a context manager that is entered before and left after what they
 observe, or nothing; whatever they raise is logged and changes nothing. Deciding hooks are called the

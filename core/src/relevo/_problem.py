@@ -1,4 +1,4 @@
-"""Where each value was said, and what is wrong with it: problems as values, to be told together at one place."""
+"""Configuration problems with their source locations, reported together."""
 
 from __future__ import annotations
 

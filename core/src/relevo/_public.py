@@ -1,4 +1,4 @@
-"""What is public: the map of both rings, in the order in which an event meets them."""
+"""The public names, in the order in which an event meets them."""
 
 from relevo._event.event import Event
 from relevo._listener.decorator import event, listener

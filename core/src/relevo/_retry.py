@@ -1,4 +1,4 @@
-"""When a listener that failed is called again, as a function of how often it was."""
+"""Retry policies: the delay before the next run, as a function of the number of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handlers of signals that stay with the process which set them: a child of a fork has those from before."""
+"""Signal handlers that stay with the process that set them: the child of a fork gets back the earlier ones."""
 
 from __future__ import annotations
 

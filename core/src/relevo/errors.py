@@ -1,4 +1,4 @@
-"""Everything that relevo raises, sorted by who has to act."""
+"""All errors of relevo, grouped by who must act."""
 
 from __future__ import annotations
 

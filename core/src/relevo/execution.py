@@ -1,4 +1,4 @@
-"""Where listeners run other than in the worker's own thread, how many at once, and for how long at most."""
+"""Execution of listeners outside the worker's own thread: threads, processes, time limits."""
 
 from relevo._execution.process import ProcessExecutor
 from relevo._execution.recipe import recipe

@@ -1,5 +1,5 @@
 """
-pika, and nothing else: its loop, connections and channels, with calls that a thread can wait for.
+pika: its loop, connections and channels, with calls that a thread can wait for. The one module with its API.
 
 A connection or channel that is lost is never repaired: everything about it is new after a
 reconnection (channel numbers, delivery tags, the numbering of confirms), so a new object is made. All

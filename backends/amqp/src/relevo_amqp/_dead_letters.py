@@ -1,5 +1,5 @@
 """
-Dead letters: found by looking through their queue, since a queue has no index.
+Dead letters, found by reading their queue: a queue has no index.
 
 Looking takes all out and gives them back, which the queue never counts against them. While somebody
 looks, others see fewer; a ref that is not found is therefore looked for again. One look serves

@@ -1,5 +1,5 @@
 """
-Declaring a topology on a server, and saying what differs.
+Declare a topology on a server, and report what differs.
 
 A quorum queue that was just declared does not survive a crash of the server. Ra, on which such queues are built, keeps
 the names of all queues of a node in a file, ``names.dets``. The file is written when nothing changed in it for half a

@@ -1,4 +1,4 @@
-"""What can go wrong with a server, and which of relevo's errors says so: one table."""
+"""Server errors and the errors of relevo that they become: one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not an event of relevo's: its bytes as they are, and its headers as text as far as they fit."""
+"""Messages that are no relevo event: the bytes unchanged, and the headers as text where they fit."""
 
 from __future__ import annotations
 

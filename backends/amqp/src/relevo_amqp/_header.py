@@ -1,5 +1,5 @@
 """
-The headers by name, and what may be made of what stands in them: anybody can send anything.
+Headers by name, and the validation of their values: anybody can send anything.
 
 All headers of a message must fit into one frame, 128 KiB, or the server closes the connection. So each
 has a bound, and their sum fits whatever happens: what a sender may fill, a state, an error, and little.

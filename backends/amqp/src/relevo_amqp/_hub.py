@@ -1,5 +1,5 @@
 """
-What one process has of a transport: its thread, two connections, and one subscription.
+The parts of a transport in one process: its thread, two connections and one subscription.
 
 Publishing and consuming go over connections apart, since a server that is short of memory stops
 reading from those that publish. All of it is made when it is first needed, in the process that needs

@@ -1,5 +1,5 @@
 """
-How an event and what relevo knows of it look on the wire.
+Events and their counters as AMQP messages, and back.
 
 The properties that AMQP has are used: message id, type, application id, priority, timestamp. The rest
 stands in a few headers, of which an event that was just sent has two. Pure functions of values; any

@@ -1,5 +1,5 @@
 """
-What a newer release of relevo sent: kept as it came until a worker comes by that can read it.
+Messages of a newer release of relevo, kept unchanged until a worker receives them that can read them.
 
 During a rolling deploy old and new workers share a queue. A message with a higher version of the wire
 goes up the ladder and comes again, later each time, for as long as patience lasts; after that it is

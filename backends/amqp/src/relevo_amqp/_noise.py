@@ -1,5 +1,5 @@
 """
-What pika logs of its own: kept back where relevo raises the same.
+Filters for pika's log records where relevo raises the same error.
 
 pika tells of a refused password in five lines at level ERROR, of a server that is down in seven, and
 then hands the error to relevo, which says it once. So what pika logs in the thread of a transport is

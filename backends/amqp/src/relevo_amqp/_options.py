@@ -1,4 +1,4 @@
-"""What configuration may say, and the address of a server, read strictly."""
+"""Options of the transport, and the strict parsing of a server address."""
 
 from __future__ import annotations
 

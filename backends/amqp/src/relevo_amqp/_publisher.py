@@ -1,5 +1,5 @@
 """
-Sending with confirms: a window of publishings on their way, and for each message one of four ends.
+Publish with confirms: a window of messages in flight, each with one of four results.
 
 A message is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was gone
 before it) or *unknown* (sent, and the answer is missing). Confirms come out of order, and a return

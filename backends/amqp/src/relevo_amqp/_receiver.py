@@ -1,5 +1,5 @@
 """
-Receiving, and law 3: what a lost process held is handed out alone.
+Receive, and law 3: what a lost process held is handed out alone.
 
 The consumers of the main queues bring events ahead of their time. One whose earlier holder died
 (the server counted it, or a header says so) is moved, confirmed, to the suspects of its queue. From

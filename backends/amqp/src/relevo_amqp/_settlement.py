@@ -1,4 +1,4 @@
-"""What an outcome makes of a delivery: pure, and the same for every way in which it may be carried out."""
+"""The message that an outcome makes of a delivery, as a pure function."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What a look at the dead letters found beyond the page that was asked for, kept for the next pages.
+Dead letters that were read beyond the requested page, kept for the next pages.
 
 A queue has no index: to find what died first, all of it is looked through. If each page did so, a
 thousand pages would be a thousand looks. So a look keeps the next few thousand, and the page that

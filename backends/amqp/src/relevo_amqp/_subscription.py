@@ -1,5 +1,5 @@
 """
-What the server hands out, from its arrival to its ack.
+Deliveries from their arrival to their ack.
 
 A subscription lives on one channel and ends with it: a closed channel, a cancel by the server, a lost
 connection and a deleted queue are one event, after which nothing of it is valid any more. A new one is

@@ -1,4 +1,4 @@
-"""The runner for supervisor: some processes that handle events as they come, and are started again when they end."""
+"""The runner for supervisor: a number of processes that handle events as they come, restarted when they end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What is declared on a server, as data, and where an event goes.
+The topology as data: what is declared on a server, and where an event goes.
 
 For each queue of relevo there are three on the server, all quorum queues: the *main* one; the one of
 the *suspects*, in which lie events whose holder died (law 3: they are handled alone); and the one of

@@ -1,4 +1,4 @@
-"""The transport: what the seam asks for, said in messages, receipts and acks."""
+"""The transport: the methods of the seam as messages, receipts and acks."""
 
 from __future__ import annotations
 

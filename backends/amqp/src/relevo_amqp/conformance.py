@@ -1,4 +1,4 @@
-"""What drives the RabbitMQ transport through ``relevo-conformance``; needs ``relevo-amqp[conformance]``."""
+"""The harness of the RabbitMQ transport for ``relevo-conformance``; needs ``relevo-amqp[conformance]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept aside for good, until somebody revives or discards it."""
+"""Dead letters, kept until they are revived or discarded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner that runs when it is told."""
+"""A runner that runs when it is called."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Joining SQLAlchemy's transactions: what is sent becomes visible when one commits, or never.
+Join SQLAlchemy's transactions: what is sent becomes visible at the commit, or never.
 
 The one room that knows SQLAlchemy; it is entered only with an object of SQLAlchemy's in hand. Any
 database can be joined, since nothing is written to it: the events wait beside its transaction.

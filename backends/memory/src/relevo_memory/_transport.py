@@ -1,4 +1,4 @@
-"""The transport over a store: the given clock, waiting, closing, and what is refused."""
+"""The transport over a store: clock, waiting, closing, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What drives the memory transport through ``relevo-conformance``; needs ``relevo-memory[conformance]``."""
+"""The harness of the memory transport for ``relevo-conformance``; needs ``relevo-memory[conformance]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receiving: a look that disturbs nobody, and a claim only where it found something."""
+"""Receive: a read that locks nothing, and a claim only where the read found something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner for cron: every minute whatever is due, one process at a time."""
+"""The runner for cron: whatever is due, every minute, one process at a time."""
 
 from __future__ import annotations
 

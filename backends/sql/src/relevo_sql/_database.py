@@ -1,5 +1,5 @@
 """
-The one connection that a transport keeps, and what is done on it: reading, and writing whole or not at all.
+The transport's one connection, and the operations on it: reads, and writes in one transaction.
 
 It is never one of the application's own: it comes out of a pool of the same kind beside the engine's, so
 that its settings are ours to choose, and nobody else ever meets them.

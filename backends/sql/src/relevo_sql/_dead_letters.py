@@ -1,4 +1,4 @@
-"""Dead letters: shown, made alive again, or given up for good."""
+"""Dead letters: list, revive, discard."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-The room of the dialects: all in which one database differs from another, SQLite being the only one for now.
+Dialects: everything in which databases differ. SQLite is the only one for now.
 
 A dialect answers four questions: how a transaction begins and how safe its commit is, what a statement
 looks like where SQL has no common word for it, what the driver's error means, and what time it is.

@@ -1,4 +1,4 @@
-"""Driver errors in relevo's words: the one table that says which becomes what, and how to mend it."""
+"""Driver errors and the errors of relevo that they become: one table, each with a remedy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Forks: what keeps a connection lets go of it before, and whatever has locks starts with new ones in the child.
+Forks: a connection is closed before the fork, and locks are new in the child.
 
 SQLite notes in its memory which locks this process has on a file. A fork copies the notes, the locks stay with
 the parent: a connection that the child opens is then taken to be locked, and what it commits goes into a log

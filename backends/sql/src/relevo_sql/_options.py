@@ -1,4 +1,4 @@
-"""What configuration may say, and the engine that comes of it."""
+"""Options of the transport, and the engine that they make."""
 
 from __future__ import annotations
 

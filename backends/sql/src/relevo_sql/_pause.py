@@ -1,4 +1,4 @@
-"""Waiting for events: short looks that become rarer, cut short by what happens in this process."""
+"""Wait for events: short polls that become rarer, cut short by what this process sends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Envelopes as rows, and rows as deliveries; pure.
+Envelopes as rows and rows as deliveries: pure functions.
 
 A row may have been written or changed by anybody. What is not an envelope becomes ``Unreadable`` and
 never an error, since an error here would stand in the way of every event behind it.

@@ -1,5 +1,5 @@
 """
-Joining the application's transactions: events are rows like its own, and commit together with them.
+Join the application's transactions: events are rows that commit together with its own.
 
 On a connection they are written at once. A session is enlisted: what it will send is made and written
 when it commits, in one statement, after everything pending was flushed and has its keys. What is sent

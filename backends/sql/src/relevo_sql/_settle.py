@@ -1,4 +1,4 @@
-"""Settling: a batch in one transaction, each delivery by compare-and-set on its receipt."""
+"""Settle: a batch in one transaction, each delivery by compare-and-set on its receipt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Creating the tables: whatever is missing, and never a change to what is there."""
+"""Create missing tables; never change existing ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Every statement, written once in SQLAlchemy's words and compiled once a dialect.
+All statements, written once with SQLAlchemy and compiled once for each dialect.
 
 They are run as text with plain values. That spares SQLAlchemy's work on each execution, and it lets a row
 come back as it is: a type's own conversion would raise at a value that is not of the type.

@@ -1,4 +1,4 @@
-"""Counting, and taking out what nobody holds."""
+"""Counts, and the removal of events that no worker holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as subjects: named by their primary key, loaded by it when a listener asks."""
+"""Rows as subjects: named by their primary key, and loaded by it when a listener asks."""
 
 from __future__ import annotations
 

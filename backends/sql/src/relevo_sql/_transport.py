@@ -1,4 +1,4 @@
-"""The transport: the seam's methods, carried out by the rooms beside it."""
+"""The transport: the methods of the seam."""
 
 from __future__ import annotations
 

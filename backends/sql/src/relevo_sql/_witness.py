@@ -1,4 +1,4 @@
-"""The presence of workers: a row for each worker that others may ask about."""
+"""Presence: a row for each worker that others may ask about."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What drives the SQL transport through ``relevo-conformance``; needs ``relevo-sql[conformance]``.
+The harness of the SQL transport for ``relevo-conformance``; needs ``relevo-sql[conformance]``.
 
 Its transactions are sessions: a connection is written to at once, and SQLite then lets no other receive
 until it commits, which the suite's random histories do.

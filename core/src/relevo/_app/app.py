@@ -1,4 +1,4 @@
-"""The application: its transports, routes, listeners and subjects together, and how they are got from configuration."""
+"""The application: transports, routes, listeners and subjects, from arguments or from configuration."""
 
 from __future__ import annotations
 

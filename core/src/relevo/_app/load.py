@@ -1,4 +1,4 @@
-"""The application of a project: how whoever starts it, the command line or a test, finds it by its name."""
+"""Find the application of a project by its name."""
 
 from __future__ import annotations
 

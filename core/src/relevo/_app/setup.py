@@ -1,4 +1,4 @@
-"""Setting up several servers: all that can be done is done, and all that failed is told together."""
+"""Set up several servers: do all that can be done, and report all failures together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who works for an application: its workers, what handles a delivery for them, and where listeners run."""
+"""Build workers from an application's settings."""
 
 from __future__ import annotations
 

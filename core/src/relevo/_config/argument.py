@@ -1,4 +1,4 @@
-"""What an application is put together of, each part by itself: what it may be given as, and what is wrong with it."""
+"""Validate the arguments of ``App``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with an application before its first event: the checks of the start."""
+"""Start-up checks."""
 
 from __future__ import annotations
 

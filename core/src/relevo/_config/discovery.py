@@ -1,5 +1,5 @@
 """
-Finding backends that are installed, by the name that configuration gives them. The one room of stevedore.
+Find installed backends by name. The only module that uses stevedore.
 
 Nothing is imported until it is named, nothing that fails is skipped, and of two that claim one name
 neither is taken.

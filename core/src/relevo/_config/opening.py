@@ -1,4 +1,4 @@
-"""Configuration: from ``relevo.toml`` or ``[tool.relevo]`` and the environment to transports that can be used."""
+"""Open transports and plugins from ``relevo.toml`` or ``[tool.relevo]`` and the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that configuration can say, as one checked value."""
+"""The settings as one validated value."""
 
 from __future__ import annotations
 

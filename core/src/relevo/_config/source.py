@@ -1,4 +1,4 @@
-"""What somebody wrote into ``relevo.toml`` and the environment, not yet looked at."""
+"""Raw configuration: ``relevo.toml`` and the environment, before validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On which line of a TOML document something is said: what :mod:`tomllib` knows and does not tell."""
+"""The line of each key in a TOML document, which :mod:`tomllib` does not report."""
 
 from __future__ import annotations
 

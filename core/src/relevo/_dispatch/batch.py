@@ -1,4 +1,4 @@
-"""Sending what was checked: a batch for each transport, or inside a session."""
+"""Send packed events: a batch for each transport, or inside a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dispatchers: what they have in common, and the one that writes the event to a transport for later."""
+"""Dispatchers: their interface, and the one that writes events to a transport for later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What listeners dispatch by their call: checked at once, sent after them, under ids that a second run repeats."""
+"""Events that listeners dispatch: validated at once, sent after the listeners, with the same ids on a second run."""
 
 from __future__ import annotations
 

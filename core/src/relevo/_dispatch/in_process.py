@@ -1,4 +1,4 @@
-"""The dispatcher that calls the listeners now; nothing is written, so no promise of delivery rests on it."""
+"""The dispatcher that calls listeners at once; it writes nothing and promises no delivery."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What is carried along from one event to the next: the context, and which event came of which.
+The context that goes from one event to the next, and which event caused which.
 
 It is bound to the thread or the task at hand, as :mod:`contextvars` has it; the one thing of relevo's that
 does not come in by argument, since it passes through code that knows nothing of relevo.

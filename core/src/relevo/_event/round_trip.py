@@ -1,5 +1,5 @@
 """
-Whether an event of a declared class is read back as it was.
+Check that an event of a declared class reads back equal.
 
 Most types say all that it takes, such as ``int``, ``list[date]`` or ``UUID | None``. Others say less: ``Any``, ``dict``
 and ``list`` also take what JSON has no form for, ``Sequence`` takes tuples, a class takes instances of its subclasses,

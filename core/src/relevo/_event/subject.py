@@ -1,4 +1,4 @@
-"""Subjects: what an event happened to, as a type and an id; loaded when asked for, never pickled."""
+"""Subjects: the object that an event is about, as a type and an id; loaded on demand, never pickled."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-The one strict check of what an event may carry.
+The strict validation of the values of an event.
 
 Stores disagree about text and numbers: PostgreSQL refuses NUL in text, AMQP and SQLite drivers refuse
 lone surrogates, JSON has no NaN, and beyond 64 bits or a depth of some hundred every one fails in its

@@ -1,4 +1,4 @@
-"""A little memory that a child shares with its parent: what it works on, which listener runs, and since when."""
+"""Memory that a child process shares with its parent: the current event, the running listener, and its start."""
 
 from __future__ import annotations
 

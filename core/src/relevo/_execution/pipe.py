@@ -1,4 +1,4 @@
-"""What a parent and its child say to each other: messages with their length before them, over a pair of sockets."""
+"""Messages between a parent and its child process, length-prefixed, over a socket pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a child process makes the application that its parent has."""
+"""How a child process makes its parent's application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slot: the place of one child process after another, and the thread that watches over it."""
+"""A slot: one child process after another, and the thread that watches them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child process as its parent has it: what leads to it, what it says, and how it ends."""
+"""A child process as its parent sees it: its pipe, its output, and how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a listener is told beside the event."""
+"""The call: what a listener gets beside the event."""
 
 from __future__ import annotations
 

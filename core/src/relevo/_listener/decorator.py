@@ -1,4 +1,4 @@
-"""The two marks: what a class is declared to be, and what a function is to be called for. They only mark."""
+"""The two decorators, for event classes and for listeners. They only mark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that configuration names: how they are imported, and what is looked for inside."""
+"""Import the modules that configuration names, and find the listeners in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deploy guard: while a file is there, whoever handles events takes none."""
+"""The deploy guard: while its file exists, workers take no events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks of the host: a file that the kernel holds for a process, and lets go of however that process ends."""
+"""Locks of the host: files that the kernel locks for a process and unlocks when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the programs of one application meet on a host: the folder of their locks and of the deploy guard."""
+"""The paths of an application's locks and of its deploy guard on a host."""
 
 from __future__ import annotations
 

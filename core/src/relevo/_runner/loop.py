@@ -1,4 +1,4 @@
-"""The runner that serves every transport: for ever as a daemon, or until empty from cron."""
+"""The runner for every transport: as a daemon, or until empty from cron."""
 
 from __future__ import annotations
 

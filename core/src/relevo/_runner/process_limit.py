@@ -1,4 +1,4 @@
-"""Limits of a run that only its host can see: how large the process has grown, and how much has failed."""
+"""Limits of a run on memory and on failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who hosts a worker: the interface between an application and cron, supervisor or a test."""
+"""The runner interface: between an application and cron, supervisor or a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told of a service: that it is ready, lives, and is about to end (``sd_notify(3)``)."""
+"""Messages to systemd: ready, alive, stopping (``sd_notify(3)``)."""
 
 from __future__ import annotations
 

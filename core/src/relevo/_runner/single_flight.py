@@ -1,4 +1,4 @@
-"""Single flight: one process at a time, on this host by the kernel's lock, and anywhere by that of a coordinator."""
+"""Single flight: one process at a time, by the kernel's lock on a host and by a coordinator's lock across hosts."""
 
 from __future__ import annotations
 

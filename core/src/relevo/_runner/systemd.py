@@ -1,4 +1,4 @@
-"""The runner for systemd: a service that says when it is ready, and is started again when it dies."""
+"""The runner for systemd: a service that reports when it is ready, restarted when it ends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Which changes of declared events break somebody, told from two outputs of ``relevo schema``.
+Breaking changes between two outputs of ``relevo schema``.
 
 Two can be broken. *Older events* still lie in queues, and are read by the newer class: that needs an
 upcaster from their version. *Newer events* may be received by workers of the older release: these give

@@ -1,5 +1,5 @@
 """
-What declared events look like, as JSON Schema for whoever writes or reads them without relevo.
+Declared events as JSON Schema, for readers and writers that do not use relevo.
 
 The dialect is https://json-schema.org/draft/2020-12/json-schema-core. The events of an application are
 one document, in which each has a schema that stands by itself, with an ``$id`` (section 9.3.1 there).

@@ -1,4 +1,4 @@
-"""What a transport promises, as data: read by the worker, the docs and the conformance suite alike."""
+"""Capabilities: the promises of a transport as data, read by the worker, the docs and the conformance suite."""
 
 from __future__ import annotations
 

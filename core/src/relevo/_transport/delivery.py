@@ -1,4 +1,4 @@
-"""What a transport hands out, and how that ends; ``relevo._transport.life`` says what may follow on what."""
+"""Deliveries and their outcomes; ``relevo._transport.life`` defines the transitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels: an event as bytes, with what a transport must know of it."""
+"""The envelope: an event as bytes, with what a transport must know of it."""
 
 from __future__ import annotations
 

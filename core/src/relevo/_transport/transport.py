@@ -1,4 +1,4 @@
-"""The seam between the core and the backends: what a transport does, in words and signatures."""
+"""The transport interface: the seam between the core and the backends."""
 
 from __future__ import annotations
 

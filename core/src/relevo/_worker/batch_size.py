@@ -1,4 +1,4 @@
-"""How many events a worker receives at once."""
+"""The adaptive number of events that a worker receives at once."""
 
 from __future__ import annotations
 

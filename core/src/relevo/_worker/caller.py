@@ -1,4 +1,4 @@
-"""From a delivery to its outcome: read the event, call the listeners that are due, conclude."""
+"""From a delivery to its outcome: decode the event, call the listeners that are due, decide."""
 
 from __future__ import annotations
 

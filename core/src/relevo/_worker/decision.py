@@ -1,5 +1,5 @@
 """
-What becomes of a delivery, decided from values alone: no clock, no I/O.
+The decisions about a delivery, from values alone: no clock, no I/O.
 
 The worker carries out what is decided here. ``Progress`` is changed in place by the functions that
 say so; it belongs to the one delivery at hand.

@@ -1,4 +1,4 @@
-"""How listeners are run, as one checked value."""
+"""Execution settings as one validated value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where deliveries are handled: here and now, in threads, or in processes."""
+"""The executor interface, and the executor that handles deliveries inline."""
 
 from __future__ import annotations
 

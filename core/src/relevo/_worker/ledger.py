@@ -1,4 +1,4 @@
-"""What a worker holds: deliveries whose leases it renews, and settlements that wait to be flushed together."""
+"""The deliveries that a worker holds, whose leases it renews, and the settlements that are flushed together."""
 
 from __future__ import annotations
 

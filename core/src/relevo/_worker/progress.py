@@ -1,5 +1,5 @@
 """
-How far an event has come: which of its listeners are done, due or dead, and how often each was run.
+The progress of an event: which of its listeners are done, due or dead, and how often each has run.
 
 It travels as the ``state`` of a delivery. The bytes carry a version of their own, so that two releases
 of relevo can work side by side on one queue.

@@ -1,4 +1,4 @@
-"""The relay: moves events from an outbox to the transport that they were meant for, or between any two queues."""
+"""The relay: moves events from an outbox to their transport, or between any two queues."""
 
 from __future__ import annotations
 

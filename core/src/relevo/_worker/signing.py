@@ -1,5 +1,5 @@
 """
-Signatures: nobody but the application makes events for it, or changes what is known of how far they are.
+Signatures: only the application can make its events, or change their state.
 
 Off unless it is given keys. Events are signed at the dispatch, in a header, and verified by workers before
 anything of them is read; workers sign the state that travels with a delivery. It is HMAC-SHA256 (RFC 2104)

@@ -1,4 +1,4 @@
-"""Which listener runs since when: noted around each call, and looked at by whoever holds it to its time limit."""
+"""Time limits: record around each call which listener runs and since when."""
 
 from __future__ import annotations
 

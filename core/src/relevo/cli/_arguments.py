@@ -1,4 +1,4 @@
-"""The arguments of an event as somebody types them: JSON, of which every fault has a place and a way to mend it."""
+"""The arguments of an event from the command line: JSON, with a place and a remedy for every error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo check``: what a worker would find at its start, and what is the matter with the servers."""
+"""``relevo check``: the problems that a worker would find at its start, and those of the servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo cancel`` and ``relevo purge``: what nobody has begun is taken out, and does not happen."""
+"""``relevo cancel`` and ``relevo purge``: remove events that no worker has begun."""
 
 from __future__ import annotations
 

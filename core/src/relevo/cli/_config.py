@@ -1,4 +1,4 @@
-"""``relevo config``: what holds, and who said so."""
+"""``relevo config``: the settings, and where each comes from."""
 
 from __future__ import annotations
 

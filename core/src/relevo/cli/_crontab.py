@@ -1,4 +1,4 @@
-"""The user's crontab: a block of it that is relevo's, and the rest, which is left alone."""
+"""The user's crontab: replace relevo's block in it, and leave the rest alone."""
 
 from __future__ import annotations
 

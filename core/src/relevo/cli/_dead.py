@@ -1,4 +1,4 @@
-"""``relevo dead``: what relevo gave up on, and what a person does about it."""
+"""``relevo dead``: list, show, revive and discard dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo deploy``: keep events from being taken while the program is exchanged."""
+"""``relevo deploy``: stop workers from taking events while the program is replaced."""
 
 from __future__ import annotations
 

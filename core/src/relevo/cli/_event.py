@@ -1,4 +1,4 @@
-"""An event whole, dead or alive, for people and for programs."""
+"""All details of an event, dead or alive, as text and as JSON."""
 
 from __future__ import annotations
 

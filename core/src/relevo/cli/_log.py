@@ -1,4 +1,4 @@
-"""The one form of log lines."""
+"""The format of log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The group of commands, each imported only when it is used, and what errors mean for the exit code."""
+"""The command group, which imports each command when it is used, and the exit codes of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the application that they lead to."""
+"""Options that several commands share, and the loading of the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where there is something to look at: stores, and queues as they are typed."""
+"""Stores and queues as they are named on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo schema``: what declared events look like, for others, and whom a change of them breaks."""
+"""``relevo schema``: print the schemas of declared events, and compare them."""
 
 from __future__ import annotations
 

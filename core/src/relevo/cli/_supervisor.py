@@ -1,4 +1,4 @@
-"""What is wrong with a configuration of supervisor that runs workers, or lets strangers in."""
+"""Problems in supervisor's configuration for workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an error was raised, for whoever asks with ``--debug``."""
+"""Tracebacks for ``--debug``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo unit``: the text that makes the host system run the application."""
+"""``relevo unit``: print the configuration with which the host runs the application."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Plugins that come with relevo; none is imported unless configuration or a program names it."""
+"""Plugins that come with relevo; each is imported only if configuration or a program names it."""

@@ -1,5 +1,5 @@
 """
-What tests of an application need: its transports in memory, a clock that is moved by hand, and questions.
+Test an application: memory transports, a clock that is moved by hand, and assertions.
 
 ``with app.testing() as t:`` is where they begin; with pytest the fixture ``relevo_app``, which comes with
 relevo-memory, gives the same. Nothing is left of it afterwards.

@@ -1,4 +1,4 @@
-"""Handling what is ready, with an eye on what fails."""
+"""Handle what is ready, and record the failures."""
 
 from __future__ import annotations
 

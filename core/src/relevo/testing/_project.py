@@ -1,4 +1,4 @@
-"""The application of the project that is tested."""
+"""The application of the project under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test asks for among what was dispatched, and how it is told when the answer is no."""
+"""Queries about dispatched events, and the messages of failed assertions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was dispatched while an application was tested, in order."""
+"""The events that were dispatched while an application was tested, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transports in memory that stand in for an application's own."""
+"""Memory transports in place of an application's own."""
 
 from __future__ import annotations
 

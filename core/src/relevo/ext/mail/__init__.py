@@ -1,4 +1,4 @@
-"""Mail to the developers: tells of dead letters, of processes that died, and if asked of every failure."""
+"""Mail to the developers about dead letters, processes that died and, as an option, every failure."""
 
 from relevo.ext.mail._options import MailOptions
 from relevo.ext.mail._plugin import Mail

@@ -1,4 +1,4 @@
-"""What was told and what waits to be: the rates of mails, as a value, and the file in which processes share it."""
+"""The state of the mail plugin: what was sent, what waits, and the rate limits, in a file that processes share."""
 
 from __future__ import annotations
 

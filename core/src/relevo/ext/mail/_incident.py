@@ -1,4 +1,4 @@
-"""What went wrong, as it is noted where it happens: values alone, made quickly, and told apart by a fingerprint."""
+"""Incidents: a failure as a value, made quickly where it happens, with a fingerprint."""
 
 from __future__ import annotations
 

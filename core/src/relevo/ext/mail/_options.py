@@ -1,4 +1,4 @@
-"""What the plugin may be told."""
+"""Options of the mail plugin."""
 
 from __future__ import annotations
 

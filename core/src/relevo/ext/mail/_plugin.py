@@ -1,4 +1,4 @@
-"""The plugin: what it looks at, and what it makes of it."""
+"""The mail plugin: the hooks that it implements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The post: takes what went wrong at once, and tells it by mail from a thread of its own."""
+"""The mail queue: takes incidents at once, and sends mail from its own thread."""
 
 from __future__ import annotations
 

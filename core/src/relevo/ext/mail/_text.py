@@ -1,4 +1,4 @@
-"""What a mail says: plain text that a telephone shows without turning it, and headers that nobody else writes."""
+"""The text of a mail: plain, narrow enough for a telephone, with headers that nobody can inject."""
 
 from __future__ import annotations
 
