@@ -283,7 +283,7 @@ def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop
 
 
 def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:
-    shop.write(LISTENERS + '\nif "relevo._app.child" in sys.argv[0] or "_child" in sys.argv[0]: 1 / 0\n')
+    shop.write(LISTENERS + '\nif "_app/child" in sys.argv[0]: 1 / 0\n')
     shop.dispatch("a.done")
 
     code, _, err = shop.run("drain")
@@ -296,7 +296,7 @@ def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:
 
 @pytest.mark.parametrize("command", ["worker", "drain"])
 def test_a_child_that_does_not_come_to_begin_keeps_no_worker_from_ending(shop: Shop, command: str) -> None:
-    shop.write(LISTENERS + '\nif "_child" in sys.argv[0]: time.sleep(300)\n')
+    shop.write(LISTENERS + '\nif "_app/child" in sys.argv[0]: time.sleep(300)\n')
     shop.dispatch("a.done")
     with shop.start(command) as worker:
         shop.wait_for(lambda: len(shop.lines("imported")) == 2)

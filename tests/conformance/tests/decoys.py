@@ -119,7 +119,7 @@ class HandsOutOneAtATimeHarness(MemoryHarness):
     """Whoever wants more has to ask again, for which its harness says that it takes patience."""
 
     transport: ClassVar[type[MemoryTransport]] = OneByOne
-    patience = 0.05
+    patience = 0.25
 
 
 class Forgetful(MemoryTransport):
@@ -139,7 +139,7 @@ class ComesWithEmptyHandsNowAndThenHarness(MemoryHarness):
     """As a broker does whose nodes do not all answer; its harness says that it takes patience."""
 
     transport: ClassVar[type[MemoryTransport]] = Forgetful
-    patience = 0.05
+    patience = 0.25
 
 
 @decoy
