@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 
 from relevo._clock import Duration, seconds
 from relevo.errors import ConfigurationError, GiveUp, RetryLater, shown
+
+IS_DURATION: Mapping[str, bool] = MappingProxyType({"is_duration": True})
+"""Marks a field that configuration gives as a duration, such as "2s"."""
+
+IS_CODE: Mapping[str, bool] = MappingProxyType({"is_code": True})
+"""Marks a field that configuration cannot give."""
 
 
 def _duration(value: Duration) -> float:
@@ -50,11 +57,13 @@ class Retry:
     """
 
     runs: int = 5
-    first: float = attrs.field(default=2.0, converter=_duration, kw_only=True)
+    first: float = attrs.field(default=2.0, converter=_duration, kw_only=True, metadata=IS_DURATION)
     factor: float = attrs.field(default=4.0, kw_only=True)
-    cap: float = attrs.field(default=3600.0, converter=_duration, kw_only=True)
+    cap: float = attrs.field(default=3600.0, converter=_duration, kw_only=True, metadata=IS_DURATION)
     jitter: float = attrs.field(default=0.1, kw_only=True)
-    give_up_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_exceptions, kw_only=True)
+    give_up_on: tuple[type[BaseException], ...] = attrs.field(
+        default=(), converter=_exceptions, kw_only=True, metadata=IS_CODE
+    )
 
     def __attrs_post_init__(self) -> None:
         faults = {

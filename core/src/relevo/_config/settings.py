@@ -316,11 +316,11 @@ def _retry(keys: KeyPath, where: str, value: object, problems: Problems) -> Retr
                 raise ConfigurationError(
                     f"{where}: give_up_on names classes, which stand in code: listener(…, retry=Retry(…))"
                 )
-            if key not in _TERMS:
+            if key not in RETRY_KEYS:
                 raise ConfigurationError(
-                    f'{where}: unknown key "{key}"{did_you_mean(key, _TERMS)}; known: {", ".join(_TERMS)}'
+                    f'{where}: unknown key "{key}"{did_you_mean(key, RETRY_KEYS)}; known: {", ".join(RETRY_KEYS)}'
                 )
-            terms[key] = _TERMS[key](f"{where}.{key}" if isinstance(value, dict) else where, each)
+            terms[key] = RETRY_KEYS[key](f"{where}.{key}" if isinstance(value, dict) else where, each)
     if "first" in table and "first" not in terms:  # cap would be compared with what nobody said
         terms.pop("cap", None)
     try:
@@ -344,14 +344,12 @@ def _number(where: str, value: object) -> float:
     return float(value)
 
 
-_TERMS: Mapping[str, Callable[[str, object], Any]] = {
-    "runs": _whole,
-    "first": duration,
-    "factor": _number,
-    "cap": duration,
-    "jitter": _number,
+RETRY_KEYS: Mapping[str, Callable[[str, object], Any]] = {
+    field.name: duration if "is_duration" in field.metadata else {"int": _whole, "float": _number}[str(field.type)]
+    for field in attrs.fields(Retry)
+    if "is_code" not in field.metadata
 }
-"""The fields of a policy that have a form in TOML."""
+"""The keys of a retry policy, and the function that reads each."""
 
 _CHECKS: Mapping[str, Callable[[str, object, Problems], Any]] = {
     "source": _source,

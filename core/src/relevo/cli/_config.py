@@ -10,6 +10,7 @@ import attrs
 import click
 
 from relevo._config.opening import Config, PluginConfig, TransportConfig, options_class, plugin_options
+from relevo._config.settings import RETRY_KEYS
 from relevo._problem import KeyPath
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import MASK, Secret, masked_url
@@ -79,7 +80,7 @@ def _values(config: Config) -> Iterator[_Said]:
 
 def _policy(config: Config, queue: str, policy: Retry) -> Iterator[_Said]:
     name = queue if ("retries", queue) in config.origins.said else queue.removesuffix(f"/{DEFAULT_QUEUE}")
-    for term in ("runs", "first", "factor", "cap", "jitter"):
+    for term in RETRY_KEYS:
         value = getattr(policy, term)
         said = ("retries", name, term) in config.origins.said or value != getattr(DEFAULT_RETRY, term)
         yield ("retries", queue, term), value, _origin(config, "retries", name, term, said=said)
