@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from relevo import Capabilities, Secret
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, TransportClosedError
 from relevo_conformance import HookMissing
 from relevo_conformance._generic import converted, generic
 from relevo_conformance._naming import harness_of
@@ -76,6 +76,10 @@ def test_a_worker_that_is_killed_loses_its_lease_and_nothing_else(tmp_path: Path
         bench.lose(first)
 
         assert bench.one(second).lost_leases == 1
+
+    harness.close()
+    with pytest.raises(TransportClosedError):
+        first.transport.stats("default")
 
 
 def test_a_stranger_cannot_put_bytes_into_it() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -11,9 +13,12 @@ import attrs
 import msgspec
 
 from relevo import Secret, SystemClock, Transport
-from relevo.errors import ConfigurationError, shown
+from relevo.errors import ConfigurationError, RelevoError, shown
 from relevo_conformance.fault.proxy import Proxy
 from relevo_conformance.harness import Harness
+
+_MOST_KILLED = 50
+"""Killed transports that are not closed yet. To close one gives back what it held, so its scenario must be over."""
 
 
 class GenericHarness(Harness):
@@ -32,6 +37,7 @@ class GenericHarness(Harness):
     def __init__(self) -> None:
         super().__init__()
         self._proxies: dict[Transport, Proxy] = {}
+        self._killed: deque[Transport] = deque()
 
     def open(self) -> Transport:
         cls = type(self)
@@ -52,13 +58,23 @@ class GenericHarness(Harness):
 
     def kill(self, transport: Transport) -> None:
         proxy = self._proxies.get(transport)
-        if proxy is not None:
+        if proxy is None:
+            self._killed.append(transport)
+            self._close_killed(_MOST_KILLED)
+        else:
             proxy.refuse = True
             proxy.cut()
 
     def close(self) -> None:
+        self._close_killed(0)
         for proxy in self._proxies.values():
             proxy.close()
+
+    def _close_killed(self, most: int) -> None:
+        """Close killed transports until *most* are left: an open connection that is collected causes a warning."""
+        while len(self._killed) > most:
+            with suppress(RelevoError):
+                self._killed.popleft().close()
 
     def _is_connected(self) -> bool:
         claimed = getattr(type(self).transport, "capabilities", None)
