@@ -786,7 +786,7 @@ def test_a_run_stops_when_so_many_have_failed(*, until_empty: bool, app: MakeApp
     for number in range(20):
         made.dispatch(Event("image.created", {"number": number}))
 
-    report = LoopRunner(max_failures=3).run(made, RunOptions(until_empty=until_empty, max_seconds=100.0))
+    report = LoopRunner().run(made, RunOptions(until_empty=until_empty, max_seconds=100.0, max_failures=3))
 
     assert (report.retried, report.done, report.stopped_by) == (3, 3, "failures")
 
@@ -806,7 +806,7 @@ def test_a_run_stops_when_the_process_has_grown_too_large(
     for number in range(20):
         made.dispatch(Event("image.created", {"number": number}))
 
-    report = LoopRunner(max_memory=150).run(made, RunOptions(until_empty=until_empty, max_seconds=100.0))
+    report = LoopRunner().run(made, RunOptions(until_empty=until_empty, max_seconds=100.0, max_memory=150))
 
     assert (report.done, report.stopped_by) == (5, "memory")
 
@@ -823,6 +823,6 @@ def test_the_size_of_the_process_is_told_by_the_system() -> None:
 def test_plugins_of_a_run_are_gone_after_it(app: MakeApp) -> None:
     made = app(lambda event: None)
 
-    LoopRunner(max_failures=1).run(made, DRAIN)
+    LoopRunner().run(made, attrs.evolve(DRAIN, max_failures=1))
 
     assert made.hooks.observers("relevo_around_settle") == ()

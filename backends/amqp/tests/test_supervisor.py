@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from relevo import App, LoopRunner, RunOptions, listener
+from relevo._runner.supervisor import _LONGEST_SOCKET
 from relevo.errors import ConfigurationError
 from relevo_amqp import SupervisorRunner
-from relevo_amqp._supervisor import _LONGEST_SOCKET
 
 CONFIGURATION = 'source = "shop"\ntime_limit = "5m"\ntransports.main = "amqp://localhost"\nroutes."*" = "main/media"\n'
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from relevo._runner.command import command
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
@@ -52,10 +52,6 @@ class LoopRunner(Runner):
         single_flight: Let a run until empty do nothing while another one is at the same queues: on this host, and
             on others too where the transport or its outbox is a :class:`Coordinator`.
 
-        max_memory: Bytes; stop when the process has grown so large.
-
-        max_failures: Stop soon after so many hand-overs ended in a retry or a dead letter.
-
         notifier: Tells whoever started this process how it fares.
     """
 
@@ -65,22 +61,18 @@ class LoopRunner(Runner):
         patient: bool = False,
         signals: bool = True,
         single_flight: bool = False,
-        max_memory: int | None = None,
-        max_failures: int | None = None,
         notifier: Notifier | None = None,
     ):
         self._patient = patient
         self._signals = signals
         self._single_flight = single_flight
-        self._max_memory = max_memory
-        self._max_failures = max_failures
         self._notifier = notifier
 
     def run(self, app: App, options: RunOptions) -> Report:
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - whoever only dispatches does without
 
         name = app.transport(options.transport).name
-        limits = Limits(memory=self._max_memory, failures=self._max_failures)
+        limits = Limits(memory=options.max_memory, failures=options.max_failures)
         guard = deploy_guard(app)
         with _plugged(app, limits, guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)
@@ -100,30 +92,7 @@ class LoopRunner(Runner):
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return the command that a host system has to run, as a shell reads it, wherever it is called."""
-        return shlex.join(self.command(app, options))
-
-    def command(self, app: App, options: RunOptions) -> Sequence[str]:
-        """Return the words of the command that does what *options* say."""
-        words = [sys.executable, "-m", "relevo", "drain" if options.until_empty else "worker", *self._found_by(app)]
-        if options.transport is not None:
-            words += ["--transport", options.transport]
-        for queue in options.queues:
-            words += ["--queue", queue]
-        said = {
-            "--execution": options.execution,
-            "--concurrency": options.concurrency,
-            "--max-events": options.max_events,
-            "--max-time": None if options.max_seconds is None else f"{options.max_seconds:g}s",
-            "--max-memory": self._max_memory,
-            "--max-failures": self._max_failures,
-            "--settle": f"{options.settle:g}s" if options.settle else None,
-        }
-        return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
-
-    def _found_by(self, app: App) -> Sequence[str]:
-        if app.found_by or app.config is None or app.config.path is None:
-            return app.found_by
-        return ("--config", str(app.config.path))
+        return shlex.join(command(app, options))
 
 
 @attrs.define

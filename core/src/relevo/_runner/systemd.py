@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from relevo._runner.command import command, folder_of
 from relevo._runner.loop import LoopRunner
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
@@ -53,37 +54,40 @@ WantedBy=multi-user.target
 """
 
 
+def systemd(app: App, options: RunOptions) -> str:
+    """
+    Return the unit of a service.
+
+    Args:
+        app: The application whose events it handles.
+
+        options: Which transport and queues, and the limits after which the service is restarted.
+
+    Raises:
+        ConfigurationError: A path in it has a form that no unit can hold.
+    """
+    return _UNIT.format(
+        what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
+        command=" ".join(map(_word, command(app, options))),
+        directory=_value(folder_of(app)),
+        patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
+    )
+
+
 class SystemdRunner(LoopRunner):
     """
     Handles events as they come until it is told to stop, and waits for a server that is down.
 
     Args:
         signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
-
-        max_memory: Bytes; stop when the process has grown so large.
-
-        max_failures: Stop soon after so many hand-overs ended in a retry or a dead letter.
     """
 
-    def __init__(self, *, signals: bool = True, max_memory: int | None = None, max_failures: int | None = None):
-        super().__init__(patient=True, signals=signals, max_memory=max_memory, max_failures=max_failures)
+    def __init__(self, *, signals: bool = True):
+        super().__init__(patient=True, signals=signals)
 
     def unit(self, app: App, options: RunOptions) -> str:
-        """
-        Return the unit of a service.
-
-        Raises:
-            ConfigurationError: A path in it has a form that no unit can hold.
-        """
-        from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
-
-        here = app.found_in or (app.config.directory if app.config is not None else Path.cwd())
-        return _UNIT.format(
-            what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
-            command=" ".join(map(_word, self.command(app, options))),
-            directory=_value(here),
-            patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
-        )
+        """Return what :func:`relevo.unit.systemd` returns."""
+        return systemd(app, options)
 
 
 def _word(text: str) -> str:

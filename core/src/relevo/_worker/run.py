@@ -26,6 +26,12 @@ class RunOptions:
 
     max_events: int | None = None
     max_seconds: float | None = None
+    max_memory: int | None = None
+    """Bytes; a runner stops when its process has grown so large."""
+
+    max_failures: int | None = None
+    """A runner stops soon after so many deliveries ended in a retry or a dead letter."""
+
     batch: int | None = None
     """Events received at once; the transport's measure if unsaid."""
 

@@ -53,23 +53,48 @@ def duration(text: str) -> float:
         raise click.BadParameter(str(error)) from error
 
 
-def _execution_options(command: F) -> F:
-    """Give *command* the options that say where listeners run."""
-    kinds = click.Choice(["inline", "threads", "process"])
-    execution = click.option("--execution", type=kinds, help="Where listeners run, instead of what is configured.")
-    many = click.IntRange(min=1, max=1000)
-    concurrency = click.option("-c", "--concurrency", type=many, metavar="N", help="Handle so many events at once.")
-    return execution(concurrency(command))
+_RUN_OPTIONS = (
+    transport_option,
+    queue_option,
+    click.option(
+        "--execution",
+        type=click.Choice(["inline", "threads", "process"]),
+        help="Where listeners run, instead of what is configured.",
+    ),
+    click.option(
+        "-c",
+        "--concurrency",
+        type=click.IntRange(min=1, max=1000),
+        metavar="N",
+        help="Handle up to N events at once.",
+    ),
+    click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after N events."),
+    click.option(
+        "--max-time", "max_seconds", type=duration, metavar="DURATION", help="Stop after this time, as in 55s or 1h."
+    ),
+    click.option(
+        "--max-memory", type=size, metavar="SIZE", help="Stop when the process has grown to this size, as in 512M."
+    ),
+    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after N failures."),
+)
+"""The options that `drain` and `worker` share; each has the name of a field of ``RunOptions``."""
+
+
+def _run_options(command: F) -> F:
+    """Give *command* the options of a run."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
+    """Return the options of a run as they were given."""
+    transport, queues = of_one_transport(app, transport, queues)
+    return RunOptions(transport=transport, queues=queues, **others)
 
 
 @click.command()
-@transport_option
-@queue_option
-@_execution_options
-@click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 55s.")
-@click.option("--max-memory", type=size, metavar="SIZE", help="Stop when the process holds so much, as in 512M.")
-@click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after so many failed.")
+@_run_options
 @click.option(
     "--settle",
     type=duration,
@@ -79,20 +104,7 @@ def _execution_options(command: F) -> F:
 )
 @json_option
 @with_app
-def drain(
-    *,
-    app: App,
-    transport: str | None,
-    queues: tuple[str, ...],
-    execution: Kind | None,
-    concurrency: int | None,
-    max_events: int | None,
-    max_time: float | None,
-    max_memory: int | None,
-    max_failures: int | None,
-    settle: float,
-    as_json: bool,
-) -> int:
+def drain(*, app: App, as_json: bool, **run: Any) -> int:
     """
     Handle what is due now, and what becomes due meanwhile, then exit.
 
@@ -102,24 +114,13 @@ def drain(
 
     Example: relevo drain --max-time 55s
     """
-    transport, queues = of_one_transport(app, transport, queues)
-    options = RunOptions(
-        transport=transport,
-        queues=queues,
-        until_empty=True,
-        settle=settle,
-        max_events=max_events,
-        max_seconds=max_time,
-        execution=execution,
-        concurrency=concurrency,
-    )
+    options = _options(app, until_empty=True, **run)
     with _progress(app, show=at_terminal(sys.stderr) and not as_json):
-        runner = LoopRunner(single_flight=True, max_memory=max_memory, max_failures=max_failures)
         try:
-            report = runner.run(app, options)
+            report = LoopRunner(single_flight=True).run(app, options)
         finally:
-            if max_time is not None:  # closing is limited too
-                hurry(app, app.transport(transport).name, GRACE)
+            if options.max_seconds is not None:  # closing is limited too
+                hurry(app, app.transport(options.transport).name, GRACE)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
@@ -130,30 +131,11 @@ def drain(
 
 
 @click.command()
-@transport_option
-@queue_option
-@_execution_options
-@click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--max-time", type=duration, metavar="DURATION", help="Stop after so long, as in 1h.")
-@click.option("--max-memory", type=size, metavar="SIZE", help="Stop when the process holds so much, as in 512M.")
-@click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after so many failed.")
+@_run_options
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @json_option
 @with_app
-def worker(
-    *,
-    app: App,
-    transport: str | None,
-    queues: tuple[str, ...],
-    execution: Kind | None,
-    concurrency: int | None,
-    max_events: int | None,
-    max_time: float | None,
-    max_memory: int | None,
-    max_failures: int | None,
-    fail_fast: bool,
-    as_json: bool,
-) -> int:
+def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
     Handle events until told to stop.
 
@@ -163,18 +145,8 @@ def worker(
 
     Example: relevo worker -t main -q feed -l info
     """
-    transport, queues = of_one_transport(app, transport, queues)
-    options = RunOptions(
-        transport=transport,
-        queues=queues,
-        max_events=max_events,
-        max_seconds=max_time,
-        execution=execution,
-        concurrency=concurrency,
-    )
-    notifier = Notifier.of(os.environ)
-    runner = LoopRunner(patient=not fail_fast, max_memory=max_memory, max_failures=max_failures, notifier=notifier)
-    report = runner.run(app, options)
+    runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
+    report = runner.run(app, _options(app, **run))
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):

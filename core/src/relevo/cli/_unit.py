@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from relevo import unit as unit_text
 from relevo._app.app import App
-from relevo._config.discovery import RUNNERS, available, load
-from relevo._runner.runner import Runner
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, filled
 from relevo.cli._option import queue_option, transport_option, with_app
 from relevo.cli._place import of_one_transport
-from relevo.errors import ConfigurationError
-
-_BROUGHT_BY = {"cron": "relevo-sql", "supervisor": "relevo-amqp"}
 
 
 @click.group(cls=Group)
@@ -44,7 +39,7 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     if install and remove:
         raise click.UsageError("it is either --install or --remove")
     options = _options(app, transport, queues)
-    line = _runner("cron").unit(app, options)
+    line = unit_text.cron(app, options)
     if not (install or remove):
         click.echo(line)
         return
@@ -69,8 +64,8 @@ def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], proc
     Example: relevo unit supervisor --processes 5
     """
     options = _options(app, transport, queues)
-    runner = _runner("supervisor", processes=processes, folder=None if folder is None else Path(folder))
-    click.echo(runner.unit(app, options), nl=False)
+    text = unit_text.supervisor(app, options, processes=processes, folder=None if folder is None else Path(folder))
+    click.echo(text, nl=False)
 
 
 @unit.command()
@@ -84,7 +79,7 @@ def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None
     Example: relevo unit systemd
     """
     options = _options(app, transport, queues)
-    click.echo(_runner("systemd").unit(app, options), nl=False)
+    click.echo(unit_text.systemd(app, options), nl=False)
 
 
 def _place(app: App) -> str:
@@ -101,10 +96,3 @@ def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOpt
     options = RunOptions(transport=transport, queues=queues)
     app.worker(options)
     return options
-
-
-def _runner(name: str, **how: Any) -> Runner:
-    if name not in available(RUNNERS) and name in _BROUGHT_BY:
-        raise ConfigurationError(f"the runner for {name} is not there; install {_BROUGHT_BY[name]}")
-    made: Runner = load(RUNNERS, name)(**how)
-    return made

@@ -1,0 +1,50 @@
+"""The line of a crontab: drain every minute, one process at a time."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import attrs
+
+from relevo._runner.command import command
+from relevo._worker.run import RunOptions
+from relevo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from relevo._app.app import App
+
+_LONGEST = 55.0
+"""Seconds for which a run takes further events, so that the next minute's finds the lock free."""
+
+_EVERY_MINUTE = "* * * * *"
+
+
+def within_the_minute(options: RunOptions) -> RunOptions:
+    """Return *options* as cron needs them: until empty, and for 55 s unless they have a limit of their own."""
+    longest = _LONGEST if options.max_seconds is None else options.max_seconds
+    return attrs.evolve(options, until_empty=True, max_seconds=longest)
+
+
+def cron(app: App, options: RunOptions) -> str:
+    """
+    Return the line of a crontab.
+
+    Args:
+        app: The application whose events it handles.
+
+        options: Which transport and queues, and the limits of a run, as :func:`within_the_minute` completes them.
+
+    Raises:
+        ConfigurationError: A path in it has a form that no crontab can hold.
+    """
+    line = shlex.join(command(app, within_the_minute(options)))
+    if app.found_in is not None:
+        line = f"cd {shlex.quote(str(app.found_in))} && exec {line}"
+    if found := re.search(r"[\\\x00-\x1f\x7f]", line):
+        raise ConfigurationError(
+            f"a crontab cannot hold {found[0]!r}, and it is in {line!r}; give the folder another name"
+        )
+    escaped = line.replace("%", r"\%")  # cron takes a bare one for a line break
+    return f"{_EVERY_MINUTE} {escaped}"

@@ -1,0 +1,138 @@
+"""The configuration of supervisor: a number of workers, restarted when they end."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relevo._runner.command import command, folder_of
+from relevo._worker.run import RunOptions
+from relevo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from relevo._app.app import App
+
+_SOCKET = "supervisor.sock"
+
+_BOUND_AS = ".4194304"
+"""What supervisord adds to the name while it binds: the id of its process, which on Linux may be as large as this."""
+
+_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of a socket's path, without the NUL at its end: unix(7), ``sun_path``; it is 104 with it on BSD and macOS."""
+
+_MARGIN = 30.0
+"""Seconds beyond the longest listener until supervisor kills: what is held has to be given back and settled too."""
+
+_NO_SOURCE = "app"
+"""The source of an application that does not say its own; of several, supervisor would run the last alone."""
+
+_PROGRAM = """\
+[program:{name}]
+command={command}
+process_name=%(program_name)s-%(process_num)02d
+numprocs={processes}
+directory={directory}
+autostart=true
+; after every exit, even 0 at a limit; if it ends within startsecs, supervisor waits a second longer each time
+autorestart=true
+startsecs=5
+startretries=1000000
+; TERM finishes what runs and gives back the rest, which may take as long as a listener may
+stopsignal=TERM
+stopwaitsecs={patience}
+stopasgroup=false
+killasgroup=true
+stdout_logfile={logs}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=5
+redirect_stderr=true
+"""
+
+_WHOLE = """\
+; For supervisord -c, and supervisorctl -c. It is spoken to by a socket that only its user can open; there is no port.
+[unix_http_server]
+file={folder}/{socket}
+chmod=0700
+
+[supervisord]
+pidfile={folder}/supervisord.pid
+logfile={folder}/supervisord.log
+logfile_maxbytes=10MB
+logfile_backups=5
+directory={folder}
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl=unix://{folder}/{socket}
+
+"""
+
+
+def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Path | None = None) -> str:
+    """
+    Return the section of a program, or all of a configuration if there is a folder for it.
+
+    Args:
+        app: The application whose events it handles.
+
+        options: Which transport and queues, and the limits after which a process is restarted.
+
+        processes: How many supervisor keeps alive.
+
+        folder: Where supervisor has its socket and its logs, for a complete configuration; by default the text is one
+            section, to be included in the configuration of the system's supervisor.
+
+    Raises:
+        ConfigurationError: A path in it has a form that no configuration of supervisor can hold, or the folder's is
+            too long for a socket.
+    """
+    folder = None if folder is None else folder.absolute()
+    if folder is not None:
+        _refuse_a_long_path(folder)
+    here = folder_of(app)
+    source = app.source if app.source != _NO_SOURCE else f"{_NO_SOURCE}-{_digest(here)}"
+    name = re.sub(r"[^\w.-]+", "-", "-".join([source, app.transport(options.transport).name, *options.queues]))
+    logs = "AUTO"
+    if folder is not None:  # supervisor expands this value twice, and no other
+        logs = f"{_value(_value(folder))}/%(program_name)s-%(process_num)02d.log"
+    program = _PROGRAM.format(
+        name=name,
+        command=_value(shlex.join(command(app, options))),
+        processes=processes,
+        directory=_value(here),
+        patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
+        logs=logs,
+    )
+    return program if folder is None else _WHOLE.format(folder=_value(folder), socket=_SOCKET) + program
+
+
+def _refuse_a_long_path(folder: Path) -> None:
+    """Refuse what supervisord can't bind: it would try for ever, and say so in its log alone."""
+    spare = _LONGEST_SOCKET - len(os.fsencode(folder / _SOCKET)) - len(_BOUND_AS)
+    if spare < 0:
+        raise ConfigurationError(
+            f"supervisor can't have its socket in {str(folder)!r}: the path is {-spare} bytes too long for one; "
+            "give it a folder with a shorter path"
+        )
+
+
+def _digest(here: Path) -> str:
+    return sha256(os.fsencode(here)).hexdigest()[:8]
+
+
+def _value(text: object) -> str:
+    """Return *text* as a value that supervisor reads as it is."""
+    value = str(text)
+    if found := re.search(r"[\x00-\x1f\x7f]|(?:^|\s)[;#]", value):
+        raise ConfigurationError(
+            f"supervisor reads {found[0]!r} as something else, and it is in {value!r}; give the folder another name"
+        )
+    return value.replace("%", "%%")
