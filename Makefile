@@ -51,7 +51,7 @@ docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
 	@$(TOX) run -e docs
 	@echo "docs/_build/html/index.html"
 
-mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and write the table anew: docs/reference/mutants.md
+mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and rewrite its table: docs/reference/mutants.md
 	@$(VENV_PYTHON) -m benchmarks.mutants
 
 bench: $(BENCH)/.peers ## Measure it beside Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
@@ -104,9 +104,9 @@ $(VENV)/.dev: $(VENV)/.example pyproject.toml
 	@$(VENV_PYTHON) $(INSTALL) --editable examples/transport-redis
 	@touch $@
 
-# Apart: nothing else needs whom relevo is measured beside, nor what they bring along.
+# Apart: nothing else needs the peers that relevo is measured beside, nor their dependencies.
 $(BENCH)/.peers: $(VENV_PYTHON) $(SETTINGS) benchmarks/requirements.txt
-	@echo "installing relevo and whom it is measured beside into $(BENCH)"
+	@echo "installing relevo and its peers into $(BENCH)"
 	@$(VENV_PYTHON) -m venv $(BENCH)
 	@$(BENCH_PYTHON) $(INSTALL) --requirement workspace.txt --requirement benchmarks/requirements.txt
 	@touch $@

@@ -89,7 +89,7 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"signing": 3}, "signing: a key is text, not int"),
         ({"execution": "thread"}, "execution is inline, threads or process, not 'thread'; did you mean \"threads\""),
         ({"execution": 4}, r"execution: expected relevo\.Execution\(…\), or its kind alone, got 4"),
-        ({"clock": 4}, r"clock: 4 is none; one has now\(\), monotonic\(\) and sleep\(…\)"),
+        ({"clock": 4}, r"clock: expected an object with now\(\), monotonic\(\) and sleep\(\); got 4"),
         ({"lock": 4}, "lock: expected a path, got 4"),
         ({"deploy": ["x"]}, r"deploy: expected a path, got \['x'\]"),
         ({"chance": 0.5}, "chance: expected a function, got 0.5"),

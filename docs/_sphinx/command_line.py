@@ -56,5 +56,5 @@ def _section(command: click.Command, name: str) -> Iterator[str]:
 def _row(option: click.Option) -> str:
     names = ", ".join(f"`{each}`" for each in option.opts)
     value = "" if option.is_flag else f" `{option.metavar or option.type.name}`"
-    default = f" `{option.default}` if unsaid." if option.show_default else ""
+    default = f" `{option.default}` by default." if option.show_default else ""
     return f"| {names}{value} | {option.help or ''}{default} |"

@@ -26,10 +26,10 @@ BENDS = {
     (State.DEAD, State.READY): 200,
     (State.DEAD, State.GONE): 130,
 }
-"""How far an arrow's control point is from the straight line, to the left of its way; on it if unsaid."""
+"""How far an arrow's control point is from the straight line, to the left of its way; on it by default."""
 
 WORDS = {(State.SCHEDULED, State.GONE): 0.82, (State.READY, State.LEASED): 0.65, (State.LEASED, State.READY): 0.35}
-"""How far along an arrow its words stand; halfway if unsaid."""
+"""How far along an arrow its words stand; halfway by default."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

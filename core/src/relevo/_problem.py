@@ -56,7 +56,7 @@ class Origins:
         return None
 
     def overrule(self, keys: KeyPath, origin: Origin) -> None:
-        """Note that the value at *keys*, with all inside it, was said anew."""
+        """Note that the value at *keys*, with all inside it, was said again."""
         for inner in [each for each in self.said if each[: len(keys)] == keys]:
             del self.said[inner]
         self.said[keys] = origin

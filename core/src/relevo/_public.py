@@ -49,7 +49,7 @@ from relevo.errors import RouteNotFoundError, SessionError, SubjectError, Transp
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
 from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
 
-# events and whom they concern
+# events and their subjects
 __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 # listeners
 __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]

@@ -84,12 +84,12 @@ def micros(seconds: float) -> int:
 
 
 def seconds(value: object, otherwise: float) -> float:
-    """Return the time that is written as *value*, or *otherwise* if it is none."""
+    """Return the time that is written as *value*, or *otherwise* if it is not a time."""
     return (value if whole(value) and 0 <= value < _LAST_MICRO else micros(otherwise)) / 1_000_000
 
 
 def whole(value: object) -> TypeGuard[int]:
-    """Return whether *value* is a whole number; ``True`` is none."""
+    """Return whether *value* is a whole number; ``True`` is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -99,7 +99,7 @@ def count(value: object, *, least: int = 0) -> int:
 
 
 def text(value: object) -> str | None:
-    """Return a text, or ``None`` if it is none."""
+    """Return *value* if it is text, else ``None``."""
     return value if isinstance(value, str) else None
 
 
@@ -130,7 +130,7 @@ def _is_death(value: str) -> bool:
 
 
 def number(value: object) -> float:
-    """Return the number that is written as *value*; not a number if it is none."""
+    """Return the number that is written as *value*; NaN if it is not a number."""
     try:
         return float(value) if isinstance(value, (str, int)) else float("nan")
     except (ValueError, OverflowError):

@@ -358,7 +358,7 @@ def _strangeness(headers: Mapping[Any, Any]) -> str:
 
 
 def _flaw(headers: Mapping[Any, Any], now: float) -> str:
-    """Return which of the headers of a message of ours is none; empty if none of those whose loss would matter."""
+    """Return the name of an invalid header of a message of ours whose loss would matter; empty if there is none."""
     state = headers.get(header.STATE, b"")
     if not _is_state(state):
         size = f"{len(state)} bytes" if isinstance(state, bytes) else f"no bytes but {type(state).__name__}"

@@ -60,7 +60,7 @@ _PROPERTIES = (
 _NOT_ITS_OWN = {DELIVERY_COUNT, ACQUIRED_COUNT, MET, REF, REASON, ERROR, DIED_AT, "CC", "BCC", "x-death"} | {
     f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")
 }
-"""The server's, which it would take for orders or writes anew, and what an older release added."""
+"""The server's, which it would take for orders or writes again, and what an older release added."""
 
 _DEEPEST = 20
 

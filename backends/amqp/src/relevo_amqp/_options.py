@@ -123,7 +123,7 @@ class AmqpOptions:
 
     prefetch: int | None = None
     """
-    Events that are fetched ahead for each queue; twice what a ``receive`` asks for if unsaid.
+    Events that are fetched ahead for each queue; twice what a ``receive`` asks for by default.
 
     More is quicker for tiny listeners. But what lies here cannot go to another worker, and counts as
     lost too when this process dies.
@@ -194,7 +194,7 @@ class AmqpOptions:
             if not least <= getattr(self, name) <= most:
                 self._refuse(name, f"a whole number from {least} to {most}")
         if self.prefetch is not None and not 1 <= self.prefetch <= 65_000:
-            self._refuse("prefetch", "a whole number from 1 to 65000, or unsaid")
+            self._refuse("prefetch", "a whole number from 1 to 65000, or omitted")
         for name in ("confirm_timeout", "connect_timeout"):
             if not 0.0 < getattr(self, name) <= 3600.0:
                 self._refuse(name, "seconds, more than 0 and at most an hour")

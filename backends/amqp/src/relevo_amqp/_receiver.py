@@ -46,7 +46,7 @@ SWEEP = 250
 """Events that are looked through at once where a lost process has left some, to move these together."""
 
 MAX_STALLS = 5
-"""Looks that found events ready, and none handed out, after which the subscription is made anew."""
+"""Looks that found events ready, and none handed out, after which the subscription is made again."""
 
 MOST_APART = 2000
 """The number of events waiting to be moved from which on no further events are fetched ahead."""

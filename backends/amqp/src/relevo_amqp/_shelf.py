@@ -24,7 +24,7 @@ MOST_BYTES = 16 * 1024 * 1024
 """Of their bodies together."""
 
 FRESH = 30.0
-"""Seconds without a further page after which the next one looks anew."""
+"""Seconds without a further page after which the next one looks again."""
 
 
 class Buried(NamedTuple):

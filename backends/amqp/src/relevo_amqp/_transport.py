@@ -72,7 +72,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 
 
 class _Move(NamedTuple):
-    """A delivery that is published anew before it is acked."""
+    """A delivery that is published again before it is acked."""
 
     delivery: Delivery
     tag: int

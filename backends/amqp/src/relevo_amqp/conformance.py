@@ -101,8 +101,8 @@ class AmqpHarness(Harness):
 
     takes = MappingProxyType(
         {
-            "url": f"the server; if unsaid what {VARIABLE} names, else {STANDARD}",
-            "prefetch": "how many events are fetched ahead; as the transport likes if unsaid",
+            "url": f"the server; by default what {VARIABLE} names, else {STANDARD}",
+            "prefetch": "how many events are fetched ahead; as the transport likes by default",
         }
     )
     transport: ClassVar[type[AmqpTransport]] = AmqpTransport

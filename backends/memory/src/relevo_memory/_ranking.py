@@ -14,7 +14,7 @@ class Ranking:
     """
     Numbers, each with a rank; the lowest rank comes first, of equals the lowest number.
 
-    What is taken out, or ranked anew, leaves a trace in the heap that is skipped when it comes up.
+    What is taken out, or ranked again, leaves a trace in the heap that is skipped when it comes up.
     Traces that do not come up soon, such as the end of a lease that was settled long before, are swept
     when they outnumber the living: every operation stays cheap, and nothing grows.
     """
@@ -27,7 +27,7 @@ class Ranking:
         return len(self._ranks)
 
     def put(self, number: int, rank: Rank) -> None:
-        """Rank *number*, anew if it has a rank already."""
+        """Rank *number*, again if it has a rank already."""
         self._ranks[number] = rank
         heapq.heappush(self._heap, (rank, number))
         if len(self._heap) > 2 * len(self._ranks) + _SLACK:

@@ -22,7 +22,7 @@ class ManualRunner(Runner):
         Args:
             app: Whose.
 
-            options: What to work on and how much at most; everything that is ready if unsaid.
+            options: What to work on and how much at most; everything that is ready by default.
 
         Raises:
             ConfigurationError: The application cannot run like this.

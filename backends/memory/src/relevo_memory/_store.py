@@ -164,7 +164,7 @@ class MemoryStore:
                 else:
                     event.until = now + lease
                     self._queue(event.queue).step(event, Action.EXTEND)
-            # Who waits for the end of a lease has to reckon anew.
+            # Who waits for the end of a lease has to reckon again.
             self.changed.notify_all()
             return lost
 

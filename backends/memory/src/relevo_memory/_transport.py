@@ -64,7 +64,7 @@ class MemoryTransport(Transport, Coordinator):
     waits for it. Other threads, if there are any, get a real moment before to bring something.
 
     Args:
-        store: Where the events are; one of its own if unsaid. Transports that share a store are
+        store: Where the events are; one of its own by default. Transports that share a store are
             to it what processes are to a server; give them one clock.
 
         name: What the application calls it.

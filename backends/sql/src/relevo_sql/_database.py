@@ -165,9 +165,9 @@ class Database(Forking):
         if version != str(SCHEMA):
             raise self._unfit(version)
 
-    def identity(self, *, anew: bool = False) -> str:
-        """Return the random id of the database, looked up *anew* or as it was last seen."""
-        if anew:
+    def identity(self, *, fresh: bool = False) -> str:
+        """Return the random id of the database, looked up *fresh* or as it was last seen."""
+        if fresh:
             return self.read(self.check)
         return self._id or self.read(lambda _: self._id)
 
@@ -282,7 +282,7 @@ class Database(Forking):
     def _decoding(
         self, work: Callable[[sa.Connection], T], connection: sa.Connection, *, durable: bool | None = None
     ) -> T:
-        """Do *work*, again with bytes in the place of text where a row holds text that is none."""
+        """Do *work*, again with bytes in place of text where a row holds invalid text."""
 
         def once() -> T:
             return work(connection) if durable is None else self._transaction(work, connection, durable=durable)

@@ -281,7 +281,7 @@ class SqliteDialect:
 
             key: What makes two rows the same one.
 
-            where: Which rows of other tables the expressions are taken from; if unsaid they are of none.
+            where: Which rows of other tables the expressions are taken from; by default they are of none.
         """
         insert = sqlite.insert(table)
         if where is None:

@@ -280,7 +280,7 @@ def _check_text(headers: Mapping[str, str]) -> None:
 
 
 def _headers(text: Any) -> Mapping[str, str] | None:
-    """Return the headers in *text*, or None if they are none."""
+    """Return the headers in *text*, or ``None`` if they are invalid."""
     if text is None:
         return NO_HEADERS
     if type(text) is not str:

@@ -115,7 +115,7 @@ class Joints(Forking):
         """
         Return whether tables have to be created on *connection* before it is written to.
 
-        That is asked anew in every transaction until they are committed: a roll-back takes them along.
+        That is asked again in every transaction until they are committed: a roll-back takes them along.
 
         Raises:
             SessionError: What is written on it would not wait for its commit, or not be found by the transport.
@@ -207,7 +207,7 @@ class Joints(Forking):
     def _our_ids(self) -> Iterator[str]:
         with suppress(ConfigurationError, TransportUnavailableError):  # no tables, and no id, as yet
             yield self._database.identity()
-            yield self._database.identity(anew=True)
+            yield self._database.identity(fresh=True)
 
     def _elsewhere(self, what: str) -> SessionError:
         database = self._database

@@ -39,7 +39,7 @@ def orm_subject(
             so the object is detached: have what listeners need loaded eagerly. A ``scoped_session`` is
             used as it is, and whoever has it removes it.
 
-        type: What travels; the name of the table if unsaid.
+        type: What travels; the name of the table by default.
 
     Raises:
         ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of

@@ -56,7 +56,7 @@ class Joined:
 class SqlHarness(Harness):
     """Drives the SQL transport on a database of SQLite, which lies in a temporary folder unless told otherwise."""
 
-    takes = MappingProxyType({"url": "the database, as sqlite:////absolute/path.db; a temporary one if unsaid"})
+    takes = MappingProxyType({"url": "the database, as sqlite:////absolute/path.db; a temporary one by default"})
     transport: ClassVar[type[Transport]] = SqlTransport
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def application_engine(url: str) -> sa.Engine:
     Return an engine whose savepoints work, as SQLAlchemy's page on SQLite describes.
 
     Raises:
-        ConfigurationError: *url* is none that SQLAlchemy knows.
+        ConfigurationError: SQLAlchemy does not know *url*.
     """
     try:
         engine = sa.create_engine(url)

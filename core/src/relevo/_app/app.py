@@ -134,17 +134,17 @@ class App(Dispatcher):
 
         clock: Where the time comes from.
 
-        lock: The folder where those who drain keep the lock that lets one at a time do so; if unsaid that of the
+        lock: The folder where those who drain keep the lock that lets one at a time do so; by default that of the
             database file, else one of the user's own in ``/tmp``.
 
-        deploy: The file that keeps events from being taken while it is there; if unsaid it is beside the lock.
+        deploy: The file that keeps events from being taken while it is there; by default it is beside the lock.
 
         ids: Makes the ids of events.
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
     Raises:
-        ConfigurationError: A part is none, or the parts do not fit together; all that is wrong is told at once.
+        ConfigurationError: An argument is invalid, or the arguments conflict; it reports all problems at once.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class App(Dispatcher):
         Return the application that configuration describes; nothing is connected to and no listener imported.
 
         Args:
-            path: The file; if unsaid ``RELEVO_CONFIG``, else the nearest ``relevo.toml`` or
+            path: The file; by default ``RELEVO_CONFIG``, else the nearest ``relevo.toml`` or
                 ``[tool.relevo]`` upwards from the working directory.
 
             environ: Instead of the process's environment.
@@ -408,7 +408,7 @@ class App(Dispatcher):
     def _checked(
         self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None = None
     ) -> _Ready:
-        """Return *event* ready to be sent, after whatever there is to be said against that."""
+        """Validate *event* and its options, and return it ready to be sent."""
         name = name_of(event)
         targets = self.routes.targets(name)
         kind = self._table.event_types.get(name)
@@ -452,7 +452,7 @@ class App(Dispatcher):
                 self._notice(each.event, each.told)
 
     def _gather(self, one: _Ready, position: int, gathered: list[tuple[int, _Ready]], session: Any) -> None:
-        """Put *one* to what is to be sent, call who hears it now, and put there what these dispatch by their call."""
+        """Add *one* to what is sent, call its listeners in process, and add what these dispatch."""
         gathered.append((position, one))
         if self._notice is not None and one.is_now:
             self._notice(one.event, one.told)
@@ -524,11 +524,11 @@ class App(Dispatcher):
         Args:
             options: Which transport and queues, and its limits.
 
-            executor: Where listeners run; where the options or the application say if unsaid.
+            executor: Where listeners run; by default where the options or the application say.
 
             patient: Wait for a server that is down.
 
-            listeners: Whom to call; those of the application if unsaid.
+            listeners: The listeners to call; those of the application by default.
 
         Raises:
             ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
@@ -558,7 +558,7 @@ class App(Dispatcher):
         Args:
             transport: Its name.
 
-            listeners: Whom to call.
+            listeners: The listeners to call.
 
             checkpoint: Keeps progress in the middle of a delivery, if anything does.
 
@@ -671,7 +671,7 @@ class App(Dispatcher):
 
             clock: Where the time comes from meanwhile.
 
-            chance: Returns the random numbers meanwhile; the former if unsaid.
+            chance: Returns the random numbers meanwhile; the former by default.
 
             notice: Told of every event that was dispatched, when it was sent or enlisted, or before the listeners are
                 called that hear it now. Where somebody is, also what is only called at once must have a faithful form.

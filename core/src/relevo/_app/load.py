@@ -19,7 +19,7 @@ def app_named(name: str) -> App:
     Import and return the application that *name* says, ``module:name``.
 
     Raises:
-        ConfigurationError: It cannot be imported, or is none.
+        ConfigurationError: It cannot be imported, or is not an application.
     """
     module, _, inside = name.partition(":")
     if not (module and inside):

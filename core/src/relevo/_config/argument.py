@@ -112,7 +112,7 @@ def clock(given: object) -> Clock:
     if given is None:
         return SystemClock()
     if not isinstance(given, Clock) or isinstance(given, type):
-        raise ConfigurationError(f"clock: {shown(given)} is none; one has now(), monotonic() and sleep(…)")
+        raise ConfigurationError(f"clock: expected an object with now(), monotonic() and sleep(); got {shown(given)}")
     return given
 
 

@@ -174,7 +174,7 @@ def retry_problems(
     retries: Mapping[str, tuple[Target, object]], routes: Routes | None, transports: Collection[str]
 ) -> Iterator[Problem]:
     """
-    Yield the policies that are none, or are meant for a queue that nothing is routed to.
+    Yield the policies that are invalid, or belong to a queue without a route.
 
     Args:
         retries: By what each was said for, the queue that this means, and the policy.

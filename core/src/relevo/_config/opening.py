@@ -71,7 +71,7 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
     Return the configuration.
 
     Args:
-        path: The file; if unsaid ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
+        path: The file; by default ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
 
         environ: ``RELEVO_SOURCE``, ``RELEVO_TRANSPORTS__MAIN`` and so on win over the file, in whose
             texts ``${VARIABLE}`` stands for what is here.
@@ -313,7 +313,7 @@ def options_of(
 
         directory: Where relative paths start.
 
-        where: What the errors begin with; *keys* if unsaid.
+        where: What the errors begin with; *keys* by default.
     """
     before = len(problems)
     where = where or ".".join(map(str, keys))

@@ -20,7 +20,7 @@ _OTHER_VARIABLES = ("RELEVO_CONFIG",)
 _MAX_FILE = 1024 * 1024
 _LISTS = ("listeners", "plugins")
 _BARE = {"transports": "url", "retries": "runs", "signing": "keys"}
-"""What a value that could be a table means if it is none."""
+"""The key that a value sets which could also be a table."""
 
 _ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
@@ -48,7 +48,7 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path, know
     Return what a file and the environment say.
 
     Args:
-        path: The file; if unsaid ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
+        path: The file; by default ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
 
         environ: What wins over the file, and what ``${…}`` in the file stands for.
 

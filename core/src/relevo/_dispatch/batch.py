@@ -89,7 +89,7 @@ def check_without_packing(event_name: str, options: DispatchOptions, *, now: flo
 
 def send_batches(entries: Sequence[Entry], number: int, send: Callable[[TransportBatch], None]) -> None:
     """
-    Send *entries*, of so many that were dispatched together; those of each transport and delay in one go.
+    Send *entries*, those of each transport and delay in one call.
 
     Raises:
         SendError: Not every one is known to be safe; its positions are those in *entries*.
@@ -154,7 +154,7 @@ def _batches(entries: Sequence[Entry]) -> list[TransportBatch]:
 
 
 def _one_by_one(batches: Sequence[TransportBatch], number: int, send: Callable[[TransportBatch], None]) -> None:
-    """Send *batches*; an error tells what became of each of so many that were dispatched together."""
+    """Send *batches*; an error reports the fate of each event that was dispatched together."""
     fates: list[set[str]] = [set() for _ in range(number)]
     for done, batch in enumerate(batches):
         positions = batch.positions

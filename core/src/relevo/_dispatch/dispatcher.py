@@ -46,7 +46,7 @@ class Dispatcher(ABC):
     Takes an event from the application and gets it to its listeners, now or later.
 
     Args:
-        listeners: Who hears what.
+        listeners: The registered listeners.
     """
 
     def __init__(self, listeners: ListenerTable):
@@ -54,7 +54,7 @@ class Dispatcher(ABC):
 
     @property
     def listeners(self) -> ListenerTable:
-        """Who hears what: ``listeners()`` are all, ``listeners("image.created")`` those of one event."""
+        """The registered listeners: ``listeners()`` are all, ``listeners("image.created")`` those of one event."""
         return self._table
 
     @abstractmethod
@@ -157,7 +157,7 @@ class Dispatcher(ABC):
             options: As :func:`listener` takes them: priority, queue, retry, id, aliases, missing, time_limit.
 
         Raises:
-            ConfigurationError: *function* cannot be called, or not with an event, or another argument is none.
+            ConfigurationError: *function* cannot be called, or not with an event, or another argument is invalid.
         """
         known = attrs.fields_dict(Mark)
         if unknown := sorted(options.keys() - known.keys()):
@@ -169,7 +169,7 @@ class Dispatcher(ABC):
         self.listeners.remove(listener)
 
     def has_listeners(self, event: object = None) -> bool:
-        """Return whether anybody hears *event*, a name, a declared class or an event; any event if unsaid."""
+        """Return whether anybody hears *event*, a name, a declared class or an event; any event by default."""
         return bool(self.listeners(event))
 
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
@@ -186,7 +186,7 @@ class DeferredDispatcher(Dispatcher):
     Args:
         transport: Where to.
 
-        listeners: Whom a worker is to call; an own, empty table if unsaid.
+        listeners: The listeners that a worker calls; an empty table of its own by default.
 
         queue: The named stream.
 
@@ -201,7 +201,7 @@ class DeferredDispatcher(Dispatcher):
         hooks: Plugins that add to the context of an event, and look on.
 
     Raises:
-        ConfigurationError: *transport* is none, or *queue* or *source* cannot be one.
+        ConfigurationError: *transport* is not a transport, or *queue* or *source* is invalid.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class Packer:
 
             options: What else was said.
 
-            made_id: From what it says to its id, unless it has one of its own; a new one if unsaid.
+            made_id: From what it says to its id, unless it has one of its own; a new one by default.
 
         Raises:
             EncodeError: It, or what goes with it, has no faithful form.

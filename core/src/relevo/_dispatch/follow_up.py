@@ -65,7 +65,7 @@ def derived(parent: str, key: str, said: bytes) -> str:
     Args:
         parent: The id of the event that was handled.
 
-        key: Which of its consequences: by which listener, and the how manieth.
+        key: The listener's id and the index of the event within the call.
 
         said: What it says. A listener that says something else when it is run again means another event:
             under the same id that would be taken for the first one, and lost.

@@ -28,7 +28,7 @@ class LocalDispatcher(Dispatcher):
     waited for: what the listener says it is to do without its subject, it does at once.
 
     Args:
-        listeners: Whom to call; an own, empty table if unsaid.
+        listeners: The listeners to call; an empty table of its own by default.
 
         subjects: Names and loads subjects.
     """
@@ -55,9 +55,9 @@ class LocalDispatcher(Dispatcher):
         Args:
             event: As it was dispatched.
 
-            listeners: Whom to call.
+            listeners: The listeners to call.
 
-            outgoing: Where what they dispatch by their :class:`Call` goes; here, if unsaid.
+            outgoing: Where what they dispatch by their :class:`Call` goes; here, by default.
         """
         by_name = isinstance(event, Event)
         if isinstance(event, Event) and event.subject is not None:
@@ -110,7 +110,7 @@ def _refuse_awaitable(result: object, listener: Listener) -> None:
 
 
 def _checked(event: object, options: DispatchOptions) -> str:
-    """Return the name of *event*, after whatever there is to be said against it or its *options*."""
+    """Return the name of *event*, after validating it and its *options*."""
     name = event.name if isinstance(event, Event) else name_of(event)
     if options:
         refuse_delay(name, options)

@@ -57,7 +57,7 @@ def context(*, correlation_id: str | None = None, **values: Any) -> Iterator[Non
 
     Args:
         correlation_id: What all events of this business case share, such as the id of the request; the
-            id of the first event if unsaid.
+            id of the first event by default.
 
         values: In the types of JSON, such as ``base_url="https://…"`` or ``user=7``.
 

@@ -115,7 +115,7 @@ class SubjectTypes:
         Return the name of *subject*, or ``None`` if it has none yet, such as before the flush.
 
         Raises:
-            SubjectError: No type is registered for its class, or its type gives a name that is none.
+            SubjectError: No type is registered for its class, or its type gives an invalid name.
         """
         if isinstance(subject, Subject):
             return subject

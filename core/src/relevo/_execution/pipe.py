@@ -276,7 +276,7 @@ def outcome_of(ended: Ended) -> Outcome:
     Return the outcome that :func:`ended_of` was given.
 
     Raises:
-        GarbledError: It is none.
+        GarbledError: It is not a message.
     """
     if ended.outcome == "ack":
         return Ack()

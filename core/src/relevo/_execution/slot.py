@@ -88,7 +88,7 @@ class Host(Protocol):
         ...
 
     def failed(self, error: BaseException, *, times: int) -> None:
-        """Note why so many children, one after the other, could not begin, or what ended the slot."""
+        """Note why several children in a row could not begin, or what ended the slot."""
         ...
 
 
@@ -321,7 +321,7 @@ class Slot:
                 if has_next:
                     self._adopt()
             else:
-                self._host.idle(self)  # before it is told that it has ended: who hears that looks for room
+                self._host.idle(self)  # before it is told that it has ended: its receiver looks for room
             self._host.ended(task.delivery, outcome)
 
     def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:

@@ -133,12 +133,12 @@ def listener(
 
         priority: Listeners of higher priority are called first; equals in order of registration.
 
-        queue: Where it runs; the first queue that the event is routed to if unsaid.
+        queue: Where it runs; the first queue that the event is routed to by default.
 
         retry: A policy, or a number of runs of the default policy. Otherwise the event's, the
             queue's or the default policy holds.
 
-        id: What its progress is kept under; ``module:qualified.name`` if unsaid.
+        id: What its progress is kept under; ``module:qualified.name`` by default.
 
         aliases: Earlier ids, so that a renamed listener knows what it did before.
 
@@ -147,12 +147,12 @@ def listener(
             is called at the dispatch nothing is waited for, and to fail is to raise :class:`SubjectMissingError`.
 
         time_limit: For how long it may run where listeners run in child processes or threads; what the
-            application says if unsaid.
+            application says by default.
 
     Raises:
         EventNameError: *event* is text that cannot name an event.
 
-        ConfigurationError: It is neither text nor a declared class, or another argument is none.
+        ConfigurationError: It is neither text nor a declared class, or another argument is invalid.
     """
     mark = Mark(
         event=event,

@@ -209,7 +209,7 @@ class ListenerTable:
 
     def __call__(self, event: object = None) -> tuple[Listener, ...]:
         """
-        Return the listeners of *event* in the order in which they are called; of all events if unsaid.
+        Return the listeners of *event* in the order in which they are called; of all events by default.
 
         Args:
             event: A name, a declared class, or an event.

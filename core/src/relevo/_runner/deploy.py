@@ -96,7 +96,7 @@ class DeployGuard:
         return was_up
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nobody works any more, for so many *seconds* at most; return whether nobody does."""
+        """Wait until no worker is busy, for *seconds* at most; return whether none is."""
         deadline = self._clock.monotonic() + seconds
         while not self._working.acquire():
             left = deadline - self._clock.monotonic()
@@ -108,7 +108,7 @@ class DeployGuard:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Be one for whom :meth:`wait` waits; look only now whether a deploy goes on."""
+        """Take part in what :meth:`wait` waits for; look only now whether a deploy goes on."""
         try:
             while not self._working.acquire(shared=True):  # somebody looks whether anybody works
                 self._clock.sleep(0.01)

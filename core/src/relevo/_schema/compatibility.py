@@ -97,7 +97,7 @@ def events_in(document: object) -> dict[str, _Side]:
     Return the events that an output of ``relevo schema`` holds, by name.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not such an output.
     """
     root: Any = document if isinstance(document, Mapping) else {}
     among = root["$defs"] if "$defs" in root else root.get("components", {}).get("schemas")

@@ -110,7 +110,7 @@ class Transport(ABC):
     A process may be forked while it has an instance, as by a server that imports the application first.
     One that has done nothing but ``open`` and ``setup`` must work on both sides then, so these two leave
     no connection, thread or lock in use. What was used more may refuse to work in the child, and says so;
-    a socket or a lock that both sides use is never right. One that means to go on starts anew in the
+    a socket or a lock that both sides use is never right. One that means to go on starts again in the
     child, which it tells by ``os.register_at_fork``, or by ``os.getpid()`` where nothing told Python; what
     was handed out before stays with the parent, and to the child it is lost.
     """

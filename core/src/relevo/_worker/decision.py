@@ -47,7 +47,7 @@ class Reason(StrEnum):
     """A listener that still had to run is in no worker any more."""
 
     STATE_TOO_LARGE = "state-too-large"
-    """It has so many listeners, or with such long ids, that what they did cannot be kept with it."""
+    """It has too many listeners, or their ids are too long, to keep their progress with it."""
 
     SUBJECT_MISSING = "subject-missing"
     FORGED = "forged"
@@ -128,7 +128,7 @@ def waited(delivery: Delivery, now: float) -> float:
 
 
 def overcome(progress: Progress, *reasons: str) -> None:
-    """Forget in *progress* the *reasons* that were waited for and are gone; met again, they are waited for anew."""
+    """Forget in *progress* the *reasons* that were waited for and are gone; met again, they are waited for again."""
     for reason in reasons if progress.waiting else ():
         progress.waiting.pop(reason, None)
 

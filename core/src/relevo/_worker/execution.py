@@ -73,7 +73,7 @@ class Execution:
 
     Args:
         kind: ``inline``, one after the other in the worker's own thread; ``threads``; or ``process``, in child
-            processes that may hang or die without harm. If unsaid it is ``inline``, or ``threads`` where
+            processes that may hang or die without harm. By default it is ``inline``, or ``threads`` where
             *concurrency* is more than 1.
 
         concurrency: How many events are handled at once, each in a thread or a child process of its own.
@@ -85,10 +85,10 @@ class Execution:
             One that holds more while it handles an event is killed; one that has used up half of what it had left is
             replaced between two events.
 
-        recycle_after: A child process is replaced after so many events.
+        recycle_after: Replace a child process after this number of events.
 
     Raises:
-        ConfigurationError: One of them is none, or they do not go together.
+        ConfigurationError: One of them is invalid, or they conflict.
     """
 
     kind: Kind | None = attrs.field(default=None, converter=optional(_kind))

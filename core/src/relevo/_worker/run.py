@@ -10,10 +10,10 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """How long and on what a runner works; what is unsaid has no limit."""
+    """The options of a run; a limit that is ``None`` does not apply."""
 
     transport: str | None = None
-    """Which of the application's transports; the only one if unsaid."""
+    """Which of the application's transports; the only one by default."""
 
     queues: tuple[str, ...] = ()
     """In order of preference; all that routes lead to if empty."""
@@ -27,19 +27,19 @@ class RunOptions:
     max_events: int | None = None
     max_seconds: float | None = None
     max_memory: int | None = None
-    """Bytes; a runner stops when its process has grown so large."""
+    """Bytes; a runner stops when its process has grown to this size."""
 
     max_failures: int | None = None
-    """A runner stops soon after so many deliveries ended in a retry or a dead letter."""
+    """A runner stops soon after this number of deliveries ended in a retry or a dead letter."""
 
     batch: int | None = None
-    """Events received at once; the transport's measure if unsaid."""
+    """Events received at once; the transport's measure by default."""
 
     execution: Literal["inline", "threads", "process"] | None = None
-    """Where listeners run; what the application says if unsaid."""
+    """Where listeners run; what the application says by default."""
 
     concurrency: int | None = None
-    """How many events are handled at once; what the application says if unsaid."""
+    """How many events are handled at once; what the application says by default."""
 
 
 @attrs.frozen(kw_only=True)

@@ -255,7 +255,7 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def _said(envelope: Envelope) -> tuple[str | bytes | None, ...]:
-    """Return what the signature of *envelope* is over: whom it is for, and what of it the body does not say."""
+    """Return what the signature of *envelope* covers: its audience, and what the body does not contain."""
     expires = None if envelope.expires is None else repr(float(envelope.expires))
     return ("event", envelope.source, envelope.queue, envelope.urgency, envelope.ordering_key, expires, envelope.body)
 

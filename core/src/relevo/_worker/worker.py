@@ -1,7 +1,7 @@
 """
 The worker: receive, call, settle.
 
-What is to become of a delivery is decided elsewhere (:mod:`relevo._worker.decision`); here it is carried out.
+The decisions are in :mod:`relevo._worker.decision`; this module carries them out.
 The worker holds deliveries in three places, and everything that is held is renewed until it is settled:
 the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
 flushed together.
@@ -98,7 +98,7 @@ class Worker:
 
         options: Its limits.
 
-        executor: Where listeners run; in this thread if unsaid.
+        executor: Where listeners run; in this thread by default.
 
         hooks: Plugins that look on, and may object to taking further events.
 

@@ -113,7 +113,7 @@ _Entry = TypeVar("_Entry", TransportConfig, PluginConfig)
 
 
 def _options(entry: _Entry, class_of: Callable[[_Entry], type | None]) -> Iterator[tuple[str, Any]]:
-    """Yield what holds beside the address of *entry*; whatever could be a secret is none that is shown."""
+    """Yield what holds beside the address of *entry*; whatever could be a secret is masked."""
     try:
         cls = class_of(entry)
     except ConfigurationError:  # what it could mean is not known, nor what of it is secret

@@ -43,7 +43,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("relevo.cli._status", "Show how many events every queue holds."),
     "transports": ("relevo.cli._transports", "Show the transports, and what each can do."),
     "listeners": ("relevo.cli._listeners", "Show which listeners hear which events."),
-    "schema": ("relevo.cli._schema", "Show what declared events look like, and whom a change of them breaks."),
+    "schema": ("relevo.cli._schema", "Print the schemas of declared events, and compare them."),
     "check": ("relevo.cli._check", "Find out what is wrong before a worker does."),
     "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),
     "unit": ("relevo.cli._unit", "Print what makes cron, supervisor or systemd run it."),
@@ -81,7 +81,7 @@ def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> 
 
 
 def is_text(value: str) -> bool:
-    """Return whether *value* was typed as text; Python lets bytes through that are none, as half a character."""
+    """Return whether *value* was typed as text; Python passes invalid bytes on as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

@@ -40,7 +40,7 @@ def _queue(text: str) -> Target:
 @click.command()
 @click.option("--from", "source", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they are.")
 @click.option("--to", "target", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they go.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="No more than so many.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Move at most N events.")
 @json_option
 @with_app
 def move(*, app: App, source: Target, target: Target, limit: int | None, as_json: bool) -> int:
@@ -104,7 +104,7 @@ def _transport(app: App, target: Target, option: str) -> Transport:
 
 
 def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> Envelope | Outcome:
-    """Return *envelope* for *queue*, signed anew; what was not rightly signed is not made so by moving it."""
+    """Return *envelope* for *queue*, signed again; what was not rightly signed is not made so by moving it."""
     if signing is None:
         return attrs.evolve(envelope, queue=queue)
     fault = signing.fault(envelope)

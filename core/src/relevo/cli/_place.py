@@ -36,9 +36,9 @@ def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place
     Args:
         app: The application.
 
-        name: A transport, with its outbox, or an outbox alone; all of them if unsaid.
+        name: A transport, with its outbox, or an outbox alone; all of them by default.
 
-        queues: Only these, as ``queue`` or ``transport/queue``; those that routes lead to if unsaid, and the
+        queues: Only these, as ``queue`` or ``transport/queue``; those that routes lead to by default, and the
             reserved one of an outbox.
 
     Raises:

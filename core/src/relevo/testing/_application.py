@@ -33,7 +33,7 @@ class AppTesting:
         app: Which one.
 
         now: When it begins: a datetime with a zone, or seconds since the epoch; when the application's
-            clock says, if unsaid.
+            clock says, by default.
 
     Raises:
         ConfigurationError: relevo-memory is not installed.
@@ -96,7 +96,7 @@ class AppTesting:
         Return the events that were dispatched and are like this, in order.
 
         Args:
-            event: A name; a declared class; an event, which has to be equal; or any event, if unsaid.
+            event: A name; a declared class; an event, which has to be equal; or any event, by default.
 
             subject: What it happened to: an object of a registered type, or a :class:`relevo.Subject`.
 
@@ -104,7 +104,7 @@ class AppTesting:
 
             target: One that it went to, ``transport`` or ``transport/queue``.
 
-            times: How often exactly; at least once if unsaid.
+            times: How often exactly; at least once by default.
 
             arguments: Some of its arguments, or of its fields. With a name, rich values are compared as JSON
                 has them.
@@ -188,7 +188,7 @@ class AppTesting:
             twice: Handle every delivery twice, the first time as if the process had died before it could be
                 settled, so that each of its listeners is run again: are they idempotent?
 
-            limit: Fail after so many events.
+            limit: Fail after this number of events.
 
         Returns:
             What became of the deliveries, of which ``handled`` is ``done``, ``retried`` and ``dead`` together. One that

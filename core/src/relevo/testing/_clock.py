@@ -10,7 +10,7 @@ class FakeClock:
     A clock that stands still until it is told otherwise; ``sleep`` moves it and returns at once.
 
     Args:
-        now: Where it starts, in seconds since the epoch; early in 2026 if unsaid.
+        now: Where it starts, in seconds since the epoch; early in 2026 by default.
     """
 
     def __init__(self, now: float = 1_767_225_600.0):

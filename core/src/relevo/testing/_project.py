@@ -28,7 +28,7 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
         name: ``module:name``; the ``app`` of the configuration if empty.
 
     Raises:
-        ConfigurationError: None is named, or it cannot be imported, or is none.
+        ConfigurationError: None is named, or it cannot be imported, or is not an application.
     """
     from relevo._app.load import app_named, configured, modules_of  # noqa: PLC0415 - they know of what is tested
 

@@ -67,7 +67,7 @@ def asked(
     app: App, event: object, *, subject: Any, queue: str | None, target: str | None, arguments: Mapping[str, Any]
 ) -> Query:
     """
-    Return what is asked for, after whatever there is to be said against that.
+    Validate the query, and return it.
 
     Raises:
         RouteNotFoundError: No route matches the name.

@@ -50,7 +50,7 @@ _gates = WeakSet[Gate]()
 
 
 def _begin_life() -> None:
-    """Open every gate anew in a child: its locks may be held by threads that are not there any more."""
+    """Open every gate again in a child: its locks may be held by threads that are not there any more."""
     for gate in list(_gates):
         gate._renew()  # noqa: SLF001 - of the same module
 

@@ -38,7 +38,7 @@ MAX_BODY = 16 * 1024 * 1024
 """Bytes; Redis takes more, but all others wait while it copies them."""
 
 _LARGEST_BATCH = 10_000
-"""Envelopes that are sent together; the server does nothing else meanwhile, a tenth of a second for so many."""
+"""Envelopes that are sent together; the server does nothing else meanwhile, for about a tenth of a second."""
 
 _CHUNK = 1000
 """So many at most are done in one script, as it says itself; between two of them the server serves others."""

@@ -37,8 +37,8 @@ class RedisHarness(Harness):
 
     takes = MappingProxyType(
         {
-            "url": f"the server; if unsaid what {VARIABLE} names, else {STANDARD}",
-            "durability": "host, if unsaid; process where the server answers before what it took is on disk",
+            "url": f"the server; by default what {VARIABLE} names, else {STANDARD}",
+            "durability": "host, by default; process where the server answers before what it took is on disk",
         }
     )
     transport: ClassVar[type[Transport]] = RedisTransport

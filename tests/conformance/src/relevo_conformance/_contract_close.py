@@ -73,7 +73,7 @@ class SetUpContract(Contract):
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_an_application_that_sets_nothing_up_is_told_what_is_missing_and_how_to_mend_it(self) -> None:
         with self.bench() as bench:
-            bench.worker()  # an answer that is none is told before the application stumbles over it
+            bench.worker()  # an invalid answer is reported before the application stumbles over it
         harness = self.harness_type()  # a store of its own: in that of the class something may be set up
         try:
             app = App(transports={"main": harness.open()}, routes={"*": "main/media"}, setup="explicit")

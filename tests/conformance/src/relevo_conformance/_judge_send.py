@@ -176,7 +176,7 @@ def _is_too_large(capabilities: Capabilities, call: history.Send) -> bool:
 
 
 def _is_no_text(envelope: Envelope) -> bool:
-    """Tell whether some text of *envelope* is none that every store must take."""
+    """Return whether some text of *envelope* is not one that every store must take."""
     own = (envelope.id, envelope.source, envelope.name, envelope.ordering_key or "")
     texts = (*own, *envelope.headers, *envelope.headers.values())
     return any("\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts)

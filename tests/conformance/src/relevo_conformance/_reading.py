@@ -54,7 +54,7 @@ def read(plain: Any, kind: Any, where: str = "") -> Any:
         where: The field, for the error; empty for a whole record.
 
     Raises:
-        MisfitError: It is none.
+        MisfitError: It is invalid.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for one in kinds:

@@ -61,7 +61,7 @@ class Operation:
 
 @attrs.define(eq=False)
 class Holder:
-    """One delivery: of which copy, to whom, and as what."""
+    """One delivery: of which copy, to which worker, and with which counters."""
 
     copy: Copy
     worker: str

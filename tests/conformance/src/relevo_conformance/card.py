@@ -65,7 +65,7 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """What was examined, by whom and how."""
+    """The subject of an examination, and how it was examined."""
 
     transport: str
     harness: str

@@ -56,7 +56,7 @@ class Contract:
     harness_type: ClassVar[type[Harness]]
     profile: ClassVar[Profile]
     phases: ClassVar[Iterable[Phase] | None] = None
-    """Hypothesis' phases; all if unsaid."""
+    """Hypothesis' phases; all by default."""
 
     harness: ClassVar[Harness]
     proven: frozenset[str] = frozenset()

@@ -157,7 +157,7 @@ class Harness(ABC):
     patience: ClassVar[float | None] = None
     """
     Seconds of real time within which what is ready must be handed out, and within which the loss of
-    a holder is noticed. If unsaid 0 on a clock moved by hand (one look must do), else 10.
+    a holder is noticed. By default 0 on a clock moved by hand (one look must do), else 10.
     """
 
     glance: ClassVar[float] = 0.3

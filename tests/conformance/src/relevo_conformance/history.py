@@ -19,7 +19,7 @@ from relevo.errors import TransportUnavailableError
 End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
 """
 How a call ended. *refused*: certainly without effect. *unknown*: it may have had its effect.
-*crashed*: with something that no transport may raise. *malformed*: with an answer that is none.
+*crashed*: with something that no transport may raise. *malformed*: with an invalid answer.
 *hung*: not at all, as long as anybody waited.
 """
 

@@ -628,7 +628,7 @@ def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[Tr
     Args:
         harness: What drives the transport.
 
-        seeded: The same histories at every run; others each time if unsaid.
+        seeded: The same histories at every run; others each time by default.
     """
     name = f"{harness.__name__.removesuffix('Harness')}Machine"
     members = {"harness_type": harness, "met": Counter(), "__doc__": f"Random histories on {harness.__name__}."}

@@ -77,7 +77,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
 
         profile: ``quick``, ``standard`` or ``nightly``.
 
-        seed: Decides what is drawn; that of the profile if unsaid.
+        seed: Decides what is drawn; that of the profile by default.
     """
     proving = mutant.breaks.id
     found: list[Finding] = []

@@ -15,11 +15,11 @@ Level = Literal["core", "must", "optional"]
 
 @attrs.frozen
 class Needs:
-    """What a transport must claim so that it makes a promise; nothing if unsaid."""
+    """What a transport must claim so that it makes a promise; nothing by default."""
 
     capability: str = ""
     value: str | None = None
-    """Which one it must say, where there are several; any that says something if unsaid."""
+    """Which one it must say, where there are several; any that says something by default."""
 
     asked_for: bool = True
     """Whether there is a call, or an argument, that asks for it, and that is refused where it is not claimed."""

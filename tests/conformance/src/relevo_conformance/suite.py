@@ -40,8 +40,8 @@ class RandomContract(Contract):
             try:
                 run_state_machine_as_test(machine, settings=Settings(settings, max_examples=left))
             except FlakyStrategyDefinition:
-                # Hypothesis began one anew, and by another answer of a server it went another way. That tells
-                # nothing of the transport, unless it was begun anew because something was broken.
+                # Hypothesis began one again, and by another answer of a server it went another way. That tells
+                # nothing of the transport, unless it was begun again because something was broken.
                 if machine.broke or self.harness.fake:
                     raise
                 left -= max(1, machine.played)
@@ -92,7 +92,7 @@ def suite(harness: type[Harness], *, profile: str | Profile | None = None) -> ty
     Args:
         harness: What drives it.
 
-        profile: ``quick``, ``standard`` or ``nightly``, or one of your own; if unsaid what the environment variable
+        profile: ``quick``, ``standard`` or ``nightly``, or one of your own; by default what the environment variable
             ``RELEVO_CONFORMANCE_PROFILE`` names, else ``quick``.
 
     Raises:

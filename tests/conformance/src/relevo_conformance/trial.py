@@ -51,7 +51,7 @@ class Trial:
 
         profile: ``quick``, ``standard`` or ``nightly``.
 
-        seed: Decides the random histories; if unsaid, that of the profile, and where it has none one is drawn.
+        seed: Decides the random histories; by default, that of the profile, and where it has none one is drawn.
 
         only: The promises to look at; all if empty. The random histories are fewer then.
 

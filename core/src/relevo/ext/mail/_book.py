@@ -177,7 +177,7 @@ class Shelf:
 
 
 def _read(file: int) -> Book:
-    """Return the book in *file*; what a process left half written when it was killed is begun anew."""
+    """Return the book in *file*; what a process left half written when it was killed is begun again."""
     try:
         return msgspec.json.decode(os.pread(file, _MAX_FILE, 0) or b"{}", type=Book)
     except (msgspec.DecodeError, RecursionError):

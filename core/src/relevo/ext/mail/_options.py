@@ -78,18 +78,18 @@ class MailOptions:
     """The developers: one address, or several."""
 
     from_: str | None = attrs.field(default=None, converter=_sender)
-    """The sender, written ``from`` in a file; if unsaid ``relevo@`` and the name of the host."""
+    """The sender, written ``from`` in a file; by default ``relevo@`` and the name of the host."""
 
     server: Secret = attrs.field(default=Secret("smtp://localhost"), converter=_secret)
     """
     ``smtp://user:password@host:port``, or ``smtps://…`` for a server that encrypts from the start.
 
-    The ports are 25 and 465 if unsaid. What is special in a user or a password is percent-encoded.
+    The ports are 25 and 465 by default. What is special in a user or a password is percent-encoded.
     """
 
     starttls: bool | None = None
     """
-    Whether ``smtp://`` is encrypted before anything else is said; if unsaid, unless the server is on this machine.
+    Whether ``smtp://`` is encrypted before anything else is sent; by default, unless the server is on this machine.
 
     The certificate is checked then, and a server that cannot encrypt gets no mail.
     """
@@ -110,7 +110,7 @@ class MailOptions:
     """Seconds that the server may take to answer, and that the end of a run waits for the last mail."""
 
     book: Path | None = None
-    """Where the processes of a host note what was told; if unsaid a file in a folder of the user's own in ``/tmp``."""
+    """Where the processes of a host note what was told; by default a file in a folder of the user's own in ``/tmp``."""
 
     def __attrs_post_init__(self) -> None:
         self.parsed_server()
@@ -133,7 +133,7 @@ class MailOptions:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigurationError(f"server: {masked} is no address: its host or its port is none") from error
+            raise ConfigurationError(f"server: {masked} is not an address: its host or its port is invalid") from error
         if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigurationError(f"server: write smtp://host:port or smtps://user:password@host, not {masked}")
         is_near = bool(_LOOPBACK.fullmatch(host))

@@ -62,7 +62,7 @@ class Proxy:
 
         port: Where the server listens if *url* does not say.
 
-        marks: Whether a connection that requests these bytes is one of the marked; none is if unsaid.
+        marks: Whether a connection that requests these bytes is one of the marked; none is by default.
 
         splits: Called for each connection; returns what splits its requests. Without it :meth:`broken` breaks nothing.
     """
@@ -103,7 +103,7 @@ class Proxy:
         """How many bytes were requested until now."""
 
         self.met = threading.Event()
-        """Set when the write that was to fail was met; it begins anew with each fault."""
+        """Set when the write that was to fail was met; cleared by each new fault."""
 
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._marked: set[socket.socket] = set()
