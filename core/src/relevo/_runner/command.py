@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relevo._worker.run import RunOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relevo._app.app import App
 
 
@@ -34,6 +35,8 @@ def command(app: App, options: RunOptions) -> list[str]:
 
 def folder_of(app: App) -> Path:
     """Return the folder that the command is called in."""
+    from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
+
     return app.found_in or (app.config.directory if app.config is not None else Path.cwd())
 
 
