@@ -138,7 +138,7 @@ def test_a_dead_letter_is_mailed_with_all_that_a_developer_needs(made: Made, inb
     ):
         assert said in text, text
     assert "in make_thumbnail" in " ".join(text.split()), "a long path has it in the next line"
-    assert "_caller.py" not in text, "how relevo calls a listener is no news"
+    assert "_worker/caller.py" not in text, "how relevo calls a listener is no news"
     assert CANARY not in text.replace("{CANARY}", "")
     assert max(map(len, text.splitlines())) <= WIDTH
 

@@ -228,7 +228,7 @@ def test_an_import_that_fails_is_told_in_one_line_and_its_cause_has_its_own_trac
     assert str(caught.value) == f'listeners: the module "shop" cannot be imported: {last}'
     assert "shop.py" in told
     assert "importlib" not in told
-    assert "_module.py" not in told
+    assert "importing.py" not in told
 
 
 def test_a_fault_that_relevo_finds_in_a_module_is_one_line_with_its_place(write: Write) -> None:

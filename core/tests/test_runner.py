@@ -16,6 +16,8 @@ def test_a_runner_without_limits_runs_for_ever_on_everything() -> None:
         "settle": 0.0,
         "max_events": None,
         "max_seconds": None,
+        "max_memory": None,
+        "max_failures": None,
         "batch": None,
         "execution": None,
         "concurrency": None,

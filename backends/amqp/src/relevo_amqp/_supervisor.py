@@ -23,7 +23,7 @@ class SupervisorRunner(LoopRunner):
     def __init__(self, *, processes: int = 1, folder: Path | None = None, signals: bool = True):
         super().__init__(patient=True, signals=signals)
         self._processes = processes
-        self._folder = folder
+        self._folder = None if folder is None else folder.absolute()
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return what :func:`relevo.unit.supervisor` returns."""

@@ -422,7 +422,7 @@ class AmqpTransport(Transport):
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         """
-        Mark *note* as excused, if it is still the last one on *delivery*: its process ends normally or was told to.
+        Mark *note* as excused, if it is still the last one on *delivery*: the end of its process is not a death.
 
         It replaces only the note of this hand-over: each hand-over has a turn of its own. A hand-over that this
         transport did not begin has none to replace.

@@ -152,7 +152,7 @@ class WorkerFactory:
         *,
         eager: bool,
     ) -> Executor:
-        """Return where *listeners* run by *execution*; the classes are imported by those who do not do so inline."""
+        """Return the executor that *execution* asks for; the classes are imported by those who do not do so inline."""
         if execution.chosen == "inline":
             return InlineExecutor()
         check_time_limits(listeners, transport, limit=execution.time_limit, lease=self.lease)

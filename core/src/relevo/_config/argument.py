@@ -99,7 +99,7 @@ def signing(given: Any) -> Signing | None:
 
 
 def execution(given: Any) -> Execution:
-    """Return the terms that are *given*, or the kind of them alone."""
+    """Return the execution that is *given*, or of which only the kind is given."""
     if given is None or isinstance(given, str):
         return Execution(given)
     if not isinstance(given, Execution):

@@ -60,7 +60,7 @@ class Dispatcher(ABC):
     @abstractmethod
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """
-        Dispatch *events*, in their order and on the same options; all are checked before the first is.
+        Dispatch *events*, in their order and with the same options; all are checked before the first is.
 
         Args:
             events: Each as :meth:`dispatch` takes it.
@@ -384,7 +384,7 @@ def _is_line(text: object) -> bool:
 
 
 def check_claims(transport: Transport, packed: PackedEvent) -> None:
-    """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot keep its options."""
+    """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot honour its options."""
     if packed.urgency != "normal" and not transport.capabilities.urgency:
         raise UnsupportedError(transport.name, "urgency")
     if packed.ordering_key is not None and transport.capabilities.order == "none":

@@ -84,9 +84,7 @@ def _place(trace: TracebackType | None) -> str:
 
 
 def _is_machinery(filename: str) -> bool:
-    return (
-        filename.startswith("<") or "importlib" in filename or Path(filename).is_relative_to(Path(__file__).parents[1])
-    )
+    return filename.startswith("<") or "importlib" in filename or Path(filename).is_relative_to(_RELEVO)
 
 
 def marked_in(thing: object) -> list[object]:

@@ -10,7 +10,11 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a run; a limit that is ``None`` does not apply."""
+    """
+    The options of a run; a limit that is ``None`` does not apply.
+
+    *max_memory* and *max_failures* are limits of a runner: a worker that is run by itself has no such limits.
+    """
 
     transport: str | None = None
     """Which of the application's transports; the only one by default."""

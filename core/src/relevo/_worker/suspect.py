@@ -166,6 +166,8 @@ class Suspects:
     def excuse(self) -> None:
         """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
         with self._lock:
+            if not self._is_excused:  # the first time without a pause: it may be the last
+                self._excuse_again_at = -math.inf
             self._is_excused = True
             self._excuse_all()
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import click
@@ -27,7 +27,6 @@ from relevo.cli._place import of_one_transport
 from relevo.errors import ConfigurationError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["inline", "threads", "process"]
 
 
 _LATER = {"lock": "another drain is at the same queues", "objection": "events may not be taken now, as during a deploy"}

@@ -112,7 +112,7 @@ RIGHT: Mapping[str, Callable[[World, Copy, Situation, DeadLetterEntry], bool]] =
     "error": lambda world, copy, one, entry: entry.error == one.error,
     "state": lambda world, copy, one, entry: entry.state == one.kept,
     "attempt": lambda world, copy, one, entry: entry.attempt == one.counters.attempt,
-    "lost_leases": lambda world, copy, one, entry: entry.lost_leases == one.counters.lost_leases,
+    "lost leases": lambda world, copy, one, entry: entry.lost_leases == one.counters.lost_leases,
     "time of sending": lambda world, copy, one, entry: copy.enqueued_at in (None, entry.enqueued_at),
     "time of death": lambda world, copy, one, entry: (
         one.died[0] - world.slack - _AGE_TOLERANCE <= entry.died_at <= world.latest + world.slack
@@ -314,7 +314,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> s
         "status": event.status == view.status,
         "end": times if view.until is not None else event.until is None,
         "attempt": event.attempt == counters.attempt + max(surplus, 0),
-        "lost_leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
+        "lost leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
         "state": event.state == view.one.kept,
         # Of several that look alike nobody knows which was sent when.
         "time of sending": view.sent == event.enqueued_at

@@ -191,7 +191,7 @@ def _headline(incident: Incident) -> str:
 
 def _attempt(incident: Incident) -> str:
     lost_leases = incident.delivery.lost_leases
-    died = f", {lost_leases} lost before with their process" if lost_leases else ""
+    died = f", {lost_leases} leases lost before" if lost_leases else ""
     return f"run {incident.runs}{died}" if incident.runs else f"hand-over {incident.delivery.attempt}{died}"
 
 
