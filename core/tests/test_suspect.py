@@ -536,6 +536,31 @@ def test_a_suspect_that_is_handled_and_not_settled_does_not_pay_for_the_next_eve
     assert found["1"].excused
 
 
+def test_the_last_excuse_of_a_run_does_not_wait_because_an_earlier_one_failed(world: World, host: Host) -> None:
+    class Down(MemoryTransport):
+        down = True
+
+        def excuse(self, delivery: Delivery, note: Note) -> None:
+            if self.down:
+                raise TransportUnavailableError(self.name, "an alarm")
+            super().excuse(delivery, note)
+
+    world.lost()
+    on = Down(world.store, clock=world.clock)
+    suspects = Suspects(on, world.clock, host.process(), host.lives)
+    (delivery,) = on.receive(["default"], limit=1, lease=60, wait=0)
+    assert suspects.outcome(delivery) is None
+    suspects.excuse_handled()
+    on.down = False
+
+    suspects.excuse()  # at once: there is no later one
+
+    world.clock.advance(61)
+    note = world.held().begun
+    assert note is not None
+    assert note.excused
+
+
 def test_a_note_that_cannot_be_renewed_neither_fails_the_listener_nor_is_lost(world: World, host: Host) -> None:
     class Replaced(MemoryTransport):
         broken = False

@@ -358,7 +358,7 @@ def _strangeness(headers: Mapping[Any, Any]) -> str:
 
 
 def _flaw(headers: Mapping[Any, Any], now: float) -> str:
-    """Return the name of an invalid header of a message of ours whose loss would matter; empty if there is none."""
+    """Return the name of a header of our own that is invalid and must not be lost; empty if all are valid."""
     state = headers.get(header.STATE, b"")
     if not _is_state(state):
         size = f"{len(state)} bytes" if isinstance(state, bytes) else f"no bytes but {type(state).__name__}"

@@ -68,7 +68,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def notice_fork() -> None:
-    """Start again if this is a child that nobody told Python of, such as one of a server written in C."""
+    """Start again in the child of a fork that Python did not see, such as one of a server written in C."""
     if _state.pid != os.getpid():
         with _unnoticed:  # of several threads that come here, one
             if _state.pid != os.getpid():
