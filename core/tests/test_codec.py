@@ -17,12 +17,15 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
 from relevo import Event, Subject, event
 from relevo._dispatch.in_process import generic_from
 from relevo._event.codec import (
+    Content,
+    Document,
     checked_source,
     content_of,
     context_of,
@@ -105,6 +108,39 @@ def test_a_body_is_a_cloudevents_1_0_document(
     assert document["time"].endswith("Z")
     assert document["data"] == arguments
     assert document.get("subject") == (str(subject) if subject else None)
+
+
+@given(
+    content=st.builds(Content, names, st.just(b'{"a":1}'), st.none() | st.integers(1, 2**31 - 1)),
+    event_id=texts.filter(bool),
+    now=st.floats(-1e9, 1e11) | st.integers(0, 2**33) | st.integers(0, 2**43).map(lambda each: each / 1000),
+    subject=subjects,
+    around=st.builds(Ambient, st.dictionaries(texts, values, max_size=2), st.none() | texts, st.none() | texts),
+)
+@example(Content("a.b", b"{}", None), "1", 0.999_999_5, None, Ambient())
+@example(Content("a.b", b"{}", None), "1", 1_767_225_599.999_999_9, None, Ambient())
+@example(Content("a.b", b"{}", None), "1", -0.000_000_4, None, Ambient())
+def test_a_body_is_what_encoding_a_document_gives(
+    content: Content, event_id: str, now: float, subject: Subject | None, around: Ambient
+) -> None:
+    document = Document(
+        id=event_id,
+        source="shop",
+        type=content.name,
+        specversion="1.0",
+        time=dt.datetime.fromtimestamp(now, dt.UTC).isoformat().replace("+00:00", "Z"),
+        subject=None if subject is None else str(subject),
+        datacontenttype="application/json",
+        dataversion=content.version,
+        correlationid=around.correlation,
+        causationid=around.causation,
+        relevocontext=msgspec.json.encode(around.context).decode() if around.context else None,
+        data=msgspec.Raw(content.data),
+    )
+
+    body = encoded(content, event_id=event_id, source="shop", now=now, subject=subject, around=around)
+
+    assert body == msgspec.json.encode(document)
 
 
 @given(names, st.dictionaries(texts, values, max_size=3), subjects)

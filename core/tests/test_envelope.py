@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Envelope
+from relevo._transport.envelope import made_envelope
 
 envelopes = st.builds(
     Envelope,
@@ -22,6 +23,18 @@ envelopes = st.builds(
     ordering_key=st.none() | st.text(),
     expires=st.none() | st.floats(allow_nan=False),
 )
+
+
+@given(envelopes)
+def test_an_envelope_that_is_made_quickly_is_the_same(envelope: Envelope) -> None:
+    fields = attrs.asdict(envelope, recurse=False)
+    fields.pop("headers")
+
+    made = made_envelope(**fields)
+
+    assert made == Envelope(**fields)
+    assert made.headers is Envelope(**fields).headers
+    assert repr(made) == repr(Envelope(**fields))
 
 
 @given(envelopes, st.sampled_from([lambda one: pickle.loads(pickle.dumps(one)), copy.copy, copy.deepcopy]))  # noqa: S301

@@ -34,3 +34,14 @@ def test_the_time_can_be_read_from_an_id() -> None:
 
 def test_no_two_ids_of_one_moment_are_equal() -> None:
     assert len({uuid7(1.0) for _ in range(10_000)}) == 10_000
+
+
+def test_74_bits_of_an_id_are_random() -> None:
+    numbers = [uuid.UUID(uuid7(1.0)).int for _ in range(200)]
+    set_in_some, set_in_all = numbers[0], numbers[0]
+
+    for number in numbers:
+        set_in_some |= number
+        set_in_all &= number
+
+    assert (set_in_some & ~set_in_all).bit_count() == 74

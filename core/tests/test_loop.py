@@ -28,7 +28,7 @@ from relevo import (
 from relevo._runner import host_lock, process_limit, single_flight as flights
 from relevo._runner.lock_path import single_flight
 from relevo._runner.loop import LoopRunner, stopped_by_signals
-from relevo._worker.relay import outbox_queue
+from relevo._transport.route import outbox_queue
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport

@@ -7,7 +7,8 @@ import pytest
 
 from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Worker
 from relevo._process_identity import this_process
-from relevo._worker.relay import RelayExecutor, outbox_queue
+from relevo._transport.route import outbox_queue
+from relevo._worker.relay import RelayExecutor
 from relevo.errors import (
     ConfigurationError,
     SendError,

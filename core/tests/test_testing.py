@@ -127,14 +127,14 @@ def test_an_outbox_that_is_a_transport_too_is_the_same_one_meanwhile(make: Make)
 def test_nothing_is_left_after_an_exception(make: Make) -> None:
     clock = FakeClock(100.0)
     app = make(clock=clock)
-    before = (app.transports, app.outboxes, app.clock, app._packer, app._chance)
+    before = app.parts
 
     with pytest.raises(ZeroDivisionError), app.testing() as t:  # noqa: PT012 - what happens in the block matters
         app.dispatch(Event("a.b"))
         t.travel("1h")
         raise ZeroDivisionError
 
-    assert (app.transports, app.outboxes, app.clock, app._packer, app._chance) == before
+    assert app.parts is before
     assert clock.now() == 100.0
     with app.testing() as t:
         t.refute_dispatched()

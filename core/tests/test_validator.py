@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
-from relevo._event.validation import MAX_DEPTH, plain
+from relevo._event.validation import MAX_DEPTH, json_of, plain
 from relevo.errors import EncodeError
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -42,6 +42,44 @@ def nested(depth: int, kind: type = list) -> Any:
     for level in range(depth):
         value = {"a": value} if kind is dict or (kind is object and level % 2) else [value]
     return value
+
+
+class Name(str):
+    __slots__ = ()
+
+
+anything = (
+    values
+    | st.text()  # lone surrogates and NUL among it
+    | st.integers()
+    | st.floats()
+    | st.binary()
+    | st.text(characters).map(Name)
+    | st.just({1: 2})
+    | st.tuples(values)
+)
+keys = st.text() | st.integers() | st.text(characters).map(Name)
+
+
+@given(st.dictionaries(keys, anything, max_size=5) | st.dictionaries(texts, values, max_size=5).map(OrderedDict))
+@example({"a": "\\u0000", "b": 1})
+@example({"a": "\0"})
+@example({"a\0": 1})
+@example({"\ud800": 1})
+@example({"a": [1, {"b": True}]})
+@example({"a": 2**63, "b": -(2**63)})
+def test_what_is_encoded_quickly_is_what_was_validated_and_fails_with_the_same_error(value: dict[Any, Any]) -> None:
+    try:
+        expected: object = msgspec.json.encode(plain(value, event_name="a.b", path="x"))
+    except EncodeError as error:
+        expected = str(error)
+
+    try:
+        found: object = json_of(value, event_name="a.b", path="x")
+    except EncodeError as error:
+        found = str(error)
+
+    assert found == expected
 
 
 @given(values)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from relevo import App, Event, LoopRunner, RunOptions, Worker, listener
@@ -72,9 +73,10 @@ def test_a_folder_that_no_crontab_can_name_is_refused(folder: str, made: Callabl
 
 def test_an_application_of_ones_own_code_is_run_in_its_folder(made: Callable[[str], App]) -> None:
     app = made("shop")
-    app.found_by, app.found_in = ["--app", "shop:app"], Path("/srv/a shop")
+    place = attrs.evolve(app.loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop"))
 
-    line = CronRunner().unit(app, RunOptions())
+    with app.using(attrs.evolve(app.parts, loaded_from=place)):
+        line = CronRunner().unit(app, RunOptions())
 
     assert line.startswith("* * * * * cd '/srv/a shop' && exec ")
     assert as_cron_reads(line)[-4:] == ["--app", "shop:app", "--max-time", "55s"]

@@ -29,6 +29,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 """Put ``@relevo.hookimpl`` above the functions of a plugin that have the names of hooks."""
 
 _log = getLogger("relevo.hook")
+_NOTHING: Mapping[str, Any] = {}
 
 Observed = AbstractContextManager[object] | None
 """What an observing hook returns: entered before and left after what it observes."""
@@ -102,6 +103,7 @@ class Hooks:
     def __init__(self, plugins: Iterable[object] = ()):
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
+        self._forget()
         for plugin in plugins:
             self.add(plugin)
 
@@ -112,18 +114,32 @@ class Hooks:
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"the plugin {plugin!r} does not fit: {error}") from error
+        finally:
+            self._forget()
 
     def remove(self, plugin: object) -> None:
         """Take out *plugin*, which was registered."""
         self._manager.unregister(plugin)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Look the implementations up again when they are next asked for."""
+        self._observers: dict[str, tuple[Observer, ...]] = {}
+        self._enriches: bool | None = None
 
     def observers(self, name: str) -> tuple[Observer, ...]:
         """
-        Return the implementations of the observing hook *name*, resolved once so that none costs nothing.
+        Return the implementations of the observing hook *name*; they are looked up once until a plugin comes or goes.
 
         Raises:
             PluginError: One is a pluggy wrapper; an observer returns a context manager instead.
         """
+        known = self._observers.get(name)
+        if known is None:
+            known = self._observers[name] = self._resolved(name)
+        return known
+
+    def _resolved(self, name: str) -> tuple[Observer, ...]:
         found = []
         for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
             if implementation.wrapper or implementation.hookwrapper:
@@ -131,12 +147,15 @@ class Hooks:
             found.append(_observer(implementation.function, frozenset(implementation.argnames)))
         return tuple(found)
 
-    def enrichment(self, event: object) -> dict[str, Any]:
+    def enrichment(self, event: object) -> Mapping[str, Any]:
         """Return what the plugins add to the context of *event*; earlier registered ones win."""
+        if self._enriches is None:  # asked for each event
+            self._enriches = bool(self._manager.hook.relevo_enrich.get_hookimpls())
+        if not self._enriches:
+            return _NOTHING
         context: dict[str, Any] = {}
-        if (caller := self._manager.hook.relevo_enrich).get_hookimpls():  # what is asked for each event
-            for part in caller(event=event):
-                context.update(part or {})
+        for part in self._manager.hook.relevo_enrich(event=event):
+            context.update(part or {})
         return context
 
     def objection(self) -> str | None:

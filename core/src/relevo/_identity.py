@@ -9,6 +9,10 @@ IdFactory = Callable[[float], str]
 """From the time in seconds since the epoch to a new id."""
 
 
+_VARIANT = {digit: "89ab"[value % 4] for value, digit in enumerate("0123456789abcdef")}
+"""The first digit of the fourth group: two bits that say how the UUID is laid out, and two of chance."""
+
+
 def uuid7(now: float) -> str:
     """
     Return a new UUID of version 7 (RFC 9562, section 5.7).
@@ -16,7 +20,8 @@ def uuid7(now: float) -> str:
     Args:
         now: Seconds since the epoch; its milliseconds are the first 48 bits.
     """
-    return made(int(now * 1000), 7, os.urandom(10))
+    head, tail = f"{int(now * 1000) & 0xFFFF_FFFF_FFFF:012x}", os.urandom(10).hex()
+    return f"{head[:8]}-{head[8:]}-7{tail[1:4]}-{_VARIANT[tail[4]]}{tail[5:8]}-{tail[8:]}"
 
 
 def made(milliseconds: int, version: int, chance: bytes) -> str:

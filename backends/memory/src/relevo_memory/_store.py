@@ -36,7 +36,8 @@ from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_NO_HEADERS: Mapping[str, str] = attrs.fields(Envelope).headers.default
+"""What an envelope without headers has; it cannot be changed."""
 
 _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
     State.READY: "ready",
@@ -47,6 +48,8 @@ _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
 
 def _taken_over(envelope: Envelope) -> Envelope:
     """Return *envelope* with headers that nobody can change any more, as if they had been written down."""
+    if envelope.headers is _NO_HEADERS:
+        return envelope
     return attrs.evolve(envelope, headers=MappingProxyType(dict(envelope.headers)) if envelope.headers else _NO_HEADERS)
 
 

@@ -125,7 +125,8 @@ class MemoryTransport(Transport, Coordinator):
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         self._refuse_what_is_no_text(envelopes)
-        with self._open() as now:
+        with self.store.changed:
+            now = self._now()
             due = now + max(0.0, delay)
             self.store.add([Posting(queue=envelope.queue, envelope=envelope, due=due) for envelope in envelopes], now)
 
@@ -268,9 +269,13 @@ class MemoryTransport(Transport, Coordinator):
     def _open(self) -> Iterator[float]:
         """Hold the store and yield the time: what has begun is done before a close, and in the order of its time."""
         with self.store.changed:
-            if self._closed:
-                raise TransportClosedError(self.name)
-            yield self._clock.now()
+            yield self._now()
+
+    def _now(self) -> float:
+        """Return the time; the caller holds the store."""
+        if self._closed:
+            raise TransportClosedError(self.name)
+        return self._clock.now()
 
     def _first_glance(self) -> float:
         """Return how long to wait for a change before asking whether time has passed; 0 where it does not."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 import attrs
 
-from relevo._app.setup import raise_together, set_up, tried
+from relevo._app.parts import LoadedFrom, Parts
+from relevo._app.registry import Registry
+from relevo._app.stores import Stores, raise_together
 from relevo._app.workers import WorkerFactory
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._config import argument
@@ -19,53 +20,37 @@ from relevo._config.check import (
     NoticingSubjects,
     check_listening,
     checked_lease,
-    fan_out,
     fan_out_problems,
     outbox_problems,
     retry_problems,
     target_problems,
     transport_problems,
 )
-from relevo._dispatch.batch import TransportBatch, by_transport, carried, check_without_packing, enlist, send_batches
-from relevo._dispatch.dispatcher import (
-    Dispatched,
-    Dispatcher,
-    PackedEvent,
-    Packer,
-    check_claims,
-    send_envelopes,
-)
+from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.follow_up import FollowUps
-from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
+from relevo._dispatch.in_process import LocalDispatcher
+from relevo._dispatch.packer import Packer
+from relevo._dispatch.sender import Sender
 from relevo._event.codec import checked_source
-from relevo._event.context import within
-from relevo._event.event import Event, name_of
 from relevo._event.subject import SubjectType, SubjectTypes
-from relevo._fork import ForkLock
-from relevo._hook import observed
+from relevo._hook import Hooks, observed
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
-from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
 from relevo._transport.delivery import Delivery
-from relevo._transport.envelope import DEFAULT_QUEUE, Envelope, Urgency
-from relevo._transport.route import NOW, Target
-from relevo._transport.transport import BoundSender, DeadLetterEntry, Transport
+from relevo._transport.envelope import Envelope, Urgency
+from relevo._transport.route import Routes, Target
+from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle
 from relevo._worker.progress import revived
-from relevo._worker.relay import outbox_queue
 from relevo._worker.run import RunOptions
 from relevo._worker.signing import Signing
 from relevo._worker.worker import LEASE, Worker
-from relevo.errors import (
-    ConfigurationError,
-    DuplicateEventError,
-    SessionError,
-    did_you_mean,
-)
+from relevo.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,25 +61,20 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+P = TypeVar("P")
 
-_FORKING = 5.0
-"""Seconds that a fork waits at most for a thread that imports listeners."""
+_NO_OPTIONS: DispatchOptions = {}
 
 
-@attrs.frozen(kw_only=True)
-class _Ready:
-    """An event that can be sent: all about it is checked, and nothing is written yet."""
+class _Part(Generic[P]):
+    """A part of an application, as an attribute that can only be read."""
 
-    event: object
-    packed: PackedEvent | None
-    groups: Mapping[str, Sequence[Target]]
-    at_once: Sequence[Listener]
-    told: Dispatched
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
 
-    @property
-    def is_now(self) -> bool:
-        """Whether it is routed to the listeners that hear it now, if there are any."""
-        return any(target.transport == NOW for target in self.told.targets)
+    def __get__(self, app: App, _: type) -> P:
+        part: P = getattr(app.parts, self._name)
+        return part
 
 
 class App(Dispatcher):
@@ -143,9 +123,25 @@ class App(Dispatcher):
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
+        loaded_from: Where it was found; what finds applications says this.
+
     Raises:
         ConfigurationError: An argument is invalid, or the arguments conflict; it reports all problems at once.
     """
+
+    transports = _Part[Mapping[str, Transport]]()
+    outboxes = _Part[Mapping[str, Transport]]()
+    routes = _Part[Routes]()
+    retries = _Part[Mapping[Target, Retry]]()
+    source = _Part[str]()
+    hooks = _Part[Hooks]()
+    subjects = _Part[SubjectTypes]()
+    signing = _Part["Signing | None"]()
+    execution = _Part[Execution]()
+    clock = _Part[Clock]()
+    lock = _Part["Path | None"]()
+    deploy = _Part["Path | None"]()
+    loaded_from = _Part[LoadedFrom]()
 
     def __init__(
         self,
@@ -168,64 +164,46 @@ class App(Dispatcher):
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         chance: Callable[[], float] | None = None,
+        loaded_from: LoadedFrom | None = None,
     ):
-        super().__init__(ListenerTable())
         problems = Problems()
         tried = problems.tried
-        self.transports: dict[str, Transport] = tried(
-            "transports", argument.mapping, transports, "transports", instead={}
+        parts = Parts(
+            transports=tried("transports", argument.mapping, transports, "transports", instead={}),
+            outboxes=tried("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
+            routes=argument.routes(routes, problems),
+            retries=argument.retries(retries, problems),
+            source=tried("source", checked_source, source),
+            hooks=tried("plugins", argument.plugins, plugins),
+            subjects=tried("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
+            signing=tried("signing", argument.signing, signing),
+            execution=tried("execution", argument.execution, execution),
+            registry=Registry(tried("listeners", argument.several, listeners, "listeners", instead=())),
+            clock=tried("clock", argument.clock, clock),
+            ids=tried("ids", argument.function, ids, "ids"),
+            chance=tried("chance", argument.function, chance or _random, "chance"),
+            creates=tried("setup", argument.setup_is_auto, setup),
+            patience=tried("patience", lambda: seconds(patience, what="patience")),
+            lease=tried("lease", checked_lease, lease),
+            lock=tried("lock", argument.path, lock, "lock"),
+            deploy=tried("deploy", argument.path, deploy, "deploy"),
+            loaded_from=loaded_from or LoadedFrom(),
         )
-        self.outboxes: dict[str, Transport] = tried(
-            "outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}
-        )
-        self.routes = argument.routes(routes, problems)
-        self.retries: Mapping[Target, Retry] = argument.retries(retries, problems)
-        self.source = tried("source", checked_source, source)
-        self.hooks = tried("plugins", argument.plugins, plugins)
-        self.subjects: SubjectTypes = tried("subjects", lambda: NoticingSubjects(argument.subject_types(subjects)))
-        self.signing = tried("signing", argument.signing, signing)
-        self.execution = tried("execution", argument.execution, execution)
-        self.clock = tried("clock", argument.clock, clock)
-        self.config: Config | None = None
-        self.lock = tried("lock", argument.path, lock, "lock")
-        self.deploy = tried("deploy", argument.path, deploy, "deploy")
-        self.found_by: Sequence[str] = ()
-        """Options of the command line that lead here, if it was that way."""
-        self.found_in: Path | None = None
-        """The folder that has to be the working directory then, since code of its own may start paths from there."""
-        self._unloaded = tried("listeners", argument.several, listeners, "listeners")
-        self._patience = tried("patience", lambda: seconds(patience, what="patience"))
-        self._lease = tried("lease", checked_lease, lease)
-        self._auto = tried("setup", argument.setup_is_auto, setup)
-        self._chance: Callable[[], float] = tried("chance", argument.function, chance or _random, "chance")
-        made_id: IdFactory = tried("ids", argument.function, ids, "ids")
-        self._check_parts(problems)
-        self._local = LocalDispatcher(self._table, subjects=self.subjects)
-        self._packer = Packer(source, self.clock, made_id, self.subjects, self.hooks)
-        self._notice: Callable[[object, Dispatched], None] | None = None
-        self._ready: set[str] = set()
-        self._loading = ForkLock(patience=_FORKING)
-        self._setting_up = ForkLock()
-        for name, transport in self.transports.items():
+        _check_parts(parts, problems)
+        super().__init__(parts.registry.known)
+        for name, transport in parts.transports.items():
             transport.name = name
+        self._assembly = _Assembly.of(parts)
 
-    def _check_parts(self, problems: Problems) -> None:
-        """Refuse parts that do not fit together, with the *problems* of each by itself; all are told at once."""
-        known = not problems.concern("transports")
-        problems.extend(transport_problems(self.transports))
-        if known:
-            problems.extend(outbox_problems(self.outboxes, self.transports))
-            routes = None if problems.concern("routes") else self.routes  # all that there are, or nobody knows
-            problems.extend(target_problems(self.routes, self.transports))
-            policies = {str(queue): (queue, policy) for queue, policy in self.retries.items()}
-            problems.extend(retry_problems(policies, routes, self.transports))
-        if not problems.concern("transports"):
-            joining = {name: self._joins_sessions(name) for name in self.transports}
-            problems.extend(fan_out_problems(self.routes, joining))
-        problems.raise_any()
+    @property
+    def parts(self) -> Parts:
+        """What it is made of."""
+        return self._assembly.parts
 
-    def _joins_sessions(self, name: str) -> bool:
-        return name in self.outboxes or self.transports[name].capabilities.transactional
+    @property
+    def config(self) -> Config | None:
+        """The configuration that it was made of, if it was."""
+        return self.parts.loaded_from.config
 
     @classmethod
     def from_config(
@@ -266,7 +244,7 @@ class App(Dispatcher):
         clock = clock or SystemClock()
         parts = parts_of(config, clock=clock)
         signing = config.signing
-        app = cls(
+        return cls(
             transports=parts.transports,
             routes=config.routes or {"*": next(iter(parts.transports))},
             listeners=config.listeners,
@@ -284,9 +262,8 @@ class App(Dispatcher):
             lock=None if config.lock is None else config.directory / config.lock,
             deploy=None if config.deploy is None else config.directory / config.deploy,
             clock=clock,
+            loaded_from=LoadedFrom(config=config),
         )
-        app.config = config
-        return app
 
     # --- listening ---------------------------------------------------------------------------------
 
@@ -303,8 +280,7 @@ class App(Dispatcher):
         """
         for each in (thing, *others):
             check_listening(each)
-        with self._loading:
-            self._unloaded.extend((thing, *others))
+        self.parts.registry.add((thing, *others))
         return thing
 
     def unlisten(self, *things: object) -> None:
@@ -316,9 +292,7 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: There is no such module, or one of *things* holds no listener.
         """
-        from relevo._listener.importing import marked_in  # noqa: PLC0415 - whoever only dispatches does without
-
-        self.listeners.withdraw([found for thing in things for found in marked_in(thing)])
+        self.parts.registry.remove(things)
 
     def add_subject(self, subject_type: SubjectType) -> None:
         """
@@ -332,14 +306,7 @@ class App(Dispatcher):
     @property
     def listeners(self) -> ListenerTable:
         """The registered listeners; modules that were only named are imported now."""
-        if self._unloaded:
-            from relevo._listener.importing import marked_in  # noqa: PLC0415 - whoever only dispatches does without
-
-            with self._loading:
-                while self._unloaded:
-                    self._table.extend(marked_in(self._unloaded[0]))
-                    del self._unloaded[0]
-        return self._table
+        return self.parts.registry.table
 
     # --- dispatching ---------------------------------------------------------------------------------
 
@@ -389,102 +356,14 @@ class App(Dispatcher):
 
             ConfigurationError: The transports do not claim what is asked for.
         """
-        return self.dispatch_many(
-            (event,),
-            session=session,
-            delay=delay,
-            at=at,
-            urgency=urgency,
-            ordering_key=ordering_key,
-            expires=expires,
-        )[0]
+        options = _NO_OPTIONS
+        if delay or at is not None or urgency != "normal" or ordering_key is not None or expires is not None:
+            options = DispatchOptions(delay=delay, at=at, urgency=urgency, ordering_key=ordering_key, expires=expires)
+        return self._assembly.sender.dispatch((event,), options, session)[0]
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
-        session = options.get("session")
-        ready = [self._checked(event, options) for event in events]
-        self._send(ready, session)
-        return [each.told for each in ready]
-
-    def _checked(
-        self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None = None
-    ) -> _Ready:
-        """Validate *event* and its options, and return it ready to be sent."""
-        name = name_of(event)
-        targets = self.routes.targets(name)
-        kind = self._table.event_types.get(name)
-        if kind is not None and kind.cls is not type(event) and not isinstance(event, Event):
-            raise DuplicateEventError(name, kind.cls, type(event))
-        groups = by_transport(targets)
-        at_once: Sequence[Listener] = ()
-        if any(target.transport == NOW for target in targets):
-            refuse_delay(name, options)
-            first = NOW if targets[0].transport == NOW else ""
-            at_once = self.listeners.in_queue(name, NOW, first)  # imports modules: before anything is sent
-        if len(groups) > 1 and options.get("session") is None:
-            raise fan_out(name, groups)
-        packed = None
-        if groups or self._notice is not None:
-            packed = self._packer.pack(event, options, made_id=made_id)
-            if self.signing is not None:
-                packed = attrs.evolve(packed, make=self.signing.making(packed.make))
-            for transport in groups:
-                check_claims(self.transports[transport], packed)
-        else:
-            check_without_packing(name, options, now=self.clock.now())
-        told = Dispatched(id=packed.id if packed and groups else "", targets=targets)
-        return _Ready(event=event, packed=packed, groups=groups, at_once=at_once, told=told)
-
-    def _send(self, ready: Sequence[_Ready], session: Any) -> None:
-        """Call the listeners that hear it now; then send all that is ready, and what they dispatch, or enlist it."""
-        if session is not None and any(each.at_once for each in ready):
-            for name in dict.fromkeys(name for each in ready for name in each.groups):
-                self._bound(name, session)  # where it cannot be joined nobody is called
-        gathered: list[tuple[int, _Ready]] = []
-        for position, each in enumerate(ready):
-            self._gather(each, position, gathered, session)
-        entries = [(position, each.packed, each.groups) for position, each in gathered if each.packed]
-        if session is not None:
-            enlist(entries, len(ready), lambda transport: self._bound(transport, session))
-        elif entries:
-            send_batches(entries, len(ready), self._send_batch)
-        for _, each in gathered:
-            if self._notice is not None and not each.is_now:
-                self._notice(each.event, each.told)
-
-    def _gather(self, one: _Ready, position: int, gathered: list[tuple[int, _Ready]], session: Any) -> None:
-        """Add *one* to what is sent, call its listeners in process, and add what these dispatch."""
-        gathered.append((position, one))
-        if self._notice is not None and one.is_now:
-            self._notice(one.event, one.told)
-        if not one.at_once:
-            return
-        if one.packed and session is None:
-            one.packed.make(())  # a subject without an id is found out before anybody is called
-
-        def keep(ready: Sequence[_Ready], session: Any) -> None:
-            for each in ready:
-                self._gather(each, position, gathered, session)
-
-        with within(carried(one.event, self.hooks, one.told.id)):
-            self._local.call(one.event, one.at_once, outgoing=FollowUps(self._checked, keep, session))
-
-    def _send_batch(self, batch: TransportBatch) -> None:
-        send_envelopes(self._prepare_transport(batch.transport), batch.envelopes, delay=batch.wait, hooks=self.hooks)
-
-    def _bound(self, name: str, session: Any) -> BoundSender:
-        if not self._joins_sessions(name):
-            raise SessionError(
-                f'the transport "{name}" cannot join a session; '
-                f'give it an outbox: {name} = {{ url = "…", outbox = "sqlite:///…" }}'
-            )
-        key, transport, queues, relay_to = name, self.transports[name], self.queues(name), None
-        if name in self.outboxes:
-            key, transport, queues, relay_to = outbox_queue(name), self.outboxes[name], (outbox_queue(name),), name
-        if self._auto and key not in self._ready:
-            sender = transport.bound_with_setup(session, queues, relay_to=relay_to)
-            if sender is not None:
-                return sender
-        return self._set_up(key, transport, queues).bound_to(session, relay_to=relay_to)
+        session = options.pop("session", None)
+        return self._assembly.sender.dispatch(events, options, session)
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -508,7 +387,7 @@ class App(Dispatcher):
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that routes lead to."""
-        return self.routes.queues(transport) or (DEFAULT_QUEUE,)
+        return self.parts.queues(transport)
 
     def worker(
         self,
@@ -575,22 +454,7 @@ class App(Dispatcher):
 
     @property
     def _workers(self) -> WorkerFactory:
-        return WorkerFactory(
-            routes=self.routes,
-            queues=self.queues,
-            subjects=self.subjects,
-            retries=self.retries,
-            hooks=self.hooks,
-            signing=self.signing,
-            clock=self.clock,
-            chance=self._chance,
-            lease=self._lease,
-            patience=self._patience,
-            execution=self.execution,
-            outgoing=FollowUps(self._checked, self._send, repeats=True),
-            stores=[*self.transports.values(), *self.outboxes.values()],
-            recipe=self._recipe,
-        )
+        return WorkerFactory(self.parts, outgoing=FollowUps(self._assembly.sender), recipe=self._recipe)
 
     def _recipe(self, transport: str, time_limit: float) -> Hello:
         """Return what a child process has to be told to make this application."""
@@ -630,7 +494,7 @@ class App(Dispatcher):
 
             ConfigurationError: What is there is not what is expected, or cannot be used.
         """
-        created, errors = set_up(self.transports, self.outboxes, self.queues, dry_run=dry_run)
+        created, errors = self._assembly.stores.set_up_all(dry_run=dry_run)
         raise_together(errors)
         return created
 
@@ -640,8 +504,7 @@ class App(Dispatcher):
 
         If one of them fails, the other is made ready all the same; the errors are those of :meth:`setup`.
         """
-        steps = [self._prepare_transport, self._prepare_outbox] if name in self.outboxes else [self._prepare_transport]
-        raise_together(tried(*(partial(step, name) for step in steps)))
+        self._assembly.stores.prepare(name)
 
     def testing(self, *, now: Moment | None = None) -> AppTesting:
         """Return what a test holds this application by: ``with app.testing() as t:``; the clock stands at *now*."""
@@ -650,43 +513,20 @@ class App(Dispatcher):
         return AppTesting(self, now=now)
 
     @contextmanager
-    def swapped(
-        self,
-        *,
-        transports: Mapping[str, Transport],
-        outboxes: Mapping[str, Transport],
-        clock: Clock,
-        chance: Callable[[], float] | None = None,
-        notice: Callable[[object, Dispatched], None] | None = None,
-    ) -> Iterator[None]:
+    def using(self, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> Iterator[None]:
         """
-        Work with other transports and another clock while the block runs, then with the former again.
-
-        The listeners are those of before again, too, whatever was registered or taken out meanwhile.
+        Work with other *parts* while the block runs, then with the former again.
 
         Args:
-            transports: For every one of this application, by the same names.
+            parts: Usually :attr:`parts`, evolved.
 
-            outboxes: For every outbox, by the name of its transport.
-
-            clock: Where the time comes from meanwhile.
-
-            chance: Returns the random numbers meanwhile; the former by default.
-
-            notice: Told of every event that was dispatched, when it was sent or enlisted, or before the listeners are
-                called that hear it now. Where somebody is, also what is only called at once must have a faithful form.
+            sender: Makes what sends events of its arguments, as the class does.
         """
-        table, loaded = self._table, self.listeners.copy()  # of all modules that were named
-        before = self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice
-        self.transports, self.outboxes, self.clock = dict(transports), dict(outboxes), clock
-        self._packer, self._ready = attrs.evolve(self._packer, clock=clock), set()
-        self._chance, self._notice = chance or self._chance, notice
-        self._table = loaded
+        former, self._assembly = self._assembly, _Assembly.of(parts, sender)
         try:
             yield
         finally:
-            self.transports, self.outboxes, self.clock, self._packer, self._ready, self._chance, self._notice = before
-            self._table, self._unloaded = table, []
+            self._assembly = former
 
     def close(self) -> None:
         """Close the transports, and have the plugins end what they began; may be called again."""
@@ -704,24 +544,45 @@ class App(Dispatcher):
     ) -> None:
         self.close()
 
-    def _prepare_transport(self, name: str) -> Transport:
-        return self._set_up(name, self.transports[name], self.queues(name))
 
-    def _prepare_outbox(self, name: str) -> Transport:
-        return self._set_up(outbox_queue(name), self.outboxes[name], [outbox_queue(name)])
+@attrs.frozen
+class _Assembly:
+    """The parts of an application, and what works with them."""
 
-    def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
-        """Create what is missing, or only look if ``setup`` is ``explicit``; once."""
-        if key not in self._ready:
-            with self._setting_up:
-                missing = transport.setup(queues, dry_run=not self._auto)
-                if missing and not self._auto:
-                    raise ConfigurationError(
-                        f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
-                        f'run relevo setup, or say setup = "auto"'
-                    )
-                self._ready.add(key)
-        return transport
+    parts: Parts
+    stores: Stores
+    sender: Sender
+
+    @classmethod
+    def of(cls, parts: Parts, make: Callable[..., Sender] = Sender) -> Self:
+        """Assemble *parts*; *make* makes the sender."""
+        stores = Stores(parts)
+        sign = None if parts.signing is None else parts.signing.signed
+        sender = make(
+            routes=parts.routes,
+            stores=stores,
+            packer=Packer(parts.source, parts.clock, parts.ids, parts.subjects, parts.hooks, sign),
+            listeners=parts.registry,
+            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects),
+            hooks=parts.hooks,
+            clock=parts.clock,
+        )
+        return cls(parts, stores, sender)
+
+
+def _check_parts(parts: Parts, problems: Problems) -> None:
+    """Refuse *parts* that do not fit together, with the *problems* of each by itself; all are reported at once."""
+    known = not problems.concern("transports")
+    problems.extend(transport_problems(parts.transports))
+    if known:
+        problems.extend(outbox_problems(parts.outboxes, parts.transports))
+        routes = None if problems.concern("routes") else parts.routes  # all that there are, or it is not known
+        problems.extend(target_problems(parts.routes, parts.transports))
+        policies = {str(queue): (queue, policy) for queue, policy in parts.retries.items()}
+        problems.extend(retry_problems(policies, routes, parts.transports))
+    if not problems.concern("transports"):
+        problems.extend(fan_out_problems(parts.routes, {name: parts.joins_sessions(name) for name in parts.transports}))
+    problems.raise_any()
 
 
 def _random() -> float:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
 
-from relevo._clock import Clock
+from relevo._app.parts import Parts
 from relevo._config.check import check_listeners, check_queues, check_time_limits
-from relevo._event.subject import SubjectTypes
-from relevo._hook import Hooks
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
-from relevo._retry import Retry
 from relevo._transport.delivery import Delivery, Release
-from relevo._transport.route import Routes, Target
+from relevo._transport.route import Target, outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
-from relevo._worker.relay import RelayExecutor, outbox_queue
+from relevo._worker.relay import RelayExecutor
 from relevo._worker.run import RunOptions
-from relevo._worker.signing import Signing
 from relevo._worker.suspect import Suspects
 from relevo._worker.worker import Worker
 from relevo.errors import ConfigurationError, RouteNotFoundError
@@ -37,26 +33,11 @@ Runs = Callable[[Delivery, str], None] | None
 """Notes which listener of a delivery with lost leases runs, where evidence is kept."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class WorkerFactory:
-    """What of an application its workers are made of."""
+    """Makes the workers of an application."""
 
-    routes: Routes
-    queues: Callable[[str], Sequence[str]]
-    """From the name of a transport to those that routes lead to."""
-
-    stores: Sequence[Transport]
-    """All transports and outboxes."""
-
-    subjects: SubjectTypes
-    retries: Mapping[Target, Retry]
-    hooks: Hooks
-    signing: Signing | None
-    clock: Clock
-    chance: Callable[[], float]
-    lease: float
-    patience: float
-    execution: Execution
+    parts: Parts
     outgoing: Outgoing
     """Takes what listeners dispatch by their call."""
 
@@ -78,14 +59,14 @@ class WorkerFactory:
         Raises:
             ConfigurationError: It could not do its work.
         """
-        queues = options.queues or self.queues(transport.name)
-        check_listeners(listeners, self.routes)
-        check_queues(listeners, self.routes, transport, queues, self._first_queue_on(transport.name))
+        queues = options.queues or self.parts.queues(transport.name)
+        check_listeners(listeners, self.parts.routes)
+        check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
-        suspects = Suspects(transport, self.clock)
+        suspects = Suspects(transport, self.parts.clock)
         runs = suspects.runs if transport.capabilities.presence else None
         if executor is None:
-            execution = self.execution.overridden(options.execution, options.concurrency)
+            execution = self.parts.execution.overridden(options.execution, options.concurrency)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         if hasattr(executor, "watched"):
             listeners = executor.watched(listeners)
@@ -93,12 +74,12 @@ class WorkerFactory:
             transport=transport,
             handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs),
             queues=queues,
-            clock=self.clock,
-            chance=self.chance,
+            clock=self.parts.clock,
+            chance=self.parts.chance,
             options=options,
             executor=executor,
-            hooks=self.hooks,
-            lease=self.lease,
+            hooks=self.parts.hooks,
+            lease=self.parts.lease,
             patient=patient,
             suspects=suspects,
         )
@@ -112,35 +93,36 @@ class WorkerFactory:
             transport=outbox,
             handle=lambda _: Release(),
             queues=[outbox_queue(transport.name)],
-            clock=self.clock,
-            chance=self.chance,
+            clock=self.parts.clock,
+            chance=self.parts.chance,
             options=options,
-            executor=RelayExecutor(transport, clock=self.clock, patience=self.patience),
-            lease=self.lease,
+            executor=RelayExecutor(transport, clock=self.parts.clock, patience=self.parts.patience),
+            lease=self.parts.lease,
             patient=patient,
             limited=[transport],
         )
 
     def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:
         """Return what handles deliveries from *transport*, which is a name, by calling *listeners*."""
-        if checkpoint is not None and self.signing is not None:
-            checkpoint = self.signing.keeping(checkpoint)
+        signing = self.parts.signing
+        if checkpoint is not None and signing is not None:
+            checkpoint = signing.keeping(checkpoint)
         caller = Caller(
             listeners=listeners,
             first_queue=self._first_queue_on(transport),
-            subjects=self.subjects,
-            clock=self.clock,
-            chance=self.chance,
+            subjects=self.parts.subjects,
+            clock=self.parts.clock,
+            chance=self.parts.chance,
             checkpoint=checkpoint,
-            hooks=self.hooks,
-            queue_retry=lambda queue: self.retries.get(Target(transport, queue)),
-            patience=self.patience,
+            hooks=self.parts.hooks,
+            queue_retry=lambda queue: self.parts.retries.get(Target(transport, queue)),
+            patience=self.parts.patience,
             outgoing=self.outgoing,
             runs=runs,
         )
-        if self.signing is None:
+        if signing is None:
             return contained(caller.outcome)
-        return contained(self.signing.verifying(caller.outcome, clock=self.clock, patience=self.patience))
+        return contained(signing.verifying(caller.outcome, clock=self.parts.clock, patience=self.parts.patience))
 
     def _executor(
         self,
@@ -155,12 +137,12 @@ class WorkerFactory:
         """Return the executor that *execution* asks for; the classes are imported by those who do not do so inline."""
         if execution.chosen == "inline":
             return InlineExecutor()
-        check_time_limits(listeners, transport, limit=execution.time_limit, lease=self.lease)
+        check_time_limits(listeners, transport, limit=execution.time_limit, lease=self.parts.lease)
         if execution.chosen == "threads":
             from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does without
 
             return ThreadExecutor(execution.concurrency, time_limit=execution.time_limit)
-        for each in self.stores:
+        for each in [*self.parts.transports.values(), *self.parts.outboxes.values()]:
             if each.capabilities.durability == "process":
                 raise ConfigurationError(
                     f'execution: what a child process sends to "{each.name}" stays in that process; choose a transport '
@@ -179,7 +161,7 @@ class WorkerFactory:
             found = known.get(event_name)
             if found is None:
                 try:
-                    target = self.routes.targets(event_name)[0]
+                    target = self.parts.routes.targets(event_name)[0]
                 except RouteNotFoundError:
                     target = Target("")
                 found = known[event_name] = target.queue if target.transport == transport else ""

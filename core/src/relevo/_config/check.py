@@ -9,14 +9,13 @@ from types import ModuleType
 from typing import Any
 
 from relevo._clock import seconds
-from relevo._dispatch.batch import by_transport
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import ListenerTable, marked
 from relevo._problem import KeyPath, Problem
 from relevo._retry import Retry
 from relevo._transport.delivery import MAX_LEASE, MAX_STATE
-from relevo._transport.route import NOW, Routes, Target
+from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
 
@@ -207,15 +206,6 @@ def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iter
 
 def _problem(keys: KeyPath, what: str) -> Problem:
     return Problem(keys, ConfigurationError(what))
-
-
-def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
-    """Return the error for an event that would go to several transports, where a crash could part them."""
-    names = ", ".join(f'"{name}"' for name in transports)
-    return ConfigurationError(
-        f'"{event_name}" is routed to several transports ({names}); a crash between them would lose a part: '
-        f"dispatch it with session=, where each can join it or has an outbox, or route it to one transport"
-    )
 
 
 def check_listeners(listeners: ListenerTable, routes: Routes) -> None:

@@ -1,188 +1,165 @@
-"""Send packed events: a batch for each transport, or inside a session."""
+"""Send packed events: a batch for each transport and delay, or inside a session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-import attrs
-
-from relevo._clock import moment
-from relevo._dispatch.dispatcher import PackedEvent, check_options
-from relevo._event.context import Ambient, ambient
-from relevo._event.event import Event, declared
-from relevo._hook import Hooks
-from relevo._listener.call import DispatchOptions
+from relevo._dispatch.packer import PackedEvent, Packer
+from relevo._hook import Hooks, observed
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import NOW, Target
-from relevo._transport.transport import BoundSender
+from relevo._transport.route import Target
+from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import SendError, TransportError
 
-Entry = tuple[int, PackedEvent, Mapping[str, Sequence[Target]]]
-"""
-An event that was checked, and its targets by their transport.
-
-Before it the position, among those that were dispatched together, of the one that it is or that brought it about.
-"""
+Groups = Mapping[str, Sequence[Target]]
+"""Targets by their transport."""
 
 
-@attrs.frozen(kw_only=True)
 class TransportBatch:
-    """What goes to one transport in one go."""
+    """
+    The events that go to one transport with one delay, and their envelopes.
 
-    transport: str
-    wait: float
-    """Seconds from now before which none is handled."""
+    Args:
+        transport: Its name.
 
-    parts: list[tuple[int, PackedEvent, Sequence[Target]]] = attrs.field(factory=list)
-    """Each event's position, itself, and its targets there."""
+        wait: Seconds from now before which none is handled.
+    """
 
-    envelopes: list[Envelope] = attrs.field(factory=list)
-    """What :meth:`fill` made."""
+    __slots__ = ("envelopes", "parts", "positions", "transport", "wait")
 
-    def fill(self) -> None:
+    def __init__(self, transport: str, wait: float):
+        self.transport = transport
+        self.wait = wait
+        self.parts: list[tuple[PackedEvent, Sequence[Target]]] = []
+        self.positions: list[int] = []
+        """For each envelope the position of its event."""
+        self.envelopes: list[Envelope] = []
+
+    def fill(self, packer: Packer) -> None:
         """Make the envelopes; if one cannot be made, there are none."""
-        self.envelopes[:] = [each for _, packed, group in self.parts for each in packed.make(group)]
-
-    @property
-    def positions(self) -> list[int]:
-        """Those of the envelopes' events."""
-        return [position for position, _, group in self.parts for _ in group]
+        made: list[Envelope] = []
+        for packed, targets in self.parts:
+            made += packer.envelopes(packed, targets)
+        self.envelopes = made
 
 
-def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
-    """Return *targets* by their transport, in order, without those that are called at once."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        if target.transport != NOW:
-            groups.setdefault(target.transport, []).append(target)
-    return groups
-
-
-def carried(event: object, hooks: Hooks, event_id: str) -> Ambient:
+class Batches:
     """
-    Return what is carried along to the listeners of *event* that are called at once: as to those that come later.
+    The events of one dispatch by transport and delay, in the order in which they came.
 
     Args:
-        event: As it was dispatched.
-
-        hooks: Plugins that add to the context.
-
-        event_id: Its id; empty if it has none, since it is written nowhere.
+        number: How many events were dispatched together. Positions count these; an event that a listener dispatches
+            has the position of the event that the listener was called for.
     """
-    own = event.arguments if isinstance(event, Event) else declared(type(event)).fields
-    around = ambient()
-    context = {**hooks.enrichment(event), **around.context}
-    return Ambient(
-        {key: each for key, each in context.items() if key not in own},
-        around.correlation or event_id or None,
-        event_id or around.causation,
-    )
 
+    __slots__ = ("_batches", "_number")
 
-def check_without_packing(event_name: str, options: DispatchOptions, *, now: float) -> None:
-    """Check the *options* of a dispatch that needs no envelope, as packing it would."""
-    check_options(event_name, options)
-    if (expires := options.get("expires")) is not None:
-        moment(expires, now=now, what="the expires of a dispatch")
+    def __init__(self, number: int):
+        self._number = number
+        self._batches: dict[tuple[str, float], TransportBatch] = {}
 
+    def add(self, packed: PackedEvent, groups: Groups, position: int) -> None:
+        """Add *packed*, which goes to the targets in *groups*."""
+        wait = packed.conditions.wait
+        for transport, targets in groups.items():
+            batch = self._batches.get((transport, wait))
+            if batch is None:
+                batch = self._batches[transport, wait] = TransportBatch(transport, wait)
+            batch.parts.append((packed, targets))
+            batch.positions += [position] * len(targets)
 
-def send_batches(entries: Sequence[Entry], number: int, send: Callable[[TransportBatch], None]) -> None:
-    """
-    Send *entries*, those of each transport and delay in one call.
+    def send(self, packer: Packer, send: Callable[[TransportBatch], None]) -> None:
+        """
+        Send all batches, each in one call.
 
-    Raises:
-        SendError: Not every one is known to be safe; its positions are those in *entries*.
+        Raises:
+            SendError: Not every event is known to be safe; it has the positions.
 
-        TransportError: Nothing was sent.
-    """
-    batches = _batches(entries)
-    for batch in batches:
-        batch.fill()
-    _one_by_one(batches, number, send)
+            TransportError: Nothing was sent.
+        """
+        for batch in self._batches.values():
+            batch.fill(packer)
+        self._send_each(send)
 
+    def enlist(self, packer: Packer, bound: Callable[[str], BoundSender]) -> None:
+        """
+        Have all events written with a session's transaction; if one cannot be, none is.
 
-def enlist(entries: Sequence[Entry], number: int, bound: Callable[[str], BoundSender]) -> None:
-    """
-    Have all *entries* written with a session's transaction; if one cannot be, none is.
+        On a plain connection they are written now. So the first batch that is asked for its envelopes makes those of
+        all batches, also those of other transports, and only then is anything written.
 
-    On a plain connection they are written now. So whoever is the first to be asked for envelopes makes all of
-    them, also those of the other transports, and only then is anything written.
+        Args:
+            packer: Makes the envelopes.
 
-    Args:
-        entries: What.
+            bound: From the name of a transport to what joins the session for it.
 
-        number: So many were dispatched together.
+        Raises:
+            SendError: Not every one was written; it has the positions.
+        """
+        batches = self._batches.values()
+        senders = {name: bound(name) for name in dict.fromkeys(batch.transport for batch in batches)}
+        refused = filled = False
 
-        bound: From the name of a transport to what joins the session for it.
+        def envelopes(batch: TransportBatch) -> Sequence[Envelope]:
+            nonlocal filled
+            if refused:
+                return ()
+            if not filled:
+                for each in batches:
+                    each.fill(packer)
+                filled = True
+            return batch.envelopes
 
-    Raises:
-        SendError: Not every one was written; its positions are those in *entries*.
-    """
-    batches = _batches(entries)
-    senders = {name: bound(name) for name in dict.fromkeys(batch.transport for batch in batches)}
-    refused = filled = False
-
-    def envelopes(batch: TransportBatch) -> Sequence[Envelope]:
-        nonlocal filled
-        if refused:
-            return ()
-        if not filled:
-            for each in batches:
-                each.fill()
-            filled = True
-        return batch.envelopes
-
-    try:
-        _one_by_one(
-            batches,
-            number,
-            lambda batch: senders[batch.transport].send(partial(envelopes, batch), delay=batch.wait),
-        )
-    except BaseException:
-        refused = True
-        raise
-
-
-def _batches(entries: Sequence[Entry]) -> list[TransportBatch]:
-    batches: dict[tuple[str, float], TransportBatch] = {}
-    for position, packed, groups in entries:
-        for transport, group in groups.items():
-            batch = batches.setdefault((transport, packed.wait), TransportBatch(transport=transport, wait=packed.wait))
-            batch.parts.append((position, packed, group))
-    return list(batches.values())
-
-
-def _one_by_one(batches: Sequence[TransportBatch], number: int, send: Callable[[TransportBatch], None]) -> None:
-    """Send *batches*; an error reports the fate of each event that was dispatched together."""
-    fates: list[set[str]] = [set() for _ in range(number)]
-    for done, batch in enumerate(batches):
-        positions = batch.positions
         try:
-            send(batch)
-        except SendError as error:
-            for fate in ("sent", "refused", "unknown"):
-                for index in getattr(error, fate):
-                    fates[positions[index]].add(fate)
-            raise _send_error(batch.transport, fates, batches[done + 1 :], error.why) from error
-        except TransportError as error:
-            if done == 0:
-                raise
-            raise _send_error(batch.transport, fates, batches[done:], str(error)) from error
-        for position in positions:
-            fates[position].add("sent")
+            self._send_each(lambda batch: senders[batch.transport].send(partial(envelopes, batch), delay=batch.wait))
+        except BaseException:
+            refused = True
+            raise
+
+    def _send_each(self, send: Callable[[TransportBatch], None]) -> None:
+        """Send every batch; an error reports the fate of each event that was dispatched together."""
+        done: list[TransportBatch] = []
+        for batch in self._batches.values():
+            try:
+                send(batch)
+            except SendError as error:
+                raise self._send_error(batch, done, error, error.why) from error
+            except TransportError as error:
+                if not done:
+                    raise
+                none = SendError(batch.transport, refused=range(len(batch.positions)), why=str(error))
+                raise self._send_error(batch, done, none, str(error)) from error
+            done.append(batch)
+
+    def _send_error(
+        self, failed: TransportBatch, done: Iterable[TransportBatch], error: SendError, why: str
+    ) -> SendError:
+        """Return the error that says the fate of each event; one that arrived in part is unknown."""
+        fates: list[set[str]] = [set() for _ in range(self._number)]
+        for batch in self._batches.values():
+            if batch is not failed:
+                fate = "sent" if any(batch is each for each in done) else "refused"
+                for position in batch.positions:
+                    fates[position].add(fate)
+        for fate in ("sent", "refused", "unknown"):
+            for index in getattr(error, fate):
+                fates[failed.positions[index]].add(fate)
+        known = {"sent", "refused"}
+        return SendError(
+            failed.transport,
+            sent=[position for position, fate in enumerate(fates) if fate == {"sent"} or not fate],
+            refused=[position for position, fate in enumerate(fates) if fate == {"refused"}],
+            unknown=[position for position, fate in enumerate(fates) if "unknown" in fate or fate >= known],
+            why=why,
+        )
 
 
-def _send_error(transport: str, fates: Sequence[set[str]], unsent: Iterable[TransportBatch], why: str) -> SendError:
-    """Return the error that says of each event what became of it; one that arrived in part is unknown."""
-    for batch in unsent:
-        for position in batch.positions:
-            fates[position].add("refused")
-    known = {"sent", "refused"}
-    return SendError(
-        transport,
-        sent=[position for position, fate in enumerate(fates) if fate == {"sent"} or not fate],
-        refused=[position for position, fate in enumerate(fates) if fate == {"refused"}],
-        unknown=[position for position, fate in enumerate(fates) if "unknown" in fate or fate >= known],
-        why=why,
-    )
+def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
+    """Send *envelopes* while the observing hooks look on."""
+    observers = hooks.observers("relevo_around_send")
+    if not observers:
+        transport.send(envelopes, delay=delay)
+        return
+    with observed(observers, transport=transport.name, envelopes=envelopes):
+        transport.send(envelopes, delay=delay)

@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
 
 import attrs
 
+from relevo._dispatch.sender import ReadyEvent, Sender
 from relevo._event.context import ambient
 from relevo._identity import made
 from relevo._listener.call import DispatchOptions
 
 
-class Check(Protocol):
-    """Checks an event and returns it ready to be sent."""
-
-    def __call__(self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None) -> Any: ...
-
-
-class Send(Protocol):
-    """Sends what was checked, inside the session if there is one."""
-
-    def __call__(self, ready: Sequence[Any], session: Any) -> None: ...
-
-
 @attrs.frozen
 class FollowUps:
     """
-    Where the events go that a listener dispatches by its call.
+    Where the events go that a listener dispatches by its call, while a worker handles an event.
+
+    The listener may be called again for the same event, and then dispatches the same events again: they have the same
+    ids.
 
     Args:
-        check: Says at once what is wrong with an event.
-
-        send: Sends those of one call.
-
-        session: Of the dispatch that the listener was called by, if it was called at once.
-
-        repeats: The listener may be called again for the same event, and then dispatches the same events
-            again: they have the same ids.
+        sender: Checks each event at once, and sends those of one call together.
     """
 
-    _check: Check
-    _send: Send
-    _session: Any = None
-    _repeats: bool = False
+    _sender: Sender
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        parent = ambient().causation if self._repeats else None
+        """Check *event* and keep it for :meth:`send_held`."""
+        parent = ambient().causation
         made_id = partial(derived, parent, key) if parent else None
-        return self._check(event, {**options, "session": self._session}, made_id=made_id)
+        return self._sender.check(event, options, session=None, made_id=made_id)
 
-    def send_held(self, held: Sequence[Any]) -> None:
-        self._send(held, self._session)
+    def send_held(self, held: Sequence[ReadyEvent]) -> None:
+        """Send what was kept."""
+        self._sender.send(held, None)
 
 
 def derived(parent: str, key: str, said: bytes) -> str:

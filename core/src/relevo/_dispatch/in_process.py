@@ -8,7 +8,8 @@ from typing import Unpack
 import attrs
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher, check_options
+from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.packer import check_options
 from relevo._event.codec import content_of, subject_of, typed_from
 from relevo._event.event import Event, name_of
 from relevo._event.subject import SubjectTypes

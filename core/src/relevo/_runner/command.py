@@ -37,10 +37,10 @@ def folder_of(app: App) -> Path:
     """Return the folder that the command is called in."""
     from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
 
-    return app.found_in or (app.config.directory if app.config is not None else Path.cwd())
+    return app.loaded_from.folder or (app.config.directory if app.config is not None else Path.cwd())
 
 
 def _found_by(app: App) -> Sequence[str]:
-    if app.found_by or app.config is None or app.config.path is None:
-        return app.found_by
+    if app.loaded_from.options or app.config is None or app.config.path is None:
+        return app.loaded_from.options
     return ("--config", str(app.config.path))

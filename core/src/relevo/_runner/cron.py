@@ -40,8 +40,8 @@ def cron(app: App, options: RunOptions) -> str:
         ConfigurationError: A path in it has a form that no crontab can hold.
     """
     line = shlex.join(command(app, within_the_minute(options)))
-    if app.found_in is not None:
-        line = f"cd {shlex.quote(str(app.found_in))} && exec {line}"
+    if app.loaded_from.folder is not None:
+        line = f"cd {shlex.quote(str(app.loaded_from.folder))} && exec {line}"
     if found := re.search(r"[\\\x00-\x1f\x7f]", line):
         raise ConfigurationError(
             f"a crontab cannot hold {found[0]!r}, and it is in {line!r}; give the folder another name"

@@ -85,7 +85,7 @@ def _address(app: App, transport: str) -> str:
     """Return what tells this transport from one of the same name elsewhere, as that of a staging system."""
     entry = app.config.transports.get(transport) if app.config is not None else None
     if entry is None:
-        return str(app.found_in or "")
+        return str(app.loaded_from.folder or "")
     from relevo._config.opening import options_class  # noqa: PLC0415 - an application put together in code does without
 
     hints = get_type_hints(options_class(entry))

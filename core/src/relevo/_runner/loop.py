@@ -16,7 +16,7 @@ from relevo._runner.command import command
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
-from relevo._worker.relay import outbox_queue
+from relevo._transport.route import outbox_queue
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE, Worker
 from relevo.errors import TransportUnavailableError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -59,6 +59,29 @@ def parsed_target(text: object, *, where: str) -> Target:
     if queue == NOW:
         raise ConfigurationError(f'{where}: no queue can be called "{NOW}": a listener that names it is called at once')
     return Target(transport, checked_queue(queue, where=where) if slash else DEFAULT_QUEUE)
+
+
+def outbox_queue(transport: str) -> str:
+    """Return the reserved queue that holds what is meant for *transport*."""
+    return f"{RESERVED}{transport}"
+
+
+def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
+    """Return *targets* by their transport, in order, without those that are called now."""
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.transport != NOW:
+            groups.setdefault(target.transport, []).append(target)
+    return groups
+
+
+def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
+    """Return the error of an event that goes to several transports, between which a crash could lose a part."""
+    names = ", ".join(f'"{name}"' for name in transports)
+    return ConfigurationError(
+        f'"{event_name}" is routed to several transports ({names}); a crash between them would lose a part: '
+        f"dispatch it with session=, where each can join it or has an outbox, or route it to one transport"
+    )
 
 
 class Routes:

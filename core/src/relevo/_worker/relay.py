@@ -8,7 +8,6 @@ from logging import getLogger
 from relevo._clock import Clock
 from relevo._transport.delivery import Ack, Delivery, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import RESERVED
 from relevo._transport.transport import Transport
 from relevo._worker import decision
 from relevo._worker.executor import Handle
@@ -32,11 +31,6 @@ _BATCH = 250
 
 _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
-
-
-def outbox_queue(transport: str) -> str:
-    """Return the reserved queue that holds what is meant for *transport*."""
-    return f"{RESERVED}{transport}"
 
 
 class RelayExecutor:

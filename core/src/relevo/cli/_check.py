@@ -12,8 +12,8 @@ import attrs
 import click
 
 from relevo._app.app import App
+from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
-from relevo._worker.relay import outbox_queue
 from relevo._worker.run import RunOptions
 from relevo.cli._main import exit_code, filled, tell
 from relevo.cli._option import json_option, with_app

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import click
 
 from relevo._app.app import App
@@ -92,12 +93,16 @@ def opened(config: Config, app_name: str | None) -> Iterator[App]:
         if wanted:
             refuse(config)  # before its own App.from_config() does, in the middle of an import
         with app_named(wanted) if wanted else App.of(config) as app:
-            app.found_by = [
-                *(["--config", str(config.path)] if config.path is not None else []),
-                *(["--app", app_name] if app_name else []),
-            ]
-            app.found_in = config.directory if wanted else None
-            yield app
+            place = attrs.evolve(
+                app.loaded_from,
+                options=[
+                    *(["--config", str(config.path)] if config.path is not None else []),
+                    *(["--app", app_name] if app_name else []),
+                ],
+                folder=config.directory if wanted else None,
+            )
+            with app.using(attrs.evolve(app.parts, loaded_from=place)):
+                yield app
 
 
 def _transport_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -9,8 +9,8 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
-from relevo._worker.relay import outbox_queue
 from relevo.errors import ConfigurationError, did_you_mean
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relevo._app.app import App
-from relevo._app.setup import raise_together, set_up
+from relevo._app.stores import Stores, raise_together
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
@@ -24,7 +24,7 @@ def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
 
     Example: relevo setup --plan
     """
-    created, errors = set_up(app.transports, app.outboxes, app.queues, dry_run=plan or check)
+    created, errors = Stores(app.parts).set_up_all(dry_run=plan or check)
     if as_json:
         show_json(created)
     else:

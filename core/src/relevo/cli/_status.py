@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from relevo._app.app import App
-from relevo._app.setup import each_of
+from relevo._app.stores import each_of
 from relevo._transport.transport import Stats
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app

@@ -84,10 +84,10 @@ def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None
 
 def _place(app: App) -> str:
     """Return what tells *app* from another of the same name in the same crontab, as of a project that has no name."""
-    words = [word for word in app.found_by if not word.startswith("--")]
+    words = [word for word in app.loaded_from.options if not word.startswith("--")]
     if app.config is not None and app.config.path is not None:
         return " ".join(words)
-    return " ".join([str(app.found_in or Path.cwd()), *words])
+    return " ".join([str(app.loaded_from.folder or Path.cwd()), *words])
 
 
 def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOptions:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import attrs
 
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
@@ -12,6 +15,7 @@ from relevo.testing._clock import FakeClock, StandingClock
 from relevo.testing._drain import DeadEvent, Failure, dead_events, dead_told, drain, failure_told
 from relevo.testing._query import Query, absence, asked, listing
 from relevo.testing._record import DispatchedEvent, Record
+from relevo.testing._sender import RecordingSender
 from relevo.testing._stand_in import stand_ins
 
 if TYPE_CHECKING:
@@ -58,12 +62,16 @@ class AppTesting:
         memory = stand_ins(former, clock=self.clock, taken=self._record.taken)
         with ExitStack() as undo:
             undo.enter_context(
-                app.swapped(
-                    transports={name: memory[each] for name, each in app.transports.items()},
-                    outboxes={name: memory[each] for name, each in app.outboxes.items()},
-                    clock=self.clock,
-                    chance=lambda: 0.0,
-                    notice=self._record.dispatched,
+                app.using(
+                    attrs.evolve(
+                        app.parts,
+                        transports={name: memory[each] for name, each in app.transports.items()},
+                        outboxes={name: memory[each] for name, each in app.outboxes.items()},
+                        registry=app.parts.registry.copy(),
+                        clock=self.clock,
+                        chance=lambda: 0.0,
+                    ),
+                    sender=partial(RecordingSender, self._record),
                 )
             )
             for each in memory.values():

@@ -15,9 +15,9 @@ from relevo._listener.call import SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.delivery import Delivery, Lost, Outcome
 from relevo._transport.envelope import Envelope
+from relevo._transport.route import outbox_queue
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.executor import Handle, InlineExecutor
-from relevo._worker.relay import outbox_queue
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import DecodeError, RetryLater, described
 from relevo.testing._record import event_told

@@ -1,0 +1,55 @@
+"""The listeners of an application; modules that were only named are imported at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relevo._fork import ForkLock
+from relevo._listener.listener import ListenerTable
+
+_FORKING = 5.0
+"""Seconds that a fork waits at most for a thread that imports listeners."""
+
+
+class Registry:
+    """
+    The listeners of an application.
+
+    Args:
+        listeners: Marked functions, subscribers, modules, or the names of modules.
+    """
+
+    def __init__(self, listeners: Iterable[object] = ()):
+        self.known = ListenerTable()
+        """Those of the modules that were imported so far."""
+        self._unloaded = list(listeners)
+        self._loading = ForkLock(patience=_FORKING)
+
+    @property
+    def table(self) -> ListenerTable:
+        """All listeners; modules that were only named are imported now."""
+        if self._unloaded:
+            from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
+
+            with self._loading:
+                while self._unloaded:
+                    self.known.extend(marked_in(self._unloaded[0]))
+                    del self._unloaded[0]
+        return self.known
+
+    def add(self, things: Iterable[object]) -> None:
+        """Register *things*, at first use."""
+        with self._loading:
+            self._unloaded.extend(things)
+
+    def remove(self, things: Iterable[object]) -> None:
+        """Take out what *things* hold; what is not there is passed over."""
+        from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
+
+        self.table.withdraw([found for thing in things for found in marked_in(thing)])
+
+    def copy(self) -> Registry:
+        """Return another registry with the same listeners in the same order, all imported."""
+        made = Registry()
+        made.known = self.table.copy()
+        return made

@@ -1,0 +1,151 @@
+"""The transports and outboxes of an application: set up at first use, or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
+from typing import Any
+
+from relevo._app.parts import Parts
+from relevo._fork import ForkLock
+from relevo._transport.route import outbox_queue
+from relevo._transport.transport import BoundSender, Transport
+from relevo.errors import ConfigurationError, RelevoError, SessionError
+
+
+class Stores:
+    """
+    The transports and outboxes of *parts*.
+
+    Each is set up once, when it is first used: what is missing is created, or only reported, as *parts* say.
+    """
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._ready: set[str] = set()
+        self._setting_up = ForkLock()
+
+    @property
+    def transports(self) -> Mapping[str, Transport]:
+        """By the names that routes use."""
+        return self._parts.transports
+
+    def ready(self, name: str) -> Transport:
+        """
+        Return the transport *name*, set up.
+
+        Raises:
+            ConfigurationError: Something is missing and may not be created.
+
+            TransportUnavailableError: The server could not be reached.
+        """
+        transport = self._parts.transports[name]
+        return transport if name in self._ready else self._set_up(name, transport, self._parts.queues(name))
+
+    def bound(self, name: str, session: Any) -> BoundSender:
+        """
+        Return what writes events for the transport *name*, there or in its outbox, inside *session*.
+
+        Raises:
+            SessionError: The transport cannot join a session and has no outbox.
+        """
+        parts = self._parts
+        if not parts.joins_sessions(name):
+            raise SessionError(
+                f'the transport "{name}" cannot join a session; '
+                f'give it an outbox: {name} = {{ url = "…", outbox = "sqlite:///…" }}'
+            )
+        key, transport, queues, relay_to = name, parts.transports[name], parts.queues(name), None
+        if name in parts.outboxes:
+            key, transport, queues, relay_to = outbox_queue(name), parts.outboxes[name], (outbox_queue(name),), name
+        if parts.creates and key not in self._ready:
+            sender = transport.bound_with_setup(session, queues, relay_to=relay_to)
+            if sender is not None:
+                return sender
+        return self._set_up(key, transport, queues).bound_to(session, relay_to=relay_to)
+
+    def prepare(self, name: str) -> None:
+        """
+        Set up the transport *name* and its outbox, unless that was done.
+
+        If one of them fails, the other is set up all the same; the errors are raised together.
+        """
+        steps: list[Callable[[], object]] = [partial(self.ready, name)]
+        if name in self._parts.outboxes:
+            queue = outbox_queue(name)
+            steps.append(partial(self._set_up, queue, self._parts.outboxes[name], [queue]))
+        raise_together(tried(*steps))
+
+    def set_up_all(self, *, dry_run: bool) -> tuple[list[str], list[RelevoError]]:
+        """
+        Create what is missing wherever it can be done.
+
+        Args:
+            dry_run: Only report.
+
+        Returns:
+            What was, or would be, created, and the errors where it failed.
+        """
+        created: list[str] = []
+        steps: list[Callable[[], None]] = []
+        for name, transport in self._parts.transports.items():
+            steps.append(partial(_create, created, transport, self._parts.queues(name), dry_run=dry_run))
+            if name in self._parts.outboxes:
+                outbox = self._parts.outboxes[name]
+                steps.append(partial(_create, created, outbox, [outbox_queue(name)], dry_run=dry_run))
+        return created, tried(*steps)
+
+    def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
+        """Create what is missing, or only look if it may not be created; once."""
+        if key not in self._ready:
+            with self._setting_up:
+                missing = transport.setup(queues, dry_run=not self._parts.creates)
+                if missing and not self._parts.creates:
+                    raise ConfigurationError(
+                        f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
+                        f'run relevo setup, or say setup = "auto"'
+                    )
+                self._ready.add(key)
+        return transport
+
+
+def _create(created: list[str], transport: Transport, queues: Sequence[str], *, dry_run: bool) -> None:
+    created += transport.setup(queues, dry_run=dry_run)
+
+
+def tried(*steps: Callable[[], object]) -> list[RelevoError]:
+    """Take every one of *steps*, whether or not others fail, and return what they failed with."""
+    errors: list[RelevoError] = []
+    for step in steps:
+        try:
+            step()
+        except RelevoError as error:
+            errors.append(error)
+    return errors
+
+
+def raise_together(errors: Sequence[RelevoError]) -> None:
+    """
+    Raise what several steps failed with as one error, which has a line for each.
+
+    It is of the kind that says who has to act first, which is whoever wrote the program.
+
+    Raises:
+        RelevoError: There is at least one; if it is the only one, itself.
+    """
+    if not errors:
+        return
+    first = next((each for each in errors if isinstance(each, ConfigurationError)), errors[0])
+    if len(errors) == 1:
+        raise first
+    told = copy(first)
+    told.args = ("\n".join(map(str, errors)),)
+    told.__dict__["errors"] = tuple(errors)
+    raise told from first
+
+
+def each_of(error: RelevoError) -> Sequence[RelevoError]:
+    """Return the errors that *error* tells together, or itself."""
+    errors: Sequence[RelevoError] = error.__dict__.get("errors", (error,))
+    return errors
