@@ -55,6 +55,7 @@ mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and rew
 	@$(VENV_PYTHON) -m benchmarks.mutants
 
 bench: $(BENCH)/.peers ## Measure it beside Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
+	@$(BENCH_PYTHON) benchmarks/dispatch.py
 	@$(BENCH_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
 	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} $(OPTIONS)'
 

@@ -75,7 +75,7 @@ def test_what_is_encoded_quickly_is_what_was_validated_and_fails_with_the_same_e
         expected = str(error)
 
     try:
-        found: object = json_of(value, event_name="a.b", path="x")
+        found: object = json_of(value, "a.b", "x")
     except EncodeError as error:
         found = str(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 
 IdFactory = Callable[[float], str]
 """From the time in seconds since the epoch to a new id."""
@@ -20,8 +21,15 @@ def uuid7(now: float) -> str:
     Args:
         now: Seconds since the epoch; its milliseconds are the first 48 bits.
     """
-    head, tail = f"{int(now * 1000) & 0xFFFF_FFFF_FFFF:012x}", os.urandom(10).hex()
-    return f"{head[:8]}-{head[8:]}-7{tail[1:4]}-{_VARIANT[tail[4]]}{tail[5:8]}-{tail[8:]}"
+    random = os.urandom(10).hex()
+    return f"{_head(int(now * 1000))}{random[1:4]}-{_VARIANT[random[4]]}{random[5:8]}-{random[8:]}"
+
+
+@lru_cache(maxsize=8)
+def _head(milliseconds: int) -> str:
+    """Return what the ids of a millisecond have in common."""
+    text = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
+    return f"{text[:8]}-{text[8:]}-7"
 
 
 def made(milliseconds: int, version: int, chance: bytes) -> str:

@@ -27,6 +27,9 @@ class Receipt:
     number: int
 
 
+_UNUSED = Counters()
+
+
 @attrs.define(kw_only=True, eq=False)
 class KeptEvent:
     """An event as the store keeps it."""
@@ -38,7 +41,7 @@ class KeptEvent:
     envelope: Envelope | Unreadable
     enqueued_at: float
     status: State
-    counters: Counters = attrs.field(factory=Counters)
+    counters: Counters = _UNUSED
     state: bytes = b""
     begun: Note | None = None
     deaths: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import attrs
 
@@ -36,7 +36,7 @@ from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
-_NO_HEADERS: Mapping[str, str] = attrs.fields(Envelope).headers.default
+_NO_HEADERS: Mapping[str, str] = Envelope(id="", source="", name="", body=b"").headers
 """What an envelope without headers has; it cannot be changed."""
 
 _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
@@ -53,14 +53,13 @@ def _taken_over(envelope: Envelope) -> Envelope:
     return attrs.evolve(envelope, headers=MappingProxyType(dict(envelope.headers)) if envelope.headers else _NO_HEADERS)
 
 
-@attrs.frozen(kw_only=True)
-class Posting:
+class Posting(NamedTuple):
     """One envelope on its way into the store."""
 
     queue: str
     """Where it is kept; in an outbox not the envelope's own."""
 
-    envelope: Envelope = attrs.field(converter=_taken_over)
+    envelope: Envelope
     due: float
     """Seconds since the epoch before which it is not handed out."""
 
@@ -112,15 +111,15 @@ class MemoryStore:
         """Take all *postings* in; one that lives in its queue already is the same event and stays as it is."""
         with self.changed:
             self._take_foreign(now)
-            for posting in postings:
-                queue = self._at(posting.queue, now)
+            for name, envelope, due in postings:
+                queue = self._at(name, now)
                 event = KeptEvent(
                     number=next(self._numbers),
-                    queue=posting.queue,
-                    envelope=posting.envelope,
+                    queue=name,
+                    envelope=_taken_over(envelope),
                     enqueued_at=now,
-                    status=State.SCHEDULED if posting.due > now else State.READY,
-                    due=posting.due,
+                    status=State.SCHEDULED if due > now else State.READY,
+                    due=due,
                 )
                 if not queue.knows(event):
                     queue.admit(event)
@@ -310,6 +309,8 @@ class MemoryStore:
         return queue
 
     def _take_foreign(self, now: float) -> None:
+        if not self._foreign:
+            return
         foreign, self._foreign = self._foreign, []
         for name, unreadable in foreign:
             number = next(self._numbers)

@@ -128,7 +128,7 @@ class MemoryTransport(Transport, Coordinator):
         with self.store.changed:
             now = self._now()
             due = now + max(0.0, delay)
-            self.store.add([Posting(queue=envelope.queue, envelope=envelope, due=due) for envelope in envelopes], now)
+            self.store.add([Posting(envelope.queue, envelope, due) for envelope in envelopes], now)
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -293,8 +293,8 @@ class MemoryTransport(Transport, Coordinator):
     def _refuse_what_is_no_text(self, envelopes: Sequence[Envelope]) -> None:
         """Refuse lone surrogates, as every transport that stores bytes has to."""
         for one in envelopes:
-            texts = (one.id, one.source, one.name, one.queue, one.ordering_key or "", *one.headers)
-            text = "".join((*texts, *one.headers.values()))
+            texts = f"{one.id}{one.source}{one.name}{one.queue}{one.ordering_key}"
+            text = "".join((texts, *one.headers, *one.headers.values())) if one.headers else texts
             if text.isascii():
                 continue
             try:

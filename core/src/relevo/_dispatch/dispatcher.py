@@ -8,6 +8,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import attrs
+import msgspec
 
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.batch import send_envelopes
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@attrs.frozen(kw_only=True)
-class Dispatched:
+# One is made for each dispatch, while the caller waits: a Struct takes a fifth of the time of an attrs class.
+class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
     """What a dispatch did."""
 
     id: str

@@ -31,7 +31,7 @@ class FollowUps:
         """Check *event* and keep it for :meth:`send_held`."""
         parent = ambient().causation
         made_id = partial(derived, parent, key) if parent else None
-        return self._sender.check(event, options, session=None, made_id=made_id)
+        return self._sender.check(event, options, None, made_id)
 
     def send_held(self, held: Sequence[ReadyEvent]) -> None:
         """Send what was kept."""

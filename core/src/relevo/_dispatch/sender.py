@@ -132,7 +132,7 @@ class Sender:
 
     def dispatch(self, events: Iterable[object], options: DispatchOptions, session: Any) -> list[Dispatched]:
         """Validate all *events*, then send them together, inside *session* if there is one."""
-        ready = [self.check(event, options, session=session) for event in events]
+        ready = [self.check(event, options, session) for event in events]
         self.send(ready, session)
         return [each.dispatched for each in ready]
 
@@ -140,7 +140,6 @@ class Sender:
         self,
         event: object,
         options: DispatchOptions,
-        *,
         session: Any,
         made_id: Callable[[bytes], str] | None = None,
     ) -> ReadyEvent:
@@ -250,7 +249,7 @@ class Gathering:
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         """Check *event*, which a listener dispatches, and keep it for :meth:`send_held`."""
-        return self._sender.check(event, options, session=self.session)
+        return self._sender.check(event, options, self.session)
 
     def send_held(self, held: Sequence[Any]) -> None:
         """Add what a listener dispatched, and call its listeners in process."""

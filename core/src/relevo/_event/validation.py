@@ -28,7 +28,7 @@ _LOW, _HIGH = -(2**63), 2**63 - 1
 _encode = msgspec.json.Encoder().encode
 
 
-def json_of(value: Mapping[str, Any], *, event_name: str, path: str = "$") -> bytes:
+def json_of(value: Mapping[str, Any], event_name: str, path: str = "$") -> bytes:
     """
     Return *value* as JSON, after validating it as :func:`plain` does, with the same errors.
 
