@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from relevo import Capabilities, DeadLetter, Envelope, Secret, SystemClock
+from relevo._config.settings import KEYS
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
@@ -44,6 +45,13 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         "setup": ("explicit", "RELEVO_SETUP"),
         "patience": (3600.0, "default"),
         "lease": (60.0, "default"),
+        "execution": ("inline", "default"),
+        "concurrency": (1, "default"),
+        "time_limit": (900.0, "default"),
+        "memory_limit": (None, "default"),
+        "recycle_after": (None, "default"),
+        "lock": (None, "default"),
+        "deploy": (None, "default"),
         "signing": (None, "default"),
         "transports.main.url": ("sqlite:///shop.db", "relevo.toml:7"),
         "transports.main.outbox": (None, "default"),
@@ -52,6 +60,47 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
         'routes."*"': (["main"], "relevo.toml:11"),
     }
+
+
+def test_every_key_is_shown_with_the_value_that_was_given(shop: Shop) -> None:
+    given = {
+        "source": '"web"',
+        "app": '"shop:app"',
+        "listeners": '["shop_listeners"]',
+        "setup": '"explicit"',
+        "patience": "7",
+        "lease": "8",
+        "execution": '"process"',
+        "concurrency": "2",
+        "time_limit": '"5m"',
+        "memory_limit": '"64M"',
+        "recycle_after": "9",
+        "lock": '"run"',
+        "deploy": '"run/deploy"',
+        "plugins": '["shop_listeners"]',
+        "signing": f'"{KEY}"',
+        "transports": '{ main = "memory://" }',
+        "retries": "{ main = 3 }",
+        "routes": '{ "*" = "main" }',
+    }
+    shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))
+
+    rows = shown(shop)
+
+    lines = {key: f"relevo.toml:{number}" for number, key in enumerate(given, start=1)}
+    assert set(given) == set(KEYS)
+    for key in KEYS:
+        assert lines[key] in [origin for row, (_, origin) in rows.items() if row.split(".")[0] == key]
+    assert rows["time_limit"] == (300.0, lines["time_limit"])
+    assert rows["memory_limit"] == (64 << 20, lines["memory_limit"])
+    assert (rows["execution"][0], rows["concurrency"][0]) == ("process", 2)
+
+
+def test_listeners_that_run_several_at_once_are_shown_in_threads(shop: Shop) -> None:
+    rows = shown(shop, RELEVO_CONCURRENCY="4")
+
+    assert rows["execution"] == ("threads", "default")
+    assert rows["concurrency"] == (4, "RELEVO_CONCURRENCY")
 
 
 def test_a_table_is_shown_with_the_line_of_each_key(shop: Shop) -> None:

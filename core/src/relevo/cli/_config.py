@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 import click
 
 from relevo._config.opening import Config, PluginConfig, TransportConfig, options_class, plugin_options
-from relevo._config.settings import RETRY_KEYS
+from relevo._config.settings import KEYS, RETRY_KEYS
 from relevo._problem import KeyPath
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import MASK, Secret, masked_url
 from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo._worker.execution import Execution
 from relevo.cli._main import Group
 from relevo.cli._option import json_option, with_config
 from relevo.cli._output import show_json, show_table
@@ -57,25 +58,57 @@ _Said = tuple[KeyPath, Any, str]
 
 
 def _values(config: Config) -> Iterator[_Said]:
-    """Yield all that holds, in the order in which it is documented."""
-    for key in ("source", "app", "listeners", "plugins", "setup", "patience", "lease"):
-        value = tuple(each.name for each in config.plugins) if key == "plugins" else getattr(config, key)
-        yield (key,), list(value) if isinstance(value, tuple) else value, _origin(config, key)
+    """Yield all that holds, in the order of the keys."""
+    for key in KEYS:
+        yield from _TABLES[key](config) if key in _TABLES else [((key,), _value(config, key), _origin(config, key))]
+
+
+def _value(config: Config, key: str) -> Any:
+    value = getattr(config, key)
+    if key == "execution":
+        return Execution(value, config.concurrency).chosen
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _plugins(config: Config) -> Iterator[_Said]:
+    yield ("plugins",), [each.name for each in config.plugins], _origin(config, "plugins")
     for plugin in config.plugins:
         yield from _plugin(config, plugin)
+
+
+def _signing(config: Config) -> Iterator[_Said]:
     if config.signing is None:
         yield ("signing",), None, _DEFAULT
-    else:
-        required = config.signing.required
-        said = not required or ("signing", "required") in config.origins.said
-        yield ("signing", "keys"), [MASK] * len(config.signing.keys), _origin(config, "signing", "keys")
-        yield ("signing", "required"), required, _origin(config, "signing", "required", said=said)
+        return
+    required = config.signing.required
+    said = not required or ("signing", "required") in config.origins.said
+    yield ("signing", "keys"), [MASK] * len(config.signing.keys), _origin(config, "signing", "keys")
+    yield ("signing", "required"), required, _origin(config, "signing", "required", said=said)
+
+
+def _retries(config: Config) -> Iterator[_Said]:
     for queue, policy in config.retries.items():
         yield from _policy(config, queue, policy)
+
+
+def _transports(config: Config) -> Iterator[_Said]:
     for name, entry in config.transports.items():
         yield from _transport(config, name, entry)
+
+
+def _routes(config: Config) -> Iterator[_Said]:
     for pattern, targets in (config.routes or {"*": list(config.transports)[:1]}).items():
         yield ("routes", pattern), list(targets), _origin(config, "routes", pattern)
+
+
+_TABLES: Mapping[str, Callable[[Config], Iterator[_Said]]] = {
+    "plugins": _plugins,
+    "signing": _signing,
+    "retries": _retries,
+    "transports": _transports,
+    "routes": _routes,
+}
+"""The keys that hold more than one value."""
 
 
 def _policy(config: Config, queue: str, policy: Retry) -> Iterator[_Said]:
