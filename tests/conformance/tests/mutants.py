@@ -547,7 +547,7 @@ class CountsReleases(MemoryTransport):
 class KeepsAnyState(MemoryTransport):
     """A state that is too long is kept."""
 
-    def _refuse_if_long(self, state: bytes | None) -> None:
+    def _check_states(self, states: Iterable[bytes | None]) -> None:
         pass
 
 

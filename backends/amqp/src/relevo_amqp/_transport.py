@@ -15,15 +15,12 @@ from typing import ClassVar, NamedTuple, Self
 import attrs
 
 from relevo import (
-    MAX_STATE,
     Ack,
     Capabilities,
     Clock,
-    DeadLetter,
     DeadLetterEntry,
     Delivery,
     Envelope,
-    Lost,
     Nack,
     Note,
     Presence,
@@ -455,10 +452,7 @@ class AmqpTransport(Transport):
 
     # --- settling -------------------------------------------------------------------------------------
 
-    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
-        self._refuse_if_long(
-            outcome.state for _, outcome in settlements if isinstance(outcome, (Nack, DeadLetter, Lost))
-        )
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._in_use() as hub:
             subscription = None if self._receiver is None else self._receiver.subscription
             if subscription is None:
@@ -541,14 +535,6 @@ class AmqpTransport(Transport):
             subscription.give_back(tags, GRACE)
         return [move.delivery for move in moves], why, is_lost
 
-    def _refuse_if_long(self, states: Iterable[bytes | None]) -> None:
-        """Raise :class:`ConfigurationError` if one of *states* is longer than any transport keeps."""
-        for state in states:
-            if state is not None and len(state) > MAX_STATE:
-                raise ConfigurationError(
-                    f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
-                )
-
     def _delayed(self, delay: float) -> None:
         """Note that this process sent something that comes after *delay* seconds."""
         if delay > 0.0:
@@ -582,8 +568,7 @@ class AmqpTransport(Transport):
         with self._in_use() as hub:
             return DeadLetterStore(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
 
-    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        self._refuse_if_long(refs.values())
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._in_use() as hub:
             return DeadLetterStore(hub, self._clock, self._shelf).revive(refs)
 

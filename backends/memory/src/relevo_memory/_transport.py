@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import attrs
 
 from relevo import (
-    MAX_STATE,
-    Ack,
     BoundSender,
     Capabilities,
     Clock,
@@ -23,7 +21,6 @@ from relevo import (
     Found,
     Note,
     Presence,
-    Release,
     Settlement,
     Stats,
     SystemClock,
@@ -149,10 +146,7 @@ class MemoryTransport(Transport, Coordinator):
                 # Neither does it run nor does it sleep: whoever moves it has to call again.
                 return ()
 
-    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
-        for _, outcome in settlements:
-            if not isinstance(outcome, (Ack, Release)):
-                self._refuse_if_long(outcome.state)
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._open() as now:
             return self.store.settle(settlements, now)
 
@@ -160,8 +154,7 @@ class MemoryTransport(Transport, Coordinator):
         with self._open() as now:
             return self.store.extend(deliveries, lease=lease, now=now)
 
-    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
-        self._refuse_if_long(state)
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
         with self._open() as now:
             if not self.store.checkpoint(delivery, state, now):
                 raise LeaseLostError(self.name, delivery)
@@ -193,9 +186,7 @@ class MemoryTransport(Transport, Coordinator):
         with self._open():
             return self.store.dead_letters(queues, after=after, limit=limit)
 
-    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        for state in refs.values():
-            self._refuse_if_long(state)
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._open() as now:
             return self.store.revive(refs, now)
 
@@ -301,11 +292,6 @@ class MemoryTransport(Transport, Coordinator):
                 text.encode()
             except UnicodeEncodeError as error:
                 raise SendError(self.name, refused=range(len(envelopes)), why=str(error)) from error
-
-    def _refuse_if_long(self, state: bytes | None) -> None:
-        if state is not None and len(state) > MAX_STATE:
-            message = f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing changed'
-            raise ConfigurationError(message)
 
 
 @attrs.frozen(eq=False)

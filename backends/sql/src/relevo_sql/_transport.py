@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Self
 import sqlalchemy as sa
 
 from relevo import (
-    MAX_STATE,
-    Ack,
     BoundSender,
     Capabilities,
     Clock,
@@ -22,7 +20,6 @@ from relevo import (
     Found,
     Note,
     Presence,
-    Release,
     Settlement,
     Stats,
     SystemClock,
@@ -203,11 +200,8 @@ class SqlTransport(Transport, Coordinator):
             if not patience.pause(rings, change):
                 return ()
 
-    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         self._require_open()
-        for _, outcome in settlements:
-            if not isinstance(outcome, (Ack, Release)):
-                self._refuse_if_long(outcome.state)
         lost = self._settler.settle(settlements)
         self._doorbell.ring()
         return lost
@@ -216,9 +210,8 @@ class SqlTransport(Transport, Coordinator):
         self._require_open()
         return self._settler.extend(deliveries, lease=lease)
 
-    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
         self._require_open()
-        self._refuse_if_long(state)
         if not self._settler.checkpoint(delivery, state):
             raise LeaseLostError(self.name, delivery)
 
@@ -249,10 +242,8 @@ class SqlTransport(Transport, Coordinator):
         self._require_open()
         return self._dead_letters.entries(queues, after=after, limit=limit)
 
-    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._require_open()
-        for state in refs.values():
-            self._refuse_if_long(state)
         missing = self._dead_letters.revive(refs)
         self._doorbell.ring()
         return missing
@@ -352,9 +343,3 @@ class SqlTransport(Transport, Coordinator):
     def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[tuple[object, ...]]:
         now = micros(self._clock.now())
         return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
-
-    def _refuse_if_long(self, state: bytes | None) -> None:
-        if state is not None and len(state) > MAX_STATE:
-            raise ConfigurationError(
-                f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing was changed'
-            )

@@ -10,12 +10,26 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._transport.capabilities import Capabilities
-from relevo._transport.delivery import Ack, DeadLetter, Delivery, Nack, Note, Outcome, Settlement, Unreadable
+from relevo._transport.delivery import (
+    MAX_STATE,
+    Ack,
+    DeadLetter,
+    Delivery,
+    Lost,
+    Nack,
+    Note,
+    Outcome,
+    Settlement,
+    Unreadable,
+)
 from relevo._transport.envelope import Envelope
-from relevo.errors import LeaseLostError, UnsupportedError
+from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_STATEFUL = (Nack, DeadLetter, Lost)
+"""The outcomes that carry a state."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +120,9 @@ class Transport(ABC):
     does nothing. Every method may be called from several threads, ``receive`` from one at a time.
     Foreign errors are translated: what a method raises is a :class:`RelevoError`, the driver's own is
     its ``__cause__``.
+
+    Three methods check the size of a state before anything else: ``settle``, ``checkpoint`` and ``revive``. A transport
+    implements what they call then: ``_settle``, ``_checkpoint`` and ``_revive``.
 
     A process may be forked while it has an instance, as by a server that imports the application first.
     One that has done nothing but ``open`` and ``setup`` must work on both sides then, so these two leave
@@ -228,7 +245,6 @@ class Transport(ABC):
             malformed-is-quarantined · nobody-starves · wait-is-kept
         """
 
-    @abstractmethod
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         """
         End each of *settlements*, each on its own, by compare-and-set on the receipt.
@@ -252,10 +268,18 @@ class Transport(ABC):
             SettleError: Some could not be settled, though others were or would have been; names them. What was
                 not settled stays leased, and is delivered again if it is not settled later.
 
+            ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
+
         Promises:
             ack-is-final · nack-returns-later · dead-is-kept-with-reason · release-counts-nothing ·
-            stale-settle-is-refused
+            stale-settle-is-refused · state-is-bounded
         """
+        self._check_states(outcome.state for _, outcome in settlements if isinstance(outcome, _STATEFUL))
+        return self._settle(settlements)
+
+    @abstractmethod
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        """Do what :meth:`settle` promises; no state is too long."""
 
     @abstractmethod
     def close(self) -> None:
@@ -316,9 +340,16 @@ class Transport(ABC):
 
             UnsupportedError: ``checkpoint`` is not claimed.
 
+            ConfigurationError: *state* is longer than :data:`MAX_STATE`; nothing was changed.
+
         Promises:
-            checkpoint-survives-a-loss
+            checkpoint-survives-a-loss · state-is-bounded
         """
+        self._check_states((state,))
+        self._checkpoint(delivery, state)
+
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        """Do what :meth:`checkpoint` promises; *state* is not too long."""
         raise self._unsupported("checkpoint")
 
     def begin(self, delivery: Delivery, note: Note) -> None:
@@ -473,9 +504,17 @@ class Transport(ABC):
             The refs that were not found. If the same event lives again in its queue, that one stays
             and the dead letter goes.
 
+        Raises:
+            ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
+
         Promises:
-            revived-is-received
+            revived-is-received · state-is-bounded
         """
+        self._check_states(refs.values())
+        return self._revive(refs)
+
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        """Do what :meth:`revive` promises; no state is too long."""
         raise self._unsupported("dead_letters")
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
@@ -568,6 +607,15 @@ class Transport(ABC):
     def _settle_one(self, delivery: Delivery, outcome: Outcome) -> None:
         if self.settle([(delivery, outcome)]):
             raise LeaseLostError(self.name, delivery)
+
+    def _check_states(self, states: Iterable[bytes | None]) -> None:
+        """Raise :class:`ConfigurationError` if one of *states* is longer than :data:`MAX_STATE`."""
+        for state in states:
+            if state is not None and len(state) > MAX_STATE:
+                raise ConfigurationError(
+                    f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; '
+                    f"nothing was changed"
+                )
 
     def _unsupported(self, capability: str) -> UnsupportedError:
         return UnsupportedError(self.name, capability)

@@ -11,15 +11,12 @@ import attrs
 
 from relevo import (
     MAX_LEASE,
-    MAX_STATE,
-    Ack,
     Capabilities,
     Clock,
     DeadLetterEntry,
     Delivery,
     Envelope,
     Found,
-    Release,
     Settlement,
     Stats,
     SystemClock,
@@ -163,10 +160,7 @@ class RedisTransport(Transport):
                     raise TransportClosedError(self.name)
             return []
 
-    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
-        for _, outcome in settlements:
-            if not isinstance(outcome, (Ack, Release)):
-                self._refuse_if_long(outcome.state)
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         lost = self._each("settle", settlements, lambda settlement: event.settlement(*settlement))
         return [delivery for delivery, _ in lost]
 
@@ -174,8 +168,7 @@ class RedisTransport(Transport):
         length = event.micros(min(lease, MAX_LEASE))
         return self._each("extend", deliveries, lambda delivery: (*event.holding(delivery), length))
 
-    def checkpoint(self, delivery: Delivery, state: bytes) -> None:
-        self._refuse_if_long(state)
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
         if self._each("checkpoint", [delivery], lambda delivery: (*event.holding(delivery), state)):
             raise LeaseLostError(self.name, delivery)
 
@@ -208,9 +201,7 @@ class RedisTransport(Transport):
                 at = "-inf"
             return entries
 
-    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        for state in refs.values():
-            self._refuse_if_long(state)
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         return self._each("revive", list(refs), lambda ref: (*event.grave(ref), refs[ref]))
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
@@ -292,9 +283,3 @@ class RedisTransport(Transport):
 
     def _refused(self, envelopes: Sequence[Envelope], why: str) -> SendError:
         return SendError(self.name, refused=range(len(envelopes)), why=why)
-
-    def _refuse_if_long(self, state: bytes | None) -> None:
-        if state is not None and len(state) > MAX_STATE:
-            raise ConfigurationError(
-                f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; nothing was changed'
-            )
