@@ -116,3 +116,97 @@ print(*codes)
 """
 
     assert run(tmp_path, program) == ["0"] * 9
+
+
+OBJECTS = """
+import ctypes
+from relevo.backend import ForkAware, ForkLock, notice_fork
+
+class Noting(ForkAware):
+    def __init__(self):
+        self.calls = []
+        super().__init__()
+
+    def before_fork(self): self.calls.append("before")
+    def after_fork_in_parent(self): self.calls.append("in_parent")
+    def after_fork_in_child(self): self.calls.append("in_child")
+
+def in_unseen_child(work):
+    child = ctypes.PyDLL(None).fork()  # as a server in C forks: Python is not told
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if work() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+noting = Noting()
+"""
+
+
+def test_an_object_learns_of_a_fork_on_both_sides_of_it(tmp_path: Path) -> None:
+    program = """
+print(in_child(lambda: noting.calls == ["before", "in_child"]), *noting.calls)
+"""
+
+    assert run(tmp_path, OBJECTS + program) == ["0", "before", "in_parent"]
+
+
+def test_in_the_child_of_a_fork_that_python_does_not_see_an_object_starts_again_once(tmp_path: Path) -> None:
+    program = """
+print(in_unseen_child(lambda: notice_fork() or notice_fork() or noting.calls == ["in_child"]), len(noting.calls))
+notice_fork()
+print(len(noting.calls))
+"""
+
+    assert run(tmp_path, OBJECTS + program) == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize("fork", ["in_child", "in_unseen_child"])
+def test_a_lock_that_another_thread_holds_is_free_in_the_child(tmp_path: Path, fork: str) -> None:
+    program = f"""
+lock, free = ForkLock(), threading.Event()
+
+def hold():
+    with lock:
+        begun.set()
+        free.wait()
+
+def take():
+    notice_fork()
+    with lock:
+        return True
+
+thread = threading.Thread(target=hold)
+thread.start()
+begun.wait()
+print({fork}(take))
+free.set()
+thread.join()
+print(take())
+"""
+
+    assert run(tmp_path, OBJECTS + program) == ["0", "True"]
+
+
+@pytest.mark.parametrize("fork", ["in_child", "in_unseen_child"])
+def test_a_lock_that_the_forking_thread_holds_stays_its_own(tmp_path: Path, fork: str) -> None:
+    program = f"""
+lock = ForkLock()
+
+def taken_by_a_thread():
+    got = []
+    thread = threading.Thread(target=lambda: got.append(lock._lock.acquire(blocking=False)))
+    thread.start()
+    thread.join()
+    return got[0]
+
+def work():
+    notice_fork()
+    before = taken_by_a_thread()
+    lock.__exit__(None, None, None)
+    return not before
+
+with lock:
+    print({fork}(work))
+"""
+
+    assert run(tmp_path, OBJECTS + program) == ["0"]

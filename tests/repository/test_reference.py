@@ -25,6 +25,7 @@ PACKAGES = [
     "relevo.testing",
     "relevo.ext.mail",
     "relevo.wire",
+    "relevo.backend",
     "relevo_memory",
     "relevo_sql",
     "relevo_amqp",

@@ -22,12 +22,12 @@ from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._errors import CommitUnknownError, RefusedError
-from relevo_sql._fork import new_token
 from relevo_sql._row import CLAIMED, Receipt, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT, LEASED
 from relevo_sql._session import Make, _JoinedSession
 from relevo_sql._settle import Settler
 from relevo_sql._statement import Prepared, Statements
+from relevo_sql._token import new_token
 from relevo_sql.conformance import SqlHarness
 
 MUTANTS: list[Mutant] = []

@@ -12,9 +12,9 @@ from relevo import Delivery, Transport
 from relevo_conformance import promise
 from relevo_conformance.examination import examine
 from relevo_sql import SqlOptions, SqlTransport, event
-from relevo_sql._fork import new_token
 from relevo_sql._row import CLAIMED, delivery_of, micros
 from relevo_sql._schema import LEASED, READY
+from relevo_sql._token import new_token
 from relevo_sql.conformance import SqlHarness
 
 

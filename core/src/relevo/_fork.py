@@ -1,4 +1,4 @@
-"""Locks that are free in the child of a fork, where the thread that held them is not."""
+"""Forks of the process: what an object does before and after one, and locks that are free in the child."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ from types import TracebackType
 from weakref import WeakSet
 
 
-class ForkLock:
+class ForkAware:
+    """
+    An object with a connection, a thread or a lock, which a forked process cannot share with its parent.
+
+    Its methods are called at every fork as long as it lives. Call ``super().__init__()`` when they can be called.
+    A fork that Python does not see, such as one of a server written in C, calls none of them; :func:`notice_fork` then
+    starts the objects again in the child.
+    """
+
+    def __init__(self) -> None:
+        with _state.turn:
+            _state.living.add(self)
+
+    def before_fork(self) -> None:
+        """Close what must not exist twice, and open no other before the fork is over."""
+
+    def after_fork_in_parent(self) -> None:
+        """Continue."""
+
+    def after_fork_in_child(self) -> None:
+        """Start again, with locks that no thread holds: the parent's threads do not exist in the child."""
+
+
+class ForkLock(ForkAware):
     """
     A re-entrant lock that is free in the child of a fork, unless the very thread that forks holds it.
 
@@ -21,8 +44,7 @@ class ForkLock:
         self._patience = patience
         self._lock = threading.RLock()
         self._is_halted = False
-        with _state.turn:
-            _state.living.add(self)
+        super().__init__()
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -33,45 +55,64 @@ class ForkLock:
         self._lock.release()
 
     def before_fork(self) -> None:
-        """Halt whoever would take it meanwhile."""
+        """Keep other threads from taking it."""
         self._is_halted = self._lock.acquire(timeout=self._patience)
 
-    def after_fork(self, *, in_child: bool) -> None:
-        """Go on; in the child with another lock, if a thread has this one that stayed with the parent."""
+    def after_fork_in_parent(self) -> None:
+        """Let them."""
         if self._is_halted:
             self._lock.release()
-        elif in_child:
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, unless it is free or this thread's own."""
+        if self._is_halted:
+            self._is_halted = False
+            self._lock.release()
+        elif self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
             self._lock = threading.RLock()
 
 
 class _State:
-    """The locks of this process; the interpreter's hooks can be set once and never be taken off."""
+    """What this process knows of its forks; the interpreter's hooks for them can be set once and never be removed."""
 
     def __init__(self) -> None:
-        self.living: WeakSet[ForkLock] = WeakSet()
-        self.told: list[ForkLock] = []
+        self.living: WeakSet[ForkAware] = WeakSet()
+        self.halted: list[ForkAware] = []
         self.turn = threading.RLock()
+        self.pid = os.getpid()
 
     def before(self) -> None:
         self.turn.acquire()
-        self.told = list(self.living)
-        for each in self.told:
+        # Locks first: the thread that holds one may need a connection before it can release it.
+        self.halted = sorted(self.living, key=lambda each: not isinstance(each, ForkLock))
+        for each in self.halted:
             each.before_fork()
 
     def in_parent(self) -> None:
-        self._after(in_child=False)
+        for each in self.halted:
+            each.after_fork_in_parent()
+        self.halted = []
+        self.turn.release()
 
     def in_child(self) -> None:
-        self._after(in_child=True)
-
-    def _after(self, *, in_child: bool) -> None:
-        for each in self.told:
-            each.after_fork(in_child=in_child)
-        self.told = []
-        self.turn.release()
+        self.turn, self.halted = threading.RLock(), []
+        for each in list(self.living):
+            each.after_fork_in_child()
+        self.pid = os.getpid()
 
 
 _state = _State()
+_unnoticed = threading.Lock()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_state.before, after_in_parent=_state.in_parent, after_in_child=_state.in_child)
+
+
+def notice_fork() -> None:
+    """Start every :class:`ForkAware` again in the child of a fork that Python did not see."""
+    if _state.pid != os.getpid():
+        with _unnoticed:  # of several threads that come here, one
+            if _state.pid != os.getpid():
+                _state.in_child()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import secrets
 import threading
@@ -29,6 +28,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
+from relevo.backend import ForkAware, notice_fork
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -76,7 +76,7 @@ class _Move(NamedTuple):
     message: Message
 
 
-class AmqpTransport(Transport):
+class AmqpTransport(Transport, ForkAware):
     """
     Carries events on RabbitMQ 4.0 or later.
 
@@ -120,7 +120,8 @@ class AmqpTransport(Transport):
         self.capabilities = attrs.evolve(
             type(self).capabilities, delay=self._options.resolution, max_body=self._options.max_body
         )
-        self._begin_life()
+        self.after_fork_in_child()
+        super().__init__()
 
     @classmethod
     def open(cls, options: AmqpOptions, *, name: str, clock: Clock) -> Self:
@@ -128,9 +129,8 @@ class AmqpTransport(Transport):
 
     # --- life -----------------------------------------------------------------------------------------
 
-    def _begin_life(self) -> None:
-        """Start with nothing, as after a fork: what the parent has is the parent's."""
-        self._pid = os.getpid()
+    def after_fork_in_child(self) -> None:
+        """Start with nothing: what the parent has is the parent's."""
         self._using = threading.Condition()
         self._users = 0
         self._receiving = threading.Lock()
@@ -148,8 +148,7 @@ class AmqpTransport(Transport):
     @contextmanager
     def _in_use(self) -> Iterator[Hub]:
         """Keep :meth:`close` waiting, and translate what goes wrong."""
-        if self._pid != os.getpid():
-            self._begin_life()
+        notice_fork()
         with self._using:
             if self._closed:
                 raise TransportClosedError(self.name)
@@ -169,13 +168,13 @@ class AmqpTransport(Transport):
                 self._using.notify_all()
 
     def hurry(self, seconds: float | None) -> None:
+        notice_fork()
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        if self._hub is not None and self._pid == os.getpid():
+        if self._hub is not None:
             self._hub.loop.deadline = self._deadline
 
     def close(self) -> None:
-        if self._pid != os.getpid():
-            self._begin_life()
+        notice_fork()
         with self._using:
             first, self._closed = not self._closed, True
             hub, receiver = self._hub, self._receiver

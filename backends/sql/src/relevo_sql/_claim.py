@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
-from relevo_sql._fork import new_token
 from relevo_sql._row import (
     CLAIMED,
     EVIDENCE,
@@ -21,6 +20,7 @@ from relevo_sql._row import (
     stray_flaw,
     stray_of,
 )
+from relevo_sql._token import new_token
 
 _BOUND = 1000
 """How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""

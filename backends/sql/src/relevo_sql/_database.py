@@ -17,10 +17,10 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import SqliteDialect, Trouble, beside
 from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error, translated
-from relevo_sql._fork import Forking
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
@@ -45,7 +45,7 @@ _BREATH = 0.002
 """Seconds between two tries where the driver does not wait by itself."""
 
 
-class Database(Forking):
+class Database(ForkAware):
     """
     A database as one transport uses it, from any thread, one at a time.
 
@@ -216,11 +216,11 @@ class Database(Forking):
         if self._halted:
             self.rest()
 
-    def after_fork(self) -> None:
+    def after_fork_in_parent(self) -> None:
         if self._halted:
             self._lock.release()
 
-    def begin_life(self) -> None:
+    def after_fork_in_child(self) -> None:
         if self._connection is not None or self._uses:
             # Kept for ever: to close it is to use it.
             self._inherited.append((self._engine.pool, self._connection))

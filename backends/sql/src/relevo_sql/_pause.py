@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from relevo import Clock, SystemClock
-from relevo_sql._fork import Forking
+from relevo.backend import ForkAware
 
 _FIRST = 0.01
 """Seconds before the second look."""
@@ -16,15 +16,15 @@ _GLANCE = 0.001
 """Seconds in which a clock that runs has moved."""
 
 
-class Doorbell(Forking):
+class Doorbell(ForkAware):
     """Wakes who waits."""
 
     def __init__(self) -> None:
         self._rings = 0
-        self.begin_life()
+        self.after_fork_in_child()
         super().__init__()
 
-    def begin_life(self) -> None:
+    def after_fork_in_child(self) -> None:
         # Re-entrant: a signal handler may ring in the very thread that waits.
         self._changed = threading.Condition(threading.RLock())
 

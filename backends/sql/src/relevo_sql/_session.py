@@ -24,11 +24,11 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.util.concurrency import in_greenlet
 
 from relevo import Envelope
+from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Trouble, beside
 from relevo_sql._errors import relevo_error, translated
-from relevo_sql._fork import Forking
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
 
@@ -53,7 +53,7 @@ class _Entry:
         return self.rows
 
 
-class Joints(Forking):
+class Joints(ForkAware):
     """
     The sessions and connections that one transport has joined.
 
@@ -68,10 +68,10 @@ class Joints(Forking):
         self._wake = wake
         # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
         self._sessions: WeakKeyDictionary[Session, ReferenceType[_JoinedSession]] = WeakKeyDictionary()
-        self.begin_life()
+        self.after_fork_in_child()
         super().__init__()
 
-    def begin_life(self) -> None:
+    def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._known: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
 

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
 from relevo_sql._database import Database
-from relevo_sql._fork import is_of_this_process
 from relevo_sql._row import Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
+from relevo_sql._token import is_of_this_process
 
 _Ended = tuple[Receipt, str, Any]
 """The receipt, the queue that handed the delivery out, and the outcome."""

@@ -25,13 +25,13 @@ from relevo import (
     SystemClock,
     Transport,
 )
+from relevo.backend import notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
 from relevo_sql._dialect import dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
-from relevo_sql._fork import notice_fork
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience

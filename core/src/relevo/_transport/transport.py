@@ -128,8 +128,8 @@ class Transport(ABC):
     One that has done nothing but ``open`` and ``setup`` must work on both sides then, so these two leave
     no connection, thread or lock in use. What was used more may refuse to work in the child, and says so;
     a socket or a lock that both sides use is never right. One that means to go on starts again in the
-    child, which it tells by ``os.register_at_fork``, or by ``os.getpid()`` where nothing told Python; what
-    was handed out before stays with the parent, and to the child it is lost.
+    child: :class:`relevo.backend.ForkAware` says when, and :func:`relevo.backend.notice_fork` where nothing told
+    Python. What was handed out before stays with the parent, and to the child it is lost.
     """
 
     capabilities: Capabilities

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakSet
+
+from relevo.backend import ForkAware
 
 
-class Gate:
+class Gate(ForkAware):
     """What every call passes, and a close waits for."""
 
     def __init__(self) -> None:
         self.closed = False
-        self._renew()
-        _gates.add(self)
+        self.after_fork_in_child()
+        super().__init__()
 
-    def _renew(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Open it again: its lock may be held by a thread that does not exist in the child."""
         # Re-entrant: a signal handler may close a transport in the very thread that is in a call.
         self._changed = threading.Condition(threading.RLock())
         self._inside = Counter[int]()
@@ -44,16 +45,3 @@ class Gate:
             self.closed = True
             own = threading.get_ident()
             self._changed.wait_for(lambda: not any(number for thread, number in self._inside.items() if thread != own))
-
-
-_gates = WeakSet[Gate]()
-
-
-def _begin_life() -> None:
-    """Open every gate again in a child: its locks may be held by threads that are not there any more."""
-    for gate in list(_gates):
-        gate._renew()  # noqa: SLF001 - of the same module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_life)
