@@ -26,6 +26,7 @@ PACKAGES = [
     "relevo.ext.mail",
     "relevo.wire",
     "relevo.backend",
+    "relevo.backend.session",
     "relevo_memory",
     "relevo_sql",
     "relevo_amqp",

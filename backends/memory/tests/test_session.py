@@ -751,6 +751,35 @@ def test_a_commit_of_a_connection_that_the_database_refuses_sends_nothing(
     assert seen() == []
 
 
+def test_after_a_commit_that_the_database_refuses_the_next_one_sends_only_its_own(
+    connection: Connection, dispatch: Dispatch, seen: Seen
+) -> None:
+    connection.execute(text("INSERT INTO image (name, album_id) VALUES ('a', 7)"))
+    dispatch(connection, "refused")
+    with pytest.raises(IntegrityError):
+        connection.commit()
+    connection.rollback()
+    connection.connection.rollback()  # SQLite keeps a transaction whose commit it refused, and SQLAlchemy sends nothing
+
+    dispatch(connection, "committed")
+    connection.commit()
+
+    assert seen() == ["committed"]
+
+
+def test_a_listener_of_a_connections_commit_may_dispatch(
+    connection: Connection, dispatch: Dispatch, seen: Seen
+) -> None:
+    @event.listens_for(connection, "commit")
+    def _(connection: Connection) -> None:
+        dispatch(connection, "from the listener")
+
+    dispatch(connection, "before")
+    connection.commit()
+
+    assert seen() == ["before", "from the listener"]
+
+
 def test_a_connection_honours_its_savepoints(
     connection: Connection, dispatch: Dispatch, dispatch_and_fail: Dispatch, seen: Seen
 ) -> None:

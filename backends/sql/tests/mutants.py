@@ -161,7 +161,7 @@ def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
 
     def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
-            self._entries = []
+            self.entries = []
         ended(self, session, transaction)
 
     return {(_JoinedSession, "_after_transaction_end"): end}

@@ -9,23 +9,21 @@ connection tells that it commits, which is the last moment before the database d
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import attrs
 import sqlalchemy as sa
 from sqlalchemy import event as events
-from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
 from relevo import Envelope
 from relevo.backend import ForkAware
-from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError, shown
+from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable, listen
+from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError
 from relevo_sql._database import Database
 from relevo_sql._dialect import Trouble, beside
 from relevo_sql._errors import relevo_error, translated
@@ -34,23 +32,6 @@ from relevo_sql._setup import create_within, is_incomplete
 
 Row = tuple[object, ...]
 Make = Callable[[], Sequence[Row]]
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Entry:
-    within: tuple[SessionTransaction, ...]
-    """The savepoints and the transaction that were open around it."""
-
-    make: Make | None
-    rows: Sequence[Row] = ()
-    flushed: bool = False
-    """What was pending beside it is written."""
-
-    def made(self) -> Sequence[Row]:
-        if self.make is not None:
-            # If it fails it stays unmade, so that whoever only commits again fails again.
-            self.rows, self.make = self.make(), None
-        return self.rows
 
 
 class Joints(ForkAware):
@@ -66,13 +47,11 @@ class Joints(ForkAware):
     def __init__(self, database: Database, wake: Callable[[], None]):
         self._database = database
         self._wake = wake
-        # Weak on both sides: a session that is left lying with its transaction open takes all of this along.
-        self._sessions: WeakKeyDictionary[Session, ReferenceType[_JoinedSession]] = WeakKeyDictionary()
+        self._sessions = JoinedObjects[Session, _JoinedSession](lambda session: _JoinedSession(session, self))
         self.after_fork_in_child()
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
         self._known: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
 
     def at(self, session: Any, *, create: bool) -> Callable[[Make], None]:
@@ -88,19 +67,13 @@ class Joints(ForkAware):
             SessionError: It is nothing of SQLAlchemy's that has transactions, a connection to another database, or a
                 session whose transaction is over. A session may have no connection yet; it is looked at when it sends.
         """
-        found = _synchronous(session)
+        found = joinable(session, by="SQL transport")
         if isinstance(found, Session):
-            _require_transaction(found)
-            joined = self._joined(found)
+            joined = self._sessions.of(found)
             return lambda make: joined.enlist(found, make, create=create)
-        if isinstance(found, sa.Connection):
-            # Before the first of several senders has written anything.
-            self.fit(found, create=create)
-            return lambda make: self._write_at_once(found, make, create=create)
-        raise SessionError(
-            f"{shown(session)} cannot be joined; the SQL transport joins SQLAlchemy's Session, scoped_session, "
-            f"AsyncSession and Connection"
-        )
+        # Before the first of several senders has written anything.
+        self.fit(found, create=create)
+        return lambda make: self._write_at_once(found, make, create=create)
 
     def woken(self) -> None:
         """Tell who waits that something was committed."""
@@ -159,15 +132,6 @@ class Joints(ForkAware):
         except (UnicodeError, OverflowError) as error:
             raise SendError(self._database.name, refused=range(len(rows)), why=str(error)) from error
 
-    def _joined(self, session: Session) -> _JoinedSession:
-        with self._lock:
-            reference = self._sessions.get(session)
-            joined = reference() if reference else None
-            if joined is None:
-                joined = _JoinedSession(session, self)
-                self._sessions[session] = ref(joined)
-            return joined
-
     def _write_at_once(self, connection: sa.Connection, make: Make, *, create: bool) -> None:
         lacking = self.fit(connection, create=create)
         rows = make()
@@ -217,36 +181,24 @@ class Joints(ForkAware):
         )
 
 
-class _JoinedSession:
-    """
-    Listens to a session, and to its connection.
-
-    A session tells of the commit of its savepoints as it tells of its own, and of a roll-back only that a
-    transaction has ended; so every end that no commit came before is one.
-    """
+class _JoinedSession(JoinedSession[Row]):
+    """Writes the rows of a session when it commits; listens to its connection too."""
 
     def __init__(self, session: Session, joints: Joints):
         self._joints = joints
-        self._entries: list[_Entry] = []
-        self._begin()
         self._connection: sa.Connection | None = None
-        self._committed: SessionTransaction | None = None
-        _listen(session, "after_flush_postexec", self._after_flush)
-        _listen(session, "before_commit", self._before_commit)
-        _listen(session, "after_commit", self._after_commit)
-        _listen(session, "after_transaction_end", self._after_transaction_end)
+        self._forget()
+        super().__init__(session)
 
-    def _begin(self) -> None:
+    def _forget(self) -> None:
         self._unchecked = self._creating = self._lacking = self._undone = False
 
-    def enlist(self, session: Session, make: Make, *, create: bool) -> None:
-        """Have what *make* returns written when *session* commits."""
-        _require_transaction(session)
-        if session.get_transaction() is None:
-            session.begin()  # as add() does: else a roll-back would find nothing to tell us of
+    def enlist(self, session: Session, make: Make, *, create: bool = False) -> None:
+        """Have what *make* returns written when *session* commits; *create* tables that are missing before."""
+        begin(session)
         self._creating |= create
         self._check(session)
-        self._entries.append(_Entry(within=tuple(_around(session)), make=make))
+        super().enlist(session, make)
 
     def _check(self, session: Session) -> None:
         try:
@@ -269,7 +221,7 @@ class _JoinedSession:
         self._unwatch()
         self._connection = connection
         for name, listener in self._watching.items():
-            _listen(connection, name, listener)
+            listen(connection, name, listener)
 
     def _unwatch(self) -> None:
         # The connection may be the application's own, and live longer than many sessions.
@@ -290,14 +242,10 @@ class _JoinedSession:
     def _undo(self, *_: object) -> None:
         self._undone = True
 
-    def _after_flush(self, _session: Session, _context: object) -> None:
-        for entry in self._entries:
-            entry.flushed = True
-
     def _write(self, connection: sa.Connection) -> None:
         """Make and write all that is enlisted, and what is enlisted while that is made."""
-        while self._entries:
-            entries = list(self._entries)
+        while self.entries:
+            entries = list(self.entries)
             rows = [row for entry in entries for row in entry.made()]
             if self._unchecked:
                 self._lacking = self._joints.fit(connection, create=self._creating)
@@ -306,13 +254,11 @@ class _JoinedSession:
                 self._joints.create(connection)
                 self._lacking = False
             self._joints.write(connection, rows)
-            self._entries = [entry for entry in self._entries if entry not in entries]
+            self.entries = [entry for entry in self.entries if entry not in entries]
 
-    def _before_commit(self, session: Session) -> None:
-        if not session.in_nested_transaction():
-            session.flush()  # whose listeners may send too
-            if self._entries:
-                self._write(session.connection(bind_arguments={"clause": event}))
+    def committing(self, session: Session) -> None:
+        if self.entries:
+            self._write(session.connection(bind_arguments={"clause": event}))
 
     def _last_moment(self, connection: sa.Connection, _xid: object = None) -> None:
         """Write what was enlisted since our turn in the commit, or in a commit that we never had a turn in."""
@@ -324,73 +270,24 @@ class _JoinedSession:
                 "send it before, or read what its subject is named by"
             ) from error
 
-    def _after_commit(self, session: Session) -> None:
-        self._committed = session.get_nested_transaction() or session.get_transaction()
-        if not session.in_nested_transaction():
-            if self._connection is not None:
-                # Nothing is left unless the session has its place in a transaction of the connection, which
-                # is then still open.
-                self._last_moment(self._connection)
-            self._joints.woken()
+    def committed(self, session: Session) -> None:
+        if self._connection is not None:
+            # Nothing is left unless the session has its place in a transaction of the connection, which
+            # is then still open.
+            self._last_moment(self._connection)
+        self._joints.woken()
 
-    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        if transaction is self._committed:
-            self._committed = None
-        elif transaction.nested or transaction.parent is None:
-            connection = self._connection
-            if transaction.parent is None and connection and connection.in_transaction() and not self._undone:
-                # Let go of, and left to its connection: what is flushed stays there, and what was sent before it.
-                self._entries = [entry for entry in self._entries if entry.flushed]
-                self._last_moment(connection)
-            self._entries = [entry for entry in self._entries if transaction not in entry.within]
-            self._undone = False
-        if transaction.parent is None:
-            self._unwatch()
-            self._begin()
+    def rolling_back(self, transaction: SessionTransaction) -> None:
+        connection = self._connection
+        if transaction.parent is None and connection and connection.in_transaction() and not self._undone:
+            # Let go of, and left to its connection: what is flushed stays there, and what was sent before it.
+            self.entries = [entry for entry in self.entries if entry.flushed]
+            self._last_moment(connection)
+        self._undone = False
 
-
-def _listen(target: Session | sa.Connection, name: str, listener: Callable[..., None]) -> None:
-    """Listen to *target*, even from inside a listener to the same event."""
-    collection = getattr(target.dispatch, name)
-    if isinstance(collection.listeners, deque):
-        # It may be gone through just now, and would be found changed; let that go on through the old one.
-        collection.listeners = collection.listeners.copy()
-    events.listen(target, name, listener)
-
-
-def _around(session: Session) -> Iterator[SessionTransaction]:
-    transaction = session.get_nested_transaction() or session.get_transaction()
-    while transaction is not None:
-        yield transaction
-        transaction = transaction.parent
-
-
-def _require_transaction(session: Session) -> None:
-    """Raise :class:`SessionError` unless *session* has a transaction, or begins one by itself."""
-    if not session.is_active:
-        raise SessionError(
-            "the session's transaction is over: it has committed, as in after_commit, or an error has ended it; "
-            "dispatch in before_commit, without session=, or after its rollback()"
-        )
-    if session.get_transaction() is None and not session.autobegin:
-        raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
-
-
-def _synchronous(session: Any) -> Any:
-    """Return the session or connection that does the work behind *session*."""
-    if isinstance(session, scoped_session):
-        return session.registry()
-    if asynchronous := sys.modules.get("sqlalchemy.ext.asyncio"):
-        if isinstance(session, asynchronous.async_scoped_session):
-            session = session.registry()
-        if isinstance(session, asynchronous.AsyncSession):
-            return session.sync_session
-        if isinstance(session, asynchronous.AsyncConnection):
-            raise SessionError(
-                "an asynchronous connection is joined inside its run_sync: "
-                "await connection.run_sync(lambda c: app.dispatch(…, session=c))"
-            )
-    return session
+    def ended(self) -> None:
+        self._unwatch()
+        self._forget()
 
 
 @attrs.frozen(eq=False)

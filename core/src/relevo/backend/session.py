@@ -1,0 +1,226 @@
+"""
+Join SQLAlchemy's transactions: what the transports that do so have in common.
+
+The only module of the kit that needs SQLAlchemy. Import it when there is an object of SQLAlchemy's to join.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import attrs
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+
+from relevo._fork import ForkLock
+from relevo.errors import SessionError, shown
+
+# what an application passes
+__all__ = ["begin", "joinable"]
+# what is sent with a session
+__all__ += ["Entry", "JoinedObjects", "JoinedSession", "listen"]
+
+Item = TypeVar("Item")
+Target = TypeVar("Target", bound=Session | Connection)
+Joint = TypeVar("Joint")
+
+
+def joinable(session: object, *, by: str) -> Session | Connection:
+    """
+    Return the session or connection that does the work behind *session*.
+
+    Args:
+        session: What the application passed.
+
+        by: What joins it, for the error, such as "SQL transport".
+
+    Raises:
+        SessionError: It is no Session, scoped_session, AsyncSession or Connection, or the transaction of the session is
+            over.
+    """
+    found = _synchronous(session)
+    if isinstance(found, Session):
+        _require_transaction(found)
+        return found
+    if isinstance(found, Connection):
+        return found
+    raise SessionError(
+        f"{shown(session)} cannot be joined; the {by} joins SQLAlchemy's Session, scoped_session, AsyncSession and "
+        f"Connection"
+    )
+
+
+def begin(session: Session) -> None:
+    """
+    Begin the transaction of *session*, as ``add()`` does: else a rollback would call no listener.
+
+    Raises:
+        SessionError: Its transaction is over, or it has none and begins none by itself.
+    """
+    _require_transaction(session)
+    if session.get_transaction() is None:
+        session.begin()
+
+
+def _require_transaction(session: Session) -> None:
+    if not session.is_active:
+        raise SessionError(
+            "the session's transaction is over: it has committed, as in after_commit, or an error has ended it; "
+            "dispatch in before_commit, without session=, or after its rollback()"
+        )
+    if session.get_transaction() is None and not session.autobegin:
+        raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
+
+
+def _synchronous(session: object) -> object:
+    if isinstance(session, scoped_session):
+        return session.registry()
+    if asynchronous := sys.modules.get("sqlalchemy.ext.asyncio"):
+        if isinstance(session, asynchronous.async_scoped_session):
+            session = session.registry()
+        if isinstance(session, asynchronous.AsyncSession):
+            found: object = session.sync_session
+            return found
+        if isinstance(session, asynchronous.AsyncConnection):
+            raise SessionError(
+                "an asynchronous connection is joined inside its run_sync: "
+                "await connection.run_sync(lambda c: app.dispatch(…, session=c))"
+            )
+    return session
+
+
+@attrs.define(kw_only=True, eq=False)
+class Entry(Generic[Item]):
+    """What one send adds to a transaction."""
+
+    within: tuple[SessionTransaction, ...]
+    """The savepoints and the transaction that were open around it."""
+
+    make: Callable[[], Sequence[Item]] | None
+    items: Sequence[Item] = ()
+    flushed: bool = False
+    """The objects that were pending beside it are written."""
+
+    def made(self) -> Sequence[Item]:
+        """Return its items, which are made at the first call."""
+        if self.make is not None:
+            # If it fails it stays unmade, so that a second commit fails again.
+            self.items, self.make = self.make(), None
+        return self.items
+
+
+class JoinedSession(ABC, Generic[Item]):
+    """
+    Listens to a session, and keeps what is sent with it until it commits.
+
+    A session calls the same listeners for the commit of a savepoint and for its own; for a rollback it only says that
+    a transaction has ended. So every end without a commit before it is a rollback.
+    """
+
+    def __init__(self, session: Session):
+        self.entries: list[Entry[Item]] = []
+        self._committed: SessionTransaction | None = None
+        listen(session, "before_commit", self._before_commit)
+        listen(session, "after_flush_postexec", self._after_flush)
+        listen(session, "after_commit", self._after_commit)
+        listen(session, "after_transaction_end", self._after_transaction_end)
+
+    def enlist(self, session: Session, make: Callable[[], Sequence[Item]]) -> None:
+        """
+        Keep what *make* will return, until the transaction or a savepoint around it is rolled back.
+
+        Raises:
+            SessionError: The transaction of *session* is over, or there is none.
+        """
+        begin(session)
+        self.entries.append(Entry(within=tuple(_around(session)), make=make))
+
+    @abstractmethod
+    def committing(self, session: Session) -> None:
+        """Make the entries: *session* has flushed and is about to commit. Its later listeners may still send."""
+
+    @abstractmethod
+    def committed(self, session: Session) -> None:
+        """Deliver the entries: *session* has committed."""
+
+    def flushed(self, session: Session) -> None:
+        """Take note: what was pending in *session* has its keys."""
+
+    def rolling_back(self, transaction: SessionTransaction) -> None:
+        """Take note: the entries of *transaction*, or of a savepoint, will be dropped."""
+
+    def ended(self) -> None:
+        """Take note: the transaction of the session is over."""
+
+    def _before_commit(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            session.flush()  # whose listeners may send too
+            self.committing(session)
+
+    def _after_flush(self, session: Session, _context: object) -> None:
+        for entry in self.entries:
+            entry.flushed = True
+        self.flushed(session)
+
+    def _after_commit(self, session: Session) -> None:
+        self._committed = session.get_nested_transaction() or session.get_transaction()
+        if not session.in_nested_transaction():
+            self.committed(session)
+
+    def _after_transaction_end(self, _session: Session, transaction: SessionTransaction) -> None:
+        if transaction is self._committed:
+            self._committed = None
+        elif transaction.nested or transaction.parent is None:
+            self.rolling_back(transaction)
+            self.entries = [entry for entry in self.entries if transaction not in entry.within]
+        if transaction.parent is None:
+            self.ended()
+
+
+class JoinedObjects(Generic[Target, Joint]):
+    """
+    The sessions, or the connections, that a transport has joined.
+
+    Weak on both sides: a session that is dropped with its transaction open takes all of this along.
+
+    Args:
+        join: Called for each that is not joined yet. What it returns must be kept alive by the object itself, as a
+            listener is.
+    """
+
+    def __init__(self, join: Callable[[Target], Joint]):
+        self._join: Callable[[Target], Joint] = join
+        self._lock = ForkLock()
+        self._joints: WeakKeyDictionary[Target, ReferenceType[Joint]] = WeakKeyDictionary()
+
+    def of(self, target: Target) -> Joint:
+        """Return what joined *target*."""
+        with self._lock:
+            reference = self._joints.get(target)
+            joint = reference() if reference else None
+            if joint is None:
+                joint = self._join(target)
+                self._joints[target] = ref(joint)
+            return joint
+
+
+def listen(target: Session | Connection, name: str, listener: Callable[..., None]) -> None:
+    """Listen to *target*, even from inside a listener to the same event."""
+    collection = getattr(target.dispatch, name)
+    if isinstance(collection.listeners, deque):
+        # A loop over it may be running and would fail at the change; let it finish on the old one.
+        collection.listeners = collection.listeners.copy()
+    event.listen(target, name, listener)
+
+
+def _around(session: Session) -> Iterator[SessionTransaction]:
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    while transaction is not None:
+        yield transaction
+        transaction = transaction.parent
