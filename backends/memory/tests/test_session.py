@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, ForeignKey, create_engine, event, sel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, scoped_session, sessionmaker
 
-from relevo import Delivery, Envelope
+from relevo import Ack, Delivery, Envelope
 from relevo.errors import SessionError, TransportClosedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -765,6 +765,20 @@ def test_after_a_commit_that_the_database_refuses_the_next_one_sends_only_its_ow
     connection.commit()
 
     assert seen() == ["committed"]
+
+
+def test_each_commit_of_a_connection_sends_only_its_own(
+    transport: MemoryTransport, connection: Connection, dispatch: Dispatch, take: Take, ids: Ids
+) -> None:
+    came = []
+    for event_id in ("1", "2"):
+        dispatch(connection, event_id)
+        connection.commit()
+        deliveries = take(transport)
+        came.append(ids(deliveries))
+        transport.settle([(delivery, Ack()) for delivery in deliveries])
+
+    assert came == [["1"], ["2"]]
 
 
 def test_a_listener_of_a_connections_commit_may_dispatch(
