@@ -191,7 +191,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begin
     while slot._next is None and time.monotonic() < deadline:  # the first was killed at its time limit
         time.sleep(0.01)
 
-    hanging.heed(lambda: True)
+    hanging.stop_when(lambda: True)
     ended: list[tuple[Delivery, Outcome]] = []
     while not ended and time.monotonic() < deadline:
         ended += hanging.finished(0.05)

@@ -16,6 +16,7 @@ from relevo import (
     DeadLetter,
     Delivery,
     Envelope,
+    Executor,
     Hooks,
     Nack,
     Outcome,
@@ -934,7 +935,7 @@ def test_lost_leases_harm_no_event_that_ended_no_process(
 # --- executors with more than one place ----------------------------------------------------------------------
 
 
-class _Slots:
+class _Slots(Executor):
     """Handles in several places at once, each delivery for as many seconds as it takes."""
 
     def __init__(self, clock: FakeClock, number: int, *, takes: Callable[[Delivery], float] = lambda _: 0.5) -> None:

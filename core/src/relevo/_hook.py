@@ -178,6 +178,12 @@ def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[Non
         yield
 
 
+def notify(observers: Sequence[Observer], **arguments: object) -> None:
+    """Call *observers* with something that has happened; log whatever they raise and go on."""
+    with observed(observers, **arguments):
+        pass  # what one of them returns is left as soon as it is entered
+
+
 @contextmanager
 def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
     manager.__enter__()

@@ -12,7 +12,7 @@ from relevo._config.check import check_listeners, check_queues, check_time_limit
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
 from relevo._transport.delivery import Delivery, Release
-from relevo._transport.route import Target, outbox_queue
+from relevo._transport.route import Routes, Target, outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
@@ -68,8 +68,7 @@ class WorkerFactory:
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
-        if hasattr(executor, "watched"):
-            listeners = executor.watched(listeners)
+        listeners = executor.watch(listeners)
         worker = Worker(
             transport=transport,
             handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs),
@@ -83,8 +82,7 @@ class WorkerFactory:
             patient=patient,
             suspects=suspects,
         )
-        if hasattr(executor, "heed"):
-            executor.heed(lambda: worker.is_ending)
+        executor.stop_when(lambda: worker.is_ending)
         return worker
 
     def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:
@@ -155,16 +153,20 @@ class WorkerFactory:
         return ProcessExecutor(hello, execution, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
-        known: dict[str, str] = {}
+        return _FirstQueues(self.parts.routes, transport).__getitem__
 
-        def first_queue(event_name: str) -> str:
-            found = known.get(event_name)
-            if found is None:
-                try:
-                    target = self.parts.routes.targets(event_name)[0]
-                except RouteNotFoundError:
-                    target = Target("")
-                found = known[event_name] = target.queue if target.transport == transport else ""
-            return found
+class _FirstQueues(dict[str, str]):
+    """From an event's name to the first queue that it is routed to on a transport, empty if it has none there."""
 
-        return first_queue
+    def __init__(self, routes: Routes, transport: str):
+        super().__init__()
+        self._routes = routes
+        self._transport = transport
+
+    def __missing__(self, event_name: str) -> str:
+        try:
+            target = self._routes.targets(event_name)[0]
+        except RouteNotFoundError:
+            target = Target("")
+        found = self[event_name] = target.queue if target.transport == self._transport else ""
+        return found

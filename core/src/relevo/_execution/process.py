@@ -18,7 +18,7 @@ from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import unhandled
 from relevo._worker.execution import Execution
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Executor, Handle
 from relevo.errors import ConfigurationError
 
 _log = getLogger("relevo.execution")
@@ -34,7 +34,7 @@ _FATES = {
 }
 
 
-class ProcessExecutor:
+class ProcessExecutor(Executor):
     """
     Handles each delivery in a child process that is there already, as many at once as there are slots.
 
@@ -96,9 +96,9 @@ class ProcessExecutor:
         self._has_begun = False
         self._fault: BaseException | None = None
 
-    def heed(self, is_stopping: Callable[[], bool]) -> None:
-        """Wait no longer for children to begin once *is_stopping* says so."""
-        self._is_stopping = is_stopping
+    def stop_when(self, is_ending: Callable[[], bool]) -> None:
+        """Wait no longer for children to begin once *is_ending* returns true."""
+        self._is_stopping = is_ending
 
     # --- in the worker's thread --------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from relevo._listener.listener import ListenerTable
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome, Release
 from relevo._worker.execution import TIME_LIMIT
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Executor, Handle
 from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
 
 _log = getLogger("relevo.execution")
@@ -40,7 +40,7 @@ class _Run:
 _Ended = tuple[_Run, Outcome, BaseException | None]
 
 
-class ThreadExecutor:
+class ThreadExecutor(Executor):
     """
     Handles deliveries in *threads*, as many at once.
 
@@ -81,12 +81,10 @@ class ThreadExecutor:
         self._deadline: float | None = None
         self._looked = 0.0
 
-    def heed(self, is_stopping: Callable[[], bool]) -> None:
-        """Give back what no thread has begun once *is_stopping* says so."""
-        self._is_stopping = is_stopping
+    def stop_when(self, is_ending: Callable[[], bool]) -> None:
+        self._is_stopping = is_ending
 
-    def watched(self, listeners: ListenerTable) -> ListenerTable:
-        """Return *listeners* so that each is held to its time limit."""
+    def watch(self, listeners: ListenerTable) -> ListenerTable:
         return WatchedTable(listeners, self, time_limit=self._time_limit)
 
     # --- in the worker's thread ----------------------------------------------------------------------

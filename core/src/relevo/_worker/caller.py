@@ -12,7 +12,7 @@ from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, within
 from relevo._event.subject import Subject, SubjectTypes
-from relevo._hook import Hooks, Observer, observed
+from relevo._hook import Hooks, Observer, notify, observed
 from relevo._listener.call import Call, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._retry import Retry
@@ -182,8 +182,7 @@ class Caller:
         except DecodeError:  # a declared class may ignore fields that cannot be decoded
             event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
         about = {"delivery": delivery, "event": event, "listener_id": listener.id}
-        with observed(self._failed, **about, attempt=mine.runs, error=error, due=due):
-            pass
+        notify(self._failed, **about, attempt=mine.runs, error=error, due=due)
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)

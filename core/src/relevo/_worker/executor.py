@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from relevo._listener.listener import ListenerTable
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome
 
@@ -12,13 +13,26 @@ Handle = Callable[[Delivery], Outcome]
 """From a delivery to how it ends; whatever listeners raise is in the outcome."""
 
 
-class Executor(Protocol):
-    """Handles deliveries for a worker; all methods are called from the worker's thread."""
+class Executor(ABC):
+    """
+    Handles deliveries for a worker.
 
+    The two methods that are not abstract are called once, before the worker runs; all methods are called from the
+    worker's thread.
+    """
+
+    def watch(self, listeners: ListenerTable) -> ListenerTable:
+        """Return *listeners*, or others in their place that hold each call to its time limit; by default themselves."""
+        return listeners
+
+    def stop_when(self, is_ending: Callable[[], bool]) -> None:  # noqa: B027 - most executors have nothing to give back
+        """Give back what is submitted and not begun once *is_ending* returns true; by default it is begun."""
+
+    @abstractmethod
     def start(self, handle: Handle) -> None:
         """Get ready to handle deliveries with *handle*."""
-        ...
 
+    @abstractmethod
     def room(self) -> int:
         """
         Return how many further deliveries can be submitted now.
@@ -27,34 +41,33 @@ class Executor(Protocol):
             TransportUnavailableError: None can, since something that the executor needs is down; said once
                 for each attempt that failed, and nothing that was submitted depends on it any more.
         """
-        ...
 
+    @abstractmethod
     def submit(self, delivery: Delivery) -> None:
         """Begin to handle *delivery*; there is room for it."""
-        ...
 
+    @abstractmethod
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         """Return what was finished since the last time, after at most *wait* seconds if nothing was."""
-        ...
 
+    @abstractmethod
     def running(self) -> int:
         """Return how many were submitted and not yet returned as finished."""
-        ...
 
+    @abstractmethod
     def stalled(self) -> Sequence[Delivery]:
         """
         Return the submitted deliveries that are not finished and that nothing works on.
 
         A running listener, a starting child process and progress that is being stored count as work.
         """
-        ...
 
+    @abstractmethod
     def stop(self) -> None:
         """End what :meth:`start` began; what still runs is abandoned."""
-        ...
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """Handles each delivery in the worker's own thread, one after the other."""
 
     def __init__(self) -> None:

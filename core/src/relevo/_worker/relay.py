@@ -10,7 +10,7 @@ from relevo._transport.delivery import Ack, Delivery, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import Transport
 from relevo._worker import decision
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Executor, Handle
 from relevo._worker.progress import loaded
 from relevo.errors import (
     CodecError,
@@ -33,7 +33,7 @@ _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
 
 
-class RelayExecutor:
+class RelayExecutor(Executor):
     """
     Hands on what a worker receives from an outbox, a batch at a time.
 

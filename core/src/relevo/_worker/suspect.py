@@ -70,7 +70,7 @@ class Suspects:
         self.kept = KeptOutcomes()
         """Outcomes of events that were no longer held when they were settled."""
         self._lock = threading.Lock()
-        self._notes: dict[Delivery, Note] = {}
+        self.notes: dict[Delivery, Note] = {}
         """The notes of deliveries that are not known to be settled."""
 
         self._is_excused = False
@@ -142,9 +142,9 @@ class Suspects:
             _log.info("%r is not begun yet: its note could not be stored: %s", delivery, error)
             return self._later()
         with self._lock:
-            self._notes[delivery] = note
-            while len(self._notes) > _MOST_NOTES:
-                self._notes.pop(next(iter(self._notes)))
+            self.notes[delivery] = note
+            while len(self.notes) > _MOST_NOTES:
+                self.notes.pop(next(iter(self.notes)))
         return None
 
     # --- while it runs ---------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Suspects:
     def runs(self, delivery: Delivery, listener_id: str) -> None:
         """Add the listener that runs to the note on *delivery*, if the transport can store it; from any thread."""
         with self._lock:
-            note = self._notes.get(delivery)
+            note = self.notes.get(delivery)
             if note is None or note.listener == listener_id:
                 return
             note = attrs.evolve(note, listener=listener_id)
@@ -161,7 +161,7 @@ class Suspects:
             except RelevoError as error:  # the earlier note stays
                 _log.debug("the note on %r could not be updated: %s", delivery, error)
             else:
-                self._notes[delivery] = note
+                self.notes[delivery] = note
 
     def excuse(self) -> None:
         """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
@@ -177,9 +177,8 @@ class Suspects:
 
         If the process ends after that, it does not die of them.
         """
-        if self._notes:
-            with self._lock:
-                self._excuse_all()
+        with self._lock:
+            self._excuse_all()
 
     def keep_up(self) -> None:
         """Send a sign of life if one is due; only a worker that has begun a suspect sends any."""
@@ -189,9 +188,9 @@ class Suspects:
     def _excuse_all(self) -> None:
         if self._clock.monotonic() < self._excuse_again_at:
             return
-        for delivery, note in tuple(self._notes.items()):
+        for delivery, note in tuple(self.notes.items()):
             if not note.excused and self._excuse(delivery, note):
-                self._notes[delivery] = attrs.evolve(note, excused=True)
+                self.notes[delivery] = attrs.evolve(note, excused=True)
 
     def _excuse(self, delivery: Delivery, note: Note) -> bool:
         """Mark *note* as excused, and return whether that was stored."""
@@ -212,7 +211,7 @@ class Suspects:
     def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
         """Return the final outcome of *delivery*, which was lost: a death that the worker saw may be the last one."""
         with self._lock:
-            note = self._notes.get(delivery)
+            note = self.notes.get(delivery)
         if not self._has_evidence:
             lost_leases = delivery.lost_leases + 1
             if lost_leases < CRASH_LOOP_DEATHS:
@@ -239,14 +238,14 @@ class Suspects:
     def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         """Forget the notes of what was settled, and keep the outcomes of what was lost."""
         now = self._clock.monotonic()
-        if not (lost or self._notes):
+        if not (lost or self.notes):
             return
         with self._lock:
             for delivery, _ in settlements:
-                self._notes.pop(delivery, None)
+                self.notes.pop(delivery, None)
             for delivery, outcome in lost:
                 self.kept.keep(delivery, outcome, now)
-                note = self._notes.pop(delivery, None)
+                note = self.notes.pop(delivery, None)
                 if note is not None and not note.excused:
                     self._excuse(delivery, note)
 

@@ -22,7 +22,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, notify, observed
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release, Settlement
 from relevo._transport.transport import Transport
@@ -258,7 +258,8 @@ class Worker:
             suspect = backlog[0].lost_leases > 0
             if suspect and not self._alone():
                 return
-            self._suspects.excuse_handled()  # the transport may not have taken the outcome of an earlier suspect
+            if self._suspects.notes:  # the transport may not have taken the outcome of an earlier suspect
+                self._suspects.excuse_handled()
             delivery = backlog.popleft()
             if suspect:
                 self._begin_suspect(delivery)
@@ -521,8 +522,7 @@ class Worker:
             self._outages = 0
             if isinstance(outcome, DeadLetter):
                 _log.warning("%r is dead: %s", delivery, outcome.reason)
-                with observed(self._dead_observers, delivery=delivery, outcome=outcome):
-                    pass
+                notify(self._dead_observers, delivery=delivery, outcome=outcome)
 
     def _lose(self, lost: Sequence[Delivery]) -> None:
         """Log that *lost* were not settled, and forget what was received over the same lost connection."""
