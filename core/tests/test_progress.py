@@ -1,10 +1,25 @@
 from __future__ import annotations
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import MAX_STATE
+from relevo import (
+    MAX_ERROR,
+    MAX_STATE,
+    Ack,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    GiveUp,
+    Listener,
+    Nack,
+    Reason,
+    Retry,
+    RetryLater,
+)
+from relevo._listener.listener import Mark
 from relevo._worker.progress import (
     SEAL,
     STATE_VERSION,
@@ -14,10 +29,55 @@ from relevo._worker.progress import (
     StateTooLargeError,
     dumped,
     first_met,
+    give_back_unread,
     loaded,
     revived,
 )
 from relevo.errors import DecodeError
+
+NOW = 1_000_000.0
+POLICY = Retry(3, first=10, factor=2, jitter=0)
+
+
+def _listener(name: str, *aliases: str) -> Listener:
+    mark = Mark(event="image.created", aliases=aliases)
+    return Listener(
+        id=name,
+        event_name="image.created",
+        event_type=None,
+        function=print,
+        mark=mark,
+        takes_call=False,
+        aliases=aliases,
+    )
+
+
+def _progress(**listeners: ListenerProgress) -> Progress:
+    return Progress(STATE_VERSION, listeners=listeners)
+
+
+A, B, C = _listener("a"), _listener("b"), _listener("c")
+ALL = (A, B, C)
+decided = st.builds(
+    Progress,
+    v=st.just(STATE_VERSION),
+    listeners=st.dictionaries(
+        st.sampled_from(["a", "b", "c", "gone"]),
+        st.builds(
+            ListenerProgress,
+            status=st.sampled_from(["done", "due", "dead"]),
+            due=st.floats(NOW - 100, NOW + 100),
+            why=st.just("gave-up"),
+        ),
+    ),
+    stopped=st.booleans(),
+)
+
+
+def _delivery(*, lost_leases: int = 0, **fields: object) -> Delivery:
+    envelope = Envelope(id="1", source="shop", name="image.created", body=b"{}", **fields)  # type: ignore[arg-type]
+    return Delivery(envelope=envelope, queue="default", lost_leases=lost_leases, receipt=object(), enqueued_at=NOW)
+
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 listener_progresses = st.builds(
@@ -189,3 +249,230 @@ def test_reviving_what_cannot_be_read_starts_from_nothing() -> None:
 def test_reviving_what_a_newer_release_wrote_is_refused_since_it_knows_what_is_done() -> None:
     with pytest.raises(NewerStateError):
         revived(b'{"v":2}')
+
+
+# --- patience --------------------------------------------------------------------------------------
+
+
+@given(st.floats(1, 7200), st.floats(0, 0.5))
+def test_patience_ends_when_it_said_and_not_before(patience: float, early: float) -> None:
+    progress, now, waits = _progress(), NOW, []
+
+    while isinstance(outcome := progress.give_back("unknown-event", now, detail="?", patience=patience), Nack):
+        assert 0 < outcome.delay <= 60.0
+        waits.append(outcome.delay)
+        now += outcome.delay
+
+    assert isinstance(outcome, DeadLetter)
+    assert now - NOW == pytest.approx(patience, abs=0.002)
+    assert now - NOW >= patience
+    assert len(waits) <= 8 + patience / 60
+
+
+def test_patience_is_counted_from_the_first_hand_over_that_met_the_reason() -> None:
+    progress = _progress()
+    progress.give_back("unknown-event", NOW, detail="?")
+
+    assert isinstance(progress.give_back("newer-version", NOW + 3599, detail="?"), Nack)
+    assert isinstance(progress.give_back("unknown-event", NOW + 3599, detail="?"), Nack)
+    assert isinstance(progress.give_back("unknown-event", NOW + 3600, detail="?"), DeadLetter)
+
+
+def test_the_time_of_the_first_meeting_travels_with_the_event() -> None:
+    outcome = _progress().give_back("unknown-event", NOW, detail="?")
+
+    assert isinstance(outcome, Nack)
+    assert outcome.state is not None
+    assert loaded(outcome.state).waiting == {"unknown-event": NOW}
+
+
+def test_a_reason_that_was_overcome_is_waited_for_anew() -> None:
+    progress = _progress()
+    progress.give_back("unknown-event", NOW, detail="?")
+
+    progress.overcome("unknown-event", "newer-version")
+
+    assert isinstance(progress.give_back("unknown-event", NOW + 9999, detail="?"), Nack)
+
+
+def test_no_patience_means_at_once() -> None:
+    outcome = _progress().give_back("unknown-event", NOW, detail="no listener", patience=0.0)
+
+    assert outcome == DeadLetter(reason="unknown-event", error="no listener", state=outcome.state)  # type: ignore[union-attr]
+
+
+def test_a_missing_subject_is_waited_for_a_minute_even_when_patience_is_longer() -> None:
+    assert _progress().wait_for(Reason.SUBJECT_MISSING, NOW, patience=3600) == 1.0
+    later = _progress()
+    later.waiting[Reason.SUBJECT_MISSING] = NOW - 60
+    assert later.wait_for(Reason.SUBJECT_MISSING, NOW, patience=3600) is None
+
+
+def test_a_state_that_a_newer_release_wrote_waits_from_its_first_meeting_however_old_the_event_is() -> None:
+    old = attrs.evolve(_delivery(), enqueued_at=NOW - 1e6, state=b'{"v":2,"later":1}')
+
+    first = give_back_unread(old, NOW, detail="newer")
+    assert isinstance(first, Nack)
+    assert first.state is not None
+    patient = give_back_unread(attrs.evolve(old, state=first.state), NOW + 3599, detail="newer")
+    over = give_back_unread(attrs.evolve(old, state=first.state), NOW + 3600, detail="newer")
+
+    assert isinstance(patient, Nack)
+    assert over == DeadLetter(reason=Reason.NEWER_VERSION, error="newer", state=None)
+
+
+# --- which listeners are due -----------------------------------------------------------------------
+
+
+def test_all_listeners_of_a_new_event_are_due_in_their_order() -> None:
+    assert _progress().due(ALL, NOW) == list(ALL)
+
+
+@given(decided)
+def test_due_are_exactly_those_that_are_neither_done_nor_dead_nor_waiting_nor_skipped(progress: Progress) -> None:
+    found = {listener.id for listener in progress.due(ALL, NOW)}
+
+    for name in "abc":
+        mine = progress.listeners.get(name)
+        assert (name in found) == (not progress.stopped if mine is None else mine.status == "due" and mine.due <= NOW)
+
+
+@given(decided, st.sampled_from(ALL))
+def test_a_listener_that_succeeded_is_never_due_again(progress: Progress, listener: Listener) -> None:
+    progress.finish(listener)
+
+    assert listener not in progress.due(ALL, NOW + 1e9)
+
+
+@given(st.integers(1, 20), st.lists(st.sampled_from([ValueError(), RetryLater("1s"), RetryLater(), GiveUp()])))
+def test_a_listener_runs_at_most_as_often_as_its_policy_says(runs: int, failures: list[Exception]) -> None:
+    progress, now, done = _progress(), NOW, 0
+
+    for failure in failures + [ValueError()] * runs:
+        if progress.due([A], now):
+            done += 1
+            progress.fail(A, failure, Retry(runs), now=now, chance=0.5)
+        now += 10_000
+
+    assert done <= runs
+    assert progress.listeners["a"].status == "dead"
+    assert progress.listeners["a"].runs == done
+
+
+def test_waiting_for_a_subject_is_no_run() -> None:
+    progress = _progress()
+
+    again = progress.put_off(A, Reason.SUBJECT_MISSING, NOW, patience=3600)
+
+    assert again
+    assert progress.listeners["a"] == ListenerProgress("due", 0, NOW + 1.0)
+
+
+def test_a_subject_is_not_waited_for_longer_than_a_minute() -> None:
+    progress = _progress(a=ListenerProgress("due", 2))
+    progress.waiting["subject-missing"] = NOW - 60
+
+    assert not progress.put_off(A, Reason.SUBJECT_MISSING, NOW, patience=3600)
+
+
+def test_a_stop_skips_the_later_listeners_for_good_but_hides_no_dead_one() -> None:
+    progress = _progress(b=ListenerProgress("due", 1), c=ListenerProgress("dead", 5, why="retries-exhausted"))
+
+    progress.finish(A)
+    progress.stop([B, C])
+
+    assert progress.due([*ALL, _listener("new")], NOW + 1e9) == []
+    outcome = progress.conclude(ALL, NOW, tracebacks={})
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.error.startswith("c: ")
+
+
+# --- renamed listeners -----------------------------------------------------------------------------
+
+
+def test_a_renamed_listener_knows_what_it_did_under_its_earlier_id() -> None:
+    progress = _progress(old=ListenerProgress("due", 2, NOW + 5))
+
+    progress.adopt_aliases([_listener("new", "older", "old")])
+
+    assert progress == _progress(new=ListenerProgress("due", 2, NOW + 5))
+
+
+@pytest.mark.parametrize(("old", "new"), [("done", "due"), ("due", "done"), ("done", "done"), ("dead", "done")])
+def test_what_is_done_under_either_id_is_done(old: str, new: str) -> None:
+    progress = _progress(old=ListenerProgress(old), new=ListenerProgress(new))  # type: ignore[arg-type]
+
+    progress.adopt_aliases([_listener("new", "old")])
+
+    assert progress.listeners.keys() == {"new"}
+    assert progress.listeners["new"].status == "done"
+
+
+def test_a_renamed_listener_that_ran_under_both_ids_goes_on_under_the_new_one() -> None:
+    progress = _progress(old=ListenerProgress("dead", 5), new=ListenerProgress("due", 1))
+
+    progress.adopt_aliases([_listener("new", "old")])
+
+    assert progress == _progress(new=ListenerProgress("due", 1))
+
+
+# --- how a delivery ends ---------------------------------------------------------------------------
+
+
+@given(decided, st.booleans())
+def test_a_delivery_is_done_only_when_all_is_done_and_dead_only_when_nothing_is_due(
+    progress: Progress,
+    patience_left: bool,  # noqa: FBT001
+) -> None:
+    patience = 1e6 if patience_left else 0.0
+
+    outcome = progress.conclude(ALL, NOW, tracebacks={}, patience=patience)
+
+    mine = {key: each for key, each in progress.listeners.items() if key != "gone"}
+    dues = [max(0.0, each.due - NOW) for each in mine.values() if each.status == "due"]
+    unbegun = [] if progress.stopped else [0.0 for name in "abc" if name not in mine]
+    vanished = [1.0] if "gone" in progress.listeners and progress.listeners["gone"].status == "due" else []
+    if dues or unbegun or vanished:
+        assert isinstance(outcome, Nack)
+        assert outcome.delay == min(dues + unbegun + vanished)
+        assert outcome.state is not None
+        assert loaded(outcome.state) == progress
+    elif any(each.status == "dead" for each in progress.listeners.values()):
+        assert isinstance(outcome, DeadLetter)
+        for key, each in progress.listeners.items():
+            assert (f"{key}: {each.why} after" in outcome.error) == (each.status == "dead")
+    else:
+        assert outcome == Ack()
+
+
+def test_a_vanished_listener_is_waited_for_and_then_named_in_the_dead_letter() -> None:
+    progress = _progress(a=ListenerProgress("done"), gone=ListenerProgress("due", 1, NOW))
+
+    first = progress.conclude([A], NOW, tracebacks={})
+    last = progress.conclude([A], NOW + 3600, tracebacks={})
+
+    assert isinstance(first, Nack)
+    assert isinstance(last, DeadLetter)
+    assert last.reason == Reason.LISTENER_MISSING
+    assert last.error.startswith("gone: listener-missing after 1 run")
+
+
+def test_a_vanished_listener_that_came_back_is_waited_for_anew_when_it_vanishes_again() -> None:
+    progress = _progress(a=ListenerProgress("due", 1, NOW + 9999), b=ListenerProgress("done"))
+
+    progress.conclude([B], NOW, tracebacks={})
+    progress.conclude([A, B], NOW + 10, tracebacks={})
+
+    assert progress.waiting == {}
+
+
+def test_no_long_traceback_hides_that_another_listener_died() -> None:
+    progress = _progress(**{name: ListenerProgress("dead", 1, why="gave-up") for name in "abc"})
+
+    outcome = progress.conclude(ALL, NOW, tracebacks={name: name * 100_000 for name in "abc"})
+
+    assert isinstance(outcome, DeadLetter)
+    assert len(outcome.error.encode()) <= MAX_ERROR
+    for name in "abc":
+        assert f"{name}: gave-up after 1 run\n{name * 100}" in outcome.error
+        assert name * 100 in outcome.error[outcome.error.rindex(name * 100) :]

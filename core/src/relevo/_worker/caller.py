@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from logging import getLogger
+from typing import Literal
 
 import attrs
 import msgspec
@@ -21,12 +23,50 @@ from relevo._transport.envelope import Envelope
 from relevo._worker import decision
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle
-from relevo._worker.progress import ListenerProgress, NewerStateError, Progress, StateTooLargeError, dumped, loaded
-from relevo.errors import DecodeError, LeaseLostError, RelevoError, TransportClosedError
+from relevo._worker.progress import (
+    NewerStateError,
+    Progress,
+    StateTooLargeError,
+    dumped,
+    give_back_unread,
+    loaded,
+)
+from relevo.errors import DecodeError, LeaseLostError, TransportClosedError
 
 _log = getLogger("relevo.caller")
 _ACK = Ack()
-_NOTED = RelevoError("noted")
+_NOT_AWAITED = "the listener returned an awaitable, which nobody awaits; its work was not done"
+
+
+# --- how the call of a listener ends -------------------------------------------------------------------
+
+
+class _Result(Enum):
+    DONE = auto()
+    PUT_OFF = auto()
+    """It could not run, and is called again later; its progress says when."""
+
+
+@attrs.frozen
+class _Failed:
+    error: BaseException
+    """What the listener raised."""
+
+
+@attrs.frozen
+class _Missing:
+    error: SubjectMissingError
+
+
+@attrs.frozen
+class _Unfit:
+    """The listener cannot be called for this event, ever."""
+
+    reason: Reason
+    error: str
+
+
+_Ended = Literal[_Result.DONE, _Result.PUT_OFF] | _Failed | _Missing | _Unfit
 
 
 def contained(handle: Handle) -> Handle:
@@ -88,18 +128,18 @@ class Caller:
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
     _around: Sequence[Observer] = attrs.field(init=False)
-    _failed: Sequence[Observer] = attrs.field(init=False)
+    _failure_observers: Sequence[Observer] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._around = self._hooks.observers("relevo_around_handle")
-        self._failed = self._hooks.observers("relevo_listener_failed")
+        self._failure_observers = self._hooks.observers("relevo_listener_failed")
 
     def outcome(self, delivery: Delivery) -> Outcome:
         """
         Return how *delivery* ends; whatever its listeners raise becomes part of that.
 
         Raises:
-            KeyboardInterrupt: Somebody at the terminal does not want to wait.
+            KeyboardInterrupt: A listener was interrupted from the terminal.
         """
         if self._around:
             with observed(self._around, delivery=delivery):
@@ -108,11 +148,12 @@ class Caller:
 
     def _outcome(self, delivery: Delivery) -> Outcome:
         now = self._clock.now()
-        refused = decision.refusal(delivery, now)
-        if refused is not None:
-            return refused
         envelope = delivery.envelope
-        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
+        if not isinstance(envelope, Envelope) or envelope.expires is not None:
+            refused = decision.refusal(delivery, now)
+            if refused is not None:
+                return refused
+            assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
         try:
             progress = loaded(delivery.state)
             document = decoded(envelope.body)
@@ -123,12 +164,12 @@ class Caller:
                 obstacle = self._obstacle(listeners, document, delivery.queue)
                 if obstacle is not None:
                     reason, detail = obstacle
-                    return decision.patient(progress, reason, now, detail=detail, patience=self._patience)
+                    return progress.give_back(reason, now, detail=detail, patience=self._patience)
             around = Ambient(context_of(document), document.correlationid or document.id, document.id)
             with within(around):
                 return self._call_due(delivery, document, listeners, progress, now)
         except NewerStateError as error:
-            return decision.patient_unread(delivery, now, detail=str(error), patience=self._patience)
+            return give_back_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
             return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(str(error)))
         except StateTooLargeError as error:
@@ -138,9 +179,9 @@ class Caller:
         self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
     ) -> Outcome:
         if delivery.state:
-            decision.overcome(progress, Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
-            decision.adopt_aliases(progress, listeners)
-        due = decision.due(progress, listeners, now)
+            progress.overcome(Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
+            progress.adopt_aliases(listeners)
+        due = progress.due(listeners, now)
         tracebacks: dict[str, str] = {}
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
@@ -148,41 +189,25 @@ class Caller:
             if delivery.lost_leases and self._runs is not None:
                 self._runs(delivery, listener.id)
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
-            failure = self._run(listener, call, document, progress)
+            result = self._run(listener, call, document)
+            if isinstance(result, _Missing):
+                result = self._without_subject(listener, call, document, progress, result)
             if call is not None:
-                call.end()
-                if call.subject_found:
-                    decision.overcome(progress, Reason.SUBJECT_MISSING)
-            if failure is None:
-                if len(listeners) == 1 and not progress.listeners:
-                    return _ACK
-                decision.record_done(progress, listener)
-            elif failure is not _NOTED:
-                policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
-                mine = decision.record_failure(
-                    progress, listener, failure, policy, now=self._clock.now(), chance=self._chance()
-                )
-                tracebacks[listener.id] = decision.traced(failure)
-                _log.info("%s failed on %r", listener.id, delivery, exc_info=failure)
-                if self._failed:
-                    self._tell(delivery, document, listener, mine, failure)
+                self._end(call, progress)
+            if result is _Result.DONE and len(listeners) == 1 and not progress.listeners:
+                return _ACK
+            match result:
+                case _Result.DONE:
+                    progress.finish(listener)
+                case _Failed(error):
+                    tracebacks[listener.id] = decision.traced(error)
+                    self._failed(delivery, document, listener, progress, error)
+                case _Unfit(reason, error):
+                    progress.give_up(listener, reason, error)
             if call is not None and call.stopped:
-                decision.record_stop(progress, listeners[listeners.index(listener) + 1 :])
+                progress.stop(listeners[listeners.index(listener) + 1 :])
                 break
-        return decision.conclusion(
-            progress, listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience
-        )
-
-    def _tell(
-        self, delivery: Delivery, document: Document, listener: Listener, mine: ListenerProgress, error: BaseException
-    ) -> None:
-        due = mine.due if mine.status == "due" else None
-        try:
-            event = generic(document)
-        except DecodeError:  # a declared class may ignore fields that cannot be decoded
-            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
-        about = {"delivery": delivery, "event": event, "listener_id": listener.id}
-        notify(self._failed, **about, attempt=mine.runs, error=error, due=due)
+        return progress.conclude(listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience)
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)
@@ -197,44 +222,71 @@ class Caller:
             outgoing=self._outgoing,
         )
 
-    def _run(
-        self, listener: Listener, call: Call | None, document: Document, progress: Progress
-    ) -> BaseException | None:
+    @staticmethod
+    def _end(call: Call, progress: Progress) -> None:
+        call.end()
+        if call.subject_found:
+            progress.overcome(Reason.SUBJECT_MISSING)
+
+    def _run(self, listener: Listener, call: Call | None, document: Document) -> _Ended:
         """
-        Call *listener*; return what it raised, or ``_NOTED`` if that it could not run is noted already.
+        Call *listener* and return how that ended.
 
         Each gets an event of its own, so that nothing that one changes in it reaches another.
         """
         kind = listener.event_type
-        made = False
         try:
-            event = typed(document, kind) if kind else generic(document)
-            made = True
+            try:
+                event = typed(document, kind) if kind else generic(document)
+            except DecodeError as error:
+                return _Unfit(Reason.MALFORMED, str(error))
             result = listener.function(event) if call is None else listener.function(event, call)
             if result is not None and hasattr(result, "__await__"):
                 getattr(result, "close", int)()  # so that Python does not warn of it as well
-                return TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
+                return _Failed(
+                    TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
+                )
             if call is not None:
                 call.send_held()
         except KeyboardInterrupt:
             raise
         except SubjectMissingError as error:
-            if decision.is_waiting(
-                progress, listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience
-            ):
-                return _NOTED
-            if listener.mark.missing == "skip":
-                return None
-            if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
-                return self._run(listener, call, document, progress)
-            decision.record_dead(progress, listener, Reason.SUBJECT_MISSING, str(error))
-            return _NOTED
+            return _Missing(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
-            if made or not isinstance(error, DecodeError):
-                return error
-            decision.record_dead(progress, listener, Reason.MALFORMED, str(error))
-            return _NOTED
-        return None
+            return _Failed(error)
+        return _Result.DONE
+
+    def _without_subject(
+        self, listener: Listener, call: Call | None, document: Document, progress: Progress, missing: _Missing
+    ) -> _Ended:
+        """Return how the call of *listener* ends whose subject is missing: waited for first, then as it has marked."""
+        if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):
+            return _Result.PUT_OFF
+        if listener.mark.missing == "skip":
+            return _Result.DONE
+        if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
+            result = self._run(listener, call, document)
+            if not isinstance(result, _Missing):
+                return result
+            missing = result
+        return _Unfit(Reason.SUBJECT_MISSING, str(missing.error))
+
+    def _failed(
+        self, delivery: Delivery, document: Document, listener: Listener, progress: Progress, error: BaseException
+    ) -> None:
+        """Note in *progress* that *listener* raised *error*, log it, and notify the observers."""
+        policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
+        mine = progress.fail(listener, error, policy, now=self._clock.now(), chance=self._chance())
+        _log.info("%s failed on %r", listener.id, delivery, exc_info=error)
+        if not self._failure_observers:
+            return
+        try:
+            event = generic(document)
+        except DecodeError:  # a declared class may ignore fields that cannot be decoded
+            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
+        due = mine.due if mine.status == "due" else None
+        about = {"delivery": delivery, "event": event, "listener_id": listener.id}
+        notify(self._failure_observers, **about, attempt=mine.runs, error=error, due=due)
 
     def _kept(self, delivery: Delivery, progress: Progress) -> bool:
         """Keep *progress* where that is claimed; return whether further listeners may be called."""
@@ -244,7 +296,7 @@ class Caller:
         try:
             self._checkpoint(delivery, state)
         except (LeaseLostError, TransportClosedError):
-            return False  # nobody would learn what the others do; settling will be refused and told
+            return False  # what the others do would be lost: the settlement will be refused
         except Exception as error:  # noqa: BLE001 - any error; it must not hide what the listeners did
             _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
         return True

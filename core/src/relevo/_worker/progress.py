@@ -1,5 +1,5 @@
 """
-The progress of an event: which of its listeners are done, due or dead, and how often each has run.
+The progress of an event: which of its listeners are done, due or dead, how often each has run, and what follows.
 
 It travels as the ``state`` of a delivery. The bytes carry a version of their own, so that two releases
 of relevo can work side by side on one queue.
@@ -7,12 +7,16 @@ of relevo can work side by side on one queue.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from relevo._transport.delivery import MAX_STATE
-from relevo.errors import CodecError, DecodeError
+from relevo._listener.listener import Listener
+from relevo._retry import Retry
+from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome
+from relevo._worker.decision import PATIENCE, Reason, sanitised, since, wait_left, waited
+from relevo.errors import CodecError, DecodeError, GiveUp, described
 
 STATE_VERSION = 1
 
@@ -28,6 +32,8 @@ _LATEST = 1e10
 """Seconds since the epoch, in the year 2286; a later time was written by something else."""
 
 _MOST_RUNS = 2**31 - 1
+_MAX_REASON = 200
+SUBJECT_PATIENCE = 60.0
 
 Status = Literal["done", "due", "dead"]
 Time = Annotated[float, msgspec.Meta(ge=0.0, le=_LATEST)]
@@ -64,6 +70,185 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
     stopped: bool = False
     """A listener stopped the propagation; the later ones are skipped for good."""
+
+    # --- what waits ------------------------------------------------------------------------------------
+
+    def wait_for(self, reason: str, now: float, *, patience: float) -> float | None:
+        """
+        Return the seconds to wait for *reason* to go away, or ``None`` when patience has run out.
+
+        The waits double, and the last one ends where patience does. The time at which the reason was first met is kept.
+        """
+        first = self.waiting[reason] = since(self.waiting.get(reason), now)
+        return wait_left(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
+
+    def overcome(self, *reasons: str) -> None:
+        """Forget the *reasons* that were waited for and are gone; met again, the wait for them begins again."""
+        for reason in reasons if self.waiting else ():
+            self.waiting.pop(reason, None)
+
+    def give_back(self, reason: str, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
+        """
+        Return that this worker cannot handle the event, or its dead letter when that went on for too long.
+
+        Args:
+            reason: Why this worker cannot.
+
+            now: Seconds since the epoch.
+
+            detail: In words, for the dead letter.
+
+            patience: Seconds from the first hand-over that met the reason.
+        """
+        wait = self.wait_for(reason, now, patience=patience)
+        if wait is None:
+            return DeadLetter(reason=reason, error=sanitised(detail), state=dumped(self))
+        return Nack(delay=wait, state=dumped(self))
+
+    # --- before listeners are called -------------------------------------------------------------------
+
+    def adopt_aliases(self, listeners: Sequence[Listener]) -> None:
+        """Move what renamed listeners did under their earlier ids to their new ones."""
+        for listener in listeners:
+            for alias in listener.aliases:
+                earlier = self.listeners.pop(alias, None)
+                # During a rolling deploy both ids may have a past; what is done under either is done.
+                if earlier and (listener.id not in self.listeners or earlier.status == "done"):
+                    self.listeners[listener.id] = earlier
+
+    def due(self, listeners: Sequence[Listener], now: float) -> list[Listener]:
+        """Return those of *listeners* that are to be called now."""
+        if not self.listeners:
+            return [] if self.stopped else list(listeners)
+        found = []
+        for listener in listeners:
+            mine = self.listeners.get(listener.id)
+            if not self.stopped if mine is None else mine.status == "due" and mine.due <= now:
+                found.append(listener)
+        return found
+
+    # --- after one was called --------------------------------------------------------------------------
+
+    def finish(self, listener: Listener) -> None:
+        """Note that *listener* succeeded."""
+        mine = self._of(listener)
+        mine.status, mine.runs, mine.error = "done", mine.runs + 1, ""
+
+    def stop(self, later: Sequence[Listener]) -> None:
+        """Note that a listener stopped the propagation: *later* ones are skipped for good."""
+        self.stopped = True
+        for listener in later:
+            mine = self.listeners.get(listener.id)
+            if mine and mine.status == "due":
+                mine.status = "done"
+
+    def put_off(self, listener: Listener, reason: str, now: float, *, patience: float) -> bool:
+        """
+        Note that *listener* could not run for *reason*, and return whether it is to be tried again.
+
+        This counts as no run; it is not to be tried again once patience has run out.
+        """
+        mine = self._of(listener)
+        wait = self.wait_for(reason, now, patience=patience)
+        mine.due = now + (wait or 0.0)
+        return wait is not None
+
+    def give_up(self, listener: Listener, reason: str, error: str) -> None:
+        """Note that *listener* cannot be called for this event, ever."""
+        mine = self._of(listener)
+        mine.status, mine.why, mine.error = "dead", reason, sanitised(error, limit=200)
+
+    def fail(
+        self, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float
+    ) -> ListenerProgress:
+        """
+        Note that *listener* raised *error*, and when it is run again, if ever; return what is noted of it.
+
+        Args:
+            listener: Which one.
+
+            error: What it raised.
+
+            policy: What decides.
+
+            now: Seconds since the epoch.
+
+            chance: A random number from 0 to 1.
+        """
+        mine = self._of(listener)
+        mine.runs += 1
+        mine.error = sanitised(described(error), limit=200)
+        wait = policy.decide(mine.runs, error, chance)
+        if wait is not None:
+            mine.due = now + wait
+            return mine
+        mine.status = "dead"
+        final = isinstance(error, (GiveUp, *policy.give_up_on))
+        mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
+        return mine
+
+    def _of(self, listener: Listener) -> ListenerProgress:
+        mine = self.listeners.get(listener.id)
+        if mine is None:
+            mine = self.listeners[listener.id] = ListenerProgress()
+        return mine
+
+    # --- after all were called -------------------------------------------------------------------------
+
+    def conclude(
+        self, listeners: Sequence[Listener], now: float, *, tracebacks: Mapping[str, str], patience: float = PATIENCE
+    ) -> Outcome:
+        """
+        Return how the delivery ends after its due listeners were called.
+
+        Done if all are done; again at the earliest time at which one is due; dead when none is due any more
+        and one is dead. A listener that still had to run and that this worker does not have is waited for.
+
+        Args:
+            listeners: All that this worker has for the event in this queue.
+
+            now: Seconds since the epoch.
+
+            tracebacks: By listener id, of those that failed in this hand-over.
+
+            patience: Seconds for which a missing listener is waited for.
+        """
+        waits = self._waits(listeners, now, patience)
+        if waits:
+            return Nack(delay=max(0.0, min(waits)), state=dumped(self))
+        dead = {key: each for key, each in self.listeners.items() if each.status == "dead"}
+        if not dead:
+            return Ack()
+        share = MAX_ERROR // len(dead) - 1  # each its own, so that no long one hides that another died
+        return DeadLetter(
+            reason=sanitised(next(iter(dead.values())).why, limit=_MAX_REASON),
+            error="\n".join(
+                sanitised(_epitaph(key, each, tracebacks.get(key)), limit=share) for key, each in dead.items()
+            ),
+            state=dumped(self),
+        )
+
+    def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
+        """Return the seconds until each listener that is not finished is due; a missing one dies of impatience."""
+        mine = {listener.id for listener in listeners}
+        unfinished = {key: each for key, each in self.listeners.items() if each.status == "due"}
+        vanished = [each for key, each in unfinished.items() if key not in mine]
+        waits = [each.due - now for key, each in unfinished.items() if key in mine]
+        if not self.stopped and not mine <= self.listeners.keys():
+            waits.append(0.0)  # one was not even begun
+        if not vanished:
+            self.overcome(Reason.LISTENER_MISSING)
+        elif (wait := self.wait_for(Reason.LISTENER_MISSING, now, patience=patience)) is not None:
+            waits.append(wait)
+        else:
+            for gone in vanished:
+                gone.status, gone.why = "dead", Reason.LISTENER_MISSING
+        return waits
+
+
+def _epitaph(listener_id: str, mine: ListenerProgress, trace: str | None) -> str:
+    runs = "1 run" if mine.runs == 1 else f"{mine.runs} runs"
+    return "\n".join(filter(None, (f"{listener_id}: {mine.why} after {runs}: {mine.error}".rstrip(": "), trace)))
 
 
 class NewerStateError(DecodeError):
@@ -122,9 +307,8 @@ def dumped(progress: Progress) -> bytes:
     """
     state = _encode(progress)
     if len(state) > _MOST:
-        for each in progress.listeners.values():
-            each.error = ""
-        state = _encode(progress)
+        brief = {key: msgspec.structs.replace(each, error="") for key, each in progress.listeners.items()}
+        state = _encode(msgspec.structs.replace(progress, listeners=brief))
         if len(state) > _MOST:
             raise StateTooLargeError(f"the progress of {len(progress.listeners)} listeners takes {len(state)} bytes")
     return state
@@ -148,9 +332,17 @@ def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, byte
     return first, _encode(parts)
 
 
-def since(noted: float | None, now: float) -> float:
-    """Return *noted*, the time at which a wait began; *now* if it is missing, negative or in the future."""
-    return noted if noted is not None and 0.0 <= noted <= now else now
+def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
+    """
+    Give an event back whose state a newer release wrote; nothing in that changes but what every release knows.
+
+    Where not even that can be noted, it is waited for from when the event was sent.
+    """
+    first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
+    wait = wait_left(waited(delivery, now) if first is None else now - first, patience)
+    if wait is None:
+        return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
+    return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
 
 
 def revived(state: bytes) -> bytes:

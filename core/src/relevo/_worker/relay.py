@@ -142,9 +142,7 @@ class RelayExecutor(Executor):
             progress = loaded(delivery.state)
         except DecodeError:
             progress = loaded(b"")
-        return decision.patient(
-            progress, decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience
-        )
+        return progress.give_back(decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience)
 
 
 def _again(delivery: Delivery) -> Nack:

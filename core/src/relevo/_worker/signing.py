@@ -18,9 +18,9 @@ from relevo._clock import Clock
 from relevo._secret import Secret
 from relevo._transport.delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
 from relevo._transport.envelope import Envelope
-from relevo._worker.decision import Reason, sanitised, wait_left, waited
+from relevo._worker.decision import Reason, sanitised, since, wait_left, waited
 from relevo._worker.executor import Handle
-from relevo._worker.progress import SEAL, SEALED, since
+from relevo._worker.progress import SEAL, SEALED
 from relevo.errors import ConfigurationError, DecodeError, shown
 
 HEADER = "relevo-signature"
