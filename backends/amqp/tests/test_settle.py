@@ -28,6 +28,7 @@ from relevo_amqp import AmqpTransport
 from relevo_amqp._errors import LineLostError
 from relevo_amqp._hub import ANSWER_WITHIN
 from relevo_amqp._mapping import Record, written
+from relevo_amqp._phase import ReceiverState
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
@@ -425,7 +426,7 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     assert worker._hub is not None
     assert worker._receiver is not None
     hub = worker._hub
-    worker._receiver._look_at = time.monotonic() + 60.0
+    worker._receiver._state = ReceiverState(look_at=time.monotonic() + 60.0)
     server.channel().queue_delete(server.topology.queue(queue, Role.SUSPECT))
     once_lost = Record(envelope=envelope(1), queue=queue, lost_leases=1, enqueued_at=time.time())
     hub.publisher.send([written(once_lost, exchange=server.topology.exchange(Role.MAIN), key=queue)])

@@ -141,7 +141,7 @@ def test_suspects_that_others_left_are_found_while_working(
 def test_a_suspect_waits_until_all_that_is_held_is_settled(
     connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo_amqp._receiver.ALONE_WITHIN", 60.0)
+    monkeypatch.setattr("relevo_amqp._phase.CLEAR_WITHIN", 60.0)
     transport.send([envelope(1), envelope(2)])
     (poison,) = receive(transport, queue, limit=1)
     other = connect()

@@ -1,19 +1,18 @@
 """
-Receive, and law 3: what a lost process held is handed out alone.
+The receiver: hands out what a subscription brings, and suspects one by one (law 3).
 
-The consumers of the main queues bring events ahead of their time. One whose earlier holder died
-(the server counted it, or a header says so) is moved, confirmed, to the suspects of its queue. From
-time to time the suspects are looked after, at the start first of all: then the consumers stop, what
-lies here is handed out, and once all that was handed out is settled, the suspects follow one by one,
-each alone in this process. If it dies of one, nobody pays but that one.
+The consumers of the main queues bring events ahead of time. A suspect, an event whose lease was lost (the server
+counted it, or a header says so), is moved, confirmed, to the queue of suspects. The receiver looks for suspects at the
+start and every second. When it finds some, it stops the consumers, hands out what they brought, waits until all of that
+is settled, and hands out the suspects one by one. If this process dies of one, only that one is lost. The phases, and
+what the receiver does in each, are in :mod:`relevo_amqp._phase`.
 
-Moving is done by the hundreds. Handing out is not, and cannot be quicker than the server writes one
-entry into the log of the suspects' queue after the other, about a thousand a second: that this one is
-out must be written before it is begun, and nothing else may be out with it.
+Events are moved by the hundreds. Suspects are handed out one by one, about a thousand a second: before a suspect is
+begun, the server must have written that it is out, and nothing else may be out with it.
 
 A suspect that was lost again may have been begun, so the notes are read, see :mod:`relevo_amqp._notes`. In an alarm
-the server accepts neither events nor notes. Then no suspect is handed out, what should be moved stays set apart, and
-all other events go on.
+the server accepts neither events nor notes. Then no suspect is handed out, events that should be moved stay set apart,
+and all other events go on.
 """
 
 from __future__ import annotations
@@ -28,36 +27,24 @@ from relevo import Clock, Delivery
 from relevo_amqp._errors import NOT_FOUND, LineLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, lost_leases, plain_key, postponed, read, suspect_key, written
+from relevo_amqp._mapping import Record, lost_leases, plain_key, postponed, read
+from relevo_amqp._phase import Change, Observation, Phase, ReceiverState, Step, longest_wait, next_step
+from relevo_amqp._settlement import relocated
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
 
 MAX_PREFETCH = 1000
-LOOK_EVERY = 1.0
-"""Seconds between two looks for suspects that others left."""
-
-TURN = 5.0
-"""Seconds for which suspects are handed out before the others have their turn again."""
-
-ALONE_WITHIN = 1.0
-"""Seconds for which a suspect waits until all else that was handed out is settled."""
 
 SWEEP = 250
-"""Events that are looked through at once where a lost process has left some, to move these together."""
+"""Events that one sweep reads from the head of a queue in which a lost process left some, to move these together."""
 
-MAX_STALLS = 5
-"""Looks that found events ready, and none handed out, after which the subscription is made again."""
+MOST_SET_APART = 2000
+"""Events that wait to be moved; with more of them, no further ones are fetched ahead."""
 
-MOST_APART = 2000
-"""The number of events waiting to be moved from which on no further events are fetched ahead."""
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
-"""Seconds without suspects after something could not be moved or noted, doubled each time."""
+_ARRIVES_WITHIN = 0.5
+"""Seconds in which an event arrives that the server has ready."""
 
 _log = getLogger("relevo.amqp")
-
-_PATROL = 0.5
-"""Seconds in which something arrives that the server has ready."""
 
 
 class Receiver:
@@ -84,16 +71,11 @@ class Receiver:
         self._patience = patience
         self._ended = ended
         self._queues: tuple[str, ...] = ()
-        self._look_at = 0.0
-        self._turn_ends = 0.0
-        self._suspects_there = False
-        self._misplaced: list[Arrival] = []
-        self._pauses = 0
-        self._resume_at = 0.0
-        self._traces: set[str] = set()
-        """Queues in which there was something that a lost process had held, not swept since."""
-        self._stalls = 0
-        self._wants_alone_since: float | None = None
+        self._state = ReceiverState()
+        self._set_apart: list[Arrival] = []
+        """Events that were taken and belong elsewhere, until the server has confirmed that they are there."""
+        self._to_sweep: set[str] = set()
+        """Queues that brought an event of a lost process since they were last swept."""
 
     def receive(self, queues: tuple[str, ...], *, limit: int, wait: float) -> list[Delivery]:
         """
@@ -104,39 +86,51 @@ class Receiver:
         """
         deadline = time.monotonic() + wait
         subscription = self._subscribed(queues, limit)
+        is_empty = False
         while not self._ended():
-            self._move()
-            if deliveries := self._hand_out(subscription, queues, limit):
-                return deliveries
-            if self._misplaced and self._moving:
-                continue
-            if self._suspects_there and not self._moving:
-                self._suspects_there = False
-                self._wants_alone_since = None
-                self._consume(subscription, queues, limit)
-                continue
-            if self._suspects_there:
-                if self._alone(subscription):
+            found: list[Delivery] = []
+            seen = self._observed(subscription, queues, deadline, is_empty=is_empty)
+            match next_step(self._state, seen):
+                case Step.MOVE:
+                    self._move(subscription)
+                case Step.HAND_OUT:
+                    found = self._hand_out(subscription, queues, limit)
+                case Step.LOOK:
+                    self._look(subscription, queues, limit)
+                case Step.CLEAR:
+                    self._change(Change.HELD)
+                case Step.HAND_OUT_SUSPECT:
                     subscription = self._clean(subscription)
-                    suspect = self._next_suspect(subscription, queues)
-                    if suspect is not None:
-                        self._wants_alone_since = None
-                        return [suspect]
-                    self._wants_alone_since = None
-                    self._suspects_there = False
-                    self._look_at = time.monotonic() + LOOK_EVERY
-                    self._consume(subscription, queues, limit)
-                    continue
-            elif self._moving and time.monotonic() >= self._look_at and self._suspected(subscription, queues):
-                self._gather(subscription, limit)
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                if self._suspects_there or not self._more(subscription, queues):
-                    return []
-                continue
-            self._sleep(subscription, min(left, LOOK_EVERY / 4 if self._suspects_there else LOOK_EVERY))
+                    found = self._hand_out_suspect(subscription, queues, limit)
+                case Step.END_TURN:
+                    subscription = self._clean(subscription)
+                    self._end_turn(subscription, queues, limit)
+                case Step.WAIT:
+                    self._sleep(subscription, queues, longest_wait(self._state, seen))
+                case Step.ASK:
+                    is_empty = not self._more(subscription, queues)
+                case Step.RETURN:
+                    break
+            if found:
+                return found
         return []
+
+    def _observed(
+        self, subscription: Subscription, queues: Sequence[str], deadline: float, *, is_empty: bool
+    ) -> Observation:
+        """Return what the next step depends on."""
+        return Observation(
+            now=time.monotonic(),
+            deadline=deadline,
+            arrived=subscription.has_arrived(queues),
+            set_apart=bool(self._set_apart),
+            held=bool(subscription.held),
+            blocked=self._hub.publisher.blocked is not None,
+            empty=is_empty,
+        )
+
+    def _change(self, change: Change) -> None:
+        self._state = self._state.after(change, time.monotonic())
 
     @property
     def stale(self) -> bool:
@@ -150,30 +144,30 @@ class Receiver:
                 self.subscription.changed.notify_all()
 
     @property
-    def laden(self) -> bool:
-        """Whether anything lies here that was not handed out."""
+    def has_fetched(self) -> bool:
+        """Whether events were fetched that :meth:`release` would give back."""
         return bool(
-            (self._misplaced and self._moving) or (self.subscription is not None and self.subscription.buffered)
+            (self._set_apart and self._accepts) or (self.subscription is not None and self.subscription.buffered)
         )
 
-    def lying(self, queue: str) -> int:
-        """Return how many of *queue* lie here and were not handed out."""
+    def fetched(self, queue: str) -> int:
+        """Return how many events of *queue* were fetched and not handed out."""
         buffered = 0 if self.subscription is None else self.subscription.buffered_of(queue)
-        return buffered + sum(arrival.queue == queue for arrival in self._misplaced)
+        return buffered + sum(arrival.queue == queue for arrival in self._set_apart)
 
     def release(self) -> None:
         """
-        Give back what lies here and was not handed out, counting nothing; blocking.
+        Give back what was fetched and not handed out, counting nothing; blocking.
 
         Raises:
-            LineLostError: The server could not be reached; it comes back and counts as lost.
+            LineLostError: The server could not be reached; it delivers these events again and counts a lost lease.
         """
         subscription = self.subscription
         if subscription is None or subscription.lost is not None or self._hub.publisher.blocked is not None:
             return
         subscription.pause(subscription.queues)
-        misplaced, self._misplaced = self._misplaced, []
-        self._relocate(subscription, [*misplaced, *subscription.take_all()])
+        self._set_apart += subscription.take_all()
+        self._relocate(subscription)
 
     def hurry(self, timeout: float) -> None:
         """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
@@ -198,27 +192,31 @@ class Receiver:
         if subscription is None or subscription.lost is not None:
             self._hub.provide(queues)
             self._hub.appear_again()
-            self._misplaced = []
-            self._traces = set()
+            self._set_apart = []
+            self._to_sweep = set()
             subscription = self._hub.subscription()
             self.subscription = subscription
             self._queues = queues
-            self._look_at = 0.0
-            self._suspects_there = False
-            self._suspected(subscription, queues)
-        elif subscription.worn and not self._suspects_there and not subscription.held and not subscription.buffered:
+            self._state = self._state.resubscribed()
+            self._look(subscription, queues, limit)
+        elif self._is_consuming and subscription.worn and not subscription.held and not subscription.buffered:
             self.release()
             subscription = self._clean(subscription)
-        if not self._suspects_there:
+        if self._is_consuming:
             self._consume(subscription, queues, limit)
         return subscription
+
+    @property
+    def _is_consuming(self) -> bool:
+        return self._state.phase is Phase.CONSUMING
 
     def _consume(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
         """Have *queues* brought, with a prefetch that *limit* needs, and no others."""
         topology = self._hub.topology
         if left_out := subscription.queues.difference(queues):
             subscription.pause(left_out)
-            self._relocate(subscription, subscription.take(tuple(left_out), subscription.buffered))
+            self._set_apart += subscription.take(tuple(left_out), subscription.buffered)
+            self._relocate(subscription)
         if set(queues) - set(self._queues):
             self._hub.provide(queues)
         self._queues = queues
@@ -226,9 +224,11 @@ class Receiver:
         added = False
         for queue in queues:
             window = subscription.window(queue)
-            # The caller may hold all that it can be brought; then a further consumer brings more.
+            # The caller may hold as many events as the consumers may bring; then a further consumer brings more.
             starved = (
-                subscription.full(queue) and not subscription.buffered_of(queue) and len(self._misplaced) < MOST_APART
+                subscription.full(queue)
+                and not subscription.buffered_of(queue)
+                and len(self._set_apart) < MOST_SET_APART
             )
             if window < ahead or starved:
                 more = ahead if starved else ahead - window
@@ -244,8 +244,8 @@ class Receiver:
         return self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
 
     def _clean(self, subscription: Subscription) -> Subscription:
-        """Return *subscription*, or if a consumer of it was ended and nothing is held, another one on a new channel."""
-        if not subscription.worn or subscription.held:
+        """Return *subscription*, or a new one on another channel if a consumer of it was ended and it holds nothing."""
+        if not subscription.worn or subscription.held or subscription.buffered:
             return subscription
         fresh = self._hub.subscription()
         subscription.finish()
@@ -255,42 +255,53 @@ class Receiver:
     # --- handing out -----------------------------------------------------------------------------------
 
     def _hand_out(self, subscription: Subscription, queues: Sequence[str], limit: int) -> list[Delivery]:
-        """Return what lies here and may be handed out; what may not is set apart to be moved."""
+        """Return what arrived and may be handed out; set apart what has to be moved."""
         now = self._clock.now()
         deliveries = []
         for arrival in subscription.take(queues, limit):
             record, wait = self._read(arrival, now)
             if wait > 0.0:
-                self._misplaced.append(arrival)
+                self._set_apart.append(arrival)
             elif record.lost_leases:
-                self._traces.add(arrival.queue)
-                self._misplaced.append(arrival)
+                self._to_sweep.add(arrival.queue)
+                self._set_apart.append(arrival)
             else:
                 deliveries.append(_delivery(subscription, arrival, record))
         return deliveries
 
-    def _alone(self, subscription: Subscription) -> bool:
-        """
-        Return whether the next suspect may be handed out: once nothing is held, but after a while all the same.
+    # --- suspects --------------------------------------------------------------------------------------
 
-        A caller that goes on to receive while it holds something for long would see nothing any more; it is then
-        for the caller to run the suspect alone.
-        """
-        now = time.monotonic()
-        if self._wants_alone_since is None:
-            self._wants_alone_since = now
-        return not subscription.held or now >= self._wants_alone_since + ALONE_WITHIN
+    def _look(self, subscription: Subscription, queues: Sequence[str], limit: int) -> None:
+        """Look for suspects; if there are any, their turn begins."""
+        topology = self._hub.topology
+        self._state = self._state.looked(time.monotonic())
+        if any(subscription.count(topology.queue(queue, Role.SUSPECT)) for queue in queues):
+            self._change(Change.FOUND)
+            self._gather(subscription, limit)
+
+    def _end_turn(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
+        """End the suspects' turn: the consumers bring events again."""
+        self._change(Change.ENDED)
+        self._consume(subscription, queues, limit)
+
+    def _hand_out_suspect(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> list[Delivery]:
+        """Return the next suspect; if there is none, end their turn."""
+        suspect = self._next_suspect(subscription, queues)
+        if suspect is None:
+            self._end_turn(subscription, queues, limit)
+            return []
+        self._change(Change.HANDED_OUT)
+        return [suspect]
 
     def _next_suspect(self, subscription: Subscription, queues: Sequence[str]) -> Delivery | None:
-        """Return the next suspect, or ``None`` if there is none or their turn is over."""
-        if time.monotonic() >= self._turn_ends:
-            return None
+        """Return the next suspect, or ``None`` if there is none or its notes cannot be read."""
         for queue in queues:
             while (arrival := subscription.get(queue, self._hub.topology.queue(queue, Role.SUSPECT))) is not None:
                 subscription.hold(arrival)
                 record, wait = self._read(arrival, self._clock.now())
                 if wait:
-                    self._relocate(subscription, [arrival])
+                    self._set_apart.append(arrival)
+                    self._relocate(subscription)
                     continue
                 try:
                     return _delivery(subscription, arrival, self._with_note(arrival, record))
@@ -317,124 +328,103 @@ class Receiver:
         record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
         return postponed(record.lost(lost_leases(arrival.properties)), now, patience=self._patience)
 
-    def _suspected(self, subscription: Subscription, queues: Sequence[str]) -> bool:
-        """Look whether there are suspects, and begin their turn."""
-        now = time.monotonic()
-        self._look_at = now + LOOK_EVERY
-        topology = self._hub.topology
-        self._suspects_there = any(subscription.count(topology.queue(queue, Role.SUSPECT)) for queue in queues)
-        self._turn_ends = now + TURN
-        return self._suspects_there
-
-    # --- moving ----------------------------------------------------------------------------------------
-
     def _gather(self, subscription: Subscription, limit: int) -> None:
         """
-        Stop the consumers before the suspects' turn, with as many of these as can be found at once.
+        Stop the consumers before the suspects' turn, and set apart as many suspects as one sweep finds.
 
-        Who asks for few is brought few, and suspects that others left in the main queue would come by ones and twos,
-        each time with the whole way to the suspects and back. They lie at its head, so a wide look finds them. What
-        else it finds goes back, counting nothing, as far as it is more than is brought otherwise.
+        A caller that asks for few events is brought few, and suspects that others left in the main queue would come by
+        ones and twos, each time with the whole way to the suspects and back. They are at the head of the queue, so a
+        sweep finds them. The other events that it finds go back, counting nothing, as far as they are more than are
+        fetched ahead otherwise.
         """
-        traces, self._traces = self._traces & subscription.queues, set()
-        for queue in traces:
+        sweep, self._to_sweep = self._to_sweep & subscription.queues, set()
+        for queue in sweep:
             subscription.consume(queue, self._hub.topology.queue(queue, Role.MAIN), SWEEP)
         subscription.pause(subscription.queues)
-        if not traces:
+        if not sweep:
             return
         now = self._clock.now()
         room: defaultdict[str, int] = defaultdict(lambda: self._ahead(limit))
 
-        def strange(arrival: Arrival) -> bool:
+        def goes_back(arrival: Arrival) -> bool:
             record, _ = self._read(arrival, now)
             if record.lost_leases:
                 return True
             room[arrival.queue] -= 1
             return room[arrival.queue] < 0
 
-        self._misplaced += subscription.sift(strange)
+        self._set_apart += subscription.sift(goes_back)
+
+    # --- moving ----------------------------------------------------------------------------------------
 
     @property
-    def _moving(self) -> bool:
+    def _accepts(self) -> bool:
         """Whether the server is expected to accept moved events and notes."""
-        return self._hub.publisher.blocked is None and time.monotonic() >= self._resume_at
+        return self._state.accepts(time.monotonic(), blocked=self._hub.publisher.blocked is not None)
 
     def pause(self, error: LineLostError) -> None:
         """
         Move nothing and hand out no suspect for a while, because of *error* when something was published.
 
         Raises:
-            ConfigurationError: Something is missing on the server that this process was not told to make.
+            ConfigurationError: Something is missing on the server that this process did not set up.
 
             LineLostError: The server could not be reached.
         """
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._pauses, 10))
-        if not self._pauses:
-            _log.warning("suspects (events that were lost before) have to wait: %s", error.why)
-        self._pauses += 1
-        self._resume_at = time.monotonic() + (0.0 if self._hub.publisher.blocked is not None else pause)
+        if not self._state.refusals:
+            _log.warning("suspects (events whose lease was lost) have to wait: %s", error.why)
+        self._state = self._state.refused(time.monotonic(), blocked=self._hub.publisher.blocked is not None)
         if error.code == NOT_FOUND:
             self._hub.provide(self._queues)
 
     def resume(self) -> None:
         """Note that the server accepts moved events and notes."""
-        self._pauses = 0
-        self._resume_at = 0.0
+        self._state = self._state.accepted()
 
-    def _move(self) -> None:
-        """Move what was set apart to where it belongs, unless that has to wait."""
-        if self._misplaced and self.subscription is not None and self._moving:
-            misplaced, self._misplaced = self._misplaced, []
-            self._relocate(self.subscription, misplaced)
-            self._look_at = 0.0
+    def _move(self, subscription: Subscription) -> None:
+        """Move what was set apart, and look for suspects soon."""
+        self._relocate(subscription)
+        self._state = self._state.moved()
 
-    def _relocate(self, subscription: Subscription, arrivals: Sequence[Arrival]) -> None:
+    def _relocate(self, subscription: Subscription) -> None:
         """
-        Publish *arrivals* to where they belong, counters brought up to date, and ack those that are confirmed.
+        Publish what was set apart to where it belongs, counters brought up to date, and ack what is confirmed.
 
         What cannot be moved now stays set apart, and is moved later.
 
         Raises:
-            ConfigurationError: Their place is missing, and this process was not told to make it.
+            ConfigurationError: A queue is missing that this process did not set up.
 
             LineLostError: Some were not confirmed, and the server is in no alarm.
         """
+        arrivals, now = self._set_apart, self._clock.now()
         if not arrivals:
             return
-        topology, now = self._hub.topology, self._clock.now()
         try:
             found = self._found(arrivals, now)
         except LineLostError as error:
-            self._misplaced += arrivals
             self.pause(error)
             return
-        messages = {}
-        for arrival, record, wait in found:
-            key = ""
-            if record.lost_leases and not wait:
-                key = suspect_key(now, secrets.token_hex(8))
-                route = topology.aside(Role.SUSPECT, arrival.queue)
-            else:
-                route = topology.route(arrival.queue, wait)
-            message = written(
-                record.keyed(key or record.suspect), exchange=route.exchange, key=route.key, delayed=wait > 0.0
+        messages = {
+            Receipt(subscription.token, arrival.tag): relocated(
+                record, arrival.queue, wait, topology=self._hub.topology, now=now, unique=secrets.token_hex(8)
             )
-            messages[Receipt(subscription.token, arrival.tag)] = message
+            for arrival, record, wait in found
+        }
         moved = self._hub.mover.move(messages)
-        subscription.ack([receipt.tag for receipt in moved.confirmed])
-        if moved.confirmed:
-            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
         confirmed = {receipt.tag for receipt in moved.confirmed}
-        left = [arrival for arrival in arrivals if arrival.tag not in confirmed]
-        self._misplaced += left
-        if left and self._hub.publisher.blocked is None:
+        subscription.ack(confirmed)
+        if confirmed:
+            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
+        self._set_apart = [arrival for arrival in arrivals if arrival.tag not in confirmed]
+        if self._set_apart and self._hub.publisher.blocked is None:
             if moved.refused:
-                self._hub.provide(self._queues)  # a queue is gone that they need
+                self._hub.provide(self._queues)  # a queue that they need is gone
             raise LineLostError(f"events could not be moved to where they belong: {moved.why}")
 
     def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, Record, float]]:
         """
-        Return what *arrivals* say, with the notes on those that were handed out before, and their delays.
+        Return what *arrivals* hold, with the notes on those that were handed out before, and their delays.
 
         Raises:
             LineLostError: The notes could not be read.
@@ -455,33 +445,33 @@ class Receiver:
 
     def _more(self, subscription: Subscription, queues: Sequence[str]) -> bool:
         """
-        Ask the server whether it has something ready for this subscription, and wait a moment for it.
+        Ask the server whether it has events ready for this subscription, and wait a moment for them.
 
         Two round trips: what a queue handed out before it answered the first has arrived with the second.
+
+        Raises:
+            LineLostError: The server has events ready and hands none out, or could not be reached.
         """
         topology = self._hub.topology
         due = False
         for _ in range(2):
             ready = [queue for queue in queues if subscription.count(topology.queue(queue, Role.MAIN))]
             due = any(not subscription.full(queue) for queue in ready)
-            if subscription.buffered:
+            if subscription.has_arrived(queues):
                 return True
-        if not due:
-            self._stalls = 0
-            return False
-        self._sleep(subscription, _PATROL)
-        self._stalls = 0 if subscription.buffered else self._stalls + 1
-        if self._stalls >= MAX_STALLS:
-            # Events are ready, there is room for them, and none comes: https://github.com/rabbitmq/rabbitmq-server/issues/15473
-            self._stalls = 0
+        if due:
+            self._sleep(subscription, queues, _ARRIVES_WITHIN)
+        arrived = subscription.has_arrived(queues)
+        self._state = self._state.asked(stalled=due and not arrived)
+        if self._state.is_stuck:  # https://github.com/rabbitmq/rabbitmq-server/issues/15473
             subscription.close()
             raise LineLostError("the server has events ready and hands none out")
-        return bool(subscription.buffered)
+        return arrived
 
-    def _sleep(self, subscription: Subscription, seconds: float) -> None:
+    def _sleep(self, subscription: Subscription, queues: Sequence[str], seconds: float) -> None:
         """Wait until something arrives or changes, at most *seconds*."""
         with subscription.changed:
-            if subscription.lost is None and not subscription.buffered and not self._ended():
+            if subscription.lost is None and not subscription.has_arrived(queues) and not self._ended():
                 subscription.changed.wait(seconds)
         if subscription.lost is not None:
             raise subscription.lost

@@ -1,4 +1,4 @@
-"""The message that an outcome makes of a delivery, as a pure function."""
+"""The message that replaces a delivery after its outcome, or in another queue; pure functions."""
 
 from __future__ import annotations
 
@@ -56,6 +56,33 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
     if route.passes:
         record = attrs.evolve(record, due=now + delay)
     return written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
+
+
+def relocated(record: Record, queue: str, wait: float, *, topology: Topology, now: float, unique: str) -> Message:
+    """
+    Return *record* as the message that replaces it in another queue.
+
+    A suspect goes to the suspects, an event that has to wait to the ladder, and any other back to its queue.
+
+    Args:
+        record: What was received, its counters brought up to date.
+
+        queue: The queue it was received from.
+
+        wait: Seconds for which it is not handed out.
+
+        topology: Where things go.
+
+        now: Seconds since the epoch.
+
+        unique: Makes the key of the new message unique.
+    """
+    if record.lost_leases and not wait:
+        record = record.keyed(suspect_key(now, unique))
+        route = topology.aside(Role.SUSPECT, queue)
+    else:
+        route = topology.route(queue, wait)
+    return written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0)
 
 
 def _record(delivery: Delivery, state: bytes | None) -> Record:

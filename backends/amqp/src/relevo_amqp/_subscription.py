@@ -283,8 +283,12 @@ class Subscription:
             return sum(len(arrivals) for lane in (self._urgent, self._normal) for arrivals in lane.values())
 
     def buffered_of(self, queue: str) -> int:
-        """How many of *queue* lie here."""
+        """Return how many events of *queue* arrived and were not taken."""
         return sum(len(lane.get(queue, ())) for lane in (self._urgent, self._normal))
+
+    def has_arrived(self, queues: Sequence[str]) -> bool:
+        """Return whether an event of one of *queues* arrived and was not taken."""
+        return any(lane.get(queue) for lane in (self._urgent, self._normal) for queue in queues)
 
     @property
     def held(self) -> int:

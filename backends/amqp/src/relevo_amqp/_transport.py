@@ -363,7 +363,7 @@ class AmqpTransport(Transport, ForkAware):
         that moment would slip through, stay hidden for a while, and count as lost (see :meth:`Subscription.pause`).
         """
         left = self._received_at + IDLE - time.monotonic()
-        if left <= 0 and not self._closed and self._receiver is not None and not self._receiver.laden:
+        if left <= 0 and not self._closed and self._receiver is not None and not self._receiver.has_fetched:
             left = IDLE
         if left > 0:
             hub.loop.later(left, lambda: self._check_idle(hub))
@@ -558,7 +558,7 @@ class AmqpTransport(Transport, ForkAware):
             scheduled = None if own or hub.delaying() else 0
             names = [hub.topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
             main, suspects, dead = hub.counts(names)
-            here = 0 if self._receiver is None else self._receiver.lying(queue)
+            here = 0 if self._receiver is None else self._receiver.fetched(queue)
             return Stats(ready=main + suspects + here, scheduled=scheduled, dead=dead)
 
     def dead_letters(
