@@ -43,6 +43,27 @@ def _crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "kept"
 
 
+# --- any runner -------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_of_an_installed_runner_is_printed_by_its_name(shop: Shop) -> None:
+    loop = shop.run("unit loop -q feed")
+    manual = shop.run("unit manual")
+
+    assert (loop.returncode, loop.stderr) == (0, "")
+    assert shlex.split(loop.stdout)[1:4] == ["-m", "relevo", "worker"]
+    assert loop.stdout.endswith("--queue feed\n")
+    assert (manual.returncode, manual.stdout) == (78, "")
+    assert "runs when your program calls it" in lines(manual)[0]
+
+
+def test_a_runner_that_is_not_installed_is_no_command(shop: Shop) -> None:
+    done = shop.run("unit sytemd")
+
+    assert done.returncode == 2
+    assert 'there is no command "sytemd"; did you mean "systemd"?' in lines(done)[0]
+
+
 # --- cron -------------------------------------------------------------------------------------------------------
 
 

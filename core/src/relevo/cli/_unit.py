@@ -8,6 +8,7 @@ import click
 
 from relevo import unit as unit_text
 from relevo._app.app import App
+from relevo._config.discovery import RUNNERS, available, load
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, filled
@@ -15,10 +16,40 @@ from relevo.cli._option import queue_option, transport_option, with_app
 from relevo.cli._place import of_one_transport
 
 
-@click.group(cls=Group)
+class _Units(Group):
+    """The units below, and that of any other runner that an installed package offers."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or (_of_runner(cmd_name) if cmd_name in available(RUNNERS) else None)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        command = self.get_command(ctx, args[0]) if args else None
+        return super().resolve_command(ctx, args) if command is None else (args[0], command, args[1:])
+
+
+def _of_runner(name: str) -> click.Command:
+    """Return the command that prints the unit of the installed runner *name*."""
+
+    @click.command(name, help=f"Print the unit of the runner {name}.\n\nExample: relevo unit {name}")
+    @transport_option
+    @queue_option
+    @with_app
+    def command(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
+        options = _options(app, transport, queues)
+        text: str = load(RUNNERS, name)().unit(app, options)
+        click.echo(text, nl=not text.endswith("\n"))
+
+    return command
+
+
+@click.group(cls=_Units)
 def unit() -> None:
     """
     Print what makes the host system run the application.
+
+    The name of any other installed runner prints its unit: relevo unit loop prints the command that a container runs.
 
     Example: relevo unit cron
     """
