@@ -684,7 +684,7 @@ def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(a
     assert judged.returncode == 2
     assert judged.stdout == ""
     assert judged.stderr == (
-        "relevo-conformance: trace.jsonl is no recorded history: line 6: call.limit is 'NaN'; expected a whole number\n"
+        "relevo-conformance: trace.jsonl is no recorded history: line 6: call.limit: expected `int`, got `str`\n"
     )
 
 
