@@ -119,19 +119,37 @@ def _attempt(name: str, promises: frozenset[str], act: Callable[[], object], obs
     observed.forget()
     try:
         act()
-    except pytest.skip.Exception as skipped:
-        if deviates := deviating(skipped):
-            return Finding(test=name, status="deviates", promises=deviates, what=str(skipped.msg))
-        return Finding(test=name, status="skipped", promises=promises, what=str(skipped.msg))
-    except HarnessError as error:
-        return Finding(test=name, status="error", promises=promises, what=str(error))
     except BaseException as error:
         if is_a_persons(error):
             raise
-        return _broken(name, promises, error, observed)
-    if observed.broken is not None:
-        return _broken(name, promises, None, observed)
-    return Finding(test=name, status="kept", promises=promises)
+        return finding(name, promises, error, observed)
+    return finding(name, promises, None, observed)
+
+
+def finding(name: str, promises: frozenset[str], error: BaseException | None, observed: Observed) -> Finding:
+    """
+    Return what the test *name* found.
+
+    Args:
+        name: The name of the test.
+
+        promises: The ids of the promises that it proves.
+
+        error: What it raised.
+
+        observed: What was recorded meanwhile.
+    """
+    match error:
+        case pytest.skip.Exception():
+            deviates = deviating(error)
+            status: Status = "deviates" if deviates else "skipped"
+            return Finding(test=name, status=status, promises=deviates or promises, what=str(error.msg))
+        case HarnessError():
+            return Finding(test=name, status="error", promises=promises, what=str(error))
+        case None if observed.broken is None:
+            return Finding(test=name, status="kept", promises=promises)
+        case _:
+            return _broken(name, promises, error, observed)
 
 
 def _broken(name: str, promises: frozenset[str], error: BaseException | None, observed: Observed) -> Finding:

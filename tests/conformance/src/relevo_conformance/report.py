@@ -175,6 +175,14 @@ def to_json(card: Card) -> str:
 # --- a build server --------------------------------------------------------------------------------
 
 
+def properties(card: Card) -> Mapping[str, str]:
+    """Return what JUnit's XML says of the whole run, by name."""
+    about = {"verdict": card.verdict, "profile": card.subject.profile, "seed": str(card.subject.seed)}
+    met = {f"met: {situation}": str(times) for situation, times in card.met.items()}
+    hooks = {f"hook: {name}": str(calls) for name, calls in card.hooks.items()}
+    return {**about, **card.subject.versions, **met, **hooks}
+
+
 def to_junit(card: Card) -> str:
     """Return *card* as JUnit's XML: a test case for each promise, one for the harness."""
     counts = counted(card)
@@ -187,12 +195,9 @@ def to_junit(card: Card) -> str:
         skipped=str(counts["UNKNOWN"] + counts["N/A"] + counts["DEVIATES"]),
         time=f"{card.subject.duration:.3f}",
     )
-    properties = ET.SubElement(root, "properties")
-    about = {"verdict": card.verdict, "profile": card.subject.profile, "seed": str(card.subject.seed)}
-    met = {f"met: {situation}": str(times) for situation, times in card.met.items()}
-    hooks = {f"hook: {name}": str(calls) for name, calls in card.hooks.items()}
-    for name, value in {**about, **card.subject.versions, **met, **hooks}.items():
-        ET.SubElement(properties, "property", name=name, value=value)
+    about = ET.SubElement(root, "properties")
+    for name, value in properties(card).items():
+        ET.SubElement(about, "property", name=name, value=value)
     for line in card.lines:
         case = ET.SubElement(root, "testcase", classname=card.subject.harness, name=line.promise.id)
         if line.status == "FAIL":

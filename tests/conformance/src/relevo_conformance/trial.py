@@ -22,7 +22,7 @@ from relevo_conformance.card import Card, Subject, card
 from relevo_conformance.contract import LEFT_OUT
 from relevo_conformance.examination import Finding, Matching, examine, tests_of
 from relevo_conformance.harness import Harness, Observed
-from relevo_conformance.profile import chosen
+from relevo_conformance.profile import Profile, chosen
 from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
 
 _OWN = "relevo-conformance"
@@ -103,13 +103,7 @@ class Trial:
             ConfigurationError: It cannot be opened as it was told.
         """
         claimed = reach(self.harness)
-        profile = chosen(self.profile)
-        seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
-        seed = next(one for one in seeds if one is not None)
-        observed = Observed()
-        began = monotonic()
-        profile = attrs.evolve(profile, seed=seed)
-        profile = profile.part() if self.only else profile
+        profile, observed, began = self.seeded_profile(), Observed(), monotonic()
         matching, findings = self._announced(progress), []
         with profile.bounded():
             for finding in examine(
@@ -117,7 +111,42 @@ class Trial:
             ):
                 findings.append(finding)
                 found(finding)
-        is_part = bool(self.only) or any(finding.what in LEFT_OUT for finding in findings)
+        return self.card(findings, observed, claimed=claimed, profile=profile, duration=monotonic() - began)
+
+    def seeded_profile(self) -> Profile:
+        """Return the profile with its seed: a part of it if only some promises are looked at."""
+        profile = chosen(self.profile)
+        seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
+        profile = attrs.evolve(profile, seed=next(one for one in seeds if one is not None))
+        return profile.part() if self.only else profile
+
+    def card(
+        self,
+        findings: Sequence[Finding],
+        observed: Observed,
+        *,
+        claimed: Capabilities,
+        profile: Profile,
+        duration: float,
+        promises: Sequence[Promise] | None = None,
+    ) -> Card:
+        """
+        Return the card of a run.
+
+        Args:
+            findings: Of all tests that were run.
+
+            observed: What the harness met meanwhile.
+
+            claimed: The capabilities of the transport.
+
+            profile: What was run, with its seed.
+
+            duration: Seconds.
+
+            promises: The promises on the card, if some tests were left out; by default those of this trial.
+        """
+        is_part = bool(self.only) or promises is not None or any(one.what in LEFT_OUT for one in findings)
         return card(
             findings,
             subject=Subject(
@@ -125,8 +154,8 @@ class Trial:
                 harness=self.harness.__name__,
                 capabilities=claimed,
                 profile=self.profile,
-                seed=seed,
-                duration=monotonic() - began,
+                seed=profile.seed,
+                duration=duration,
                 versions=versions(self.harness),
                 command=self.command,
             ),
@@ -134,7 +163,7 @@ class Trial:
             hooks=observed.hooks,
             defined=() if is_part else self.harness.defines(),
             deviations=self.harness.deviations,
-            promises=self.promises(),
+            promises=self.promises() if promises is None else promises,
         )
 
     def _phases(self) -> Sequence[Phase]:
