@@ -17,7 +17,7 @@ from .page import Page
 from .workspace import ROOT, files
 
 DOCS = [path for path in files() if path.suffix == ".md" and path.is_relative_to(ROOT / "docs")]
-PAGES = [path for path in (ROOT / "README.md", *DOCS) if Page(path, ROOT).examples]
+PAGES = [path for path in (ROOT / "README.md", ROOT / "core" / "README.md", *DOCS) if Page(path, ROOT).examples]
 QUEUES = ("default", "media", "feed")
 """All that a page routes to on RabbitMQ."""
 
