@@ -35,6 +35,28 @@ def test_every_command_of_make_that_is_told_exists(document: Path) -> None:
     assert set(told) <= TARGETS
 
 
+PLACES = re.findall(r"`(\w+)` in `([\w./-]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+
+
+def test_contributing_says_where_to_put_the_five_things_that_are_asked_for() -> None:
+    asked = [
+        "a dead-letter reason",
+        "a field of the retry policy",
+        "a difference between databases",
+        "an option",
+        "a hook",
+    ]
+
+    rows = re.findall(r"^\| (.*?) \| .*`.*\.py`", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+
+    assert [each for each in asked if not any(row.startswith(each) for row in rows)] == []
+
+
+@pytest.mark.parametrize(("name", "path"), PLACES)
+def test_what_contributing_says_to_change_is_there(name: str, path: str) -> None:
+    assert re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", (ROOT / path).read_text(), flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_every_link_into_the_repository_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", document.read_text())
