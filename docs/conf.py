@@ -19,6 +19,7 @@ extensions = [
     "_sphinx.command_line",
     "_sphinx.hooks",
     "_sphinx.life",
+    "_sphinx.packages",
     "_sphinx.promises",
     "_sphinx.public_names",
 ]

@@ -1,4 +1,4 @@
-"""The life of a delivery as a picture, drawn from the table that the code runs on."""
+"""The life of a delivery as a picture and as a table, both from the table that the code runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from relevo import TRANSITIONS, State
+from relevo import TRANSITIONS, Action, Counters, State
 
 PLACES = {
     State.SCHEDULED: (270, 45),
@@ -33,8 +33,9 @@ WORDS = {(State.SCHEDULED, State.GONE): 0.82, (State.READY, State.LEASED): 0.65,
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("mermaid", Life)
+    app.add_directive("relevo-transitions", Transitions)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -47,6 +48,30 @@ class Life(SphinxDirective):
         if list(self.content) != list(mermaid()):
             raise self.error("the diagram is not that of relevo.TRANSITIONS")
         return [nodes.raw("", "\n".join(svg()), format="html")]
+
+
+class Transitions(SphinxDirective):
+    """Puts the table of all steps, with what each does to the counters, where it stands."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(rows()))
+
+
+def rows() -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield "| from | action | to | attempt | lost leases |"
+    yield "|---|---|---|---|---|"
+    for (start, action), end in TRANSITIONS.items():
+        yield f"| {start} | {action.replace('_', ' ')} | {end} | {' | '.join(counted(action))} |"
+
+
+def counted(action: Action) -> tuple[str, str]:
+    """Return what *action* does to the attempt and to the lost leases, as two cells have it."""
+    before = Counters(attempt=5, lost_leases=3)
+    after = before.after(action)
+    pairs = ((before.attempt, after.attempt), (before.lost_leases, after.lost_leases))
+    first, second = ("" if new == old else f"+ {new - old}" if new > old else f"{new}" for old, new in pairs)
+    return first, second
 
 
 def arrows() -> dict[tuple[State, State], list[str]]:
