@@ -25,8 +25,11 @@ import relevo
 from relevo_memory import MemoryTransport
 
 NAME = "image.created"
-FIELDS = {"path": "2026/11/sea.jpg", "width": 640, "height": 480, "user": "ann", "rating": 4.5}
-LINES = {"order": 7, "lines": [{"article": f"a{number}", "number": number, "price": 9.5} for number in range(5)]}
+FIELDS: dict[str, Any] = {"path": "2026/11/sea.jpg", "width": 640, "height": 480, "user": "ann", "rating": 4.5}
+LINES: dict[str, Any] = {
+    "order": 7,
+    "lines": [{"article": f"a{number}", "number": number, "price": 9.5} for number in range(5)],
+}
 NUMBER = 1000
 KEY = "a key of a benchmark, which is no secret at all"
 

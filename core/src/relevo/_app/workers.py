@@ -155,6 +155,7 @@ class WorkerFactory:
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         return _FirstQueues(self.parts.routes, transport).__getitem__
 
+
 class _FirstQueues(dict[str, str]):
     """From an event's name to the first queue that it is routed to on a transport, empty if it has none there."""
 
