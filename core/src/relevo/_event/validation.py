@@ -97,7 +97,7 @@ def _plain(value: Any, room: int) -> Any:
     kind = type(value)
     if kind is str:
         return _text(value)
-    if value is None or kind is bool:
+    if value is None or kind is bool or (kind is int and _LOW <= value <= _HIGH) or (kind is float and isfinite(value)):
         return value
     if issubclass(kind, str):
         return _text(str.__str__(value))
