@@ -66,8 +66,8 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
     "how, why",
     [
         ({"transports": {"main": "sqlite:///x.db"}}, "'main' is str, not a relevo.Transport; App.from_config"),
-        ({"transports": {"now": MemoryTransport()}}, "transports: 'now' cannot be the name of one"),
-        ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of one"),
+        ({"transports": {"now": MemoryTransport()}}, "transports: 'now' cannot be the name of a transport"),
+        ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of a transport"),
         ({"transports": {}}, "no transport is called 'main'"),
         ({"routes": {"*": "mian"}}, "no transport is called 'mian'; did you mean \"main\""),
         ({"routes": {"*": 3}}, "3 is not a target"),
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Mak
         'routes."a*b"',
         'routes."c"',
         'routes."d"',
-        "Retry",
+        "Retry.runs",
         "lease is 0.0 s, 1.0 s is the least that can be renewed",
         "setup",
     }

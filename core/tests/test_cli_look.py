@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from relevo import Capabilities, DeadLetter, Envelope, Secret, SystemClock
-from relevo._config.settings import KEYS
+from relevo._config.schema import KEYS
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 

@@ -10,7 +10,8 @@ import pytest
 
 import relevo
 from relevo import App, ConfigurationError, Execution, InlineExecutor, RunOptions
-from relevo._config.opening import Config, read
+from relevo._config.opening import read
+from relevo._config.schema import Config
 from relevo.execution import ThreadExecutor
 from relevo_memory import MemoryTransport
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Routes
-from relevo._config.opening import Config, read
+from relevo._config.opening import read
+from relevo._config.schema import Config
 from relevo._problem import Origin, Origins, Problems
 from relevo.errors import ConfigurationError, TransportNotFoundError
 

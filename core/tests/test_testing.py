@@ -1022,8 +1022,8 @@ def test_an_application_that_is_named_needs_no_configuration(project: Path) -> N
 @pytest.mark.parametrize(
     "name, why",
     [
-        ("tested_shop", r'app: write "module:name", as in "shop:app", not \'tested_shop\''),
-        (":app", 'app: write "module:name"'),
+        ("tested_shop", r'app: expected "module:name", as in "shop:app"; got \'tested_shop\''),
+        (":app", 'app: expected "module:name"'),
         ("tested_shop:number", 'app: "tested_shop:number" is int, not a relevo.App'),
         ("tested_shop:ap", 'app: "tested_shop" has no "ap"; did you mean "app"'),
     ],

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 import attrs
+import msgspec
 import pytest
 
 from relevo import TRANSITIONS, Capabilities, Reason
-from relevo._config.settings import KEYS, Config
+from relevo._config.schema import Settings
+from relevo._config.table import keys_of
 from relevo.cli import _main
 from relevo_amqp import AmqpTransport
 from relevo_memory import MemoryTransport
@@ -71,7 +73,7 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
 
 
 def test_every_key_of_configuration_is_told_with_its_default() -> None:
-    defaults = {field.name: field.default for field in attrs.fields(Config) if field.name in KEYS}
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
     rows = {row[0]: row for row in cells(DOCS / "reference" / "configuration.md", "key")}
 
     assert list(rows) == list(defaults)
@@ -79,6 +81,18 @@ def test_every_key_of_configuration_is_told_with_its_default() -> None:
         assert f'"{defaults[key]}"' in rows[key][2]
     for key in ("patience", "lease", "concurrency", "time_limit"):
         assert f"`{defaults[key]:g}`" in f"{rows[key][2]}`"
+
+
+def test_every_key_of_a_table_of_configuration_is_told() -> None:
+    page = (DOCS / "reference" / "configuration.md").read_text()
+    tables = {key.name: key.table for key in keys_of(Settings).values() if key.table}
+
+    assert list(tables) == ["signing", "retries", "transports"]
+    for name, cls in tables.items():
+        section = page.partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
+        keys = [key.name for key in keys_of(cls).values() if not key.code_only]
+        assert keys, name
+        assert [key for key in keys if f"`{key}`" not in section] == [], name
 
 
 def test_every_exit_code_is_told() -> None:

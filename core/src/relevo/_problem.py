@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -15,6 +16,14 @@ T = TypeVar("T")
 
 KeyPath = tuple[str | int, ...]
 """From the outermost key inwards; a number is a place in a list."""
+
+_BARE = re.compile(r"[\w-]+", re.ASCII)
+
+
+def dotted(keys: KeyPath) -> str:
+    """Return *keys* as TOML writes them, with quotes where these are needed."""
+    return ".".join(str(key) if _BARE.fullmatch(str(key)) else f'"{key}"' for key in keys)
+
 
 _LAST = 1 << 30
 """Comes after every line of a file."""

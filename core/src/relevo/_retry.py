@@ -13,15 +13,39 @@ import attrs
 from relevo._clock import Duration, seconds
 from relevo.errors import ConfigurationError, GiveUp, RetryLater, shown
 
-IS_DURATION: Mapping[str, bool] = MappingProxyType({"is_duration": True})
-"""Marks a field that configuration gives as a duration, such as "2s"."""
+IS_FACTOR: Mapping[str, bool] = MappingProxyType({"is_factor": True})
+"""Marks a number that is not a duration, so that configuration does not read text such as "2s"."""
 
-IS_CODE: Mapping[str, bool] = MappingProxyType({"is_code": True})
-"""Marks a field that configuration cannot give."""
+IS_CODE: Mapping[str, str] = MappingProxyType(
+    {"code_only": "names classes, which stand in code: listener(…, retry=Retry(…))"}
+)
+"""Marks a field that configuration cannot give, and says how to give it."""
 
 
-def _duration(value: Duration) -> float:
-    return seconds(value, what="a retry delay")
+def _runs(value: int) -> int:
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"Retry.runs: expected a whole number from 1; got {shown(value)}")
+    return value
+
+
+def _first(value: Duration) -> float:
+    return seconds(value, what="Retry.first")
+
+
+def _cap(value: Duration) -> float:
+    return seconds(value, what="Retry.cap")
+
+
+def _factor(value: float) -> float:
+    if type(value) not in (int, float) or not isfinite(value) or value < 1:
+        raise ConfigurationError(f"Retry.factor: expected a number from 1; got {shown(value)}")
+    return value
+
+
+def _jitter(value: float) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ConfigurationError(f"Retry.jitter: expected a number from 0 to 1; got {shown(value)}")
+    return value
 
 
 def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
@@ -56,24 +80,18 @@ class Retry:
         ConfigurationError: A number is out of range, or *give_up_on* has what is no exception.
     """
 
-    runs: int = 5
-    first: float = attrs.field(default=2.0, converter=_duration, kw_only=True, metadata=IS_DURATION)
-    factor: float = attrs.field(default=4.0, kw_only=True)
-    cap: float = attrs.field(default=3600.0, converter=_duration, kw_only=True, metadata=IS_DURATION)
-    jitter: float = attrs.field(default=0.1, kw_only=True)
+    runs: int = attrs.field(default=5, converter=_runs)
+    first: float = attrs.field(default=2.0, converter=_first, kw_only=True)
+    factor: float = attrs.field(default=4.0, converter=_factor, kw_only=True, metadata=IS_FACTOR)
+    cap: float = attrs.field(default=3600.0, converter=_cap, kw_only=True)
+    jitter: float = attrs.field(default=0.1, converter=_jitter, kw_only=True, metadata=IS_FACTOR)
     give_up_on: tuple[type[BaseException], ...] = attrs.field(
         default=(), converter=_exceptions, kw_only=True, metadata=IS_CODE
     )
 
     def __attrs_post_init__(self) -> None:
-        faults = {
-            f"runs is {self.runs!r}, it must be a whole number from 1": type(self.runs) is not int or self.runs < 1,
-            f"factor is {self.factor!r}, it must be a number from 1": not isfinite(self.factor) or self.factor < 1,
-            f"jitter is {self.jitter!r}, it must be a number from 0 to 1": not 0 <= self.jitter <= 1,
-            f"cap ({self.cap} s) is shorter than first ({self.first} s)": self.cap < self.first,
-        }
-        if any(faults.values()):
-            raise ConfigurationError("Retry: " + "; ".join(fault for fault, is_met in faults.items() if is_met))
+        if self.cap < self.first:
+            raise ConfigurationError(f"Retry: cap ({self.cap} s) is shorter than first ({self.first} s)")
 
     def wait(self, run: int, chance: float) -> float:
         """

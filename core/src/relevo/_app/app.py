@@ -55,7 +55,7 @@ from relevo.errors import ConfigurationError, did_you_mean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relevo._config.opening import Config
+    from relevo._config.schema import Config
     from relevo._execution.pipe import Hello
     from relevo.testing import AppTesting
 
@@ -243,7 +243,6 @@ class App(Dispatcher):
 
         clock = clock or SystemClock()
         parts = parts_of(config, clock=clock)
-        signing = config.signing
         return cls(
             transports=parts.transports,
             routes=config.routes or {"*": next(iter(parts.transports))},
@@ -251,16 +250,14 @@ class App(Dispatcher):
             source=config.source,
             outboxes=parts.outboxes,
             plugins=parts.plugins,
-            signing=Signing(signing.keys, required=signing.required) if signing else None,
+            signing=config.signing,
             retries=config.retries,
             setup=config.setup,
             patience=config.patience,
             lease=config.lease,
-            execution=Execution(
-                config.execution, config.concurrency, config.time_limit, config.memory_limit, config.recycle_after
-            ),
-            lock=None if config.lock is None else config.directory / config.lock,
-            deploy=None if config.deploy is None else config.directory / config.deploy,
+            execution=config.chosen_execution(),
+            lock=config.lock,
+            deploy=config.deploy,
             clock=clock,
             loaded_from=LoadedFrom(config=config),
         )

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relevo._app.app import App
+from relevo._config.check import checked_app_name
 from relevo._listener.importing import imported
-from relevo.errors import ConfigurationError, shown
+from relevo.errors import ConfigurationError
 
 _VARIABLE = "RELEVO_CONFIG"
 
@@ -21,10 +22,7 @@ def app_named(name: str) -> App:
     Raises:
         ConfigurationError: It cannot be imported, or is not an application.
     """
-    module, _, inside = name.partition(":")
-    if not (module and inside):
-        raise ConfigurationError(f'app: write "module:name", as in "shop:app", not {shown(name)}')
-    app = imported(name, where="app")
+    app = imported(checked_app_name(name), where="app")
     if not isinstance(app, App):
         raise ConfigurationError(f'app: "{name}" is {type(app).__name__}, not a relevo.App')
     return app

@@ -22,7 +22,7 @@ from relevo._worker.signing import Signing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relevo._config.opening import Config
+    from relevo._config.schema import Config
 
 
 @attrs.frozen(kw_only=True)

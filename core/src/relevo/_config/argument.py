@@ -7,11 +7,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from relevo._clock import Clock, SystemClock
+from relevo._config.check import checked_setup, retry_targets
 from relevo._event.subject import SubjectType
 from relevo._hook import Hooks
-from relevo._problem import Problems
+from relevo._problem import Problems, dotted
 from relevo._retry import Retry
-from relevo._transport.route import Routes, Target, parsed_target
+from relevo._transport.route import Routes, Target
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, PluginError, SubjectError, shown
@@ -46,15 +47,24 @@ def routes(table: object, problems: Problems) -> Routes:
     return Routes(good)
 
 
-def retries(policies: object, problems: Problems) -> dict[Target, Any]:
+def retries(policies: object, problems: Problems) -> dict[Target, Retry]:
     """Return those of *policies* that are meant for a queue; *problems* learns of the others."""
-    good: dict[Target, Any] = {}
+    good: dict[Target, Retry] = {}
     with problems.at("retries"):
-        for queue, policy in mapping({} if policies is None else policies, "retries").items():
+        given = mapping({} if policies is None else policies, "retries")
+        for queue, (target, policy) in retry_targets(given, problems).items():
             with problems.at("retries", queue):
-                target = parsed_target(queue, where="retries")
-                good[target] = Retry(policy) if isinstance(policy, int) else policy
+                good[target] = _policy(policy, queue)
     return good
+
+
+def _policy(given: object, queue: str) -> Retry:
+    policy = Retry(given) if isinstance(given, int) else given
+    if not isinstance(policy, Retry):
+        raise ConfigurationError(
+            f"{dotted(('retries', queue))}: expected relevo.Retry(…) or a number; got {shown(given)}"
+        )
+    return policy
 
 
 def plugins(given: object) -> Hooks:
@@ -129,9 +139,7 @@ def path(given: Any, what: str) -> Path | None:
 
 def setup_is_auto(given: object) -> bool:
     """Return whether *given* says that what is missing is created at first use."""
-    if given not in ("auto", "explicit"):
-        raise ConfigurationError(f'setup: expected "auto" or "explicit", got {shown(given)}')
-    return given == "auto"
+    return checked_setup(given) == "auto"
 
 
 def function(given: Any, what: str) -> Callable[..., Any]:

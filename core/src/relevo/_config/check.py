@@ -6,18 +6,22 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relevo._clock import seconds
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import ListenerTable, marked
-from relevo._problem import KeyPath, Problem
-from relevo._retry import Retry
+from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._transport.delivery import MAX_LEASE, MAX_STATE
-from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out
+from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out, parsed_target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from relevo._config.schema import Settings
+
+T = TypeVar("T")
 
 _log = getLogger("relevo.start")
 
@@ -128,14 +132,55 @@ def checked_lease(lease: object) -> float:
     return length
 
 
+def checked_patience(patience: object) -> float:
+    """
+    Return *patience* in seconds.
+
+    Raises:
+        ConfigurationError: It is not a duration.
+    """
+    return seconds(patience, what="patience")
+
+
+def checked_setup(setup: object) -> str:
+    """
+    Return *setup* if it says whether what is missing is created at first use.
+
+    Raises:
+        ConfigurationError: It says neither.
+    """
+    if setup not in ("auto", "explicit"):
+        raise ConfigurationError(f'setup: expected "auto" or "explicit"; got {shown(setup)}')
+    return str(setup)
+
+
+def checked_app_name(name: object) -> str:
+    """
+    Return *name* if it can be that of an application in a module.
+
+    Raises:
+        ConfigurationError: It is not ``module:name``.
+    """
+    if not isinstance(name, str) or not all(name.partition(":")):
+        raise ConfigurationError(f'app: expected "module:name", as in "shop:app"; got {shown(name)}')
+    return name
+
+
+def transport_name_problems(names: Iterable[object]) -> Iterator[Problem]:
+    """Yield the *names* that no transport can have."""
+    for name in names:
+        if not isinstance(name, str) or name in ("", NOW) or "/" in name or not name.isprintable():
+            fault = f'cannot be the name of a transport; expected text such as main, without a slash, and not "{NOW}"'
+            yield _problem(("transports", str(name)), f"transports: {shown(name)} {fault}")
+
+
 def transport_problems(transports: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what cannot be a transport, or cannot be called so."""
+    yield from transport_name_problems(transports)
     for name, transport in transports.items():
         fault = None
         if not isinstance(transport, Transport):
             fault = f"is {type(transport).__name__}, not a relevo.Transport; App.from_config() is what opens addresses"
-        elif name == NOW or "/" in name:
-            fault = f'cannot be the name of one; "{NOW}" and slashes are taken'
         elif sum(transport is each for each in transports.values()) > 1:
             fault = "is there under another name too; open it twice"
         if fault is not None:
@@ -173,7 +218,7 @@ def retry_problems(
     retries: Mapping[str, tuple[Target, object]], routes: Routes | None, transports: Collection[str]
 ) -> Iterator[Problem]:
     """
-    Yield the policies that are invalid, or belong to a queue without a route.
+    Yield the policies that belong to a queue without a route.
 
     Args:
         retries: By what each was said for, the queue that this means, and the policy.
@@ -182,17 +227,62 @@ def retry_problems(
 
         transports: The names that there are.
     """
-    for name, (target, policy) in retries.items():
+    for name, (target, _) in retries.items():
         known = routes.queues(target.transport) if routes else ()
         fault = None
-        if not isinstance(policy, Retry):
-            fault = f"expected relevo.Retry(…) or a number, got {shown(policy)}"
-        elif target.transport not in transports:
+        if target.transport not in transports:
             fault = f"no transport is called {shown(target.transport)}{did_you_mean(target.transport, transports)}"
         elif routes and target.queue not in known:
             fault = f"nothing is routed to that queue{did_you_mean(target.queue, known)}"
         if fault is not None:
-            yield _problem(("retries", name), f'retries."{name}": {fault}')
+            yield _problem(("retries", name), f"{dotted(('retries', name))}: {fault}")
+
+
+def retry_targets(policies: Mapping[str, T], problems: Problems) -> dict[str, tuple[Target, T]]:
+    """Return the queue that each of *policies* is for, beside the policy; *problems* learns of the others."""
+    found: dict[str, tuple[Target, T]] = {}
+    for name, policy in policies.items():
+        with problems.at("retries", name):
+            target = parsed_target(name, where="retries")
+            if any(target == other for other, _ in found.values()):
+                what = f"{target} is there twice; its default queue need not be named"
+                raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
+            found[name] = target, policy
+    return found
+
+
+def setting_problems(
+    settings: Settings, retries: Mapping[str, tuple[Target, object]], written: object, problems: Problems
+) -> Iterator[Problem]:
+    """
+    Yield the settings that conflict, or name a transport or a queue that is not there.
+
+    Args:
+        settings: The valid ones.
+
+        retries: Their retry policies with the queues that these are for.
+
+        written: The transports, valid or not; if there are none it is the application that has them.
+
+        problems: What is invalid by itself; nothing is said of what would need it.
+    """
+    try:
+        settings.chosen_execution()
+    except ConfigurationError as error:
+        yield Problem(("concurrency",), error)
+    wrong = [each.keys for each in problems if each.keys[0] == "transports"]
+    names = [*(written if isinstance(written, dict) else ()), *(str(keys[1]) for keys in wrong if keys[1:])]
+    transports = dict.fromkeys(filter(None, names))
+    if not transports:
+        return
+    yield from target_problems(Routes(settings.routes), transports)
+    for name, entry in settings.transports.items():
+        text = entry.outbox.reveal() if entry.outbox else "://"
+        if "://" not in text and text not in transports:
+            what = f"neither an address nor the name of a transport{did_you_mean(text, transports)}"
+            yield _problem(keys := ("transports", name, "outbox"), f"{dotted(keys)}: {what}")
+    routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
+    yield from retry_problems(retries, routes, transports)
 
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:

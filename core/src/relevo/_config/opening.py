@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import attrs
 import msgspec
@@ -14,31 +14,17 @@ import msgspec
 from relevo._clock import Clock, SystemClock
 from relevo._config.check import fan_out_problems, outbox_problems
 from relevo._config.discovery import PLUGINS, available, load, transport_class, transport_of_scheme
-from relevo._config.settings import KEYS, Config, PluginConfig, SigningConfig, TransportConfig, config_of, duration
-from relevo._config.source import find, read_raw
+from relevo._config.schema import Config, PluginConfig, TransportConfig
+from relevo._config.settings import config_of
+from relevo._config.source import read_raw
+from relevo._config.table import TableReader, keys_of
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, imported
-from relevo._problem import KeyPath, Problem, Problems
+from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._secret import Secret, masked_url
 from relevo._transport.route import Routes
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
-
-__all__ = [
-    "Config",
-    "Parts",
-    "PluginConfig",
-    "SigningConfig",
-    "TransportConfig",
-    "drafted",
-    "find",
-    "opened",
-    "options_class",
-    "parts_of",
-    "plugin_options",
-    "read",
-    "refuse",
-]
 
 _KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
 """Users and passwords as servers come with them, and as examples have them."""
@@ -63,7 +49,7 @@ def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Co
     Raises:
         ConfigurationError: The file cannot be read.
     """
-    return config_of(read_raw(path, environ, start=start, known=KEYS))
+    return config_of(read_raw(path, environ, start=start))
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
@@ -95,9 +81,9 @@ def refuse(config: Config) -> None:
     Raises:
         ConfigurationError: Something is not understood; all problems are told together.
     """
-    problems = Problems(config.problems)
-    _close(_parts(config, SystemClock(), problems))
-    problems.raise_any(config.origins)
+    opener = _Opener(config, SystemClock())
+    _close(opener.parts())
+    opener.problems.raise_any(config.origins)
 
 
 def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[str, Transport]]:
@@ -108,7 +94,7 @@ def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[
         ConfigurationError: Something in it is not understood, or there is no transport; all problems are
             told together, and no secret is shown.
     """
-    parts = parts_of(attrs.evolve(config, plugins=()), clock=clock)
+    parts = parts_of(msgspec.structs.replace(config, plugins=()), clock=clock)
     return parts.transports, parts.outboxes
 
 
@@ -120,46 +106,95 @@ def parts_of(config: Config, *, clock: Clock) -> Parts:
         ConfigurationError: Something in it is not understood, there is no transport, or a plugin cannot be
             imported; all problems are told together, and no secret is shown.
     """
-    problems = Problems(config.problems)
+    opener = _Opener(config, clock)
+    problems = opener.problems
     if not config.transports and not problems.concern("app") and not any(map(_may_mean_transports, problems)):
         example = f'for example [transports] main = "sqlite:///{config.source}.db"'
         problems.add(("transports",), f"no transport; add one, {example}")
-    parts = _parts(config, clock, problems)
-    for entry in config.plugins:
-        with problems.at(*entry.keys):
-            plugin = _plugin(entry, config, clock, problems)
-            if plugin is not None:
-                Hooks([plugin])
-                parts.plugins.append(plugin)
+    parts = opener.parts()
+    parts.plugins.extend(opener.plugins())
     if problems:
         _close(parts)
     problems.raise_any(config.origins)
     return parts
 
 
-def _parts(config: Config, clock: Clock, problems: Problems) -> Parts:
-    """Return the transports and outboxes that can be opened; *problems* learns why others cannot, or do not fit."""
-    transports: dict[str, Transport] = {}
-    outboxes: dict[str, Transport] = {}
-    for name, entry in config.transports.items():
-        if transport := _opened(entry, ("transports", name), config, clock, problems):
-            transports[name] = transport
-    for name, entry in config.transports.items():
-        text = entry.outbox.reveal() if entry.outbox else ""
-        if "://" in text:
-            own = TransportConfig(name=f"{name}.outbox", url=Secret(text))
-            if outbox := _opened(own, ("transports", name, "outbox"), config, clock, problems):
-                outboxes[name] = outbox
-        elif text in transports:  # else it could not be opened, which is told already
-            outboxes[name] = transports[text]
-    problems.extend(outbox_problems(outboxes, config.transports))
-    known = {
-        name: name in outboxes or transport.capabilities.transactional
-        for name, transport in transports.items()
-        if name in outboxes or not config.transports[name].outbox
-    }
-    problems.extend(fan_out_problems(Routes(config.routes), known))
-    return Parts(transports=transports, outboxes=outboxes)
+class _Opener:
+    """Opens what *config* describes; ``problems`` learns why something cannot be, or does not fit."""
+
+    def __init__(self, config: Config, clock: Clock):
+        self.problems = Problems(config.problems)
+        self._config = config
+        self._clock = clock
+        self._reader = TableReader(self.problems, directory=config.directory)
+
+    def parts(self) -> Parts:
+        """Return the transports and outboxes."""
+        entries = self._config.transports
+        transports: dict[str, Transport] = {}
+        outboxes: dict[str, Transport] = {}
+        for name, entry in entries.items():
+            if transport := self._transport(name, entry, ("transports", name)):
+                transports[name] = transport
+        for name, entry in entries.items():
+            text = entry.outbox.reveal() if entry.outbox else ""
+            if "://" in text:
+                own = TransportConfig(url=Secret(text))
+                if outbox := self._transport(f"{name}.outbox", own, ("transports", name, "outbox")):
+                    outboxes[name] = outbox
+            elif text in transports:  # else it could not be opened, which is a problem already
+                outboxes[name] = transports[text]
+        self.problems.extend(outbox_problems(outboxes, entries))
+        known = {
+            name: name in outboxes or transport.capabilities.transactional
+            for name, transport in transports.items()
+            if name in outboxes or not entries[name].outbox
+        }
+        self.problems.extend(fan_out_problems(Routes(self._config.routes), known))
+        return Parts(transports=transports, outboxes=outboxes)
+
+    def _transport(self, name: str, entry: TransportConfig, keys: KeyPath) -> Transport | None:
+        """
+        Return the transport called *name* that *entry* at *keys* describes.
+
+        One that has an option ``patience``, because it gives back itself what it cannot read yet, gets the
+        application's.
+        """
+        address = entry.url.reveal()
+        with self.problems.at(*keys), _named(dotted(keys)):
+            cls = _class_for(entry)
+            _refuse_default_password(address)
+            given = {"url": address, **entry.options}
+            if "patience" in keys_of(cls.Options):
+                given.setdefault("patience", self._config.patience)
+            options = self._reader.made(cls.Options, given, keys)
+            if options is not None:
+                transport = cls.open(options, name=name, clock=self._clock)
+                if not isinstance(transport, Transport):
+                    raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not a relevo Transport")
+                return transport
+        return None
+
+    def plugins(self) -> Iterator[object]:
+        """Yield the plugins that fit."""
+        for entry in self._config.plugins:
+            with self.problems.at(*entry.keys):
+                plugin = self._plugin(entry)
+                if plugin is not None:
+                    Hooks([plugin])
+                    yield plugin
+
+    def _plugin(self, entry: PluginConfig) -> object:
+        """Return the plugin, made of its options if its class takes any."""
+        where = dotted(("plugins", entry.name))
+        found: Any = _plugin_named(entry.name)
+        cls = plugin_options(entry)
+        if cls is not None:
+            options = self._reader.made(cls, entry.options, entry.keys, where=where)
+            return None if options is None else found.open(options, source=self._config.source, clock=self._clock)
+        if entry.options:
+            raise ConfigurationError(f"{where}: it takes no options, and there is {', '.join(entry.options)}")
+        return found
 
 
 def _may_mean_transports(problem: Problem) -> bool:
@@ -190,31 +225,6 @@ def _class_for(config: TransportConfig) -> Any:
             "an address begins with its scheme, as in sqlite:///shop.db, amqp://localhost or memory://"
         )
     return transport_class(transport_of_scheme(scheme.lower()))
-
-
-def _opened(
-    entry: TransportConfig, keys: KeyPath, config: Config, clock: Clock, problems: Problems
-) -> Transport | None:
-    """
-    Return the transport that *entry* describes, as said at *keys*; ``None`` if *problems* knows why not.
-
-    One that has an option ``patience``, because it gives back itself what it cannot read yet, gets the application's.
-    """
-    where = ".".join(map(str, keys))
-    address = entry.url.reveal()
-    with problems.at(*keys), _named(where):
-        cls = _class_for(entry)
-        _refuse_default_password(address)
-        given = {"url": address, **entry.options}
-        if "patience" in get_type_hints(cls.Options):
-            given.setdefault("patience", config.patience)
-        options = options_of(cls.Options, given, keys, problems, directory=config.directory)
-        if options is not None:
-            transport = cls.open(options, name=entry.name, clock=clock)
-            if not isinstance(transport, Transport):
-                raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not a relevo Transport")
-            return transport
-    return None
 
 
 @contextmanager
@@ -272,85 +282,3 @@ def _plugin_named(name: str) -> object:
     except ConfigurationError as error:
         error.args = (f"{error}{did_you_mean(name, offered)}",)
         raise
-
-
-def _plugin(entry: PluginConfig, config: Config, clock: Clock, problems: Problems) -> object:
-    """Return the plugin, made of its options if its class takes any; ``None`` if *problems* knows why not."""
-    where = f"plugins.{entry.name}"
-    found: Any = _plugin_named(entry.name)
-    cls = plugin_options(entry)
-    if cls is not None:
-        options = options_of(cls, entry.options, entry.keys, problems, directory=config.directory, where=where)
-        return None if options is None else found.open(options, source=config.source, clock=clock)
-    if entry.options:
-        raise ConfigurationError(f"{where}: it takes no options, and there is {', '.join(entry.options)}")
-    return found
-
-
-# --- options ------------------------------------------------------------------------------------------
-
-
-def options_of(
-    cls: type,
-    given: Mapping[str, Any],
-    keys: KeyPath,
-    problems: Problems,
-    *,
-    directory: Path,
-    where: str | None = None,
-) -> Any:
-    """
-    Return *cls* made of *given*; show no secret of it.
-
-    Args:
-        cls: An attrs class.
-
-        given: By the names of its fields; one that is a word of Python has an underscore there, as ``from_``.
-
-        keys: Where they were said.
-
-        problems: Learns of unknown keys and wrong types; what is returned then means nothing.
-
-        directory: Where relative paths start.
-
-        where: What the errors begin with; *keys* by default.
-    """
-    before = len(problems)
-    where = where or ".".join(map(str, keys))
-    hints = get_type_hints(cls)
-    fields = {field.name.removesuffix("_"): field for field in attrs.fields(cls) if field.name != "directory"}
-    values: dict[str, Any] = {"directory": directory} if "directory" in hints else {}
-    for key, value in given.items():
-        with problems.at(*keys, key):
-            if key not in fields:
-                near = did_you_mean(key, fields) or f"; known: {', '.join(fields) or 'none'}"
-                raise ConfigurationError(f'{where}: unknown option "{key}"{near}')
-            name = fields[key].name
-            values[name] = _converted(value, hints[name], where=f"{where}.{key}", directory=directory)
-    for name, field in fields.items():
-        if field.default is attrs.NOTHING and name not in given:
-            problems.add(keys, f'{where}: the option "{name}" is missing')
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**values)
-    except (TypeError, ValueError, ConfigurationError) as error:
-        # of a validator; its further arguments hold the value, which may be secret
-        why = str(error.args[0]) if error.args else type(error).__name__
-        blamed = why.split(maxsplit=1)[0].strip("\"':") if why else ""
-        problems.add((*keys, blamed) if blamed in given else keys, f"{where}: {why}")
-        return None
-
-
-def _converted(value: Any, kind: Any, *, where: str, directory: Path) -> Any:
-    kinds = get_args(kind) or (kind,)
-    if Secret in kinds and isinstance(value, str):
-        return Secret(value)
-    if Path in kinds and isinstance(value, str):
-        return directory / value
-    if float in kinds and isinstance(value, str):
-        return duration(where, value)
-    try:
-        return msgspec.convert(value, kind, strict=False)  # the environment has only text
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{where}: {str(error).replace('E', 'e', 1)}") from None

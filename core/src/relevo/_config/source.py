@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from relevo._config.schema import Settings
+from relevo._config.table import Key, as_table, keys_of
 from relevo._config.toml_line import lines_of
 from relevo._problem import KeyPath, Origin, Origins, Problems
 from relevo.errors import ConfigurationError, did_you_mean
@@ -18,10 +20,6 @@ FILE = "relevo.toml"
 _PREFIX = "RELEVO_"
 _OTHER_VARIABLES = ("RELEVO_CONFIG",)
 _MAX_FILE = 1024 * 1024
-_LISTS = ("listeners", "plugins")
-_BARE = {"transports": "url", "retries": "runs", "signing": "keys"}
-"""The key that a value sets which could also be a table."""
-
 _ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
 """What a line of TOML says something of, or the head of its table; never a value, which may be a secret in Base64."""
@@ -43,7 +41,7 @@ class RawConfig:
     problems: Problems
 
 
-def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path, known: Iterable[str]) -> RawConfig:
+def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> RawConfig:
     """
     Return what a file and the environment say.
 
@@ -53,8 +51,6 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path, know
         environ: What wins over the file, and what ``${…}`` in the file stands for.
 
         start: Where the search begins.
-
-        known: Which keys there are, to tell slips from variables that mean something else.
 
     Raises:
         ConfigurationError: The file cannot be read. What is wrong inside is in the answer's problems.
@@ -77,7 +73,7 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path, know
         place = str(found)
         origins = Origins(Origin(place), {keys: Origin(place, line) for keys, line in lines.items() if keys})
     problems = Problems()
-    _overlay(values, environ, origins, problems, tuple(known))
+    _overlay(values, environ, origins, problems)
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
     return RawConfig(values=values, path=found, directory=directory, origins=origins, problems=problems)
 
@@ -155,10 +151,9 @@ def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
 # --- the environment ----------------------------------------------------------------------------------
 
 
-def _overlay(
-    values: dict[str, Any], environ: Mapping[str, str], origins: Origins, problems: Problems, known: tuple[str, ...]
-) -> None:
+def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origins, problems: Problems) -> None:
     """Put into *values* what *environ* says: ``RELEVO_A__B=text``, or TOML if it begins with a brace or bracket."""
+    known = keys_of(Settings)
     for variable in sorted(environ):
         keys = variable.removeprefix(_PREFIX).lower().split("__")
         if not variable.startswith(_PREFIX) or not environ[variable] or variable in _OTHER_VARIABLES:
@@ -171,29 +166,28 @@ def _overlay(
         table = values
         path: tuple[str, ...] = ()
         for key in keys[:-1]:
-            table, path = _inner(table, (*path, _as_written(key, table)))
+            table, path = _inner(table, (*path, _as_written(key, table)), known[keys[0]])
         path = (*path, _as_written(keys[-1], table))
         origins.overrule(path, Origin(variable))
         try:
-            table[path[-1]] = _value(environ[variable], as_list=len(keys) == 1 and keys[0] in _LISTS)
+            table[path[-1]] = _value(environ[variable], as_list=len(keys) == 1 and known[keys[0]].is_list)
         except tomllib.TOMLDecodeError as error:
             problems.add(path, f"it begins like TOML but is none: {error}", is_unknown=True)
             table.pop(path[-1], None)
 
 
-def _inner(table: dict[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the table at the end of *path*, which is in *table*; whatever else is there becomes one."""
+def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value becomes one."""
     found = table.get(path[-1])
     if path == ("plugins",) and isinstance(found, list):
         found = table["plugins"] = {each: {} for each in found if isinstance(each, str)}
     if not isinstance(found, dict):
-        bare = _BARE.get(path[0])
-        is_value = found is not None and bare and len(path) == (1 if path[0] == "signing" else 2)
-        found = table[path[-1]] = {bare: found} if is_value else {}
+        is_value = found is not None and len(path) == (2 if key.is_mapping else 1)
+        found = table[path[-1]] = as_table(key.table, found) if is_value and key.table else {}
     return found, path
 
 
-def _meant(key: str, known: tuple[str, ...]) -> str | None:
+def _meant(key: str, known: Iterable[str]) -> str | None:
     """Return the variable that somebody may have meant by one that begins with *key*, without the prefix."""
     for each in known:
         if key.startswith(f"{each}_"):

@@ -8,12 +8,12 @@ import stat
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING
 
 from relevo._runner.deploy import DeployGuard
 from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
-from relevo._secret import Secret, masked_url
+from relevo._secret import masked_url
 from relevo._transport.coordinator import Coordinator
 from relevo.errors import ConfigurationError
 
@@ -87,9 +87,9 @@ def _address(app: App, transport: str) -> str:
     if entry is None:
         return str(app.loaded_from.folder or "")
     from relevo._config.opening import options_class  # noqa: PLC0415 - an application put together in code does without
+    from relevo._config.table import keys_of  # noqa: PLC0415 - the same
 
-    hints = get_type_hints(options_class(entry))
-    hidden = {key for key, hint in hints.items() if Secret in (hint, *get_args(hint))}
+    hidden = {key.name for key in keys_of(options_class(entry)).values() if key.is_secret}
     open_to_all = sorted((key, str(value)) for key, value in entry.options.items() if key not in hidden)
     return f"{masked_url(entry.url.reveal())} {open_to_all}"
 

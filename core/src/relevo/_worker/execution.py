@@ -42,17 +42,14 @@ def _recycle_after(value: Any) -> int:
 
 
 def _whole(value: Any, what: str, *, most: int | None) -> int:
-    """Return *value* if it is a whole number from 1 on; text is taken too, since the environment has nothing else."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if type(number) is not int or number < 1 or (most is not None and number > most):
+    if type(value) is not int or value < 1 or (most is not None and value > most):
         limits = "from 1 on" if most is None else f"from 1 to {most}"
         raise ConfigurationError(f"{what} is a whole number {limits}, not {shown(value)}")
-    return number
+    return value
 
 
 def _time_limit(value: Any) -> float:
-    is_number = isinstance(value, str) and value.replace(".", "", 1).isdecimal()
-    return seconds(float(value) if is_number else value, what="time_limit", least=0.001)
+    return seconds(value, what="time_limit", least=0.001)
 
 
 def _size(value: Any) -> int:

@@ -48,7 +48,17 @@ def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
     keys: list[Any] = [value] if is_one else list(value)
     if wrong := [type(each).__name__ for each in keys if not isinstance(each, (str, Secret))]:
         raise ConfigurationError(f"signing: a key is text, not {wrong[0]}; give one, or several in a list")
-    return tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
+    found = tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
+    lengths = [len(key.reveal()) for key in found]
+    if not lengths or min(lengths) < SHORTEST_KEY:
+        what = f"has {min(lengths)} characters" if lengths else "is missing"
+        raise ConfigurationError(
+            f"signing: a key {what}, {SHORTEST_KEY} are the least; make one with "
+            f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    if len(set(found)) < len(found):
+        raise ConfigurationError("signing: a key is there twice; leave one of them out")
+    return found
 
 
 @attrs.frozen
@@ -76,13 +86,6 @@ class Signing:
     _by_id: dict[str, bytes] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        lengths = [len(key.reveal()) for key in self.keys]
-        if not lengths or min(lengths) < SHORTEST_KEY:
-            what = f"has {min(lengths)} characters" if lengths else "is missing"
-            raise ConfigurationError(
-                f"signing: a key {what}, {SHORTEST_KEY} are the least; make one with "
-                f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
-            )
         raw = [key.reveal().encode() for key in self.keys]
         object.__setattr__(self, "_by_id", {_digest(key, b"key id").hex()[:_ID]: key for key in raw})
 

@@ -15,7 +15,8 @@ import click
 
 from relevo._app.app import App
 from relevo._app.load import app_named, configured, modules_of
-from relevo._config.opening import Config, drafted, refuse
+from relevo._config.opening import drafted, refuse
+from relevo._config.schema import Config
 from relevo.cli._log import log_to_stderr
 from relevo.cli._main import app_option, config_option, named
 from relevo.cli._output import kept_for_the_document

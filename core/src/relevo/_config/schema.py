@@ -1,0 +1,102 @@
+"""The keys of the configuration: their names, types and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+
+from relevo._config.check import checked_app_name, checked_lease, checked_patience, checked_setup
+from relevo._config.table import REST
+from relevo._event.codec import checked_source
+from relevo._problem import KeyPath, Origin, Origins, Problem
+from relevo._retry import Retry
+from relevo._secret import Secret
+from relevo._worker.decision import PATIENCE
+from relevo._worker.execution import TIME_LIMIT, Execution, Kind
+from relevo._worker.signing import Signing
+from relevo._worker.worker import LEASE
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_EXECUTION = {field.name: field.converter for field in attrs.fields(Execution)}
+_NAME = msgspec.Meta(min_length=1)
+
+
+@attrs.frozen(kw_only=True)
+class TransportConfig:
+    """One entry under ``[transports]``; text alone is its address."""
+
+    url: Annotated[Secret, "sqlite:///shop.db"]
+    outbox: Secret | None = None
+    """The name of another transport, or an address."""
+
+    options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
+    """All else; the class of the transport says what it may be."""
+
+
+@attrs.frozen(kw_only=True)
+class PluginConfig:
+    """One entry under ``plugins``."""
+
+    name: str
+    """Under which an installed package offers it, a module, or ``module:name``."""
+
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    keys: KeyPath = attrs.field(repr=False, eq=False)
+    """Where it was said: a place in a list, or a table."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    All keys, in the order in which they are shown and documented.
+
+    A function beside a type reads and validates the value instead of the type; text beside it is an example.
+    """
+
+    source: Annotated[str, checked_source] = "app"
+    app: Annotated[str | None, checked_app_name] = None
+    listeners: Annotated[tuple[Annotated[str, _NAME], ...], '["shop.listeners"]'] = ()
+    plugins: Annotated[tuple[PluginConfig, ...], '["shop.audit"], or with options [plugins.mail]'] = ()
+    setup: Annotated[str, checked_setup] = "auto"
+    patience: Annotated[float, checked_patience] = PATIENCE
+    lease: Annotated[float, checked_lease] = LEASE
+    execution: Annotated[Kind | None, _EXECUTION["kind"]] = None
+    concurrency: Annotated[int, _EXECUTION["concurrency"]] = 1
+    time_limit: Annotated[float, _EXECUTION["time_limit"]] = TIME_LIMIT
+    memory_limit: Annotated[int | None, _EXECUTION["memory_limit"]] = None
+    recycle_after: Annotated[int | None, _EXECUTION["recycle_after"]] = None
+    lock: Path | None = None
+    deploy: Path | None = None
+    signing: Signing | None = None
+    retries: Annotated[Mapping[str, Retry], '"main/feed" = 8'] = _EMPTY
+    """By the queue in which listeners run, as ``transport/queue``."""
+
+    transports: Annotated[Mapping[str, TransportConfig], '[transports] main = "sqlite:///shop.db"'] = _EMPTY
+    routes: Annotated[Mapping[str, tuple[str, ...]], '"*" = "main"'] = _EMPTY
+
+    def chosen_execution(self) -> Execution:
+        """Return where listeners run, how many at once, and for how long, as one value."""
+        return Execution(self.execution, self.concurrency, self.time_limit, self.memory_limit, self.recycle_after)
+
+
+KEYS = Settings.__struct_fields__
+
+
+class Config(Settings, frozen=True, kw_only=True):
+    """The settings, and where they were found."""
+
+    directory: Path
+    """Where relative paths start."""
+
+    path: Path | None = None
+    """The file they were read from."""
+
+    origins: Origins = msgspec.field(default_factory=lambda: Origins(Origin("the configuration")))
+    """Where each value comes from."""
+
+    problems: tuple[Problem, ...] = ()
+    """What is invalid, and so is not in here."""

@@ -1,0 +1,298 @@
+"""Read a table of the configuration as the class that describes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import isfunction
+from pathlib import Path
+from types import MappingProxyType, NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import attrs
+import msgspec
+
+from relevo._clock import seconds
+from relevo._problem import KeyPath, Problems, dotted
+from relevo._secret import Secret
+from relevo.errors import ConfigurationError, did_you_mean, shown
+
+REST: Mapping[str, bool] = MappingProxyType({"is_rest": True})
+"""Marks the field of an attrs class that takes all keys which no other field has."""
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "list": "a list",
+    "object": "a table",
+    "dict": "a table",
+}
+"""What users call the types that msgspec and Python name."""
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """A key of a table."""
+
+    name: str
+    """As in the file: the field's, without the underscore behind a word of Python."""
+
+    field: str
+    kind: Any
+    """Its type."""
+
+    default: Any = None
+    is_required: bool = False
+    read: Callable[[Any], Any] | None = None
+    """Reads and validates a value, instead of the type."""
+
+    check: Callable[[Any], object] | None = None
+    """Validates a value of the type."""
+
+    example: str = ""
+    code_only: str = ""
+    """Why a file cannot give it."""
+
+    is_duration: bool = False
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that it may be of, but for ``None``."""
+        kinds = get_args(self.kind) if get_origin(self.kind) is not Literal else ()
+        return tuple(each for each in kinds if each is not NoneType) or (self.kind,)
+
+    @property
+    def table(self) -> type | None:
+        """The attrs class that its value is made of, or the values in it by their names."""
+        last = self.kinds[-1]
+        return last if attrs.has(last) else None
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it has values by their names."""
+        return get_origin(self.kind) is Mapping
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it has several values without names."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value is never shown."""
+        return Secret in self.kinds
+
+
+def keys_of(cls: type) -> dict[str, Key]:
+    """Return the keys of a table that is read as *cls*, an attrs class or a msgspec Struct, by their names."""
+    hints = get_type_hints(cls, include_extras=True)
+    if issubclass(cls, msgspec.Struct):
+        found = [_key(name, hints[name]) for name in cls.__struct_fields__]
+    else:
+        attrs_class: Any = cls
+        fields = [each for each in attrs.fields(attrs_class) if each.init and each.name != "directory"]
+        found = [_attrs_key(each, hints[each.name]) for each in fields if "is_rest" not in each.metadata]
+    return {key.name: key for key in found}
+
+
+def _attrs_key(field: attrs.Attribute[Any], hint: Any) -> Key:
+    key = _key(field.name, hint)
+    default: Any = field.default
+    converter: Any = field.converter
+    return attrs.evolve(
+        key,
+        default=default.factory() if getattr(default, "takes_self", True) is False else default,
+        is_required=default is attrs.NOTHING,
+        check=converter if isfunction(converter) else None,
+        code_only=field.metadata.get("code_only", ""),
+        is_duration=float in key.kinds and "is_factor" not in field.metadata,
+    )
+
+
+def _key(name: str, hint: Any) -> Key:
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    return Key(
+        name=name.removesuffix("_"),
+        field=name,
+        kind=kind,
+        read=next((each for each in extras if callable(each)), None),
+        example=next((each for each in extras if isinstance(each, str)), ""),
+    )
+
+
+def as_table(cls: type, value: Any) -> dict[str, Any]:
+    """Return *value* if it is a table, else one in which it is the first key of *cls*."""
+    return value if isinstance(value, dict) else {next(iter(keys_of(cls))): value}
+
+
+class TableReader:
+    """
+    Reads tables, and notes what is invalid in them; no secret is shown.
+
+    Args:
+        problems: Learns of unknown, missing and invalid keys.
+
+        directory: Where relative paths start.
+    """
+
+    def __init__(self, problems: Problems, *, directory: Path):
+        self._problems = problems
+        self._directory = directory
+
+    def made(self, cls: type, given: Any, keys: KeyPath, *, where: str = "") -> Any:
+        """
+        Return *cls* made of *given*; ``None`` if a problem was noted.
+
+        Args:
+            cls: An attrs class.
+
+            given: Values by the names of its keys, or the value of the first key.
+
+            keys: Where they are in the configuration.
+
+            where: What errors begin with; *keys* by default.
+        """
+        where = where or dotted(keys)
+        before = len(self._problems)
+        table = as_table(cls, given)
+        values = self.values(cls, table, keys, where=where, is_bare=table is not given)
+        if len(self._problems) > before:
+            return None
+        if any(field.name == "directory" for field in attrs.fields(cls)):
+            values["directory"] = self._directory
+        try:
+            with _named(cls, where):
+                return cls(**values)
+        except ConfigurationError as error:
+            blamed = str(error).removeprefix(f"{where}: ").partition(" ")[0].strip("\"':")
+            self._problems.add((*keys, blamed) if blamed in table else keys, error)
+            return None
+
+    def values(
+        self, cls: type, given: Mapping[str, Any], keys: KeyPath = (), *, where: str = "", is_bare: bool = False
+    ) -> dict[str, Any]:
+        """
+        Return the valid ones of *given* by the fields of *cls*, which may be a Struct too.
+
+        If it *is_bare*, its only value stands for the table, and its key is not written.
+        """
+        known = keys_of(cls)
+        rest = [each.name for each in attrs.fields(cls) if "is_rest" in each.metadata] if attrs.has(cls) else []
+        missing = [key.name for key in known.values() if key.is_required and key.name not in given]
+        values: dict[str, Any] = {name: {} for name in rest}
+        for name, value in given.items():
+            path, inside = (keys, where) if is_bare else ((*keys, name), f"{where}.{name}".lstrip("."))
+            with self._problems.at(*path), _named(cls, where):
+                if name in known and not known[name].code_only:
+                    values[known[name].field] = self._value(known[name], value, path, inside)
+                elif rest and not did_you_mean(name, missing):
+                    values[rest[0]][name] = value
+                else:
+                    raise _unknown(name, known, where)
+        for name in missing:
+            if not any(did_you_mean(each, [name]) for each in given):
+                self._problems.add(keys, f'{where}: the option "{name}" is missing')
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _value(self, key: Key, given: Any, keys: KeyPath, where: str) -> Any:
+        """Return *given*, which is at *keys*, as the value of *key*."""
+        if key.table:
+            return self._tables(key, key.table, given, keys)
+        if isinstance(given, str):
+            given = _number(given, key.kinds)
+        if key.read:
+            return key.read(given)
+        if key.is_duration and isinstance(given, str):
+            given = seconds(given, what=where)
+        value = self._converted(key, given, where)
+        if key.check:
+            key.check(value)  # its class does so too, but only reports the first problem
+        return value
+
+    def _tables(self, key: Key, cls: type, given: Any, keys: KeyPath) -> Any:
+        if not key.is_mapping:
+            return self.made(cls, given, keys)
+        found = {name: self.made(cls, each, (*keys, name)) for name, each in table_of(key, given).items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def _converted(self, key: Key, given: Any, where: str) -> Any:
+        """Return *given* as the type of *key*; what it is, is not shown."""
+        if key.kind == tuple[Secret, ...] and isinstance(given, str):
+            given = [given]
+        choices = get_args(key.kind) if get_origin(key.kind) is Literal else (given,)
+        if given not in choices:
+            quoted = " or ".join(f'"{each}"' for each in choices)
+            raise ConfigurationError(f"{where}: expected {quoted}; got {shown(given)}")
+        try:
+            return msgspec.convert(given, key.kind, strict=False, dec_hook=self._decoded)
+        except msgspec.ValidationError as error:
+            what, _, path = str(error).partition(" - at `$")
+            inside = path.translate({ord("["): ".", ord("]"): None, ord("`"): None})
+            raise wrong_type(where + inside, what, "" if inside else key.example) from None
+
+    def _decoded(self, kind: type, given: Any) -> Any:
+        """Return the value of a type that msgspec does not know."""
+        if isinstance(given, str) and kind is Secret:
+            return Secret(given)
+        if isinstance(given, str) and given and issubclass(kind, Path):
+            return self._directory / given
+        raise TypeError(f"Expected `str`, got `{type(given).__name__}`")
+
+
+def table_of(key: Key, given: Any) -> Mapping[str, Any]:
+    """
+    Return *given* if it is a table.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(given, dict):
+        return given
+    raise wrong_type(key.name, f"Expected `object`, got `{type(given).__name__}`", key.example)
+
+
+def wrong_type(where: str, what: str, example: str = "") -> ConfigurationError:
+    """Return the error for a value of a wrong type, which is not shown; *what* is in the words of msgspec."""
+    wanted, _, got = re.sub(r"`([^`]*)`", lambda types: _in_words(types[1]), what).partition(", got ")
+    such = f" such as {example}" if example else ""
+    return ConfigurationError(f"{where}: {wanted[:1].lower()}{wanted[1:]}{such}{f'; got {got}' if got else ''}")
+
+
+def _in_words(types: str) -> str:
+    return " or ".join(_WORDS.get(each, each) for each in types.split(" | ") if each != "null")
+
+
+def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationError:
+    if name in known:
+        return ConfigurationError(f"{where}: {name} {known[name].code_only}")
+    names = [each.name for each in known.values() if not each.code_only]
+    near = did_you_mean(name, names) or f"; known: {', '.join(names) or 'none'}"
+    return ConfigurationError(f'{where}: unknown option "{name}"{near}' if where else f'unknown key "{name}"{near}')
+
+
+def _number(text: str, kinds: tuple[Any, ...]) -> Any:
+    """Return the number that *text* is if one of *kinds* is a number; the environment has only text."""
+    for kind in kinds:
+        if kind in (int, float):
+            try:
+                return msgspec.convert(text, kind, strict=False)
+            except msgspec.ValidationError:
+                pass
+    return text
+
+
+@contextmanager
+def _named(cls: type, where: str) -> Iterator[None]:
+    """Let the error that the block ends with begin with *where*, instead of the name of *cls*."""
+    try:
+        yield
+    except (TypeError, ValueError, ConfigurationError) as error:
+        # the further arguments of a validator's error hold the value, which may be secret
+        text = str(error.args[0]) if error.args else type(error).__name__
+        own = text.removeprefix(cls.__name__)
+        named = text if text.startswith(where) else f"{where}{own}" if own != text else f"{where}: {text}"
+        raise ConfigurationError(named) from None
