@@ -26,6 +26,7 @@ from relevo import (
 )
 from relevo._event.codec import decoded
 from relevo._runner.loop import LoopRunner
+from relevo.backend import SessionSetup
 from relevo.errors import ConfigurationError, EncodeError, SendError, SessionError, SubjectError
 from relevo_memory import MemoryTransport
 
@@ -507,7 +508,7 @@ def test_a_transport_that_creates_nothing_in_a_session_is_set_up_once_before_it_
     assert keeper.calls == ["setup", bound, bound]
 
 
-class CreatingTransport(NotingTransport):
+class CreatingTransport(NotingTransport, SessionSetup):
     """One that creates in the session what is missing."""
 
     def bound_with_setup(self, session: Any, queues: Sequence[str], *, relay_to: str | None = None) -> BoundSender:

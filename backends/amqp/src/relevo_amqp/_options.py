@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from relevo import Secret, masked_url
+from relevo.backend import INHERITED
 from relevo.errors import ConfigurationError, shown
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -168,7 +169,7 @@ class AmqpOptions:
     of *url*.
     """
 
-    patience: float = 3600.0
+    patience: float = attrs.field(default=3600.0, metadata=INHERITED)
     """
     Seconds for which an event that a newer relevo sent, and this one cannot read, is given back.
 

@@ -25,7 +25,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import notice_fork
+from relevo.backend import FileStore, SessionSetup, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
@@ -45,7 +45,7 @@ from relevo_sql._witness import Witness
 _log = getLogger("relevo.sql")
 
 
-class SqlTransport(Transport, Coordinator):
+class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -143,7 +143,7 @@ class SqlTransport(Transport, Coordinator):
         self._database.name = name
 
     @property
-    def folder(self) -> Path | None:  # type: ignore[override]  # a plain attribute of whoever has no files
+    def folder(self) -> Path | None:
         """That of the database file, if it is one."""
         path = self._database.path
         return None if path is None else path.parent

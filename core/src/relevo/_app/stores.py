@@ -9,6 +9,7 @@ from typing import Any
 
 from relevo._app.parts import Parts
 from relevo._fork import ForkLock
+from relevo._transport.optional import SessionSetup
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, RelevoError, SessionError
@@ -59,7 +60,7 @@ class Stores:
         key, transport, queues, relay_to = name, parts.transports[name], parts.queues(name), None
         if name in parts.outboxes:
             key, transport, queues, relay_to = outbox_queue(name), parts.outboxes[name], (outbox_queue(name),), name
-        if parts.creates and key not in self._ready:
+        if parts.creates and key not in self._ready and isinstance(transport, SessionSetup):
             sender = transport.bound_with_setup(session, queues, relay_to=relay_to)
             if sender is not None:
                 return sender

@@ -17,11 +17,12 @@ from relevo._config.discovery import PLUGINS, available, load, transport_class, 
 from relevo._config.schema import Config, PluginConfig, TransportConfig
 from relevo._config.settings import config_of
 from relevo._config.source import read_raw
-from relevo._config.table import TableReader, keys_of
+from relevo._config.table import TableReader
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, imported
 from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._secret import Secret, masked_url
+from relevo._transport.optional import INHERITED
 from relevo._transport.route import Routes
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
@@ -157,16 +158,16 @@ class _Opener:
         """
         Return the transport called *name* that *entry* at *keys* describes.
 
-        One that has an option ``patience``, because it gives back itself what it cannot read yet, gets the
-        application's.
+        Options that are not configured there have the application's setting if they are declared as inherited.
         """
         address = entry.url.reveal()
         with self.problems.at(*keys), _named(dotted(keys)):
             cls = _class_for(entry)
             _refuse_default_password(address)
             given = {"url": address, **entry.options}
-            if "patience" in keys_of(cls.Options):
-                given.setdefault("patience", self._config.patience)
+            for field in attrs.fields(cls.Options):
+                if field.metadata.keys() >= INHERITED.keys():
+                    given.setdefault(field.name, getattr(self._config, field.name))
             options = self._reader.made(cls.Options, given, keys)
             if options is not None:
                 transport = cls.open(options, name=name, clock=self._clock)

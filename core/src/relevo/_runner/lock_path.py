@@ -15,6 +15,7 @@ from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
 from relevo._secret import masked_url
 from relevo._transport.coordinator import Coordinator
+from relevo._transport.optional import FileStore
 from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,8 +105,9 @@ def _folder(app: App) -> Path:
     if app.lock is not None:
         return app.lock
     for store in stores:
-        if store.folder is not None and store.folder.is_dir():
-            return store.folder
+        folder = store.folder if isinstance(store, FileStore) else None
+        if folder is not None and folder.is_dir():
+            return folder
     return _own_folder(_SHARED / f"relevo-{os.geteuid()}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import attrs
 
@@ -24,9 +24,6 @@ from relevo._transport.delivery import (
 )
 from relevo._transport.envelope import Envelope
 from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _STATEFUL = (Nack, DeadLetter, Lost)
 """The outcomes that carry a state."""
@@ -144,9 +141,6 @@ class Transport(ABC):
 
     name: str
     """What the application calls it, which may say so after it was opened; errors and log lines do too."""
-
-    folder: Path | None = None
-    """Where on this host it keeps its files, if it does: there the locks of those who use it lie too."""
 
     @classmethod
     @abstractmethod
@@ -540,33 +534,6 @@ class Transport(ABC):
             joins-the-transaction
         """
         raise self._unsupported("transactional")
-
-    def bound_with_setup(
-        self, session: Any, queues: Sequence[str], *, relay_to: str | None = None
-    ) -> BoundSender | None:
-        """
-        Return a sender as :meth:`bound_to` does, which creates what is missing in *session*'s transaction too.
-
-        Asked for in the place of ``setup`` and ``bound_to`` until ``setup`` was called once: for where that
-        would wait for the very transaction that is to be joined. If it is rolled back, what it created is
-        gone with it, and the next sender creates it again.
-
-        Args:
-            session: Whatever the backend can join.
-
-            queues: Those that will be sent to.
-
-            relay_to: As for :meth:`bound_to`.
-
-        Returns:
-            The sender; ``None``, unless a transport knows better, if only ``setup`` creates anything.
-
-        Raises:
-            SessionError: As from :meth:`bound_to`.
-
-            ConfigurationError: What is there does not fit, for example a newer schema.
-        """
-        return None
 
     def cancel(self, event_id: str) -> int:
         """Take out the events of *event_id* that nobody holds; return how many that were."""

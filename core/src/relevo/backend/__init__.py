@@ -1,6 +1,9 @@
 """The kit for authors of transports: what backends have in common beside the interface."""
 
 from relevo._fork import ForkAware, ForkLock, notice_fork
+from relevo._transport.optional import INHERITED, FileStore, SessionSetup
 
 # forks
 __all__ = ["ForkAware", "ForkLock", "notice_fork"]
+# optional interfaces, and options
+__all__ += ["SessionSetup", "FileStore", "INHERITED"]
