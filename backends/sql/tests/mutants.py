@@ -362,18 +362,16 @@ def buries_after_the_source_is_gone() -> Patches:
     }
 
 
-def _once(self: Database, step: Callable[[], Any]) -> Any:
-    with self._lock:
-        return step()
-
-
 @planted(
     promise.SENT_IS_RECEIVED,
     "After a statement that failed nothing is rolled back, and the connection is used again.",
     by_chance=False,
 )
 def leaves_a_failed_transaction_open() -> Patches:
-    return {(Database, "_undo"): lambda self, connection: None, (Database, "_once"): _once}
+    return {
+        (Database, "_undo"): lambda self, connection: None,
+        (Database, "_let_go_after"): lambda self, error: None,
+    }
 
 
 # --- the store -------------------------------------------------------------------------------------

@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
 
 from relevo.backend import ForkAware
-from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
+from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import SqliteDialect, Trouble, beside
-from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error, translated
+from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
@@ -91,7 +91,7 @@ class Database(ForkAware):
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Return what *work* finds; it only looks, and may be called again."""
-        return self._use(lambda: self._decoding(work, self._ready_connection()))
+        return self._run(work)
 
     def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False) -> T:
         """
@@ -107,18 +107,11 @@ class Database(ForkAware):
 
             CommitUnknownError: It is not known whether anything was changed.
         """
-
-        def once() -> T:
-            result = self._decoding(work, self._ready_connection(), durable=durable)
-            if durable and self._file[1] != _identity(self._file[0]):
-                raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
-            return result
-
-        return self._use(once)
+        return self._run(work, durable=durable)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not be there yet."""
-        return self._set_up(lambda: self._transaction(work, self._open_connection(create=True), durable=True))
+        return self._run(work, durable=True, create=True)
 
     def is_empty(self) -> bool:
         """Return whether the database exists and is empty."""
@@ -134,7 +127,7 @@ class Database(ForkAware):
         if self.path and _identity(str(self.path)) is None:
             self._require_folder(self.path.parent)
             return None
-        return self._set_up(lambda: work(self._open_connection(create=True)))
+        return self._run(work, create=True)
 
     def _require_folder(self, folder: Path) -> None:
         if not os.path.lexists(folder):
@@ -231,90 +224,102 @@ class Database(ForkAware):
         self._uses, self._connection, self._id = 0, None, ""
         self._engine.dispose(close=False)
 
-    # --- patience -----------------------------------------------------------------------------------
+    # --- one operation ------------------------------------------------------------------------------
 
-    def _set_up(self, step: Callable[[], T]) -> T:
-        try:
-            return self._use(step, patience=min(_SETTING_UP, self._patience))
-        except LockedError as error:
-            raise TransportUnavailableError(
-                self.name,
-                f"{error.why}; if it is that of a session of this very thread, which has written: dispatch with "
-                f"session=…, or before it writes, or after it has committed",
-            ) from error.__cause__
+    def _run(self, work: Callable[[sa.Connection], T], *, durable: bool | None = None, create: bool = False) -> T:
+        """
+        Do *work*, and again as long as other writers are in the way and patience lasts.
 
-    def _use(self, step: Callable[[], T], *, patience: float | None = None) -> T:
-        patience = self._left(self._patience if patience is None else patience)
-        with translated(self.dialect, self.name, lambda: self.place, patience=patience, file=self._path):
-            return self._patiently(step, patience)
+        Args:
+            work: What to do on the connection.
+
+            durable: How the transaction commits; ``None`` if there is none.
+
+            create: The database may not exist, or may lack tables.
+        """
+        patience = self._left(min(_SETTING_UP, self._patience) if create else self._patience)
+        deadline = time.monotonic() + patience
+        any_text = False
+        while True:
+            try:
+                with self._in_use(create=create, any_text=any_text) as connection:
+                    if durable is None:
+                        return work(connection)
+                    with self._transaction(connection, durable=durable, create=create):
+                        return work(connection)
+            except sa.exc.SQLAlchemyError as error:
+                trouble = self.dialect.trouble(error)
+                if trouble is Trouble.UNDECODABLE and not any_text:
+                    any_text = True  # bytes in place of text, where a row holds invalid text
+                    continue
+                if trouble not in _LOCKED or time.monotonic() >= deadline:
+                    raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error
+            self._breathe()
 
     def _left(self, patience: float) -> float:
         return max(0.0, min(patience, self._deadline - time.monotonic()))
 
-    def _patiently(self, step: Callable[[], T], patience: float) -> T:
-        """Do *step*, and again as long as other writers are in the way and *patience* lasts."""
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                return self._once(step)
-            except sa.exc.DBAPIError as error:
-                if self.dialect.trouble(error) not in _LOCKED or time.monotonic() >= deadline:
-                    raise
-            if self._closing.wait(_BREATH):
-                raise TransportClosedError(self.name)
+    def _breathe(self) -> None:
+        if self._closing.wait(_BREATH):
+            raise TransportClosedError(self.name)
 
-    def _once(self, step: Callable[[], T]) -> T:
+    def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, create: bool) -> RelevoError:
+        found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self._path)
+        if create and isinstance(found, LockedError):
+            return TransportUnavailableError(
+                self.name,
+                f"{found.why}; if it is that of a session of this very thread, which has written: dispatch with "
+                f"session=…, or before it writes, or after it has committed",
+            )
+        return found
+
+    @contextmanager
+    def _in_use(self, *, create: bool, any_text: bool) -> Iterator[sa.Connection]:
+        """Keep other threads out; afterwards let go of a connection that may be broken, or is closed."""
         with self._lock:
             self._uses += 1
             try:
-                return step()
+                connection = self._open_connection(create=True) if create else self._ready_connection()
+                if any_text:
+                    with self.dialect.any_text(connection):
+                        yield connection
+                else:
+                    yield connection
             except sa.exc.SQLAlchemyError as error:
-                if not isinstance(error, sa.exc.DBAPIError) or self.dialect.trouble(error) not in _PASSING:
-                    self._let_go()  # what is wrong may be with this connection alone
+                self._let_go_after(error)
                 raise
             finally:
                 self._uses -= 1
                 if self._closing.is_set() and not self._uses:
                     self._let_go()
 
-    # --- one transaction ----------------------------------------------------------------------------
-
-    def _decoding(
-        self, work: Callable[[sa.Connection], T], connection: sa.Connection, *, durable: bool | None = None
-    ) -> T:
-        """Do *work*, again with bytes in place of text where a row holds invalid text."""
-
-        def once() -> T:
-            return work(connection) if durable is None else self._transaction(work, connection, durable=durable)
-
-        try:
-            return once()
-        except sa.exc.DBAPIError as error:
-            if self.dialect.trouble(error) is not Trouble.UNDECODABLE:
-                raise
-        with self.dialect.any_text(connection):
-            return once()
-
-    def _transaction(self, work: Callable[[sa.Connection], T], connection: sa.Connection, *, durable: bool) -> T:
+    @contextmanager
+    def _transaction(self, connection: sa.Connection, *, durable: bool, create: bool) -> Iterator[None]:
         try:
             self.dialect.begin(connection, durable=durable)
-            result = work(connection)
+            yield
             self._commit(connection)
         except BaseException:
             self._undo(connection)
             raise
-        return result
+        if durable and not create and self._file[1] != _identity(self._file[0]):
+            raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
 
     def _commit(self, connection: sa.Connection) -> None:
-        try:
-            # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
-            self._patiently(lambda: self.dialect.commit(connection), self._left(self._patience))
-        except sa.exc.DBAPIError as error:
-            if self.dialect.trouble(error) in _LOCKED:
-                raise
-            known = relevo_error(self.dialect, error, self.name, self.place, file=self._path)
-            why = known.why if isinstance(known, TransportUnavailableError) else str(known)
-            raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
+        # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
+        deadline = time.monotonic() + self._left(self._patience)
+        while True:
+            try:
+                return self.dialect.commit(connection)
+            except sa.exc.DBAPIError as error:
+                if self.dialect.trouble(error) not in _LOCKED:
+                    self._let_go_after(error)
+                    known = relevo_error(self.dialect, error, self.name, self.place, file=self._path)
+                    why = known.why if isinstance(known, TransportUnavailableError) else str(known)
+                    raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
+                if time.monotonic() >= deadline:
+                    raise
+            self._breathe()
 
     def _undo(self, connection: sa.Connection) -> None:
         try:
@@ -368,6 +373,11 @@ class Database(ForkAware):
             f"{start} has the tables of an older relevo (schema {version[:20]!a}, this one needs {SCHEMA}); finish its "
             f"events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
         )
+
+    def _let_go_after(self, error: sa.exc.SQLAlchemyError) -> None:
+        """Let go of the connection if what is wrong may be with it alone."""
+        if self.dialect.trouble(error) not in _PASSING:
+            self._let_go()
 
     def _let_go(self) -> None:
         connection, self._connection, self._id = self._connection, None, ""

@@ -293,8 +293,10 @@ class SqliteDialect:
     # --- errors -----------------------------------------------------------------------------------
 
     @staticmethod
-    def trouble(error: sa.exc.DBAPIError) -> Trouble:
-        """Return what *error* means."""
+    def trouble(error: sa.exc.SQLAlchemyError) -> Trouble:
+        """Return what *error* means; ``OTHER`` unless it is the driver's."""
+        if not isinstance(error, sa.exc.DBAPIError):
+            return Trouble.OTHER
         text = str(error.orig)
         code = getattr(error.orig, "sqlite_errorcode", None)
         if code is None:

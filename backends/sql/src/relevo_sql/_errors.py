@@ -76,16 +76,23 @@ def translated(
     """
     try:
         yield
-    except sa.exc.DBAPIError as error:
-        raise relevo_error(dialect, error, name, place(), patience=patience, file=file) from (error.orig or error)
     except sa.exc.SQLAlchemyError as error:
-        raise TransportUnavailableError(name, f"{place()}: {error}") from error
+        found = relevo_error(dialect, error, name, place(), patience=patience, file=file)
+        raise found from getattr(error, "orig", None) or error
 
 
 def relevo_error(
-    dialect: SqliteDialect, error: sa.exc.DBAPIError, name: str, place: str, *, patience: float = 0.0, file: str = ""
+    dialect: SqliteDialect,
+    error: sa.exc.SQLAlchemyError,
+    name: str,
+    place: str,
+    *,
+    patience: float = 0.0,
+    file: str = "",
 ) -> RelevoError:
     """Return the error to raise for *error*."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return TransportUnavailableError(name, f"{place}: {error}")
     trouble = dialect.trouble(error)
     if trouble is Trouble.IO and file and _is_full(file):
         trouble = Trouble.FULL  # where SQLite maps a file into memory it cannot tell why that failed
