@@ -22,7 +22,7 @@ from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._dialect import SqliteDialect
 from relevo_sql._errors import CommitUnknownError, RefusedError
-from relevo_sql._row import CLAIMED, Receipt, delivery_of, found_of, micros
+from relevo_sql._row import CLAIMED, Claimed, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT, LEASED
 from relevo_sql._session import Make, _JoinedSession
 from relevo_sql._settle import Settler
@@ -91,7 +91,7 @@ def commit(connection: sa.Connection) -> None:
 def sends_a_batch_in_several_transactions() -> Patches:
     write = Statements.write
 
-    def one_by_one(self: Statements, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+    def one_by_one(self: Statements, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         for position, row in enumerate(rows):
             if position:
                 try:
@@ -196,7 +196,7 @@ def selects_and_then_updates_without_a_guard() -> Patches:
                 f"enqueued_at = coalesce(enqueued_at, ?) WHERE seq = ? RETURNING {columns}",
                 (now + micros(lease), token, now, seq),
             ).all()
-        return [delivery_of(row, token) for row in rows]
+        return [delivery_of(Claimed.of(row), token) for row in rows]
 
     return {(Claimer, "_take"): take}
 

@@ -13,7 +13,8 @@ import relevo_sql
 from relevo import DeferredDispatcher, Envelope, Event
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 from relevo_sql import SqlTransport
-from relevo_sql._schema import SCHEMA
+from relevo_sql._row import Kept
+from relevo_sql._schema import KEPT, SCHEMA
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -190,3 +191,7 @@ def test_a_transport_that_no_application_sets_up_says_how_to_do_it_in_code(tmp_p
 
         assert transport.stats("default").ready == 1
     engine.dispose()
+
+
+def test_a_row_that_is_read_has_the_columns_of_the_tables_in_their_order() -> None:
+    assert Kept._fields == KEPT

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._row import (
-    CLAIMED,
-    EVIDENCE,
     FARTHEST,
+    Claimed,
+    Stray,
     delivery_of,
     lease_end,
     place_of,
@@ -24,8 +24,6 @@ from relevo_sql._token import new_token
 
 _BOUND = 1000
 """How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""
-
-_BEGUN, _DEATHS = (len(CLAIMED) + EVIDENCE.index(name) for name in ("begun", "deaths"))
 
 
 _TURNS = 60.0
@@ -125,7 +123,7 @@ class Claimer:
         # The time is that of the lock, which may have been long in coming.
         now, token = self._now(), new_token()
         until = lease_end(lease, now)
-        taken: list[Sequence[Any]] = []
+        taken: list[Claimed] = []
         strays: list[Delivery] = []
         for prospect in prospects:
             if prospect.stray:
@@ -140,20 +138,20 @@ class Claimer:
                 queue=prospect.queue,
                 bound=limit - len(taken) - len(strays),
             ).all()
-            taken.extend(sorted(rows, key=place_of))  # what RETURNING returns has no order
+            taken.extend(sorted(map(Claimed.of, rows), key=place_of))  # what RETURNING returns has no order
             if len(taken) + len(strays) >= limit:
                 break
-        return [*strays, *(delivery_of(row, token, row[_BEGUN], row[_DEATHS]) for row in taken)]
+        return [*strays, *(delivery_of(claimed, token) for claimed in taken)]
 
     def _take_strays(
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
     ) -> list[Delivery]:
         """Lease stray rows, which no claim finds, as unreadable."""
-        found = self._statements.strays.run(connection, queue=queue, bound=bound, now=now).all()
-        flaws = {row[0]: stray_flaw(row) for row in found}
+        found = map(Stray._make, self._statements.strays.run(connection, queue=queue, bound=bound, now=now).all())
+        flaws = {row.seq: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)
         rows = self._statements.claim_strays.run(connection, seqs=seqs, now=now, until=until, claim=claim).all()
-        return [stray_of(row, claim, queue=queue, flaw=flaws[row[0]]) for row in rows]
+        return [stray_of(row, claim, queue=queue, flaw=flaws[row.seq]) for row in map(Claimed.of, rows)]
 
     def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
         """Do what time does in one queue: make ready what is due, end the leases that are past."""

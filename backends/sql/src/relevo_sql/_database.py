@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -43,6 +43,13 @@ _FORKING = 5.0
 
 _BREATH = 0.002
 """Seconds between two tries where the driver does not wait by itself."""
+
+
+class _File(NamedTuple):
+    """The file behind a connection, as it was when that was opened."""
+
+    path: str
+    identity: tuple[int, int] | None
 
 
 class Database(ForkAware):
@@ -82,7 +89,7 @@ class Database(ForkAware):
         self._closing = threading.Event()
         self._connection: sa.Connection | None = None
         self._id = ""
-        self._file: tuple[str, tuple[int, int] | None] = ("", None)
+        self._file = _File("", None)
         self._halted = False
         self._inherited: list[object] = []
         super().__init__()
@@ -166,7 +173,7 @@ class Database(ForkAware):
 
     def file(self) -> tuple[int, int] | None:
         """Return what tells the file from every other one; ``None`` if there is none, or it is not known which."""
-        path = self._file[0] or self.path
+        path = self._file.path or self.path
         return _identity(str(path)) if path else None
 
     def holds(self, path: str) -> bool:
@@ -176,16 +183,16 @@ class Database(ForkAware):
     @property
     def named(self) -> bool:
         """Whether it is known which file it is before it is opened."""
-        return bool(self._file[0] or self.path)
+        return bool(self._file.path or self.path)
 
     @property
     def _path(self) -> str:
-        return self._file[0] or str(self.path or "")
+        return self._file.path or str(self.path or "")
 
     @property
     def place(self) -> str:
         """The database in words, without secrets."""
-        return f"the database {self._file[0] or self.path or 'behind the engine'}"
+        return f"the database {self._file.path or self.path or 'behind the engine'}"
 
     def hurry(self, seconds: float | None) -> None:
         """Limit the wait for other writers to *seconds* from now, whatever the patience is."""
@@ -302,7 +309,7 @@ class Database(ForkAware):
         except BaseException:
             self._undo(connection)
             raise
-        if durable and not create and self._file[1] != _identity(self._file[0]):
+        if durable and not create and self._file.identity != _identity(self._file.path):
             raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
 
     def _commit(self, connection: sa.Connection) -> None:
@@ -346,7 +353,7 @@ class Database(ForkAware):
                 f"Python (uWSGI: py-call-uwsgi-fork-hooks), or let it import the application in each process "
                 f"(uWSGI: lazy-apps)"
             )
-        if self._connection is not None and self._file[1] != _identity(self._file[0]):
+        if self._connection is not None and self._file.identity != _identity(self._file.path):
             self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
         if self._connection is None:
             if self._own and not create and self.path and not self.path.exists():
@@ -357,7 +364,7 @@ class Database(ForkAware):
             except BaseException:
                 self._let_go()
                 raise
-            self._file = (path, _identity(path))
+            self._file = _File(path, _identity(path))
         return self._connection
 
     def _unfit(self, version: str) -> ConfigurationError:

@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -47,6 +47,13 @@ class Trouble(Enum):
     UNDECODABLE = auto()
     THREAD = auto()
     OTHER = auto()
+
+
+class Stored(NamedTuple):
+    """A table, an index or another object, as the database itself describes it."""
+
+    kind: str
+    sql: str
 
 
 class _Compiler(SQLiteCompiler):
@@ -200,14 +207,14 @@ class SqliteDialect:
         return next((str(file) for _, schema, file in files if schema == "main" and file), "")
 
     @staticmethod
-    def catalog(connection: sa.Connection) -> dict[str, tuple[str, str]]:
+    def catalog(connection: sa.Connection) -> dict[str, Stored]:
         """
-        Return the kind and the SQL text of every object in the database, by name.
+        Return every object in the database, by name.
 
         SQLAlchemy's inspector needs dozens of statements for that.
         """
         found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
-        return {str(name): (str(kind), str(text)) for name, kind, text in found}
+        return {str(name): Stored(str(kind), str(sql)) for name, kind, sql in found}
 
     # --- statements -------------------------------------------------------------------------------
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import attrs
 
 from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Note, Unreadable
-from relevo_sql._schema import HIGH, KEPT, LEASED, NORMAL, READY, SCHEDULED, WAITING
+from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
 """Microseconds that stand for ever: what is later is cut to this, so that every column can hold it."""
@@ -28,22 +28,90 @@ Microseconds from now within which every lease of relevo ends: the longest one, 
 A lease that ends later was written by something else, and counts as over.
 """
 
-SENT = ("state", "ready_at", *KEPT)
-"""The columns that a send writes, in the order of :func:`row_of`."""
-
-CLAIMED = ("seq", "ready_at", *KEPT)
-"""The columns that a claim returns, before those of the evidence."""
-
-EVIDENCE = ("begun", "deaths")
-"""The columns that name the processes which began an event; a claim returns the start of each."""
-
 LONGEST_EVIDENCE = 8192
-"""Characters of each of them that are read; twice what relevo writes."""
-
-SHOWN = ("ref", *KEPT, "reason", "error", "died_at")
-"""The columns of a dead letter."""
+"""Characters of a note, and of a list of deaths, that are read; twice what relevo writes."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Kept(NamedTuple):
+    """
+    The columns that an event keeps until it is done, alive or dead, in the order of the tables.
+
+    What a database returns may be of any type.
+    """
+
+    queue: Any
+    target: Any
+    event_id: Any
+    source: Any
+    name: Any
+    urgency: Any
+    ordering_key: Any
+    expires: Any
+    attempt: Any
+    lost_leases: Any
+    enqueued_at: Any
+    headers: Any
+    progress: Any
+    body: Any
+
+
+class Sent(NamedTuple):
+    """What a send writes."""
+
+    state: int
+    ready_at: int
+    kept: Kept
+
+
+class Claimed(NamedTuple):
+    """What a claim returns."""
+
+    seq: int
+    ready_at: Any
+    kept: Kept
+    begun: Any = None
+    """The start of the note, at most :data:`LONGEST_EVIDENCE` characters."""
+
+    deaths: Any = None
+    """The start of their list, likewise."""
+
+    @classmethod
+    def of(cls, row: Iterable[Any]) -> Claimed:
+        """Return *row*, whose columns are :data:`CLAIMED`."""
+        seq, ready_at, *kept, begun, deaths = row
+        return cls(seq, ready_at, Kept._make(kept), begun, deaths)
+
+
+class Stray(NamedTuple):
+    """The columns that show why no claim finds a row."""
+
+    seq: int
+    state: Any
+    ready_at: Any
+    lease_until: Any
+    queue: Any
+    ordering_key: Any
+    target: Any
+
+
+class Line(NamedTuple):
+    """An ordering group."""
+
+    queue: Any
+    target: Any
+    ordering_key: Any
+
+
+EVIDENCE = ("begun", "deaths")
+CLAIMED = ("seq", "ready_at", *Kept._fields, *EVIDENCE)
+SENT = ("state", "ready_at", *Kept._fields)
+FOUND = ("seq", "ready_at", *Kept._fields, "state", "lease_until")
+"""The columns of :func:`found_of`."""
+
+SHOWN = ("ref", *Kept._fields, "reason", "error", "died_at")
+"""The columns of :func:`entry_of`."""
 
 
 class Receipt(NamedTuple):
@@ -74,9 +142,9 @@ def lease_end(lease: float, now: int) -> int:
     return now + micros(min(lease, MAX_LEASE))
 
 
-def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None) -> tuple[object, ...]:
+def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None) -> Sent:
     """
-    Return *envelope* as the values of :data:`SENT`.
+    Return *envelope* as the row that a send writes.
 
     Args:
         envelope: What is sent.
@@ -90,9 +158,7 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
     Raises:
         UnicodeEncodeError: A header holds a lone surrogate.
     """
-    return (
-        SCHEDULED if due > now else READY,
-        max(due, now),
+    kept = Kept(
         outbox or envelope.queue,
         envelope.queue,
         envelope.id,
@@ -108,21 +174,22 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
         b"",
         envelope.body,
     )
+    return Sent(SCHEDULED if due > now else READY, max(due, now), kept)
 
 
-def delivery_of(row: Sequence[Any], token: int, begun: Any = None, deaths: Any = None) -> Delivery:
-    """Return the claimed *row*, :data:`CLAIMED`, as what the worker gets, with its :data:`EVIDENCE`."""
-    attempt, lost_leases, enqueued_at, progress = row[10], row[11], row[12], row[14]
+def delivery_of(claimed: Claimed, token: int) -> Delivery:
+    """Return what was *claimed* as what the worker gets."""
+    kept, begun = claimed.kept, claimed.begun
     return Delivery(
-        envelope=envelope_of(row[2:]),
-        queue=row[2],
-        attempt=attempt if _is_count(attempt, 1) else 1,
-        lost_leases=lost_leases if _is_count(lost_leases, 0) else 0,
+        envelope=envelope_of(kept),
+        queue=kept.queue,
+        attempt=kept.attempt if _is_count(kept.attempt, 1) else 1,
+        lost_leases=kept.lost_leases if _is_count(kept.lost_leases, 0) else 0,
         begun=Note.unpacked(begun) if type(begun) is str else None,
-        deaths=() if deaths is None else deaths_of(deaths),
-        receipt=Receipt(row[0], token),
-        state=progress if type(progress) is bytes else b"",
-        enqueued_at=_seconds(enqueued_at),
+        deaths=() if claimed.deaths is None else deaths_of(claimed.deaths),
+        receipt=Receipt(claimed.seq, token),
+        state=kept.progress if type(kept.progress) is bytes else b"",
+        enqueued_at=_seconds(kept.enqueued_at),
     )
 
 
@@ -143,12 +210,12 @@ def deaths_text(deaths: Sequence[str]) -> str | None:
     return json.dumps(deaths[-MAX_DEATHS:]) if deaths else None
 
 
-def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delivery:
+def stray_of(claimed: Claimed, token: int, *, queue: str, flaw: str) -> Delivery:
     """
-    Return the claimed stray *row*, :data:`CLAIMED`, as an unreadable delivery.
+    Return the stray row that was *claimed* as an unreadable delivery.
 
     Args:
-        row: As it was claimed.
+        claimed: The row.
 
         token: Of the claim.
 
@@ -156,35 +223,31 @@ def stray_of(row: Sequence[Any], token: int, *, queue: str, flaw: str) -> Delive
 
         flaw: What is wrong with the row, see :func:`stray_flaw`.
     """
-    kept = row[2:]
-    body, headers = kept[13], _headers(kept[11])
-    delivery = delivery_of((*row[:2], queue, *row[3:]), token)
-    return attrs.evolve(delivery, envelope=Unreadable(raw=_raw(body), headers=headers or NO_HEADERS, why=flaw))
+    kept = claimed.kept._replace(queue=queue)
+    delivery = delivery_of(Claimed(claimed.seq, claimed.ready_at, kept), token)
+    headers = _headers(kept.headers) or NO_HEADERS
+    return attrs.evolve(delivery, envelope=Unreadable(raw=_raw(kept.body), headers=headers, why=flaw))
 
 
-STRAYED = ("seq", "state", "ready_at", "lease_until", "queue", "ordering_key", "target")
-"""The columns that show why no claim finds a row."""
-
-
-def stray_flaw(row: Sequence[Any]) -> str:
-    """Return which column of *row*, :data:`STRAYED`, keeps it from being handed out."""
-    _, state, ready_at, lease_until, queue, ordering_key, _ = row
-    if not isinstance(queue, str):
-        return f"the column queue holds {_kind(queue)}"
-    if type(state) is not int or state not in (READY, LEASED, SCHEDULED, WAITING):
-        return f"the column state holds {_kind(state)}"
-    if state == LEASED:
-        return f"the column lease_until holds {_kind(lease_until)} and the row is leased"
-    if type(ready_at) is not int:
-        return f"the column ready_at holds {_kind(ready_at)}"
-    column = "ordering_key" if ordering_key is None else "target"
+def stray_flaw(row: Stray) -> str:
+    """Return which column of *row* keeps it from being handed out."""
+    if not isinstance(row.queue, str):
+        return f"the column queue holds {_kind(row.queue)}"
+    if type(row.state) is not int or row.state not in (READY, LEASED, SCHEDULED, WAITING):
+        return f"the column state holds {_kind(row.state)}"
+    if row.state == LEASED:
+        return f"the column lease_until holds {_kind(row.lease_until)} and the row is leased"
+    if type(row.ready_at) is not int:
+        return f"the column ready_at holds {_kind(row.ready_at)}"
+    column = "ordering_key" if row.ordering_key is None else "target"
     return f"the column {column} holds nothing and the row waits for others of its ordering key"
 
 
-def found_of(row: Sequence[Any], now: int) -> Found | None:
-    """Return the *row*, :data:`CLAIMED` with its state and the end of its lease, as what a person is shown."""
-    delivery = delivery_of(row, 0)
-    state, until = row[-2], {LEASED: row[-1], SCHEDULED: row[1]}.get(row[-2])
+def found_of(row: Iterable[Any], now: int) -> Found | None:
+    """Return the *row*, :data:`FOUND`, as what a person is shown; ``None`` if it is unreadable."""
+    seq, ready_at, *kept, state, lease_until = row
+    delivery = delivery_of(Claimed(seq, ready_at, Kept._make(kept)), 0)
+    until = {LEASED: lease_until, SCHEDULED: ready_at}.get(state)
     if not isinstance(delivery.envelope, Envelope):
         return None
     lost = 0
@@ -203,35 +266,35 @@ def found_of(row: Sequence[Any], now: int) -> Found | None:
     )
 
 
-def place_of(row: Sequence[Any]) -> tuple[int, int, int]:
-    """Return where the claimed *row* stands among the ready ones of its queue."""
-    seq, ready_at, urgency = row[0], row[1], row[7]
-    return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, seq)
+def place_of(claimed: Claimed) -> tuple[int, int, int]:
+    """Return where what was *claimed* stood among the ready rows of its queue."""
+    urgency, ready_at = claimed.kept.urgency, claimed.ready_at
+    return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, claimed.seq)
 
 
-def entry_of(row: Sequence[Any]) -> DeadLetterEntry:
+def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
     """Return a *row* of the dead letters, :data:`SHOWN`, as what a person is shown."""
-    attempt, lost_leases, enqueued_at, progress = row[9], row[10], row[11], row[13]
-    reason, error, died_at = row[15:18]
-    queue = _text(row[1])
+    ref, *columns, reason, error, died_at = row
+    kept = Kept._make(columns)
+    queue = _text(kept.queue)
     return DeadLetterEntry(
-        ref=f"{row[0]}@{queue}",
+        ref=f"{ref}@{queue}",
         queue=queue,
-        envelope=envelope_of(row[1:]),
+        envelope=envelope_of(kept),
         reason=_text(reason),
         error=_text(error),
-        state=progress if type(progress) is bytes else b"",
-        attempt=attempt if _is_count(attempt, 1) else 1,
-        lost_leases=lost_leases if _is_count(lost_leases, 0) else 0,
-        enqueued_at=_seconds(enqueued_at),
+        state=kept.progress if type(kept.progress) is bytes else b"",
+        attempt=kept.attempt if _is_count(kept.attempt, 1) else 1,
+        lost_leases=kept.lost_leases if _is_count(kept.lost_leases, 0) else 0,
+        enqueued_at=_seconds(kept.enqueued_at),
         died_at=_seconds(died_at),
     )
 
 
-def envelope_of(kept: Sequence[Any]) -> Envelope | Unreadable:
-    """Return what the :data:`KEPT` columns hold: an envelope if every value can be one's."""
-    queue, target, event_id, source, name, urgency, ordering_key, expires = kept[:8]
-    attempt, lost_leases, enqueued_at, headers, progress, body = kept[8:14]
+def envelope_of(kept: Kept) -> Envelope | Unreadable:
+    """Return what *kept* holds: an envelope if every value can be one's."""
+    queue, target, event_id, source, name, urgency, ordering_key, expires, *_ = kept
+    *_, attempt, lost_leases, enqueued_at, headers, progress, body = kept
     texts = {type(queue), type(event_id), type(source), type(name)}
     sound = (
         texts == _TEXT
@@ -247,7 +310,7 @@ def envelope_of(kept: Sequence[Any]) -> Envelope | Unreadable:
     )
     parsed = _headers(headers)
     if not sound or parsed is None:
-        return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(kept[:14]))
+        return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(kept))
     return Envelope(
         id=event_id,
         source=source,
@@ -318,9 +381,9 @@ def _seconds(value: Any) -> float:
     return value / 1_000_000 if type(value) in (int, float) else math.nan
 
 
-def _flaw(kept: Sequence[Any]) -> str:
+def _flaw(kept: Kept) -> str:
     """Return which of the *kept* columns is not what an envelope has."""
-    values = dict(zip(KEPT, kept, strict=True))
+    values = kept._asdict()
     wanted: dict[str, tuple[type | None, ...]] = {
         "queue": (str,), "event_id": (str,), "source": (str,), "name": (str,), "body": (bytes,),
         "target": (str, None), "ordering_key": (str, None), "expires": (float, int, None),

@@ -27,11 +27,11 @@ from relevo.errors import ConfigurationError, SendError, SessionError, Transport
 from relevo_sql._database import Database
 from relevo_sql._dialect import Trouble, beside
 from relevo_sql._errors import relevo_error, translated
+from relevo_sql._row import Sent
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
 
-Row = tuple[object, ...]
-Make = Callable[[], Sequence[Row]]
+Make = Callable[[], Sequence[Sent]]
 
 
 class Joints(ForkAware):
@@ -118,7 +118,7 @@ class Joints(ForkAware):
         with translated(self._database.dialect, self._database.name, lambda: "the session's database"):
             create_within(self._database, connection)
 
-    def write(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
+    def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* in the transaction of *connection*."""
         database = self._database
         try:
@@ -181,7 +181,7 @@ class Joints(ForkAware):
         )
 
 
-class _JoinedSession(JoinedSession[Row]):
+class _JoinedSession(JoinedSession[Sent]):
     """Writes the rows of a session when it commits; listens to its connection too."""
 
     def __init__(self, session: Session, joints: Joints):
@@ -295,7 +295,7 @@ class SessionSender:
     """What ``bound_to`` returns."""
 
     enlist: Callable[[Make], None]
-    rows: Callable[[Sequence[Envelope], int], Sequence[Row]]
+    rows: Callable[[Sequence[Envelope], int], Sequence[Sent]]
     """From envelopes, and when they become due, to rows; refuses what is not claimed."""
 
     due: Callable[[float], int]

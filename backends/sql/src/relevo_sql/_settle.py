@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
 from relevo_sql._database import Database
-from relevo_sql._row import Receipt, deaths_of, deaths_text, lease_end, micros
+from relevo_sql._row import Line, Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
 from relevo_sql._token import is_of_this_process
@@ -105,7 +105,7 @@ class Settler:
             else:
                 of[type(outcome)].append(receipt)
             if isinstance(outcome, (Ack, DeadLetter)) and _may_be_waited_for(delivery):
-                leaving.append(receipt[0])
+                leaving.append(receipt.seq)
         lines: Any = ()
         if leaving:
             lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
@@ -117,7 +117,9 @@ class Settler:
         for kind, end in self._one_by_one.items():
             held = self._grouped(connection, self._statements.held, of[kind], now=now)
             if held:
-                ended = [(each, chosen[each][0].queue, chosen[each][1]) for each in of[kind] if each in held]
+                ended = [
+                    (each, delivery.queue, outcome) for each, (delivery, outcome) in chosen.items() if each in held
+                ]
                 end(self, connection, ended, now)
                 settled |= held
         advance(connection, self._statements, lines, now)
@@ -172,7 +174,8 @@ class Settler:
 
 def advance(connection: sa.Connection, statements: Statements, lines: Iterable[Sequence[Any]], now: int) -> None:
     """Give the next of each of *lines* its turn, if the one that was first is gone."""
-    statements.advance.run_many(connection, [(*line, now) for line in {*map(tuple, lines)} if line[-1] is not None])
+    found = {*map(Line._make, lines)}
+    statements.advance.run_many(connection, [(*line, now) for line in found if line.ordering_key is not None])
 
 
 def _may_be_waited_for(delivery: Delivery) -> bool:

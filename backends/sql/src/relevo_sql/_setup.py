@@ -11,6 +11,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
+from relevo_sql._dialect import Stored
 from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, meta, metadata
 
 _Thing = sa.Table | sa.Index | str
@@ -77,7 +78,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     there = set(catalog)
     for table in metadata.sorted_tables:
         if table.name in there:
-            _require_table(database, table, kind=catalog[table.name][0])
+            _require_table(database, table, kind=catalog[table.name].kind)
     if meta.name in there:  # first, since a newer schema may look like anything
         rows: Sequence[Any] = database.statements.meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
@@ -100,8 +101,8 @@ def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
         )
 
 
-def _require_constraints(database: Database, table: sa.Table, catalog: dict[str, tuple[str, str]]) -> None:
-    text = catalog[table.name][1]
+def _require_constraints(database: Database, table: sa.Table, catalog: dict[str, Stored]) -> None:
+    text = catalog[table.name].sql
     names = [str(each.name) for each in table.constraints if isinstance(each, sa.CheckConstraint)]
     lacking = [name for name in names if name not in text]
     if lacking:
@@ -110,8 +111,8 @@ def _require_constraints(database: Database, table: sa.Table, catalog: dict[str,
             f"something else created or changed it; rename it, run: relevo setup, and copy its rows"
         )
     for index in table.indexes:
-        kind, made = catalog.get(str(index.name), ("", ""))
-        if kind and index.unique and made.split()[1:2] != ["UNIQUE"]:
+        found = catalog.get(str(index.name))
+        if found and index.unique and found.sql.split()[1:2] != ["UNIQUE"]:
             raise ConfigurationError(
                 f'{database.place}: the index "{index.name}" is not unique, so an event could be stored twice; '
                 f"drop it, and run: relevo setup"
@@ -125,8 +126,9 @@ def _require_one_each(database: Database, connection: sa.Connection) -> None:
     twice = twice.group_by(*same).having(sa.func.count() > sa.literal_column("1"))
     found = connection.exec_driver_sql(str(twice.compile(dialect=database.dialect.compiler))).first()
     if found is not None:
+        event_id, number = found
         raise ConfigurationError(
-            f'{database.place}: the table "{event.name}" holds {found[1]} rows of the event {shown(found[0])}; '
+            f'{database.place}: the table "{event.name}" holds {number} rows of the event {shown(event_id)}; '
             f"delete all but one, and run: relevo setup"
         )
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
-from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, LONGEST_EVIDENCE, SENT, SHOWN, STRAYED
+from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SENT, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
@@ -102,7 +102,6 @@ def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
 
 
-_KEY = SENT.index("ordering_key")
 _Prepare = Callable[..., Prepared]
 
 
@@ -133,10 +132,11 @@ class Statements:
         self.say = prepared(sa.insert(meta).values(key=_bind("key"), value=_bind("value")))
         self._meeting(prepared, dialect)
 
-    def write(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+    def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* of new events; those that are kept already stay as they are."""
-        in_line = any(row[_KEY] is not None for row in rows)
-        (self.send_in_line if in_line else self.send).run_many(connection, rows)
+        in_line = any(row.kept.ordering_key is not None for row in rows)
+        values = [(state, ready_at, *kept) for state, ready_at, kept in rows]
+        (self.send_in_line if in_line else self.send).run_many(connection, values)
 
     def _meeting(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
@@ -211,18 +211,19 @@ class Statements:
             # Another writer may have left it out; then it is set to now, and stays so.
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
-        claimed: list[sa.ColumnClause[Any]] = [sa.column(name) for name in CLAIMED]
+        claimed = [_start(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         found = _E.seq.in_(dialect.by_index(first, event, BY_STATE[READY]))
-        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed, *map(_start, EVIDENCE)))
+        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed))
         held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
-        strays = sa.select(*(_E[name] for name in STRAYED)).where(
+        strays = sa.select(*(_E[name] for name in Stray._fields)).where(
             _is_stray(), _of_queue_or_none(), held.is_not(sa.true())
         )
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
         chosen = _E.seq.in_(dialect.members("seqs"))
         # So that a later claim finds it, whatever its state is.
+        unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
-        self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*claimed))
+        self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*unproven))
 
     def _settling(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
@@ -303,7 +304,7 @@ class Statements:
         )
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
         self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
-        kept = [_E[name] for name in (*CLAIMED, "state", "lease_until")]
+        kept = [_E[name] for name in FOUND]
         self.find = prepared(sa.select(*kept).where(_E.event_id == _bind("id")).order_by(_E.seq))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
 

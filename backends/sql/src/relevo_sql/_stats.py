@@ -4,18 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
-from relevo_sql._row import found_of, stray_flaw
+from relevo_sql._row import Stray, found_of, stray_flaw
 from relevo_sql._settle import advance
 from relevo_sql._statement import Prepared
 
 _BOUND = 10_000
 """How many rows one transaction of a purge deletes, so that other writers have their turn."""
+
+
+class _Figures(NamedTuple):
+    """
+    The counts of a queue, as the statement ``stats`` returns them.
+
+    Each ``oldest`` is when the oldest of the rows counted before it was sent.
+    """
+
+    ready: int
+    oldest_ready: Any
+    leased: int
+    over: int
+    """Of the leased ones, those whose lease has ended; likewise the parts of the scheduled and the waiting ones."""
+
+    oldest_over: Any
+    scheduled: int
+    due: int
+    oldest_due: Any
+    waiting: int
+    late: int
+    oldest_late: Any
+    dead: int
+    endless: int
+    oldest_endless: Any
+    strays: int
+    strays_held: int
+    strays_later: int
+
+    @property
+    def oldest(self) -> int | None:
+        """When the oldest event that is ready was sent."""
+        sent = (self.oldest_ready, self.oldest_over, self.oldest_due, self.oldest_late, self.oldest_endless)
+        return min((time for time in sent if isinstance(time, int)), default=None)
 
 
 class Counter:
@@ -30,16 +64,14 @@ class Counter:
         """Return how many events *queue* holds; what time has made ready is ready, looked at or not."""
         now = self._now()
         row: Any = self._database.read(lambda c: self._statements.stats.run(c, queue=queue, now=now).one())
-        sent = [time for time in (row[1], row[4], row[7], row[10], row[13]) if isinstance(time, int)]
-        ready, leased, ended, scheduled, due, waiting, late, dead = (row[i] for i in (0, 2, 3, 5, 6, 8, 9, 11))
-        endless, strays, strays_held, strays_later = (row[i] for i in (12, 14, 15, 16))
-        over = ended + endless
+        found = _Figures._make(row)
+        over, oldest = found.over + found.endless, found.oldest
         return Stats(
-            ready=ready + over + due + late + strays,
-            leased=leased - over - strays_held,
-            scheduled=scheduled - due + waiting - late - strays_later,
-            dead=dead,
-            oldest_age=max(0.0, (now - min(sent)) / 1_000_000) if sent else None,
+            ready=found.ready + over + found.due + found.late + found.strays,
+            leased=found.leased - over - found.strays_held,
+            scheduled=found.scheduled - found.due + found.waiting - found.late - found.strays_later,
+            dead=found.dead,
+            oldest_age=None if oldest is None else max(0.0, (now - oldest) / 1_000_000),
         )
 
     def problems(self, queues: Sequence[str]) -> list[str]:
@@ -50,10 +82,11 @@ class Counter:
             flaws.clear()
             seen, now = set[int](), self._now()
             for queue in queues:
-                for row in self._statements.strays.run(connection, queue=queue, bound=_BOUND, now=now):
-                    if row[0] not in seen:
-                        seen.add(row[0])
-                        flaws.setdefault((queue, stray_flaw(row)), set()).add(row[0])
+                rows: Any = self._statements.strays.run(connection, queue=queue, bound=_BOUND, now=now)
+                for row in map(Stray._make, rows):
+                    if row.seq not in seen:
+                        seen.add(row.seq)
+                        flaws.setdefault((queue, stray_flaw(row)), set()).add(row.seq)
 
         self._database.read(look)
         return [

@@ -35,7 +35,7 @@ from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
-from relevo_sql._row import micros, row_of
+from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._session import Joints, SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
@@ -340,6 +340,6 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._require_open()
         return micros(self._clock.now() + max(0.0, delay))
 
-    def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[tuple[object, ...]]:
+    def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[Sent]:
         now = micros(self._clock.now())
         return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
