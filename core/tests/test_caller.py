@@ -17,6 +17,7 @@ from relevo import (
     Delivery,
     Envelope,
     Event,
+    Failure,
     GiveUp,
     Hooks,
     ListenerTable,
@@ -31,7 +32,7 @@ from relevo import (
 from relevo._event.subject import Gone
 from relevo._worker.caller import Caller, contained
 from relevo._worker.progress import ListenerProgress, Progress, dumped, loaded
-from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError
+from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError, described
 from relevo.testing import FakeClock
 
 Make = Callable[..., Delivery]
@@ -702,8 +703,11 @@ class _Reporter:
         attempt: int,
         error: BaseException,
         due: float | None,
+        failure: Failure,
     ) -> None:
         assert isinstance(delivery.envelope, Envelope)
+        assert (failure.listener, failure.attempt, failure.due) == (listener_id, attempt, due)
+        assert (failure.kind, failure.error) == (type(error).__name__, described(error))
         assert event.id == delivery.envelope.id
         self.told.append((event.name, event["a"], listener_id, attempt, repr(error), due))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Unreadable
+from relevo import Ack, DeadLetter, Delivery, Failure, Lost, Nack, Outcome, Release, Unreadable
 from relevo._worker.kept import FOR, MOST, MOST_BYTES, KeptOutcomes
 
 Make = Callable[..., Delivery]
@@ -96,6 +96,14 @@ def test_the_oldest_go_when_they_are_too_large(kept: KeptOutcomes, delivery: Mak
         kept.keep(delivery(event_id=str(number)), Nack(state=state), 0.0)
 
     assert len(kept) == MOST_BYTES // len(state)
+
+
+def test_the_tracebacks_of_failures_count(kept: KeptOutcomes, delivery: Make) -> None:
+    dead = DeadLetter(reason="no", failures=(Failure(error="e" * 1000, traceback="t" * 14_000, output="o" * 1000),))
+    for number in range(MOST_BYTES // 16_000 + 10):
+        kept.keep(delivery(event_id=str(number)), dead, 0.0)
+
+    assert len(kept) == MOST_BYTES // 16_000
 
 
 def test_bytes_that_are_no_event_have_no_outcome_to_keep(kept: KeptOutcomes, delivery: Make) -> None:

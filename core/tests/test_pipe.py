@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release, Unreadable, wire
+from relevo import Ack, DeadLetter, Delivery, Envelope, Failure, Lost, Nack, Outcome, Release, Unreadable, wire
 from relevo._execution.cell import Cell, Running
 from relevo._execution.pipe import (
     Ended,
@@ -37,11 +37,28 @@ def _pair() -> Iterator[Pair]:
         yield Pipe(here), there
 
 
+FAILURES = st.builds(
+    Failure,
+    listener=st.text(),
+    attempt=st.integers(0, 99),
+    kind=st.text(),
+    error=st.text(),
+    traceback=st.text(),
+    reason=st.text(),
+    due=st.none() | st.floats(0, 1e9),
+    output=st.text(),
+)
 OUTCOMES = st.one_of(
     st.just(Ack()),
     st.builds(Release, delay=st.floats(0, 1e6)),
     st.builds(Nack, delay=st.floats(0, 1e6), state=st.none() | st.binary()),
-    st.builds(DeadLetter, reason=st.text(), error=st.text(), state=st.none() | st.binary()),
+    st.builds(
+        DeadLetter,
+        reason=st.text(),
+        error=st.text(),
+        state=st.none() | st.binary(),
+        failures=st.lists(FAILURES, max_size=3).map(tuple),
+    ),
     st.builds(Lost, state=st.none() | st.binary(), error=st.text(), death=st.none() | st.text()),
 )
 

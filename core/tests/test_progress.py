@@ -10,8 +10,10 @@ from relevo import (
     MAX_STATE,
     Ack,
     DeadLetter,
+    DeadLetterEntry,
     Delivery,
     Envelope,
+    Failure,
     GiveUp,
     Listener,
     Nack,
@@ -26,8 +28,10 @@ from relevo._worker.progress import (
     ListenerProgress,
     NewerStateError,
     Progress,
+    Raised,
     StateTooLargeError,
     dumped,
+    failures_of,
     first_met,
     give_back_unread,
     loaded,
@@ -94,6 +98,7 @@ progresses = st.builds(
     listeners=st.dictionaries(text, listener_progresses, max_size=8),
     waiting=st.dictionaries(st.sampled_from(["unknown-event", "subject-missing"]), st.floats(0, 4e9)),
     stopped=st.booleans(),
+    raised=st.dictionaries(text, st.builds(Raised, kind=text, traceback=text), max_size=3),
 )
 
 
@@ -382,7 +387,7 @@ def test_a_stop_skips_the_later_listeners_for_good_but_hides_no_dead_one() -> No
     progress.stop([B, C])
 
     assert progress.due([*ALL, _listener("new")], NOW + 1e9) == []
-    outcome = progress.conclude(ALL, NOW, tracebacks={})
+    outcome = progress.conclude(ALL, NOW)
     assert isinstance(outcome, DeadLetter)
     assert outcome.error.startswith("c: ")
 
@@ -426,7 +431,7 @@ def test_a_delivery_is_done_only_when_all_is_done_and_dead_only_when_nothing_is_
 ) -> None:
     patience = 1e6 if patience_left else 0.0
 
-    outcome = progress.conclude(ALL, NOW, tracebacks={}, patience=patience)
+    outcome = progress.conclude(ALL, NOW, patience=patience)
 
     mine = {key: each for key, each in progress.listeners.items() if key != "gone"}
     dues = [max(0.0, each.due - NOW) for each in mine.values() if each.status == "due"]
@@ -448,8 +453,8 @@ def test_a_delivery_is_done_only_when_all_is_done_and_dead_only_when_nothing_is_
 def test_a_vanished_listener_is_waited_for_and_then_named_in_the_dead_letter() -> None:
     progress = _progress(a=ListenerProgress("done"), gone=ListenerProgress("due", 1, NOW))
 
-    first = progress.conclude([A], NOW, tracebacks={})
-    last = progress.conclude([A], NOW + 3600, tracebacks={})
+    first = progress.conclude([A], NOW)
+    last = progress.conclude([A], NOW + 3600)
 
     assert isinstance(first, Nack)
     assert isinstance(last, DeadLetter)
@@ -460,19 +465,197 @@ def test_a_vanished_listener_is_waited_for_and_then_named_in_the_dead_letter() -
 def test_a_vanished_listener_that_came_back_is_waited_for_anew_when_it_vanishes_again() -> None:
     progress = _progress(a=ListenerProgress("due", 1, NOW + 9999), b=ListenerProgress("done"))
 
-    progress.conclude([B], NOW, tracebacks={})
-    progress.conclude([A, B], NOW + 10, tracebacks={})
+    progress.conclude([B], NOW)
+    progress.conclude([A, B], NOW + 10)
 
     assert progress.waiting == {}
 
 
 def test_no_long_traceback_hides_that_another_listener_died() -> None:
     progress = _progress(**{name: ListenerProgress("dead", 1, why="gave-up") for name in "abc"})
+    progress.raised = {name: Raised("ValueError", name * 100_000) for name in "abc"}
 
-    outcome = progress.conclude(ALL, NOW, tracebacks={name: name * 100_000 for name in "abc"})
+    outcome = progress.conclude(ALL, NOW)
 
     assert isinstance(outcome, DeadLetter)
     assert len(outcome.error.encode()) <= MAX_ERROR
     for name in "abc":
         assert f"{name}: gave-up after 1 run\n{name * 100}" in outcome.error
         assert name * 100 in outcome.error[outcome.error.rindex(name * 100) :]
+
+
+# --- failures as data ------------------------------------------------------------------------------
+
+
+def _raised(error: Exception) -> Exception:
+    """Return *error* with a traceback."""
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    return caught.value
+
+
+def _entry(outcome: DeadLetter, *, kept: bytes = b"") -> DeadLetterEntry:
+    delivery = _delivery()
+    return DeadLetterEntry(
+        ref="1",
+        queue="default",
+        envelope=delivery.envelope,
+        reason=outcome.reason,
+        error=outcome.error,
+        state=outcome.state or kept,
+        attempt=1,
+        lost_leases=0,
+        enqueued_at=NOW,
+        died_at=NOW,
+    )
+
+
+def _died(*errors: Exception) -> tuple[Progress, DeadLetter]:
+    """Return how an event ends of which the listeners raised *errors*, and give up at once."""
+    progress = _progress()
+    for listener, error in zip(ALL, errors, strict=False):
+        progress.fail(listener, _raised(error), Retry(1), now=NOW, chance=0.0)
+    outcome = progress.conclude(ALL[: len(errors)], NOW)
+    assert isinstance(outcome, DeadLetter)
+    return progress, outcome
+
+
+def test_a_failure_says_who_failed_of_what_and_when_it_is_run_again() -> None:
+    failure = _progress().fail(A, _raised(ValueError("no\nimage")), POLICY, now=NOW, chance=0.0)
+
+    assert (failure.listener, failure.attempt) == ("a", 1)
+    assert (failure.kind, failure.error) == ("ValueError", "ValueError: no image")
+    assert (failure.reason, failure.due) == ("", NOW + 10)
+    assert failure.traceback.startswith("Traceback")
+    assert failure.traceback.endswith("ValueError: no\nimage")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ValueError("no"), Reason.RETRIES_EXHAUSTED), (GiveUp("never"), Reason.GAVE_UP)]
+)
+def test_the_last_failure_says_that_the_listener_is_not_run_again_and_why(error: Exception, reason: Reason) -> None:
+    failure = _progress().fail(A, _raised(error), Retry(1), now=NOW, chance=0.0)
+
+    assert (failure.reason, failure.due) == (reason, None)
+
+
+def test_a_dead_letter_holds_the_failure_of_each_dead_listener() -> None:
+    _, outcome = _died(ValueError("one"), KeyError("two"))
+
+    assert [(each.listener, each.kind, each.reason) for each in outcome.failures] == [
+        ("a", "ValueError", Reason.RETRIES_EXHAUSTED),
+        ("b", "KeyError", Reason.RETRIES_EXHAUSTED),
+    ]
+    assert all(each.traceback in outcome.error for each in outcome.failures)
+
+
+def test_what_a_dead_letter_died_of_comes_back_from_its_state() -> None:
+    _, outcome = _died(ValueError("one"), KeyError("two"))
+
+    assert failures_of(_entry(outcome)) == outcome.failures
+
+
+def test_a_listener_that_died_at_an_earlier_hand_over_keeps_its_traceback() -> None:
+    progress = _progress()
+    progress.fail(A, _raised(ValueError("one")), Retry(1), now=NOW, chance=0.0)
+    progress.fail(B, _raised(ValueError("two")), Retry(2), now=NOW, chance=0.0)
+    first = progress.conclude([A, B], NOW)
+    assert isinstance(first, Nack)
+    assert first.state is not None
+
+    later = loaded(first.state)
+    later.finish(B)
+    outcome = later.conclude([A, B], NOW + 9999)
+
+    assert isinstance(outcome, DeadLetter)
+    (failure,) = outcome.failures
+    assert failure.traceback.endswith("ValueError: one")
+    assert failure.traceback in outcome.error
+
+
+def test_only_the_dead_have_a_traceback_in_the_state() -> None:
+    progress = _progress()
+
+    progress.fail(A, _raised(ValueError("one")), Retry(2), now=NOW, chance=0.0)
+
+    assert progress.raised == {}
+    assert b"raised" not in dumped(progress)
+
+
+@pytest.mark.parametrize("reason", [Reason.EXPIRED, Reason.CRASH_LOOP])
+def test_a_dead_letter_of_another_reason_did_not_die_of_an_earlier_failure(reason: Reason) -> None:
+    _, earlier = _died(ValueError("one"))
+    later = DeadLetter(reason=reason, error="another")
+
+    assert failures_of(_entry(later, kept=earlier.state or b"")) == (Failure(reason=reason, error="another"),)
+
+
+@pytest.mark.parametrize("state", [b"", b"\xff", b'{"v":99}', bytes(MAX_STATE + 1)])
+def test_a_dead_letter_whose_state_cannot_be_read_has_its_reason_and_its_error(state: bytes) -> None:
+    dead = DeadLetter(reason="gave-up", error="a: gave-up after 1 run", state=state)
+
+    assert failures_of(_entry(dead)) == (Failure(reason="gave-up", error="a: gave-up after 1 run"),)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40_000), min_size=1, max_size=3))
+def test_tracebacks_are_shortened_until_the_state_fits_and_nothing_else_is(texts: list[str]) -> None:
+    progress = _progress(**{name: ListenerProgress("dead", 1, why="gave-up", error="ValueError") for name in "abc"})
+    progress.raised = {name: Raised("ValueError", text) for name, text in zip("abc", texts, strict=False)}
+
+    state = dumped(progress)
+
+    assert len(state) <= MAX_STATE - SEAL
+    assert loaded(state).listeners == progress.listeners
+    if len(msgspec.json.encode(progress)) <= MAX_STATE - 2 * SEAL:
+        assert loaded(state) == progress
+
+
+def test_a_shortened_traceback_keeps_its_end() -> None:
+    progress = _progress(a=ListenerProgress("dead", 1, why="gave-up", error="ValueError: no"))
+    progress.raised = {"a": Raised("ValueError", "x" * 100_000 + "ValueError: no")}
+
+    kept = loaded(dumped(progress)).raised["a"]
+
+    assert kept.kind == "ValueError"
+    assert kept.traceback.endswith("xValueError: no")
+    assert len(kept.traceback) > 4000
+
+
+class _EarlierProgress(msgspec.Struct, omit_defaults=True):
+    """A progress as releases read and write it that do not keep what was raised."""
+
+    v: int
+    listeners: dict[str, ListenerProgress] = {}
+    waiting: dict[str, float] = {}
+    stopped: bool = False
+
+
+def test_an_earlier_release_reads_the_state_and_this_one_what_that_makes_of_it() -> None:
+    progress, outcome = _died(ValueError("one"))
+    assert outcome.state is not None
+
+    earlier = msgspec.json.decode(outcome.state, type=_EarlierProgress)
+    again = loaded(msgspec.json.encode(earlier))
+
+    assert earlier.listeners == progress.listeners
+    assert (again.listeners, again.raised) == (progress.listeners, {})
+    assert [(each.listener, each.error, each.kind) for each in again.failures()] == [("a", "ValueError: one", "")]
+
+
+def test_what_a_renamed_listener_raised_moves_with_it() -> None:
+    progress = _progress(old=ListenerProgress("dead", 1, why="gave-up"))
+    progress.raised = {"old": Raised("ValueError", "Traceback")}
+
+    progress.adopt_aliases([_listener("new", "old")])
+
+    assert progress.raised == {"new": Raised("ValueError", "Traceback")}
+
+
+def test_a_revived_event_has_raised_nothing_yet() -> None:
+    _, outcome = _died(ValueError("one"))
+
+    assert loaded(revived(outcome.state or b"")).raised == {}

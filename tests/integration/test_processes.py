@@ -514,6 +514,23 @@ def test_a_dead_letter_holds_what_was_printed_about_its_own_event(shop: Shop) ->
     assert sorted(told) == [["1"], ["2"]]
 
 
+def test_the_failures_of_a_dead_letter_come_from_the_child_with_what_it_printed(shop: Shop) -> None:
+    (shop.folder / "plugin.py").write_text(
+        "import relevo\nfrom shop import note\n"
+        "@relevo.hookimpl\ndef relevo_dead_lettered(outcome):\n"
+        "    for each in outcome.failures:\n"
+        "        note('died', each.listener, each.attempt, each.kind, each.reason, each.output.replace(' ', '_'))\n"
+    )
+    shop.dispatch("thing.failed", 1)
+    shop.write(plugins=["plugin"])
+
+    shop.run("drain")
+
+    ((listener, attempt, kind, reason, output),) = shop.lines("died")
+    assert (listener, attempt, kind, reason) == ("shop:fail", "1", "ValueError", "retries-exhausted")
+    assert output == "failing_at_1"
+
+
 # --- hooks ------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from relevo.errors import PluginError
 
 if TYPE_CHECKING:
     from relevo._event.event import Event
-    from relevo._transport.delivery import DeadLetter, Delivery, Settlement
+    from relevo._transport.delivery import DeadLetter, Delivery, Failure, Settlement
     from relevo._transport.envelope import Envelope
 
 PROJECT = "relevo"
@@ -62,14 +62,21 @@ class HookSpecs:
 
     @hookspec
     def relevo_listener_failed(  # noqa: PLR0917 - a plugin takes those that it needs
-        self, delivery: Delivery, event: Event, listener_id: str, attempt: int, error: BaseException, due: float | None
+        self,
+        delivery: Delivery,
+        event: Event,
+        listener_id: str,
+        attempt: int,
+        error: BaseException,
+        due: float | None,
+        failure: Failure,
     ) -> None:
         """
         Observe that the listener *listener_id* raised *error* at its *attempt*, from 1 on, for *event*, given by name.
 
-        It is run again at *due*, in seconds since the epoch, or never if that is ``None``. ``RetryLater`` and
-        ``GiveUp`` are told too. What it could not be called for, such as a subject that is missing, is told by the
-        dead letter alone.
+        It is run again at *due*, in seconds since the epoch, or never if that is ``None``. *failure* holds all of
+        this but the exception itself. ``RetryLater`` and ``GiveUp`` are failures too. What a listener could not be
+        called for, such as a subject that is missing, is in the dead letter alone.
         """
 
     @hookspec
@@ -82,7 +89,7 @@ class HookSpecs:
 
     @hookspec
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
-        """Observe that *delivery* was dead-lettered, after it was."""
+        """Observe that *delivery* was dead-lettered, after it was; ``outcome.failures`` says of what, as data."""
 
     @hookspec
     def relevo_around_close(self) -> Observed:

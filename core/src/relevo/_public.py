@@ -17,6 +17,7 @@ from relevo._transport.delivery import (
     Ack,
     DeadLetter,
     Delivery,
+    Failure,
     Lost,
     Nack,
     Note,
@@ -60,6 +61,7 @@ __all__ += ["context"]
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
+__all__ += ["Failure"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
 __all__ += ["MAX_LEASE", "MAX_DEATHS"]
 # running

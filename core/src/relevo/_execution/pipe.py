@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Unreadable
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Failure, Lost, Nack, Outcome, Release, Unreadable
 from relevo._transport.envelope import Envelope
 from relevo.errors import DecodeError, EncodeError
 from relevo.wire import pack, unpack
@@ -114,6 +114,8 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
     death: str | None = None
     findings: list[Finding] = []
     """The changes that its listeners made to the process."""
+
+    failures: tuple[Failure, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -263,7 +265,8 @@ def ended_of(outcome: Outcome, number: int) -> Ended:
     if isinstance(outcome, Nack):
         return Ended(number, "nack", delay=outcome.delay, state=outcome.state)
     if isinstance(outcome, DeadLetter):
-        return Ended(number, "dead", state=outcome.state, reason=str(outcome.reason), error=outcome.error)
+        reason, error, failures = str(outcome.reason), outcome.error, outcome.failures
+        return Ended(number, "dead", state=outcome.state, reason=reason, error=error, failures=failures)
     if isinstance(outcome, Lost):
         return Ended(number, "lost", state=outcome.state, error=outcome.error, death=outcome.death)
     if isinstance(outcome, Release):
@@ -283,7 +286,7 @@ def outcome_of(ended: Ended) -> Outcome:
     if ended.outcome == "nack":
         return Nack(delay=ended.delay, state=ended.state)
     if ended.outcome == "dead":
-        return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state)
+        return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state, failures=ended.failures)
     if ended.outcome == "lost":
         return Lost(state=ended.state, error=ended.error, death=ended.death)
     if ended.outcome == "release":

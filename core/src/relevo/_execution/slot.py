@@ -27,7 +27,7 @@ from relevo._execution.pipe import (
     outcome_of,
 )
 from relevo._execution.spawned import Spawned
-from relevo._transport.delivery import DeadLetter, Delivery, Lost, Outcome, Release
+from relevo._transport.delivery import DeadLetter, Delivery, Failure, Lost, Outcome, Release
 from relevo._worker.decision import sanitised
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError, described
 
@@ -346,7 +346,9 @@ class Slot:
         printed = child.printed()
         if not printed:
             return outcome
-        return attrs.evolve(outcome, error=sanitised(f"{outcome.error}\n\nthe last that it printed:\n{printed}"))
+        error = sanitised(f"{outcome.error}\n\nthe last that it printed:\n{printed}")
+        *others, last = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
+        return attrs.evolve(outcome, error=error, failures=(*others, attrs.evolve(last, output=printed)))
 
     # --- the delivery at hand --------------------------------------------------------------------------------
 

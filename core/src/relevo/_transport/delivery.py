@@ -135,6 +135,39 @@ class Delivery:
         return f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>"
 
 
+@attrs.frozen(kw_only=True)
+class Failure:
+    """
+    What went wrong with an event, as data: once, or for good.
+
+    Args:
+        listener: The id of the listener that failed; empty if no listener is to blame.
+
+        attempt: How many times it has run; 0 if it could not be called.
+
+        kind: The name of the exception's class; empty if none was raised.
+
+        error: What went wrong, in words; of an exception in one line.
+
+        traceback: Of the exception, if one was raised; a long one is cut in its middle.
+
+        reason: The :class:`Reason` for which it is not run again; empty while it will be.
+
+        due: When it is run again, in seconds since the epoch; ``None`` if it is not.
+
+        output: The end of what its process printed, where listeners run in child processes.
+    """
+
+    listener: str = ""
+    attempt: int = 0
+    kind: str = ""
+    error: str = ""
+    traceback: str = ""
+    reason: str = ""
+    due: float | None = None
+    output: str = ""
+
+
 # --- how a delivery ends ---------------------------------------------------------------------------
 
 
@@ -164,6 +197,13 @@ class DeadLetter:
 
     state: bytes | None = None
     """Replaces what was kept; ``None`` leaves it."""
+
+    failures: tuple[Failure, ...] = ()
+    """
+    The same as data, for those who look on; no transport keeps it, since the state has the most of it.
+
+    Empty where *error* says all, as of an event that expired.
+    """
 
 
 @attrs.frozen

@@ -182,7 +182,6 @@ class Caller:
             progress.overcome(Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
             progress.adopt_aliases(listeners)
         due = progress.due(listeners, now)
-        tracebacks: dict[str, str] = {}
         for listener in due:
             if listener is not due[0] and not self._kept(delivery, progress):
                 break
@@ -200,14 +199,13 @@ class Caller:
                 case _Result.DONE:
                     progress.finish(listener)
                 case _Failed(error):
-                    tracebacks[listener.id] = decision.traced(error)
                     self._failed(delivery, document, listener, progress, error)
                 case _Unfit(reason, error):
                     progress.give_up(listener, reason, error)
             if call is not None and call.stopped:
                 progress.stop(listeners[listeners.index(listener) + 1 :])
                 break
-        return progress.conclude(listeners, self._clock.now(), tracebacks=tracebacks, patience=self._patience)
+        return progress.conclude(listeners, self._clock.now(), patience=self._patience)
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)
@@ -276,7 +274,7 @@ class Caller:
     ) -> None:
         """Note in *progress* that *listener* raised *error*, log it, and notify the observers."""
         policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
-        mine = progress.fail(listener, error, policy, now=self._clock.now(), chance=self._chance())
+        failure = progress.fail(listener, error, policy, now=self._clock.now(), chance=self._chance())
         _log.info("%s failed on %r", listener.id, delivery, exc_info=error)
         if not self._failure_observers:
             return
@@ -284,9 +282,8 @@ class Caller:
             event = generic(document)
         except DecodeError:  # a declared class may ignore fields that cannot be decoded
             event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
-        due = mine.due if mine.status == "due" else None
-        about = {"delivery": delivery, "event": event, "listener_id": listener.id}
-        notify(self._failure_observers, **about, attempt=mine.runs, error=error, due=due)
+        about = {"delivery": delivery, "event": event, "listener_id": listener.id, "failure": failure}
+        notify(self._failure_observers, **about, attempt=failure.attempt, error=error, due=failure.due)
 
     def _kept(self, delivery: Delivery, progress: Progress) -> bool:
         """Keep *progress* where that is claimed; return whether further listeners may be called."""

@@ -10,7 +10,7 @@ import traceback
 from enum import StrEnum
 
 from relevo._retry import DEFAULT_RETRY
-from relevo._transport.delivery import MAX_ERROR, DeadLetter, Delivery, Nack, Outcome, Unreadable
+from relevo._transport.delivery import MAX_ERROR, DeadLetter, Delivery, Failure, Nack, Outcome, Unreadable
 from relevo.errors import CodecError, described
 
 PATIENCE = 3600.0
@@ -72,8 +72,17 @@ def unhandled(delivery: Delivery, error: Exception) -> Outcome:
     wait = DEFAULT_RETRY.decide(delivery.attempt, error, 0.0) if passes else None
     if wait is not None:
         return Nack(delay=wait)
-    what = str(error) if isinstance(error, CodecError) else traced(error)
-    return DeadLetter(reason=Reason.MALFORMED, error=sanitised(f"it could not be handed to a listener: {what}"))
+    before = "it could not be handed to a listener: "
+    if isinstance(error, CodecError):
+        return DeadLetter(reason=Reason.MALFORMED, error=sanitised(before + str(error)))
+    failure = Failure(
+        kind=kind_of(error),
+        error=sanitised(before + described(error)),
+        traceback=sanitised(traced(error)),
+        reason=Reason.MALFORMED,
+    )
+    text = sanitised(before + failure.traceback)
+    return DeadLetter(reason=Reason.MALFORMED, error=text, failures=(failure,))
 
 
 def waited(delivery: Delivery, now: float) -> float:
@@ -94,6 +103,12 @@ def wait_left(elapsed: float, patience: float) -> float | None:
     """Return the seconds of the next wait after *elapsed* seconds of waiting, or ``None`` if *patience* has run out."""
     left = patience - elapsed
     return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001)) if left > 0 else None
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the name of the class of *error*."""
+    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass has no say in this
+    return sanitised(name, limit=200)
 
 
 def traced(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from relevo._transport.delivery import Ack, Delivery, Lost, Outcome, Release
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
 
 MOST = 1000
@@ -94,5 +94,11 @@ def _key(delivery: Delivery) -> _Key | None:
 
 
 def _size(outcome: Outcome) -> int:
-    state = getattr(outcome, "state", None) or b""
-    return len(state) + len(getattr(outcome, "error", ""))
+    match outcome:
+        case Nack():
+            return len(outcome.state or b"")
+        case DeadLetter():
+            failures = sum(len(each.error) + len(each.traceback) + len(each.output) for each in outcome.failures)
+            return len(outcome.state or b"") + len(outcome.error) + failures
+        case _:
+            return 0

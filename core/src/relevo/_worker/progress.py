@@ -14,8 +14,9 @@ import msgspec
 
 from relevo._listener.listener import Listener
 from relevo._retry import Retry
-from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Nack, Outcome
-from relevo._worker.decision import PATIENCE, Reason, sanitised, since, wait_left, waited
+from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Failure, Nack, Outcome
+from relevo._transport.transport import DeadLetterEntry
+from relevo._worker.decision import PATIENCE, Reason, kind_of, sanitised, since, traced, wait_left, waited
 from relevo.errors import CodecError, DecodeError, GiveUp, described
 
 STATE_VERSION = 1
@@ -33,6 +34,9 @@ _LATEST = 1e10
 
 _MOST_RUNS = 2**31 - 1
 _MAX_REASON = 200
+_SHORTEST_TRACEBACK = 250
+"""Bytes; one that would have to be shorter is left out."""
+
 SUBJECT_PATIENCE = 60.0
 
 Status = Literal["done", "due", "dead"]
@@ -56,6 +60,15 @@ class ListenerProgress(msgspec.Struct, array_like=True):
     """The last error, in one line."""
 
 
+class Raised(msgspec.Struct, array_like=True):
+    """The exception of which a listener died."""
+
+    kind: str = ""
+    """The name of its class."""
+
+    traceback: str = ""
+
+
 class Progress(msgspec.Struct, omit_defaults=True):
     """How far an event is in one queue."""
 
@@ -70,6 +83,9 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
     stopped: bool = False
     """A listener stopped the propagation; the later ones are skipped for good."""
+
+    raised: dict[str, Raised] = {}
+    """By the id of a dead listener, as far as there is room; a release that does not know it leaves it out."""
 
     # --- what waits ------------------------------------------------------------------------------------
 
@@ -112,9 +128,12 @@ class Progress(msgspec.Struct, omit_defaults=True):
         for listener in listeners:
             for alias in listener.aliases:
                 earlier = self.listeners.pop(alias, None)
+                raised = self.raised.pop(alias, None)
                 # During a rolling deploy both ids may have a past; what is done under either is done.
                 if earlier and (listener.id not in self.listeners or earlier.status == "done"):
                     self.listeners[listener.id] = earlier
+                    if raised is not None:
+                        self.raised[listener.id] = raised
 
     def due(self, listeners: Sequence[Listener], now: float) -> list[Listener]:
         """Return those of *listeners* that are to be called now."""
@@ -158,11 +177,9 @@ class Progress(msgspec.Struct, omit_defaults=True):
         mine = self._of(listener)
         mine.status, mine.why, mine.error = "dead", reason, sanitised(error, limit=200)
 
-    def fail(
-        self, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float
-    ) -> ListenerProgress:
+    def fail(self, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float) -> Failure:
         """
-        Note that *listener* raised *error*, and when it is run again, if ever; return what is noted of it.
+        Note that *listener* raised *error*, and when it is run again, if ever; return both as a value.
 
         Args:
             listener: Which one.
@@ -178,14 +195,16 @@ class Progress(msgspec.Struct, omit_defaults=True):
         mine = self._of(listener)
         mine.runs += 1
         mine.error = sanitised(described(error), limit=200)
+        raised = Raised(kind_of(error), sanitised(traced(error)))
         wait = policy.decide(mine.runs, error, chance)
         if wait is not None:
             mine.due = now + wait
-            return mine
-        mine.status = "dead"
-        final = isinstance(error, (GiveUp, *policy.give_up_on))
-        mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
-        return mine
+        else:
+            mine.status = "dead"
+            final = isinstance(error, (GiveUp, *policy.give_up_on))
+            mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
+            self.raised[listener.id] = raised
+        return _failure(listener.id, mine, raised)
 
     def _of(self, listener: Listener) -> ListenerProgress:
         mine = self.listeners.get(listener.id)
@@ -195,9 +214,12 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
     # --- after all were called -------------------------------------------------------------------------
 
-    def conclude(
-        self, listeners: Sequence[Listener], now: float, *, tracebacks: Mapping[str, str], patience: float = PATIENCE
-    ) -> Outcome:
+    def failures(self) -> tuple[Failure, ...]:
+        """Return why each of the dead listeners is dead."""
+        dead = {key: each for key, each in self.listeners.items() if each.status == "dead"}
+        return tuple(_failure(key, each, self.raised.get(key, _NOTHING_RAISED)) for key, each in dead.items())
+
+    def conclude(self, listeners: Sequence[Listener], now: float, *, patience: float = PATIENCE) -> Outcome:
         """
         Return how the delivery ends after its due listeners were called.
 
@@ -209,24 +231,15 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
             now: Seconds since the epoch.
 
-            tracebacks: By listener id, of those that failed in this hand-over.
-
             patience: Seconds for which a missing listener is waited for.
         """
         waits = self._waits(listeners, now, patience)
         if waits:
             return Nack(delay=max(0.0, min(waits)), state=dumped(self))
-        dead = {key: each for key, each in self.listeners.items() if each.status == "dead"}
-        if not dead:
+        failures = self.failures()
+        if not failures:
             return Ack()
-        share = MAX_ERROR // len(dead) - 1  # each its own, so that no long one hides that another died
-        return DeadLetter(
-            reason=sanitised(next(iter(dead.values())).why, limit=_MAX_REASON),
-            error="\n".join(
-                sanitised(_epitaph(key, each, tracebacks.get(key)), limit=share) for key, each in dead.items()
-            ),
-            state=dumped(self),
-        )
+        return DeadLetter(reason=failures[0].reason, error=_text_of(failures), state=dumped(self), failures=failures)
 
     def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
         """Return the seconds until each listener that is not finished is due; a missing one dies of impatience."""
@@ -246,9 +259,31 @@ class Progress(msgspec.Struct, omit_defaults=True):
         return waits
 
 
-def _epitaph(listener_id: str, mine: ListenerProgress, trace: str | None) -> str:
-    runs = "1 run" if mine.runs == 1 else f"{mine.runs} runs"
-    return "\n".join(filter(None, (f"{listener_id}: {mine.why} after {runs}: {mine.error}".rstrip(": "), trace)))
+_NOTHING_RAISED = Raised()
+
+
+def _failure(listener_id: str, mine: ListenerProgress, raised: Raised) -> Failure:
+    return Failure(
+        listener=listener_id,
+        attempt=mine.runs,
+        kind=raised.kind,
+        error=mine.error,
+        traceback=raised.traceback,
+        reason=sanitised(mine.why, limit=_MAX_REASON),
+        due=mine.due if mine.status == "due" else None,
+    )
+
+
+def _text_of(failures: Sequence[Failure]) -> str:
+    """Return *failures* in words, for people; no program reads this."""
+    share = MAX_ERROR // len(failures) - 1  # each its own, so that no long one hides that another died
+    return "\n".join(sanitised(_epitaph(each), limit=share) for each in failures)
+
+
+def _epitaph(failure: Failure) -> str:
+    runs = "1 run" if failure.attempt == 1 else f"{failure.attempt} runs"
+    first = f"{failure.listener}: {failure.reason} after {runs}: {failure.error}".rstrip(": ")
+    return "\n".join(filter(None, (first, failure.traceback)))
 
 
 class NewerStateError(DecodeError):
@@ -300,18 +335,29 @@ def loaded(state: bytes) -> Progress:
 
 def dumped(progress: Progress) -> bytes:
     """
-    Return *progress* as bytes, leaving the error texts out if they would not fit.
+    Return *progress* as bytes; what does not fit is shortened or left out, tracebacks first, then the error texts.
 
     Raises:
         StateTooLargeError: It does not fit even so.
     """
     state = _encode(progress)
+    limit = MAX_ERROR
+    while len(state) > _MOST and progress.raised:
+        limit //= 2
+        progress = msgspec.structs.replace(progress, raised=_shortened(progress.raised, limit))
+        state = _encode(progress)
     if len(state) > _MOST:
         brief = {key: msgspec.structs.replace(each, error="") for key, each in progress.listeners.items()}
         state = _encode(msgspec.structs.replace(progress, listeners=brief))
         if len(state) > _MOST:
             raise StateTooLargeError(f"the progress of {len(progress.listeners)} listeners takes {len(state)} bytes")
     return state
+
+
+def _shortened(raised: Mapping[str, Raised], limit: int) -> dict[str, Raised]:
+    if limit < _SHORTEST_TRACEBACK:
+        return {}
+    return {key: Raised(each.kind, sanitised(each.traceback, limit=limit)) for key, each in raised.items()}
 
 
 def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, bytes]:
@@ -343,6 +389,17 @@ def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: f
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
     return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
+
+
+def failures_of(entry: DeadLetterEntry) -> tuple[Failure, ...]:
+    """Return what *entry* died of, as far as it was kept: at least its reason and its error."""
+    try:
+        failures = loaded(entry.state).failures() if len(entry.state) <= MAX_STATE else ()
+    except DecodeError:
+        failures = ()
+    if failures and failures[0].reason == entry.reason:
+        return failures
+    return (Failure(reason=entry.reason, error=entry.error),)  # its state is of an earlier hand-over, or of no use
 
 
 def revived(state: bytes) -> bytes:

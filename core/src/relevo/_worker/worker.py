@@ -1,7 +1,7 @@
 """
 The worker: receive, call, settle.
 
-The decisions are in :mod:`relevo._worker.decision`; this module carries them out.
+The decisions are in :mod:`relevo._worker.progress` and :mod:`relevo._worker.decision`; this module carries them out.
 The worker holds deliveries in three places, and everything that is held is renewed until it is settled:
 the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
 flushed together.
