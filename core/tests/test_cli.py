@@ -64,6 +64,20 @@ def test_an_event_is_dispatched_handled_and_seen(shop: Shop) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+def test_a_dead_letter_is_shown_to_a_program_with_each_failure_as_data(shop: Shop) -> None:
+    shop.run("""dispatch image.created '{"bad": true}'""")
+    shop.run("drain")
+
+    shown = json.loads(shop.run("dead show 1 --json").stdout)
+
+    (failure,) = shown["failures"]
+    assert (failure["listener"], failure["attempt"]) == ("shop_listeners:thumbnails", 1)
+    assert (failure["reason"], failure["exception"]) == ("gave-up", "GiveUp")
+    assert failure["error"] == "GiveUp: a corrupt \x1b[31mfile"
+    assert failure["traceback"].startswith("Traceback")
+    assert failure["traceback"] in shown["error"]
+
+
 def test_a_dead_letter_is_told_listed_shown_revived_and_discarded(shop: Shop) -> None:
     shop.run("""dispatch image.created '{"bad": true}'""")
 

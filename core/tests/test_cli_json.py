@@ -47,9 +47,9 @@ def _noisy(tmp_path: Path) -> Shop:
 REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons"}
 STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
-WHOLE = LETTER | {"status", "listeners", "body", "size"}
+WHOLE = LETTER | {"status", "listeners", "failures", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = WHOLE - {"ref", "reason", "died", "error"} | {"until"}
+LIVING = WHOLE - {"ref", "reason", "died", "error", "failures"} | {"until"}
 SCHEMA = {"$schema", "$defs", "title"}
 
 DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {

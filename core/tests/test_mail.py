@@ -15,17 +15,20 @@ from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import relevo
 from relevo import App, ConfigurationError, Event, Retry, RunOptions
 from relevo._process_identity import this_process
-from relevo._transport.delivery import DeadLetter, Delivery, Unreadable
+from relevo._transport.delivery import DeadLetter, Delivery, Failure, Unreadable
 from relevo._transport.envelope import Envelope
+from relevo._worker.decision import traced
+from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, Entry, Shelf
-from relevo.ext.mail._incident import deaths, failure, frame_in, frame_of, key_of_failure, loss
+from relevo.ext.mail._incident import deaths, failed, frame_in, frame_of, key_of_failure, loss
 from relevo.ext.mail._text import WIDTH, Item, Letterhead, composed, line, masked, summary
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -159,6 +162,18 @@ def test_what_no_listener_is_to_blame_for_is_mailed_too(inbox: Inbox, tmp_path: 
     plugin.close()
 
     assert inbox.wait_for(1)[0]["Subject"] == "app: unreadable: unreadable: not"
+
+
+def test_an_error_that_reads_like_the_text_of_a_dead_letter_is_one_failure(made: Made, inbox: Inbox) -> None:
+    @relevo.listener("image.created", id="quoting", retry=Retry(1))
+    def quoting(event: Event) -> None:
+        raise ValueError("the other one said\nmake: gave-up after 3 runs: KeyError: path")
+
+    drained(made(inbox.port, quoting), Event("image.created"))
+
+    (mail,) = inbox.mails
+    assert "(and" not in mail["Subject"]
+    assert mail["Subject"].startswith("shop: quoting: ValueError: the other one said")
 
 
 def test_two_listeners_of_one_event_are_told_in_one_mail(made: Made, inbox: Inbox) -> None:
@@ -740,6 +755,13 @@ def fail(error: Exception) -> None:
     raise error
 
 
+def failure_of(listener: str, error: Exception) -> Failure:
+    """Return the failure of *listener* that *error* makes."""
+    return Failure(
+        listener=listener, attempt=1, kind=type(error).__name__, error=described(error), traceback=traced(error)
+    )
+
+
 TEXT = st.text(st.characters(codec=None), max_size=300) | st.text('\r\n\u2028\x85\x0b: \t=?.,<>@"', max_size=40)
 LETTERHEAD = Letterhead(
     source="shop", host="web1", process=1, sender="relevo@web1", recipients=["dev@example.org"], arguments=True
@@ -753,9 +775,11 @@ def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
 ) -> None:
     body = {"id": "1", "source": "s", "type": "t", "specversion": "1.0", "data": {value: [value]}, "subject": value}
     delivery = delivery_of(name, json.dumps(body).encode())
+    printed = Failure(listener=listener, error=error, output=value)
     incidents = [
-        failure(delivery, listener, caught(ValueError(error)), runs=1, due=None, at=0.0),
+        failed(delivery, failure_of(listener, caught(ValueError(error))), at=0.0),
         *deaths(delivery, DeadLetter(reason=listener, error=error), at=0.0),
+        *deaths(delivery, DeadLetter(reason=value, failures=(printed,)), at=0.0),
         loss(delivery, error, at=0.0),
     ]
     letterhead = Letterhead(
@@ -841,7 +865,7 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 
     with pytest.raises(ValueError, match="bottom") as found:
         deep(60)
-    incident = failure(delivery_of(), "deep", found.value, runs=1, due=None, at=0.0)
+    incident = failed(delivery_of(), failure_of("deep", found.value), at=0.0)
     mail = composed([Item(key=incident.key, entry=Entry("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0)
 
     text = body_of(mail)
@@ -852,12 +876,9 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 def test_the_same_fault_has_one_fingerprint_however_it_is_told() -> None:
     error = caught(ValueError("one"))
     other = caught(ValueError("two"))
-    incident = failure(delivery_of(), "make", error, runs=1, due=1.0, at=0.0)
-    (death,) = deaths(
-        delivery_of("image.rated"),
-        DeadLetter(reason="gave-up", error=f"make: gave-up after 2 runs: ValueError: three\n{incident.trace}"),
-        at=0.0,
-    )
+    incident = failed(delivery_of(), failure_of("make", error), at=0.0)
+    died = attrs.evolve(failure_of("make", caught(ValueError("three"))), attempt=2, reason="gave-up")
+    (death,) = deaths(delivery_of("image.rated"), DeadLetter(reason="gave-up", failures=(died,)), at=0.0)
 
     assert frame_of(error) == frame_in(incident.trace) == "test_mail.py:fail"
     assert key_of_failure("make", other) == incident.key

@@ -250,7 +250,7 @@ class _Match:
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
     """Return what a list shows of *entry*."""
     row = dead_row(store, entry)
-    for key in ("status", "listeners", "body", "size"):
+    for key in ("status", "listeners", "failures", "body", "size"):
         del row[key]
     if not as_json or not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)

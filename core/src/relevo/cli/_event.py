@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from relevo._transport.delivery import MAX_STATE
+from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Found, Transport
-from relevo._worker.progress import loaded
+from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, shortened, visible, when
 from relevo.errors import DecodeError
 
@@ -34,6 +34,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         "listeners": _listeners(entry.state) if readable else [],
         **_body(body_of(entry)),
         "error": shortened(entry.error, SHOWN),
+        "failures": [_failure(each) for each in failures_of(entry)],
     }
 
 
@@ -57,7 +58,7 @@ def living_row(store: Transport, found: Found) -> dict[str, Any]:
 def show_whole(row: Mapping[str, Any]) -> None:
     """Print *row* in lines, its listeners and its error below it."""
     for key, value in row.items():
-        if key not in ("listeners", "error", "size") and value is not None:
+        if key not in ("listeners", "error", "failures", "size") and value is not None:
             text = value if key == "body" else shortened(str(value), SHOWN)
             click.echo(f"{key.replace('_', ' ') + ':':<13}{visible(text)}")
     if row["size"] > SHOWN:
@@ -90,6 +91,17 @@ def _listeners(state: bytes) -> list[dict[str, Any]]:
         }
         for name, each in progress.listeners.items()
     ]
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "listener": failure.listener or None,
+        "attempt": failure.attempt,
+        "reason": failure.reason,
+        "exception": failure.kind or None,
+        "error": shortened(failure.error, SHOWN),
+        "traceback": failure.traceback or None,
+    }
 
 
 def body_of(entry: DeadLetterEntry) -> bytes:

@@ -12,13 +12,9 @@ from typing import Literal
 
 import attrs
 
-from relevo._transport.delivery import DeadLetter, Delivery
+from relevo._transport.delivery import DeadLetter, Delivery, Failure
 from relevo._transport.envelope import Envelope
-from relevo._worker.decision import Reason, traced
-from relevo.errors import described
-
-_EPITAPH = re.compile(rf"^(\S.*?): ({'|'.join(Reason)}) after (\d+) runs?(?:: (.*))?$", re.MULTILINE)
-"""How the error of a dead letter names each listener that failed; its traceback comes after it."""
+from relevo._worker.decision import kind_of
 
 _FRAME = re.compile(r'^ +File "(.+?)", line \d+, in (.+)$', re.MULTILINE)
 _BEGIN = "Traceback (most recent call last):"
@@ -39,13 +35,22 @@ class Incident:
     listener: str = ""
     """Its id; empty if it is not the fault of one, or not known of which."""
 
+    exception: str = ""
+    """The name of its class, if one was raised."""
+
     error: str
     """In one line."""
 
     frame: str = ""
     """Where it was raised: the innermost file and function that are neither Python's nor installed."""
 
+    detail: str = ""
+    """The further lines of the error, if there are any."""
+
     trace: str = ""
+    output: str = ""
+    """The end of what its process printed."""
+
     reason: str = ""
     """Of a dead letter."""
 
@@ -68,9 +73,7 @@ class Incident:
     @property
     def fingerprint(self) -> str:
         """What like failures share, of whatever event, process or release."""
-        return fingerprint(
-            self.error if self.listener else self.reason or self.kind, self.listener or self.event, self.frame
-        )
+        return fingerprint(self.exception or self.reason or self.kind, self.listener or self.event, self.frame)
 
     @property
     def key(self) -> str:
@@ -78,40 +81,42 @@ class Incident:
         return f"{self.kind} {self.fingerprint}"
 
 
-def fingerprint(error: str, who: str, frame: str) -> str:
-    """Return what tells failures apart: the kind of *error*, the listener, and the *frame*."""
-    kind = error.partition(":")[0]
+def fingerprint(kind: str, who: str, frame: str) -> str:
+    """Return what tells failures apart: their kind, such as the exception, the listener, and the *frame*."""
     text = f"{kind}\0{who}\0{frame}"
     return sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def deaths(delivery: Delivery, outcome: DeadLetter, *, at: float) -> list[Incident]:
     """Return what killed *delivery*: one for each listener that failed, or one for what keeps all from running."""
-    text = outcome.error
-    found = list(_EPITAPH.finditer(text))
-    ends = [*(each.start() for each in found[1:]), len(text)]
-    incidents = []
-    for match, end in zip(found, ends, strict=False):
-        listener, reason, runs, error = match.groups()
-        trace = text[match.end() : end].strip("\n")
-        incidents.append(
-            Incident(
-                kind="dead",
-                delivery=delivery,
-                at=at,
-                listener=listener,
-                error=error or reason,
-                frame=frame_in(trace),
-                trace=trace,
-                reason=reason,
-                runs=int(runs),
-            )
-        )
-    if incidents:
-        return incidents
-    first, _, rest = text.partition("\n")
-    error = f"{outcome.reason}: {first}" if first else outcome.reason
-    return [Incident(kind="dead", delivery=delivery, at=at, error=error, trace=rest.strip("\n"), reason=outcome.reason)]
+    failures = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
+    return [_incident("dead", delivery, each, at=at) for each in failures]
+
+
+def failed(delivery: Delivery, failure: Failure, *, at: float) -> Incident:
+    """Return the *failure* of a listener that is run again."""
+    return _incident("failed", delivery, failure, at=at)
+
+
+def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Failure, *, at: float) -> Incident:
+    title, _, detail = failure.error.partition("\n")
+    if not failure.listener:
+        title = f"{failure.reason}: {title}" if title else failure.reason
+    return Incident(
+        kind=kind,
+        delivery=delivery,
+        at=at,
+        listener=failure.listener,
+        exception=failure.kind,
+        error=title or failure.reason,
+        detail=detail.strip("\n"),
+        frame=frame_in(failure.traceback),
+        trace=failure.traceback,
+        output=failure.output,
+        reason=failure.reason,
+        runs=failure.attempt,
+        due=failure.due,
+    )
 
 
 def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
@@ -119,26 +124,9 @@ def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
     return Incident(kind="lost", delivery=delivery, at=at, error=error or "a process died while it held the event")
 
 
-def failure(
-    delivery: Delivery, listener_id: str, error: BaseException, *, runs: int, due: float | None, at: float
-) -> Incident:
-    """Return that the listener *listener_id* raised *error*."""
-    return Incident(
-        kind="failed",
-        delivery=delivery,
-        at=at,
-        listener=listener_id,
-        error=described(error),
-        frame=frame_of(error),
-        trace=traced(error),
-        runs=runs,
-        due=due,
-    )
-
-
 def key_of_failure(listener_id: str, error: BaseException) -> str:
-    """Return the key of what :func:`failure` returns, in a fraction of its time."""
-    return f"failed {fingerprint(described(error), listener_id, frame_of(error))}"
+    """Return the key of what :func:`failed` returns, in a fraction of its time."""
+    return f"failed {fingerprint(kind_of(error), listener_id, frame_of(error))}"
 
 
 def frame_of(error: BaseException) -> str:

@@ -10,11 +10,11 @@ from typing import Self
 from relevo._clock import Clock, SystemClock
 from relevo._hook import hookimpl
 from relevo._runner.lock_path import own_file
-from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Settlement
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Failure, Lost, Nack, Settlement
 from relevo._transport.envelope import Envelope
 from relevo.errors import RetryLater
 from relevo.ext.mail._book import Shelf
-from relevo.ext.mail._incident import deaths, failure, key_of_failure, loss
+from relevo.ext.mail._incident import deaths, failed, key_of_failure, loss
 from relevo.ext.mail._options import MailOptions
 from relevo.ext.mail._post import Post
 
@@ -87,16 +87,12 @@ class Mail:
         self._post.put(incident.key, lambda: incident, loss=(event_id, lost_leases))
 
     @hookimpl
-    def relevo_listener_failed(
-        self, delivery: Delivery, listener_id: str, attempt: int, error: BaseException, due: float | None
-    ) -> None:
+    def relevo_listener_failed(self, delivery: Delivery, error: BaseException, failure: Failure) -> None:
         """Tell of a failure, if asked; the last one is told as a dead letter."""
-        if not self._options.failures or due is None or isinstance(error, RetryLater):
+        if not self._options.failures or failure.due is None or isinstance(error, RetryLater):
             return
-        self._post.put(
-            key_of_failure(listener_id, error),
-            lambda: failure(delivery, listener_id, error, runs=attempt, due=due, at=self._clock.now()),
-        )
+        key = key_of_failure(failure.listener, error)
+        self._post.put(key, lambda: failed(delivery, failure, at=self._clock.now()))
 
     @hookimpl
     @contextmanager

@@ -167,14 +167,22 @@ def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
         yield from _values("Context", context_of(document))
         if letterhead.arguments:
             yield from _values("Arguments", _arguments(document))
-    trace = without_machinery(incident.trace)
-    if not trace:
+    yield from _block(incident.detail, cut="The end of a longer text")
+    yield from _block(without_machinery(incident.trace), cut="The end of a longer traceback")
+    if incident.output:
+        yield from ("", "The last that it printed")
+        yield from _block(incident.output, cut="The end of a longer output")
+
+
+def _block(text: str, *, cut: str) -> Iterator[str]:
+    """Return *text* line by line, or its end after the line *cut* if it is too long."""
+    if not text:
         return
     yield ""
-    if len(trace) > _LONGEST_TRACE:
-        yield "The end of a longer traceback"
-        trace = trace[-_LONGEST_TRACE:].partition("\n")[2] or trace[-_LONGEST_TRACE:]
-    for each in masked(trace).splitlines():
+    if len(text) > _LONGEST_TRACE:
+        yield cut
+        text = text[-_LONGEST_TRACE:].partition("\n")[2] or text[-_LONGEST_TRACE:]
+    for each in masked(text).splitlines():
         yield from _wrapped(each, margin=4)
 
 
