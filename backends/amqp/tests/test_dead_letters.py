@@ -11,7 +11,7 @@ import pytest
 from relevo import Ack, DeadLetter, Envelope, TransportUnavailableError, Unreadable
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
-from relevo_amqp._dead_letters import Look
+from relevo_amqp._dead_letters import QueueScan
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
@@ -152,7 +152,7 @@ def test_pages_follow_one_another(server: Server, transport: AmqpTransport, queu
     assert [len(page) for page in pages] == [2, 2, 2]
 
 
-class CountedLook(Look):
+class CountedScan(QueueScan):
     looks: ClassVar[int] = 0
 
     def __enter__(self) -> Self:
@@ -170,17 +170,17 @@ def test_further_pages_need_no_further_look_and_hide_nothing_from_others(
 ) -> None:
     bury(transport, queue, *(envelope(number) for number in range(20)))
     everything = [entry.ref for entry in connect().dead_letters([queue])]
-    monkeypatch.setattr("relevo_amqp._dead_letters.Look", CountedLook)
-    CountedLook.looks = 0
+    monkeypatch.setattr("relevo_amqp._dead_letters.QueueScan", CountedScan)
+    CountedScan.looks = 0
 
     paged = [entry.ref for entry in transport.dead_letters([queue], limit=2)]
-    first = CountedLook.looks
+    first = CountedScan.looks
     while len(paged) < 20:
         paged += [entry.ref for entry in transport.dead_letters([queue], after=paged[-1], limit=2)]
         assert server.ready(server.topology.queue(queue, Role.DEAD)) == 20
 
     assert paged == everything
-    assert CountedLook.looks == first
+    assert CountedScan.looks == first
     assert transport.dead_letters([queue], after=paged[-1], limit=2) == []
     bury(transport, queue, envelope(99))
     assert len(transport.dead_letters([queue], after=paged[-1], limit=2)) == 1
@@ -253,14 +253,14 @@ def test_what_could_not_be_dropped_since_the_connection_was_lost_is_told(
     (entry,) = transport.dead_letters([queue])
     proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
-    drop = Look.drop
+    drop = QueueScan.drop
 
-    def drop_and_cut(look: Look, tags: set[int]) -> None:
+    def drop_and_cut(look: QueueScan, tags: set[int]) -> None:
         drop(look, tags)
         proxy.cut()
         time.sleep(0.3)
 
-    monkeypatch.setattr(Look, "drop", drop_and_cut)
+    monkeypatch.setattr(QueueScan, "drop", drop_and_cut)
 
     with pytest.raises(TransportUnavailableError):
         remove(distant, entry.ref)
@@ -282,14 +282,14 @@ def test_a_list_that_the_end_of_the_connection_cut_short_is_an_error(
     bury(transport, queue, *(envelope(number) for number in range(3)))
     proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
-    consume = Look._consume
+    consume = QueueScan._consume
 
-    def consume_and_cut(look: Look, channel: Channel, number: int) -> None:
+    def consume_and_cut(look: QueueScan, channel: Channel, number: int) -> None:
         consume(look, channel, number - 1)  # the last one is still on its way
         look._consumers["look-0"] = number
         proxy.cut()
 
-    monkeypatch.setattr(Look, "_consume", consume_and_cut)
+    monkeypatch.setattr(QueueScan, "_consume", consume_and_cut)
 
     with pytest.raises(TransportUnavailableError):
         distant.dead_letters([queue])
@@ -304,14 +304,14 @@ def test_a_queue_that_is_deleted_while_one_looks_does_not_cost_what_is_held(
     transport.send([envelope(2)])
     (held,) = receive(transport, queue)
     server.rest()
-    consume = Look._consume
+    consume = QueueScan._consume
 
-    def consume_and_delete(look: Look, channel: Channel, number: int) -> None:
+    def consume_and_delete(look: QueueScan, channel: Channel, number: int) -> None:
         consume(look, channel, number)
         server.channel().queue_delete(look.name)
         time.sleep(0.3)  # until the server has ended the consumer
 
-    monkeypatch.setattr(Look, "_consume", consume_and_delete)
+    monkeypatch.setattr(QueueScan, "_consume", consume_and_delete)
 
     assert [entry.error for entry in transport.dead_letters([queue])] == ["id-1"]
 

@@ -336,8 +336,8 @@ def test_a_worker_is_seen_again_with_its_next_subscription(
     transport.appear(worker)
     other = connect()
     assert transport._hub is not None
-    assert transport._hub._line is not None
-    transport._hub._line.abort(5.0)
+    assert transport._hub._consuming is not None
+    transport._hub._consuming.abort(5.0)
 
     receive(transport, queue, wait=5.0)
 

@@ -24,9 +24,9 @@ from relevo import (
 from relevo_amqp import _header as header
 from relevo_amqp._header import MAX_AHEAD, MAX_OWN, fitting
 from relevo_amqp._mapping import (
-    Death,
+    DeadLetterDetails,
     Message,
-    Record,
+    MessageRecord,
     UnfitError,
     expelled,
     lost_leases,
@@ -61,7 +61,7 @@ BRIEF = st.text(TEXT_CHARACTERS, max_size=60)
 SHORT = BRIEF | st.binary(max_size=20)
 FEW = st.dictionaries(BRIEF, TEXT, max_size=3)
 UNREADABLE = st.builds(Unreadable, raw=st.binary(max_size=300), headers=FEW, why=TEXT)
-DEATHS = st.builds(Death, ref=BRIEF, reason=BRIEF, error=TEXT, at=TIMES)
+DEATHS = st.builds(DeadLetterDetails, ref=BRIEF, reason=BRIEF, error=TEXT, at=TIMES)
 NOTES = st.builds(
     Note,
     by=BRIEF,
@@ -70,7 +70,7 @@ NOTES = st.builds(
     excused=st.booleans(),
 )
 LIVING = st.builds(
-    Record,
+    MessageRecord,
     envelope=ENVELOPES | UNREADABLE,
     queue=st.just("mail"),
     lost_leases=st.integers(0, 1 << 30),
@@ -82,7 +82,7 @@ LIVING = st.builds(
 """A dead letter keeps no evidence."""
 
 RECORDS = LIVING | st.builds(
-    Record,
+    MessageRecord,
     envelope=ENVELOPES | UNREADABLE,
     queue=st.just("mail"),
     attempt=st.integers(1, 1 << 30),
@@ -90,7 +90,7 @@ RECORDS = LIVING | st.builds(
     state=st.binary(max_size=200),
     enqueued_at=TIMES,
     due=st.none() | st.floats(max_value=NOW + MAX_AHEAD, allow_nan=False, allow_infinity=False),
-    death=st.none() | DEATHS,
+    dead_letter=st.none() | DEATHS,
 )
 
 
@@ -103,14 +103,14 @@ def over_the_wire(message: Message) -> tuple[pika.BasicProperties, bytes]:
 
 
 @given(RECORDS, st.booleans())
-def test_whatever_is_written_is_read_again(record: Record, delayed: bool) -> None:  # noqa: FBT001
+def test_whatever_is_written_is_read_again(record: MessageRecord, delayed: bool) -> None:  # noqa: FBT001
     message = written(record, exchange="e", key="k", delayed=delayed)
 
     assert read(*over_the_wire(message), queue="mail", now=NOW) == record
 
 
 @given(RECORDS)
-def test_an_urgent_event_is_urgent_on_the_way_and_in_a_delay_only_for_us(record: Record) -> None:
+def test_an_urgent_event_is_urgent_on_the_way_and_in_a_delay_only_for_us(record: MessageRecord) -> None:
     high = isinstance(record.envelope, Envelope) and record.envelope.urgency == "high"
 
     direct, _ = over_the_wire(written(record, exchange="e", key="k"))
@@ -124,7 +124,7 @@ def test_an_urgent_event_is_urgent_on_the_way_and_in_a_delay_only_for_us(record:
 def test_an_event_that_was_just_sent_has_two_headers() -> None:
     envelope = Envelope(id="i", source="s", name="n", body=b"{}")
 
-    message = written(Record(envelope=envelope, queue="default", enqueued_at=NOW), exchange="e", key="k")
+    message = written(MessageRecord(envelope=envelope, queue="default", enqueued_at=NOW), exchange="e", key="k")
 
     assert message.properties["headers"] == {"relevo": 1, "relevo-at": 1_795_000_000_250_000}
     assert (message.properties["message_id"], message.properties["type"], message.properties["app_id"]) == (
@@ -230,13 +230,13 @@ OUTCOMES = st.sampled_from(
 )
 
 
-def moved(record: Record) -> Message:
+def moved(record: MessageRecord) -> Message:
     """Return *record* as it is moved by whoever may not hand it out."""
     postponed_, wait = postponed(record, NOW, patience=10.0)
     return written(postponed_, exchange="e", key="k", delayed=wait > 0.0)
 
 
-def settled(record: Record, outcome: Outcome) -> Message:
+def settled(record: MessageRecord, outcome: Outcome) -> Message:
     """Return what is published when *record* was handed out and ended as *outcome* says."""
     delivery = Delivery(
         envelope=record.envelope,
@@ -323,7 +323,7 @@ def test_lost_leases_are_what_the_server_counted(headers: dict[str, object] | No
 )
 def test_what_has_no_form_is_refused(envelope: Envelope) -> None:
     with pytest.raises(UnfitError):
-        written(Record(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
+        written(MessageRecord(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
 
 
 @given(st.text(max_size=300), st.integers(10, 100))
@@ -363,6 +363,6 @@ def test_what_the_server_put_aside_by_itself_has_a_ref_that_stays_the_same() -> 
 def test_an_expiry_that_is_infinite_survives() -> None:
     envelope = Envelope(id="i", source="s", name="n", queue="mail", body=b"", expires=math.inf)
 
-    message = written(Record(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
+    message = written(MessageRecord(envelope=envelope, queue="mail", enqueued_at=NOW), exchange="e", key="k")
 
     assert read(*over_the_wire(message), queue="mail", now=NOW).envelope == envelope

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from relevo import Ack, DeadLetter, Envelope, Nack, Release, Unreadable
 from relevo_amqp import AmqpTransport
-from relevo_amqp._mapping import Record, postponed, read, written
+from relevo_amqp._mapping import MessageRecord, postponed, read, written
 from relevo_amqp._newer import Newer
 from relevo_amqp._topology import Role
 
@@ -48,7 +48,7 @@ def properties(**changes: Any) -> pika.BasicProperties:
     )
 
 
-def came(**changes: Any) -> Record:
+def came(**changes: Any) -> MessageRecord:
     return read(properties(**changes), BODY, queue="mail", now=NOW)
 
 

@@ -8,7 +8,7 @@ import pytest
 from relevo import App, Secret
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
-from relevo_amqp._errors import LineLostError, translated
+from relevo_amqp._errors import ConnectionLostError, translated
 from relevo_amqp._options import Address
 
 
@@ -192,17 +192,23 @@ def test_configuration_gives_it_the_applications_patience(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (LineLostError("403 ACCESS_REFUSED", code=403), AccessRefusedError),
-        (LineLostError("530 NOT_ALLOWED - vhost x not found", code=530), AccessRefusedError),
-        (LineLostError("530 NOT_ALLOWED - connection limit (10) is reached", code=530), TransportUnavailableError),
-        (LineLostError("530 NOT_ALLOWED - vhost 'x' is down", code=530), TransportUnavailableError),
-        (LineLostError("320 CONNECTION_FORCED", code=320, kind="ConnectionClosedByBroker"), TransportUnavailableError),
-        (LineLostError("refused", kind="ConnectionRefusedError"), TransportUnavailableError),
-        (LineLostError("certificate verify failed", kind="SSLCertVerificationError"), ConfigurationError),
-        (LineLostError("anything", kind="SomethingNew"), TransportUnavailableError),
+        (ConnectionLostError("403 ACCESS_REFUSED", code=403), AccessRefusedError),
+        (ConnectionLostError("530 NOT_ALLOWED - vhost x not found", code=530), AccessRefusedError),
+        (
+            ConnectionLostError("530 NOT_ALLOWED - connection limit (10) is reached", code=530),
+            TransportUnavailableError,
+        ),
+        (ConnectionLostError("530 NOT_ALLOWED - vhost 'x' is down", code=530), TransportUnavailableError),
+        (
+            ConnectionLostError("320 CONNECTION_FORCED", code=320, kind="ConnectionClosedByBroker"),
+            TransportUnavailableError,
+        ),
+        (ConnectionLostError("refused", kind="ConnectionRefusedError"), TransportUnavailableError),
+        (ConnectionLostError("certificate verify failed", kind="SSLCertVerificationError"), ConfigurationError),
+        (ConnectionLostError("anything", kind="SomethingNew"), TransportUnavailableError),
     ],
 )
-def test_each_error_says_who_must_act(error: LineLostError, expected: type[Exception]) -> None:
+def test_each_error_says_who_must_act(error: ConnectionLostError, expected: type[Exception]) -> None:
     result = translated(error, transport="main", place="amqp://user@host")
 
     assert type(result) is expected
@@ -211,7 +217,7 @@ def test_each_error_says_who_must_act(error: LineLostError, expected: type[Excep
 
 def test_where_nobody_listens_it_is_said_what_to_look_at() -> None:
     result = translated(
-        LineLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me@host"
+        ConnectionLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me@host"
     )
 
     assert str(result).endswith("amqp://me@host: refused; is the server started, and is that its port?")

@@ -23,8 +23,8 @@ from rabbitmq import refusal
 from relevo import Ack, Delivery, Envelope, Nack, Outcome, RunOptions, SystemClock, Worker
 from relevo.errors import ConfigurationError, SendError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
-from relevo_amqp._mapping import Record, written
-from relevo_amqp._publisher import Fate
+from relevo_amqp._mapping import MessageRecord, written
+from relevo_amqp._publisher import PublishResult
 from relevo_conformance.fault.proxy import Proxy
 
 Node = rabbitmq_node.PrivateNode
@@ -172,9 +172,11 @@ def _send_suspect(transport: AmqpTransport, envelope: Envelope) -> None:
     """Put *envelope* among those that were not lost, with the counters of one that was, as a delay leaves it there."""
     with transport._in_use() as hub:
         route = hub.topology.route(envelope.queue)
-        record = Record(envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, lost_leases=1)
+        record = MessageRecord(
+            envelope=envelope, queue=envelope.queue, enqueued_at=time.time(), attempt=2, lost_leases=1
+        )
         message = written(record, exchange=route.exchange, key=route.key, delayed=False)
-        assert hub.publisher.send([message]).positions(Fate.CONFIRMED)
+        assert hub.publisher.send([message]).positions(PublishResult.CONFIRMED)
 
 
 def test_processes_that_begin_in_an_alarm_leave_no_copies_of_a_suspect(node: Node, opener: Opener) -> None:
@@ -396,8 +398,8 @@ def test_a_lost_connection_repeats_what_ran_and_four_flushes_and_not_all_that_wa
         time.sleep(0.002)
         if running.handled.total() == 300:
             assert transport._hub is not None
-            assert transport._hub._line is not None
-            transport._hub._line.abort(60.0)
+            assert transport._hub._consuming is not None
+            transport._hub._consuming.abort(60.0)
         return Ack()
 
     with _running(transport, outcome=outcome) as running:

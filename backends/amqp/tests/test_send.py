@@ -11,7 +11,7 @@ from relevo import Envelope, SendError, TransportUnavailableError, UnsupportedEr
 from relevo_amqp import AccessRefusedError, AmqpTransport
 from relevo_amqp._connection import Connection
 from relevo_amqp._mapping import Message
-from relevo_amqp._publisher import Fate, PublishBatch
+from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_conformance.fault.proxy import Proxy
 
 from .conftest import Server, drain, ids, receive
@@ -152,12 +152,17 @@ def test_many_threads_send_over_one_window(
 def test_a_batch_that_is_given_up_knows_what_was_on_its_way() -> None:
     batch = PublishBatch([Message("e", "k", {}, b"") for _ in range(4)])
     batch.begun = 3
-    batch.settle(1, Fate.CONFIRMED)
+    batch.settle(1, PublishResult.CONFIRMED)
 
     batch.give_up("because")
 
     assert batch.done.is_set()
-    assert batch.fates == [Fate.UNKNOWN, Fate.CONFIRMED, Fate.UNKNOWN, Fate.UNSENT]
+    assert batch.results == [
+        PublishResult.UNKNOWN,
+        PublishResult.CONFIRMED,
+        PublishResult.UNKNOWN,
+        PublishResult.UNSENT,
+    ]
     assert batch.why == "because"
 
 

@@ -25,9 +25,9 @@ from relevo import (
 from relevo._worker.ledger import FLUSH_AFTER
 from relevo.errors import ConfigurationError
 from relevo_amqp import AmqpTransport
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._hub import ANSWER_WITHIN
-from relevo_amqp._mapping import Record, written
+from relevo_amqp._mapping import MessageRecord, written
 from relevo_amqp._phase import ReceiverState
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
@@ -143,7 +143,7 @@ def test_what_is_lost_while_settle_waits_is_told_and_not_sent_on(
     assert settling.is_alive()
     assert worker._receiver is not None
     assert worker._receiver.subscription is not None
-    worker._receiver.subscription._on_lost(LineLostError("cut"))
+    worker._receiver.subscription._on_lost(ConnectionLostError("cut"))
     settling.join(10.0)
     turnstile.set()
     worker._abort()
@@ -428,7 +428,7 @@ def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     hub = worker._hub
     worker._receiver._state = ReceiverState(look_at=time.monotonic() + 60.0)
     server.channel().queue_delete(server.topology.queue(queue, Role.SUSPECT))
-    once_lost = Record(envelope=envelope(1), queue=queue, lost_leases=1, enqueued_at=time.time())
+    once_lost = MessageRecord(envelope=envelope(1), queue=queue, lost_leases=1, enqueued_at=time.time())
     hub.publisher.send([written(once_lost, exchange=server.topology.exchange(Role.MAIN), key=queue)])
     with pytest.raises(ConfigurationError, match="lacks the queue"):
         receive(worker, queue)

@@ -25,7 +25,7 @@ import pika
 import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._header import UNDECODABLE
 from relevo_amqp._mapping import Message
 from relevo_amqp._noise import QuietThread, hush
@@ -38,13 +38,13 @@ T = TypeVar("T")
 SILENCE = "silence"
 """The kind of error when no answer came in time."""
 
-_GONE = LineLostError("the thread that speaks with the server has ended")
+_GONE = ConnectionLostError("the thread that speaks with the server has ended")
 
 
-class Line(Protocol):
+class Losable(Protocol):
     """What can be lost."""
 
-    def lose(self, error: LineLostError) -> None:
+    def lose(self, error: ConnectionLostError) -> None:
         """Note that it is gone."""
 
 
@@ -56,7 +56,7 @@ class Loop:
         self._ended = False
         self.deadline = float("inf")
         """The monotonic time after which no call waits for an answer any longer, whatever its timeout is."""
-        self._living: set[Line] = set()
+        self._watched: set[Losable] = set()
         hush()
         self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
         self._thread.start()
@@ -83,13 +83,13 @@ class Loop:
         """Run *callback* in the thread after *seconds*; only from within it."""
         self._loop.call_later(seconds, callback)
 
-    def watch(self, line: Line) -> None:
-        """Tell *line* that it is lost when the thread ends, for whatever reason; only from within it."""
-        self._living.add(line)
+    def watch(self, losable: Losable) -> None:
+        """Call ``lose`` of *losable* when the thread ends, whatever ends it; only from within the thread."""
+        self._watched.add(losable)
 
-    def forget(self, line: Line) -> None:
+    def forget(self, losable: Losable) -> None:
         """Undo :meth:`watch`."""
-        self._living.discard(line)
+        self._watched.discard(losable)
 
     def stop(self, timeout: float) -> None:
         """End the thread; blocking."""
@@ -109,8 +109,8 @@ class Loop:
             _log.exception("the thread that speaks with RabbitMQ has failed; a new one will be made")
         finally:
             self._ended = True
-            for line in tuple(self._living):
-                line.lose(_GONE)
+            for losable in tuple(self._watched):
+                losable.lose(_GONE)
             self._loop.close()
 
 
@@ -160,7 +160,7 @@ class Connection:
     def __init__(self, loop: Loop, address: Address, *, purpose: str, heartbeat: int):
         self.loop = loop
         self.blocked: str | None = None
-        self.lost: LineLostError | None = None
+        self.lost: ConnectionLostError | None = None
         self._address = address
         self._purpose = purpose
         self._heartbeat = heartbeat
@@ -173,13 +173,13 @@ class Connection:
         Connect; blocking.
 
         Raises:
-            LineLostError: It did not come about.
+            ConnectionLostError: It did not come about.
         """
         try:
             self._resolve(timeout)
             self.loop.soon(lambda: self._start(timeout))
             _wait(self._opened, timeout + 1.0, self.loop)
-        except LineLostError:
+        except ConnectionLostError:
             self.abort()
             raise
 
@@ -192,7 +192,10 @@ class Connection:
             try:
                 socket.getaddrinfo(host, port)
             except (OSError, UnicodeError) as error:
-                _fail(found, LineLostError(f"the name {host} cannot be resolved: {error}", kind=type(error).__name__))
+                _fail(
+                    found,
+                    ConnectionLostError(f"the name {host} cannot be resolved: {error}", kind=type(error).__name__),
+                )
             else:
                 _resolve(found, None)
 
@@ -213,7 +216,7 @@ class Connection:
         Open a channel; blocking.
 
         Raises:
-            LineLostError: The connection is gone.
+            ConnectionLostError: The connection is gone.
         """
         opened: Future[Channel] = Future()
 
@@ -225,7 +228,7 @@ class Connection:
             try:
                 channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
-                _fail(opened, _line_lost(error))
+                _fail(opened, _connection_lost(error))
 
         self.loop.soon(start)
         return self.wait(opened, timeout)
@@ -238,11 +241,11 @@ class Connection:
         to nobody. So it is cut.
 
         Raises:
-            LineLostError: The connection is gone, or the answer did not come in time.
+            ConnectionLostError: The connection is gone, or the answer did not come in time.
         """
         try:
             return _wait(answer, timeout, self.loop)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.kind == SILENCE:
                 self.abort()
             raise
@@ -252,7 +255,7 @@ class Connection:
         Wait for *seconds*, and check that the connection lasts; blocking.
 
         Raises:
-            LineLostError: The connection was lost, perhaps with the server.
+            ConnectionLostError: The connection was lost, perhaps with the server.
         """
         if self._closed.wait(max(0.0, seconds)):
             raise self.lost or _GONE
@@ -280,7 +283,7 @@ class Connection:
             if self._raw is None or self._raw.is_closed:
                 self._closed.set()
                 return
-            self.lose(LineLostError("the connection was cut"))
+            self.lose(ConnectionLostError("the connection was cut"))
             # There is no public way: close() waits for the answer of a server that may be silent.
             terminate = getattr(self._raw, "_terminate_stream", None)
             if terminate is not None:
@@ -307,7 +310,7 @@ class Connection:
                 custom_ioloop=self.loop.native,
             )
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
-            self.lose(_line_lost(error))
+            self.lose(_connection_lost(error))
 
     def _parameters(self, timeout: float) -> Any:
         address = self._address
@@ -335,10 +338,10 @@ class Connection:
         self.blocked = None
 
     def _on_end(self, _: Any, error: BaseException) -> None:
-        self.lose(_line_lost(error))
+        self.lose(_connection_lost(error))
         self._closed.set()
 
-    def lose(self, error: LineLostError) -> None:
+    def lose(self, error: ConnectionLostError) -> None:
         """Note that it is gone."""
         self.loop.forget(self)
         if self.lost is None:
@@ -356,8 +359,8 @@ class Channel:
     def __init__(self, connection: Connection, opened: Future[Channel]):
         self.loop = connection.loop
         self.connection = connection
-        self.lost: LineLostError | None = None
-        self.on_lost: Callable[[LineLostError], None] | None = None
+        self.lost: ConnectionLostError | None = None
+        self.on_lost: Callable[[ConnectionLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
         self.raw: Any = None
         self._waiting: set[Future[Any]] = {opened}
@@ -366,7 +369,7 @@ class Channel:
     def adopt(self, raw: Any) -> None:
         """Take over pika's channel, in the loop's thread."""
         self.raw = raw
-        raw.add_on_close_callback(lambda _, error: self.lose(_line_lost(error)))
+        raw.add_on_close_callback(lambda _, error: self.lose(_connection_lost(error)))
         raw.add_on_cancel_callback(self._cancelled_by_server)
         raw.add_callback(self._on_empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         self.loop.watch(self)
@@ -376,7 +379,7 @@ class Channel:
         Call pika's *method*, and return the server's answer; blocking.
 
         Raises:
-            LineLostError: The channel is gone, or the answer did not come in time.
+            ConnectionLostError: The channel is gone, or the answer did not come in time.
         """
         try:
             return self._run(
@@ -385,7 +388,7 @@ class Channel:
                 ),
                 timeout,
             )
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if method not in _OF_QUEUES:
                 raise
             raise _of_queue(error, args[0]) from error
@@ -402,7 +405,7 @@ class Channel:
             timeout: Seconds.
 
         Raises:
-            LineLostError: As :meth:`call`.
+            ConnectionLostError: As :meth:`call`.
         """
 
         def start(answer: Future[Any]) -> None:
@@ -411,7 +414,7 @@ class Channel:
 
         try:
             result: tuple[int, Any, bytes] | None = self._run(start, timeout)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             raise _of_queue(error, queue) from error
         return result
 
@@ -420,7 +423,7 @@ class Channel:
         Stop a subscription; what is on its way still arrives; blocking.
 
         Raises:
-            LineLostError: As :meth:`call`.
+            ConnectionLostError: As :meth:`call`.
         """
 
         def start(answer: Future[Any]) -> None:
@@ -450,7 +453,7 @@ class Channel:
             timeout: Seconds.
 
         Raises:
-            LineLostError: As :meth:`call`.
+            ConnectionLostError: As :meth:`call`.
         """
 
         def confirmed(frame: Any) -> None:
@@ -475,7 +478,7 @@ class Channel:
     def cut(self) -> None:
         """Cut its connection: the server is silent. At once it is known to be gone, and not when the loop does it."""
         if self.connection.lost is None:
-            self.connection.lost = LineLostError("the connection was cut")
+            self.connection.lost = ConnectionLostError("the connection was cut")
         self.connection.abort()
 
     def close(self) -> None:
@@ -502,7 +505,7 @@ class Channel:
                 start(answer)
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
                 self._waiting.discard(answer)
-                _fail(answer, _line_lost(error))
+                _fail(answer, _connection_lost(error))
 
         self.loop.soon(begin)
         return self.connection.wait(answer, timeout)
@@ -526,7 +529,7 @@ class Channel:
         if self.on_cancel is not None:
             self.on_cancel(frame.method.consumer_tag)
 
-    def lose(self, error: LineLostError) -> None:
+    def lose(self, error: ConnectionLostError) -> None:
         """Note that it is gone, and tell whoever waits for it."""
         self.loop.forget(self)
         if self.lost is not None:
@@ -560,14 +563,14 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
     except TimeoutError:
         if not loop.alive:
             raise _GONE from None
-        raise LineLostError(f"no answer in {timeout:.3g} s", kind=SILENCE) from None
+        raise ConnectionLostError(f"no answer in {timeout:.3g} s", kind=SILENCE) from None
 
 
 _OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
 """The methods whose first argument is the server's name of a queue."""
 
 
-def _of_queue(error: LineLostError, name: str) -> LineLostError:
+def _of_queue(error: ConnectionLostError, name: str) -> ConnectionLostError:
     """Return *error* with the queue that did not answer, since the connection may work and the queue not."""
     if error.kind != SILENCE:
         return error
@@ -575,10 +578,10 @@ def _of_queue(error: LineLostError, name: str) -> LineLostError:
         f'{error.why} from the queue "{name}"; if other queues answer, this one may have lost its data; '
         f"run relevo check --live"
     )
-    return LineLostError(why, kind=SILENCE)
+    return ConnectionLostError(why, kind=SILENCE)
 
 
-def _line_lost(error: BaseException) -> LineLostError:
+def _connection_lost(error: BaseException) -> ConnectionLostError:
     """Return pika's error in our words; it wraps the telling one several times when connecting."""
     inner: Any = error
     while True:
@@ -594,7 +597,7 @@ def _line_lost(error: BaseException) -> LineLostError:
     text = getattr(inner, "reply_text", "") or str(inner) or type(inner).__name__
     if not code and (said := _SAID.search(text)):  # refused while connecting: pika keeps only the text of the answer
         code, text = int(said[1]), said[2]
-    told = LineLostError(f"{code} {text}" if code else text, code=code, kind=type(inner).__name__)
+    told = ConnectionLostError(f"{code} {text}" if code else text, code=code, kind=type(inner).__name__)
     told.__cause__ = error
     return told
 

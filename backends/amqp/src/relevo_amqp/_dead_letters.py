@@ -3,7 +3,7 @@ Dead letters, found by reading their queue: a queue has no index.
 
 Looking takes all out and gives them back, which the queue never counts against them. While somebody
 looks, others see fewer; a ref that is not found is therefore looked for again. One look serves
-several pages, see :mod:`relevo_amqp._shelf`.
+several pages, see :mod:`relevo_amqp._page_cache`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import attrs
 
 from relevo import Clock, DeadLetterEntry
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import expelled, read, suspect_key, word_of, written
-from relevo_amqp._publisher import Fate
-from relevo_amqp._shelf import Buried, Earliest, Shelf
+from relevo_amqp._page_cache import Earliest, FoundDeadLetter, PageCache
+from relevo_amqp._publisher import PublishResult
 from relevo_amqp._topology import Role, word
 
 MOST_UNACKED = 65_000
@@ -44,20 +44,20 @@ class DeadLetterStore:
 
         clock: Stands in where the server does not say when something died.
 
-        shelf: Keeps what further pages need.
+        page_cache: Keeps what further pages need.
     """
 
-    def __init__(self, hub: Hub, clock: Clock, shelf: Shelf):
+    def __init__(self, hub: Hub, clock: Clock, page_cache: PageCache):
         self._hub = hub
         self._clock = clock
-        self._shelf = shelf
+        self._page_cache = page_cache
 
     def entries(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
         """
         Return dead letters, queue by queue, the oldest first; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         found: list[DeadLetterEntry] = []
         start = word_of(after) if after is not None else None
@@ -76,10 +76,10 @@ class DeadLetterStore:
         Send dead letters to their queues again, confirmed, and then drop them; return what was not found; blocking.
 
         Raises:
-            LineLostError: The server could not be reached, or did not confirm all; those stay dead letters.
+            ConnectionLostError: The server could not be reached, or did not confirm all; those stay dead letters.
         """
 
-        def again(letters: Sequence[Buried]) -> Sequence[int]:
+        def again(letters: Sequence[FoundDeadLetter]) -> Sequence[int]:
             exchange = self._hub.topology.exchange(Role.MAIN)
             now = self._clock.now()
             messages = []
@@ -88,7 +88,7 @@ class DeadLetterStore:
                 record = letter.record.revived(refs[letter.ref], key=key)
                 messages.append(written(record, exchange=exchange, key=word_of(letter.ref) or ""))
             batch = self._hub.publisher.send(messages)
-            confirmed = batch.positions(Fate.CONFIRMED)
+            confirmed = batch.positions(PublishResult.CONFIRMED)
             if len(confirmed) < len(letters):
                 problems.append(batch.why)
             return [letters[position].tag for position in confirmed]
@@ -96,7 +96,7 @@ class DeadLetterStore:
         problems: list[str] = []
         missing = self._remove(refs, again)
         if problems:
-            raise LineLostError(f"not every dead letter could be sent again: {problems[0]}")
+            raise ConnectionLostError(f"not every dead letter could be sent again: {problems[0]}")
         return missing
 
     def discard(self, refs: Sequence[str]) -> list[str]:
@@ -104,44 +104,44 @@ class DeadLetterStore:
         Delete dead letters for good; return what was not found; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         return self._remove(refs, lambda letters: [letter.tag for letter in letters])
 
     # --- looking -----------------------------------------------------------------------------------------
 
     def _entries_of(self, queue: str, *, behind: str, limit: int) -> list[DeadLetterEntry]:
-        letters, complete = self._shelf.take(queue, behind, limit)
+        letters, complete = self._page_cache.take(queue, behind, limit)
         if len(letters) < limit and not complete:
             letters += self._look(queue, behind=letters[-1].ref if letters else behind, limit=limit - len(letters))
         return [_entry(letter, queue) for letter in letters]
 
-    def _look(self, queue: str, *, behind: str, limit: int) -> list[Buried]:
+    def _look(self, queue: str, *, behind: str, limit: int) -> list[FoundDeadLetter]:
         """Return the first *limit* of *queue* behind the ref *behind*, and shelve those that follow."""
         earliest = Earliest(limit)
         for name in self._places(word(queue)):
-            with Look(self._hub, name) as look:
+            with QueueScan(self._hub, name) as look:
                 for letter in self._letters(look, word(queue), queue):
                     if letter.ref > behind:
                         earliest.add(letter)
         page, rest = earliest.letters[:limit], earliest.letters[limit:]
         if rest:
-            self._shelf.put(queue, page[-1].ref, rest, complete=earliest.complete)
+            self._page_cache.put(queue, page[-1].ref, rest, complete=earliest.complete)
         return page
 
     def _remove(
-        self, refs: Mapping[str, bytes] | Sequence[str], take: Callable[[Sequence[Buried]], Sequence[int]]
+        self, refs: Mapping[str, bytes] | Sequence[str], take: Callable[[Sequence[FoundDeadLetter]], Sequence[int]]
     ) -> list[str]:
         """Have *take* deal with those of *refs* that are found, and drop those whose tags it returns."""
         missing = dict.fromkeys(refs)
         for attempt in range(_TRIES):
             for queue in dict.fromkeys(word_of(ref) for ref in missing):
                 for name in self._places(queue) if queue is not None else ():
-                    with Look(self._hub, name) as look:
+                    with QueueScan(self._hub, name) as look:
                         letters = [each for each in self._letters(look, queue or "") if each.ref in missing]
                         gone = set(take(letters))
                         look.drop(gone)
-                        self._shelf.drop({letter.ref for letter in letters if letter.tag in gone})
+                        self._page_cache.drop({letter.ref for letter in letters if letter.tag in gone})
                         for letter in letters:
                             missing.pop(letter.ref, None)
             if not any(word_of(ref) for ref in missing):
@@ -154,7 +154,7 @@ class DeadLetterStore:
         topology = self._hub.topology
         return f"{topology.exchange(Role.DEAD)}.{queue}", topology.stray.name
 
-    def _letters(self, look: Look, queue: str, name: str = "") -> Iterator[Buried]:
+    def _letters(self, look: QueueScan, queue: str, name: str = "") -> Iterator[FoundDeadLetter]:
         """Yield what is found of the queue with the word *queue*; what does not say so is taken to be of *name*."""
         stray = look.name == self._hub.topology.stray.name
         now = self._clock.now()
@@ -162,13 +162,13 @@ class DeadLetterStore:
             record = read(properties, body, queue=name, now=now)
             if stray and word(record.queue) != queue:  # only these always say so
                 continue
-            death = record.death or expelled(properties, body, word=queue, now=now)
-            if word_of(death.ref) != queue:  # it could not be found by it again
-                death = attrs.evolve(death, ref=expelled(properties, body, word=queue, now=now).ref)
-            yield Buried(death.ref, tag, record, death, len(body))
+            details = record.dead_letter or expelled(properties, body, word=queue, now=now)
+            if word_of(details.ref) != queue:  # it could not be found by it again
+                details = attrs.evolve(details, ref=expelled(properties, body, word=queue, now=now).ref)
+            yield FoundDeadLetter(details.ref, tag, record, details, len(body))
 
 
-class Look:
+class QueueScan:
     """
     One look through a queue; what was not dropped goes back at the end.
 
@@ -196,7 +196,7 @@ class Look:
             while (left := self._expected - sum(self._consumers.values())) > 0:
                 self._consume(channel, min(left, MOST_UNACKED))
             self._channel = channel
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.code != NOT_FOUND:
                 raise
         return self
@@ -210,7 +210,7 @@ class Look:
         if self._expected:
             try:
                 self._give_back(channel)
-            except LineLostError:
+            except ConnectionLostError:
                 if failure is None:  # else that is what is to be told
                     raise
         channel.close()
@@ -225,7 +225,7 @@ class Look:
             channel.call("tx_commit", timeout=self._hub.timeout)
         try:
             self._await_return(channel)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.code != NOT_FOUND:  # somebody deleted the queue: nothing returns
                 raise
 
@@ -295,17 +295,17 @@ class Look:
         return int(frame.method.message_count)
 
 
-def _entry(letter: Buried, queue: str) -> DeadLetterEntry:
+def _entry(letter: FoundDeadLetter, queue: str) -> DeadLetterEntry:
     record = letter.record
     return DeadLetterEntry(
         ref=letter.ref,
         queue=queue,
         envelope=record.envelope,
-        reason=letter.death.reason,
-        error=letter.death.error,
+        reason=letter.details.reason,
+        error=letter.details.error,
         state=record.state,
         attempt=record.attempt,
         lost_leases=record.lost_leases,
         enqueued_at=record.enqueued_at,
-        died_at=letter.death.at,
+        died_at=letter.details.at,
     )

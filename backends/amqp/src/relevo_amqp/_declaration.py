@@ -23,7 +23,7 @@ from relevo_amqp._errors import (
     NOT_FOUND,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
-    LineLostError,
+    ConnectionLostError,
     TopologyError,
 )
 from relevo_amqp._topology import Binding, Exchange, Queue, Role, Topology, removal
@@ -77,7 +77,7 @@ class Declarer:
         Raises:
             TopologyError: Something is there and is different.
 
-            LineLostError: The server is gone, or refuses.
+            ConnectionLostError: The server is gone, or refuses.
         """
         made: list[str] = []
         self._notes = topology.begun.name
@@ -110,7 +110,7 @@ class Declarer:
         Declare *marks*, unless this user may not; blocking.
 
         Raises:
-            LineLostError: The connection was lost, and what was declared may not have survived.
+            ConnectionLostError: The connection was lost, and what was declared may not have survived.
         """
         for mark in marks:
             self._declare_exchange(mark, tolerant=True)
@@ -150,7 +150,7 @@ class Declarer:
         for queue in group:
             try:
                 there = self._there("queue_declare", queue.name)
-            except LineLostError as error:
+            except ConnectionLostError as error:
                 if queue.role is Role.BEGUN and _RESTING in error.why:
                     continue  # it exists; suspects wait until it works, and no other event needs it
                 raise
@@ -178,7 +178,7 @@ class Declarer:
         if binding.source == self._notes:
             try:
                 self._call("queue_bind", binding.target, binding.source, routing_key=binding.pattern)
-            except LineLostError as error:
+            except ConnectionLostError as error:
                 if _RESTING not in error.why and (needed or error.code != ACCESS_REFUSED):
                     raise
             return
@@ -194,7 +194,7 @@ class Declarer:
     def _there(self, method: str, name: str) -> bool:
         try:
             self._call(method, name, passive=True)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.code != NOT_FOUND or _RESTING in error.why:
                 raise
             return False
@@ -204,7 +204,7 @@ class Declarer:
         """Declare; with *tolerant*, not being allowed to is no error: what is there can be checked by those who may."""
         try:
             self._call(method, *args, **kwargs)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.code in (PRECONDITION_FAILED, RESOURCE_LOCKED):
                 raise TopologyError(self._transport, what, _difference(error.why), mend=mend) from error
             if not (tolerant and error.code == ACCESS_REFUSED):
@@ -215,7 +215,9 @@ class Declarer:
             self._channel = self._open_channel()
             self._connection = self._connection or self._channel.connection
             if self._channel.connection is not self._connection:
-                raise LineLostError("the connection was lost during the declaration, and the server may have crashed")
+                raise ConnectionLostError(
+                    "the connection was lost during the declaration, and the server may have crashed"
+                )
         return self._channel.call(method, *args, timeout=self._timeout, **kwargs)
 
 

@@ -61,7 +61,7 @@ def no_stream(transport: str, name: str) -> ConfigurationError:
     )
 
 
-class LineLostError(Exception):
+class ConnectionLostError(Exception):
     """
     Raised between the modules of this package when a connection or a channel is gone or does not come about.
 
@@ -107,7 +107,7 @@ _PASSING = ("limit", "is down")
 """Words of a refusal that time may mend: a limit of connections, a virtual host that has stopped."""
 
 
-def translated(error: LineLostError, *, transport: str, place: str) -> RelevoError:
+def translated(error: ConnectionLostError, *, transport: str, place: str) -> RelevoError:
     """
     Return what relevo raises for *error*.
 

@@ -49,7 +49,7 @@ _LAST_MICRO = 253_402_300_800 * 1_000_000
 
 # Those that are not said have their default.
 VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
-ATTEMPT, LOSSES, STATE, DUE = "relevo-attempt", "relevo-lost-leases", "relevo-state", "relevo-due"
+ATTEMPT, LOST_LEASES, STATE, DUE = "relevo-attempt", "relevo-lost-leases", "relevo-state", "relevo-due"
 URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
 SUSPECT, BEGUN, DEATHS = "relevo-suspect", "relevo-begun", "relevo-deaths"
 REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"

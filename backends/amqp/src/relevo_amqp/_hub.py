@@ -18,7 +18,7 @@ from typing import Any
 from relevo import Presence
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
-from relevo_amqp._errors import NOT_FOUND, LineLostError, ServerTooOldError, no_stream, not_set_up
+from relevo_amqp._errors import NOT_FOUND, ConnectionLostError, ServerTooOldError, no_stream, not_set_up
 from relevo_amqp._mover import Mover
 from relevo_amqp._notes import NoteLog
 from relevo_amqp._options import Address, AmqpOptions
@@ -64,7 +64,7 @@ class Hub:
         self._declaring = threading.Lock()
         self._counting = threading.Lock()
         self._counter: Channel | None = None
-        self._line: Connection | None = None
+        self._consuming: Connection | None = None
         self._appearing = threading.Lock()
         self._worker: str | None = None
         self._sign: Channel | None = None
@@ -89,13 +89,13 @@ class Hub:
         Return a new channel of the connection that consumes and declares; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         with self._lock:
-            if self._line is None or self._line.lost is not None:
-                self._line = self._connect("consume")
-            line = self._line
-        return line.channel(self.timeout)
+            if self._consuming is None or self._consuming.lost is not None:
+                self._consuming = self._connect("consume")
+            connection = self._consuming
+        return connection.channel(self.timeout)
 
     # --- presence --------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Hub:
         Others see it while that connection lasts. When the connection ends, what the worker held is handed out again.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         with self._appearing:
             if self._sign is not None and self._sign.lost is None and self._worker == worker:
@@ -125,7 +125,7 @@ class Hub:
         If that fails, the next sign of life tries again.
         """
         if self._worker is not None:
-            with suppress(LineLostError):
+            with suppress(ConnectionLostError):
                 self.appear(self._worker)
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
@@ -133,7 +133,7 @@ class Hub:
         Return those of *workers* that the server sees; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         found = zip(workers, self._asked([self.topology.here(worker).name for worker in workers]), strict=True)
         beat = next(self._beats)
@@ -150,7 +150,7 @@ class Hub:
         Return how many events lie ready in each of the server's queues *names*; 0 if there is no such queue; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         return [0 if answer is None else int(answer.message_count) for answer in self._asked(names)]
 
@@ -164,7 +164,7 @@ class Hub:
                 try:
                     frame = self._counter.call("queue_declare", name, passive=True, timeout=self.timeout)
                     found.append(frame.method)
-                except LineLostError as error:
+                except ConnectionLostError as error:
                     if error.code != NOT_FOUND:
                         raise
                     found.append(None)
@@ -178,7 +178,7 @@ class Hub:
         some milliseconds.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         rungs = [queue.name for queue in self.topology.shared_queues() if queue.role is Role.RUNG][::-1]
         return any(any(self.counts([name])) for _ in range(2) for name in rungs)
@@ -188,7 +188,7 @@ class Hub:
         Return a new subscription without consumers; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         channel = self.channel()
         channel.call("tx_select", timeout=self.timeout)
@@ -201,7 +201,7 @@ class Hub:
         Raises:
             TopologyError: Something is there and is different.
 
-            LineLostError: The server could not be reached, or refuses.
+            ConnectionLostError: The server could not be reached, or refuses.
         """
         with self._declaring:
             declarer = self._declarer()
@@ -221,7 +221,7 @@ class Hub:
 
             TopologyError: Something is there and is different.
 
-            LineLostError: The server could not be reached, or refuses.
+            ConnectionLostError: The server could not be reached, or refuses.
         """
         topology = self.topology
         declarer = self._declarer()
@@ -245,25 +245,25 @@ class Hub:
 
     def close(self, timeout: float) -> None:
         """Say good-bye and end the thread; blocking."""
-        with suppress(LineLostError):  # then the server deletes it some time later
+        with suppress(ConnectionLostError):  # then the server deletes it some time later
             self._disappear(timeout)
         self.publisher.close(timeout)
-        if self._line is not None:
-            self._line.close(timeout)
+        if self._consuming is not None:
+            self._consuming.close(timeout)
         self.loop.stop(timeout)
 
     def abort(self, timeout: float) -> None:
         """Cut both connections without a word and end the thread; blocking."""
         self.publisher.abort(timeout)
-        if self._line is not None:
-            self._line.abort(timeout)
+        if self._consuming is not None:
+            self._consuming.abort(timeout)
         self.loop.stop(timeout)
 
     def _lacks_notes(self, declarer: Declarer) -> bool:
         """Return whether the stream of notes is missing; one that does not work yet, as after a restart, is not."""
         try:
             return declarer.missing(iter([self.topology.begun.name]))
-        except LineLostError as error:
+        except ConnectionLostError as error:
             if error.code != NOT_FOUND:
                 raise
             return False
@@ -293,7 +293,7 @@ class Hub:
         Wait until what was confirmed on *channel* survives a crash of the server; blocking.
 
         Raises:
-            LineLostError: The server may have crashed meanwhile, and what it confirmed may be lost.
+            ConnectionLostError: The server may have crashed meanwhile, and what it confirmed may be lost.
         """
         if not self._unmarked:
             return
@@ -301,7 +301,7 @@ class Hub:
         channel.connection.last(self._options.settle_in)
         channel.call("basic_qos", timeout=self.timeout)  # only for its answer: this channel consumes nothing
         self._unmarked.difference_update(marks)
-        with suppress(LineLostError), self._declaring:  # without the mark the next process waits as well
+        with suppress(ConnectionLostError), self._declaring:  # without the mark the next process waits as well
             declarer = self._declarer()
             declarer.settle(marks)
             declarer.close()

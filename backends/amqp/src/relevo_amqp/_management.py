@@ -48,12 +48,12 @@ EFFECTS: Mapping[str, str] = MappingProxyType(
 """What a policy does to relevo's queues, by the key in its definition."""
 
 
-class UnseenError(Exception):
+class ManagementError(Exception):
     """Raised when the management plugin does not answer the question; the text says why, and how to fix it."""
 
 
 @attrs.frozen
-class _Sight:
+class _QueueStatus:
     """What the plugin reports about one queue."""
 
     name: str
@@ -88,7 +88,7 @@ class Management:
         Return the problems of the server's queues *names*, in words; missing queues are ignored.
 
         Raises:
-            UnseenError: The plugin did not answer.
+            ManagementError: The plugin did not answer.
         """
         deadline = time.monotonic() + _KNOWN_WITHIN
         sights = [sight for name in names if (sight := self._look(name, deadline)) is not None]
@@ -100,7 +100,7 @@ class Management:
                     matched.setdefault((" and ".join(sight.policies), key, value), []).append(sight.name)
         return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
 
-    def _look(self, name: str, deadline: float) -> _Sight | None:
+    def _look(self, name: str, deadline: float) -> _QueueStatus | None:
         place = f"{quote(self._address.vhost, safe='')}/{quote(name, safe='')}"
         while True:
             members = self._get(f"/api/queues/quorum/{place}/status")
@@ -113,7 +113,7 @@ class Management:
                 break
             if time.monotonic() >= deadline:
                 if has_leader:
-                    raise UnseenError(
+                    raise ManagementError(
                         f'its management plugin has no statistics of the queue "{name}" yet; try again later'
                     )
                 break
@@ -123,7 +123,7 @@ class Management:
             for kind, key in (("policy", "policy"), ("operator policy", "operator_policy"))
             if queue.get(key)
         ]
-        return _Sight(name, tuple(policies), definition or {}, has_leader)
+        return _QueueStatus(name, tuple(policies), definition or {}, has_leader)
 
     def _get(self, path: str) -> Any:
         """Return the answer, or ``None`` if the path does not exist; redirections are not followed."""
@@ -138,7 +138,7 @@ class Management:
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise UnseenError(
+            raise ManagementError(
                 f"its management plugin at {self._host}:{self._port} does not answer: {error}; enable it with "
                 f"rabbitmq-plugins enable rabbitmq_management, or set the option management to its address"
             ) from error
@@ -147,7 +147,7 @@ class Management:
         if response.status == http.HTTPStatus.NOT_FOUND:
             return None
         if response.status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-            raise UnseenError(
+            raise ManagementError(
                 f'its management plugin refuses the user "{self._address.user}"; give it the tag with '
                 f"rabbitmqctl set_user_tags {self._address.user} management"
             )
@@ -156,7 +156,7 @@ class Management:
         except ValueError:
             answer = None
         if response.status != http.HTTPStatus.OK or not isinstance(answer, (list, dict)):
-            raise UnseenError(
+            raise ManagementError(
                 f"the server at {self._host}:{self._port} is not a management plugin: {response.status} "
                 f"{response.reason}; set the option management to its address"
             )

@@ -36,7 +36,7 @@ _GROWTH = 12
 
 
 @attrs.frozen(kw_only=True)
-class Death:
+class DeadLetterDetails:
     """Why and when an event died."""
 
     ref: str
@@ -46,7 +46,7 @@ class Death:
 
 
 @attrs.frozen(kw_only=True)
-class Record:
+class MessageRecord:
     """An event with all that travels beside it."""
 
     envelope: Envelope | Unreadable
@@ -63,21 +63,21 @@ class Record:
     suspect: str = ""
     """Identifies the message in notes; a message that was sent as new has none."""
 
-    death: Death | None = None
+    dead_letter: DeadLetterDetails | None = None
 
-    def noted(self, note: Note | None) -> Record:
+    def noted(self, note: Note | None) -> MessageRecord:
         """Return it with *note* instead of its own; unchanged if that is ``None``."""
         return self if note is None else attrs.evolve(self, begun=note, deaths=note.deaths)
 
-    def keyed(self, key: str) -> Record:
+    def keyed(self, key: str) -> MessageRecord:
         """Return it as a new message, identified by *key*."""
         return attrs.evolve(self, suspect=key)
 
-    def lost(self, times: int) -> Record:
+    def lost(self, times: int) -> MessageRecord:
         """Return it after *times* hand-overs that ended without a settlement."""
         return attrs.evolve(self, attempt=self.attempt + times, lost_leases=self.lost_leases + times) if times else self
 
-    def revived(self, state: bytes, *, key: str) -> Record:
+    def revived(self, state: bytes, *, key: str) -> MessageRecord:
         """Return it as new, with *state*, and with *key* for notes; an event of a newer release keeps its own state."""
         event = self.envelope
         if isinstance(event, Newer):
@@ -91,7 +91,7 @@ class Record:
             deaths=(),
             suspect=key,
             state=state,
-            death=None,
+            dead_letter=None,
             due=None,
         )
 
@@ -113,7 +113,7 @@ class UnfitError(Exception):
 # --- writing -----------------------------------------------------------------------------------------
 
 
-def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -> Message:
+def written(record: MessageRecord, *, exchange: str, key: str, delayed: bool = False) -> Message:
     """
     Return *record* as a message.
 
@@ -141,20 +141,20 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
         if record.attempt != 1:
             headers[header.ATTEMPT] = record.attempt
         if record.lost_leases:
-            headers[header.LOSSES] = record.lost_leases
+            headers[header.LOST_LEASES] = record.lost_leases
         if record.state:
             headers[header.STATE] = record.state
         if record.due is not None:
             headers[header.DUE] = repr(record.due)
-        if record.death is None:
+        if record.dead_letter is None:
             _write_evidence(headers, record)
-    if (delayed or record.death is not None) and header.fits_as_queue(record.queue):
+    if (delayed or record.dead_letter is not None) and header.fits_as_queue(record.queue):
         headers[header.QUEUE] = record.queue
-    if record.death is not None:
-        headers[header.REF] = record.death.ref
-        headers[header.REASON] = record.death.reason
-        headers[header.ERROR] = record.death.error
-        headers[header.DIED_AT] = header.micros(record.death.at)
+    if record.dead_letter is not None:
+        headers[header.REF] = record.dead_letter.ref
+        headers[header.REASON] = record.dead_letter.reason
+        headers[header.ERROR] = record.dead_letter.error
+        headers[header.DIED_AT] = header.micros(record.dead_letter.at)
     if isinstance(event, Envelope):
         _write_envelope(event, properties, headers, delayed=delayed)
         return Message(exchange, key, properties, event.body)
@@ -165,7 +165,7 @@ def written(record: Record, *, exchange: str, key: str, delayed: bool = False) -
     return Message(exchange, key, properties, event.raw)
 
 
-def _write_evidence(headers: dict[str, Any], record: Record) -> None:
+def _write_evidence(headers: dict[str, Any], record: MessageRecord) -> None:
     if record.suspect:
         headers[header.SUSPECT] = record.suspect
     if record.begun is not None:
@@ -176,11 +176,11 @@ def _write_evidence(headers: dict[str, Any], record: Record) -> None:
         headers[header.DEATHS] = list(deaths)
 
 
-def _update(headers: dict[str, Any], record: Record) -> None:
+def _update(headers: dict[str, Any], record: MessageRecord) -> None:
     """Bring *headers* up to date that came from a newer release; those that say the same already stay as they came."""
     if record.due is not None and header.number(headers.get(header.DUE)) != record.due:
         headers[header.DUE] = repr(record.due)
-    for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOSSES, record.lost_leases, 0)):
+    for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOST_LEASES, record.lost_leases, 0)):
         if header.count(headers.get(name), least=least) != value:
             headers[name] = value
 
@@ -234,7 +234,7 @@ def check_body(envelope: Envelope, limit: int) -> None:
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Record:
+def read(properties: Properties, body: bytes, *, queue: str, now: float) -> MessageRecord:
     """
     Return what a message says; never raises, since anybody can send anything.
 
@@ -254,22 +254,22 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Reco
     state = headers.get(header.STATE, b"")
     due = header.number(headers.get(header.DUE))
     ours = not isinstance(event, Newer)
-    return Record(
+    return MessageRecord(
         envelope=event,
         queue=queue,
         attempt=header.count(headers.get(header.ATTEMPT), least=1),
-        lost_leases=header.count(headers.get(header.LOSSES)),
+        lost_leases=header.count(headers.get(header.LOST_LEASES)),
         state=state if _is_state(state) and ours else b"",
         enqueued_at=header.seconds(headers.get(header.SENT_AT), now),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
         begun=header.note(headers.get(header.BEGUN)) if ours else None,
         deaths=header.deaths(headers.get(header.DEATHS)) if ours else (),
         suspect=header.suspect(headers.get(header.SUSPECT)) if ours else "",
-        death=_read_death(headers, now) if header.REF in headers else None,
+        dead_letter=_read_details(headers, now) if header.REF in headers else None,
     )
 
 
-def postponed(record: Record, now: float, *, patience: float) -> tuple[Record, float]:
+def postponed(record: MessageRecord, now: float, *, patience: float) -> tuple[MessageRecord, float]:
     """
     Return *record* and for how many seconds it is not to be handed out here.
 
@@ -389,8 +389,8 @@ def _read_headers(value: object) -> Mapping[str, str] | None:
     return MappingProxyType(headers)
 
 
-def _read_death(headers: Mapping[Any, Any], now: float) -> Death:
-    return Death(
+def _read_details(headers: Mapping[Any, Any], now: float) -> DeadLetterDetails:
+    return DeadLetterDetails(
         ref=fitting(header.text(headers.get(header.REF)) or "", header.MAX_REF),
         reason=fitting(header.text(headers.get(header.REASON)) or "", header.MAX_REASON),
         error=fitting(header.text(headers.get(header.ERROR)) or "", MAX_ERROR),
@@ -398,7 +398,7 @@ def _read_death(headers: Mapping[Any, Any], now: float) -> Death:
     )
 
 
-def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> Death:
+def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> DeadLetterDetails:
     """
     Return the death of an event that the server itself put aside, without a word of relevo's.
 
@@ -412,7 +412,7 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
     reason = fitting(header.shown(last.get("reason", "unknown")), 64).replace("_", "-")
     known = "\0".join((str(properties.message_id), header.shown(headers.get(header.SENT_AT)), str(when)))
     digest = sha256(known.encode("utf-8", "backslashreplace") + body).hexdigest()[:16]
-    return Death(
+    return DeadLetterDetails(
         ref=reference(word, stamp, digest),
         reason=f"server-{reason}",
         error=f"RabbitMQ put it aside: {reason}",

@@ -13,14 +13,14 @@ from contextlib import suppress
 
 import attrs
 
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._mapping import Message
-from relevo_amqp._publisher import Fate, PublishBatch, Publisher
+from relevo_amqp._publisher import PublishBatch, Publisher, PublishResult
 from relevo_amqp._subscription import Receipt
 
 
 @attrs.frozen
-class Moved:
+class MoveResult:
     """The result of a move."""
 
     confirmed: frozenset[Receipt]
@@ -52,34 +52,34 @@ class Mover:
         self._probe = probe
         self._lock = threading.Lock()
         self._open: dict[Receipt, tuple[PublishBatch, int]] = {}
-        """Those that were published and have no fate yet."""
+        """Those that were published and have no result yet."""
 
-    def move(self, messages: Mapping[Receipt, Message]) -> Moved:
+    def move(self, messages: Mapping[Receipt, Message]) -> MoveResult:
         """Publish those of *messages* that are not published yet, and return the result; blocking."""
         with self._lock:
             self._open = {key: entry for key, entry in self._open.items() if key in messages or entry[0].open}
             before = {key: self._open.pop(key) for key in messages if key in self._open}
         for batch, _ in before.values():
             self._publisher.wait(batch, unless_blocked=True)
-        fates = {key: batch.fates[position] for key, (batch, position) in before.items()}
-        waiting = [key for key, fate in fates.items() if fate is None]
-        confirmed = {key for key, fate in fates.items() if fate is Fate.CONFIRMED}
+        results = {key: batch.results[position] for key, (batch, position) in before.items()}
+        waiting = [key for key, result in results.items() if result is None]
+        confirmed = {key for key, result in results.items() if result is PublishResult.CONFIRMED}
         fresh = [key for key in messages if key not in confirmed and key not in waiting]
         why, refused = "", False
         if fresh and not self._publisher.is_proven:
-            with suppress(LineLostError):  # the send below meets it too
+            with suppress(ConnectionLostError):  # the send below meets it too
                 self._probe()
         try:
             batch = self._publisher.send([messages[key] for key in fresh], unless_blocked=True)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             why = error.why
         else:
-            confirmed.update(fresh[position] for position in batch.positions(Fate.CONFIRMED))
-            refused = bool(batch.positions(Fate.REFUSED))
+            confirmed.update(fresh[position] for position in batch.positions(PublishResult.CONFIRMED))
+            refused = bool(batch.positions(PublishResult.REFUSED))
             why = batch.why
-            before |= {key: (batch, position) for position, key in enumerate(fresh) if batch.fates[position] is None}
+            before |= {key: (batch, position) for position, key in enumerate(fresh) if batch.results[position] is None}
         with self._lock:
-            self._open |= {key: entry for key, entry in before.items() if entry[0].fates[entry[1]] is None}
+            self._open |= {key: entry for key, entry in before.items() if entry[0].results[entry[1]] is None}
         blocked = self._publisher.blocked
         is_lost = len(confirmed) < len(messages) and not refused and blocked is None
-        return Moved(frozenset(confirmed), refused, why or blocked or "no confirmation yet", is_lost)
+        return MoveResult(frozenset(confirmed), refused, why or blocked or "no confirmation yet", is_lost)

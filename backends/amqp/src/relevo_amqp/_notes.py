@@ -1,9 +1,9 @@
 """
 Notes of which process began which event, written to one stream, and read when the event was lost again.
 
-A note belongs to one message, by its *key*, and to one hand-over of it, by its *turn*: the number of earlier hand-overs
-that were lost. The note of the last turn counts. A note may arrive after its writer has given the event back, as after
-an alarm. A second note for the same turn withdraws it.
+A note belongs to one message, by its *key*, and to one hand-over of it, by the number of earlier hand-overs that
+were lost. The note of the last hand-over counts. A note may arrive after its writer has given the event back, as after
+an alarm. A second note for the same hand-over withdraws it.
 
 A reader cannot see the end of a stream. So it publishes a marker and reads until the marker arrives. In an alarm the
 server accepts neither notes nor markers; then no suspect is handed out.
@@ -22,9 +22,9 @@ from typing import Any
 from relevo import Note
 from relevo_amqp import _header as header
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._mapping import PLAIN, Message
-from relevo_amqp._publisher import Fate, Publisher
+from relevo_amqp._publisher import Publisher, PublishResult
 
 READ_WITHIN = 10.0
 """Seconds for reading; the largest stream takes about four."""
@@ -74,42 +74,42 @@ class NoteLog:
         self._owed: deque[Message] = deque(maxlen=_MOST_OWED)
         """Withdrawals of notes that may still arrive."""
 
-    def append(self, key: str, turn: int, note: Note, *, before: Note | None = None) -> None:
+    def append(self, key: str, hand_over: int, note: Note, *, before: Note | None = None) -> None:
         """
         Write *note* and return once it is confirmed; blocking.
 
         Args:
             key: Of the message.
 
-            turn: Of the hand-over.
+            hand_over: Of the hand-over.
 
             note: What to write.
 
             before: The note of the same hand-over that counts if this one is not confirmed.
 
         Raises:
-            LineLostError: It was not confirmed. It may arrive later; the next write puts *before* in its place.
+            ConnectionLostError: It was not confirmed. It may arrive later; the next write puts *before* in its place.
         """
         try:
-            self._write(self._message(key, [key, turn, note.packed()]))
-        except LineLostError:
-            self.withdraw(key, turn, before=before)
+            self._write(self._message(key, [key, hand_over, note.packed()]))
+        except ConnectionLostError:
+            self.withdraw(key, hand_over, before=before)
             raise
 
-    def withdraw(self, key: str, turn: int, *, before: Note | None = None) -> None:
+    def withdraw(self, key: str, hand_over: int, *, before: Note | None = None) -> None:
         """Withdraw the note of a hand-over with the next write; restore *before* if there is one."""
-        self._owed.append(self._message(key, [key, turn, None if before is None else before.packed()]))
+        self._owed.append(self._message(key, [key, hand_over, None if before is None else before.packed()]))
 
     def probe(self) -> None:
         """
         Publish a line that no reader takes for a note; blocking.
 
         Raises:
-            LineLostError: It was not confirmed.
+            ConnectionLostError: It was not confirmed.
         """
         batch = self._publisher.send([self._message(PLAIN, [])], unless_blocked=True, is_lasting=False)
-        if batch.fates[-1] is not Fate.CONFIRMED:
-            raise LineLostError(self._publisher.blocked or batch.why or "a probe was not confirmed")
+        if batch.results[-1] is not PublishResult.CONFIRMED:
+            raise ConnectionLostError(self._publisher.blocked or batch.why or "a probe was not confirmed")
 
     def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
         """
@@ -121,7 +121,7 @@ class NoteLog:
             since: The earliest time at which one can have been written, in seconds since the epoch by any clock.
 
         Raises:
-            LineLostError: The server could not be reached, or accepts no marker.
+            ConnectionLostError: The server could not be reached, or accepts no marker.
         """
         reading = _Reading(keys)
         filters = list(dict.fromkeys(map(_filter_of, keys)))
@@ -131,7 +131,7 @@ class NoteLog:
         channel = self._open_channel()
         try:
             channel.on_lost = reading.end
-            channel.on_cancel = lambda _: reading.end(LineLostError(f'the stream "{self._name}" was deleted'))
+            channel.on_cancel = lambda _: reading.end(ConnectionLostError(f'the stream "{self._name}" was deleted'))
             channel.call("basic_qos", prefetch_count=_PREFETCH, timeout=self._timeout)
             channel.call(
                 "basic_consume",
@@ -149,9 +149,9 @@ class NoteLog:
     def _write(self, message: Message) -> None:
         owed = tuple(self._owed)
         batch = self._publisher.send([*owed, message], unless_blocked=True)
-        if batch.fates[-1] is not Fate.CONFIRMED:
+        if batch.results[-1] is not PublishResult.CONFIRMED:
             why = self._publisher.blocked or batch.why or "a note was not confirmed"
-            raise LineLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
+            raise ConnectionLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
         for each in owed:
             if self._owed and self._owed[0] is each:
                 self._owed.popleft()
@@ -174,7 +174,7 @@ class _Reading:
         self._found: dict[str, dict[int, str | None]] = {key: {} for key in self._keys}
         self._seen = 0
         self._ended = threading.Event()
-        self._error: LineLostError | None = None
+        self._error: ConnectionLostError | None = None
 
     def take(self, channel: Channel, tag: int, body: bytes) -> None:
         """Add the note in *body*; anything that is not a note is ignored."""
@@ -188,10 +188,10 @@ class _Reading:
         match line:
             case [str() as marker] if marker == self.marker:
                 self._ended.set()
-            case [str() as key, int() as turn, str() | None as note] if key in self._keys:
-                self._found[key][turn] = note
+            case [str() as key, int() as hand_over, str() | None as note] if key in self._keys:
+                self._found[key][hand_over] = note
 
-    def end(self, error: LineLostError) -> None:
+    def end(self, error: ConnectionLostError) -> None:
         """End the reading with *error*."""
         if not self._ended.is_set():
             self._error = error
@@ -202,16 +202,16 @@ class _Reading:
         Wait for the marker for *timeout* seconds, and return the notes that count.
 
         Raises:
-            LineLostError: It did not come.
+            ConnectionLostError: It did not come.
         """
         if not self._ended.wait(timeout):
-            raise LineLostError(f"the notes could not be read in {timeout:.3g} s")
+            raise ConnectionLostError(f"the notes could not be read in {timeout:.3g} s")
         if self._error is not None:
             raise self._error
         found = {}
-        for key, turns in self._found.items():
-            kept = [turn for turn, packed in turns.items() if packed is not None]
-            note = Note.unpacked(turns[max(kept)]) if kept else None
+        for key, written in self._found.items():
+            kept = [hand_over for hand_over, packed in written.items() if packed is not None]
+            note = Note.unpacked(written[max(kept)]) if kept else None
             if note is not None:
                 found[key] = note
         return found

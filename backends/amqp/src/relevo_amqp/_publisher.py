@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from relevo_amqp._connection import Channel, Connection, Loop
-from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, LineLostError
+from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError
 from relevo_amqp._mapping import Message
 
 NOT_TAKEN = (
@@ -25,7 +25,7 @@ NOT_TAKEN = (
 )
 
 
-class Fate(IntEnum):
+class PublishResult(IntEnum):
     """What became of a message."""
 
     CONFIRMED = 1
@@ -44,7 +44,7 @@ class PublishBatch:
     def __init__(self, messages: Sequence[Message], channel: Channel | None = None):
         self.messages = messages
         self.channel = channel
-        self.fates: list[Fate | None] = [None] * len(messages)
+        self.results: list[PublishResult | None] = [None] * len(messages)
         self.why = ""
         self.homeless: int | None = None
         """Where the first message stands that no queue takes."""
@@ -55,11 +55,11 @@ class PublishBatch:
         if not messages:
             self.done.set()
 
-    def settle(self, position: int, fate: Fate, why: str = "") -> None:
-        """Note the fate of the message at *position*, unless it has one."""
-        if self.fates[position] is not None:
+    def settle(self, position: int, result: PublishResult, why: str = "") -> None:
+        """Note the result of the message at *position*, unless it has one."""
+        if self.results[position] is not None:
             return
-        self.fates[position] = fate
+        self.results[position] = result
         self.why = self.why or why
         self.open -= 1
         if not self.open:
@@ -67,9 +67,9 @@ class PublishBatch:
 
     def turn_away(self, position: int, why: str) -> None:
         """Note that no queue takes the message at *position*."""
-        if self.fates[position] is None and self.homeless is None:
+        if self.results[position] is None and self.homeless is None:
             self.homeless = position
-        self.settle(position, Fate.REFUSED, why)
+        self.settle(position, PublishResult.REFUSED, why)
 
     def give_up(self, why: str, *, begun: int | None = None) -> None:
         """
@@ -81,19 +81,20 @@ class PublishBatch:
             begun: How many were begun, if the loop's thread cannot be asked.
         """
         begun = self.begun if begun is None else begun
-        for position, fate in enumerate(self.fates):
-            if fate is None:
-                self.settle(position, Fate.UNKNOWN if position < begun else Fate.UNSENT, why)
+        for position, result in enumerate(self.results):
+            if result is None:
+                self.settle(position, PublishResult.UNKNOWN if position < begun else PublishResult.UNSENT, why)
         self.done.set()
 
     def doubt(self, why: str) -> None:
         """Mark what was confirmed as unknown, because of *why*."""
-        self.fates = [Fate.UNKNOWN if fate is Fate.CONFIRMED else fate for fate in self.fates]
+        for position in self.positions(PublishResult.CONFIRMED):
+            self.results[position] = PublishResult.UNKNOWN
         self.why = self.why or why
 
-    def positions(self, fate: Fate) -> tuple[int, ...]:
-        """Return where *fate* fell."""
-        return tuple(position for position, each in enumerate(self.fates) if each is fate)
+    def positions(self, result: PublishResult) -> tuple[int, ...]:
+        """Return where *result* fell."""
+        return tuple(position for position, each in enumerate(self.results) if each is result)
 
 
 class Publisher:
@@ -112,7 +113,7 @@ class Publisher:
         answer_within: Seconds for the opening of a channel.
 
         believe: Called with the channel when something was confirmed; returns when that can be relied on, and raises
-            :class:`LineLostError` when it cannot.
+            :class:`ConnectionLostError` when it cannot.
     """
 
     def __init__(
@@ -164,36 +165,36 @@ class Publisher:
             messages: What to publish.
 
             unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Messages that
-                were sent before that was known have no fate yet, see :meth:`wait`.
+                were sent before that was known have no result yet, see :meth:`wait`.
 
             is_lasting: Wait also until what is confirmed can be relied on.
 
         Raises:
-            LineLostError: The server could not be reached; nothing was sent.
+            ConnectionLostError: The server could not be reached; nothing was sent.
         """
         if not messages:
             return PublishBatch(messages)
         channel = self._ready()
         if unless_blocked and (why := self.blocked) is not None:
-            raise LineLostError(why)
+            raise ConnectionLostError(why)
         batch = PublishBatch(messages, channel)
         self._loop.soon(lambda: self._take(batch, channel))
         if is_lasting:
             self.wait(batch, unless_blocked=unless_blocked)
         else:
-            self._wait_for_fates(batch, unless_blocked=unless_blocked)
+            self._wait_for_results(batch, unless_blocked=unless_blocked)
         return batch
 
     def wait(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
-        """Wait until each message of *batch* has a fate, or with *unless_blocked* the server takes none; blocking."""
-        self._wait_for_fates(batch, unless_blocked=unless_blocked)
+        """Wait until each message of *batch* has a result, or with *unless_blocked* the server takes none; blocking."""
+        self._wait_for_results(batch, unless_blocked=unless_blocked)
         if batch.channel is not None and batch.done.is_set():
             try:
                 self._believe(batch.channel)
-            except LineLostError as error:
+            except ConnectionLostError as error:
                 batch.doubt(error.why)
 
-    def _wait_for_fates(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
+    def _wait_for_results(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
         while True:
             left = min(batch.progress + self._timeout, self._loop.deadline) - time.monotonic()
             if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
@@ -265,7 +266,7 @@ class Publisher:
             try:
                 channel.publish(batch.messages[position])
             except Exception as error:  # noqa: BLE001 - pika encodes before it sends: this one cannot be
-                batch.settle(position, Fate.REFUSED, f"it cannot be encoded: {error!r}")
+                batch.settle(position, PublishResult.REFUSED, f"it cannot be encoded: {error!r}")
                 continue
             self._tag += 1
             flying[self._tag] = (batch, position)
@@ -274,7 +275,7 @@ class Publisher:
         if channel is not self._channel:
             return
         flying = self._flying
-        fate = Fate.CONFIRMED if taken else Fate.REFUSED
+        result = PublishResult.CONFIRMED if taken else PublishResult.REFUSED
         why = "" if taken else NOT_TAKEN
         if multiple:
             tags = []
@@ -288,7 +289,7 @@ class Publisher:
         for each in tags:
             batch, position = flying.pop(each)
             batch.progress = now
-            batch.settle(position, fate, why)
+            batch.settle(position, result, why)
             self._working.add(batch.messages[position].exchange)
         for batch in self._waiting:
             batch.progress = now
@@ -304,12 +305,12 @@ class Publisher:
                 and message.exchange == method.exchange
                 and message.properties.get("message_id") == properties.message_id
                 and message.body == body
-                and batch.fates[position] is None
+                and batch.results[position] is None
             ):
                 batch.turn_away(position, f"no queue takes it ({method.reply_text})")
                 return
 
-    def _on_lost(self, channel: Channel, error: LineLostError) -> None:
+    def _on_lost(self, channel: Channel, error: ConnectionLostError) -> None:
         if channel is not self._channel:
             return
         flying, self._flying = self._flying, {}
@@ -318,14 +319,14 @@ class Publisher:
             # The server closes the channel at the first that it refuses, and accepts none after it. If it accepted some
             # for this exchange before, the right to write was lost meanwhile, and which is the first is unknown.
             if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
-                batch.settle(position, Fate.REFUSED, f"{error.why}; this user needs the right to write to it")
+                batch.settle(position, PublishResult.REFUSED, f"{error.why}; this user needs the right to write to it")
                 continue
             # The server names an exchange that is missing; what went there was not taken for sure.
             missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why
             if missing:
                 batch.turn_away(position, error.why)
             else:
-                batch.settle(position, Fate.UNKNOWN, error.why)
+                batch.settle(position, PublishResult.UNKNOWN, error.why)
         waiting, self._waiting = self._waiting, deque()
         for batch in waiting:
             batch.give_up(error.why)
@@ -336,5 +337,5 @@ class Publisher:
         why = self.blocked or f"no confirmation in {late:.3g} s"
         if channel is not None and channel is self._channel and connection is not None:
             connection.abort()  # what is still on its way must not arrive at any time later
-            channel.lose(LineLostError(why))
+            channel.lose(ConnectionLostError(why))
         batch.give_up(why)

@@ -24,10 +24,10 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 
 from relevo import Clock, Delivery
-from relevo_amqp._errors import NOT_FOUND, LineLostError
+from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Record, lost_leases, plain_key, postponed, read
+from relevo_amqp._mapping import MessageRecord, lost_leases, plain_key, postponed, read
 from relevo_amqp._phase import Change, Observation, Phase, ReceiverState, Step, longest_wait, next_step
 from relevo_amqp._settlement import relocated
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
@@ -82,7 +82,7 @@ class Receiver:
         Hand out up to *limit*; blocks up to *wait* seconds.
 
         Raises:
-            LineLostError: The server could not be reached; nothing is held any more.
+            ConnectionLostError: The server could not be reached; nothing is held any more.
         """
         deadline = time.monotonic() + wait
         subscription = self._subscribed(queues, limit)
@@ -160,7 +160,7 @@ class Receiver:
         Give back what was fetched and not handed out, counting nothing; blocking.
 
         Raises:
-            LineLostError: The server could not be reached; it delivers these events again and counts a lost lease.
+            ConnectionLostError: The server could not be reached; it delivers these events again, with a lost lease.
         """
         subscription = self.subscription
         if subscription is None or subscription.lost is not None or self._hub.publisher.blocked is not None:
@@ -179,7 +179,7 @@ class Receiver:
         End the subscription once its acks are through; blocking.
 
         Raises:
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         if self.subscription is not None and self.subscription.lost is None:
             self.subscription.finish()
@@ -305,25 +305,25 @@ class Receiver:
                     continue
                 try:
                     return _delivery(subscription, arrival, self._with_note(arrival, record))
-                except LineLostError as error:
+                except ConnectionLostError as error:
                     subscription.give_back_now(_receipt(subscription, arrival, record))
                     self.pause(error)
                     return None
         return None
 
-    def _with_note(self, arrival: Arrival, record: Record) -> Record:
+    def _with_note(self, arrival: Arrival, record: MessageRecord) -> MessageRecord:
         """
         Return *record*, of a suspect, with the note that counts.
 
         Raises:
-            LineLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
+            ConnectionLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
         """
         if not record.suspect or not lost_leases(arrival.properties):
             return record
         notes = self._hub.notes.read([record.suspect], since=suspected_at(record.suspect))
         return record.noted(notes.get(record.suspect))
 
-    def _read(self, arrival: Arrival, now: float) -> tuple[Record, float]:
+    def _read(self, arrival: Arrival, now: float) -> tuple[MessageRecord, float]:
         """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
         record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
         return postponed(record.lost(lost_leases(arrival.properties)), now, patience=self._patience)
@@ -362,14 +362,14 @@ class Receiver:
         """Whether the server is expected to accept moved events and notes."""
         return self._state.accepts(time.monotonic(), blocked=self._hub.publisher.blocked is not None)
 
-    def pause(self, error: LineLostError) -> None:
+    def pause(self, error: ConnectionLostError) -> None:
         """
         Move nothing and hand out no suspect for a while, because of *error* when something was published.
 
         Raises:
             ConfigurationError: Something is missing on the server that this process did not set up.
 
-            LineLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached.
         """
         if not self._state.refusals:
             _log.warning("suspects (events whose lease was lost) have to wait: %s", error.why)
@@ -395,14 +395,14 @@ class Receiver:
         Raises:
             ConfigurationError: A queue is missing that this process did not set up.
 
-            LineLostError: Some were not confirmed, and the server is in no alarm.
+            ConnectionLostError: Some were not confirmed, and the server is in no alarm.
         """
         arrivals, now = self._set_apart, self._clock.now()
         if not arrivals:
             return
         try:
             found = self._found(arrivals, now)
-        except LineLostError as error:
+        except ConnectionLostError as error:
             self.pause(error)
             return
         messages = {
@@ -420,14 +420,14 @@ class Receiver:
         if self._set_apart and self._hub.publisher.blocked is None:
             if moved.refused:
                 self._hub.provide(self._queues)  # a queue that they need is gone
-            raise LineLostError(f"events could not be moved to where they belong: {moved.why}")
+            raise ConnectionLostError(f"events could not be moved to where they belong: {moved.why}")
 
-    def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, Record, float]]:
+    def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, MessageRecord, float]]:
         """
         Return what *arrivals* hold, with the notes on those that were handed out before, and their delays.
 
         Raises:
-            LineLostError: The notes could not be read.
+            ConnectionLostError: The notes could not be read.
         """
         found = [(arrival, *self._read(arrival, now)) for arrival in arrivals]
         keys = [_key_of_first(arrival, record) for arrival, record, _ in found]
@@ -450,7 +450,7 @@ class Receiver:
         Two round trips: what a queue handed out before it answered the first has arrived with the second.
 
         Raises:
-            LineLostError: The server has events ready and hands none out, or could not be reached.
+            ConnectionLostError: The server has events ready and hands none out, or could not be reached.
         """
         topology = self._hub.topology
         due = False
@@ -465,7 +465,7 @@ class Receiver:
         self._state = self._state.asked(stalled=due and not arrived)
         if self._state.is_stuck:  # https://github.com/rabbitmq/rabbitmq-server/issues/15473
             subscription.close()
-            raise LineLostError("the server has events ready and hands none out")
+            raise ConnectionLostError("the server has events ready and hands none out")
         return arrived
 
     def _sleep(self, subscription: Subscription, queues: Sequence[str], seconds: float) -> None:
@@ -477,7 +477,7 @@ class Receiver:
             raise subscription.lost
 
 
-def _key_of_first(arrival: Arrival, record: Record) -> str:
+def _key_of_first(arrival: Arrival, record: MessageRecord) -> str:
     """Return the key of a note that a hand-over from a main queue may have left; empty if there can be none."""
     times = lost_leases(arrival.properties)
     if not times or record.lost_leases > times:  # what had lost leases before is not handed out from there
@@ -485,11 +485,11 @@ def _key_of_first(arrival: Arrival, record: Record) -> str:
     return record.suspect or plain_key(record.envelope, arrival.queue, record.attempt - times, record.enqueued_at)
 
 
-def _receipt(subscription: Subscription, arrival: Arrival, record: Record) -> Receipt:
+def _receipt(subscription: Subscription, arrival: Arrival, record: MessageRecord) -> Receipt:
     return Receipt(subscription.token, arrival.tag, record.suspect, lost_leases(arrival.properties))
 
 
-def _delivery(subscription: Subscription, arrival: Arrival, record: Record) -> Delivery:
+def _delivery(subscription: Subscription, arrival: Arrival, record: MessageRecord) -> Delivery:
     return Delivery(
         envelope=record.envelope,
         queue=arrival.queue,

@@ -6,7 +6,7 @@ import attrs
 
 from relevo import MAX_DEATHS, MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo_amqp._header import MAX_REASON, fitting
-from relevo_amqp._mapping import Death, Message, Record, reference, suspect_key, written
+from relevo_amqp._mapping import DeadLetterDetails, Message, MessageRecord, reference, suspect_key, written
 from relevo_amqp._topology import Role, Topology, word
 
 
@@ -32,7 +32,9 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
     if isinstance(outcome, Ack):
         return None
     if isinstance(outcome, DeadLetter):
-        record = attrs.evolve(_record(delivery, outcome.state), death=_death(delivery, outcome, now=now, unique=unique))
+        record = attrs.evolve(
+            _record(delivery, outcome.state), dead_letter=_details(delivery, outcome, now=now, unique=unique)
+        )
         route = topology.aside(Role.DEAD, delivery.queue)
         return written(record, exchange=route.exchange, key=route.key)
     delay, state = 0.0, None
@@ -58,7 +60,9 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
     return written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
 
 
-def relocated(record: Record, queue: str, wait: float, *, topology: Topology, now: float, unique: str) -> Message:
+def relocated(
+    record: MessageRecord, queue: str, wait: float, *, topology: Topology, now: float, unique: str
+) -> Message:
     """
     Return *record* as the message that replaces it in another queue.
 
@@ -85,8 +89,8 @@ def relocated(record: Record, queue: str, wait: float, *, topology: Topology, no
     return written(record, exchange=route.exchange, key=route.key, delayed=wait > 0.0)
 
 
-def _record(delivery: Delivery, state: bytes | None) -> Record:
-    return Record(
+def _record(delivery: Delivery, state: bytes | None) -> MessageRecord:
+    return MessageRecord(
         envelope=delivery.envelope,
         queue=delivery.queue,
         attempt=delivery.attempt,
@@ -96,8 +100,8 @@ def _record(delivery: Delivery, state: bytes | None) -> Record:
     )
 
 
-def _death(delivery: Delivery, outcome: DeadLetter, *, now: float, unique: str) -> Death:
-    return Death(
+def _details(delivery: Delivery, outcome: DeadLetter, *, now: float, unique: str) -> DeadLetterDetails:
+    return DeadLetterDetails(
         ref=reference(word(delivery.queue), now, unique),
         reason=fitting(outcome.reason, MAX_REASON),
         error=fitting(outcome.error, MAX_ERROR),

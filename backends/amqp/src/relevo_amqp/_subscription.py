@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from relevo import Note
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import LineLostError
+from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
@@ -39,7 +39,7 @@ class Receipt(NamedTuple):
     key: str = ""
     """Identifies the message in notes; empty if the message carries no key."""
 
-    turn: int = 0
+    hand_over: int = 0
     """How many hand-overs of the message were lost before this one."""
 
 
@@ -79,7 +79,7 @@ class Subscription:
     def __init__(self, channel: Channel, *, timeout: float):
         self.token = secrets.randbits(63)
         self.changed = threading.Condition()
-        self.lost: LineLostError | None = None
+        self.lost: ConnectionLostError | None = None
         self.worn = False
         """A consumer was ended on it: the server may keep something for it that will never be delivered."""
         self._channel = channel
@@ -135,7 +135,7 @@ class Subscription:
             prefetch: How many may be unacked.
 
         Raises:
-            LineLostError: The channel is gone.
+            ConnectionLostError: The channel is gone.
         """
         self._channel.call("basic_qos", prefetch_count=prefetch, timeout=self._timeout)
         self._numbers += 1
@@ -156,7 +156,7 @@ class Subscription:
         are full or the queues empty. What slips through nevertheless goes back when the channel is replaced.
 
         Raises:
-            LineLostError: The channel is gone.
+            ConnectionLostError: The channel is gone.
         """
         with self.changed:
             ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
@@ -208,7 +208,7 @@ class Subscription:
         Take one from the server's queue *name*, which is one of relevo's *queue*.
 
         Raises:
-            LineLostError: The channel is gone.
+            ConnectionLostError: The channel is gone.
         """
         got = self._channel.get(name, self._note, self._timeout)
         if got is None:
@@ -221,14 +221,14 @@ class Subscription:
         Return how many events of the server's queue *name* are ready; a round trip behind all that was delivered.
 
         Raises:
-            LineLostError: The channel is gone, as it is when there is no such queue.
+            ConnectionLostError: The channel is gone, as it is when there is no such queue.
         """
         frame = self._channel.call("queue_declare", name, passive=True, timeout=self._timeout)
         return int(frame.method.message_count)
 
     def close(self) -> None:
         """Close the channel; what is unacked goes back, and counts as lost."""
-        self._on_lost(LineLostError("closed"))
+        self._on_lost(ConnectionLostError("closed"))
         self._channel.close()
 
     def finish(self) -> None:
@@ -236,7 +236,7 @@ class Subscription:
         Close the channel once the acks are through.
 
         Raises:
-            LineLostError: The channel is gone.
+            ConnectionLostError: The channel is gone.
         """
         self.wait_for_acks()
         if self.lost is not None:
@@ -376,7 +376,7 @@ class Subscription:
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
             # At once, and not when the cut has been noticed: nothing more of it may be claimed.
-            self._on_lost(LineLostError(f"the acks were not answered in {timeout:.3g} s"))
+            self._on_lost(ConnectionLostError(f"the acks were not answered in {timeout:.3g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
@@ -524,10 +524,10 @@ class Subscription:
                 self._committed = self._sent
                 self._channel.commit(self._on_commit)
             why = f'the server ended the consumer of the queue "{consumer.name}", as it does when the queue is deleted'
-            self._on_lost(LineLostError(why, kind=CANCELLED))
+            self._on_lost(ConnectionLostError(why, kind=CANCELLED))
             self._channel.close()
 
-    def _on_lost(self, error: LineLostError) -> None:
+    def _on_lost(self, error: ConnectionLostError) -> None:
         with self.changed:
             if self.lost is None:
                 self.lost = error

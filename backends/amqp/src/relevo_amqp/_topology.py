@@ -155,7 +155,7 @@ class Binding:
     to_exchange: bool = False
 
 
-class Route(NamedTuple):
+class Destination(NamedTuple):
     """Where an event is published."""
 
     exchange: str
@@ -316,7 +316,7 @@ class Topology:
 
     # --- routes -----------------------------------------------------------------------------------
 
-    def route(self, queue: str, delay: float = 0.0) -> Route:
+    def route(self, queue: str, delay: float = 0.0) -> Destination:
         """
         Return where an event for *queue* goes to be there after *delay* seconds.
 
@@ -324,12 +324,12 @@ class Topology:
         whoever asked; its confirmation comes a while later. One longer than the ladder takes all of it, and ``passes``.
         """
         if delay <= 0.0:
-            return Route(self.exchange(Role.MAIN), word(queue))
+            return Destination(self.exchange(Role.MAIN), word(queue))
         most = (1 << self.levels) - 1
         steps = most + 1 if delay > most * self.step / 1000 else -(-math.ceil(delay * 1000) // self.step)
         bits = f"{min(steps, most):0{self.levels}b}"
-        return Route(self.entrance, ".".join([*bits, word(queue)]), steps > most)
+        return Destination(self.entrance, ".".join([*bits, word(queue)]), steps > most)
 
-    def aside(self, role: Role, queue: str) -> Route:
+    def aside(self, role: Role, queue: str) -> Destination:
         """Return where an event of *queue* goes to lie among the suspects or the dead."""
-        return Route(self.exchange(role), word(queue))
+        return Destination(self.exchange(role), word(queue))

@@ -39,16 +39,16 @@ from relevo.errors import (
     TransportUnavailableError,
 )
 from relevo_amqp._dead_letters import DeadLetterStore
-from relevo_amqp._errors import LineLostError, not_set_up, translated
+from relevo_amqp._errors import ConnectionLostError, not_set_up, translated
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Message, Record, UnfitError, check_body, plain_key, written
+from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
-from relevo_amqp._publisher import Fate, PublishBatch
+from relevo_amqp._page_cache import PageCache
+from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import message_of
-from relevo_amqp._shelf import Shelf
 from relevo_amqp._subscription import CANCELLED, Receipt, Subscription
-from relevo_amqp._topology import Role, Route, Topology
+from relevo_amqp._topology import Destination, Role, Topology
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -143,7 +143,7 @@ class AmqpTransport(Transport, ForkAware):
         self._received_at = 0.0
         self._idling = False
         self._last_due = 0.0
-        self._shelf = Shelf()
+        self._page_cache = PageCache()
 
     @contextmanager
     def _in_use(self) -> Iterator[Hub]:
@@ -160,7 +160,7 @@ class AmqpTransport(Transport, ForkAware):
             self._users += 1
         try:
             yield hub
-        except LineLostError as error:
+        except ConnectionLostError as error:
             raise translated(error, transport=self.name, place=str(self._address)) from error
         finally:
             with self._using:
@@ -187,9 +187,9 @@ class AmqpTransport(Transport, ForkAware):
             try:
                 if receiver is not None:
                     receiver.hurry(self._options.confirm_timeout)
-                    with suppress(LineLostError, ConfigurationError):  # then it comes back and counts as lost
+                    with suppress(ConnectionLostError, ConfigurationError):  # then it comes back and counts as lost
                         receiver.release()
-                    with suppress(LineLostError):
+                    with suppress(ConnectionLostError):
                         receiver.finish()
             finally:
                 hub.close(self._options.confirm_timeout)
@@ -207,10 +207,10 @@ class AmqpTransport(Transport, ForkAware):
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         with self._in_use() as hub:
-            told = hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
+            created = hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
             if not dry_run:
                 self._kept.update(queues)
-            return told
+            return created
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
@@ -221,7 +221,7 @@ class AmqpTransport(Transport, ForkAware):
         Raises:
             TransportClosedError: After ``close()``.
         """
-        from relevo_amqp._management import Management, UnseenError  # noqa: PLC0415 - relevo check alone needs HTTP
+        from relevo_amqp._management import Management, ManagementError  # noqa: PLC0415 - relevo check alone needs HTTP
 
         if self._closed:
             raise TransportClosedError(self.name)
@@ -232,7 +232,7 @@ class AmqpTransport(Transport, ForkAware):
         management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
         try:
             return management.problems(names)
-        except UnseenError as error:
+        except ManagementError as error:
             _log.warning(
                 'the transport "%s" of %s: policies that harm its queues could not be checked: %s',
                 self.name,
@@ -250,16 +250,18 @@ class AmqpTransport(Transport, ForkAware):
             messages, refused, why = self._messages(hub, envelopes, delay)
             self._delayed(delay)
             batch = hub.publisher.send([message for _, message in messages])
-            if not refused and len(batch.positions(Fate.CONFIRMED)) == len(envelopes):
+            if not refused and len(batch.positions(PublishResult.CONFIRMED)) == len(envelopes):
                 return
-            fates = {fate: [messages[position][0] for position in batch.positions(fate)] for fate in Fate}
-            if envelopes and len(fates[Fate.UNSENT]) == len(envelopes):
+            results = {
+                result: [messages[position][0] for position in batch.positions(result)] for result in PublishResult
+            }
+            if envelopes and len(results[PublishResult.UNSENT]) == len(envelopes):
                 raise TransportUnavailableError(self.name, f"{self._address}: {batch.why}")
             raise SendError(
                 self.name,
-                sent=fates[Fate.CONFIRMED],
-                refused=sorted([*refused, *fates[Fate.REFUSED], *fates[Fate.UNSENT]]),
-                unknown=fates[Fate.UNKNOWN],
+                sent=results[PublishResult.CONFIRMED],
+                refused=sorted([*refused, *results[PublishResult.REFUSED], *results[PublishResult.UNSENT]]),
+                unknown=results[PublishResult.UNKNOWN],
                 why=why or self._why(batch, [envelopes[position].queue for position, _ in messages]),
             )
 
@@ -272,7 +274,7 @@ class AmqpTransport(Transport, ForkAware):
     ) -> tuple[list[tuple[int, Message]], list[int], str]:
         """Return what can be published, with positions; the positions of what cannot; and why the first of these."""
         now = self._clock.now()
-        routes: dict[str, Route] = {}
+        routes: dict[str, Destination] = {}
         messages: list[tuple[int, Message]] = []
         refused: list[int] = []
         first_why = ""
@@ -282,7 +284,7 @@ class AmqpTransport(Transport, ForkAware):
                 check_body(envelope, self._options.max_body)
                 if route is None:
                     route = routes[envelope.queue] = hub.topology.route(envelope.queue, delay)
-                record = Record(
+                record = MessageRecord(
                     envelope=envelope,
                     queue=envelope.queue,
                     enqueued_at=now,
@@ -319,7 +321,7 @@ class AmqpTransport(Transport, ForkAware):
                     deliveries = self._receiver.receive(
                         tuple(dict.fromkeys(queues)), limit=limit, wait=max(0.0, deadline - time.monotonic())
                     )
-                except LineLostError as error:
+                except ConnectionLostError as error:
                     self._failed()
                     if fresh or failed:
                         raise
@@ -400,18 +402,18 @@ class AmqpTransport(Transport, ForkAware):
             key = _key_of(delivery, receipt)
             before = subscription.noted(receipt)
             try:
-                hub.notes.append(key, receipt.turn, note, before=before)
-            except LineLostError as error:
+                hub.notes.append(key, receipt.hand_over, note, before=before)
+            except ConnectionLostError as error:
                 if before is None:
                     subscription.give_back_now(receipt)
-                    with suppress(ConfigurationError, LineLostError):  # the next receive meets it too
+                    with suppress(ConfigurationError, ConnectionLostError):  # the next receive meets it too
                         receiver.pause(error)
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if not subscription.note(receipt, note):
-                hub.notes.withdraw(key, receipt.turn)
+                hub.notes.withdraw(key, receipt.hand_over)
                 raise LeaseLostError(self.name, delivery)
             with self._using:
-                self._begun[key, receipt.turn] = None
+                self._begun[key, receipt.hand_over] = None
                 if len(self._begun) > _MOST_BEGUN:
                     del self._begun[next(iter(self._begun))]
             receiver.resume()
@@ -429,11 +431,11 @@ class AmqpTransport(Transport, ForkAware):
         key = _key_of(delivery, receipt)
         excused = attrs.evolve(note, excused=True)
         with self._in_use() as hub:
-            if (key, receipt.turn) not in self._begun:
+            if (key, receipt.hand_over) not in self._begun:
                 return
             try:
-                hub.notes.append(key, receipt.turn, excused, before=note)
-            except LineLostError as error:
+                hub.notes.append(key, receipt.hand_over, excused, before=note)
+            except ConnectionLostError as error:
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if self._receiver is not None and self._receiver.subscription is not None:
                 self._receiver.subscription.note(receipt, excused)
@@ -442,7 +444,7 @@ class AmqpTransport(Transport, ForkAware):
         with self._in_use() as hub:
             try:
                 hub.appear(worker)
-            except LineLostError as error:  # without the right to do so suspects wait, and all other events go on
+            except ConnectionLostError as error:  # without the right to do so suspects wait, and all other events go on
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
@@ -516,7 +518,7 @@ class AmqpTransport(Transport, ForkAware):
                 if again:
                     # A queue that somebody deleted is made again: an event is not given up for want of its place.
                     hub.provide(tuple({move.delivery.queue for move in moves}))
-            except LineLostError as error:
+            except ConnectionLostError as error:
                 why, is_lost = error.why, True
                 break
             except ConfigurationError as error:  # they are not for this process to make
@@ -565,15 +567,15 @@ class AmqpTransport(Transport, ForkAware):
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         with self._in_use() as hub:
-            return DeadLetterStore(hub, self._clock, self._shelf).entries(queues, after=after, limit=limit)
+            return DeadLetterStore(hub, self._clock, self._page_cache).entries(queues, after=after, limit=limit)
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._in_use() as hub:
-            return DeadLetterStore(hub, self._clock, self._shelf).revive(refs)
+            return DeadLetterStore(hub, self._clock, self._page_cache).revive(refs)
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._in_use() as hub:
-            return DeadLetterStore(hub, self._clock, self._shelf).discard(list(refs))
+            return DeadLetterStore(hub, self._clock, self._page_cache).discard(list(refs))
 
 
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
@@ -585,4 +587,4 @@ def _key_of(delivery: Delivery, receipt: Receipt) -> str:
     """Return the key of the notes on this message."""
     if receipt.key:
         return receipt.key
-    return plain_key(delivery.envelope, delivery.queue, delivery.attempt - receipt.turn, delivery.enqueued_at)
+    return plain_key(delivery.envelope, delivery.queue, delivery.attempt - receipt.hand_over, delivery.enqueued_at)

@@ -15,7 +15,7 @@ from bisect import insort
 from collections.abc import Collection
 from typing import NamedTuple
 
-from relevo_amqp._mapping import Death, Record
+from relevo_amqp._mapping import DeadLetterDetails, MessageRecord
 
 MOST = 5000
 """Dead letters that are kept for further pages."""
@@ -27,13 +27,13 @@ FRESH = 30.0
 """Seconds without a further page after which the next one looks again."""
 
 
-class Buried(NamedTuple):
+class FoundDeadLetter(NamedTuple):
     """A dead letter while it is looked at."""
 
     ref: str
     tag: int
-    record: Record
-    death: Death
+    record: MessageRecord
+    details: DeadLetterDetails
     size: int
 
 
@@ -46,14 +46,14 @@ class Earliest:
     """
 
     def __init__(self, limit: int):
-        self.letters: list[Buried] = []
+        self.letters: list[FoundDeadLetter] = []
         self.complete = True
         """Whether all that were added are there."""
         self._limit = limit
         self._size = 0
         self._ceiling: str | None = None
 
-    def add(self, letter: Buried) -> None:
+    def add(self, letter: FoundDeadLetter) -> None:
         """Take *letter* in, and drop the last ones if there is no room."""
         if self._ceiling is not None and letter.ref >= self._ceiling:  # no gap: one before it was dropped
             return
@@ -66,34 +66,38 @@ class Earliest:
             self._ceiling, self.complete = dropped.ref, False
 
 
-class _Rest(NamedTuple):
+class _Remainder(NamedTuple):
     queue: str
     behind: str
-    letters: list[Buried]
+    letters: list[FoundDeadLetter]
     complete: bool
     until: float
 
+    def continues(self, queue: str, behind: str, now: float) -> bool:
+        """Return whether these letters come right behind the ref *behind*, and are fresh."""
+        return (self.queue, self.behind) == (queue, behind) and now < self.until
 
-class Shelf:
+
+class PageCache:
     """Keeps the rest of the last look; for one reader who goes on, any other looks for himself."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rest: _Rest | None = None
+        self._remainder: _Remainder | None = None
 
-    def take(self, queue: str, behind: str, limit: int) -> tuple[list[Buried], bool]:
+    def take(self, queue: str, behind: str, limit: int) -> tuple[list[FoundDeadLetter], bool]:
         """Return up to *limit* of *queue* that come right behind the ref *behind*, and whether there are no others."""
         with self._lock:
-            rest = self._rest
-            if rest is None or (rest.queue, rest.behind) != (queue, behind) or time.monotonic() >= rest.until:
+            remainder = self._remainder
+            if remainder is None or not remainder.continues(queue, behind, time.monotonic()):
                 return [], False
-            letters, left = rest.letters[:limit], rest.letters[limit:]
-            self._rest = None
+            letters, left = remainder.letters[:limit], remainder.letters[limit:]
+            self._remainder = None
             if left:
-                self._put(queue, letters[-1].ref, left, complete=rest.complete)
-            return letters, rest.complete
+                self._put(queue, letters[-1].ref, left, complete=remainder.complete)
+            return letters, remainder.complete
 
-    def put(self, queue: str, behind: str, letters: list[Buried], *, complete: bool) -> None:
+    def put(self, queue: str, behind: str, letters: list[FoundDeadLetter], *, complete: bool) -> None:
         """Keep *letters* of *queue*, which come right behind the ref *behind*; *complete* says that no others do."""
         with self._lock:
             self._put(queue, behind, letters, complete=complete)
@@ -101,9 +105,9 @@ class Shelf:
     def drop(self, refs: Collection[str]) -> None:
         """Forget those of *refs*, which are no dead letters any more."""
         with self._lock:
-            if self._rest is not None:
-                letters = [letter for letter in self._rest.letters if letter.ref not in refs]
-                self._rest = self._rest._replace(letters=letters) if letters else None
+            if self._remainder is not None:
+                letters = [letter for letter in self._remainder.letters if letter.ref not in refs]
+                self._remainder = self._remainder._replace(letters=letters) if letters else None
 
-    def _put(self, queue: str, behind: str, letters: list[Buried], *, complete: bool) -> None:
-        self._rest = _Rest(queue, behind, letters, complete, time.monotonic() + FRESH) if letters else None
+    def _put(self, queue: str, behind: str, letters: list[FoundDeadLetter], *, complete: bool) -> None:
+        self._remainder = _Remainder(queue, behind, letters, complete, time.monotonic() + FRESH) if letters else None
