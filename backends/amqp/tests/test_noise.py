@@ -46,7 +46,7 @@ def test_a_host_that_has_no_address_is_one_error_and_pika_logs_nothing(
 ) -> None:
     transport = connect(url="amqp://user:password@nowhere.invalid/")
 
-    with pytest.raises(TransportError, match=r"the name nowhere\.invalid cannot be resolved"):
+    with pytest.raises(TransportError, match=r"the host name nowhere\.invalid cannot be resolved"):
         transport.stats("any")
 
     assert pika_lines(caplog) == []

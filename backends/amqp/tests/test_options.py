@@ -65,10 +65,10 @@ def test_what_is_no_address_is_refused_and_its_password_is_not_shown(url: str) -
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("amqp://user:canary@host:99999/", "the port '99999' is no number from 1 to 65535"),
-        ("amqp://user:canary@host:abc/", "the port 'abc' is no number from 1 to 65535"),
-        ("amqp://host:99999/", "the port '99999' is no number from 1 to 65535"),
-        ("amqp://user:canary", "what follows the colon is no number from 1 to 65535"),
+        ("amqp://user:canary@host:99999/", "the port '99999' is not a number from 1 to 65535"),
+        ("amqp://user:canary@host:abc/", "the port 'abc' is not a number from 1 to 65535"),
+        ("amqp://host:99999/", "the port '99999' is not a number from 1 to 65535"),
+        ("amqp://user:canary", "the text after the colon is not a number from 1 to 65535"),
         ("amqp://user:ca#nary@host/", "'amqp://user:***@host/' is not .* write / as %2F, . as %3F and # as %23"),
         ("amqp://user:ca?nary@host/", "write / as %2F, . as %3F and # as %23"),
         ("amqp://user:12/nary@host/", "write / as %2F, . as %3F and # as %23"),
@@ -102,7 +102,7 @@ def test_the_user_that_a_server_takes_from_its_own_machine_alone_is_refused_else
     host = urlsplit(url).hostname or ""
     assert str(caught.value).startswith(f"'{url.partition('://')[0]}")
     assert host in str(caught.value)
-    assert 'RabbitMQ takes its user "guest" from its own machine alone' in str(caught.value)
+    assert 'RabbitMQ accepts its user "guest" only from its own machine' in str(caught.value)
     assert "://user:${VARIABLE}@" in str(caught.value)
     assert ":guest" not in str(caught.value)
 

@@ -303,7 +303,9 @@ def test_without_the_right_to_write_an_event_is_refused_with_the_reason(node: No
     opener().setup(["media"])
     _allow(node, write="^$")
 
-    with pytest.raises(SendError, match=r"403 ACCESS_REFUSED - write access .* needs the right to write") as caught:
+    with pytest.raises(
+        SendError, match=r"403 ACCESS_REFUSED - write access .* needs the permission to write"
+    ) as caught:
         opener("clerk").send(_envelopes(3))
 
     assert caught.value.refused == (0, 1, 2)

@@ -215,7 +215,7 @@ def test_a_worker_whose_acks_are_stuck_does_not_go_on(connect: Connect, queue: s
 
 
 def stalled(transport: AmqpTransport) -> threading.Event:
-    """Stall the thread that speaks with the server until the event that is returned is set."""
+    """Stall the I/O thread until the returned event is set."""
     assert transport._hub is not None
     turnstile = threading.Event()
     transport._hub.loop.soon(lambda: void(turnstile.wait(20.0)))

@@ -38,7 +38,7 @@ T = TypeVar("T")
 SILENCE = "silence"
 """The kind of error when no answer came in time."""
 
-_GONE = ConnectionLostError("the thread that speaks with the server has ended")
+_GONE = ConnectionLostError("the I/O thread has ended")
 
 
 class Losable(Protocol):
@@ -106,7 +106,7 @@ class Loop:
         try:
             self._loop.start()
         except Exception:  # noqa: BLE001 - whoever waits for this thread must be told, whatever ended it
-            _log.exception("the thread that speaks with RabbitMQ has failed; a new one will be made")
+            _log.exception("the I/O thread of the RabbitMQ transport failed; the next call starts a new one")
         finally:
             self._ended = True
             for losable in tuple(self._watched):
@@ -194,7 +194,7 @@ class Connection:
             except (OSError, UnicodeError) as error:
                 _fail(
                     found,
-                    ConnectionLostError(f"the name {host} cannot be resolved: {error}", kind=type(error).__name__),
+                    ConnectionLostError(f"the host name {host} cannot be resolved: {error}", kind=type(error).__name__),
                 )
             else:
                 _resolve(found, None)

@@ -165,7 +165,7 @@ class Declarer:
                     durable=True,
                     arguments=queue.arguments,
                     tolerant=there,
-                    mend=f"delete it with {removal(queue.name, self._vhost)}",
+                    remedy=f"delete it with {removal(queue.name, self._vhost)}",
                 )
             if not there:
                 made.append(f'the queue "{queue.name}"')
@@ -200,13 +200,15 @@ class Declarer:
             return False
         return True
 
-    def _try(self, what: str, method: str, *args: Any, tolerant: bool, mend: str = "delete it", **kwargs: Any) -> None:
+    def _try(
+        self, what: str, method: str, *args: Any, tolerant: bool, remedy: str = "delete it", **kwargs: Any
+    ) -> None:
         """Declare; with *tolerant*, not being allowed to is no error: what is there can be checked by those who may."""
         try:
             self._call(method, *args, **kwargs)
         except ConnectionLostError as error:
             if error.code in (PRECONDITION_FAILED, RESOURCE_LOCKED):
-                raise TopologyError(self._transport, what, _difference(error.why), mend=mend) from error
+                raise TopologyError(self._transport, what, _difference(error.why), remedy=remedy) from error
             if not (tolerant and error.code == ACCESS_REFUSED):
                 raise
 
@@ -216,7 +218,7 @@ class Declarer:
             self._connection = self._connection or self._channel.connection
             if self._channel.connection is not self._connection:
                 raise ConnectionLostError(
-                    "the connection was lost during the declaration, and the server may have crashed"
+                    "the connection was lost while queues were declared; the server may have crashed"
                 )
         return self._channel.call(method, *args, timeout=self._timeout, **kwargs)
 

@@ -10,51 +10,51 @@ from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableE
 
 
 class AccessRefusedError(ConfigurationError):
-    """Raised when the server knows the user, the password or the virtual host not, or does not let them in."""
+    """Raised when the server does not know the user, the password or the virtual host, or refuses the connection."""
 
     def __init__(self, transport: str, place: str, why: str):
         self.transport = transport
         self.place = place
         self.why = why
         super().__init__(
-            f'the transport "{transport}" is refused by {place}: {why}; check user, password, rights and vhost'
+            f'the transport "{transport}": {place} refused access: {why}; check user, password, permissions and vhost'
         )
 
 
 class TopologyError(ConfigurationError):
-    """Raised when a queue or an exchange was declared before with other arguments than relevo needs."""
+    """Raised when a queue or an exchange exists with other arguments than relevo needs."""
 
-    def __init__(self, transport: str, what: str, why: str, *, mend: str = "delete it"):
+    def __init__(self, transport: str, what: str, why: str, *, remedy: str = "delete it"):
         self.transport = transport
         self.what = what
         self.why = why
         super().__init__(
-            f'the transport "{transport}": {what} was declared with other arguments: {why}; arguments cannot be '
+            f'the transport "{transport}": {what} exists with other arguments: {why}; arguments cannot be '
             f"changed; empty it with the release that declared it (relevo drain, relevo dead revive or discard), "
-            f"{mend} and run relevo setup; or choose another prefix"
+            f"{remedy} and run relevo setup; or choose another prefix"
         )
 
 
 class ServerTooOldError(ConfigurationError):
-    """Raised when the server is older than RabbitMQ 4.0, which drops events that relevo would keep."""
+    """Raised when the server is older than RabbitMQ 4.0; such a server can drop events."""
 
     def __init__(self, transport: str, version: str):
         self.transport = transport
         self.version = version
-        super().__init__(f'the transport "{transport}" needs RabbitMQ 4.0 or later; the server says "{version}"')
+        super().__init__(f'the transport "{transport}": expected RabbitMQ 4.0 or later; got version {version}')
 
 
 def not_set_up(transport: str, queues: Sequence[str]) -> ConfigurationError:
-    """Return what is raised when *queues* are not on the server, and this process was not told to make them."""
+    """Return the error for *queues* that are missing on the server, and that this process may not create."""
     names = ", ".join(f'"{queue}"' for queue in queues)
     return ConfigurationError(
         f'the transport "{transport}" lacks the queue{"s" if len(queues) > 1 else ""} {names}; run relevo setup, '
-        f'or say setup = "auto"'
+        f'or set setup = "auto"'
     )
 
 
 def no_stream(transport: str, name: str) -> ConfigurationError:
-    """Return what is raised when the stream *name* is missing on the server, and this process may not create it."""
+    """Return the error for the stream *name* that is missing on the server, and that this process may not create."""
     return ConfigurationError(
         f'the transport "{transport}" lacks the stream "{name}", which keeps notes of begun events; run relevo setup, '
         f'or set setup = "auto"'
@@ -63,14 +63,14 @@ def no_stream(transport: str, name: str) -> ConfigurationError:
 
 class ConnectionLostError(Exception):
     """
-    Raised between the modules of this package when a connection or a channel is gone or does not come about.
+    Raised between the modules of this package when a connection or a channel was lost or could not be opened.
 
     Args:
-        why: In words, without secrets.
+        why: The reason, without secrets.
 
-        code: AMQP's reply code; 0 if the server said nothing.
+        code: AMQP's reply code; 0 if the server sent none.
 
-        kind: The driver's own name for it.
+        kind: The driver's name of the error.
     """
 
     def __init__(self, why: str, *, code: int = 0, kind: str = ""):
@@ -94,37 +94,37 @@ _BY_KIND: Mapping[str, type[RelevoError]] = MappingProxyType(
         "SSLCertVerificationError": ConfigurationError,
     }
 )
-"""By the driver's name of the error; what stands not here is the world's fault."""
+"""By the driver's name of the error; any other error is a :class:`TransportUnavailableError`."""
 
 _BY_CODE: Mapping[int, type[RelevoError]] = MappingProxyType(
     {ACCESS_REFUSED: AccessRefusedError, NOT_ALLOWED: AccessRefusedError}
 )
-"""By the server's reply code; goes before the name."""
+"""By the server's reply code, which takes precedence over the name."""
 
 _QUOTED = re.compile(r"'[^']*'")
 
-_PASSING = ("limit", "is down")
-"""Words of a refusal that time may mend: a limit of connections, a virtual host that has stopped."""
+_TEMPORARY = ("limit", "is down")
+"""Words of a temporary refusal: a limit of connections, a virtual host that has stopped."""
 
 
 def translated(error: ConnectionLostError, *, transport: str, place: str) -> RelevoError:
     """
-    Return what relevo raises for *error*.
+    Return the error that relevo raises for *error*.
 
     Args:
-        error: What happened.
+        error: A lost connection or channel.
 
         transport: The transport's name.
 
         place: The server's address, without secrets.
     """
     kind = _BY_CODE.get(error.code) or _BY_KIND.get(error.kind, TransportUnavailableError)
-    said = _QUOTED.sub("", error.why)  # a user may be called so
-    if error.code == NOT_ALLOWED and any(word in said for word in _PASSING):
+    reason = _QUOTED.sub("", error.why)  # a name could contain these words
+    if error.code == NOT_ALLOWED and any(word in reason for word in _TEMPORARY):
         kind = TransportUnavailableError
     if kind is AccessRefusedError:
         return AccessRefusedError(transport, place, error.why)
     if kind is TransportUnavailableError:
-        mend = "; is the server started, and is that its port?" if error.kind == "ConnectionRefusedError" else ""
-        return TransportUnavailableError(transport, f"{place}: {error.why}{mend}")
-    return ConfigurationError(f'the transport "{transport}" cannot speak with {place}: {error.why}')
+        remedy = "; is the server started, and is that its port?" if error.kind == "ConnectionRefusedError" else ""
+        return TransportUnavailableError(transport, f"{place}: {error.why}{remedy}")
+    return ConfigurationError(f'the transport "{transport}": no connection to {place}: {error.why}')

@@ -57,6 +57,6 @@ def bounded(body: bytes, headers: Iterable[tuple[str, str]], why: str) -> Unread
         else:
             dropped.append(f"{fitting(name, 40)} ({len(value)})")
     if dropped:
-        why = f"{why}; too long to be kept, by their characters: {', '.join(dropped[:10])}"
+        why = f"{why}; headers that are too long to be kept, with their characters: {', '.join(dropped[:10])}"
         why += f" and {len(dropped) - 10} more" if len(dropped) > 10 else ""
     return Unreadable(raw=body, headers=MappingProxyType(kept) if kept else NO_HEADERS, why=fitting(why, MAX_WHY))

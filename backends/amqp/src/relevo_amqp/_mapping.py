@@ -217,7 +217,7 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UnfitError("a text in it has no form in UTF-8") from error
+        raise UnfitError("one of its texts cannot be encoded as UTF-8") from error
 
 
 def check_body(envelope: Envelope, limit: int) -> None:
@@ -353,7 +353,7 @@ def _strangeness(headers: Mapping[Any, Any]) -> str:
     if not header.whole(version):
         return "it was not sent by relevo"
     if version != header.WIRE_VERSION:
-        return f"it has version {version} on the wire; this relevo reads {header.WIRE_VERSION}"
+        return f"it has wire version {version}; this relevo reads version {header.WIRE_VERSION}"
     return ""
 
 
@@ -361,13 +361,13 @@ def _flaw(headers: Mapping[Any, Any], now: float) -> str:
     """Return the name of a header of our own that is invalid and must not be lost; empty if all are valid."""
     state = headers.get(header.STATE, b"")
     if not _is_state(state):
-        size = f"{len(state)} bytes" if isinstance(state, bytes) else f"no bytes but {type(state).__name__}"
-        return f"its state has {size}; at most {MAX_STATE} bytes are kept"
+        found = f"{len(state)} bytes" if isinstance(state, bytes) else type(state).__name__
+        return f"its state: expected at most {MAX_STATE} bytes; got {found}"
     due, expires = headers.get(header.DUE, 0), headers.get(header.EXPIRES, 0)
     if not -inf < header.number(due) <= now + header.MAX_AHEAD:
-        return f"it is due at {fitting(header.shown(due), 40)}, which is no time or more than a century away"
+        return f"its due time: expected seconds, at most a century ahead; got {fitting(header.shown(due), 40)}"
     if isnan(header.number(expires)):
-        return f"it expires at {fitting(header.shown(expires), 40)}, which is no time"
+        return f"its expiry: expected seconds; got {fitting(header.shown(expires), 40)}"
     return ""
 
 
@@ -415,7 +415,7 @@ def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> D
     return DeadLetterDetails(
         ref=reference(word, stamp, digest),
         reason=f"server-{reason}",
-        error=f"RabbitMQ put it aside: {reason}",
+        error=f"RabbitMQ dead-lettered it: {reason}",
         at=stamp if isinstance(when, datetime) else now,
     )
 

@@ -90,7 +90,7 @@ def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: 
         return None
     came_with = {name: getattr(properties, name, None) for name in _PROPERTIES}
     came_with = {name: value for name, value in came_with.items() if value is not None}
-    shown = foreign(properties, own, body, f"it has version {version} on the wire; this relevo reads {WIRE_VERSION}")
+    shown = foreign(properties, own, body, f"it has wire version {version}; this relevo reads version {WIRE_VERSION}")
     met = seconds(headers[MET], now) if MET in headers else None
     return Newer(raw=body, headers=shown.headers, why=shown.why, came_with={**came_with, "headers": own}, met=met)
 

@@ -63,36 +63,36 @@ class Address:
             ConfigurationError: It is not an address of RabbitMQ, or is elsewhere and names no user; its
                 password is not shown.
         """
-        mend = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
+        remedy = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
         wrong = f"{shown(masked_url(url))} is not an address of RabbitMQ"
         try:
             parts = urlsplit(url)
         except ValueError:
-            raise ConfigurationError(f"{wrong}; {mend}") from None
+            raise ConfigurationError(f"{wrong}; {remedy}") from None
         _, at, place = parts.netloc.rpartition("@")
         if not at and ":" in place and "@" in url:
-            raise ConfigurationError(f"{wrong}: in a user or password write / as %2F, ? as %3F and # as %23; {mend}")
+            raise ConfigurationError(f"{wrong}: in a user or password write / as %2F, ? as %3F and # as %23; {remedy}")
         try:
             port = parts.port
         except ValueError:
-            said = place.rpartition(":")[2]  # without credentials it may be a password, its @host forgotten
-            told = f"the port {shown(said)}" if at or said.isdecimal() else "what follows the colon"
-            raise ConfigurationError(f"{wrong}: {told} is no number from 1 to 65535; {mend}") from None
+            port_text = place.rpartition(":")[2]  # without credentials it may be a password, its @host forgotten
+            what = f"the port {shown(port_text)}" if at or port_text.isdecimal() else "the text after the colon"
+            raise ConfigurationError(f"{wrong}: {what} is not a number from 1 to 65535; {remedy}") from None
         if parts.scheme not in _PORTS or not parts.hostname or port == 0:
-            raise ConfigurationError(f"{wrong}; {mend}")
+            raise ConfigurationError(f"{wrong}; {remedy}")
         if parts.query or parts.fragment:
-            raise ConfigurationError(f"{wrong}: nothing may follow the virtual host; {mend}")
+            raise ConfigurationError(f"{wrong}: nothing may follow the virtual host; {remedy}")
         if parts.path.count("/") > 1:
-            raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {mend}")
+            raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}")
         if _ESCAPED.search(parts.netloc + parts.path):
-            raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {mend}")
+            raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {remedy}")
         user = _GUEST if parts.username is None else unquote(parts.username)
         password = _GUEST if parts.password is None else unquote(parts.password)
         if user in ("", _GUEST) and password == _GUEST and not _is_loopback(parts.hostname):
             raise ConfigurationError(
-                f'{shown(masked_url(url))} names no user of its own, and RabbitMQ takes its user "{_GUEST}" from its '
-                f"own machine alone; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
-                f"or localhost if it is this machine"
+                f'{shown(masked_url(url))} has no user of its own; RabbitMQ accepts its user "{_GUEST}" only from its '
+                f"own machine; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
+                f"or localhost if the server runs on this machine"
             )
         return cls(
             host=parts.hostname,
@@ -178,10 +178,10 @@ class AmqpOptions:
 
     def __attrs_post_init__(self) -> None:
         """
-        Refuse what cannot work.
+        Validate the options.
 
         Raises:
-            ConfigurationError: Says which option, and why.
+            ConfigurationError: An option is invalid.
         """
         Address.parse(self.url)
         if not _PREFIX.fullmatch(self.prefix) or self.prefix.startswith("amq."):
@@ -195,10 +195,10 @@ class AmqpOptions:
             if not least <= getattr(self, name) <= most:
                 self._refuse(name, f"a whole number from {least} to {most}")
         if self.prefetch is not None and not 1 <= self.prefetch <= 65_000:
-            self._refuse("prefetch", "a whole number from 1 to 65000, or omitted")
+            self._refuse("prefetch", "a whole number from 1 to 65000, or none")
         for name in ("confirm_timeout", "connect_timeout"):
             if not 0.0 < getattr(self, name) <= 3600.0:
-                self._refuse(name, "seconds, more than 0 and at most an hour")
+                self._refuse(name, "seconds, more than 0 and at most 3600")
         if not 0.0 <= self.settle_in <= 60.0:
             self._refuse("settle_in", "seconds from 0 to 60")
         if self.management is not None and not _is_plain_http(self.management):
@@ -208,7 +208,7 @@ class AmqpOptions:
         if not 0.01 <= self.resolution <= 3600.0:
             self._refuse("resolution", "seconds from 0.01 to 3600")
 
-    def _refuse(self, name: str, wanted: str) -> None:
+    def _refuse(self, name: str, expected: str) -> None:
         value = getattr(self, name)
-        told = masked_url(value) if name == "management" else value
-        raise ConfigurationError(f"{name} = {shown(told)} cannot work; write {wanted}")
+        masked = masked_url(value) if name == "management" else value
+        raise ConfigurationError(f"{name}: expected {expected}; got {shown(masked)}")

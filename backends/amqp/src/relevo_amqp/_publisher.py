@@ -20,7 +20,7 @@ from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError
 from relevo_amqp._mapping import Message
 
 NOT_TAKEN = (
-    "the server did not accept it: a target queue is full, as with a policy of max-length, or has lost its data; "
+    "the server refused it: a target queue is full, as with a policy of max-length, or has lost its data; "
     "run relevo check --live"
 )
 
@@ -200,7 +200,7 @@ class Publisher:
             if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
                 return
             if not self._loop.alive:
-                batch.give_up("the thread that speaks with the server has ended")
+                batch.give_up("the I/O thread has ended")
             elif unless_blocked and self.blocked is not None:
                 return
             elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline):
@@ -307,7 +307,7 @@ class Publisher:
                 and message.body == body
                 and batch.results[position] is None
             ):
-                batch.turn_away(position, f"no queue takes it ({method.reply_text})")
+                batch.turn_away(position, f"no queue is bound for it ({method.reply_text})")
                 return
 
     def _on_lost(self, channel: Channel, error: ConnectionLostError) -> None:
@@ -319,7 +319,9 @@ class Publisher:
             # The server closes the channel at the first that it refuses, and accepts none after it. If it accepted some
             # for this exchange before, the right to write was lost meanwhile, and which is the first is unknown.
             if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
-                batch.settle(position, PublishResult.REFUSED, f"{error.why}; this user needs the right to write to it")
+                batch.settle(
+                    position, PublishResult.REFUSED, f"{error.why}; this user needs the permission to write to it"
+                )
                 continue
             # The server names an exchange that is missing; what went there was not taken for sure.
             missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why

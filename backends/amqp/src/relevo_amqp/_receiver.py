@@ -465,7 +465,7 @@ class Receiver:
         self._state = self._state.asked(stalled=due and not arrived)
         if self._state.is_stuck:  # https://github.com/rabbitmq/rabbitmq-server/issues/15473
             subscription.close()
-            raise ConnectionLostError("the server has events ready and hands none out")
+            raise ConnectionLostError("the server has events ready and delivers none")
         return arrived
 
     def _sleep(self, subscription: Subscription, queues: Sequence[str], seconds: float) -> None:

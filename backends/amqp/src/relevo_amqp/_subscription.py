@@ -376,7 +376,7 @@ class Subscription:
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
             # At once, and not when the cut has been noticed: nothing more of it may be claimed.
-            self._on_lost(ConnectionLostError(f"the acks were not answered in {timeout:.3g} s"))
+            self._on_lost(ConnectionLostError(f"the server did not confirm the acks in {timeout:.3g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
@@ -523,7 +523,7 @@ class Subscription:
             if self._committed < self._sent:
                 self._committed = self._sent
                 self._channel.commit(self._on_commit)
-            why = f'the server ended the consumer of the queue "{consumer.name}", as it does when the queue is deleted'
+            why = f'the server cancelled the consumer of "{consumer.name}", as it does when a queue is deleted'
             self._on_lost(ConnectionLostError(why, kind=CANCELLED))
             self._channel.close()
 

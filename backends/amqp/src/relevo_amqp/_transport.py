@@ -326,7 +326,10 @@ class AmqpTransport(Transport, ForkAware):
                     if fresh or failed:
                         raise
                     if error.kind == CANCELLED:
-                        _log.warning("%s; subscribing again; what was held is delivered again", error.why)
+                        _log.warning(
+                            "%s; the transport subscribes again, and events that were held are delivered again",
+                            error.why,
+                        )
                     failed = True
                     continue
                 self._failures = 0
