@@ -216,7 +216,7 @@ def reckons_leases_from_the_time_of_sending() -> Patches:
     )
 
 
-@planted(promise.LOSSES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor loss.")
+@planted(promise.LOST_LEASES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor lost lease.")
 def ends_a_lease_as_if_it_were_a_release() -> Patches:
     return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), lost_leases=(relevo_event.lost_leases + 1)", ""))
 
@@ -322,7 +322,7 @@ def ends_an_extension_a_second_early() -> Patches:
     return reworded(["extend"], ("lease_until=?", "lease_until=? - 1000000"))
 
 
-@planted(promise.CHECKPOINT_SURVIVES_A_LOSS, "The end of a lease takes the last checkpoint along.")
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "The end of a lease takes the last checkpoint along.")
 def empties_the_state_of_a_lost_lease() -> Patches:
     return reworded(["reap"], ("SET state=0,", "SET state=0, progress=x'',"))
 

@@ -334,7 +334,7 @@ class Unsure(MemoryTransport):
 
 
 @decoy
-class CountsTooManyLossesHarness(MemoryHarness):
+class CountsTooManyLostLeasesHarness(MemoryHarness):
     """When a worker is killed, what was ready in its queues counts as lost with it, as if it had been fetched ahead."""
 
     transport: ClassVar[type[MemoryTransport]] = Unsure

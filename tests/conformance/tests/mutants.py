@@ -399,8 +399,8 @@ class AcksWhenItHandsOut(MemoryTransport):
         return []
 
 
-@planted(promise.LOSSES_ARE_COUNTED)
-class ForgetsLosses(MemoryTransport):
+@planted(promise.LOST_LEASES_ARE_COUNTED)
+class ForgetsLostLeases(MemoryTransport):
     """The lost leases of a delivery are always said to be none."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
@@ -408,9 +408,9 @@ class ForgetsLosses(MemoryTransport):
         return [attrs.evolve(one, lost_leases=0) for one in deliveries]
 
 
-@planted(promise.LOSSES_ARE_COUNTED)
+@planted(promise.LOST_LEASES_ARE_COUNTED)
 class CountsNoAttemptForACrash(MemoryTransport):
-    """A hand-over that ended in a crash counts as a loss and not as an attempt."""
+    """A hand-over that ended in a crash counts as a lost lease and not as an attempt."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -644,7 +644,7 @@ class ExtendsWhatIsNotHeld(MemoryTransport):
         return []
 
 
-@planted(promise.CHECKPOINT_SURVIVES_A_LOSS)
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
 class KeepsCheckpointsInTheWorkersMemory(MemoryTransport):
     """A checkpoint does not reach the store."""
 
@@ -773,7 +773,7 @@ class PurgesWhatIsHeld(MemoryTransport):
 
 
 @planted(promise.PURGED_IS_GONE, by_chance=False)
-class PurgesWhatIsHeldAfterALoss(MemoryTransport):
+class PurgesWhatIsHeldAfterALostLease(MemoryTransport):
     """A purge takes out what somebody holds that was lost before."""
 
     def purge(self, queue: str) -> int:
@@ -890,7 +890,7 @@ class AcksWhatItHoldsWhenItCloses(MemoryTransport):
         super().close()
 
 
-@planted(promise.LOSSES_ARE_COUNTED, by_chance=False)
+@planted(promise.LOST_LEASES_ARE_COUNTED, by_chance=False)
 class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
     """What a worker holds when it closes is released: what makes it close is never a suspect."""
 
@@ -899,7 +899,7 @@ class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
         MemoryTransport.close(self)
 
 
-@planted(promise.LOSSES_ARE_COUNTED, by_chance=False)
+@planted(promise.LOST_LEASES_ARE_COUNTED, by_chance=False)
 class LosesWhatItFetchedAheadWhenItCloses(MemoryTransport):
     """What was fetched ahead counts as lost at each clean stop."""
 
@@ -1128,7 +1128,7 @@ class RetriesWithoutTheDeaths(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class DropsADeathThatWasSeen(BreakableStore):
-    """A death that the worker saw is a loss like any other."""
+    """A death that the worker saw is a lost lease like any other."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, attrs.evolve(outcome, death=None) if isinstance(outcome, Lost) else outcome, now)

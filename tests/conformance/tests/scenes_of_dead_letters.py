@@ -9,7 +9,7 @@ from .scene import scene
 from .script import LEASE, Script, event
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
+@scene(promise.LOST_LEASES_ARE_COUNTED)
 def a_refused_checkpoint_is_handed_out_again(*, honest: bool) -> Script:
     script = Script()
     script.send(event())

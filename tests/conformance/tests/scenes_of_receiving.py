@@ -98,7 +98,7 @@ def what_was_reported_lost_never_comes(*, honest: bool) -> Script:
     return script
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
+@scene(promise.LOST_LEASES_ARE_COUNTED)
 def one_break_of_a_connection_is_counted_twice(*, honest: bool) -> Script:
     script = Script(BROKER)
     script.send(event())
@@ -111,7 +111,7 @@ def one_break_of_a_connection_is_counted_twice(*, honest: bool) -> Script:
     return script
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
+@scene(promise.LOST_LEASES_ARE_COUNTED)
 def a_crash_is_not_counted(*, honest: bool) -> Script:
     script = Script()
     script.send(event())
@@ -121,8 +121,8 @@ def a_crash_is_not_counted(*, honest: bool) -> Script:
     return script
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
-def a_loss_is_counted_that_nobody_saw(*, honest: bool) -> Script:
+@scene(promise.LOST_LEASES_ARE_COUNTED)
+def a_lost_lease_is_counted_that_was_not_seen(*, honest: bool) -> Script:
     """Where a store fetches ahead, it may count what a killed worker never saw; while all live, nothing is lost."""
     script = Script(BROKER)
     script.receive()
@@ -133,8 +133,8 @@ def a_loss_is_counted_that_nobody_saw(*, honest: bool) -> Script:
     return script
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
-def a_loss_is_counted_of_a_worker_that_never_received_here(*, honest: bool) -> Script:
+@scene(promise.LOST_LEASES_ARE_COUNTED)
+def a_lost_lease_is_counted_of_a_worker_that_never_received_here(*, honest: bool) -> Script:
     script = Script(BROKER)
     script.receive(queues=("q" if honest else "r",), worker="b")
     script.send(event())
@@ -143,8 +143,8 @@ def a_loss_is_counted_of_a_worker_that_never_received_here(*, honest: bool) -> S
     return script
 
 
-@scene(promise.LOSSES_ARE_COUNTED)
-def a_reported_loss_is_not_counted(*, honest: bool) -> Script:
+@scene(promise.LOST_LEASES_ARE_COUNTED)
+def a_reported_lost_lease_is_not_counted(*, honest: bool) -> Script:
     script = Script()
     script.send(event())
     (first,) = script.receive(event())

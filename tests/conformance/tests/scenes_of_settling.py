@@ -322,7 +322,7 @@ def an_extended_lease_ends_with_the_first_one(*, honest: bool) -> Script:
     return script
 
 
-@scene(promise.CHECKPOINT_SURVIVES_A_LOSS)
+@scene(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
 def a_checkpoint_is_lost_with_its_worker(*, honest: bool) -> Script:
     script = Script()
     script.send(event())

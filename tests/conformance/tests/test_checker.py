@@ -138,7 +138,7 @@ def test_an_extra_copy_that_never_comes_tears_no_batch() -> None:
     assert script.broken() == set()
 
 
-def test_a_loss_that_was_fetched_ahead_counts_beside_one_of_a_lease_that_ran_out() -> None:
+def test_a_delivery_that_was_fetched_ahead_counts_beside_one_whose_lease_ran_out() -> None:
     script = Script(attrs.evolve(EVERYTHING, lost_leases="at least"))
     script.send(event())
     script.receive(event())

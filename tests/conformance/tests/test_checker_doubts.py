@@ -49,7 +49,7 @@ def test_what_a_receive_of_unknown_fate_took_is_hidden_for_its_lease() -> None:
 
     script.receive(one, attempt=2, lost_leases=1)
 
-    assert script.broken() == {promise.LOSSES_ARE_COUNTED.id}
+    assert script.broken() == {promise.LOST_LEASES_ARE_COUNTED.id}
 
 
 def test_a_receive_of_unknown_fate_loses_nothing() -> None:

@@ -135,7 +135,7 @@ def test_a_tally_says_what_was_met(recorded: list[history.Record]) -> None:
         "event unknown",
         "event handed out",
         "unreadable handed out",
-        "handed out after a loss",
+        "handed out after a lost lease",
         "handed out after a nack",
         "extended",
         "deadletter",

@@ -22,7 +22,7 @@ QUICK = PROFILES["quick"]
 
 RARE = (
     "unreadable handed out",
-    "handed out after a loss",
+    "handed out after a lost lease",
     "handed out after a nack",
     "event unknown",
     "receive unknown",

@@ -44,7 +44,7 @@ SCENARIOS = {
     "receive": "test_what_was_sent_is_received",
     "settle": "test_each_settlement_of_a_batch_stands_alone",
     "extend": "test_an_extended_lease_holds",
-    "checkpoint": "test_a_checkpoint_survives_the_loss_of_its_worker",
+    "checkpoint": "test_a_checkpoint_survives_a_lost_lease",
     "dead_letters": "test_looking_at_dead_letters_changes_nothing",
     "revive": "test_only_what_was_named_is_revived",
     "discard": "test_what_is_discarded_is_gone_and_no_other",

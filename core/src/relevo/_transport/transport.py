@@ -337,7 +337,7 @@ class Transport(ABC):
             ConfigurationError: *state* is longer than :data:`MAX_STATE`; nothing was changed.
 
         Promises:
-            checkpoint-survives-a-loss · state-is-bounded
+            checkpoint-survives-a-lost-lease · state-is-bounded
         """
         self._check_states((state,))
         self._checkpoint(delivery, state)

@@ -22,7 +22,7 @@ from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import BREAKAGES
-from relevo_conformance.verdict import told
+from relevo_conformance.verdict import error_text
 from relevo_conformance.worker import Worker
 
 PROMPTLY = 10.0
@@ -54,9 +54,9 @@ class SetUpContract(Contract):
         with self.bench(queues=3) as bench:
             worker = bench.recorder.worker()
 
-            told = [list(worker.setup(bench.queues, dry_run=True)) for _ in range(2)]
+            words = [list(worker.setup(bench.queues, dry_run=True)) for _ in range(2)]
 
-            assert told[0] == told[1] == list(worker.setup(bench.queues))
+            assert words[0] == words[1] == list(worker.setup(bench.queues))
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_setting_up_again_leaves_everything_where_it_is(self) -> None:
@@ -83,7 +83,7 @@ class SetUpContract(Contract):
 
                 for verb in (lambda: app.dispatch(Event("image.created")), lambda: app.prepare("main")):
                     said = raised_by(verb)
-                    assert isinstance(said, ConfigurationError), f"{NOT_SET_UP}, not {told(said)}"
+                    assert isinstance(said, ConfigurationError), f"{NOT_SET_UP}, not {error_text(said)}"
                     assert "relevo setup" in str(said), f"{NOT_SET_UP}; it says: {said}"
         finally:
             harness.drop("media")
@@ -132,8 +132,8 @@ class NameContract(Contract):
             worker.close()
             closed = raised_by(lambda: worker.send([bench.envelope()]))
 
-            assert isinstance(lost, LeaseLostError), f"to ack again has to raise LeaseLostError, not {told(lost)}"
-            assert isinstance(closed, TransportClosedError), f"after close, send ended with {told(closed)}"
+            assert isinstance(lost, LeaseLostError), f"to ack again has to raise LeaseLostError, not {error_text(lost)}"
+            assert isinstance(closed, TransportClosedError), f"after close, send ended with {error_text(closed)}"
             named = (lost.transport, closed.transport)
             assert named == ("orders", "orders"), f'the transport is called "orders", and its errors say {named}'
 
@@ -171,7 +171,7 @@ class CloseContract(Contract):
 
             for verb in self._verbs(bench, worker, held):
                 error = raised_by(verb)
-                assert isinstance(error, TransportClosedError), f"after close, a call ended with {told(error)}"
+                assert isinstance(error, TransportClosedError), f"after close, a call ended with {error_text(error)}"
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_close_settles_nothing(self) -> None:
@@ -227,7 +227,7 @@ class CloseContract(Contract):
                 transport.setup([bench.queue])
 
             error = raised_by(lambda: transport.send([]))
-            assert isinstance(error, TransportClosedError), f"after its with block, send ended with {told(error)}"
+            assert isinstance(error, TransportClosedError), f"after its with block, send ended with {error_text(error)}"
 
     def _verbs(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
         """Return what can be asked, apart from what is not claimed anyway."""
@@ -267,7 +267,7 @@ class UnclaimedContract(Contract):
             for verb in self._unclaimed(bench, worker, held):
                 error = raised_by(verb)
                 assert isinstance(error, UnsupportedError), (
-                    f"what is not claimed has to raise UnsupportedError, not {told(error)}"
+                    f"what is not claimed has to raise UnsupportedError, not {error_text(error)}"
                 )
 
             assert worker.ack(held)

@@ -104,7 +104,7 @@ class FaultContract(Contract):
 
         self.whatever_fails(arrange)
 
-    @proves(promise.FAILURE_LOSES_NOTHING, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.FAILURE_LOSES_NOTHING, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_that_fails_leaves_one_of_the_two_states(self) -> None:
         def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
             worker.send([bench.envelope()])

@@ -37,7 +37,7 @@ class BegunContract(Contract):
         return worker, held
 
     @proves(promise.BEGUN_IS_KEPT)
-    def test_a_note_survives_the_loss_of_its_worker(self) -> None:
+    def test_a_note_survives_a_lost_lease(self) -> None:
         with self.bench() as bench:
             worker, _ = self.begun(bench)
 
@@ -133,7 +133,7 @@ class BegunContract(Contract):
             assert evidence(bench.one(worker)) == (None, (THIRD, FOURTH, FIRST)), "the last three are kept"
 
     @proves(promise.BEGUN_IS_KEPT)
-    def test_a_loss_of_which_no_death_was_seen_keeps_the_note(self) -> None:
+    def test_a_lost_lease_without_a_death_keeps_the_note(self) -> None:
         with self.bench() as bench:
             worker, held = self.begun(bench)
 

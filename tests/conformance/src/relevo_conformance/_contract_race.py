@@ -125,7 +125,7 @@ class RaceContract(Contract):
 
         self.whatever_comes_between(check)
 
-    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_after_the_lease_is_not_kept_whoever_receives(self) -> None:
         self.require_timed_leases()
 

@@ -126,8 +126,8 @@ class ReceiveContract(Contract):
 
             assert bench.one(bench.worker()).lost_leases == 1
 
-    @proves(promise.LOSSES_ARE_COUNTED)
-    def test_every_crash_counts_as_an_attempt_and_a_loss(self) -> None:
+    @proves(promise.LOST_LEASES_ARE_COUNTED)
+    def test_every_crash_counts_as_an_attempt_and_a_lost_lease(self) -> None:
         with self.bench() as bench:
             bench.worker().send([bench.envelope()])
 
@@ -138,7 +138,7 @@ class ReceiveContract(Contract):
                 assert delivery.lost_leases >= crash
                 bench.lose(worker)
 
-    @proves(promise.LOSSES_ARE_COUNTED)
+    @proves(promise.LOST_LEASES_ARE_COUNTED)
     def test_lost_leases_and_nacks_are_told_apart(self) -> None:
         with self.bench() as bench:
             first = bench.worker()
@@ -153,7 +153,7 @@ class ReceiveContract(Contract):
             assert delivery.attempt - delivery.lost_leases == 2
             assert delivery.lost_leases == 1
 
-    @proves(promise.LOSSES_ARE_COUNTED)
+    @proves(promise.LOST_LEASES_ARE_COUNTED)
     def test_whoever_watched_a_process_die_says_so_and_it_comes_back_at_once(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()

@@ -14,7 +14,7 @@ from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
-from relevo_conformance.verdict import told
+from relevo_conformance.verdict import error_text
 
 UNTOLD = "a send whose answer was lost has to raise SendError, which says of each event what became of it"
 
@@ -232,7 +232,7 @@ class SendErrorContract(Contract):
 
             error = bench.failed_send(sender, "after", batch)
 
-            assert isinstance(error, SendError), f"{UNTOLD}; it raised {told(error)}"
+            assert isinstance(error, SendError), f"{UNTOLD}; it raised {error_text(error)}"
             # Where a batch is sent in parts, those behind the part that failed may be refused.
             written = [*error.sent, *error.unknown]
             assert written, f"{UNTOLD}; it said that all were refused, although they were written"

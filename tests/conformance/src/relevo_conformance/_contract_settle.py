@@ -222,7 +222,7 @@ class StateContract(Contract):
             assert worker.nack(first)
             assert bench.one(other).state == STATE
 
-    @proves(promise.STATE_IS_BOUNDED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.STATE_IS_BOUNDED, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_of_a_state_that_is_too_long_is_refused(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
@@ -367,7 +367,7 @@ class StaleContract(Contract):
 
             assert bench.recorder.workers[1].ack(new)
 
-    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_an_old_receipt_keeps_no_checkpoint(self) -> None:
         with self.bench() as bench:
             old, new = self._two_holders(bench)
@@ -401,7 +401,7 @@ class StaleContract(Contract):
 
             assert list(worker.extend([held], lease=bench.times.lease)) == [held]
 
-    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_after_the_lease_is_not_kept_though_nobody_noticed_its_end(self) -> None:
         self._require_timed_leases()
         with self.bench() as bench:
@@ -470,8 +470,8 @@ class LeaseContract(Contract):
         with self.bench() as bench:
             assert list(bench.worker().extend([], lease=bench.times.lease)) == []
 
-    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
-    def test_a_checkpoint_survives_the_loss_of_its_worker(self) -> None:
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
+    def test_a_checkpoint_survives_a_lost_lease(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
             worker.send([bench.envelope()])
@@ -484,7 +484,7 @@ class LeaseContract(Contract):
             again = bench.one(other)
             assert (again.state, again.lost_leases) == (STATE, 1)
 
-    @proves(promise.CHECKPOINT_SURVIVES_A_LOSS)
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_stays_when_the_outcome_says_nothing_of_the_state(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

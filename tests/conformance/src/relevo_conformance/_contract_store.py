@@ -236,7 +236,7 @@ class FindContract(Contract):
             assert list(worker.find(envelope.id)) == []
 
     @proves(promise.FOUND_AS_IT_IS)
-    def test_an_event_whose_holder_was_lost_is_found_ready_with_its_loss(self) -> None:
+    def test_an_event_whose_holder_was_lost_is_found_ready_with_its_lost_lease(self) -> None:
         with self.bench() as bench:
             lost, other = bench.worker(), bench.worker()
             envelope = bench.envelope()
@@ -377,7 +377,7 @@ class TakeOutContract(Contract):
             assert len(bench.receive(worker, 2, limit=10)) == 2
 
     @proves(promise.PURGED_IS_GONE)
-    def test_a_purge_spares_what_is_held_after_a_loss(self) -> None:
+    def test_a_purge_spares_what_is_held_after_a_lost_lease(self) -> None:
         with self.bench() as bench:
             lost, worker = bench.worker(), bench.worker()
             lost.send([bench.envelope()])

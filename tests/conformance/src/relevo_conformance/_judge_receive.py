@@ -23,13 +23,13 @@ Lease = tuple[float, float]
 """Before the first it cannot have run out, after the second it has."""
 
 _AFTER: dict[Action | None, Promise] = {
-    None: promise.LOSSES_ARE_COUNTED,
+    None: promise.LOST_LEASES_ARE_COUNTED,
     Action.NACK: promise.NACK_RETURNS_LATER,
     Action.RELEASE: promise.RELEASE_COUNTS_NOTHING,
     Action.POSTPONE: promise.RELEASE_COUNTS_NOTHING,
     Action.REVIVE: promise.REVIVED_IS_RECEIVED,
     Action.EXTEND: promise.EXTEND_KEEPS_THE_LEASE,
-    Action.LOSE: promise.LOSSES_ARE_COUNTED,
+    Action.LOSE: promise.LOST_LEASES_ARE_COUNTED,
 }
 
 
@@ -146,7 +146,7 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
     surplus = handed.lost_leases - ready.counters.lost_leases
     allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.lost_leases == "at least" else 0
     if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
-        allowed -= 1  # the loss that is counted already was that of a break; one that was reported was not
+        allowed -= 1  # the lost lease that is counted already was that of a break; one that was reported was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
     noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths) or not world.capabilities.presence
     return counted and handed.state == ready.kept and noted
@@ -159,8 +159,8 @@ def _blamed(ready: Situation, handed: history.Handed) -> Promise:
     if counted and handed.state == ready.kept and not noted:
         return promise.BEGUN_IS_KEPT
     if ready.last is Action.LOSE and ready.checkpointed:
-        return promise.CHECKPOINT_SURVIVES_A_LOSS
-    return _AFTER.get(ready.last, promise.LOSSES_ARE_COUNTED)
+        return promise.CHECKPOINT_SURVIVES_A_LOST_LEASE
+    return _AFTER.get(ready.last, promise.LOST_LEASES_ARE_COUNTED)
 
 
 def _differs(ready: Situation, handed: history.Handed) -> str:

@@ -18,7 +18,7 @@ _PROMISED: dict[Action, Promise] = {
     Action.DEAD_LETTER: promise.DEAD_IS_KEPT_WITH_REASON,
     Action.RELEASE: promise.RELEASE_COUNTS_NOTHING,
     Action.POSTPONE: promise.RELEASE_COUNTS_NOTHING,
-    Action.LOSE: promise.LOSSES_ARE_COUNTED,
+    Action.LOSE: promise.LOST_LEASES_ARE_COUNTED,
 }
 
 
@@ -208,7 +208,7 @@ def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoin
     elif returned.end == "refused":
         copy.resolve(tag, happened=False)
         if returned.error == "LeaseLostError":
-            _was_lost(world, operation, call.delivery, returned.at, promise.CHECKPOINT_SURVIVES_A_LOSS)
+            _was_lost(world, operation, call.delivery, returned.at, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     else:
         copy.resolve(tag, happened=None)
 

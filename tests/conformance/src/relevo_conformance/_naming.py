@@ -15,7 +15,7 @@ from relevo import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_conformance._generic import generic
 from relevo_conformance.harness import Deviation, Harness
-from relevo_conformance.verdict import told
+from relevo_conformance.verdict import error_text
 
 HARNESSES = "relevo.harnesses"
 TRANSPORTS = "relevo.transports"
@@ -82,7 +82,7 @@ def _got(load: Callable[[], Any], what: str, mend: str = "") -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, ImportError | AttributeError) else told(error)
+    return str(error) if isinstance(error, ImportError | AttributeError) else error_text(error)
 
 
 def _own_traceback(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from relevo import DeadLetterEntry, Delivery, Envelope, Found, Stats, Unreadable
 from relevo.errors import SendError, SettleError, shown
 from relevo_conformance import history
-from relevo_conformance.verdict import told
+from relevo_conformance.verdict import error_text
 
 _MOST = 10_000
 """No answer of the suite's is longer."""
@@ -65,7 +65,7 @@ def _looked_at(what: str, look: Callable[[], None]) -> None:
     except _Unexpected as error:
         raise MisfitError(f"{what} {error}") from None
     except Exception as error:
-        raise MisfitError(f"{what} something that cannot be looked at: {told(error)}") from error
+        raise MisfitError(f"{what} something that cannot be looked at: {error_text(error)}") from error
 
 
 class _Unexpected(Exception):  # noqa: N818 - a step on the way to an error

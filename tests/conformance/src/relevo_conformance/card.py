@@ -235,12 +235,12 @@ def _failure(finding: Finding, promise: Promise) -> Failure:
 
 def _errors(findings: Sequence[Finding], told_of: AbstractSet[str]) -> Iterable[str]:
     """Return what no line tells: what the harness did wrong, and what was broken beside the promises that are told."""
-    told = (
+    found = (
         f"{one.test}: {one.what}"
         for one in findings
         if one.status == "error" or (one.status == "broken" and not one.promises & told_of)
     )
-    return dict.fromkeys(told)
+    return dict.fromkeys(found)
 
 
 def _wrong_deviations(deviations: Mapping[str, Deviation]) -> Iterable[str]:

@@ -433,11 +433,11 @@ def _with_commands(
         command = _command(card, kind, options, "--replay", str(path)) if replays else rerun
         return attrs.evolve(failure, written=str(path), replays=replays, replay=command)
 
-    def told(line: Line) -> Line:
+    def with_commands(line: Line) -> Line:
         return attrs.evolve(line, failures=[kept(line, one) for one in line.failures])
 
     command = _command(card, kind, options)
-    lines = list(map(told, card.lines))
+    lines = list(map(with_commands, card.lines))
     return attrs.evolve(card, lines=lines, subject=attrs.evolve(card.subject, command=command))
 
 
@@ -498,7 +498,7 @@ def _progress(log: Log) -> Iterator[tuple[Progress, Callable[[Finding], None]]]:
     console = _console(sys.stderr)
     with console.status("opening") if console.is_terminal else nullcontext() as status:
 
-        def told(number: int, total: int, test: str) -> None:
+        def begun(number: int, total: int, test: str) -> None:
             log.at(test)
             if status is not None:
                 status.update(f"{number} of {total}  {test}")
@@ -509,7 +509,7 @@ def _progress(log: Log) -> Iterator[tuple[Progress, Callable[[Finding], None]]]:
                 what = " ".join(finding.what.split())
                 console.print(Text(f"{word}  {finding.test}  {what}"), no_wrap=True, overflow="ellipsis")
 
-        yield told, found
+        yield begun, found
 
 
 def _show_tests(trial: Trial, out: TextIO) -> None:

@@ -20,10 +20,10 @@ from relevo_conformance.promise import Promise
 from relevo_conformance.verdict import (
     BrokenPromiseError,
     HarnessError,
+    error_text,
     hook_that_raised,
     is_a_persons,
     raised_in,
-    told,
 )
 from relevo_conformance.watch import Stage, Watch
 
@@ -117,7 +117,7 @@ class Contract:
             hook = hook_that_raised(error.__traceback__, cls.harness_type)
             if hook is None or raised_in(error.__traceback__, cls.harness_type.transport):
                 raise
-            raise HarnessError(name, hook, f"raised {told(error)}") from error
+            raise HarnessError(name, hook, f"raised {error_text(error)}") from error
         finally:
             if watch.is_over:
                 cls._begin_anew()
@@ -171,7 +171,7 @@ class Contract:
         except BaseException as error:
             if is_a_persons(error):
                 raise
-            raise HarnessError(name, hook, f"raised {told(error)}") from error
+            raise HarnessError(name, hook, f"raised {error_text(error)}") from error
 
     def each(self, cases: Iterable[Case], act: Callable[[Case], None]) -> None:
         """
@@ -261,8 +261,8 @@ def _tolerate(harness: Harness, error: AssertionError, proven: frozenset[str]) -
     """Skip a test that shows a deviation which *harness* declares, and nothing else."""
     broken = error.promises if isinstance(error, BrokenPromiseError) else proven
     if broken <= tolerated(harness):
-        told = (f"{name}: {harness.deviations[name].reason} ({harness.deviations[name].url})" for name in broken)
-        skipped = pytest.skip.Exception(f"deviates from {'; '.join(sorted(told))}")
+        reasons = (f"{name}: {harness.deviations[name].reason} ({harness.deviations[name].url})" for name in broken)
+        skipped = pytest.skip.Exception(f"deviates from {'; '.join(sorted(reasons))}")
         skipped.deviating = broken  # type: ignore[attr-defined]
         raise skipped
 

@@ -17,7 +17,7 @@ from relevo_conformance.harness import Harness, Observed
 from relevo_conformance.history import Record
 from relevo_conformance.profile import Profile
 from relevo_conformance.suite import suite
-from relevo_conformance.verdict import BrokenPromiseError, HarnessError, is_a_persons, told
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, error_text, is_a_persons
 
 Status = Literal["kept", "broken", "skipped", "deviates", "error"]
 """*deviates*: it is broken as the harness declares.
@@ -156,13 +156,13 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
     """Return what is known: a history that breaks a promise is proof, whatever came of the test."""
     history, violations = observed.broken or (observed.failed, ())
     recorded = frozenset(violation.promise for violation in violations)
-    told_of = frozenset() if error is None else broken_promises(error)
+    said = frozenset() if error is None else broken_promises(error)
     flaky = error is None or (bool(recorded) and isinstance(error, Flaky))
     what = "\n".join(map(str, violations)) if flaky or error is None else _reason(error)
     return Finding(
         test=name,
         status="broken",
-        promises=told_of or recorded or promises,
+        promises=said or recorded or promises,
         what=what,
         program="" if error is None else _program(error),
         history=history,
@@ -174,8 +174,8 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
 def _reason(error: BaseException) -> str:
     """Return what *error* says; of a group also what each one in it says."""
     if isinstance(error, BaseExceptionGroup):
-        return "\n\n".join([told(error), *map(_reason, error.exceptions)])
-    return told(error)
+        return "\n\n".join([error_text(error), *map(_reason, error.exceptions)])
+    return error_text(error)
 
 
 def _program(error: BaseException) -> str:

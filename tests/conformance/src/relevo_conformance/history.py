@@ -494,6 +494,6 @@ def _situations(record: Returned, calls: Mapping[int, Call]) -> Iterable[str]:
 def _handed_out(handed: Handed) -> Iterable[str]:
     yield "unreadable handed out" if isinstance(handed.event, Unreadable) else "event handed out"
     if handed.lost_leases:
-        yield "handed out after a loss"
+        yield "handed out after a lost lease"
     if handed.attempt - handed.lost_leases > 1:
         yield "handed out after a nack"

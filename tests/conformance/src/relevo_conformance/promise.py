@@ -126,12 +126,12 @@ LEASED_IS_HIDDEN = Promise("leased-is-hidden", "An event has one holder at a tim
 LOST_LEASE_RETURNS = Promise(
     "lost-lease-returns",
     "What a vanished holder held is handed out again.",
-    floors={"kill done": 3, "handed out after a loss": 3},
+    floors={"kill done": 3, "handed out after a lost lease": 3},
 )
-LOSSES_ARE_COUNTED = Promise(
+LOST_LEASES_ARE_COUNTED = Promise(
     "lost-leases-are-counted",
     "Attempts and lost leases count every hand-over that a crash ended, and survive it.",
-    floors={"handed out after a loss": 5},
+    floors={"handed out after a lost lease": 5},
 )
 MALFORMED_IS_QUARANTINED = Promise(
     "malformed-is-quarantined",
@@ -210,16 +210,16 @@ DISCARDED_IS_GONE = _optional(
 EXTEND_KEEPS_THE_LEASE = _optional(
     "extend-keeps-the-lease", "An extended lease holds.", Needs("extend"), floors={"extended": 3}
 )
-CHECKPOINT_SURVIVES_A_LOSS = _optional(
-    "checkpoint-survives-a-loss",
+CHECKPOINT_SURVIVES_A_LOST_LEASE = _optional(
+    "checkpoint-survives-a-lost-lease",
     "The state of the last checkpoint is handed out again.",
     Needs("checkpoint"),
     floors={"checkpoint done": 3},
 )
 BEGUN_IS_KEPT = _optional(
     "begun-is-kept",
-    "The note and the deaths of an event are delivered again after a loss and a release; a retry and a death that was "
-    "seen remove the note and keep the deaths.",
+    "The note and the deaths of an event are delivered again after a lost lease and a release; a retry and a death "
+    "that was seen remove the note and keep the deaths.",
     Needs("presence"),
     floors={"begin done": 3},
 )

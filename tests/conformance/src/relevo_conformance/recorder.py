@@ -22,7 +22,7 @@ from relevo_conformance import history, promise
 from relevo_conformance.checker import Judge, Violation
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.harness import Harness, HookMissing
-from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, is_a_persons, raised_in, told
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text, is_a_persons, raised_in
 from relevo_conformance.watch import Watch
 from relevo_conformance.worker import Worker
 
@@ -146,7 +146,7 @@ class Recorder:
         except BaseException as error:
             if is_a_persons(error):
                 raise
-            raise HarnessError(kind, name, f"raised {told(error)}") from error
+            raise HarnessError(kind, name, f"raised {error_text(error)}") from error
 
     @contextmanager
     def entered(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
@@ -170,7 +170,7 @@ class Recorder:
                 raise
             if isinstance(cause, RelevoError):
                 raise cause from None
-            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {told(cause)}")
+            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {error_text(cause)}")
             raise BrokenPromiseError([violation]) from cause
         if not isinstance(opened, Transport):
             why = f"returned {shown(opened)}; expected a relevo.Transport"

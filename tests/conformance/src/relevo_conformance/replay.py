@@ -25,7 +25,7 @@ from relevo_conformance.fault import Fault
 from relevo_conformance.harness import LONGEST_SLEEP, Harness, HookMissing
 from relevo_conformance.model import identity
 from relevo_conformance.recorder import Recorder
-from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, told
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text
 from relevo_conformance.worker import RecordedTransaction, Worker
 
 _OUTBOX = "outbox/"
@@ -224,7 +224,7 @@ class _Player:
                 raise
             except Exception as error:  # noqa: BLE001 - it is in the history
                 if record.op in self.ended and self.ended[record.op].end == "done":
-                    self.note(f"call {record.op}, which was done then, failed: {told(error)}")
+                    self.note(f"call {record.op}, which was done then, failed: {error_text(error)}")
         self._require_time()
 
     def _set_up_what_was_there(self) -> None:

@@ -64,7 +64,7 @@ class LeftBehind(BaseException):
     """Raised in a thread for which nobody waits any more, wherever it calls the suite."""
 
 
-def told(error: BaseException | None) -> str:
+def error_text(error: BaseException | None) -> str:
     """Return the kind and the text of *error* for a reader, whatever its author made of them."""
     if error is None:
         return "success"
@@ -74,7 +74,7 @@ def told(error: BaseException | None) -> str:
         text = f"its text cannot be read: __str__ raised {type(worse).__name__}"
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
     if isinstance(error, BrokenPromiseError) and isinstance(error.__context__, RelevoError):
-        text = f"{text}\nit raised {told(error.__context__)}"
+        text = f"{text}\nit raised {error_text(error.__context__)}"
     text = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -124,9 +124,9 @@ def claims_of(transport: Transport) -> Capabilities:
     except BaseException as error:
         if is_a_persons(error):
             raise
-        what = f"the capabilities of {type(transport).__name__} raised {told(error)}; expected a relevo.Capabilities"
+        what = f"{type(transport).__name__}.capabilities raised {error_text(error)}; expected a relevo.Capabilities"
         raise BrokenPromiseError([Violation(promise.ANSWERS_ARE_WELL_FORMED.id, None, what)]) from error
     if not isinstance(claimed, Capabilities):
-        what = f"the capabilities of {type(transport).__name__} are {shown(claimed)}; expected a relevo.Capabilities"
+        what = f"{type(transport).__name__}.capabilities is {shown(claimed)}; expected a relevo.Capabilities"
         raise BrokenPromiseError([Violation(promise.ANSWERS_ARE_WELL_FORMED.id, None, what)])
     return claimed

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from relevo_conformance import promise
 from relevo_conformance._world import Violation
-from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, told
+from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, error_text
 
 if TYPE_CHECKING:
     from relevo_conformance.bench import Bench
@@ -161,7 +161,7 @@ class Stage:
         watch.land()
         if isinstance(job.error, KeyboardInterrupt | SystemExit):
             # Nobody at the keyboard meant that thread; here it would end everything.
-            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"something raised {told(job.error)}")
+            violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"something raised {error_text(job.error)}")
             raise BrokenPromiseError([violation]) from job.error
         if job.error is not None:
             raise job.error

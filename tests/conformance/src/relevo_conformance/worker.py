@@ -40,7 +40,7 @@ from relevo.errors import (
 from relevo_conformance import answer, history, promise
 from relevo_conformance._world import Violation
 from relevo_conformance.harness import Transaction
-from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, claims_of, is_a_persons, told
+from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, claims_of, error_text, is_a_persons
 from relevo_conformance.watch import Watch
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Worker:
             raise
         except BaseException as error:
             if not is_a_persons(error):
-                recorder.ended(op, "crashed", error=told(error))
+                recorder.ended(op, "crashed", error=error_text(error))
             raise
         recorder.ended(op, value=value(result))
         return result
