@@ -40,17 +40,17 @@ class _Finding:
     is_flag=True,
     help="Also connect to every server, and report what setup would create and what is wrong there.",
 )
-@click.option("--supervisor", metavar="FILE", callback=filled, help="Also look at this configuration of supervisor.")
+@click.option("--supervisor", metavar="FILE", callback=filled, help="Also check this supervisor configuration.")
 @json_option
 @with_app
 def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int:
     """
-    Find out what is wrong before a worker does.
+    Check the configuration and the listeners before a worker starts.
 
-    Reads the configuration, imports the listeners, and checks for each transport what a worker checks at its start.
-    Nothing is created, sent or received. With --supervisor it also tells what would cut a worker off there, and what
-    lets strangers in. Exits with 78 if the program or a configuration must be changed, with 69 if a server cannot be
-    reached.
+    Reads the configuration, imports the listeners, and runs a worker's start-up checks for each transport.
+    Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
+    and ports that are open to others. Exits with 78 if the program or a configuration must be changed, with 69 if a
+    server cannot be reached.
 
     Example: relevo check --live
     """

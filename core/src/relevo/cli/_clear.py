@@ -20,9 +20,9 @@ from relevo.errors import UnsupportedError
 @with_app
 def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> int:
     """
-    Take the event ID out of all queues where nobody has begun it.
+    Remove the event ID from all queues in which no worker has begun it.
 
-    Exits with 1 if there was none: it may be done, dead, or being handled.
+    Exits with 1 if nothing was removed: the event may be done, dead, or in progress.
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
@@ -50,9 +50,9 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
 @with_app
 def purge(*, app: App, queue: str, transport: str | None, yes: bool, as_json: bool) -> int:
     """
-    Take all events out of QUEUE that nobody has begun, for good; dead letters stay.
+    Delete all events of QUEUE that no worker has begun; dead letters stay.
 
-    QUEUE is written as in routes: transport/queue, or the queue alone.
+    Write QUEUE as in routes, transport/queue, or only the queue.
 
     Example: relevo purge main/feed --yes
     """

@@ -10,13 +10,13 @@ from relevo.cli._main import COMPLETION, group
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> int:
-    r"""
-    Print what completes commands, options and the names of transports in SHELL.
+    """
+    Print the script with which SHELL completes commands, options and the names of transports.
 
-    \b
-    Example, for bash and for fish:
-      relevo completion bash > ~/.local/share/bash-completion/completions/relevo
-      relevo completion fish > ~/.config/fish/completions/relevo.fish
+    bash reads it from ~/.local/share/bash-completion/completions/relevo, fish from
+    ~/.config/fish/completions/relevo.fish.
+
+    Example: relevo completion fish > ~/.config/fish/completions/relevo.fish
     """
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
 

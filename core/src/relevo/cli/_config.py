@@ -33,12 +33,12 @@ def config() -> None:
 
 
 @config.command("show")
-@click.option("--origin", is_flag=True, help="Also where each value comes from: a line, a variable, or a default.")
+@click.option("--origin", is_flag=True, help="Also show where each value comes from: a line, a variable, or a default.")
 @json_option
 @with_config
 def show(*, config: Config, origin: bool, as_json: bool) -> int:
     """
-    Show every value that holds, the defaults too; no secret is shown.
+    Show the value of every key, defaults included; secrets are masked.
 
     Example: relevo config show --origin
     """

@@ -69,7 +69,7 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
     "--raw",
     metavar="FILE",
     type=click.File("wb", lazy=True),
-    help="Write the whole body to FILE, and show nothing.",
+    help="Write the whole body to FILE, and print nothing.",
 )
 @json_option
 @with_app
@@ -113,9 +113,9 @@ def revive(
     as_json: bool,
 ) -> int:
     """
-    Make the dead letters REFS ready again; only the listeners that failed are run, with fresh counts.
+    Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
-    Those that can be are revived, and it exits with 1 if one cannot, or is not there.
+    Exits with 1 if one cannot be revived or does not exist; the others are revived.
 
     Example: relevo dead revive --all -q feed
     """
@@ -154,7 +154,7 @@ def discard(
     """
     Delete the dead letters REFS for good.
 
-    Those that are there are deleted, and it exits with 1 if one is not.
+    Exits with 1 if one does not exist; the others are deleted.
 
     Example: relevo dead discard 17 18
     """

@@ -22,15 +22,15 @@ def deploy() -> None:
 
 
 @deploy.command()
-@click.option("--wait", type=duration, metavar="DURATION", help="Wait so long for what runs to be finished.")
+@click.option("--wait", type=duration, metavar="DURATION", help="Wait for running events to finish, at most this long.")
 @json_option
 @with_app
 def begin(*, app: App, wait: float | None, as_json: bool) -> int:
     """
-    Let nobody on this host begin an event until `relevo deploy end`.
+    Begin no further event on this host until `relevo deploy end`.
 
-    `drain` ends with 75 then; a worker finishes what it does, gives the rest back and waits. With --wait this returns
-    when all have finished, or exits with 75 if they have not in that time; the deploy has begun all the same.
+    `drain` then exits with 75; a worker finishes its current events, releases the others and waits. With --wait, this
+    command returns when all have finished, or exits with 75 after that time; the deploy has begun in both cases.
 
     Example: relevo deploy begin --wait 60s
     """
@@ -52,7 +52,7 @@ def begin(*, app: App, wait: float | None, as_json: bool) -> int:
 @with_app
 def end(*, app: App, as_json: bool) -> int:
     """
-    Let events be taken again.
+    Handle events again.
 
     Example: relevo deploy end
     """

@@ -31,13 +31,17 @@ class _OfVersion(Event):
 @click.command()
 @click.argument("name", callback=named)
 @click.argument("arguments", default="{}")
-@click.option("--subject", metavar="TYPE/ID", callback=named, help="What it happened to.")
-@click.option("--delay", type=duration, default="0s", metavar="DURATION", help="Not handled before, as in 5m.")
+@click.option("--subject", metavar="TYPE/ID", callback=named, help="The object that the event is about.")
+@click.option("--delay", type=duration, default="0s", metavar="DURATION", help="Handle it after this time, as in 5m.")
 @click.option(
-    "--urgency", type=click.Choice(get_args(Urgency)), default="normal", show_default=True, help="high overtakes."
+    "--urgency",
+    type=click.Choice(get_args(Urgency)),
+    default="normal",
+    show_default=True,
+    help="high overtakes normal.",
 )
-@click.option("--ordering-key", metavar="KEY", callback=named, help="Handled in order with others of this key.")
-@click.option("--expires", type=duration, metavar="DURATION", help="Not handled after, as in 1h.")
+@click.option("--ordering-key", metavar="KEY", callback=named, help="Handle events with the same key in order.")
+@click.option("--expires", type=duration, metavar="DURATION", help="Do not handle it after this time, as in 1h.")
 @json_option
 @with_app
 def dispatch(
@@ -55,8 +59,8 @@ def dispatch(
     """
     Dispatch the event NAME with ARGUMENTS, a JSON object; - reads it from standard input.
 
-    Where a listener asks for a class that declares NAME, the arguments must fit it: else nothing is sent, and it exits
-    with 65.
+    If a listener uses a class that declares NAME, the arguments must fit the class. Otherwise nothing is sent, and the
+    exit code is 65.
 
     Example: relevo dispatch image.created '{"image_id": 7}'
     """

@@ -21,9 +21,9 @@ from relevo.errors import RouteNotFoundError
 @with_app_and_document(lambda said: said["as_json"] or said["form"] != "table")
 def listeners(*, app: App, form: str, as_json: bool) -> int:
     """
-    Show which listeners hear which events, in the order in which they are called.
+    Show the listeners of each event, in the order in which they are called.
 
-    Mermaid draws events, queues and listeners as a flowchart, for a README or a page of documentation.
+    Mermaid prints a flowchart of events, queues and listeners, for a README or a page of documentation.
 
     Example: relevo listeners --format mermaid > listeners.mmd
     """

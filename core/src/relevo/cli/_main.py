@@ -30,25 +30,25 @@ COMPLETION = "_RELEVO_COMPLETE"
 """The variable by which a shell asks what could follow."""
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
-    "worker": ("relevo.cli._run", "Handle events until told to stop; for supervisor, systemd, a container."),
+    "worker": ("relevo.cli._run", "Handle events as they come; for supervisor, systemd, a container."),
     "drain": ("relevo.cli._run", "Handle what is due now, then exit; for cron."),
     "relay": ("relevo.cli._run", "Move events from an outbox to its transport."),
-    "deploy": ("relevo.cli._deploy", "Keep events from being taken while the program is exchanged."),
+    "deploy": ("relevo.cli._deploy", "Make events wait while the program is replaced."),
     "dispatch": ("relevo.cli._dispatch", "Dispatch one event."),
     "show": ("relevo.cli._show", "Show an event by its id."),
-    "cancel": ("relevo.cli._clear", "Take an event out that nobody has begun."),
+    "cancel": ("relevo.cli._clear", "Remove an event that no worker has begun."),
     "dead": ("relevo.cli._dead", "List, show, revive and discard dead letters."),
     "move": ("relevo.cli._move", "Move events from one queue to another."),
-    "purge": ("relevo.cli._clear", "Take all events out of a queue."),
+    "purge": ("relevo.cli._clear", "Remove the waiting events of a queue."),
     "status": ("relevo.cli._status", "Show how many events every queue holds."),
-    "transports": ("relevo.cli._transports", "Show the transports, and what each can do."),
-    "listeners": ("relevo.cli._listeners", "Show which listeners hear which events."),
+    "transports": ("relevo.cli._transports", "Show the transports and their capabilities."),
+    "listeners": ("relevo.cli._listeners", "Show the listeners of each event."),
     "schema": ("relevo.cli._schema", "Print the schemas of declared events, and compare them."),
-    "check": ("relevo.cli._check", "Find out what is wrong before a worker does."),
+    "check": ("relevo.cli._check", "Check the configuration and the listeners before a worker starts."),
     "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),
-    "unit": ("relevo.cli._unit", "Print what makes cron, supervisor or systemd run it."),
+    "unit": ("relevo.cli._unit", "Print the unit for cron, supervisor or systemd."),
     "setup": ("relevo.cli._setup", "Create missing tables and queues."),
-    "completion": ("relevo.cli._completion", "Print what completes commands in a shell."),
+    "completion": ("relevo.cli._completion", "Print the completion script for a shell."),
 }
 _HEADINGS = {"worker": "Handle events", "dispatch": "Look after events", "status": "Look after the application"}
 """Which commands begin a section of the help."""
@@ -90,7 +90,7 @@ config_option = click.option(
     metavar="PATH",
     multiple=True,
     callback=lambda ctx, param, value: once(ctx, param, filled(ctx, param, value)),
-    help="Instead of the nearest relevo.toml.",
+    help="Use this file instead of the nearest relevo.toml.",
 )
 app_option = click.option(
     "-a",
@@ -99,7 +99,7 @@ app_option = click.option(
     metavar="MODULE:NAME",
     multiple=True,
     callback=lambda ctx, param, value: once(ctx, param, named(ctx, param, value)),
-    help="Instead of the configuration's app.",
+    help="Use this application instead of the configured one.",
 )
 
 
@@ -156,7 +156,7 @@ class _Lazy(Group):
 )
 @config_option
 @app_option
-@click.option("--debug", is_flag=True, help="Show also where an error was raised.")
+@click.option("--debug", is_flag=True, help="Also show where an error was raised.")
 @click.version_option(package_name="relevo")
 @click.pass_context
 def group(ctx: click.Context, *, config: str | None, app_name: str | None, debug: bool) -> None:

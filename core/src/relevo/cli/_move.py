@@ -38,21 +38,22 @@ def _queue(text: str) -> Target:
 
 
 @click.command()
-@click.option("--from", "source", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they are.")
-@click.option("--to", "target", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="Where they go.")
+@click.option("--from", "source", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="The queue to move from.")
+@click.option("--to", "target", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="The queue to move to.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Move at most N events.")
 @json_option
 @with_app
 def move(*, app: App, source: Target, target: Target, limit: int | None, as_json: bool) -> int:
     """
-    Move the events that are ready from one queue to another, also of another transport.
+    Move the ready events of one queue to another, which may be on another transport.
 
-    An event leaves its queue when the other has confirmed it; if this is interrupted there may be a second copy
-    of what was under way, of the same id. What is moved starts afresh: every listener of the other queue runs,
-    with all its attempts. What the other queue refuses stays where it is, to be tried again later.
+    An event leaves its queue when the other has confirmed it. If the command is interrupted, there may be a second
+    copy of the events that were being moved, with the same ids. A moved event starts from the beginning: every
+    listener of the other queue runs, with all its attempts. An event that the other queue refuses stays, to be tried
+    again later.
 
-    The queue that it comes from need not be routed to any more; the one that it goes to must be, or no worker
-    would take it up. Exits with 1 if something stayed or was dead-lettered.
+    A route must lead to the target queue, or no worker would handle its events; the source queue needs no route.
+    Exits with 1 if an event stayed or was dead-lettered.
 
     Example: relevo move --from main/old --to main/feed --limit 1000
     """

@@ -121,7 +121,7 @@ transport_option = click.option(
     "--transport",
     metavar="NAME",
     callback=named,
-    help="Which transport, if there are several.",
+    help="Use this transport, if there are several.",
     shell_complete=_transport_names,
 )
 queue_option = click.option(
@@ -131,11 +131,11 @@ queue_option = click.option(
     multiple=True,
     metavar="QUEUE",
     callback=named,
-    help="Only this queue, as queue or transport/queue; may be repeated.",
+    help="Use only this queue, as queue or transport/queue; may be repeated.",
 )
 id_argument = click.argument("event_id", metavar="ID", callback=named)
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def agreed(question: str) -> bool:

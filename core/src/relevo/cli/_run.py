@@ -58,7 +58,7 @@ _RUN_OPTIONS = (
     click.option(
         "--execution",
         type=click.Choice(["inline", "threads", "process"]),
-        help="Where listeners run, instead of what is configured.",
+        help="Where listeners run; overrides the configuration.",
     ),
     click.option(
         "-c",
@@ -72,9 +72,9 @@ _RUN_OPTIONS = (
         "--max-time", "max_seconds", type=duration, metavar="DURATION", help="Stop after this time, as in 55s or 1h."
     ),
     click.option(
-        "--max-memory", type=size, metavar="SIZE", help="Stop when the process has grown to this size, as in 512M."
+        "--max-memory", type=size, metavar="SIZE", help="Stop when the process uses this much memory, as in 512M."
     ),
-    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop soon after N failures."),
+    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after about N failures."),
 )
 """The options that `drain` and `worker` share; each has the name of a field of ``RunOptions``."""
 
@@ -99,17 +99,17 @@ def _options(app: App, transport: str | None, queues: tuple[str, ...], **others:
     type=duration,
     default="0s",
     metavar="DURATION",
-    help="Wait also for what becomes due.",
+    help="Also wait this long for events that become due.",
 )
 @json_option
 @with_app
 def drain(*, app: App, as_json: bool, **run: Any) -> int:
     """
-    Handle what is due now, and what becomes due meanwhile, then exit.
+    Handle the events that are due now or become due meanwhile, then exit.
 
-    Without a terminal it prints only if something was dead-lettered or could not be settled. Exits with 1 if something
+    Without a terminal it prints only if an event was dead-lettered or could not be settled. Exits with 1 if an event
     was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 during a deploy, if a plugin
-    lets no events be taken, or if another drain handles the same queues.
+    stops events, or if another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
@@ -136,11 +136,10 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 @with_app
 def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
-    Handle events until told to stop.
+    Handle events as they come, until stopped.
 
-    The first TERM or INT finishes the current work and gives the rest back; a second one stops at once.
-    During a deploy it finishes the current work too, and waits. Exits with 75 if a plugin lets no further events be
-    taken.
+    At the first TERM or INT it finishes the current events and releases the others; a second one stops it at once.
+    During a deploy it finishes the current events, too, and waits. Exits with 75 if a plugin stops further events.
 
     Example: relevo worker -t main -q feed -l info
     """
@@ -160,9 +159,9 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
 @with_app
 def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) -> int:
     """
-    Move events from the outbox of a transport to it; `worker` and `drain` do so too.
+    Move events from the outbox of a transport to the transport; `worker` and `drain` do so, too.
 
-    With --until-empty it exits with 1 if something was dead-lettered.
+    With --until-empty it exits with 1 if an event was dead-lettered.
 
     Example: relevo relay --until-empty
     """

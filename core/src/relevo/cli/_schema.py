@@ -28,17 +28,17 @@ _EARLIER = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", callback=named)
-@click.option("--asyncapi", "as_asyncapi", is_flag=True, help="As an AsyncAPI 3.0 document, with channels.")
+@click.option("--asyncapi", "as_asyncapi", is_flag=True, help="Print an AsyncAPI 3.0 document, with channels.")
 @click.option(
     "--api-version",
     default="1.0.0",
     show_default=True,
     metavar="TEXT",
     callback=named,
-    help="For the AsyncAPI document.",
+    help="The version in the AsyncAPI document.",
 )
-@click.option("--out", type=_FILE, metavar="FILE", help="Write it there; with --diff only if nothing breaks.")
-@click.option("--diff", type=_EARLIER, metavar="FILE", help="Tell how it differs from an earlier output.")
+@click.option("--out", type=_FILE, metavar="FILE", help="Write to FILE; with --diff, only if no change is breaking.")
+@click.option("--diff", type=_EARLIER, metavar="FILE", help="Compare with an earlier output.")
 @json_option
 @with_app_and_document(lambda said: said["as_json"] or said["diff"] is None)
 def schema(
@@ -52,10 +52,10 @@ def schema(
     as_json: bool,
 ) -> int:
     """
-    Show the JSON Schema of declared events, of all that listeners ask for unless some are named.
+    Show the JSON Schema of declared events; by default of all that have a listener.
 
-    With --diff it exits with 1 if a change breaks the reading of events that are on their way, and the version
-    and the upcasters do not make up for it.
+    With --diff it exits with 1 if a change makes waiting events unreadable, and the version and the upcasters do not
+    compensate for it.
 
     Example: relevo schema --diff events.json --out events.json
     """

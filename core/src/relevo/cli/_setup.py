@@ -13,14 +13,14 @@ from relevo.cli._output import show_json
 
 @click.command()
 @click.option("--plan", is_flag=True, help="Only show what would be created.")
-@click.option("--check", is_flag=True, help="The same, and exit with 78 if something is missing.")
+@click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if something is missing.")
 @json_option
 @with_app
 def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
     """
-    Create missing tables and queues; never alters what is there.
+    Create missing tables and queues; never alter existing ones.
 
-    Where a server is down, the others are set up all the same.
+    If a server is down, the others are set up all the same.
 
     Example: relevo setup --plan
     """

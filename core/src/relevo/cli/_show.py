@@ -21,10 +21,10 @@ from relevo.cli._place import stores
 @with_app
 def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> int:
     """
-    Show the event ID whole, once for each queue that keeps it, and how far its listeners are.
+    Show the event ID and the progress of its listeners, once for each queue that holds it.
 
-    Dead letters are looked through everywhere, what waits or is being handled where the transport can find it, as
-    SQL does and RabbitMQ does not. What is done is not kept. Exits with 1 if nothing was found.
+    Dead letters are searched on every transport. Waiting events and events in progress are searched if the transport
+    can find them: SQL can, RabbitMQ cannot. Events that are done are not kept. Exits with 1 if nothing was found.
 
     Example: relevo show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """

@@ -27,9 +27,9 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     """
     Show how many events every queue holds: ready, leased, scheduled, dead.
 
-    An outbox has a row of its own, and a name: -t main.outbox. Where a server cannot be reached, all others are shown,
-    what is wrong is told, and it exits with 69; with 78 if something must be changed. With --json a transport that
-    did not answer is a row too, whose "error" says why; in all other rows that is null.
+    An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, the others are shown, the
+    error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
+    not answer has a row whose "error" says why; in all other rows it is null.
 
     Example: relevo status -t main
     """

@@ -19,7 +19,7 @@ from relevo.cli._output import show_json, show_table
 @with_app
 def transports(*, app: App, as_json: bool) -> int:
     """
-    Show the transports, and what each can do; nothing is connected to.
+    Show the transports and their capabilities, without connecting.
 
     Example: relevo transports --json
     """

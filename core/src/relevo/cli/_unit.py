@@ -47,7 +47,7 @@ def _of_runner(name: str) -> click.Command:
 @click.group(cls=_Units)
 def unit() -> None:
     """
-    Print what makes the host system run the application.
+    Print the unit with which the host system runs the application.
 
     The name of any other installed runner prints its unit: relevo unit loop prints the command that a container runs.
 
@@ -58,12 +58,12 @@ def unit() -> None:
 @unit.command()
 @transport_option
 @queue_option
-@click.option("--install", is_flag=True, help="Put it into your crontab, once, however often this is called.")
-@click.option("--remove", is_flag=True, help="Take it out of your crontab.")
+@click.option("--install", is_flag=True, help="Add the line to your crontab, unless it is there.")
+@click.option("--remove", is_flag=True, help="Remove the line from your crontab.")
 @with_app
 def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: bool, remove: bool) -> None:
     """
-    Print the line of a crontab that drains the queues every minute.
+    Print the crontab line that drains the queues every minute.
 
     Example: relevo unit cron --install
     """
@@ -85,12 +85,16 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
 @unit.command()
 @transport_option
 @queue_option
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many.")
-@click.option("--folder", metavar="PATH", callback=filled, help="All of a configuration, with its files there.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
+)
+@click.option(
+    "--folder", metavar="PATH", callback=filled, help="Print a complete configuration, with its files in this folder."
+)
 @with_app
 def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], processes: int, folder: str | None) -> None:
     """
-    Print the section by which supervisor keeps workers alive.
+    Print the section for a supervisor that keeps workers alive.
 
     Example: relevo unit supervisor --processes 5
     """
@@ -105,7 +109,7 @@ def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], proc
 @with_app
 def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
     """
-    Print the unit of a service that systemd keeps alive.
+    Print the unit for a worker that systemd keeps alive.
 
     Example: relevo unit systemd
     """
