@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from relevo.cli._main import group
 
 from .workspace import ROOT, files
 
@@ -52,6 +56,55 @@ PHRASES = {
 READ_BY_USERS = ("core/src/", "backends/", "docs/", "tests/conformance/src/", "README.md", "CONTRIBUTING.md")
 GENERATED = "docs/reference/mutants.md"  # from the names of scenarios
 
+# The same for prose: pages and READMEs, and the help of the commands. Code has its turn later.
+PHRASES_OF_PROSE = {
+    **PHRASES,
+    r"\bwhoever\b": "anyone who, or the part that acts",
+    r"\b(some|no|every)body\b(?!-)": "the part that acts: a worker, a process, you",
+    r"\bwhom\b": "which, for which",
+    r"\btold\b": "reported, logged, printed",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\bafresh\b": "from the beginning",
+    r"\bso many\b": "this number of",
+    r"\bas ever\b": "as usual",
+    r"\bgo(es)? along\b": "is sent with, is passed on",
+    r"if you say nothing|unless you say otherwise": "by default",
+    r"what (is to )?becomes? of|what comes of": "the outcome of",
+    r"(?<!there )\b(is|are) no (?!longer\b|more\b)": "is not a …",
+    r"\bstrangers?\b": "third party, other users",
+    r"\blooks? on\b": "observe",
+    r"\bhow it fares\b|\bwhose turn\b": "its status, who has to act",
+}
+PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "changes/", "core/", "backends/", "examples/", "docs/")
+NOT_YET = (
+    GENERATED,
+    "docs/explanation/decisions/",
+    "docs/how-to/write-a-transport.md",
+    "docs/reference/configuration.md",
+    "docs/reference/conformance.md",
+)
+_FENCED = re.compile(r"^(`{3,}).*?^\1$|^<!--.*?-->$", re.MULTILINE | re.DOTALL)
+
+
+def phrases(found: dict[str, str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{each})" for each in found), re.IGNORECASE)
+
+
+def without_code(text: str) -> str:
+    """Return *text* with empty lines for its code blocks: what programs print is theirs to say."""
+    return _FENCED.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+def helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """Yield all texts of the help of *command*, and of those under it, each with the name of its command."""
+    yield name, command.help or ""
+    yield from ((name, option.help or "") for option in command.params if isinstance(option, click.Option))
+    if isinstance(command, click.Group):
+        for each in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), each)
+            assert found is not None
+            yield from helps(found, f"{name} {each}")
+
 
 @pytest.mark.parametrize("phrase", PHRASES)
 def test_a_phrase_that_was_replaced_does_not_come_back(phrase: str) -> None:
@@ -67,6 +120,28 @@ def test_a_phrase_that_was_replaced_does_not_come_back(phrase: str) -> None:
     ]
 
     assert found == []
+
+
+@pytest.mark.parametrize("phrase", PHRASES_OF_PROSE)
+def test_prose_does_without_a_phrase_that_was_replaced(phrase: str) -> None:
+    pattern = re.compile(phrase, re.IGNORECASE)
+    pages = {str(path.relative_to(ROOT)): text.decode() for path, text in TEXTS.items() if path.suffix == ".md"}
+
+    found = [
+        f"{name}:{number}: {line.strip()}; rather: {PHRASES_OF_PROSE[phrase]}"
+        for name, text in pages.items()
+        if name.startswith(PROSE) and not name.startswith(NOT_YET)
+        for number, line in enumerate(without_code(text).splitlines(), start=1)
+        if pattern.search(line)
+    ]
+
+    assert found == []
+
+
+def test_the_help_of_the_commands_does_without_them_too() -> None:
+    pattern = phrases(PHRASES_OF_PROSE)
+
+    assert [(name, text) for name, text in helps(group, "relevo") if pattern.search(" ".join(text.split()))] == []
 
 
 def test_every_text_is_utf_8_and_ends_with_a_line_break() -> None:
