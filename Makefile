@@ -9,6 +9,8 @@ SETTINGS := workspace.txt constraints.txt $(wildcard core/pyproject.toml backend
     examples/transport-redis/pyproject.toml)
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/bin/python
+# What says most about a change in the least time, and needs no server.
+QUICK := core backends/memory tests/conformance/tests/test_memory.py tests/repository
 SERVERS := $(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(VENV_PYTHON) tests/servers/redis_server.py run --
 
 # One that is named is used or refused; else the first that is new enough.
@@ -19,7 +21,8 @@ PYTHONS := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cron demo-supervisor test test-all test-fresh lint imports types docs mutants bench constraints format dev clean
+.PHONY: help demo demo-cron demo-supervisor check check-lint check-types check-tests test test-all test-fresh lint imports types docs mutants \
+    bench constraints format dev clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +36,20 @@ demo-cron: $(VENV)/.example ## The same for a minute and more, out of a table th
 demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by workers under supervisor
 	@$(VENV_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
 	    'exec $(VENV_PYTHON) examples/images/demo_supervisor.py $${RELEVO_TEST_AMQP:+--url "$$RELEVO_TEST_AMQP"}'
+
+check: $(VENV)/.dev ## Check a change within a minute: lint, types, unit tests, the memory suite; needs no server
+	@$(MAKE) --no-print-directory --jobs=3 check-lint check-types check-tests
+
+check-lint: $(VENV)/.dev
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/lint-imports --no-logo
+
+check-types: $(VENV)/.dev
+	@$(VENV)/bin/mypy
+
+check-tests: $(VENV)/.dev
+	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal -m "not (slow or soak or amqp or redis)" $(QUICK)
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py

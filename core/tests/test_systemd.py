@@ -75,6 +75,7 @@ def address(listener: Listener) -> str:
 # --- what it is told ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     with started(shop, listener) as worker:
@@ -95,6 +96,7 @@ def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.run("deploy begin")
@@ -109,6 +111,7 @@ def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listen
         assert worker.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_never_ready(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.write("relevo.toml", "sauce = 1\n")
