@@ -130,6 +130,7 @@ class PrivateNode:
         }
         return inherited | {
             "HOME": str(self.folder / "home"),  # where Erlang keeps its cookie
+            "ERL_CRASH_DUMP": str(self.folder / "erl_crash.dump"),  # and not where the tests run
             "ERL_EPMD_PORT": str(epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"relevo{port}@localhost",
