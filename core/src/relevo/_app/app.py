@@ -557,7 +557,7 @@ class _Assembly:
         sign = None if parts.signing is None else parts.signing.signed
         sender = make(
             routes=parts.routes,
-            stores=stores,
+            destinations=stores,
             packer=Packer(parts.source, parts.clock, parts.ids, parts.subjects, parts.hooks, sign),
             listeners=parts.registry,
             local=LocalDispatcher(parts.registry.known, subjects=parts.subjects),

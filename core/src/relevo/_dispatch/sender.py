@@ -26,7 +26,7 @@ _MOST_ROUTINGS = 1000
 """Names whose routing is kept, in case a program makes them up."""
 
 
-class Stores(Protocol):
+class Destinations(Protocol):
     """The transports of an application, set up at first use."""
 
     @property
@@ -97,7 +97,7 @@ class Sender:
     Args:
         routes: Where events go.
 
-        stores: The transports.
+        destinations: The transports.
 
         packer: Makes envelopes.
 
@@ -114,7 +114,7 @@ class Sender:
         self,
         *,
         routes: Routes,
-        stores: Stores,
+        destinations: Destinations,
         packer: Packer,
         listeners: Listeners,
         local: LocalDispatcher,
@@ -122,7 +122,7 @@ class Sender:
         clock: Clock,
     ):
         self.packer = packer
-        self.stores = stores
+        self.destinations = destinations
         self._routes = routes
         self._listeners = listeners
         self._local = local
@@ -162,14 +162,14 @@ class Sender:
         packed = self.packer.pack(event, options, made_id=made_id)
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.groups:
-                packed.conditions.check_claims(self.stores.transports[transport])
+                packed.conditions.check_claims(self.destinations.transports[transport])
         return ReadyEvent(event, packed, routing, listeners, Dispatched(id=packed.id, targets=routing.targets))
 
     def send(self, ready: Sequence[ReadyEvent], session: Any) -> None:
         """Call the listeners that hear *ready* now; then send it, and what they dispatch, or enlist it in *session*."""
         if session is not None and any(each.listeners for each in ready):
             for name in dict.fromkeys(name for each in ready for name in each.routing.groups):
-                self.stores.bound(name, session)  # if it cannot be joined, no listener is called
+                self.destinations.bound(name, session)  # if it cannot be joined, no listener is called
         gathering = Gathering(self, session, len(ready))
         for position, each in enumerate(ready):
             gathering.add(each, position)
@@ -196,7 +196,7 @@ class Sender:
 
     def send_batch(self, batch: TransportBatch) -> None:
         """Send *batch*, not inside a session."""
-        transport = self.stores.ready(batch.transport)
+        transport = self.destinations.ready(batch.transport)
         send_envelopes(transport, batch.envelopes, delay=batch.wait, hooks=self._hooks)
 
     def _routing(self, name: str) -> Routing:
@@ -262,5 +262,5 @@ class Gathering:
         if self.session is None:
             self._batches.send(sender.packer, sender.send_batch)
         else:
-            self._batches.enlist(sender.packer, lambda name: sender.stores.bound(name, self.session))
+            self._batches.enlist(sender.packer, lambda name: sender.destinations.bound(name, self.session))
         sender.sent(self._gathered)
