@@ -248,4 +248,4 @@ def test_a_size_that_is_none_is_told(text: str, shop: Shop) -> None:
     done = shop.run(f"drain --max-memory={text}")
 
     assert done.returncode == 2
-    assert "write a number of bytes, or as in 512M or 2G" in done.stderr
+    assert "expected a number of bytes or text such as" in done.stderr

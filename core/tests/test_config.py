@@ -131,10 +131,10 @@ def test_the_named_file_comes_before_the_variable_and_that_before_the_search(wri
 def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
     config = config_of(None, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://")
 
-    transports, outboxes = opened(config, clock=SystemClock())
+    found = opened(config, clock=SystemClock())
 
-    assert [type(each) for each in transports.values()] == [MemoryTransport]
-    assert outboxes == {}
+    assert [type(each) for each in found.transports.values()] == [MemoryTransport]
+    assert found.outboxes == {}
     assert config.directory == tmp_path
 
 
@@ -613,7 +613,7 @@ def _audit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 def plugins_of(path: Path, **environ: str) -> list[Any]:
     config = config_of(path, path.parent, **environ)
-    return opening.parts_of(config, clock=SystemClock()).plugins
+    return opened(config, clock=SystemClock()).plugins
 
 
 def test_a_plugin_is_made_of_its_options(write: Write, audit: str) -> None:

@@ -194,7 +194,8 @@ def _load(file: Path, environ: Mapping[str, str]) -> None:
     own = {name: value for name, value in environ.items() if not name.startswith("RELEVO_")}
     config = read(file, own, start=file.parent)
     if config.transports:
-        for transport in [each for found in opened(config, clock=SystemClock()) for each in found.values()]:
+        found = opened(config, clock=SystemClock())
+        for transport in [*found.transports.values(), *found.outboxes.values()]:
             transport.close()
 
 

@@ -239,10 +239,10 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: Something in it is not understood; all problems are told together.
         """
-        from relevo._config.opening import parts_of  # noqa: PLC0415 - whoever puts an application together does without
+        from relevo._config.opening import opened  # noqa: PLC0415 - whoever puts an application together does without
 
         clock = clock or SystemClock()
-        parts = parts_of(config, clock=clock)
+        parts = opened(config, clock=clock)
         return cls(
             transports=parts.transports,
             routes=config.routes or {"*": next(iter(parts.transports))},
@@ -575,8 +575,7 @@ def _check_parts(parts: Parts, problems: Problems) -> None:
         problems.extend(outbox_problems(parts.outboxes, parts.transports))
         routes = None if problems.concern("routes") else parts.routes  # all that there are, or it is not known
         problems.extend(target_problems(parts.routes, parts.transports))
-        policies = {str(queue): (queue, policy) for queue, policy in parts.retries.items()}
-        problems.extend(retry_problems(policies, routes, parts.transports))
+        problems.extend(retry_problems({str(each): each for each in parts.retries}, routes, parts.transports))
     if not problems.concern("transports"):
         problems.extend(fan_out_problems(parts.routes, {name: parts.joins_sessions(name) for name in parts.transports}))
     problems.raise_any()

@@ -52,9 +52,9 @@ def retries(policies: object, problems: Problems) -> dict[Target, Retry]:
     good: dict[Target, Retry] = {}
     with problems.at("retries"):
         given = mapping({} if policies is None else policies, "retries")
-        for queue, (target, policy) in retry_targets(given, problems).items():
+        for queue, target in retry_targets(given, problems).items():
             with problems.at("retries", queue):
-                good[target] = _policy(policy, queue)
+                good[target] = _policy(given[queue], queue)
     return good
 
 

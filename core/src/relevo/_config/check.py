@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from relevo._clock import seconds
 from relevo._event.event import MARK
@@ -20,8 +20,6 @@ from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, 
 
 if TYPE_CHECKING:
     from relevo._config.schema import Settings
-
-T = TypeVar("T")
 
 _log = getLogger("relevo.start")
 
@@ -215,19 +213,19 @@ def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Probl
 
 
 def retry_problems(
-    retries: Mapping[str, tuple[Target, object]], routes: Routes | None, transports: Collection[str]
+    targets: Mapping[str, Target], routes: Routes | None, transports: Collection[str]
 ) -> Iterator[Problem]:
     """
-    Yield the policies that belong to a queue without a route.
+    Yield the retry policies of queues without a route.
 
     Args:
-        retries: By what each was said for, the queue that this means, and the policy.
+        targets: The queues of the policies, by their names as they were written.
 
         routes: Where events go; ``None`` if that is not known.
 
         transports: The names that there are.
     """
-    for name, (target, _) in retries.items():
+    for name, target in targets.items():
         known = routes.queues(target.transport) if routes else ()
         fault = None
         if target.transport not in transports:
@@ -238,21 +236,21 @@ def retry_problems(
             yield _problem(("retries", name), f"{dotted(('retries', name))}: {fault}")
 
 
-def retry_targets(policies: Mapping[str, T], problems: Problems) -> dict[str, tuple[Target, T]]:
-    """Return the queue that each of *policies* is for, beside the policy; *problems* learns of the others."""
-    found: dict[str, tuple[Target, T]] = {}
-    for name, policy in policies.items():
+def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]:
+    """Return the queues that *names* are of; *problems* learns of those that are invalid, or there twice."""
+    found: dict[str, Target] = {}
+    for name in names:
         with problems.at("retries", name):
             target = parsed_target(name, where="retries")
-            if any(target == other for other, _ in found.values()):
+            if target in found.values():
                 what = f"{target} is there twice; its default queue need not be named"
                 raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
-            found[name] = target, policy
+            found[name] = target
     return found
 
 
 def setting_problems(
-    settings: Settings, retries: Mapping[str, tuple[Target, object]], written: object, problems: Problems
+    settings: Settings, retries: Mapping[str, Target], written: object, problems: Problems
 ) -> Iterator[Problem]:
     """
     Yield the settings that conflict, or name a transport or a queue that is not there.
@@ -260,7 +258,7 @@ def setting_problems(
     Args:
         settings: The valid ones.
 
-        retries: Their retry policies with the queues that these are for.
+        retries: The queues of their retry policies.
 
         written: The transports, valid or not; if there are none it is the application that has them.
 

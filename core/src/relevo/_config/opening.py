@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 
 from relevo._clock import Clock, SystemClock
 from relevo._config.check import fan_out_problems, outbox_problems
@@ -32,8 +31,8 @@ _KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
 
 
 @attrs.frozen(kw_only=True)
-class Parts:
-    """What an application is put together of, besides plain values."""
+class Opened:
+    """What is opened or imported for an application."""
 
     transports: dict[str, Transport]
     outboxes: dict[str, Transport]
@@ -44,7 +43,7 @@ def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Co
     """
     Return the configuration as far as it is understood, and in its ``problems`` what is not.
 
-    The arguments are those of :func:`read`. :func:`parts_of`, :func:`opened` and :func:`refuse` raise the problems,
+    The arguments are those of :func:`read`. :func:`opened` and :func:`refuse` raise the problems,
     together with what else they find.
 
     Raises:
@@ -87,21 +86,9 @@ def refuse(config: Config) -> None:
     opener.problems.raise_any(config.origins)
 
 
-def opened(config: Config, *, clock: Clock) -> tuple[dict[str, Transport], dict[str, Transport]]:
+def opened(config: Config, *, clock: Clock) -> Opened:
     """
-    Return the transports that *config* describes and their outboxes; none does any I/O until it is used.
-
-    Raises:
-        ConfigurationError: Something in it is not understood, or there is no transport; all problems are
-            told together, and no secret is shown.
-    """
-    parts = parts_of(msgspec.structs.replace(config, plugins=()), clock=clock)
-    return parts.transports, parts.outboxes
-
-
-def parts_of(config: Config, *, clock: Clock) -> Parts:
-    """
-    Return what *config* describes: transports and outboxes as :func:`opened` does, and plugins, which are imported.
+    Return what *config* describes; no transport does any I/O until it is used, and plugins are imported.
 
     Raises:
         ConfigurationError: Something in it is not understood, there is no transport, or a plugin cannot be
@@ -129,7 +116,7 @@ class _Opener:
         self._clock = clock
         self._reader = TableReader(self.problems, directory=config.directory)
 
-    def parts(self) -> Parts:
+    def parts(self) -> Opened:
         """Return the transports and outboxes."""
         entries = self._config.transports
         transports: dict[str, Transport] = {}
@@ -152,7 +139,7 @@ class _Opener:
             if name in outboxes or not entries[name].outbox
         }
         self.problems.extend(fan_out_problems(Routes(self._config.routes), known))
-        return Parts(transports=transports, outboxes=outboxes)
+        return Opened(transports=transports, outboxes=outboxes)
 
     def _transport(self, name: str, entry: TransportConfig, keys: KeyPath) -> Transport | None:
         """
@@ -203,7 +190,7 @@ def _may_mean_transports(problem: Problem) -> bool:
     return bool(did_you_mean(str(problem.keys[0]), ("transports",)))
 
 
-def _close(parts: Parts) -> None:
+def _close(parts: Opened) -> None:
     for transport in dict.fromkeys([*parts.transports.values(), *parts.outboxes.values()]):
         transport.close()
 

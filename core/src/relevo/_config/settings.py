@@ -26,9 +26,10 @@ def config_of(raw: RawConfig) -> Config:
                 found[key] = read(raw.values[key], problems)
     written = raw.values.get("transports")
     problems.extend(list(transport_name_problems(written if isinstance(written, dict) else ())))
-    retries = retry_targets(found.get("retries", {}), problems)
+    policies = found.get("retries", {})
+    retries = retry_targets(policies, problems)
     problems.extend(list(setting_problems(Settings(**found), retries, written, problems)))
-    found["retries"] = {str(target): policy for target, policy in retries.values()}
+    found["retries"] = {str(target): policies[name] for name, target in retries.items()}
     return Config(**found, directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems))
 
 

@@ -52,15 +52,33 @@ def _time_limit(value: Any) -> float:
     return seconds(value, what="time_limit", least=0.001)
 
 
-def _size(value: Any) -> int:
-    """Return *value* in bytes."""
+def size(value: object, *, what: str, least: int = 1) -> int:
+    """
+    Return *value* in bytes.
+
+    Args:
+        value: A number of bytes, or text with a unit.
+
+        what: How the error names it.
+
+        least: Bytes; what is smaller is refused.
+
+    Raises:
+        ConfigurationError: It is not a size, or it is too small.
+    """
+    found = value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        value = int(match[1]) * _FACTORS[match[2].upper()]
-    if type(value) is not int or value < _SMALLEST:
+        found = int(match[1]) * _FACTORS[match[2].upper()]
+    if type(found) is not int or found < least:
+        smallest = f"{least >> 20}M" if least >> 20 else least
         raise ConfigurationError(
-            f'memory_limit is a number of bytes, or text such as "512M" or "2G", not {shown(value)}; 16M is the least'
+            f'{what}: expected a number of bytes or text such as "512M", at least {smallest}; got {shown(value)}'
         )
-    return value
+    return found
+
+
+def _memory_limit(value: object) -> int:
+    return size(value, what="memory_limit", least=_SMALLEST)
 
 
 @attrs.frozen
@@ -91,7 +109,7 @@ class Execution:
     kind: Kind | None = attrs.field(default=None, converter=optional(_kind))
     concurrency: int = attrs.field(default=1, converter=_concurrency)
     time_limit: float = attrs.field(default=TIME_LIMIT, converter=_time_limit)
-    memory_limit: int | None = attrs.field(default=None, converter=optional(_size))
+    memory_limit: int | None = attrs.field(default=None, converter=optional(_memory_limit))
     recycle_after: int | None = attrs.field(default=None, converter=optional(_recycle_after))
 
     def __attrs_post_init__(self) -> None:

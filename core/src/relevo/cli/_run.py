@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,14 @@ from relevo._hook import hookimpl
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
 from relevo._transport.delivery import Release, Settlement
+from relevo._worker.execution import size
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
 from relevo.cli._place import of_one_transport
-from relevo.errors import ConfigurationError, shown
+from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,16 +32,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 _LATER = {"lock": "another drain is at the same queues", "objection": "events may not be taken now, as during a deploy"}
 """What stopped a run that may be more successful later, and how that is told."""
 
-_SIZE = re.compile(r"(\d+)([KMG]?)")
-_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
-
-def size(text: str) -> int:
+def memory(text: str) -> int:
     """Return what was typed as a size in bytes."""
-    match = _SIZE.fullmatch(text.upper())
-    if match is None or not int(match[1]):
-        raise click.BadParameter(f"it cannot be {shown(text)}; write a number of bytes, or as in 512M or 2G")
-    return int(match[1]) * _FACTORS[match[2]]
+    try:
+        return size(text, what="size")
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def duration(text: str) -> float:
@@ -72,7 +69,7 @@ _RUN_OPTIONS = (
         "--max-time", "max_seconds", type=duration, metavar="DURATION", help="Stop after this time, as in 55s or 1h."
     ),
     click.option(
-        "--max-memory", type=size, metavar="SIZE", help="Stop when the process uses this much memory, as in 512M."
+        "--max-memory", type=memory, metavar="SIZE", help="Stop when the process uses this much memory, as in 512M."
     ),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after about N failures."),
 )
