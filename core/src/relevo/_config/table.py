@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from inspect import isfunction
 from pathlib import Path
 from types import MappingProxyType, NoneType
@@ -87,7 +88,8 @@ class Key:
         return Secret in self.kinds
 
 
-def keys_of(cls: type) -> dict[str, Key]:
+@lru_cache
+def keys_of(cls: type) -> Mapping[str, Key]:
     """Return the keys of a table that is read as *cls*, an attrs class or a msgspec Struct, by their names."""
     hints = get_type_hints(cls, include_extras=True)
     if issubclass(cls, msgspec.Struct):
