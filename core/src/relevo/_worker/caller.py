@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from logging import getLogger
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 import msgspec
@@ -66,6 +66,7 @@ class _Unfit:
     error: str
 
 
+_DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
 _Ended = Literal[_Result.DONE, _Result.PUT_OFF] | _Failed | _Missing | _Unfit
 
 
@@ -193,7 +194,7 @@ class Caller:
                 result = self._without_subject(listener, call, document, progress, result)
             if call is not None:
                 self._end(call, progress)
-            if result is _Result.DONE and len(listeners) == 1 and not progress.listeners:
+            if result is _DONE and len(listeners) == 1 and not progress.listeners:
                 return _ACK
             match result:
                 case _Result.DONE:
@@ -252,7 +253,7 @@ class Caller:
             return _Missing(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
             return _Failed(error)
-        return _Result.DONE
+        return _DONE
 
     def _without_subject(
         self, listener: Listener, call: Call | None, document: Document, progress: Progress, missing: _Missing
