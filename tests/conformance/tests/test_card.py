@@ -154,7 +154,7 @@ def test_nobody_deviates_from_what_is_not_a_must(promise: Promise) -> None:
 
 
 def test_a_deviation_from_no_promise_is_an_error() -> None:
-    assert "which is no promise" in make(deviations={"be-kind": WHY}).errors[0]
+    assert "there is no such promise" in make(deviations={"be-kind": WHY}).errors[0]
 
 
 def test_a_hook_that_was_never_called_is_an_error() -> None:

@@ -272,8 +272,8 @@ def test_a_dry_run_names_the_tests_and_runs_none(ask: Ask) -> None:
         (["amqp", "--option", "prefetch"], "not of the form name=value"),
         (["memory", "--only", "ack-is-finl"], 'did you mean "ack-is-final"?'),
         (["memory", "--report", "card.txt"], "card.txt must end with one of .json, .xml, .md"),
-        (["memory", "--report", ","], "names no file"),
-        (["memory", "--only", ","], "names no promise"),
+        (["memory", "--report", ","], "expected at least one file"),
+        (["memory", "--only", ","], "expected at least one promise"),
         (["memory", "--seed", "abc"], "'--seed': \"abc\" must be a whole number, 0 or more, such as 42"),
         (["memory", "--seed", "-1"], '"-1" must be a whole number'),
         (["memory", "--report", "/proc/x/card.md"], "--report: /proc/x/card.md cannot be written: "),
@@ -391,7 +391,7 @@ def test_what_is_announced_and_cannot_be_loaded_is_refused_with_who_announced_it
             "@attrs.frozen\nclass Odd:\n    url: 'Nowhere'\nclass Any(MemoryTransport):\n    Options = Odd",
             "name 'Nowhere' is not defined",
         ),
-        ("class Any(Harness):\n    open = kill = None", "transport must be the class that is tested, and is None"),
+        ("class Any(Harness):\n    open = kill = None", "transport must be the class that is tested; got None"),
         ("class Any(MemoryHarness):\n    call_timeout = 'x'", "call_timeout must be a number of seconds"),
         (
             "class Any(MemoryHarness):\n    deviations = {'nobody-starves': 'because'}",
@@ -434,7 +434,7 @@ def test_a_broken_transport_gets_a_card_that_shows_how_it_is_broken_and_how_to_s
     assert broken.returncode == 1
     assert [line.split()[0] for line in broken.stderr.splitlines()] == ["FAIL"] * broken.stderr.count("\n")
     assert "  test_random_histories_keep_every_promise  " in broken.stderr
-    assert "What is released comes again as if it had never been out." in broken.stdout
+    assert "A released event is delivered again as if it had never been handed out." in broken.stdout
     assert "state = BrokenMachine()" in broken.stdout
     assert "state.teardown()" in broken.stdout
     assert (
@@ -614,7 +614,7 @@ def test_list_of_a_transport_without_a_harness_tells_the_options_of_its_class(as
 
     assert listed.returncode == 0
     assert "GenericHarness" in listed.stdout
-    assert "--option busy_timeout=…  float; may be left out" in listed.stdout
+    assert "--option busy_timeout=…  float; optional" in listed.stdout
 
 
 # --- judging alone ---------------------------------------------------------------------------------

@@ -461,7 +461,7 @@ def test_a_turnstile_that_stops_nobody_is_the_harness_s_fault() -> None:
     finding = the_one(StopsNobody, "test_two_receives_at_once_hand_out_each_event_once")
 
     assert finding.status == "error"
-    assert "StopsNobody.turnstile stopped nobody" in finding.what
+    assert "StopsNobody.turnstile stopped no step" in finding.what
 
 
 @pytest.mark.parametrize(

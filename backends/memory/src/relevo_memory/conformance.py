@@ -35,7 +35,7 @@ class SessionHandle:
         self.session.rollback()
 
     def savepoint(self) -> SessionTransaction:
-        """Begin a part that can be taken back alone."""
+        """Begin a part that can be rolled back alone."""
         return self.session.begin_nested()
 
 

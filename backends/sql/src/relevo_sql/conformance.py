@@ -49,7 +49,7 @@ class Joined:
         self.session.rollback()
 
     def savepoint(self) -> Savepoint:
-        """Begin a part that can be taken back alone."""
+        """Begin a part that can be rolled back alone."""
         return self.session.begin_nested()
 
 

@@ -1,4 +1,4 @@
-"""A process of its own for a stranger's code, which may end it: whoever waits learns whether it came to its end."""
+"""Run code that may end its process in a child process, and report how it ended."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @attrs.frozen
 class End:
-    """How a process ended that ran apart."""
+    """How the child process ended."""
 
     code: int | None
-    """What it said that its exit code is; ``None`` if it ended before it could say so."""
+    """The exit code that it reported; ``None`` if it ended before it could report one."""
 
     stage: str
-    """What it said last that it was at."""
+    """The last stage that it reported."""
 
     how: str
-    """The exit code or the signal that it really ended with."""
+    """The exit code or the signal with which it ended."""
 
     is_from_outside: bool
-    """Whether it was made to end by a signal that programs do not send themselves."""
+    """Whether a signal ended it that programs do not send to themselves."""
 
 
 class Log:
-    """What the process says to the one who waits: a file, since a pipe would be held open by whoever inherits it."""
+    """The child's messages to its parent: a file, since a pipe would be held open by every process that inherits it."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as both processes
@@ -48,11 +48,11 @@ class Log:
         self._held.append(something)
 
     def at(self, stage: str) -> None:
-        """Say what begins."""
+        """Report the stage that begins."""
         self._file.write(f"{' '.join(stage.split())}\n".encode())
 
     def end(self, code: int) -> None:
-        """Say that all was done that was to be done."""
+        """Report the exit code."""
         self.at(f"{_ENDED}{code}")
 
     def read(self) -> tuple[str, int | None]:
@@ -92,18 +92,18 @@ def apart(act: Callable[[Log], int]) -> End:
 
 
 def _be_the_child(act: Callable[[Log], int], log: Log, parent: int) -> None:
-    # A session of its own: what signals its group does not reach the one who waits.
+    # A session of its own: a signal to its group does not reach the parent.
     os.setsid()
     _watch(parent)
-    # A fork has no threads; left alone it would hold what this process writes to, for whoever reads it.
+    # A fork has no threads; without one it would hold the output of this process open.
     os.register_at_fork(after_in_child=partial(_watch, parent))
     code = 1
     try:
         code = act(log)
-    except BaseException:  # noqa: BLE001 - the last one who can tell
+    except BaseException:  # noqa: BLE001 - the last place that can show it
         traceback.print_exc()
     log.end(code)
-    # Not sys.exit: what hangs in a thread that was left behind must not keep the program.
+    # Not sys.exit: a thread that hangs must not keep the process alive.
     os._exit(code)
 
 
@@ -118,7 +118,7 @@ def _end_with(parent: int) -> None:
 
 
 def _pass_on_signals(child: int) -> Mapping[int, Any]:
-    """Send *child* the signals that this process gets; who asks twice for an end gets it."""
+    """Forward to *child* the signals that this process gets; the second of a kind kills it."""
     asked: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Scenarios of beginning and ending, and of what is not claimed."""
+"""Scenarios of setup and close, of the transport's name, and of unclaimed capabilities."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMALLEST_BODY = 1024
 
 
 class SetUpContract(Contract):
-    """Setting up can be done again, and asked about."""
+    """Setup can be repeated, and has a dry run."""
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_setting_up_again_creates_nothing(self) -> None:
@@ -116,7 +116,7 @@ class SetUpContract(Contract):
 
 
 class NameContract(Contract):
-    """What an application calls a transport it finds again in errors, whoever opened it."""
+    """Errors name a transport as the application does."""
 
     @proves(promise.ERRORS_ARE_TRANSLATED)
     def test_errors_name_the_transport_as_the_application_does(self) -> None:
@@ -255,7 +255,7 @@ class CloseContract(Contract):
 
 
 class UnclaimedContract(Contract):
-    """What is not claimed raises, and does nothing."""
+    """Calls that need an unclaimed capability."""
 
     @proves(promise.UNCLAIMED_IS_REFUSED)
     def test_what_is_not_claimed_raises(self) -> None:

@@ -1,7 +1,7 @@
 """
 Scenarios of two calls at once, step by step as a drawn schedule says.
 
-Of a store that lets nobody come between two steps of a call the schedules are few, and all are alike; what
+Of a store that lets no other call come between two steps of one the schedules are few, and all are alike; what
 is found here is a look, and a write that trusts it.
 """
 
@@ -253,7 +253,7 @@ class RaceContract(Contract):
         return outcomes
 
     def overdue(self, bench: Bench, worker: Worker) -> Delivery:
-        """Return a delivery of *worker* whose lease is over, and which nobody else has received yet."""
+        """Return a delivery of *worker* whose lease is over, and which no other worker has received yet."""
         worker.send([bench.envelope()])
         held = bench.one(worker)
         bench.let_leases_end()

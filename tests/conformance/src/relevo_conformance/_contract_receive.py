@@ -197,7 +197,7 @@ class ReceiveContract(Contract):
 
 
 class UnreadableContract(Contract):
-    """What a stranger put there is handed out as it is, and holds nobody up."""
+    """Foreign bytes are handed out as they are, and block nothing."""
 
     @proves(promise.MALFORMED_IS_QUARANTINED)
     def test_foreign_bytes_are_handed_out_whole_and_those_behind_them_follow(self) -> None:

@@ -21,7 +21,7 @@ UNTOLD = "a send whose answer was lost has to raise SendError, which says of eac
 UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to another process or another transport"
 
 LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
-"""Seconds: what a retry waits at most unless told otherwise, and what people ask for."""
+"""Seconds: the longest wait of the default retry policy, and longer ones."""
 
 
 class SendContract(Contract):
@@ -213,7 +213,7 @@ class PayloadContract(Contract):
 
 
 class SendErrorContract(Contract):
-    """A send that fails says what became of each event."""
+    """A send that fails reports the outcome of each event."""
 
     @proves(promise.SEND_TELLS_APART)
     def test_a_send_that_fails_before_anything_was_written_sent_nothing_or_does_not_know(self) -> None:
@@ -362,7 +362,7 @@ class DelayContract(Contract):
     @proves(promise.DELAY_IS_RESPECTED, promise.NACK_RETURNS_LATER)
     def test_a_delay_of_an_hour_a_day_or_a_month_is_kept_to_its_end(self) -> None:
         if not self.harness.fake:
-            pytest.skip("nobody waits that long")
+            pytest.skip("the delay is too long for a real clock")
         for delay in LONG_DELAYS:
             with self.bench() as bench:
                 worker = bench.worker()

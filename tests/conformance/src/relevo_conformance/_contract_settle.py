@@ -259,7 +259,7 @@ class StateContract(Contract):
 
 
 class StaleContract(Contract):
-    """Whoever lost a delivery changes nothing any more, and is told."""
+    """A settlement after the lease was lost changes nothing, and reports that."""
 
     def outcomes(self) -> list[Outcome]:
         """Return one of each kind that can be asked for."""
@@ -303,7 +303,7 @@ class StaleContract(Contract):
 
                 assert not bench.recorder.workers[0].settles(old, outcome)
 
-                # The new holder still holds it: nobody else gets it, and its own settlement counts.
+                # The new holder still holds it: no other worker gets it, and its own settlement counts.
                 assert bench.glimpse(bench.recorder.workers[0]) == []
                 assert bench.recorder.workers[1].nack(new, state=b"new")
                 again = bench.one(bench.recorder.workers[1])

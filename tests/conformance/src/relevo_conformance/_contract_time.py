@@ -1,4 +1,4 @@
-"""Scenarios of time: waiting no longer than asked, nobody forgotten, and clocks that leap."""
+"""Scenarios of time: waiting no longer than asked, starving no event, and clocks that leap."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class WaitContract(Contract):
             waiting = Thread(wait)
             time.sleep(0.1)
 
-            bench.raw()  # by a stranger, who knows nothing of those who wait
+            bench.raw()  # foreign bytes, which wake no receive
 
             waiting.finish()
             assert len(came) == 1
@@ -115,7 +115,7 @@ class WaitContract(Contract):
 
 
 class FairnessContract(Contract):
-    """Nobody waits for ever behind others."""
+    """No event waits for ever behind others."""
 
     @proves(promise.NOBODY_STARVES)
     def test_an_event_comes_although_its_neighbour_fails_for_ever_and_more_are_sent(self) -> None:
@@ -213,6 +213,6 @@ class ClockContract(Contract):
             assert bench.glimpse(worker) == []
 
     def require_movable_clock(self) -> None:
-        """Skip the test where nobody can set the clock."""
+        """Skip the test if the clock cannot be set."""
         if not isinstance(self.harness.clock, MovableClock):
-            pytest.skip("nobody can set the clock")
+            pytest.skip("the clock cannot be set")

@@ -1,4 +1,4 @@
-"""Scenarios of sending in somebody else's transaction."""
+"""Scenarios of sending in the application's transaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from relevo_conformance.contract import Contract, proves
 
 
 class TransactionContract(Contract):
-    """What is sent in somebody else's transaction is part of it."""
+    """What is sent in the application's transaction is part of it."""
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_is_sent_in_a_transaction_comes_after_its_commit_and_not_before(self) -> None:

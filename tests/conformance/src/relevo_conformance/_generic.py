@@ -1,4 +1,4 @@
-"""A harness for a transport that has none: it opens, and lets go."""
+"""A harness for a transport that ships without one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MOST_KILLED = 50
 
 class GenericHarness(Harness):
     """
-    Opens a transport by its options, and knows nothing else of it.
+    Opens a transport by its options; it uses nothing else of it.
 
     A worker that is killed is forgotten: its leases run out. Where a lease lasts as long as a connection, every
-    worker gets a proxy of its own, at which it is cut off. Bytes of a stranger cannot be put in, nor can the store
-    be broken: what needs that stays unknown.
+    worker gets a proxy of its own, at which it is cut off. It cannot put in foreign bytes or break the store; promises
+    that need that stay unknown.
     """
 
     new_clock = SystemClock
@@ -45,7 +45,9 @@ class GenericHarness(Harness):
         given: dict[str, str] = dict(cls.options)
         if self._is_connected():
             if "url" not in given:
-                raise ConfigurationError(f"{cls.kind} holds leases by its connection; say where with --option url=…")
+                raise ConfigurationError(
+                    f"{cls.kind} holds leases by its connection; pass its address with --option url=…"
+                )
             try:
                 proxy = Proxy(given["url"])
             except ValueError as error:
@@ -73,7 +75,7 @@ class GenericHarness(Harness):
     def _close_killed(self, most: int) -> None:
         """Close killed transports until *most* are left: an open connection that is collected causes a warning."""
         while len(self._killed) > most:
-            with suppress(Exception):  # how it fails to close is told where it is closed in its turn
+            with suppress(Exception):  # a scenario of close reports how it fails
                 self._killed.popleft().close()
 
     def _is_connected(self) -> bool:
@@ -94,7 +96,7 @@ def generic(transport: type[Transport], kind: str) -> type[GenericHarness]:
         hints = get_type_hints(options)
     except (TypeError, ValueError, NameError, AttributeError, SyntaxError) as error:
         raise ConfigurationError(
-            f"{kind}.Options must be an attrs class whose types are known, and is {shown(options)}: {error}"
+            f"{kind}.Options must be an attrs class whose types can be resolved; got {shown(options)}: {error}"
         ) from error
     takes = {name: _described(field, hints[name]) for name, field in fields.items()}
     members = {
@@ -109,10 +111,10 @@ def generic(transport: type[Transport], kind: str) -> type[GenericHarness]:
 
 def converted(cls: type, given: Mapping[str, str]) -> Any:
     """
-    Return *cls*, an attrs class of options, made of texts.
+    Return *cls*, an attrs class of options, built from texts.
 
     Raises:
-        ConfigurationError: One of them cannot be meant.
+        ConfigurationError: One of them is invalid.
     """
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -135,4 +137,4 @@ def converted(cls: type, given: Mapping[str, str]) -> Any:
 
 def _described(field: attrs.Attribute[Any], kind: Any) -> str:
     wanted = getattr(kind, "__name__", str(kind))
-    return wanted if field.default is attrs.NOTHING else f"{wanted}; may be left out"
+    return wanted if field.default is attrs.NOTHING else f"{wanted}; optional"

@@ -1,4 +1,4 @@
-"""A history in words: a line for each call, for whoever has to understand what a scenario did."""
+"""Show a history as text, one line for each call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from relevo import DeadLetterEntry, Envelope, Unreadable
 from relevo_conformance import history
 
 MOST = 40
-"""Lines; of a longer history the last ones are told, since there it shows what is broken."""
+"""Lines; of a longer history the last ones are shown, since they show what is broken."""
 
 _LONGEST, _FEW = 70, 4
-"""Characters of a value, and members of a list, that are told."""
+"""Characters of a value, and items of a list, that are shown."""
 
 
 def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:

@@ -50,7 +50,7 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
         if returned.end == "unknown":
             for queue in call.queues:
                 world.broke(queue)
-            _may_be_leased_to_nobody(world, operation, call, returned.at)
+            _may_be_leased_unseen(world, operation, call, returned.at)
         return
     handed_out = returned.value.deliveries
     if len(handed_out) > call.limit:
@@ -71,7 +71,7 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
             _judge_order(world, operation, copy)
 
 
-def _may_be_leased_to_nobody(world: World, operation: Operation, call: history.Receive, now: float) -> None:
+def _may_be_leased_unseen(world: World, operation: Operation, call: history.Receive, now: float) -> None:
     """Let each event of a receive whose answer was lost have a holder that never heard of it, for a lease."""
     connected = world.capabilities.lease == "connection"
     lease = _lease(world, operation, call, now)

@@ -1,4 +1,4 @@
-"""What a send may leave behind: every event once, or none, as it says."""
+"""Judge sends: every event is there once, or not at all, as the send reports."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def batches_at_the_end(world: World) -> None:
             batches.setdefault(copy.op, []).append(copy)
     for op, copies in batches.items():
         missing = sum(copy.maybe(_is_absent) and copy.surely(_never_came) for copy in copies)
-        # Of one that may have been taken out meanwhile nobody knows.
+        # One that may have been taken out meanwhile cannot be judged.
         came = sum(not copy.maybe(_is_absent) for copy in copies)
         if world.capabilities.atomic_batch and missing and came:
             world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
 
 
-# --- in somebody else's transaction ----------------------------------------------------------------
+# --- in the application's transaction --------------------------------------------------------------
 
 
 def bound_ended(world: World, operation: Operation, call: history.SendBound, returned: history.Returned) -> None:

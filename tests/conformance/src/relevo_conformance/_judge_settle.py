@@ -37,7 +37,7 @@ def _held(world: World, copy: Copy, delivery: int, now: float) -> Copy:
     """
     Return of which copy *delivery* is: if it cannot hold *copy* any more, of one alike that it may hold, if there is.
 
-    Which of them somebody else was handed is a guess.
+    Which of them another worker was handed is a guess.
     """
     alike = (copy, *world.same(copy.queue, copy.event))
     return next((one for one in alike if one.maybe(lambda there: there.may_be_held(delivery, now))), copy)

@@ -39,7 +39,7 @@ def dead_listed(world: World, operation: Operation, call: history.ListDead, retu
                 continue
             if id(copy) not in listed and copy.surely(_is_dead):
                 world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead and is not listed")
-            # Of several that look alike nobody knows which one it is that is listed.
+            # Of several that look alike it is not known which one is listed.
             alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
             if id(copy) in listed or any(id(other) in listed for other in alike):
                 world.unlisted.discard(copy.number)
@@ -198,7 +198,7 @@ def _was_revived(world: World, copy: Copy) -> None:
 
 
 def taking_out_began(world: World, operation: Operation, call: history.Cancel | history.Purge) -> None:
-    """Let what nobody holds be gone from now on."""
+    """Let what is not held be gone from now on."""
     why = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
 
     def take(one: Situation) -> Situation | None:
@@ -316,7 +316,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> s
         "attempt": event.attempt == counters.attempt + max(surplus, 0),
         "lost leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
         "state": event.state == view.one.kept,
-        # Of several that look alike nobody knows which was sent when.
+        # Of several that look alike it is not known which was sent when.
         "time of sending": view.sent == event.enqueued_at
         or ((view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)),
     }

@@ -1,4 +1,4 @@
-"""From what was typed to a harness: its name, the name of a transport, or where either is defined."""
+"""Find the harness for a TYPE on the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRANSPORTS = "relevo.transports"
 
 
 def known() -> Mapping[str, EntryPoint]:
-    """Return all that can be named: the harnesses, and the transports that have none."""
+    """Return the entry points of all harnesses, and of the transports that have none."""
     return {point.name: point for group in (TRANSPORTS, HARNESSES) for point in entry_points(group=group)}
 
 
@@ -51,8 +51,8 @@ def _loaded(point: EntryPoint) -> Any:
     if not _is_place(point.value.partition("[")[0].strip()):
         raise ConfigurationError(f'{where} is announced as "{point.value}", which is not of the form module:Class')
     # What a harness needs beyond its backend stands in an extra, by the convention that relevo's own follow.
-    mend = f"; pip install '{point.dist.name}[conformance]'" if point.dist else ""
-    return _got(point.load, where, mend)
+    remedy = f"; pip install '{point.dist.name}[conformance]'" if point.dist else ""
+    return _got(point.load, where, remedy)
 
 
 def _imported(text: str) -> Any:
@@ -67,15 +67,15 @@ def _is_place(text: str) -> bool:
     return all(part.strip().isidentifier() for part in (*module.split("."), *name.split(".")))
 
 
-def _got(load: Callable[[], Any], what: str, mend: str = "") -> Any:
-    """Return what *load* does; a module may raise anything when it is imported, and says itself where."""
+def _got(load: Callable[[], Any], what: str, remedy: str = "") -> Any:
+    """Return what *load* does; a module may raise anything when it is imported."""
     try:
         return load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        mend = mend if isinstance(error, ImportError) else ""
-        refused = ConfigurationError(f"{what} cannot be imported: {_reason(error)}{mend}")
+        remedy = remedy if isinstance(error, ImportError) else ""
+        refused = ConfigurationError(f"{what} cannot be imported: {_reason(error)}{remedy}")
         if own := _own_traceback(error):
             refused.add_note(own)
         raise refused from error
@@ -106,26 +106,26 @@ def _as_harness(found: Any, text: str) -> type[Harness]:
         return found
     if inspect.isclass(found) and issubclass(found, Transport):
         return generic(found, text.rpartition(":")[2])
-    raise ConfigurationError(f"{text} is neither a Harness nor a Transport, but {shown(found)}")
+    raise ConfigurationError(f"{text} is neither a Harness nor a Transport; got {shown(found)}")
 
 
 def _problems(harness: type[Harness]) -> Iterator[str]:
-    """Tell what *harness* says of itself that cannot be meant."""
+    """Yield what is invalid in the class attributes of *harness*."""
     transport: object = getattr(harness, "transport", None)
     if not inspect.isclass(transport):
-        yield f"transport must be the class that is tested, and is {shown(transport)}"
+        yield f"transport must be the class that is tested; got {shown(transport)}"
     for name in ("call_timeout", "slack", "patience"):
         value: object = getattr(harness, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         if not is_number and not (name == "patience" and value is None):
-            yield f"{name} must be a number of seconds, and is {shown(value)}"
+            yield f"{name} must be a number of seconds; got {shown(value)}"
     deviations: object = harness.deviations
     if not isinstance(deviations, Mapping):
-        yield f"deviations must be a mapping, and is {shown(deviations)}"
+        yield f"deviations must be a mapping; got {shown(deviations)}"
     else:
         for name, why in deviations.items():
             if not isinstance(why, Deviation):
-                yield f'deviations["{name}"] must be a Deviation(reason, url), and is {shown(why)}'
+                yield f'deviations["{name}"] must be a Deviation(reason, url); got {shown(why)}'
 
 
 def _origin(point: EntryPoint) -> str:

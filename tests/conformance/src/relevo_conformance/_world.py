@@ -222,7 +222,7 @@ class World:
             self._fetched(worker, fresh)
 
     def _fetched(self, worker: str, queues: Collection[str], own: Collection[int] = ()) -> None:
-        """Let there be one more of what *worker* holds, and of what nobody holds: that may have been brought to it."""
+        """Let there be one more of what *worker* holds, and of what is not held: that may have been brought to it."""
         for copy in tuple(self.copies):
             alive = (one for one in copy.possible if one.state in PENDING and copy.queue in queues)
             self.double(worker, copy, [one for one in alive if one.holder is None or one.adrift or one.holder in own])

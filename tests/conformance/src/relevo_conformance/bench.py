@@ -128,7 +128,7 @@ class Bench:
         self._deadline = deadline
         self._sent = 0
         self._failed = False
-        self._stopped_nobody = False
+        self._stopped_nothing = False
         self._outboxes: list[str] = []
         harness.watch.benches.append(self)
 
@@ -211,7 +211,7 @@ class Bench:
     def raw(
         self, raw: bytes = b"\x80 no envelope ", *, queue: str | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Put bytes like no others into a queue as a stranger does; return them."""
+        """Put foreign bytes like no others into a queue; return them."""
         self._sent += 1
         raw += f"{self.token}-{self._sent}".encode()
         self.recorder.put_raw(self.queue if queue is None else queue, raw, headers)
@@ -309,7 +309,7 @@ class Bench:
 
     def breathe(self) -> bool:
         """Let others work for a moment; return that nothing came about by that."""
-        if self._stated_patience > 0.0:  # else nobody looks again
+        if self._stated_patience > 0.0:  # else there is no second look
             time.sleep(min(_BREATH, self._stated_patience / _BREATHS))
         return False
 
@@ -349,15 +349,15 @@ class Bench:
             for worker, _ in calls:
                 stack.enter_context(self.recorder.turnstile(worker, stop))
             errors = turnstile.run(*(call for _, call in calls))
-        self._stopped_nobody = self._stopped_nobody or next(stops) == 0
+        self._stopped_nothing = self._stopped_nothing or next(stops) == 0
         for error in errors:
             if error is not None and not isinstance(error, LeaseLostError):
                 raise error
 
     def _require_stops(self) -> None:
         """Blame the harness for a call without a step only once it is seen that all came: it may have taken none."""
-        if self._stopped_nobody:
-            why = "stopped nobody: it has to call what it is given before each step of the transport"
+        if self._stopped_nothing:
+            why = "stopped no step: it has to call what it is given before each step of the transport"
             raise HarnessError(type(self.harness).__name__, "turnstile", why)
 
     # --- what befalls -----------------------------------------------------------------------------------
@@ -460,7 +460,7 @@ class Bench:
         self._write_down()
 
     def _write_down(self) -> None:
-        """Tell whoever observes the harness what happened here."""
+        """Report to the observer of the harness what happened here."""
         if (observed := self.harness.observed) is not None:
             recorder = self.recorder
             broken = (tuple(recorder.records), recorder.violations) if recorder.is_broken else None

@@ -1,4 +1,4 @@
-"""The report card: what a run of the suite says of each promise, by a pure function of what was found."""
+"""The report card: the status of each promise, a pure function of what the tests found."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """The subject of an examination, and how it was examined."""
+    """What was examined, and how."""
 
     transport: str
     harness: str
@@ -77,17 +77,17 @@ class Subject:
 
     versions: Mapping[str, str] = attrs.field(factory=dict)
     command: str = ""
-    """What does the same again."""
+    """The command that repeats the run."""
 
 
 @attrs.frozen(kw_only=True)
 class Card:
-    """All that a run of the suite says."""
+    """The result of a run of the suite."""
 
     subject: Subject
     lines: Sequence[Line]
     errors: Sequence[str] = ()
-    """What is wrong with the harness, or with the suite."""
+    """Errors of the harness or of the suite."""
 
     met: Mapping[str, int] = attrs.field(factory=dict)
     hooks: Mapping[str, int] = attrs.field(factory=dict)
@@ -115,10 +115,10 @@ def card(
     promises: Iterable[Promise] = tuple(PROMISES.values()),
 ) -> Card:
     """
-    Return what *findings* amount to.
+    Return the card of *findings*.
 
     Args:
-        findings: Of all tests that were run.
+        findings: The findings of all tests that were run.
 
         subject: What was examined.
 
@@ -128,9 +128,9 @@ def card(
 
         defined: The hooks that its author wrote; none if they are not to be judged, as after a part of a run.
 
-        deviations: What the harness says that its transport does not keep.
+        deviations: The deviations that the harness declares.
 
-        promises: Those that are told, whatever is found; others are if they were found broken.
+        promises: The promises on the card; others join them if they were found broken.
     """
     findings, promises = tuple(findings), tuple(promises)
     broken = {name for one in findings if one.status == "broken" for name in one.promises}
@@ -188,7 +188,7 @@ def _line(
 
 
 def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, str]:
-    """Return what is said of a promise that is not made: what is not claimed must be refused, not half done."""
+    """Return the status of a promise that is not made: a call for it must be refused, not half done."""
     if promise.level != "optional":
         return "N/A", f"{promise.claimed} is not claimed"
     if not promise.claimed.asked_for:
@@ -196,7 +196,7 @@ def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, s
     probes = {one.status for one in findings if UNCLAIMED_IS_REFUSED.id in one.promises}
     if probes == {"kept"}:
         return "N/A", f"{promise.claimed} is not claimed, and refused properly"
-    return "UNKNOWN", f"{promise.claimed} is not claimed; whether it is refused properly was not seen"
+    return "UNKNOWN", f"{promise.claimed} is not claimed; no test saw whether it is refused properly"
 
 
 def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> str:
@@ -206,8 +206,8 @@ def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Map
         return ""
     looked = about or [one for one in findings if not one.promises]
     reasons = dict.fromkeys(one.what.strip() for one in looked if one.status in ("skipped", "error"))
-    mendable = [reason for reason in reasons if not reason.endswith(" is not claimed")]
-    return "; ".join(mendable or reasons) or _below(counts) or "no test of it was run to its end"
+    curable = [reason for reason in reasons if not reason.endswith(" is not claimed")]
+    return "; ".join(curable or reasons) or _below(counts) or "no test of it ended"
 
 
 def _below(counts: Mapping[str, tuple[int, int]]) -> str:
@@ -230,15 +230,15 @@ def _failure(finding: Finding, promise: Promise) -> Failure:
     )
 
 
-# --- what is wrong with the one who asks -----------------------------------------------------------
+# --- errors of the harness -------------------------------------------------------------------------
 
 
-def _errors(findings: Sequence[Finding], told_of: AbstractSet[str]) -> Iterable[str]:
-    """Return what no line tells: what the harness did wrong, and what was broken beside the promises that are told."""
+def _errors(findings: Sequence[Finding], shown: AbstractSet[str]) -> Iterable[str]:
+    """Return what no line shows: errors of the harness, and what was broken beside the promises on the card."""
     found = (
         f"{one.test}: {one.what}"
         for one in findings
-        if one.status == "error" or (one.status == "broken" and not one.promises & told_of)
+        if one.status == "error" or (one.status == "broken" and not one.promises & shown)
     )
     return dict.fromkeys(found)
 
@@ -246,7 +246,7 @@ def _errors(findings: Sequence[Finding], told_of: AbstractSet[str]) -> Iterable[
 def _wrong_deviations(deviations: Mapping[str, Deviation]) -> Iterable[str]:
     for name in deviations:
         if name not in PROMISES:
-            yield f'the harness declares a deviation from "{name}", which is no promise'
+            yield f'the harness declares a deviation from "{name}", but there is no such promise'
         elif PROMISES[name].level != "must":
             yield (
                 f'the harness declares a deviation from "{name}", whose level is {PROMISES[name].level}: '
@@ -257,4 +257,4 @@ def _wrong_deviations(deviations: Mapping[str, Deviation]) -> Iterable[str]:
 def _idle(defined: Iterable[str], hooks: Mapping[str, int]) -> Iterable[str]:
     for hook in sorted(defined):
         if not hooks.get(hook):
-            yield f"the harness defines {hook}(), which was never called: take it out, or claim what needs it"
+            yield f"the harness defines {hook}(), which was never called; remove it, or claim what needs it"

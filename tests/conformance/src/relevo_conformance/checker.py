@@ -104,7 +104,7 @@ class Judge:
                 world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
             return
         if record.error == "TransportClosedError" and operation.worker not in world.closed:
-            world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, f"{_verb(call)} says closed, and nobody closed it")
+            world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, f"{_verb(call)} says closed, but it was not closed")
         capability = unclaimed(call, world.capabilities)
         if capability is not None and record.error != "UnsupportedError":
             what = f"{capability} is not claimed, and {_verb(call)} ended with {record.error or 'success'}"

@@ -51,16 +51,16 @@ _TRACEBACKS = 3
 """Threads of a transport whose tracebacks are shown."""
 
 _RUN_AGAIN = 30.0
-"""Seconds that are spent at most on seeing whether histories break their promise again."""
+"""Seconds that are spent at most on replaying the histories of failures."""
 
 _PIPED = 120
-"""Columns where nobody sits at a terminal."""
+"""Columns if standard output is not a terminal."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="relevo-conformance")
 def group() -> None:
-    """Hold a transport to the promises of relevo's seam."""
+    """Test that a transport keeps the promises of relevo's seam."""
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Mapping[str, str]:
@@ -79,7 +79,7 @@ def _promises(ctx: click.Context, param: click.Parameter, value: Sequence[str]) 
         if name not in PROMISES:
             raise click.BadParameter(f'there is no promise "{name}"{did_you_mean(name, PROMISES)}', ctx, param)
     if value and not names:
-        raise click.BadParameter("names no promise", ctx, param)
+        raise click.BadParameter("expected at least one promise", ctx, param)
     return names
 
 
@@ -96,7 +96,7 @@ class _Seed(click.ParamType[int]):
 def _reports(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Sequence[Path]:
     paths = [Path(name) for text in value for name in text.split(",") if name]
     if value and not paths:
-        raise click.BadParameter("names no file", ctx, param)
+        raise click.BadParameter("expected at least one file", ctx, param)
     for path in paths:
         if path.suffix not in report.WRITERS:
             endings = ", ".join(report.WRITERS)
@@ -105,7 +105,12 @@ def _reports(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -
 
 
 _option = click.option(
-    "--option", "options", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="For the harness; repeatable."
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_pairs,
+    help="An option of the harness; repeatable.",
 )
 
 
@@ -118,24 +123,24 @@ _option = click.option(
     default="quick",
     show_default=True,
     envvar=VARIABLE,
-    help="How long.",
+    help="How much is tried.",
 )
-@click.option("--seed", type=_Seed(), help="Decides the random histories.")
+@click.option("--seed", type=_Seed(), help="The seed of the random histories.")
 @click.option(
     "--only",
     multiple=True,
     metavar="PROMISE",
     callback=_promises,
-    help="Look at this alone, by its tests and fewer random histories; repeatable.",
+    help="Test only this promise, with fewer random histories; repeatable.",
 )
-@click.option("--no-shrink", is_flag=True, help="Show what breaks a promise as it was found, not the shortest.")
+@click.option("--no-shrink", is_flag=True, help="Show the first program that breaks a promise, not the shortest.")
 @click.option(
     "--report",
     "reports",
     multiple=True,
     metavar="FILE",
     callback=_reports,
-    help="A .md, .xml (JUnit) or .json; repeatable.",
+    help="Write the card to a .md, .xml (JUnit) or .json file; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 @click.option(
@@ -143,7 +148,7 @@ _option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("relevo-conformance"),
     show_default=True,
-    help="Where the history of what broke a promise is written.",
+    help="The folder for the histories that broke a promise.",
 )
 @click.option(
     "--replay",
@@ -151,8 +156,8 @@ _option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the history in this file again, and judge it.",
 )
-@click.option("--against", metavar="TYPE", help="With --replay: on this one instead.")
-@click.option("--list", "only_list", is_flag=True, help="Say what would be run, and run nothing.")
+@click.option("--against", metavar="TYPE", help="With --replay: run it on this TYPE instead.")
+@click.option("--list", "only_list", is_flag=True, help="List the tests, and run none.")
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -174,7 +179,7 @@ def run(
 
     TYPE is the name of a harness or of a transport, or module:Class of either; `relevo-conformance list` names
     those that are installed. The exit code is 0 for conformant, 1 for a broken promise, 3 if something that is
-    promised was not put to the test, 69 if the server cannot be reached.
+    promised was not tested, 69 if the server cannot be reached.
     """
     log = ctx.ensure_object(Log)
     out = _set_aside(log)
@@ -196,7 +201,7 @@ def run(
         harness = trial.harness if against is None else harness_of(against)
         ctx.exit(_replay(recorded, harness, against or kind, out))
     if against is not None:
-        raise click.UsageError("--against says where a history is replayed; name one with --replay FILE")
+        raise click.UsageError("--against needs a history to replay; name one with --replay FILE")
     for path in reports:
         _can_be_written(path.parent, path, "--report")
     _can_be_written(histories, None, "--histories")
@@ -224,7 +229,9 @@ def run(
 @click.pass_context
 def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, str]) -> None:
     """
-    Judge the history in FILE by what TYPE claims, which is opened to be asked, and run nothing.
+    Judge the history in FILE by the capabilities of TYPE, and run nothing.
+
+    TYPE is opened to read its capabilities.
 
     It may be one that a run wrote, or a trace of a program that runs for real. The exit code is 0 if no promise
     is broken, and 1 if one is.
@@ -240,7 +247,7 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
 @_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str | None, options: Mapping[str, str]) -> None:
-    """Say what can be run, or of TYPE what it takes, claims and promises."""
+    """List what can be run, or the options, capabilities and promises of TYPE."""
     out = _set_aside(ctx.ensure_object(Log))
     if kind is None:
         _show_kinds(out)
@@ -258,7 +265,7 @@ def main() -> NoReturn:
         if end.stage == _LOADING:
             code = _refused(f"the process ended {end.how} while TYPE was loaded", EXIT_USAGE)
         elif end.is_from_outside:
-            code = _refused(f"the process ended {end.how}, {at}; nothing can be said", EXIT_UNKNOWN)
+            code = _refused(f"the process ended {end.how}, {at}; the transport was not judged", EXIT_UNKNOWN)
         else:
             code = _refused(f"the process ended {end.how}, {at}: a transport must not end it", EXIT_BROKEN)
     sys.stderr.flush()
@@ -266,7 +273,7 @@ def main() -> NoReturn:
 
 
 def _open_what_was_closed() -> None:
-    """Let what nobody wants to read go nowhere, lest another file gets the number of standard output."""
+    """Open closed standard streams on the null device, so that no other file gets their numbers."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -277,7 +284,7 @@ def _open_what_was_closed() -> None:
 
 
 def _do(log: Log) -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command line, and return the exit code."""
     log.at(_LOADING)
     threading.excepthook = _Tracebacks()
     # As for `python -m`; a script finds only what is installed.
@@ -297,7 +304,7 @@ def _do(log: Log) -> int:
         code = _refused(str(error), EXIT_UNAVAILABLE)
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    except (BrokenPipeError, SystemExit):  # whoever read has gone; click and rich make the second of the first
+    except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich turn the first into the second
         code = EXIT_UNREAD
     for stream in (sys.stdout, sys.stderr):
         with suppress(ValueError):  # a transport closed it
@@ -306,7 +313,7 @@ def _do(log: Log) -> int:
 
 
 class _Tracebacks:
-    """Shows how the first threads ended that raised, and says so when there are more; a flood tells nobody anything."""
+    """Shows the tracebacks of the first threads that raised, and then only that there are more."""
 
     def __init__(self) -> None:
         self._shown = 0
@@ -323,14 +330,14 @@ class _Tracebacks:
 
 def _set_aside(log: Log) -> TextIO:
     """
-    Return a stream to standard output, which nobody else has from now on.
+    Return a private stream to standard output.
 
     What a transport prints, or writes to its file descriptor, or lets a child process write there, is thrown away,
     for as long as this process lives: a thread that was left behind may print at any time.
     """
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
-    log.holds(out)  # what nobody reads any more complains when it is let go
+    log.holds(out)  # it warns when it is collected after its reader has gone
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -344,7 +351,7 @@ def _refused(text: str, code: int) -> int:
 
 
 def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> int:
-    """Run a recorded history again, say what it breaks, and return the exit code."""
+    """Run a recorded history again, report what it breaks, and return the exit code."""
     before = _loaded(recorded)
     capabilities = reach(harness)
     records = replay(before, harness)
@@ -363,7 +370,7 @@ def _loaded(recorded: Path) -> Sequence[Record]:
 def _report_violations(
     records: Sequence[Record], violations: Sequence[Violation], kind: str, out: TextIO, *, failed: int = 0
 ) -> int:
-    """Say what *records* break, and return the exit code."""
+    """Report what *records* break, and return the exit code."""
     console = _console(out)
     for record in records:
         if isinstance(record, Invoked) and isinstance(record.call, Remark):
@@ -386,9 +393,9 @@ def _report_violations(
 
 class _Again:
     """
-    Knows which histories break a promise again when they are run again, as long as there is time.
+    Replays histories, as long as there is time, and tells which ones break their promise again.
 
-    Those do not that show what a scenario alone can judge, or to which something in another queue belongs.
+    A history does not if only its scenario can judge it, or if something in another queue belongs to it.
     """
 
     def __init__(self, harness: type[Harness], capabilities: Capabilities) -> None:
@@ -442,7 +449,7 @@ def _with_commands(
 
 
 def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
-    """Refuse what could not be written after minutes; nothing is left of the attempt."""
+    """Refuse a path that cannot be written, before minutes are spent; nothing is left of the attempt."""
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -462,7 +469,7 @@ def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
 
 
 def _write(path: Path, text: str, problems: list[str]) -> bool:
-    """Write *text*, or say among the *problems* why not: what was found out is shown all the same."""
+    """Write *text*, or add to *problems* why not; the card is shown all the same."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -473,7 +480,7 @@ def _write(path: Path, text: str, problems: list[str]) -> bool:
 
 
 def _command(card: Card, kind: str, options: Mapping[str, str], *more: str) -> str:
-    """Return the command line that does the same again; it may be shown to anybody, so it holds no password."""
+    """Return the command line that repeats the run, without passwords."""
     is_module = Path(sys.argv[0]).name == "__main__.py"
     words = ["python", "-m", "relevo_conformance"] if is_module else ["relevo-conformance"]
     words += ["run", kind]
@@ -494,7 +501,7 @@ def _console(stream: TextIO) -> Console:
 
 @contextmanager
 def _progress(log: Log) -> Iterator[tuple[Progress, Callable[[Finding], None]]]:
-    """Tell *log*, and a person at a terminal, what is going on, and everybody at once what fails."""
+    """Report progress to *log* and to a terminal, and each failure on standard error."""
     console = _console(sys.stderr)
     with console.status("opening") if console.is_terminal else nullcontext() as status:
 

@@ -1,4 +1,4 @@
-"""What the directed scenarios share: a harness for the class, and the promise that each test stands for."""
+"""The base class of the scenarios: a harness for the class, and the promises of each test."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from relevo_conformance.verdict import (
 from relevo_conformance.watch import Stage, Watch
 
 HANGS = 3
-"""How many tests of a class may hang before the others are not run any more."""
+"""Tests of a class that may hang before the others are skipped."""
 
-NOT_RUN = f"{HANGS} tests hung, so that no more were run"
-"""What is told of these."""
+NOT_RUN = f"{HANGS} tests hung, so no more were run"
+"""The reason for skipping them."""
 
 FRUITLESS = 3
-"""How many tests may fail for want of what was sent, before the others are not run: as long as nothing ever came."""
+"""Tests that may fail for lack of a delivery before the others are skipped, as long as nothing was ever handed out."""
 
-NOTHING_CAME = f"nothing was ever handed out, and {FRUITLESS} tests failed for want of it, so that no more were run"
-"""What is told of these."""
+NOTHING_CAME = f"nothing was ever handed out, and {FRUITLESS} tests failed because of that, so no more were run"
+"""The reason for skipping them."""
 
 LEFT_OUT = frozenset({NOT_RUN, NOTHING_CAME})
 
@@ -100,7 +100,7 @@ class Contract:
 
             HarnessError: One of the harness did.
 
-            pytest.skip.Exception: Too many hung before, or failed since nothing is handed out; of these it was told.
+            pytest.skip.Exception: Too many tests hung before, or failed because nothing is handed out.
         """
         __tracebackhide__ = True
         name = cls.harness_type.__name__
@@ -120,7 +120,7 @@ class Contract:
             raise HarnessError(name, hook, f"raised {error_text(error)}") from error
         finally:
             if watch.is_over:
-                cls._begin_anew()
+                cls._start_again()
 
     @classmethod
     def _counted(cls, watch: Watch, act: Callable[[], Result]) -> Result:
@@ -142,7 +142,7 @@ class Contract:
         cls._play("capabilities", watch, lambda: cls.harness.capabilities)
 
     @classmethod
-    def _begin_anew(cls) -> None:
+    def _start_again(cls) -> None:
         """Clean up after a test that hung, as far as that can be done, and open another harness."""
         cls.hung += 1
         left = cls.harness
@@ -191,7 +191,7 @@ class Contract:
 
     @contextmanager
     def bench_whose_clock_runs(self) -> Iterator[Bench]:
-        """Yield the bench of a scenario in which somebody waits: a wait moves a fake clock, and is over at once."""
+        """Yield the bench of a scenario with a waiting call: with a fake clock a wait would be over at once."""
         if not self.harness.fake:
             with self.bench() as bench:
                 yield bench

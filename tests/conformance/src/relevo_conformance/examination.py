@@ -1,4 +1,4 @@
-"""The suite without a test runner: what a report card, or a test of the suite itself, is made from."""
+"""Run the suite without a test runner, for a report card or a test of the suite itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from relevo_conformance.verdict import BrokenPromiseError, HarnessError, error_t
 
 Status = Literal["kept", "broken", "skipped", "deviates", "error"]
 """*deviates*: it is broken as the harness declares.
-*error*: the harness is at fault, or no test could be run; nothing was found out."""
+*error*: the harness failed, or no test could run; nothing is known of the transport."""
 
 Matching = Callable[[str, frozenset[str]], bool]
 
@@ -33,22 +33,22 @@ class Finding:
     test: str
     status: Status
     promises: frozenset[str] = frozenset()
-    """The ids of the promises that were broken; of those that the test proves if it passed or was skipped."""
+    """The ids of the broken promises; if the test passed or was skipped, of those that it proves."""
 
     what: str = ""
-    """What went wrong, or why it was skipped."""
+    """What went wrong, or the reason for skipping."""
 
     program: str = ""
-    """Where Hypothesis found it, the shortest program that it found."""
+    """The shortest program that Hypothesis found, if it was Hypothesis that found the failure."""
 
     history: Sequence[Record] = attrs.field(default=(), repr=False)
-    """What was recorded when the promise was broken, or was not seen to be kept."""
+    """The history in which the promise was broken, or was not seen to be kept."""
 
     histories: Mapping[str, Sequence[Record]] = attrs.field(factory=dict, repr=False)
     """By the id of a promise: the history that breaks it, where another one breaks another."""
 
     reproduced: bool = True
-    """Whether it happened again when it was tried again; the history proves it all the same."""
+    """Whether it happened again in a second try; the history is proof in any case."""
 
 
 def examine(
@@ -60,18 +60,18 @@ def examine(
     observed: Observed | None = None,
 ) -> Iterator[Finding]:
     """
-    Run the suite on *harness*, test by test, and tell what each one found.
+    Run the suite on *harness*, and yield what each test found.
 
     Args:
-        harness: What drives the transport.
+        harness: The harness of the transport.
 
         profile: ``quick``, ``standard`` or ``nightly``, or one of your own.
 
-        phases: Hypothesis' phases; without shrinking a failure is found sooner and shown longer.
+        phases: Hypothesis' phases; without shrinking a failure is found sooner, and its program is longer.
 
-        matching: Which tests are run, by their name and the ids of the promises that they prove.
+        matching: Selects the tests, by name and the ids of the promises that they prove.
 
-        observed: Where to write down what was met.
+        observed: Collects the situations and hooks that were met.
     """
     observed = observed or Observed()
     tests = suite(harness.watched(observed), profile=profile)
@@ -99,7 +99,7 @@ def tests_of(harness: type[Harness]) -> Sequence[tuple[str, frozenset[str]]]:
 
 
 def broken_promises(error: BaseException) -> frozenset[str]:
-    """Return the ids of the promises that *error* says were broken; none if it says nothing of the kind."""
+    """Return the ids of the promises that *error* reports as broken."""
     if isinstance(error, BrokenPromiseError):
         return error.promises
     if isinstance(error, BaseExceptionGroup):
@@ -153,7 +153,7 @@ def finding(name: str, promises: frozenset[str], error: BaseException | None, ob
 
 
 def _broken(name: str, promises: frozenset[str], error: BaseException | None, observed: Observed) -> Finding:
-    """Return what is known: a history that breaks a promise is proof, whatever came of the test."""
+    """Return the finding of a failed test; a history that breaks a promise is proof, whatever the error."""
     history, violations = observed.broken or (observed.failed, ())
     recorded = frozenset(violation.promise for violation in violations)
     said = frozenset() if error is None else broken_promises(error)

@@ -1,4 +1,4 @@
-"""What the author of a transport writes, so that the suite can drive it."""
+"""The harness: how the suite drives a transport."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BREAKAGES: tuple[Breakage, ...] = ("before", "after")
 
 
 class MovableClock(FakeClock):
-    """A clock that is moved by hand, and that can be set back, as clocks are by whoever runs a machine."""
+    """A clock that is moved by hand, and that can be set back, as an administrator sets one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class MovableClock(FakeClock):
         return super().now() - self._set_back
 
     def set_back(self, seconds: float) -> None:
-        """Let it say *seconds* less; how much time has passed it still knows."""
+        """Set the clock back by *seconds*; the monotonic time stays."""
         self._set_back += seconds
 
 
 HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "broken_send", "broken", "turnstile")
-"""What a harness is called with, in the order in which it is told."""
+"""The methods that a harness may define, in the order of the documentation."""
 
 
 class HookMissing(Exception):  # noqa: N818 - it says why a test is skipped, nothing failed
@@ -53,7 +53,7 @@ class HookMissing(Exception):  # noqa: N818 - it says why a test is skipped, not
 
 @attrs.frozen
 class Deviation:
-    """Why a transport does not keep a promise that it may leave unkept, and where that is told."""
+    """Why a transport does not keep a promise of the level *must*, and a page that explains it."""
 
     reason: str
     url: str
@@ -103,30 +103,30 @@ class Observed:
 
 
 class Savepoint(Protocol):
-    """A part of a transaction that can be taken back alone."""
+    """A part of a transaction that can be rolled back alone."""
 
     def commit(self) -> object:
-        """Make it part of the transaction around it."""
+        """Keep it as a part of the transaction around it."""
 
     def rollback(self) -> object:
-        """Take it back."""
+        """Undo it."""
 
 
 class Transaction(Protocol):
-    """Somebody else's transaction, which a transport joins."""
+    """A transaction of the application, which a transport joins."""
 
     @property
     def session(self) -> Any:
-        """What ``bound_to`` takes."""
+        """The argument of ``bound_to``."""
 
     def commit(self) -> object:
-        """Make all that was done in it real."""
+        """Commit it."""
 
     def rollback(self) -> object:
-        """Undo all that was done in it."""
+        """Roll it back."""
 
     def savepoint(self) -> Savepoint:
-        """Begin a part that can be taken back alone."""
+        """Begin a part that can be rolled back alone."""
 
 
 class Harness(ABC):
@@ -140,24 +140,24 @@ class Harness(ABC):
     """
 
     takes: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """The options that it takes, by name: what each one says. See :meth:`with_options`."""
+    """The options that it takes: a description by name. See :meth:`with_options`."""
 
     options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Those that were given."""
+    """The options that were given."""
 
     transport: ClassVar[type[Transport]]
-    """What is tested; its capabilities decide what is tested."""
+    """The class that is tested; its capabilities decide which tests run."""
 
     new_clock: ClassVar[Callable[[], Clock]] = MovableClock
-    """Where the time comes from; ``SystemClock`` where the store has a clock that nobody can move."""
+    """Makes the clock; use ``SystemClock`` if the store's clock cannot be moved."""
 
     slack: ClassVar[float] = 0.002
     """Seconds by which the store's clock may differ from :attr:`clock`, rounding included."""
 
     patience: ClassVar[float | None] = None
     """
-    Seconds of real time within which what is ready must be handed out, and within which the loss of
-    a holder is noticed. By default 0 on a clock moved by hand (one look must do), else 10.
+    Seconds of real time within which a ready event must be handed out, and within which the store must
+    notice that a holder has vanished. By default 0 on a clock moved by hand (one look must do), else 10.
     """
 
     glance: ClassVar[float] = 0.3
@@ -176,7 +176,7 @@ class Harness(ABC):
     """
 
     observed: ClassVar[Observed | None] = None
-    """Where the suite writes down what it sees; nowhere if nobody asks."""
+    """Where the suite records what it sees, if at all."""
 
     clock: Clock
 
@@ -217,7 +217,7 @@ class Harness(ABC):
     def _with(cls, **members: object) -> type[Self]:
         return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **members})
 
-    # --- what every harness has ---------------------------------------------------------------------
+    # --- required -----------------------------------------------------------------------------------
 
     @abstractmethod
     def open(self) -> Transport:
@@ -226,23 +226,23 @@ class Harness(ABC):
     @abstractmethod
     def kill(self, transport: Transport) -> None:
         """
-        Make *transport* vanish as a killed process does: nothing is settled, nothing is closed.
+        Make *transport* vanish as a killed process does: settle nothing, close nothing.
 
-        Connections end without a farewell. A timed lease simply runs on; the suite moves the clock.
+        Connections end without a goodbye. A timed lease runs on; the suite moves the clock.
         """
 
-    # --- what most have, and without which less is known --------------------------------------------
+    # --- recommended --------------------------------------------------------------------------------
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
         """
-        Put *raw*, which is not an envelope, into *queue* as a stranger would.
+        Put *raw*, which is not an envelope, into *queue* as a foreign program would.
 
         Raises:
-            HookMissing: There are *headers*, and the store has no place for those of a stranger.
+            HookMissing: There are *headers*, and the store has no place for foreign ones.
         """
         raise HookMissing("put_raw")
 
-    # --- what most can leave ------------------------------------------------------------------------
+    # --- optional -----------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
@@ -251,14 +251,14 @@ class Harness(ABC):
         elif seconds <= LONGEST_SLEEP:
             self.clock.sleep(seconds)
         else:
-            message = f"the suite asked a real clock for {seconds} s; {LONGEST_SLEEP} s are the most"
+            message = f"the suite asked a real clock to pass {seconds} s; the most is {LONGEST_SLEEP} s"
             raise ValueError(message)
 
     def drop(self, queue: str) -> None:  # noqa: B027 - a queue that costs nothing may stay
         """Remove *queue* and all that is in it; never called while a test still needs it."""
 
     def close(self) -> None:  # noqa: B027 - a harness may have nothing to give back
-        """Give back what the harness holds."""
+        """Release the resources of the harness."""
 
     # --- by capability ------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Harness(ABC):
 
     def broken_send(self, transport: Transport, breakage: Breakage) -> AbstractContextManager[None]:
         """
-        Break the store beneath *transport*, so that its next send fails, and mend it at the end.
+        Break the store beneath *transport*, so that its next send fails, and repair it at the end.
 
         Args:
             transport: One that this harness opened.
@@ -286,7 +286,7 @@ class Harness(ABC):
 
     def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
         """
-        Let one write of *transport* to its store fail, whatever it is made for, and mend the store at the end.
+        Let one write of *transport* to its store fail, whichever call makes it, and repair the store at the end.
 
         It stands in for :meth:`broken_send` too.
 
@@ -301,8 +301,8 @@ class Harness(ABC):
         """
         Call *stop* wherever another worker may come between two steps of *transport*, such as before a statement.
 
-        It blocks until it is this one's turn, so it must not be called while a lock of this process is held that
-        other transports need.
+        It blocks until it is this transport's turn. Do not call it while holding a lock that other transports of this
+        process need.
 
         Args:
             transport: One that this harness opened.
@@ -311,7 +311,7 @@ class Harness(ABC):
         """
         raise HookMissing("turnstile")
 
-    # --- what follows -------------------------------------------------------------------------------
+    # --- derived ------------------------------------------------------------------------------------
 
     @cached_property
     def capabilities(self) -> Capabilities:
@@ -324,7 +324,7 @@ class Harness(ABC):
 
     @cached_property
     def watch(self) -> Watch:
-        """What knows which calls are in flight, and which take too long."""
+        """The calls that are in flight, with their deadlines."""
         return Watch(type(self).call_timeout)
 
     def has(self, hook: str) -> bool:

@@ -1,9 +1,8 @@
 """
-What happened, as values: what was asked of which worker, how each call ended, and when.
+A history as values: each call, its worker, how it ended, and when.
 
-A history is a flat sequence of two records: a call begins, a call ends. A call that never ended,
-since its process died, leaves the first without the second. Written down as JSON lines it can be
-judged again, elsewhere and later.
+A history is a flat sequence of two kinds of records: a call begins, a call ends. A call whose process
+died has the first without the second. Written as JSON lines, a history can be judged elsewhere and later.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
 """
 How a call ended. *refused*: certainly without effect. *unknown*: it may have had its effect.
 *crashed*: with something that no transport may raise. *malformed*: with an invalid answer.
-*hung*: not at all, as long as anybody waited.
+*hung*: not at all within its time.
 """
 
 Fate = Literal["sent", "refused", "unknown"]
 Way = Literal["commit", "rollback"]
 
 
-# --- what is asked ---------------------------------------------------------------------------------
+# --- calls -----------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Open:
-    """Another worker begins, with an instance of its own."""
+    """A worker starts, with an instance of its own."""
 
 
 @attrs.frozen
@@ -55,21 +54,21 @@ class SetUp:
 
 @attrs.frozen
 class Break:
-    """The store beneath the worker breaks for its next call."""
+    """The store beneath the worker fails in its next call."""
 
     where: Literal["before", "after"]
     at: int | None = None
-    """Which of the writes; ``None``: the one that makes the others last."""
+    """The number of the write that fails; ``None``: the one that makes the others last, such as a commit."""
 
 
 @attrs.frozen
 class Mend:
-    """It is whole again."""
+    """The store works again."""
 
 
 @attrs.frozen(kw_only=True)
 class Send:
-    """Take envelopes over."""
+    """Send envelopes."""
 
     envelopes: tuple[Envelope, ...]
     delay: float = 0.0
@@ -77,7 +76,7 @@ class Send:
 
 @attrs.frozen(kw_only=True)
 class PutRaw:
-    """A stranger puts bytes that are not an envelope into a queue."""
+    """A foreign program puts bytes that are not an envelope into a queue."""
 
     queue: str
     raw: bytes
@@ -86,7 +85,7 @@ class PutRaw:
 
 @attrs.frozen(kw_only=True)
 class Receive:
-    """Hand out what is ready."""
+    """Receive what is ready."""
 
     queues: tuple[str, ...]
     limit: int
@@ -104,14 +103,14 @@ class Item:
 
 @attrs.frozen(kw_only=True)
 class Settle:
-    """End deliveries."""
+    """Settle deliveries."""
 
     items: tuple[Item, ...]
 
 
 @attrs.frozen(kw_only=True)
 class Extend:
-    """Keep deliveries hidden."""
+    """Extend the leases of deliveries."""
 
     deliveries: tuple[int, ...]
     lease: float
@@ -119,7 +118,7 @@ class Extend:
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """Keep progress."""
+    """Store the state of a delivery."""
 
     delivery: int
     state: bytes
@@ -143,7 +142,7 @@ class Excuse:
 
 @attrs.frozen(kw_only=True)
 class ListDead:
-    """Look at the dead letters."""
+    """List dead letters."""
 
     queues: tuple[str, ...]
     after: str | None = None
@@ -166,35 +165,35 @@ class Discard:
 
 @attrs.frozen(kw_only=True)
 class Cancel:
-    """Take out an event by its id."""
+    """Remove an event by its id."""
 
     event_id: str
 
 
 @attrs.frozen(kw_only=True)
 class Find:
-    """Look an event up by its id."""
+    """Find an event by its id."""
 
     event_id: str
 
 
 @attrs.frozen(kw_only=True)
 class Purge:
-    """Take out what nobody holds."""
+    """Remove what is not held from a queue."""
 
     queue: str
 
 
 @attrs.frozen(kw_only=True)
 class Count:
-    """Ask for the figures of a queue."""
+    """Return the figures of a queue."""
 
     queue: str
 
 
 @attrs.frozen(kw_only=True)
 class SendBound:
-    """Send inside a transaction, which is named by its number."""
+    """Send inside a transaction, which has a number."""
 
     transaction: int
     envelopes: tuple[Envelope, ...]
@@ -204,7 +203,7 @@ class SendBound:
 
 @attrs.frozen(kw_only=True)
 class SetSavepoint:
-    """Begin a part of a transaction."""
+    """Begin a savepoint."""
 
     transaction: int
     savepoint: int
@@ -212,7 +211,7 @@ class SetSavepoint:
 
 @attrs.frozen(kw_only=True)
 class EndSavepoint:
-    """End it: with a rollback all that was sent since it began is taken back."""
+    """End a savepoint; a rollback undoes all that was sent since it began."""
 
     transaction: int
     savepoint: int
@@ -229,12 +228,12 @@ class EndTransaction:
 
 @attrs.frozen
 class Drain:
-    """All other workers are closed, all time has passed, and what still comes is acked; done if it came to an end."""
+    """Close the other workers, let all time pass, and ack what still comes; *done* if the queues became empty."""
 
 
 @attrs.frozen
 class Remark:
-    """Nothing that was asked for: a word on the history itself, such as what a replay left out."""
+    """Not a call: a note on the history itself, such as what a replay left out."""
 
     text: str
 
@@ -270,12 +269,12 @@ Call = (
 )
 
 
-# --- what came of it -------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Fates:
-    """Of a send: what is known of each envelope, by position."""
+    """The result of a send: the fate of each envelope, by position."""
 
     fates: tuple[Fate, ...]
 
@@ -285,7 +284,7 @@ class Fates:
 
 @attrs.frozen(kw_only=True)
 class Handed:
-    """Of a receive: one delivery, numbered over the whole history."""
+    """One delivery of a receive, with a number that is unique in the history."""
 
     number: int
     event: Envelope | Unreadable
@@ -300,14 +299,14 @@ class Handed:
 
 @attrs.frozen
 class HandedOut:
-    """Of a receive: all deliveries."""
+    """The result of a receive."""
 
     deliveries: tuple[Handed, ...]
 
 
 @attrs.frozen(kw_only=True)
 class Settled:
-    """Of a settle or an extend: the numbers of the deliveries that were lost, and of those that stayed as they were."""
+    """The result of a settle or an extend: the numbers of the lost deliveries, and of the unchanged ones."""
 
     lost: tuple[int, ...] = ()
     unsettled: tuple[int, ...] = ()
@@ -315,42 +314,42 @@ class Settled:
 
 @attrs.frozen
 class Entries:
-    """Of a look at the dead letters."""
+    """The result of listing dead letters."""
 
     entries: tuple[DeadLetterEntry, ...]
 
 
 @attrs.frozen
 class Missing:
-    """Of a revive or a discard: the refs that were not found."""
+    """The result of a revive or a discard: the refs that were not found."""
 
     refs: tuple[str, ...]
 
 
 @attrs.frozen
 class Number:
-    """Of a cancel or a purge: how many were taken out."""
+    """The result of a cancel or a purge: the number of removed events."""
 
     number: int
 
 
 @attrs.frozen
 class Living:
-    """Of a find: the events that are kept."""
+    """The result of a find."""
 
     events: tuple[Found, ...]
 
 
 @attrs.frozen
 class Figures:
-    """Of a count."""
+    """The result of a count."""
 
     stats: Stats
 
 
 @attrs.frozen
 class Words:
-    """Of a set-up: what was, or would be, created."""
+    """The result of a setup: what was, or would be, created."""
 
     lines: tuple[str, ...]
 
@@ -366,7 +365,7 @@ class Invoked:
     """A call begins."""
 
     op: int
-    """Numbers the calls of a history."""
+    """The number of the call, unique in the history."""
 
     worker: str
     at: float
@@ -383,7 +382,7 @@ class Returned:
     at: float
     end: End
     error: str = ""
-    """The name of the class of what was raised; what was wrong where it was nothing that may be."""
+    """The class name of what was raised; for an invalid answer, what was wrong with it."""
 
     value: Value | None = None
 
@@ -396,7 +395,7 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
     """
     Count the situations that a history went through, by name.
 
-    A suite that never met a situation has proved nothing about it.
+    A suite that never met a situation proves nothing about it.
     """
     counts: dict[str, int] = {}
     calls: dict[int, Call] = {}
@@ -418,7 +417,7 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
 
 
 def unreached(history: Iterable[Record]) -> int:
-    """Count the calls that did not reach their store, although nobody had broken it."""
+    """Count the calls that did not reach their store although the suite had not broken it."""
     broken: set[str] = set()
     exposed: set[int] = set()
     number = 0
@@ -431,7 +430,7 @@ def unreached(history: Iterable[Record]) -> int:
 
 
 def _expose(record: Invoked, broken: set[str], exposed: set[int]) -> None:
-    """Take note of whose store is broken, and of the calls that may meet the fault."""
+    """Note the workers whose store is broken, and the calls that may meet the fault."""
     match record.call:
         case Break():
             broken.add(record.worker)

@@ -42,7 +42,7 @@ LATE = 100
 """Records after which a history may do what leaves the checker in doubt."""
 
 Reach = Literal["none", "near", "far"]
-"""How long delays may be: *far* only where nobody has to wait for them."""
+"""How long delays may be: *far* only on a fake clock."""
 
 Drawn = TypeVar("Drawn")
 
@@ -154,7 +154,7 @@ class TransportMachine(RuleBasedStateMachine):
 
     harness_type: ClassVar[type[Harness]]
     harness: ClassVar[Harness | None] = None
-    """Opened at the first history if nobody did before. A test case opens its own, and closes it."""
+    """Opened at the first history unless it was opened before. A test case opens its own, and closes it."""
 
     met: ClassVar[Counter[str]]
     """How often each situation was met, over all histories of the run."""
@@ -207,7 +207,7 @@ class TransportMachine(RuleBasedStateMachine):
     @rule(target=sent, recipes=several(4), delay=delays(), who=_WORKER)
     def send(self, recipes: list[Recipe], delay: int, who: int) -> MultipleResults[Envelope]:
         if delay:
-            # Where a delayed event stands in the order of its key is nobody's promise.
+            # Where a delayed event stands in the order of its key is not promised.
             recipes = [attrs.evolve(recipe, ordering_key=None) for recipe in recipes]
         envelopes = [self.bench.cook(recipe) for recipe in recipes]
         self.workers[who].send(envelopes, delay=delay * self.bench.times.delay)
@@ -224,7 +224,7 @@ class TransportMachine(RuleBasedStateMachine):
 
     @precondition(lambda machine: machine.can("put_raw"))
     @rule(place=st.integers(0, QUEUES - 1), raw=strategy.bodies())
-    def a_stranger_sends_bytes(self, place: int, raw: bytes) -> None:
+    def a_foreign_program_sends_bytes(self, place: int, raw: bytes) -> None:
         self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
 
     @precondition(lambda machine: machine.can("broken_send") and not machine.can("broken"))
@@ -591,7 +591,7 @@ class TransportMachine(RuleBasedStateMachine):
         return [entry.ref for entry in worker.dead_letters(self.bench.queues)]
 
     def _worker_of(self, held: Held) -> Worker:
-        """Return who received it; somebody else if that one is no more."""
+        """Return the worker that received it; another one if that one has gone."""
         return held.worker if held.worker.alive else self.workers[0]
 
     def _lose(self, who: int) -> Deliveries:

@@ -1,5 +1,5 @@
 """
-Where an event can be, as far as a history tells.
+The possible states of an event, as far as a history tells.
 
 The model moves events by the core's transition table and counts by the core's counters; it knows
 no transport. What cannot be known, such as whether a send whose answer was lost arrived, is kept as
@@ -67,7 +67,7 @@ class Situation:
     """After this its lease has run out, whether anybody noticed or not: who held it holds nothing any more."""
 
     adrift: bool = False
-    """Its holder is gone, or was told that it lost it; it may be handed out again at any time."""
+    """Its holder has gone, or learned that it lost the event, which may be handed out again at any time."""
 
     checkpointed: bool = False
     reason: str = ""
@@ -135,7 +135,7 @@ class Situation:
         return self.state is State.LEASED and self.holder == number and now <= self.over
 
     def surely_free(self, now: float) -> bool:
-        """Tell whether it is there, and nobody holds it beyond doubt at *now*."""
+        """Return whether it is there, and certainly not held at *now*."""
         return self.state in (State.READY, State.SCHEDULED) or (self.state is State.LEASED and now > self.over)
 
     def surely_held(self, number: int, now: float, slack: float) -> bool:
@@ -182,7 +182,7 @@ class Copy:
     possible: tuple[Situation, ...]
     enqueued_at: float | None = None
     ref: str | None = None
-    """Of the dead letter that it is, once somebody looked."""
+    """The ref of its dead letter, once it was listed."""
 
     in_line: bool = True
     """Whether its place in the order of its key is known: not of delayed, revived or extra ones."""
@@ -193,7 +193,7 @@ class Copy:
     revived: bool = False
 
     spared: Promise | None = None
-    """What a cancel or a purge breaks that took it out although somebody held it; none if none was asked for."""
+    """The promise that a cancel or a purge broke if it removed a held event; ``None`` without such a call."""
 
     doubtful: bool = False
     """Whether there may be none although nothing failed, since the same event was there."""
@@ -240,7 +240,7 @@ class Copy:
 
     def resolve(self, tag: Tag, *, happened: bool | None) -> bool:
         """
-        Say whether the change that *tag* stands for happened; ``None``: nobody knows.
+        Say whether the change that *tag* stands for happened; ``None``: unknown.
 
         Returns:
             Whether that is possible; if it is not, nothing is ruled out.

@@ -1,7 +1,7 @@
 """
-Transports with one planted bug each, and what becomes of them.
+Planted bugs: plant one in a transport, and run the suite until it is found.
 
-A suite that lets one of them pass proves nothing. An author may plant some in a transport of his own.
+A suite that misses a planted bug proves nothing. Authors of a transport can plant bugs of their own.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Mutant:
     """The promise that must be found broken."""
 
     by_chance: bool = True
-    """Whether the random histories alone must find it too; not where they never look."""
+    """Whether the random histories alone must find it too."""
 
     patches: Mapping[tuple[object, str], object] = MappingProxyType({})
-    """What stands in the place of what while it is planted, by owner and attribute."""
+    """The replacements while it is planted, by owner and attribute."""
 
     @contextmanager
     def planted(self) -> Iterator[type[Harness]]:
-        """Plant the bug for a while; return what drives the transport that has it."""
+        """Plant the bug, and yield the harness of the transport that has it."""
         with ExitStack() as stack:
             for (owner, attribute), replacement in self.patches.items():
                 stack.enter_context(mock.patch.object(owner, attribute, replacement))
@@ -55,13 +55,13 @@ class Mutant:
 
 @attrs.frozen
 class Hunt:
-    """What the suite found of a mutant."""
+    """The result of a search for a planted bug."""
 
     killer: str | None
-    """The test that found it; ``None``: it lives."""
+    """The test that found it; ``None`` if none did."""
 
     findings: tuple[Finding, ...] = attrs.field(default=(), repr=False)
-    """Whatever else was found broken on the way."""
+    """What else was found broken on the way."""
 
     def __str__(self) -> str:
         found = (f"{one.test}: {one.what[:200]}" for one in self.findings[:5])
@@ -70,14 +70,14 @@ class Hunt:
 
 def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
     """
-    Look for *mutant* until a scenario says of the promise that it breaks that it is broken.
+    Run scenarios on *mutant* until one reports its promise as broken.
 
     Args:
-        mutant: What to look for.
+        mutant: The planted bug.
 
         profile: ``quick``, ``standard`` or ``nightly``.
 
-        seed: Decides what is drawn; that of the profile by default.
+        seed: The seed; by default that of the profile.
     """
     proving = mutant.breaks.id
     found: list[Finding] = []
@@ -95,7 +95,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
 
 
 def hunt_by_chance(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
-    """Look for *mutant* by random histories alone, as :func:`hunt_by_scenarios` does by scenarios."""
+    """Run only random histories on *mutant*, as :func:`hunt_by_scenarios` runs scenarios."""
     with mutant.planted() as harness:
         found = tuple(_broken(harness, profile, seed, lambda test, _: test == RANDOM))
     return Hunt(RANDOM if any(finding.test == RANDOM for finding in found) else None, found)

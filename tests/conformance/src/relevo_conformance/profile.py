@@ -1,4 +1,4 @@
-"""How long the suite looks: quick for every change, standard for every release, nightly for the rare."""
+"""Profiles: how much the suite tries, for each change, for a release, or overnight."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Profile:
     slow_histories: int
     slow_steps: int
     slow_payloads: int
-    """The same where time cannot be moved by hand, and every step takes some."""
+    """The same on a real clock, where every step takes time."""
 
     shrinking: float = 300.0
-    """Seconds at most that are spent on the shortest program that breaks a promise, for each test that finds one."""
+    """Seconds that each failing test may spend on finding the shortest program."""
 
     seed: int | None
-    """The same histories at every run; ``None``: others each time, and what failed is tried again first."""
+    """The seed of each run; ``None``: a new one each time, and earlier failures are tried first."""
 
     def of_histories(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
         """Return Hypothesis' settings for random histories."""
@@ -49,12 +49,12 @@ class Profile:
         return self._settings(self.payloads if fake else self.slow_payloads, phases)
 
     def part(self) -> Profile:
-        """Return a shorter profile, for where only a few promises are looked at: a quarter of the histories."""
+        """Return a profile with a quarter of the histories, for a run that tests only a few promises."""
         return attrs.evolve(self, histories=-(-self.histories // 4), slow_histories=-(-self.slow_histories // 4))
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Let Hypothesis shrink no longer than :attr:`shrinking` says; it has no setting for that."""
+        """Limit Hypothesis' shrinking to :attr:`shrinking`; it has no setting for that."""
         before = engine.MAX_SHRINKING_SECONDS
         engine.MAX_SHRINKING_SECONDS = self.shrinking  # type: ignore[assignment]
         try:
@@ -63,7 +63,7 @@ class Profile:
             engine.MAX_SHRINKING_SECONDS = before
 
     def seeded(self, test: Test) -> Test:
-        """Let *test* draw what the seed says, if there is one."""
+        """Return *test* with the seed of this profile, if it has one."""
         return test if self.seed is None else seed(self.seed)(test)
 
     def _settings(self, examples: int, phases: Iterable[Phase] | None) -> settings:

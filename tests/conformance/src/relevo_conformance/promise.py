@@ -1,4 +1,4 @@
-"""What every transport promises: the ids that violations, tests and reports name."""
+"""The promises of a transport; violations, tests and reports name them by id."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Level = Literal["core", "must", "optional"]
 
 @attrs.frozen
 class Needs:
-    """What a transport must claim so that it makes a promise; nothing by default."""
+    """The capability that a transport must claim to make a promise; none by default."""
 
     capability: str = ""
     value: str | None = None
-    """Which one it must say, where there are several; any that says something by default."""
+    """The value that it must claim; by default any but none."""
 
     asked_for: bool = True
-    """Whether there is a call, or an argument, that asks for it, and that is refused where it is not claimed."""
+    """Whether a call or an argument asks for it, and must be refused if it is not claimed."""
 
     def __call__(self, capabilities: Capabilities) -> bool:
         """Tell whether a transport with *capabilities* makes the promise."""
@@ -37,10 +37,10 @@ class Needs:
 
 @attrs.frozen
 class Promise:
-    """One thing that a transport keeps, whatever happens."""
+    """A property that a transport keeps, whatever happens."""
 
     id: str
-    """Stable: reports, links and deviations refer to it."""
+    """Does not change: reports, links and deviations refer to it."""
 
     sentence: str
 
@@ -51,7 +51,7 @@ class Promise:
     """Whether a transport with these capabilities makes it."""
 
     floors: Mapping[str, int] = attrs.field(factory=dict, repr=False, eq=False)
-    """Situations of :func:`relevo_conformance.history.tally`, and how often each must be met to say that it is kept."""
+    """Situations of :func:`relevo_conformance.history.tally`, and how often each must be met for a PASS."""
 
     since: str = "0.1"
     """The first release of the suite that held transports to it."""
@@ -74,25 +74,27 @@ def _optional(
 
 SENT_IS_RECEIVED = Promise(
     "sent-is-received",
-    "What was sent is handed out until it is settled for good.",
+    "A sent event is delivered until it is settled for good.",
     floors={"event handed out": 20, "drain done": 10},
 )
 NO_INVENTION = Promise(
-    "no-invention", "What is handed out was sent, once for each time it was sent.", floors={"event handed out": 20}
+    "no-invention",
+    "Only sent events are delivered, each once for each time it was sent.",
+    floors={"event handed out": 20},
 )
 PAYLOAD_IS_UNTOUCHED = Promise(
     "payload-is-untouched",
-    "Body, headers and every other field arrive as they were sent, at each hand-over.",
+    "Body, headers and every other field arrive as they were sent, in each delivery.",
     floors={"event handed out": 20, "handed out after a nack": 5},
 )
 QUEUES_ARE_ISOLATED = Promise(
     "queues-are-isolated",
-    "An event comes out of the queue it was sent to, and of no other.",
+    "An event is delivered from the queue it was sent to, and from no other.",
     floors={"event handed out": 20},
 )
 SEND_TELLS_APART = Promise(
     "send-tells-apart",
-    "A send that fails says of each event whether it was sent, refused, or may be either.",
+    "A send that fails reports of each event whether it was sent, was refused, or is unknown.",
     floors={"event refused": 3, "event unknown": 3},
 )
 BATCH_IS_ATOMIC = _optional(
@@ -102,17 +104,17 @@ BATCH_IS_ATOMIC = _optional(
     floors={"batch": 5, "event unknown": 3, "event handed out": 20},
 )
 DELAY_IS_RESPECTED = _optional(
-    "delay-is-respected", "A delayed event is never handed out early.", Needs("delay"), floors={"event delayed": 3}
+    "delay-is-respected", "A delayed event is never delivered early.", Needs("delay"), floors={"event delayed": 3}
 )
 RESENT_IS_ONE = _optional(
     "resent-is-one",
-    "Sending an event again that is not done yet makes no second one; beside its dead letter it makes a new one.",
+    "Sending an unfinished event again makes no second one; if only its dead letter is left, it makes a new one.",
     Needs("dedupe", asked_for=False),
     floors={"event again": 5},
 )
 JOINS_THE_TRANSACTION = _optional(
     "joins-the-transaction",
-    "What is sent in a transaction is there if it commits and only then.",
+    "An event that is sent in a transaction exists if the transaction commits, and only then.",
     Needs("transactional"),
     floors={"sendbound done": 10, "endtransaction done": 5},
 )
@@ -120,22 +122,22 @@ JOINS_THE_TRANSACTION = _optional(
 # --- receiving -------------------------------------------------------------------------------------
 
 LIMIT_IS_RESPECTED = Promise(
-    "limit-is-respected", "No more is handed out, or leased, than was asked for.", floors={"limit reached": 5}
+    "limit-is-respected", "A receive never hands out, or leases, more than its limit.", floors={"limit reached": 5}
 )
 LEASED_IS_HIDDEN = Promise("leased-is-hidden", "An event has one holder at a time.", floors={"event handed out": 20})
 LOST_LEASE_RETURNS = Promise(
     "lost-lease-returns",
-    "What a vanished holder held is handed out again.",
+    "An event whose holder vanished is delivered again.",
     floors={"kill done": 3, "handed out after a lost lease": 3},
 )
 LOST_LEASES_ARE_COUNTED = Promise(
     "lost-leases-are-counted",
-    "Attempts and lost leases count every hand-over that a crash ended, and survive it.",
+    "Attempts and lost leases count every delivery that a crash ended, and survive the crash.",
     floors={"handed out after a lost lease": 5},
 )
 MALFORMED_IS_QUARANTINED = Promise(
     "malformed-is-quarantined",
-    "Foreign bytes are handed out as unreadable, whole, and hold nothing up.",
+    "Foreign bytes are delivered as unreadable, unchanged, and block nothing.",
     floors={"unreadable handed out": 5},
 )
 PREFERENCE_IS_KEPT = Promise(
@@ -143,7 +145,7 @@ PREFERENCE_IS_KEPT = Promise(
 )
 ORDER_IS_KEPT = _optional(
     "order-is-kept",
-    "Of one queue and key, an event waits for the earlier ones.",
+    "An event waits for the earlier ones of its queue and key.",
     Needs("order", "per key"),
     floors={"event with a key": 10},
 )
@@ -153,51 +155,53 @@ URGENT_OVERTAKES = _optional(
 
 NOBODY_STARVES = Promise(
     "nobody-starves",
-    "An event of usual urgency is handed out in its time, whatever is sent behind it and however often its neighbour "
-    "fails.",
+    "An event of normal urgency is delivered in bounded time, whatever is sent after it and however often its "
+    "neighbour fails.",
     "must",
 )
 WAIT_IS_KEPT = Promise(
     "wait-is-kept",
-    "A receive comes back within its wait, and at once if that is none; what nobody woke it for is found all the same.",
+    "A receive returns within its wait, at once if the wait is 0, and finds also what did not wake it.",
     "must",
 )
 
 WOKEN_BY_A_SEND = _optional(
     "woken-by-a-send",
-    "A receive that waits comes back long before its wait is over when another instance sends; whether it slept until "
-    "then, or looked often, is not seen.",
+    "A receive that waits returns long before its wait is over when another instance sends; whether it slept until "
+    "then, or polled, is not tested.",
     Needs("wakeup", asked_for=False),
 )
 
 # --- settling --------------------------------------------------------------------------------------
 
-ACK_IS_FINAL = Promise("ack-is-final", "What is done is never handed out again.", floors={"ack": 20})
+ACK_IS_FINAL = Promise("ack-is-final", "A done event is never delivered again.", floors={"ack": 20})
 NACK_RETURNS_LATER = Promise(
     "nack-returns-later",
-    "What is given back comes again with the next attempt, its state kept, and not early.",
+    "A nacked event is delivered again with the next attempt and its state, and not early.",
     floors={"handed out after a nack": 5},
 )
 RELEASE_COUNTS_NOTHING = Promise(
-    "release-counts-nothing", "What is released comes again as if it had never been out.", floors={"release": 3}
+    "release-counts-nothing",
+    "A released event is delivered again as if it had never been handed out.",
+    floors={"release": 3},
 )
 STATE_IS_BOUNDED = Promise(
-    "state-is-bounded", "A state that is too long is refused as an error of the program, and nothing is changed."
+    "state-is-bounded", "A state that is too long is refused with a ConfigurationError, and nothing is changed."
 )
 STALE_SETTLE_IS_REFUSED = Promise(
     "stale-settle-is-refused",
-    "Settling what is no longer held changes nothing, and says so.",
+    "Settling a delivery that is no longer held changes nothing, and reports it as lost.",
     floors={"stale ack": 3, "stale nack": 3, "stale release": 3},
 )
 DEAD_IS_KEPT_WITH_REASON = _optional(
     "dead-is-kept-with-reason",
-    "A dead letter is kept, with its event, reason, error, state and counters, and is not handed out.",
+    "A dead letter is kept, with its event, reason, error, state and counters, and is not delivered.",
     Needs("dead_letters"),
     floors={"deadletter": 5, "listdead done": 5},
 )
 REVIVED_IS_RECEIVED = _optional(
     "revived-is-received",
-    "A revived dead letter is handed out as new, once.",
+    "A revived dead letter is delivered once, as new.",
     Needs("dead_letters"),
     floors={"revived": 3},
 )
@@ -212,7 +216,7 @@ EXTEND_KEEPS_THE_LEASE = _optional(
 )
 CHECKPOINT_SURVIVES_A_LOST_LEASE = _optional(
     "checkpoint-survives-a-lost-lease",
-    "The state of the last checkpoint is handed out again.",
+    "The state of the last checkpoint is delivered again.",
     Needs("checkpoint"),
     floors={"checkpoint done": 3},
 )
@@ -225,72 +229,74 @@ BEGUN_IS_KEPT = _optional(
 )
 PRESENCE_IS_SEEN = _optional(
     "presence-is-seen",
-    "Others see each sign of life of a worker, and see no more of them once the worker has vanished.",
+    "Other instances see each sign of life of a worker, and none after the worker has vanished.",
     Needs("presence"),
 )
 
 # --- operating -------------------------------------------------------------------------------------
 
 CANCELLED_IS_GONE = _optional(
-    "cancelled-is-gone", "A cancelled event that nobody held is gone.", Needs("cancel"), floors={"cancel done": 2}
+    "cancelled-is-gone", "A cancelled event that was not held is gone.", Needs("cancel"), floors={"cancel done": 2}
 )
 PURGED_IS_GONE = _optional(
-    "purged-is-gone", "A purge takes out what nobody holds, no more.", Needs("purge"), floors={"purge done": 2}
+    "purged-is-gone", "A purge removes what is not held, and nothing else.", Needs("purge"), floors={"purge done": 2}
 )
 FOUND_AS_IT_IS = _optional(
     "found-as-it-is",
-    "An event that lives is found by its id, in each queue, as it is kept; what is done or dead is not.",
+    "An unfinished event is found by its id, in each queue, as it is stored; a done or dead one is not.",
     Needs("find"),
     floors={"find done": 5},
 )
 STATS_ARE_TRUE_AT_REST = _optional(
     "stats-are-true-at-rest",
-    "When nothing moves, the figures are right; what waits behind its ordering key is ready.",
+    "At rest the figures are exact; an event that waits behind its ordering key counts as ready.",
     Needs("stats", "exact"),
     floors={"count done": 10},
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",
-    "Setting up again, or asking what it would do, changes nothing; what lacks it names the command that does it.",
+    "A second setup, or a dry run, changes nothing; without setup an error names the command that does it.",
     floors={"setup done": 10},
 )
 FAILURE_LOSES_NOTHING = Promise(
     "failure-loses-nothing",
     "A store that fails in the middle of any call loses nothing and does nothing twice; when it is back, the same "
-    "transport goes on.",
+    "transport continues.",
     "must",
     floors={"fault met": 3},
 )
 CLOSE_IS_IDEMPOTENT = Promise(
     "close-is-idempotent",
-    "Closing settles nothing: what is held counts as lost, what was only fetched ahead does not. It wakes a blocked "
-    "receive, and ends everything but closing.",
+    "Closing settles nothing: what is held counts as a lost lease, what was only fetched ahead does not. It wakes a "
+    "blocked receive; afterwards only close succeeds.",
     floors={"close done": 10},
 )
 SURVIVES_REOPENING = Promise(
-    "survives-reopening", "What was sent outlives the transport that sent it.", floors={"open done": 10}
+    "survives-reopening", "Sent events outlive the transport that sent them.", floors={"open done": 10}
 )
-UNCLAIMED_IS_REFUSED = Promise("unclaimed-is-refused", "What is not claimed raises, and does nothing.")
+UNCLAIMED_IS_REFUSED = Promise(
+    "unclaimed-is-refused", "A call that needs an unclaimed capability raises UnsupportedError, and does nothing."
+)
 ERRORS_ARE_TRANSLATED = Promise(
     "errors-are-translated",
-    "No method raises anything but a RelevoError, and it names the transport as the application does.",
+    "Methods raise only RelevoErrors, which name the transport as the application does.",
 )
 
 ANSWERS_ARE_WELL_FORMED = Promise(
     "answers-are-well-formed",
-    "What is returned is of the type, and within the bounds, that the seam says.",
+    "Return values have the types, and are within the bounds, that the seam defines.",
     floors={"event handed out": 20, "settle done": 20},
 )
 CALLS_COME_BACK = Promise(
     "calls-come-back",
-    "Every call comes back: in its wait, and a time that no server needs.",
+    "Every call returns, within its wait and a generous margin.",
     floors={"receive done": 20, "close done": 5},
 )
 
 PROMISES: Mapping[str, Promise] = MappingProxyType(
     {promise.id: promise for promise in tuple(globals().values()) if isinstance(promise, Promise)}
 )
-"""All of them by id, in the order of the story."""
+"""All promises by id, in the order of the documentation."""
 
 
 def made_by(capabilities: Capabilities) -> tuple[Promise, ...]:

@@ -1,5 +1,5 @@
 """
-Drives transports and writes down what happens; every record is judged as it is made.
+Drive transports, and record what happens; each record is judged as it is made.
 
 A :class:`Worker` stands for a process: it has a transport of its own, and can be killed.
 """
@@ -81,7 +81,7 @@ class Recorder:
         self.ended(op)
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Put *raw* into *queue* as a stranger does."""
+        """Put *raw* into *queue* as a foreign program does."""
         call = history.PutRaw(queue=queue, raw=raw, headers=dict(headers or {}))
         op = self.began("stranger", call)
         self.hook("put_raw", lambda: self.harness.put_raw(queue, raw, call.headers))
@@ -93,7 +93,7 @@ class Recorder:
 
     @contextmanager
     def broken(self, worker: Worker, breakage: Breakage) -> Iterator[None]:
-        """Break the store beneath *worker* for its next send, and mend it."""
+        """Break the store beneath *worker* for its next send, and repair it at the end."""
         with self.entered("broken_send", lambda: self.harness.broken_send(worker.transport, breakage)):
             self.ended(self.began(worker.name, history.Break(breakage)))
             yield
@@ -101,7 +101,7 @@ class Recorder:
 
     @contextmanager
     def faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
-        """Let a write of *worker*'s next call fail, and mend the store."""
+        """Let a write of *worker*'s next call fail, and repair the store at the end."""
         with self.entered("broken", lambda: self.harness.broken(worker.transport, fault)):
             self.ended(self.began(worker.name, history.Break(fault.moment, fault.at)))
             yield

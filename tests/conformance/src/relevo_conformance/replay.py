@@ -1,7 +1,7 @@
 """
-A recorded history is a program: run it again, on the same or on another transport.
+Run a recorded history again, on the same or on another transport.
 
-So a history that breaks a promise can be tried on the reference, and one from production at home.
+So a history that breaks a promise can be tried on the reference, and one from production on a test machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from relevo_conformance.worker import RecordedTransaction, Worker
 _OUTBOX = "outbox/"
 
 Key = tuple[object, int]
-"""An event in its queue, and how many-th hand-over, or death, of it this is."""
+"""An event in its queue, and the ordinal of its delivery or dead letter."""
 
 
 def replay(
@@ -40,28 +40,27 @@ def replay(
     """
     Run the calls of *records* again, in order, and return the new history for the checker.
 
-    Queues get new names, ids stay. A delivery stands for that of the same event and queue which was
-    handed over as often, a dead letter for the one that died as often. As much time passes as did.
-    Calls that overlapped are run one after the other. What has no counterpart is left out, and a history that
-    sets nothing up is of queues that were there: they are set up first. A
-    :class:`~relevo_conformance.history.Remark` says so each time, and which calls failed that did not then. A
-    promise that is broken does not end it, and a call that hangs does.
+    Queues get new names, ids stay. A delivery stands for the delivery of the same event and queue
+    with the same ordinal, and a dead letter likewise. The same time passes.
+    Calls that overlapped are run one after the other. What has no counterpart is left out. If the history
+    has no setup, its queues are set up first. A :class:`~relevo_conformance.history.Remark` notes each of these, and
+    each call that fails although it succeeded before. A broken promise does not end the replay; a call that hangs does.
 
     Args:
         records: A whole history, as it was recorded.
 
-        harness_type: What drives the transport; a fresh one is opened, and closed.
+        harness_type: The harness of the transport; an instance is opened, and closed.
 
-        deadline: Until when it must have come to its end, by ``time.monotonic``.
+        deadline: The end of its time, by ``time.monotonic``.
 
     Raises:
-        TimeoutError: It was not at its end by *deadline*, or cannot be.
+        TimeoutError: It did not end by *deadline*, or cannot.
 
         HarnessError: The harness failed.
     """
 
     class Play(Contract):
-        """Runs it where it can be left behind."""
+        """Runs it in a thread that can be left behind."""
 
     if deadline is not None:
         harness_type = harness_type.hurried(max(0.0, deadline - monotonic()))
@@ -118,7 +117,7 @@ def _queues_of(call: history.Call) -> Iterable[str]:
 
 
 class _Numbering:
-    """Tells which hand-over, or death, of an event is which."""
+    """Numbers the deliveries, or the dead letters, of each event."""
 
     def __init__(self) -> None:
         self._times: Counter[object] = Counter()
@@ -131,7 +130,7 @@ class _Numbering:
 
 
 class _Dead:
-    """Which dead letter is which: a ref may come again, for another death."""
+    """Identifies dead letters: a ref may be used again, for another death."""
 
     def __init__(self) -> None:
         self._numbering = _Numbering()
@@ -154,7 +153,7 @@ def _renamed(event: Any, names: Callable[[str], str]) -> Any:
 
 
 class _Player:
-    """Plays one history on one harness."""
+    """Runs one history on one harness."""
 
     def __init__(self, records: tuple[history.Record, ...], harness: Harness, deadline: float | None = None) -> None:
         self.records = records
@@ -246,13 +245,13 @@ class _Player:
             return
         if not self.recorder.harness.fake:
             if seconds > LONGEST_SLEEP:
-                self.note(f"{seconds:g} s are not waited for on a clock that nobody can move")
+                self.note(f"{seconds:g} s are not waited for: the clock cannot be moved")
                 return
             self._require_time(seconds)
         self.recorder.advance(seconds)
 
     def note(self, text: str) -> None:
-        """Write down what is not as it was."""
+        """Record a difference from the original history."""
         self.recorder.ended(self.recorder.began("replay", history.Remark(text)))
 
     def worker(self, name: str) -> Worker:
@@ -442,7 +441,7 @@ class _Player:
     def _ref(self, record: history.Invoked, ref: str) -> str | None:
         key = self._old_dead.keys.get(ref)
         if key is None:
-            return ref  # one that nobody was ever given
+            return ref  # one that was never listed
         found = self._new_dead.refs.get(key)
         if found is None:
             self.note(f"call {record.op} leaves dead letter {ref!r} out: there is none")

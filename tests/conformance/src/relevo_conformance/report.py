@@ -1,4 +1,4 @@
-"""A card for each kind of reader: a person at a terminal, a program, a build server, a page."""
+"""Write a card for a terminal, a program, a build server, or a page."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SHOWN = 3
 _VERDICTS = {"conformant": "bold green", "not conformant": "bold red", "unknown": "bold yellow"}
 
 
-# --- what all of them say --------------------------------------------------------------------------
+# --- in all forms ----------------------------------------------------------------------------------
 
 
 def counted(card: Card) -> dict[str, int]:
-    """Return how many promises have which status."""
+    """Return the number of promises by status."""
     return {status: sum(line.status == status for line in card.lines) for status in _STYLES}
 
 
@@ -114,7 +114,7 @@ def _print_failures(line: Line, console: Console) -> None:
 
 
 def _doubt(failure: Failure) -> str:
-    return "" if failure.reproduced else " (not reproduced: it did not happen again, and the history shows it)"
+    return "" if failure.reproduced else " (not reproduced: it did not happen again; the history shows it)"
 
 
 def _alone(failure: Failure) -> str:
@@ -122,7 +122,7 @@ def _alone(failure: Failure) -> str:
         case True:
             return ""
         case False:
-            return " (to be read: run again alone, it does not break the promise)"
+            return " (run again alone, it does not break the promise)"
         case None:
             return " (not run again alone to its end: there was no time left, or the harness failed)"
 
@@ -176,7 +176,7 @@ def to_json(card: Card) -> str:
 
 
 def properties(card: Card) -> Mapping[str, str]:
-    """Return what JUnit's XML says of the whole run, by name."""
+    """Return the properties of the whole run in JUnit's XML."""
     about = {"verdict": card.verdict, "profile": card.subject.profile, "seed": str(card.subject.seed)}
     met = {f"met: {situation}": str(times) for situation, times in card.met.items()}
     hooks = {f"hook: {name}": str(calls) for name, calls in card.hooks.items()}

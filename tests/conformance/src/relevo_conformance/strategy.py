@@ -1,4 +1,4 @@
-"""What is sent: payloads that break careless stores, drawn and directed."""
+"""Strategies for events, outcomes and states; among them values that break careless stores."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def any_of(values: Sequence[Value], *, called: str) -> st.SearchStrategy[Value]:
 
 
 _TOLD = 80
-"""The longest value, in characters, that is told as it is."""
+"""The longest value, in characters, that is shown as it is."""
 
 
 @attrs.frozen(repr=False)
 class _Place(Generic[Value]):
-    """Looks a value up, and is told as the list and the place in it."""
+    """Looks a value up, and is shown as the list and the index in it."""
 
     _values: Sequence[Value]
     _called: str

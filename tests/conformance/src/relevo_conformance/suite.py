@@ -29,7 +29,7 @@ from relevo_conformance.profile import Profile, chosen
 
 
 class RandomContract(Contract):
-    """Whatever happens, in whatever order."""
+    """Random histories."""
 
     def test_random_histories_keep_every_promise(self) -> None:
         settings = self.profile.of_histories(fake=self.harness.fake, phases=self.phases)
@@ -57,7 +57,7 @@ class TransportContract(
     ClockContract,
     FairnessContract,
     WaitContract,
-    # pytest runs them from the last to the first: in the order of the story.
+    # pytest runs them from the last to the first: in the order of the promises.
     UnclaimedContract,
     NameContract,
     CloseContract,
@@ -87,10 +87,10 @@ class TransportContract(
 
 def suite(harness: type[Harness], *, profile: str | Profile | None = None) -> type[TransportContract]:
     """
-    Return the tests of the transport that *harness* drives; give the class a name that starts with ``Test``.
+    Return a class with the tests for *harness*; assign it to a name that starts with ``Test``.
 
     Args:
-        harness: What drives it.
+        harness: The harness of the transport.
 
         profile: ``quick``, ``standard`` or ``nightly``, or one of your own; by default what the environment variable
             ``RELEVO_CONFORMANCE_PROFILE`` names, else ``quick``.

@@ -27,35 +27,35 @@ from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
 
 _OWN = "relevo-conformance"
 _NONE = Capabilities(durability="process", lease="timed")
-"""What is told where a transport cannot say what it claims."""
+"""Stand in for the capabilities of a transport that cannot report its own."""
 
 RANDOM = "test_random_histories_keep_every_promise"
 
 Progress = Callable[[int, int, str], None]
-"""Is told which test begins, of how many, and its name."""
+"""Called when a test begins, with its number, the number of tests, and its name."""
 
 
 class ServerMissingError(Exception):
-    """Raised when what the transport needs is not there; says what."""
+    """Raised when the server of a transport cannot be reached; says which."""
 
 
 @attrs.frozen(kw_only=True)
 class Trial:
     """
-    What is to be run.
+    What to run.
 
     Args:
-        harness: What drives the transport.
+        harness: The harness of the transport.
 
-        name: What the transport is called.
+        name: The name of the transport on the card.
 
         profile: ``quick``, ``standard`` or ``nightly``.
 
-        seed: Decides the random histories; by default, that of the profile, and where it has none one is drawn.
+        seed: The seed of the random histories; by default that of the profile, else a drawn one.
 
-        only: The promises to look at; all if empty. The random histories are fewer then.
+        only: The promises to test; all if empty. A part of the promises has fewer random histories.
 
-        shrink: Whether the shortest program is looked for that breaks a promise.
+        shrink: Whether to look for the shortest program that breaks a promise.
 
         command: The command line that runs this again.
     """
@@ -69,11 +69,11 @@ class Trial:
     command: str = ""
 
     def promises(self) -> Sequence[Promise]:
-        """Return the promises that the card tells."""
+        """Return the promises on the card."""
         return tuple(one for one in PROMISES.values() if not self.only or one.id in self.only)
 
     def matching(self) -> Matching:
-        """Return which tests are run: those of the promises, and what can break any of them."""
+        """Return a function that selects the tests of the promises, and those that can break any."""
         wanted = {*self.only}
         if any(PROMISES[name].level == "optional" for name in wanted):
             wanted.add(UNCLAIMED_IS_REFUSED.id)
@@ -93,14 +93,14 @@ class Trial:
         Run it, and return its card.
 
         Args:
-            progress: Is told which test begins.
+            progress: Called when a test begins.
 
-            found: Is told what each one found.
+            found: Called with what each test found.
 
         Raises:
-            ServerMissingError: What the transport needs is not there.
+            ServerMissingError: The server cannot be reached.
 
-            ConfigurationError: It cannot be opened as it was told.
+            ConfigurationError: An option of the transport is invalid.
         """
         claimed = reach(self.harness)
         profile, observed, began = self.seeded_profile(), Observed(), monotonic()
@@ -167,11 +167,11 @@ class Trial:
         )
 
     def _phases(self) -> Sequence[Phase]:
-        """Return all but what nobody is shown: the explanations."""
+        """Return all phases but explanations, which are not shown."""
         return [one for one in Phase if one is not Phase.explain and (self.shrink or one is not Phase.shrink)]
 
     def _announced(self, progress: Progress) -> Matching:
-        """Return which tests are run, and tell *progress* of each before it begins."""
+        """Return a function that selects the tests, and reports each to *progress* before it begins."""
         matching, total, done = self.matching(), len(self.tests()), 0
 
         def tell(test: str, promises: frozenset[str]) -> bool:
@@ -187,14 +187,14 @@ class Trial:
 
 def reach(harness: type[Harness]) -> Capabilities:
     """
-    Open a transport, as a test for what it needs to be there, and return what it claims.
+    Open a transport to see whether its server can be reached, and return its capabilities.
 
-    What else goes wrong is left to the suite, which tells it better.
+    Other errors are left to the suite, which reports them better.
 
     Raises:
-        ServerMissingError: It cannot be reached, or the harness says that something is missing.
+        ServerMissingError: The server cannot be reached, or the harness skips.
 
-        ConfigurationError: It cannot be opened as it was told.
+        ConfigurationError: An option of the transport is invalid.
     """
     found: list[object] = []
     raised: list[BaseException] = []
@@ -203,7 +203,7 @@ def reach(harness: type[Harness]) -> Capabilities:
     def noted() -> Iterator[None]:
         try:
             yield
-        except BaseException as error:  # noqa: BLE001 - looked at by whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
             raised.append(error)
 
     def look() -> None:
@@ -238,7 +238,7 @@ def _touch(harness: Harness) -> None:
 
 
 def versions(harness: type[Harness]) -> Mapping[str, str]:
-    """Return the versions of all that has a part in a run on *harness*."""
+    """Return the versions of the distributions that take part in a run on *harness*."""
     modules = {cls.__module__.partition(".")[0] for cls in (harness, harness.transport)}
     names = {
         point.dist.name

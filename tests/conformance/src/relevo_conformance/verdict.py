@@ -1,4 +1,4 @@
-"""How a run stops: a promise is broken, the harness is, or nobody waits for it any more."""
+"""Errors that end a test: a broken promise, an error of the harness, or a call that hung."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LONGEST = 2000
 
 
 _MOST = 3
-"""Violations that are told one by one: of a batch there may be hundreds, all alike."""
+"""Violations that are shown one by one: a batch may cause hundreds, all alike."""
 
 
 class BrokenPromiseError(AssertionError):
     """
-    Raised when what was recorded breaks a promise.
+    Raised when a history breaks a promise.
 
     Args:
-        violations: What was broken, in the order in which it showed.
+        violations: The violations, in the order in which they were found.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -57,21 +57,21 @@ class HarnessError(Exception):
     def __init__(self, harness: str, hook: str, why: str) -> None:
         self.harness = harness
         self.hook = hook
-        super().__init__(f"{harness}.{hook} {why}; mend the harness, the transport was not judged")
+        super().__init__(f"{harness}.{hook} {why}; fix the harness, the transport was not judged")
 
 
 class LeftBehind(BaseException):
-    """Raised in a thread for which nobody waits any more, wherever it calls the suite."""
+    """Raised in a thread that was left behind, at its next call into the suite."""
 
 
 def error_text(error: BaseException | None) -> str:
-    """Return the kind and the text of *error* for a reader, whatever its author made of them."""
+    """Return the class name and the text of *error*, even if its ``__str__`` raises."""
     if error is None:
         return "success"
     try:
         text = str(error)
-    except BaseException as worse:  # noqa: BLE001 - a stranger's code may raise anything
-        text = f"its text cannot be read: __str__ raised {type(worse).__name__}"
+    except BaseException as worse:  # noqa: BLE001 - foreign code may raise anything
+        text = f"no text: __str__ raised {type(worse).__name__}"
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
     if isinstance(error, BrokenPromiseError) and isinstance(error.__context__, RelevoError):
         text = f"{text}\nit raised {error_text(error.__context__)}"
@@ -80,12 +80,12 @@ def error_text(error: BaseException | None) -> str:
 
 
 def is_a_persons(error: BaseException) -> bool:
-    """Tell whether *error* is that of somebody at the keyboard, which only the main thread gets."""
+    """Return whether *error* is a KeyboardInterrupt from the keyboard, which only the main thread gets."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def raised_in(trace: TracebackType | None, owner: type) -> bool:
-    """Tell whether the way to where an error was raised leads through a method of *owner*."""
+    """Return whether a method of *owner* is in the traceback."""
     while trace is not None:
         if is_method_of(trace.tb_frame, owner):
             return True
@@ -94,7 +94,7 @@ def raised_in(trace: TracebackType | None, owner: type) -> bool:
 
 
 def hook_that_raised(trace: TracebackType | None, harness: type) -> str | None:
-    """Return the method of *harness* on the way to where an error was raised, if there is one."""
+    """Return the innermost method of *harness* in the traceback, if there is one."""
     found = None
     while trace is not None:
         if is_method_of(trace.tb_frame, harness):
@@ -117,7 +117,7 @@ def claims_of(transport: Transport) -> Capabilities:
     Return what *transport* claims.
 
     Raises:
-        BrokenPromiseError: It does not say, or not as the seam has it.
+        BrokenPromiseError: It has no valid capabilities.
     """
     try:
         claimed: object = transport.capabilities

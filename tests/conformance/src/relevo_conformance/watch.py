@@ -1,10 +1,10 @@
 """
-Time-outs for calls of strangers: a test runs in a thread that can be left behind.
+Timeouts for foreign calls: a test runs in a thread that can be left behind.
 
 A call that hangs cannot be ended from outside, whatever the language offers. So the tests of a class run
 on a :class:`Stage`, a thread of its own, and every call into a transport or a harness is written on its
-:class:`Watch` while it lasts. Whoever waits for the test looks at the watch now and then; if a call is
-overdue, that is the verdict, and the thread is left to itself. A call costs two entries in a dict, and
+:class:`Watch` while it lasts. The thread that waits for the test looks at the watch now and then; if a call
+is overdue, that is the verdict, and the thread of the test is left to itself. A call costs two entries in a dict, and
 no hand-over to another thread.
 """
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 Tell = Callable[[str], BaseException]
-"""Returns the verdict on a call, given in words how long it took and where it is."""
+"""Returns the verdict on a call, from a text that says how long it took and where it is."""
 
 Flight = tuple[float, float, Tell]
-"""A call: when it is overdue, how many seconds it was given, and who tells."""
+"""A call: its deadline, the seconds that it has, and the function that makes its verdict."""
 
 _PATIENCE = 60.0
 """Seconds beyond a call's own that may pass between two calls: the suite itself waits, and Hypothesis thinks."""
@@ -66,7 +66,7 @@ class Watch:
         """Whether a receive ever brought anything."""
 
         self.vain_looks = 0
-        """How often something was looked for until patience was over, before a receive ever brought anything."""
+        """How often a look lasted until the end of its patience, before a receive ever brought anything."""
 
         self._flights: dict[int, Flight] = {}
         self._is_over = False
@@ -76,9 +76,9 @@ class Watch:
         Return what *act* returns; while it lasts it can be overdue.
 
         Args:
-            act: A call of something strange.
+            act: A call of foreign code.
 
-            tell: Says what is wrong if it does not come back.
+            tell: Makes the verdict if it does not return.
 
             wait: Seconds for which it was asked to block.
 
@@ -101,12 +101,12 @@ class Watch:
         return result
 
     def require_attention(self) -> None:
-        """Raise :class:`LeftBehind` if nobody waits for what is done here."""
+        """Raise :class:`LeftBehind` if this thread was left behind."""
         if self._is_over:
             raise LeftBehind
 
     def overdue(self) -> BaseException | None:
-        """Return the verdict if a call is overdue; from then on nobody waits for what is done here."""
+        """Return the verdict if a call is overdue; from then on its thread is left behind."""
         now = monotonic()
         for thread, (deadline, allowed, tell) in tuple(self._flights.items()):
             if now > deadline:
@@ -130,7 +130,7 @@ class Watch:
 
 
 class Stage:
-    """A thread in which one thing after the other is done, and that can be left behind."""
+    """A thread that runs one job after the other, and that can be left behind."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -145,7 +145,7 @@ class Stage:
 
             act: What to do.
 
-            tell: Says what is wrong if *act* does not go on although no call is overdue.
+            tell: Makes the verdict if *act* does not go on although no call is overdue.
 
         Raises:
             BaseException: The verdict of *watch* on a call that is overdue. The thread is lost.
@@ -160,7 +160,7 @@ class Stage:
                 raise verdict
         watch.land()
         if isinstance(job.error, KeyboardInterrupt | SystemExit):
-            # Nobody at the keyboard meant that thread; here it would end everything.
+            # It does not come from the keyboard; raised here it would end the run.
             violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"something raised {error_text(job.error)}")
             raise BrokenPromiseError([violation]) from job.error
         if job.error is not None:
@@ -179,7 +179,7 @@ class Stage:
 
 
 class _Job:
-    """Something to do, and what came of it."""
+    """A call, and its result."""
 
     def __init__(self, act: Callable[[], Any]) -> None:
         self._act = act
@@ -191,7 +191,7 @@ class _Job:
     def run(self) -> None:
         try:
             self.result = self._context.run(self._act)
-        except BaseException as error:  # noqa: BLE001 - raised again where somebody waits
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             self.error = error
         self.done.set()
 

@@ -1,4 +1,4 @@
-"""A process with a transport of its own, whose every call is written down."""
+"""A worker with a transport of its own; each of its calls is recorded."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _PAUSES = 20
 
 
 class Worker:
-    """A process with a transport of its own; its verbs are those of the transport, written down."""
+    """A worker with a transport of its own; its methods are those of the transport, recorded."""
 
     def __init__(self, recorder: Recorder, name: str, transport: Transport) -> None:
         self.recorder = recorder
@@ -188,7 +188,7 @@ class Worker:
         return self._note(call, lambda: self.transport.discard(refs), lambda found: history.Missing(tuple(found)))
 
     def cancel(self, event_id: str) -> int:
-        """Take out the event; return how many that were."""
+        """Remove the event; return the number of removed events."""
         return self._note(history.Cancel(event_id=event_id), lambda: self.transport.cancel(event_id), history.Number)
 
     def find(self, event_id: str) -> Sequence[Found]:
@@ -200,7 +200,7 @@ class Worker:
         )
 
     def purge(self, queue: str) -> int:
-        """Take out what nobody holds; return how many that were."""
+        """Remove what is not held; return the number of removed events."""
         return self._note(history.Purge(queue=queue), lambda: self.transport.purge(queue), history.Number)
 
     def stats(self, queue: str) -> Stats:
@@ -321,7 +321,7 @@ class Worker:
 
 
 class RecordedTransaction:
-    """Somebody else's transaction, written down."""
+    """A transaction of the application, recorded."""
 
     def __init__(self, worker: Worker, transaction: Transaction, number: int) -> None:
         self._worker = worker
@@ -400,5 +400,5 @@ def _fates(size: int, error: SendError) -> history.Fates:
 
 
 def _snapshot(event: Event) -> Event:
-    """Return *event* as it is now, whatever somebody does to its headers later."""
+    """Return *event* as it is now, with a copy of its headers."""
     return attrs.evolve(event, headers=dict(event.headers))

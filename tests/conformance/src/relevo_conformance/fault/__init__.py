@@ -1,4 +1,4 @@
-"""Ways to break what lies beneath a transport: a wrapper around it could provoke no swallowed error."""
+"""Faults beneath a transport; a wrapper around it could not provoke an error that the transport swallows."""
 
 from relevo_conformance.fault._countdown import Breakage, Countdown, Fault
 

@@ -1,4 +1,4 @@
-"""Which write fails, and on which side of its effect."""
+"""Count writes until the one that fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Countdown:
         self._over = False
 
     def begins(self, *, lasting: bool) -> bool:
-        """Take note of a write; return whether it fails without an effect."""
+        """Count a write; return whether it fails without an effect."""
         if self._left is not None:
             self._left -= 1
         return self._fails("before", lasting=lasting)

@@ -14,13 +14,13 @@ _WRITING = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "COMMIT", "WITH")
 """How a statement begins that may change something; one that only looks may fail too, it is all the same."""
 
 _WORDS = "disk I/O error"
-"""What the driver is made to say: nothing that another try would mend."""
+"""The text of the driver's error: one that a retry would not cure."""
 
 
 @contextmanager
 def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
     """
-    Let one write on *engine* fail, and mend it at the end.
+    Let one write on *engine* fail, and repair it at the end.
 
     Args:
         engine: The transport's own: that of the application is left alone.

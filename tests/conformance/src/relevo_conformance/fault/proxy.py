@@ -53,8 +53,8 @@ class Proxy:
     """
     Stands between a transport and its server.
 
-    It knows no protocol. What has to be told apart, such as the connections of one that sends from those of one
-    that receives, is told by *marks*, and which requests there are by *splits*. TLS passes, but the server's name does
+    It knows no protocol. *marks* identify kinds of connections, such as those of a sender and those of a receiver,
+    and *splits* find the requests. TLS passes, but the server's name does
     not fit then, and there is nothing to split.
 
     Args:
@@ -91,7 +91,7 @@ class Proxy:
         self.swallow_requests = False
         self.swallow_answers = False
         self.refuse = False
-        """Nobody who connects is let in."""
+        """New connections are refused."""
 
         self.refuse_marked = False
         """A connection ends in the moment in which it would be marked."""
@@ -137,7 +137,7 @@ class Proxy:
     @contextmanager
     def broken(self, fault: Fault) -> Iterator[None]:
         """
-        Let a connection end at one write, whichever makes it, and mend all at the end: then the client has noticed it.
+        Let a connection end at one write, and repair it at the end, when the client has noticed.
 
         Args:
             fault: Which write. *before*: the server never sees it. *after*: the server has done it, and the answer is
@@ -173,7 +173,7 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            for each in (client, server):  # small writes go on at once, as those of whoever is proved do
+            for each in (client, server):  # small writes go on at once, as those of a client do
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((client, server))
@@ -210,7 +210,7 @@ class Proxy:
         if not (self._is_broken and request.writes):
             server.sendall(request.data)
             return
-        with self._breaking:  # who mends it waits until it is broken
+        with self._breaking:  # the repair waits until it is broken
             countdown = self._countdown
             if countdown.begins(lasting=request.lasting):
                 self._end(client, server)

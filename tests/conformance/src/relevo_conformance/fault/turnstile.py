@@ -1,7 +1,7 @@
 """
 Two calls at once, by a schedule: at each step one of them goes on, to its next stop.
 
-A stop is wherever the store can let somebody else come between, such as before a statement. Of all threads only
+A stop is wherever another worker may come between two steps, such as before a statement. Of all threads only
 one runs; one that waits for something that another holds, and so comes to no stop, is left waiting while the
 others go on. The same schedule gives the same history, so a failure shrinks, and can be tried again.
 """
@@ -80,7 +80,7 @@ class Turnstile:
         self.stop()
         try:
             passenger.call()
-        except BaseException as error:  # noqa: BLE001 - told by the run
+        except BaseException as error:  # noqa: BLE001 - raised by the run
             passenger.error = error
         with self._changed:
             passenger.over = True
