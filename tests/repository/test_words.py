@@ -78,7 +78,6 @@ PHRASES_OF_PROSE = {
 PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "changes/", "core/", "backends/", "examples/", "docs/")
 NOT_YET = (
     GENERATED,
-
     "docs/how-to/write-a-transport.md",
     "docs/reference/configuration.md",
     "docs/reference/conformance.md",
