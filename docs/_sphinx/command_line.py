@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 from relevo.cli._main import group
 
 EVERYWHERE = ("config", "app", "app_name", "log_level")
-"""Options that every command has; they are told once."""
+"""Options that every command has; the page lists them once."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

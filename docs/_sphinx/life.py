@@ -40,7 +40,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Life(SphinxDirective):
-    """Shows the picture where the page has the diagram as text, for whoever reads the text alone."""
+    """Shows the picture in place of the diagram, which the page has as text for readers of the source."""
 
     has_content = True
 

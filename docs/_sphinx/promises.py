@@ -16,7 +16,7 @@ from relevo import Capabilities, Transport
 from relevo_conformance import PROMISES
 
 OWN = ("memory", "sql", "amqp")
-"""The backends that come with relevo, in the order in which they are told; a stranger's stands behind them."""
+"""The backends that come with relevo, in the order of their columns; third-party ones come after them."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
