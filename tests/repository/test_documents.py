@@ -57,6 +57,15 @@ def test_what_contributing_says_to_change_is_there(name: str, path: str) -> None
     assert re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", (ROOT / path).read_text(), flags=re.MULTILINE)
 
 
+def test_each_part_of_the_core_that_the_architecture_names_is_there() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    named = {name.replace(".", "/") for name in re.findall(r"`(_\w+(?:\.\w+)?)`", text)}
+    core = ROOT / "core" / "src" / "relevo"
+
+    assert "_worker/caller" in named
+    assert [each for each in sorted(named) if not (core / each).is_dir() and not (core / f"{each}.py").is_file()] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_every_link_into_the_repository_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", document.read_text())
