@@ -28,6 +28,11 @@ def test_the_readme_has_its_two_commands() -> None:
     assert told == ["demo", "test"]
 
 
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name == "README.md"], ids=relative)
+def test_a_readme_shows_all_that_its_examples_need(document: Path) -> None:
+    assert "<!--" not in document.read_text()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_every_command_of_make_that_is_told_exists(document: Path) -> None:
     told = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)
