@@ -86,7 +86,7 @@ format: $(VENV)/.tox ## Put the code into its form
 dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy …
 
 clean: ## Remove what was made here: environments, caches, the example's files
-	rm -rf $(VENV) $(BENCH) .tox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
+	rm -rf $(VENV) $(BENCH) .tox .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: each stamp is one step that was finished ----------------------------------

@@ -7,6 +7,9 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
 Each Python checks the types and runs the unit tests. Tests about servers rather than Python run on only one: with
 several Pythons, the oldest runs the conformance suite and the slow tests, and the newest runs the report cards. A
 single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
+
+The newest measures branch coverage, in the processes that run tests and not in those that a test starts: some of these
+look at what is imported, and others are killed. The share of each package is printed at the end.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ from pathlib import Path
 
 import attrs
 
+import covered
 from pythons import SUPPORTED, present
 
 ROOT = Path(__file__).resolve().parents[2]
+
+REPORT = ROOT / ".tox" / "coverage.json"
 
 WHOLE = "not soak"
 OLDEST = "not (card or soak)"
@@ -35,6 +41,8 @@ class Part:
 
     environment: str
     marks: str = ""
+    measured: bool = False
+    """Whether it measures branch coverage."""
 
     def __str__(self) -> str:
         return f"{self.environment} ({self.marks})" if self.marks else self.environment
@@ -42,6 +50,8 @@ class Part:
     def run(self, discover: Sequence[str]) -> bool:
         """Run it and return whether it succeeded; *discover* lists the programs that tox may use as its Python."""
         tests = ["--", "-m", self.marks] if self.marks else []
+        if self.measured:
+            tests += ["--cov", f"--cov-report=json:{REPORT}"]
         command = [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
         return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
@@ -62,7 +72,7 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
             marks = WHOLE
         else:
             marks = NEWEST if is_newest else OLDEST if is_oldest else BETWEEN
-        yield Part(f"py{version.replace('.', '')}", marks)
+        yield Part(f"py{version.replace('.', '')}", marks, measured=is_newest)
     if everything:
         yield Part("soak", "soak")
 
@@ -72,8 +82,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the checks and the tests on the Pythons of this machine.")
     parser.add_argument("--all", action="store_true", help="everything on each Python, and the soaks")
     found = present()
+    REPORT.unlink(missing_ok=True)
     ended = {part: part.run(list(found.values())) for part in parts(list(found), everything=parser.parse_args().all)}
     print()
+    if REPORT.exists():
+        print(*covered.table(REPORT.read_bytes()), "", sep="\n")
     for part, succeeded in ended.items():
         print(f"{'passed' if succeeded else 'FAILED'}  {part}")
     missing = ", ".join(version for version in SUPPORTED if version not in found)

@@ -44,6 +44,14 @@ def test_everything_is_everything_on_each_and_the_soaks_on_one() -> None:
     assert marks_run(["3.11", "3.13"], everything=True) == {"py311": whole, "py313": whole, "soak": {"soak"}}
 
 
+@pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.12", "3.13"]])
+@pytest.mark.parametrize("everything", [False, True])
+def test_one_python_measures_coverage(versions: list[str], *, everything: bool) -> None:
+    measured = [part.environment for part in run.parts(versions, everything=everything) if part.measured]
+
+    assert measured == [f"py{versions[-1].replace('.', '')}"]
+
+
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])
 def test_the_checks_come_first(versions: list[str]) -> None:
     assert next(run.parts(versions)).environment == "checks"
