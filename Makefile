@@ -49,7 +49,7 @@ check-types: $(VENV)/.dev
 	@$(VENV)/bin/mypy
 
 check-tests: $(VENV)/.dev
-	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal -m "not (slow or soak or amqp or redis)" $(QUICK)
+	@$(VENV)/bin/pytest --quiet --numprocesses=logical --dist=worksteal -m "not (slow or soak or amqp or redis)" $(QUICK)
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py

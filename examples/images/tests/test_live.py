@@ -127,6 +127,7 @@ def await_nothing_of(example: Example) -> None:
     assert left == []
 
 
+@pytest.mark.soak  # as make demo-cron, which make test-all runs too; in make test it is interrupted
 def test_the_demo_of_cron_goes_as_it_says_and_leaves_nothing_running(example: Example) -> None:
     outcome = example.played("images/demo_cron.py", *SHORT, "--tick", "2")
 
@@ -151,6 +152,7 @@ def test_the_demo_of_cron_says_so_where_it_has_no_cron(example: Example) -> None
     assert process.returncode == 130
 
 
+@pytest.mark.soak  # as make demo-supervisor, which make test-all runs too; in make test it is interrupted
 def test_the_demo_of_supervisor_goes_as_it_says_and_leaves_nothing(example: Example, server: Server) -> None:
     outcome = example.played("images/demo_supervisor.py", *SHORT, *server.options)
 
