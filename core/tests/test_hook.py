@@ -143,7 +143,7 @@ def test_a_function_that_fits_no_hook_is_refused() -> None:
         def relevo_around_handle(self, message: object) -> None: ...
 
     for plugin in (_Typo(), _Wrong()):
-        with pytest.raises(PluginError, match="does not fit"):
+        with pytest.raises(PluginError, match="is invalid"):
             Hooks([plugin])
 
 

@@ -319,5 +319,5 @@ def test_that_a_file_is_run_itself_and_imported_too_is_named_as_the_cause(tmp_pa
 
     assert told in error
     assert error.endswith(
-        "; the file that is run is __main__, and imported it is there again; move what is imported to a file of its own"
+        "; the file that runs as __main__ is imported a second time by its name; move its declarations to another file"
     )

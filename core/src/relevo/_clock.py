@@ -14,10 +14,10 @@ Duration = float | int | str | timedelta
 """Seconds as a number, a timedelta, or text such as ``"500ms"``, ``"2s"``, ``"5m"``, ``"1h"``, ``"7d"``."""
 
 Moment = float | int | datetime | str | timedelta
-"""Seconds since the epoch, a datetime with a zone, or a timedelta or text such as ``"5m"``: so long from now."""
+"""Seconds since the epoch, a datetime with a zone, or the time from now as a timedelta or text such as ``"5m"``."""
 
 _LONGEST = 100 * 366 * 86400.0
-"""Seconds; what is longer is a mistake, and overflows some store's dates."""
+"""Seconds; a longer duration is a mistake, and overflows the dates of some stores."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -25,7 +25,7 @@ _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 @runtime_checkable
 class Clock(Protocol):
-    """Where the time comes from; tests pass one that they move by hand."""
+    """The source of time; tests pass one that they move by hand."""
 
     def now(self) -> float:
         """Return the seconds since the Unix epoch."""
@@ -61,23 +61,24 @@ def moment(value: object, *, now: float, what: str) -> float:
     Return *value* in seconds since the epoch.
 
     Args:
-        value: Such a number, a datetime with a zone, or a timedelta or text with a unit, from *now* on.
+        value: Seconds since the epoch, a datetime with a zone, or the time from *now* as a timedelta or text with a
+            unit.
 
         now: Seconds since the epoch.
 
-        what: How the error names it.
+        what: The name of *value* in the error.
 
     Raises:
-        ConfigurationError: It is none of these.
+        ConfigurationError: *value* has another type, or no valid text.
     """
     if isinstance(value, (str, timedelta)):
         return now + seconds(value, what=what)
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.timestamp()
     if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]  # comparing types narrows nothing
-        return float(value)  # type: ignore[arg-type]  # the same
-    mend = 'write a datetime with a zone, seconds since the epoch, or text such as "5m" for from now on'
-    raise ConfigurationError(f"{what} cannot be {shown(value)}; {mend}")
+        return float(value)  # type: ignore[arg-type]  # as above
+    fix = 'write a datetime with a zone, seconds since the epoch, or the time from now, such as "5m"'
+    raise ConfigurationError(f"{what} cannot be {shown(value)}; {fix}")
 
 
 def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> float:
@@ -87,12 +88,12 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     Args:
         value: A number of seconds, a timedelta, or text with a unit.
 
-        what: How the error names it.
+        what: The name of *value* in the error.
 
-        least: Seconds; what is shorter is refused.
+        least: The shortest duration allowed, in seconds.
 
     Raises:
-        ConfigurationError: It is not a duration, or it is negative, too short, or longer than a century.
+        ConfigurationError: *value* is not a duration, is negative, too short, or longer than a century.
     """
     result: float | None = None
     if isinstance(value, timedelta):
@@ -104,6 +105,6 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     if result is None or not least <= result <= _LONGEST:
         is_negative = (result or 0.0) < 0.0 or (isinstance(value, str) and value.strip().startswith("-"))
         negative = ", which is negative" if is_negative else ""
-        mend = 'write seconds as a number or text such as "500ms", "2s", "5m", "1h", "7d"'
-        raise ConfigurationError(f"{what} cannot be {shown(value)}{negative}; {mend}")
+        fix = 'write seconds as a number, or text such as "500ms", "2s", "5m", "1h", "7d"'
+        raise ConfigurationError(f"{what} cannot be {shown(value)}{negative}; {fix}")
     return result

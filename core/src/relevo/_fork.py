@@ -1,4 +1,4 @@
-"""Forks of the process: what an object does before and after one, and locks that are free in the child."""
+"""Fork awareness: callbacks before and after a fork, and locks that are free in the child."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class ForkAware:
     """
     An object with a connection, a thread or a lock, which a forked process cannot share with its parent.
 
-    Its methods are called at every fork as long as it lives. Call ``super().__init__()`` when they can be called.
-    A fork that Python does not see, such as one of a server written in C, calls none of them; :func:`notice_fork` then
+    Its methods are called at every fork while the object exists. Call ``super().__init__()`` once they can be called.
+    A fork that Python does not see, such as one by a server written in C, calls none of them; :func:`notice_fork` then
     starts the objects again in the child.
     """
 
@@ -22,7 +22,7 @@ class ForkAware:
             _state.living.add(self)
 
     def before_fork(self) -> None:
-        """Close what must not exist twice, and open no other before the fork is over."""
+        """Close what must not exist twice, and open nothing new until the fork is over."""
 
     def after_fork_in_parent(self) -> None:
         """Continue."""
@@ -33,11 +33,11 @@ class ForkAware:
 
 class ForkLock(ForkAware):
     """
-    A re-entrant lock that is free in the child of a fork, unless the very thread that forks holds it.
+    A re-entrant lock that is free in the child of a fork, unless the forking thread holds it.
 
     Args:
-        patience: Seconds that a fork waits at most for the thread that holds it. That is for what cannot be begun
-            again in the child, as an import: Python itself lets the child wait for ever for the end of one.
+        patience: The longest time in seconds that a fork waits for the thread that holds the lock. Use it for work
+            that the child cannot start again, such as an import: a child waits for ever for an unfinished import.
     """
 
     def __init__(self, *, patience: float = 0.0):
@@ -55,16 +55,16 @@ class ForkLock(ForkAware):
         self._lock.release()
 
     def before_fork(self) -> None:
-        """Keep other threads from taking it."""
+        """Keep other threads from taking the lock."""
         self._is_halted = self._lock.acquire(timeout=self._patience)
 
     def after_fork_in_parent(self) -> None:
-        """Let them."""
+        """Let other threads take the lock again."""
         if self._is_halted:
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, unless it is free or this thread's own."""
+        """Replace the lock, unless it is free or held by this thread."""
         if self._is_halted:
             self._is_halted = False
             self._lock.release()
@@ -75,7 +75,7 @@ class ForkLock(ForkAware):
 
 
 class _State:
-    """What this process knows of its forks; the interpreter's hooks for them can be set once and never be removed."""
+    """The fork-aware objects of this process; the interpreter's fork hooks can be registered but never removed."""
 
     def __init__(self) -> None:
         self.living: WeakSet[ForkAware] = WeakSet()
@@ -113,6 +113,6 @@ if hasattr(os, "register_at_fork"):
 def notice_fork() -> None:
     """Start every :class:`ForkAware` again in the child of a fork that Python did not see."""
     if _state.pid != os.getpid():
-        with _unnoticed:  # of several threads that come here, one
+        with _unnoticed:  # only one of several threads
             if _state.pid != os.getpid():
                 _state.in_child()

@@ -1,9 +1,9 @@
 """
 Hooks: most of them observe, a few decide. The only module that uses pluggy.
 
-Observing hooks look on. They return a context manager that is entered before and left after what they
-observe, or nothing; whatever they raise is logged and changes nothing. Deciding hooks are called the
-way pluggy calls them, and what they raise reaches whoever asked.
+An observing hook returns a context manager, which is entered before and left after the observed call, or
+nothing. An exception that it raises is logged and changes nothing. Deciding hooks are called by pluggy's
+rules, and their exceptions reach the caller.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _log = getLogger("relevo.hook")
 _NOTHING: Mapping[str, Any] = {}
 
 Observed = AbstractContextManager[object] | None
-"""What an observing hook returns: entered before and left after what it observes."""
+"""What an observing hook returns: a context manager around the observed call, or nothing."""
 
 Observer = Callable[..., Observed]
 
 
 class HookSpecs:
-    """Every hook there is."""
+    """All hooks."""
 
     # --- deciding -----------------------------------------------------------------------------------
 
     @hookspec
     def relevo_enrich(self, event: object) -> Mapping[str, Any] | None:
-        """Decide what is added to the context of *event* at its dispatch; what is raised fails the dispatch."""
+        """Decide which values are added to the context of *event* at its dispatch; an exception fails the dispatch."""
 
     @hookspec(firstresult=True)
     def relevo_may_run(self) -> str | None:
-        """Decide whether a runner may take further events; the text says why not, such as ``deploy``."""
+        """Decide whether a runner may take further events; return why not, such as ``deploy``, or ``None``."""
 
     # --- observing ----------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class HookSpecs:
         failure: Failure,
     ) -> None:
         """
-        Observe that the listener *listener_id* raised *error* at its *attempt*, from 1 on, for *event*, given by name.
+        Observe that the listener *listener_id* raised *error* at its *attempt*, counted from 1, for the named *event*.
 
         It is run again at *due*, in seconds since the epoch, or never if that is ``None``. *failure* holds all of
         this but the exception itself. ``RetryLater`` and ``GiveUp`` are failures too. What a listener could not be
@@ -85,7 +85,7 @@ class HookSpecs:
 
     @hookspec
     def relevo_around_run(self, transport: str, queues: Sequence[str], until_empty: bool) -> Observed:  # noqa: FBT001 - by name
-        """Observe a run of a worker from its start to its end; *until_empty* says whether it ends with the work."""
+        """Observe a run of a worker from start to end; with *until_empty* the run ends when the queues are empty."""
 
     @hookspec
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
@@ -93,7 +93,7 @@ class HookSpecs:
 
     @hookspec
     def relevo_around_close(self) -> Observed:
-        """Observe that the application closes its transports; ends what a plugin began. It may come several times."""
+        """Observe the application's close, so that a plugin frees its resources; may be called several times."""
 
 
 class Hooks:
@@ -104,7 +104,7 @@ class Hooks:
         plugins: Modules or objects with functions marked by ``@relevo.hookimpl``.
 
     Raises:
-        PluginError: A function has the name of no hook, or wrong arguments.
+        PluginError: A function is named like no hook, or has wrong arguments.
     """
 
     def __init__(self, plugins: Iterable[object] = ()):
@@ -115,31 +115,31 @@ class Hooks:
             self.add(plugin)
 
     def add(self, plugin: object) -> None:
-        """Register *plugin*; raise :class:`PluginError` if a function of it fits no hook."""
+        """Register *plugin*; raise :class:`PluginError` if one of its functions matches no hook."""
         try:
             self._manager.register(plugin)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"the plugin {plugin!r} does not fit: {error}") from error
+            raise PluginError(f"the plugin {plugin!r} is invalid: {error}") from error
         finally:
             self._forget()
 
     def remove(self, plugin: object) -> None:
-        """Take out *plugin*, which was registered."""
+        """Unregister *plugin*."""
         self._manager.unregister(plugin)
         self._forget()
 
     def _forget(self) -> None:
-        """Look the implementations up again when they are next asked for."""
+        """Have the implementations looked up again at their next use."""
         self._observers: dict[str, tuple[Observer, ...]] = {}
         self._enriches: bool | None = None
 
     def observers(self, name: str) -> tuple[Observer, ...]:
         """
-        Return the implementations of the observing hook *name*; they are looked up once until a plugin comes or goes.
+        Return the implementations of the observing hook *name*; they are cached until a plugin is added or removed.
 
         Raises:
-            PluginError: One is a pluggy wrapper; an observer returns a context manager instead.
+            PluginError: An implementation is a pluggy wrapper; an observer returns a context manager instead.
         """
         known = self._observers.get(name)
         if known is None:
@@ -155,8 +155,8 @@ class Hooks:
         return tuple(found)
 
     def enrichment(self, event: object) -> Mapping[str, Any]:
-        """Return what the plugins add to the context of *event*; earlier registered ones win."""
-        if self._enriches is None:  # asked for each event
+        """Return the values that plugins add to the context of *event*; the plugin registered first wins."""
+        if self._enriches is None:  # cached, since every dispatch calls this
             self._enriches = bool(self._manager.hook.relevo_enrich.get_hookimpls())
         if not self._enriches:
             return _NOTHING
@@ -166,29 +166,29 @@ class Hooks:
         return context
 
     def objection(self) -> str | None:
-        """Return why no further events may be taken, or ``None``."""
+        """Return why no further events may be taken; ``None`` if they may."""
         found = self._manager.hook.relevo_may_run()
         return None if found is None else str(found)
 
 
 @contextmanager
 def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[None]:
-    """Enter what *observers* return, run the block, leave them; log whatever they raise and go on."""
+    """Run the block inside the context managers that *observers* return; log their exceptions and go on."""
     with ExitStack() as stack:
         for observer in observers:
             try:
                 manager = observer(**arguments)
                 if manager is not None:
                     stack.enter_context(_guarded(manager))
-            except Exception:  # noqa: BLE001 - whatever it is, it must not break delivery
+            except Exception:  # noqa: BLE001 - a broken plugin must not stop deliveries
                 _log.exception("an observing hook failed; the event goes on without it")
         yield
 
 
 def notify(observers: Sequence[Observer], **arguments: object) -> None:
-    """Call *observers* with something that has happened; log whatever they raise and go on."""
+    """Call *observers* after something happened; log their exceptions and go on."""
     with observed(observers, **arguments):
-        pass  # what one of them returns is left as soon as it is entered
+        pass  # a context manager that one of them returns is entered and left at once
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
     finally:
         try:
             manager.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-        except Exception:  # noqa: BLE001 - whatever it is, it must not break delivery
+        except Exception:  # noqa: BLE001 - a broken plugin must not stop deliveries
             _log.exception("an observing hook failed; the event goes on without it")
 
 

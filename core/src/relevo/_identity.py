@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 IdFactory = Callable[[float], str]
-"""From the time in seconds since the epoch to a new id."""
+"""Takes the time in seconds since the epoch, returns a new id."""
 
 
 _VARIANT = {digit: "89ab"[value % 4] for value, digit in enumerate("0123456789abcdef")}
-"""The first digit of the fourth group: two bits that say how the UUID is laid out, and two of chance."""
+"""The first digit of the fourth group: two bits for the UUID's variant, and two random bits."""
 
 
 def uuid7(now: float) -> str:
@@ -27,13 +27,13 @@ def uuid7(now: float) -> str:
 
 @lru_cache(maxsize=8)
 def _head(milliseconds: int) -> str:
-    """Return what the ids of a millisecond have in common."""
+    """Return the beginning that all ids of one millisecond share."""
     text = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
     return f"{text[:8]}-{text[8:]}-7"
 
 
 def made(milliseconds: int, version: int, chance: bytes) -> str:
-    """Return the UUID of *version* that begins with *milliseconds* and goes on with 74 bits of *chance*."""
+    """Return a UUID of *version*: *milliseconds*, followed by 74 bits of the random bytes *chance*."""
     random = int.from_bytes(chance[:10])
     value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
     value |= version << 76

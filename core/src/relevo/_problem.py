@@ -15,7 +15,7 @@ from relevo.errors import ConfigurationError
 T = TypeVar("T")
 
 KeyPath = tuple[str | int, ...]
-"""From the outermost key inwards; a number is a place in a list."""
+"""From the outermost key inwards; a number is an index in a list."""
 
 _BARE = re.compile(r"[\w-]+", re.ASCII)
 
@@ -26,18 +26,18 @@ def dotted(keys: KeyPath) -> str:
 
 
 _LAST = 1 << 30
-"""Comes after every line of a file."""
+"""Sorts after every line of a file."""
 
 
 @attrs.frozen
 class Origin:
-    """Where a value was said."""
+    """Where a value was set."""
 
     place: str
-    """A file, a variable, or what there is instead."""
+    """A file, an environment variable, or a description of another source."""
 
     line: int | None = None
-    """Of the file."""
+    """The line number in the file."""
 
     def __str__(self) -> str:
         return self.place if self.line is None else f"{self.place}:{self.line}"
@@ -45,27 +45,27 @@ class Origin:
 
 @attrs.define
 class Origins:
-    """Where all that was said comes from."""
+    """Where each value was set."""
 
     default: Origin
-    """Where to look for what nobody said."""
+    """The origin of values that were not set."""
 
     said: dict[KeyPath, Origin] = attrs.field(factory=dict)
 
     def of(self, *keys: str | int) -> Origin:
-        """Return where the value at *keys* was said, or what it is a part of, or the first of its own parts."""
+        """Return the origin of the value at *keys*: its own, else that of a value around it, else that of its parts."""
         inside = (origin for inner, origin in self.said.items() if keys and inner[: len(keys)] == keys)
         return self.exactly(*keys) or next(inside, self.default)
 
     def exactly(self, *keys: str | int) -> Origin | None:
-        """Return the same, but ``None`` for what nobody said."""
+        """Return the origin of the value at *keys* or of a value around it; ``None`` if neither was set."""
         for length in range(len(keys), 0, -1):
             if keys[:length] in self.said:
                 return self.said[keys[:length]]
         return None
 
     def overrule(self, keys: KeyPath, origin: Origin) -> None:
-        """Note that the value at *keys*, with all inside it, was said again."""
+        """Note that the value at *keys*, with all inside it, was overridden at *origin*."""
         for inner in [each for each in self.said if each[: len(keys)] == keys]:
             del self.said[inner]
         self.said[keys] = origin
@@ -73,22 +73,22 @@ class Origins:
 
 @attrs.frozen
 class Problem:
-    """Something that is wrong, as those who look for it tell it; nobody raises it before all have looked."""
+    """A problem that a check found; it is raised after all checks have run."""
 
     keys: KeyPath
-    """What it is about, as configuration calls it."""
+    """The configuration key that it is about."""
 
     error: ConfigurationError
     is_unknown: bool = False
-    """The value is not known at all, so that what else seems wrong with it, or with the whole, is no news."""
+    """The value could not be determined, so that further problems with it are consequences and not reported."""
 
 
 class Problems:
     """
-    Collects what is wrong.
+    Collects problems.
 
     Args:
-        found: What is known already.
+        found: The problems found so far.
     """
 
     def __init__(self, found: Iterable[Problem] = ()):
@@ -102,19 +102,19 @@ class Problems:
 
     @contextmanager
     def at(self, *keys: str | int) -> Iterator[None]:
-        """Take the error that the block ends with as one of the value at *keys*."""
+        """Catch a configuration error of the block, and add it for the value at *keys*."""
         try:
             yield
         except ConfigurationError as error:
             self.add(keys, error)
 
     def tried(self, key: str, make: Callable[..., T], *arguments: object, instead: Any = None) -> T:
-        """Return what *make* makes of *arguments*; *instead* if it raises, which is noted of the value at *key*."""
+        """Return the result of *make*; if it raises, add the error for the value at *key* and return *instead*."""
         try:
             return make(*arguments)
         except ConfigurationError as error:
             self.add((key,), error)
-            return instead  # type: ignore[no-any-return]  # whoever says it knows the type
+            return instead  # type: ignore[no-any-return]  # the caller knows the type
 
     def add(self, keys: KeyPath, *errors: ConfigurationError | str, is_unknown: bool = False) -> None:
         """Note *errors* of the value at *keys*."""
@@ -122,31 +122,31 @@ class Problems:
         self.extend([Problem(keys, each, is_unknown) for each in made])
 
     def extend(self, found: Iterable[Problem]) -> None:
-        """Note what somebody *found*, but for what is no news."""
+        """Add the problems that were *found*, except consequences of values that could not be determined."""
         unknown = [each.keys for each in self._found if each.is_unknown]
         self._found += [each for each in found if not any(_overlap(each.keys, keys) for keys in unknown)]
 
     def concern(self, *keys: str | int) -> bool:
-        """Return whether something is wrong with the value at *keys*, so that nothing can be said of what needs it."""
+        """Return whether there is a problem with the value at *keys*; then checks that need it cannot run."""
         return any(each.keys and _overlap(each.keys, keys) for each in self._found)
 
     def raise_any(self, origins: Origins | None = None) -> None:
         """
-        Raise what was found, in the order of the file, each with its place if there are *origins*.
+        Raise the problems as one error, in the order of the file, each with its origin if *origins* are given.
 
         Raises:
-            ConfigurationError: As the only one was, else one that tells them all.
+            ConfigurationError: The only problem's error, or one error with a line for each problem.
         """
         if not self._found:
             return
-        told = [(origins.of(*each.keys) if origins else None, each.error) for each in self._found]
-        told.sort(key=lambda each: (each[0] and each[0].line) or _LAST)
-        lines = [f"{origin}: {error}" if origin else str(error) for origin, error in told]
-        error = copy(told[0][1]) if len(told) == 1 else ConfigurationError()
+        located = [(origins.of(*each.keys) if origins else None, each.error) for each in self._found]
+        located.sort(key=lambda each: (each[0] and each[0].line) or _LAST)
+        lines = [f"{origin}: {error}" if origin else str(error) for origin, error in located]
+        error = copy(located[0][1]) if len(located) == 1 else ConfigurationError()
         error.args = ("\n".join(lines),)
-        raise error from (told[0][1].__cause__ if len(told) == 1 else None)
+        raise error from (located[0][1].__cause__ if len(located) == 1 else None)
 
 
 def _overlap(one: KeyPath, other: KeyPath) -> bool:
-    """Return whether one of two values is the other, or in it."""
+    """Return whether two values are the same, or one is inside the other."""
     return all(mine == theirs for mine, theirs in zip(one, other, strict=False))

@@ -24,7 +24,7 @@ class ProcessIdentity:
     Args:
         worker: A random number in hexadecimal; the key under which a transport keeps its presence.
 
-        boot: The kernel's boot id; empty where there is none.
+        boot: The kernel's boot id; empty if the system has none.
 
         namespace: The number of the namespace in which *pid* is valid.
 
@@ -91,7 +91,7 @@ class _Own:
 
 
 Lives = Callable[[ProcessIdentity], bool | None]
-"""Returns whether a process is alive; ``None`` where this host cannot tell."""
+"""Returns whether a process is alive; ``None`` if this host cannot find out."""
 
 
 def lives_here(process: ProcessIdentity) -> bool | None:

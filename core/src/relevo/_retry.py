@@ -51,7 +51,9 @@ def _jitter(value: float) -> float:
 def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:
     kinds: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds):
-        raise ConfigurationError(f"Retry: give_up_on is exceptions, as in (ValueError, OSError), not {shown(value)}")
+        raise ConfigurationError(
+            f"Retry: give_up_on: expected exception classes, as in (ValueError, OSError); got {shown(value)}"
+        )
     return kinds
 
 
@@ -60,24 +62,24 @@ class Retry:
     """
     How often a listener is run, and how long it waits in between.
 
-    After the n-th run the wait is ``min(cap, first * factor ** (n - 1))``, lengthened by up to *jitter*
-    of itself so that what failed together is not retried together. It is never shorter.
+    The wait after the n-th run is ``min(cap, first * factor ** (n - 1))``, plus a random share of it up to
+    *jitter*, so that listeners that failed together are not retried together. It is never shorter.
 
     Args:
-        runs: Runs in all, the first included; 1 never retries.
+        runs: The number of runs, including the first; 1 never retries.
 
-        first: The wait after the first run.
+        first: The wait after the first run: seconds, a timedelta, or text such as ``"2s"``.
 
-        factor: How much longer each wait is than the one before.
+        factor: The factor from one wait to the next.
 
-        cap: The longest wait, before the jitter.
+        cap: The longest wait, before the jitter is added.
 
-        jitter: The largest share that is added by chance, 0 to 1.
+        jitter: The largest random share that is added, from 0 to 1.
 
-        give_up_on: An exception, or several, that no retry can mend; the listener is dead at once.
+        give_up_on: Exception classes that are not retried; the listener is dead at once.
 
     Raises:
-        ConfigurationError: A number is out of range, or *give_up_on* has what is no exception.
+        ConfigurationError: A number is out of range, or *give_up_on* holds something other than exception classes.
     """
 
     runs: int = attrs.field(default=5, converter=_runs)
@@ -95,10 +97,10 @@ class Retry:
 
     def wait(self, run: int, chance: float) -> float:
         """
-        Return the seconds to wait after the *run*-th run failed.
+        Return the seconds to wait after a run failed.
 
         Args:
-            run: 1 for the first.
+            run: The number of the run; the first is 1.
 
             chance: A random number from 0 to 1.
         """
@@ -110,15 +112,14 @@ class Retry:
 
     def decide(self, run: int, error: BaseException, chance: float) -> float | None:
         """
-        Return the seconds to wait after the *run*-th run ended with *error*, or ``None`` to give up.
+        Return the seconds to wait after run number *run* ended with *error*; ``None`` to give up.
 
-        A :class:`RetryLater` that names a delay gets that, as long as runs are left; a delay that is
-        none is as if it named none.
+        The delay of a :class:`RetryLater` is used as long as runs are left; an invalid delay is ignored.
         """
         if isinstance(error, (GiveUp, *self.give_up_on)) or run >= self.runs:
             return None
         if isinstance(error, RetryLater) and error.delay is not None:
-            with suppress(Exception):  # whatever a listener passes, and however it shows itself
+            with suppress(Exception):  # a listener may pass anything, even an object whose repr fails
                 return seconds(error.delay)
         return self.wait(run, chance)
 

@@ -9,8 +9,8 @@ class Secret:
     """
     A password, a key, or an address that contains one.
 
-    ``repr``, ``str`` and formatting give ``***``; only :meth:`reveal` gives the text. It does not
-    pickle.
+    ``repr``, ``str`` and formatting return ``***``; only :meth:`reveal` returns the text. It cannot be
+    pickled.
     """
 
     __slots__ = ("_text",)
@@ -19,7 +19,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text itself."""
+        """Return the text."""
         return self._text
 
     def __repr__(self) -> str:
@@ -29,7 +29,7 @@ class Secret:
         return MASK
 
     def __reduce__(self) -> str:
-        raise TypeError("a secret is not pickled")
+        raise TypeError("a Secret cannot be pickled")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._text == self._text
@@ -40,17 +40,17 @@ class Secret:
 
 def masked_url(url: str) -> str:
     """
-    Return *url* for people: its password and the values of its query replaced by ``***``.
+    Return *url* with its password and the values of its query replaced by ``***``.
 
-    Works on malformed addresses too, since those end in error messages: all up to the last ``@`` is
-    taken for credentials, of which only a name before a colon is shown.
+    Malformed addresses are accepted, since they appear in error messages: everything up to the last ``@``
+    counts as credentials, of which only a user name before a colon is shown.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return MASK
     credentials, at, place = rest.rpartition("@")
     if not at and not rest.partition("/")[0].rpartition(":")[2].isdecimal() and ":" in rest.partition("/")[0]:
-        return f"{scheme}://{MASK}"  # what stands where a port should may be a password, its @host forgotten
+        return f"{scheme}://{MASK}"  # an invalid port may be a password whose @host was forgotten
     user, colon, _ = credentials.partition(":")
     shown = f"{user}:{MASK}@" if colon else f"{MASK}@" if at else ""
     place, question, query = place.partition("?")

@@ -1,4 +1,4 @@
-"""Signal handlers that stay with the process that set them: the child of a fork gets back the earlier ones."""
+"""Signal handlers of one process: in the child of a fork the earlier handlers are restored."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-"""The signals by which a process is told to end."""
+"""The signals that ask a process to end."""
 
 _previous: dict[tuple[int, Any], Any] = {}
-"""By a number and a handler of ours, what was there before."""
+"""From a signal number and one of our handlers to the handler before it."""
 
 _here = threading.local()
 
 
 def take_ends(handler: Callable[[int, Any], object]) -> Callable[[], None]:
-    """Let *handler* have TERM and INT of this process, not of a child of a fork; return what gives them back."""
+    """Set *handler* for TERM and INT in this process, not in forked children; return a function that restores them."""
     for number in _NUMBERS:
         _previous[number, handler] = signal.signal(number, handler)
 
@@ -30,7 +30,7 @@ def take_ends(handler: Callable[[int, Any], object]) -> Callable[[], None]:
 
 
 def _before() -> None:
-    """Hold them back while the process forks: a child may be told to end the moment it is there."""
+    """Block both signals during the fork: the child may receive one as soon as it exists."""
     _here.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
 
 
@@ -39,7 +39,7 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    """Give the child what was there before: nobody waits for it as for this process, and a TERM has to end it."""
+    """Restore the earlier handlers in the child: a TERM has to end it, since no shutdown waits for its work."""
     for number in _NUMBERS:
         handler = found = signal.getsignal(number)
         while (number, handler) in _previous:

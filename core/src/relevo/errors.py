@@ -16,19 +16,19 @@ class RelevoError(Exception):
 
 
 class ConfigurationError(RelevoError):
-    """Raised when the program or its configuration must be changed by somebody."""
+    """Raised when the program or its configuration is invalid and has to be changed."""
 
 
 class TransportNotFoundError(ConfigurationError):
-    """Raised when no installed package offers the transport or the URL scheme that was named."""
+    """Raised when no installed package provides the transport or the URL scheme that was named."""
 
     def __init__(self, wanted: str, available: Iterable[str], *, distribution: str | None = None):
         self.wanted = wanted
         self.available = tuple(sorted(available))
         self.distribution = distribution
         offered = ", ".join(self.available) or "none"
-        mend = f'; install "{distribution}"' if distribution else did_you_mean(wanted, self.available)
-        super().__init__(f'no transport for "{wanted}"; available: {offered}{mend}')
+        fix = f'; install "{distribution}"' if distribution else did_you_mean(wanted, self.available)
+        super().__init__(f'no transport for "{wanted}"; available: {offered}{fix}')
 
 
 class PluginError(ConfigurationError):
@@ -42,8 +42,8 @@ class DuplicateEventError(ConfigurationError):
         self.name = name
         self.first = first
         self.second = second
-        mend = _imported_again(first, second) or "rename one"
-        super().__init__(f'the event "{name}" is declared twice: by {first!r} and by {second!r}; {mend}')
+        fix = _imported_again(first, second) or "rename one of them"
+        super().__init__(f'the event "{name}" is declared twice: by {first!r} and by {second!r}; {fix}')
 
 
 class DuplicateListenerError(ConfigurationError):
@@ -52,12 +52,12 @@ class DuplicateListenerError(ConfigurationError):
     def __init__(self, listener_id: str, event_name: str, *functions: object):
         self.listener_id = listener_id
         self.event_name = event_name
-        mend = _imported_again(*functions) or "give one of them another, id=… in @relevo.listener(…) or add_listener(…)"
-        super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"; {mend}')
+        fix = _imported_again(*functions) or "pass another id=… to @relevo.listener(…) or add_listener(…)"
+        super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"; {fix}')
 
 
 class EventNameError(ConfigurationError):
-    """Raised when something cannot be the name of an event."""
+    """Raised when the name of an event is invalid."""
 
     def __init__(self, name: object, why: str):
         self.name = name
@@ -77,7 +77,7 @@ class RouteNotFoundError(ConfigurationError):
 
 
 class UnsupportedError(ConfigurationError):
-    """Raised when a transport is asked for something that it does not claim in its capabilities."""
+    """Raised when a feature is used that the transport does not claim in its capabilities."""
 
     def __init__(self, transport: str, capability: str):
         self.transport = transport
@@ -86,7 +86,7 @@ class UnsupportedError(ConfigurationError):
 
 
 class SessionError(ConfigurationError):
-    """Raised when a session cannot be joined, since its database is not the transport's or there is no outbox."""
+    """Raised when a session cannot be joined: its database is not the transport's, or there is no outbox."""
 
 
 class SubjectError(ConfigurationError):
@@ -97,11 +97,11 @@ class SubjectError(ConfigurationError):
 
 
 class TransportError(RelevoError):
-    """Raised when the world outside the program failed; doing it again may work."""
+    """Raised when something outside the program failed; a retry may work."""
 
 
 class TransportUnavailableError(TransportError):
-    """Raised when the server or the file behind a transport cannot be reached or not be written."""
+    """Raised when the server or the file behind a transport cannot be reached or written."""
 
     def __init__(self, transport: str, why: str):
         self.transport = transport
@@ -118,7 +118,7 @@ class TransportClosedError(TransportError):
 
 
 class LeaseLostError(TransportError):
-    """Raised when a delivery is settled or extended that is no longer held; nothing was changed."""
+    """Raised when a delivery that is no longer held is settled or extended; nothing was changed."""
 
     def __init__(self, transport: str, delivery: object):
         self.transport = transport
@@ -130,7 +130,7 @@ class SendError(TransportError):
     """
     Raised when not every envelope of a batch is known to be safe.
 
-    The three attributes hold positions in the batch and together name each of them once. Send the
+    The three attributes hold indexes in the batch; each index is in exactly one of them. Send the
     *unknown* ones again with the same ids: where an event did arrive, it is the same event.
     """
 
@@ -158,7 +158,7 @@ class SettleError(TransportError):
     """
     Raised when some deliveries of a batch could not be settled while the others were.
 
-    The two attributes hold deliveries; whatever is in neither was settled.
+    The two attributes hold deliveries; a delivery that is in neither was settled.
     """
 
     def __init__(self, transport: str, *, lost: Sequence[object] = (), unsettled: Sequence[object], why: str):
@@ -198,9 +198,9 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
     Raise it in a listener to be called again after *delay*; it counts as a run.
 
     Args:
-        delay: Seconds, a timedelta, or text such as ``"5m"``. Without it the retry policy says.
+        delay: Seconds, a timedelta, or text such as ``"5m"``. By default the retry policy decides.
 
-        reason: Kept with the event's state.
+        reason: Stored with the event's state.
     """
 
     def __init__(self, delay: object = None, reason: str = ""):
@@ -213,7 +213,7 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
 
 
 class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
-    """Raise it in a listener to have the event dead-lettered without further retries of this listener."""
+    """Raise it in a listener to dead-letter the event without further retries of this listener."""
 
     def __init__(self, reason: str = ""):
         self.reason = reason
@@ -221,17 +221,15 @@ class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
 
 
 def _imported_again(*things: object) -> str | None:
-    """Return what to do if some of *things* are of the file that is run, and the others are not."""
+    """Return how to fix it if *things* come both from ``__main__`` and from an imported module, else ``None``."""
     if len({getattr(each, "__module__", None) == "__main__" for each in things}) < 2:
         return None
-    return (
-        "the file that is run is __main__, and imported it is there again; move what is imported to a file of its own"
-    )
+    return "the file that runs as __main__ is imported a second time by its name; move its declarations to another file"
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return ``; did you mean "…"?`` for the nearest of *known*, or nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only whoever errs pays for it
+    from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
     near = get_close_matches(wanted, list(known), n=1)
     return f'; did you mean "{near[0]}"?' if near else ""
@@ -241,14 +239,14 @@ def shown(value: object, limit: int = 80) -> str:
     """Return *value* for an error line: escaped, and cut at *limit* characters."""
     try:
         text = ascii(value)
-    except Exception:  # noqa: BLE001 - whatever its author got wrong, it is the other fault that is told
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that is reported
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def described(error: BaseException) -> str:
-    """Return *error* in one line, even if its own text cannot be had."""
-    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass has no say in this
+    """Return *error* in one line, even if its ``__str__`` fails."""
+    name = vars(type)["__name__"].__get__(type(error))  # a metaclass cannot override this
     try:
         return " ".join(f"{name}: {error}".split())
     except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
@@ -256,7 +254,7 @@ def described(error: BaseException) -> str:
 
 
 def _again(cls: type[RelevoError], args: tuple[object, ...], attributes: dict[str, object]) -> RelevoError:
-    """Unpickle an error without asking its constructor, which has arguments of its own."""
+    """Unpickle an error without calling its constructor, whose arguments differ."""
     error = cls.__new__(cls, *args)
     error.__dict__.update(attributes)
     return error

@@ -15,7 +15,7 @@ WIRE_VERSION = 1
 
 
 class _Packed(msgspec.Struct, array_like=True, frozen=True):
-    """Fields are only ever added at the end, with defaults, so that releases can read one another."""
+    """The fields; new ones are added at the end only, with defaults, so that each release reads the other's."""
 
     version: int
     id: str
@@ -35,10 +35,10 @@ _decode = msgspec.msgpack.Decoder(_Packed).decode
 
 def pack(envelope: Envelope) -> bytes:
     """
-    Return *envelope* as bytes (MessagePack) that :func:`unpack` makes the same envelope of.
+    Return *envelope* as bytes (MessagePack); :func:`unpack` returns an equal envelope.
 
     Raises:
-        EncodeError: MessagePack cannot carry a value, such as text with a lone surrogate; names the field.
+        EncodeError: MessagePack cannot encode a value, such as text with a lone surrogate; names the field.
     """
     packed = _Packed(
         WIRE_VERSION,
@@ -62,7 +62,7 @@ _UNFIT = (UnicodeEncodeError, OverflowError, TypeError)
 
 
 def _unfit_field(packed: _Packed) -> str:
-    """Return the first field of *packed* that MessagePack cannot carry."""
+    """Return the first field of *packed* that MessagePack cannot encode."""
     for field in packed.__struct_fields__:
         try:
             _encode(getattr(packed, field))
@@ -73,10 +73,10 @@ def _unfit_field(packed: _Packed) -> str:
 
 def unpack(blob: bytes) -> Envelope:
     """
-    Return the envelope that :func:`pack` made *blob* of.
+    Return the envelope in *blob*, as :func:`pack` wrote it.
 
     Raises:
-        DecodeError: It is something else; hand it out as :class:`relevo.Unreadable`.
+        DecodeError: *blob* is not a packed envelope; deliver it as :class:`relevo.Unreadable`.
     """
     try:
         packed = _decode(blob)
@@ -84,7 +84,7 @@ def unpack(blob: bytes) -> Envelope:
         raise DecodeError(f"not a packed envelope: {error}") from error
     if packed.version != WIRE_VERSION:
         raise DecodeError(
-            f"packed by another release of relevo: version {packed.version}, this one knows {WIRE_VERSION}"
+            f"packed by another release of relevo: version {packed.version}, this release reads {WIRE_VERSION}"
         )
     return Envelope(
         id=packed.id,
