@@ -73,7 +73,7 @@ def test_everything_that_a_file_says_is_read(write: Write, tmp_path: Path) -> No
     config = config_of(path, tmp_path)
 
     assert (config.source, config.app, config.setup) == ("shop", "shop:app", "explicit")
-    assert (config.listeners, [each.name for each in config.plugins]) == (("shop.listeners",), ["shop.plugin"])
+    assert (config.listeners, list(config.plugins)) == (("shop.listeners",), ["shop.plugin"])
     assert (config.patience, config.lease) == (7200.0, 30.0)
     assert config.transports["main"].url.reveal() == "memory://"
     assert config.transports["other"].outbox == Secret("main")
@@ -223,7 +223,7 @@ def test_a_table_for_relevo_that_is_none_is_told(write: Write, tmp_path: Path, t
         ({"RELEVO_PATIENCE": "5m"}, "patience", 300.0),
         ({"RELEVO_LISTENERS": "a.b, c.d"}, "listeners", ("a.b", "c.d")),
         ({"RELEVO_LISTENERS": '["a.b", "c.d"]'}, "listeners", ("a.b", "c.d")),
-        ({"RELEVO_PLUGINS": "[]"}, "plugins", ()),
+        ({"RELEVO_PLUGINS": "[]"}, "plugins", {}),
         ({"RELEVO_ROUTES": '{"*" = ["main/a", "main"]}'}, "routes", {"*": ("main/a", "main")}),
         ({"RELEVO_SOURCE": ""}, "source", "shop"),
         ({"RELEVO_TEST_AMQP": "amqp://localhost", "RELEVO_CONFIG": ""}, "source", "shop"),
@@ -649,7 +649,7 @@ main = "memory://"
         ('plugins = [\n\n\n"{audit}:Audit"]', 'plugins."{audit}:Audit": the option "folder" is missing'),
         ('[plugins."{audit}:plain"]\n\n\nfolder = 1', "it takes no options, and there is folder"),
         ('[plugins]\n\n\n"{audit}" = "hunter2"', "expected a table such as {{}}; got text"),
-        ("\n\n\nplugins = 7", "expected a list of text"),
+        ("\n\n\nplugins = 7", "expected a table such as {{ mail = {{}} }}, or a list of names; got a whole number"),
         ('\n\n\nplugins = ["no_such"]', 'there is no module "no_such"'),
     ],
 )
@@ -672,7 +672,7 @@ def test_the_environment_adds_options_to_plugins_of_a_list(write: Write) -> None
 
     config = config_of(path, path.parent, RELEVO_PLUGINS__MAIL__TO="dev@example.org", RELEVO_PLUGINS__RELEVO__LOUD="1")
 
-    assert {each.name: each.options for each in config.plugins} == {
+    assert {name: each.options for name, each in config.plugins.items()} == {
         "relevo": {"loud": "1"},
         "mail": {"to": "dev@example.org"},
     }

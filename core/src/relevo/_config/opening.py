@@ -165,23 +165,23 @@ class _Opener:
 
     def plugins(self) -> Iterator[object]:
         """Yield the plugins that fit."""
-        for entry in self._config.plugins:
-            with self.problems.at(*entry.keys):
-                plugin = self._plugin(entry)
+        for name, entry in self._config.plugins.items():
+            with self.problems.at("plugins", name):
+                plugin = self._plugin(name, entry)
                 if plugin is not None:
                     Hooks([plugin])
                     yield plugin
 
-    def _plugin(self, entry: PluginConfig) -> object:
-        """Return the plugin, made of its options if its class takes any."""
-        where = dotted(("plugins", entry.name))
-        found: Any = _plugin_named(entry.name)
-        cls = plugin_options(entry)
+    def _plugin(self, name: str, entry: PluginConfig) -> object:
+        """Return the plugin called *name*, made of its options if its class takes any."""
+        keys = ("plugins", name)
+        found: Any = _plugin_named(name)
+        cls = plugin_options(name)
         if cls is not None:
-            options = self._reader.made(cls, entry.options, entry.keys, where=where)
+            options = self._reader.made(cls, entry.options, keys)
             return None if options is None else found.open(options, source=self._config.source, clock=self._clock)
         if entry.options:
-            raise ConfigurationError(f"{where}: it takes no options, and there is {', '.join(entry.options)}")
+            raise ConfigurationError(f"{dotted(keys)}: it takes no options, and there is {', '.join(entry.options)}")
         return found
 
 
@@ -247,14 +247,14 @@ def _refuse_default_password(address: str) -> None:
 # --- plugins ------------------------------------------------------------------------------------------
 
 
-def plugin_options(config: PluginConfig) -> type | None:
+def plugin_options(name: str) -> type | None:
     """
-    Return what the plugin that *config* names may be told, or ``None`` if nothing; a module is imported for that.
+    Return what the plugin called *name* may be told, or ``None`` if nothing; a module is imported for that.
 
     Raises:
         ConfigurationError: There is no such plugin.
     """
-    found = _plugin_named(config.name)
+    found = _plugin_named(name)
     return getattr(found, "Options", None) if isinstance(found, type) else None
 
 

@@ -13,7 +13,7 @@ import msgspec
 from relevo._config.check import checked_app_name, checked_lease, checked_patience, checked_setup
 from relevo._config.table import REST
 from relevo._event.codec import checked_source
-from relevo._problem import KeyPath, Origin, Origins, Problem
+from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._secret import Secret
 from relevo._worker.decision import PATIENCE
@@ -42,12 +42,8 @@ class TransportConfig:
 class PluginConfig:
     """One entry under ``plugins``."""
 
-    name: str
-    """Under which an installed package offers it, a module, or ``module:name``."""
-
-    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    keys: KeyPath = attrs.field(repr=False, eq=False)
-    """Where it was said: a place in a list, or a table."""
+    options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
+    """The class of the plugin says what they may be."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[str, checked_source] = "app"
     app: Annotated[str | None, checked_app_name] = None
     listeners: Annotated[tuple[Annotated[str, _NAME], ...], '["shop.listeners"]'] = ()
-    plugins: Annotated[tuple[PluginConfig, ...], '["shop.audit"], or with options [plugins.mail]'] = ()
+    plugins: Annotated[Mapping[str, PluginConfig], "{ mail = {} }, or a list of names"] = _EMPTY
+    """By the name of a plugin in an installed package, a module, or ``module:name``."""
+
     setup: Annotated[str, checked_setup] = "auto"
     patience: Annotated[float, checked_patience] = PATIENCE
     lease: Annotated[float, checked_lease] = LEASE

@@ -20,6 +20,7 @@ FILE = "relevo.toml"
 _PREFIX = "RELEVO_"
 _OTHER_VARIABLES = ("RELEVO_CONFIG",)
 _MAX_FILE = 1024 * 1024
+_LISTS = (["listeners"], ["plugins"])
 _ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
 """What a line of TOML says something of, or the head of its table; never a value, which may be a secret in Base64."""
@@ -75,6 +76,8 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
     problems = Problems()
     _overlay(values, environ, origins, problems)
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
+    for number, name in enumerate(_named(values, "plugins")):
+        origins.said["plugins", name] = origins.of("plugins", number)
     return RawConfig(values=values, path=found, directory=directory, origins=origins, problems=problems)
 
 
@@ -170,7 +173,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         path = (*path, _as_written(keys[-1], table))
         origins.overrule(path, Origin(variable))
         try:
-            table[path[-1]] = _value(environ[variable], as_list=len(keys) == 1 and known[keys[0]].is_list)
+            table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
         except tomllib.TOMLDecodeError as error:
             problems.add(path, f"it begins like TOML but is none: {error}", is_unknown=True)
             table.pop(path[-1], None)
@@ -179,12 +182,21 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value becomes one."""
     found = table.get(path[-1])
-    if path == ("plugins",) and isinstance(found, list):
-        found = table["plugins"] = {each: {} for each in found if isinstance(each, str)}
+    if path == ("plugins",) and _named(table, "plugins"):
+        found = table["plugins"]
     if not isinstance(found, dict):
         is_value = found is not None and len(path) == (2 if key.is_mapping else 1)
         found = table[path[-1]] = as_table(key.table, found) if is_value and key.table else {}
     return found, path
+
+
+def _named(values: dict[str, Any], key: str) -> list[str]:
+    """Make a table of the names that are listed at *key* of *values*, if that is so, and return them."""
+    names = values.get(key)
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        return []
+    values[key] = {name: {} for name in names}
+    return names
 
 
 def _meant(key: str, known: Iterable[str]) -> str | None:

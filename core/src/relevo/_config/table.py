@@ -78,11 +78,6 @@ class Key:
         return get_origin(self.kind) is Mapping
 
     @property
-    def is_list(self) -> bool:
-        """Whether it has several values without names."""
-        return get_origin(self.kind) is tuple
-
-    @property
     def is_secret(self) -> bool:
         """Whether its value is never shown."""
         return Secret in self.kinds
@@ -127,8 +122,9 @@ def _key(name: str, hint: Any) -> Key:
 
 
 def as_table(cls: type, value: Any) -> dict[str, Any]:
-    """Return *value* if it is a table, else one in which it is the first key of *cls*."""
-    return value if isinstance(value, dict) else {next(iter(keys_of(cls))): value}
+    """Return *value* if it is a table, else one in which it is the first key of *cls*, if that has any."""
+    first = next(iter(keys_of(cls)), None)
+    return {first: value} if first is not None and not isinstance(value, dict) else value
 
 
 class TableReader:
@@ -145,7 +141,7 @@ class TableReader:
         self._problems = problems
         self._directory = directory
 
-    def made(self, cls: type, given: Any, keys: KeyPath, *, where: str = "") -> Any:
+    def made(self, cls: type, given: Any, keys: KeyPath) -> Any:
         """
         Return *cls* made of *given*; ``None`` if a problem was noted.
 
@@ -155,13 +151,12 @@ class TableReader:
             given: Values by the names of its keys, or the value of the first key.
 
             keys: Where they are in the configuration.
-
-            where: What errors begin with; *keys* by default.
         """
-        where = where or dotted(keys)
+        where = dotted(keys)
         before = len(self._problems)
         table = as_table(cls, given)
-        values = self.values(cls, table, keys, where=where, is_bare=table is not given)
+        with self._problems.at(*keys):
+            values = self.values(cls, table_of(where, table, "{}"), keys, is_bare=table is not given)
         if len(self._problems) > before:
             return None
         if any(field.name == "directory" for field in attrs.fields(cls)):
@@ -175,13 +170,14 @@ class TableReader:
             return None
 
     def values(
-        self, cls: type, given: Mapping[str, Any], keys: KeyPath = (), *, where: str = "", is_bare: bool = False
+        self, cls: type, given: Mapping[str, Any], keys: KeyPath = (), *, is_bare: bool = False
     ) -> dict[str, Any]:
         """
         Return the valid ones of *given* by the fields of *cls*, which may be a Struct too.
 
         If it *is_bare*, its only value stands for the table, and its key is not written.
         """
+        where = dotted(keys)
         known = keys_of(cls)
         rest = [each.name for each in attrs.fields(cls) if "is_rest" in each.metadata] if attrs.has(cls) else []
         missing = [key.name for key in known.values() if key.is_required and key.name not in given]
@@ -218,7 +214,9 @@ class TableReader:
     def _tables(self, key: Key, cls: type, given: Any, keys: KeyPath) -> Any:
         if not key.is_mapping:
             return self.made(cls, given, keys)
-        found = {name: self.made(cls, each, (*keys, name)) for name, each in table_of(key, given).items()}
+        found = {
+            name: self.made(cls, each, (*keys, name)) for name, each in table_of(key.name, given, key.example).items()
+        }
         return {name: each for name, each in found.items() if each is not None}
 
     def _converted(self, key: Key, given: Any, where: str) -> Any:
@@ -245,7 +243,7 @@ class TableReader:
         raise TypeError(f"Expected `str`, got `{type(given).__name__}`")
 
 
-def table_of(key: Key, given: Any) -> Mapping[str, Any]:
+def table_of(where: str, given: Any, example: str) -> Mapping[str, Any]:
     """
     Return *given* if it is a table.
 
@@ -254,7 +252,7 @@ def table_of(key: Key, given: Any) -> Mapping[str, Any]:
     """
     if isinstance(given, dict):
         return given
-    raise wrong_type(key.name, f"Expected `object`, got `{type(given).__name__}`", key.example)
+    raise wrong_type(where, f"Expected `object`, got `{type(given).__name__}`", example)
 
 
 def wrong_type(where: str, what: str, example: str = "") -> ConfigurationError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import click
@@ -68,12 +68,11 @@ def _rows(config: Config) -> Iterator[_Row]:
     for key in keys_of(Settings).values():
         value = getattr(config, key.name)
         entries = value if key.is_mapping else {"": value}
+        if key.name == "plugins":
+            yield _row(config, (key.name,), tuple(entries))
         for name, entry in entries.items():
             keys = (key.name, name) if name else (key.name,)
             yield from _table(config, keys, entry) if attrs.has(type(entry)) else [_row(config, keys, entry)]
-        if key.name == "plugins":
-            for plugin in config.plugins:
-                yield from _options(config, ("plugins", plugin.name), plugin.keys, plugin, plugin_options)
 
 
 def _row(config: Config, keys: KeyPath, value: Any) -> _Row:
@@ -83,7 +82,8 @@ def _row(config: Config, keys: KeyPath, value: Any) -> _Row:
 def _table(config: Config, keys: KeyPath, table: object) -> Iterator[_Row]:
     """Yield the values of *table*, an attrs class, with what a transport's class adds to them."""
     written = _written(config, keys)
-    for key in keys_of(type(table)).values():
+    cls: Any = type(table)
+    for key in keys_of(cls).values():
         if key.code_only:
             continue
         value = getattr(table, key.field)
@@ -93,7 +93,9 @@ def _table(config: Config, keys: KeyPath, table: object) -> Iterator[_Row]:
         said = (*written, key.name) in config.origins.said or value != key.default
         yield (*keys, key.name), _open_to_all(value), _origin(config, *written, key.name, said=said)
     if isinstance(table, TransportConfig):
-        yield from _options(config, keys, keys, table, options_class)
+        yield from _options(config, keys, table.options, lambda: options_class(table))
+    elif isinstance(table, PluginConfig):
+        yield from _options(config, keys, table.options, lambda: plugin_options(str(keys[-1])))
 
 
 def _written(config: Config, keys: KeyPath) -> KeyPath:
@@ -111,31 +113,28 @@ def _open_to_all(value: Any) -> Any:
         case str() if "://" in value:
             return masked_url(value)
         case tuple():
-            return [each.name if isinstance(each, PluginConfig) else _open_to_all(each) for each in value]
+            return [_open_to_all(each) for each in value]
         case Path():
             return str(value)
     return value
 
 
-_Entry = TypeVar("_Entry", TransportConfig, PluginConfig)
-
-
 def _options(
-    config: Config, keys: KeyPath, written: KeyPath, entry: _Entry, class_of: Callable[[_Entry], type | None]
+    config: Config, keys: KeyPath, given: Mapping[str, Any], class_of: Callable[[], type | None]
 ) -> Iterator[_Row]:
-    """Yield the options of *entry*; a value that may be secret is masked."""
+    """Yield the options that are *given* at *keys* and those that hold by default; what may be secret is masked."""
     try:
-        cls = class_of(entry)
+        cls = class_of()
         known = keys_of(cls) if cls else {}
     except ConfigurationError:  # which of them are secret is not known
         known = {}
     for name, key in known.items():
-        value = entry.options.get(name, key.default)
-        if name == "url" or (key.is_required and name not in entry.options):
+        value = given.get(name, key.default)
+        if name == "url" or (key.is_required and name not in given):
             continue
         shown = MASK if key.is_secret and value is not None else _open_to_all(value)
-        yield (*keys, name), shown, _origin(config, *written, name, said=name in entry.options)
-    yield from (((*keys, name), MASK, _origin(config, *written, name)) for name in entry.options if name not in known)
+        yield (*keys, name), shown, _origin(config, *keys, name, said=name in given)
+    yield from (((*keys, name), MASK, _origin(config, *keys, name)) for name in given if name not in known)
 
 
 _DEFAULT = "default"
