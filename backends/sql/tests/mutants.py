@@ -368,10 +368,7 @@ def buries_after_the_source_is_gone() -> Patches:
     by_chance=False,
 )
 def leaves_a_failed_transaction_open() -> Patches:
-    return {
-        (Database, "_undo"): lambda self, connection: None,
-        (Database, "_let_go_after"): lambda self, error: None,
-    }
+    return {(Database, "_clean_up"): lambda self, error: None}
 
 
 # --- the store -------------------------------------------------------------------------------------

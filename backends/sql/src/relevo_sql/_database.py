@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -246,22 +247,24 @@ class Database(ForkAware):
         """
         patience = self._left(min(_SETTING_UP, self._patience) if create else self._patience)
         deadline = time.monotonic() + patience
-        any_text = False
+        is_lenient = False
         while True:
             try:
-                with self._in_use(create=create, any_text=any_text) as connection:
-                    if durable is None:
-                        return work(connection)
-                    with self._transaction(connection, durable=durable, create=create):
-                        return work(connection)
+                with self._transaction(durable=durable, create=create) as connection:
+                    return work(connection)
             except sa.exc.SQLAlchemyError as error:
                 trouble = self.dialect.trouble(error)
-                if trouble is Trouble.UNDECODABLE and not any_text:
-                    any_text = True  # bytes in place of text, where a row holds invalid text
+                if trouble is Trouble.UNDECODABLE and not is_lenient:
+                    is_lenient, work = True, partial(self._with_any_text, work)
                     continue
                 if trouble not in _LOCKED or time.monotonic() >= deadline:
                     raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error
             self._breathe()
+
+    def _with_any_text(self, work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
+        """Do *work* with bytes in place of text where a row holds invalid text."""
+        with self.dialect.any_text(connection):
+            return work(connection)
 
     def _left(self, patience: float) -> float:
         return max(0.0, min(patience, self._deadline - time.monotonic()))
@@ -281,36 +284,26 @@ class Database(ForkAware):
         return found
 
     @contextmanager
-    def _in_use(self, *, create: bool, any_text: bool) -> Iterator[sa.Connection]:
-        """Keep other threads out; afterwards let go of a connection that may be broken, or is closed."""
+    def _transaction(self, *, durable: bool | None, create: bool) -> Iterator[sa.Connection]:
+        """Give the connection to this thread alone, in a transaction unless *durable* is ``None``."""
         with self._lock:
             self._uses += 1
             try:
                 connection = self._open_connection(create=True) if create else self._ready_connection()
-                if any_text:
-                    with self.dialect.any_text(connection):
-                        yield connection
-                else:
-                    yield connection
-            except sa.exc.SQLAlchemyError as error:
-                self._let_go_after(error)
+                if durable is not None:
+                    self.dialect.begin(connection, durable=durable)
+                yield connection
+                if durable is not None:
+                    self._commit(connection)
+                    if durable and not create:
+                        self._require_same_file()
+            except BaseException as error:
+                self._clean_up(error)
                 raise
             finally:
                 self._uses -= 1
                 if self._closing.is_set() and not self._uses:
                     self._let_go()
-
-    @contextmanager
-    def _transaction(self, connection: sa.Connection, *, durable: bool, create: bool) -> Iterator[None]:
-        try:
-            self.dialect.begin(connection, durable=durable)
-            yield
-            self._commit(connection)
-        except BaseException:
-            self._undo(connection)
-            raise
-        if durable and not create and self._file.identity != _identity(self._file.path):
-            raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
 
     def _commit(self, connection: sa.Connection) -> None:
         # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
@@ -320,7 +313,7 @@ class Database(ForkAware):
                 return self.dialect.commit(connection)
             except sa.exc.DBAPIError as error:
                 if self.dialect.trouble(error) not in _LOCKED:
-                    self._let_go_after(error)
+                    self._clean_up(error)
                     known = relevo_error(self.dialect, error, self.name, self.place, file=self._path)
                     why = known.why if isinstance(known, TransportUnavailableError) else str(known)
                     raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
@@ -328,10 +321,18 @@ class Database(ForkAware):
                     raise
             self._breathe()
 
-    def _undo(self, connection: sa.Connection) -> None:
-        try:
-            self.dialect.rollback(connection)
-        except Exception:  # noqa: BLE001 - a connection that cannot be cleaned is not used again
+    def _require_same_file(self) -> None:
+        if self._file.identity != _identity(self._file.path):
+            raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
+
+    def _clean_up(self, error: BaseException) -> None:
+        """Roll back, and let go of the connection if it cannot be used again or *error* may be of it alone."""
+        if self._connection is not None:
+            try:
+                self.dialect.rollback(self._connection)
+            except Exception:  # noqa: BLE001 - it is not used again
+                self._let_go()
+        if isinstance(error, sa.exc.SQLAlchemyError) and self.dialect.trouble(error) not in _PASSING:
             self._let_go()
 
     # --- the connection -----------------------------------------------------------------------------
@@ -380,11 +381,6 @@ class Database(ForkAware):
             f"{start} has the tables of an older relevo (schema {version[:20]!a}, this one needs {SCHEMA}); finish its "
             f"events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
         )
-
-    def _let_go_after(self, error: sa.exc.SQLAlchemyError) -> None:
-        """Let go of the connection if what is wrong may be with it alone."""
-        if self.dialect.trouble(error) not in _PASSING:
-            self._let_go()
 
     def _let_go(self) -> None:
         connection, self._connection, self._id = self._connection, None, ""

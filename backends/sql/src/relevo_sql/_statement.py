@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import SqliteDialect
-from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SENT, SHOWN, Sent, Stray
+from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
@@ -83,7 +83,7 @@ class Prepared:
         compiled = cast("SQLCompiler", self._statement.compile(dialect=self._dialect.compiler))
         self._names: list[str] = list(compiled.positiontup or ())
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        if self._order:
+        if self._order and list(self._order) != self._names:
             self._arrange = itemgetter(*(self._order.index(name) for name in self._names))
         self.sql = str(compiled)
         return self.sql
@@ -134,9 +134,8 @@ class Statements:
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* of new events; those that are kept already stay as they are."""
-        in_line = any(row.kept.ordering_key is not None for row in rows)
-        values = [(state, ready_at, *kept) for state, ready_at, kept in rows]
-        (self.send_in_line if in_line else self.send).run_many(connection, values)
+        in_line = any(row.ordering_key is not None for row in rows)
+        (self.send_in_line if in_line else self.send).run_many(connection, rows)
 
     def _meeting(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
@@ -157,11 +156,11 @@ class Statements:
         )
 
     def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
-        values = {name: _bind(name) for name in SENT}
-        self.send = prepared(dialect.insert_new(event, values, IDENTITY), *SENT)
+        values = {name: _bind(name) for name in Sent._fields}
+        self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields)
         state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
         in_line = values | {"seq": dialect.next_key(_E.seq), "state": state}  # the order of a line is that of its keys
-        self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *SENT)
+        self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *Sent._fields)
 
     def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
         line = [_E[name] for name in LINE]
@@ -292,7 +291,7 @@ class Statements:
             "lost_leases": sa.literal_column("0"),
             "progress": _bind("kept"),
         }
-        again = {name: fresh[name] if name in fresh else _D[name] for name in SENT}
+        again = {name: fresh[name] if name in fresh else _D[name] for name in Sent._fields}
         again["seq"] = dialect.next_key(_E.seq)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
