@@ -158,7 +158,7 @@ def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make
 
 
 def test_the_source_is_checked_and_listeners_are_several() -> None:
-    with pytest.raises(ConfigurationError, match="source: 'my shop' cannot be one"):
+    with pytest.raises(ConfigurationError, match="source: 'my shop' is invalid"):
         App(transports={}, routes={}, source="my shop")
     with pytest.raises(ConfigurationError, match=r"listeners: expected several, got the text 'shop.listeners'"):
         App(transports={}, routes={}, listeners="shop.listeners")

@@ -306,8 +306,8 @@ def test_a_variable_that_is_not_understood_is_told(
             "zzz = 1",
             'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, execution, ',
         ),
-        ("source = 3", "source: 3 cannot be one; write the application's name"),
-        ("source = 'my shop'", "source: 'my shop' cannot be one"),
+        ("source = 3", "source: 3 is invalid; write the application's name"),
+        ("source = 'my shop'", "source: 'my shop' is invalid"),
         ("app = 3", 'app: expected "module:name", as in "shop:app"; got 3'),
         ("app = ''", 'app: expected "module:name", as in "shop:app"; got \'\''),
         ("listeners = 'shop'", 'listeners: expected a list such as ["shop.listeners"]; got text'),
@@ -462,7 +462,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 EVERYTHING: list[tuple[str, str]] = [
     # a line of the file; what is told of it, if anything
-    ('source = "my shop"', "source: 'my shop' cannot be one"),
+    ('source = "my shop"', "source: 'my shop' is invalid"),
     ('app = "nope"', 'app: expected "module:name", as in "shop:app"; got \'nope\''),
     ('listeners = "shop"', "listeners: expected a list such as"),
     ('plugins = ["relevo", "no.such.plugin"]', 'plugins: there is no module "no"'),

@@ -467,9 +467,9 @@ class Unresolved(pydantic.BaseModel):
         (HoldsModel, r"ModelPoint'> is not supported"),
         (ModelHandle, r"Handle"),
         (ModelBytes, r'bytes need ser_json_bytes="base64" and val_json_bytes="base64" in model_config'),
-        (TwoNames, r'"number" is not written and read under one name'),
-        (WriteOnly, r'"number" is not written and read under one name'),
-        (Excluded, r'"number" is not written and read under one name; give it one alias, and no exclude'),
+        (TwoNames, r'"number" is written and read under different names'),
+        (WriteOnly, r'"number" is written and read under different names'),
+        (Excluded, r'"number" is written and read under different names; use one alias, and no exclude'),
         (Unresolved, r"Nowhere"),
     ],
 )
@@ -500,7 +500,7 @@ def test_a_private_attribute_of_a_model_is_refused_as_it_would_not_travel() -> N
     class Private(pydantic.BaseModel):
         _secret: int = 3
 
-    with pytest.raises(ConfigurationError, match='"_secret"; fields with a leading underscore do not travel'):
+    with pytest.raises(ConfigurationError, match='"_secret"; fields with a leading underscore are not sent'):
         event("some.event")(Private)
 
 
@@ -546,8 +546,8 @@ class HalfBytes(pydantic.BaseModel):
         (Anything.model_construct(number="secret"), "$", "parse string as an integer - at `$.number`"),
         (Anything.model_construct(number="3"), "$.number", "str would be read back as int"),
         (Anything(anything=dt.date(2026, 1, 1)), "$.anything", "date would be read back as str; give the field a"),
-        (Anything.model_validate({"extra": 3}), "$", "what it has beside its fields would not be read back"),
-        (HalfBytes(raw=b"raw"), "$.raw", "bytes would be read back as another one"),
+        (Anything.model_validate({"extra": 3}), "$", "an undeclared field would be read back as another value"),
+        (HalfBytes(raw=b"raw"), "$.raw", "bytes would be read back as a different value"),
     ],
 )
 def test_what_a_model_could_not_be_read_back_from_is_refused_at_the_dispatch(event: Any, path: str, why: str) -> None:

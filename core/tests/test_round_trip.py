@@ -310,7 +310,7 @@ LONG_AGO = dt.datetime(1850, 1, 1, tzinfo=dt.timezone(dt.timedelta(minutes=53, s
 @pytest.mark.parametrize(
     "hint, value, path, why",
     [
-        (dict, {1: "a"}, "$.f[1]", "the key would be read back as text, or not at all; give the field a precise type"),
+        (dict, {1: "a"}, "$.f[1]", "the key would be read back as text or be lost; give the field a precise type"),
         (dict, {"a": (1,)}, "$.f.a", "tuple would be read back as list; give the field a precise type"),
         (Any, dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "$.f", "datetime would be read back as str; give the field a"),
         (list, [1, {"a b": {1}}], "$.f[1]['a b']", "set would be read back as list"),
@@ -324,10 +324,10 @@ LONG_AGO = dt.datetime(1850, 1, 1, tzinfo=dt.timezone(dt.timedelta(minutes=53, s
         (Sequence[int], (1, 2), "$.f", "tuple would be read back as list"),
         (Point, Place(1, "here"), "$.f", "Place would be read back as Point"),
         (list[Point], [Point(1), Place(1)], "$.f[1]", "Place would be read back as Point"),
-        (Row, {"x": 1, "y": 2}, "$.f.y", "the key would be read back as text, or not at all"),
+        (Row, {"x": 1, "y": 2}, "$.f.y", "the key would be read back as text or be lost"),
         (float, 2**53 + 1, "$.f", "int would be read back as float"),
         (Opaque, Opaque(1, {1}), "$.f.inner", "set would be read back as list"),
-        (dt.datetime, LONG_AGO, "$.f", "the offset 0:53:28 has seconds, which RFC 3339 has not; give it in UTC"),
+        (dt.datetime, LONG_AGO, "$.f", "the offset 0:53:28 has seconds, which RFC 3339 does not allow; use UTC"),
     ],
     ids=range(18),
 )
@@ -379,7 +379,9 @@ def test_a_class_that_changes_what_it_reads_is_found_out_whatever_its_types() ->
         def __attrs_post_init__(self) -> None:
             self.number += 1
 
-    with pytest.raises(EncodeError, match=r"\$.number: int would be read back as another one; let its class read what"):
+    with pytest.raises(
+        EncodeError, match=r"\$.number: int would be read back as a different value; make its class read what"
+    ):
         content_of(Counted(1))
 
 

@@ -471,7 +471,7 @@ def test_a_name_that_was_made_of_none_is_told(engine: Any) -> None:
         image = Image(name="cat")
         session.add(image)
 
-        with pytest.raises(ConfigurationError, match="made text of None; let it return None"):
+        with pytest.raises(ConfigurationError, match='returned the text "None"; return None'):
             app.dispatch(Event("image.created", subject=image), session=session)
 
 

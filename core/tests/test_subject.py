@@ -51,7 +51,7 @@ def test_other_text_is_no_subject(text: str) -> None:
 
 @pytest.mark.parametrize("parts", [("image", 7), ("image", ""), ("", "7"), (None, "7"), (b"image", "7")])
 def test_type_and_id_are_text(parts: tuple[Any, Any]) -> None:
-    with pytest.raises(SubjectError, match="of a subject is text, not"):
+    with pytest.raises(SubjectError, match="of a subject: expected text; got"):
         Subject(*parts)
 
 
@@ -79,7 +79,11 @@ def test_an_instance_of_no_type_is_told_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     "name, why",
-    [(lambda _: "None", "made text of None"), (lambda _: 7, "id of a subject is text, not 7"), (lambda _: "", "text")],
+    [
+        (lambda _: "None", 'returned the text "None"'),
+        (lambda _: 7, "id of a subject: expected text; got 7"),
+        (lambda _: "", "text"),
+    ],
 )
 def test_a_name_that_cannot_be_one_is_refused(name: Any, why: str) -> None:
     types = SubjectTypes([SubjectType(type="image", cls=Image, name=name, load=lambda _: None)])

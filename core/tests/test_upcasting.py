@@ -119,7 +119,7 @@ def test_the_upcasters_may_begin_at_any_version() -> None:
     assert typed(decoded(body(VERSIONS[2], 2)), declared(Late)) == Late(7, AT)
     for version in (1, 0, -(2**31)):
         with pytest.raises(
-            DecodeError, match=rf"has version {version}; the oldest that .*Late has an upcaster for is 2"
+            DecodeError, match=rf"has version {version}; the oldest upcaster of .*Late is for version 2"
         ):
             typed(decoded(body(VERSIONS[1], version)), declared(Late))
 
@@ -215,7 +215,7 @@ def test_upcasters_are_for_consecutive_versions_up_to_the_last(version: int, upc
 def test_upcasters_that_are_refused_are_told_by_their_versions() -> None:
     wrong: Any = {1: lambda data: data, "2": from_2, 3: "from_3"}
 
-    with pytest.raises(ConfigurationError, match=r"are from 1, from '2', from 3 'from_3'; name functions"):
+    with pytest.raises(ConfigurationError, match=r"up to 3; got from 1, from '2', from 3 'from_3'"):
         relevo.event("a.b", version=4, upcasters=wrong)
 
 

@@ -1,1 +1,1 @@
-"""Events: the fact, its subject, and the body that carries both."""
+"""Events, their subjects, and their encoding as the body of an envelope."""

@@ -1,5 +1,5 @@
 """
-Events as bytes: a CloudEvents 1.0 document in JSON, and back.
+Encode events as CloudEvents 1.0 documents in JSON, and decode them.
 
 The attributes are those of https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its
 JSON format; ``correlationid``, ``causationid`` and ``traceparent`` are documented extensions,
@@ -51,25 +51,25 @@ _decode = msgspec.json.Decoder(Document).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
-"""What is the data's fault; whatever else a class raises when it is made is a fault of the class."""
+"""The errors of invalid data; any other exception that a class raises is a bug of the class."""
 
 
 def checked_source(source: object) -> str:
     """
-    Return *source* if it can be that of an event: a reference as in RFC 3986, such as an application's name.
+    Return *source* if it is a valid source of events: a URI reference (RFC 3986), such as an application's name.
 
     Raises:
-        ConfigurationError: It is no text, empty, too long, or has characters that no reference has.
+        ConfigurationError: It is not a string, is empty, too long, or has characters that are not allowed.
     """
     if isinstance(source, str) and len(source) <= MAX_SOURCE and re.fullmatch(_SOURCE, source):
         return source
     raise ConfigurationError(
-        f"source: {shown(source)} cannot be one; write the application's name, as in shop or /shop/web, without spaces"
+        f"source: {shown(source)} is invalid; write the application's name without spaces, as in shop or /shop/web"
     )
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What an event says, checked and in JSON's own terms; what is left to add is who, when and about what."""
+    """The validated name, data and version of an event; source, time and subject are added later."""
 
     name: str
     data: bytes
@@ -78,10 +78,10 @@ class Content(msgspec.Struct, frozen=True):
 
 def content_of(event: Any) -> Content:
     """
-    Return what *event* says.
+    Return the content of *event*.
 
     Raises:
-        EncodeError: It cannot be written faithfully, or not be read back; names the place.
+        EncodeError: A value has no exact form in JSON, or would be read back as another; names its path.
 
         ConfigurationError: It is not an event.
     """
@@ -95,23 +95,23 @@ def content_of(event: Any) -> Content:
     read = reader(kind.cls)
     try:
         back = read(data)
-    except Exception as error:  # the class's own checks may raise whatever they like
-        raise EncodeError(name, "$", f"it does not fit its own class: {_why(error)}") from error
+    except Exception as error:  # the class's own checks may raise anything
+        raise EncodeError(name, "$", f"its own class rejects the data: {_why(error)}") from error
     for field in doubtful_fields(kind.cls):
         given, found = getattr(event, field), getattr(back, field)
-        if given != found and (told := difference(given, found, f"$.{field}")):
-            raise EncodeError(name, *told)
+        if given != found and (found_difference := difference(given, found, f"$.{field}")):
+            raise EncodeError(name, *found_difference)
     if kind.is_model and event.model_extra != back.model_extra:
-        raise EncodeError(name, "$", "what it has beside its fields would not be read back; declare a field for it")
+        raise EncodeError(name, "$", "an undeclared field would be read back as another value; declare it")
     return Content(name, data, kind.version)
 
 
 def subject_of(event: object) -> Any:
     """
-    Return what *event* happened to: a :class:`Subject`, an object whose name is not known yet, or ``None``.
+    Return the subject of *event*: a :class:`Subject`, an object that is not named yet, or ``None``.
 
     Raises:
-        EncodeError: The subject field of a declared class holds neither text nor a whole number.
+        EncodeError: The subject field of a declared class holds neither text nor an integer.
     """
     if isinstance(event, Event):
         return event.subject
@@ -120,7 +120,7 @@ def subject_of(event: object) -> Any:
     if subject_id is None or kind.of is None:
         return None
     if type(subject_id) not in (str, int):
-        raise EncodeError(kind.name, f"$.{kind.subject}", "the id of a subject is text or a whole number")
+        raise EncodeError(kind.name, f"$.{kind.subject}", "the id of a subject must be text or an integer")
     return Subject(kind.of, str(subject_id))
 
 
@@ -134,7 +134,7 @@ def _builtin(event: Any, field: str, kind: EventType) -> Any:
 
 
 def _simple(value: object) -> object:
-    """Return what *value*, of a class that msgspec does not know, is a subclass of."""
+    """Return *value*, of a class that msgspec does not know, as the str, int or float that it derives from."""
     if isinstance(value, (str, int, float)):
         return plain(value, event_name="")
     raise TypeError(f"{type(value).__name__} has no form in JSON")
@@ -147,7 +147,7 @@ def encoded(
     Return the body of an envelope.
 
     Args:
-        content: What :func:`content_of` made of the event.
+        content: The result of :func:`content_of` for the event.
 
         event_id: The event's id.
 
@@ -155,14 +155,14 @@ def encoded(
 
         now: Seconds since the epoch.
 
-        subject: What it happened to.
+        subject: The event's subject.
 
-        around: What the application adds, such as the base URL of the request, and which event it came of.
+        around: The context that the application adds, such as the base URL of the request, and the parent event's ids.
 
     Raises:
-        EncodeError: The whole is too large, or the context or the subject has no faithful form.
+        EncodeError: The body is too large, or the context or the subject has no exact form in JSON.
     """
-    when: Any = datetime.fromtimestamp(now, UTC)  # which is written as text
+    when: Any = datetime.fromtimestamp(now, UTC)  # encoded as text
     document = Document(
         id=event_id,
         source=source,
@@ -183,14 +183,14 @@ def encoded(
     body = _encode(document)
     if len(body) > MAX_BODY:
         raise EncodeError(
-            content.name, "$", f"{len(body):,} bytes, {MAX_BODY:,} are allowed; store the rest and send where it is"
+            content.name, "$", f"{len(body):,} bytes, {MAX_BODY:,} are allowed; store the data and send a reference"
         )
     return body
 
 
 def decoded(body: bytes) -> Document:
     """
-    Return the document that *body* is, its data still raw.
+    Decode *body* into a document; its data stays raw.
 
     Raises:
         DecodeError: It is not a CloudEvents 1.0 document in JSON.
@@ -202,23 +202,23 @@ def decoded(body: bytes) -> Document:
     except _UNREADABLE as error:
         raise DecodeError(f"not a CloudEvents document: {error}") from error
     if document.specversion != "1.0":
-        raise DecodeError(f"CloudEvents version {shown(document.specversion)} is not known, only 1.0")
+        raise DecodeError(f"unknown CloudEvents version {shown(document.specversion)}; expected 1.0")
     if not (document.id and document.source and document.type):
-        raise DecodeError("a CloudEvents document has an id, a source and a type; one of them is empty")
+        raise DecodeError("the CloudEvents document has an empty id, source or type")
     if document.data_base64 != _NO_DATA:
-        raise DecodeError(f"the data of {shown(document.type)} is binary, only JSON is read")
+        raise DecodeError(f"the data of {shown(document.type)} is binary; expected JSON")
     return document
 
 
 def generic(document: Document) -> Event:
     """
-    Return *document* as an :class:`Event`, its subject by name.
+    Return *document* as an :class:`Event` whose subject is a :class:`Subject`.
 
     Raises:
         DecodeError: Its data is not an object.
     """
     subject = Subject.parsed(document.subject) if document.subject else None
-    event: Event = Event.__new__(Event)  # whose name is not checked: foreign names are not ours to judge
+    event: Event = Event.__new__(Event)  # without validating the name: foreign names need not follow our rules
     values = {"name": document.type, "arguments": _data(document), "subject": subject, "id": document.id}
     for field, value in values.items():
         object.__setattr__(event, field, value)
@@ -229,11 +229,11 @@ def typed(document: Document, kind: EventType) -> Any:
     """
     Return *document* as an instance of the class that *kind* declares.
 
-    A subject field that the data lacks is filled from the subject's id, so that a listener with a
-    declared class also hears an event that was dispatched by name.
+    A missing subject field is filled from the subject's id, so that a listener for a declared class also
+    receives an event that was dispatched by name.
 
     Raises:
-        DecodeError: The data does not fit; names the field.
+        DecodeError: The data does not fit the class; names the field.
     """
     if kind.upcasters and document.dataversion is not None and document.dataversion < kind.version:
         document = _upcast(document, document.dataversion, kind)
@@ -246,7 +246,7 @@ def typed(document: Document, kind: EventType) -> Any:
 
 
 def typed_from(event: Event, kind: EventType) -> Any:
-    """Return *event*, by name, as an instance of the class that *kind* declares, as :func:`typed` does."""
+    """Return the named *event* as an instance of the class that *kind* declares, as :func:`typed` does."""
     data, about = dict(event.arguments), event.subject
     sent = kind.fields[kind.subject] if kind.subject else None
     try:
@@ -261,11 +261,11 @@ def typed_from(event: Event, kind: EventType) -> Any:
 
 
 def _upcast(document: Document, version: int, kind: EventType) -> Document:
-    """Return *document*, whose data has an earlier *version*, with the data that the version of *kind* would have."""
+    """Return *document* with its data, which has an earlier *version*, upcast to the version of *kind*."""
     data, what = _data(document), f"the data of {shown(document.type)} has version {version}"
     if version < min(kind.upcasters):
         raise DecodeError(
-            f"{what}; the oldest that {kind.cls.__qualname__} has an upcaster for is {min(kind.upcasters)}"
+            f"{what}; the oldest upcaster of {kind.cls.__qualname__} is for version {min(kind.upcasters)}"
         )
     for each in range(version, kind.version):
         try:
@@ -281,7 +281,7 @@ def _misfit(name: str, kind: EventType, error: Exception) -> DecodeError:
 
 
 def _why(error: Exception) -> str:
-    """Return the text of *error*; of pydantic's the places and reasons, without the values that they show."""
+    """Return the text of *error*; for an error of pydantic only the paths and reasons, without the values."""
     if not (hasattr(error, "errors") and type(error).__module__.startswith("pydantic_core")):
         return str(error)
     faults = error.errors(include_url=False, include_context=False, include_input=False)
@@ -289,7 +289,7 @@ def _why(error: Exception) -> str:
 
 
 def context_of(document: Document) -> Mapping[str, Any]:
-    """Return what the application added at the dispatch; empty if it is not readable."""
+    """Return the context that the application added at the dispatch; empty if it is invalid."""
     try:
         return _decode_object(document.relevocontext or "{}")
     except _UNREADABLE:

@@ -1,8 +1,8 @@
 """
-The context that goes from one event to the next, and which event caused which.
+The context that is passed from an event to the events that it causes, with correlation and causation ids.
 
-It is bound to the thread or the task at hand, as :mod:`contextvars` has it; the one thing of relevo's that
-does not come in by argument, since it passes through code that knows nothing of relevo.
+It belongs to the current thread or task (:mod:`contextvars`). It is the only value of relevo that is not passed as
+an argument, since it passes through code that does not use relevo.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relevo.errors import ConfigurationError, shown
 
 @attrs.frozen
 class Ambient:
-    """What an event that is dispatched here and now is given beside its own."""
+    """The context and the ids that an event dispatched now inherits."""
 
     context: Mapping[str, Any] = attrs.field(factory=dict)
     correlation: str | None = None
@@ -28,17 +28,17 @@ class Ambient:
 
 _ambient: ContextVar[Ambient] = ContextVar("relevo")
 NOTHING = Ambient()
-"""Where nothing is carried along."""
+"""Outside of any context."""
 
 
 def ambient() -> Ambient:
-    """Return what holds here and now."""
+    """Return the current context."""
     return _ambient.get(NOTHING)
 
 
 @contextmanager
 def within(found: Ambient) -> Iterator[None]:
-    """Let *found* hold while the block runs."""
+    """Make *found* the current context while the block runs."""
     token = _ambient.set(found)
     try:
         yield
@@ -51,22 +51,22 @@ def context(*, correlation_id: str | None = None, **values: Any) -> Iterator[Non
     """
     Add *values* to the context of every event that is dispatched while the block runs.
 
-    Their listeners find them in :attr:`Call.context`, and so do the listeners of what those dispatch. The
-    inner of two blocks wins over the outer, both win over what plugins add, and the event's own arguments
-    win over all: of a name that an argument has, the context says nothing.
+    Their listeners find them in :attr:`Call.context`, and so do the listeners of the events that those dispatch.
+    An inner block takes precedence over an outer one, and both over values of plugins. A name that is also an
+    argument of the event is left out of the context.
 
     Args:
-        correlation_id: What all events of this business case share, such as the id of the request; the
-            id of the first event by default.
+        correlation_id: The id that all events of one business case share, such as the id of the request; by
+            default the id of the first event.
 
-        values: In the types of JSON, such as ``base_url="https://…"`` or ``user=7``.
+        values: Values of JSON's types, such as ``base_url="https://…"`` or ``user=7``.
 
     Raises:
-        ConfigurationError: *correlation_id* is no line of text.
+        ConfigurationError: *correlation_id* is not one line of text.
     """
     given: object = correlation_id
     if given is not None and not (isinstance(given, str) and 0 < len(given) <= 255 and given.isprintable()):
-        raise ConfigurationError(f"context: correlation_id is 1 to 255 printable characters, not {shown(given)}")
+        raise ConfigurationError(f"context: correlation_id: expected 1 to 255 printable characters; got {shown(given)}")
     now = ambient()
     with within(Ambient({**now.context, **values}, correlation_id or now.correlation, now.causation)):
         yield

@@ -1,4 +1,4 @@
-"""Events: facts in the past tense, either a name with arguments or an instance of a declared class."""
+"""Events: either a name with arguments, or an instance of a declared class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 MAX_NAME = 200
 MAX_VERSION = 2**31 - 1
-"""The greatest integer that CloudEvents has."""
+"""The largest integer in CloudEvents."""
 
 _NAME = r"[A-Za-z0-9_-]+(?:[./:][A-Za-z0-9_-]+)*"
 MARK = "__relevo_event__"
-"""Under which a class has what it was declared to be."""
+"""The attribute of a class that holds its :class:`EventType`."""
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 def checked_name(name: object) -> str:
     """
-    Return *name* if it can name an event.
+    Return *name* if it is a valid name of an event.
 
     Raises:
         EventNameError: It is not text, too long, or has characters outside ``A-Z a-z 0-9 _ - . / :``.
@@ -44,30 +44,30 @@ def checked_name(name: object) -> str:
 
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
-        raise EncodeError(event.name, "$", f"the arguments are {type(value).__name__}, not a mapping from text")
+        raise EncodeError(event.name, "$", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
 
 
 @attrs.frozen
 class Event:
     """
-    An event by its name.
+    An event with a name and arguments.
 
     Args:
         name: ``noun.past-participle``, as in ``image.created``.
 
-        arguments: What happened, in the types of JSON. Richer types belong in a declared class.
+        arguments: Its data, in the types of JSON. Other types need a declared class.
 
-        subject: What it happened to: an object of a registered subject type, or a :class:`Subject`.
-            Its type and id travel, never the object.
+        subject: The object that the event is about: an instance of a registered subject type, or a
+            :class:`Subject`. Only its type and id are sent, never the object.
 
-        id: Only to dispatch the same event again after an unknown outcome; made at the dispatch otherwise.
-            Whatever has it, with the same source and in the same queue, *is* this event: while one waits, a
-            transport that claims ``dedupe`` drops another without a word, even if it says something else.
+        id: Generated at the dispatch by default; pass it only to dispatch the same event again after an unknown
+            outcome. Events with the same id, source and queue are duplicates: while one is kept, a transport that
+            claims ``dedupe`` silently ignores others, even if their data differs.
 
     Raises:
-        EventNameError: *name* cannot name an event.
+        EventNameError: *name* is invalid.
 
-        EncodeError: *arguments* is no mapping.
+        EncodeError: *arguments* is not a mapping.
     """
 
     name: str = attrs.field(validator=lambda _, __, value: checked_name(value))
@@ -81,7 +81,7 @@ class Event:
     def __contains__(self, key: object) -> bool:
         return key in self.arguments
 
-    __iter__ = None  # else one without arguments, given where several events are expected, would be no event
+    __iter__ = None  # otherwise an event passed instead of a list of events would iterate as an empty list
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the argument *key*, or *default*."""
@@ -89,29 +89,29 @@ class Event:
 
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
-"""Takes the data of one version of an event, and returns that of the next."""
+"""Takes the data of one version of an event, returns the data of the next version."""
 
 
 @attrs.frozen(kw_only=True)
 class EventType:
-    """What a class was declared to be by :func:`relevo.event`."""
+    """The declaration of a class by :func:`relevo.event`."""
 
     name: str
     version: int
     cls: type
     fields: Mapping[str, str]
-    """From the name of a field in Python to the name under which it travels."""
+    """From the name of a field in Python to its name in the event's data."""
 
     subject: str | None
     of: str | None
     retry: Retry | None
     upcasters: Mapping[int, Upcaster]
     is_model: bool = attrs.field(init=False, default=attrs.Factory(lambda made: _is_model(made.cls), takes_self=True))
-    """It is one of pydantic's."""
+    """Whether the class is a pydantic model."""
 
 
 def fields_of(cls: Any) -> dict[str, str] | None:
-    """Return the fields of *cls* and what they travel as; ``None`` if it is itself no class with fields by name."""
+    """Return the fields of *cls* and their names in the event's data; ``None`` if *cls* has no named fields."""
     own = getattr(cls, "__dict__", {})
     if _is_model(cls):
         sent = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
@@ -121,23 +121,23 @@ def fields_of(cls: Any) -> dict[str, str] | None:
     if "__attrs_attrs__" in own:
         return {field.name: field.name for field in own["__attrs_attrs__"]}
     if "__dataclass_fields__" in own:
-        from dataclasses import fields  # noqa: PLC0415 - whoever has a dataclass has imported it
+        from dataclasses import fields  # noqa: PLC0415 - a dataclass has imported it already
 
         return {field.name: field.name for field in fields(cls)}
     return None
 
 
 def _is_model(cls: object) -> bool:
-    """Return whether *cls* is a pydantic model, which is known without importing pydantic."""
+    """Return whether *cls* is a pydantic model, without importing pydantic."""
     return isinstance(cls, type) and all(hasattr(cls, each) for each in ("model_fields", "model_validate_json"))
 
 
 def declared(cls: type) -> EventType:
     """
-    Return what *cls* was declared to be.
+    Return the declaration of *cls*.
 
     Raises:
-        ConfigurationError: It was not; a subclass does not inherit its parent's name.
+        ConfigurationError: *cls* is not declared; a subclass does not inherit the declaration of its parent.
     """
     found = cls.__dict__.get(MARK)
     if not isinstance(found, EventType):
@@ -148,15 +148,15 @@ def declared(cls: type) -> EventType:
 @cache
 def reader(cls: type) -> Callable[[bytes], Any]:
     """
-    Return what makes instances of the declared class *cls* of JSON.
+    Return a function that decodes JSON into instances of the declared class *cls*.
 
     Raises:
-        ConfigurationError: A field is of a type that has no unmistakable form in JSON.
+        ConfigurationError: A field has a type that cannot be read back from JSON unambiguously.
     """
     try:
         if _is_model(cls):
             return _model_reader(cls)
-        msgspec.json.schema(cls)  # a decoder alone meets a class that it does not know at the first event
+        msgspec.json.schema(cls)  # raises for an unsupported class now; a decoder would raise at the first event
         return msgspec.json.Decoder(cls).decode
     except Exception as error:
         why = str(error).partition("\n\nFor")[0].strip().splitlines()[-1]
@@ -168,23 +168,23 @@ def _model_reader(cls: Any) -> Callable[[bytes], Any]:
         schema = cls.model_json_schema(mode=mode)
         own = schema.get("$defs", {}).get(cls.__name__, schema).get("properties", ())
         if lost := [name for name, sent in declared(cls).fields.items() if sent not in own]:
-            raise ValueError(f'"{lost[0]}" is not written and read under one name; give it one alias, and no exclude')
+            raise ValueError(f'"{lost[0]}" is written and read under different names; use one alias, and no exclude')
         if b'"format":"binary"' in msgspec.json.encode(schema):
             raise ValueError('bytes need ser_json_bytes="base64" and val_json_bytes="base64" in model_config')
     return cls.model_validate_json  # type: ignore[no-any-return]  # pydantic is not imported here
 
 
 class EventTypes(dict[str, EventType]):
-    """The declared classes that an application knows, by name."""
+    """The declared classes of an application, by event name."""
 
     def add(self, cls: type) -> EventType:
         """
-        Register *cls*; again is fine.
+        Register *cls*; registering it again does nothing.
 
         Raises:
-            DuplicateEventError: Another class has the same name.
+            DuplicateEventError: Another class declares the same name.
 
-            ConfigurationError: It is not declared, or a field is of a type that cannot be read back.
+            ConfigurationError: It is not declared, or a field has a type that cannot be read back.
         """
         found = declared(cls)
         reader(cls)
@@ -196,7 +196,7 @@ class EventTypes(dict[str, EventType]):
 
 def name_of(event: object) -> str:
     """
-    Return the name of *event*, by name or declared.
+    Return the name of *event*, an :class:`Event` or an instance of a declared class.
 
     Raises:
         ConfigurationError: It is neither.
@@ -204,6 +204,6 @@ def name_of(event: object) -> str:
     if isinstance(event, Event):
         return event.name
     if isinstance(event, (str, type)):
-        mend = "an instance of it" if isinstance(event, type) else "relevo.Event(name, arguments)"
-        raise ConfigurationError(f"{shown(event)} is not an event; dispatch {mend}")
+        expected = "an instance of it" if isinstance(event, type) else "relevo.Event(name, arguments)"
+        raise ConfigurationError(f"{shown(event)} is not an event; dispatch {expected}")
     return declared(type(event)).name

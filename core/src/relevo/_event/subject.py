@@ -1,4 +1,4 @@
-"""Subjects: the object that an event is about, as a type and an id; loaded on demand, never pickled."""
+"""Subjects: the objects that events are about, sent as type and id, and loaded on demand."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from relevo.errors import SubjectError, did_you_mean, shown
 def _is_text(_: object, attribute: Any, value: str) -> None:
     given: object = value
     if not isinstance(given, str) or not given:
-        raise SubjectError(f"the {attribute.name} of a subject is text, not {shown(value)}")
+        raise SubjectError(f"the {attribute.name} of a subject: expected text; got {shown(value)}")
 
 
 @attrs.frozen
 class Subject:
     """
-    The name of a subject: which kind of thing, and which one.
+    The name of a subject: its type and its id.
 
     Raises:
-        SubjectError: One of them is empty, or no text.
+        SubjectError: One of them is empty, or not a string.
     """
 
     type: str = attrs.field(validator=_is_text)
     id: str = attrs.field(validator=_is_text)
 
     def __str__(self) -> str:
-        from urllib.parse import quote  # noqa: PLC0415 - it takes as long as a tenth of relevo, and few need it
+        from urllib.parse import quote  # noqa: PLC0415 - a tenth of relevo's import time, and rarely needed
 
         return f"{quote(self.type, safe='')}/{quote(self.id, safe='')}"
 
     @classmethod
     def parsed(cls, text: str) -> Subject | None:
-        """Return what ``str()`` made *text* of, or ``None`` if it is something else."""
+        """Return the subject in *text*, as ``str()`` wrote it; ``None`` if *text* is not valid."""
         from urllib.parse import unquote  # noqa: PLC0415 - as above
 
         kind, _, name = text.partition("/")
@@ -50,28 +50,28 @@ class Subject:
 
 @attrs.frozen
 class Gone(Subject):
-    """What a listener with ``missing="tombstone"`` is given for a subject that could not be found."""
+    """Passed to a listener with ``missing="tombstone"`` in place of a subject that was not found."""
 
 
 @attrs.frozen(kw_only=True)
 class SubjectType:
-    """A kind of thing that events happen to."""
+    """A type of objects that events are about."""
 
     type: str
-    """What travels, such as ``image``."""
+    """The name that is sent, such as ``image``."""
 
     cls: builtins.type
-    """Its instances (and those of subclasses) are subjects of this type."""
+    """Its instances, and those of subclasses, are subjects of this type."""
 
     name: Callable[[Any], str | None]
-    """From an instance to its id; ``None`` while it has none yet, such as before the flush."""
+    """Takes an instance, returns its id; ``None`` while it has no id, as before the flush."""
 
     load: Callable[[str], Any]
-    """From an id to the instance; ``None`` if it is gone or not committed yet."""
+    """Takes an id, returns the instance; ``None`` if it is deleted or not committed yet."""
 
 
 class SubjectTypes:
-    """The kinds that an application registered."""
+    """The registered subject types of an application."""
 
     def __init__(self, types: Iterable[SubjectType] = ()):
         self._by_type: dict[str, SubjectType] = {}
@@ -81,10 +81,10 @@ class SubjectTypes:
 
     def add(self, subject_type: SubjectType) -> None:
         """
-        Register *subject_type*; again is fine.
+        Register *subject_type*; registering it again does nothing.
 
         Raises:
-            SubjectError: Its type or its class is registered already.
+            SubjectError: Another subject type with this name or class is registered.
         """
         kind, cls = subject_type.type, subject_type.cls
         for known in (self._by_type.get(kind), self._by_class.get(cls)):
@@ -97,10 +97,10 @@ class SubjectTypes:
 
     def of(self, subject: object) -> SubjectType:
         """
-        Return the type that *subject* is an instance of, the most derived first.
+        Return the subject type of *subject*; that of the most derived class wins.
 
         Raises:
-            SubjectError: None is registered for its class.
+            SubjectError: Its class is not registered.
         """
         for cls in type(subject).__mro__:
             if cls in self._by_class:
@@ -112,10 +112,10 @@ class SubjectTypes:
 
     def named(self, subject: object) -> Subject | None:
         """
-        Return the name of *subject*, or ``None`` if it has none yet, such as before the flush.
+        Return the name of *subject*; ``None`` if it has no id yet, as before the flush.
 
         Raises:
-            SubjectError: No type is registered for its class, or its type gives an invalid name.
+            SubjectError: Its class is not registered, or its subject type returned an invalid id.
         """
         if isinstance(subject, Subject):
             return subject
@@ -123,14 +123,14 @@ class SubjectTypes:
         found = kind.name(subject)
         if found == "None":
             raise SubjectError(
-                f'the name= of the subject type "{kind.type}" made text of None; '
-                f"let it return None while there is no id"
+                f'the name= of the subject type "{kind.type}" returned the text "None"; '
+                f"return None while there is no id"
             )
         return None if found is None else Subject(kind.type, found)
 
     def load(self, subject: Subject) -> Any:
         """
-        Return the instance that *subject* names, or ``None`` if there is none.
+        Return the instance that *subject* names; ``None`` if it was not found.
 
         Raises:
             SubjectError: Its type is not registered.

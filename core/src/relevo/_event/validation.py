@@ -1,10 +1,10 @@
 """
-The strict validation of the values of an event.
+Strict validation of the values of an event.
 
 Stores disagree about text and numbers: PostgreSQL refuses NUL in text, AMQP and SQLite drivers refuse
-lone surrogates, JSON has no NaN, and beyond 64 bits or a depth of some hundred every one fails in its
-own way. What passes here round-trips byte for byte everywhere, so nothing works in memory and dies in
-production.
+lone surrogates, JSON has no NaN, and beyond 64 bits or some hundred levels of nesting each fails in its
+own way. A value that is valid here round-trips byte for byte on every transport, so that an event that works
+in memory also works in production.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BODY = 1024 * 1024
 """The longest body in bytes."""
 
 MAX_DEPTH = 100
-"""How many objects and lists may stand inside one another, the arguments themselves being the first."""
+"""The largest number of nested objects and lists; the arguments are the first."""
 
 _LOW, _HIGH = -(2**63), 2**63 - 1
 
@@ -33,8 +33,8 @@ def json_of(value: Mapping[str, Any], event_name: str, path: str = "$") -> bytes
     Return *value* as JSON, after validating it as :func:`plain` does, with the same errors.
 
     Most events are flat: text, numbers and booleans under text keys. These are checked by one loop over a copy, so that
-    no other thread changes what was checked, and a NUL is searched for in the encoded bytes. All else, and whatever the
-    loop doubts, goes through :func:`plain`.
+    no other thread can change them afterwards, and a NUL is searched for in the encoded bytes. All other events go
+    through :func:`plain`.
     """
     if type(value) is dict and _is_flat(flat := value.copy()):  # a subclass may copy something else
         try:
@@ -48,7 +48,7 @@ def json_of(value: Mapping[str, Any], event_name: str, path: str = "$") -> bytes
 
 
 def _is_flat(value: dict[Any, Any]) -> bool:
-    """Return whether *value* has only keys and values of JSON's own scalar types, with numbers in their range."""
+    """Return whether all keys are text and all values are JSON scalars, with numbers in range."""
     for key, item in value.items():
         kind = type(item)
         if type(key) is not str:
@@ -65,19 +65,19 @@ def _is_flat(value: dict[Any, Any]) -> bool:
 
 def plain(value: Any, *, event_name: str, path: str = "$") -> Any:
     """
-    Return a copy of *value* made of JSON's own types only.
+    Return a copy of *value* that consists only of JSON's own types.
 
-    Tuples become lists, and subclasses what they are subclasses of, whatever they override.
+    Tuples become lists. Instances of subclasses become instances of the base class; overridden methods are ignored.
 
     Args:
-        value: What an event carries.
+        value: The data of an event.
 
-        event_name: For the error.
+        event_name: The name in the error.
 
-        path: What *value* is called there.
+        path: The path of *value* in the error.
 
     Raises:
-        EncodeError: Something in it has no faithful form; names its path, as in ``$.a[0].b``.
+        EncodeError: A value has no exact form in JSON; names its path, as in ``$.a[0].b``.
     """
     try:
         return _plain(value, MAX_DEPTH)
@@ -86,7 +86,7 @@ def plain(value: Any, *, event_name: str, path: str = "$") -> Any:
 
 
 class _Unfaithful(Exception):  # noqa: N818 - it never leaves this module
-    """Collects the path on its way up, so that nobody pays for it who has nothing wrong."""
+    """Collects the path while it propagates, so that valid events do not pay for it."""
 
     def __init__(self, why: str):
         self.why = why
@@ -113,8 +113,8 @@ def _plain(value: Any, room: int) -> Any:
         return real
     if not issubclass(kind, (dict, list, tuple)):
         raise _Unfaithful(
-            f"{kind.__name__} is not JSON; send text or a number, or declare the event as a class, "
-            f"whose fields may be datetime, UUID, Decimal or bytes"
+            f"{kind.__name__} is not JSON; send text or a number, or declare the event as a class: "
+            f"its fields may be datetime, UUID, Decimal or bytes"
         )
     if not room:
         raise _Unfaithful(f"deeper than {MAX_DEPTH} levels")
@@ -127,10 +127,10 @@ def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, item in items:
         if not issubclass(type(key), str):
-            raise _Unfaithful(f"the key {shown(key)} is {type(key).__name__}; keys are text")
+            raise _Unfaithful(f"the key {shown(key)} is {type(key).__name__}; keys must be text")
         name = str.__str__(key)
         if name in result:
-            raise _Unfaithful(f"the key {shown(name)} stands there twice")
+            raise _Unfaithful(f"duplicate key {shown(name)}")
         try:
             result[_text(name)] = _plain(item, room)
         except _Unfaithful as fault:
@@ -140,7 +140,7 @@ def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
 
 
 def step(key: object) -> str:
-    """Return how *key* stands in a path."""
+    """Return *key* as a step of a path."""
     return f".{key}" if isinstance(key, str) and key.isidentifier() and key.isascii() else f"[{shown(key)}]"
 
 

@@ -79,7 +79,7 @@ def _row(config: Config, keys: KeyPath, value: Any) -> _Row:
     return keys, _open_to_all(value), _origin(config, *keys)
 
 
-def _table(config: Config, keys: KeyPath, table: object) -> Iterator[_Row]:
+def _table(config: Config, keys: KeyPath, table: Any) -> Iterator[_Row]:
     """Yield the values of *table*, an attrs class, with what a transport's class adds to them."""
     written = _written(config, keys)
     cls: Any = type(table)
