@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 import attrs
 
+from relevo._app.check import NoticingSubjects, check_listening
 from relevo._app.parts import LoadedFrom, Parts
 from relevo._app.registry import Registry
 from relevo._app.stores import Stores, raise_together
@@ -17,8 +18,6 @@ from relevo._app.workers import WorkerFactory
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._config import argument
 from relevo._config.check import (
-    NoticingSubjects,
-    check_listening,
     checked_lease,
     fan_out_problems,
     outbox_problems,

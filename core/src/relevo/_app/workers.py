@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relevo._app.check import check_listeners, check_queues, check_time_limits
 from relevo._app.parts import Parts
-from relevo._config.check import check_listeners, check_queues, check_time_limits
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
 from relevo._transport.delivery import Delivery, Release
