@@ -667,6 +667,25 @@ def test_what_a_plugin_does_not_understand_is_told_with_its_line(
     assert CANARY not in str(caught.value)
 
 
+def test_a_plugin_that_is_listed_twice_is_made_once(write: Write, audit: str) -> None:
+    path = write(f'plugins = ["relevo", "{audit}:plain",\n"{audit}:plain"]\n[transports]\nmain = "memory://"\n')
+
+    assert len(plugins_of(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ("lock = 'run'", "lock"),
+        ("deploy = 'run'", "deploy"),
+    ],
+)
+def test_paths_in_settings_start_from_the_file(write: Write, tmp_path: Path, text: str, key: str) -> None:
+    config = config_of(write(text, "deep/relevo.toml"), tmp_path)
+
+    assert getattr(config, key) == tmp_path / "deep" / "run"
+
+
 def test_the_environment_adds_options_to_plugins_of_a_list(write: Write) -> None:
     path = write('plugins = ["relevo"]\n[transports]\nmain = "memory://"\n')
 

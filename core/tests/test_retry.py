@@ -114,6 +114,8 @@ def test_one_exception_can_be_given_up_on_by_itself() -> None:
         {"runs": True},
         {"runs": 2.5},
         {"factor": 0.5},
+        {"factor": "2"},
+        {"jitter": True},
         {"factor": float("inf")},
         {"factor": float("nan")},
         {"jitter": 1.5},

@@ -191,6 +191,20 @@ def test_retries_that_are_no_table_are_told(read_: Read) -> None:
     )
 
 
+def test_all_that_is_wrong_with_a_policy_is_told_with_the_line_of_each_key(read_: Read) -> None:
+    text = f"{TRANSPORTS}[retries.main]\nruns = 0\nfactor = 'x'\njitter = 2\ncap = 'soon'\n"
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_(text)
+
+    first = TRANSPORTS.count("\n") + 2
+    lines = [line.partition("/relevo.toml:")[2] for line in str(caught.value).splitlines()]
+    assert [line.partition(" ")[0] for line in lines] == [f"{first + number}:" for number in range(4)]
+    assert [line.split()[1].strip(":") for line in lines] == [
+        f"retries.main.{key}" for key in ("runs", "factor", "jitter", "cap")
+    ]
+
+
 # --- what names something else ----------------------------------------------------------------------------
 
 
