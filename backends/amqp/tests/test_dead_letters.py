@@ -153,14 +153,14 @@ def test_pages_follow_one_another(server: Server, transport: AmqpTransport, queu
 
 
 class CountedScan(QueueScan):
-    looks: ClassVar[int] = 0
+    scans: ClassVar[int] = 0
 
     def __enter__(self) -> Self:
-        type(self).looks += 1
+        type(self).scans += 1
         return super().__enter__()
 
 
-def test_further_pages_need_no_further_look_and_hide_nothing_from_others(
+def test_further_pages_need_no_further_scan_and_hide_nothing_from_others(
     server: Server,
     connect: Connect,
     transport: AmqpTransport,
@@ -171,16 +171,16 @@ def test_further_pages_need_no_further_look_and_hide_nothing_from_others(
     bury(transport, queue, *(envelope(number) for number in range(20)))
     everything = [entry.ref for entry in connect().dead_letters([queue])]
     monkeypatch.setattr("relevo_amqp._dead_letters.QueueScan", CountedScan)
-    CountedScan.looks = 0
+    CountedScan.scans = 0
 
     paged = [entry.ref for entry in transport.dead_letters([queue], limit=2)]
-    first = CountedScan.looks
+    first = CountedScan.scans
     while len(paged) < 20:
         paged += [entry.ref for entry in transport.dead_letters([queue], after=paged[-1], limit=2)]
         assert server.ready(server.topology.queue(queue, Role.DEAD)) == 20
 
     assert paged == everything
-    assert CountedScan.looks == first
+    assert CountedScan.scans == first
     assert transport.dead_letters([queue], after=paged[-1], limit=2) == []
     bury(transport, queue, envelope(99))
     assert len(transport.dead_letters([queue], after=paged[-1], limit=2)) == 1
@@ -255,8 +255,8 @@ def test_what_could_not_be_dropped_since_the_connection_was_lost_is_told(
     distant = connect(url=proxy.url)
     drop = QueueScan.drop
 
-    def drop_and_cut(look: QueueScan, tags: set[int]) -> None:
-        drop(look, tags)
+    def drop_and_cut(scan: QueueScan, tags: set[int]) -> None:
+        drop(scan, tags)
         proxy.cut()
         time.sleep(0.3)
 
@@ -284,9 +284,9 @@ def test_a_list_that_the_end_of_the_connection_cut_short_is_an_error(
     distant = connect(url=proxy.url)
     consume = QueueScan._consume
 
-    def consume_and_cut(look: QueueScan, channel: Channel, number: int) -> None:
-        consume(look, channel, number - 1)  # the last one is still on its way
-        look._consumers["look-0"] = number
+    def consume_and_cut(scan: QueueScan, channel: Channel, number: int) -> None:
+        consume(scan, channel, number - 1)  # the last one is still on its way
+        scan._consumers["scan-0"] = number
         proxy.cut()
 
     monkeypatch.setattr(QueueScan, "_consume", consume_and_cut)
@@ -306,9 +306,9 @@ def test_a_queue_that_is_deleted_while_one_looks_does_not_cost_what_is_held(
     server.rest()
     consume = QueueScan._consume
 
-    def consume_and_delete(look: QueueScan, channel: Channel, number: int) -> None:
-        consume(look, channel, number)
-        server.channel().queue_delete(look.name)
+    def consume_and_delete(scan: QueueScan, channel: Channel, number: int) -> None:
+        consume(scan, channel, number)
+        server.channel().queue_delete(scan.name)
         time.sleep(0.3)  # until the server has ended the consumer
 
     monkeypatch.setattr(QueueScan, "_consume", consume_and_delete)

@@ -6,12 +6,12 @@ from relevo_amqp._supervisor import SupervisorRunner
 from relevo_amqp._errors import AccessRefusedError, ServerTooOldError, TopologyError
 
 __all__ = [
-    # the transport and what configuration may say of it
+    # the transport and its options
     "AmqpTransport",
     "AmqpOptions",
-    # what supervisor runs
+    # the runner
     "SupervisorRunner",
-    # what can be wrong with a server
+    # errors of a server
     "AccessRefusedError",
     "ServerTooOldError",
     "TopologyError",

@@ -42,20 +42,20 @@ _GONE = ConnectionLostError("the I/O thread has ended")
 
 
 class Losable(Protocol):
-    """What can be lost."""
+    """A connection or a channel, which can be lost."""
 
     def lose(self, error: ConnectionLostError) -> None:
-        """Note that it is gone."""
+        """Mark it as lost."""
 
 
 class Loop:
-    """The thread in which everything that touches pika runs."""
+    """The I/O thread: all calls of pika run in it."""
 
     def __init__(self, name: str):
         self._loop = IOLoop()
         self._ended = False
         self.deadline = float("inf")
-        """The monotonic time after which no call waits for an answer any longer, whatever its timeout is."""
+        """The monotonic time after which no call waits for an answer, whatever its timeout is."""
         self._watched: set[Losable] = set()
         hush()
         self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
@@ -63,12 +63,12 @@ class Loop:
 
     @property
     def alive(self) -> bool:
-        """Whether anything given to :meth:`soon` still runs."""
+        """Whether the thread still runs what :meth:`soon` is given."""
         return not self._ended
 
     @property
     def inside(self) -> bool:
-        """Whether it is asked from within the thread."""
+        """Whether the caller runs in the thread."""
         return threading.current_thread() is self._thread
 
     def within(self, timeout: float) -> float:
@@ -99,13 +99,13 @@ class Loop:
 
     @property
     def native(self) -> IOLoop:
-        """What pika wants."""
+        """The loop as pika expects it."""
         return self._loop
 
     def _run(self) -> None:
         try:
             self._loop.start()
-        except Exception:  # noqa: BLE001 - whoever waits for this thread must be told, whatever ended it
+        except Exception:  # noqa: BLE001 - all waiting calls must end, whatever ended this thread
             _log.exception("the I/O thread of the RabbitMQ transport failed; the next call starts a new one")
         finally:
             self._ended = True
@@ -114,12 +114,12 @@ class Loop:
             self._loop.close()
 
 
-class _TolerantConnection(SelectConnection):  # type: ignore[misc]  # pika shows its types to nobody
+class _TolerantConnection(SelectConnection):  # type: ignore[misc]  # pika has no types
     """
-    A connection of pika's that does not die of headers which pika cannot decode.
+    A connection of pika that survives headers which pika cannot decode.
 
-    There are such: a time that no calendar has, numbers that are none, tables nested deeper than the stack. Whoever
-    publishes one would end every connection that receives it. So it is received without its headers.
+    Examples are a time beyond the calendar, an invalid number, and tables nested deeper than the stack. In pika such a
+    message ends every connection that receives it. Here it is received without its headers.
     """
 
     def _read_frame(self) -> Any:
@@ -133,7 +133,7 @@ class _TolerantConnection(SelectConnection):  # type: ignore[misc]  # pika shows
 
 
 def _undecodable(data: bytes, error: Exception) -> tuple[int, Any] | None:
-    """Return the size of the frame that *data* begins with, and it without its headers; ``None`` if it has none."""
+    """Return the size of the first frame in *data*, and the frame without its headers; ``None`` if it has none."""
     kind, channel, size = struct.unpack_from(">BHL", data)
     if kind != pika.spec.FRAME_HEADER:
         return None
@@ -148,11 +148,11 @@ class Connection:
     One connection to a server, from its opening to its end.
 
     Args:
-        loop: Where it runs.
+        loop: The I/O thread.
 
-        address: Where it goes.
+        address: The server's address.
 
-        purpose: For its name on the server.
+        purpose: Part of the connection's name on the server.
 
         heartbeat: Seconds.
     """
@@ -173,7 +173,7 @@ class Connection:
         Connect; blocking.
 
         Raises:
-            ConnectionLostError: It did not come about.
+            ConnectionLostError: The connection could not be opened.
         """
         try:
             self._resolve(timeout)
@@ -184,7 +184,7 @@ class Connection:
             raise
 
     def _resolve(self, timeout: float) -> None:
-        """Resolve the host's name in a separate thread, since pika logs an error if that fails."""
+        """Resolve the host name in a separate thread, since pika logs an error if that fails."""
         host, port = self._address.host, self._address.port
         found: Future[None] = Future()
 
@@ -207,16 +207,16 @@ class Connection:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """The server's version; empty if it does not say."""
-        said = str((self._raw.server_properties or {}).get("version", ""))
-        return tuple(int(number) for number in re.split(r"[-+]", said)[0].split(".") if number.isdigit())
+        """The server's version; empty if the server sends none."""
+        version = str((self._raw.server_properties or {}).get("version", ""))
+        return tuple(int(number) for number in re.split(r"[-+]", version)[0].split(".") if number.isdigit())
 
     def channel(self, timeout: float) -> Channel:
         """
         Open a channel; blocking.
 
         Raises:
-            ConnectionLostError: The connection is gone.
+            ConnectionLostError: The connection was lost.
         """
         opened: Future[Channel] = Future()
 
@@ -227,7 +227,7 @@ class Connection:
             channel = Channel(self, opened)
             try:
                 channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+            except Exception as error:  # noqa: BLE001 - the waiting call raises it
                 _fail(opened, _connection_lost(error))
 
         self.loop.soon(start)
@@ -237,11 +237,11 @@ class Connection:
         """
         Return what the server answers; blocking.
 
-        After a silence nothing can be said about the connection any more, and an answer that came late would belong
-        to nobody. So it is cut.
+        After a timeout the state of the connection is unknown, and no call would wait for an answer that comes late.
+        So the connection is cut.
 
         Raises:
-            ConnectionLostError: The connection is gone, or the answer did not come in time.
+            ConnectionLostError: The connection was lost, or the answer did not come in time.
         """
         try:
             return _wait(answer, timeout, self.loop)
@@ -252,7 +252,7 @@ class Connection:
 
     def last(self, seconds: float) -> None:
         """
-        Wait for *seconds*, and check that the connection lasts; blocking.
+        Wait for *seconds*, and check that the connection still exists; blocking.
 
         Raises:
             ConnectionLostError: The connection was lost, perhaps with the server.
@@ -261,7 +261,7 @@ class Connection:
             raise self.lost or _GONE
 
     def close(self, timeout: float) -> None:
-        """Say good-bye to the server and wait for its answer; blocking."""
+        """Close the connection and wait for the server's answer; blocking."""
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
@@ -269,7 +269,7 @@ class Connection:
             elif not self._raw.is_closing:
                 self._raw.close()
 
-        if self.blocked is not None:  # the server reads nothing, not even a close
+        if self.blocked is not None:  # the server reads nothing, so not the close either
             self.abort(timeout)
         elif self.loop.alive:
             self.loop.soon(start)
@@ -277,14 +277,14 @@ class Connection:
                 self.abort(timeout)
 
     def abort(self, timeout: float = 0.0) -> None:
-        """Cut the connection without a word, as the end of a process does; wait up to *timeout* seconds for it."""
+        """Cut the connection without a close, as the end of a process does; wait up to *timeout* seconds for it."""
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
                 self._closed.set()
                 return
             self.lose(ConnectionLostError("the connection was cut"))
-            # There is no public way: close() waits for the answer of a server that may be silent.
+            # pika has no public method for it: close() waits for an answer that may never come.
             terminate = getattr(self._raw, "_terminate_stream", None)
             if terminate is not None:
                 terminate(pika.exceptions.StreamLostError("cut by relevo"))
@@ -309,7 +309,7 @@ class Connection:
                 on_close_callback=self._on_end,
                 custom_ioloop=self.loop.native,
             )
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+        except Exception as error:  # noqa: BLE001 - the waiting call raises it
             self.lose(_connection_lost(error))
 
     def _parameters(self, timeout: float) -> Any:
@@ -342,7 +342,7 @@ class Connection:
         self._closed.set()
 
     def lose(self, error: ConnectionLostError) -> None:
-        """Note that it is gone."""
+        """Mark it as lost."""
         self.loop.forget(self)
         if self.lost is None:
             self.lost = error
@@ -367,7 +367,7 @@ class Channel:
         self._getting: Future[Any] | None = None
 
     def adopt(self, raw: Any) -> None:
-        """Take over pika's channel, in the loop's thread."""
+        """Use pika's channel *raw*; in the loop's thread."""
         self.raw = raw
         raw.add_on_close_callback(lambda _, error: self.lose(_connection_lost(error)))
         raw.add_on_cancel_callback(self._cancelled_by_server)
@@ -379,7 +379,7 @@ class Channel:
         Call pika's *method*, and return the server's answer; blocking.
 
         Raises:
-            ConnectionLostError: The channel is gone, or the answer did not come in time.
+            ConnectionLostError: The channel was lost, or the answer did not come in time.
         """
         try:
             return self._run(
@@ -400,7 +400,7 @@ class Channel:
         Args:
             queue: The server's name.
 
-            on_got: Takes the delivery tag, in the loop's thread and so in the order of tags.
+            on_got: Called with the delivery tag, in the loop's thread and so in the order of tags.
 
             timeout: Seconds.
 
@@ -420,18 +420,18 @@ class Channel:
 
     def cancel(self, tag: str, timeout: float) -> None:
         """
-        Stop a subscription; what is on its way still arrives; blocking.
+        Cancel a consumer; messages that are on their way still arrive; blocking.
 
         Raises:
             ConnectionLostError: As :meth:`call`.
         """
 
         def start(answer: Future[Any]) -> None:
-            if tag not in self.raw.consumer_tags:  # the server has ended it, and pika would never call back
+            if tag not in self.raw.consumer_tags:  # the server cancelled it, and pika would never call back
                 self._answer(answer, None)
                 return
             self.raw.basic_cancel(tag, callback=lambda frame: self._answer(answer, frame))
-            # pika rejects what arrives between the cancel and its answer, which the server would count as a failure.
+            # pika rejects messages that arrive before the answer to the cancel; the server would count a failure.
             getattr(self.raw, "_cancelled", set()).discard(tag)
 
         self._run(start, timeout)
@@ -443,12 +443,13 @@ class Channel:
         timeout: float,
     ) -> None:
         """
-        Have publishings confirmed; blocking.
+        Turn on publisher confirms; blocking.
 
         Args:
-            on_confirm: Takes a delivery tag, whether it holds for all before it too, and whether the server took them.
+            on_confirm: Called with a delivery tag, whether all earlier tags are included, and whether the server
+                accepted them.
 
-            on_return: Takes what could not be routed: the answer, the properties, the body.
+            on_return: Called with a message that could not be routed: the answer, the properties, the body.
 
             timeout: Seconds.
 
@@ -466,23 +467,23 @@ class Channel:
         self._run(start, timeout)
 
     def publish(self, message: Message) -> None:
-        """Publish, in the loop's thread; raises what pika raises, and then nothing was sent."""
+        """Publish *message*; in the loop's thread. If pika raises an error, nothing was sent."""
         self.raw.basic_publish(
             message.exchange, message.key, message.body, pika.BasicProperties(**message.properties), mandatory=True
         )
 
     def commit(self, answered: Callable[[], None]) -> None:
-        """Have the acks that were sent take effect, and call *answered* when they have; in the loop's thread."""
+        """Commit the acks that were sent, and call *answered* when the server did it; in the loop's thread."""
         self.raw.tx_commit(lambda _: self.loop.soon(answered))
 
     def cut(self) -> None:
-        """Cut its connection: the server is silent. At once it is known to be gone, and not when the loop does it."""
+        """Cut the connection of a silent server, and mark it as lost at once, before the loop cuts it."""
         if self.connection.lost is None:
             self.connection.lost = ConnectionLostError("the connection was cut")
         self.connection.abort()
 
     def close(self) -> None:
-        """Close it without waiting; what it held goes back to the server."""
+        """Close the channel without waiting; the server gets back what it held."""
 
         def start() -> None:
             if self.raw.is_open:
@@ -503,7 +504,7 @@ class Channel:
             self._waiting.add(answer)
             try:
                 start(answer)
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
+            except Exception as error:  # noqa: BLE001 - the waiting call raises it
                 self._waiting.discard(answer)
                 _fail(answer, _connection_lost(error))
 
@@ -530,7 +531,7 @@ class Channel:
             self.on_cancel(frame.method.consumer_tag)
 
     def lose(self, error: ConnectionLostError) -> None:
-        """Note that it is gone, and tell whoever waits for it."""
+        """Mark the channel as lost, and end all waiting calls."""
         self.loop.forget(self)
         if self.lost is not None:
             return
@@ -556,7 +557,7 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 
 
 def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
-    """Return the future's result; the loop may end, and the server may be silent."""
+    """Return the future's result; raise an error if the loop ends or no answer comes."""
     timeout = loop.within(timeout)
     try:
         return future.result(timeout)
@@ -567,11 +568,11 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
 
 
 _OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
-"""The methods whose first argument is the server's name of a queue."""
+"""The methods whose first argument is the name of a queue on the server."""
 
 
 def _of_queue(error: ConnectionLostError, name: str) -> ConnectionLostError:
-    """Return *error* with the queue that did not answer, since the connection may work and the queue not."""
+    """Return *error* with the name of the queue that did not answer: the connection may work all the same."""
     if error.kind != SILENCE:
         return error
     why = (
@@ -582,7 +583,7 @@ def _of_queue(error: ConnectionLostError, name: str) -> ConnectionLostError:
 
 
 def _connection_lost(error: BaseException) -> ConnectionLostError:
-    """Return pika's error in our words; it wraps the telling one several times when connecting."""
+    """Translate pika's *error*; while connecting, pika wraps the cause several times."""
     inner: Any = error
     while True:
         nested = getattr(inner, "exceptions", None) or getattr(inner, "exception", None)
@@ -595,11 +596,11 @@ def _connection_lost(error: BaseException) -> ConnectionLostError:
         inner = nested
     code = getattr(inner, "reply_code", 0)
     text = getattr(inner, "reply_text", "") or str(inner) or type(inner).__name__
-    if not code and (said := _SAID.search(text)):  # refused while connecting: pika keeps only the text of the answer
-        code, text = int(said[1]), said[2]
-    told = ConnectionLostError(f"{code} {text}" if code else text, code=code, kind=type(inner).__name__)
-    told.__cause__ = error
-    return told
+    if not code and (answer := _ANSWER.search(text)):  # refused while connecting: pika keeps only the answer's text
+        code, text = int(answer[1]), answer[2]
+    lost = ConnectionLostError(f"{code} {text}" if code else text, code=code, kind=type(inner).__name__)
+    lost.__cause__ = error
+    return lost
 
 
-_SAID = re.compile(r"ConnectionClosedByBroker: \((\d{3})\) ['\"](.*)['\"]", re.DOTALL)
+_ANSWER = re.compile(r"ConnectionClosedByBroker: \((\d{3})\) ['\"](.*)['\"]", re.DOTALL)

@@ -1,9 +1,9 @@
 """
 Dead letters, found by reading their queue: a queue has no index.
 
-Looking takes all out and gives them back, which the queue never counts against them. While somebody
-looks, others see fewer; a ref that is not found is therefore looked for again. One look serves
-several pages, see :mod:`relevo_amqp._page_cache`.
+A scan fetches all dead letters of a queue and gives them back, which counts nothing. During a scan other processes
+see fewer dead letters, so a ref that is not found is looked for again. One scan serves several pages, see
+:mod:`relevo_amqp._page_cache`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from relevo_amqp._publisher import PublishResult
 from relevo_amqp._topology import Role, word
 
 MOST_UNACKED = 65_000
-"""That one consumer may have; AMQP counts them in two bytes."""
+"""The largest prefetch of one consumer; AMQP has two bytes for it."""
 
 _IDLE = 2.0
-"""Seconds without a further event after which the look at a queue is over: others took the rest."""
+"""Seconds without a further event after which a scan is over: other processes fetched the rest."""
 
 _TRIES = 3
 _PAUSE = 0.25
@@ -42,9 +42,9 @@ class DeadLetterStore:
     Args:
         hub: The connections.
 
-        clock: Stands in where the server does not say when something died.
+        clock: The time to use for a dead letter without one.
 
-        page_cache: Keeps what further pages need.
+        page_cache: Keeps the dead letters of further pages.
     """
 
     def __init__(self, hub: Hub, clock: Clock, page_cache: PageCache):
@@ -73,10 +73,10 @@ class DeadLetterStore:
 
     def revive(self, refs: Mapping[str, bytes]) -> list[str]:
         """
-        Send dead letters to their queues again, confirmed, and then drop them; return what was not found; blocking.
+        Send dead letters to their queues again, confirmed, then drop them; return the missing refs; blocking.
 
         Raises:
-            ConnectionLostError: The server could not be reached, or did not confirm all; those stay dead letters.
+            ConnectionLostError: The server could not be reached, or did not confirm all; the others stay dead letters.
         """
 
         def again(letters: Sequence[FoundDeadLetter]) -> Sequence[int]:
@@ -101,27 +101,27 @@ class DeadLetterStore:
 
     def discard(self, refs: Sequence[str]) -> list[str]:
         """
-        Delete dead letters for good; return what was not found; blocking.
+        Delete dead letters; return the refs that were not found; blocking.
 
         Raises:
             ConnectionLostError: The server could not be reached.
         """
         return self._remove(refs, lambda letters: [letter.tag for letter in letters])
 
-    # --- looking -----------------------------------------------------------------------------------------
+    # --- scanning ----------------------------------------------------------------------------------------
 
     def _entries_of(self, queue: str, *, behind: str, limit: int) -> list[DeadLetterEntry]:
         letters, complete = self._page_cache.take(queue, behind, limit)
         if len(letters) < limit and not complete:
-            letters += self._look(queue, behind=letters[-1].ref if letters else behind, limit=limit - len(letters))
+            letters += self._scan(queue, behind=letters[-1].ref if letters else behind, limit=limit - len(letters))
         return [_entry(letter, queue) for letter in letters]
 
-    def _look(self, queue: str, *, behind: str, limit: int) -> list[FoundDeadLetter]:
-        """Return the first *limit* of *queue* behind the ref *behind*, and shelve those that follow."""
+    def _scan(self, queue: str, *, behind: str, limit: int) -> list[FoundDeadLetter]:
+        """Return the first *limit* of *queue* behind the ref *behind*, and cache those that follow."""
         earliest = Earliest(limit)
         for name in self._places(word(queue)):
-            with QueueScan(self._hub, name) as look:
-                for letter in self._letters(look, word(queue), queue):
+            with QueueScan(self._hub, name) as scan:
+                for letter in self._letters(scan, word(queue), queue):
                     if letter.ref > behind:
                         earliest.add(letter)
         page, rest = earliest.letters[:limit], earliest.letters[limit:]
@@ -132,15 +132,15 @@ class DeadLetterStore:
     def _remove(
         self, refs: Mapping[str, bytes] | Sequence[str], take: Callable[[Sequence[FoundDeadLetter]], Sequence[int]]
     ) -> list[str]:
-        """Have *take* deal with those of *refs* that are found, and drop those whose tags it returns."""
+        """Call *take* with the letters of *refs* that are found, and drop those whose tags it returns."""
         missing = dict.fromkeys(refs)
         for attempt in range(_TRIES):
             for queue in dict.fromkeys(word_of(ref) for ref in missing):
                 for name in self._places(queue) if queue is not None else ():
-                    with QueueScan(self._hub, name) as look:
-                        letters = [each for each in self._letters(look, queue or "") if each.ref in missing]
+                    with QueueScan(self._hub, name) as scan:
+                        letters = [each for each in self._letters(scan, queue or "") if each.ref in missing]
                         gone = set(take(letters))
-                        look.drop(gone)
+                        scan.drop(gone)
                         self._page_cache.drop({letter.ref for letter in letters if letter.tag in gone})
                         for letter in letters:
                             missing.pop(letter.ref, None)
@@ -154,28 +154,28 @@ class DeadLetterStore:
         topology = self._hub.topology
         return f"{topology.exchange(Role.DEAD)}.{queue}", topology.stray.name
 
-    def _letters(self, look: QueueScan, queue: str, name: str = "") -> Iterator[FoundDeadLetter]:
-        """Yield what is found of the queue with the word *queue*; what does not say so is taken to be of *name*."""
-        stray = look.name == self._hub.topology.stray.name
+    def _letters(self, scan: QueueScan, queue: str, name: str = "") -> Iterator[FoundDeadLetter]:
+        """Yield the letters of the queue with the word *queue*; a letter that names no queue is one of *name*."""
+        stray = scan.name == self._hub.topology.stray.name
         now = self._clock.now()
-        for tag, properties, body in look:
+        for tag, properties, body in scan:
             record = read(properties, body, queue=name, now=now)
-            if stray and word(record.queue) != queue:  # only these always say so
+            if stray and word(record.queue) != queue:  # a stray letter always names its queue
                 continue
             details = record.dead_letter or expelled(properties, body, word=queue, now=now)
-            if word_of(details.ref) != queue:  # it could not be found by it again
+            if word_of(details.ref) != queue:  # this ref would not find it
                 details = attrs.evolve(details, ref=expelled(properties, body, word=queue, now=now).ref)
             yield FoundDeadLetter(details.ref, tag, record, details, len(body))
 
 
 class QueueScan:
     """
-    One look through a queue; what was not dropped goes back at the end.
+    One scan of a queue; at the end everything that was not dropped goes back.
 
     Args:
         hub: The connections.
 
-        name: The queue's on the server.
+        name: The name of the queue on the server.
     """
 
     def __init__(self, hub: Hub, name: str):
@@ -206,12 +206,12 @@ class QueueScan:
         if channel is None or (channel.lost is not None and (failure is not None or not self._dropped)):
             return
         if channel.lost is not None:
-            raise channel.lost  # nothing was dropped
+            raise channel.lost  # so nothing was dropped
         if self._expected:
             try:
                 self._give_back(channel)
             except ConnectionLostError:
-                if failure is None:  # else that is what is to be told
+                if failure is None:  # else the failure is raised
                     raise
         channel.close()
 
@@ -226,7 +226,7 @@ class QueueScan:
         try:
             self._await_return(channel)
         except ConnectionLostError as error:
-            if error.code != NOT_FOUND:  # somebody deleted the queue: nothing returns
+            if error.code != NOT_FOUND:  # the queue was deleted: nothing returns
                 raise
 
     def __iter__(self) -> Iterator[tuple[int, Any, bytes]]:
@@ -235,7 +235,7 @@ class QueueScan:
                 found = self._found.get(timeout=_IDLE)
             except Empty:
                 if self._channel is not None and self._channel.lost is not None:
-                    raise self._channel.lost from None  # and who knows what was still to come
+                    raise self._channel.lost from None  # letters may be missing
                 return
             self._seen += 1
             yield found
@@ -246,12 +246,12 @@ class QueueScan:
 
     def _consume(self, channel: Channel, number: int) -> None:
         """
-        Have *number* brought, and no others.
+        Start a consumer that brings *number* events, and no more.
 
-        Without a prefetch a quorum queue hands out 2000 and then waits for acks. And a consumer that has all that it
-        may have can be ended without anything being on its way to it.
+        Without a prefetch a quorum queue delivers 2000 and then waits for acks. And when a consumer has as many as its
+        prefetch, nothing is on its way to it, so it can be cancelled.
         """
-        tag = f"look-{len(self._consumers)}"
+        tag = f"scan-{len(self._consumers)}"
         channel.call("basic_qos", prefetch_count=number, timeout=self._hub.timeout)
         self._consumers[tag] = number
         channel.call(
@@ -264,11 +264,11 @@ class QueueScan:
 
     def _settle(self, channel: Channel) -> None:
         """
-        Ack what was dropped, and then give the rest back.
+        Ack what was dropped, then give the rest back.
 
-        It is one transaction, since of many single acks right before the end of a channel the server forgets the last
-        ones (https://github.com/rabbitmq/rabbitmq-server/issues/10327). In one, neighbours of a kind reach the queue
-        together: so all acks come first.
+        All in one transaction: of many single acks right before the end of a channel the server forgets the last ones
+        (https://github.com/rabbitmq/rabbitmq-server/issues/10327). In a transaction the acks reach the queue together
+        if nothing else stands between them, so all acks come first.
         """
         if channel.lost is None:
             upto = 0
@@ -282,10 +282,10 @@ class QueueScan:
                 if tag > upto:
                     channel.raw.basic_ack(tag)
             if len(self._dropped) < self._seen or not self._found.empty():
-                channel.raw.basic_nack(0, multiple=True, requeue=True)  # 0: all there are
+                channel.raw.basic_nack(0, multiple=True, requeue=True)  # 0: all of them
 
     def _await_return(self, channel: Channel) -> None:
-        """Wait a moment until what goes back has arrived, so that the next look sees it."""
+        """Wait a moment until the queue has what goes back, so that the next scan sees it."""
         deadline = time.monotonic() + 1.0
         while self._count(channel) < self._seen - len(self._dropped) and time.monotonic() < deadline:
             time.sleep(0.002)

@@ -1,13 +1,13 @@
 """
-Declare a topology on a server, and report what differs.
+Declare a topology on a server, and report differences.
 
-A quorum queue that was just declared does not survive a crash of the server. Ra, on which such queues are built, keeps
-the names of all queues of a node in a file, ``names.dets``. The file is written when nothing changed in it for half a
+A quorum queue that was just declared does not survive a crash of the server. Ra, the library below such queues, keeps
+the names of all queues of a node in a file, ``names.dets``. It writes the file when nothing changed in it for half a
 second (``auto_save`` in ``ra_directory``). If a node is killed before that, the queue starts again without its data, or
 never answers again: https://github.com/rabbitmq/rabbitmq-server/issues/15725. AMQP shows neither the age of a queue nor
-when that file is written. So the process that creates queues waits, and then declares a *mark* beside them, an
-exchange. A process that finds the queues without the mark waits for the same time before it relies on the first
-confirmation; then it declares the mark.
+when that file is written. So a process that creates queues waits, and then declares a *mark* beside them, an exchange.
+A process that finds queues without a mark waits for the same time before it relies on the first confirmation, and then
+declares the mark.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relevo_amqp._errors import (
 from relevo_amqp._topology import Binding, Exchange, Queue, Role, Topology, removal
 
 _RESTING = "down or inaccessible"
-"""Part of the server's answer for a queue that exists but does not work yet, as after a restart; also with code 404."""
+"""Part of the server's answer for a queue that still starts, as after a restart; it may come with code 404."""
 
 _ARGUMENT = re.compile(r"inequivalent arg '([^']+)' for (.+?) in vhost '[^']*': received (.+?) but current is (.+)")
 
@@ -38,11 +38,11 @@ class Declarer:
     """
     Declares what is missing and alters nothing.
 
-    An error closes the channel on which it happened, so each declaration is on a channel that may be
-    thrown away. All channels belong to one connection: what was declared before it was lost may not have survived.
+    An error closes the channel on which it happened, so the declarer opens another one when it needs it. All channels
+    belong to one connection: if it was lost, what was declared before may not have survived.
 
     Args:
-        open_channel: Opens one; blocking.
+        open_channel: Opens a channel; blocking.
 
         transport: The transport's name, for errors.
 
@@ -57,7 +57,7 @@ class Declarer:
         self, open_channel: Callable[[], Channel], *, transport: str, vhost: str, timeout: float, settle_in: float
     ):
         self.unmarked: list[Exchange] = []
-        """The missing marks of queues that other processes declared, perhaps just now."""
+        """The missing marks of queues that other processes declared, perhaps a moment ago."""
         self._open_channel = open_channel
         self._transport = transport
         self._vhost = vhost
@@ -69,15 +69,15 @@ class Declarer:
 
     def declare(self, topology: Topology, queues: Sequence[str], *, dry_run: bool) -> list[str]:
         """
-        Declare what *queues* need, and wait until what is new survives a crash of the server; blocking.
+        Declare everything for *queues*, and wait until new queues survive a crash of the server; blocking.
 
         Returns:
-            What was, or would be, created, in words.
+            Texts that name what was created or, in a dry run, would be.
 
         Raises:
-            TopologyError: Something is there and is different.
+            TopologyError: A queue or an exchange exists with other arguments.
 
-            ConnectionLostError: The server is gone, or refuses.
+            ConnectionLostError: The server could not be reached, or refused.
         """
         made: list[str] = []
         self._notes = topology.begun.name
@@ -107,7 +107,7 @@ class Declarer:
 
     def settle(self, marks: Sequence[Exchange]) -> None:
         """
-        Declare *marks*, unless this user may not; blocking.
+        Declare *marks*, if this user has the permission; blocking.
 
         Raises:
             ConnectionLostError: The connection was lost, and what was declared may not have survived.
@@ -116,11 +116,11 @@ class Declarer:
             self._declare_exchange(mark, tolerant=True)
 
     def missing(self, names: Iterator[str]) -> bool:
-        """Return whether one of the queues *names* is not there; blocking."""
+        """Return whether one of the queues *names* is missing; blocking."""
         return not all(self._there("queue_declare", name) for name in names)
 
     def close(self) -> None:
-        """Give the channel up."""
+        """Close the channel."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -143,7 +143,7 @@ class Declarer:
         )
 
     def _queues(self, group: Iterator[Queue], mark: Exchange, *, dry_run: bool) -> list[str]:
-        """Declare the queues of *group*, which share *mark*; return those that are new, in words."""
+        """Declare the queues of *group*, which share *mark*; return texts that name the new ones."""
         marked = not self._settle_in or self._there("exchange_declare", mark.name)
         made: list[str] = []
         found = False
@@ -203,7 +203,7 @@ class Declarer:
     def _try(
         self, what: str, method: str, *args: Any, tolerant: bool, remedy: str = "delete it", **kwargs: Any
     ) -> None:
-        """Declare; with *tolerant*, not being allowed to is no error: what is there can be checked by those who may."""
+        """Declare; if *tolerant*, a missing permission is ignored: the queue or exchange exists."""
         try:
             self._call(method, *args, **kwargs)
         except ConnectionLostError as error:
@@ -224,7 +224,7 @@ class Declarer:
 
 
 def _difference(why: str) -> str:
-    """Return which argument differs, as the server says it, in our words."""
+    """Return which argument differs, from the server's answer *why*."""
     found = _ARGUMENT.search(why)
     if found is None:
         return why

@@ -25,26 +25,26 @@ _NOT_SHOWN = (DELIVERY_COUNT, ACQUIRED_COUNT)
 
 def foreign(properties: Properties, headers: Mapping[Any, Any], body: bytes, why: str) -> Unreadable:
     """
-    Return what came as unreadable.
+    Return a message as an unreadable event.
 
     Args:
-        properties: What came with it.
+        properties: The properties of the message.
 
-        headers: Those among them.
+        headers: The headers among them.
 
-        body: Its bytes, which are kept whole.
+        body: The body, which is kept whole.
 
-        why: It cannot be read; which headers are too long to be kept is added.
+        why: Why it cannot be read; the names of headers that are too long are added.
     """
     own = {name: getattr(properties, name) for name in ("content_type", "message_id", "type", "app_id")}
-    said = {name: value for name, value in own.items() if value is not None}
+    given = {name: value for name, value in own.items() if value is not None}
     named = {name if isinstance(name, str) else ascii(name): value for name, value in headers.items()}
-    everything = [*said.items(), *named.items()]
+    everything = [*given.items(), *named.items()]
     return bounded(body, ((name, shown(value)) for name, value in everything if name not in _NOT_SHOWN), why)
 
 
 def bounded(body: bytes, headers: Iterable[tuple[str, str]], why: str) -> Unreadable:
-    """Return it with those of *headers* that fit; *why* tells which do not. What is bounded stays as it is."""
+    """Return *body* with those of *headers* that fit; *why* then names the others. Bounding twice changes nothing."""
     kept: dict[str, str] = {}
     dropped: list[str] = []
     room = MAX_FOREIGN

@@ -1,8 +1,8 @@
 """
-Headers by name, and the validation of their values: anybody can send anything.
+Headers by name, and the validation of their values, which any sender can set.
 
-All headers of a message must fit into one frame, 128 KiB, or the server closes the connection. So each
-has a bound, and their sum fits whatever happens: what a sender may fill, a state, an error, and little.
+All headers of a message must fit into one frame of 128 KiB, or the server closes the connection. So each header has a
+bound, and the sum of the bounds fits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 WIRE_VERSION = 1
 
 MAX_SHORT = 255
-"""Bytes in a short string of AMQP."""
+"""The most bytes of a short string in AMQP."""
 
 MAX_OWN = 80_000
-"""Bytes of headers that an event brings along itself; the rest of the frame is for its state and its death."""
+"""The most bytes of an event's own headers; the rest of the frame is for its state and its dead-letter details."""
 
 MAX_FOREIGN = 32 * 1024
-"""Bytes of foreign headers that are kept."""
+"""The most bytes of foreign headers that are kept."""
 
 MAX_REASON = 255
 MAX_REF = 300
@@ -32,14 +32,14 @@ MAX_WHY = 2000
 MAX_QUEUE = 1000
 
 MAX_NOTE = 8 * 1024
-"""The most bytes of a note. A dead letter has an error, but neither note nor deaths."""
+"""The most bytes of a note. A dead letter has an error instead of a note and deaths."""
 
 MAX_DEATH = 1000
 """The most bytes of one death; there are at most three."""
 
 _CENTURY = 36_525 * 86_400.0
 MAX_AHEAD = _CENTURY + 86_400.0
-"""Seconds; no dispatch asks for a longer delay than a century, and clocks differ."""
+"""Seconds: the longest delay of a dispatch, a century, and a day for clocks that differ."""
 
 _SUSPECT = re.compile(r"[0-9a-f]{13,16}-[0-9a-f]{8,64}", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -47,7 +47,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LAST_MICRO = 253_402_300_800 * 1_000_000
 """The end of the year 9999."""
 
-# Those that are not said have their default.
+# A missing header means the default.
 VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
 ATTEMPT, LOST_LEASES, STATE, DUE = "relevo-attempt", "relevo-lost-leases", "relevo-state", "relevo-due"
 URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
@@ -55,15 +55,15 @@ SUSPECT, BEGUN, DEATHS = "relevo-suspect", "relevo-begun", "relevo-deaths"
 REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
 LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
 MET = "relevo-met"
-"""When a release that cannot read it received it first; see :mod:`relevo_amqp._newer`."""
+"""When a release that cannot read the message first received it; see :mod:`relevo_amqp._newer`."""
 
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 UNDECODABLE = "x-relevo-undecodable"
-"""Stands in for headers that the driver cannot decode; it is never sent."""
+"""Replaces headers that the driver cannot decode; it is never sent."""
 
 
 class Properties(Protocol):
-    """What is read of the properties that came with a message."""
+    """The properties of a received message that relevo reads."""
 
     content_type: Any
     message_id: Any
@@ -74,27 +74,27 @@ class Properties(Protocol):
 
 
 def headers_of(properties: Properties) -> Mapping[Any, Any]:
-    """Return the headers, which may be missing."""
+    """Return the headers; none if they are missing."""
     return properties.headers if isinstance(properties.headers, Mapping) else NO_HEADERS
 
 
 def micros(seconds: float) -> int:
-    """Return *seconds* as they are written."""
+    """Return *seconds* in microseconds, as headers hold them."""
     return round(seconds * 1_000_000)
 
 
 def seconds(value: object, otherwise: float) -> float:
-    """Return the time that is written as *value*, or *otherwise* if it is not a time."""
+    """Return the seconds for a header's *value* in microseconds; *otherwise* if it is not a time."""
     return (value if whole(value) and 0 <= value < _LAST_MICRO else micros(otherwise)) / 1_000_000
 
 
 def whole(value: object) -> TypeGuard[int]:
-    """Return whether *value* is a whole number; ``True`` is not."""
+    """Return whether *value* is an integer and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def count(value: object, *, least: int = 0) -> int:
-    """Return a counter, as far as it can be one."""
+    """Return the counter in *value*; *least* if it is not a valid counter."""
     return value if whole(value) and least <= value < 1 << 31 else least
 
 
@@ -104,7 +104,7 @@ def text(value: object) -> str | None:
 
 
 def suspect(value: object) -> str:
-    """Return *value* if it is a valid key of a suspect's message; else an empty text."""
+    """Return *value* if it is a valid key of a suspect's message; else an empty string."""
     return value if isinstance(value, str) and _SUSPECT.fullmatch(value) else ""
 
 
@@ -119,7 +119,7 @@ def note(value: object) -> Note | None:
 
 
 def deaths(value: object) -> tuple[str, ...]:
-    """Return the processes that *value* names, without invalid ones."""
+    """Return the processes in *value*, without invalid ones."""
     if not isinstance(value, (list, tuple)):
         return ()
     return tuple(each for each in value if isinstance(each, str) and _is_death(each))[-MAX_DEATHS:]
@@ -130,7 +130,7 @@ def _is_death(value: str) -> bool:
 
 
 def number(value: object) -> float:
-    """Return the number that is written as *value*; NaN if it is not a number."""
+    """Return the number in *value*; NaN if it is not a number."""
     try:
         return float(value) if isinstance(value, (str, int)) else float("nan")
     except (ValueError, OverflowError):
@@ -138,18 +138,18 @@ def number(value: object) -> float:
 
 
 def queue_named(headers: Mapping[Any, Any], received_from: str) -> str:
-    """Return the queue that the headers name, or the one it was received from."""
-    said = text(headers.get(QUEUE))
-    return said if said and fits_as_queue(said) else received_from
+    """Return the queue in the headers; *received_from* if there is none."""
+    name = text(headers.get(QUEUE))
+    return name if name and fits_as_queue(name) else received_from
 
 
 def fits_as_queue(name: str) -> bool:
-    """Return whether the *name* of a queue is short enough for a header; the queue itself may have a longer one."""
+    """Return whether the *name* of a queue is short enough for a header."""
     return len(name.encode("utf-8", "backslashreplace")) <= MAX_QUEUE
 
 
 def fitting(text: str, limit: int) -> str:
-    """Return *text* with lone surrogates escaped, cut at *limit* bytes of UTF-8; whoever shows it escapes the rest."""
+    """Return *text* with lone surrogates escaped, cut at *limit* bytes of UTF-8; control characters stay."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) > limit:
         return data[: limit - 3].decode("utf-8", "ignore") + "…"
@@ -157,7 +157,7 @@ def fitting(text: str, limit: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Return *value* as text, whatever it is."""
+    """Return *value* as text, whatever its type."""
     try:
         return value if isinstance(value, str) else repr(value)
     except Exception as error:  # noqa: BLE001 - it may be nested deeper than the stack

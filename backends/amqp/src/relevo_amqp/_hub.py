@@ -1,9 +1,9 @@
 """
 The parts of a transport in one process: its thread, two connections and one subscription.
 
-Publishing and consuming go over connections apart, since a server that is short of memory stops
-reading from those that publish. All of it is made when it is first needed, in the process that needs
-it: after a fork the child makes its own.
+Publishing and consuming use separate connections, since a server that is short of memory stops reading from
+connections that publish. Each part is created when it is first needed, by the process that needs it: after a fork the
+child creates its own.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ OLDEST = (4, 0)
 
 ANSWER_WITHIN = 30.0
 """
-Seconds for an answer that is not a confirm, before the connection is taken for dead.
+Seconds for an answer other than a confirm, after which the connection is considered dead.
 
-Making a quorum queue may take seconds on a busy disk. Whoever gives up earlier, and deletes the queue
-that the server still makes, can crash its supervisor of dead-lettering (seen on 4.0.5): then no queue
-of the whole node moves anything on until it is restarted.
+The declaration of a quorum queue may take seconds on a busy disk. A client that gives up earlier and deletes the queue
+meanwhile can crash the server's supervisor of dead-lettering (seen on 4.0.5). Then no queue of the node dead-letters
+anything until the node is restarted.
 """
 
 
@@ -49,7 +49,7 @@ class Hub:
 
         name: The transport's.
 
-        kept: The queues that this process was told to set up; it makes them again when they are gone.
+        kept: The queues that this process has set up; it declares them again when they are missing.
     """
 
     def __init__(self, options: AmqpOptions, *, name: str, kept: Collection[str]):
@@ -63,21 +63,21 @@ class Hub:
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
         self._counting = threading.Lock()
-        self._counter: Channel | None = None
+        self._counting_channel: Channel | None = None
         self._consuming: Connection | None = None
         self._appearing = threading.Lock()
         self._worker: str | None = None
-        self._sign: Channel | None = None
+        self._presence_channel: Channel | None = None
         self._beats = itertools.count(1)
         self._unmarked: set[Exchange] = set()
-        """The missing marks of queues that may not survive a crash yet, see :mod:`relevo_amqp._declaration`."""
+        """The missing marks of queues that may not survive a crash, see :mod:`relevo_amqp._declaration`."""
         self.publisher = Publisher(
             self.loop,
             lambda: self._connect("publish"),
             window=options.window,
             timeout=options.confirm_timeout,
             answer_within=self.timeout,
-            believe=self._believe,
+            wait_until_durable=self._wait_until_durable,
         )
         self.notes = NoteLog(
             self.topology.begun.name, self.publisher, self.channel, timeout=self.timeout, within=self.loop.within
@@ -101,28 +101,29 @@ class Hub:
 
     def appear(self, worker: str) -> None:
         """
-        Show that *worker* is alive, by a consumer on the connection that consumes; blocking.
+        Show that *worker* is alive, by a consumer on the consuming connection; blocking.
 
-        Others see it while that connection lasts. When the connection ends, what the worker held is handed out again.
+        Other processes see it while that connection lasts. When the connection ends, the server delivers what the
+        worker held again.
 
         Raises:
             ConnectionLostError: The server could not be reached.
         """
         with self._appearing:
-            if self._sign is not None and self._sign.lost is None and self._worker == worker:
+            if self._presence_channel is not None and self._presence_channel.lost is None and self._worker == worker:
                 return
             queue = self.topology.here(worker)
             channel = self.channel()
-            channel.on_cancel = lambda _: channel.close()  # the queue was deleted; the next call makes it again
+            channel.on_cancel = lambda _: channel.close()  # the queue was deleted; the next call declares it again
             channel.call("queue_declare", queue.name, durable=True, arguments=queue.arguments, timeout=self.timeout)
             channel.call("basic_consume", queue.name, lambda *_: None, timeout=self.timeout)
-            self._sign, self._worker = channel, worker
+            self._presence_channel, self._worker = channel, worker
 
     def appear_again(self) -> None:
         """
         Show the same worker again if the connection was replaced; blocking.
 
-        If that fails, the next sign of life tries again.
+        If that fails, the next :meth:`appear` tries again.
         """
         if self._worker is not None:
             with suppress(ConnectionLostError):
@@ -135,7 +136,9 @@ class Hub:
         Raises:
             ConnectionLostError: The server could not be reached.
         """
-        found = zip(workers, self._asked([self.topology.here(worker).name for worker in workers]), strict=True)
+        found = zip(
+            workers, self._declare_passively([self.topology.here(worker).name for worker in workers]), strict=True
+        )
         beat = next(self._beats)
         return {
             worker: Presence(beats=beat, connected=True)
@@ -143,26 +146,26 @@ class Hub:
             if answer is not None and answer.consumer_count
         }
 
-    # --- looking ---------------------------------------------------------------------------------------
+    # --- counting --------------------------------------------------------------------------------------
 
     def counts(self, names: Sequence[str]) -> list[int]:
         """
-        Return how many events lie ready in each of the server's queues *names*; 0 if there is no such queue; blocking.
+        Return the number of ready events in each of the server's queues *names*; 0 for a missing queue; blocking.
 
         Raises:
             ConnectionLostError: The server could not be reached.
         """
-        return [0 if answer is None else int(answer.message_count) for answer in self._asked(names)]
+        return [0 if answer is None else int(answer.message_count) for answer in self._declare_passively(names)]
 
-    def _asked(self, names: Sequence[str]) -> list[Any]:
+    def _declare_passively(self, names: Sequence[str]) -> list[Any]:
         """Return the server's answer for each of its queues *names*; ``None`` for a missing queue."""
         found: list[Any] = []
         with self._counting:
             for name in names:
-                if self._counter is None or self._counter.lost is not None:
-                    self._counter = self.channel()
+                if self._counting_channel is None or self._counting_channel.lost is not None:
+                    self._counting_channel = self.channel()
                 try:
-                    frame = self._counter.call("queue_declare", name, passive=True, timeout=self.timeout)
+                    frame = self._counting_channel.call("queue_declare", name, passive=True, timeout=self.timeout)
                     found.append(frame.method)
                 except ConnectionLostError as error:
                     if error.code != NOT_FOUND:
@@ -174,8 +177,8 @@ class Hub:
         """
         Return whether any event of the prefix is delayed at the moment; blocking.
 
-        From the highest rung down, as events go, and twice: what moves from one to the next stands in neither for
-        some milliseconds.
+        It counts from the highest rung down, as events move, and twice: an event that moves is in no rung for some
+        milliseconds.
 
         Raises:
             ConnectionLostError: The server could not be reached.
@@ -196,12 +199,12 @@ class Hub:
 
     def declare(self, queues: Sequence[str], *, dry_run: bool = False) -> list[str]:
         """
-        Declare *queues* and what they share, and wait until what is new survives a crash of the server; blocking.
+        Declare *queues* and what they share, and wait until new queues survive a crash of the server; blocking.
 
         Raises:
-            TopologyError: Something is there and is different.
+            TopologyError: A queue or an exchange exists with other arguments.
 
-            ConnectionLostError: The server could not be reached, or refuses.
+            ConnectionLostError: The server could not be reached, or refused.
         """
         with self._declaring:
             declarer = self._declarer()
@@ -212,16 +215,16 @@ class Hub:
 
     def provide(self, queues: Sequence[str]) -> None:
         """
-        See to it that *queues* are there: declare again those that this process keeps; blocking.
+        Declare those of *queues* again that are missing, if this process has set them up; blocking.
 
-        Whoever only checked, as with ``setup = "explicit"``, makes nothing by receiving either.
+        A process that only checked, as with ``setup = "explicit"``, declares nothing.
 
         Raises:
-            ConfigurationError: Some are missing that it was not told to set up.
+            ConfigurationError: Queues are missing that this process has not set up.
 
-            TopologyError: Something is there and is different.
+            TopologyError: A queue or an exchange exists with other arguments.
 
-            ConnectionLostError: The server could not be reached, or refuses.
+            ConnectionLostError: The server could not be reached, or refused.
         """
         topology = self.topology
         declarer = self._declarer()
@@ -244,8 +247,8 @@ class Hub:
             _log.warning("queues were missing and were declared again: %s", names)
 
     def close(self, timeout: float) -> None:
-        """Say good-bye and end the thread; blocking."""
-        with suppress(ConnectionLostError):  # then the server deletes it some time later
+        """Close both connections and end the thread; blocking."""
+        with suppress(ConnectionLostError):  # then the server deletes the worker's queue later
             self._disappear(timeout)
         self.publisher.close(timeout)
         if self._consuming is not None:
@@ -253,14 +256,14 @@ class Hub:
         self.loop.stop(timeout)
 
     def abort(self, timeout: float) -> None:
-        """Cut both connections without a word and end the thread; blocking."""
+        """Cut both connections and end the thread; blocking."""
         self.publisher.abort(timeout)
         if self._consuming is not None:
             self._consuming.abort(timeout)
         self.loop.stop(timeout)
 
     def _lacks_notes(self, declarer: Declarer) -> bool:
-        """Return whether the stream of notes is missing; one that does not work yet, as after a restart, is not."""
+        """Return whether the stream of notes is missing; a stream that still starts, as after a restart, exists."""
         try:
             return declarer.missing(iter([self.topology.begun.name]))
         except ConnectionLostError as error:
@@ -270,13 +273,13 @@ class Hub:
 
     def _disappear(self, timeout: float) -> None:
         with self._appearing:
-            channel, worker = self._sign, self._worker
+            channel, worker = self._presence_channel, self._worker
             if channel is None or worker is None or channel.lost is not None or not self.loop.alive:
                 return
             channel.on_cancel = None
             for tag in tuple(channel.raw.consumer_tags):
                 channel.cancel(tag, timeout)
-            # Another transport of this process may show the same worker.
+            # If unused: another transport of this process may show the same worker.
             channel.call("queue_delete", self.topology.here(worker).name, if_unused=True, timeout=timeout)
 
     def _declarer(self) -> Declarer:
@@ -288,12 +291,12 @@ class Hub:
             settle_in=self._options.settle_in,
         )
 
-    def _believe(self, channel: Channel) -> None:
+    def _wait_until_durable(self, channel: Channel) -> None:
         """
         Wait until what was confirmed on *channel* survives a crash of the server; blocking.
 
         Raises:
-            ConnectionLostError: The server may have crashed meanwhile, and what it confirmed may be lost.
+            ConnectionLostError: The server may have crashed, and what it confirmed may be lost.
         """
         if not self._unmarked:
             return

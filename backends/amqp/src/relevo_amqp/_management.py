@@ -30,7 +30,7 @@ _KNOWN_WITHIN = 10.0
 
 _PAUSE = 0.5
 _SHOWN = 3
-"""How many of the queues that a policy matches are named."""
+"""The most queues that are named for one policy."""
 
 EFFECTS: Mapping[str, str] = MappingProxyType(
     {
@@ -45,16 +45,16 @@ EFFECTS: Mapping[str, str] = MappingProxyType(
         "dead-letter-strategy": "can drop what the server gives up",
     }
 )
-"""What a policy does to relevo's queues, by the key in its definition."""
+"""The effect of a policy on relevo's queues, by the key in its definition."""
 
 
 class ManagementError(Exception):
-    """Raised when the management plugin does not answer the question; the text says why, and how to fix it."""
+    """Raised when the management plugin gives no answer; the message has the reason and the remedy."""
 
 
 @attrs.frozen
 class _QueueStatus:
-    """What the plugin reports about one queue."""
+    """The plugin's report on one queue."""
 
     name: str
     policies: tuple[str, ...]
@@ -85,19 +85,19 @@ class Management:
 
     def problems(self, names: Sequence[str]) -> list[str]:
         """
-        Return the problems of the server's queues *names*, in words; missing queues are ignored.
+        Return a text for each problem of the server's queues *names*; missing queues are ignored.
 
         Raises:
             ManagementError: The plugin did not answer.
         """
         deadline = time.monotonic() + _KNOWN_WITHIN
-        sights = [sight for name in names if (sight := self._look(name, deadline)) is not None]
-        found = [_lost(sight.name, self._address.vhost) for sight in sights if not sight.has_leader]
+        statuses = [status for name in names if (status := self._look(name, deadline)) is not None]
+        found = [_lost(status.name, self._address.vhost) for status in statuses if not status.has_leader]
         matched: dict[tuple[str, str, object], list[str]] = {}
-        for sight in sights:
-            for key, value in sight.definition.items():
+        for status in statuses:
+            for key, value in status.definition.items():
                 if key in EFFECTS and (key, value) != ("overflow", "reject-publish"):
-                    matched.setdefault((" and ".join(sight.policies), key, value), []).append(sight.name)
+                    matched.setdefault((" and ".join(status.policies), key, value), []).append(status.name)
         return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
 
     def _look(self, name: str, deadline: float) -> _QueueStatus | None:

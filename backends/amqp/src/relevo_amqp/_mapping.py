@@ -1,9 +1,8 @@
 """
 Events and their counters as AMQP messages, and back.
 
-The properties that AMQP has are used: message id, type, application id, priority, timestamp. The rest
-stands in a few headers, of which an event that was just sent has two. Pure functions of values; any
-object with pika's attributes is good enough to read from.
+AMQP's properties hold the id, the name, the source and the urgency of an event; a few headers hold the rest, and an
+event that was just sent has two of them. All functions are pure; they read from any object with pika's attributes.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
 
 CONTENT_TYPE = "application/cloudevents+json"
 HIGH_PRIORITY = 9
-"""Above every default: below 4.3 there are two classes from 5 on, later 32 levels and 4 is the default."""
+"""Above every default: before 4.3 a priority from 5 on is high; since 4.3 there are 32 levels and 4 is the default."""
 
 PLAIN = "plain-"
 """The prefix of the keys of messages that have no key of their own."""
 
 _GROWTH = 12
-"""Characters of JSON that one character may become when it is written again."""
+"""The most characters of JSON for one character."""
 
 
 @attrs.frozen(kw_only=True)
 class DeadLetterDetails:
-    """Why and when an event died."""
+    """The headers of a dead letter: its ref, why and when it became one."""
 
     ref: str
     reason: str
@@ -47,7 +46,7 @@ class DeadLetterDetails:
 
 @attrs.frozen(kw_only=True)
 class MessageRecord:
-    """An event with all that travels beside it."""
+    """An event with its counters and evidence, as one message holds them."""
 
     envelope: Envelope | Unreadable
     queue: str
@@ -56,29 +55,29 @@ class MessageRecord:
     state: bytes = b""
     enqueued_at: float
     due: float | None = None
-    """Not to be handed out before; said only if a delay was longer than the ladder."""
+    """Not handed out before this time; set only if a delay is longer than the ladder."""
 
     begun: Note | None = None
     deaths: tuple[str, ...] = ()
     suspect: str = ""
-    """Identifies the message in notes; a message that was sent as new has none."""
+    """Identifies the message in notes; empty for a newly sent event."""
 
     dead_letter: DeadLetterDetails | None = None
 
     def noted(self, note: Note | None) -> MessageRecord:
-        """Return it with *note* instead of its own; unchanged if that is ``None``."""
+        """Return the record with *note*; unchanged if that is ``None``."""
         return self if note is None else attrs.evolve(self, begun=note, deaths=note.deaths)
 
     def keyed(self, key: str) -> MessageRecord:
-        """Return it as a new message, identified by *key*."""
+        """Return the record as a new message, identified by *key*."""
         return attrs.evolve(self, suspect=key)
 
     def lost(self, times: int) -> MessageRecord:
-        """Return it after *times* hand-overs that ended without a settlement."""
+        """Return the record after *times* hand-overs that ended without a settlement."""
         return attrs.evolve(self, attempt=self.attempt + times, lost_leases=self.lost_leases + times) if times else self
 
     def revived(self, state: bytes, *, key: str) -> MessageRecord:
-        """Return it as new, with *state*, and with *key* for notes; an event of a newer release keeps its own state."""
+        """Return a new record with *state*, and *key* for notes; an event of a newer release keeps its own state."""
         event = self.envelope
         if isinstance(event, Newer):
             event = attrs.evolve(event, met=None)
@@ -107,7 +106,7 @@ class Message:
 
 
 class UnfitError(Exception):
-    """Raised when an event cannot be written in AMQP."""
+    """Raised when an event does not fit into a message of AMQP."""
 
 
 # --- writing -----------------------------------------------------------------------------------------
@@ -118,17 +117,17 @@ def written(record: MessageRecord, *, exchange: str, key: str, delayed: bool = F
     Return *record* as a message.
 
     Args:
-        record: What is written.
+        record: The event with its counters.
 
-        exchange: Where it is published.
+        exchange: The exchange to which it is published.
 
-        key: Its routing key.
+        key: The routing key.
 
-        delayed: It goes up the ladder. There a message of high priority would hold up the others
-            behind it, so the priority waits in a header.
+        delayed: Whether it goes to the ladder. There a message of high priority would hold up the others
+            behind it, so a header holds the priority.
 
     Raises:
-        UnfitError: It has no form in AMQP; says why.
+        UnfitError: The event does not fit into a message.
     """
     event = record.envelope
     if isinstance(event, Newer):
@@ -177,7 +176,7 @@ def _write_evidence(headers: dict[str, Any], record: MessageRecord) -> None:
 
 
 def _update(headers: dict[str, Any], record: MessageRecord) -> None:
-    """Bring *headers* up to date that came from a newer release; those that say the same already stay as they came."""
+    """Update the *headers* of a newer release; those that already have the right value stay as they are."""
     if record.due is not None and header.number(headers.get(header.DUE)) != record.due:
         headers[header.DUE] = repr(record.due)
     for name, value, least in ((header.ATTEMPT, record.attempt, 1), (header.LOST_LEASES, record.lost_leases, 0)):
@@ -206,7 +205,7 @@ def _write_envelope(envelope: Envelope, properties: dict[str, Any], headers: dic
     if envelope.expires is not None:
         headers[header.EXPIRES] = repr(float(envelope.expires))
     if envelope.headers:
-        _utf8("".join((*envelope.headers, *envelope.headers.values())))  # else it would be unreadable when received
+        _utf8("".join((*envelope.headers, *envelope.headers.values())))  # otherwise the receiver could not read it
         headers[header.HEADERS] = json.dumps(dict(envelope.headers))
         own += len(headers[header.HEADERS])
     if own > MAX_OWN:
@@ -222,10 +221,10 @@ def _utf8(text: str) -> bytes:
 
 def check_body(envelope: Envelope, limit: int) -> None:
     """
-    Refuse a body that would close the channel.
+    Validate the size of a body: a larger one closes the channel.
 
     Raises:
-        UnfitError: It has more than *limit* bytes.
+        UnfitError: The body has more than *limit* bytes.
     """
     if len(envelope.body) > limit:
         raise UnfitError(f"its body has {len(envelope.body)} bytes; at most {limit} fit")
@@ -236,16 +235,16 @@ def check_body(envelope: Envelope, limit: int) -> None:
 
 def read(properties: Properties, body: bytes, *, queue: str, now: float) -> MessageRecord:
     """
-    Return what a message says; never raises, since anybody can send anything.
+    Return the record in a received message; never raises, whatever the message holds.
 
     Args:
-        properties: What came with it.
+        properties: The properties of the message.
 
-        body: Its bytes.
+        body: The body.
 
-        queue: The one it was received from, in relevo's words.
+        queue: Relevo's name of the queue from which it was received.
 
-        now: Stands in where the message does not say when it was sent.
+        now: The time to use if the message has none.
     """
     headers = headers_of(properties)
     queue = header.queue_named(headers, queue)
@@ -271,14 +270,14 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
 
 def postponed(record: MessageRecord, now: float, *, patience: float) -> tuple[MessageRecord, float]:
     """
-    Return *record* and for how many seconds it is not to be handed out here.
+    Return *record* and the seconds for which it is not handed out.
 
     Args:
-        record: What was received. If a newer release sent it, it notes since when it is waited for.
+        record: A received event. One of a newer release is returned with the time at which it was first met.
 
         now: Seconds since the epoch.
 
-        patience: Seconds for which what a newer release sent is given back.
+        patience: Seconds for which an event of a newer release is given back.
     """
     if record.due is not None and record.due > now:
         return record, record.due - now
@@ -290,11 +289,11 @@ def postponed(record: MessageRecord, now: float, *, patience: float) -> tuple[Me
 
 def lost_leases(properties: Properties) -> int:
     """
-    Return how often the server handed a message out without hearing of it again.
+    Return how many hand-overs of a message ended without an ack.
 
-    ``x-delivery-count`` counts lost connections and channels; below RabbitMQ 4.3 also nacks, which relevo
-    therefore never uses for giving back. ``x-acquired-count`` (4.3 and later) counts every hand-over before
-    this one, also those that a time-out or a lost node ended.
+    ``x-delivery-count`` counts lost connections and channels; before RabbitMQ 4.3 also nacks, so relevo never gives a
+    message back by a nack that should count nothing. ``x-acquired-count`` (4.3 and later) counts every earlier
+    hand-over, also those that a timeout or a lost node ended.
     """
     headers = properties.headers
     if not headers:
@@ -303,7 +302,7 @@ def lost_leases(properties: Properties) -> int:
 
 
 def urgent(properties: Properties) -> bool:
-    """Return whether a message is to be handed out before the others that lie here."""
+    """Return whether a message is handed out before the others that arrived."""
     if properties.priority:
         return bool(properties.priority > 4)
     return bool(properties.headers) and properties.headers.get(header.URGENCY) == "high"
@@ -312,10 +311,10 @@ def urgent(properties: Properties) -> bool:
 def _read_envelope(
     properties: Properties, headers: Mapping[Any, Any], body: bytes, queue: str, now: float
 ) -> Envelope | Unreadable:
-    if why := _strangeness(headers) or _flaw(headers, now):
+    if why := _foreign_reason(headers) or _flaw(headers, now):
         return foreign(properties, headers, body, why)
-    said = headers.get(header.HEADERS)
-    kept = _read_headers(said)
+    packed = headers.get(header.HEADERS)
+    kept = _read_headers(packed)
     if header.UNREADABLE in headers:
         return bounded(body, (kept or NO_HEADERS).items(), header.text(headers[header.UNREADABLE]) or "")
     event_id = header.text(headers.get(header.LONG_ID, properties.message_id))
@@ -337,7 +336,7 @@ def _read_envelope(
         urgency="high" if high else "normal",
         expires=header.number(expires) if expires is not None else None,
     )
-    if len(event_id) + len(name) + len(source) + len(said or "") > MAX_OWN // _GROWTH:
+    if len(event_id) + len(name) + len(source) + len(packed or "") > MAX_OWN // _GROWTH:
         try:
             _write_envelope(envelope, {}, {}, delayed=False)
         except UnfitError as error:
@@ -345,8 +344,8 @@ def _read_envelope(
     return envelope
 
 
-def _strangeness(headers: Mapping[Any, Any]) -> str:
-    """Return why these are no headers of this version of the wire; empty if they are."""
+def _foreign_reason(headers: Mapping[Any, Any]) -> str:
+    """Return why *headers* are not of this wire version; empty if they are."""
     if (error := headers.get(header.UNDECODABLE)) is not None:
         return f"its headers cannot be decoded: {header.shown(error)}"
     version = headers.get(header.VERSION)
@@ -358,7 +357,7 @@ def _strangeness(headers: Mapping[Any, Any]) -> str:
 
 
 def _flaw(headers: Mapping[Any, Any], now: float) -> str:
-    """Return the name of a header of our own that is invalid and must not be lost; empty if all are valid."""
+    """Return which of relevo's headers is invalid and must not be lost; empty if all are valid."""
     state = headers.get(header.STATE, b"")
     if not _is_state(state):
         found = f"{len(state)} bytes" if isinstance(state, bytes) else type(state).__name__
@@ -376,7 +375,7 @@ def _is_state(value: object) -> bool:
 
 
 def _read_headers(value: object) -> Mapping[str, str] | None:
-    """Return the envelope's own headers, or ``None`` if they are no such thing."""
+    """Return the envelope's own headers; ``None`` if *value* is invalid."""
     if value is None:
         return NO_HEADERS
     try:
@@ -400,9 +399,9 @@ def _read_details(headers: Mapping[Any, Any], now: float) -> DeadLetterDetails:
 
 def expelled(properties: Properties, body: bytes, *, word: str, now: float) -> DeadLetterDetails:
     """
-    Return the death of an event that the server itself put aside, without a word of relevo's.
+    Return the details of a dead letter that the server itself made; it has no headers of relevo's.
 
-    Its ref is made from its contents, so that it is the same whenever it is listed.
+    The ref is a digest of the contents, so that each listing returns the same one.
     """
     headers = headers_of(properties)
     deaths = headers.get("x-death")
@@ -433,18 +432,18 @@ def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueue
     Return a key for a message that carries none; its first hand-over has no lost leases.
 
     Args:
-        envelope: The message's content.
+        envelope: The content of the message.
 
-        queue: Relevo's queue; copies of an event in several queues are different messages.
+        queue: Relevo's name of the queue; copies of an event in several queues are different messages.
 
-        attempt: The attempt of its first hand-over; a retry is another message.
+        attempt: The attempt of the first hand-over; a retry is another message.
 
         enqueued_at: When it was sent, in seconds since the epoch.
     """
     if isinstance(envelope, Envelope):
         parts = [envelope.source, envelope.id, str(header.micros(enqueued_at))]
     else:
-        parts = [sha256(envelope.raw).hexdigest()]  # it may not say when it was sent
+        parts = [sha256(envelope.raw).hexdigest()]  # the time at which it was sent may be missing
     digest = sha256()
     for part in (queue, str(attempt), *parts):
         data = part.encode("utf-8", "backslashreplace")
@@ -456,11 +455,11 @@ def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueue
 
 
 def reference(word: str, at: float, unique: str) -> str:
-    """Return the ref of a dead letter: it names its queue on the server, and sorts by the time of death."""
+    """Return the ref of a dead letter: it begins with the queue's *word* and sorts by the time *at*."""
     return f"{word}/{max(0, header.micros(at)):016x}-{unique}"
 
 
 def word_of(ref: str) -> str | None:
-    """Return the queue's word in *ref*, or ``None`` if it is no ref of ours."""
+    """Return the queue's word in *ref*; ``None`` if it is not a ref of this transport."""
     word, slash, rest = ref.rpartition("/")
     return word if slash and word and "/" not in word and rest else None

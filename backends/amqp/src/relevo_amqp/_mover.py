@@ -1,5 +1,5 @@
 """
-Move events: publish each to another place, only once, before it is acked.
+Move events: publish each to another queue, only once, before it is acked.
 
 While the server accepts no events, as during a memory alarm, a publish may stay unconfirmed for minutes. A second
 move of the same event waits for that publish instead of sending another copy.
@@ -31,20 +31,20 @@ class MoveResult:
     """Why not all are confirmed."""
 
     is_lost: bool = False
-    """Whether the connection was lost, or could not be made."""
+    """Whether the connection was lost, or could not be opened."""
 
 
 class Mover:
     """
     Publishes moved events, but none while the server accepts no events.
 
-    A server in an alarm says so only after the first publish on a connection, and delivers that one when the alarm is
-    over. So the first one is a probe, and not an event of which each process would leave a copy.
+    A server reports an alarm only after the first publish on a connection, and accepts that message when the alarm is
+    over. So the first message is a probe; an event would leave a copy of itself for each process.
 
     Args:
         publisher: Publishes the messages.
 
-        probe: Publishes something that nothing reads as an event.
+        probe: Publishes a message that is not an event.
     """
 
     def __init__(self, publisher: Publisher, probe: Callable[[], None]):
@@ -52,7 +52,7 @@ class Mover:
         self._probe = probe
         self._lock = threading.Lock()
         self._open: dict[Receipt, tuple[PublishBatch, int]] = {}
-        """Those that were published and have no result yet."""
+        """The messages that were published and have no result yet."""
 
     def move(self, messages: Mapping[Receipt, Message]) -> MoveResult:
         """Publish those of *messages* that are not published yet, and return the result; blocking."""
@@ -67,7 +67,7 @@ class Mover:
         fresh = [key for key in messages if key not in confirmed and key not in waiting]
         why, refused = "", False
         if fresh and not self._publisher.is_proven:
-            with suppress(ConnectionLostError):  # the send below meets it too
+            with suppress(ConnectionLostError):  # the send below raises it
                 self._probe()
         try:
             batch = self._publisher.send([messages[key] for key in fresh], unless_blocked=True)

@@ -1,14 +1,13 @@
 """
-Messages of a newer release of relevo, kept unchanged until a worker receives them that can read them.
+Messages of a newer release of relevo, kept unchanged until a worker that can read them receives them.
 
-During a rolling deploy old and new workers share a queue. A message with a higher version of the wire
-goes up the ladder and comes again, later each time, for as long as patience lasts; after that it is
-handed out as unreadable. Whatever becomes of it, its bytes and its headers stay as they came: also
-among the dead letters, so that a newer release can revive it.
+During a rolling deploy old and new workers share a queue. A message with a higher wire version is delayed on the ladder
+and comes again, later each time, until ``patience`` has passed; then it is handed out as unreadable. Its bytes and
+headers never change, even among the dead letters, so that a newer release can revive it.
 
-So that this works, some headers have one meaning in every version: the version itself, the two
-counters, the queue, the urgency, when it is due, the four of a death, and since when a release that
-cannot read it has met it. These are written beside what came.
+Therefore some headers have one meaning in every version: the version itself, the two counters, the queue, the urgency,
+the due time, the four of a dead letter, and the time at which a release that cannot read the message first met it.
+These are written beside the original headers.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from relevo_amqp._header import (
 )
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-"""Seconds; as long as what it is waited for, and so doubled each time."""
+"""Seconds; a wait is as long as the time since the first one, so it doubles each time."""
 
 _PROPERTIES = (
     "content_type",
@@ -55,33 +54,33 @@ _PROPERTIES = (
     "type",
     "app_id",
 )
-"""Not the user, whom the server compares with that of the connection, and not an expiration, see Topology."""
+"""Without the user, which the server compares with that of the connection, and the expiration, see Topology."""
 
 _NOT_ITS_OWN = {DELIVERY_COUNT, ACQUIRED_COUNT, MET, REF, REASON, ERROR, DIED_AT, "CC", "BCC", "x-death"} | {
     f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")
 }
-"""The server's, which it would take for orders or writes again, and what an older release added."""
+"""Headers of the server, which it would obey or writes again, and those that an older release added."""
 
 _DEEPEST = 20
 
 
 @attrs.frozen(kw_only=True)
 class Newer(Unreadable):
-    """An event in a version of the wire that is not known yet."""
+    """An event in a wire version that this release does not know."""
 
     came_with: Mapping[str, Any] = attrs.field(hash=False)
-    """Its properties and headers, as they can be published again."""
+    """The properties and headers, as they can be published again."""
 
     met: float | None = None
-    """When it was first received by a release that cannot read it, in seconds since the epoch."""
+    """When a release that cannot read it first received it, in seconds since the epoch."""
 
     def met_at(self, now: float) -> Newer:
-        """Return it as received at *now*, for the first time unless it was before."""
+        """Return the event as received at *now*; an earlier time stays."""
         return attrs.evolve(self, met=now if self.met is None else min(self.met, now))
 
 
 def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: float) -> Newer | None:
-    """Return what a newer release sent, or ``None`` if it did not, or it could not be published again as it came."""
+    """Return the event of a newer release; ``None`` for any other, and for one that cannot be published unchanged."""
     version = headers.get(VERSION)
     if not whole(version) or version <= WIRE_VERSION:
         return None
@@ -97,12 +96,12 @@ def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: 
 
 def as_it_came(event: Newer, *, delayed: bool) -> dict[str, Any]:
     """
-    Return the properties with which *event* is published again; the headers among them may be added to.
+    Return the properties with which *event* is published again; the caller may add headers.
 
     Args:
-        event: What came.
+        event: The event as it was received.
 
-        delayed: It goes up the ladder, where its priority waits in a header.
+        delayed: Whether it goes to the ladder, where a header holds its priority.
     """
     properties = {**event.came_with, "delivery_mode": 2, "headers": dict(event.came_with["headers"])}
     if delayed and (properties.pop("priority", None) or 0) > 4:
@@ -114,14 +113,14 @@ def as_it_came(event: Newer, *, delayed: bool) -> dict[str, Any]:
 
 def wait_for_newer(event: Newer, now: float, *, patience: float) -> float:
     """
-    Return for how many seconds *event* is not looked at again; 0 once patience has run out.
+    Return the seconds for which *event* is delayed; 0 once *patience* has passed.
 
     Args:
-        event: Of a newer release.
+        event: An event of a newer release.
 
         now: Seconds since the epoch.
 
-        patience: Seconds from when it was first met.
+        patience: Seconds since it was first met.
     """
     elapsed = now - (now if event.met is None else event.met)
     left = patience - elapsed
@@ -129,7 +128,7 @@ def wait_for_newer(event: Newer, now: float, *, patience: float) -> float:
 
 
 def _size(value: object, depth: int = 0) -> float:
-    """Return the bytes that *value* takes in a header at most; infinitely many if the driver could not write it."""
+    """Return the most bytes that *value* takes in a header; infinity if the driver cannot encode it."""
     if isinstance(value, str):
         return 5 + len(value.encode("utf-8", "backslashreplace"))
     if isinstance(value, bytes):

@@ -1,10 +1,10 @@
 """
 Filters for pika's log records where relevo raises the same error.
 
-pika tells of a refused password in five lines at level ERROR, of a server that is down in seven, and
-then hands the error to relevo, which says it once. So what pika logs in the thread of a transport is
-dropped. What the application does with pika in its own threads is none of our business, and whoever
-sets a level for ``pika``, or for one of its modules, gets all of it.
+pika logs a refused password in five lines at level ERROR, and a server that is down in seven. Then relevo raises the
+same error once. So the filter drops the records that pika logs in the I/O thread of a transport. It keeps those of
+other threads, since the application may use pika itself, and all of them once a level is set for the logger ``pika`` or
+one below it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ DRIVER = "pika"
 
 
 class QuietThread(threading.Thread):
-    """A thread in which the driver logs nothing, unless somebody wants it to."""
+    """A thread in which the driver logs nothing, unless a level is set for its logger."""
 
 
 def hush() -> None:
-    """Have the driver's loggers know a :class:`QuietThread`; those that there are, so after its import."""
+    """Add the filter to the existing loggers of the driver; call it after the driver's import."""
     for name, logger in tuple(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] == DRIVER and isinstance(logger, logging.Logger):
             logger.addFilter(_wanted)  # once: the same filter is not added twice
@@ -31,7 +31,7 @@ def _wanted(record: logging.LogRecord) -> bool:
 
 
 def _asked_for(name: str) -> bool:
-    """Return whether somebody set a level for the logger *name*, or for one above it up to the driver's."""
+    """Return whether a level is set for the logger *name*, or for one above it up to the driver's."""
     while name:
         if logging.getLogger(name).level != logging.NOTSET:
             return True

@@ -1,5 +1,5 @@
 """
-Notes of which process began which event, written to one stream, and read when the event was lost again.
+Notes of which process began which suspect, written to one stream, and read when the suspect was lost again.
 
 A note belongs to one message, by its *key*, and to one hand-over of it, by the number of earlier hand-overs that
 were lost. The note of the last hand-over counts. A note may arrive after its writer has given the event back, as after
@@ -27,16 +27,16 @@ from relevo_amqp._mapping import PLAIN, Message
 from relevo_amqp._publisher import Publisher, PublishResult
 
 READ_WITHIN = 10.0
-"""Seconds for reading; the largest stream takes about four."""
+"""Seconds for reading the notes; the largest stream takes about four."""
 
 MARGIN = 3600.0
-"""Seconds by which the clocks of two hosts may differ."""
+"""The most seconds by which the clocks of two hosts may differ."""
 
 _PREFETCH, _ACK_EVERY = 1000, 250
 _MOST_FILTERS = 50
 _MOST_OWED = 1000
 _LAST = 4_000_000_000.0
-"""Seconds since the epoch that every system can convert; a message that claims a later time has no note."""
+"""Seconds since the epoch that every system can convert; a message with a later time has no note."""
 
 _FILTER = "x-stream-filter-value"
 
@@ -46,9 +46,9 @@ class NoteLog:
     The stream of a prefix.
 
     Args:
-        name: The stream's and its exchange's.
+        name: The name of the stream and of its exchange.
 
-        publisher: For notes and markers.
+        publisher: Publishes notes and markers.
 
         open_channel: Opens a channel for reading; blocking.
 
@@ -72,23 +72,23 @@ class NoteLog:
         self._timeout = timeout
         self._within = within
         self._owed: deque[Message] = deque(maxlen=_MOST_OWED)
-        """Withdrawals of notes that may still arrive."""
+        """Withdrawals that are not written yet, of notes that may still arrive."""
 
     def append(self, key: str, hand_over: int, note: Note, *, before: Note | None = None) -> None:
         """
         Write *note* and return once it is confirmed; blocking.
 
         Args:
-            key: Of the message.
+            key: The key of the message.
 
-            hand_over: Of the hand-over.
+            hand_over: The number of the hand-over.
 
-            note: What to write.
+            note: The note to write.
 
             before: The note of the same hand-over that counts if this one is not confirmed.
 
         Raises:
-            ConnectionLostError: It was not confirmed. It may arrive later; the next write puts *before* in its place.
+            ConnectionLostError: The note was not confirmed. It may arrive later; the next write restores *before*.
         """
         try:
             self._write(self._message(key, [key, hand_over, note.packed()]))
@@ -102,7 +102,7 @@ class NoteLog:
 
     def probe(self) -> None:
         """
-        Publish a line that no reader takes for a note; blocking.
+        Publish an entry that readers ignore; blocking.
 
         Raises:
             ConnectionLostError: It was not confirmed.
@@ -116,9 +116,9 @@ class NoteLog:
         Return the note that counts for each of *keys* that has one; blocking.
 
         Args:
-            keys: Of messages.
+            keys: The keys of messages.
 
-            since: The earliest time at which one can have been written, in seconds since the epoch by any clock.
+            since: The earliest time at which a note can have been written, in seconds since the epoch by any clock.
 
         Raises:
             ConnectionLostError: The server could not be reached, or accepts no marker.
@@ -156,17 +156,17 @@ class NoteLog:
             if self._owed and self._owed[0] is each:
                 self._owed.popleft()
 
-    def _message(self, key: str, line: list[Any]) -> Message:
+    def _message(self, key: str, entry: list[Any]) -> Message:
         properties = {
             "content_type": "application/json",
             "delivery_mode": 2,
             "headers": {header.VERSION: header.WIRE_VERSION, _FILTER: _filter_of(key)},
         }
-        return Message(self._name, "", properties, json.dumps(line).encode())
+        return Message(self._name, "", properties, json.dumps(entry).encode())
 
 
 class _Reading:
-    """What was read so far; :meth:`take` and :meth:`end` are called in the loop's thread."""
+    """The notes that were read so far; :meth:`take` and :meth:`end` are called in the loop's thread."""
 
     def __init__(self, keys: Collection[str]):
         self.marker = secrets.token_hex(16)
@@ -177,15 +177,15 @@ class _Reading:
         self._error: ConnectionLostError | None = None
 
     def take(self, channel: Channel, tag: int, body: bytes) -> None:
-        """Add the note in *body*; anything that is not a note is ignored."""
+        """Add the note in *body*; ignore anything else."""
         self._seen += 1
         if self._seen % _ACK_EVERY == 0:
             channel.raw.basic_ack(tag, multiple=True)
         try:
-            line = json.loads(body)
+            entry = json.loads(body)
         except (ValueError, RecursionError):
             return
-        match line:
+        match entry:
             case [str() as marker] if marker == self.marker:
                 self._ended.set()
             case [str() as key, int() as hand_over, str() | None as note] if key in self._keys:
@@ -202,7 +202,7 @@ class _Reading:
         Wait for the marker for *timeout* seconds, and return the notes that count.
 
         Raises:
-            ConnectionLostError: It did not come.
+            ConnectionLostError: The marker did not come.
         """
         if not self._ended.wait(timeout):
             raise ConnectionLostError(f"the notes could not be read in {timeout:.3g} s")
@@ -222,5 +222,5 @@ def _offset(since: float) -> datetime:
 
 
 def _filter_of(key: str) -> str:
-    """Return the value for the server's filter; messages without a key of their own share one."""
+    """Return the value for the server's filter; messages without a key of their own share one value."""
     return PLAIN if key.startswith(PLAIN) else key

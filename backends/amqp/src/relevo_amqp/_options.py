@@ -15,12 +15,12 @@ from relevo.errors import ConfigurationError, shown
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _GUEST = "guest"
-"""The user that a server comes with, and its password."""
+"""The default user of a server, and its password."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 MAX_BODY = 16 * 1024 * 1024
-"""RabbitMQ's own limit in bytes unless its ``max_message_size`` says otherwise; beyond it a channel is closed."""
+"""RabbitMQ's default ``max_message_size`` in bytes; a larger message closes the channel."""
 
 
 def _is_loopback(host: str) -> bool:
@@ -42,7 +42,7 @@ def _is_plain_http(url: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """Where a server is, and who asks."""
+    """The address of a server, with the user and the virtual host."""
 
     host: str
     port: int
@@ -54,13 +54,13 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """
-        Return the address that *url* says.
+        Return the address in *url*.
 
-        The driver takes ``http://h/`` and the empty text for addresses; this does not. As there, a path of ``/``
-        alone means the default virtual host.
+        The driver accepts ``http://h/`` and an empty string; this does not. As there, a path of ``/`` alone means the
+        default virtual host.
 
         Raises:
-            ConfigurationError: It is not an address of RabbitMQ, or is elsewhere and names no user; its
+            ConfigurationError: It is not an address of RabbitMQ, or has no user and is on another machine; the
                 password is not shown.
         """
         remedy = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
@@ -110,7 +110,7 @@ class Address:
 
 @attrs.frozen(kw_only=True)
 class AmqpOptions:
-    """What configuration may say of an :class:`AmqpTransport`."""
+    """The options of an :class:`AmqpTransport`."""
 
     url: str = attrs.field(default="amqp://localhost", repr=masked_url)
     """
@@ -120,44 +120,44 @@ class AmqpOptions:
     """
 
     prefix: str = "relevo"
-    """With what the names of all exchanges and queues begin; two applications on one virtual host need two."""
+    """The prefix of all exchanges and queues; two applications on one virtual host need different ones."""
 
     prefetch: int | None = None
     """
-    Events that are fetched ahead for each queue; twice what a ``receive`` asks for by default.
+    Events that are fetched ahead for each queue; by default twice the limit of a ``receive``.
 
-    More is quicker for tiny listeners. But what lies here cannot go to another worker, and counts as
-    lost too when this process dies.
+    A larger number is faster for tiny listeners. But events that were fetched cannot go to another worker, and lose
+    their lease too when this process dies.
     """
 
     window: int = 1000
-    """Events on their way to the server without its confirmation; whoever sends more waits. The back-pressure."""
+    """The most events in flight without a confirmation; a ``send`` of more waits. This is the back-pressure."""
 
     confirm_timeout: float = 10.0
-    """Seconds without any confirmation after which the outcome of a sending is unknown."""
+    """Seconds without any confirmation after which the outcome of a ``send`` is unknown."""
 
     connect_timeout: float = 10.0
-    """Seconds in which a connection must stand."""
+    """Seconds for opening a connection."""
 
     heartbeat: int = 60
-    """Seconds; a silent connection is given up after about three of it."""
+    """Seconds; a silent connection is closed after about three times this."""
 
     max_body: int = MAX_BODY
-    """Bytes; lower it if the server's ``max_message_size`` is lower."""
+    """The most bytes of a body; lower it if the server's ``max_message_size`` is lower."""
 
     resolution: float = 0.1
-    """Seconds; the step of delays. It and *levels* are in the names of the delaying queues: a change makes new ones."""
+    """Seconds; the step of delays. It and *levels* are in the names of the ladder's queues: a change creates others."""
 
     levels: int = 20
-    """How many queues delay. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
+    """The number of delay queues. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
 
     settle_in: float = 1.5
     """
     Seconds from the declaration of a queue until it survives a crash of the server.
 
-    A server records a new quorum queue in a file within about a second. If it is killed before that, it starts again
-    with an empty queue, or one that never answers, whatever it confirmed. So ``setup`` waits for this time, and so
-    does the first ``send`` to a queue that another process has just created; once in the life of a queue. 0 is for
+    A server records a new quorum queue in a file within about a second. If it is killed before, the queue is empty
+    after the restart, or never answers, even if events in it were confirmed. So ``setup`` waits for this time, and so
+    does the first ``send`` to a queue that another process has just created, once in the life of a queue. 0 is for
     tests whose server is not killed.
     """
 
@@ -171,9 +171,9 @@ class AmqpOptions:
 
     patience: float = attrs.field(default=3600.0, metadata=INHERITED)
     """
-    Seconds for which an event that a newer relevo sent, and this one cannot read, is given back.
+    Seconds for which an event of a newer relevo that this one cannot read is given back.
 
-    Configuration gives it the application's own, which holds for all else that a worker does not know yet.
+    Configuration sets it to the application's ``patience``.
     """
 
     def __attrs_post_init__(self) -> None:

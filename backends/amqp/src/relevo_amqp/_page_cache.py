@@ -1,10 +1,10 @@
 """
 Dead letters that were read beyond the requested page, kept for the next pages.
 
-A queue has no index: to find what died first, all of it is looked through. If each page did so, a
-thousand pages would be a thousand looks. So a look keeps the next few thousand, and the page that
-goes on where the last one ended is taken from here. Nothing is held at the server for that: a process
-that pages and dies costs nothing, and others see all dead letters meanwhile.
+A queue has no index, so finding the first dead letters takes a scan of the whole queue. With a scan for each page, a
+thousand pages would take a thousand scans. So a scan keeps the next few thousand letters here, and a page that goes on
+where the last one ended takes them. The server holds nothing for that: a process that dies between two pages costs
+nothing, and other processes see all dead letters meanwhile.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import NamedTuple
 from relevo_amqp._mapping import DeadLetterDetails, MessageRecord
 
 MOST = 5000
-"""Dead letters that are kept for further pages."""
+"""The most dead letters that are kept for further pages."""
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of their bodies together."""
+"""The most bytes of their bodies together."""
 
 FRESH = 30.0
-"""Seconds without a further page after which the next one looks again."""
+"""Seconds without a further page after which the next one scans again."""
 
 
 class FoundDeadLetter(NamedTuple):
-    """A dead letter while it is looked at."""
+    """A dead letter that a scan found."""
 
     ref: str
     tag: int
@@ -39,23 +39,23 @@ class FoundDeadLetter(NamedTuple):
 
 class Earliest:
     """
-    Those that died first among all that are added.
+    The earliest dead letters among all that are added.
 
     Args:
-        limit: How many are wanted; more are kept as far as there is room for them.
+        limit: How many the caller wants; more are kept as far as there is room.
     """
 
     def __init__(self, limit: int):
         self.letters: list[FoundDeadLetter] = []
         self.complete = True
-        """Whether all that were added are there."""
+        """Whether no letter was dropped."""
         self._limit = limit
         self._size = 0
         self._ceiling: str | None = None
 
     def add(self, letter: FoundDeadLetter) -> None:
-        """Take *letter* in, and drop the last ones if there is no room."""
-        if self._ceiling is not None and letter.ref >= self._ceiling:  # no gap: one before it was dropped
+        """Add *letter*, and drop the last ones if there is no room."""
+        if self._ceiling is not None and letter.ref >= self._ceiling:  # leave no gap: an earlier one was dropped
             return
         letters = self.letters
         insort(letters, letter, key=lambda each: each.ref)
@@ -79,14 +79,14 @@ class _Remainder(NamedTuple):
 
 
 class PageCache:
-    """Keeps the rest of the last look; for one reader who goes on, any other looks for himself."""
+    """The letters that the last scan found beyond its page; for one reader, since any other scan replaces them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._remainder: _Remainder | None = None
 
     def take(self, queue: str, behind: str, limit: int) -> tuple[list[FoundDeadLetter], bool]:
-        """Return up to *limit* of *queue* that come right behind the ref *behind*, and whether there are no others."""
+        """Return up to *limit* letters of *queue* right behind the ref *behind*, and whether there are no others."""
         with self._lock:
             remainder = self._remainder
             if remainder is None or not remainder.continues(queue, behind, time.monotonic()):
@@ -98,12 +98,12 @@ class PageCache:
             return letters, remainder.complete
 
     def put(self, queue: str, behind: str, letters: list[FoundDeadLetter], *, complete: bool) -> None:
-        """Keep *letters* of *queue*, which come right behind the ref *behind*; *complete* says that no others do."""
+        """Keep *letters* of *queue* right behind the ref *behind*; *complete* if there are no others."""
         with self._lock:
             self._put(queue, behind, letters, complete=complete)
 
     def drop(self, refs: Collection[str]) -> None:
-        """Forget those of *refs*, which are no dead letters any more."""
+        """Forget the letters with *refs*, which were revived or discarded."""
         with self._lock:
             if self._remainder is not None:
                 letters = [letter for letter in self._remainder.letters if letter.ref not in refs]

@@ -1,9 +1,9 @@
 """
 Publish with confirms: a window of messages in flight, each with one of four results.
 
-A message is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was gone
-before it) or *unknown* (sent, and the answer is missing). Confirms come out of order, and a return
-comes before the confirm of the same message, so what is on its way stands in a table.
+A message is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was lost before) or
+*unknown* (sent, and the answer is missing). Confirms come out of order, and a return comes before the confirm of the
+same message, so a table holds the messages in flight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_TAKEN = (
 
 
 class PublishResult(IntEnum):
-    """What became of a message."""
+    """The result of publishing a message."""
 
     CONFIRMED = 1
     REFUSED = 2
@@ -35,7 +35,7 @@ class PublishResult(IntEnum):
 
 
 _SLICE = 0.05
-"""Seconds between two checks whether the server has stopped reading."""
+"""Seconds between two checks of whether the server has stopped reading."""
 
 
 class PublishBatch:
@@ -47,7 +47,7 @@ class PublishBatch:
         self.results: list[PublishResult | None] = [None] * len(messages)
         self.why = ""
         self.homeless: int | None = None
-        """Where the first message stands that no queue takes."""
+        """The position of the first message that no queue is bound for."""
         self.begun = 0
         self.open = len(messages)
         self.progress = time.monotonic()
@@ -56,7 +56,7 @@ class PublishBatch:
             self.done.set()
 
     def settle(self, position: int, result: PublishResult, why: str = "") -> None:
-        """Note the result of the message at *position*, unless it has one."""
+        """Set the result of the message at *position*, unless it has one."""
         if self.results[position] is not None:
             return
         self.results[position] = result
@@ -66,19 +66,19 @@ class PublishBatch:
             self.done.set()
 
     def turn_away(self, position: int, why: str) -> None:
-        """Note that no queue takes the message at *position*."""
+        """Refuse the message at *position*, which no queue is bound for."""
         if self.results[position] is None and self.homeless is None:
             self.homeless = position
         self.settle(position, PublishResult.REFUSED, why)
 
     def give_up(self, why: str, *, begun: int | None = None) -> None:
         """
-        End it: what was not begun is unsent, what is on its way unknown.
+        End the batch: messages that were not begun are unsent, those in flight are unknown.
 
         Args:
-            why: In words.
+            why: The reason.
 
-            begun: How many were begun, if the loop's thread cannot be asked.
+            begun: How many were begun, if the loop's thread does not answer.
         """
         begun = self.begun if begun is None else begun
         for position, result in enumerate(self.results):
@@ -87,13 +87,13 @@ class PublishBatch:
         self.done.set()
 
     def doubt(self, why: str) -> None:
-        """Mark what was confirmed as unknown, because of *why*."""
+        """Turn confirmed messages into unknown ones, because of *why*."""
         for position in self.positions(PublishResult.CONFIRMED):
             self.results[position] = PublishResult.UNKNOWN
         self.why = self.why or why
 
     def positions(self, result: PublishResult) -> tuple[int, ...]:
-        """Return where *result* fell."""
+        """Return the positions of the messages with this *result*."""
         return tuple(position for position, each in enumerate(self.results) if each is result)
 
 
@@ -102,18 +102,18 @@ class Publisher:
     Publishes over one connection, opened when it is needed.
 
     Args:
-        loop: Where it runs.
+        loop: The I/O thread.
 
         connect: Opens a connection; blocking.
 
-        window: Messages on their way at most.
+        window: The largest number of messages in flight.
 
         timeout: Seconds without any confirmation after which they are given up.
 
         answer_within: Seconds for the opening of a channel.
 
-        believe: Called with the channel when something was confirmed; returns when that can be relied on, and raises
-            :class:`ConnectionLostError` when it cannot.
+        wait_until_durable: Called with the channel after a confirmation; returns when what was confirmed survives a
+            crash of the server, and raises :class:`ConnectionLostError` if it may be lost.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class Publisher:
         window: int,
         timeout: float,
         answer_within: float,
-        believe: Callable[[Channel], None],
+        wait_until_durable: Callable[[Channel], None],
     ):
         self._loop = loop
         self._connect = connect
         self._window = window
         self._timeout = timeout
         self._answer_within = answer_within
-        self._believe = believe
+        self._wait_until_durable = wait_until_durable
         self._opening = threading.Lock()
         self._connection: Connection | None = None
         self._channel: Channel | None = None
@@ -140,17 +140,17 @@ class Publisher:
         self._flying: dict[int, tuple[PublishBatch, int]] = {}
         self._tag = 0
         self._working: set[str] = set()
-        """The exchanges that accepted something on this channel."""
+        """The exchanges that accepted a message on this channel."""
 
     @property
     def is_proven(self) -> bool:
-        """Whether the server has answered a publish on the current connection."""
+        """Whether the server has confirmed a message on the current connection."""
         channel = self._channel
         return channel is not None and channel.lost is None and bool(self._working)
 
     @property
     def blocked(self) -> str | None:
-        """Why the server has stopped taking events; ``None`` if it has not, as far as is known."""
+        """Why the server has stopped taking events; ``None`` if it has not, as far as this process knows."""
         connection = self._connection
         reason = None if connection is None or connection.lost is not None else connection.blocked
         return None if reason is None else f"the server has stopped taking events: {reason}"
@@ -159,7 +159,7 @@ class Publisher:
         self, messages: Sequence[Message], *, unless_blocked: bool = False, is_lasting: bool = True
     ) -> PublishBatch:
         """
-        Publish *messages* and return what became of each; blocking.
+        Publish *messages* and return the result of each; blocking.
 
         Args:
             messages: What to publish.
@@ -167,7 +167,7 @@ class Publisher:
             unless_blocked: Send nothing, and stop waiting, once the server has stopped taking events. Messages that
                 were sent before that was known have no result yet, see :meth:`wait`.
 
-            is_lasting: Wait also until what is confirmed can be relied on.
+            is_lasting: Wait also until confirmed messages survive a crash of the server.
 
         Raises:
             ConnectionLostError: The server could not be reached; nothing was sent.
@@ -186,11 +186,11 @@ class Publisher:
         return batch
 
     def wait(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
-        """Wait until each message of *batch* has a result, or with *unless_blocked* the server takes none; blocking."""
+        """Wait until all of *batch* have a result or, with *unless_blocked*, the server takes no events; blocking."""
         self._wait_for_results(batch, unless_blocked=unless_blocked)
         if batch.channel is not None and batch.done.is_set():
             try:
-                self._believe(batch.channel)
+                self._wait_until_durable(batch.channel)
             except ConnectionLostError as error:
                 batch.doubt(error.why)
 
@@ -204,13 +204,13 @@ class Publisher:
             elif unless_blocked and self.blocked is not None:
                 return
             elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline):
-                self._loop.soon(lambda: self._too_late(batch))
+                self._loop.soon(lambda: self._time_out(batch))
                 batch.done.wait(1.0)
-                # That thread does not come to it, and may be about to publish: nothing is known of any.
+                # The thread is busy and may be about to publish: the result of all of them is unknown.
                 batch.give_up("no confirmation in time", begun=len(batch.messages))
 
     def close(self, timeout: float) -> None:
-        """Give the connection up; blocking."""
+        """Close the connection; blocking."""
         with self._opening:
             if self._connection is not None:
                 self._connection.close(timeout)
@@ -254,7 +254,7 @@ class Publisher:
         self._pump()
 
     def _pump(self) -> None:
-        """Publish what waits, as far as the window is open."""
+        """Publish waiting messages, as far as the window has room."""
         waiting, flying, channel = self._waiting, self._flying, self._channel
         while waiting and len(flying) < self._window and channel is not None and channel.lost is None:
             batch = waiting[0]
@@ -265,7 +265,7 @@ class Publisher:
             batch.begun += 1
             try:
                 channel.publish(batch.messages[position])
-            except Exception as error:  # noqa: BLE001 - pika encodes before it sends: this one cannot be
+            except Exception as error:  # noqa: BLE001 - pika encodes before it sends: nothing was sent
                 batch.settle(position, PublishResult.REFUSED, f"it cannot be encoded: {error!r}")
                 continue
             self._tag += 1
@@ -297,7 +297,7 @@ class Publisher:
             self._pump()
 
     def _on_return(self, method: Any, properties: Any, body: bytes) -> None:
-        """Refuse the first message on its way that equals the returned one: returns come in publishing order."""
+        """Refuse the first message in flight that equals the returned one: returns come in publishing order."""
         for batch, position in self._flying.values():
             message = batch.messages[position]
             if (
@@ -316,14 +316,14 @@ class Publisher:
         flying, self._flying = self._flying, {}
         for batch, position in flying.values():
             exchange = batch.messages[position].exchange
-            # The server closes the channel at the first that it refuses, and accepts none after it. If it accepted some
-            # for this exchange before, the right to write was lost meanwhile, and which is the first is unknown.
+            # The server closes the channel at the first message that it refuses, and accepts none after it. If it
+            # accepted some for this exchange before, the permission was lost meanwhile, and the first is unknown.
             if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
                 batch.settle(
                     position, PublishResult.REFUSED, f"{error.why}; this user needs the permission to write to it"
                 )
                 continue
-            # The server names an exchange that is missing; what went there was not taken for sure.
+            # The server names an exchange that is missing; messages to it were certainly not accepted.
             missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why
             if missing:
                 batch.turn_away(position, error.why)
@@ -333,11 +333,11 @@ class Publisher:
         for batch in waiting:
             batch.give_up(error.why)
 
-    def _too_late(self, batch: PublishBatch) -> None:
+    def _time_out(self, batch: PublishBatch) -> None:
         connection, channel = self._connection, batch.channel
         late = min(self._timeout, time.monotonic() - batch.progress)
         why = self.blocked or f"no confirmation in {late:.3g} s"
         if channel is not None and channel is self._channel and connection is not None:
-            connection.abort()  # what is still on its way must not arrive at any time later
+            connection.abort()  # what is in flight must not arrive later
             channel.lose(ConnectionLostError(why))
         batch.give_up(why)

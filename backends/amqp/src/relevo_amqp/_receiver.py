@@ -49,18 +49,18 @@ _log = getLogger("relevo.amqp")
 
 class Receiver:
     """
-    Hands out what one subscription brings.
+    Hands out the events of one subscription.
 
     Args:
         hub: The connections.
 
-        clock: For what was sent without saying when, and for delays that go on.
+        clock: The time to use for an event without one, and for delays longer than the ladder.
 
         prefetch: Events fetched ahead for each queue; by demand if ``None``.
 
-        patience: Seconds for which what a newer release sent is given back.
+        patience: Seconds for which an event of a newer release is given back.
 
-        ended: Whether waiting makes no sense any more.
+        ended: Returns whether a waiting call must return.
     """
 
     def __init__(self, hub: Hub, clock: Clock, *, prefetch: int | None, patience: float, ended: Callable[[], bool]):
@@ -79,7 +79,7 @@ class Receiver:
 
     def receive(self, queues: tuple[str, ...], *, limit: int, wait: float) -> list[Delivery]:
         """
-        Hand out up to *limit*; blocks up to *wait* seconds.
+        Hand out up to *limit* events; blocks up to *wait* seconds.
 
         Raises:
             ConnectionLostError: The server could not be reached; nothing is held any more.
@@ -138,7 +138,7 @@ class Receiver:
         return self.subscription is None or self.subscription.lost is not None
 
     def wake(self) -> None:
-        """Have a waiting :meth:`receive` see that all has ended; from any thread."""
+        """Make a waiting :meth:`receive` check whether it must return; from any thread."""
         if self.subscription is not None:
             with self.subscription.changed:
                 self.subscription.changed.notify_all()
@@ -170,13 +170,13 @@ class Receiver:
         self._relocate(subscription)
 
     def hurry(self, timeout: float) -> None:
-        """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
+        """Wait at most *timeout* seconds for each answer from now on: the receiver is about to end."""
         if self.subscription is not None:
             self.subscription.hurry(timeout)
 
     def finish(self) -> None:
         """
-        End the subscription once its acks are through; blocking.
+        End the subscription once the server has its acks; blocking.
 
         Raises:
             ConnectionLostError: The server could not be reached.
@@ -187,7 +187,7 @@ class Receiver:
     # --- subscribing -----------------------------------------------------------------------------------
 
     def _subscribed(self, queues: tuple[str, ...], limit: int) -> Subscription:
-        """Return a subscription that brings *queues*, with a prefetch that *limit* needs."""
+        """Return a subscription with consumers of *queues*, and a prefetch for *limit*."""
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
             self._hub.provide(queues)
@@ -211,7 +211,7 @@ class Receiver:
         return self._state.phase is Phase.CONSUMING
 
     def _consume(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
-        """Have *queues* brought, with a prefetch that *limit* needs, and no others."""
+        """Start the consumers of *queues*, with a prefetch for *limit*, and stop all others."""
         topology = self._hub.topology
         if left_out := subscription.queues.difference(queues):
             subscription.pause(left_out)
@@ -235,12 +235,12 @@ class Receiver:
                 subscription.consume(queue, topology.queue(queue, Role.MAIN), more)
                 added = True
         if added:
-            for _ in range(2):  # so that the first of each are here, and the preferred queue is
+            for _ in range(2):  # so that the first events have arrived, also those of the preferred queue
                 for queue in queues:
                     subscription.count(topology.queue(queue, Role.MAIN))
 
     def _ahead(self, limit: int) -> int:
-        """Return how many of each queue are brought ahead of their time."""
+        """Return how many events of each queue are fetched ahead."""
         return self._wanted_prefetch or min(2 * limit if limit > 1 else 1, MAX_PREFETCH)
 
     def _clean(self, subscription: Subscription) -> Subscription:
@@ -255,7 +255,7 @@ class Receiver:
     # --- handing out -----------------------------------------------------------------------------------
 
     def _hand_out(self, subscription: Subscription, queues: Sequence[str], limit: int) -> list[Delivery]:
-        """Return what arrived and may be handed out; set apart what has to be moved."""
+        """Return the events that arrived and may be handed out; set apart those that have to be moved."""
         now = self._clock.now()
         deliveries = []
         for arrival in subscription.take(queues, limit):
@@ -313,7 +313,7 @@ class Receiver:
 
     def _with_note(self, arrival: Arrival, record: MessageRecord) -> MessageRecord:
         """
-        Return *record*, of a suspect, with the note that counts.
+        Return the *record* of a suspect with the note that counts.
 
         Raises:
             ConnectionLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
@@ -324,7 +324,7 @@ class Receiver:
         return record.noted(notes.get(record.suspect))
 
     def _read(self, arrival: Arrival, now: float) -> tuple[MessageRecord, float]:
-        """Return what *arrival* says, its counters brought up to date, and for how long it is not handed out here."""
+        """Return the record of *arrival*, with current counters, and the seconds for which it is not handed out."""
         record = read(arrival.properties, arrival.body, queue=arrival.queue, now=now)
         return postponed(record.lost(lost_leases(arrival.properties)), now, patience=self._patience)
 
@@ -332,10 +332,9 @@ class Receiver:
         """
         Stop the consumers before the suspects' turn, and set apart as many suspects as one sweep finds.
 
-        A caller that asks for few events is brought few, and suspects that others left in the main queue would come by
-        ones and twos, each time with the whole way to the suspects and back. They are at the head of the queue, so a
-        sweep finds them. The other events that it finds go back, counting nothing, as far as they are more than are
-        fetched ahead otherwise.
+        A small limit means a small prefetch, so suspects that a lost process left in the main queue would arrive by
+        ones and twos, each time with a new turn. They are at the head of the queue, so a sweep finds them. Other events
+        that it finds go back, counting nothing, except as many as are usually fetched ahead.
         """
         sweep, self._to_sweep = self._to_sweep & subscription.queues, set()
         for queue in sweep:
@@ -353,7 +352,7 @@ class Receiver:
             room[arrival.queue] -= 1
             return room[arrival.queue] < 0
 
-        self._set_apart += subscription.sift(goes_back)
+        self._set_apart += subscription.take_if(goes_back)
 
     # --- moving ----------------------------------------------------------------------------------------
 
@@ -364,7 +363,7 @@ class Receiver:
 
     def pause(self, error: ConnectionLostError) -> None:
         """
-        Move nothing and hand out no suspect for a while, because of *error* when something was published.
+        Move no event and hand out no suspect for a while, since publishing one failed with *error*.
 
         Raises:
             ConfigurationError: Something is missing on the server that this process did not set up.
@@ -388,14 +387,14 @@ class Receiver:
 
     def _relocate(self, subscription: Subscription) -> None:
         """
-        Publish what was set apart to where it belongs, counters brought up to date, and ack what is confirmed.
+        Publish the events that were set apart to where they belong, with current counters; ack those confirmed.
 
-        What cannot be moved now stays set apart, and is moved later.
+        Events that cannot be moved now stay set apart, and are moved later.
 
         Raises:
             ConfigurationError: A queue is missing that this process did not set up.
 
-            ConnectionLostError: Some were not confirmed, and the server is in no alarm.
+            ConnectionLostError: Some were not confirmed, although there is no alarm.
         """
         arrivals, now = self._set_apart, self._clock.now()
         if not arrivals:
@@ -415,7 +414,7 @@ class Receiver:
         confirmed = {receipt.tag for receipt in moved.confirmed}
         subscription.ack(confirmed)
         if confirmed:
-            subscription.wait_for_acks()  # each would be there twice if what is handed out next ended the process
+            subscription.wait_for_acks()  # if the next hand-over ends the process, no event is there twice
         self._set_apart = [arrival for arrival in arrivals if arrival.tag not in confirmed]
         if self._set_apart and self._hub.publisher.blocked is None:
             if moved.refused:
@@ -424,7 +423,7 @@ class Receiver:
 
     def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, MessageRecord, float]]:
         """
-        Return what *arrivals* hold, with the notes on those that were handed out before, and their delays.
+        Return *arrivals* with their records and delays, and the notes on those that were handed out before.
 
         Raises:
             ConnectionLostError: The notes could not be read.
@@ -478,9 +477,9 @@ class Receiver:
 
 
 def _key_of_first(arrival: Arrival, record: MessageRecord) -> str:
-    """Return the key of a note that a hand-over from a main queue may have left; empty if there can be none."""
+    """Return the key of a note that a hand-over from the main queue may have left; empty if there is none."""
     times = lost_leases(arrival.properties)
-    if not times or record.lost_leases > times:  # what had lost leases before is not handed out from there
+    if not times or record.lost_leases > times:  # earlier lost leases: it was not handed out from there
         return ""
     return record.suspect or plain_key(record.envelope, arrival.queue, record.attempt - times, record.enqueued_at)
 

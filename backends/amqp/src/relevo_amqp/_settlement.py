@@ -12,18 +12,18 @@ from relevo_amqp._topology import Role, Topology, word
 
 def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: float, unique: str) -> Message | None:
     """
-    Return what must be published, and confirmed, before *delivery* is acked; nothing if it is done.
+    Return the message that must be confirmed before *delivery* is acked; ``None`` if the event is done.
 
-    A nack, a release and a recorded loss are new messages: the server's own ways of giving back would
-    count as lost leases, or not at all, and could not keep a state. The note on a delivery goes along with a release
-    and a loss; a retry, and a death that the worker saw, remove it.
+    A nack, a release and a lost lease are new messages: the server's nack would count as a lost lease, or not at all,
+    and could not keep a state. A release and a lost lease keep the note on a delivery; a retry, and a death that the
+    worker saw, remove it.
 
     Args:
-        delivery: What was handed out.
+        delivery: The delivery that ends.
 
-        outcome: How it ends.
+        outcome: Its outcome.
 
-        topology: Where things go.
+        topology: The names of exchanges and queues.
 
         now: Seconds since the epoch.
 
@@ -50,7 +50,7 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
     record = attrs.evolve(
         _record(delivery, state), attempt=attempt, lost_leases=lost_leases, begun=begun, deaths=deaths
     )
-    record = record.keyed(suspect_key(now, unique))  # so that no earlier note is found, also from before a revival
+    record = record.keyed(suspect_key(now, unique))  # a new key, so that no earlier note counts
     if delay <= 0.0 and lost_leases:
         route = topology.aside(Role.SUSPECT, delivery.queue)
     else:
@@ -69,13 +69,13 @@ def relocated(
     A suspect goes to the suspects, an event that has to wait to the ladder, and any other back to its queue.
 
     Args:
-        record: What was received, its counters brought up to date.
+        record: The received event, with its current counters.
 
         queue: The queue it was received from.
 
         wait: Seconds for which it is not handed out.
 
-        topology: Where things go.
+        topology: The names of exchanges and queues.
 
         now: Seconds since the epoch.
 

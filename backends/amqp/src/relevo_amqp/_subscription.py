@@ -1,9 +1,9 @@
 """
 Deliveries from their arrival to their ack.
 
-A subscription lives on one channel and ends with it: a closed channel, a cancel by the server, a lost
-connection and a deleted queue are one event, after which nothing of it is valid any more. A new one is
-another object with another token, so that its receipts cannot be mistaken.
+A subscription uses one channel and ends with it. A closed channel, a cancel by the server, a lost connection and a
+deleted queue all end it, and then none of its receipts is valid. The next subscription is another object with another
+token, so that receipts cannot be confused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
-"""Round trips without an arrival after which nothing is on its way, and the most that are tried."""
+"""Round trips without an arrival after which nothing is on its way, and the most round trips."""
 
 CANCELLED = "cancelled"
-"""The kind of error when the server ended a consumer and the connection still works."""
+"""The kind of error when the server cancelled a consumer and the connection still works."""
 
 _AGAIN = 0.05
-"""Seconds after which is given back what would disturb the end of a consumer."""
+"""Seconds between two attempts to give an event back while a consumer is being cancelled."""
 
 
 class Receipt(NamedTuple):
-    """Proof of holding a delivery: of which subscription, and its tag there."""
+    """Proof of holding a delivery: the token of its subscription, and its tag there."""
 
     token: int
     tag: int
@@ -44,7 +44,7 @@ class Receipt(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A message that lies here."""
+    """A message that arrived."""
 
     tag: int
     queue: str
@@ -55,7 +55,7 @@ class Arrival(NamedTuple):
 
 
 class _Consumer:
-    """One consumer on the server: what it brings, how much it may have unacked, and how much it has."""
+    """One consumer on the server: its queue, its prefetch, and how many of its events are unacked."""
 
     __slots__ = ("name", "out", "prefetch", "queue")
 
@@ -68,10 +68,10 @@ class _Consumer:
 
 class Subscription:
     """
-    The consumers of one channel, what they brought, and what is to be acked.
+    The consumers of one channel, the messages that arrived, and the acks.
 
     Args:
-        channel: Open; its own; in transactions, see :meth:`_flush`.
+        channel: An open channel for this subscription alone, in transactions, see :meth:`_flush`.
 
         timeout: Seconds for an answer of the server.
     """
@@ -81,7 +81,7 @@ class Subscription:
         self.changed = threading.Condition()
         self.lost: ConnectionLostError | None = None
         self.worn = False
-        """A consumer was ended on it: the server may keep something for it that will never be delivered."""
+        """Whether a consumer was cancelled on it: the server may keep an event for it and never deliver that."""
         self._channel = channel
         self._timeout = timeout
         self._consumers: dict[str, _Consumer] = {}
@@ -94,7 +94,7 @@ class Subscription:
         self._notes: dict[int, Note] = {}
         self._done: set[int] = set()
         self._return_at: dict[int, float] = {}
-        """When what could not be settled goes back, by its tag."""
+        """The times at which events that could not be settled go back, by tag."""
         self._flush_scheduled = False
         self._acks_wait = False
         # How many flushes were sent, how many of them committed, and for how many of these that was answered.
@@ -103,39 +103,39 @@ class Subscription:
         channel.on_cancel = self._on_cancel
 
     def hurry(self, timeout: float) -> None:
-        """Wait no longer than *timeout* seconds for each answer from now on: this is about to end."""
+        """Wait at most *timeout* seconds for each answer from now on: the subscription is about to end."""
         self._timeout = min(self._timeout, timeout)
 
     # --- consumers: blocking ---------------------------------------------------------------------------
 
     @property
     def queues(self) -> set[str]:
-        """The queues that are brought."""
+        """The queues that have a consumer."""
         return {consumer.queue for consumer in tuple(self._consumers.values())}
 
     def window(self, queue: str) -> int:
-        """Return how many of *queue* the server lets this subscription have unacked."""
+        """Return how many events of *queue* may be unacked: the prefetch of its consumers together."""
         return sum(consumer.prefetch for consumer in self._of(queue))
 
     def full(self, queue: str) -> bool:
-        """Return whether the server hands out no more of *queue* until something of it is acked."""
+        """Return whether the server delivers no more of *queue* until an ack."""
         return all(consumer.out >= consumer.prefetch for consumer in self._of(queue))
 
     def consume(self, queue: str, name: str, prefetch: int) -> None:
         """
-        Have the server hand out *prefetch* more of *queue*, by a consumer beside those there are.
+        Start a further consumer of *queue*, so that the server delivers *prefetch* more events of it.
 
-        A consumer is never ended to start one with a larger prefetch, see :meth:`pause`.
+        A consumer is never cancelled to start one with a larger prefetch, see :meth:`pause`.
 
         Args:
-            queue: Relevo's name.
+            queue: Relevo's name of the queue.
 
-            name: The server's.
+            name: The server's name of the queue.
 
-            prefetch: How many may be unacked.
+            prefetch: How many events of the new consumer may be unacked.
 
         Raises:
-            ConnectionLostError: The channel is gone.
+            ConnectionLostError: The channel was lost.
         """
         self._channel.call("basic_qos", prefetch_count=prefetch, timeout=self._timeout)
         self._numbers += 1
@@ -149,14 +149,14 @@ class Subscription:
 
     def pause(self, queues: Collection[str]) -> None:
         """
-        End the consumers of *queues*; what they brought lies here.
+        Cancel the consumers of *queues*; events that arrived stay here.
 
-        What the server has assigned to a consumer and not yet sent when that is cancelled, it neither sends nor
-        gives to anybody else until the channel closes (seen on 4.0.5). So acks wait first, until the consumers
-        are full or the queues empty. What slips through nevertheless goes back when the channel is replaced.
+        An event that the server has assigned to a consumer and not yet sent when the consumer is cancelled stays hidden
+        until the channel closes (seen on 4.0.5). So first the acks wait, until the consumers are full or the queues
+        empty. An event that is hidden nevertheless goes back when the channel is replaced.
 
         Raises:
-            ConnectionLostError: The channel is gone.
+            ConnectionLostError: The channel was lost.
         """
         with self.changed:
             ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
@@ -167,7 +167,7 @@ class Subscription:
             sent = self._sent
         try:
             self._wait_for(sent)
-            self._calm(list(ending.values()))
+            self._wait_for_calm(list(ending.values()))
             for tag in ending:
                 self._channel.cancel(tag, self._timeout)
                 self.worn = True
@@ -177,13 +177,13 @@ class Subscription:
             self._acks_wait = False
             self.ack(())
 
-    def _calm(self, consumers: Sequence[_Consumer]) -> None:
+    def _wait_for_calm(self, consumers: Sequence[_Consumer]) -> None:
         """
         Wait until nothing is on its way.
 
-        Acks that were sent take effect with the queue's next entry in its log, and make room for further
-        assignments. A get is such an entry, so its answer stands behind them; what it takes lies here then, too.
-        What a queue assigned before one round trip has come with the next.
+        Acks take effect with the next entry in the queue's log, and make room for further assignments. A get is such
+        an entry, so its answer comes after them; the event that it fetches is kept like an arrival. Events that a queue
+        assigned before one round trip have arrived with the next.
         """
         for name, queue in {consumer.name: consumer.queue for consumer in consumers}.items():
             arrival = self.get(queue, name)
@@ -205,10 +205,10 @@ class Subscription:
 
     def get(self, queue: str, name: str) -> Arrival | None:
         """
-        Take one from the server's queue *name*, which is one of relevo's *queue*.
+        Fetch one event from the server's queue *name*, which belongs to relevo's *queue*.
 
         Raises:
-            ConnectionLostError: The channel is gone.
+            ConnectionLostError: The channel was lost.
         """
         got = self._channel.get(name, self._note, self._timeout)
         if got is None:
@@ -218,25 +218,25 @@ class Subscription:
 
     def count(self, name: str) -> int:
         """
-        Return how many events of the server's queue *name* are ready; a round trip behind all that was delivered.
+        Return how many events of the server's queue *name* are ready; the answer comes after earlier deliveries.
 
         Raises:
-            ConnectionLostError: The channel is gone, as it is when there is no such queue.
+            ConnectionLostError: The channel was lost, as it is when the queue is missing.
         """
         frame = self._channel.call("queue_declare", name, passive=True, timeout=self._timeout)
         return int(frame.method.message_count)
 
     def close(self) -> None:
-        """Close the channel; what is unacked goes back, and counts as lost."""
+        """Close the channel; unacked events go back with a lost lease."""
         self._on_lost(ConnectionLostError("closed"))
         self._channel.close()
 
     def finish(self) -> None:
         """
-        Close the channel once the acks are through.
+        Close the channel once the server has the acks.
 
         Raises:
-            ConnectionLostError: The channel is gone.
+            ConnectionLostError: The channel was lost.
         """
         self.wait_for_acks()
         if self.lost is not None:
@@ -246,7 +246,7 @@ class Subscription:
     # --- arrivals ----------------------------------------------------------------------------------------
 
     def take(self, queues: Sequence[str], limit: int) -> list[Arrival]:
-        """Return up to *limit* that lie here, by preference; they are held from now on."""
+        """Take up to *limit* events that arrived, in the order of *queues*; they are held from now on."""
         taken: list[Arrival] = []
         with self.changed:
             for lane in (self._urgent, self._normal):
@@ -257,28 +257,28 @@ class Subscription:
             self._held.update(arrival.tag for arrival in taken)
         return taken
 
-    def sift(self, strange: Callable[[Arrival], bool]) -> list[Arrival]:
-        """Return those that lie here and are *strange*, in the order of their arrival; they are held from now on."""
-        sifted: list[Arrival] = []
+    def take_if(self, chosen: Callable[[Arrival], bool]) -> list[Arrival]:
+        """Take the events that arrived and are *chosen*, in the order of their arrival; they are held from now on."""
+        taken: list[Arrival] = []
         with self.changed:
             for lane in (self._urgent, self._normal):
                 for arrivals in lane.values():
-                    chosen = {arrival.tag for arrival in arrivals if strange(arrival)}
-                    if chosen:
-                        sifted += (arrival for arrival in arrivals if arrival.tag in chosen)
-                        left = [arrival for arrival in arrivals if arrival.tag not in chosen]
+                    tags = {arrival.tag for arrival in arrivals if chosen(arrival)}
+                    if tags:
+                        taken += (arrival for arrival in arrivals if arrival.tag in tags)
+                        left = [arrival for arrival in arrivals if arrival.tag not in tags]
                         arrivals.clear()  # the consumers' callbacks hold it
                         arrivals.extend(left)
-            self._held.update(arrival.tag for arrival in sifted)
-        return sifted
+            self._held.update(arrival.tag for arrival in taken)
+        return taken
 
     def take_all(self) -> list[Arrival]:
-        """Return all that lie here; they are held from now on."""
+        """Take all events that arrived; they are held from now on."""
         return self.take(tuple(self._normal), 1 << 62)
 
     @property
     def buffered(self) -> int:
-        """How many lie here."""
+        """How many events arrived and were not taken."""
         with self.changed:
             return sum(len(arrivals) for lane in (self._urgent, self._normal) for arrivals in lane.values())
 
@@ -292,19 +292,19 @@ class Subscription:
 
     @property
     def held(self) -> int:
-        """How many were taken and are neither acked nor given back."""
+        """How many events were taken and are neither acked nor given back."""
         with self.changed:
             return len(self._held) + len(self._settling)
 
     def hold(self, arrival: Arrival) -> None:
-        """Hold *arrival*, which was got and not taken."""
+        """Hold *arrival*, which :meth:`get` fetched."""
         with self.changed:
             self._held.add(arrival.tag)
 
     # --- notes -------------------------------------------------------------------------------------------
 
     def holds(self, receipt: object) -> bool:
-        """Return whether what *receipt* proves is held and is not being settled."""
+        """Return whether the delivery of *receipt* is held and not being settled."""
         if not isinstance(receipt, Receipt) or receipt.token != self.token:
             return False
         with self.changed:
@@ -325,7 +325,7 @@ class Subscription:
     # --- settling ----------------------------------------------------------------------------------------
 
     def claim(self, receipt: object) -> int | None:
-        """Return the tag that *receipt* proves and stop holding it, or ``None`` if it proves nothing any more."""
+        """Return the tag of *receipt* and stop holding it; ``None`` if its lease was lost."""
         if not isinstance(receipt, Receipt) or receipt.token != self.token:
             return None
         with self.changed:
@@ -336,14 +336,14 @@ class Subscription:
             return receipt.tag
 
     def unclaim(self, tags: Collection[int]) -> None:
-        """Hold *tags* again, since they could not be settled."""
+        """Hold *tags* again, which could not be settled."""
         with self.changed:
             self._settling.difference_update(tags)
             if self.lost is None:
                 self._held.update(tags)
 
     def ack(self, tags: Collection[int]) -> None:
-        """Send the acks of *tags* soon, all that come together at once; of a lost subscription none are sent."""
+        """Ack *tags* soon, together with others; a lost subscription sends nothing."""
         with self.changed:
             if self.lost is not None:
                 return
@@ -361,10 +361,10 @@ class Subscription:
 
     def wait_for_acks(self) -> None:
         """
-        Wait until the server has taken all that was acked, or the subscription is lost; blocking.
+        Wait until the server has received all acks, or the subscription is lost; blocking.
 
-        What was acked and not taken comes once more if the process dies. So whoever settles waits for it before
-        acking more, and what comes once more is bounded, however late this process or the server come to their turn.
+        An event whose ack the server has not received is delivered once more if the process dies. So ``settle`` waits
+        before it acks more, and the number of such events is bounded, however slow this process and the server are.
         """
         with self.changed:
             last = self._sent + bool(self._done)
@@ -375,13 +375,13 @@ class Subscription:
             timeout = self._channel.loop.within(self._timeout)
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
-            # At once, and not when the cut has been noticed: nothing more of it may be claimed.
+            # At once, and not when the loop notices the cut: nothing of it may be claimed any more.
             self._on_lost(ConnectionLostError(f"the server did not confirm the acks in {timeout:.3g} s"))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:
         """
-        Return *tags* to the server if they are still held after *after* seconds; it counts a loss.
+        Return *tags* to the server, with a lost lease, if they are still held after *after* seconds.
 
         Another call for a tag starts its time again.
         """
@@ -393,7 +393,7 @@ class Subscription:
             if self._acks_wait:
                 self._channel.loop.later(_AGAIN, give)
                 return
-            self._flush()  # whoever waits for what is acked already counts on the next number
+            self._flush()  # wait_for_acks() already counts on the next number
             with self.changed:
                 mine = [tag for tag in tags if tag in self._held and self._return_at.get(tag) == due]
                 for tag in tags:
@@ -413,7 +413,7 @@ class Subscription:
         self._channel.loop.soon(lambda: self._channel.loop.later(after, give))
 
     def give_back_now(self, receipt: object) -> None:
-        """Return what *receipt* proves to the server at once; it is no longer held, and counts a loss."""
+        """Return the delivery of *receipt* to the server at once, with a lost lease."""
         tag = self.claim(receipt)
         if tag is None:
             return
@@ -451,7 +451,7 @@ class Subscription:
                 unacked[arrival.tag] = consumer
                 consumer.out += 1
                 (rush if urgent(properties) else calm).append(arrival)
-                changed.notify_all()  # whoever settles may wait for it, too, and not for this
+                changed.notify_all()  # all: settle() waits on the same condition for something else
 
         return receive
 
@@ -464,10 +464,10 @@ class Subscription:
         """
         Ack what is done: one frame for all up to the oldest that is not, and one for each of the others.
 
-        And all of them as one transaction, for two reasons. Its end is answered, as an ack is not. And the channel
-        tells the queue of all together: it keeps back what it has to say from the 32nd ack on until the queue has
-        written the earlier ones, and forgets it if it ends before, even in good order
-        (https://github.com/rabbitmq/rabbitmq-server/issues/10327); what was acked comes once more then, as a loss.
+        All in one transaction, for two reasons. Its commit is answered, and an ack is not. And the channel passes the
+        acks of a transaction to the queue together. Of single acks it keeps back the 32nd and later ones until the
+        queue has written the earlier ones, and forgets them if it is closed before, even in good order
+        (https://github.com/rabbitmq/rabbitmq-server/issues/10327); such events are delivered again, with a lost lease.
         """
         with self.changed:
             self._flush_scheduled = False
@@ -496,7 +496,7 @@ class Subscription:
         self._commit()
 
     def _commit(self) -> None:
-        """Have what was sent take effect; what is sent until that is answered follows then."""
+        """Commit what was sent; acks that are sent before the answer are committed after it."""
         if self.lost is None and self._taken == self._committed < self._sent:
             self._committed = self._sent
             self._channel.commit(self._on_commit)
@@ -515,10 +515,10 @@ class Subscription:
                 consumer.out -= 1
 
     def _on_cancel(self, tag: str) -> None:
-        """Note that the server ended a consumer: its queue is gone, or an event was held too long (4.3 on)."""
+        """End the subscription: the server cancelled a consumer, as its queue is gone or an event was held too long."""
         consumer = self._consumers.get(tag)
         if consumer is not None:
-            self._acks_wait = False  # the channel is well: what was accepted is acked before it is closed
+            self._acks_wait = False  # the channel works: ack what is done before it is closed
             self._flush()
             if self._committed < self._sent:
                 self._committed = self._sent

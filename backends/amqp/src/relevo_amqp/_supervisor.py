@@ -1,4 +1,4 @@
-"""The runner for supervisor: a number of processes that handle events as they come, restarted when they end."""
+"""The runner for supervisor: processes that handle events as they come, restarted when they end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from relevo.unit import supervisor
 
 class SupervisorRunner(LoopRunner):
     """
-    Handles events as they come until it is told to stop, and waits for a server that is down.
+    Handles events as they come until it is stopped, and waits for a server that is down.
 
     Args:
-        processes: How many supervisor keeps alive.
+        processes: The number of processes that supervisor keeps alive.
 
-        folder: As :func:`relevo.unit.supervisor` takes it.
+        folder: The folder for a complete configuration, see :func:`relevo.unit.supervisor`.
 
-        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+        signals: Handle TERM and INT; only possible in the main thread.
     """
 
     def __init__(self, *, processes: int = 1, folder: Path | None = None, signals: bool = True):
@@ -26,5 +26,5 @@ class SupervisorRunner(LoopRunner):
         self._folder = None if folder is None else folder.absolute()
 
     def unit(self, app: App, options: RunOptions) -> str:
-        """Return what :func:`relevo.unit.supervisor` returns."""
+        """Return the configuration of supervisor, see :func:`relevo.unit.supervisor`."""
         return supervisor(app, options, processes=self._processes, folder=self._folder)

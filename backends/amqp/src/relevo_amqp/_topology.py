@@ -1,25 +1,23 @@
 """
 The topology as data: what is declared on a server, and where an event goes.
 
-For each queue of relevo there are three on the server, all quorum queues: the *main* one; the one of
-the *suspects*, in which lie events whose holder died (law 3: they are handled alone); and the one of
-the *dead* letters.
+Each queue of relevo has three quorum queues on the server: the *main* one; one of *suspects*, the events whose lease
+was lost (law 3: they are handled alone); and one of *dead* letters.
 
-A delay is a walk down a ladder that all queues of one prefix share. Rung *k* is a queue in which an
-event stays for ``2**k`` steps; the routing key says in binary in which rungs it stays, and ends with
-where it goes then::
+A delayed event walks down a ladder that all queues of one prefix share. Rung *k* is a queue in which an event stays for
+``2**k`` steps. The routing key names in binary the rungs in which it stays, and ends with its destination::
 
     ladder.in ── 0.1.0.1.mail ──> exchange 3 ──0──> exchange 2 ──1──> [queue 2, 0.4 s] ──> exchange 1
       ──0──> exchange 0 ──1──> [queue 0, 0.1 s] ──> ladder.out ── *.*.*.*.mail ──> the main queue
 
-So any delay needs a fixed number of queues. From rung to rung the server moves events at least once.
-Time-outs stand at queues, never at messages (one would hold up those behind it), and no queue expires
-(it would take its events along). An event whose queue was deleted meanwhile ends in the *stray* queue.
+So any delay takes a fixed number of queues. From rung to rung the server moves events at least once. Only queues have a
+time to live, never messages (one would hold up those behind it), and no queue expires (its events would be lost). An
+event whose queue was deleted meanwhile ends in the *stray* queue.
 
-Two things hold no events. One *stream* for the prefix keeps the notes of which process began which suspect, and
-each worker that met a suspect has a small queue whose consumer shows that it is *here*.
+Two kinds of queue hold no events. One *stream* for the prefix keeps the notes of which process began which suspect, and
+each worker that met a suspect has a small queue whose consumer shows that the worker is *here*.
 
-The arguments of a queue cannot be changed later; each is written down here with its reason.
+The arguments of a queue cannot be changed later; each stands here with its reason.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ class Role(StrEnum):
 
 
 class Reasoned(NamedTuple):
-    """An argument of a declaration, and why it is there."""
+    """An argument of a declaration, with its reason."""
 
     value: Argument
     why: str
@@ -67,27 +65,27 @@ _QUORUM = {
 _NEVER_DROP = {
     "x-delivery-limit": Reasoned(
         10**15,
-        "20, the default since 4.0, drops an event after 21 hand-overs, prefetched bystanders too, and a dead letter "
-        "that was listed as often; a thousand a second reach this limit in 30,000 years. Not -1: before 4.2 the log of "
-        "such a queue grows without end, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
+        "20, the default since 4.0, drops an event after 21 hand-overs, even if it was only prefetched, and a dead "
+        "letter that was listed as often; a thousand a second reach this limit in 30,000 years. Not -1: before 4.2 the "
+        "log of such a queue grows without end, see docs/explanation/decisions/0014-a-delivery-limit-out-of-reach.md",
     ),
 }
 _REFUSE_WHEN_FULL = {
     "x-overflow": Reasoned(
         "reject-publish",
-        "without it a policy with max-length drops the oldest dead letters; what is refused stays where it is",
+        "without it a policy with max-length drops the oldest dead letters; a refused one stays where it is",
     ),
 }
 _PATIENT = {
     "x-consumer-timeout": Reasoned(
         7 * 24 * 3600 * 1000,
-        "milliseconds; the server's 30 minutes would take a long listener's event away while it runs (law 8); "
-        "what lies in the prefetch waits for those before it, too",
+        "milliseconds; after the server's 30 minutes a long listener would lose its event while it runs (law 8); "
+        "events in the prefetch wait for those before them, too",
     ),
 }
 _AT_LEAST_ONCE = {
     "x-dead-letter-strategy": Reasoned(
-        "at-least-once", "the default drops what cannot be routed or is not confirmed at that moment; see Topology.net"
+        "at-least-once", "the default drops events that cannot be routed or confirmed at that moment; see Topology.net"
     ),
     "x-overflow": Reasoned("reject-publish", "at-least-once is silently off without it"),
 }
@@ -101,7 +99,7 @@ ARGUMENTS: Mapping[Role, Mapping[str, Reasoned]] = MappingProxyType(
         Role.RUNG: _QUORUM | _AT_LEAST_ONCE,
         Role.BEGUN: {
             "x-queue-type": Reasoned("stream", "several workers read the notes, and reading does not remove them"),
-            "x-max-length-bytes": Reasoned(20_000_000, "about 100,000 notes; a dropped note never counts as a death"),
+            "x-max-length-bytes": Reasoned(20_000_000, "about 100,000 notes; a dropped note does not count as a death"),
             "x-max-age": Reasoned("7D", "a suspect that waited longer is begun as one without a note"),
             "x-stream-max-segment-size-bytes": Reasoned(
                 2_000_000, "both limits drop whole segments; with the default of 500 MB they would drop nothing"
@@ -109,31 +107,31 @@ ARGUMENTS: Mapping[Role, Mapping[str, Reasoned]] = MappingProxyType(
         },
         Role.HERE: {
             "x-queue-type": Reasoned("classic", "it holds no messages; only its consumer is counted"),
-            "x-expires": Reasoned(600_000, "milliseconds after which the queue of a dead worker is deleted"),
+            "x-expires": Reasoned(600_000, "milliseconds until the queue of a dead worker is deleted"),
         },
     }
 )
-"""What each role's queues are declared with; names of exchanges are added where they are known."""
+"""The arguments of the queues of each role; the names of exchanges are added where they are known."""
 
 
 @attrs.frozen
 class Exchange:
-    """An exchange as it is declared; all are durable."""
+    """The declaration of an exchange; all are durable."""
 
     name: str
     kind: str
     alternate: str | None = None
-    """Takes what this one cannot route."""
+    """The exchange for messages that this one cannot route."""
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """What the server is told."""
+        """The arguments of the declaration."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
 @attrs.frozen
 class Queue:
-    """A queue as it is declared; all are durable."""
+    """The declaration of a queue; all are durable."""
 
     name: str
     role: Role
@@ -141,13 +139,13 @@ class Queue:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """What the server is told."""
+        """The arguments of the declaration."""
         return {key: argument.value for key, argument in ARGUMENTS[self.role].items()} | dict(self.extra)
 
 
 @attrs.frozen
 class Binding:
-    """Events of *source* with a key like *pattern* go to *target*."""
+    """The declaration that events of *source* with a key like *pattern* go to *target*."""
 
     source: str
     pattern: str
@@ -156,20 +154,20 @@ class Binding:
 
 
 class Destination(NamedTuple):
-    """Where an event is published."""
+    """The exchange and the routing key with which an event is published."""
 
     exchange: str
     key: str
     passes: bool = False
-    """The delay is longer than the ladder: whoever receives the event sends it on."""
+    """Whether the delay is longer than the ladder: the receiver then delays the event again."""
 
 
 def word(queue: str) -> str:
     """
     Return *queue* as a part of names and as one word of a routing key.
 
-    Letters, digits, ``-`` and ``_`` stand for themselves, any other byte of UTF-8 is ``%XX``: dots would divide
-    words, and stars and hashes match them. What is longer than :data:`MAX_WORD` is cut, and made unique by a hash.
+    Letters, digits, ``-`` and ``_`` stay; any other byte of UTF-8 becomes ``%XX``, since dots separate words, and stars
+    and hashes match them. A word longer than :data:`MAX_WORD` is cut and ends with a hash that makes it unique.
     """
     data = queue.encode("utf-8")
     plain = "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"%{byte:02X}" for byte in data)
@@ -190,7 +188,7 @@ class Topology:
     The names and declarations of one prefix.
 
     Args:
-        prefix: With what all names begin.
+        prefix: The beginning of all names.
 
         resolution: Seconds; the step of delays.
 
@@ -210,7 +208,7 @@ class Topology:
 
     @property
     def ladder(self) -> str:
-        """With what the names of the ladder begin; another step or height is another ladder."""
+        """The beginning of the ladder's names; another step or number of levels is another ladder."""
         return f"{self.prefix}.{Role.RUNG}.{self.step}ms.{self.levels}"
 
     def rung(self, level: int) -> str:
@@ -241,22 +239,22 @@ class Topology:
 
     @property
     def stray(self) -> Queue:
-        """Keeps what came out of the ladder when its queue was gone."""
+        """The queue of events that left the ladder after their queue was deleted."""
         return Queue(f"{self.prefix}.{Role.STRAY}", Role.STRAY)
 
     def mark(self, queue: str | None) -> Exchange:
         """
-        Return the mark of the queues of *queue*, or of the shared ones if ``None``: they survive a crash of the server.
+        Return the mark that the queues of *queue*, or the shared ones if ``None``, survive a crash of the server.
 
-        It takes no events. It is declared when the queues are old enough (see :mod:`relevo_amqp._declaration`). An
-        exchange is the cheapest durable thing that other processes can look up.
+        It routes no events. It is declared when the queues are old enough (see :mod:`relevo_amqp._declaration`). An
+        exchange is the cheapest durable object that other processes can look up.
         """
         return Exchange(f"{self.ladder}.settled" if queue is None else f"{self.prefix}.settled.{word(queue)}", "fanout")
 
     # --- declarations -----------------------------------------------------------------------------
 
     def exchanges(self) -> Iterator[Exchange]:
-        """Yield what all queues of the prefix share, each after what it refers to."""
+        """Yield the exchanges that all queues of the prefix share, each after those that it refers to."""
         for role in (Role.MAIN, Role.SUSPECT, Role.DEAD):
             yield Exchange(self.exchange(role), "direct")
         yield Exchange(self.stray.name, "fanout")
@@ -271,7 +269,7 @@ class Topology:
         yield self.stray
         yield self.begun
         for level in range(self.levels):
-            # The server counts whole milliseconds and cuts off the rest: one more, so as to be never early.
+            # The server counts whole milliseconds and cuts off the rest; one more, so that no event is early.
             stay = (self.step << level) + 1
             yield Queue(
                 self.rung(level),
@@ -280,7 +278,7 @@ class Topology:
             )
 
     def own_queues(self, queue: str) -> Iterator[Queue]:
-        """Yield the queues of relevo's *queue*; the safety net first."""
+        """Yield the server's queues for relevo's *queue*, dead letters first: the others refer to them."""
         net = self.net(queue)
         yield Queue(self.queue(queue, Role.DEAD), Role.DEAD)
         yield Queue(self.queue(queue, Role.SUSPECT), Role.SUSPECT, net)
@@ -288,12 +286,12 @@ class Topology:
 
     def net(self, queue: str) -> tuple[tuple[str, Argument], ...]:
         """
-        Return with what the server's own ways of giving an event up end among the dead letters.
+        Return the arguments by which an event that the server gives up becomes a dead letter.
 
-        relevo uses none of them: it publishes dead letters itself, sets no time-out and no limit here, and never
-        rejects. Others do: whoever looks at a queue by hand and rejects, who sends with an ``expiration``, and an
-        operator's policy; one with a ``delivery-limit`` goes before that of the queue (seen on 4.0.5). Without this
-        the server drops the event, a third end (law 1).
+        relevo does not rely on them: it publishes dead letters itself, sets no time to live and no limit here, and
+        never rejects. But a person who inspects a queue may reject, a sender may set an ``expiration``, and a policy
+        may set both; its ``delivery-limit`` takes precedence over that of the queue (seen on 4.0.5). Without these
+        arguments the server drops the event, a third end (law 1).
         """
         return (("x-dead-letter-exchange", self.exchange(Role.DEAD)), ("x-dead-letter-routing-key", word(queue)))
 
@@ -307,7 +305,7 @@ class Topology:
             yield Binding(self.rung(level), f"{before}0{behind}", self.rung(level - 1), to_exchange=True)
 
     def own_bindings(self, queue: str) -> Iterator[Binding]:
-        """Yield the bindings of relevo's *queue*; with the last ones events begin to come in."""
+        """Yield the bindings of relevo's *queue*; events arrive once the last ones exist."""
         for role in (Role.DEAD, Role.SUSPECT, Role.MAIN):
             yield Binding(self.exchange(role), word(queue), self.queue(queue, role))
         delayed = "*." * self.levels + word(queue)
@@ -318,10 +316,10 @@ class Topology:
 
     def route(self, queue: str, delay: float = 0.0) -> Destination:
         """
-        Return where an event for *queue* goes to be there after *delay* seconds.
+        Return the destination from which an event reaches *queue* after *delay* seconds.
 
-        The delay is rounded up to the step, and begins when the server takes the event, so it is never early for
-        whoever asked; its confirmation comes a while later. One longer than the ladder takes all of it, and ``passes``.
+        The delay is rounded up to the step and begins when the server accepts the event, so the event is never early.
+        A delay longer than the ladder takes all of it, and ``passes``.
         """
         if delay <= 0.0:
             return Destination(self.exchange(Role.MAIN), word(queue))
@@ -331,5 +329,5 @@ class Topology:
         return Destination(self.entrance, ".".join([*bits, word(queue)]), steps > most)
 
     def aside(self, role: Role, queue: str) -> Destination:
-        """Return where an event of *queue* goes to lie among the suspects or the dead."""
+        """Return the destination of an event that joins the suspects or the dead letters of *queue*."""
         return Destination(self.exchange(role), word(queue))

@@ -53,16 +53,16 @@ from relevo_amqp._topology import Destination, Role, Topology
 _log = logging.getLogger("relevo.amqp")
 
 IDLE = 1.0
-"""Seconds without a ``receive`` after which what was fetched ahead goes back, for those who ask."""
+"""Seconds without a ``receive`` after which events that were fetched ahead go back, for other workers."""
 
 _MOST_BEGUN = 1000
-"""Hand-overs that are remembered as begun here; one process has few of them, since suspects are handled alone."""
+"""The most hand-overs that are remembered as begun; a process has few, since suspects are handled alone."""
 
 LANDING = 1.0
-"""Seconds from the end of a delay to the moment at which the event has come to its queue, at most."""
+"""The most seconds from the end of a delay until the event is in its queue."""
 
 GRACE = 30.0
-"""Seconds for which a delivery that could not be settled may be settled again before it goes back."""
+"""Seconds for which a delivery that could not be settled is held, so that the caller can settle it again."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 """Seconds between two attempts to subscribe, doubled each time."""
@@ -80,17 +80,17 @@ class AmqpTransport(Transport, ForkAware):
     """
     Carries events on RabbitMQ 4.0 or later.
 
-    What it holds is held by its connection: there is nothing to renew, and when the process dies the
-    server hands all of it out again at once, counted as lost; what was fetched ahead, too. When ``settle``
-    returns the server has taken the acks of the one before, and may not have written them: if the connection,
-    or the server, dies behind an ack, an event that is done may come once more.
+    A lease lasts as long as the connection, so there is nothing to extend. When the process dies, the server delivers
+    all events that it held again at once, with a lost lease; those that were only fetched ahead, too. When ``settle``
+    returns, the server has received the acks of the call before, and may not have written them: if the connection or
+    the server dies after an ack, an event that is done may be delivered once more.
 
     Args:
-        options: How to connect; or only the address.
+        options: The options, or only the address.
 
-        name: What the application calls it.
+        name: The transport's name in the application.
 
-        clock: Where the time comes from. Waiting for the server is always real.
+        clock: The source of the time. Waiting for the server uses the real time.
     """
 
     Options: ClassVar[type] = AmqpOptions
@@ -130,7 +130,7 @@ class AmqpTransport(Transport, ForkAware):
     # --- life -----------------------------------------------------------------------------------------
 
     def after_fork_in_child(self) -> None:
-        """Start with nothing: what the parent has is the parent's."""
+        """Start without connections: those of the parent stay the parent's."""
         self._using = threading.Condition()
         self._users = 0
         self._receiving = threading.Lock()
@@ -147,7 +147,7 @@ class AmqpTransport(Transport, ForkAware):
 
     @contextmanager
     def _in_use(self) -> Iterator[Hub]:
-        """Keep :meth:`close` waiting, and translate what goes wrong."""
+        """Make :meth:`close` wait, and translate errors."""
         notice_fork()
         with self._using:
             if self._closed:
@@ -187,7 +187,7 @@ class AmqpTransport(Transport, ForkAware):
             try:
                 if receiver is not None:
                     receiver.hurry(self._options.confirm_timeout)
-                    with suppress(ConnectionLostError, ConfigurationError):  # then it comes back and counts as lost
+                    with suppress(ConnectionLostError, ConfigurationError):  # then the server delivers it again
                         receiver.release()
                     with suppress(ConnectionLostError):
                         receiver.finish()
@@ -195,7 +195,7 @@ class AmqpTransport(Transport, ForkAware):
                 hub.close(self._options.confirm_timeout)
 
     def _abort(self) -> None:
-        """Be gone without a word, as a process that was killed; for tests."""
+        """Cut the connections, as the end of a killed process does; for tests."""
         with self._using:
             self._closed = True
             if self._hub is not None:
@@ -214,9 +214,9 @@ class AmqpTransport(Transport, ForkAware):
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
-        Return the policies and the losses of data that affect *queues*, as the management plugin reports them.
+        Return the policies and the lost data that affect *queues*, as the management plugin reports them.
 
-        Without that plugin nothing is found, and a warning in the log says how to enable it.
+        Without that plugin nothing is found, and a warning in the log describes how to enable it.
 
         Raises:
             TransportClosedError: After ``close()``.
@@ -227,7 +227,7 @@ class AmqpTransport(Transport, ForkAware):
             raise TransportClosedError(self.name)
         topology = Topology(self._options.prefix, self._options.resolution, self._options.levels)
         own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
-        shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # losing it harms no event
+        shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # its loss harms no event
         names = [each.name for each in (*own, *shared)]
         management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
         try:
@@ -266,13 +266,13 @@ class AmqpTransport(Transport, ForkAware):
             )
 
     def _why(self, batch: PublishBatch, queues: Sequence[str]) -> str:
-        """Return why not all of *batch* was sent; if a queue is missing, which."""
+        """Return why not all of *batch* was sent; a missing queue is named."""
         return batch.why if batch.homeless is None else str(not_set_up(self.name, [queues[batch.homeless]]))
 
     def _messages(
         self, hub: Hub, envelopes: Sequence[Envelope], delay: float
     ) -> tuple[list[tuple[int, Message]], list[int], str]:
-        """Return what can be published, with positions; the positions of what cannot; and why the first of these."""
+        """Return the messages with their positions, the positions of envelopes that do not fit, and why the first."""
         now = self._clock.now()
         routes: dict[str, Destination] = {}
         messages: list[tuple[int, Message]] = []
@@ -339,7 +339,7 @@ class AmqpTransport(Transport, ForkAware):
                 return deliveries
 
     def _failed(self) -> None:
-        """Note that a subscription was lost or did not come about; the next one waits a little."""
+        """Count a subscription that was lost or failed; the next one waits a little."""
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * jitter
         self._failures += 1
@@ -354,7 +354,7 @@ class AmqpTransport(Transport, ForkAware):
             raise TransportClosedError(self.name)
 
     def _received(self, hub: Hub) -> None:
-        """See to it that what was fetched ahead does not wait for a caller who is busy with something long."""
+        """Check from time to time that fetched events do not wait for a caller with a long listener."""
         self._received_at = time.monotonic()
         if not self._idling:
             self._idling = True
@@ -362,10 +362,10 @@ class AmqpTransport(Transport, ForkAware):
 
     def _check_idle(self, hub: Hub) -> None:
         """
-        Look, in the loop's thread, whether the caller is still busy; what blocks is done in another one.
+        Check, in the loop's thread, whether the caller is still busy; another thread then does what blocks.
 
-        As long as nothing lies here there is nothing to give back, and no consumer is ended: what somebody sends in
-        that moment would slip through, stay hidden for a while, and count as lost (see :meth:`Subscription.pause`).
+        Without fetched events there is nothing to give back, and no consumer is cancelled: an event that is sent in
+        that moment could stay hidden for a while and lose its lease (see :meth:`Subscription.pause`).
         """
         left = self._received_at + IDLE - time.monotonic()
         if left <= 0 and not self._closed and self._receiver is not None and not self._receiver.has_fetched:
@@ -375,10 +375,10 @@ class AmqpTransport(Transport, ForkAware):
             return
         self._idling = False
         if not self._receiving.locked() and not self._closed:
-            threading.Thread(target=self._rest, name=f"relevo-amqp-{self.name}-idle", daemon=True).start()
+            threading.Thread(target=self._give_back_fetched, name=f"relevo-amqp-{self.name}-idle", daemon=True).start()
 
-    def _rest(self) -> None:
-        """Stop fetching ahead and give back what lies here, until the next receive."""
+    def _give_back_fetched(self) -> None:
+        """Stop fetching ahead and give back fetched events, until the next receive."""
         with suppress(TransportError, ConfigurationError), self._in_use():
             if self._receiving.acquire(blocking=False):
                 try:
@@ -391,17 +391,17 @@ class AmqpTransport(Transport, ForkAware):
 
     def begin(self, delivery: Delivery, note: Note) -> None:
         """
-        Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
+        Write *note* and its deaths durably, before the listeners of *delivery* are called.
 
-        In an alarm the server accepts no note. If the first note on a delivery is not confirmed, the delivery is given
-        back to the server, and no other suspect is handed out for a while.
+        In an alarm the server accepts no note. If the first note on a delivery is not confirmed, the delivery goes back
+        to the server, and no other suspect is handed out for a while.
         """
         with self._in_use() as hub:
             receiver, receipt = self._receiver, delivery.receipt
             subscription = None if receiver is None else receiver.subscription
             if receiver is None or subscription is None or not subscription.holds(receipt):
                 raise LeaseLostError(self.name, delivery)
-            assert isinstance(receipt, Receipt)  # noqa: S101 - it proves something
+            assert isinstance(receipt, Receipt)  # noqa: S101 - it is held
             key = _key_of(delivery, receipt)
             before = subscription.noted(receipt)
             try:
@@ -409,7 +409,7 @@ class AmqpTransport(Transport, ForkAware):
             except ConnectionLostError as error:
                 if before is None:
                     subscription.give_back_now(receipt)
-                    with suppress(ConfigurationError, ConnectionLostError):  # the next receive meets it too
+                    with suppress(ConfigurationError, ConnectionLostError):  # the next receive raises it
                         receiver.pause(error)
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if not subscription.note(receipt, note):
@@ -425,8 +425,7 @@ class AmqpTransport(Transport, ForkAware):
         """
         Mark *note* as excused, if it is still the last one on *delivery*: the end of its process is not a death.
 
-        It replaces only the note of this hand-over: each hand-over has a turn of its own. A hand-over that this
-        transport did not begin has none to replace.
+        This replaces only the note of this hand-over. A hand-over that this transport did not begin has no note.
         """
         receipt = delivery.receipt
         if not isinstance(receipt, Receipt):
@@ -447,7 +446,7 @@ class AmqpTransport(Transport, ForkAware):
         with self._in_use() as hub:
             try:
                 hub.appear(worker)
-            except ConnectionLostError as error:  # without the right to do so suspects wait, and all other events go on
+            except ConnectionLostError as error:  # without the permission suspects wait, and all other events go on
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
@@ -461,8 +460,8 @@ class AmqpTransport(Transport, ForkAware):
             subscription = None if self._receiver is None else self._receiver.subscription
             if subscription is None:
                 return [delivery for delivery, _ in settlements]
-            # For those of the flush before: while one is on its way the work goes on. And before anything is claimed:
-            # if the subscription ends meanwhile, what it held is lost, and nothing of it may be sent on.
+            # Wait for the flush before this one, so that work goes on while acks are in flight. And wait before
+            # anything is claimed: if the subscription ends meanwhile, what it held is lost and must not be published.
             subscription.wait_for_acks()
             lost, done, moves = self._sorted(hub, subscription, settlements)
             subscription.ack(done)
@@ -476,7 +475,7 @@ class AmqpTransport(Transport, ForkAware):
     def _sorted(
         self, hub: Hub, subscription: Subscription, settlements: Sequence[Settlement]
     ) -> tuple[list[Delivery], list[int], list[_Move]]:
-        """Claim what is held; return what is lost, the tags of what is done, and what must move."""
+        """Claim what is held; return the lost deliveries, the tags of those that are done, and the moves."""
         now = self._clock.now()
         lost: list[Delivery] = []
         done: list[int] = []
@@ -499,32 +498,33 @@ class AmqpTransport(Transport, ForkAware):
                 if message is not None:
                     moves.append(_Move(delivery, tag, message))
         except BaseException:
-            subscription.unclaim(claimed)  # nothing was settled, and all of it may be settled otherwise
+            subscription.unclaim(claimed)  # nothing was settled, so the caller may settle it otherwise
             raise
         return lost, done, moves
 
     def _move(self, hub: Hub, subscription: Subscription, moves: list[_Move]) -> tuple[list[Delivery], str, bool]:
         """
-        Publish *moves* and ack what is confirmed.
+        Publish *moves* and ack those that are confirmed.
 
         Returns:
-            What is not, why, and whether the server could not be reached, so that nothing else would succeed.
+            The deliveries that are not confirmed, why, and whether the server could not be reached, so that nothing
+            else would succeed.
         """
         why, is_lost = "", False
         for again in (False, True):
             if not moves:
                 break
-            if again and subscription.lost is not None:  # they come again by themselves
+            if again and subscription.lost is not None:  # the server delivers them again
                 why, is_lost = subscription.lost.why, True
                 break
             try:
                 if again:
-                    # A queue that somebody deleted is made again: an event is not given up for want of its place.
+                    # A queue that was deleted is declared again, so that its events have a place.
                     hub.provide(tuple({move.delivery.queue for move in moves}))
             except ConnectionLostError as error:
                 why, is_lost = error.why, True
                 break
-            except ConfigurationError as error:  # they are not for this process to make
+            except ConfigurationError as error:  # this process may not declare them
                 why = str(error)
                 break
             moved = hub.mover.move({Receipt(subscription.token, move.tag): move.message for move in moves})
@@ -540,25 +540,25 @@ class AmqpTransport(Transport, ForkAware):
         return [move.delivery for move in moves], why, is_lost
 
     def _delayed(self, delay: float) -> None:
-        """Note that this process sent something that comes after *delay* seconds."""
+        """Remember that this process sent an event that becomes ready after *delay* seconds."""
         if delay > 0.0:
             self._last_due = max(self._last_due, time.monotonic() + delay)
 
-    # --- looking --------------------------------------------------------------------------------------
+    # --- stats and dead letters -----------------------------------------------------------------------
 
     def stats(self, queue: str) -> Stats:
         """
-        Return how many events *queue* holds; what others have fetched ahead cannot be told.
+        Return how many events *queue* holds, without those that other processes have fetched.
 
-        All queues of a prefix share the queues that delay, so how many are scheduled can only be told if it is none
-        for all of them: ``scheduled`` is 0 or ``None``. What others delayed may be missed in the milliseconds in which
-        it moves on; delays by another resolution or height of the ladder are not seen.
+        All queues of a prefix share the ladder, so the number of scheduled events is known only if the ladder is empty:
+        ``scheduled`` is 0 or ``None``. An event that another process delayed may be missed in the milliseconds in which
+        it moves on; delays with another resolution or number of levels are not seen.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
         """
         with self._in_use() as hub:
-            # First, so that what comes out meanwhile is counted as ready.
+            # First, so that an event that becomes due meanwhile is counted as ready.
             own = time.monotonic() < self._last_due + LANDING
             scheduled = None if own or hub.delaying() else 0
             names = [hub.topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
@@ -582,7 +582,7 @@ class AmqpTransport(Transport, ForkAware):
 
 
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
-    """Return *delivery* with the note that was kept since it was handed out, if there is one."""
+    """Return *delivery* with the *note* that was written after it was handed out, if there is one."""
     return delivery if note is None else attrs.evolve(delivery, begun=note, deaths=note.deaths)
 
 

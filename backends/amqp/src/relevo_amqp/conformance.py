@@ -35,32 +35,32 @@ _PATIENCE = 30.0
 """Seconds for an answer of a server on a busy machine."""
 
 _MUTE = 1.0
-"""Seconds after which an answer is given up that is known not to come."""
+"""Seconds of waiting for an answer that cannot come."""
 
 _REST = 1.0
 """Seconds between the last use of a queue and its deletion."""
 
 _PUBLISHING = b": publish"
-"""In the name that a transport gives to its connection when it opens it."""
+"""Part of the name that a transport gives to its publishing connection."""
 
 _LASTING = (Basic.Publish, Basic.Ack, Basic.Nack, Basic.Reject)
-"""What puts an event somewhere, or takes it away."""
+"""The methods that add an event to a queue or remove one."""
 
 _WRITING = (*_LASTING, Basic.Consume, Basic.Get, Basic.Cancel)
-"""The same, and what has events handed out or ends that; declaring changes nothing that is there."""
+"""The same, and those that start and end deliveries; a declaration changes nothing that exists."""
 
 _SENT = 0.02
-"""Seconds in which what a transport's thread has written comes to the proxy."""
+"""Seconds in which the proxy gets what a transport's thread has written."""
 
 
 class Requests:
-    """Splits what a client sends over one connection: a publishing, with its body, is one request."""
+    """Splits the bytes of one connection into requests: a publish with its body is one."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._publishing = b""
         self._missing = 0
-        """Bytes of a body that have not come yet."""
+        """The bytes of a body that are still to come."""
 
     def __call__(self, data: bytes) -> Iterable[Request]:
         self._rest += data
@@ -94,9 +94,9 @@ class Requests:
 
 class AmqpHarness(Harness):
     """
-    Drives the RabbitMQ transport on a server that is there.
+    Drives the RabbitMQ transport on a running server.
 
-    All names on it have a random prefix, and are deleted at the end.
+    All its exchanges and queues have a random prefix, and are deleted at the end.
     """
 
     takes = MappingProxyType(
@@ -107,7 +107,7 @@ class AmqpHarness(Harness):
     )
     transport: ClassVar[type[AmqpTransport]] = AmqpTransport
     new_clock = SystemClock
-    glance = 0.1  # a receive that is about to return with nothing asks the server first
+    glance = 0.1  # a receive that would return nothing asks the server first
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class AmqpHarness(Harness):
 
     def kill(self, transport: Transport) -> None:
         assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
-        transport._abort()  # noqa: SLF001 - as a killed process: no farewell
+        transport._abort()  # noqa: SLF001 - as the end of a killed process
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
         channel = self._connection.channel()
@@ -152,8 +152,8 @@ class AmqpHarness(Harness):
         channel.close()
 
     def drop(self, queue: str) -> None:
-        # Not at once: RabbitMQ 4.0.5 loses the supervisor of its dead-letter workers when a queue is deleted
-        # in the moment in which it, or its leader, is made.
+        # Later: RabbitMQ 4.0.5 loses the supervisor of its dead-letter workers when a queue is deleted while the
+        # queue, or its leader, starts.
         self._dropped.append((time.monotonic(), queue))
         self._delete(before=time.monotonic() - _REST)
 
@@ -180,8 +180,8 @@ class AmqpHarness(Harness):
     def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
         assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
         proxy = self._proxies[transport]
-        # Nothing else is to be sent while it is broken: an idle receiver gives back what it fetched ahead, and if
-        # the answer to that is lost there may be a copy more, of which nobody tells the suite.
+        # Nothing else may be sent while it is broken: an idle receiver gives back what it fetched ahead, and if the
+        # answer to that is lost, there may be a copy that the suite does not expect.
         with transport._receiving:  # noqa: SLF001 - beneath the transport, on purpose
             yield from self._broken(transport, proxy, breakage)
 
@@ -190,7 +190,7 @@ class AmqpHarness(Harness):
         assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
         with self._proxies[transport].broken(fault):
             yield
-            # Acks are sent by a thread of its own, soon.
+            # A thread of the transport sends the acks, soon.
             hub = transport._hub  # noqa: SLF001 - beneath the transport, on purpose
             if hub is not None and hub.loop.alive:
                 written = threading.Event()
@@ -206,7 +206,7 @@ class AmqpHarness(Harness):
             else:
                 hub.publisher._ready()  # noqa: SLF001 - the same
                 proxy.mute_marked()
-                hub.publisher._timeout = _MUTE  # noqa: SLF001 - nobody waits long for what does not come
+                hub.publisher._timeout = _MUTE  # noqa: SLF001 - the answer does not come
         try:
             yield
         finally:
@@ -216,7 +216,7 @@ class AmqpHarness(Harness):
 
 def _connected(url: str) -> pika.BlockingConnection:
     """
-    Return a connection of the harness's own, to put things there and to clean up.
+    Return a connection for the harness itself, to publish raw messages and to clean up.
 
     Raises:
         TransportUnavailableError: The server cannot be reached.
@@ -228,7 +228,7 @@ def _connected(url: str) -> pika.BlockingConnection:
     try:
         return pika.BlockingConnection(parameters)
     except (pika.exceptions.AMQPError, OSError) as error:
-        # What pika wraps while it connects has no text, and is told by its repr alone.
+        # The error that pika raises while it connects has no text; its repr names the cause.
         why = f"{masked_url(url)}: {str(error) or repr(error)}; is the server started, and is that its port?"
         raise TransportUnavailableError("amqp", why) from error
 
