@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -277,37 +278,49 @@ def test_a_stop_before_it_runs_receives_nothing(transport: Any, send: Send, work
     assert transport.said("receive") == []
 
 
-def test_an_idle_worker_hears_a_stop() -> None:
-    with MemoryTransport() as transport:
+class _Quiet(MemoryTransport):
+    """The memory transport, which notes that a worker waits for an event."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        if wait:
+            self.is_awaited.set()
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+    @functools.cached_property
+    def is_awaited(self) -> threading.Event:
+        return threading.Event()
+
+
+@pytest.fixture(name="idle")
+def _idle() -> Iterator[tuple[Worker, threading.Thread]]:
+    """Give a worker that waits for an event, and the thread in which it does."""
+    with _Quiet() as transport:
         idle = Worker(
             transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0
         )
         thread = threading.Thread(target=idle.run)
         thread.start()
-        time.sleep(0.2)
-
+        assert transport.is_awaited.wait(30)
+        yield idle, thread
         idle.stop()
         thread.join(30)
 
-        assert not thread.is_alive()
+
+def test_an_idle_worker_hears_a_stop(idle: tuple[Worker, threading.Thread]) -> None:
+    worker, thread = idle
+
+    worker.stop()
+    thread.join(30)
+
+    assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("idle")
 def test_an_idle_worker_needs_next_to_no_processor() -> None:
-    with MemoryTransport() as transport:
-        idle = Worker(
-            transport=transport, handle=_Handled(), queues=["default"], clock=SystemClock(), chance=lambda: 0.0
-        )
-        thread = threading.Thread(target=idle.run)
-        thread.start()
-        time.sleep(0.2)
+    before = time.process_time()
+    time.sleep(1.0)
 
-        before = time.process_time()
-        time.sleep(1.0)
-        used = time.process_time() - before
-        idle.stop()
-        thread.join(5)
-
-    assert used < 0.05
+    assert time.process_time() - before < 0.05
 
 
 def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_gone(

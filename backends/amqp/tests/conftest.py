@@ -13,7 +13,7 @@ import pytest
 
 from relevo import Ack, Delivery, Envelope
 from relevo_amqp import AmqpOptions, AmqpTransport
-from relevo_amqp._topology import Topology
+from relevo_amqp._topology import Role, Topology
 
 LEVELS = 6
 
@@ -55,6 +55,13 @@ class Server:
         count = channel.queue_declare(name, passive=True).method.message_count
         self.connections.pop().close()
         return int(count)
+
+    def hand_out(self, queue: str) -> None:
+        """Wait until the server has handed out all that was ready in *queue*, also what no receive asked for yet."""
+        deadline = time.monotonic() + 30.0
+        while self.ready(self.topology.queue(queue, Role.MAIN)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def consumers(self, name: str) -> int:
         """Return how many consumers the server's queue *name* has."""

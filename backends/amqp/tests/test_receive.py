@@ -266,9 +266,12 @@ def test_what_comes_out_of_a_delay_when_its_queue_is_gone_is_kept(
 ) -> None:
     transport.send([envelope(1)], delay=0.3)
     server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
-    time.sleep(0.6)
 
-    (entry,) = transport.dead_letters([queue])
+    deadline = time.monotonic() + 30.0
+    while not (kept := transport.dead_letters([queue])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    (entry,) = kept
     assert isinstance(entry.envelope, Envelope)
     assert entry.envelope.id == "id-1"
     transport.setup([queue])

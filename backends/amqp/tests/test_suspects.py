@@ -126,7 +126,7 @@ def test_suspects_that_others_left_are_found_while_working(
     other = connect()
     receive(other, queue, wait=0.0)
     transport.send([envelope(2)])
-    time.sleep(0.2)
+    server.hand_out(queue)
     other._abort()
 
     worker.ack(first)
@@ -200,7 +200,7 @@ def test_ready_events_have_their_turn_between_many_suspects(
     transport.send([envelope(number) for number in range(30)])
     lost = connect(prefetch=30)
     receive(lost, queue, limit=30)
-    time.sleep(0.3)
+    server.hand_out(queue)
     lost._abort()
     worker = connect()
     turn = receive(worker, queue)
@@ -218,12 +218,17 @@ def test_ready_events_have_their_turn_between_many_suspects(
 
 
 def test_each_of_a_thousand_suspects_costs_a_few_round_trips_and_no_pause(
-    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     transport.send([envelope(number) for number in range(1000)])
     lost = connect(prefetch=1000)
     receive(lost, queue, limit=1000)
-    time.sleep(0.5)
+    server.hand_out(queue)
     lost._abort()
     worker = connect()
     calls: Counter[str] = Counter()

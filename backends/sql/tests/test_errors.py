@@ -172,11 +172,14 @@ def test_a_lease_begins_when_the_lock_has_come(opener: Opener, path: Path, an_en
         thread = threading.Thread(target=lambda: claimed.extend(received(transport, lease=1.0)))
         thread.start()
         time.sleep(0.8)
-    thread.join(5)
-    time.sleep(0.5)
+        unlocked = time.monotonic()
+    thread.join()
+    while transport.stats("default").leased:
+        time.sleep(0.01)
+    ended = time.monotonic()
 
     assert claimed == ["id-1"]
-    assert transport.stats("default").leased == 1
+    assert ended - unlocked > 0.9, "it began with the wait for the lock"
 
 
 # --- sending --------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -128,10 +127,10 @@ def test_what_a_killed_process_held_comes_back_with_a_loss(opener: Opener, path:
 def test_what_a_killed_process_had_sent_is_there(opener: Opener, path: Path) -> None:
     transport = opener()
     sender = start(SENDER, path, ready="0")
-    time.sleep(0.5)
+    confirmed = [line_of(sender) for _ in range(20)]
 
-    confirmed = kill(sender).split()
-    last = int(confirmed[-1]) if confirmed else 0
+    confirmed += kill(sender).split()
+    last = int(confirmed[-1])
 
     received: Counter[Any] = Counter()
     while deliveries := transport.receive(["default"], limit=500, lease=60, wait=0):
