@@ -208,7 +208,7 @@ def test_a_misspelt_term_is_told_wherever_it_is_said(make: Make, wrong: str) -> 
 
     @listener("a.b", retry=1)
     def hear(event: Event, call: Call) -> None:
-        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+        with pytest.raises(TypeError, match=f"a dispatch has no option {wrong}="):
             call.dispatch(Event("a.c"), **misspelt)
         told.append(wrong)
 
@@ -216,9 +216,9 @@ def test_a_misspelt_term_is_told_wherever_it_is_said(make: Make, wrong: str) -> 
     main = app.transport()
     dispatchers = (app, make(routes={"*": "now"}), DeferredDispatcher(main), LocalDispatcher())
     for dispatcher in dispatchers:
-        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+        with pytest.raises(TypeError, match=f"a dispatch has no option {wrong}="):
             dispatcher.dispatch_many([Event("a.b")], **misspelt)
-        with pytest.raises(TypeError, match=f"a dispatch has no {wrong}="):
+        with pytest.raises(TypeError, match=f"a dispatch has no option {wrong}="):
             asyncio.run(dispatcher.adispatch(Event("a.b"), **misspelt))
     app.dispatch(Event("a.b"))
     drain(app)
@@ -305,4 +305,4 @@ def test_a_call_takes_no_session(make: Make) -> None:
     drain(app)
 
     (dead,) = app.transport().dead_letters(["default"], after=None, limit=9)
-    assert "call.dispatch() sends after the listener, so it takes no session" in dead.error
+    assert "call.dispatch() sends after the listener has returned, so it needs an application" in dead.error

@@ -105,7 +105,7 @@ def test_a_listener_that_loses_its_name_to_another_is_told_with_both_lines(write
 
     with pytest.raises(
         ConfigurationError,
-        match=r'shop\.py: "on_event" in line 6 takes the name of the listener in line 3, .* another name',
+        match=r'shop\.py: "on_event" in line 6 replaces the listener of the same name in line 3, .* rename one',
     ):
         marked_in("shop")
 
@@ -121,7 +121,7 @@ def test_a_method_that_loses_its_name_to_another_is_told_where_it_is_written(wri
     write(f"class Feed:{body}\nfeed = Feed()\n")
 
     with pytest.raises(
-        ConfigurationError, match=r'shop\.py:6: "Feed.on_event" in line 6 takes the name of the .* in line 3, '
+        ConfigurationError, match=r'shop\.py:6: "Feed.on_event" in line 6 replaces the .* in line 3, '
     ):
         marked_in("shop")
 
@@ -147,7 +147,7 @@ def test_a_name_may_be_used_again_in_a_function(write: Write) -> None:
 def test_of_listeners_that_are_made_in_a_loop_each_needs_a_name(write: Write) -> None:
     write("for name in ('a.b', 'c.d'):\n    @relevo.listener(name)\n    def looped(event): ...\n")
 
-    with pytest.raises(ConfigurationError, match='"looped" in line 3 takes the name of the listener in line 3'):
+    with pytest.raises(ConfigurationError, match='"looped" in line 3 replaces the listener of the same name in line 3'):
         marked_in("shop")
 
 
@@ -174,7 +174,7 @@ def test_a_module_without_a_listener_is_told(write: Write) -> None:
     write("")
 
     with pytest.raises(
-        ConfigurationError, match=r'the module "shop" has no listener; put @relevo.listener.* a name in the module'
+        ConfigurationError, match=r'the module "shop" has no listener; put @relevo.listener.* to a global name'
     ):
         marked_in("shop")
 

@@ -89,18 +89,18 @@ def test_a_wrapper_that_keeps_the_attributes_keeps_the_mark() -> None:
 @pytest.mark.parametrize(
     "how, why",
     [
-        ({"priority": "high"}, "priority is a whole number, not 'high'"),
-        ({"priority": True}, "priority is a whole number, not True"),
+        ({"priority": "high"}, "priority: expected an integer; got 'high'"),
+        ({"priority": True}, "priority: expected an integer; got True"),
         ({"queue": ""}, "'' cannot name a queue"),
         ({"queue": 3}, "3 cannot name a queue"),
         ({"queue": "outbox/x"}, "reserved"),
-        ({"retry": "8"}, r"retry is relevo.Retry\(…\) or a number of runs, not '8'"),
+        ({"retry": "8"}, r"retry: expected relevo.Retry\(…\) or a number of runs; got '8'"),
         ({"retry": 0}, "Retry.runs: expected a whole number from 1; got 0"),
         ({"retry": True}, "Retry.runs: expected a whole number from 1; got True"),
-        ({"id": ""}, "an id is text of 1 to 255"),
-        ({"id": 3}, "an id is text of 1 to 255"),
-        ({"id": "x" * 256}, "an id is text of 1 to 255"),
-        ({"aliases": ["a", 3]}, "an id is text of 1 to 255"),
+        ({"id": ""}, "id, aliases: expected text of 1 to 255"),
+        ({"id": 3}, "id, aliases: expected text of 1 to 255"),
+        ({"id": "x" * 256}, "id, aliases: expected text of 1 to 255"),
+        ({"aliases": ["a", 3]}, "id, aliases: expected text of 1 to 255"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_where_they_are_written(how: dict[str, Any], why: str) -> None:
@@ -187,7 +187,9 @@ def test_what_holds_no_listener_is_told(thing: object) -> None:
 
 
 def test_a_method_without_its_instance_is_told() -> None:
-    with pytest.raises(ConfigurationError, match=r"Subscriber.on_created cannot be a listener by itself: pass an inst"):
+    with pytest.raises(
+        ConfigurationError, match=r"Subscriber.on_created is a method and cannot be a listener without its inst"
+    ):
         table_of(Subscriber.on_created)
 
 
@@ -293,7 +295,7 @@ def test_what_cannot_be_called_with_an_event_is_refused(function: Any) -> None:
     "function", [coroutine, stream, generator, LazyCallable(), functools.partial(coroutine)], ids=range(5)
 )
 def test_what_would_not_run_by_being_called_is_refused_and_not_acknowledged(function: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"do not run by being called; write def, and asyncio.run\(…\) in it"):
+    with pytest.raises(ConfigurationError, match=r"does not run it; use def, with asyncio.run\(…\) inside"):
         registered(function)
 
 

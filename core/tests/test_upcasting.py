@@ -208,7 +208,7 @@ def test_data_that_is_no_object_reaches_no_upcaster(data: object) -> None:
     ],
 )
 def test_upcasters_are_for_consecutive_versions_up_to_the_last(version: int, upcasters: Any) -> None:
-    with pytest.raises(ConfigurationError, match=rf'upcasters of "a.b" .* consecutive versions up to {version - 1}'):
+    with pytest.raises(ConfigurationError, match=rf'upcasters of "a.b": .* consecutive versions up to {version - 1}'):
         relevo.event("a.b", version=version, upcasters=upcasters)
 
 

@@ -1,1 +1,1 @@
-"""Listeners: how they are declared, found and called."""
+"""Listeners: their declaration, registration and import, and the call that they receive."""

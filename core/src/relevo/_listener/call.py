@@ -1,4 +1,4 @@
-"""The call: what a listener gets beside the event."""
+"""The call: the second argument of a listener."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from relevo.errors import ConfigurationError, RelevoError
 
 class SubjectMissingError(RelevoError):
     """
-    Raised by :attr:`Call.subject` when the subject cannot be found.
+    Raised by :attr:`Call.subject` when the subject was not found.
 
-    Let it pass: it may not be committed yet, so the listener is called again for a while before the
+    Do not catch it: the subject may not be committed yet, so the listener is called again for a while before the
     event is dead-lettered as ``subject-missing``. It does not count as a run.
     """
 
@@ -30,7 +30,7 @@ class SubjectMissingError(RelevoError):
 
 
 class DispatchOptions(TypedDict, total=False):
-    """What a dispatch may say beside the event; :meth:`App.dispatch` tells what each means, and its default."""
+    """The options of a dispatch; :meth:`App.dispatch` documents them."""
 
     session: Any
     delay: Duration
@@ -41,14 +41,14 @@ class DispatchOptions(TypedDict, total=False):
 
 
 class Outgoing(Protocol):
-    """Where the events go that a listener dispatches by its call."""
+    """Takes the events that a listener dispatches by its call."""
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Check *event*, and return it as :meth:`send_held` takes it; *key* tells it from the others of its call."""
+        """Validate *event* and return it for :meth:`send_held`; *key* is unique among the events of the call."""
         ...
 
     def send_held(self, held: Sequence[Any]) -> None:
-        """Dispatch what :meth:`hold` returned."""
+        """Dispatch the events that :meth:`hold` returned."""
         ...
 
 
@@ -57,21 +57,20 @@ class Call:
     """
     One call of one listener.
 
-    In process, at a dispatch that calls listeners at once, there is no delivery: the attempt is 1 and
-    the queue is ``now``.
+    If the dispatch calls listeners in process, there is no delivery: the attempt is 1 and the queue is ``now``.
     """
 
     listener_id: str
-    """Its id."""
+    """The id of the listener."""
 
     queue: str
     """The queue that the event was received from."""
 
     attempt: int
-    """1 at the first run of this listener for this event; other listeners count for themselves."""
+    """1 at the first run of this listener for this event; each listener has its own count."""
 
     lost_leases: int
-    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
+    """Earlier deliveries that ended without a settlement: a crash, a lost connection, an expired lease."""
 
     stopped: bool = attrs.field(default=False, init=False)
     """Whether :meth:`stop_propagation` was called."""
@@ -88,7 +87,7 @@ class Call:
 
     @property
     def event_id(self) -> str:
-        """The event's id, the same at every attempt: what to make effects idempotent by. Empty in process."""
+        """The event's id, the same at every attempt; use it to make effects idempotent. Empty in process."""
         return self._document.id if self._document else ""
 
     @property
@@ -98,12 +97,12 @@ class Call:
 
     @property
     def time(self) -> str:
-        """When it was dispatched, after RFC 3339. Empty in process."""
+        """When it was dispatched, in the format of RFC 3339. Empty in process."""
         return (self._document.time if self._document else None) or ""
 
     @property
     def correlation_id(self) -> str | None:
-        """What all events of one business case share: the id of the first one, unless it was given another."""
+        """The id that all events of one business case share; by default the id of the first event."""
         return (self._document.correlationid or self._document.id) if self._document else ambient().correlation
 
     @property
@@ -113,23 +112,23 @@ class Call:
 
     @property
     def context(self) -> Mapping[str, Any]:
-        """What the application added at the dispatch."""
+        """The context that the application added at the dispatch."""
         return context_of(self._document) if self._document else ambient().context
 
     @property
     def subject_found(self) -> bool:
-        """Whether the listener asked for the subject and got it."""
+        """Whether the listener loaded the subject."""
         return self._loaded is not None
 
     @property
     def subject(self) -> Any:
         """
-        What the event happened to, loaded when first asked for; ``None`` if the event has no subject.
+        The subject of the event, loaded at the first access; ``None`` if the event has no subject.
 
-        It is a :class:`Gone` for a listener that asked for that, once the subject was waited for in vain.
+        It is a :class:`Gone` for a listener with ``missing="tombstone"`` if the subject was not found in time.
 
         Raises:
-            SubjectMissingError: It is gone or not committed yet.
+            SubjectMissingError: It is deleted or not committed yet.
 
             SubjectError: Its type is not registered.
         """
@@ -147,51 +146,51 @@ class Call:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
-        It is checked now. Whoever outlives the listener, such as a thread or a callback of its, has to dispatch
-        by the application. When the listener is run again after a crash, and dispatches the same again, that
-        has the same ids: it is the same event.
+        The event is validated now. A thread or a callback that outlives the listener must use ``app.dispatch(…)``.
+        If the listener runs again after a crash and dispatches the same events, they have the same ids, so they are
+        duplicates of the first ones.
 
         Args:
             event: An :class:`Event`, or an instance of a declared class.
 
-            options: As :meth:`App.dispatch` takes them, but for the session.
+            options: Those of :meth:`App.dispatch`, except the session.
 
         Raises:
-            ConfigurationError: It cannot be dispatched like this, or the listener has ended.
+            ConfigurationError: An option is invalid or not supported, or the listener has ended.
 
-            EncodeError: It has no faithful form.
+            EncodeError: A value has no exact form in JSON.
         """
         if self._outgoing is None or options.get("session") is not None:
             raise ConfigurationError(
-                f"{self.listener_id}: call.dispatch() sends after the listener, so it takes no session, and an "
-                f"application must be there; app.dispatch(…) sends at once"
+                f"{self.listener_id}: call.dispatch() sends after the listener has returned, so it needs an "
+                f"application and accepts no session; use app.dispatch(…) to send at once"
             )
-        with self._lock:  # by a thread while the listener returns: held in time, or refused
+        with self._lock:  # a thread may call this while the listener returns: the event is held in time, or refused
             if self._over:
                 raise ConfigurationError(
-                    f"{self.listener_id}: the listener has ended, so nobody sends any more what call.dispatch() is "
-                    f"given; app.dispatch(…) sends at once, from wherever it is called"
+                    f"{self.listener_id}: the listener has ended, so call.dispatch() cannot send any more; "
+                    f"use app.dispatch(…), which sends at once"
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
             self._held.append(self._outgoing.hold(event, key=key, options=options))
 
     def give_subject_up(self) -> bool:
-        """Have :attr:`subject` be a :class:`Gone` from now on, for another try; return whether it was not yet."""
+        """Make :attr:`subject` a :class:`Gone` for the next call; return whether it was not one before."""
         gone, self._gone = self._gone, True
         self._held.clear()
         return not gone
 
     def end(self) -> None:
-        """Refuse to dispatch any more; whoever called the listener does so, however that ended."""
+        """Refuse further dispatches; the caller of the listener calls it when the listener has ended."""
         with self._lock:
             self._over = True
 
     def send_held(self) -> None:
-        """End, and send what was dispatched by this call; whoever called the listener does so after its return."""
+        """End, and send the events dispatched by this call; the caller calls it when the listener has returned."""
         self.end()
         if self._held and self._outgoing is not None:
             self._outgoing.send_held(self._held)
 
     def stop_propagation(self) -> None:
-        """Keep the listeners that come after this one in its queue from being called, for good, even if it raises."""
+        """Never call the later listeners of this queue for this event, even if this listener raises."""
         self.stopped = True

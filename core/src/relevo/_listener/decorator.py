@@ -1,4 +1,4 @@
-"""The two decorators, for event classes and for listeners. They only mark."""
+"""The decorators for event classes and listeners. They only mark; an application registers."""
 
 from __future__ import annotations
 
@@ -31,51 +31,51 @@ def event(
     upcasters: Mapping[int, Upcaster] | None = None,
 ) -> Callable[[T], T]:
     """
-    Declare the decorated class to be the event *name*: an attrs class, a dataclass, a Struct or a pydantic model.
+    Declare the decorated class as the event *name*: an attrs class, a dataclass, a Struct or a pydantic model.
 
-    It only marks the class; an application registers it when one of its listeners asks for it.
+    It only marks the class; an application registers it with the first listener for it.
 
-    A field travels under its name in Python, unless its class says otherwise: a :class:`msgspec.Struct` by
-    ``rename`` or ``field(name=…)``, a pydantic model by an alias. An alias of attrs is the name of an
-    argument, which does not travel; nor does the tag of a Struct, since the event has a name.
+    The data uses the fields' Python names, unless the class renames them: a :class:`msgspec.Struct` with
+    ``rename`` or ``field(name=…)``, a pydantic model with an alias. An alias of attrs is the name of an
+    argument only and is not used in the data. The tag of a Struct is not part of the data, since the event has a name.
 
-    What is read must fit the fields' types. Where these say less than what they hold, such as ``Any``, ``dict`` or a
-    class that has subclasses, a dispatch compares with what is read back, and refuses what would have changed.
-    A pydantic model decides itself how strictly it is read; its bytes need ``ser_json_bytes`` and ``val_json_bytes``
-    to be ``base64``, which pydantic knows from 2.9 on.
+    Data that is read must fit the fields' types. For fields of imprecise types, such as ``Any``, ``dict`` or a class
+    with subclasses, a dispatch reads the data back and refuses values that would be different.
+    A pydantic model decides itself how strictly it is read; fields of bytes need ``ser_json_bytes`` and
+    ``val_json_bytes`` set to ``base64``, which needs pydantic 2.9 or later.
 
     Args:
-        name: The stable text that travels.
+        name: The stable name of the event, as it is sent.
 
-        version: Of the fields; goes up when they change in a way that older listeners cannot read.
+        version: The version of the fields; raise it when a change is one that older listeners cannot read.
 
         subject: The field that holds the id of the subject.
 
-        of: The subject's type, as registered; needed with *subject*.
+        of: The name of the registered subject type; required with *subject*.
 
-        retry: For listeners of this event that say nothing themselves.
+        retry: The default policy of this event's listeners.
 
-        upcasters: From an earlier version to what makes data of the next one of its data; one for every
-            version from the oldest that still may come. Without any, earlier data is read as it is.
+        upcasters: From a version to a function that returns the next version's data from that version's data; one for
+            every version from the oldest that may still arrive. By default older data is read as it is.
 
     Raises:
-        EventNameError: *name* cannot name an event.
+        EventNameError: *name* is invalid.
 
-        ConfigurationError: What is decorated has no fields that travel, or one that is not read under the
-            name under which it travels; *subject* is none of them, or comes without *of*; *version* is
-            below 1; *upcasters* are not callables for consecutive versions up to the one before *version*.
+        ConfigurationError: The class has no named fields, or a field that is written and read under different
+            names; *subject* is not a field, or *of* is missing; *version* is below 1; *upcasters* are not
+            callables for consecutive versions up to the one before *version*.
     """
     checked_name(name)
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise ConfigurationError(f'the version of "{name}" is {shown(version)}; versions are whole numbers from 1')
+        raise ConfigurationError(f'the version of "{name}": expected an integer from 1; got {shown(version)}')
     if (subject is None) != (of is None):
         raise ConfigurationError(f'the event "{name}" needs both subject= (a field) and of= (its type), or neither')
     steps = dict(upcasters or {})
     consecutive = range(max(1, version - len(steps)), version)
     if {*map(shown, steps)} != {*map(shown, consecutive)} or not all(map(callable, steps.values())):
         raise ConfigurationError(
-            f'the upcasters of "{name}" are {_listed(steps)}; '
-            f"name functions for consecutive versions up to {version - 1}"
+            f'the upcasters of "{name}": expected functions for consecutive versions up to {version - 1}; '
+            f"got {_listed(steps)}"
         )
 
     def mark(cls: T) -> T:
@@ -86,10 +86,13 @@ def event(
             )
         if subject is not None and subject not in fields:
             raise ConfigurationError(
-                f'the event "{name}" has no field "{subject}" to be its subject{did_you_mean(subject, fields)}'
+                f'the event "{name}" has no field "{subject}" for its subject{did_you_mean(subject, fields)}'
             )
         if hidden := [field for field in fields if field.startswith("_")]:
-            raise ConfigurationError(f'"{name}" has "{hidden[0]}"; fields with a leading underscore do not travel')
+            raise ConfigurationError(
+                f'the event "{name}" has the field "{hidden[0]}"; '
+                f"fields with a leading underscore are not sent, rename it"
+            )
         declaration = EventType(
             name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry, upcasters=steps
         )
@@ -100,59 +103,58 @@ def event(
 
 
 def _listed(upcasters: Mapping[Any, object]) -> str:
-    """Return which *upcasters* there are; of a function, which is right, its version says enough."""
-    told = (f"from {shown(key)}" + ("" if callable(each) else f" {shown(each)}") for key, each in upcasters.items())
-    return ", ".join(told) or "none"
+    """Return the versions of *upcasters* as text, each with its value unless that is callable."""
+    texts = (f"from {shown(key)}" + ("" if callable(each) else f" {shown(each)}") for key, each in upcasters.items())
+    return ", ".join(texts) or "none"
 
 
 @overload
-def listener(event: type[E], **terms: Unpack[ListenerOptions]) -> Listening[E]: ...
+def listener(event: type[E], **options: Unpack[ListenerOptions]) -> Listening[E]: ...
 @overload
-def listener(event: str, **terms: Unpack[ListenerOptions]) -> Listening[Event]: ...
+def listener(event: str, **options: Unpack[ListenerOptions]) -> Listening[Event]: ...
 @overload
-def listener(event: str | type, **terms: Unpack[ListenerOptions]) -> Listening[Any]: ...
+def listener(event: str | type, **options: Unpack[ListenerOptions]) -> Listening[Any]: ...
 def listener(
     event: str | type,
     *,
     priority: int = 0,
     queue: str | None = None,
     retry: Retry | int | None = None,
-    id: str | None = None,  # noqa: A002 - the word that users see
+    id: str | None = None,  # noqa: A002 - part of the public signature
     aliases: Iterable[str] = (),
     missing: Missing = "fail",
     time_limit: Duration | None = None,
 ) -> Callable[[F], F]:
     """
-    Mark a function or method to be called for *event*; it stays plainly callable.
+    Mark a function or method to be called for *event*; it can still be called directly.
 
     Marks can be stacked to listen to several events. A marked function is registered when its module
-    is named under ``listeners`` or given to ``App(listeners=…)``; marked methods when an instance is.
+    is listed under ``listeners`` or passed to ``App(listeners=…)``; marked methods when an instance is.
 
     Args:
         event: A declared class, for instances of it, or a name, for an :class:`Event`.
 
-        priority: Listeners of higher priority are called first; equals in order of registration.
+        priority: Listeners of higher priority are called first; equal ones in order of registration.
 
-        queue: Where it runs; the first queue that the event is routed to by default.
+        queue: The queue in which it runs; by default the first queue that the event is routed to.
 
-        retry: A policy, or a number of runs of the default policy. Otherwise the event's, the
-            queue's or the default policy holds.
+        retry: A policy, or the number of runs of the default policy. By default the event's, the
+            queue's or the default policy is used.
 
-        id: What its progress is kept under; ``module:qualified.name`` by default.
+        id: The key of its stored progress; ``module:qualified.name`` by default.
 
-        aliases: Earlier ids, so that a renamed listener knows what it did before.
+        aliases: Earlier ids, so that the progress of a renamed listener is found.
 
-        missing: What becomes of it when it asks for a subject that cannot be found for a minute: it fails
-            (the event is dead-lettered), is skipped, or is called with a :class:`Gone` for the subject. Where it
-            is called at the dispatch nothing is waited for, and to fail is to raise :class:`SubjectMissingError`.
+        missing: What to do if the subject was not found for a minute: ``fail`` dead-letters the event, ``skip`` skips
+            the listener, ``tombstone`` passes a :class:`Gone` as the subject. If the dispatch calls it in process, it
+            does not wait, and ``fail`` raises :class:`SubjectMissingError`.
 
-        time_limit: For how long it may run where listeners run in child processes or threads; what the
-            application says by default.
+        time_limit: The longest run if listeners run in child processes or threads; by default the application's.
 
     Raises:
-        EventNameError: *event* is text that cannot name an event.
+        EventNameError: *event* is an invalid name.
 
-        ConfigurationError: It is neither text nor a declared class, or another argument is invalid.
+        ConfigurationError: *event* is neither text nor a declared class, or another argument is invalid.
     """
     mark = Mark(
         event=event,
@@ -170,31 +172,31 @@ def listener(
         if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
             raise ConfigurationError(f"{shown(function)} cannot be marked; mark a function, or a method in its class")
         inner.__dict__[MARKS] = (mark, *marks_of(inner))
-        _note_namesake(inner, sys._getframe(1))  # noqa: SLF001 - what else knows that a name is given away
+        _note_namesake(inner, sys._getframe(1))  # noqa: SLF001 - only the frame shows which name is replaced
         return function
 
     return attach
 
 
-# --- two of one name ----------------------------------------------------------------------------------------
+# --- duplicate names ----------------------------------------------------------------------------------------
 
 _HIDES = "__relevo_hides__"
-"""Under which a function has the marked one whose name it took."""
+"""The attribute of a function that holds the marked function whose name it took."""
 
 
 def _note_namesake(function: Any, frame: FrameType) -> None:
     """
-    Write down which marked function loses its name to *function*: Python says nothing, and only the later is found.
+    Record the marked function that *function* replaces under the same name: Python does not report it.
 
-    A module that is loaded again, or a cell of a notebook, has code of its own, in which the earlier has no part.
+    A reloaded module and a cell of a notebook have new code, so they do not count as replacing a function.
 
     Args:
-        function: What is marked.
+        function: The marked function.
 
-        frame: Where that happens: a module or a class; in a function names may well be used again.
+        frame: The frame of its module or class; inside functions names may be reused.
 
     Raises:
-        ConfigurationError: It is a class, in which there is nothing else to find the earlier one by.
+        ConfigurationError: The frame is that of a class, whose earlier method could not be found later.
     """
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return
@@ -208,7 +210,7 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
 
 
 def hidden_by(function: object) -> Iterator[Any]:
-    """Yield the marked functions whose name *function* took, the nearest first."""
+    """Yield the marked functions that *function* replaced, the latest first."""
     found = getattr(function, "__dict__", {}).get(_HIDES)
     if found is not None:
         yield found
@@ -216,11 +218,11 @@ def hidden_by(function: object) -> Iterator[Any]:
 
 
 def hidden(before: Any, function: Any) -> ConfigurationError:
-    """Return the error that says that *function* took the name of *before*, and where both stand."""
+    """Return the error for *function* replacing *before*, with the lines of both."""
     first, later = before.__code__.co_firstlineno, inspect.unwrap(function).__code__.co_firstlineno
     return ConfigurationError(
-        f'"{function.__qualname__}" in line {later} takes the name of the listener in line {first}, '
-        f"which nobody would call; give one of them another name"
+        f'"{function.__qualname__}" in line {later} replaces the listener of the same name in line {first}, '
+        f"which would never be called; rename one of them"
     )
 
 

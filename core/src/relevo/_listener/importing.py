@@ -18,20 +18,20 @@ _RELEVO = Path(__file__).parents[1]
 
 
 class NotImportedError(ConfigurationError):
-    """Raised when a module fails as it is imported; the cause is its error, with the traceback from the module on."""
+    """Raised when the import of a module fails; the cause is its error, with the traceback from the module on."""
 
 
 def imported(name: str, *, where: str) -> object:
     """
-    Import and return what *name* says: ``module``, or ``module:name`` for something inside.
+    Import and return the object called *name*: ``module``, or ``module:name`` for an attribute.
 
     Args:
-        name: As configuration has it.
+        name: The name from the configuration.
 
-        where: What the error begins with.
+        where: The beginning of the error.
 
     Raises:
-        ConfigurationError: There is no such thing.
+        ConfigurationError: There is no such module or attribute.
 
         NotImportedError: Its import failed.
     """
@@ -45,12 +45,12 @@ def imported(name: str, *, where: str) -> object:
     except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigurationError(
-                f'{where}: there is no module "{error.name}"; it is imported as Python would, '
-                f"and the command line looks in the configuration's folder first"
+                f'{where}: there is no module "{error.name}"; Python searches sys.path, '
+                f"and the command line searches the configuration's folder first"
             ) from error
         fault = f'{where}: the module "{module_name}" cannot be imported'
         trace = _own(error.__traceback__)
-        if isinstance(error, RelevoError):  # it says itself what is to be mended
+        if isinstance(error, RelevoError):  # its text says how to fix it
             raise ConfigurationError(f"{fault}: {_place(trace)}{error}") from error
         raise NotImportedError(f"{fault}: {' '.join(described(error).split())}") from error.with_traceback(trace)
     if not colon:
@@ -64,7 +64,7 @@ def _run_as(name: str) -> ModuleType | None:
     """Return ``__main__`` if it is the file of the module *name*, which an import would run a second time."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    called = main.__spec__.name if main.__spec__ else Path(file or "").stem  # as its listeners' ids have it
+    called = main.__spec__.name if main.__spec__ else Path(file or "").stem  # as in the ids of its listeners
     if file is None or called != name or name in sys.modules:
         return None
     spec = find_spec(name)
@@ -72,7 +72,7 @@ def _run_as(name: str) -> ModuleType | None:
 
 
 def _own(trace: TracebackType | None) -> TracebackType | None:
-    """Return *trace* from the module on that was imported, for whoever wrote it."""
+    """Return *trace* without the frames of the import machinery before the imported module."""
     while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
@@ -89,13 +89,13 @@ def _is_machinery(filename: str) -> bool:
 
 def marked_in(thing: object) -> list[object]:
     """
-    Return what may hold listeners in *thing*: a module, the name of one, ``module:name``, or itself.
+    Return the objects with listeners in *thing*: a module, the name of a module, ``module:name``, or an object.
 
-    In a module these are the marked functions that were written in it, and the subscribers, the instances
-    of classes with marked methods, that it has a name for.
+    In a module these are its own marked functions, and its global subscribers: instances of classes with
+    marked methods.
 
     Raises:
-        ConfigurationError: A module cannot be imported, holds no listener, or has one that lost its name to another.
+        ConfigurationError: A module cannot be imported, has no listener, or has two listeners of the same name.
     """
     if isinstance(thing, str):
         thing = imported(thing, where="listeners")
@@ -110,7 +110,7 @@ def marked_in(thing: object) -> list[object]:
     if not found:
         raise ConfigurationError(
             f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function, '
-            f"or give an instance of a class with marked methods a name in the module"
+            f"or assign an instance of a class with marked methods to a global name"
         )
     kept = {id(unwrap(each)) if isinstance(each, FunctionType) else id(each) for each in found}
     for each in found:

@@ -1,4 +1,4 @@
-"""Listeners: callables for one event, how they are registered and ordered."""
+"""Listeners: marks, registration and order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from relevo._transport.route import checked_queue
 from relevo.errors import ConfigurationError, DuplicateListenerError, shown
 
 Missing = Literal["fail", "skip", "tombstone"]
-"""What becomes of a listener whose event's subject is gone."""
+"""What to do with a listener if the event's subject is not found."""
 
 MAX_ID = 255
 MARKS = "__relevo_listeners__"
-"""Under which a function has its marks."""
+"""The attribute of a function that holds its marks."""
 
 
 def _policy(value: Retry | int | None) -> Retry | None:
@@ -37,7 +37,7 @@ def _limit(value: Duration) -> float:
 
 @attrs.frozen(kw_only=True)
 class Mark:
-    """What :func:`listener` was told; the function itself stays as it is."""
+    """The arguments of :func:`listener`; the function itself is not changed."""
 
     event: str | type
     priority: int = 0
@@ -47,7 +47,7 @@ class Mark:
     aliases: tuple[str, ...] = attrs.field(default=(), converter=_names)
     missing: Missing = "fail"
     time_limit: float | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
-    """Seconds for which it may run."""
+    """The longest run in seconds."""
 
     def __attrs_post_init__(self) -> None:
         event: Any = self.event
@@ -59,13 +59,17 @@ class Mark:
         if self.queue is not None:
             checked_queue(self.queue, where=where)
         if type(self.priority) is not int:
-            raise ConfigurationError(f"{where}: priority is a whole number, not {shown(self.priority)}")
+            raise ConfigurationError(f"{where}: priority: expected an integer; got {shown(self.priority)}")
         if not (retry is None or isinstance(retry, Retry)):
-            raise ConfigurationError(f"{where}: retry is relevo.Retry(…) or a number of runs, not {shown(retry)}")
+            raise ConfigurationError(
+                f"{where}: retry: expected relevo.Retry(…) or a number of runs; got {shown(retry)}"
+            )
         if self.missing not in get_args(Missing):
-            raise ConfigurationError(f"{where}: missing is fail, skip or tombstone, not {shown(self.missing)}")
+            raise ConfigurationError(f"{where}: missing: expected fail, skip or tombstone; got {shown(self.missing)}")
         if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
-            raise ConfigurationError(f"{where}: an id is text of 1 to {MAX_ID} characters, not {shown(ids)}")
+            raise ConfigurationError(
+                f"{where}: id, aliases: expected text of 1 to {MAX_ID} characters; got {shown(ids)}"
+            )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -75,14 +79,14 @@ class Listener:
     id: str
     event_name: str
     event_type: EventType | None
-    """What it is called with an instance of; ``None``: with an :class:`Event`."""
+    """The declared class whose instance it is called with; ``None`` for an :class:`Event`."""
 
     function: Callable[..., object]
     mark: Mark
-    """What it was registered by."""
+    """The mark with which it was registered."""
 
     takes_call: bool
-    """It has a second parameter, for the :class:`Call`."""
+    """Whether it has a second parameter, for the :class:`Call`."""
 
     priority: int = 0
     queue: str | None = None
@@ -91,26 +95,26 @@ class Listener:
 
 
 def marks_of(thing: object) -> tuple[Mark, ...]:
-    """Return the marks on *thing*, in the order in which they stand above it."""
+    """Return the marks on *thing*, from top to bottom."""
     try:
         found = getattr(thing, MARKS, ())
-    except Exception:  # noqa: BLE001 - a proxy that stands for nothing yet, such as Flask's request
+    except Exception:  # noqa: BLE001 - a proxy that is not bound yet, such as Flask's request
         return ()
     return found if isinstance(found, tuple) else ()
 
 
 def marked_methods(cls: type) -> list[str]:
-    """Return the names of the methods of *cls* that are marked, as they stand in it."""
+    """Return the names of the marked methods of *cls*, in the order of their definition."""
     found = {name: value for each in reversed(cls.__mro__) for name, value in vars(each).items()}
     return [name for name, value in found.items() if marks_of(getattr(value, "__func__", value))]
 
 
 def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Mark]]:
     """
-    Yield what is marked among *things*: functions, and the methods of subscribers.
+    Yield the marked functions among *things*, and the marked methods of the subscribers.
 
     Raises:
-        ConfigurationError: One of them has no mark on or in it.
+        ConfigurationError: One of them has no mark.
     """
     for thing in things:
         holders: list[Any] = [thing]
@@ -130,10 +134,10 @@ class ListenerTable:
     The listeners of an application, ordered by priority and then by registration.
 
     Args:
-        event_types: Learns the declared classes that listeners ask for.
+        event_types: Takes the declared classes that listeners use.
 
-        unique: Refuse two listeners of one event with the same id. Where nothing is kept under it, in
-            process, that is of no account.
+        unique: Refuse two listeners of one event with the same id. Not needed in process, where no progress is stored
+            under it.
     """
 
     def __init__(self, event_types: EventTypes | None = None, *, unique: bool = True):
@@ -145,19 +149,19 @@ class ListenerTable:
 
     def add(self, function: Callable[..., object], mark: Mark) -> Listener:
         """
-        Register *function* for the event of *mark*; again is fine.
+        Register *function* for the event of *mark*; registering it again does nothing.
 
         Raises:
-            DuplicateListenerError: The event has a listener of that id.
+            DuplicateListenerError: The event has a listener with the same id.
 
-            ConfigurationError: *function* cannot be called, or not with an event.
+            ConfigurationError: *function* cannot be called, or has the wrong parameters.
         """
         event_type = self.event_types.add(mark.event) if isinstance(mark.event, type) else None
         event_name = event_type.name if event_type else str(mark.event)
         given: object = function
         if not callable(given):
             raise ConfigurationError(
-                f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; give a function'
+                f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; pass a function'
             )
         made = Listener(
             id=mark.id or _default_id(function),
@@ -183,12 +187,12 @@ class ListenerTable:
         return made
 
     def extend(self, things: Iterable[object]) -> None:
-        """Register all that is marked among *things*: functions and subscribers."""
+        """Register the marked functions and subscribers among *things*."""
         for function, mark in marked(things):
             self.add(function, mark)
 
     def remove(self, listener: Listener) -> None:
-        """Take *listener* out; does nothing if it is not there."""
+        """Remove *listener*; do nothing if it is not registered."""
         siblings = self._by_name.get(listener.event_name, [])
         if listener in siblings:
             siblings.remove(listener)
@@ -201,7 +205,7 @@ class ListenerTable:
         return made
 
     def withdraw(self, things: Iterable[object]) -> None:
-        """Take out all that is marked among *things*; what is not there is passed over."""
+        """Remove the marked functions and subscribers among *things*; ignore those that are not registered."""
         for function, mark in marked(things):
             for each in self(mark.event):
                 if each.function == function and each.mark is mark:
@@ -209,7 +213,7 @@ class ListenerTable:
 
     def __call__(self, event: object = None) -> tuple[Listener, ...]:
         """
-        Return the listeners of *event* in the order in which they are called; of all events by default.
+        Return the listeners of *event* in the order in which they are called; by default those of all events.
 
         Args:
             event: A name, a declared class, or an event.
@@ -230,20 +234,20 @@ class ListenerTable:
 
     def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
         """
-        Return those of *event_name* that run in *queue*.
+        Return the listeners of *event_name* that run in *queue*.
 
         Args:
-            event_name: The event.
+            event_name: The name of the event.
 
-            queue: Where it was received from.
+            queue: The queue that it was received from.
 
-            first: The queue that the event is routed to first; listeners that name none run there.
+            first: The first queue that the event is routed to; listeners without a queue run there.
         """
         key = (event_name, queue, first)
         found = self._queued.get(key)
         if found is None:
             found = tuple(each for each in self.of(event_name) if (each.queue or first) == queue)
-            if found:  # names that nobody here listens to come from outside, without end
+            if found:  # names without listeners are not cached: foreign events may bring any number of them
                 self._queued[key] = found
         return found
 
@@ -266,7 +270,7 @@ def policy_of(listener: Listener, *, queue: Retry | None = None) -> Retry:
 
 def _default_id(function: Callable[..., object]) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
-    if module == "__main__":  # as whoever imports it calls it: what a script did is known to a worker, too
+    if module == "__main__":  # the name under which a worker imports it, so that the ids are the same in both
         script = sys.argv[0].rpartition("/")[2].removesuffix(".py")
         module = getattr(sys.modules[module].__spec__, "name", None) or script or module
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -274,13 +278,13 @@ def _default_id(function: Callable[..., object]) -> str:
 
 
 def _takes_call(function: Callable[..., object]) -> bool:
-    """Return whether *function* takes an event and a call, or only an event; raise if it takes something else."""
+    """Return whether *function* takes an event and a call; raise if it takes neither those nor just an event."""
     name = _default_id(function)
     lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
         raise ConfigurationError(
-            f"{name} cannot be a listener: async def and generators do not run by being called; "
-            f"write def, and asyncio.run(…) in it"
+            f"{name} cannot be a listener: calling an async function or a generator does not run it; "
+            f"use def, with asyncio.run(…) inside"
         )
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -292,7 +296,7 @@ def _takes_call(function: Callable[..., object]) -> bool:
         return True
     first = positional[0].name if positional else "call"
     if first == "self":
-        raise ConfigurationError(f"{name} cannot be a listener by itself: pass an instance of its class")
+        raise ConfigurationError(f"{name} is a method and cannot be a listener without its instance; pass an instance")
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")

@@ -1,11 +1,11 @@
 """
-What type checkers hold a marked listener to; nothing here is imported when a program runs.
+The types by which type checkers check a marked listener; nothing here is imported at run time.
 
-A listener for a class takes an instance of it, or of something wider, and a second parameter takes a
-:class:`Call`; so do methods, after their ``self``. What is marked keeps its own type. Python has no
-type for "this, and also that". But what implements an overloaded protocol fits every one of its forms:
-the first says what a listener has to take, the second finds out what it is, and that is returned. mypy
-finds that out by the names of parameters, so plainer forms follow for functions whose parameters have none.
+A listener for a class takes an instance of it, or of a base class, and may take a :class:`Call` as the second
+parameter; methods do so after their ``self``. A marked function keeps its own type. Python has no intersection
+types, but an implementation of an overloaded protocol matches every overload: the first states the parameters that
+a listener must take, the second captures its own parameters and result, which are returned. mypy captures them by
+parameter names, so simpler overloads follow for functions whose parameters have no names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Own = ParamSpec("Own")
 
 
 class Fits(Protocol[Needed, Own, R_co]):
-    """A callable that can be called with *Needed*, and is one of *Own* that returns *R_co*."""
+    """A callable that accepts *Needed*, has the parameters *Own* and returns *R_co*."""
 
     @overload
     def __call__(self, *args: Needed.args, **kwargs: Needed.kwargs) -> object: ...
@@ -35,7 +35,7 @@ class Fits(Protocol[Needed, Own, R_co]):
 
 
 class Listening(Protocol[E]):
-    """What marks a function or a method as a listener for *E*, and gives it back."""
+    """Marks a function or a method as a listener for *E*, and returns it."""
 
     @overload
     def __call__(self, function: Fits[[E], Own, R_co], /) -> Callable[Own, R_co]: ...
