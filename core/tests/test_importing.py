@@ -120,9 +120,7 @@ def test_a_method_that_loses_its_name_to_another_is_told_where_it_is_written(wri
     body = TWICE.format("", "order.paid").replace("(event)", "(self, event)").replace("\n", "\n    ")
     write(f"class Feed:{body}\nfeed = Feed()\n")
 
-    with pytest.raises(
-        ConfigurationError, match=r'shop\.py:6: "Feed.on_event" in line 6 replaces the .* in line 3, '
-    ):
+    with pytest.raises(ConfigurationError, match=r'shop\.py:6: "Feed.on_event" in line 6 replaces the .* in line 3, '):
         marked_in("shop")
 
 

@@ -1,1 +1,1 @@
-"""The seam: what a backend implements, and the values that cross it."""
+"""The transport interface, which a backend implements, and its values."""

@@ -10,10 +10,10 @@ import attrs
 @attrs.frozen(kw_only=True)
 class Capabilities:
     """
-    What a transport claims.
+    The capabilities that a transport claims.
 
-    Claimed means tested, at its number; not claimed means that asking for it raises
-    :class:`UnsupportedError`. Whatever is optional is off unless said.
+    A claimed capability is tested, with its number. Using one that is not claimed raises
+    :class:`UnsupportedError`. Optional capabilities are off by default.
     """
 
     durability: Literal["process", "host", "replicated"]
@@ -29,7 +29,7 @@ class Capabilities:
     """*confirmed*: when ``settle`` returns it is done. *sent*: on its way, and a crash may bring an extra copy."""
 
     atomic_batch: bool = False
-    """A batch is sent whole or not at all."""
+    """A batch is sent completely or not at all."""
 
     delay: float | None = None
     """The resolution of delays in seconds, rounded up, never early; ``None``: events cannot be delayed."""
@@ -47,40 +47,40 @@ class Capabilities:
     """``bound_to`` joins the caller's transaction."""
 
     checkpoint: bool = False
-    """Progress can be kept in the middle of a delivery, so that what finished is not run again after a crash."""
+    """Progress can be stored during a delivery, so that finished listeners do not run again after a crash."""
 
     dead_letters: bool = False
-    """Dead letters are kept here, and can be listed, revived and discarded."""
+    """The transport stores dead letters, which can be listed, revived and discarded."""
 
     cancel: bool = False
-    """An event that nobody holds can be taken out by its id."""
+    """An event that is not leased can be removed by its id."""
 
     find: bool = False
-    """The events that are kept can be looked up by their id."""
+    """Stored events can be looked up by their id."""
 
     purge: bool = False
-    """All events of a queue that nobody holds can be taken out."""
+    """All events of a queue that are not leased can be removed."""
 
     wakeup: bool = False
     """A blocked ``receive`` is woken by a send; otherwise it polls."""
 
     dedupe: bool = False
     """
-    While an event is kept, sending one of the same queue, source and id again makes no second one.
+    While an event is stored, sending another one with the same queue, source and id is ignored.
 
-    A dead letter is not kept in this sense: the event may be sent again beside it.
+    Dead letters do not count: an event that is a dead letter can be sent again.
     """
 
     stats: Literal["exact", "approximate", "none"] = "none"
-    """How far the figures of ``stats`` can be trusted when nothing moves."""
+    """The accuracy of ``stats`` while no events are sent or settled."""
 
     presence: bool = False
     """
     The transport stores which worker began an event and which workers are alive: ``begin``, ``excuse``, ``appear`` and
     ``presence``.
 
-    Without it a transport cannot tell a crash from a lost connection.
+    Without it a crash cannot be distinguished from a lost connection.
     """
 
     max_body: int | None = None
-    """The largest body in bytes; ``None``: no limit of its own."""
+    """The largest body in bytes; ``None`` if the transport sets no limit."""

@@ -1,4 +1,4 @@
-"""The coordinator: what the processes of an application share across hosts. The second, optional port."""
+"""The coordinator interface: locks that processes share across hosts. A second, optional port for backends."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from abc import ABC, abstractmethod
 
 class Coordinator(ABC):
     """
-    Keeps what processes have to know of one another, wherever they run.
+    Stores the locks by which processes on several hosts coordinate.
 
-    A transport may be one too, by deriving from both; a runner that is to be the only one asks whether it is. It has
-    one idea of the time for all who ask it, and every call is done at once or not at all, whoever calls beside it.
+    A transport may also be a coordinator, by deriving from both classes; a runner that must run alone checks that.
+    All callers share the coordinator's own clock, and each call is atomic.
     """
 
     @abstractmethod
     def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
         """
-        Take the lock *name*, which is made by the first who asks for it; never wait for another holder.
+        Take the lock *name*, which is created at its first use; never wait for another holder.
 
         Args:
-            name: Up to 255 characters.
+            name: The lock, up to 255 characters.
 
-            holder: Who asks, in up to 255 characters. Whoever bears the same name knows that no other of it lives,
-                and takes over at once what that one held.
+            holder: The caller, up to 255 characters. A caller with the same holder takes the lock over at once: it has
+                to know that the earlier process is no longer alive.
 
-            ttl: Seconds until it is free by itself, unless it is renewed.
+            ttl: Seconds until the lock expires, unless it is renewed.
 
         Returns:
-            A receipt, other than every one before; ``None`` if somebody else has it.
+            A new, unique receipt; ``None`` if another holder has the lock.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -36,11 +36,11 @@ class Coordinator(ABC):
     @abstractmethod
     def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
         """
-        Keep the lock *name* for another *ttl* seconds from now.
+        Renew the lock *name*: it expires *ttl* seconds from now.
 
         Returns:
-            Whether *receipt* still holds it; if not, nothing was changed. One whose time is over holds it as long as
-            nobody else has taken it.
+            Whether *receipt* still holds the lock; if not, nothing was changed. An expired receipt holds it until
+            another holder takes the lock.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -49,8 +49,8 @@ class Coordinator(ABC):
     @abstractmethod
     def unlock(self, name: str, receipt: str) -> None:
         """
-        Give up the lock *name*, if *receipt* still holds it.
+        Release the lock *name*, if *receipt* still holds it.
 
         Raises:
-            TransportUnavailableError: The server could not be reached; it is free when its time is over.
+            TransportUnavailableError: The server could not be reached; the lock is free when it expires.
         """

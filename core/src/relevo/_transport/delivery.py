@@ -10,13 +10,13 @@ import msgspec
 from relevo._transport.envelope import NO_HEADERS, Envelope
 
 MAX_STATE = 16 * 1024
-"""The longest ``state`` in bytes that every transport keeps."""
+"""The longest ``state`` in bytes that every transport stores."""
 
 MAX_LEASE = 7 * 86_400.0
 """The longest lease in seconds; a transport may shorten a longer one to this."""
 
 MAX_ERROR = 16 * 1024
-"""The longest ``error`` of a dead letter in bytes of UTF-8; what calls a transport cuts it."""
+"""The longest ``error`` of a dead letter in bytes of UTF-8; the caller of a transport cuts it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,10 +29,10 @@ class Unreadable:
 
 
 MAX_DEATHS = 3
-"""The largest number of deaths that is kept with an event; the verdict comes before there are more."""
+"""The largest number of deaths that is stored with an event; the worker decides before there are more."""
 
 _MAX_NAME = 250
-"""Characters of a listener's id, or of an identity, that a note keeps."""
+"""The longest listener id or identity in a note, in characters; longer ones are cut."""
 
 
 def _shortened(text: str) -> str:
@@ -100,8 +100,7 @@ class Delivery:
     """
     One hand-over of an envelope to one worker.
 
-    A value without a handle: settling it is a verb of the transport. No two are equal, since each
-    hand-over is its own.
+    A value without a handle: the transport settles it. Deliveries are equal only to themselves.
     """
 
     envelope: Envelope | Unreadable
@@ -112,19 +111,19 @@ class Delivery:
     """1 on the first hand-over; releases do not count."""
 
     lost_leases: int = 0
-    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, a lease that ran out."""
+    """Earlier hand-overs that ended without a settlement: a crash, a lost connection, an expired lease."""
 
     begun: Note | None = None
-    """The note of the last process that began it, unless it was given back since; where ``presence`` is claimed."""
+    """The note of the last process that began it, unless that returned it; only if ``presence`` is claimed."""
 
     deaths: tuple[str, ...] = ()
     """The processes that died of it, or are presumed to have died of it, at most three, each as text."""
 
     receipt: object
-    """Opaque proof of holding it; new at each hand-over."""
+    """Opaque proof of the lease; new at each hand-over."""
 
     state: bytes = b""
-    """What the last settlement or checkpoint said, at most 16 KiB; the core's own, never read by a transport."""
+    """The state of the last settlement or checkpoint, at most 16 KiB; only the core reads it."""
 
     enqueued_at: float
     """When it was sent, in seconds since the epoch."""
@@ -168,7 +167,7 @@ class Failure:
     output: str = ""
 
 
-# --- how a delivery ends ---------------------------------------------------------------------------
+# --- outcomes --------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -182,21 +181,21 @@ class Nack:
 
     delay: float = 0.0
     state: bytes | None = None
-    """Replaces what was kept; ``None`` leaves what the last settlement or checkpoint kept."""
+    """Replaces the stored state; ``None`` leaves that of the last settlement or checkpoint."""
 
 
 @attrs.frozen(kw_only=True)
 class DeadLetter:
-    """Never: kept aside with its reason until somebody revives or discards it."""
+    """Not delivered again: stored with its reason until it is revived or discarded."""
 
     reason: str
     """A short code, such as ``retries-exhausted`` or ``crash-loop``."""
 
     error: str = ""
-    """What went wrong, in words: of a failed listener its id and traceback."""
+    """The error as text; for a failed listener its id and traceback."""
 
     state: bytes | None = None
-    """Replaces what was kept; ``None`` leaves it."""
+    """Replaces the stored state; ``None`` leaves it."""
 
     failures: tuple[Failure, ...] = ()
     """
@@ -217,9 +216,9 @@ class Release:
 @attrs.frozen(kw_only=True)
 class Lost:
     """
-    It ended without an outcome, as the worker saw: delivered again at once, with one more loss.
+    It ended without an outcome, as the worker saw: delivered again at once, with one more lost lease.
 
-    What the end of a lease does by itself, without waiting for it.
+    The effect is that of an expired lease, without waiting for it.
     """
 
     death: str | None = None
@@ -229,10 +228,10 @@ class Lost:
     """
 
     state: bytes | None = None
-    """Replaces what was kept; ``None`` leaves it."""
+    """Replaces the stored state; ``None`` leaves it."""
 
     error: str = ""
-    """How it died, in words, for those who look on; no transport keeps it."""
+    """The cause of the death as text, for observers; a transport does not store it."""
 
 
 Outcome = Ack | Nack | DeadLetter | Release | Lost

@@ -1,4 +1,4 @@
-"""The envelope: an event as bytes, with what a transport must know of it."""
+"""The envelope: an event as bytes, with the fields that a transport needs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ DEFAULT_QUEUE = "default"
 @attrs.frozen(kw_only=True)
 class Envelope:
     """
-    An event on its way; the same on every transport, byte for byte.
+    An event as it is sent; the same on every transport, byte for byte.
 
-    Nothing in it changes after the dispatch: attempts, progress and errors belong to the
-    :class:`Delivery`, never to the envelope.
+    It does not change after the dispatch: attempts, progress and errors belong to the
+    :class:`Delivery`.
     """
 
     id: str
-    """Made once, at the dispatch (UUIDv7); of a foreign event any text up to 255 characters."""
+    """Generated once, at the dispatch (UUIDv7); for a foreign event any text up to 255 characters."""
 
     source: str
-    """Who dispatched it: the application's name."""
+    """The name of the application that dispatched it."""
 
     name: str
     """The event's name."""
@@ -36,19 +36,19 @@ class Envelope:
     """The named stream inside the transport."""
 
     body: bytes
-    """A CloudEvents 1.0 JSON document. A transport never looks inside."""
+    """A CloudEvents 1.0 JSON document. A transport never reads it."""
 
     headers: Mapping[str, str] = attrs.field(default=NO_HEADERS, hash=False)
-    """What stands outside the body, such as its signature; small. A transport keeps its own apart from these."""
+    """Small values outside the body, such as its signature. A transport stores its own headers separately."""
 
     urgency: Urgency = "normal"
-    """``high`` overtakes ``normal`` where the transport claims it."""
+    """``high`` overtakes ``normal`` if the transport claims ``urgency``."""
 
     ordering_key: str | None = None
-    """Events of one queue and key are handled in order where the transport claims it."""
+    """Events of one queue and key are handled in order if the transport claims ``order``."""
 
     expires: float | None = None
-    """Seconds since the epoch after which no listener is called any more; the worker sees to it, never a transport."""
+    """Seconds since the epoch after which no listener is called; the worker checks it, not the transport."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, ({**attrs.asdict(self, recurse=False), "headers": dict(self.headers)},)

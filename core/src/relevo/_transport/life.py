@@ -1,9 +1,9 @@
 """
-The life of a delivery.
+The states of a delivery and their transitions.
 
-An event that a transport accepted is always in one of the states below, and only the steps in
-``TRANSITIONS`` lead from one to another. There is no third end: an accepted event is DONE, or it
-is DEAD and kept with its reason; GONE needs somebody's explicit command.
+An event that a transport accepted is always in one of the states below, and changes it only by
+``TRANSITIONS``. There is no third end: an accepted event is DONE, or it is DEAD and stored with its
+reason; GONE needs an explicit command.
 
     send ──> READY ──receive──> LEASED ──ack──> DONE
                ^                  │ │
@@ -11,9 +11,8 @@ is DEAD and kept with its reason; GONE needs somebody's explicit command.
                │                    └──dead letter──> DEAD ──revive──> READY
                └─ (READY, SCHEDULED ──cancel──> GONE, DEAD ──discard──> GONE)
 
-This module is the one place that says so: the memory transport, the conformance suite's model and
-the diagram in the docs read this table. How the counters change stands beside it. Nothing that
-handles an event asks for it.
+The memory transport, the conformance suite's model and the diagram in the docs read this table; it is not
+used while an event is handled. The changes of the counters are defined here too.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from relevo.errors import RelevoError
 
 
 class State(StrEnum):
-    """Where an accepted event is."""
+    """The state of an accepted event."""
 
     SCHEDULED = auto()
     READY = auto()
@@ -40,7 +39,7 @@ class State(StrEnum):
 
 
 class Action(StrEnum):
-    """What can happen to it."""
+    """An action that changes the state."""
 
     COME_DUE = auto()
     RECEIVE = auto()
@@ -77,11 +76,11 @@ TRANSITIONS: Mapping[tuple[State, Action], State] = MappingProxyType(
         (State.READY, Action.CANCEL): State.GONE,
     }
 )
-"""Every step there is. A nack without delay passes through SCHEDULED too and is due at once."""
+"""All transitions. A nack without delay passes through SCHEDULED too and is due at once."""
 
 
 class ForbiddenTransitionError(RelevoError):
-    """Raised when the life of a delivery has no such step; a transport that meets it has a bug."""
+    """Raised for an action that the state does not allow; it shows a bug of a transport."""
 
     def __init__(self, state: object, action: object):
         self.state = state
@@ -91,10 +90,10 @@ class ForbiddenTransitionError(RelevoError):
 
 def after(state: State, action: Action) -> State:
     """
-    Return where *action* leads from *state*.
+    Return the state that *action* leads to from *state*.
 
     Raises:
-        ForbiddenTransitionError: There is no such step.
+        ForbiddenTransitionError: *state* does not allow *action*.
     """
     try:
         return TRANSITIONS[state, action]
@@ -104,16 +103,16 @@ def after(state: State, action: Action) -> State:
 
 @attrs.frozen(kw_only=True)
 class Counters:
-    """How often an event was handed over, and how often its holder vanished."""
+    """The counters of an event: hand-overs and lost leases."""
 
     attempt: int = 1
-    """The number that the next hand-over bears."""
+    """The number of the next hand-over."""
 
     lost_leases: int = 0
     """Earlier hand-overs that ended without a settlement."""
 
     def after(self, action: Action) -> Counters:
-        """Return the counters after *action*: a nack or a loss uses an attempt up, a revival starts afresh."""
+        """Return the counters after *action*: a nack or a lost lease counts an attempt, a revival resets them."""
         match action:
             case Action.NACK:
                 return attrs.evolve(self, attempt=self.attempt + 1)
@@ -135,7 +134,7 @@ _ACTIONS: Mapping[type[Outcome], Action] = {
 
 
 def action_of(outcome: Outcome) -> Action:
-    """Return what *outcome* does to a delivery."""
+    """Return the action of *outcome*."""
     if isinstance(outcome, Release) and outcome.delay > 0:
         return Action.POSTPONE
     return _ACTIONS[type(outcome)]

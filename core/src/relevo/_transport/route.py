@@ -1,4 +1,4 @@
-"""Routes: from the name of an event to the queues that it is written to."""
+"""Routes: from the name of an event to its target queues."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
 NOW = "now"
-"""The target that calls listeners in process, at the dispatch."""
+"""The target that calls listeners in process, during the dispatch."""
 
 RESERVED = "outbox/"
-"""Queues that begin like this belong to relays."""
+"""The prefix of queues that belong to relays."""
 
 MAX_QUEUE = 128
 
@@ -31,10 +31,10 @@ class Target:
 
 def checked_queue(queue: object, *, where: str) -> str:
     """
-    Return *queue* if it can name one.
+    Return *queue* if it is a valid name of a queue.
 
     Raises:
-        ConfigurationError: It is no text, empty, too long, reserved, or has spaces or control characters.
+        ConfigurationError: It is not a string, is empty, too long, reserved, or has spaces or control characters.
     """
     if not isinstance(queue, str):
         fault = f"it is {type(queue).__name__}, not text"
@@ -50,24 +50,26 @@ def checked_queue(queue: object, *, where: str) -> str:
 
 
 def parsed_target(text: object, *, where: str) -> Target:
-    """Return the target that *text* names, ``transport`` or ``transport/queue``."""
+    """Return the target in *text*, ``transport`` or ``transport/queue``."""
     transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
     if not transport or (slash and transport == NOW):
         raise ConfigurationError(
             f'{where}: {shown(text)} is not a target; write "transport", "transport/queue" or "{NOW}"'
         )
     if queue == NOW:
-        raise ConfigurationError(f'{where}: no queue can be called "{NOW}": a listener that names it is called at once')
+        raise ConfigurationError(
+            f'{where}: a queue cannot be called "{NOW}", which means that listeners are called in process'
+        )
     return Target(transport, checked_queue(queue, where=where) if slash else DEFAULT_QUEUE)
 
 
 def outbox_queue(transport: str) -> str:
-    """Return the reserved queue that holds what is meant for *transport*."""
+    """Return the reserved queue of the outbox of *transport*."""
     return f"{RESERVED}{transport}"
 
 
 def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
-    """Return *targets* by their transport, in order, without those that are called now."""
+    """Return *targets* by transport, in order, without ``now``."""
     groups: dict[str, list[Target]] = {}
     for target in targets:
         if target.transport != NOW:
@@ -76,26 +78,26 @@ def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
 
 
 def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
-    """Return the error of an event that goes to several transports, between which a crash could lose a part."""
+    """Return the error for an event that is routed to several transports without a session."""
     names = ", ".join(f'"{name}"' for name in transports)
     return ConfigurationError(
-        f'"{event_name}" is routed to several transports ({names}); a crash between them would lose a part: '
-        f"dispatch it with session=, where each can join it or has an outbox, or route it to one transport"
+        f'"{event_name}" is routed to several transports ({names}); a crash could leave it in only some of them; '
+        f"route it to one transport, or dispatch it with session= if each transport can join it or has an outbox"
     )
 
 
 class Routes:
     """
-    Where events go.
+    The routing table of an application.
 
     An exact name wins, then the longest matching pattern: ``image.*`` matches every name that begins
     with ``image.``, ``*`` matches all.
 
     Args:
-        table: From name or pattern to one target or several.
+        table: From a name or pattern to one or several targets.
 
     Raises:
-        ConfigurationError: A pattern or a target is malformed.
+        ConfigurationError: A pattern or a target is invalid.
     """
 
     def __init__(self, table: Mapping[str, str | Sequence[str]]):
@@ -107,7 +109,7 @@ class Routes:
 
     def targets(self, name: str) -> tuple[Target, ...]:
         """
-        Return where events called *name* go, the first target first.
+        Return the targets of the event *name*, in order.
 
         Raises:
             RouteNotFoundError: No pattern matches.
@@ -121,7 +123,7 @@ class Routes:
         raise RouteNotFoundError(name, self.table)
 
     def queues(self, transport: str) -> tuple[str, ...]:
-        """Return every queue of *transport* that something is routed to, in the order of the table."""
+        """Return the queues of *transport* that events are routed to, in the order of the table."""
         found = (each.queue for targets in self.table.values() for each in targets if each.transport == transport)
         return tuple(dict.fromkeys(found))
 
@@ -129,18 +131,18 @@ class Routes:
 def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:
     if not isinstance(pattern, str) or not _is_word(pattern):
         raise ConfigurationError(
-            f'routes: {shown(pattern)} cannot match an event; write a name, or a beginning and *, as in "image.*"'
+            f'routes: {shown(pattern)} cannot match an event; write a name, or a prefix and *, as in "image.*"'
         )
     where = f'routes."{pattern}"'
     if "*" in pattern[:-1]:
-        raise ConfigurationError(f"{where}: a * may only stand at the end")
+        raise ConfigurationError(f"{where}: a * is only allowed at the end")
     if isinstance(targets, str) or not isinstance(targets, Sequence):
         targets = (targets,)
     parsed = tuple(parsed_target(text, where=where) for text in targets)
     if not parsed:
-        raise ConfigurationError(f"{where}: needs at least one target")
+        raise ConfigurationError(f"{where}: expected at least one target; got none")
     if len(set(parsed)) != len(parsed):
-        raise ConfigurationError(f"{where}: names a target twice")
+        raise ConfigurationError(f"{where}: duplicate target; remove one")
     return parsed
 
 

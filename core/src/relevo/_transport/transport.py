@@ -1,4 +1,4 @@
-"""The transport interface: the seam between the core and the backends."""
+"""The transport interface: the contract between the core and the backends."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _STATEFUL = (Nack, DeadLetter, Lost)
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """How many events a queue holds; ``None`` where the transport cannot tell."""
+    """The number of events in a queue by state; ``None`` if the transport cannot count them."""
 
     ready: int | None = None
-    """Those that wait behind an earlier one of their ordering key are among them."""
+    """Including events that wait for an earlier one with their ordering key."""
 
     leased: int | None = None
     scheduled: int | None = None
@@ -45,10 +45,10 @@ class Stats:
 
 @attrs.frozen(kw_only=True)
 class DeadLetterEntry:
-    """A dead letter as it is kept: everything that was received, and why it ended here."""
+    """A stored dead letter: everything that was received, with the reason and the error."""
 
     ref: str
-    """Opaque, and of this dead letter alone: fan-out shares event ids, unreadable bytes have none."""
+    """Opaque and unique: after fan-out several have the same event id, and unreadable bytes have none."""
 
     queue: str
     envelope: Envelope | Unreadable
@@ -56,7 +56,7 @@ class DeadLetterEntry:
     error: str
     state: bytes
     attempt: int
-    """The attempt that was the last."""
+    """The number of the last attempt."""
 
     lost_leases: int
     enqueued_at: float
@@ -65,19 +65,19 @@ class DeadLetterEntry:
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """An event as it is kept, alive: neither done nor dead."""
+    """A stored event that is neither done nor dead."""
 
     queue: str
     envelope: Envelope
     status: Literal["ready", "leased", "scheduled"]
     attempt: int
-    """That of the hand-over at hand, or else of the next one."""
+    """The number of the current hand-over if it is leased, else of the next one."""
 
     lost_leases: int
     state: bytes
     enqueued_at: float
     until: float | None = None
-    """Of a leased one when its lease ends, of a scheduled one when it is due, in seconds since the epoch."""
+    """The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch."""
 
 
 @attrs.frozen(kw_only=True)
@@ -85,62 +85,61 @@ class Presence:
     """A sign of life of a worker."""
 
     beats: int
-    """Rises with each sign that the worker gave."""
+    """Counts the signs of life."""
 
     connected: bool = False
     """The server sees the worker's connection now, so there is no need to wait for the next beat."""
 
 
 class BoundSender(Protocol):
-    """Sends inside somebody else's transaction: all commit together, or nothing does."""
+    """Sends inside the caller's transaction: all events commit with it, or none."""
 
     def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
         """
-        Write what *make* returns when the transaction commits.
+        Write the envelopes that *make* returns when the transaction commits.
 
         Args:
-            make: Called at most once, at the latest moment at which the transaction can still be
-                written to, after pending objects were flushed; on a plain connection at once. Never
-                after a rollback. If it raises, the commit fails with that.
+            make: Called at most once, as late as the transaction can still be written to, after pending
+                objects were flushed; on a plain connection at once. Never called after a rollback. If it
+                raises, the commit fails with its error.
 
-            delay: Seconds from now before which none is handed out.
+            delay: Seconds from now before which none is delivered.
         """
         ...
 
 
 class Transport(ABC):
     """
-    Carries envelopes and remembers them until they are settled.
+    Stores envelopes and delivers them until they are settled.
 
-    This is all that a stranger writes to put relevo on something new. Batches go in and come out
-    everywhere, since a commit or a round trip is what costs; a batch of one is common, an empty one
-    does nothing. Every method may be called from several threads, ``receive`` from one at a time.
-    Foreign errors are translated: what a method raises is a :class:`RelevoError`, the driver's own is
-    its ``__cause__``.
+    A backend implements this class. All methods work on batches, since the cost is a commit or a round
+    trip; a batch of one is common, an empty batch does nothing. Every method may be called from several
+    threads, ``receive`` from one at a time. Errors of the driver are translated: a method raises a
+    :class:`RelevoError` with the driver's error as its ``__cause__``.
 
-    Three methods check the size of a state before anything else: ``settle``, ``checkpoint`` and ``revive``. A transport
-    implements what they call then: ``_settle``, ``_checkpoint`` and ``_revive``.
+    Three methods check the size of a state first: ``settle``, ``checkpoint`` and ``revive``. A transport implements
+    the methods that they call: ``_settle``, ``_checkpoint`` and ``_revive``.
 
-    A process may be forked while it has an instance, as by a server that imports the application first.
-    One that has done nothing but ``open`` and ``setup`` must work on both sides then, so these two leave
-    no connection, thread or lock in use. What was used more may refuse to work in the child, and says so;
-    a socket or a lock that both sides use is never right. One that means to go on starts again in the
-    child: :class:`relevo.backend.ForkAware` says when, and :func:`relevo.backend.notice_fork` where nothing told
-    Python. What was handed out before stays with the parent, and to the child it is lost.
+    A process may fork while it has an instance, as a server does that imports the application first.
+    An instance on which only ``open`` and ``setup`` were called must work in parent and child, so these two leave
+    no connection, thread or lock in use. After other calls an instance may refuse to work in the child, with an
+    error that says so; it must never share a socket or a lock with the parent. To continue in the child it starts
+    again: :class:`relevo.backend.ForkAware` calls it after a fork, and :func:`relevo.backend.notice_fork` detects
+    forks that Python does not see. Earlier deliveries stay with the parent; in the child they are lost.
     """
 
     capabilities: Capabilities
-    """Of the class where it can be known there, else of the instance from the start."""
+    """Set on the class if known there, else on the instance from the start."""
 
     Options: ClassVar[type]
     """
-    An attrs class of what configuration may say. The core refuses unknown keys and wrong types.
-    A field ``url: str`` gets the address; a field ``directory: pathlib.Path``, if there is one, gets
-    the folder that relative paths start from; fields of type :class:`Secret` are masked everywhere.
+    An attrs class with the options of the transport. The core refuses unknown keys and wrong types.
+    A field ``url: str`` gets the address. An optional field ``directory: pathlib.Path`` gets the folder
+    that relative paths start from. Fields of type :class:`Secret` are masked everywhere.
     """
 
     name: str
-    """What the application calls it, which may say so after it was opened; errors and log lines do too."""
+    """Its name in the application, which may set it after ``open``; used in errors and log lines."""
 
     @classmethod
     @abstractmethod
@@ -151,31 +150,31 @@ class Transport(ABC):
         Args:
             options: An instance of :attr:`Options`.
 
-            name: What the application calls it.
+            name: Its name in the application.
 
-            clock: Where the time comes from.
+            clock: The source of time.
 
         Raises:
-            ConfigurationError: The options cannot work together.
+            ConfigurationError: The options conflict.
         """
 
     @abstractmethod
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         """
-        Create what is missing for *queues*; never alter what is there.
+        Create what is missing for *queues*; never alter what exists.
 
         Args:
             queues: Names of queues that will be sent to or received from.
 
-            dry_run: Only tell.
+            dry_run: Only report.
 
         Returns:
-            What was, or would be, created, in words for a person; empty when all is there.
+            A readable description of each thing that was, or would be, created; empty if nothing is missing.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
 
-            ConfigurationError: What is there does not fit, for example a newer schema.
+            ConfigurationError: The existing tables or queues do not match, for example a newer schema.
 
         Promises:
             setup-is-idempotent
@@ -184,23 +183,23 @@ class Transport(ABC):
     @abstractmethod
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         """
-        Take *envelopes* over; when this returns they are as safe as ``durability`` claims.
+        Accept *envelopes*; when this returns they are as safe as ``durability`` claims.
 
         Args:
             envelopes: They may be for several queues.
 
-            delay: Seconds before which none is handed out, rounded up to the claimed resolution.
+            delay: Seconds before which none is delivered, rounded up to the claimed resolution.
 
-        A queue that nobody set up is either refused or made; it never swallows an event.
+        A queue that was not set up is refused or created; it never loses an event.
 
         Raises:
-            SendError: Not all is known to be safe; says which were sent, refused, unknown. Too large
-                is refused; a commit or a confirmation that was lost is unknown. An event that
-                ``dedupe`` recognised was sent.
+            SendError: Not every envelope is known to be safe; reports which were sent, refused, unknown. One
+                that is too large is refused; after a lost commit or confirmation it is unknown. An event that
+                ``dedupe`` recognised counts as sent.
 
             TransportUnavailableError: The server could not be reached; nothing was sent.
 
-            UnsupportedError: *delay*, an urgency or an ordering key is asked for and not claimed;
+            UnsupportedError: *delay*, an urgency or an ordering key is used but not claimed;
                 nothing was sent.
 
             TransportClosedError: After ``close()``.
@@ -212,22 +211,21 @@ class Transport(ABC):
     @abstractmethod
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         """
-        Hand out up to *limit* events that are ready, each hidden from everyone else.
+        Lease up to *limit* ready events, each hidden from all other receivers.
 
         Args:
             queues: In order of preference.
 
-            limit: How many at most; no more than these are leased to the caller, except where
-                lost leases are counted as "at least".
+            limit: The largest number; no more are leased to the caller, unless lost leases are counted
+                as "at least".
 
-            lease: Seconds for which they are hidden, unless extended. Ignored where leases are of
-                the connection.
+            lease: Seconds for which they are hidden, unless extended. Ignored for connection leases.
 
-            wait: Seconds to block at most if nothing is ready; 0 looks and returns.
+            wait: The longest time in seconds to block if nothing is ready; 0 returns at once.
 
         Returns:
-            The deliveries; empty when nothing was ready in time. What is not an envelope comes as
-            :class:`Unreadable` and never as an error.
+            The deliveries; empty if nothing was ready in time. Bytes that are not an envelope are returned
+            as :class:`Unreadable`, not raised.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -241,26 +239,25 @@ class Transport(ABC):
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         """
-        End each of *settlements*, each on its own, by compare-and-set on the receipt.
+        Settle each of *settlements* independently, by compare-and-set on the receipt.
 
-        A dead letter is durable before its source is given up; if the same event lies dead in its queue
-        already, the new one takes its place. What is nacked goes behind the others that are ready, so that
-        it holds nobody up. Where settlement is only ``sent``, that is said of acks alone: the other outcomes
-        are confirmed when this returns.
+        A dead letter is durable before its source is deleted; it replaces an earlier dead letter of the same event
+        in its queue. A nacked event goes behind the other ready ones, so that it does not block them. Where
+        settlement is only ``sent``, that applies to acks: the other outcomes are confirmed when this returns.
 
         Args:
             settlements: Pairs of a delivery and its outcome.
 
         Returns:
-            The deliveries whose lease was lost; nothing was changed for them. One that stands twice among
-            *settlements* is lost the second time.
+            The deliveries whose lease was lost; nothing was changed for them. The second of two settlements of
+            one delivery is returned as lost.
 
         Raises:
             TransportUnavailableError: The server could not be reached; none is known to be settled.
-                They may be settled again: those that were come back as lost.
+                They may be settled again: those that already were are returned as lost.
 
-            SettleError: Some could not be settled, though others were or would have been; names them. What was
-                not settled stays leased, and is delivered again if it is not settled later.
+            SettleError: Some could not be settled; it names them. Others were settled, or would have been. Those that
+                were not settled stay leased, and are delivered again if they are not settled later.
 
             ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
 
@@ -273,22 +270,21 @@ class Transport(ABC):
 
     @abstractmethod
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
-        """Do what :meth:`settle` promises; no state is too long."""
+        """Implement :meth:`settle`; the states have been checked."""
 
     @abstractmethod
     def close(self) -> None:
         """
-        Give up everything held, without settling it, and wake a blocked ``receive``.
+        Give up all leases without settling them, and wake a blocked ``receive``.
 
-        Calls that have begun in other threads come to an end first. What was fetched but not yet
-        handed out goes back as released. May be called again. Every other method raises
-        :class:`TransportClosedError` afterwards.
+        Running calls of other threads finish first. Events that were fetched but not delivered are
+        released. May be called again. Every other method raises :class:`TransportClosedError` afterwards.
 
         Promises:
             close-is-idempotent
         """
 
-    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - for transports that can wait for long
+    def hurry(self, seconds: float | None) -> None:  # noqa: B027 - optional, for transports that can wait for long
         """
         Limit every call to *seconds* from now; one that takes longer raises :class:`TransportUnavailableError`.
 
@@ -299,14 +295,14 @@ class Transport(ABC):
             seconds: From now, by the clock of the host; ``None`` restores the configured timeouts.
         """
 
-    # --- by capability: what is not claimed raises ------------------------------------------------
+    # --- by capability: the default raises UnsupportedError ----------------------------------------
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         """
         Keep *deliveries* hidden for another *lease*.
 
         Args:
-            deliveries: Ones that this transport handed out.
+            deliveries: Deliveries of this transport.
 
             lease: Seconds from now.
 
@@ -325,7 +321,7 @@ class Transport(ABC):
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:
         """
-        Keep *state* with *delivery* now, so that a crash later in it does not lose what is done.
+        Store *state* with *delivery* now, so that a later crash does not lose the progress.
 
         Raises:
             LeaseLostError: It is no longer held; nothing was changed.
@@ -343,18 +339,18 @@ class Transport(ABC):
         self._checkpoint(delivery, state)
 
     def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
-        """Do what :meth:`checkpoint` promises; *state* is not too long."""
+        """Implement :meth:`checkpoint`; the size of *state* has been checked."""
         raise self._unsupported("checkpoint")
 
     def begin(self, delivery: Delivery, note: Note) -> None:
         """
-        Keep *note* and its deaths with *delivery*, durably, before its listeners are called.
+        Store *note* and its deaths with *delivery*, durably, before its listeners are called.
 
         A later delivery has them as ``begun`` and ``deaths``. A lost lease and a release keep the note; a retry removes
         it and keeps the deaths; :class:`Lost` with a death removes it and adds the death. A later call replaces it.
 
         Args:
-            delivery: One that is held.
+            delivery: A delivery that is held.
 
             note: Names the process that begins it.
 
@@ -375,13 +371,13 @@ class Transport(ABC):
         """
         Mark *note* as excused, if it is still the last one on *delivery*: the end of its process is not a death.
 
-        The worker calls it if it ends normally or was told to end, and if it handled the event but could not settle it.
+        The worker calls it if it ends normally or is stopped, and if it handled the event but could not settle it.
 
         The call may come after the lease was lost, even while another worker holds the event; nothing else changes.
         After the delivery was settled, the note may stay as it is.
 
         Args:
-            delivery: One that this transport handed out.
+            delivery: A delivery of this transport.
 
             note: The note that was stored with it.
 
@@ -469,12 +465,12 @@ class Transport(ABC):
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         """
-        Return dead letters without changing them: queue by queue in the order given, the oldest first.
+        Return dead letters without changing them: queue by queue in the given order, the oldest first.
 
         Args:
-            queues: Whose; the caller knows them from its routes.
+            queues: The queues, which the caller knows from its routes.
 
-            after: The ``ref`` of the last one seen, to page on; it may have been discarded meanwhile.
+            after: The ``ref`` of the last entry of the previous page; it may have been discarded since.
 
             limit: The largest number to return. Fewer are returned if they are large, so that a page fits into
                 memory; an empty page is the end.
@@ -492,11 +488,11 @@ class Transport(ABC):
         Make dead letters ready again, as new: first attempt, no lost leases.
 
         Args:
-            refs: From each dead letter's ``ref`` to the ``state`` it starts with.
+            refs: From each dead letter's ``ref`` to its new ``state``.
 
         Returns:
-            The refs that were not found. If the same event lives again in its queue, that one stays
-            and the dead letter goes.
+            The refs that were not found. If the same event exists again in its queue, it is kept
+            and the dead letter is deleted.
 
         Raises:
             ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
@@ -508,7 +504,7 @@ class Transport(ABC):
         return self._revive(refs)
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        """Do what :meth:`revive` promises; no state is too long."""
+        """Implement :meth:`revive`; the states have been checked."""
         raise self._unsupported("dead_letters")
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
@@ -520,13 +516,13 @@ class Transport(ABC):
         Return a sender that writes inside *session*'s transaction.
 
         Args:
-            session: Whatever the backend can join; the core hands it on unseen.
+            session: An object that the backend can join; the core passes it through.
 
-            relay_to: The name of another transport: the events are kept in the reserved queue
-                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+            relay_to: The name of another transport: the events are stored here, in the reserved queue
+                ``outbox/<name>``, with unchanged envelopes, until a relay moves them there.
 
         Raises:
-            SessionError: It cannot be joined: another database, or no transaction at all.
+            SessionError: It cannot be joined: it uses another database, or has no transaction.
 
             UnsupportedError: ``transactional`` is not claimed.
 
@@ -536,14 +532,14 @@ class Transport(ABC):
         raise self._unsupported("transactional")
 
     def cancel(self, event_id: str) -> int:
-        """Take out the events of *event_id* that nobody holds; return how many that were."""
+        """Remove the events with the id *event_id* that are not leased; return their number."""
         raise self._unsupported("cancel")
 
     def find(self, event_id: str) -> Sequence[Found]:
         """
-        Return the living events of *event_id*, in whichever queue, without changing them.
+        Return the stored events with the id *event_id* in all queues, without changing them.
 
-        What waits behind another one of its ordering key counts as ready.
+        An event that waits for an earlier one with its ordering key counts as ready.
 
         Raises:
             UnsupportedError: ``find`` is not claimed.
@@ -554,21 +550,21 @@ class Transport(ABC):
         raise self._unsupported("find")
 
     def purge(self, queue: str) -> int:
-        """Take out all events of *queue* that nobody holds; return how many that were."""
+        """Remove all events of *queue* that are not leased; return their number."""
         raise self._unsupported("purge")
 
-    # --- what follows from the above ----------------------------------------------------------------
+    # --- concrete -----------------------------------------------------------------------------------
 
     def ack(self, delivery: Delivery) -> None:
         """Settle *delivery* as done; raise :class:`LeaseLostError` if it is no longer held."""
         self._settle_one(delivery, Ack())
 
     def nack(self, delivery: Delivery, *, delay: float = 0.0, state: bytes | None = None) -> None:
-        """Give *delivery* back, again after *delay* seconds; raise :class:`LeaseLostError` if no longer held."""
+        """Have *delivery* delivered again after *delay* seconds; raise :class:`LeaseLostError` if no longer held."""
         self._settle_one(delivery, Nack(delay=delay, state=state))
 
     def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "", state: bytes | None = None) -> None:
-        """Keep *delivery* aside for good; raise :class:`LeaseLostError` if it is no longer held."""
+        """Dead-letter *delivery*; raise :class:`LeaseLostError` if it is no longer held."""
         self._settle_one(delivery, DeadLetter(reason=reason, error=error, state=state))
 
     def _settle_one(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -580,7 +576,7 @@ class Transport(ABC):
         for state in states:
             if state is not None and len(state) > MAX_STATE:
                 raise ConfigurationError(
-                    f'the transport "{self.name}" keeps {MAX_STATE} bytes of state, not {len(state)}; '
+                    f'the transport "{self.name}" stores at most {MAX_STATE} bytes of state, not {len(state)}; '
                     f"nothing was changed"
                 )
 
