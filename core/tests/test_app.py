@@ -77,7 +77,7 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"plugins": "shop.plugin"}, "plugins: expected several, got the text"),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
         ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main' is str, not a relevo.Transport"),
-        ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep what is meant for"),
+        ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep the events of"),
         ({"outboxes": "main"}, "outboxes: expected what there is by its name, as in {…: …}, got 'main'"),
         ({"transports": None}, "transports: expected what there is by its name"),
         ({"routes": None}, "routes: expected what there is by its name"),
@@ -111,7 +111,7 @@ def test_all_that_does_not_fit_is_told_at_once(make: Make) -> None:
         make(transports=transports, outboxes={"box": Plain(name="file")}, routes=routes, retries={"main/x": 3})
 
     assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
-        'the outbox "file" cannot join a session, so it cannot keep what is meant for "box"',
+        'the outbox "file" cannot join a session, so it cannot keep the events of "box"',
         "routes.\"a\": no transport is called 'mian'",
         'retries."main/x": nothing is routed to that queue',
     ]

@@ -51,9 +51,9 @@ _MOST_TYPES = 1000
 
 class NoticingSubjects(SubjectTypes):
     """
-    The kinds that an application registered; a name of another kind that looks like a slip is told, once.
+    The registered types of subjects; an unregistered type that looks like a slip is logged, once.
 
-    It is dispatched all the same: whoever only dispatches need not register what its workers load.
+    It is dispatched all the same: a program that only dispatches need not register what its workers load.
     """
 
     def __init__(self, types: Iterable[SubjectType] = ()):
@@ -105,7 +105,7 @@ def _may_be_module(name: str) -> bool:
 
 
 def check_listeners(listeners: ListenerTable, routes: Routes) -> None:
-    """Check that every listener's event is routed to where it runs; all that are not are told together."""
+    """Check that every listener's event is routed to where it runs; report all problems together."""
     problems = []
     for listener in listeners:
         try:
@@ -116,12 +116,12 @@ def check_listeners(listeners: ListenerTable, routes: Routes) -> None:
         queues = [NOW if target.transport == NOW else target.queue for target in targets]
         if listener.queue is not None and listener.queue not in queues:
             meant = next((each.queue for each in targets if str(each) == listener.queue), None)
-            mend = did_you_mean(listener.queue, queues)
+            remedy = did_you_mean(listener.queue, queues)
             if meant is not None:
-                mend = f'; a listener names its queue without the transport: queue="{meant}"'
+                remedy = f'; a listener names its queue without the transport: queue="{meant}"'
             problems.append(
                 f'{listener.id}: it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed '
-                f"to {', '.join(map(str, targets))}{mend}"
+                f"to {', '.join(map(str, targets))}{remedy}"
             )
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -135,7 +135,7 @@ def check_queues(
     first_queue: Callable[[str], str],
 ) -> None:
     """
-    Check that *queues* can be served; log which events that are heard here nobody hears there.
+    Check that *queues* can be served; log the events that have no listener in their queue.
 
     Raises:
         ConfigurationError: Nothing is routed to one of them, the transport cannot delay, or the ids of an

@@ -37,7 +37,7 @@ def several(things: object, what: str) -> list[Any]:
 
 
 def routes(table: object, problems: Problems) -> Routes:
-    """Return those of *table* that can be; *problems* learns of the others."""
+    """Return the valid routes of *table*; note the problems of the others."""
     good = {}
     with problems.at("routes"):
         for pattern, targets in mapping(table, "routes").items():
@@ -48,7 +48,7 @@ def routes(table: object, problems: Problems) -> Routes:
 
 
 def retries(policies: object, problems: Problems) -> dict[Target, Retry]:
-    """Return those of *policies* that are meant for a queue; *problems* learns of the others."""
+    """Return the valid ones of *policies* by their queues; note the problems of the others."""
     good: dict[Target, Retry] = {}
     with problems.at("retries"):
         given = mapping({} if policies is None else policies, "retries")
@@ -132,7 +132,7 @@ def path(given: Any, what: str) -> Path | None:
         return None
     if not isinstance(given, (str, PathLike)):
         raise ConfigurationError(f"{what}: expected a path, got {shown(given)}")
-    from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
+    from pathlib import Path  # noqa: PLC0415 - a program that only dispatches does without
 
     return Path(given).absolute()
 

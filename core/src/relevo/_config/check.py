@@ -101,7 +101,7 @@ def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) ->
             fault = f"outboxes: {shown(name)} is {type(outbox).__name__}, not a relevo.Transport"
         elif not outbox.capabilities.transactional:
             fault = (
-                f'the outbox "{outbox.name}" cannot join a session, so it cannot keep what is meant for "{name}"; '
+                f'the outbox "{outbox.name}" cannot join a session, so it cannot keep the events of "{name}"; '
                 f"an outbox is a SQL transport"
             )
         if fault is not None:
@@ -143,7 +143,7 @@ def retry_problems(
 
 
 def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]:
-    """Return the queues that *names* are of; *problems* learns of those that are invalid, or there twice."""
+    """Return the queues that *names* stand for; note those that are invalid or there twice."""
     found: dict[str, Target] = {}
     for name in names:
         with problems.at("retries", name):
@@ -168,7 +168,7 @@ def setting_problems(
 
         written: The transports, valid or not; if there are none it is the application that has them.
 
-        problems: What is invalid by itself; nothing is said of what would need it.
+        problems: What is invalid by itself; values that depend on it are not checked.
     """
     try:
         settings.chosen_execution()

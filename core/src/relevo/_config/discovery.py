@@ -34,7 +34,7 @@ _OWN = {
 """Which of relevo's own distributions offers what, to say what to install."""
 
 _LATER = {("postgresql", "sql"), ("mysql", "sql"), ("mariadb", "sql")}
-"""Schemes that relevo-sql knows, to say that it does not serve them yet; so nobody is told of them."""
+"""Schemes that relevo-sql knows only to report that it does not serve them yet; not offered to users."""
 
 
 def transport_of_scheme(scheme: str) -> str:

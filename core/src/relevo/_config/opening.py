@@ -66,7 +66,7 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
 
     Raises:
         ConfigurationError: The file cannot be read, or says something that is not understood; all
-            problems are told together, each with its line.
+            problems are reported together, each with its line.
     """
     config = drafted(path, environ, start=start)
     if config.problems:
@@ -79,7 +79,7 @@ def refuse(config: Config) -> None:
     Check all that *config* says, of an application that may have transports of its own.
 
     Raises:
-        ConfigurationError: Something is not understood; all problems are told together.
+        ConfigurationError: Something is invalid; all problems are reported together.
     """
     opener = _Opener(config, SystemClock())
     _close(opener.parts())
@@ -92,7 +92,7 @@ def opened(config: Config, *, clock: Clock) -> Opened:
 
     Raises:
         ConfigurationError: Something in it is not understood, there is no transport, or a plugin cannot be
-            imported; all problems are told together, and no secret is shown.
+            imported; all problems are reported together, and no secret is shown.
     """
     opener = _Opener(config, clock)
     problems = opener.problems
@@ -249,7 +249,7 @@ def _refuse_default_password(address: str) -> None:
 
 def plugin_options(name: str) -> type | None:
     """
-    Return what the plugin called *name* may be told, or ``None`` if nothing; a module is imported for that.
+    Return the class of the options of the plugin called *name*, if it has any; a module is imported for that.
 
     Raises:
         ConfigurationError: There is no such plugin.

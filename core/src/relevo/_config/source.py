@@ -33,7 +33,7 @@ _REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
 @attrs.frozen(kw_only=True)
 class RawConfig:
-    """All that was said, not yet looked at."""
+    """What the file and the environment have, before validation."""
 
     values: dict[str, Any] = attrs.field(repr=False)
     path: Path | None
@@ -136,10 +136,10 @@ def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
     what, line, column = match[1], int(match[2] or len(lines)), match[3] or match[4]
     key = _KEY.match(lines[line - 1])
     if key and what.startswith(_TWICE):
-        told = f"{key[1]} is there twice; leave one of them out"
+        problem = f"{key[1]} is there twice; leave one of them out"
     else:
-        told = f"{key[1] + ': ' if key else ''}{what} ({column})"
-    return ConfigurationError(f"{path}:{line}: {told}")
+        problem = f"{key[1] + ': ' if key else ''}{what} ({column})"
+    return ConfigurationError(f"{path}:{line}: {problem}")
 
 
 def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -175,7 +175,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         try:
             table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
         except tomllib.TOMLDecodeError as error:
-            problems.add(path, f"it begins like TOML but is none: {error}", is_unknown=True)
+            problems.add(path, f"it begins like TOML and is invalid: {error}", is_unknown=True)
             table.pop(path[-1], None)
 
 
@@ -200,7 +200,7 @@ def _named(values: dict[str, Any], key: str) -> list[str]:
 
 
 def _meant(key: str, known: Iterable[str]) -> str | None:
-    """Return the variable that somebody may have meant by one that begins with *key*, without the prefix."""
+    """Return the variable that one beginning with *key* may be a slip for, without the prefix."""
     for each in known:
         if key.startswith(f"{each}_"):
             return f"{each}__{key.removeprefix(f'{each}_')}".upper()

@@ -141,7 +141,7 @@ _DEFAULT = "default"
 
 
 def _origin(config: Config, *keys: str | int, said: bool = True) -> str:
-    """Return who said the value at *keys*, or what it is a part of, unless it is known that nobody *said* it."""
+    """Return where the value at *keys*, or what it is a part of, was written; it is the default unless *said*."""
     found = config.origins.exactly(*keys) if said else None
     if found is None:
         return _DEFAULT
