@@ -594,7 +594,11 @@ def test_a_dead_letter_of_another_reason_did_not_die_of_an_earlier_failure(reaso
     assert failures_of(_entry(later, kept=earlier.state or b"")) == (Failure(reason=reason, error="another"),)
 
 
-@pytest.mark.parametrize("state", [b"", b"\xff", b'{"v":99}', bytes(MAX_STATE + 1)])
+@pytest.mark.parametrize(
+    "state",
+    [b"", b"\xff", b'{"v":99}', b'{"v":1,"listeners":{"a":["dead",1,0.0,"gave-up"]}}' + b" " * MAX_STATE],
+    ids=["none", "no state", "newer", "too long"],
+)
 def test_a_dead_letter_whose_state_cannot_be_read_has_its_reason_and_its_error(state: bytes) -> None:
     dead = DeadLetter(reason="gave-up", error="a: gave-up after 1 run", state=state)
 
