@@ -321,7 +321,7 @@ def test_a_queue_that_is_deleted_while_one_looks_does_not_cost_what_is_held(
 def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """The safety net: somebody rejects an event without relevo."""
+    """The safety net: a program other than relevo rejects an event."""
     transport.send([envelope(1)])
     channel = server.channel()
     method, _, _ = channel.basic_get(server.topology.queue(queue, Role.MAIN))
@@ -339,7 +339,7 @@ def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     assert (ids([delivery]), delivery.state, delivery.attempt) == (["id-1"], b"again", 1)
 
 
-def test_what_somebody_sent_with_an_expiration_is_not_lost_when_it_runs_out(
+def test_an_event_with_an_expiration_is_not_lost_when_it_runs_out(
     server: Server, transport: AmqpTransport, queue: str
 ) -> None:
     """The safety net again: without it the server would drop it."""
@@ -417,7 +417,7 @@ def test_an_event_is_in_the_delay_or_ready_whenever_one_looks(
     transport.send([envelope(1)], delay=0.7)  # by three rungs
 
     looks = [transport.stats(queue)]
-    assert connect().stats(other).scheduled is None  # nobody can tell whose it is
+    assert connect().stats(other).scheduled is None  # the queue of a delayed event is unknown
     deadline = time.monotonic() + 10.0
     while not looks[-1].ready and time.monotonic() < deadline:
         looks.append(transport.stats(queue))

@@ -193,7 +193,7 @@ VERSIONS = st.none() | st.sampled_from([1, 1, 2, 3, 0, -1, 1 << 62, True, "1"])
 
 @st.composite
 def tampered(draw: st.DrawFn) -> pika.BasicProperties:
-    """Return properties as the driver decodes them that anybody may have sent."""
+    """Return properties as the driver decodes them, with any content."""
     sound = draw(st.booleans())  # but for one header
     headers: dict[str, Any] = {} if sound else dict(draw(st.dictionaries(NAMES, WILD, max_size=4)))
     headers.update(draw(WORST | st.dictionaries(NAMES, LONG | LONG.map(str.encode), max_size=1)))
@@ -231,7 +231,7 @@ OUTCOMES = st.sampled_from(
 
 
 def moved(record: MessageRecord) -> Message:
-    """Return *record* as it is moved by whoever may not hand it out."""
+    """Return the message by which a receiver moves *record* that it may not hand out."""
     postponed_, wait = postponed(record, NOW, patience=10.0)
     return written(postponed_, exchange="e", key="k", delayed=wait > 0.0)
 
@@ -290,7 +290,7 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
 
 
 def own_headers(event: Newer) -> dict[str, object]:
-    """Return the headers that nobody but the sender writes."""
+    """Return the headers that only the sender writes."""
     changing = {"relevo-attempt", "relevo-lost-leases", "relevo-queue", "relevo-due", "relevo-urgency"}
     return {name: value for name, value in event.came_with["headers"].items() if name not in changing}
 

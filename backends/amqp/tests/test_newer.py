@@ -198,7 +198,7 @@ def test_when_patience_has_run_out_it_dies_and_is_kept_and_revived_as_it_came(
     assert not {"relevo-met", "relevo-ref", "relevo-reason", "relevo-error"} & set(revived.headers)
 
 
-def test_giving_it_back_after_that_does_not_begin_the_patience_anew(
+def test_giving_it_back_after_that_does_not_begin_the_patience_again(
     server: Server, connect: Connect, queue: str, transport: AmqpTransport
 ) -> None:
     worker = connect(patience=1.2)

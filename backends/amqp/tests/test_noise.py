@@ -1,4 +1,4 @@
-"""One error is one error: what pika logs besides is kept back, unless somebody asks for it."""
+"""pika logs nothing of an error that relevo raises, unless a level is set for its logger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Connect = Callable[..., AmqpTransport]
 
 @pytest.fixture(autouse=True)
 def _untouched() -> Iterator[None]:
-    """Have pika's logger as it is where nobody configured it."""
+    """Give pika's logger without any configuration."""
     logger = logging.getLogger("pika")
     level = logger.level
     logger.setLevel(logging.NOTSET)
@@ -53,7 +53,7 @@ def test_a_host_that_has_no_address_is_one_error_and_pika_logs_nothing(
 
 
 @pytest.mark.parametrize("name", ["pika", "pika.adapters", "pika.adapters.base_connection"])
-def test_whoever_sets_a_level_for_pika_sees_what_it_logs(
+def test_with_a_level_set_for_pika_its_records_are_kept(
     connect: Connect, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     transport = connect(url="amqp://127.0.0.1:1/")

@@ -215,7 +215,7 @@ def test_each_error_says_who_must_act(error: ConnectionLostError, expected: type
     assert error.why in str(result)
 
 
-def test_where_nobody_listens_it_is_said_what_to_look_at() -> None:
+def test_the_error_of_a_refused_connection_says_what_to_check() -> None:
     result = translated(
         ConnectionLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me@host"
     )

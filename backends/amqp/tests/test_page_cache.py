@@ -56,7 +56,7 @@ def test_one_who_goes_on_takes_the_next_until_the_end() -> None:
 
 
 @pytest.mark.parametrize(("queue", "behind"), [("mail", "001"), ("mail", ""), ("other", "002")])
-def test_one_who_begins_elsewhere_finds_nothing_and_disturbs_nobody(queue: str, behind: str) -> None:
+def test_a_reader_that_begins_elsewhere_finds_nothing_and_disturbs_no_other(queue: str, behind: str) -> None:
     page_cache = PageCache()
     page_cache.put("mail", "002", [buried(3)], complete=True)
 

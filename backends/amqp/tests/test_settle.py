@@ -420,7 +420,7 @@ def test_what_could_not_be_settled_goes_back_after_the_grace(
 def test_close_ends_everything_although_what_lies_here_cannot_be_moved(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    worker = AmqpTransport(server.options())  # it was not told to set up
+    worker = AmqpTransport(server.options())  # it has not set up the queue
     assert receive(worker, queue, wait=0.2) == []
     server.rest()
     assert worker._hub is not None

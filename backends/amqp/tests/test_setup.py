@@ -22,9 +22,9 @@ def test_what_was_created_is_told_once(server: Server, connect: Connect, queue: 
     transport = connect()
     connect().setup([])
 
-    told = transport.setup([queue])
+    created = transport.setup([queue])
 
-    assert [each for each in told if queue in each] == [
+    assert [each for each in created if queue in each] == [
         f'the queue "{server.topology.queue(queue, role)}"' for role in (Role.DEAD, Role.SUSPECT, Role.MAIN)
     ]
     assert transport.setup([queue]) == []
@@ -34,9 +34,9 @@ def test_what_was_created_is_told_once(server: Server, connect: Connect, queue: 
 def test_a_dry_run_tells_the_same_and_creates_nothing(connect: Connect, queue: str) -> None:
     transport = connect()
 
-    told = transport.setup([queue], dry_run=True)
+    created = transport.setup([queue], dry_run=True)
 
-    assert told == transport.setup([queue], dry_run=True) == transport.setup([queue])
+    assert created == transport.setup([queue], dry_run=True) == transport.setup([queue])
     assert transport.setup([queue], dry_run=True) == []
 
 

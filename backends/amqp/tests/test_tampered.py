@@ -1,4 +1,4 @@
-"""Anybody who may publish can write anything into headers: it is set aside with its bytes, and holds nothing up."""
+"""A sender can write anything into headers: the message is kept with its bytes, and holds up no other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS = {"relevo": 1, "relevo-at": 1_795_000_000_000_000}
 RAW = b'{"specversion": "1.0"}'
 
 
-class RawProperties(pika.BasicProperties):  # type: ignore[misc]  # pika shows its types to nobody
+class RawProperties(pika.BasicProperties):  # type: ignore[misc]  # pika has no types
     """Properties whose header table is written by hand, since pika would not write such a one."""
 
     def __init__(self, fields: bytes):
@@ -152,7 +152,7 @@ def test_what_can_be_read_all_the_same_is_handed_out_and_goes_any_way(
     assert entry.error == "e" * MAX_ERROR
 
 
-def test_all_of_them_together_come_to_an_end_also_when_whoever_held_them_died(
+def test_all_of_them_together_come_to_an_end_also_when_their_holder_died(
     server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
     everything = {**TAMPERED, **UNDECODABLE}

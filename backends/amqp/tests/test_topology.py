@@ -91,7 +91,7 @@ def test_a_delay_leads_through_the_ladder_to_its_own_queue_and_is_never_early(de
 def test_the_whole_stay_in_the_ladder_is_never_shorter_than_the_delay(
     delay: float, resolution: float, levels: int
 ) -> None:
-    """The server stamps and compares in whole milliseconds, so a stay may be shorter by almost one than it is told."""
+    """The server stamps and compares in whole milliseconds, so a stay may be almost one millisecond too short."""
     topology = Topology("shop", resolution, levels)
     times = [int(dict(each.extra)["x-message-ttl"]) for each in topology.shared_queues() if each.role is Role.RUNG]
 

@@ -98,6 +98,12 @@ def count(value: object, *, least: int = 0) -> int:
     return value if whole(value) and least <= value < 1 << 31 else least
 
 
+def is_newer(headers: Mapping[Any, Any]) -> bool:
+    """Return whether *headers* are of a higher wire version than this release reads."""
+    version = headers.get(VERSION)
+    return whole(version) and version > WIRE_VERSION
+
+
 def text(value: object) -> str | None:
     """Return *value* if it is text, else ``None``."""
     return value if isinstance(value, str) else None

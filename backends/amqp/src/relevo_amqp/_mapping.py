@@ -248,7 +248,7 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
     """
     headers = headers_of(properties)
     queue = header.queue_named(headers, queue)
-    event: Envelope | Unreadable | None = newer(properties, headers, body, now)
+    event: Envelope | Unreadable | None = newer(properties, headers, body, now) if header.is_newer(headers) else None
     event = event or _read_envelope(properties, headers, body, queue, now)
     state = headers.get(header.STATE, b"")
     due = header.number(headers.get(header.DUE))

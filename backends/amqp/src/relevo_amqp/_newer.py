@@ -37,7 +37,6 @@ from relevo_amqp._header import (
     Properties,
     micros,
     seconds,
-    whole,
 )
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
@@ -80,16 +79,15 @@ class Newer(Unreadable):
 
 
 def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: float) -> Newer | None:
-    """Return the event of a newer release; ``None`` for any other, and for one that cannot be published unchanged."""
-    version = headers.get(VERSION)
-    if not whole(version) or version <= WIRE_VERSION:
-        return None
+    """Return the event in a message of a higher wire version; ``None`` if it cannot be published unchanged."""
     own = {name: value for name, value in headers.items() if name not in _NOT_ITS_OWN}
     if _size(own) > MAX_OWN:
         return None
     came_with = {name: getattr(properties, name, None) for name in _PROPERTIES}
     came_with = {name: value for name, value in came_with.items() if value is not None}
-    shown = foreign(properties, own, body, f"it has wire version {version}; this relevo reads version {WIRE_VERSION}")
+    shown = foreign(
+        properties, own, body, f"it has wire version {headers[VERSION]}; this relevo reads version {WIRE_VERSION}"
+    )
     met = seconds(headers[MET], now) if MET in headers else None
     return Newer(raw=body, headers=shown.headers, why=shown.why, came_with={**came_with, "headers": own}, met=met)
 
