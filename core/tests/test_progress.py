@@ -3,7 +3,7 @@ from __future__ import annotations
 import attrs
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from relevo import (
     MAX_ERROR,
@@ -121,6 +121,7 @@ def test_two_new_events_share_nothing() -> None:
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
+@example(85, 169)  # 43 bytes less than a transport keeps: there is room for one seal, and not for two
 def test_the_state_never_takes_more_than_every_transport_keeps(number: int, length: int) -> None:
     progress = Progress(
         STATE_VERSION, listeners={f"{i:0>{length}}": ListenerProgress("due", error="ü" * 100) for i in range(number)}
@@ -130,9 +131,9 @@ def test_the_state_never_takes_more_than_every_transport_keeps(number: int, leng
     try:
         state = dumped(progress)
     except StateTooLargeError:
-        assert len(msgspec.json.encode(Progress(STATE_VERSION, listeners=listeners))) > MAX_STATE - SEAL
+        assert len(msgspec.json.encode(Progress(STATE_VERSION, listeners=listeners))) > MAX_STATE - 2 * SEAL
     else:
-        assert len(state) <= MAX_STATE - SEAL
+        assert len(state) <= MAX_STATE - 2 * SEAL
         assert {
             key: msgspec.structs.replace(each, error="") for key, each in loaded(state).listeners.items()
         } == listeners

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-START_LIMIT = 90.0
+START_LIMIT = 180.0
 """Seconds for a server to answer; three are usual for RabbitMQ."""
 
 STOP_LIMIT = 20.0

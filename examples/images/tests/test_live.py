@@ -117,7 +117,7 @@ def interrupt(process: subprocess.Popen[str], when: str) -> None:
         if when in line:
             break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=150)
 
 
 def await_nothing_of(example: Example) -> None:
