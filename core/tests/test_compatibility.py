@@ -256,7 +256,7 @@ def keep(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "new, how, mend",
+    "new, how, fix",
     [
         (str, {}, "raise the version to 3, with an upcaster from 2"),
         (str, {"version": 3}, "add an upcaster from 2"),
@@ -268,15 +268,15 @@ def keep(data: dict[str, Any]) -> dict[str, Any]:
         (Positive, {"version": 3}, "add an upcaster from 2"),
     ],
 )
-def test_a_higher_version_and_an_upcaster_make_up_for_what_breaks(new: Any, how: Any, mend: str | None) -> None:
+def test_a_higher_version_and_an_upcaster_make_up_for_what_breaks(new: Any, how: Any, fix: str | None) -> None:
     (told,) = compared(made({"f": int}, version=2), made({"f": new}, **{"version": 2, **how}))
 
     assert told.breaks
-    assert told.mend == mend
+    assert told.fix == fix
 
 
 @pytest.mark.parametrize(
-    "old, new, what, mend",
+    "old, new, what, fix",
     [
         ({"version": 2}, {"version": 1}, "its version went from 2 back to 1", "keep 2"),
         (
@@ -289,14 +289,14 @@ def test_a_higher_version_and_an_upcaster_make_up_for_what_breaks(new: Any, how:
             {"version": 2, "upcasters": {1: keep}},
             {"version": 2},
             "has no upcaster from version 1 any more",
-            "keep it while such events may come",
+            "keep it while such events may arrive",
         ),
     ],
 )
-def test_a_version_that_is_not_read_any_more_is_told(old: Any, new: Any, what: str, mend: str) -> None:
+def test_a_version_that_is_not_read_any_more_is_told(old: Any, new: Any, what: str, fix: str) -> None:
     told = compared(made({"f": int}, **old), made({"f": int}, **new))
 
-    assert told == [Change(event="image.created", path="$", what=what, breaks=OLDER, mend=mend)]
+    assert told == [Change(event="image.created", path="$", what=what, breaks=OLDER, fix=fix)]
 
 
 def test_a_version_may_rise_without_a_change() -> None:
@@ -318,7 +318,7 @@ def test_events_that_come_and_go_are_told() -> None:
         ("a.old", "is not declared any more", OLDER),
         ("b.new", "is new", ()),
     ]
-    assert told[0].mend == "keep its listeners until its last event is handled"
+    assert told[0].fix == "keep its listeners until its last event is handled"
 
 
 # --- outputs --------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_a_reference_that_leads_nowhere_is_told() -> None:
     broken = made({"f": int})
     broken["$defs"]["image.created"]["properties"]["f"] = {"$ref": "#/$defs/Gone"}
 
-    with pytest.raises(ValueError, match="leads nowhere"):
+    with pytest.raises(ValueError, match="to which it refers"):
         compared(broken, made({"f": int}))
 
 

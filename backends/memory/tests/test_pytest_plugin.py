@@ -123,7 +123,7 @@ def test_without_an_application_the_error_says_how_to_name_one(shop: Shop) -> No
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(
         [
-            "*UsageError: the fixture relevo_app needs an application: which one? There is no relevo.toml in *",
+            "*UsageError: the fixture relevo_app needs an application: there is no relevo.toml in *",
             'E*Name it in the configuration, or as relevo_app = "module:name" in pytest\'s settings, or write*',
         ]
     )

@@ -1,1 +1,1 @@
-"""Dispatchers: events to listeners now, or to a transport for later."""
+"""Dispatchers: call listeners now, or send events to a transport for later."""

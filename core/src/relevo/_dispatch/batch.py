@@ -13,7 +13,7 @@ from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import SendError, TransportError
 
 Groups = Mapping[str, Sequence[Target]]
-"""Targets by their transport."""
+"""Targets by transport."""
 
 
 class TransportBatch:
@@ -33,11 +33,11 @@ class TransportBatch:
         self.wait = wait
         self.parts: list[tuple[PackedEvent, Sequence[Target]]] = []
         self.positions: list[int] = []
-        """For each envelope the position of its event."""
+        """For each envelope the index of its event in the dispatch."""
         self.envelopes: list[Envelope] = []
 
     def fill(self, packer: Packer) -> None:
-        """Make the envelopes; if one cannot be made, there are none."""
+        """Make the envelopes: all, or none if one cannot be made."""
         made: list[Envelope] = []
         for packed, targets in self.parts:
             made += packer.envelopes(packed, targets)
@@ -46,11 +46,11 @@ class TransportBatch:
 
 class Batches:
     """
-    The events of one dispatch by transport and delay, in the order in which they came.
+    The events of one dispatch by transport and delay, in order.
 
     Args:
-        number: How many events were dispatched together. Positions count these; an event that a listener dispatches
-            has the position of the event that the listener was called for.
+        number: The number of events in the dispatch. Positions are indexes of these events; an event that a listener
+            dispatches has the position of the event that the listener was called with.
     """
 
     __slots__ = ("_batches", "_number")
@@ -60,7 +60,7 @@ class Batches:
         self._batches: dict[tuple[str, float], TransportBatch] = {}
 
     def add(self, packed: PackedEvent, groups: Groups, position: int) -> None:
-        """Add *packed*, which goes to the targets in *groups*."""
+        """Add *packed* for the targets in *groups*."""
         wait = packed.conditions.wait
         for transport, targets in groups.items():
             batch = self._batches.get((transport, wait))
@@ -74,7 +74,7 @@ class Batches:
         Send all batches, each in one call.
 
         Raises:
-            SendError: Not every event is known to be safe; it has the positions.
+            SendError: Not every event is known to be safe; it holds the positions.
 
             TransportError: Nothing was sent.
         """
@@ -84,18 +84,18 @@ class Batches:
 
     def enlist(self, packer: Packer, bound: Callable[[str], BoundSender]) -> None:
         """
-        Have all events written with a session's transaction; if one cannot be, none is.
+        Write all events in a session's transaction: all, or none if one cannot be written.
 
-        On a plain connection they are written now. So the first batch that is asked for its envelopes makes those of
-        all batches, also those of other transports, and only then is anything written.
+        On a plain connection they are written now. So the first batch whose envelopes are needed makes those of all
+        batches, including other transports, before anything is written.
 
         Args:
             packer: Makes the envelopes.
 
-            bound: From the name of a transport to what joins the session for it.
+            bound: Takes the name of a transport, returns a sender that has joined the session for it.
 
         Raises:
-            SendError: Not every one was written; it has the positions.
+            SendError: Not every event was written; it holds the positions.
         """
         batches = self._batches.values()
         senders = {name: bound(name) for name in dict.fromkeys(batch.transport for batch in batches)}
@@ -118,7 +118,7 @@ class Batches:
             raise
 
     def _send_each(self, send: Callable[[TransportBatch], None]) -> None:
-        """Send every batch; an error reports the fate of each event that was dispatched together."""
+        """Send every batch; an error reports the result for each event of the dispatch."""
         done: list[TransportBatch] = []
         for batch in self._batches.values():
             try:
@@ -135,7 +135,7 @@ class Batches:
     def _send_error(
         self, failed: TransportBatch, done: Iterable[TransportBatch], error: SendError, why: str
     ) -> SendError:
-        """Return the error that says the fate of each event; one that arrived in part is unknown."""
+        """Return the error with the result for each event; one that only some targets got is unknown."""
         fates: list[set[str]] = [set() for _ in range(self._number)]
         for batch in self._batches.values():
             if batch is not failed:
@@ -156,7 +156,7 @@ class Batches:
 
 
 def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
-    """Send *envelopes* while the observing hooks look on."""
+    """Send *envelopes* inside the observing hooks."""
     observers = hooks.observers("relevo_around_send")
     if not observers:
         transport.send(envelopes, delay=delay)

@@ -1,4 +1,4 @@
-"""Dispatchers: their interface, and the one that writes events to a transport for later."""
+"""The dispatcher interface, and the dispatcher that sends events to a transport for later."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ T = TypeVar("T")
 
 # One is made for each dispatch, while the caller waits: a Struct takes a fifth of the time of an attrs class.
 class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dispatch did."""
+    """The result of a dispatch."""
 
     id: str
-    """The event's id; empty if it was only called in process."""
+    """The event's id; empty if listeners were only called in process."""
 
     targets: tuple[Target, ...]
-    """Where it went."""
+    """The targets of the event."""
 
 
 class Dispatcher(ABC):
     """
-    Takes an event from the application and gets it to its listeners, now or later.
+    Takes events from the application, and calls their listeners now or later.
 
     Args:
         listeners: The registered listeners.
@@ -53,23 +53,23 @@ class Dispatcher(ABC):
 
     @property
     def listeners(self) -> ListenerTable:
-        """The registered listeners: ``listeners()`` are all, ``listeners("image.created")`` those of one event."""
+        """The registered listeners; call it for all of them, or with an event: ``listeners("image.created")``."""
         return self._table
 
     @abstractmethod
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """
-        Dispatch *events*, in their order and with the same options; all are checked before the first is.
+        Dispatch *events*, in order and with the same options; all are validated before the first is dispatched.
 
         Args:
-            events: Each as :meth:`dispatch` takes it.
+            events: Events as in :meth:`dispatch`.
 
-            options: As :meth:`dispatch` takes them.
+            options: Options as in :meth:`dispatch`.
 
         Raises:
-            SendError: Of some it is not certain that they are safe; positions are those of *events*.
+            SendError: Not every event is known to be safe; positions are indexes of *events*.
 
-            RelevoError: Whatever :meth:`dispatch` raises; nothing was written.
+            RelevoError: Any error of :meth:`dispatch`; nothing was written.
         """
 
     def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
@@ -81,45 +81,45 @@ class Dispatcher(ABC):
 
             session: Write it inside this session's transaction: both commit, or neither.
 
-            delay: Not handled before; seconds, a timedelta, or text such as ``"5m"``.
+            delay: Time before which it is not handled: seconds, a timedelta, or text such as ``"5m"``.
 
-            at: Not handled before that moment: a datetime with a zone, or seconds since the epoch.
+            at: Moment before which it is not handled: a datetime with a zone, or seconds since the epoch.
 
-            urgency: ``high`` overtakes, where the transport claims it.
+            urgency: ``high`` overtakes ``normal``, if the transport claims ``urgency``.
 
-            ordering_key: Handled in order with others of this key, where the transport claims it.
+            ordering_key: Handle it in order with other events of this key, if the transport claims ``order``.
 
-            expires: The moment after which it is dead-lettered instead of handled: a datetime with a zone,
-                seconds since the epoch, or a timedelta or text such as ``"1h"``, from now on.
+            expires: Moment after which it is dead-lettered instead of handled: a datetime with a zone,
+                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``.
 
         Raises:
-            EncodeError: It has no faithful form; nothing was written.
+            EncodeError: A value has no exact form in JSON; nothing was written.
 
-            SendError: The transport cannot say that it is safe.
+            SendError: The event is not known to be safe.
 
             TransportUnavailableError: The server could not be reached; nothing was sent.
 
-            ConfigurationError: It is not an event, or the transport does not claim what is asked for.
+            ConfigurationError: It is not an event, or an option is not supported by the transport.
         """
         return self.dispatch_many((event,), **options)[0]
 
     async def adispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
         """
-        Do as :meth:`dispatch`, without holding up the loop: what waits for a server does so in a thread.
+        Dispatch *event* as :meth:`dispatch` does, in a thread, so that the event loop is not blocked.
 
-        Where it is cancelled, the event is dispatched nevertheless, as soon as a thread of the loop is free; the end of
-        ``asyncio.run`` waits for that. Whoever was cancelled does not hear of an error then. Only what is cancelled
-        before it is awaited, such as a task that has not begun, is not dispatched.
+        If this is cancelled, the event is dispatched nevertheless, as soon as a thread of the loop is free;
+        ``asyncio.run`` waits for it. An error is not reported then. Only a call that is cancelled before it is
+        awaited, such as a task that has not started, does not dispatch.
         """
         return (await self.adispatch_many((event,), **options))[0]
 
     async def adispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
-        """Do as :meth:`dispatch_many`, without holding up the loop; where it is cancelled, as :meth:`adispatch`."""
-        if options.get("session") is not None:  # enlisted: nothing is written yet, and the session is not the thread's
+        """Dispatch *events* as :meth:`dispatch_many` does, in a thread; see :meth:`adispatch` for cancellation."""
+        if options.get("session") is not None:  # only enlisted, and the session must not be used in another thread
             return self.dispatch_many(events, **options)
-        from asyncio import get_running_loop, shield  # noqa: PLC0415 - whoever awaits has it
+        from asyncio import get_running_loop, shield  # noqa: PLC0415 - an awaiting program has imported it
 
-        # Not a task, which the end of the loop would cancel too; the loop waits for its threads.
+        # Not a task: the end of the loop would cancel that too, but it waits for its threads.
         run = copy_context().run
         return await shield(
             get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **options))
@@ -127,77 +127,77 @@ class Dispatcher(ABC):
 
     def listen(self, thing: T, *others: object) -> T:
         """
-        Register marked functions and subscribers; again is fine.
+        Register marked functions and subscribers; registering them again does nothing.
 
         Returns:
-            *thing*, so that it can stand above the mark: ``@dispatcher.listen``.
+            *thing*, so that it can be used as a decorator above the mark: ``@dispatcher.listen``.
 
         Raises:
-            ConfigurationError: One of them holds no listener, or two listeners have one id.
+            ConfigurationError: One of them has no listener, or two listeners have the same id.
         """
         self.listeners.extend((thing, *others))
         return thing
 
     def unlisten(self, *things: object) -> None:
-        """Take out what :meth:`listen` registered; what is not there is passed over."""
+        """Remove what :meth:`listen` registered; ignore things that are not registered."""
         self.listeners.withdraw(things)
 
     def add_listener(
         self, event: str | type, function: Callable[..., object], **options: Unpack[ListenerOptions]
     ) -> Listener:
         """
-        Register *function*, which has no mark; what is returned can be taken out.
+        Register *function*, which has no mark; return the listener, for :meth:`remove_listener`.
 
         Args:
             event: A declared class, or a name.
 
-            function: Whom to call.
+            function: The function to call.
 
-            options: As :func:`listener` takes them: priority, queue, retry, id, aliases, missing, time_limit.
+            options: The options of :func:`listener`: priority, queue, retry, id, aliases, missing, time_limit.
 
         Raises:
-            ConfigurationError: *function* cannot be called, or not with an event, or another argument is invalid.
+            ConfigurationError: *function* cannot be called, has the wrong parameters, or another argument is invalid.
         """
         known = attrs.fields_dict(Mark)
         if unknown := sorted(options.keys() - known.keys()):
-            raise TypeError(f"a listener has no {unknown[0]}=…{did_you_mean(unknown[0], known)}")
+            raise TypeError(f"a listener has no option {unknown[0]}=…{did_you_mean(unknown[0], known)}")
         return self.listeners.add(function, Mark(event=event, **options))
 
     def remove_listener(self, listener: Listener) -> None:
-        """Take *listener* out; does nothing if it is not there."""
+        """Remove *listener*; do nothing if it is not registered."""
         self.listeners.remove(listener)
 
     def has_listeners(self, event: object = None) -> bool:
-        """Return whether anybody hears *event*, a name, a declared class or an event; any event by default."""
+        """Return whether *event*, a name, a declared class or an event, has listeners; by default, any event."""
         return bool(self.listeners(event))
 
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
-        """Return the priority with which *function* hears *event*; ``None`` if it does not."""
+        """Return the priority of *function* among the listeners of *event*; ``None`` if it is not one of them."""
         return next((each.priority for each in self.listeners(event) if each.function == function), None)
 
 
 class DeferredDispatcher(Dispatcher):
     """
-    Writes events to a queue of a transport and returns; a worker calls the listeners later.
+    Sends events to a queue of a transport and returns; a worker calls the listeners later.
 
-    When a dispatch returns, and had no session, the event is as safe as the transport claims.
+    When a dispatch without a session returns, the event is as safe as the transport claims.
 
     Args:
-        transport: Where to.
+        transport: The transport to send to.
 
-        listeners: The listeners that a worker calls; an empty table of its own by default.
+        listeners: The listeners that a worker calls; by default an empty table.
 
-        queue: The named stream.
+        queue: The queue to send to.
 
-        source: Who dispatches: the application's name.
+        source: The application's name.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
         ids: Makes the id of an event.
 
         subjects: Names subjects.
 
-        hooks: Plugins that add to the context of an event, and look on.
+        hooks: Plugins that add to the context of an event, and observe.
 
     Raises:
         ConfigurationError: *transport* is not a transport, or *queue* or *source* is invalid.
@@ -217,7 +217,7 @@ class DeferredDispatcher(Dispatcher):
     ):
         super().__init__(ListenerTable() if listeners is None else listeners)
         if not isinstance(transport, Transport):
-            raise ConfigurationError(f"DeferredDispatcher: {shown(transport)} is not a relevo.Transport; open one")
+            raise ConfigurationError(f"DeferredDispatcher: expected a relevo.Transport; got {shown(transport)}")
         self.transport = transport
         self.queue = checked_queue(queue, where="DeferredDispatcher")
         self._hooks = hooks or Hooks()
@@ -229,7 +229,7 @@ class DeferredDispatcher(Dispatcher):
         for packed in packed_events:
             packed.conditions.check_claims(self.transport)
 
-        def made() -> list[Envelope]:  # all before any is written, which on a plain connection is at once
+        def made() -> list[Envelope]:  # all of them before the first is written
             return [envelope for packed in packed_events for envelope in self._packer.envelopes(packed, targets)]
 
         session = options.get("session")

@@ -16,49 +16,48 @@ from relevo._listener.call import DispatchOptions
 @attrs.frozen
 class FollowUps:
     """
-    Where the events go that a listener dispatches by its call, while a worker handles an event.
+    Takes the events that a listener dispatches by its call, while a worker handles an event.
 
-    The listener may be called again for the same event, and then dispatches the same events again: they have the same
-    ids.
+    The listener may be called again for the same event. The events that it dispatches again have the same ids.
 
     Args:
-        sender: Checks each event at once, and sends those of one call together.
+        sender: Validates each event at once, and sends those of one call together.
     """
 
     _sender: Sender
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Check *event* and keep it for :meth:`send_held`."""
+        """Validate *event* and return it for :meth:`send_held`."""
         parent = ambient().causation
         made_id = partial(derived, parent, key) if parent else None
         return self._sender.check(event, options, None, made_id)
 
     def send_held(self, held: Sequence[ReadyEvent]) -> None:
-        """Send what was kept."""
+        """Send the events that :meth:`hold` returned."""
         self._sender.send(held, None)
 
 
-def derived(parent: str, key: str, said: bytes) -> str:
+def derived(parent: str, key: str, content: bytes) -> str:
     """
-    Return the id of an event that another brought about: the same whenever it is asked for.
+    Return the id of an event that a listener dispatched; the same arguments give the same id.
 
-    So what a listener dispatches when it is run again is the same event again. It is a UUID of version 8
-    (RFC 9562, section 5.8): the time of the parent, where that is a UUID with one, and 74 bits of SHA-256.
+    So an event that a listener dispatches again, in a second run, is a duplicate of the first. The id is a UUID of
+    version 8 (RFC 9562, section 5.8): the time of the parent's id, if that is a UUID with one, and 74 bits of SHA-256.
 
     Args:
         parent: The id of the event that was handled.
 
         key: The listener's id and the index of the event within the call.
 
-        said: What it says. A listener that says something else when it is run again means another event:
-            under the same id that would be taken for the first one, and lost.
+        content: The name, subject and data of the event. If they differ in the second run, it is another event: with
+            the same id it would be ignored as a duplicate, and lost.
     """
-    from hashlib import sha256  # noqa: PLC0415 - it brings OpenSSL along
+    from hashlib import sha256  # noqa: PLC0415 - it loads OpenSSL
 
     head = parent.replace("-", "")[:12]
     moment = int(head, 16) if len(head) == 12 and set(head) <= set("0123456789abcdefABCDEF") else 0
     return made(
         moment,
         8,
-        sha256(f"{len(parent)} {parent} {len(key)} {key} ".encode("utf-8", "backslashreplace") + said).digest(),
+        sha256(f"{len(parent)} {parent} {len(key)} {key} ".encode("utf-8", "backslashreplace") + content).digest(),
     )

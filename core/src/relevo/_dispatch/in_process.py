@@ -1,4 +1,4 @@
-"""The dispatcher that calls listeners at once; it writes nothing and promises no delivery."""
+"""The in-process dispatcher: it calls listeners at once, writes nothing and promises no delivery."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from relevo.errors import ConfigurationError
 
 class LocalDispatcher(Dispatcher):
     """
-    Calls the listeners at the dispatch, in this process.
+    Calls the listeners in this process, during the dispatch.
 
-    By priority, then in order of registration; a listener may stop the propagation; an error
-    propagates to whoever dispatched, and the later listeners are not called. An event cannot be delayed;
-    other options hold by themselves, since nothing is sooner than now. A subject that cannot be found is not
-    waited for: what the listener says it is to do without its subject, it does at once.
+    Listeners are called by priority, then in order of registration. A listener may stop the propagation. An error
+    of a listener is raised by the dispatch, and the later listeners are not called. An event cannot be delayed; the
+    other options have no effect, since the event is handled at once. The dispatch does not wait for a missing
+    subject: the listener's ``missing=`` option applies immediately.
 
     Args:
-        listeners: The listeners to call; an empty table of its own by default.
+        listeners: The listeners to call; by default an empty table.
 
         subjects: Names and loads subjects.
     """
@@ -58,7 +58,7 @@ class LocalDispatcher(Dispatcher):
 
             listeners: The listeners to call.
 
-            outgoing: Where what they dispatch by their :class:`Call` goes; here, by default.
+            outgoing: Takes the events that they dispatch by their :class:`Call`; by default this dispatcher.
         """
         by_name = isinstance(event, Event)
         if isinstance(event, Event) and event.subject is not None:
@@ -82,7 +82,7 @@ class LocalDispatcher(Dispatcher):
             try:
                 _refuse_awaitable(listener.function(form, call), listener)
             except SubjectMissingError:
-                # It is not waited for, as a worker would: whoever dispatched waits too, maybe inside the transaction.
+                # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
                 if listener.mark.missing == "fail":
                     raise
                 call.give_subject_up()
@@ -95,19 +95,19 @@ class LocalDispatcher(Dispatcher):
                 break
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Check *event* and keep it for :meth:`send_held`."""
+        """Validate *event* and return it for :meth:`send_held`."""
         refuse_delay(name_of(event), options)
         return event
 
     def send_held(self, held: Sequence[object]) -> None:
-        """Dispatch what was kept."""
+        """Dispatch the events that :meth:`hold` returned."""
         self.dispatch_many(held)
 
 
 def _refuse_awaitable(result: object, listener: Listener) -> None:
     if hasattr(result, "__await__"):
-        getattr(result, "close", int)()  # so that Python does not warn of it as well
-        raise TypeError(f"{listener.id} returned an awaitable, which nobody awaits; its work was not done")
+        getattr(result, "close", int)()  # avoids a second warning from Python
+        raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
 
 
 def _checked(event: object, options: DispatchOptions) -> str:
@@ -119,7 +119,7 @@ def _checked(event: object, options: DispatchOptions) -> str:
 
 
 def _form(event: object, listener: Listener) -> object:
-    """Return *event* as what *listener* asks for."""
+    """Return *event* in the form that *listener* takes."""
     kind = listener.event_type
     if isinstance(event, Event):
         return event if kind is None else typed_from(event, kind)
@@ -132,7 +132,9 @@ def generic_from(event: object) -> Event:
 
 
 def refuse_delay(event_name: str, options: DispatchOptions) -> None:
-    """Raise :class:`ConfigurationError` if *options* ask for a delay where listeners are called at once."""
+    """Raise :class:`ConfigurationError` if *options* have a delay, which is impossible in process."""
     check_options(event_name, options)
     if options.get("delay") or options.get("at") is not None:
-        raise ConfigurationError(f'"{event_name}" is called at once, it cannot be delayed; route it to a transport')
+        raise ConfigurationError(
+            f'"{event_name}" cannot be delayed, since its route calls listeners in process; route it to a transport'
+        )

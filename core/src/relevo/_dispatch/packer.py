@@ -1,4 +1,4 @@
-"""Pack events: validate them, give them their ids, and make their envelopes."""
+"""Validate events, assign their ids and make their envelopes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST_ID = "9" * 40
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dispatch asks for beside the event."""
+    """The validated options of a dispatch."""
 
     urgency: Urgency = "normal"
     ordering_key: str | None = None
@@ -39,7 +39,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, event_name: str, options: DispatchOptions, *, now: float) -> Conditions:
         """
-        Return what *options* ask for.
+        Validate *options*.
 
         Raises:
             EncodeError: The urgency or the ordering key is invalid.
@@ -57,7 +57,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def check_claims(self, transport: Transport) -> None:
-        """Raise :class:`UnsupportedError` if *transport*, wherever the event waits before it, cannot honour them."""
+        """Raise :class:`UnsupportedError` if *transport* does not claim what the options need."""
         if self.urgency != "normal" and not transport.capabilities.urgency:
             raise UnsupportedError(transport.name, "urgency")
         if self.ordering_key is not None and transport.capabilities.order == "none":
@@ -80,10 +80,10 @@ class PackedEvent(msgspec.Struct, frozen=True):
     around: Ambient
 
     subject: Any
-    """What is named at the commit; ``None`` if it has its name, or if there is none."""
+    """The subject if it is named at the commit; ``None`` if it is named already, or if there is none."""
 
     body: bytes
-    """Final, unless :attr:`subject` is named later."""
+    """The final body, unless :attr:`subject` is named later."""
 
 
 @attrs.frozen
@@ -94,7 +94,7 @@ class Packer:
     Args:
         source: The application's name.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
         ids: Makes the id of an event.
 
@@ -105,7 +105,7 @@ class Packer:
         sign: Returns an envelope with its signature, if the application signs.
 
     Raises:
-        ConfigurationError: *source* cannot name an application.
+        ConfigurationError: *source* is invalid.
     """
 
     _source: str = attrs.field(converter=checked_source)
@@ -119,14 +119,14 @@ class Packer:
         self, event: object, options: DispatchOptions, *, made_id: Callable[[bytes], str] | None = None
     ) -> PackedEvent:
         """
-        Validate *event* and its options, and give it its id.
+        Validate *event* and its options, and assign its id.
 
         Args:
-            event: As it was dispatched.
+            event: The event as it was dispatched.
 
-            options: The other arguments of the dispatch, if there are any.
+            options: The other arguments of the dispatch.
 
-            made_id: From what it says to its id, unless it has one of its own; a new one by default.
+            made_id: Takes the event's content, returns its id, unless the event has one; by default a new id.
 
         Raises:
             EncodeError: It, or what goes with it, has no faithful form.
@@ -140,9 +140,9 @@ class Packer:
         conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
         subject = subject_of(event)
         about = None if subject is None else self._subjects.named(subject)
-        event_id = _own_id(event) or (made_id(_said(content, about)) if made_id else self._ids(now))
+        event_id = _own_id(event) or (made_id(_identifying(content, about)) if made_id else self._ids(now))
         around = surroundings(event, self._hooks)
-        # What has no id yet is named at the commit; all else is validated now.
+        # A subject without an id is named at the commit; everything else is validated now.
         pending = subject is not None and about is None
         stand_in = Subject(self._subjects.of(subject).type, _LONGEST_ID) if pending else about
         body = encoded(content, event_id=event_id, source=self._source, now=now, subject=stand_in, around=around)
@@ -173,12 +173,12 @@ class Packer:
         return made if self._sign is None else [self._sign(each) for each in made]
 
     def _named_body(self, packed: PackedEvent) -> bytes:
-        """Return the body of *packed* with the name of its subject, which it has got meanwhile."""
+        """Return the body of *packed* with the name of its subject, which has an id by now."""
         found = self._subjects.named(packed.subject)
         if found is None:
             raise SubjectError(
                 f'the subject of type "{self._subjects.of(packed.subject).type}" has no id yet, or its row was rolled '
-                f"back; flush it first, or dispatch with session= where it was added, which names it at the commit"
+                f"back; flush it first, or dispatch with session= of the session that it was added to"
             )
         return encoded(
             packed.content,
@@ -192,9 +192,9 @@ class Packer:
 
 def surroundings(event: object, hooks: Hooks) -> Ambient:
     """
-    Return the context of *event*, and what it came of.
+    Return the context and the parent's ids for *event*.
 
-    Its own arguments win over the context that the application set, and that over what plugins add.
+    Names of the event's own arguments are left out; the application's context wins over values of plugins.
     """
     here, added = ambient(), hooks.enrichment(event)
     if not (added or here.context):
@@ -207,22 +207,23 @@ def surroundings(event: object, hooks: Hooks) -> Ambient:
 def check_options(event_name: str, options: DispatchOptions) -> None:
     """Raise :class:`EncodeError` if a dispatch option is invalid."""
     if unknown := sorted(options.keys() - DispatchOptions.__annotations__.keys()):
-        raise TypeError(f"a dispatch has no {unknown[0]}=…{did_you_mean(unknown[0], DispatchOptions.__annotations__)}")
+        hint = did_you_mean(unknown[0], DispatchOptions.__annotations__)
+        raise TypeError(f"a dispatch has no option {unknown[0]}=…{hint}")
     if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
-        raise EncodeError(event_name, "urgency", f"is {shown(urgency)}, it must be normal or high")
+        raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
     if (ordering_key := options.get("ordering_key")) is not None and not _is_line(ordering_key):
-        raise EncodeError(event_name, "ordering_key", "must be 1 to 255 printable characters")
+        raise EncodeError(event_name, "ordering_key", "expected 1 to 255 printable characters")
 
 
 def _own_id(event: object) -> str | None:
     wanted = event.id if isinstance(event, Event) else None
     if wanted is not None and not _is_line(wanted):
-        raise EncodeError(name_of(event), "id", "must be 1 to 255 printable characters")
+        raise EncodeError(name_of(event), "id", "expected 1 to 255 printable characters")
     return wanted
 
 
-def _said(content: Content, about: Subject | None) -> bytes:
-    """Return what an event says, as the id of an event that a listener dispatches is derived from it."""
+def _identifying(content: Content, about: Subject | None) -> bytes:
+    """Return the bytes of an event from which the id of a follow-up event is derived."""
     return b"%b %b %b" % (content.name.encode(), str(about).encode("utf-8", "surrogatepass"), content.data)
 
 
@@ -231,7 +232,7 @@ def _wait(delay: Duration, at: Moment | None, now: float) -> float:
     if at is None:
         return wait
     if wait:
-        raise ConfigurationError("a dispatch has delay= or at=, not both")
+        raise ConfigurationError("a dispatch takes delay= or at=, not both")
     return seconds(max(0.0, moment(at, now=now, what="the at of a dispatch") - now), what="the time until at=")
 
 

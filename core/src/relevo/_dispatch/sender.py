@@ -1,4 +1,4 @@
-"""Send events where routes say: to the listeners that are called now, and to transports for later."""
+"""Send events along their routes: call listeners now, and send to transports for later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import DuplicateEventError
 
 _MOST_ROUTINGS = 1000
-"""Names whose routing is kept, in case a program makes them up."""
+"""The largest number of event names whose routing is cached, in case a program generates names."""
 
 
 class Destinations(Protocol):
@@ -31,7 +31,7 @@ class Destinations(Protocol):
 
     @property
     def transports(self) -> Mapping[str, Transport]:
-        """By the names that routes use."""
+        """The transports by the names that routes use."""
         ...
 
     def ready(self, name: str) -> Transport:
@@ -39,33 +39,33 @@ class Destinations(Protocol):
         ...
 
     def bound(self, name: str, session: Any) -> BoundSender:
-        """Return what writes events for the transport *name* inside *session*."""
+        """Return a sender that writes events for the transport *name* inside *session*."""
         ...
 
 
 class Listeners(Protocol):
-    """The listeners of an application, of which some modules may not be imported yet."""
+    """The listeners of an application; some of their modules may not be imported yet."""
 
     known: ListenerTable
-    """Those of the modules that were imported."""
+    """The listeners of the modules that are imported."""
 
     @property
     def table(self) -> ListenerTable:
-        """All; the modules are imported now."""
+        """All listeners; imports the other modules now."""
         ...
 
 
 @attrs.frozen(kw_only=True)
 class Routing:
-    """Where the events of one name go."""
+    """The targets of one event name."""
 
     targets: tuple[Target, ...]
     groups: Groups
-    """Those that are not called now, by transport."""
+    """The targets without ``now``, by transport."""
 
     is_now: bool
     first: str
-    """``now`` if that is the first target; listeners that name no queue are called now then."""
+    """``now`` if that is the first target, so that listeners without a queue are called in process."""
 
     @classmethod
     def of(cls, targets: tuple[Target, ...]) -> Routing:
@@ -79,23 +79,23 @@ class Routing:
 
 
 class ReadyEvent(msgspec.Struct, frozen=True):
-    """An event that can be sent: all about it is validated, and nothing is written yet."""
+    """A validated event that can be sent; nothing is written yet."""
 
     event: object
     packed: PackedEvent | None
     routing: Routing
     listeners: Sequence[Listener]
-    """Those that are called now."""
+    """The listeners that are called in process."""
 
     dispatched: Dispatched
 
 
 class Sender:
     """
-    Validates events and sends them where *routes* say.
+    Validates events and sends them along *routes*.
 
     Args:
-        routes: Where events go.
+        routes: The routing table.
 
         destinations: The transports.
 
@@ -103,11 +103,11 @@ class Sender:
 
         listeners: The listeners.
 
-        local: Calls listeners now.
+        local: Calls listeners in process.
 
         hooks: The plugins.
 
-        clock: Where the time comes from.
+        clock: The source of time.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Sender:
         self._routings: dict[str, Routing] = {}
 
     def dispatch(self, events: Iterable[object], options: DispatchOptions, session: Any) -> list[Dispatched]:
-        """Validate all *events*, then send them together, inside *session* if there is one."""
+        """Validate all *events*, then send them together, inside *session* if one is given."""
         ready = [self.check(event, options, session) for event in events]
         self.send(ready, session)
         return [each.dispatched for each in ready]
@@ -166,7 +166,7 @@ class Sender:
         return ReadyEvent(event, packed, routing, listeners, Dispatched(id=packed.id, targets=routing.targets))
 
     def send(self, ready: Sequence[ReadyEvent], session: Any) -> None:
-        """Call the listeners that hear *ready* now; then send it, and what they dispatch, or enlist it in *session*."""
+        """Call listeners in process; then send *ready* and the events that they dispatched, or enlist in *session*."""
         if session is not None and any(each.listeners for each in ready):
             for name in dict.fromkeys(name for each in ready for name in each.routing.groups):
                 self.destinations.bound(name, session)  # if it cannot be joined, no listener is called
@@ -176,11 +176,11 @@ class Sender:
         gathering.send()
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
-        """Call the listeners that hear *ready* now; *gathering* takes what they dispatch."""
+        """Call the in-process listeners of *ready*; *gathering* takes the events that they dispatch."""
         if not ready.listeners:
             return
         if ready.packed is not None and gathering.session is None:
-            self.packer.envelopes(ready.packed, ())  # a subject without an id is found before a listener is called
+            self.packer.envelopes(ready.packed, ())  # raises for a subject without an id before a listener is called
         around = ready.packed.around if ready.packed is not None else surroundings(ready.event, self._hooks)
         event_id = ready.dispatched.id
         around = attrs.evolve(
@@ -191,11 +191,11 @@ class Sender:
         with within(around):
             self._local.call(ready.event, ready.listeners, outgoing=gathering)
 
-    def sent(self, ready: Sequence[ReadyEvent]) -> None:
-        """Take note of *ready*, which was sent or enlisted; for those who override it."""
+    def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
+        """Do nothing; subclasses override it to observe *ready* after it was sent or enlisted."""
 
     def send_batch(self, batch: TransportBatch) -> None:
-        """Send *batch*, not inside a session."""
+        """Send *batch* outside of a session."""
         transport = self.destinations.ready(batch.transport)
         send_envelopes(transport, batch.envelopes, delay=batch.wait, hooks=self._hooks)
 
@@ -219,14 +219,14 @@ class Sender:
 
 class Gathering:
     """
-    The events of one dispatch, and those that the listeners called meanwhile dispatch by their call.
+    The events of one dispatch, and the events that in-process listeners dispatch by their call.
 
     Args:
-        sender: Checks and sends.
+        sender: Validates and sends.
 
-        session: Of the dispatch.
+        session: The session of the dispatch.
 
-        number: How many events were dispatched together.
+        number: The number of events in the dispatch.
     """
 
     __slots__ = ("_batches", "_gathered", "_position", "_sender", "session")
@@ -239,7 +239,7 @@ class Gathering:
         self._gathered: list[ReadyEvent] = []
 
     def add(self, ready: ReadyEvent, position: int) -> None:
-        """Add *ready* to what is sent, call its listeners in process, and add what these dispatch."""
+        """Add *ready*, call its listeners in process, and add the events that they dispatch."""
         self._gathered.append(ready)
         if ready.packed is not None:
             self._batches.add(ready.packed, ready.routing.groups, position)
@@ -248,19 +248,19 @@ class Gathering:
             self._sender.call(ready, self)
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Check *event*, which a listener dispatches, and keep it for :meth:`send_held`."""
+        """Validate *event*, which a listener dispatches, and return it for :meth:`send_held`."""
         return self._sender.check(event, options, self.session)
 
     def send_held(self, held: Sequence[Any]) -> None:
-        """Add what a listener dispatched, and call its listeners in process."""
+        """Add the events that a listener dispatched, and call their listeners in process."""
         for each in held:
             self.add(each, self._position)
 
     def send(self) -> None:
-        """Send all that was gathered, or enlist it in the session."""
+        """Send all gathered events, or enlist them in the session."""
         sender = self._sender
         if self.session is None:
             self._batches.send(sender.packer, sender.send_batch)
         else:
             self._batches.enlist(sender.packer, lambda name: sender.destinations.bound(name, self.session))
-        sender.sent(self._gathered)
+        sender.note_sent(self._gathered)

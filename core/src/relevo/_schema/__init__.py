@@ -1,1 +1,1 @@
-"""Schemas: declared events as JSON Schema and AsyncAPI, and whether a change breaks a reader."""
+"""Schemas: declared events as JSON Schema and AsyncAPI, and the detection of breaking changes."""

@@ -3,9 +3,9 @@ An application's channels and messages as an AsyncAPI document.
 
 The form is that of https://www.asyncapi.com/docs/reference/specification/v3.0.0. A channel is a queue of a
 transport, a message is an event, and its payload the CloudEvents 1.0.2 document that travels
-(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md). AsyncAPI's own form of
-schemas builds on draft 7 of JSON Schema, in which lists of a fixed length are written in another way.
-Servers are left out: their addresses are a matter of the place where an application runs.
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md). AsyncAPI's own schemas
+are based on draft 7 of JSON Schema, which writes lists of fixed length differently.
+Servers are left out, since their addresses depend on the deployment.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def asyncapi(
     Return the AsyncAPI document of an application.
 
     Args:
-        kinds: The declared events that it tells of.
+        kinds: The declared events to document.
 
         source: The application's name.
 
-        version: Of the application's interface, as its authors count.
+        version: The version of the application's interface.
 
-        routes: Where events go; each queue that one of *kinds* goes to is a channel that is sent to.
+        routes: The routing table; each queue that one of *kinds* is routed to is a channel with a send operation.
 
-        listeners: The application's; a channel in which one runs is received from.
+        listeners: The application's listeners; each channel in which one runs has a receive operation.
     """
     named = {kind.name: kind for kind in kinds}
     keys = _keys(named)
@@ -104,7 +104,7 @@ def _message(name: str, key: str, version: int) -> Schema:
 
 
 def _data(key: str, schema: Schema) -> Schema:
-    """Return *schema* and what it refers to, each by its name among the components."""
+    """Return *schema* and the schemas that it refers to, by their names among the components."""
 
     def change(each: Schema) -> Schema:
         kept = {word: value for word, value in each.items() if word not in ("$schema", "$id", "discriminator")}
@@ -139,7 +139,7 @@ def _runs_in(target: Target, listener: Listener, targets: Sequence[Target]) -> b
 
 
 def _keys(names: Iterable[Any]) -> dict[str, str]:
-    """Return what *names* are called among the components, where only A-Z a-z 0-9 . - _ may stand; no two alike."""
+    """Return unique component keys for *names*; only A-Z a-z 0-9 . - _ are allowed in a key."""
     taken = {_ENVELOPE}
     found: dict[str, str] = {}
     for name in sorted(names):

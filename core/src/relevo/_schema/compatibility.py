@@ -1,14 +1,14 @@
 """
 Breaking changes between two outputs of ``relevo schema``.
 
-Two can be broken. *Older events* still lie in queues, and are read by the newer class: that needs an
-upcaster from their version. *Newer events* may be received by workers of the older release: these give
-them back, and lose nothing, if the version went up. A default that comes or goes counts too: an event
+A change can break two things. *Older events* are still in queues and are read by the newer class: that needs an
+upcaster from their version. *Newer events* may be received by workers of the older release: if the version was raised,
+these return them and nothing is lost. A default that is added or removed counts too: an event
 that is dispatched by name may lack the field.
 
-Only what a schema tells is seen, so it is written into it as far as msgspec reads it. Pydantic's schemas do not tell
-whether a datetime needs a zone. Where a schema cannot be exact, rather too much is told than too little: a list that
-becomes a set may hold an item twice, which is read.
+Only differences between schemas are seen, so relevo's schemas include everything that msgspec validates. Pydantic's
+schemas do not show whether a datetime needs a zone. Where a schema is not exact, a false alarm is preferred to a missed
+change: a list that becomes a set may hold an item twice, which is read without an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import attrs
 from relevo._schema.schema import OWN, Schema
 
 Reader = Literal["older events", "newer events"]
-"""Which events are read wrongly, or not at all: older ones by the newer class, or newer ones by the older class."""
+"""The events that fail or are read wrongly: older ones by the newer class, or newer ones by the older class."""
 
 OLDER: tuple[Reader, ...] = ("older events",)
 NEWER: tuple[Reader, ...] = ("newer events",)
@@ -36,18 +36,18 @@ _MORE = 10**30
 
 @attrs.frozen(kw_only=True)
 class Change:
-    """One difference between an event as it was and as it is."""
+    """One difference between the old and the new schema of an event."""
 
     event: str
     path: str
-    """The place in its data, as in ``$.size``."""
+    """The path in its data, as in ``$.size``."""
 
     what: str
     breaks: tuple[Reader, ...] = ()
-    """Whom, if nothing is done about it; empty if it is harmless."""
+    """The events that it breaks without further changes; empty if it is harmless."""
 
-    mend: str | None = None
-    """What there is still to do; ``None`` if nothing, since the version went up and there is an upcaster."""
+    fix: str | None = None
+    """How to fix it; ``None`` if nothing is left to do: the version was raised and there is an upcaster."""
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class _Side:
 
     schema: Schema
     root: Schema
-    """What the references in it refer to."""
+    """The schema that its references refer to."""
 
     @property
     def version(self) -> int:
@@ -72,7 +72,7 @@ class _Side:
         return found["type"] if found else None
 
     def resolved(self, node: Any) -> Schema:
-        """Return the schema that *node* is, or refers to."""
+        """Return *node*, or the schema that it refers to."""
         for _ in range(100):
             if not isinstance(node, Mapping):
                 return {} if node is not False else {"not": {}}
@@ -88,16 +88,16 @@ class _Side:
         for step in reference.removeprefix("#/").split("/"):
             found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
         if found is None:
-            raise ValueError(f'"{reference}" leads nowhere in it')
+            raise ValueError(f'it has no "{reference}", to which it refers')
         return found
 
 
 def events_in(document: object) -> dict[str, _Side]:
     """
-    Return the events that an output of ``relevo schema`` holds, by name.
+    Return the events in an output of ``relevo schema``, by name.
 
     Raises:
-        ValueError: It is not such an output.
+        ValueError: *document* is not an output of ``relevo schema``.
     """
     root: Any = document if isinstance(document, Mapping) else {}
     among = root["$defs"] if "$defs" in root else root.get("components", {}).get("schemas")
@@ -110,10 +110,10 @@ def events_in(document: object) -> dict[str, _Side]:
 
 def compared(old: object, new: object) -> list[Change]:
     """
-    Return how the events of the output *new* differ from those of *old*, by name and then by place.
+    Return the differences between the outputs *old* and *new*, sorted by event and then by path.
 
     Raises:
-        ValueError: One of them is no output of ``relevo schema``.
+        ValueError: One of them is not an output of ``relevo schema``.
     """
     before, after = events_in(old), events_in(new)
     found: list[Change] = []
@@ -127,7 +127,7 @@ def compared(old: object, new: object) -> list[Change]:
                     path="$",
                     what="is not declared any more",
                     breaks=OLDER,
-                    mend="keep its listeners until its last event is handled",
+                    fix="keep its listeners until its last event is handled",
                 )
             )
         else:
@@ -139,23 +139,23 @@ def _event(name: str, old: _Side, new: _Side) -> Iterator[Change]:
     was, now = old.version, new.version
     if now < was:
         yield Change(
-            event=name, path="$", what=f"its version went from {was} back to {now}", breaks=OLDER, mend=f"keep {was}"
+            event=name, path="$", what=f"its version went from {was} back to {now}", breaks=OLDER, fix=f"keep {was}"
         )
     if now > was and new.upcasts and was < min(new.upcasts):
         what = f"has upcasters from version {min(new.upcasts)} on, and none from {was}"
-        yield Change(event=name, path="$", what=what, breaks=OLDER, mend=f"add an upcaster from {was}")
+        yield Change(event=name, path="$", what=what, breaks=OLDER, fix=f"add an upcaster from {was}")
     for version in sorted({*old.upcasts} - {*new.upcasts}):
         what = f"has no upcaster from version {version} any more"
-        yield Change(event=name, path="$", what=what, breaks=OLDER, mend="keep it while such events may come")
+        yield Change(event=name, path="$", what=what, breaks=OLDER, fix="keep it while such events may arrive")
     comparison = _Comparison(old, new)
     if old.subject != new.subject:
         comparison.note("$", f"its subject was {old.subject or 'none'}, and is {new.subject or 'none'}", OLDER + NEWER)
     comparison.compare(old.schema, new.schema, "$")
     for path, what, breaks in comparison.found:
-        yield Change(event=name, path=path, what=what, breaks=breaks, mend=_mend(breaks, old, new))
+        yield Change(event=name, path=path, what=what, breaks=breaks, fix=_fix(breaks, old, new))
 
 
-def _mend(breaks: Sequence[Reader], old: _Side, new: _Side) -> str | None:
+def _fix(breaks: Sequence[Reader], old: _Side, new: _Side) -> str | None:
     risen = new.version > old.version
     if "older events" in breaks and not (risen and old.version in new.upcasts):
         return f"add an upcaster from {old.version}" if risen else _raise(old.version, upcaster=True)
@@ -167,7 +167,7 @@ def _raise(version: int, *, upcaster: bool) -> str:
 
 
 class _Comparison:
-    """Walks through both schemas at once and notes the differences."""
+    """Walks through both schemas in parallel and notes the differences."""
 
     def __init__(self, old: _Side, new: _Side):
         self._old, self._new = old, new
@@ -214,7 +214,7 @@ class _Comparison:
     def _within_bounds(
         self, schema: Schema, others: Mapping[str, Schema], path: str, breaks: tuple[Reader, ...]
     ) -> None:
-        """Tell by what *schema*, which is covered by others as far as kinds go, is nevertheless not covered."""
+        """Note the values of *schema* that *others* do not accept, although they accept its kind."""
         if "enum" in schema:
             bad = [
                 each
@@ -301,7 +301,7 @@ class _Comparison:
 
 
 def _alternatives(side: _Side, node: Any) -> dict[str, Schema]:
-    """Return what *node* may be, by a word for its kind; kinds of objects have titles."""
+    """Return the alternatives of *node* by their kinds; kinds of objects have titles."""
     schema = side.resolved(node)
     among = schema.get("anyOf") or schema.get("oneOf")
     types = schema.get("type")
@@ -319,7 +319,7 @@ def _alternatives(side: _Side, node: Any) -> dict[str, Schema]:
 
 
 def _pair(olds: dict[str, Schema], news: dict[str, Schema]) -> None:
-    """Let the only kind of object of either side be the same kind: it is not read by its title."""
+    """Treat the only kinds of objects of both sides as the same kind: the title does not affect reading."""
     titled = [[kind for kind in kinds if kind.startswith("object")] for kinds in (olds, news)]
     if [len(each) for each in titled] == [1, 1]:
         olds["object"], news["object"] = olds.pop(titled[0][0]), news.pop(titled[1][0])
@@ -336,14 +336,14 @@ def _kind(schema: Schema) -> str:
 
 
 def _covered(kind: str, schema: Schema, others: Mapping[str, Schema]) -> bool:
-    """Return whether whatever is of *kind* is also of one of *others*, as far as kinds go."""
+    """Return whether one of *others* accepts all values of *kind*, comparing only kinds."""
     if kind == "one of" and kind not in others:
         return all(_cover(_json_type(value), others) for value in schema["enum"])
     return kind == "nothing" or _cover(kind, others) is not None
 
 
 def _cover(kind: str, others: Mapping[str, Schema]) -> str | None:
-    """Return the one of *others* that whatever is of *kind* is of, too."""
+    """Return the one of *others* that accepts all values of *kind*."""
     wider = (kind, "anything", kind.partition(" (")[0], "number" if kind == "integer" else "")
     return next((each for each in wider if each in others), None)
 

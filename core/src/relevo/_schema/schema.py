@@ -2,11 +2,11 @@
 Declared events as JSON Schema, for readers and writers that do not use relevo.
 
 The dialect is https://json-schema.org/draft/2020-12/json-schema-core. The events of an application are
-one document, in which each has a schema that stands by itself, with an ``$id`` (section 9.3.1 there).
+one document with a self-contained schema for each, which has an ``$id`` (section 9.3.1 there).
 
-Of what JSON has as text msgspec's schemas do not tell all. What they leave out is written in: the formats of
-datetimes and times that may be, or have to be, without a zone, ``date-time-local`` and ``time-local`` of
-https://spec.openapis.org/registry/format/, that a decimal is also read from a number, and what the keys of a dict are.
+msgspec's schemas do not describe everything that is text in JSON. This module adds what they leave out: the formats of
+datetimes and times that may or must be without a zone (``date-time-local`` and ``time-local`` of
+https://spec.openapis.org/registry/format/), decimals that are also read from a number, and the keys of a dict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relevo._event.event import EventType
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 OWN = "x-relevo"
-"""The keyword under which stands what JSON Schema has no word for; unknown keywords are annotations (section 6.5)."""
+"""The keyword for facts that JSON Schema cannot express; unknown keywords are annotations (section 6.5)."""
 
 Schema = dict[str, Any]
 
@@ -32,7 +32,7 @@ _LOCAL = "#/$defs/"
 
 def schemas(kinds: Iterable[EventType], *, source: str) -> Schema:
     """
-    Return the schemas of *kinds* as one document, by the names of the events.
+    Return the schemas of *kinds* as one document, by event name.
 
     Args:
         kinds: Declared events.
@@ -44,7 +44,7 @@ def schemas(kinds: Iterable[EventType], *, source: str) -> Schema:
 
 
 def schema_of(kind: EventType) -> Schema:
-    """Return the schema of the data of *kind*, which needs nothing outside of itself."""
+    """Return the self-contained schema of the data of *kind*."""
     cls: Any = kind.cls
     given: Schema = cls.model_json_schema() if kind.is_model else _complete(cls)
     parts = given.pop("$defs", {})
@@ -64,7 +64,7 @@ def schema_of(kind: EventType) -> Schema:
 
 
 def rewritten(schema: Any, change: Callable[[Schema], Schema]) -> Any:
-    """Return *schema* with every schema in it changed, the innermost first; what only looks like one is left alone."""
+    """Return *schema* with *change* applied to every schema in it, innermost first; plain values are not changed."""
     if isinstance(schema, list):
         return [rewritten(each, change) for each in schema]
     if not isinstance(schema, Mapping):
@@ -85,7 +85,7 @@ def rewritten(schema: Any, change: Callable[[Schema], Schema]) -> Any:
 
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _FORMATS = (None, "date-time", "time", "partial-time", "decimal")
-"""Those that msgspec writes where there is more to say."""
+"""The formats for which msgspec's schema is incomplete."""
 
 _KEYS: Mapping[type[inspect.Type], Schema] = {
     inspect.IntType: {"pattern": "^-?[0-9]+$"},
@@ -96,11 +96,11 @@ _KEYS: Mapping[type[inspect.Type], Schema] = {
     inspect.UUIDType: {"format": "uuid"},
     inspect.BytesType: {"contentEncoding": "base64"},
 }
-"""What a key of such a type is as text."""
+"""The schema of a key of each type, as text."""
 
 
 def _complete(cls: type) -> Schema:
-    """Return msgspec's schema of *cls*, with what it leaves out."""
+    """Return msgspec's schema of *cls*, completed."""
     classes: dict[Any, Any] = {}
     _collect(inspect.type_info(cls), classes)
     references, parts = msgspec.json.schema_components(classes, ref_template=_LOCAL + "{name}")
@@ -113,7 +113,7 @@ def _complete(cls: type) -> Schema:
 
 
 def _collect(kind: Any, classes: dict[Any, Any]) -> None:
-    """Put each class with fields that *kind* is, or is made of, into *classes*."""
+    """Add *kind*, if it is a class with fields, and all such classes in it to *classes*."""
     is_part = isinstance(kind, (inspect.Type, inspect.Field))
     if isinstance(kind, tuple):
         for each in kind:
@@ -128,13 +128,13 @@ def _collect(kind: Any, classes: dict[Any, Any]) -> None:
 
 
 def _complete_field(schema: Schema, kind: Any) -> None:
-    """Write into *schema*, of a type *kind* that is no class with fields, what is left out."""
+    """Complete *schema*, whose type *kind* is not a class with fields."""
     kind = _bare(kind)
     match kind:
         case inspect.DateTimeType() | inspect.TimeType():
-            _say(schema, _moments(kind))
+            _set_forms(schema, _moments(kind))
         case inspect.DecimalType():
-            _say(schema, [{"type": "string", "format": "decimal"}, {"type": "number"}])
+            _set_forms(schema, [{"type": "string", "format": "decimal"}, {"type": "number"}])
         case inspect.CollectionType() if "items" in schema:
             _complete_field(schema["items"], kind.item_type)
         case inspect.TupleType():
@@ -151,7 +151,7 @@ def _complete_field(schema: Schema, kind: Any) -> None:
 
 
 def _complete_option(options: Iterable[Schema], member: Any) -> None:
-    """Complete the one of *options* that is for *member* of a union; no other one has its JSON type."""
+    """Complete the one of *options* for *member* of a union; no other option has its JSON type."""
     kind = _bare(member)
     if hasattr(kind, "cls"):
         return
@@ -169,10 +169,10 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _say(schema: Schema, forms: Sequence[Schema]) -> None:
-    """Let *schema* be of one of *forms*, whatever it was, and keep what else it says."""
+def _set_forms(schema: Schema, forms: Sequence[Schema]) -> None:
+    """Replace the type and format of *schema* by *forms*, and keep its other keywords."""
     if schema.get("format") not in _FORMATS:
-        return  # one that its author chose
+        return  # the author of the class chose it
     schema.pop("type", None)
     schema.pop("format", None)
     schema.update(forms[0] if len(forms) == 1 else {"anyOf": list(forms)})
@@ -185,11 +185,11 @@ def _moments(kind: Any) -> list[Schema]:
 
 
 def _keys(kind: Any) -> Schema | None:
-    """Return what a key of the type *kind* is as text; ``None`` if any text will do, or that is said already."""
+    """Return the schema of a key of type *kind*, as text; ``None`` if any text is valid or msgspec describes it."""
     match kind:
         case inspect.DateTimeType() | inspect.TimeType():
             keys: Schema = {}
-            _say(keys, _moments(kind))
+            _set_forms(keys, _moments(kind))
             return keys
         case inspect.EnumType():
             return {"enum": sorted(str(each.value) for each in kind.cls)}
@@ -199,7 +199,7 @@ def _keys(kind: Any) -> Schema | None:
 
 
 def _sorted(schema: Schema) -> Schema:
-    """Return *schema* so that the order in which fields are declared makes no difference."""
+    """Return *schema* sorted, so that the order of the fields' declaration does not matter."""
     if "required" in schema:
         schema["required"] = sorted(schema["required"])
     return dict(sorted(schema.items()))
@@ -217,7 +217,7 @@ def _references(schema: Any) -> list[str]:
 
 
 def _drop_tag(root: Schema, config: Any) -> None:
-    """Take the tag of a Struct out of *root*: the event has a name, and the tag does not travel."""
+    """Remove the tag of a Struct from *root*: it is not part of the event's data."""
     if config is not None and config.tag is not None:
         root["properties"] = {name: each for name, each in root["properties"].items() if name != config.tag_field}
         root["required"] = [name for name in root["required"] if name != config.tag_field]

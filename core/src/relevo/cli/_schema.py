@@ -68,7 +68,7 @@ def schema(
     breaking = False
     if diff is not None:
         changes = _changes(diff, made, names)
-        breaking = any(change.mend for change in changes)
+        breaking = any(change.fix for change in changes)
         _tell(changes, as_json=as_json)
     if out is not None and not breaking:
         _write(out, _text(made))
@@ -103,22 +103,22 @@ def _tell(changes: Sequence[Change], *, as_json: bool) -> None:
                     "path": change.path,
                     "what": change.what,
                     "breaks": list(change.breaks),
-                    "mend": change.mend,
+                    "mend": change.fix,
                 }
                 for change in changes
             ]
         )
         return
     for change in changes:
-        mend = f"; {change.mend}" if change.mend else ""
+        fix = f"; {change.fix}" if change.fix else ""
         for_whom = f" ({' and '.join(change.breaks)})" if change.breaks else ""
-        click.echo(visible(f"{_weight(change):<9}{change.event} {change.path} {change.what}{for_whom}{mend}"))
+        click.echo(visible(f"{_weight(change):<9}{change.event} {change.path} {change.what}{for_whom}{fix}"))
     counted = Counter(map(_weight, changes))
     click.echo(", ".join(f"{number} {weight}" for weight, number in sorted(counted.items())) or "nothing changed")
 
 
 def _weight(change: Change) -> str:
-    if change.mend:
+    if change.fix:
         return "breaking"
     return "mended" if change.breaks else "harmless"
 

@@ -1,8 +1,8 @@
 """
 Test an application: memory transports, a clock that is moved by hand, and assertions.
 
-``with app.testing() as t:`` is where they begin; with pytest the fixture ``relevo_app``, which comes with
-relevo-memory, gives the same. Nothing is left of it afterwards.
+Start with ``with app.testing() as t:``, or with the pytest fixture ``relevo_app`` of relevo-memory. Everything is
+restored afterwards.
 """
 
 from relevo.testing._clock import FakeClock

@@ -12,8 +12,8 @@ import attrs
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
-from relevo.testing._drain import DeadEvent, Failure, dead_events, dead_told, drain, failure_told
-from relevo.testing._query import Query, absence, asked, listing
+from relevo.testing._drain import DeadEvent, Failure, dead_events, drain, format_dead, format_failure
+from relevo.testing._query import Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._sender import RecordingSender
 from relevo.testing._stand_in import stand_ins
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 class AppTesting:
     """
-    An application in the hands of a test: what :meth:`relevo.App.testing` returns, to be entered with ``with``.
+    An application under test: the result of :meth:`relevo.App.testing`, a context manager.
 
-    Inside, every transport and every outbox of the application is in memory, and refuses what the real one
-    does not claim; the clock stands until :meth:`travel` moves it; waits have no jitter; what is dispatched
-    must have a faithful form also where the route says ``now``. The real transports are not touched. Afterwards,
-    whatever happened, all is as it was.
+    Inside the block every transport and outbox of the application is in memory, and refuses what the real one
+    does not claim; the clock stands still until :meth:`travel` moves it; waits have no jitter; an event must be
+    encodable even if its route is ``now``. The real transports are not used. Afterwards everything is
+    restored, even after an error.
 
     Args:
-        app: Which one.
+        app: The application.
 
-        now: When it begins: a datetime with a zone, or seconds since the epoch; when the application's
-            clock says, by default.
+        now: The time at the start: a datetime with a zone, or seconds since the epoch; by default the time of the
+            application's clock.
 
     Raises:
         ConfigurationError: relevo-memory is not installed.
@@ -48,7 +48,7 @@ class AppTesting:
         """The application."""
         start = app.clock.now()
         self.clock: FakeClock = StandingClock(start if now is None else moment(now, now=start, what="now"))
-        """What the application takes the time from, inside."""
+        """The application's clock inside the block."""
         self._record = Record()
         self._undo = ExitStack()
         self._inside: object = None
@@ -56,10 +56,10 @@ class AppTesting:
 
     def __enter__(self) -> Self:
         if self._entered:
-            raise ConfigurationError("this block was entered already; begin another with app.testing()")
+            raise ConfigurationError("this block was entered already; use a new app.testing() for each block")
         app = self.app
         former: list[Transport] = [*app.transports.values(), *app.outboxes.values()]
-        memory = stand_ins(former, clock=self.clock, taken=self._record.taken)
+        memory = stand_ins(former, clock=self.clock, sent=self._record.add_sent)
         with ExitStack() as undo:
             undo.enter_context(
                 app.using(
@@ -101,31 +101,30 @@ class AppTesting:
         **arguments: Any,
     ) -> list[DispatchedEvent]:
         """
-        Return the events that were dispatched and are like this, in order.
+        Return the dispatched events that match, in order.
 
         Args:
-            event: A name; a declared class; an event, which has to be equal; or any event, by default.
+            event: A name; a declared class; an event, which has to be equal; by default any event.
 
-            subject: What it happened to: an object of a registered type, or a :class:`relevo.Subject`.
+            subject: Its subject: an object of a registered type, or a :class:`relevo.Subject`.
 
-            queue: One that it went to; ``now`` in process.
+            queue: A queue that it was sent to; ``now`` in process.
 
-            target: One that it went to, ``transport`` or ``transport/queue``.
+            target: A target that it was sent to, ``transport`` or ``transport/queue``.
 
-            times: How often exactly; at least once by default.
+            times: The exact number of events; by default at least one.
 
-            arguments: Some of its arguments, or of its fields. With a name, rich values are compared as JSON
-                has them.
+            arguments: Some of its arguments, or of its fields. With a name, values are compared in their JSON form.
 
         Raises:
-            AssertionError: There is none, or not as many; it shows what there is, the nearest first.
+            AssertionError: No event matches, or the number differs; it lists the dispatched events, best match first.
 
             RouteNotFoundError: No route matches the name.
 
-            ConfigurationError: It can never be there: it is no event, has no such field, or is not routed there.
+            ConfigurationError: No event can match: it is not an event, has no such field, or is not routed there.
         """
         __tracebackhide__ = True
-        query = asked(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = query_for(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
         events = list(self._record)
         found = query.found(events)
         if times is None and not found:
@@ -149,18 +148,18 @@ class AppTesting:
         **arguments: Any,
     ) -> None:
         """
-        Check that no event was dispatched that is like this; none at all, if nothing is said.
+        Check that no dispatched event matches; without arguments, that no event was dispatched.
 
-        The arguments are those of :meth:`dispatched`. So that a misspelt name does not pass, one that only a
-        pattern matches must have a listener, or must have been dispatched with something else.
+        The arguments are those of :meth:`dispatched`. So that a misspelt name does not pass, a name that only a
+        pattern matches must have a listener, or must have been dispatched with other arguments.
 
         Raises:
-            AssertionError: There is one; it is shown.
+            AssertionError: An event matches; it is listed.
 
-            ConfigurationError: As :meth:`dispatched` raises it, and if nobody knows such an event.
+            ConfigurationError: As in :meth:`dispatched`, and if the name is unknown.
         """
         __tracebackhide__ = True
-        query = asked(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = query_for(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
         self._refuse_if_unknown(query)
         found = query.found(self._record)
         if found:
@@ -177,34 +176,34 @@ class AppTesting:
         known |= {each.event_name for each in self.app.listeners} | set(self.app.routes.table)
         hint = did_you_mean(name, known) or "."
         raise ConfigurationError(
-            f'nobody knows "{name}": no listener hears it, no route has its name and none was dispatched{hint} '
-            f"If it is heard elsewhere, give it a route of its own, or refute its class"
+            f'unknown event "{name}": it has no listener and no route of its own, and none was dispatched{hint} '
+            f"If another application listens to it, give it a route of its own, or refute its class"
         )
 
-    # --- what becomes of it ----------------------------------------------------------------------------
+    # --- handling --------------------------------------------------------------------------------------
 
     def drain(self, *, raises: bool = True, twice: bool = False, limit: int = 10_000) -> Report:
         """
-        Handle all that is ready, and what becomes ready by that, on every transport; move on what outboxes hold.
+        Handle all ready events on every transport, and those that become ready; relay the events in outboxes.
 
-        The clock does not move meanwhile: what is due later, retries among it, needs :meth:`travel` before.
+        The clock does not move: events that are due later, including retries, need :meth:`travel` first.
 
         Args:
-            raises: Raise the first error of a listener, as it is, when all is done; the event is retried as
-                usual, by a later call. Asking to be called later is no error.
+            raises: Raise the first error of a listener, unchanged, at the end; the event is retried by a later call
+                as usual. ``RetryLater`` is not an error.
 
-            twice: Handle every delivery twice, the first time as if the process had died before it could be
-                settled, so that each of its listeners is run again: are they idempotent?
+            twice: Handle every delivery twice, the first time as if the process had died before the settlement,
+                so that each listener runs again; it shows whether they are idempotent.
 
             limit: Fail after this number of events.
 
         Returns:
-            What became of the deliveries, of which ``handled`` is ``done``, ``retried`` and ``dead`` together. One that
-            is handled twice counts once. What an outbox hands on counts where it is handled; only what dies in
-            the outbox counts there.
+            The counts of deliveries; ``handled`` is the sum of ``done``, ``retried`` and ``dead``. A delivery that
+            is handled twice counts once. A relayed event counts where it is handled; only events that die in
+            an outbox count there.
 
         Raises:
-            AssertionError: An event died though no listener raised, or the limit was reached.
+            AssertionError: An event died although no listener raised, or the limit was reached.
 
             ConfigurationError: A listener is bound to a queue that its event is not routed to.
         """
@@ -219,13 +218,13 @@ class AppTesting:
             first, *others = failures
             if others:
                 count = "one more" if len(others) == 1 else f"{len(others)} more"
-                told = "; ".join(map(failure_told, others[:5]))
-                first.error.add_note(f"relevo: {count} failed while draining: {told}")
+                texts = "; ".join(map(format_failure, others[:5]))
+                first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
         if report.dead:
             dead = [each for each in self.dead if (each.transport, each.entry.ref) not in before]
             count = "1 event is" if report.dead == 1 else f"{report.dead} events are"
-            raise AssertionError(f"no listener raised, but {count} dead:{listing(dead, dead_told)}")
+            raise AssertionError(f"no listener raised, but {count} dead:{listing(dead, format_dead)}")
         return report
 
     @property
@@ -236,32 +235,34 @@ class AppTesting:
 
     def travel(self, by: Duration | None = None, *, to: Moment | None = None) -> None:
         """
-        Move the clock forward; nothing is handled by that.
+        Move the clock forward; no event is handled.
 
         Args:
-            by: How far: seconds, a timedelta, or text such as ``"1h"``.
+            by: The distance: seconds, a timedelta, or text such as ``"1h"``.
 
-            to: When, instead: a datetime with a zone, or seconds since the epoch.
+            to: The new time instead: a datetime with a zone, or seconds since the epoch.
 
         Raises:
-            ConfigurationError: It is neither, or before now.
+            ConfigurationError: Neither or both are given, one is invalid, or the new time is before now.
         """
         if (by is None) is (to is None):
-            raise ConfigurationError('say how far, as in t.travel("1h"), or t.travel(to=…), to a datetime with a zone')
+            raise ConfigurationError('travel: pass a duration, as in t.travel("1h"), or a datetime with a zone as to=')
         now = self.clock.now()
-        distance = seconds(by, what="a journey") if to is None else moment(to, now=now, what="to") - now
+        distance = seconds(by, what="the distance of travel") if to is None else moment(to, now=now, what="to") - now
         if distance < 0:
             raise ConfigurationError(
-                f"to is {-distance:g} s ago, and a clock does not go back; begin earlier, with app.testing(now=…)"
+                f"travel: to= is {-distance:g} s ago, and the clock cannot go back; start earlier: app.testing(now=…)"
             )
         self.clock.advance(distance)
 
     def _refuse_outside(self) -> None:
         __tracebackhide__ = True
         if self._inside is None:
-            raise ConfigurationError("only inside of with app.testing() as t: outside are the real transports")
+            raise ConfigurationError(
+                "call this inside the with block of app.testing(); outside are the real transports"
+            )
         if self.app.transports is not self._inside:
-            raise ConfigurationError("another block of its application is inside of this one; ask that one")
+            raise ConfigurationError("another app.testing() block is active inside this one; use its object")
 
 
 def _times(number: int) -> str:

@@ -7,10 +7,10 @@ import threading
 
 class FakeClock:
     """
-    A clock that stands still until it is told otherwise; ``sleep`` moves it and returns at once.
+    A clock that stands still until it is moved; ``sleep`` moves it and returns at once.
 
     Args:
-        now: Where it starts, in seconds since the epoch; early in 2026 by default.
+        now: The start in seconds since the epoch; by default early in 2026.
     """
 
     def __init__(self, now: float = 1_767_225_600.0):
@@ -29,7 +29,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the clock *seconds* forward."""
         if seconds < 0:
-            raise ValueError("a clock does not go backwards")
+            raise ValueError("a clock cannot go backwards")
         with self._lock:
             self._now += seconds
 
@@ -38,7 +38,7 @@ class FakeClock:
 
 
 class StandingClock(FakeClock):
-    """One that not even ``sleep`` moves, so that it says the same before a worker ran and after it."""
+    """A clock that ``sleep`` does not move, so that a run of a worker does not change the time."""
 
     def sleep(self, seconds: float) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Handle what is ready, and record the failures."""
+"""Handle ready events, and record the failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.executor import Handle, InlineExecutor
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import DecodeError, RetryLater, described
-from relevo.testing._record import event_told
+from relevo.testing._record import format_event
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -31,20 +31,20 @@ _ALL = 1_000_000
 
 @attrs.frozen(kw_only=True)
 class Failure:
-    """A listener that raised something."""
+    """An exception that a listener raised."""
 
     listener: Listener
     error: BaseException
     traceback: TracebackType | None
-    """From the listener on."""
+    """The traceback from the listener on."""
 
 
 @attrs.frozen(kw_only=True, repr=False)
 class DeadEvent:
-    """An event that is kept aside for good, and why."""
+    """A dead letter, with its event and reason."""
 
     event: Event | None
-    """What it was; ``None`` if it cannot be read."""
+    """The event; ``None`` if it cannot be read."""
 
     id: str
     transport: str
@@ -53,24 +53,24 @@ class DeadEvent:
     """A short code, as in :class:`relevo.Reason`."""
 
     error: str
-    """What went wrong, with the tracebacks of its listeners."""
+    """The error, with the tracebacks of its listeners."""
 
     entry: DeadLetterEntry
-    """All that the transport keeps of it."""
+    """The stored dead letter."""
 
     def __repr__(self) -> str:
-        return f"<{dead_told(self)}>"
+        return f"<{format_dead(self)}>"
 
 
-def dead_told(dead: DeadEvent) -> str:
+def format_dead(dead: DeadEvent) -> str:
     """Return *dead* in one line."""
-    what = "unreadable bytes" if dead.event is None else event_told(dead.event)
+    what = "unreadable bytes" if dead.event is None else format_event(dead.event)
     first, _, _ = dead.error.partition("\n")
     return f"{what} in {dead.transport}/{dead.queue}: {dead.reason}: {first}".rstrip(": ")
 
 
 def dead_events(app: App) -> list[DeadEvent]:
-    """Return the dead letters of *app*, those of its outboxes included."""
+    """Return the dead letters of *app* and its outboxes."""
     places: list[tuple[str, Transport, tuple[str, ...]]] = []
     for name, transport in app.transports.items():
         places.append((name, transport, app.queues(name)))
@@ -108,21 +108,21 @@ def _event(envelope: Envelope) -> Event | None:
 
 def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: int) -> Report:
     """
-    Handle what is ready on every transport of *app*, and what becomes ready by that, until nothing is.
+    Handle ready events on every transport of *app* until none is left.
 
     Args:
-        app: Whose.
+        app: The application.
 
         twice: Handle every delivery twice.
 
-        failed: Told of everything that a listener raises and should not.
+        failed: Called with each unexpected exception of a listener.
 
-        limit: So many events are no end in sight.
+        limit: The largest number of events.
 
     Raises:
         AssertionError: The limit was reached.
     """
-    listeners = _HeardTable(app.listeners, failed)
+    listeners = _ReportingTable(app.listeners, failed)
     workers: list[Worker] = []
     relays: list[Worker] = []
     for name in app.transports:
@@ -138,8 +138,8 @@ def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: in
         total = _sum([*moved, *(worker.run() for worker in workers)])
         if total.handled > limit:
             raise AssertionError(
-                f"more than {limit:,} events and no end in sight: does a listener dispatch what it hears? "
-                f"Say t.drain(limit=…) if they are meant"
+                f"more than {limit:,} events were handled; does a listener dispatch the event that it handles? "
+                f"If so many are expected, pass t.drain(limit=…)"
             )
         if total.handled == before or len(workers) + len(relays) == 1:
             ended = total.done + total.retried + total.dead  # without what was lost on purpose
@@ -148,26 +148,26 @@ def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: in
 
 
 def _of_relay(report: Report) -> Report:
-    """Return what counts of a relay's *report*: what it moves on is counted where that is handled."""
+    """Return *report* of a relay with the dead letters only: relayed events are counted where they are handled."""
     return attrs.evolve(report, handled=report.dead, done=0, retried=0)
 
 
 class _TwiceExecutor(InlineExecutor):
-    """Handles every delivery twice: the first time, its process dies before that can be settled."""
+    """Handles every delivery twice; the first time the process seems to die before the settlement."""
 
     def start(self, handle: Handle) -> None:
         def twice(delivery: Delivery) -> Outcome:
             first = handle(delivery)
             if delivery.lost_leases == 0:
-                return Lost(state=delivery.state)  # what was kept meanwhile is lost too, so that all run again
+                return Lost(state=delivery.state)  # the stored progress is lost too, so that all listeners run again
             is_back = delivery.attempt - delivery.lost_leases == 1
-            return first if is_back else handle(delivery)  # more would lose it for ever
+            return first if is_back else handle(delivery)  # losing it again and again would never end
 
         super().start(twice)
 
 
-class _HeardTable(ListenerTable):
-    """Listeners whose errors are told as they are raised; what a worker makes of them is a text."""
+class _ReportingTable(ListenerTable):
+    """Listeners whose exceptions are reported as objects; a worker keeps only their text."""
 
     def __init__(self, listeners: ListenerTable, failed: Callable[[Failure], None]):
         super().__init__(listeners.event_types)
@@ -175,20 +175,20 @@ class _HeardTable(ListenerTable):
         self._failed = failed
 
     def of(self, event_name: str) -> tuple[Listener, ...]:
-        return tuple(self._heard(each) for each in self._listeners.of(event_name))
+        return tuple(self._reporting(each) for each in self._listeners.of(event_name))
 
     def __iter__(self) -> Iterator[Listener]:
-        return map(self._heard, self._listeners)
+        return map(self._reporting, self._listeners)
 
     def __len__(self) -> int:
         return len(self._listeners)
 
-    def _heard(self, listener: Listener) -> Listener:
+    def _reporting(self, listener: Listener) -> Listener:
         def function(*arguments: Any) -> object:
             try:
                 return listener.function(*arguments)
             except BaseException as error:
-                if not _is_meant(listener, error):
+                if not _is_expected(listener, error):
                     trace = error.__traceback__.tb_next if error.__traceback__ else None
                     self._failed(Failure(listener=listener, error=error, traceback=trace))
                 raise
@@ -196,14 +196,14 @@ class _HeardTable(ListenerTable):
         return attrs.evolve(listener, function=function)
 
 
-def _is_meant(listener: Listener, error: BaseException) -> bool:
-    """Return whether *error* steers, or *listener* says that it can do without what is missing."""
+def _is_expected(listener: Listener, error: BaseException) -> bool:
+    """Return whether *error* is ``RetryLater``, or a missing subject that *listener* handles."""
     if isinstance(error, SubjectMissingError):
         return listener.mark.missing != "fail"
     return isinstance(error, RetryLater)
 
 
-def failure_told(failure: Failure) -> str:
+def format_failure(failure: Failure) -> str:
     """Return *failure* in one line."""
     return f"{failure.listener.id}: {described(failure.error)}"
 

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 @contextmanager
 def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = "") -> Iterator[App]:
     """
-    Give the application of the project in *folder*, imported as the command line would.
+    Import the application of the project in *folder* as the command line does, and yield it.
 
-    While the block runs, modules are looked for in that folder too, since those of listeners are imported later.
+    While the block runs, *folder* is searched for modules too, since those of listeners are imported later.
 
     Args:
-        folder: Where to look for a configuration, upwards, and for modules.
+        folder: The folder to search for modules, and, with the folders above it, for a configuration.
 
-        environ: The process's environment. ``RELEVO_CONFIG`` in it wins; during the import it is what was found.
+        environ: The process's environment. ``RELEVO_CONFIG`` wins; it is set to the file found during the import.
 
-        name: ``module:name``; the ``app`` of the configuration if empty.
+        name: ``module:name``; by default the ``app`` of the configuration.
 
     Raises:
-        ConfigurationError: None is named, or it cannot be imported, or is not an application.
+        ConfigurationError: No application is named, it cannot be imported, or is not an application.
     """
-    from relevo._app.load import app_named, configured, modules_of  # noqa: PLC0415 - they know of what is tested
+    from relevo._app.load import app_named, configured, modules_of  # noqa: PLC0415 - App imports relevo.testing
 
     path: Path | None = None
     if not name:
@@ -42,7 +42,7 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
 
 
 def _named(folder: Path, environ: MutableMapping[str, str]) -> tuple[str, Path, Path | None]:
-    from relevo._config.opening import read  # noqa: PLC0415 - whoever has the application in hand does without
+    from relevo._config.opening import read  # noqa: PLC0415 - a test with its own App does not need it
 
     found = read(None, environ, start=folder)
     if found.app is not None:
@@ -50,5 +50,5 @@ def _named(folder: Path, environ: MutableMapping[str, str]) -> tuple[str, Path, 
     if found.path is not None:
         raise ConfigurationError(f'{found.path} names no application; add app = "module:name"')
     raise ConfigurationError(
-        f'which one? There is no relevo.toml in {folder} or above whose app = "module:name" would say'
+        f'there is no relevo.toml in {folder} or above that names an application; add app = "module:name" to one'
     )

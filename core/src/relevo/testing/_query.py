@@ -14,7 +14,7 @@ from relevo._event.event import Event, EventType, checked_name, declared, name_o
 from relevo._event.subject import Subject
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
-from relevo.testing._record import DispatchedEvent, event_told, subject_told, told
+from relevo.testing._record import DispatchedEvent, format_dispatched, format_event, format_subject
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -28,33 +28,33 @@ Check = Callable[[DispatchedEvent], bool]
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """A question: a name, and checks that each may say no."""
+    """A query: a name, and checks that all must pass."""
 
     name: str | None
     kind: EventType | None
     checks: Sequence[Check]
     text: str
     by_name: bool
-    """Whether nothing but a text says that there is such an event."""
+    """Whether the event was given by its name only, which may be misspelt."""
 
     def found(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
-        """Return those of *events* that are meant, as what was asked for."""
-        return [self._formed(each) for each in events if self._is_named(each) and all(self._answers(each))]
+        """Return the *events* that match, as instances of the requested class."""
+        return [self._formed(each) for each in events if self._is_named(each) and all(self._results(each))]
 
     def nearest(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
-        """Return *events* in the order of how much they are like what was asked for."""
+        """Return *events*, best match first."""
 
         def likeness(each: DispatchedEvent) -> tuple[bool, int, float]:
             named = self._is_named(each)
             alike = SequenceMatcher(None, self.name or "", each.event.name).ratio()
-            return named, sum(self._answers(each)) if named else 0, alike
+            return named, sum(self._results(each)) if named else 0, alike
 
         return sorted(events, key=likeness, reverse=True)
 
     def _is_named(self, dispatched: DispatchedEvent) -> bool:
         return self.name is None or dispatched.event.name == self.name
 
-    def _answers(self, dispatched: DispatchedEvent) -> list[bool]:
+    def _results(self, dispatched: DispatchedEvent) -> list[bool]:
         return [bool(check(dispatched)) for check in self.checks]
 
     def _formed(self, dispatched: DispatchedEvent) -> DispatchedEvent:
@@ -63,7 +63,7 @@ class Query:
         return attrs.evolve(dispatched, event=typed_from(dispatched.event, self.kind))
 
 
-def asked(
+def query_for(
     app: App, event: object, *, subject: Any, queue: str | None, target: str | None, arguments: Mapping[str, Any]
 ) -> Query:
     """
@@ -72,7 +72,7 @@ def asked(
     Raises:
         RouteNotFoundError: No route matches the name.
 
-        ConfigurationError: It is no event, or nothing could ever be there.
+        ConfigurationError: It is not an event, or no event can match.
     """
     __tracebackhide__ = True
     name, kind, whole = _parts(event)
@@ -100,7 +100,7 @@ def asked(
     if subject is not None:
         wanted_subject = _named(app, subject)
         checks.append(lambda each: _is_about(app, each, wanted_subject))
-        words.append(f"subject={subject_told(wanted_subject)}")
+        words.append(f"subject={format_subject(wanted_subject)}")
     text = _opening(name, whole) + (f" with {', '.join(words)}" if words else "")
     if queue is not None:
         checks.append(lambda each: any(queue == _queue(one) for one in each.targets))
@@ -112,9 +112,9 @@ def asked(
     return Query(name=name, kind=kind, checks=checks, text=text, by_name=isinstance(event, (str, Event)))
 
 
-def listing(events: Sequence[Any], tell: Callable[[Any], str] = told) -> str:
-    """Return *events*, a line each; no more of them, and no longer ones, than anybody would read."""
-    lines = [tell(each) for each in events[:_MOST]]
+def listing(events: Sequence[Any], format_line: Callable[[Any], str] = format_dispatched) -> str:
+    """Return *events*, a line each, with a limit on the number and length of lines."""
+    lines = [format_line(each) for each in events[:_MOST]]
     cut = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
     if len(events) > _MOST:
         cut.append(f"and {len(events) - _MOST} more")
@@ -122,24 +122,24 @@ def listing(events: Sequence[Any], tell: Callable[[Any], str] = told) -> str:
 
 
 def absence(query: Query, events: Sequence[DispatchedEvent], enlisted: Sequence[Event]) -> str:
-    """Return the text that says that nothing of *events* is what *query* asks for."""
+    """Return the message that none of *events* matches *query*."""
     if events:
         text = f"{query.text} was not dispatched; these were, the nearest first:{listing(query.nearest(events))}"
     else:
-        text = f"{query.text} was not dispatched; nothing was."
+        text = f"{query.text} was not dispatched; no event was."
     if enlisted:
-        text += f"\nInside a session that did not commit, or not yet:{listing(enlisted, event_told)}"
+        text += f"\nInside a session that has not committed:{listing(enlisted, format_event)}"
     return text
 
 
 def _opening(name: str | None, whole: object) -> str:
     if name is None:
         return "something"
-    return f'"{name}"' if whole is None else event_told(whole)
+    return f'"{name}"' if whole is None else format_event(whole)
 
 
 def _parts(event: object) -> tuple[str | None, EventType | None, object]:
-    """Return the name that *event* asks for, its class, and the whole event if it is one."""
+    """Return the requested name, its class, and *event* if it is a complete event."""
     if event is None:
         return None, None, None
     if isinstance(event, str):
@@ -180,7 +180,7 @@ def _typed(dispatched: DispatchedEvent, kind: EventType) -> Any:
 
 
 def _has(key: str, wanted: object) -> Check:
-    """Check an argument, which is as JSON has it, for *wanted*, which may be richer, or compare as it likes."""
+    """Return a check that an argument, in its JSON form, equals *wanted*, or the JSON form of *wanted*."""
 
     def check(dispatched: DispatchedEvent) -> bool:
         arguments = dispatched.event.arguments
@@ -215,7 +215,7 @@ def _simple(value: object) -> object:
 def _named(app: App, subject: object) -> Subject:
     found = app.subjects.named(subject)
     if found is None:
-        raise SubjectError(f"the subject {shown(subject)} has no id yet; flush it before you ask for it")
+        raise SubjectError(f"the subject {shown(subject)} has no id yet; flush it first")
     return found
 
 

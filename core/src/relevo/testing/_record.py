@@ -1,4 +1,4 @@
-"""The events that were dispatched while an application was tested, in order."""
+"""The record of the events that an application under test dispatched, in order."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from relevo.errors import DecodeError, shown
 @attrs.frozen(kw_only=True, repr=False)
 class DispatchedEvent:
     """
-    An event that was dispatched: to every queue that its route names it is the same one.
+    An event that was dispatched; one entry for all queues of its route.
 
-    One that is inside a session's transaction is not dispatched until that commits.
+    An event in a session's transaction counts as dispatched when the transaction commits.
     """
 
     event: Any
-    """An :class:`Event` whose arguments are as JSON has them; where a declared class was asked for, one of it."""
+    """An :class:`Event` with arguments in their JSON form; an instance of a declared class if that was requested."""
 
     id: str
-    """As the dispatch returned it; empty if it was only called in process."""
+    """The id that the dispatch returned; empty if listeners were only called in process."""
 
     targets: tuple[Target, ...]
-    """Where it went, in the order of its route."""
+    """Its targets, in the order of its route."""
 
     delay: float = 0.0
     """Seconds from the dispatch, or the commit, before which it is not handled."""
 
     envelope: Envelope | None = None
-    """What was sent to the first of the targets; ``None`` if it was only called in process."""
+    """The envelope for the first target; ``None`` if listeners were only called in process."""
 
     @property
     def queue(self) -> str:
@@ -47,11 +47,11 @@ class DispatchedEvent:
         return NOW if first.transport == NOW else first.queue
 
     def __repr__(self) -> str:
-        return f"<{told(self)}>"
+        return f"<{format_dispatched(self)}>"
 
 
 class Record:
-    """Keeps what was dispatched; may be written from several threads."""
+    """Stores the dispatched events; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,29 +66,29 @@ class Record:
 
     @property
     def enlisted(self) -> Sequence[Event]:
-        """Those that were dispatched inside a session and that nobody has seen since."""
+        """The events that were dispatched inside a session that has not committed."""
         with self._lock:
             return tuple(self._enlisted.values())
 
-    def dispatched(self, event: object, told: Dispatched) -> None:
-        """Note what the application was asked for: it went to the listeners that hear it now, or is enlisted."""
+    def add_dispatched(self, event: object, result: Dispatched) -> None:
+        """Record a dispatch: the event is passed to in-process listeners, was sent before, or is enlisted."""
         with self._lock:
-            self._routes[told.id] = told.targets
-            if any(target.transport == NOW for target in told.targets):
-                self._went(told.id, Target(NOW), DispatchedEvent(event=_plain(event), id=told.id, targets=()))
-            elif told.id in self._positions:
-                self._sort(self._positions[told.id])
+            self._routes[result.id] = result.targets
+            if any(target.transport == NOW for target in result.targets):
+                self._add(result.id, Target(NOW), DispatchedEvent(event=_plain(event), id=result.id, targets=()))
+            elif result.id in self._positions:
+                self._sort(self._positions[result.id])
             else:
-                self._enlisted[told.id] = _plain(event)
+                self._enlisted[result.id] = _plain(event)
 
-    def taken(self, envelope: Envelope, target: Target, delay: float) -> None:
-        """Note that *envelope* arrived for *target*, or in an outbox on the way to it."""
+    def add_sent(self, envelope: Envelope, target: Target, delay: float) -> None:
+        """Record that *envelope* was stored for *target*, there or in its outbox."""
         new = DispatchedEvent(event=_read(envelope), id=envelope.id, targets=(), delay=delay, envelope=envelope)
         with self._lock:
             self._enlisted.pop(envelope.id, None)
-            self._went(envelope.id, target, new)
+            self._add(envelope.id, target, new)
 
-    def _went(self, event_id: str, target: Target, new: DispatchedEvent) -> None:
+    def _add(self, event_id: str, target: Target, new: DispatchedEvent) -> None:
         position = self._positions.get(event_id)
         if position is None:
             if event_id:
@@ -106,36 +106,36 @@ class Record:
             self._sort(position)
 
     def _sort(self, position: int) -> None:
-        """Put the targets of an event into the order of its route, as far as that is known."""
+        """Sort the targets of an event in the order of its route, if that is known."""
         known = self._events[position]
         order = list(self._routes.get(known.id, ()))
         targets = sorted(known.targets, key=lambda each: order.index(each) if each in order else len(order))
         self._events[position] = attrs.evolve(known, targets=tuple(targets))
 
 
-def told(dispatched: DispatchedEvent) -> str:
+def format_dispatched(dispatched: DispatchedEvent) -> str:
     """Return *dispatched* in one line."""
     where = ", ".join(map(str, dispatched.targets))
-    return f"{event_told(dispatched.event)} to {where}" + (f", in {dispatched.delay:g} s" if dispatched.delay else "")
+    return f"{format_event(dispatched.event)} to {where}" + (f", in {dispatched.delay:g} s" if dispatched.delay else "")
 
 
-def event_told(event: Any) -> str:
+def format_event(event: Any) -> str:
     """Return *event* in one line: its name, its arguments and its subject."""
     if not isinstance(event, Event):
         return shown(event)
     parts = [f"{key}={shown(value)}" for key, value in event.arguments.items()]
     if event.subject is not None:
-        parts.append(f"subject={subject_told(event.subject)}")
+        parts.append(f"subject={format_subject(event.subject)}")
     return f"{event.name}({', '.join(parts)})"
 
 
-def subject_told(subject: object) -> str:
-    """Return *subject* for a line: ``image/7``, or the object if it has no name yet."""
+def format_subject(subject: object) -> str:
+    """Return *subject* in one line: ``image/7``, or the object if it has no name yet."""
     return str(subject) if type(subject).__str__ is not object.__str__ else shown(subject)
 
 
 def _plain(event: object) -> Event:
-    """Return *event* in JSON's terms, so that nothing that is changed in it later changes what is remembered."""
+    """Return a copy of *event* in its JSON form, so that later changes of it do not change the record."""
     content = content_of(event)
     return Event(content.name, msgspec.json.decode(content.data), subject=subject_of(event))
 
@@ -143,6 +143,6 @@ def _plain(event: object) -> Event:
 def _read(envelope: Envelope) -> Event:
     try:
         return generic(decoded(envelope.body))
-    except DecodeError:  # somebody sent what is no event, to see what becomes of it
+    except DecodeError:  # a test sent an invalid event on purpose
         bare = Document(id=envelope.id, source=envelope.source, type=envelope.name, specversion="1.0")
         return generic(bare)

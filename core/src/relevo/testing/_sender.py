@@ -12,13 +12,13 @@ from relevo.testing._record import Record
 
 class RecordingSender(Sender):
     """
-    Sends as usual, and records every event: what is called now before its listeners are, all else once it was sent.
+    Sends as usual, and records every event: before its in-process listeners are called, else after it was sent.
 
-    An event that is only called now must have a faithful form here, so that a test finds what a change of the route
-    would break.
+    An event that is only called in process must be encodable here too, so that a test finds what a change of its
+    route would break.
 
     Args:
-        record: What notes the events.
+        record: Records the events.
 
         parts: The arguments of :class:`Sender`.
     """
@@ -32,10 +32,10 @@ class RecordingSender(Sender):
         self.packer.pack(event, options)
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
-        self._record.dispatched(ready.event, ready.dispatched)
+        self._record.add_dispatched(ready.event, ready.dispatched)
         super().call(ready, gathering)
 
-    def sent(self, ready: Sequence[ReadyEvent]) -> None:
+    def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         for each in ready:
             if not each.routing.is_now:
-                self._record.dispatched(each.event, each.dispatched)
+                self._record.add_dispatched(each.event, each.dispatched)

@@ -13,30 +13,30 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.route import RESERVED, Target
 from relevo._transport.transport import Transport
 
-Taken = Callable[[Envelope, Target, float], None]
-"""Told of an envelope that has become visible, for which target, and in how many seconds it is due."""
+OnSent = Callable[[Envelope, Target, float], None]
+"""Called with an envelope that was stored, its target, and the seconds until it is due."""
 
 
-def stand_ins(transports: Iterable[Transport], *, clock: Clock, taken: Taken) -> Mapping[Transport, Transport]:
+def stand_ins(transports: Iterable[Transport], *, clock: Clock, sent: OnSent) -> Mapping[Transport, Transport]:
     """
-    Return a transport in memory for each of *transports*, of its name.
+    Return a memory transport with the same name for each of *transports*.
 
     Args:
-        transports: What is stood in for; nothing is asked of them but what they claim.
+        transports: The transports to replace; only their capabilities are used.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
-        taken: Told of everything that is sent, and of what is enlisted once that has committed.
+        sent: Called for every envelope that is sent, and for enlisted ones at the commit.
 
     Raises:
         ConfigurationError: relevo-memory is not installed.
     """
     memory = transport_class("memory")
-    return {former: _stand_in(former, memory(name=former.name, clock=clock), taken) for former in transports}
+    return {former: _stand_in(former, memory(name=former.name, clock=clock), sent) for former in transports}
 
 
-def _stand_in(former: Transport, memory: Any, taken: Taken) -> Transport:
-    # A dispatch that the former refuses is refused in tests too.
+def _stand_in(former: Transport, memory: Any, sent: OnSent) -> Transport:
+    # A dispatch that the real transport refuses is refused in tests too.
     memory.capabilities = attrs.evolve(
         memory.capabilities,
         urgency=former.capabilities.urgency,
@@ -44,22 +44,22 @@ def _stand_in(former: Transport, memory: Any, taken: Taken) -> Transport:
         delay=former.capabilities.delay and memory.capabilities.delay,
         transactional=former.capabilities.transactional,
     )
-    memory.store = _WatchedStore(memory.store, former.name, taken)
+    memory.store = _WatchedStore(memory.store, former.name, sent)
     transport: Transport = memory
     return transport
 
 
 class _WatchedStore:
     """
-    A store of relevo-memory that tells what it takes in.
+    A store of relevo-memory that reports the envelopes that it stores.
 
-    There, and not at the transport, since events that were enlisted with a session get here at its commit.
+    It wraps the store, not the transport, since enlisted events reach the store when their session commits.
     """
 
-    def __init__(self, store: Any, transport: str, taken: Taken):
+    def __init__(self, store: Any, transport: str, sent: OnSent):
         self._store = store
         self._transport = transport
-        self._taken = taken
+        self._sent = sent
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -68,4 +68,4 @@ class _WatchedStore:
         self._store.add(postings, now)
         for posting in postings:
             kept_for = posting.queue.removeprefix(RESERVED) if posting.queue.startswith(RESERVED) else self._transport
-            self._taken(posting.envelope, Target(kept_for, posting.envelope.queue), max(0.0, posting.due - now))
+            self._sent(posting.envelope, Target(kept_for, posting.envelope.queue), max(0.0, posting.due - now))
