@@ -208,7 +208,7 @@ def test_a_lock_that_cannot_be_made_is_the_configurations_fault(shop: Shop) -> N
     done = shop.run("drain")
 
     assert done.returncode == 78
-    assert 'No such file or directory; choose a folder that may be written to: lock = "…"' in done.stderr
+    assert 'No such file or directory; set a folder that is writable: lock = "…"' in done.stderr
 
 
 def test_the_lock_is_where_configuration_says(shop: Shop) -> None:

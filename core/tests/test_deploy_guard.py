@@ -63,7 +63,7 @@ def test_beginning_again_makes_it_young_again(guard: DeployGuard, clock: FakeClo
 def test_what_is_not_writable_is_told_with_the_mend(tmp_path: Path, clock: FakeClock) -> None:
     guard = DeployGuard(tmp_path / "nowhere" / "shop.deploy", clock)
 
-    with pytest.raises(ConfigurationError, match=r'shop\.deploy cannot be made: No such file.*: deploy = "…"'):
+    with pytest.raises(ConfigurationError, match=r'shop\.deploy cannot be created: No such file.*: deploy = "…"'):
         guard.begin()
 
 
@@ -166,7 +166,7 @@ def test_a_deploy_that_goes_on_for_long_is_told_once_an_hour_by_all_together(
 
     for _ in range(5):
         for each in others:
-            each.tell_if_stale()
+            each.warn_if_stale()
         told.append(len(caplog.records))
         clock.advance(STALE / 2)
 
@@ -180,10 +180,10 @@ def test_a_new_deploy_is_not_taken_for_the_forgotten_one(
 ) -> None:
     guard.begin()
     clock.advance(STALE)
-    guard.tell_if_stale()
+    guard.warn_if_stale()
     guard.begin()
-    guard.tell_if_stale()
+    guard.warn_if_stale()
     clock.advance(STALE)
-    guard.tell_if_stale()
+    guard.warn_if_stale()
 
     assert len(caplog.records) == 2

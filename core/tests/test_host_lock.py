@@ -142,7 +142,7 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(
-        ConfigurationError, match=r"a\.lock cannot be opened: .*; it is a link, remove it or choose another"
+        ConfigurationError, match=r"a\.lock cannot be opened: .*; it is a link, remove it or set another"
     ):
         HostLock(path).acquire()
 
@@ -150,7 +150,7 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_told_with_the_mend(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r'No such file or directory; choose a folder .*: lock = "…"'):
+    with pytest.raises(ConfigurationError, match=r'No such file or directory; set a folder .*: lock = "…"'):
         HostLock(tmp_path / "nowhere" / "a.lock").acquire()
 
 

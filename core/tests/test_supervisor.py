@@ -119,7 +119,7 @@ def test_whatever_a_folder_is_called_supervisor_gets_it(folder: str, made: Calla
 
 @pytest.mark.parametrize("folder", ["a ;b", "a #b", "two\nlines"])
 def test_a_folder_that_supervisor_cannot_name_is_refused(folder: str, made: Callable[..., App]) -> None:
-    with pytest.raises(ConfigurationError, match=r"supervisor reads .* as something else"):
+    with pytest.raises(ConfigurationError, match=r"supervisor would misread .* in"):
         supervisor(made(folder), RunOptions())
 
 
@@ -130,7 +130,7 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused_and_the_longest
     longest = Path("/" + "x" * (_LONGEST_SOCKET - len("//supervisor.sock.4194304")))
 
     text = supervisor(app, RunOptions(), folder=longest)
-    with pytest.raises(ConfigurationError, match="1 bytes too long for one; give it a folder with a shorter path"):
+    with pytest.raises(ConfigurationError, match="1 bytes too long; choose a folder with a shorter path"):
         supervisor(app, RunOptions(), folder=Path(f"{longest}x"))
 
     assert f"file={longest}/supervisor.sock\n" in text

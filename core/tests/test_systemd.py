@@ -91,7 +91,7 @@ def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_
         "READY=1",
         "STATUS=handling events",
         "STOPPING=1",
-        "STATUS=finishing what runs",
+        "STATUS=finishing the current work",
         "STOPPING=1",
     ]
 

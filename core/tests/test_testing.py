@@ -162,7 +162,7 @@ def test_blocks_can_be_nested_and_know_nothing_of_each_other(make: Make) -> None
             inner.refute_dispatched()
             app.dispatch(Event("c.d"))
             assert inner.clock.now() == outer.clock.now()
-            with pytest.raises(ConfigurationError, match="another app.testing\(\) block is active inside"):
+            with pytest.raises(ConfigurationError, match=r"another app.testing\(\) block is active inside"):
                 outer.drain()
         outer.dispatched("a.b", times=1)
         assert len(outer.dispatched()) == 1

@@ -1,23 +1,23 @@
 """
 relevo: events that are dispatched now and handled later.
 
-An :class:`Event` is given to a dispatcher, which calls listeners at once or puts the event into an
-:class:`Envelope` and that on a :class:`Transport`. Out of there it comes as a :class:`Delivery` to a
-:class:`Worker`, which calls the listeners and settles it; a :class:`Runner` hosts the worker.
+A dispatcher takes an :class:`Event` and calls its listeners at once, or sends it in an :class:`Envelope` to a
+:class:`Transport`. From there a :class:`Worker` receives it as a :class:`Delivery`, calls the listeners and settles
+it; a :class:`Runner` hosts the worker.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from relevo._public import *  # noqa: F403 - its names, for whoever checks types
+    from relevo._public import *  # noqa: F403 - the public names, for type checkers
     from relevo._public import __all__ as __all__
 else:
 
     def __getattr__(name: str) -> object:
-        """Give what is public, and import all of it at the first use: the command line's help does without."""
+        """Return a public name; all are imported at the first use, since the command line's help needs none."""
         if name.startswith("_") and name != "__all__":
             raise AttributeError(f"module 'relevo' has no attribute {name!r}")
-        from relevo import _public  # noqa: PLC0415 - that is what this is for
+        from relevo import _public  # noqa: PLC0415 - the purpose of this function
 
         globals().update({each: getattr(_public, each) for each in _public.__all__}, __all__=_public.__all__)
         if name not in globals():
@@ -25,5 +25,5 @@ else:
         return globals()[name]
 
     def __dir__() -> list[str]:
-        """Return what is public too, for whoever looks around."""
+        """Return all names, including the public ones that are not imported yet."""
         return sorted({*globals(), *__getattr__("__all__")})

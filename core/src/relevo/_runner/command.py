@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(app: App, options: RunOptions) -> list[str]:
-    """Return the words of the command that handles the events of *app* as *options* say, wherever it is called."""
+    """Return the words of the command that handles the events of *app* with *options*; it works in any folder."""
     words = [sys.executable, "-m", "relevo", "drain" if options.until_empty else "worker", *_found_by(app)]
     if options.transport is not None:
         words += ["--transport", options.transport]
@@ -34,8 +34,8 @@ def command(app: App, options: RunOptions) -> list[str]:
 
 
 def folder_of(app: App) -> Path:
-    """Return the folder that the command is called in."""
-    from pathlib import Path  # noqa: PLC0415 - whoever only dispatches does without
+    """Return the working directory of the command."""
+    from pathlib import Path  # noqa: PLC0415 - dispatching alone does not need it
 
     return app.loaded_from.folder or (app.config.directory if app.config is not None else Path.cwd())
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from relevo._app.app import App
 
 _LONGEST = 55.0
-"""Seconds for which a run takes further events, so that the next minute's finds the lock free."""
+"""Seconds for which a run takes further events, so that the lock is free for the run of the next minute."""
 
 _EVERY_MINUTE = "* * * * *"
 
 
 def within_the_minute(options: RunOptions) -> RunOptions:
-    """Return *options* as cron needs them: until empty, and for 55 s unless they have a limit of their own."""
+    """Return *options* for cron: until empty, and for 55 s unless they set another limit."""
     longest = _LONGEST if options.max_seconds is None else options.max_seconds
     return attrs.evolve(options, until_empty=True, max_seconds=longest)
 
@@ -34,17 +34,17 @@ def cron(app: App, options: RunOptions) -> str:
     Args:
         app: The application whose events it handles.
 
-        options: Which transport and queues, and the limits of a run, as :func:`within_the_minute` completes them.
+        options: Transport, queues and limits of a run; :func:`within_the_minute` completes them.
 
     Raises:
-        ConfigurationError: A path in it has a form that no crontab can hold.
+        ConfigurationError: A path contains a character that a crontab cannot hold.
     """
     line = shlex.join(command(app, within_the_minute(options)))
     if app.loaded_from.folder is not None:
         line = f"cd {shlex.quote(str(app.loaded_from.folder))} && exec {line}"
     if found := re.search(r"[\\\x00-\x1f\x7f]", line):
         raise ConfigurationError(
-            f"a crontab cannot hold {found[0]!r}, and it is in {line!r}; give the folder another name"
+            f"a crontab cannot hold {found[0]!r}, which is in {line!r}; give the folder another name"
         )
-    escaped = line.replace("%", r"\%")  # cron takes a bare one for a line break
+    escaped = line.replace("%", r"\%")  # cron replaces a bare one by a line break
     return f"{_EVERY_MINUTE} {escaped}"

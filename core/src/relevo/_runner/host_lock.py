@@ -1,4 +1,4 @@
-"""Locks of the host: files that the kernel locks for a process and unlocks when it ends."""
+"""Host locks: files that the kernel locks for a process and unlocks when it ends."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from weakref import WeakSet
 from relevo.errors import ConfigurationError
 
 _OPEN = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""A link is refused: whoever laid it there would choose which file is made."""
+"""A link is refused, since its creator could choose which file is created."""
 
 _MODE = 0o640
 
 
 class HostLock:
     """
-    A lock on a file, which the kernel gives up when the process that holds it ends, even by ``kill -9``.
+    A lock on a file, which the kernel releases when the process that holds it ends, even by ``kill -9``.
 
-    Nothing is read from the file, so none that was left behind, or was emptied, is mistaken for a holder. A child of
-    a fork does not hold it.
+    The content of the file does not matter, so a file that is left behind or empty is never mistaken for a held lock.
+    The child of a fork does not hold the lock.
 
     Args:
-        path: The file; it is made if it is missing, and stays.
+        path: The file; it is created if it is missing, and not deleted.
     """
 
     def __init__(self, path: Path):
@@ -36,10 +36,10 @@ class HostLock:
 
     def acquire(self, *, shared: bool = False) -> bool:
         """
-        Take it and return whether that was possible; never wait for another holder.
+        Take the lock and return whether that was possible; never wait for another holder.
 
         Args:
-            shared: Beside others that take it so, but beside nobody who has it alone.
+            shared: Take it together with other shared holders, but not with an exclusive one.
 
         Raises:
             ConfigurationError: The file cannot be opened.
@@ -54,23 +54,23 @@ class HostLock:
                 return False
             if self._is_still(file):
                 self._file = file
-            else:  # somebody deleted it in between: whoever comes now locks another file
+            else:  # deleted in between: the next process would lock another file
                 os.close(file)
         return True
 
     def release(self) -> None:
-        """Give it up, if it is held."""
+        """Release the lock, if it is held."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
     def identity(self) -> str:
         """
-        Return what tells the lock that is held here from those of all hosts.
+        Return an identity of the held lock that is unique among all hosts.
 
-        It is the file's, and that of the time for which the host has been running: two hosts may be copies.
+        It consists of the file's identity and the kernel's boot id, since two hosts may be copies.
         """
-        assert self._file is not None  # noqa: S101 - it is asked by whoever holds it
+        assert self._file is not None  # noqa: S101 - only the holder calls this
         found = os.fstat(self._file)
         return f"{_running()}/{found.st_dev:x}/{found.st_ino:x}"
 
@@ -79,24 +79,20 @@ class HostLock:
             return os.open(self.path, _OPEN, _MODE)
         except OSError as error:
             is_link = error.errno == errno.ELOOP
-            mend = (
-                "it is a link, remove it or choose another folder"
-                if is_link
-                else "choose a folder that may be written to"
-            )
+            fix = "it is a link, remove it or set another folder" if is_link else "set a folder that is writable"
             raise ConfigurationError(
-                f'the lock {self.path} cannot be opened: {error.strerror}; {mend}: lock = "…"'
+                f'the lock {self.path} cannot be opened: {error.strerror}; {fix}: lock = "…"'
             ) from error
 
     def _is_still(self, file: int) -> bool:
-        """Return whether *file* is the one that others find at the path."""
+        """Return whether *file* is still the file at the path."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(file), self.path.stat())
         return False
 
 
 def _running() -> str:
-    """Return what tells the kernel that runs now from every other one; made up where it does not say."""
+    """Return the boot id of the running kernel; a random text if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:  # not Linux
@@ -104,12 +100,12 @@ def _running() -> str:
 
 
 _held: WeakSet[HostLock] = WeakSet()
-"""All of this process: the interpreter's hooks are set once. A child shares the open file, and would hold it on."""
+"""All locks of this process; a forked child must close its copies of the files, or it would keep the locks held."""
 
 
-def _let_go() -> None:
+def _release_all() -> None:
     for each in list(_held):
         each.release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_all)

@@ -1,4 +1,4 @@
-"""The paths of an application's locks and of its deploy guard on a host."""
+"""The paths of an application's locks and its deploy guard on a host."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from relevo.errors import ConfigurationError
 if TYPE_CHECKING:
     from relevo._app.app import App
 
-_SHARED = Path("/tmp")  # noqa: S108 - the folder inside is looked at before it is used
+_SHARED = Path("/tmp")  # noqa: S108 - the folder inside is checked before use
 _LONGEST = 60
 
 
 def drain_lock(app: App, transport: str, queues: Sequence[str]) -> HostLock:
     """
-    Return the lock that lets one process at a time drain *queues* of *transport*; all of them if empty.
+    Return the lock that lets one process at a time drain *queues* of *transport*; all queues if empty.
 
     Raises:
         ConfigurationError: There is no folder for it.
@@ -38,7 +38,7 @@ def drain_lock(app: App, transport: str, queues: Sequence[str]) -> HostLock:
 
 def single_flight(app: App, transport: str, queues: Sequence[str]) -> SingleFlight:
     """
-    Return what lets one process at a time drain *queues* of *transport*; all of them if empty.
+    Return the single flight that lets one process at a time drain *queues* of *transport*; all queues if empty.
 
     The coordinator is the transport itself if it is one, else its outbox.
 
@@ -52,7 +52,7 @@ def single_flight(app: App, transport: str, queues: Sequence[str]) -> SingleFlig
 
 def deploy_guard(app: App) -> DeployGuard:
     """
-    Return what keeps the programs of *app* from taking events during a deploy.
+    Return the guard that keeps the workers of *app* from taking events during a deploy.
 
     Raises:
         ConfigurationError: There is no folder for it.
@@ -63,7 +63,7 @@ def deploy_guard(app: App) -> DeployGuard:
 
 def own_file(name: str, further: str = "") -> Path:
     """
-    Return the file of this user on this host that is called *name*; *further* tells apart what shares that.
+    Return the file *name* of this user on this host; *further* distinguishes files with the same name.
 
     Raises:
         ConfigurationError: There is no folder for it.
@@ -76,19 +76,19 @@ def _coordinator_among(*stores: object) -> Coordinator | None:
 
 
 def _source(app: App) -> str:
-    """Return the application's name; of those that have none, one that others are not likely to have."""
+    """Return the application's name; if it has none, a name that is unlikely to clash."""
     if app.source != "app" or app.config is None:
         return app.source
     return f"app.{_digest(str(app.config.directory.resolve()))}"
 
 
 def _address(app: App, transport: str) -> str:
-    """Return what tells this transport from one of the same name elsewhere, as that of a staging system."""
+    """Return a text that distinguishes this transport from others with its name, as that of a staging system."""
     entry = app.config.transports.get(transport) if app.config is not None else None
     if entry is None:
         return str(app.loaded_from.folder or "")
-    from relevo._config.opening import options_class  # noqa: PLC0415 - an application put together in code does without
-    from relevo._config.table import keys_of  # noqa: PLC0415 - the same
+    from relevo._config.opening import options_class  # noqa: PLC0415 - App(…) does not need it
+    from relevo._config.table import keys_of  # noqa: PLC0415 - App(…) does not need it
 
     hidden = {key.name for key in keys_of(options_class(entry)).values() if key.is_secret}
     open_to_all = sorted((key, str(value)) for key, value in entry.options.items() if key not in hidden)
@@ -99,7 +99,7 @@ def _folder(app: App) -> Path:
     """
     Return the folder: the chosen one, else that of the first store which keeps files, else one of this user's own.
 
-    No variable of the environment has a say: cron sets none of those that a shell has, and both must meet.
+    Environment variables are not used: cron does not set those of a shell, and both must find the same folder.
     """
     stores = [*app.transports.values(), *app.outboxes.values()]
     if app.lock is not None:
@@ -112,21 +112,19 @@ def _folder(app: App) -> Path:
 
 
 def _own_folder(path: Path) -> Path:
-    """Return *path*, which is made if need be, after a look whether it is really ours."""
+    """Create *path* if necessary, check that it belongs to this user alone, and return it."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
     except OSError as error:
-        raise ConfigurationError(
-            f'there is no folder for locks: {path}: {error.strerror}; name one: lock = "…"'
-        ) from error
+        raise ConfigurationError(f'no folder for locks: {path}: {error.strerror}; set one: lock = "…"') from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigurationError(f'{path} is not a folder of this user alone; remove it, or name another: lock = "…"')
+        raise ConfigurationError(f'{path} is not a folder of this user alone; remove it, or set another: lock = "…"')
     return path
 
 
 def _file_name(text: str, further: str = "") -> str:
-    """Return a name that a reader knows *text* by; where that or *further* differ, the names do."""
+    """Return a readable file name for *text*, unique for *text* and *further*."""
     plain = re.sub(r"[^\w.-]+", ".", text, flags=re.ASCII)[:_LONGEST]
     return plain if plain == text and not further else f"{plain}.{_digest(f'{text} {further}')}"
 

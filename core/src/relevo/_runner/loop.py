@@ -1,4 +1,4 @@
-"""The runner for every transport: as a daemon, or until empty from cron."""
+"""The runner for all transports: as a daemon, or until empty for cron."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from relevo._runner.single_flight import SingleFlight
 
 _GRACE = 2.0
-"""Seconds that a relay has to give back what it holds when its process is told to end at once."""
+"""Seconds that a relay has to release its deliveries when its process has to end at once."""
 
 _LOOK = 0.2
-"""Seconds between two looks whether a deploy is over."""
+"""Seconds between two checks whether a deploy is over."""
 
 _log = getLogger("relevo.runner")
 
 
 class LoopRunner(Runner):
     """
-    Runs the worker of an application, and beside it the relay of its outbox if it has one.
+    Runs the worker of an application, and the relay of its outbox if it has one.
 
     The first TERM or INT finishes the current work and releases the rest; a second one stops at once. During a deploy
-    (``relevo deploy begin``) no event is begun: what runs is finished and the rest released; then a run until empty
-    ends, and any other waits for the end of the deploy.
+    (``relevo deploy begin``) no event is begun: running listeners finish and the rest is released; then a run until
+    empty ends, and any other run waits for the end of the deploy.
 
     Args:
         patient: Wait for a server that is down.
 
-        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+        signals: Handle TERM and INT, if this is the main thread; otherwise the program handles them.
 
-        single_flight: Let a run until empty do nothing while another one is at the same queues: on this host, and
-            on others too where the transport or its outbox is a :class:`Coordinator`.
+        single_flight: Let a run until empty do nothing while another one drains the same queues: on this host, and
+            on other hosts if the transport or its outbox is a :class:`Coordinator`.
 
-        notifier: Tells whoever started this process how it fares.
+        notifier: Reports the status to the service manager.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class LoopRunner(Runner):
         self._notifier = notifier
 
     def run(self, app: App, options: RunOptions) -> Report:
-        from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - whoever only dispatches does without
+        from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
 
         name = app.transport(options.transport).name
         limits = Limits(memory=options.max_memory, failures=options.max_failures)
         guard = deploy_guard(app)
         with _plugged(app, limits, guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)
-            # What ends with its process nobody else can be at.
+            # A store that ends with its process cannot be drained by another one.
             flight = None
             if options.until_empty and self._single_flight and app.transport(name).capabilities.durability != "process":
                 flight = single_flight(app, name, options.queues)
@@ -85,19 +85,19 @@ class LoopRunner(Runner):
             stack.callback(hurry, app, name, None)
             host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
             stack.enter_context(stopped_by_signals(host) if self._signals else nullcontext())
-            if self._notifier is not None:  # after the limits and the guard, so that it is asked before they object
+            if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
                 stack.enter_context(_plugged(app, self._notifier))
                 stack.enter_context(self._notifier.watched(worker.held))
             return host.drain() if options.until_empty else host.serve()
 
     def unit(self, app: App, options: RunOptions) -> str:
-        """Return the command that a host system has to run, as a shell reads it, wherever it is called."""
+        """Return the command that a host system has to run, quoted for a shell; it works in any folder."""
         return shlex.join(command(app, options))
 
 
 @attrs.define
 class _Host:
-    """One run of a worker and the relay beside it, from its start to its end."""
+    """One run of a worker and its relay."""
 
     _app: App
     _name: str
@@ -110,7 +110,7 @@ class _Host:
     _flight: SingleFlight | None
     _relay: Worker | None = None
     _waited: float = attrs.field(default=0.0, init=False)
-    """Seconds that a run until empty has waited for what becomes due in the outbox."""
+    """Seconds that a run until empty has waited for events in the outbox to become due."""
 
     _began: float = attrs.field(init=False)
 
@@ -118,17 +118,17 @@ class _Host:
         self._began = self._app.clock.monotonic()
 
     def stop(self) -> None:
-        """Finish what runs, release the rest and end."""
-        self._say("STOPPING=1", "STATUS=finishing what runs")
+        """Finish the current work, release the rest and end."""
+        self._report("STOPPING=1", "STATUS=finishing the current work")
         self._worker.stop()
         if self._relay is not None:
             self._relay.stop()
 
     def drain(self) -> Report:
-        """Empty the outbox and the queues in turn, until neither gives anything more; or nothing during a deploy."""
+        """Drain the outbox and the queues in turn until both are empty; do nothing during a deploy."""
         with self._guard.working():
             if self._app.hooks.objection() is not None:
-                self._guard.tell_if_stale()
+                self._guard.warn_if_stale()
                 return Report(stopped_by=self._limits.reached() or "objection")
             self._hurry()
             options = RunOptions(until_empty=True, max_seconds=self._options.max_seconds)
@@ -159,18 +159,18 @@ class _Host:
             moved = self._relay.run() if self._relay is not None else Report()
             report = self._named(self._worker.run())
             if self._relay is None or report.stopped_by != "empty":
-                return _told_together(report, [moved])
+                return _with_relayed(report, [moved])
             self._hurry()
             if moved.handled + report.handled == handled and not self._comes_due(self._relay):
-                return _told_together(report, [moved])
+                return _with_relayed(report, [moved])
             handled = moved.handled + report.handled
 
     def _comes_due(self, relay: Worker) -> bool:
         """
-        Wait for what becomes due in the outbox, with as much of *settle* as the worker and *relay* have left.
+        Wait for events in the outbox to become due, for as much of *settle* as the worker and *relay* have left.
 
         Returns:
-            Whether they have something to look at.
+            Whether they have to run again.
         """
         outbox, queue = self._app.outboxes[self._name], outbox_queue(self._name)
         while (left := self._options.settle - self._worker.lingered - relay.lingered - self._waited) > 0:
@@ -193,36 +193,36 @@ class _Host:
             with self._guard.working():
                 if not self._guard.is_up() or self._is_over():
                     self._prepare()
-                    # One that was stopped stays so, and the worker goes on after a deploy; hence another each time.
+                    # A stopped relay cannot be restarted, and the worker continues after a deploy: make a new one.
                     relay = self._app.relay(self._name, patient=self._patient)
                     with _beside(relay, self._worker) as reports:
                         report = self._named(self._worker.run())
                     moved += reports
                     if report.stopped_by != "objection" or not self._guard.objected():
-                        return _told_together(report, moved)
-            _log.info("a deploy is going on; waiting for its end (%s)", self._guard.path)
-            self._say("STATUS=waiting for the end of a deploy")
+                        return _with_relayed(report, moved)
+            _log.info("a deploy is in progress; waiting for its end (%s)", self._guard.path)
+            self._report("STATUS=waiting for the end of a deploy")
             while self._guard.is_up() and not self._is_over():
-                self._guard.tell_if_stale()
-                self._say()
+                self._guard.warn_if_stale()
+                self._report()
                 self._app.clock.sleep(_LOOK)
-            self._say("STATUS=handling events")
+            self._report("STATUS=handling events")
 
     def _is_over(self) -> bool:
         longest = self._options.max_seconds
         return self._worker.stopped or (longest is not None and self._app.clock.monotonic() - self._began >= longest)
 
-    def _say(self, *lines: str) -> None:
-        """Let whoever started this process know of *lines*, and that there is progress."""
+    def _report(self, *lines: str) -> None:
+        """Report *lines* and progress to the service manager."""
         if self._notifier is not None:
             self._notifier.turn()
             if lines:
-                self._notifier.say(*lines)
+                self._notifier.send(*lines)
 
     def _prepare(self) -> None:
-        """Create what is missing, as soon as the server is there."""
+        """Create what is missing, as soon as the server is reachable."""
         while not self._is_over():
-            self._say()
+            self._report()
             try:
                 self._app.prepare(self._name)
                 break
@@ -230,7 +230,7 @@ class _Host:
                 self._worker.sit_out(error)
 
     def _named(self, report: Report) -> Report:
-        """Return *report* with what objected, if it was one of ours."""
+        """Return *report* with the name of the limit or lock that objected, if it was one of them."""
         if report.stopped_by != "objection":
             return report
         lost = "lock" if self._flight is not None and self._flight.is_lost() else None
@@ -238,14 +238,14 @@ class _Host:
 
 
 def hurry(app: App, name: str, seconds: float | None) -> None:
-    """Limit every call of the transport *name* and its outbox to *seconds*; ``None``: the configured timeouts."""
+    """Limit each call of the transport *name* and its outbox to *seconds*; ``None`` restores their timeouts."""
     for transport in filter(None, (app.transport(name), app.outboxes.get(name))):
         transport.hurry(seconds)
 
 
 @contextmanager
 def _plugged(app: App, *plugins: object) -> Iterator[None]:
-    """Let *plugins* look on, and object, while the block runs."""
+    """Register *plugins* while the block runs."""
     with ExitStack() as stack:
         for plugin in plugins:
             app.hooks.add(plugin)
@@ -253,8 +253,8 @@ def _plugged(app: App, *plugins: object) -> Iterator[None]:
         yield
 
 
-def _told_together(report: Report, moved: Sequence[Report]) -> Report:
-    """Return *report* with what the relay dead-lettered or could not settle, so that it covers both."""
+def _with_relayed(report: Report, moved: Sequence[Report]) -> Report:
+    """Return *report* plus the events that the relay dead-lettered or could not settle."""
     reasons = Counter(report.reasons)
     for each in moved:
         reasons.update(each.reasons)
@@ -269,24 +269,24 @@ def _told_together(report: Report, moved: Sequence[Report]) -> Report:
 
 
 class Stoppable(Protocol):
-    """What finishes its work when it is told to stop, by a signal's handler too."""
+    """A worker or run that can be stopped, also from a signal handler."""
 
     def stop(self) -> None:
-        """Finish what runs, release the rest and end."""
+        """Finish the current work, release the rest and end."""
         ...
 
 
-class _SecondSignal(KeyboardInterrupt):  # not SystemExit: that is a failure of the listener
+class _SecondSignal(KeyboardInterrupt):  # not SystemExit, which would count as a failure of the listener
     """Raised in the main thread to end it at once."""
 
 
 @contextmanager
 def stopped_by_signals(*workers: Stoppable | None) -> Iterator[None]:
     """
-    Let TERM and INT stop *workers*, and a second one end at once; only the main thread can.
+    Let TERM and INT stop *workers*, and a second signal end the process at once; has no effect in other threads.
 
     Raises:
-        SystemExit: With 128 and the number of the second signal.
+        SystemExit: With 128 plus the number of the second signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -313,9 +313,9 @@ def stopped_by_signals(*workers: Stoppable | None) -> Iterator[None]:
 @contextmanager
 def _beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
     """
-    Run *relay* in a thread while the block runs; if it fails, *worker* stops and the block raises why.
+    Run *relay* in a thread while the block runs; if it fails, *worker* stops and its error is raised after the block.
 
-    What it yields has the relay's report afterwards.
+    The yielded list holds the relay's report afterwards.
     """
     reports: list[Report] = []
     if relay is None:
@@ -326,7 +326,7 @@ def _beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
     def run() -> None:
         try:
             reports.append(relay.run())
-        except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
+        except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
             errors.append(error)
             worker.stop()
 

@@ -16,9 +16,9 @@ class Limits:
     Objects to taking further events when a limit is reached.
 
     Args:
-        memory: Bytes of this process, without its children.
+        memory: The limit in bytes of this process, without its children.
 
-        failures: How many hand-overs may end in a retry or a dead letter.
+        failures: The number of deliveries that may end in a retry or a dead letter.
     """
 
     def __init__(self, *, memory: int | None = None, failures: int | None = None):
@@ -27,7 +27,7 @@ class Limits:
         self._failed = 0
 
     def reached(self) -> str | None:
-        """Return which limit is reached, if one is."""
+        """Return the name of a limit that is reached; ``None`` if none is."""
         if self._failures is not None and self._failed >= self._failures:
             return "failures"
         if self._memory is not None and resident() >= self._memory:
@@ -41,18 +41,18 @@ class Limits:
 
     @hookimpl
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
-        """Count what failed."""
+        """Count the failed deliveries."""
         self._failed += sum(isinstance(outcome, (Nack, DeadLetter)) for _, outcome in settlements)
 
 
 def resident() -> int:
-    """Return how many bytes of memory this process holds; where that is not told, the most that it ever held."""
+    """Return the resident memory of this process in bytes; without ``/proc`` its maximum so far."""
     try:
         with open(_SIZES, encoding="ascii") as file:  # noqa: PTH123 - pathlib takes long to import
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        import resource  # noqa: PLC0415 - Linux does without
-        import sys  # noqa: PLC0415 - the same
+        import resource  # noqa: PLC0415 - Linux does not need it
+        import sys  # noqa: PLC0415 - as above
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024

@@ -16,14 +16,14 @@ class Runner(ABC):
     @abstractmethod
     def run(self, app: App, options: RunOptions) -> Report:
         """
-        Handle events until *options* say stop, or somebody does.
+        Handle events until a limit of *options* is reached or the run is stopped.
 
         Raises:
-            ConfigurationError: The application cannot run like this.
+            ConfigurationError: The application or *options* are invalid.
 
             TransportUnavailableError: The server could not be reached and the runner does not wait.
         """
 
     @abstractmethod
     def unit(self, app: App, options: RunOptions) -> str:
-        """Return the text that makes the host system run it: a crontab line, a program section, a unit."""
+        """Return the text for the host system that runs it: a crontab line, a program section, a unit."""

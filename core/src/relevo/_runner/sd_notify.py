@@ -18,17 +18,17 @@ _log = getLogger("relevo.runner")
 
 class Notifier:
     """
-    Speaks to the socket of whoever started this process, and keeps its watchdog quiet while there is progress.
+    Reports to the socket of the service manager, and to its watchdog while there is progress.
 
-    Progress is that the worker's loop turns, or that something which it has received is not finished: for how long
-    that may last is the time limit's to say.
+    There is progress while the worker's loop turns or a received delivery is not finished; the time limit bounds the
+    latter.
 
     Args:
-        address: Of the socket; one that begins with ``@`` is abstract.
+        address: The address of the socket; one that begins with ``@`` is abstract.
 
-        watchdog: Seconds after which a service that says nothing is taken for dead; ``None`` if nobody looks.
+        watchdog: Seconds without a report after which the service counts as dead; ``None`` without a watchdog.
 
-        monotonic: Where the time comes from.
+        monotonic: The source of time.
     """
 
     def __init__(self, address: str, *, watchdog: float | None = None, monotonic: Callable[[], float] = time.monotonic):
@@ -39,7 +39,7 @@ class Notifier:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self | None:
-        """Return the one that *environ* describes, if this process was started by somebody who listens."""
+        """Return the notifier that *environ* describes; ``None`` if the service manager expects no reports."""
         address = environ.get("NOTIFY_SOCKET")
         if not address:
             return None
@@ -47,13 +47,13 @@ class Notifier:
         is_meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return cls(address, watchdog=int(period) / 1e6 if is_meant and period.isdecimal() and int(period) else None)
 
-    def say(self, *lines: str) -> None:
-        """Send *lines*, such as ``READY=1``; that nobody hears them changes nothing."""
+    def send(self, *lines: str) -> None:
+        """Send *lines*, such as ``READY=1``; ignore errors."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
                 line.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.debug("whoever started this cannot be told %s: %s", lines, error)
+            _log.debug("the service manager did not receive %s: %s", lines, error)
 
     def turn(self) -> None:
         """Note that there is progress."""
@@ -61,25 +61,25 @@ class Notifier:
 
     @hookimpl
     def relevo_may_run(self) -> None:
-        """Note that the worker's loop turns, which asks this; never object."""
+        """Note that the worker's loop turns, since it calls this; never object."""
         self.turn()
 
     def is_alive(self, held: Callable[[], int]) -> bool:
-        """Return whether there is progress; *held* returns how many deliveries are not finished."""
+        """Return whether there is progress; *held* returns the number of unfinished deliveries."""
         return self._watchdog is None or self._monotonic() - self._turned < self._watchdog or held() > 0
 
     @contextmanager
     def watched(self, held: Callable[[], int]) -> Iterator[None]:
-        """Say that the service is ready, that it lives as long as it does, and in the end that it stops."""
+        """Report that the service is ready, then that it is alive, and finally that it stops."""
         ended = threading.Event()
 
         def keep(period: float) -> None:
             while not ended.wait(period):
                 if self.is_alive(held):
-                    self.say("WATCHDOG=1")
+                    self.send("WATCHDOG=1")
 
         self.turn()
-        self.say("READY=1", "STATUS=handling events")
+        self.send("READY=1", "STATUS=handling events")
         thread = None
         if self._watchdog is not None:
             period = self._watchdog / 3
@@ -91,4 +91,4 @@ class Notifier:
             ended.set()
             if thread is not None:
                 thread.join()
-            self.say("STOPPING=1")
+            self.send("STOPPING=1")

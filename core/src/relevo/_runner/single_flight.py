@@ -21,20 +21,20 @@ _log = getLogger("relevo.flight")
 
 class SingleFlight:
     """
-    Lets one process at a time do what *name* says.
+    Lets one process at a time do the work *name*.
 
     The process that holds the host's lock takes over the coordinator's lock from a process of this host that died with
     both: only other hosts wait until that lock expires. A process that has lost the coordinator's lock, as after a long
     sleep, takes no further events. What it still handles is settled as usual, since each delivery has its own receipt.
 
     Args:
-        name: What is done.
+        name: The name of the work.
 
-        lock: That of the host.
+        lock: The lock on this host.
 
-        coordinator: That of everybody; none if there is only this host.
+        coordinator: Has the lock for all hosts; ``None`` if there is only this host.
 
-        clock: Where the time comes from.
+        clock: The source of time.
     """
 
     def __init__(self, name: str, lock: HostLock, coordinator: Coordinator | None, clock: Clock):
@@ -47,7 +47,7 @@ class SingleFlight:
 
     @contextmanager
     def on_this_host(self) -> Iterator[bool]:
-        """Hold the host's lock; yield whether nobody else does."""
+        """Hold the host's lock; yield whether it was free."""
         is_alone = self._lock.acquire()
         try:
             yield is_alone
@@ -56,7 +56,7 @@ class SingleFlight:
 
     @contextmanager
     def everywhere(self) -> Iterator[bool]:
-        """Hold the coordinator's lock, beside the host's; yield whether nobody else does."""
+        """Hold the coordinator's lock too; yield whether it was free."""
         if self._coordinator is None:
             yield True
             return
@@ -76,18 +76,18 @@ class SingleFlight:
         except Exception:
             self._give_up(self._coordinator, receipt, keeper, ended)
             raise
-        except BaseException:  # of somebody who does not want to wait; the next one on this host takes over at once
+        except BaseException:  # the process has to end at once; the next one on this host takes the lock over
             ended.set()
             raise
         self._give_up(self._coordinator, receipt, keeper, ended)
 
     def is_lost(self) -> bool:
-        """Return whether the coordinator's lock was held, and may be somebody else's by now."""
+        """Return whether the coordinator's lock was lost, so that another process may hold it."""
         return self._coordinator is not None and (not self._holds or self._clock.monotonic() - self._renewed >= TTL)
 
     @hookimpl
     def relevo_may_run(self) -> str | None:
-        """Object where another one may be at it."""
+        """Object if another process may be working."""
         return "lock" if self.is_lost() else None
 
     def _give_up(
@@ -95,7 +95,7 @@ class SingleFlight:
     ) -> None:
         ended.set()
         keeper.join()
-        with suppress(TransportError):  # it is free when its time is over
+        with suppress(TransportError):  # it is free when it expires
             coordinator.unlock(self._name, receipt)
 
     def _keep(self, coordinator: Coordinator, receipt: str, ended: threading.Event) -> None:
@@ -107,6 +107,6 @@ class SingleFlight:
                 _log.debug("the lock %s was not renewed: %s", self._name, error)
                 continue
             if not self._holds:
-                _log.warning("the lock %s is somebody else's by now; taking no further events", self._name)
+                _log.warning("the lock %s was lost to another process; taking no further events", self._name)
                 return
             self._renewed = now

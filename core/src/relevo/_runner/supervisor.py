@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 _SOCKET = "supervisor.sock"
 
 _BOUND_AS = ".4194304"
-"""What supervisord adds to the name while it binds: the id of its process, which on Linux may be as large as this."""
+"""The suffix that supervisord adds to the name while it binds: its process id; this is the largest on Linux."""
 
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-"""Bytes of a socket's path, without the NUL at its end: unix(7), ``sun_path``; it is 104 with it on BSD and macOS."""
+"""The longest path of a socket in bytes, without the final NUL: unix(7), ``sun_path``; 104 with it on BSD and macOS."""
 
 _MARGIN = 30.0
-"""Seconds beyond the longest listener until supervisor kills: what is held has to be given back and settled too."""
+"""Seconds after the longest listener until supervisor kills the process: the time to release and settle deliveries."""
 
 _NO_SOURCE = "app"
-"""The source of an application that does not say its own; of several, supervisor would run the last alone."""
+"""The default source; supervisor runs only the last of several programs with the same name."""
 
 _PROGRAM = """\
 [program:{name}]
@@ -55,7 +55,7 @@ redirect_stderr=true
 """
 
 _WHOLE = """\
-; For supervisord -c, and supervisorctl -c. It is spoken to by a socket that only its user can open; there is no port.
+; For supervisord -c, and supervisorctl -c. They use a socket that only this user can open; there is no port.
 [unix_http_server]
 file={folder}/{socket}
 chmod=0700
@@ -78,21 +78,21 @@ serverurl=unix://{folder}/{socket}
 
 def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Path | None = None) -> str:
     """
-    Return the section of a program, or all of a configuration if there is a folder for it.
+    Return the section of a program, or a complete configuration if *folder* is given.
 
     Args:
         app: The application whose events it handles.
 
-        options: Which transport and queues, and the limits after which a process is restarted.
+        options: Transport, queues, and the limits after which a process is restarted.
 
-        processes: How many supervisor keeps alive.
+        processes: The number of processes that supervisor keeps running.
 
-        folder: Where supervisor has its socket and its logs, for a complete configuration; by default the text is one
+        folder: The folder of supervisor's socket and logs, for a complete configuration; by default the text is one
             section, to be included in the configuration of the system's supervisor.
 
     Raises:
-        ConfigurationError: A path in it has a form that no configuration of supervisor can hold, or the folder's is
-            too long for a socket.
+        ConfigurationError: A path contains characters that supervisor's configuration cannot hold, or is too long for
+            a socket.
     """
     folder = None if folder is None else folder.absolute()
     if folder is not None:
@@ -115,12 +115,12 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
 
 
 def _refuse_a_long_path(folder: Path) -> None:
-    """Refuse what supervisord can't bind: it would try for ever, and say so in its log alone."""
+    """Refuse a path that supervisord cannot bind: it would retry for ever, and report it only in its log."""
     spare = _LONGEST_SOCKET - len(os.fsencode(folder / _SOCKET)) - len(_BOUND_AS)
     if spare < 0:
         raise ConfigurationError(
-            f"supervisor can't have its socket in {str(folder)!r}: the path is {-spare} bytes too long for one; "
-            "give it a folder with a shorter path"
+            f"supervisor cannot create its socket in {str(folder)!r}: the path is {-spare} bytes too long; "
+            "choose a folder with a shorter path"
         )
 
 
@@ -129,10 +129,8 @@ def _digest(here: Path) -> str:
 
 
 def _value(text: object) -> str:
-    """Return *text* as a value that supervisor reads as it is."""
+    """Return *text* escaped as a value for supervisor."""
     value = str(text)
     if found := re.search(r"[\x00-\x1f\x7f]|(?:^|\s)[;#]", value):
-        raise ConfigurationError(
-            f"supervisor reads {found[0]!r} as something else, and it is in {value!r}; give the folder another name"
-        )
+        raise ConfigurationError(f"supervisor would misread {found[0]!r} in {value!r}; give the folder another name")
     return value.replace("%", "%%")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relevo._app.app import App
 
 _MARGIN = 30.0
-"""Seconds beyond the longest listener until systemd kills: what is held has to be given back and settled too."""
+"""Seconds after the longest listener until systemd kills the process: the time to release and settle deliveries."""
 
 _UNIT = """\
 [Unit]
@@ -61,10 +61,10 @@ def systemd(app: App, options: RunOptions) -> str:
     Args:
         app: The application whose events it handles.
 
-        options: Which transport and queues, and the limits after which the service is restarted.
+        options: Transport, queues, and the limits after which the service is restarted.
 
     Raises:
-        ConfigurationError: A path in it has a form that no unit can hold.
+        ConfigurationError: A path contains characters that a unit cannot hold.
     """
     return _UNIT.format(
         what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
@@ -76,22 +76,22 @@ def systemd(app: App, options: RunOptions) -> str:
 
 class SystemdRunner(LoopRunner):
     """
-    Handles events as they come until it is told to stop, and waits for a server that is down.
+    Handles events until it is stopped, and waits for a server that is down.
 
     Args:
-        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+        signals: Handle TERM and INT, if this is the main thread; otherwise the program handles them.
     """
 
     def __init__(self, *, signals: bool = True):
         super().__init__(patient=True, signals=signals)
 
     def unit(self, app: App, options: RunOptions) -> str:
-        """Return what :func:`relevo.unit.systemd` returns."""
+        """Return the result of :func:`relevo.unit.systemd`."""
         return systemd(app, options)
 
 
 def _word(text: str) -> str:
-    """Return *text* as one word of a command, as systemd reads them."""
+    """Return *text* quoted as one word of a command for systemd."""
     value = _value(text).replace("$", "$$")
     if re.fullmatch(r"[\w@%+=:,./$-]+", value):
         return value
@@ -100,7 +100,7 @@ def _word(text: str) -> str:
 
 
 def _value(text: object) -> str:
-    """Return *text* as a value that systemd reads as it is."""
+    """Return *text* escaped as a value for systemd."""
     value = str(text)
     if re.search(r"[\x00-\x1f\x7f]", value) or value != value.strip() or value.endswith("\\"):
         raise ConfigurationError(f"a unit of systemd cannot hold {value!r}; give the folder another name")

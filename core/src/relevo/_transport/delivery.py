@@ -54,7 +54,7 @@ class Note:
 
         listener: The id of the listener that runs; empty before the first one.
 
-        excused: The process handled the event, or was told to end: its end does not count as a death.
+        excused: The process handled the event, or was stopped: its end does not count as a death.
     """
 
     by: str
