@@ -66,7 +66,7 @@ _NO_OPTIONS: DispatchOptions = {}
 
 
 class _Part(Generic[P]):
-    """A part of an application, as an attribute that can only be read."""
+    """A read-only attribute for a part of an application."""
 
     def __set_name__(self, _: type, name: str) -> None:
         self._name = name
@@ -78,51 +78,52 @@ class _Part(Generic[P]):
 
 class App(Dispatcher):
     """
-    Dispatches events to where its routes say, and makes the workers that handle them.
+    Dispatches events along its routes, and makes the workers that handle them.
 
     Args:
-        transports: By the names that routes use.
+        transports: The transports, by the names that routes use.
 
-        routes: From event name or pattern to ``transport``, ``transport/queue`` or ``now``, or several.
+        routes: From an event name or pattern to one or several targets: ``transport``, ``transport/queue`` or ``now``.
 
         listeners: Marked functions, subscribers, modules, or the names of modules, which are imported
             at first use.
 
         source: The application's name.
 
-        outboxes: From the name of a transport to the transport that keeps its events when they are
+        outboxes: From the name of a transport to the transport that stores its events when they are
             dispatched inside a session.
 
-        subjects: What events happen to.
+        subjects: The subject types.
 
         plugins: Objects with hooks.
 
-        signing: Its keys, or the keys alone; without them events are not signed, and no signature is looked at.
+        signing: The signing options, or only the keys; by default events are not signed and signatures not checked.
 
-        retries: The policy of listeners that have none, by the queue in which they run, ``transport/queue``.
+        retries: The policy of listeners without their own, by the queue in which they run, ``transport/queue``.
 
-        setup: ``auto`` creates missing tables and queues at first use, ``explicit`` only looks, and leaves
-            that to ``relevo setup``.
+        setup: ``auto`` creates missing tables and queues at first use; ``explicit`` only checks, and
+            ``relevo setup`` creates them.
 
-        patience: For how long events are given back that no listener here can handle.
+        patience: How long an event that no listener here can handle is returned for another worker, before it is
+            dead-lettered.
 
-        lease: For how long a delivery is hidden from other workers unless it is renewed, which happens
-            every third of it; after a crash its events come back when it has passed.
+        lease: How long a delivery is hidden from other workers; it is renewed every third of this time.
+            After a crash its events are delivered again when the lease expires.
 
-        execution: Where listeners run, how many at once, and for how long at most; or the first alone, as text.
+        execution: Where listeners run, how many at once, and for how long at most; or only the first, as text.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
-        lock: The folder where those who drain keep the lock that lets one at a time do so; by default that of the
-            database file, else one of the user's own in ``/tmp``.
+        lock: The folder of the lock that lets one process drain at a time; by default the folder of the
+            database file, else a folder of the user in ``/tmp``.
 
-        deploy: The file that keeps events from being taken while it is there; by default it is beside the lock.
+        deploy: The file that keeps workers from taking events while it exists; by default beside the lock.
 
         ids: Makes the ids of events.
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
-        loaded_from: Where it was found; what finds applications says this.
+        loaded_from: Where the application was found; set by the code that loads it.
 
     Raises:
         ConfigurationError: An argument is invalid, or the arguments conflict; it reports all problems at once.
@@ -196,12 +197,12 @@ class App(Dispatcher):
 
     @property
     def parts(self) -> Parts:
-        """What it is made of."""
+        """The parts of the application."""
         return self._assembly.parts
 
     @property
     def config(self) -> Config | None:
-        """The configuration that it was made of, if it was."""
+        """The configuration that it was made from; ``None`` without one."""
         return self.parts.loaded_from.config
 
     @classmethod
@@ -209,23 +210,23 @@ class App(Dispatcher):
         cls, path: str | Path | None = None, *, environ: Mapping[str, str] | None = None, clock: Clock | None = None
     ) -> Self:
         """
-        Return the application that configuration describes; nothing is connected to and no listener imported.
+        Return the application that the configuration describes; no server is connected and no listener imported.
 
         Args:
             path: The file; by default ``RELEVO_CONFIG``, else the nearest ``relevo.toml`` or
                 ``[tool.relevo]`` upwards from the working directory.
 
-            environ: Instead of the process's environment.
+            environ: Used in place of the process's environment.
 
-            clock: Where the time comes from.
+            clock: The source of time.
 
         Raises:
-            ConfigurationError: Something in it is not understood.
+            ConfigurationError: The configuration is invalid; it reports all problems at once.
         """
-        import os  # noqa: PLC0415 - whoever puts an application together does without
-        from pathlib import Path  # noqa: PLC0415 - the same
+        import os  # noqa: PLC0415 - App(…) does not need it
+        from pathlib import Path  # noqa: PLC0415 - as above
 
-        from relevo._config.opening import drafted  # noqa: PLC0415 - the same
+        from relevo._config.opening import drafted  # noqa: PLC0415 - as above
 
         file = None if path is None else Path(path)
         return cls.of(drafted(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
@@ -236,9 +237,9 @@ class App(Dispatcher):
         Return the application that *config* describes.
 
         Raises:
-            ConfigurationError: Something in it is not understood; all problems are told together.
+            ConfigurationError: The configuration is invalid; it reports all problems at once.
         """
-        from relevo._config.opening import opened  # noqa: PLC0415 - whoever puts an application together does without
+        from relevo._config.opening import opened  # noqa: PLC0415 - App(…) does not need it
 
         clock = clock or SystemClock()
         parts = opened(config, clock=clock)
@@ -268,11 +269,11 @@ class App(Dispatcher):
         Register marked functions, subscribers, modules, or names of modules; these are imported at first use.
 
         Returns:
-            *thing*, so that it can stand above the mark: ``@app.listen``.
+            *thing*, so that it can be used as a decorator above the mark: ``@app.listen``.
 
         Raises:
-            ConfigurationError: One of them cannot hold a listener. That two listeners have one id, or that a module has
-                none, is told at first use.
+            ConfigurationError: One of them cannot have a listener. Duplicate ids, and modules without a listener, are
+                reported at first use.
         """
         for each in (thing, *others):
             check_listening(each)
@@ -281,27 +282,27 @@ class App(Dispatcher):
 
     def unlisten(self, *things: object) -> None:
         """
-        Take out what :meth:`listen` registered: functions, subscribers, modules, or names of modules.
+        Remove what :meth:`listen` registered: functions, subscribers, modules, or names of modules.
 
-        What is not there is passed over.
+        Things that are not registered are ignored.
 
         Raises:
-            ConfigurationError: There is no such module, or one of *things* holds no listener.
+            ConfigurationError: There is no such module, or one of *things* has no listener.
         """
         self.parts.registry.remove(things)
 
     def add_subject(self, subject_type: SubjectType) -> None:
         """
-        Register what events can happen to, so that it is named at the dispatch and loaded by listeners.
+        Register a subject type, so that its instances are named at the dispatch and loaded by listeners.
 
         Raises:
-            SubjectError: It is no such type, or its name or its class is registered already.
+            SubjectError: It is not a subject type, or its name or class is registered already.
         """
         self.subjects.add(argument.subject_type(subject_type))
 
     @property
     def listeners(self) -> ListenerTable:
-        """The registered listeners; modules that were only named are imported now."""
+        """The registered listeners; modules that were given by name are imported now."""
         return self.parts.registry.table
 
     # --- dispatching ---------------------------------------------------------------------------------
@@ -318,39 +319,39 @@ class App(Dispatcher):
         expires: Moment | None = None,
     ) -> Dispatched:
         """
-        Send *event* where its route says; without a session it is safe when this returns.
+        Send *event* along its route; without a session it is safe when this returns.
 
-        Where the route says ``now``, listeners are called before this returns, inside whatever transaction the
-        caller is in: that is in order, more urgent than anything, and before every expiry. The event is checked
-        before they are called, and sent after them, together with what they dispatch by their call. So if one of
-        them raises, that is raised here, and nothing was sent.
+        For the target ``now`` listeners are called before this returns, inside the caller's transaction; so ordering
+        key, urgency and expiry have no effect on them. The event is validated before they are called, and
+        sent after them, together with the events that they dispatch by their call. If a listener raises, its error is
+        raised here and nothing was sent.
 
         Args:
             event: An :class:`Event`, or an instance of a declared class.
 
             session: Write it inside this session's transaction: both commit, or neither.
 
-            delay: Not handled before; seconds, a timedelta, or text such as ``"5m"``.
+            delay: Time before which it is not handled: seconds, a timedelta, or text such as ``"5m"``.
 
-            at: Not handled before that moment: a datetime with a zone, or seconds since the epoch.
+            at: Moment before which it is not handled: a datetime with a zone, or seconds since the epoch.
 
-            urgency: ``high`` overtakes, where the transport claims it.
+            urgency: ``high`` overtakes ``normal``, if the transport claims ``urgency``.
 
-            ordering_key: Handled in order with others of this key, where the transport claims it.
+            ordering_key: Handle it in order with other events of this key, if the transport claims ``order``.
 
-            expires: The moment after which it is dead-lettered instead of handled: a datetime with a zone,
-                seconds since the epoch, or a timedelta or text such as ``"1h"``, from now on.
+            expires: Moment after which it is dead-lettered instead of handled: a datetime with a zone,
+                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``.
 
         Raises:
             RouteNotFoundError: No route matches its name.
 
-            EncodeError: It has no faithful form; nothing was written.
+            EncodeError: A value has no exact form in JSON; nothing was written.
 
-            SendError: The transport cannot say that it is safe.
+            SendError: The event is not known to be safe.
 
             TransportUnavailableError: The server could not be reached; nothing was sent.
 
-            ConfigurationError: The transports do not claim what is asked for.
+            ConfigurationError: An option is not supported by the transports.
         """
         options = _NO_OPTIONS
         if delay or at is not None or urgency != "normal" or ordering_key is not None or expires is not None:
@@ -368,7 +369,7 @@ class App(Dispatcher):
         Return the transport called *name*, or the only one.
 
         Raises:
-            ConfigurationError: There is none of that name, or several and none was named.
+            ConfigurationError: No transport has that name, or there are several and no name was given.
         """
         if name is None:
             if len(self.transports) == 1:
@@ -382,7 +383,7 @@ class App(Dispatcher):
         return self.transports[name]
 
     def queues(self, transport: str) -> tuple[str, ...]:
-        """Return the queues of *transport* that routes lead to."""
+        """Return the queues of *transport* that events are routed to."""
         return self.parts.queues(transport)
 
     def worker(
@@ -397,18 +398,18 @@ class App(Dispatcher):
         Return a worker for one transport and its queues.
 
         Args:
-            options: Which transport and queues, and its limits.
+            options: Transport, queues and limits.
 
-            executor: Where listeners run; by default where the options or the application say.
+            executor: Runs the listeners; by default the executor of the options or the application.
 
             patient: Wait for a server that is down.
 
-            listeners: The listeners to call; those of the application by default.
+            listeners: The listeners to call; by default those of the application.
 
         Raises:
             ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
                 routed to a queue of the options, the transport does not claim delays, or an event has more
-                listeners in a queue than a state can keep.
+                listeners in a queue than fit into a state.
         """
         options = options or RunOptions()
         return self._workers.worker(
@@ -428,16 +429,16 @@ class App(Dispatcher):
         runs: Callable[[Delivery, str], None] | None = None,
     ) -> Handle:
         """
-        Return what handles deliveries from *transport* by calling *listeners*.
+        Return a function that handles deliveries from *transport* by calling *listeners*.
 
         Args:
-            transport: Its name.
+            transport: The name of the transport.
 
             listeners: The listeners to call.
 
-            checkpoint: Keeps progress in the middle of a delivery, if anything does.
+            checkpoint: Stores progress during a delivery, if that is supported.
 
-            runs: Notes which listener of a delivery with lost leases runs, if anything keeps evidence.
+            runs: Notes which listener of a delivery with lost leases runs, if evidence of crashes is stored.
         """
         return self._workers.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
 
@@ -453,7 +454,7 @@ class App(Dispatcher):
         return WorkerFactory(self.parts, outgoing=FollowUps(self._assembly.sender), recipe=self._recipe)
 
     def _recipe(self, transport: str, time_limit: float) -> Hello:
-        """Return what a child process has to be told to make this application."""
+        """Return the message from which a child process makes this application."""
         from relevo._execution.recipe import recipe  # noqa: PLC0415 - few have child processes
 
         path = self.config.path if self.config else None
@@ -462,12 +463,12 @@ class App(Dispatcher):
 
     def revived(self, entry: DeadLetterEntry) -> bytes:
         """
-        Return the state with which *entry* is made ready again: only the listeners that failed are run.
+        Return the state with which *entry* is revived: only the listeners that failed run again.
 
         Raises:
-            NewerStateError: A newer release wrote it, and knows what is done.
+            NewerStateError: A newer release wrote its state, which this release cannot read.
 
-            DecodeError: It is not signed by a worker of this application.
+            DecodeError: Its state is not signed by a worker of this application.
         """
         envelope = entry.envelope
         if self.signing is None or not isinstance(envelope, Envelope):
@@ -476,19 +477,19 @@ class App(Dispatcher):
 
     def setup(self, *, dry_run: bool = False) -> list[str]:
         """
-        Create the tables and queues that are missing; never alter what is there.
+        Create the tables and queues that are missing; never alter existing ones.
 
         Args:
-            dry_run: Only tell.
+            dry_run: Only report.
 
         Returns:
-            What was, or would be, created.
+            A description of each thing that was, or would be, created.
 
         Raises:
-            TransportUnavailableError: A server could not be reached. All else is done; if several failed, the error
-                has a line for each.
+            TransportUnavailableError: A server could not be reached. The others were set up; if several failed, the
+                error has a line for each.
 
-            ConfigurationError: What is there is not what is expected, or cannot be used.
+            ConfigurationError: Existing tables or queues do not match, or cannot be used.
         """
         created, errors = self._assembly.stores.set_up_all(dry_run=dry_run)
         raise_together(errors)
@@ -498,25 +499,25 @@ class App(Dispatcher):
         """
         Create what is missing for the transport *name* and its outbox, once, if ``setup`` is ``auto``.
 
-        If one of them fails, the other is made ready all the same; the errors are those of :meth:`setup`.
+        If one of them fails, the other is set up nevertheless; the errors are those of :meth:`setup`.
         """
         self._assembly.stores.prepare(name)
 
     def testing(self, *, now: Moment | None = None) -> AppTesting:
-        """Return what a test holds this application by: ``with app.testing() as t:``; the clock stands at *now*."""
-        from relevo.testing import AppTesting  # noqa: PLC0415 - production does without
+        """Return this application under test: ``with app.testing() as t:``; its clock stands at *now*."""
+        from relevo.testing import AppTesting  # noqa: PLC0415 - only tests need it
 
         return AppTesting(self, now=now)
 
     @contextmanager
     def using(self, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> Iterator[None]:
         """
-        Work with other *parts* while the block runs, then with the former again.
+        Use other *parts* while the block runs.
 
         Args:
             parts: Usually :attr:`parts`, evolved.
 
-            sender: Makes what sends events of its arguments, as the class does.
+            sender: The class of the sender, or a function with the same arguments.
         """
         former, self._assembly = self._assembly, _Assembly.of(parts, sender)
         try:
@@ -525,8 +526,8 @@ class App(Dispatcher):
             self._assembly = former
 
     def close(self) -> None:
-        """Close the transports, and have the plugins end what they began; may be called again."""
-        with ExitStack() as stack:  # one that fails, or a plugin, does not keep the others open
+        """Close the transports, and let plugins free their resources; may be called again."""
+        with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
             for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
                 stack.callback(transport.close)
             with observed(self.hooks.observers("relevo_around_close")):
@@ -543,7 +544,7 @@ class App(Dispatcher):
 
 @attrs.frozen
 class _Assembly:
-    """The parts of an application, and what works with them."""
+    """The parts of an application, and the objects made from them."""
 
     parts: Parts
     stores: Stores
@@ -551,7 +552,7 @@ class _Assembly:
 
     @classmethod
     def of(cls, parts: Parts, make: Callable[..., Sender] = Sender) -> Self:
-        """Assemble *parts*; *make* makes the sender."""
+        """Assemble *parts*; *make* returns the sender."""
         stores = Stores(parts)
         sign = None if parts.signing is None else parts.signing.signed
         sender = make(
@@ -567,12 +568,12 @@ class _Assembly:
 
 
 def _check_parts(parts: Parts, problems: Problems) -> None:
-    """Refuse *parts* that do not fit together, with the *problems* of each by itself; all are reported at once."""
+    """Refuse *parts* that conflict or have *problems* of their own; all are reported at once."""
     known = not problems.concern("transports")
     problems.extend(transport_problems(parts.transports))
     if known:
         problems.extend(outbox_problems(parts.outboxes, parts.transports))
-        routes = None if problems.concern("routes") else parts.routes  # all that there are, or it is not known
+        routes = None if problems.concern("routes") else parts.routes  # unknown if one is invalid
         problems.extend(target_problems(parts.routes, parts.transports))
         problems.extend(retry_problems({str(each): each for each in parts.retries}, routes, parts.transports))
     if not problems.concern("transports"):
@@ -581,6 +582,6 @@ def _check_parts(parts: Parts, problems: Problems) -> None:
 
 
 def _random() -> float:
-    import random  # noqa: PLC0415 - it takes as long as a module of relevo's own, and only waits need it
+    import random  # noqa: PLC0415 - slow to import, and only waits need it
 
-    return random.random()  # noqa: S311 - it is no secret
+    return random.random()  # noqa: S311 - not a secret

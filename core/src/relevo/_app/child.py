@@ -1,9 +1,9 @@
 """
-A child process: makes the application as its parent did, and handles what it is given until nothing more comes.
+A child process: makes the application as its parent did, and handles deliveries until the parent closes its end.
 
     python -m relevo._app.child SOCKET CELL LIFELINE
 
-The arguments are descriptors that it was started with. Whoever keeps the other end of the lifeline has to live.
+The arguments are inherited descriptors. The child ends when the other end of the lifeline is closed.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from relevo.errors import LeaseLostError, RelevoError, TransportError, described
 
 class Child:
     """
-    What a child does.
+    The work of a child process.
 
     Args:
-        pipe: To the parent.
+        pipe: The pipe to the parent.
 
-        cell: Where the parent sees what runs.
+        cell: Shared memory that shows the parent which listener runs.
 
         lifeline: The descriptor that ends this process with its parent.
     """
@@ -69,20 +69,20 @@ class Child:
         self._findings: list[Finding] = []
 
     def run(self, hello: Hello) -> None:
-        """Become what *hello* says, and work until the parent closes its end."""
+        """Make the application that *hello* describes, and work until the parent closes its end."""
         try:
             app = self._made(hello)
             listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
             handle = app.handle(
                 app.transport(hello.transport).name, listeners, checkpoint=self._progressed, runs=self._runs
             )
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the parent who tells it
+        except BaseException as error:  # noqa: BLE001 - the parent reports it
             why = str(error) if isinstance(error, RelevoError) else described(error)
             self._say(Failed(why))
             return
         self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
         with app:
-            # A hook around the listeners may change something and undo it itself; no listener did that.
+            # A hook around the listeners may change something and undo it itself; that is not blamed on a listener.
             self._is_observed = bool(app.hooks.observers("relevo_around_handle"))
             self._keeper = Keeper(self._links)
             self._serve(handle)
@@ -131,7 +131,7 @@ class Child:
             os._exit(CUT_OFF)
 
     def begin(self, listener_id: str, limit: float) -> None:
-        """Note that the listener begins, unless it ran for too long before, in a child that is no more."""
+        """Note that the listener begins; raise if it exceeded its time limit before, in a child that was killed."""
         over = self._work.over_limit if self._work else None
         if over is not None and over[0] == listener_id:
             raise TimeLimitExceededError(*over)
@@ -142,13 +142,13 @@ class Child:
         self._cell.begin(listener_id, limit)
 
     def end(self) -> None:
-        """Note that it has ended, and undo what it changed in the process."""
+        """Note that the listener has ended, and undo its changes to the process."""
         self._cell.end()
         self._look()
 
     def _look(self) -> None:
         """
-        Undo what the last listener changed, unless that is done already.
+        Undo the changes of the last listener, unless that is done already.
 
         A signal handler of that listener can interrupt this with an exception, so it is called again until it is done.
         """
@@ -159,9 +159,9 @@ class Child:
 
 def tie(lifeline: int) -> None:
     """
-    End with whoever keeps the other end of *lifeline*, and have all of this process's group end as well.
+    End this process and its group when the other end of *lifeline* is closed.
 
-    On Linux the kernel does so, even where a listener lets no other thread run; elsewhere a thread does.
+    On Linux the kernel does so, even if a listener blocks all threads; elsewhere a thread does.
     """
     group = os.getpgid(0)
     try:
@@ -179,15 +179,15 @@ def _end_with(lifeline: int, group: int) -> None:
 
 
 def _leave_it_to_the_parent(*_: Any) -> None:
-    """Do nothing when told to end; unlike SIG_IGN that is not inherited by what a listener starts."""
+    """Ignore TERM and INT; unlike SIG_IGN, a handler is not inherited by processes that a listener starts."""
 
 
 def main() -> None:
-    """Run as the parent says."""
+    """Run with the arguments of the parent."""
     end, cell, lifeline = map(int, sys.argv[1:4])
     tie(lifeline)
     take_ends(_leave_it_to_the_parent)
-    faulthandler.enable()  # so that the parent hears in which line it was
+    faulthandler.enable()  # so that the parent can report the line of a crash
     pipe = Pipe(socket.socket(fileno=end))
     hello = pipe.receive()
     if not isinstance(hello, Hello):

@@ -17,7 +17,7 @@ _VARIABLE = "RELEVO_CONFIG"
 
 def app_named(name: str) -> App:
     """
-    Import and return the application that *name* says, ``module:name``.
+    Import and return the application called *name*, ``module:name``.
 
     Raises:
         ConfigurationError: It cannot be imported, or is not an application.
@@ -30,7 +30,7 @@ def app_named(name: str) -> App:
 
 @contextmanager
 def modules_of(folder: Path) -> Iterator[None]:
-    """Let modules be looked for in *folder* first while the block runs."""
+    """Search *folder* first for modules while the block runs."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -41,7 +41,7 @@ def modules_of(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def configured(path: Path | None, environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Let the application's own ``App.from_config()`` find the configuration at *path* while the block runs."""
+    """Make the application's own ``App.from_config()`` find the configuration at *path* while the block runs."""
     before = environ.get(_VARIABLE)
     if path is not None:
         environ[_VARIABLE] = str(path)

@@ -30,28 +30,28 @@ class LoadedFrom:
     """Where an application was found."""
 
     config: Config | None = None
-    """The configuration that it was made of."""
+    """The configuration that it was made from."""
 
     options: Sequence[str] = ()
-    """Options of the command line that lead to it, if it was found that way."""
+    """The options with which the command line found it, if it did."""
 
     folder: Path | None = None
-    """The folder that has to be the working directory then, since code of its own may start paths from there."""
+    """The working directory that it needs then, since its own code may use relative paths."""
 
 
 @attrs.frozen(kw_only=True)
 class Parts:
     """
-    What an application is made of; every part is valid, and they fit together.
+    The parts of an application; each is valid, and they do not conflict.
 
-    To work with others, such as memory transports in a test, evolve this value.
+    To use other parts, such as memory transports in a test, evolve this value.
     """
 
     transports: Mapping[str, Transport]
-    """By the names that routes use."""
+    """The transports by the names that routes use."""
 
     outboxes: Mapping[str, Transport]
-    """By the name of the transport whose events they keep."""
+    """From the name of a transport to the transport that stores its outbox."""
 
     routes: Routes
     retries: Mapping[Target, Retry]
@@ -72,21 +72,21 @@ class Parts:
     """Whether missing tables and queues are created at first use."""
 
     patience: float
-    """Seconds for which events are given back that no listener here can handle."""
+    """Seconds for which an event that no listener here can handle is returned for another worker."""
 
     lease: float
     """Seconds for which a delivery is hidden from other workers unless it is renewed."""
 
     lock: Path | None
-    """The folder of the lock that lets one drain at a time."""
+    """The folder of the lock that lets one process drain at a time."""
 
     deploy: Path | None
-    """The file that keeps events from being taken while it exists."""
+    """The file that keeps workers from taking events while it exists."""
 
     loaded_from: LoadedFrom
 
     def queues(self, transport: str) -> tuple[str, ...]:
-        """Return the queues of *transport* that routes lead to."""
+        """Return the queues of *transport* that events are routed to."""
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)
 
     def joins_sessions(self, transport: str) -> bool:

@@ -1,4 +1,4 @@
-"""The listeners of an application; modules that were only named are imported at first use."""
+"""The listeners of an application; modules that are given by name are imported at first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from relevo._fork import ForkLock
 from relevo._listener.listener import ListenerTable
 
 _FORKING = 5.0
-"""Seconds that a fork waits at most for a thread that imports listeners."""
+"""The longest time in seconds that a fork waits for a thread that imports listeners."""
 
 
 class Registry:
@@ -21,13 +21,13 @@ class Registry:
 
     def __init__(self, listeners: Iterable[object] = ()):
         self.known = ListenerTable()
-        """Those of the modules that were imported so far."""
+        """The listeners of the modules that have been imported so far."""
         self._unloaded = list(listeners)
         self._loading = ForkLock(patience=_FORKING)
 
     @property
     def table(self) -> ListenerTable:
-        """All listeners; modules that were only named are imported now."""
+        """All listeners; modules that were given by name are imported now."""
         if self._unloaded:
             from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
@@ -43,7 +43,7 @@ class Registry:
             self._unloaded.extend(things)
 
     def remove(self, things: Iterable[object]) -> None:
-        """Take out what *things* hold; what is not there is passed over."""
+        """Remove the listeners of *things*; ignore those that are not registered."""
         from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
         self.table.withdraw([found for thing in things for found in marked_in(thing)])

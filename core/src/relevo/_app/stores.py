@@ -19,7 +19,7 @@ class Stores:
     """
     The transports and outboxes of *parts*.
 
-    Each is set up once, when it is first used: what is missing is created, or only reported, as *parts* say.
+    Each is set up once, at first use: depending on *parts*, missing tables and queues are created or reported.
     """
 
     def __init__(self, parts: Parts):
@@ -29,7 +29,7 @@ class Stores:
 
     @property
     def transports(self) -> Mapping[str, Transport]:
-        """By the names that routes use."""
+        """The transports by the names that routes use."""
         return self._parts.transports
 
     def ready(self, name: str) -> Transport:
@@ -37,7 +37,7 @@ class Stores:
         Return the transport *name*, set up.
 
         Raises:
-            ConfigurationError: Something is missing and may not be created.
+            ConfigurationError: Tables or queues are missing and ``setup`` is ``explicit``.
 
             TransportUnavailableError: The server could not be reached.
         """
@@ -46,7 +46,7 @@ class Stores:
 
     def bound(self, name: str, session: Any) -> BoundSender:
         """
-        Return what writes events for the transport *name*, there or in its outbox, inside *session*.
+        Return a sender that writes events for the transport *name*, there or in its outbox, inside *session*.
 
         Raises:
             SessionError: The transport cannot join a session and has no outbox.
@@ -70,7 +70,7 @@ class Stores:
         """
         Set up the transport *name* and its outbox, unless that was done.
 
-        If one of them fails, the other is set up all the same; the errors are raised together.
+        If one of them fails, the other is set up nevertheless; the errors are raised together.
         """
         steps: list[Callable[[], object]] = [partial(self.ready, name)]
         if name in self._parts.outboxes:
@@ -80,13 +80,13 @@ class Stores:
 
     def set_up_all(self, *, dry_run: bool) -> tuple[list[str], list[RelevoError]]:
         """
-        Create what is missing wherever it can be done.
+        Create what is missing on every transport and outbox, also if some fail.
 
         Args:
             dry_run: Only report.
 
         Returns:
-            What was, or would be, created, and the errors where it failed.
+            A description of each thing that was, or would be, created, and the errors.
         """
         created: list[str] = []
         steps: list[Callable[[], None]] = []
@@ -98,14 +98,14 @@ class Stores:
         return created, tried(*steps)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
-        """Create what is missing, or only look if it may not be created; once."""
+        """Create what is missing, or only check for it, once."""
         if key not in self._ready:
             with self._setting_up:
                 missing = transport.setup(queues, dry_run=not self._parts.creates)
                 if missing and not self._parts.creates:
                     raise ConfigurationError(
                         f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
-                        f'run relevo setup, or say setup = "auto"'
+                        f'run relevo setup, or set setup = "auto"'
                     )
                 self._ready.add(key)
         return transport
@@ -116,7 +116,7 @@ def _create(created: list[str], transport: Transport, queues: Sequence[str], *, 
 
 
 def tried(*steps: Callable[[], object]) -> list[RelevoError]:
-    """Take every one of *steps*, whether or not others fail, and return what they failed with."""
+    """Call each of *steps*, even if others fail, and return their errors."""
     errors: list[RelevoError] = []
     for step in steps:
         try:
@@ -128,25 +128,25 @@ def tried(*steps: Callable[[], object]) -> list[RelevoError]:
 
 def raise_together(errors: Sequence[RelevoError]) -> None:
     """
-    Raise what several steps failed with as one error, which has a line for each.
+    Raise the *errors* of several steps as one error with a line for each.
 
-    It is of the kind that says who has to act first, which is whoever wrote the program.
+    Its type is that of the first configuration error, if there is one, since that has to be fixed first.
 
     Raises:
-        RelevoError: There is at least one; if it is the only one, itself.
+        RelevoError: The only error, or one for all of them; nothing is raised if there is none.
     """
     if not errors:
         return
     first = next((each for each in errors if isinstance(each, ConfigurationError)), errors[0])
     if len(errors) == 1:
         raise first
-    told = copy(first)
-    told.args = ("\n".join(map(str, errors)),)
-    told.__dict__["errors"] = tuple(errors)
-    raise told from first
+    combined = copy(first)
+    combined.args = ("\n".join(map(str, errors)),)
+    combined.__dict__["errors"] = tuple(errors)
+    raise combined from first
 
 
 def each_of(error: RelevoError) -> Sequence[RelevoError]:
-    """Return the errors that *error* tells together, or itself."""
+    """Return the errors that *error* combines, or *error* itself."""
     errors: Sequence[RelevoError] = error.__dict__.get("errors", (error,))
     return errors

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from relevo._execution.pipe import Hello
 
 Checkpoint = Callable[[Delivery, bytes], None] | None
-"""Keeps progress in the middle of a delivery, where anything does."""
+"""Stores progress during a delivery, if that is supported."""
 
 Runs = Callable[[Delivery, str], None] | None
-"""Notes which listener of a delivery with lost leases runs, where evidence is kept."""
+"""Notes which listener of a delivery with lost leases runs, if evidence of crashes is stored."""
 
 
 @attrs.frozen
@@ -39,10 +39,10 @@ class WorkerFactory:
 
     parts: Parts
     outgoing: Outgoing
-    """Takes what listeners dispatch by their call."""
+    """Takes the events that listeners dispatch by their call."""
 
     recipe: Callable[[str, float], Hello]
-    """From the name of a transport and a time limit to what a child process has to be told."""
+    """Takes the name of a transport and a time limit, returns the first message to a child process."""
 
     def worker(
         self,
@@ -57,7 +57,7 @@ class WorkerFactory:
         Return a worker for *transport*.
 
         Raises:
-            ConfigurationError: It could not do its work.
+            ConfigurationError: The listeners, queues or options are invalid for a worker.
         """
         queues = options.queues or self.parts.queues(transport.name)
         check_listeners(listeners, self.parts.routes)
@@ -101,7 +101,7 @@ class WorkerFactory:
         )
 
     def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:
-        """Return what handles deliveries from *transport*, which is a name, by calling *listeners*."""
+        """Return a function that handles deliveries from the transport named *transport* by calling *listeners*."""
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
             checkpoint = signing.keeping(checkpoint)
@@ -132,21 +132,21 @@ class WorkerFactory:
         *,
         eager: bool,
     ) -> Executor:
-        """Return the executor that *execution* asks for; the classes are imported by those who do not do so inline."""
+        """Return the executor for *execution*; other classes than the inline executor are imported when needed."""
         if execution.chosen == "inline":
             return InlineExecutor()
         check_time_limits(listeners, transport, limit=execution.time_limit, lease=self.parts.lease)
         if execution.chosen == "threads":
-            from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does without
+            from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does not need it
 
             return ThreadExecutor(execution.concurrency, time_limit=execution.time_limit)
         for each in [*self.parts.transports.values(), *self.parts.outboxes.values()]:
             if each.capabilities.durability == "process":
                 raise ConfigurationError(
-                    f'execution: what a child process sends to "{each.name}" stays in that process; choose a transport '
-                    f'that several processes can share, or say execution = "threads"'
+                    f'execution: events that a child process sends to "{each.name}" stay in that process; choose a '
+                    f'transport that processes can share, or set execution = "threads"'
                 )
-        from relevo._execution.process import ProcessExecutor  # noqa: PLC0415 - inline does without
+        from relevo._execution.process import ProcessExecutor  # noqa: PLC0415 - inline does not need it
 
         hello = self.recipe(transport.name, execution.time_limit)
         needed = [f"{each.event_name} {each.id}" for each in listeners]
@@ -157,7 +157,7 @@ class WorkerFactory:
 
 
 class _FirstQueues(dict[str, str]):
-    """From an event's name to the first queue that it is routed to on a transport, empty if it has none there."""
+    """From an event's name to its first queue if that is on a given transport, else an empty text."""
 
     def __init__(self, routes: Routes, transport: str):
         super().__init__()
