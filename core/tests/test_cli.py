@@ -104,7 +104,7 @@ def test_a_dead_letter_is_told_listed_shown_revived_and_discarded(shop: Shop) ->
     assert (revived.returncode, revived.stdout) == (0, "1 revived\n")
     assert (kept.returncode, kept.stdout) == (0, "nothing was deleted\n")
     assert unanswered.returncode == 2
-    assert "nobody answered; say --yes" in unanswered.stderr
+    assert "standard input ended without an answer; pass --yes" in unanswered.stderr
     assert (discarded.returncode, discarded.stdout) == (0, "1 discarded\n")
     assert empty.stdout == "no dead letters\n"
 

@@ -164,7 +164,7 @@ def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no
         ("--from main/a", 2, "missing option '--to'"),
         ("--from main/a --to main/a", 2, "--from and --to are the same queue"),
         ("--from main/default --to main", 2, "--from and --to are the same queue"),
-        ("--from now --to main", 2, '"now" is no queue'),
+        ("--from now --to main", 2, '"now" is not a queue'),
         ("--from 'main/a b' --to main", 2, "'a b' cannot name a queue"),
         ("--from '' --to main", 2, "'' is not a target"),
         ("--from main/outbox/x --to main", 2, "are reserved"),
@@ -209,7 +209,7 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
     assert (denied.returncode, denied.stdout) == (0, "nothing was deleted\n")
     assert "Delete 3 waiting events of main/media? This cannot be undone." in denied.stderr
     assert unanswered.returncode == 2
-    assert "nobody answered; say --yes" in unanswered.stderr
+    assert "standard input ended without an answer; pass --yes" in unanswered.stderr
     assert (purged.returncode, purged.stdout) == (0, "3 purged\n")
     assert json.loads(feed.stdout) == {"purged": 3}
     assert (nothing.stdout, nothing.stderr) == ("0 purged\n", "")
@@ -234,7 +234,7 @@ def test_an_event_is_cancelled_in_every_queue_by_its_id(shop: Shop) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 cancelled\n", "")
     assert (again.returncode, json.loads(again.stdout)) == (1, {"cancelled": 0})
-    assert told_last(again.stderr) == f"relevo: nothing that waits has the id {event_id}"
+    assert told_last(again.stderr) == f"relevo: no waiting event has the id {event_id}"
     assert kept(shop) == {"main/media": 1, "main/feed": 1}
 
 
@@ -290,7 +290,7 @@ def test_a_transport_that_cannot_cancel_is_named_if_nothing_was_found(shop: Shop
     done = shop.run("cancel 1")
 
     assert done.returncode == 1
-    assert lines(done) == ['relevo: nothing that waits has the id 1; "main" cannot cancel']
+    assert lines(done) == ['relevo: no waiting event has the id 1; "main" cannot cancel']
 
 
 # --- revive over several stores -------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop)
 
     assert in_vain.returncode == 75
     (line,) = lines(in_vain)
-    assert "somebody is still at work after 0.2 s" in line
+    assert "a worker is still busy after 0.2 s" in line
     assert (waiting.returncode, stdout.partition(":")[0]) == (0, "events waited already")
     assert (during, has_begun) == ({"ready": 1, "leased": 0}, False)
     assert (worker.returncode, errors) == (0, "")

@@ -275,7 +275,7 @@ def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     shop.run("setup")
     after = found(shop, "--live")
 
-    assert before[1]["server of main"].startswith("reached; at first use is created: ")
+    assert before[1]["server of main"].startswith("reached; created at first use: ")
     assert (before[0], after[0]) == (0, 0)
     assert after[1]["server of main"] == "reached, nothing is missing"
     assert not tables
@@ -362,7 +362,7 @@ def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_
 
     assert done.returncode == 78
     assert done.stderr.count("nothing_like_that") == 3  # its line, what Python says of it, and what relevo does
-    assert "reached; at first use is created" in done.stdout
+    assert "reached; created at first use" in done.stdout
 
 
 def test_servers_that_are_down_are_told_all_together(shop: Shop) -> None:
@@ -651,6 +651,6 @@ def test_what_is_nowhere_is_told_with_where_it_could_not_be_looked_for(shop: Sho
     nowhere = shop.run("show 1 -t b")
     partly = shop.run("show 1 --json")
 
-    assert (nowhere.returncode, nowhere.stdout, lines(nowhere)) == (1, "", ["relevo: nothing has the id 1"])
+    assert (nowhere.returncode, nowhere.stdout, lines(nowhere)) == (1, "", ["relevo: no event has the id 1"])
     assert (partly.returncode, json.loads(partly.stdout)) == (1, [])
-    assert lines(partly) == ['relevo: nothing has the id 1; among the living it cannot be looked up in "main"']
+    assert lines(partly) == ['relevo: no event has the id 1; "main" can look up dead letters only']

@@ -29,8 +29,8 @@ def dead(shop: Shop, number: int = 1) -> list[str]:
 # --- ids and refs -----------------------------------------------------------------------------------------
 
 UNKNOWN = {
-    "show nowhere": "relevo: nothing has the id nowhere",
-    "cancel nowhere": "relevo: nothing that waits has the id nowhere",
+    "show nowhere": "relevo: no event has the id nowhere",
+    "cancel nowhere": "relevo: no waiting event has the id nowhere",
     "dead show nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
     "dead revive nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
     "dead discard nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
@@ -110,7 +110,7 @@ def test_a_queue_that_is_not_there_is_told_with_the_one_that_was_meant(shop: Sho
 def test_a_blank_name_is_refused(shop: Shop, command: str, queue: str) -> None:
     done = shop.run(command.format(queue))
 
-    assert "it is empty; say what is meant" in told_in_one_line(done)
+    assert "it is empty; pass a value" in told_in_one_line(done)
     assert done.returncode == 2
 
 
@@ -132,10 +132,10 @@ def test_a_queue_of_another_transport_than_was_said_is_a_matter_of_usage(shop: S
     shop.write("relevo.toml", TWO)
 
     for command, why in {
-        "status -t main -q other/feed": '"other/feed" is a queue of "other", and -t says "main"',
-        "purge other/feed -t main --yes": '"other/feed" is a queue of "other", and -t says "main"',
-        "drain -q main/feed -q other/feed": 'a worker serves one transport, and both "main" and "other" are named',
-        "worker -t other -q main/feed": 'a worker serves one transport, and both "other" and "main" are named',
+        "status -t main -q other/feed": '"other/feed" is a queue of "other", but -t is "main"',
+        "purge other/feed -t main --yes": '"other/feed" is a queue of "other", but -t is "main"',
+        "drain -q main/feed -q other/feed": 'a worker serves one transport; got "main" and "other"',
+        "worker -t other -q main/feed": 'a worker serves one transport; got "other" and "main"',
     }.items():
         done = shop.run(command)
         assert (done.returncode, why in told_in_one_line(done)) == (2, True), done.stderr

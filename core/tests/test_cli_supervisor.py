@@ -32,8 +32,8 @@ def faults(tmp_path: Path, text: str, **environ: str) -> list[str]:
 def test_a_port_on_every_address_is_refused(port: str, tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, f"[inet_http_server]\nport={port}\nusername=me\n{SECRET}\n")
 
-    assert fault.startswith(f"[inet_http_server] port={port} is open on every address of this host: who reaches it can")
-    assert "take the section out" in fault
+    assert fault.startswith(f"[inet_http_server] port={port} is open on every address of this host: every client can")
+    assert "remove the section" in fault
 
 
 @pytest.mark.parametrize("host", ["0", "00", "0x0", "0.0", "shop.example", "127.1"])
@@ -100,7 +100,7 @@ def test_a_password_that_everybody_knows_is_refused(password: str, tmp_path: Pat
 
     (fault,) = faults(tmp_path, text)
 
-    assert fault.startswith("[inet_http_server] the password is one that everybody knows; take the section out")
+    assert fault.startswith("[inet_http_server] the password is a well-known example; remove the section")
     assert "123" not in fault
 
 
@@ -165,7 +165,7 @@ def test_what_the_environment_says_is_included_is_looked_at_too(tmp_path: Path) 
     (unknown,) = faults(tmp_path, text)
 
     assert "port.conf: [inet_http_server] port=*:9001 is open" in fault
-    assert unknown.startswith("[include] files=%(ENV_HERE)s/*.conf: what ENV_HERE is cannot be known here")
+    assert unknown.startswith("[include] files=%(ENV_HERE)s/*.conf: ENV_HERE is not defined here")
 
 
 @pytest.mark.parametrize("text", ["[half", "key = 1\n", None])

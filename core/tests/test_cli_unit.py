@@ -96,7 +96,7 @@ def test_the_line_is_installed_once_beside_what_is_there(shop: Shop, crontab: Pa
 
     assert [done.returncode for done in (first, again, feed)] == [0, 0, 0]
     assert first.stdout.startswith("installed: * * * * * ")
-    assert again.stdout.startswith("is there already: * * * * * ")
+    assert again.stdout.startswith("already installed: * * * * * ")
     place = shop.folder / "relevo.toml"
     assert kept[:3] == ["MAILTO=me", "@daily backup", f"# relevo shop/main of {place} begin"]
     assert [line for line in kept if line.startswith("#")] == [
@@ -153,7 +153,7 @@ def test_the_line_is_taken_out_again(shop: Shop, crontab: Path) -> None:
 
     removed, again = shop.run("unit cron --remove"), shop.run("unit cron --remove")
 
-    assert (removed.stdout, again.stdout) == ("removed\n", "there was none\n")
+    assert (removed.stdout, again.stdout) == ("removed\n", "nothing to remove\n")
     assert crontab.read_text() == "@daily backup\n"
 
 
@@ -166,13 +166,13 @@ def test_every_byte_of_others_stays_as_it_is(shop: Shop, crontab: Path) -> None:
     removed = shop.run("unit cron --remove")
 
     assert [done.returncode for done in (installed, again, removed)] == [0, 0, 0], installed.stderr
-    assert again.stdout.startswith("is there already: ")
+    assert again.stdout.startswith("already installed: ")
     assert kept.startswith(strange)
     assert crontab.read_bytes() == strange
 
 
 def test_somebody_without_a_crontab_gets_one(shop: Shop, crontab: Path) -> None:
-    assert shop.run("unit cron --remove").stdout == "there was none\n"
+    assert shop.run("unit cron --remove").stdout == "nothing to remove\n"
     assert shop.run("unit cron --install").returncode == 0
     assert len(crontab.read_text().splitlines()) == 3
 
@@ -227,7 +227,7 @@ def test_a_block_that_is_there_stays_in_its_place(above: list[str], below: list[
 
 
 def test_a_block_without_an_end_is_left_to_its_owner() -> None:
-    with pytest.raises(ConfigurationError, match="mend it by crontab -e"):
+    with pytest.raises(ConfigurationError, match="fix it with crontab -e"):
         merged("# relevo shop/main begin\n@daily backup\n", "shop/main", "new")
 
 

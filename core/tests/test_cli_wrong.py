@@ -265,7 +265,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "arguments with a key that is there twice": (
         'dispatch a.b \'{"a": [{"b": 1, "c": 2, "b": 1}]}\'',
         65,
-        "$.a[0]: the key 'b' stands there twice; leave one of them out",
+        "$.a[0]: duplicate key 'b'; remove one of them",
     ),
     "arguments that end early": (
         "dispatch a.b '{\"a\": 1'",
@@ -420,7 +420,7 @@ def test_too_large_an_event_is_bad_data(shop: Shop) -> None:
     [
         (b"", "standard input is empty"),
         (b" \n", "standard input is empty"),
-        (b"\xff", "are not JSON: byte 1 of standard input is no UTF-8"),
+        (b"\xff", "are not JSON: byte 1 of standard input is not UTF-8"),
         (b"{", "are not JSON"),
         (b"null", "not NoneType"),
     ],
@@ -452,16 +452,16 @@ def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
         (
             "dispatch a.b x=\udcff",
             65,
-            r"""the event "a.b" cannot be sent: $: ARGUMENTS, 'x=\udcff', has bytes that are no text""",
+            r"""the event "a.b" cannot be sent: $: ARGUMENTS: 'x=\udcff' has bytes that are invalid""",
         ),
-        ('dispatch a.b \'{"x": "\udcff"}\'', 65, r"""ARGUMENTS, '{"x": "\udcff"}', has bytes that are no text"""),
-        ("dispatch a.\udcff", 2, r"invalid value for 'NAME': 'a.\udcff' is no text"),
-        ("dispatch a.b --subject image/\udcff", 2, r"invalid value for '--subject': 'image/\udcff' is no text"),
-        ("status -t \udcff", 2, r"invalid value for '-t' / '--transport': '\udcff' is no text"),
-        ("status -a shop:\udcff", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is no text"),
-        ("-a shop:\udcff status", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is no text"),
-        ("schema \udcff", 2, r"'\udcff' is no text"),
-        ("schema --api-version \udcff", 2, r"invalid value for '--api-version': '\udcff' is no text"),
+        ('dispatch a.b \'{"x": "\udcff"}\'', 65, r"""ARGUMENTS: '{"x": "\udcff"}' has bytes that are invalid"""),
+        ("dispatch a.\udcff", 2, r"invalid value for 'NAME': 'a.\udcff' is not text"),
+        ("dispatch a.b --subject image/\udcff", 2, r"invalid value for '--subject': 'image/\udcff' is not text"),
+        ("status -t \udcff", 2, r"invalid value for '-t' / '--transport': '\udcff' is not text"),
+        ("status -a shop:\udcff", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is not text"),
+        ("-a shop:\udcff status", 2, r"invalid value for '-a' / '--app': 'shop:\udcff' is not text"),
+        ("schema \udcff", 2, r"'\udcff' is not text"),
+        ("schema --api-version \udcff", 2, r"invalid value for '--api-version': '\udcff' is not text"),
         ("move --from main/\udcff --to main", 2, r"'\udcff' cannot name a queue"),
         ("drain --max-time \udcff", 2, r"invalid value for '--max-time': it cannot be '\udcff'"),
     ],
@@ -479,7 +479,7 @@ def test_bytes_that_are_no_text_are_told_by_the_name_of_their_argument(
 def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
     done = shop.process('relevo dispatch a.b $\'{"a": "\\xff"}\'')
 
-    assert r"""ARGUMENTS, '{"a": "\udcff"}', has bytes that are no text""" in told_in_one_line(done)
+    assert r"""ARGUMENTS: '{"a": "\udcff"}' has bytes that are invalid""" in told_in_one_line(done)
     assert done.returncode == 65
 
 
@@ -497,25 +497,25 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("drain -z", "drain: there is no option -z; see relevo drain --help"),
         ("--confg x status", 'relevo: there is no option --confg; did you mean "--config"?; see relevo --help'),
         ("dead list --jsn", 'dead list: there is no option --jsn; did you mean "--json"?; see relevo dead list --help'),
-        ("status -t ''", "invalid value for '-t' / '--transport': it is empty; say what is meant, or leave it out"),
+        ("status -t ''", "invalid value for '-t' / '--transport': it is empty; pass a value, or omit the option"),
         ("drain -q media -q ''", "it is empty"),
         ("status --config ''", "it is empty"),
         ("--config '' status", "it is empty"),
         ("status -a ''", "it is empty"),
         ("cancel ''", "it is empty"),
-        ("cancel \ud800", r"'\ud800' is no text"),
-        ("show \udcff", r"'\udcff' is no text"),
-        ("purge \ud800", r"'\ud800' is no text"),
-        ("status -q a -q \ud800", r"'\ud800' is no text"),
-        ("dead revive 1 \ud800", r"'\ud800' is no text"),
+        ("cancel \ud800", r"'\ud800' is not text"),
+        ("show \udcff", r"'\udcff' is not text"),
+        ("purge \ud800", r"'\ud800' is not text"),
+        ("status -q a -q \ud800", r"'\ud800' is not text"),
+        ("dead revive 1 \ud800", r"'\ud800' is not text"),
         ("completion", "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"),
         ("status \ud800\x1b[31m", r"got unexpected extra argument (\ud800\x1b[31m)"),
         ("status further", "got unexpected extra argument (further)"),
         ("status --config", "option '--config' requires an argument"),
-        ("status --config a.toml --config b.toml", "'--config': it is there twice; say it once"),
-        ("--config a.toml --config b.toml status", "'--config': it is there twice; say it once"),
-        ("status -a shop:app --app shop:other", "'-a' / '--app': it is there twice; say it once"),
-        ("-a shop:app -a shop:app status", "'-a' / '--app': it is there twice; say it once"),
+        ("status --config a.toml --config b.toml", "'--config': it is given twice; pass it once"),
+        ("--config a.toml --config b.toml status", "'--config': it is given twice; pass it once"),
+        ("status -a shop:app --app shop:other", "'-a' / '--app': it is given twice; pass it once"),
+        ("-a shop:app -a shop:app status", "'-a' / '--app': it is given twice; pass it once"),
         ("listeners --format dot", "'dot' is not one of 'table', 'json', 'mermaid'"),
         ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("drain --max-events 0", "0 is not in the range"),
@@ -525,9 +525,9 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("dispatch 'a b'", "'a b' is not an event name"),
         ("dispatch a.b --subject image", "write type/id, as in image/7"),
         ("dispatch a.b --delay never", "it cannot be 'never'"),
-        ("dead revive", "name dead letters, or say --all"),
-        ("dead revive x --all", "name dead letters, or say --all"),
-        ("dead discard", "name dead letters, or say --all"),
+        ("dead revive", "expected REFS of dead letters, or --all"),
+        ("dead revive x --all", "expected REFS of dead letters, or --all"),
+        ("dead discard", "expected REFS of dead letters, or --all"),
         ("status -l loud", "loud"),
     ],
 )
@@ -638,7 +638,7 @@ def test_nothing_found_says_where_it_was_looked_for(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_told(shop: Shop) -> None:
     done = shop.process("mkdir gone && cd gone && rmdir ../gone && relevo status")
 
-    assert (done.returncode, done.stderr) == (78, "relevo: the working directory does not exist any more\n")
+    assert (done.returncode, done.stderr) == (78, "relevo: the working directory no longer exists\n")
 
 
 # --- servers and secrets --------------------------------------------------------------------------------
@@ -716,7 +716,7 @@ def test_an_answer_that_is_no_text_is_no_answer(shop: Shop) -> None:
     done = shop.run("purge media", given=b"\xff\n")
 
     assert done.returncode == 2
-    assert "nobody answered; say --yes" in done.stderr
+    assert "standard input ended without an answer; pass --yes" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
@@ -772,6 +772,6 @@ def test_a_defect_shows_its_traceback_and_no_password(shop: Shop) -> None:
     done = shop.run("status")
 
     assert done.returncode == 70
-    assert lines(done)[0] == "relevo: a defect in relevo or in a module of yours:"
+    assert lines(done)[0] == "relevo: an unexpected error in relevo or in one of your modules:"
     assert lines(done)[-1] == "ZeroDivisionError: in stats"
     assert CANARY not in done.stderr

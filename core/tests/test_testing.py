@@ -468,7 +468,8 @@ def test_a_name_that_only_a_pattern_matches_must_be_known_to_somebody_to_be_refu
 
     assert str(caught.value) == (
         'unknown event "image.craeted": it has no listener and no route of its own, and none was dispatched; '
-        'did you mean "image.created"? If another application listens to it, give it a route of its own, or refute its class'
+        'did you mean "image.created"? If another application listens to it, give it a route of its own, '
+        "or refute its class"
     )
 
 

@@ -1,4 +1,4 @@
-"""The arguments of an event from the command line: JSON, with a place and a remedy for every error."""
+"""The arguments of an event from the command line: JSON, with a path and a fix in every error."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from relevo._event.validation import MAX_DEPTH, plain, step
 from relevo.errors import EncodeError, shown
 
 _DIGITS = 30
-"""Of a whole number; longer ones fit no 64 bits, and Python takes its time to read them."""
+"""The digits of an integer that are read; a longer one exceeds 64 bits anyway, and Python parses it slowly."""
 
 _EXAMPLE = """write an object, as in '{"image_id": 7}'"""
 
 
 @attrs.frozen
 class _Fault:
-    """What stands where there should be a value; its place is known once all is read."""
+    """Takes the place of an invalid value; its path is known when everything is read."""
 
     why: str
 
 
 def arguments_of(event_name: str, text: str) -> dict[str, Any]:
     """
-    Return the object that *text* says.
+    Parse *text* as a JSON object.
 
     Args:
-        event_name: For the error.
+        event_name: The name in the error.
 
-        text: JSON. What a reader could take in two ways is refused: a key that is there twice, NaN, a number beyond
-            all others.
+        text: JSON. Ambiguous values are refused: duplicate keys, NaN, and numbers that are too large.
 
     Raises:
-        EncodeError: It is no object in JSON, or one that has no faithful form; names the place.
+        EncodeError: It is not a JSON object, or a value has no exact form; names its path.
     """
     try:
         found = json.loads(
@@ -61,7 +60,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | _Fault:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        return _Fault(f"the key {shown(twice)} stands there twice; leave one of them out")
+        return _Fault(f"duplicate key {shown(twice)}; remove one of them")
     return found
 
 
@@ -79,7 +78,7 @@ def _whole(text: str) -> int:
 
 
 def _faults(value: object, path: str, room: int) -> Iterator[tuple[str, _Fault]]:
-    """Yield the faults in *value* with their places; what is deeper than *room* is too deep anyway."""
+    """Yield the faults in *value* with their paths, down to *room* levels; deeper values are refused anyway."""
     if isinstance(value, _Fault):
         yield path, value
     elif room and isinstance(value, (dict, list)):

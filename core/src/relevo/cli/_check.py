@@ -22,12 +22,12 @@ from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError
 
 _FEW = 5
-"""How many missing things are told one by one."""
+"""The largest number of missing things that are listed one by one."""
 
 
 @attrs.frozen
 class _Finding:
-    """What came of looking at one thing."""
+    """The result of one check."""
 
     what: str
     detail: str
@@ -54,22 +54,22 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
 
     Example: relevo check --live
     """
-    place = str(app.config.path or app.config.origins.default) if app.config else "put together by the application"
-    findings = [_Finding("configuration", place), _looked("listeners", partial(_listeners, app))]
+    place = str(app.config.path or app.config.origins.default) if app.config else "made by the application"
+    findings = [_Finding("configuration", place), _checked("listeners", partial(_listeners, app))]
     if findings[-1].error is None:
-        findings += [_looked(f"transport {name}", partial(_start, app, name)) for name in app.transports]
+        findings += [_checked(f"transport {name}", partial(_start, app, name)) for name in app.transports]
     for name, transport in app.transports.items() if live else ():
-        findings.append(_looked(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
+        findings.append(_checked(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
-            findings.append(_looked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+            findings.append(_checked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
     if supervisor is not None:
-        findings.append(_looked("supervisor", partial(_supervised, app, Path(supervisor))))
+        findings.append(_checked("supervisor", partial(_supervised, app, Path(supervisor))))
     return _report(findings, as_json=as_json)
 
 
-def _looked(what: str, look: Callable[[], str]) -> _Finding:
+def _checked(what: str, run: Callable[[], str]) -> _Finding:
     try:
-        return _Finding(what, look())
+        return _Finding(what, run())
     except RelevoError as error:
         return _Finding(what, str(error), error)
 
@@ -100,7 +100,7 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     lacks = "; ".join(missing[:_FEW]) + more
     if app.config is not None and app.config.setup == "explicit":
         raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
-    return f"reached; at first use is created: {lacks}"
+    return f"reached; created at first use: {lacks}"
 
 
 def _report(findings: Sequence[_Finding], *, as_json: bool) -> int:

@@ -38,7 +38,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     if not taken:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot cancel" if unable else ""
-        return not_found([f"nothing that waits has the id {event_id}{besides}"])
+        return not_found([f"no waiting event has the id {event_id}{besides}"])
     return 0
 
 

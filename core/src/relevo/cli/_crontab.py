@@ -1,4 +1,4 @@
-"""The user's crontab: replace relevo's block in it, and leave the rest alone."""
+"""The user's crontab: replace relevo's block in it, and leave the rest unchanged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def merged(text: str, name: str, line: str | None) -> str:
     """
     Return the crontab *text* with *line* in the block called *name*, or without that block.
 
-    A block that is there stays in its place; everything else stays as it is, byte by byte. Of all that Python takes for
-    the end of a line, cron knows one.
+    An existing block keeps its position; everything else is unchanged, byte by byte. Lines end with a line feed only,
+    as in cron; Python's other line boundaries do not count.
 
     Raises:
         ConfigurationError: The block has a beginning and no end.
@@ -26,17 +26,17 @@ def merged(text: str, name: str, line: str | None) -> str:
     else:
         start = lines.index(begin)
         if end not in lines[start:]:
-            raise ConfigurationError(f'the crontab has "{begin}" and no "{end}" behind it; mend it by crontab -e')
+            raise ConfigurationError(f'the crontab has "{begin}" without "{end}" after it; fix it with crontab -e')
         kept = [*lines[:start], *block, *lines[lines.index(end, start) + 1 :]]
     return "".join(f"{each}\n" for each in kept)
 
 
 def install(name: str, line: str | None) -> bool:
     """
-    Put *line* into the user's crontab, or take it out if there is none; return whether that changed anything.
+    Put *line* into the user's crontab, or remove the block if it is ``None``; return whether the crontab changed.
 
     Raises:
-        ConfigurationError: There is no cron, or it refuses.
+        ConfigurationError: The crontab command is missing or fails.
     """
     before = _crontab("-l")
     after = merged(before, name, line)
@@ -48,12 +48,14 @@ def install(name: str, line: str | None) -> bool:
 
 def _crontab(what: str, *, given: str = "") -> str:
     environ = {**os.environ, "LC_ALL": "C"}
-    command = ["crontab", what]  # whichever comes first in the user's PATH; S603: no word of it is somebody else's
+    command = ["crontab", what]  # the first one in the user's PATH; S603: all words are ours
     try:
         done = subprocess.run(command, input=os.fsencode(given), capture_output=True, check=False, env=environ)  # noqa: S603
     except FileNotFoundError as error:
-        raise ConfigurationError("there is no crontab command; install cron, or put the line where yours is") from error
-    told = done.stderr.decode(errors="replace")
-    if done.returncode and not (what == "-l" and "no crontab" in told):
-        raise ConfigurationError(f"crontab {what} failed: {' '.join(told.split())}")
+        raise ConfigurationError(
+            "there is no crontab command; install cron, or add the line to your scheduler's configuration"
+        ) from error
+    output = done.stderr.decode(errors="replace")
+    if done.returncode and not (what == "-l" and "no crontab" in output):
+        raise ConfigurationError(f"crontab {what} failed: {' '.join(output.split())}")
     return "" if done.returncode else os.fsdecode(done.stdout)

@@ -92,7 +92,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
         show_json(rows[0] if rows else None)
     else:
         for row in rows:
-            show_whole({**row, "status": None, "listeners": []})  # it is dead, and the error names who failed
+            show_whole({**row, "status": None, "listeners": []})  # the error names the failed listeners
     return not_found(list(unknown.values()))
 
 
@@ -121,7 +121,7 @@ def revive(
     """
     chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
     stayed: dict[str, str] = {}
-    states: dict[Named, bytes] = {}  # two stores number alike
+    states: dict[Named, bytes] = {}  # refs of two stores may be equal
     for store, entry in chosen:
         try:
             states[store, entry.ref] = app.revived(entry)
@@ -174,12 +174,12 @@ def _meant(
     app: App, refs: tuple[str, ...], transport: str | None, queues: tuple[str, ...], *, everything: bool
 ) -> tuple[Iterable[Found], dict[str, str]]:
     if bool(refs) == everything:
-        raise click.UsageError("name dead letters, or say --all")
+        raise click.UsageError("expected REFS of dead letters, or --all")
     return (entries(app, transport, queues), {}) if everything else _chosen(app, transport, refs)
 
 
 def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]]) -> dict[str, str]:
-    """Let *act* do its work, a store at a time; return which were gone, and what is said of them."""
+    """Call *act* for each store; return the refs that were gone, with a message for each."""
     by_store: dict[Transport, list[str]] = {}
     for store, ref in chosen:
         by_store.setdefault(store, []).append(ref)
@@ -187,7 +187,7 @@ def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequenc
 
 
 def _ended(verb: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
-    """Tell how many were done of *number*, and why others were not; return the exit code."""
+    """Report how many of *number* were done, and why the others were not; return the exit code."""
     left = {"gone": gone, **others}
     done = number - len(gone)
     if as_json:
@@ -198,7 +198,7 @@ def _ended(verb: str, number: int, *, as_json: bool, gone: Mapping[str, str], **
 
 
 def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
-    """Yield the dead letters of *queues*, or of all, on *transport*, or on all."""
+    """Yield the dead letters of *queues* on *transport*; by default of all queues on all transports."""
     for store, names in stores(app, transport, queues):
         if transport is None and not store.capabilities.dead_letters:
             continue
@@ -211,9 +211,9 @@ def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterato
 
 def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[list[Found], dict[str, str]]:
     """
-    Return the dead letters that *refs* name, by the whole or by an unmistakable beginning, each once.
+    Return the dead letters with *refs*, complete or as a unique beginning, each once.
 
-    Beside them, by what was typed, what is said of those that name none.
+    The second result has a message for each ref that matches none or several.
     """
     matches = {ref: (_Match(), _Match()) for ref in refs}
     for pair in entries(app, transport, ()):
@@ -248,7 +248,7 @@ class _Match:
 
 
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
-    """Return what a list shows of *entry*."""
+    """Return the row of *entry* in a list."""
     row = dead_row(store, entry)
     for key in ("status", "listeners", "failures", "body", "size"):
         del row[key]

@@ -42,7 +42,7 @@ def begin(*, app: App, wait: float | None, as_json: bool) -> int:
     if as_json:
         show_json({"path": str(guard.path), "new": is_new, "finished": is_calm})
     if is_calm is False:
-        click.echo(f"relevo: somebody is still at work after {wait:g} s; wait again, or stop the workers", err=True)
+        click.echo(f"relevo: a worker is still busy after {wait:g} s; wait again, or stop the workers", err=True)
         return EXIT_LATER
     return 0
 

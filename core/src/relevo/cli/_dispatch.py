@@ -23,7 +23,7 @@ from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNam
 
 @attrs.frozen
 class _OfVersion(Event):
-    """An event by its name whose arguments are data of that version of its class, so that a later one upcasts it."""
+    """A named event with the version of its class, so that a later version upcasts its data."""
 
     dataversion: int | None = attrs.field(default=None, kw_only=True)
 
@@ -71,7 +71,7 @@ def dispatch(
             raise click.BadParameter("write type/id, as in image/7", param_hint="--subject")
     if not is_text(arguments):
         raise EncodeError(
-            name, "$", f"ARGUMENTS, {shown(arguments)}, has bytes that are no text in the terminal's encoding"
+            name, "$", f"ARGUMENTS: {shown(arguments)} has bytes that are invalid in the terminal's encoding"
         )
     data = arguments_of(name, _standard_input(name) if arguments == "-" else arguments)
     try:
@@ -91,25 +91,25 @@ def dispatch(
 def _standard_input(name: str) -> str:
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
     if not raw.strip():
-        raise EncodeError(name, "$", "standard input is empty; it should hold a JSON object")
+        raise EncodeError(name, "$", "standard input is empty; expected a JSON object")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EncodeError(
-            name, "$", f"the arguments are not JSON: byte {error.start + 1} of standard input is no UTF-8; send UTF-8"
+            name, "$", f"the arguments are not JSON: byte {error.start + 1} of standard input is not UTF-8; send UTF-8"
         ) from error
 
 
 def _checked_version(app: App, event: Event) -> int | None:
     """
-    Return the version of the class that is declared for the name of *event*, which fits it; ``None`` if none is known.
+    Validate *event* with the class that is declared for its name and return its version; ``None`` without a class.
 
     Raises:
-        DecodeError: It does not fit; names the field.
+        DecodeError: The data does not fit the class; names the field.
     """
     try:
         kind = app.listeners.event_types.get(event.name)
-    except ConfigurationError:  # whoever only dispatches may lack what listeners import
+    except ConfigurationError:  # a host that only dispatches may lack the modules that listeners import
         click.echo(
             "relevo: the arguments were not checked, since the listeners cannot be imported; see relevo check", err=True
         )
@@ -120,6 +120,6 @@ def _checked_version(app: App, event: Event) -> int | None:
         typed_from(event, kind)
     except DecodeError:
         raise
-    except Exception as error:  # the class's own checks may raise whatever they like
+    except Exception as error:  # the class's own checks may raise anything
         raise DecodeError(f"the data of {shown(event.name)} does not fit {kind.cls.__qualname__}: {error!r}") from error
     return kind.version

@@ -16,7 +16,7 @@ from relevo.errors import DecodeError
 
 
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
-    """Return all that is known of the dead letter *entry*."""
+    """Return all details of the dead letter *entry*."""
     envelope = entry.envelope
     readable = isinstance(envelope, Envelope)
     return {
@@ -39,7 +39,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
 
 
 def living_row(store: Transport, found: Found) -> dict[str, Any]:
-    """Return all that is known of the event *found*."""
+    """Return all details of the stored event *found*."""
     return {
         "status": str(found.status),
         "transport": store.name,
@@ -56,7 +56,7 @@ def living_row(store: Transport, found: Found) -> dict[str, Any]:
 
 
 def show_whole(row: Mapping[str, Any]) -> None:
-    """Print *row* in lines, its listeners and its error below it."""
+    """Print *row*, a value in each line, followed by its listeners and its error."""
     for key, value in row.items():
         if key not in ("listeners", "error", "failures", "size") and value is not None:
             text = value if key == "body" else shortened(str(value), SHOWN)
@@ -65,15 +65,15 @@ def show_whole(row: Mapping[str, Any]) -> None:
         click.echo(f"{'':<13}… the first {SHOWN} of {row['size']} bytes")
     for each in row["listeners"]:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
-        told = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
-        click.echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, told))}"))
+        parts = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
+        click.echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, parts))}"))
     if row.get("error"):
         click.echo("error:")
         click.echo("\n".join(f"  {line}" for line in visible(row["error"]).splitlines()))
 
 
 def _listeners(state: bytes) -> list[dict[str, Any]]:
-    """Return how far the listeners are that ran already; none if there is no state that this release can read."""
+    """Return the progress of each listener that has run; empty if this release cannot read the state."""
     if len(state) > MAX_STATE:
         return []
     try:

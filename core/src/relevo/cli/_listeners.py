@@ -18,7 +18,7 @@ from relevo.errors import RouteNotFoundError
 @click.command()
 @click.option("--format", "form", type=click.Choice(["table", "json", "mermaid"]), default="table", show_default=True)
 @json_option
-@with_app_and_document(lambda said: said["as_json"] or said["form"] != "table")
+@with_app_and_document(lambda arguments: arguments["as_json"] or arguments["form"] != "table")
 def listeners(*, app: App, form: str, as_json: bool) -> int:
     """
     Show the listeners of each event, in the order in which they are called.
@@ -59,7 +59,7 @@ def _targets(app: App, event: str) -> tuple[Target, ...]:
 
 
 def _flowchart(app: App, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return lines of Mermaid: every event to the queues that it is routed to, every queue to its listeners."""
+    """Return lines of Mermaid, with arrows from events to their queues and from queues to their listeners."""
     names: dict[str, str] = {}
     nodes: list[str] = []
     arrows: list[str] = []
@@ -84,5 +84,5 @@ _ROUND, _STORE, _BOX = ("([", "])"), ("[(", ")]"), ("[", "]")
 
 
 def _escaped(name: str) -> str:
-    """Return *name* for a text of Mermaid, where quotes, brackets, backticks and more mean something."""
+    """Return *name* escaped for Mermaid, where quotes, brackets, backticks and others have a meaning."""
     return "".join(each if each.isalnum() or each in "._:/- " else f"#{ord(each)};" for each in name)

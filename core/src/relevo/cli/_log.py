@@ -11,24 +11,24 @@ from relevo.cli._output import visible
 
 class _Formatter(logging.Formatter):
     """
-    One record is one line, whatever it holds: events and errors are made by others.
+    Formats each record as one line, since events and errors may contain line breaks.
 
-    A traceback follows in lines of its own, which are indented so that none looks like a record.
+    A traceback follows in indented lines, so that none looks like a record.
     """
 
     def __init__(self) -> None:
         self.converter = time.gmtime
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging.Formatter
         return visible(super().formatMessage(record), lines=False)
 
-    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's own
+    def formatException(self, ei: object) -> str:  # noqa: N802 - overrides logging.Formatter
         return "\n".join(f"  {line}" for line in visible(super().formatException(ei)).splitlines())  # type: ignore[arg-type]
 
 
 def log_to_stderr(level: str) -> None:
-    """Let everything from *level* on be written to the standard error output, unless the program logs already."""
+    """Log records of *level* and above to standard error, unless the program has configured logging."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,4 +1,4 @@
-"""The command group, which imports each command when it is used, and the exit codes of errors."""
+"""The command group, which imports each command at its use, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_LATER = 75
 EXIT_CONFIGURATION = 78
 
 COMPLETION = "_RELEVO_COMPLETE"
-"""The variable by which a shell asks what could follow."""
+"""The environment variable by which a shell requests completions."""
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("relevo.cli._run", "Handle events as they come; for supervisor, systemd, a container."),
@@ -51,37 +51,37 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("relevo.cli._completion", "Print the completion script for a shell."),
 }
 _HEADINGS = {"worker": "Handle events", "dispatch": "Look after events", "status": "Look after the application"}
-"""Which commands begin a section of the help."""
+"""The commands that begin a section of the help."""
 
 _FIRST = ("dispatch", "drain", "worker", "status", "dead", "check")
-"""What a beginner needs."""
+"""The commands for beginners, in the short help."""
 
 
 def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse an option that is blank, as where a script's variable is not set: it would seem not to be there."""
+    """Refuse a blank option, as from an unset variable of a script: it would be treated as missing."""
     values = value if isinstance(value, tuple) else (value,)
     if any(isinstance(each, str) and not each.strip() for each in values):
-        raise click.BadParameter("it is empty; say what is meant, or leave it out", ctx, param)
+        raise click.BadParameter("it is empty; pass a value, or omit the option", ctx, param)
     return value
 
 
 def named(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse also bytes that are no text in the terminal's encoding, since nothing can be called so."""
+    """Refuse blank options as :func:`filled` does, and bytes that are invalid in the terminal's encoding."""
     for each in (value,) if isinstance(value, str) else filled(ctx, param, value) or ():
         if not is_text(filled(ctx, param, each)):
-            raise click.BadParameter(f"{shown(each)} is no text", ctx, param)
+            raise click.BadParameter(f"{shown(each)} is not text", ctx, param)
     return value
 
 
 def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
-    """Refuse an option that is there twice: of two, each could be meant."""
+    """Refuse an option that is given twice."""
     if len(value) > 1:
-        raise click.BadParameter("it is there twice; say it once", ctx, param)
+        raise click.BadParameter("it is given twice; pass it once", ctx, param)
     return value[0] if value else None
 
 
 def is_text(value: str) -> bool:
-    """Return whether *value* was typed as text; Python passes invalid bytes on as lone surrogates."""
+    """Return whether *value* is text; Python passes invalid bytes as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -104,7 +104,7 @@ app_option = click.option(
 
 
 class Group(click.Group):
-    """A group that guesses what was meant by a command that is not there."""
+    """A group that suggests a command for a misspelt one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -116,7 +116,7 @@ class Group(click.Group):
 
 
 class _Lazy(Group):
-    """A group whose commands are imported when they are used, so that help is quick."""
+    """A group whose commands are imported at their use, so that help is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -140,7 +140,7 @@ class _Lazy(Group):
                 formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell asks
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
 
         found = [
             CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
@@ -196,25 +196,25 @@ def main() -> NoReturn:
     except RelevoError as error:
         tell(error)
         code = exit_code(error)
-    except BrokenPipeError:  # whoever read has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         _leave_the_rest()
         code = 128 + signal.SIGPIPE
-    except Exception as error:  # noqa: BLE001 - the last resort says what it was and how it ends
+    except Exception as error:  # noqa: BLE001 - the last resort: report the error and set the exit code
         code = _unforeseen(error)
     finally:
-        if logging := sys.modules.get("logging"):  # whoever logged has imported it
+        if logging := sys.modules.get("logging"):  # imported if anything was logged
             logging.shutdown()
         _let_standard_error_go()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _unforeseen(error: Exception) -> int:
-    """Tell what the last resort caught, and return the exit code for it."""
+    """Report an unexpected error, and return its exit code."""
     if isinstance(error, OSError) and _is_of_output(error):
         _leave_the_rest()
         _tell(f"standard output cannot be written: {error.strerror or error}; what the command did is done")
         return EXIT_OUTPUT
-    _tell("a defect in relevo or in a module of yours:")
+    _tell("an unexpected error in relevo or in one of your modules:")
     import traceback  # noqa: PLC0415 - only a defect needs it
 
     traceback.print_exc()
@@ -222,7 +222,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Return whether *error* was met where something was printed: whatever is printed goes through these modules."""
+    """Return whether *error* was raised while printing: all output goes through these modules."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -231,12 +231,12 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _leave_the_rest() -> None:
-    """Let what standard output still has in its buffer go nowhere, without a word at the exit."""
+    """Discard the buffer of standard output, so that the exit raises no further error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _let_standard_error_go() -> None:
-    """Let what standard error still has go nowhere if nobody takes it: Python would end with 120 instead."""
+    """Discard the buffer of standard error if it cannot be written: Python would exit with 120."""
     if sys.stderr is None:
         return
     try:
@@ -247,7 +247,7 @@ def _let_standard_error_go() -> None:
 
 
 def _print_whatever() -> None:
-    """Let standard output escape what its encoding has no form for, as standard error does: it is no defect."""
+    """Make standard output escape characters that its encoding lacks, as standard error does."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -262,26 +262,26 @@ def _run() -> object:
 
 
 def _completed(asked: str) -> int:
-    from click.shell_completion import shell_complete  # noqa: PLC0415 - only a shell asks
+    from click.shell_completion import shell_complete  # noqa: PLC0415 - only completion needs it
 
     return shell_complete(group, {}, "relevo", COMPLETION, asked)
 
 
 def tell(error: RelevoError) -> None:
     """
-    Print what *error* says, each of its problems in a line.
+    Print the text of *error*, a line for each problem.
 
-    Before it comes the traceback of a module of the user's, and that of any error if ``--debug`` was said.
+    A traceback is printed first if a module of the user failed, or with ``--debug``.
     """
-    from relevo._listener.importing import NotImportedError  # noqa: PLC0415 - help does without
+    from relevo._listener.importing import NotImportedError  # noqa: PLC0415 - help does not need it
 
     context = click.get_current_context(silent=True)
     if isinstance(error, NotImportedError) and error.__cause__ is not None:
-        import traceback  # noqa: PLC0415 - the same
+        import traceback  # noqa: PLC0415 - as above
 
         click.echo(visible("".join(traceback.format_exception(error.__cause__))), nl=False, err=True)
     elif context is not None and (context.find_object(dict) or {}).get("debug"):
-        from relevo.cli._trace import traced  # noqa: PLC0415 - few ask for it
+        from relevo.cli._trace import traced  # noqa: PLC0415 - rarely needed
 
         click.echo(visible(traced(error)), nl=False, err=True)
     for line in str(error).splitlines():
@@ -289,7 +289,7 @@ def tell(error: RelevoError) -> None:
 
 
 def not_found(faults: Sequence[str]) -> int:
-    """Tell of each id or ref that names nothing, and return the exit code that says so; 0 if there are none."""
+    """Report the *faults* of ids or refs that were not found, and return the exit code for them; 0 without faults."""
     for fault in faults:
         _tell(visible(fault, lines=False))
     return EXIT_NOTHING if faults else 0
@@ -300,7 +300,7 @@ def _tell(line: str) -> None:
 
 
 def _misused(error: click.UsageError) -> str:
-    """Return the line that says what was typed wrong, and where it says how it is typed right."""
+    """Return a line with the usage error and the command that prints the help."""
     path = error.ctx.command_path if error.ctx else "relevo"
     where = path.removeprefix("relevo").strip()
     if isinstance(error, click.NoSuchOption):
@@ -312,7 +312,7 @@ def _misused(error: click.UsageError) -> str:
 
 
 def exit_code(error: RelevoError) -> int:
-    """Return the exit code that says who has to act."""
+    """Return the exit code for *error*."""
     if isinstance(error, ConfigurationError):
         return EXIT_CONFIGURATION
     if isinstance(error, CodecError):

@@ -27,13 +27,13 @@ from relevo.errors import ConfigurationError, did_you_mean
 
 
 def _queue(text: str) -> Target:
-    """Return the queue of a transport that was typed as routes have it."""
+    """Return the target in *text*, as in routes."""
     try:
         target = parsed_target(text, where="it")
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from error
     if target.transport == NOW:
-        raise click.BadParameter(f'"{NOW}" is no queue')
+        raise click.BadParameter(f'"{NOW}" is not a queue')
     return target
 
 
@@ -69,7 +69,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
         )
     check_known(app, here, source.queue, where="--from: ")
     if missing := here.setup([source.queue], dry_run=True):
-        raise ConfigurationError(f"--from: {source} is not there: {'; '.join(missing)} would have to be created first")
+        raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
     change = partial(_readdressed, queue=target.queue, signing=app.signing)
     worker = Worker(
@@ -94,7 +94,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
 
 
 def _transport(app: App, target: Target, option: str) -> Transport:
-    """Return the transport of *target*; a queue alone is no target, as in routes."""
+    """Return the transport of *target*; a queue alone is not a target, as in routes."""
     name = target.transport
     if name not in app.transports:
         meant = [f"{each}/{name}" for each in app.transports if name in app.queues(each)]
@@ -105,7 +105,7 @@ def _transport(app: App, target: Target, option: str) -> Transport:
 
 
 def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> Envelope | Outcome:
-    """Return *envelope* for *queue*, signed again; what was not rightly signed is not made so by moving it."""
+    """Return *envelope* for *queue*, signed again; an invalid signature makes it a dead letter instead."""
     if signing is None:
         return attrs.evolve(envelope, queue=queue)
     fault = signing.fault(envelope)
@@ -117,7 +117,7 @@ def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> 
 def _summary(report: Report) -> str:
     parts = [f"{report.done} moved"]
     if report.retried:
-        parts.append(f"{report.retried} stayed, since the other queue does not take them yet")
+        parts.append(f"{report.retried} stayed, since the other queue did not accept them")
     if report.dead:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
         parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")

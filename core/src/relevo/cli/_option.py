@@ -26,12 +26,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_app(command: F) -> F:
-    """Give *command* the application as ``app``, and the options that find it."""
-    return with_app_and_document(lambda said: bool(said.get("as_json")))(command)
+    """Pass the application to *command* as ``app``, and add the options that find it."""
+    return with_app_and_document(lambda arguments: bool(arguments.get("as_json")))(command)
 
 
 def with_app_and_document(is_one: Callable[[Mapping[str, Any]], bool]) -> Callable[[F], F]:
-    """Do the same, and keep standard output for a document alone if *is_one* says so of the command's arguments."""
+    """Do the same, and reserve standard output for a document if *is_one* returns true for the arguments."""
     return lambda command: _with_app(command, is_one)
 
 
@@ -49,14 +49,14 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
         log_to_stderr(log_level)
         kept = kept_for_the_document() if is_document(kwargs) else nullcontext()
-        with kept, opened(located(config), app_name or _said("app")) as app:
+        with kept, opened(located(config), app_name or _outer_option("app")) as app:
             return command(*args, app=app, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # it has one argument less
 
 
 def with_config(command: F) -> F:
-    """Give *command* the configuration as ``config``, and the option that finds it."""
+    """Pass the configuration to *command* as ``config``, and add the option that finds it."""
 
     @config_option
     @functools.wraps(command)
@@ -69,30 +69,30 @@ def with_config(command: F) -> F:
     return wrapped  # type: ignore[return-value]  # it has one argument less
 
 
-def _said(option: str) -> str | None:
-    """Return what was said as *option* before the command's name."""
+def _outer_option(name: str) -> str | None:
+    """Return the value of the option *name* before the command's name."""
     outer = click.get_current_context().find_object(dict) or {}
-    said: str | None = outer.get(option)
-    return said
+    value: str | None = outer.get(name)
+    return value
 
 
 def located(path: str | None) -> Config:
-    """Find the configuration, at *path* if it was said behind the command's name; its problems are not raised yet."""
+    """Find the configuration, at *path* or at the path given before the command's name; do not raise its problems."""
     try:
         start = Path.cwd()
     except FileNotFoundError as error:
-        raise ConfigurationError("the working directory does not exist any more") from error
-    wanted = path or _said("config")
+        raise ConfigurationError("the working directory no longer exists") from error
+    wanted = path or _outer_option("config")
     return drafted(Path(wanted) if wanted else None, os.environ, start=start)
 
 
 @contextmanager
 def opened(config: Config, app_name: str | None) -> Iterator[App]:
-    """Open the application that *config* or *app_name* says, and close it at the end."""
+    """Open the application that *app_name* or *config* names, and close it at the end."""
     wanted = app_name or config.app
     with modules_of(config.directory), configured(config.path, os.environ):
         if wanted:
-            refuse(config)  # before its own App.from_config() does, in the middle of an import
+            refuse(config)  # otherwise its own App.from_config() would raise during an import
         with app_named(wanted) if wanted else App.of(config) as app:
             place = attrs.evolve(
                 app.loaded_from,
@@ -107,7 +107,7 @@ def opened(config: Config, app_name: str | None) -> Iterator[App]:
 
 
 def _transport_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return what could complete the name of a transport, for a shell; nothing if the configuration is wrong."""
+    """Return the names of transports for completion; empty if the configuration is invalid."""
     try:
         with ctx.scope(cleanup=False):
             config = located(ctx.params.get("config") or ctx.find_root().params.get("config"))
@@ -139,7 +139,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 
 
 def agreed(question: str) -> bool:
-    """Return whether somebody says yes to *question*; whatever else is said means no."""
+    """Ask *question* and return whether the answer is yes; every other answer means no."""
     click.echo(f"{question} [y/N]: ", nl=False, err=True)
     try:
         answer = sys.stdin.readline() if sys.stdin is not None else ""
@@ -147,5 +147,5 @@ def agreed(question: str) -> bool:
         answer = ""
     if not answer:
         click.echo(err=True)
-        raise click.UsageError("nobody answered; say --yes where nobody can be asked")
+        raise click.UsageError("standard input ended without an answer; pass --yes where there is no terminal")
     return answer.strip().lower() in ("y", "yes")

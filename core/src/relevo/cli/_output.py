@@ -16,18 +16,18 @@ from typing import Any, TextIO
 import click
 
 _DOCUMENT = "relevo.cli.document"
-"""Where a command keeps the standard output that is for its document alone."""
+"""The key under which a command stores the stream that is reserved for its document."""
 
 
 @contextmanager
 def kept_for_the_document() -> Iterator[None]:
     """
-    Let nothing but :func:`show_document` and :func:`show_json` print to standard output while the block runs.
+    Reserve standard output for :func:`show_document` and :func:`show_json` while the block runs.
 
-    What modules, listeners and plugins print goes to standard error, and so does what their child processes write.
+    Output of modules, listeners, plugins and their child processes goes to standard error.
     """
     own = sys.stdout
-    if own is None:  # whoever called has closed it
+    if own is None:  # closed by the caller
         yield
         return
     with _aside(own) as document, redirect_stdout(sys.stderr):
@@ -41,11 +41,11 @@ def kept_for_the_document() -> Iterator[None]:
 
 @contextmanager
 def _aside(own: TextIO) -> Iterator[TextIO]:
-    """Give a stream that goes where *own* goes, whose file descriptor leads to standard error meanwhile."""
+    """Yield a copy of *own*, whose file descriptor leads to standard error while the block runs."""
     own.flush()
     try:
         number = own.fileno()
-    except io.UnsupportedOperation:  # no file, as in a test
+    except io.UnsupportedOperation:  # not a file, as in a test
         yield own
         return
     copy = os.dup(number)
@@ -55,7 +55,7 @@ def _aside(own: TextIO) -> Iterator[TextIO]:
         try:
             yield document
         finally:
-            with suppress(OSError):  # all was flushed when it was shown; what failed then would fail once more
+            with suppress(OSError):  # everything was flushed at once; an error would be raised twice
                 document.close()
     finally:
         own.flush()
@@ -66,19 +66,19 @@ def _aside(own: TextIO) -> Iterator[TextIO]:
 def _lead_to_standard_error(number: int) -> None:
     try:
         os.dup2(sys.stderr.fileno(), number)
-    except (AttributeError, OSError):  # it is closed too, or no file
+    except (AttributeError, OSError):  # it is closed too, or not a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)
 
 
 def show_document(text: str) -> None:
-    """Print *text*, which is all that standard output is for, as it is."""
+    """Print *text* unchanged to the reserved standard output."""
     click.echo(text, nl=False, file=click.get_current_context().meta.get(_DOCUMENT))
 
 
 def show_json(value: object, *, sort_keys: bool = False) -> None:
-    """Print *value* as JSON; what standard output has no form for is escaped, as JSON can."""
+    """Print *value* as JSON; characters that the encoding of standard output lacks are escaped."""
     out = click.get_current_context().meta.get(_DOCUMENT) or sys.stdout
     value = _finite(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str, sort_keys=sort_keys)
@@ -102,14 +102,14 @@ def _finite(value: object) -> object:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
-    """Print *rows* as a table, or *empty* if there are none; whole lines where nobody sits at a terminal."""
+    """Print *rows* as a table, or *empty* if there are none; lines are not folded without a terminal."""
     if not rows:
         click.echo(empty)
         return
     from rich.cells import cell_len  # noqa: PLC0415 - as below
-    from rich.console import Console  # noqa: PLC0415 - only for people, and slow to import
-    from rich.table import Table  # noqa: PLC0415 - rich is loaded by whoever prints a table
-    from rich.text import Text  # noqa: PLC0415 - the same
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and JSON does not need it
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     texts = [[_cell(row.get(column)) for column in columns] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -130,11 +130,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
 
 
 _FOLDED = 20
-"""Columns of a terminal into which the last column of a table may be folded; the others are not."""
+"""The smallest width to which the last column of a table is folded; the others are not folded."""
 
 
 def _show_records(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
-    """Print what a terminal is too narrow for as a table, a value in a line."""
+    """Print a value in each line, for a terminal that is too narrow for a table."""
     width = max(map(len, columns)) + 2
     for number, row in enumerate(texts):
         if number:
@@ -148,18 +148,18 @@ def _cell(value: object) -> str:
 
 
 def at_terminal(stream: TextIO | None) -> bool:
-    """Return whether a person sees *stream*, which is ``None`` where the caller has closed it."""
+    """Return whether *stream* is a terminal; ``None`` if the caller has closed it."""
     return stream is not None and stream.isatty()
 
 
 def visible(text: str, *, lines: bool = True) -> str:
     """
-    Return *text* without what a terminal would obey: events and errors may hold anything.
+    Return *text* with control characters escaped: events and errors may contain any.
 
     Args:
-        text: Whatever it is.
+        text: The text to print.
 
-        lines: Leave its line breaks and tabulators.
+        lines: Keep line breaks and tabs.
     """
     if text.isprintable():
         return text
@@ -177,10 +177,10 @@ def when(seconds: float) -> str:
 
 
 SHOWN = 64 * 1024
-"""The most bytes of a body, and the most characters of a text, that are shown."""
+"""The largest number of bytes of a body, and of characters of a text, that is shown."""
 
 _CELL = 1000
-"""The most characters of a value that a table shows."""
+"""The largest number of characters of a value in a table."""
 
 
 def shortened(text: str, limit: int = _CELL) -> str:
@@ -192,7 +192,7 @@ _OF_A_LISTENER = re.compile(r".*?: [a-z-]+ after \d+ runs?: ")
 
 
 def first_line(text: str, limit: int = 90) -> str:
-    """Return what a table can show of *text*, the error of a dead letter: how it begins, without the listener."""
+    """Return the first line of *text*, the error of a dead letter, without the listener, for a table."""
     lines = [line.strip() for line in text[:SHOWN].splitlines() if line.strip()]
     chosen = lines[0] if lines else ""
     if listener := _OF_A_LISTENER.match(chosen):  # a search would take quadratic time

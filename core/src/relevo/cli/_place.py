@@ -1,4 +1,4 @@
-"""Stores and queues as they are named on the command line."""
+"""Resolve the names of transports, outboxes and queues on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relevo.errors import ConfigurationError, did_you_mean
 
 @attrs.frozen
 class Place:
-    """A store and the queues in it that are meant; of an outbox, whose transport keeps other events there."""
+    """A store and the selected queues in it; an outbox has only its own queue, although its store may have others."""
 
     store: Transport
     queues: Sequence[str]
@@ -24,28 +24,28 @@ class Place:
     is_outbox: bool = False
 
     def prepare(self, app: App) -> None:
-        """Create what is missing, as *app* would; an outbox is asked first, since its transport may be down."""
+        """Create what is missing, as *app* would; not needed for a complete outbox, whose transport may be down."""
         if not self.is_outbox or self.store.setup([outbox_queue(self.transport)], dry_run=True):
             app.prepare(self.transport)
 
 
 def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place]:
     """
-    Return where there is something to look at.
+    Return the selected stores and queues.
 
     Args:
         app: The application.
 
-        name: A transport, with its outbox, or an outbox alone; all of them by default.
+        name: A transport, with its outbox, or an outbox alone; by default all of them.
 
-        queues: Only these, as ``queue`` or ``transport/queue``; those that routes lead to by default, and the
-            reserved one of an outbox.
+        queues: Queues, as ``queue`` or ``transport/queue``; by default the routed ones, and the reserved queue
+            of an outbox.
 
     Raises:
-        ConfigurationError: There is nothing of that name.
+        ConfigurationError: No transport, outbox or queue has that name.
 
-        TransportUnavailableError: A queue is asked for that nothing is routed to, and whether something is
-            left in it cannot be found out.
+        TransportUnavailableError: Nothing is routed to a given queue, and its content could not be
+            checked.
     """
     whole = _whole(app, name)
     if not queues:
@@ -59,7 +59,7 @@ def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place
 
 
 def stores(app: App, name: str | None, queues: Sequence[str] = ()) -> list[tuple[Transport, list[str]]]:
-    """Return the stores of :func:`places`, each ready and with its queues."""
+    """Return the stores of :func:`places`, set up, each with its queues."""
     found: list[tuple[Transport, list[str]]] = []
     for place in places(app, name, queues):
         place.prepare(app)
@@ -69,10 +69,10 @@ def stores(app: App, name: str | None, queues: Sequence[str] = ()) -> list[tuple
 
 def only_place(app: App, name: str | None, queue: str) -> tuple[Place, str]:
     """
-    Return the one place that has *queue*, and what the queue is called there.
+    Return the only place that has *queue*, and the name of the queue there.
 
     Raises:
-        ConfigurationError: There is none, or there are several.
+        ConfigurationError: No place has it, or several have.
     """
     found = _holding(_whole(app, name), queue, _names(app))
     if len(found) > 1:
@@ -82,21 +82,21 @@ def only_place(app: App, name: str | None, queue: str) -> tuple[Place, str]:
 
 
 def of_one_transport(app: App, name: str | None, queues: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the transport that a worker shall serve, and its queues, which may be typed with its name before them."""
+    """Return the transport for a worker, and its queues, which may be given as ``transport/queue``."""
     split = [_split(text, app.transports, app.routes.queues(name or "")) for text in queues]
     for owner in dict.fromkeys(owner for owner, _ in split if owner is not None):
         if name not in (None, owner):
-            raise click.UsageError(f'a worker serves one transport, and both "{name}" and "{owner}" are named')
+            raise click.UsageError(f'a worker serves one transport; got "{name}" and "{owner}"')
         name = owner
     return name, tuple(queue for _, queue in split)
 
 
 def check_known(app: App, store: Transport, queue: str, *, where: str = "") -> None:
     """
-    Refuse a *queue* that nothing is routed to, unless something is left in it.
+    Refuse a *queue* that nothing is routed to, unless it holds events.
 
     Raises:
-        ConfigurationError: Nothing is; it may be misspelt.
+        ConfigurationError: It holds none; its name may be misspelt.
     """
     known = app.queues(store.name)
     if queue not in known and not _has_something(store, queue):
@@ -129,13 +129,13 @@ def _names(app: App) -> list[str]:
 
 
 def _holding(whole: Sequence[Place], text: str, transports: Sequence[str]) -> list[tuple[Place, str]]:
-    """Return those of *whole* that have the queue which is typed as *text*, and its name."""
+    """Return the places among *whole* that have the queue *text*, and its name."""
     owner, queue = _split(text, transports, [queue for place in whole for queue in place.queues])
     there = [place for place in whole if owner in (None, place.store.name)]
     if not there:
-        raise click.UsageError(f'"{text}" is a queue of "{owner}", and -t says "{whole[0].store.name}"')
+        raise click.UsageError(f'"{text}" is a queue of "{owner}", but -t is "{whole[0].store.name}"')
     found = [place for place in there if queue in place.queues]
-    # What nobody routes to may be left in a transport; an outbox, which may be the same database, has its one queue.
+    # A queue without a route may still hold events on a transport; an outbox, maybe the same database, has one queue.
     left = [place for place in there if not place.is_outbox] or there
     found = found or [place for place in left if _has_something(place.store, queue)]
     if not found:
@@ -145,7 +145,7 @@ def _holding(whole: Sequence[Place], text: str, transports: Sequence[str]) -> li
 
 
 def _split(text: str, transports: Iterable[str], queues: Iterable[str]) -> tuple[str | None, str]:
-    """Return the transport and the queue that *text* says, as routes have it; of a bare queue, no transport."""
+    """Return the transport and the queue in *text*, as in routes; ``None`` and the queue without a transport."""
     before, slash, behind = text.partition("/")
     if text in queues or before not in transports:
         return None, text
@@ -153,8 +153,8 @@ def _split(text: str, transports: Iterable[str], queues: Iterable[str]) -> tuple
 
 
 def _has_something(store: Transport, queue: str) -> bool:
-    """Return whether there is, or may be, anything in *queue*, which nobody routes to."""
-    if store.setup([queue], dry_run=True):  # there is no such queue, or nowhere to look for one
+    """Return whether *queue*, to which nothing is routed, holds events or may hold some."""
+    if store.setup([queue], dry_run=True):  # the queue, or the tables for it, do not exist
         return False
     if store.capabilities.dead_letters and store.dead_letters([queue], limit=1):
         return True

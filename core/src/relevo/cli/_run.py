@@ -29,8 +29,11 @@ from relevo.errors import ConfigurationError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_LATER = {"lock": "another drain is at the same queues", "objection": "events may not be taken now, as during a deploy"}
-"""What stopped a run that may be more successful later, and how that is told."""
+_LATER = {
+    "lock": "another drain handles the same queues",
+    "objection": "events may not be taken now, as during a deploy",
+}
+"""The reasons for which a run stopped and should be tried later, with their messages."""
 
 
 def memory(text: str) -> int:
@@ -42,7 +45,7 @@ def memory(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """Return what was typed as a duration; a number alone is seconds."""
+    """Parse *text* as a duration; a number alone is seconds."""
     try:
         return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text, what="it")
     except ConfigurationError as error:
@@ -77,14 +80,14 @@ _RUN_OPTIONS = (
 
 
 def _run_options(command: F) -> F:
-    """Give *command* the options of a run."""
+    """Add the options of a run to *command*."""
     for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return command
 
 
 def _options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
-    """Return the options of a run as they were given."""
+    """Return the options of a run from the command line."""
     transport, queues = of_one_transport(app, transport, queues)
     return RunOptions(transport=transport, queues=queues, **others)
 
@@ -166,8 +169,8 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     app.prepare(name)
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
     if mover is None:
-        raise ConfigurationError(f'the transport "{name}" has no outbox')
-    from relevo._runner.loop import stopped_by_signals  # noqa: PLC0415 - the help does without
+        raise ConfigurationError(f'the transport "{name}" has no outbox; nothing to relay')
+    from relevo._runner.loop import stopped_by_signals  # noqa: PLC0415 - help does not need it
 
     with stopped_by_signals(mover):
         report = mover.run()
@@ -199,7 +202,7 @@ def _summary(report: Report, *, done: str = "done") -> str:
 
 @contextmanager
 def _progress(app: App, *, show: bool) -> Iterator[None]:
-    """Show a bar that grows with every delivery, for somebody at a terminal."""
+    """Show a progress bar that grows with every delivery, at a terminal."""
     if not show:
         yield
         return
@@ -213,12 +216,12 @@ def _progress(app: App, *, show: bool) -> Iterator[None]:
 
 
 class _Ticker:
-    """A plugin that ticks with what is settled."""
+    """A plugin that ticks with settled deliveries."""
 
     def __init__(self, tick: Callable[[int], None]):
         self._tick = tick
 
     @hookimpl
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
-        """Tick here, since what surrounds the handling is asked where listeners run, maybe in another process."""
+        """Tick here: the hook around the handling is called where listeners run, maybe in another process."""
         self._tick(sum(not isinstance(outcome, Release) for _, outcome in settlements))

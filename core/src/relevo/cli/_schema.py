@@ -40,7 +40,7 @@ _EARLIER = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--out", type=_FILE, metavar="FILE", help="Write to FILE; with --diff, only if no change is breaking.")
 @click.option("--diff", type=_EARLIER, metavar="FILE", help="Compare with an earlier output.")
 @json_option
-@with_app_and_document(lambda said: said["as_json"] or said["diff"] is None)
+@with_app_and_document(lambda arguments: arguments["as_json"] or arguments["diff"] is None)
 def schema(
     *,
     app: App,
@@ -124,7 +124,7 @@ def _weight(change: Change) -> str:
 
 
 def _text(made: dict[str, Any]) -> str:
-    """Return *made* so that it is the same for the same events, and can be kept under version control."""
+    """Return *made* as text that is equal for equal events, suitable for version control."""
     return json.dumps(made, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 

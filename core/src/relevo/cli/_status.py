@@ -34,7 +34,7 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     Example: relevo status -t main
     """
     rows: list[dict[str, Any]] = []
-    errors: dict[str, RelevoError] = {}  # by what they say, since an outbox may have its transport's
+    errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
     for place in places(app, transport, queues):
         try:
             rows += _figures(app, place)
@@ -47,8 +47,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         answers = [{**row, "oldest": _age(row["oldest"])} for row in rows if row["error"] is None]
         if answers or not errors:
             show_table(_COLUMNS, answers, empty="no queues")
-    for told in errors.values():
-        tell(told)
+    for each in errors.values():
+        tell(each)
     return max(map(exit_code, errors.values()), default=0)
 
 

@@ -27,13 +27,13 @@ _KNOWN = (
     "user",
     "YourPasswordHere",
 )
-"""Passwords as examples have them; that of supervisor's own is 123, of the user "user"."""
+"""Passwords of common examples; supervisor's own documentation uses 123, with the user name "user"."""
 
 _STOPWAITSECS = 10.0
-"""Seconds if nothing is said."""
+"""Supervisor's default in seconds."""
 
 _OTHERS = 0o007
-"""What a mode lets others do."""
+"""The bits of a mode that are for other users."""
 
 _WORKER = re.compile(r"\brelevo\b.*\bworker\b")
 
@@ -41,22 +41,22 @@ Sections = Mapping[str, Mapping[str, str]]
 
 
 class _NotExpandedError(Exception):
-    """Raised for a value with something in it that is known to supervisor alone."""
+    """Raised for a value that only supervisor can expand."""
 
 
 def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str:
     """
-    Look at the configuration of supervisor at *path* and all that it includes; return what was looked at.
+    Check the configuration of supervisor at *path* and the files that it includes; return the path.
 
     Args:
         path: The file.
 
-        time_limit: Seconds that the longest listener may take.
+        time_limit: The longest time limit of a listener in seconds.
 
-        environ: The variables that supervisor will have.
+        environ: The environment variables that supervisor will have.
 
     Raises:
-        ConfigurationError: It cannot be read, or something is wrong with it; all faults are told, each in a line.
+        ConfigurationError: It cannot be read, or has problems; reports all of them, each in a line.
     """
     outside = {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
     found = [each for file, sections in _read(path, outside) for each in _faults(file, sections, time_limit, outside)]
@@ -92,7 +92,7 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
     for name, section in sections.items():
         where = f"{path}: [{name}]"
         try:
-            # Supervisor takes every section that begins so.
+            # Supervisor matches sections by these prefixes.
             if name.startswith("inet_http_server"):
                 yield from _open_to_strangers(where, _all_expanded(section, names, "port", "username", "password"))
             elif name.startswith("unix_http_server"):
@@ -104,7 +104,7 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
 
 
 def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys: str) -> Mapping[str, str]:
-    """Return what *section* says of *keys*."""
+    """Return the values of *keys* in *section*, expanded."""
     found = {}
     for key in keys:
         if key in section:
@@ -117,36 +117,36 @@ def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys
 
 
 def _expanded(value: str, names: Mapping[str, object]) -> str:
-    """Return *value* as supervisor has it, by the formatting of Python as there."""
+    """Return *value* expanded as supervisor does it, with Python's formatting."""
     try:
         return value % names
     except KeyError as error:
         raise _NotExpandedError(
-            f"what {error.args[0]} is cannot be known here; call this with the variables that supervisor has"
+            f"{error.args[0]} is not defined here; run this with the environment variables that supervisor has"
         ) from error
     except (TypeError, ValueError) as error:
         raise _NotExpandedError(f"supervisor cannot read it: {error}; write %% for a percent sign") from error
 
 
 def _open_to_strangers(where: str, section: Mapping[str, str]) -> Iterator[str]:
-    """Tell who can reach the port and get in: whoever does may stop workers, read logs, and more if there is a hole."""
+    """Yield the problems of a port that others can reach: it allows to stop workers and read logs, maybe more."""
     port = section.get("port", "")
     is_open = _is_open(port.rpartition(":")[0].strip())
     if is_open is not False:
         yield (
-            f"{where} port={port} {'is' if is_open else 'may be'} open on every address of this host: who reaches it "
-            f"can stop the workers and read their logs; take the section out, [unix_http_server] is enough"
+            f"{where} port={port} {'is' if is_open else 'may be'} open on every address of this host: every client "
+            f"can stop the workers and read their logs; remove the section, [unix_http_server] is enough"
         )
     password = section.get("password", "")
-    if section.get("username") == "":  # supervisor asks for nothing then
+    if section.get("username") == "":  # supervisor does not ask for a password then
         password = ""
     if _is_known(password):
-        how = "the password is one that everybody knows" if password else "there is no password"
-        yield f"{where} {how}; take the section out, or give it a password of its own: openssl rand -hex 32"
+        how = "the password is a well-known example" if password else "there is no password"
+        yield f"{where} {how}; remove the section, or set a random password: openssl rand -hex 32"
 
 
 def _is_open(host: str) -> bool | None:
-    """Return whether *host* is every address; ``None`` for a name, or what the system may read as an address."""
+    """Return whether *host* means every address; ``None`` for a name, or text that may be read as an address."""
     if host in ("", "*"):
         return True
     try:
@@ -169,16 +169,16 @@ def _open_to_all_users(where: str, section: Mapping[str, str]) -> Iterator[str]:
     except ValueError:
         is_closed = False
     if not is_closed:
-        yield f"{where} chmod={mode}: everybody on this host may open the socket; write chmod=0700"
+        yield f"{where} chmod={mode}: every user of this host can open the socket; write chmod=0700"
 
 
 def _cut_short(where: str, section: Mapping[str, str], time_limit: float) -> Iterator[str]:
-    """Tell what ends a worker in the middle of an event."""
+    """Yield the settings that kill a worker in the middle of an event."""
     patience = section.get("stopwaitsecs", f"{_STOPWAITSECS:g}")
     if not patience.strip().isdecimal() or float(patience) <= time_limit:
         yield (
-            f"{where} stopwaitsecs={patience}: a worker is killed before a listener has used up its time limit of "
+            f"{where} stopwaitsecs={patience}: a worker is killed before the time limit of a listener, "
             f"{time_limit:g} s; write stopwaitsecs={time_limit + 30:.0f}"
         )
     if (found := section.get("stopsignal", "TERM").upper()) not in ("TERM", "INT"):
-        yield f"{where} stopsignal={found} does not let a worker finish what it does; write stopsignal=TERM"
+        yield f"{where} stopsignal={found} does not let a worker finish its work; write stopsignal=TERM"

@@ -10,9 +10,9 @@ from relevo.errors import RelevoError
 
 def traced(error: BaseException) -> str:
     """
-    Return the way to *error* and to what caused it, the first cause first.
+    Return the tracebacks of *error* and its causes, the first cause first.
 
-    Of errors that are not relevo's the kind alone is told, since a driver's may hold a part of a password.
+    For errors of other packages only the type is shown, since a driver's text may contain a part of a password.
     """
     return "\n".join(_traceback_text(each) for each in reversed([*_causes(error)]))
 
@@ -28,6 +28,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _traceback_text(error: BaseException) -> str:
     kind = type(error)
-    said = f": {error}" if isinstance(error, RelevoError) else ""
+    text = f": {error}" if isinstance(error, RelevoError) else ""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    return f"Traceback (most recent call last):\n{frames}{kind.__module__}.{kind.__qualname__}{said}\n"
+    return f"Traceback (most recent call last):\n{frames}{kind.__module__}.{kind.__qualname__}{text}\n"

@@ -48,7 +48,7 @@ def transports(*, app: App, as_json: bool) -> int:
 
 
 def in_short(capabilities: Capabilities) -> str:
-    """Return what somebody who chooses a transport asks first."""
+    """Return the most important capabilities as text."""
     able = [
         field.name.replace("_", " ")
         for field in attrs.fields(Capabilities)

@@ -17,7 +17,7 @@ from relevo.cli._place import of_one_transport
 
 
 class _Units(Group):
-    """The units below, and that of any other runner that an installed package offers."""
+    """The units below, and that of any other runner of an installed package."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name) or (_of_runner(cmd_name) if cmd_name in available(RUNNERS) else None)
@@ -68,7 +68,7 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     Example: relevo unit cron --install
     """
     if install and remove:
-        raise click.UsageError("it is either --install or --remove")
+        raise click.UsageError("--install and --remove exclude each other")
     options = _options(app, transport, queues)
     line = unit_text.cron(app, options)
     if not (install or remove):
@@ -77,9 +77,9 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     name = "/".join([app.source, app.transport(options.transport).name, *options.queues])
     is_new = _crontab.install(f"{name} of {_place(app)}", line if install else None)
     if install:
-        click.echo(f"{'installed' if is_new else 'is there already'}: {line}")
+        click.echo(f"{'installed' if is_new else 'already installed'}: {line}")
     else:
-        click.echo("removed" if is_new else "there was none")
+        click.echo("removed" if is_new else "nothing to remove")
 
 
 @unit.command()
@@ -118,7 +118,7 @@ def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None
 
 
 def _place(app: App) -> str:
-    """Return what tells *app* from another of the same name in the same crontab, as of a project that has no name."""
+    """Return a text that distinguishes *app* from another one with the same name in the same crontab."""
     words = [word for word in app.loaded_from.options if not word.startswith("--")]
     if app.config is not None and app.config.path is not None:
         return " ".join(words)
@@ -126,7 +126,7 @@ def _place(app: App) -> str:
 
 
 def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOptions:
-    """Return the options of a worker that can be one."""
+    """Return the options of a worker, after checking that it can start."""
     transport, queues = of_one_transport(app, transport, queues)
     options = RunOptions(transport=transport, queues=queues)
     app.worker(options)
