@@ -224,7 +224,7 @@ class TransportMachine(RuleBasedStateMachine):
 
     @precondition(lambda machine: machine.can("put_raw"))
     @rule(place=st.integers(0, QUEUES - 1), raw=strategy.bodies())
-    def a_foreign_program_sends_bytes(self, place: int, raw: bytes) -> None:
+    def a_stranger_sends_bytes(self, place: int, raw: bytes) -> None:
         self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
 
     @precondition(lambda machine: machine.can("broken_send") and not machine.can("broken"))
