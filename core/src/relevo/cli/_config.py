@@ -43,8 +43,8 @@ def show(*, config: Config, origin: bool, as_json: bool) -> int:
     Example: relevo config show --origin
     """
     rows = [
-        {"key": dotted(keys), "value": value, **({"origin": said} if origin else {})}
-        for keys, value, said in _rows(config)
+        {"key": dotted(keys), "value": value, **({"origin": where} if origin else {})}
+        for keys, value, where in _rows(config)
     ]
     if as_json:
         show_json(rows)
@@ -59,7 +59,7 @@ _Row = tuple[KeyPath, Any, str]
 
 
 def _rows(config: Config) -> Iterator[_Row]:
-    """Yield all values that hold, in the order of the schema."""
+    """Yield all values, in the order of the schema."""
     config = msgspec.structs.replace(
         config,
         execution=config.chosen_execution().chosen,
@@ -76,11 +76,11 @@ def _rows(config: Config) -> Iterator[_Row]:
 
 
 def _row(config: Config, keys: KeyPath, value: Any) -> _Row:
-    return keys, _open_to_all(value), _origin(config, *keys)
+    return keys, _masked(value), _origin(config, *keys)
 
 
 def _table(config: Config, keys: KeyPath, table: Any) -> Iterator[_Row]:
-    """Yield the values of *table*, an attrs class, with what a transport's class adds to them."""
+    """Yield the values of *table*, an attrs class, and the options of a transport or plugin."""
     written = _written(config, keys)
     cls: Any = type(table)
     for key in keys_of(cls).values():
@@ -90,8 +90,8 @@ def _table(config: Config, keys: KeyPath, table: Any) -> Iterator[_Row]:
         if isinstance(table, TransportConfig) and isinstance(value, Secret):
             text = value.reveal()
             value = text if text in config.transports else masked_url(text)
-        said = (*written, key.name) in config.origins.said or value != key.default
-        yield (*keys, key.name), _open_to_all(value), _origin(config, *written, key.name, said=said)
+        is_set = (*written, key.name) in config.origins.said or value != key.default
+        yield (*keys, key.name), _masked(value), _origin(config, *written, key.name, is_set=is_set)
     if isinstance(table, TransportConfig):
         yield from _options(config, keys, table.options, lambda: options_class(table))
     elif isinstance(table, PluginConfig):
@@ -99,21 +99,21 @@ def _table(config: Config, keys: KeyPath, table: Any) -> Iterator[_Row]:
 
 
 def _written(config: Config, keys: KeyPath) -> KeyPath:
-    """Return *keys* as they were written: a default queue need not be named."""
+    """Return *keys* as they were written: the name of the default queue may be omitted."""
     if keys in config.origins.said:
         return keys
     return tuple(key.removesuffix(f"/{DEFAULT_QUEUE}") if isinstance(key, str) else key for key in keys)
 
 
-def _open_to_all(value: Any) -> Any:
-    """Return *value* with what is secret in it masked; of an address that is the password."""
+def _masked(value: Any) -> Any:
+    """Return *value* with secrets and passwords in addresses masked."""
     match value:
         case Secret():
             return MASK
         case str() if "://" in value:
             return masked_url(value)
         case tuple():
-            return [_open_to_all(each) for each in value]
+            return [_masked(each) for each in value]
         case Path():
             return str(value)
     return value
@@ -122,27 +122,27 @@ def _open_to_all(value: Any) -> Any:
 def _options(
     config: Config, keys: KeyPath, given: Mapping[str, Any], class_of: Callable[[], type | None]
 ) -> Iterator[_Row]:
-    """Yield the options that are *given* at *keys* and those that hold by default; what may be secret is masked."""
+    """Yield the options *given* at *keys* and the defaults of the others; possible secrets are masked."""
     try:
         cls = class_of()
         known = keys_of(cls) if cls else {}
-    except ConfigurationError:  # which of them are secret is not known
+    except ConfigurationError:  # its options are not known, so any of them may be a secret
         known = {}
     for name, key in known.items():
         value = given.get(name, key.default)
         if name == "url" or (key.is_required and name not in given):
             continue
-        shown = MASK if key.is_secret and value is not None else _open_to_all(value)
-        yield (*keys, name), shown, _origin(config, *keys, name, said=name in given)
+        shown = MASK if key.is_secret and value is not None else _masked(value)
+        yield (*keys, name), shown, _origin(config, *keys, name, is_set=name in given)
     yield from (((*keys, name), MASK, _origin(config, *keys, name)) for name in given if name not in known)
 
 
 _DEFAULT = "default"
 
 
-def _origin(config: Config, *keys: str | int, said: bool = True) -> str:
-    """Return where the value at *keys*, or what it is a part of, was written; it is the default unless *said*."""
-    found = config.origins.exactly(*keys) if said else None
+def _origin(config: Config, *keys: str | int, is_set: bool = True) -> str:
+    """Return the origin of the value at *keys* or of a value around it; ``default`` unless it *is_set*."""
+    found = config.origins.exactly(*keys) if is_set else None
     if found is None:
         return _DEFAULT
     if found.line is None:

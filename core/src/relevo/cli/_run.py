@@ -37,7 +37,7 @@ _LATER = {
 
 
 def memory(text: str) -> int:
-    """Return what was typed as a size in bytes."""
+    """Parse *text* as a size in bytes."""
     try:
         return size(text, what="size")
     except ConfigurationError as error:
