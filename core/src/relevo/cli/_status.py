@@ -47,8 +47,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         answers = [{**row, "oldest": _age(row["oldest"])} for row in rows if row["error"] is None]
         if answers or not errors:
             show_table(_COLUMNS, answers, empty="no queues")
-    for error in errors.values():
-        tell(error)
+    for each in errors.values():
+        tell(each)
     return max(map(exit_code, errors.values()), default=0)
 
 
