@@ -144,7 +144,7 @@ def test_a_configuration_without_an_application_is_told_as_such(shop: Shop) -> N
 @pytest.mark.parametrize(
     "named, why",
     [
-        ("shop", '*UsageError: *: app: write "module:name", as in "shop:app", not *shop*'),
+        ("shop", '*UsageError: *: app: expected "module:name", as in "shop:app"; got *shop*'),
         ("shop:upload", '*UsageError: *: app: "shop:upload" is function, not a relevo.App'),
         ("shop:ap", '*UsageError: *: app: "shop" has no "ap"; did you mean "app"?'),
         ("shopp:app", '*UsageError: *: app: there is no module "shopp"; *'),
