@@ -180,7 +180,7 @@ def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no
             78,
             '--from: nothing is routed to the queue "a" of "main", and nothing is in it; there',
         ),
-        ("--from main/default --to main/feed", 78, "--from: main/default is not there: "),
+        ("--from main/default --to main/feed", 78, "--from: main/default does not exist: "),
         ("--from media --to main", 78, '--from: no transport is called "media"; did you mean "main/media"?'),
         ("--from main --to feed", 78, '--to: no transport is called "feed"; did you mean "main/feed"?'),
     ],

@@ -58,8 +58,8 @@ def test_a_port_is_what_the_environment_makes_of_it(port: str, tmp_path: Path) -
     (unknown,) = faults(tmp_path, text)
 
     assert "is open on every address" in fault
-    assert unknown.startswith(f"[inet_http_server] port={port}: what ENV_")
-    assert unknown.endswith("cannot be known here; call this with the variables that supervisor has")
+    assert unknown.startswith(f"[inet_http_server] port={port}: ENV_")
+    assert unknown.endswith("is not defined here; run this with the environment variables that supervisor has")
     if "*" not in port:
         assert faults(tmp_path, text, P="127.0.0.1:9001", HOST="127.0.0.1") == []
 

@@ -151,7 +151,7 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
     ),
     "a listener that is async": (
         "import relevo\n@relevo.listener('a.b')\nasync def f(e): ...\n",
-        "shop_listeners:f cannot be a listener: async def",
+        "shop_listeners:f cannot be a listener: calling an async function",
     ),
 }
 

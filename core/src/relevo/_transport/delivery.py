@@ -199,9 +199,9 @@ class DeadLetter:
 
     failures: tuple[Failure, ...] = ()
     """
-    The same as data, for those who look on; no transport keeps it, since the state has the most of it.
+    The failures as data, for observers; a transport does not store them, since the state has most of them.
 
-    Empty where *error* says all, as of an event that expired.
+    Empty if *error* is complete, as for an event that expired.
     """
 
 

@@ -94,11 +94,11 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
         try:
             # Supervisor matches sections by these prefixes.
             if name.startswith("inet_http_server"):
-                yield from _open_to_strangers(where, _all_expanded(section, names, "port", "username", "password"))
+                yield from _open_to_network(where, _all_expanded(section, names, "port", "username", "password"))
             elif name.startswith("unix_http_server"):
                 yield from _open_to_all_users(where, _all_expanded(section, names, "chmod"))
             elif name.startswith("program:") and _WORKER.search(section.get("command", "")):
-                yield from _cut_short(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
+                yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
         except _NotExpandedError as error:
             yield f"{where} {error}"
 
@@ -128,7 +128,7 @@ def _expanded(value: str, names: Mapping[str, object]) -> str:
         raise _NotExpandedError(f"supervisor cannot read it: {error}; write %% for a percent sign") from error
 
 
-def _open_to_strangers(where: str, section: Mapping[str, str]) -> Iterator[str]:
+def _open_to_network(where: str, section: Mapping[str, str]) -> Iterator[str]:
     """Yield the problems of a port that others can reach: it allows to stop workers and read logs, maybe more."""
     port = section.get("port", "")
     is_open = _is_open(port.rpartition(":")[0].strip())
@@ -172,12 +172,12 @@ def _open_to_all_users(where: str, section: Mapping[str, str]) -> Iterator[str]:
         yield f"{where} chmod={mode}: every user of this host can open the socket; write chmod=0700"
 
 
-def _cut_short(where: str, section: Mapping[str, str], time_limit: float) -> Iterator[str]:
+def _killed_early(where: str, section: Mapping[str, str], time_limit: float) -> Iterator[str]:
     """Yield the settings that kill a worker in the middle of an event."""
     patience = section.get("stopwaitsecs", f"{_STOPWAITSECS:g}")
     if not patience.strip().isdecimal() or float(patience) <= time_limit:
         yield (
-            f"{where} stopwaitsecs={patience}: a worker is killed before the time limit of a listener, "
+            f"{where} stopwaitsecs={patience}: a worker is killed before a listener reaches its time limit of "
             f"{time_limit:g} s; write stopwaitsecs={time_limit + 30:.0f}"
         )
     if (found := section.get("stopsignal", "TERM").upper()) not in ("TERM", "INT"):

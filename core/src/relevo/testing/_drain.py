@@ -139,7 +139,7 @@ def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: in
         if total.handled > limit:
             raise AssertionError(
                 f"more than {limit:,} events were handled; does a listener dispatch the event that it handles? "
-                f"If so many are expected, pass t.drain(limit=…)"
+                f"If that number is expected, pass t.drain(limit=…)"
             )
         if total.handled == before or len(workers) + len(relays) == 1:
             ended = total.done + total.retried + total.dead  # without what was lost on purpose
