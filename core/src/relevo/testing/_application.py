@@ -12,7 +12,7 @@ import attrs
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
-from relevo.testing._drain import DeadEvent, Failure, dead_events, drain, format_dead, format_failure
+from relevo.testing._drain import DeadEvent, RaisedError, dead_events, drain, format_dead, format_raised
 from relevo.testing._query import Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._sender import RecordingSender
@@ -210,7 +210,7 @@ class AppTesting:
         __tracebackhide__ = True
         self._refuse_outside()
         before = {(each.transport, each.entry.ref) for each in self.dead}
-        failures: list[Failure] = []
+        failures: list[RaisedError] = []
         report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
         if not raises:
             return report
@@ -218,7 +218,7 @@ class AppTesting:
             first, *others = failures
             if others:
                 count = "one more" if len(others) == 1 else f"{len(others)} more"
-                texts = "; ".join(map(format_failure, others[:5]))
+                texts = "; ".join(map(format_raised, others[:5]))
                 first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
         if report.dead:

@@ -30,7 +30,7 @@ _ALL = 1_000_000
 
 
 @attrs.frozen(kw_only=True)
-class Failure:
+class RaisedError:
     """An exception that a listener raised."""
 
     listener: Listener
@@ -106,7 +106,7 @@ def _event(envelope: Envelope) -> Event | None:
         return None
 
 
-def drain(app: App, *, twice: bool, failed: Callable[[Failure], None], limit: int) -> Report:
+def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit: int) -> Report:
     """
     Handle ready events on every transport of *app* until none is left.
 
@@ -169,7 +169,7 @@ class _TwiceExecutor(InlineExecutor):
 class _ReportingTable(ListenerTable):
     """Listeners whose exceptions are reported as objects; a worker keeps only their text."""
 
-    def __init__(self, listeners: ListenerTable, failed: Callable[[Failure], None]):
+    def __init__(self, listeners: ListenerTable, failed: Callable[[RaisedError], None]):
         super().__init__(listeners.event_types)
         self._listeners = listeners
         self._failed = failed
@@ -190,7 +190,7 @@ class _ReportingTable(ListenerTable):
             except BaseException as error:
                 if not _is_expected(listener, error):
                     trace = error.__traceback__.tb_next if error.__traceback__ else None
-                    self._failed(Failure(listener=listener, error=error, traceback=trace))
+                    self._failed(RaisedError(listener=listener, error=error, traceback=trace))
                 raise
 
         return attrs.evolve(listener, function=function)
@@ -203,7 +203,7 @@ def _is_expected(listener: Listener, error: BaseException) -> bool:
     return isinstance(error, RetryLater)
 
 
-def format_failure(failure: Failure) -> str:
+def format_raised(failure: RaisedError) -> str:
     """Return *failure* in one line."""
     return f"{failure.listener.id}: {described(failure.error)}"
 
