@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relevo._worker.run import RunOptions
+import attrs
+
+from relevo._worker.run import RunOptions, flags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,16 +23,11 @@ def command(app: App, options: RunOptions) -> list[str]:
         words += ["--transport", options.transport]
     for queue in options.queues:
         words += ["--queue", queue]
-    given = {
-        "--execution": options.execution,
-        "--concurrency": options.concurrency,
-        "--max-events": options.max_events,
-        "--max-time": None if options.max_seconds is None else f"{options.max_seconds:g}s",
-        "--max-memory": options.max_memory,
-        "--max-failures": options.max_failures,
-        "--settle": f"{options.settle:g}s" if options.settle else None,
-    }
-    return [*words, *(word for name, value in given.items() if value is not None for word in (name, str(value)))]
+    for field, flag in flags().items():
+        value = getattr(options, field)
+        if value != attrs.fields_dict(RunOptions)[field].default:
+            words += [flag.name, flag.text_of(value)]
+    return words
 
 
 def folder_of(app: App) -> Path:

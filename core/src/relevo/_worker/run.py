@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Flag:
+    """
+    The option of the command line that sets a field of :class:`RunOptions`.
+
+    ``relevo drain``, ``relevo worker`` and the units of host systems have an option for each field with a flag.
+    """
+
+    name: str
+    help: str
+    kind: Literal["count", "duration", "size", "choice"] = "count"
+    short: str = ""
+    most: int | None = None
+    """Of a count."""
+
+    choices: tuple[str, ...] = ()
+    until_empty_only: bool = False
+    """Only ``drain`` has it."""
+
+    def text_of(self, value: object) -> str:
+        """Return *value* as it is written on the command line."""
+        return f"{value:.15g}s" if self.kind == "duration" else str(value)
+
+
+def _set_by(name: str, help: str, **more: Any) -> Mapping[str, Flag]:  # noqa: A002 - the word for it
+    return {"flag": Flag(name=name, help=help, **more)}
 
 
 @attrs.frozen(kw_only=True)
@@ -25,25 +53,55 @@ class RunOptions:
     until_empty: bool = False
     """Stop when nothing is ready any more."""
 
-    settle: float = 0.0
-    """With *until_empty*: seconds to wait also for what becomes due, such as retries."""
+    execution: Literal["inline", "threads", "process"] | None = attrs.field(
+        default=None,
+        metadata=_set_by(
+            "--execution",
+            "Where listeners run; overrides the configuration.",
+            kind="choice",
+            choices=("inline", "threads", "process"),
+        ),
+    )
+    """Where listeners run; what the application says by default."""
 
-    max_events: int | None = None
-    max_seconds: float | None = None
-    max_memory: int | None = None
+    concurrency: int | None = attrs.field(
+        default=None, metadata=_set_by("--concurrency", "Handle up to N events at once.", short="-c", most=1000)
+    )
+    """The number of events that are handled at once; what the application says by default."""
+
+    max_events: int | None = attrs.field(default=None, metadata=_set_by("--max-events", "Stop after N events."))
+
+    max_seconds: float | None = attrs.field(
+        default=None, metadata=_set_by("--max-time", "Stop after this time, as in 55s or 1h.", kind="duration")
+    )
+
+    max_memory: int | None = attrs.field(
+        default=None,
+        metadata=_set_by("--max-memory", "Stop when the process uses this much memory, as in 512M.", kind="size"),
+    )
     """Bytes; a runner stops when its process has grown to this size."""
 
-    max_failures: int | None = None
+    max_failures: int | None = attrs.field(
+        default=None, metadata=_set_by("--max-failures", "Stop after about N failures.")
+    )
     """A runner stops soon after this number of deliveries ended in a retry or a dead letter."""
+
+    settle: float = attrs.field(
+        default=0.0,
+        metadata=_set_by(
+            "--settle", "Also wait this long for events that become due.", kind="duration", until_empty_only=True
+        ),
+    )
+    """With *until_empty*: seconds to wait also for what becomes due, such as retries."""
 
     batch: int | None = None
     """Events received at once; the transport's measure by default."""
 
-    execution: Literal["inline", "threads", "process"] | None = None
-    """Where listeners run; what the application says by default."""
 
-    concurrency: int | None = None
-    """How many events are handled at once; what the application says by default."""
+def flags() -> dict[str, Flag]:
+    """Return the flags of :class:`RunOptions` by the names of their fields."""
+    found = ((field.name, field.metadata.get("flag")) for field in attrs.fields(RunOptions))
+    return {name: flag for name, flag in found if flag is not None}
 
 
 @attrs.frozen(kw_only=True)

@@ -18,7 +18,7 @@ from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
 from relevo._transport.delivery import Release, Settlement
 from relevo._worker.execution import size
-from relevo._worker.run import Report, RunOptions
+from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
@@ -44,46 +44,47 @@ def memory(text: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
-def duration(text: str) -> float:
+def duration(text: str | float) -> float:
     """Parse *text* as a duration; a number alone is seconds."""
+    if isinstance(text, float):
+        return text
     try:
         return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text, what="it")
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from error
 
 
-_RUN_OPTIONS = (
-    transport_option,
-    queue_option,
-    click.option(
-        "--execution",
-        type=click.Choice(["inline", "threads", "process"]),
-        help="Where listeners run; overrides the configuration.",
-    ),
-    click.option(
-        "-c",
-        "--concurrency",
-        type=click.IntRange(min=1, max=1000),
-        metavar="N",
-        help="Handle up to N events at once.",
-    ),
-    click.option("--max-events", type=click.IntRange(min=1), metavar="N", help="Stop after N events."),
-    click.option(
-        "--max-time", "max_seconds", type=duration, metavar="DURATION", help="Stop after this time, as in 55s or 1h."
-    ),
-    click.option(
-        "--max-memory", type=memory, metavar="SIZE", help="Stop when the process uses this much memory, as in 512M."
-    ),
-    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after about N failures."),
-)
-"""The options that `drain` and `worker` share; each has the name of a field of ``RunOptions``."""
+_METAVARS = {"count": "N", "duration": "DURATION", "size": "SIZE", "choice": None}
 
 
-def _run_options(command: F) -> F:
-    """Add the options of a run to *command*."""
-    for option in reversed(_RUN_OPTIONS):
-        command = option(command)
-    return command
+def _type_of(flag: Flag) -> Any:
+    match flag.kind:
+        case "choice":
+            return click.Choice(flag.choices)
+        case "duration":
+            return duration
+        case "size":
+            return memory
+        case _:
+            return click.IntRange(min=1, max=flag.most)
+
+
+def _run_options(*, until_empty: bool) -> Callable[[F], F]:
+    """Return what adds the options of a run to a command: an option for each field of ``RunOptions`` with a flag."""
+
+    def with_options(command: F) -> F:
+        for field, flag in reversed(flags().items()):
+            if until_empty or not flag.until_empty_only:
+                names = [name for name in (flag.short, flag.name) if name]
+                metavar = _METAVARS[flag.kind]
+                default = attrs.fields_dict(RunOptions)[field].default
+                option = click.option(
+                    *names, field, type=_type_of(flag), metavar=metavar, default=default, help=flag.help
+                )
+                command = option(command)
+        return transport_option(queue_option(command))
+
+    return with_options
 
 
 def _options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
@@ -93,14 +94,7 @@ def _options(app: App, transport: str | None, queues: tuple[str, ...], **others:
 
 
 @click.command()
-@_run_options
-@click.option(
-    "--settle",
-    type=duration,
-    default="0s",
-    metavar="DURATION",
-    help="Also wait this long for events that become due.",
-)
+@_run_options(until_empty=True)
 @json_option
 @with_app
 def drain(*, app: App, as_json: bool, **run: Any) -> int:
@@ -130,7 +124,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 
 
 @click.command()
-@_run_options
+@_run_options(until_empty=False)
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @json_option
 @with_app
