@@ -61,7 +61,7 @@ class HookSpecs:
         """Observe the handling of *delivery*, all its listeners together."""
 
     @hookspec
-    def relevo_listener_failed(  # noqa: PLR0917 - a plugin takes those that it needs
+    def relevo_listener_failed(  # noqa: PLR0917 - a plugin declares only the arguments that it needs
         self,
         delivery: Delivery,
         event: Event,
@@ -74,9 +74,9 @@ class HookSpecs:
         """
         Observe that the listener *listener_id* raised *error* at its *attempt*, counted from 1, for the named *event*.
 
-        It is run again at *due*, in seconds since the epoch, or never if that is ``None``. *failure* holds all of
-        this but the exception itself. ``RetryLater`` and ``GiveUp`` are failures too. What a listener could not be
-        called for, such as a subject that is missing, is in the dead letter alone.
+        The listener runs again at *due*, in seconds since the epoch, or never if that is ``None``. *failure* holds all
+        of this except the exception itself. ``RetryLater`` and ``GiveUp`` are failures too. If the listener could not
+        be called, as for a missing subject, only the dead letter reports it.
         """
 
     @hookspec
@@ -89,7 +89,7 @@ class HookSpecs:
 
     @hookspec
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
-        """Observe that *delivery* was dead-lettered, after it was; ``outcome.failures`` says of what, as data."""
+        """Observe a dead letter, after it was stored; ``outcome.failures`` has its failures as data."""
 
     @hookspec
     def relevo_around_close(self) -> Observed:

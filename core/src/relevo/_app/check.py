@@ -1,4 +1,4 @@
-"""Start-up checks of listeners, and of the queues that a worker serves."""
+"""Start-up checks of listeners and of a worker's queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, 
 _log = getLogger("relevo.start")
 
 _ENTRY = 80
-"""Bytes that a state takes for a listener beside its id, at most, once its error is left out."""
+"""The largest size in bytes of a listener's entry in a state, without its id and its error."""
 
 
 def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: float, lease: float) -> None:
@@ -26,13 +26,13 @@ def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: 
     Refuse time limits that outlast a lease which *transport* cannot renew.
 
     Args:
-        listeners: Those that may have limits of their own.
+        listeners: The listeners, which may have their own limits.
 
-        transport: Where events are received.
+        transport: The transport of the worker.
 
-        limit: Seconds for listeners that say nothing themselves.
+        limit: The default time limit of a listener in seconds.
 
-        lease: Seconds.
+        lease: The lease in seconds.
     """
     if transport.capabilities.lease != "timed" or transport.capabilities.extend:
         return
@@ -46,14 +46,14 @@ def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: 
 
 
 _MOST_TYPES = 1000
-"""Unknown types of subjects that are looked at, in case a program makes them up."""
+"""The largest number of unknown subject types that are checked, in case a program generates them."""
 
 
 class NoticingSubjects(SubjectTypes):
     """
-    The registered types of subjects; an unregistered type that looks like a slip is logged, once.
+    The registered subject types; an unregistered type that looks like a typing error is logged, once.
 
-    It is dispatched all the same: a program that only dispatches need not register what its workers load.
+    The event is dispatched nevertheless: a program that only dispatches need not register the types.
     """
 
     def __init__(self, types: Iterable[SubjectType] = ()):
@@ -63,10 +63,10 @@ class NoticingSubjects(SubjectTypes):
     def named(self, subject: object) -> Subject | None:
         found = super().named(subject)
         if found is not None and found.type not in self._by_type and self._by_type:
-            self._look_at(found.type)
+            self._warn_if_misspelt(found.type)
         return found
 
-    def _look_at(self, kind: str) -> None:
+    def _warn_if_misspelt(self, kind: str) -> None:
         if kind in self._seen or len(self._seen) >= _MOST_TYPES:
             return
         self._seen.add(kind)
@@ -76,10 +76,10 @@ class NoticingSubjects(SubjectTypes):
 
 def check_listening(thing: object) -> None:
     """
-    Refuse *thing* if it cannot hold a listener, where it is registered; modules are imported later.
+    Refuse *thing* at its registration if it cannot have a listener; modules are imported later.
 
     Raises:
-        ConfigurationError: It has no mark, or no module can be found by that name.
+        ConfigurationError: It has no mark, or no module of that name was found.
     """
     is_event = isinstance(thing, type) and MARK in vars(thing)
     if is_event or (isinstance(thing, str) and not _may_be_module(thing.partition(":")[0])):
@@ -94,7 +94,7 @@ def check_listening(thing: object) -> None:
 
 
 def _may_be_module(name: str) -> bool:
-    """Return whether Python finds where *name* begins, which imports nothing."""
+    """Return whether Python finds the first package of *name*; nothing is imported."""
     from importlib.util import find_spec  # noqa: PLC0415 - few register modules by name
 
     first = name.partition(".")[0]
@@ -150,8 +150,7 @@ def check_queues(
             )
     if transport.capabilities.delay is None:
         raise ConfigurationError(
-            f'the transport "{transport.name}" does not support delay, and without it nothing can be tried again: '
-            f"choose one that claims it"
+            f'the transport "{transport.name}" does not support delay, which retries need; choose one that claims it'
         )
     for name in dict.fromkeys(listener.event_name for listener in listeners):
         for target in routes.targets(name):
@@ -160,17 +159,17 @@ def check_queues(
 
 
 def _check_target(listeners: ListenerTable, name: str, target: Target, first: str) -> None:
-    hearing = listeners.in_queue(name, target.queue, first)
-    if sum(len(listener.id.encode()) + _ENTRY for listener in hearing) > MAX_STATE:
+    found = listeners.in_queue(name, target.queue, first)
+    if sum(len(listener.id.encode()) + _ENTRY for listener in found) > MAX_STATE:
         raise ConfigurationError(
-            f'"{name}" has {len(hearing)} listeners in {target}, and what they did takes more than the '
-            f"{MAX_STATE:,} bytes that can be kept: give them shorter ids with listener(…, id=…), or "
-            f"queues of their own"
+            f'"{name}" has {len(found)} listeners in {target}, whose progress does not fit into '
+            f"{MAX_STATE:,} bytes of state; give them shorter ids with listener(…, id=…), or "
+            f"different queues"
         )
-    if not hearing:
+    if not found:
         _log.warning(
-            '"%s" is routed to %s, but no listener here runs there; what no worker of that queue has a '
-            'listener for is dead-lettered in the end: give a listener queue="%s", or take the target out',
+            '"%s" is routed to %s, but no listener here runs there; an event without a listener in any worker of that '
+            'queue is dead-lettered in the end; give a listener queue="%s", or remove the target',
             name,
             target,
             target.queue,

@@ -137,24 +137,24 @@ class Delivery:
 @attrs.frozen(kw_only=True)
 class Failure:
     """
-    What went wrong with an event, as data: once, or for good.
+    A failure to handle an event, as data; it is retried or final.
 
     Args:
-        listener: The id of the listener that failed; empty if no listener is to blame.
+        listener: The id of the listener that failed; empty if no listener caused it.
 
-        attempt: How many times it has run; 0 if it could not be called.
+        attempt: The number of runs so far; 0 if it could not be called.
 
         kind: The name of the exception's class; empty if none was raised.
 
-        error: What went wrong, in words; of an exception in one line.
+        error: The error as text; one line for an exception.
 
-        traceback: Of the exception, if one was raised; a long one is cut in its middle.
+        traceback: The traceback of the exception, if one was raised; a long one is cut in the middle.
 
-        reason: The :class:`Reason` for which it is not run again; empty while it will be.
+        reason: The :class:`Reason` why it does not run again; empty if it does.
 
-        due: When it is run again, in seconds since the epoch; ``None`` if it is not.
+        due: When it runs again, in seconds since the epoch; ``None`` if it does not.
 
-        output: The end of what its process printed, where listeners run in child processes.
+        output: The last output of its process, if listeners run in child processes.
     """
 
     listener: str = ""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 INHERITED: Mapping[str, object] = MappingProxyType({"is_inherited": True})
 """
-Metadata of an option that has the application's setting of the same name, unless its own value is configured.
+Metadata of an option whose default is the application's setting of the same name.
 
-``patience: float = attrs.field(default=3600.0, metadata=INHERITED)`` is for a transport that gives back what it cannot
-read yet; ``patience`` is the only such setting.
+``patience: float = attrs.field(default=3600.0, metadata=INHERITED)`` is for a transport that returns events which it
+cannot read yet; ``patience`` is the only such setting.
 """
 
 
@@ -25,7 +25,7 @@ class SessionSetup(ABC):
     """
     A transport that can set up in the transaction that it joins.
 
-    It is for a store where ``setup`` would wait for that very transaction, as SQLite does once a session has written.
+    It is for a store where ``setup`` would wait for that transaction, as SQLite does after a session has written.
     """
 
     @abstractmethod
@@ -35,30 +35,30 @@ class SessionSetup(ABC):
         """
         Return a sender that also creates what is missing in *session*'s transaction.
 
-        It is called in place of ``setup`` and ``bound_to`` until ``setup`` was called once. If the transaction is
-        rolled back, what it created is gone with it, and the next sender creates it again.
+        It is called instead of ``setup`` and ``bound_to`` until ``setup`` has been called once. After a rollback the
+        created tables or queues do not exist, and the next sender creates them again.
 
         Args:
-            session: Whatever the transport can join.
+            session: An object that the transport can join.
 
-            queues: Those that will be sent to.
+            queues: Queues that will be sent to.
 
-            relay_to: As for :meth:`relevo.Transport.bound_to`.
+            relay_to: See :meth:`relevo.Transport.bound_to`.
 
         Returns:
-            The sender; ``None`` if only ``setup`` can create anything here.
+            The sender; ``None`` if only ``setup`` can create anything.
 
         Raises:
-            SessionError: As from :meth:`relevo.Transport.bound_to`.
+            SessionError: See :meth:`relevo.Transport.bound_to`.
 
-            ConfigurationError: What is there does not fit, for example a newer schema.
+            ConfigurationError: The existing tables do not match, for example a newer schema.
         """
 
 
 class FileStore(ABC):
-    """A transport that keeps its events in files on this host."""
+    """A transport that stores its events in files on this host."""
 
     @property
     @abstractmethod
     def folder(self) -> Path | None:
-        """Where the files are, if it is known; the locks of those who use them lie there too."""
+        """The folder of the files, if it is known; the locks of their users are stored there too."""
