@@ -177,7 +177,7 @@ class CodecError(RelevoError):
 
 
 class EncodeError(CodecError):
-    """Raised when an event has no faithful form as JSON, or is too large; nothing was sent."""
+    """Raised when a value of an event has no exact form in JSON, or the event is too large; nothing was sent."""
 
     def __init__(self, event_name: str, path: str, why: str):
         self.event_name = event_name

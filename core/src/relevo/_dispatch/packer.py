@@ -129,7 +129,7 @@ class Packer:
             made_id: Takes the event's content, returns its id, unless the event has one; by default a new id.
 
         Raises:
-            EncodeError: It, or what goes with it, has no faithful form.
+            EncodeError: A value of the event or its context has no exact form in JSON, or an option is invalid.
 
             SubjectError: Its subject is of no registered type.
 
