@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
@@ -223,7 +224,6 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: The configuration is invalid; it reports all problems at once.
         """
-        import os  # noqa: PLC0415 - App(…) does not need it
         from pathlib import Path  # noqa: PLC0415 - as above
 
         from relevo._config.opening import drafted  # noqa: PLC0415 - as above

@@ -29,7 +29,7 @@ class Flag:
 
     def text_of(self, value: object) -> str:
         """Return *value* as it is written on the command line."""
-        return f"{value:.15g}s" if self.kind == "duration" else str(value)
+        return f"{value:.9f}".rstrip("0").rstrip(".") + "s" if self.kind == "duration" else str(value)
 
 
 def _set_by(name: str, help: str, **more: Any) -> Mapping[str, Flag]:  # noqa: A002 - the word for it
