@@ -11,7 +11,7 @@ import msgspec
 from relevo._clock import Clock, Duration, Moment, moment, seconds
 from relevo._event.codec import Content, checked_source, content_of, encoded, subject_of
 from relevo._event.context import Ambient, ambient
-from relevo._event.event import Event, declared, name_of
+from relevo._event.event import Event, declared
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory
@@ -138,9 +138,13 @@ class Packer:
         content = content_of(event)
         now = self._clock.now()
         conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
-        subject = subject_of(event)
+        if isinstance(event, Event):
+            subject, event_id = event.subject, None if event.id is None else _valid_id(event, event.id)
+        else:
+            subject, event_id = subject_of(event), None
         about = None if subject is None else self._subjects.named(subject)
-        event_id = _own_id(event) or (made_id(_identifying(content, about)) if made_id else self._ids(now))
+        if event_id is None:
+            event_id = made_id(_identifying(content, about)) if made_id else self._ids(now)
         around = surroundings(event, self._hooks)
         # A subject without an id is named at the commit; everything else is validated now.
         pending = subject is not None and about is None
@@ -215,10 +219,9 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
         raise EncodeError(event_name, "ordering_key", "expected 1 to 255 printable characters")
 
 
-def _own_id(event: object) -> str | None:
-    wanted = event.id if isinstance(event, Event) else None
-    if wanted is not None and not _is_line(wanted):
-        raise EncodeError(name_of(event), "id", "expected 1 to 255 printable characters")
+def _valid_id(event: Event, wanted: str) -> str:
+    if not _is_line(wanted):
+        raise EncodeError(event.name, "id", "expected 1 to 255 printable characters")
     return wanted
 
 

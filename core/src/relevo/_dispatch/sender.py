@@ -144,9 +144,9 @@ class Sender:
         made_id: Callable[[bytes], str] | None = None,
     ) -> ReadyEvent:
         """Validate *event* and its *options*, and return it ready to be sent."""
-        name = name_of(event)
+        name = event.name if isinstance(event, Event) else name_of(event)
         routing = self._routings.get(name) or self._routing(name)
-        if type(event) is not Event and not isinstance(event, Event):
+        if not isinstance(event, Event):
             self._refuse_other_class(name, event)
         listeners: Sequence[Listener] = ()
         if routing.is_now:
