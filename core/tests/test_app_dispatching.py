@@ -245,3 +245,36 @@ def test_a_session_that_nothing_can_join_is_refused_with_the_way_out(make: Make)
 def test_a_session_that_is_none_is_refused(make: Make) -> None:
     with pytest.raises(SessionError, match="cannot be joined"):
         make().dispatch(Event("a.b"), session=object())
+
+
+@pytest.mark.parametrize("delay", [None, "", [], (), False, {}])
+def test_a_delay_that_is_not_a_duration_is_refused_even_if_it_is_false(make: Make, delay: Any) -> None:
+    app = make()
+
+    with pytest.raises(ConfigurationError, match="the delay of a dispatch cannot be"):
+        app.dispatch(Event("a.b"), delay=delay)
+
+    assert waiting(app) == 0
+
+
+def test_the_parts_of_an_application_cannot_be_assigned(make: Make) -> None:
+    app: Any = make()
+
+    with pytest.raises(AttributeError, match=r"App.clock is read-only; pass clock= to App\(…\)"):
+        app.clock = FakeClock()
+
+
+@pytest.mark.parametrize("route", ["now", ["now", "main"]])
+def test_a_subject_without_an_id_is_found_before_a_listener_is_called_in_a_test_too(make: Make, route: Any) -> None:
+    class Row:
+        id = None
+
+    rows = SubjectType(type="row", cls=Row, name=lambda row: row.id, load=lambda _: None)
+    heard: list[object] = []
+    app = make(routes={"*": route}, subjects=[rows])
+    app.add_listener("a.b", heard.append, queue="now")
+
+    with app.testing(), pytest.raises(SubjectError, match='of type "row" has no id yet'):
+        app.dispatch(Event("a.b", subject=Row()))
+
+    assert heard == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from pathlib import Path
 from typing import assert_type
@@ -286,3 +287,19 @@ def test_a_module_is_taken_out_as_it_was_put_in(make: Make, tmp_path: Path, monk
     assert [each.id for each in app.listeners] == ["stays"]
     with pytest.raises(ConfigurationError, match='no module "leavin"'):
         app.unlisten("leavin")
+
+
+def test_a_module_that_asks_for_the_listeners_while_it_is_imported_hides_none(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asking.py").write_text(
+        "import relevo\nfrom application_of_asking import app\n\n@relevo.listener('a.b')\ndef one(event): ...\n\n"
+        "app.listeners\n\n@relevo.listener('a.b')\ndef two(event): ...\n"
+    )
+    (tmp_path / "asked_later.py").write_text("import relevo\n\n@relevo.listener('a.b')\ndef three(event): ...\n")
+    (tmp_path / "application_of_asking.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = make("asking", "asked_later")
+    vars(importlib.import_module("application_of_asking"))["app"] = app
+
+    assert [each.id for each in app.listeners] == ["asking:one", "asking:two", "asked_later:three"]

@@ -68,6 +68,21 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
         "status",
         "relevo.toml:2: transports.main: the variable NO_SUCH_VARIABLE is not set; set it, or write ",
     ),
+    "a variable that is not set, for all of a plugin": (
+        '[transports]\nmain = "memory://"\n[plugins]\nmail = "${NO_SUCH_VARIABLE}"',
+        "status",
+        "relevo.toml:4: plugins.mail: the variable NO_SUCH_VARIABLE is not set; set it, or write ",
+    ),
+    "a folder without a name": (
+        'lock = ""\n[transports]\nmain = "memory://"',
+        "status",
+        "relevo.toml:1: lock: expected a path; got empty text",
+    ),
+    "a number that is not whole": (
+        'concurrency = "2.0"\n[transports]\nmain = "memory://"',
+        "status",
+        "relevo.toml:1: concurrency is a whole number from 1 to 1000, not '2.0'",
+    ),
     "a password out of an example": (
         '[transports]\nmain = "amqp://guest:guest@broker.example/"',
         "status",

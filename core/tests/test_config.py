@@ -316,7 +316,7 @@ def test_a_variable_that_is_not_understood_is_told(
         ("setup = 'Auto'", 'setup: expected "auto" or "explicit"; got \'Auto\''),
         ("setup = true", 'setup: expected "auto" or "explicit"; got True'),
         ("lock = 3", "lock: expected text; got a whole number"),
-        ("deploy = ''", "deploy: expected text"),
+        ("deploy = ''", "deploy: expected a path; got empty text"),
         ("patience = 'soon'", "patience cannot be 'soon'; write seconds"),
         ("patience = -1", "patience cannot be -1"),
         ("patience = nan", "patience cannot be nan"),

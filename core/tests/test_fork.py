@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from relevo.backend import ForkLock
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 LISTENERS = """
@@ -210,3 +212,14 @@ with lock:
 """
 
     assert run(tmp_path, OBJECTS + program) == ["0"]
+
+
+def test_a_lock_starts_again_after_a_fork_that_was_seen_and_one_that_was_not() -> None:
+    lock = ForkLock()
+    lock.before_fork()
+    lock.after_fork_in_parent()
+
+    lock.after_fork_in_child()
+
+    with lock:
+        pass

@@ -198,3 +198,27 @@ def test_one_objection_is_enough() -> None:
             return "deploy"
 
     assert Hooks([_Mute(), _Objecting(), _Mute()]).objection() == "deploy"
+
+
+def test_a_plugin_that_comes_while_the_implementations_are_looked_up_is_called_from_the_next_use_on() -> None:
+    calls: list[str] = []
+
+    class Late:
+        @hookimpl
+        def relevo_around_send(self) -> None:
+            calls.append("late")
+
+    class Interrupted(Hooks):
+        def _resolved(self, name: str) -> tuple[Any, ...]:
+            found = super()._resolved(name)
+            if not calls:
+                calls.append("looked up")
+                self.add(Late())
+            return found
+
+    hooks = Interrupted()
+
+    before = hooks.observers("relevo_around_send")
+    after = hooks.observers("relevo_around_send")
+
+    assert (len(before), len(after)) == (0, 1)

@@ -780,7 +780,7 @@ def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
     delivery = delivery_of(name, json.dumps(body).encode())
     printed = Failure(listener=listener, error=error, output=value)
     incidents = [
-        failed(delivery, failure_of(listener, caught(ValueError(error))), at=0.0),
+        failed(delivery, failure_of(listener, caught(ValueError(error))), "test_mail.py:fail", at=0.0),
         *deaths(delivery, DeadLetter(reason=listener, error=error), at=0.0),
         *deaths(delivery, DeadLetter(reason=value, failures=(printed,)), at=0.0),
         loss(delivery, error, at=0.0),
@@ -868,7 +868,7 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 
     with pytest.raises(ValueError, match="bottom") as found:
         deep(60)
-    incident = failed(delivery_of(), failure_of("deep", found.value), at=0.0)
+    incident = failed(delivery_of(), failure_of("deep", found.value), frame_of(found.value), at=0.0)
     mail = composed([Item(key=incident.key, entry=Entry("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0)
 
     text = body_of(mail)
@@ -879,16 +879,27 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 def test_the_same_fault_has_one_fingerprint_however_it_is_told() -> None:
     error = caught(ValueError("one"))
     other = caught(ValueError("two"))
-    incident = failed(delivery_of(), failure_of("make", error), at=0.0)
+    incident = failed(delivery_of(), failure_of("make", error), frame_of(error), at=0.0)
     died = attrs.evolve(failure_of("make", caught(ValueError("three"))), attempt=2, reason="gave-up")
     (death,) = deaths(delivery_of("image.rated"), DeadLetter(reason="gave-up", failures=(died,)), at=0.0)
 
     assert frame_of(error) == frame_in(incident.trace) == "test_mail.py:fail"
-    assert key_of_failure("make", other) == incident.key
+    assert key_of_failure(failure_of("make", other), frame_of(other)) == incident.key
     assert death.fingerprint == incident.fingerprint
     assert (death.listener, death.runs, death.error) == ("make", 2, "ValueError: three")
-    assert key_of_failure("rate", error) != incident.key
-    assert key_of_failure("make", caught(KeyError("one"))) != incident.key
+    assert key_of_failure(failure_of("rate", error), frame_of(error)) != incident.key
+    key_error = caught(KeyError("one"))
+    assert key_of_failure(failure_of("make", key_error), frame_of(key_error)) != incident.key
+
+
+def test_a_failure_has_the_frame_of_its_exception_whatever_its_text_says() -> None:
+    error = caught(ValueError('no\n  File "/srv/x.sql", line 3, in query'))
+    failure = failure_of("make", error)
+
+    incident = failed(delivery_of(), failure, frame_of(error), at=0.0)
+
+    assert incident.frame == "test_mail.py:fail"
+    assert incident.key == key_of_failure(failure, frame_of(error))
 
 
 def test_the_frame_is_the_innermost_that_is_the_applications() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_one_exception_can_be_given_up_on_by_itself() -> None:
 def test_a_policy_that_cannot_be_is_refused_where_it_is_written(fault: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=r"Retry|retry delay"):
         Retry(**fault)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [Decimal(1), Fraction(1), 1, type("Real", (float,), {})(1)])
+def test_a_number_of_any_class_will_do_for_the_factor_and_the_jitter(number: Any) -> None:
+    policy = Retry(factor=number, jitter=number)
+
+    assert policy == Retry(factor=1.0, jitter=1.0)
 
 
 @event("image.resized", retry=Retry(2))

@@ -61,6 +61,7 @@ class ForkLock(ForkAware):
     def after_fork_in_parent(self) -> None:
         """Let other threads take the lock again."""
         if self._is_halted:
+            self._is_halted = False
             self._lock.release()
 
     def after_fork_in_child(self) -> None:

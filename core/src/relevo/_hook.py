@@ -131,8 +131,7 @@ class Hooks:
 
     def _forget(self) -> None:
         """Have the implementations looked up again at their next use."""
-        self._observers: dict[str, tuple[Observer, ...]] = {}
-        self._enriches: bool | None = None
+        self._found: dict[str, tuple[Callable[..., Any], ...]] = {}
 
     def observers(self, name: str) -> tuple[Observer, ...]:
         """
@@ -141,9 +140,10 @@ class Hooks:
         Raises:
             PluginError: An implementation is a pluggy wrapper; an observer returns a context manager instead.
         """
-        known = self._observers.get(name)
+        cache = self._found  # a plugin that comes meanwhile replaces it, so that no outdated entry stays
+        known = cache.get(name)
         if known is None:
-            known = self._observers[name] = self._resolved(name)
+            known = cache[name] = self._resolved(name)
         return known
 
     def _resolved(self, name: str) -> tuple[Observer, ...]:
@@ -156,9 +156,12 @@ class Hooks:
 
     def enrichment(self, event: object) -> Mapping[str, Any]:
         """Return the values that plugins add to the context of *event*; the plugin registered first wins."""
-        if self._enriches is None:  # cached, since every dispatch calls this
-            self._enriches = bool(self._manager.hook.relevo_enrich.get_hookimpls())
-        if not self._enriches:
+        cache = self._found
+        known = cache.get("relevo_enrich")  # cached, since every dispatch calls this
+        if known is None:
+            found = self._manager.hook.relevo_enrich.get_hookimpls()
+            known = cache["relevo_enrich"] = tuple(each.function for each in found)
+        if not known:
             return _NOTHING
         context: dict[str, Any] = {}
         for part in self._manager.hook.relevo_enrich(event=event):

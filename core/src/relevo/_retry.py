@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from math import isfinite
+from math import isfinite, nan
 from types import MappingProxyType
 from typing import Any
 
@@ -36,16 +36,23 @@ def _cap(value: Duration) -> float:
     return seconds(value, what="Retry.cap")
 
 
-def _factor(value: float) -> float:
-    if type(value) not in (int, float) or not isfinite(value) or value < 1:
+def _factor(value: object) -> float:
+    number = _number(value)
+    if not isfinite(number) or number < 1:
         raise ConfigurationError(f"Retry.factor: expected a number from 1; got {shown(value)}")
-    return value
+    return number
 
 
-def _jitter(value: float) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
+def _jitter(value: object) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
         raise ConfigurationError(f"Retry.jitter: expected a number from 0 to 1; got {shown(value)}")
-    return value
+    return number
+
+
+def _number(value: Any) -> float:
+    """Return *value* as a float; NaN if it is not a number, be it one of Python's own classes or of another library."""
+    return float(value) if hasattr(value, "__float__") and not isinstance(value, bool) else nan
 
 
 def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> tuple[type[BaseException], ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 import attrs
 
@@ -64,6 +64,7 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 _NO_OPTIONS: DispatchOptions = {}
+_NO_OTHERS = (None, "normal", None, None)
 
 
 class _Part(Generic[P]):
@@ -72,9 +73,20 @@ class _Part(Generic[P]):
     def __set_name__(self, _: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, app: App, _: type) -> P:
+    @overload
+    def __get__(self, app: None, _: type) -> Self: ...
+
+    @overload
+    def __get__(self, app: App, _: type) -> P: ...
+
+    def __get__(self, app: App | None, _: type) -> P | Self:
+        if app is None:
+            return self
         part: P = getattr(app.parts, self._name)
         return part
+
+    def __set__(self, app: App, value: object) -> None:
+        raise AttributeError(f"App.{self._name} is read-only; pass {self._name}= to App(…)")
 
 
 class App(Dispatcher):
@@ -354,7 +366,8 @@ class App(Dispatcher):
             ConfigurationError: An option is not supported by the transports.
         """
         options = _NO_OPTIONS
-        if delay or at is not None or urgency != "normal" or ordering_key is not None or expires is not None:
+        others = (at, urgency, ordering_key, expires)
+        if others != _NO_OTHERS or type(delay) is not float or delay:
             options = DispatchOptions(delay=delay, at=at, urgency=urgency, ordering_key=ordering_key, expires=expires)
         return self._assembly.sender.dispatch((event,), options, session)[0]
 

@@ -24,6 +24,7 @@ class Registry:
         """The listeners of the modules that have been imported so far."""
         self._unloaded = list(listeners)
         self._loading = ForkLock(patience=_FORKING)
+        self._is_loading = False
 
     @property
     def table(self) -> ListenerTable:
@@ -32,9 +33,15 @@ class Registry:
             from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
             with self._loading:
-                while self._unloaded:
-                    self.known.extend(marked_in(self._unloaded[0]))
-                    del self._unloaded[0]
+                if self._is_loading:  # a module that is imported right now asks; it has those before it
+                    return self.known
+                self._is_loading = True
+                try:
+                    while self._unloaded:
+                        self.known.extend(marked_in(self._unloaded[0]))
+                        del self._unloaded[0]
+                finally:
+                    self._is_loading = False
         return self.known
 
     def add(self, things: Iterable[object]) -> None:

@@ -155,9 +155,12 @@ class TableReader:
         where = dotted(keys)
         before = len(self._problems)
         table = as_table(cls, given)
+        values: dict[str, Any] = {}
+        is_table = False  # nor may it be a problem yet: an earlier one at these keys stands for all
         with self._problems.at(*keys):
             values = self.values(cls, table_of(where, table, "{}"), keys, is_bare=table is not given)
-        if len(self._problems) > before:
+            is_table = True
+        if not is_table or len(self._problems) > before:
             return None
         if any(field.name == "directory" for field in attrs.fields(cls)):
             values["directory"] = self._directory
@@ -238,8 +241,10 @@ class TableReader:
         """Return the value of a type that msgspec does not know."""
         if isinstance(given, str) and kind is Secret:
             return Secret(given)
-        if isinstance(given, str) and given and issubclass(kind, Path):
-            return self._directory / given
+        if isinstance(given, str) and issubclass(kind, Path):
+            if given:
+                return self._directory / given
+            raise TypeError("Expected a path, got empty text")
         raise TypeError(f"Expected `str`, got `{type(given).__name__}`")
 
 
@@ -277,7 +282,7 @@ def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationEr
 def _number(text: str, kinds: tuple[Any, ...]) -> Any:
     """Return the number that *text* is if one of *kinds* is a number; the environment has only text."""
     for kind in kinds:
-        if kind in (int, float):
+        if kind is float or (kind is int and text.lstrip("-").isdecimal()):
             try:
                 return msgspec.convert(text, kind, strict=False)
             except msgspec.ValidationError:

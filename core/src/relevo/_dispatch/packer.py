@@ -178,20 +178,29 @@ class Packer:
 
     def _named_body(self, packed: PackedEvent) -> bytes:
         """Return the body of *packed* with the name of its subject, which has an id by now."""
-        found = self._subjects.named(packed.subject)
-        if found is None:
-            raise SubjectError(
-                f'the subject of type "{self._subjects.of(packed.subject).type}" has no id yet, or its row was rolled '
-                f"back; flush it first, or dispatch with session= of the session that it was added to"
-            )
         return encoded(
             packed.content,
             event_id=packed.id,
             source=self._source,
             now=packed.now,
-            subject=found,
+            subject=self.name(packed.subject),
             around=packed.around,
         )
+
+    def name(self, subject: object) -> Subject:
+        """
+        Return the name of *subject*.
+
+        Raises:
+            SubjectError: It has no id yet, or is of no registered type.
+        """
+        found = self._subjects.named(subject)
+        if found is None:
+            raise SubjectError(
+                f'the subject of type "{self._subjects.of(subject).type}" has no id yet, or its row was rolled '
+                f"back; flush it first, or dispatch with session= of the session that it was added to"
+            )
+        return found
 
 
 def surroundings(event: object, hooks: Hooks) -> Ambient:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relevo._dispatch.sender import Gathering, ReadyEvent, Sender
+from relevo._event.codec import subject_of
 from relevo._listener.call import DispatchOptions
 from relevo.testing._record import Record
 
@@ -33,6 +34,10 @@ class RecordingSender(Sender):
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
         self._record.add_dispatched(ready.event, ready.dispatched)
+        if ready.listeners and ready.packed is None and gathering.session is None:
+            subject = subject_of(ready.event)
+            if subject is not None:
+                self.packer.name(subject)
         super().call(ready, gathering)
 
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:

@@ -14,7 +14,6 @@ import attrs
 
 from relevo._transport.delivery import DeadLetter, Delivery, Failure
 from relevo._transport.envelope import Envelope
-from relevo._worker.decision import kind_of
 
 _FRAME = re.compile(r'^ +File "(.+?)", line \d+, in (.+)$', re.MULTILINE)
 _BEGIN = "Traceback (most recent call last):"
@@ -93,9 +92,9 @@ def deaths(delivery: Delivery, outcome: DeadLetter, *, at: float) -> list[Incide
     return [_incident("dead", delivery, each, at=at) for each in failures]
 
 
-def failed(delivery: Delivery, failure: Failure, *, at: float) -> Incident:
-    """Return the *failure* of a listener that is run again."""
-    return _incident("failed", delivery, failure, at=at)
+def failed(delivery: Delivery, failure: Failure, frame: str, *, at: float) -> Incident:
+    """Return the *failure* of a listener that is run again; its exception was raised in *frame*."""
+    return attrs.evolve(_incident("failed", delivery, failure, at=at), frame=frame)
 
 
 def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Failure, *, at: float) -> Incident:
@@ -124,9 +123,9 @@ def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
     return Incident(kind="lost", delivery=delivery, at=at, error=error or "a process died while it held the event")
 
 
-def key_of_failure(listener_id: str, error: BaseException) -> str:
-    """Return the key of what :func:`failed` returns, in a fraction of its time."""
-    return f"failed {fingerprint(kind_of(error), listener_id, frame_of(error))}"
+def key_of_failure(failure: Failure, frame: str) -> str:
+    """Return the key of the incident that :func:`failed` returns, in a fraction of its time."""
+    return f"failed {fingerprint(failure.kind, failure.listener, frame)}"
 
 
 def frame_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from relevo._transport.delivery import Ack, DeadLetter, Delivery, Failure, Lost,
 from relevo._transport.envelope import Envelope
 from relevo.errors import RetryLater
 from relevo.ext.mail._book import Shelf
-from relevo.ext.mail._incident import deaths, failed, key_of_failure, loss
+from relevo.ext.mail._incident import deaths, failed, frame_of, key_of_failure, loss
 from relevo.ext.mail._options import MailOptions
 from relevo.ext.mail._post import Post
 
@@ -91,8 +91,9 @@ class Mail:
         """Tell of a failure, if asked; the last one is told as a dead letter."""
         if not self._options.failures or failure.due is None or isinstance(error, RetryLater):
             return
-        key = key_of_failure(failure.listener, error)
-        self._post.put(key, lambda: failed(delivery, failure, at=self._clock.now()))
+        frame = frame_of(error)
+        key = key_of_failure(failure, frame)
+        self._post.put(key, lambda: failed(delivery, failure, frame, at=self._clock.now()))
 
     @hookimpl
     @contextmanager
