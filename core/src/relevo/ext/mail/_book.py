@@ -20,14 +20,14 @@ HOUR = 3600.0
 MAX_ENTRIES = 200
 MAX_LOST_LEASES = 1000
 OTHERS = "others"
-"""The entry of what came when there were too many different ones already."""
+"""The key of the entry for all failures that come when there are too many different ones."""
 
 _MAX_FILE = 4 * 1024 * 1024
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Entry(msgspec.Struct):
-    """Like failures."""
+    """Failures of one kind."""
 
     what: str
     """In one line."""
@@ -35,25 +35,25 @@ class Entry(msgspec.Struct):
     since: float
     last: float
     count: int = 0
-    """Since they were told last."""
+    """The number since the last mail about them."""
 
-    told: float | None = None
-    """When they were told last."""
+    mailed: float | None = msgspec.field(default=None, name="told")
+    """The time of the last mail about them."""
 
     witness: int | None = None
-    """The process that knows more of them, and tells them itself while it lives."""
+    """The process that knows the details, and mails them itself while it is alive."""
 
 
 class Book(msgspec.Struct):
-    """What is to be told, and what was."""
+    """The failures that wait for a mail, and the mails that were sent."""
 
     entries: dict[str, Entry] = {}
     sent: list[float] = []
     lost_leases: dict[str, int] = {}
-    """By event, how many of its lost leases are known."""
+    """The number of known lost leases, by event."""
 
     def note(self, key: str, what: str, count: int, *, since: float, last: float, witness: int | None = None) -> None:
-        """Note that it happened *count* times; *witness* is the process that tells it while it lives."""
+        """Note that a failure happened *count* times; *witness* is the process that mails it while it is alive."""
         if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
             self._forget_one()
         if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
@@ -70,7 +70,7 @@ class Book(msgspec.Struct):
             mine.what = what
 
     def is_news(self, event_id: str, lost_leases: int) -> bool:
-        """Return whether that many lost leases of an event were not known, and note them."""
+        """Return whether an event has more lost leases than were known, and note them."""
         if lost_leases <= self.lost_leases.get(event_id, 0):
             return False
         self.lost_leases.pop(event_id, None)
@@ -80,52 +80,52 @@ class Book(msgspec.Struct):
         return True
 
     def claim(self, now: float, *, every: float, most: int) -> dict[str, Entry]:
-        """Return what is to be told now, in one mail, and note that it was; nothing if there were enough mails."""
+        """Return what to mail now, in one mail, and note it as mailed; nothing if the limit of mails is reached."""
         if self._room(now, most) > 0.0:
             return {}
         ripe = {key: each for key, each in self.entries.items() if self._left(each, now, every) == 0.0}
-        ripe = {key: each for key, each in ripe.items() if not _is_told_by_another(each)}
+        ripe = {key: each for key, each in ripe.items() if not _is_mailed_by_another(each)}
         claimed = {key: msgspec.structs.replace(each) for key, each in ripe.items()}
         for each in ripe.values():
-            each.count, each.told, each.witness = 0, now, None
+            each.count, each.mailed, each.witness = 0, now, None
         if claimed:
             self.sent.append(now)
         return dict(sorted(claimed.items(), key=lambda item: item[1].since))
 
     def give_back(self, claimed: Mapping[str, Entry], at: float) -> None:
-        """Note that what was *claimed* at that time could not be told."""
+        """Note that what was *claimed* at that time could not be mailed."""
         for key, each in claimed.items():
             self.note(key, each.what, each.count, since=each.since, last=each.last)
             mine = self.entries.get(key)
             if mine is not None:
-                mine.since, mine.told = each.since, each.told
+                mine.since, mine.mailed = each.since, each.mailed
         if at in self.sent:
             self.sent.remove(at)
 
     def wait(self, now: float, *, every: float, most: int) -> float | None:
-        """Return for how many seconds there is nothing to tell; ``None`` if nothing waits at all."""
+        """Return the seconds until the next mail may be sent; ``None`` if nothing waits for one."""
         waits = [left for each in self.entries.values() if (left := self._left(each, now, every)) is not None]
         return max(min(waits), self._room(now, most)) if waits else None
 
     def _left(self, entry: Entry, now: float, every: float) -> float | None:
-        """Return the seconds until *entry* may be told; a clock that was put back does not make it wait for long."""
+        """Return the seconds until *entry* may be mailed; if the clock was set back, it may be mailed now."""
         if not entry.count:
             return None
-        return 0.0 if entry.told is None or entry.told > now else max(0.0, entry.told + every - now)
+        return 0.0 if entry.mailed is None or entry.mailed > now else max(0.0, entry.mailed + every - now)
 
     def _room(self, now: float, most: int) -> float:
-        """Return the seconds until a further mail may be sent."""
+        """Return the seconds until the limit of mails allows another one."""
         self.sent = sorted(each for each in self.sent if now - HOUR < each <= now)
         return 0.0 if len(self.sent) < most else self.sent[-most] + HOUR - now
 
     def _forget_one(self) -> None:
-        """Make room by what was told longest ago and did not happen again."""
+        """Drop the entry that was mailed longest ago and did not happen again."""
         over = [key for key, each in self.entries.items() if not each.count and key != OTHERS]
         if over:
-            self.entries.pop(min(over, key=lambda key: self.entries[key].told or 0.0))
+            self.entries.pop(min(over, key=lambda key: self.entries[key].mailed or 0.0))
 
 
-def _is_told_by_another(entry: Entry) -> bool:
+def _is_mailed_by_another(entry: Entry) -> bool:
     if entry.witness is None or entry.witness == os.getpid():
         return False
     try:
@@ -137,10 +137,10 @@ def _is_told_by_another(entry: Entry) -> bool:
 
 class Shelf:
     """
-    Where the book is: in a file, under a lock of the kernel, or in memory if there can be none.
+    The place of the book: a file under a lock of the kernel, or memory if the file cannot be used.
 
     Args:
-        path: Finds the file, when it is needed first.
+        path: Returns the path of the file; called when it is first needed.
     """
 
     def __init__(self, path: Callable[[], Path]):
@@ -150,12 +150,12 @@ class Shelf:
 
     @contextmanager
     def opened(self) -> Iterator[Book]:
-        """Have the book alone while the block runs; then it is kept."""
+        """Open the book exclusively for the block, then store it."""
         try:
             file = self._opened()
         except (OSError, ConfigurationError) as error:
             if self._own is None:
-                _log.warning("what was mailed cannot be kept, so each process counts for itself: %s", error)
+                _log.warning("the record of sent mails cannot be stored, so each process counts its own: %s", error)
                 self._own = Book()
             yield self._own
             return
@@ -170,14 +170,14 @@ class Shelf:
 
     def _opened(self) -> int:
         if self._own is not None:
-            raise ConfigurationError("it could not be kept before")
+            raise ConfigurationError("it could not be stored before")
         if self._path is None:
             self._path = self._find()
         return os.open(self._path, _OPEN, 0o600)
 
 
 def _read(file: int) -> Book:
-    """Return the book in *file*; what a process left half written when it was killed is begun again."""
+    """Return the book in *file*; an empty one if a process was killed while it wrote the file."""
     try:
         return msgspec.json.decode(os.pread(file, _MAX_FILE, 0) or b"{}", type=Book)
     except (msgspec.DecodeError, RecursionError):

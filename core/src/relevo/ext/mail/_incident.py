@@ -32,7 +32,7 @@ class Incident:
     """Seconds since the epoch."""
 
     listener: str = ""
-    """Its id; empty if it is not the fault of one, or not known of which."""
+    """Its id; empty if no listener is the cause, or it is not known which one."""
 
     exception: str = ""
     """The name of its class, if one was raised."""
@@ -41,10 +41,10 @@ class Incident:
     """In one line."""
 
     frame: str = ""
-    """Where it was raised: the innermost file and function that are neither Python's nor installed."""
+    """Where it was raised: the innermost file and function that are neither Python's nor of an installed package."""
 
     detail: str = ""
-    """The further lines of the error, if there are any."""
+    """The other lines of the error, if there are any."""
 
     trace: str = ""
     output: str = ""
@@ -59,7 +59,7 @@ class Incident:
 
     @property
     def event(self) -> str:
-        """The name of the event, as somebody sent it."""
+        """The name of the event, as it was sent."""
         envelope = self.delivery.envelope
         return envelope.name if isinstance(envelope, Envelope) else "unreadable"
 
@@ -71,23 +71,23 @@ class Incident:
 
     @property
     def fingerprint(self) -> str:
-        """What like failures share, of whatever event, process or release."""
+        """The identity of failures of one kind, across events, processes and releases."""
         return fingerprint(self.exception or self.reason or self.kind, self.listener or self.event, self.frame)
 
     @property
     def key(self) -> str:
-        """What is counted together: like failures that mean the same for the event."""
+        """The identity of what is counted together: failures of one kind with the same result for the event."""
         return f"{self.kind} {self.fingerprint}"
 
 
 def fingerprint(kind: str, who: str, frame: str) -> str:
-    """Return what tells failures apart: their kind, such as the exception, the listener, and the *frame*."""
+    """Return a hash of what distinguishes failures: their kind, such as an exception, the listener, and the *frame*."""
     text = f"{kind}\0{who}\0{frame}"
     return sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def deaths(delivery: Delivery, outcome: DeadLetter, *, at: float) -> list[Incident]:
-    """Return what killed *delivery*: one for each listener that failed, or one for what keeps all from running."""
+    """Return why *delivery* is dead: one incident for each dead listener, or one for what keeps all from running."""
     failures = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
     return [_incident("dead", delivery, each, at=at) for each in failures]
 
@@ -119,7 +119,7 @@ def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Fail
 
 
 def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
-    """Return that a process died while it held *delivery*; *error* says how, if somebody watched."""
+    """Return the incident of a process that died while it held *delivery*; *error* says how, if that is known."""
     return Incident(kind="lost", delivery=delivery, at=at, error=error or "a process died while it held the event")
 
 
@@ -135,17 +135,17 @@ def frame_of(error: BaseException) -> str:
 
 
 def frame_in(trace: str) -> str:
-    """Return the same, of what the traceback says in words."""
+    """Return the same as :func:`frame_of`, from the text of a traceback."""
     return _innermost([(match[1], match[2]) for match in _FRAME.finditer(trace.rpartition(_BEGIN)[2])])
 
 
 def without_machinery(trace: str) -> str:
-    """Return the traceback *trace* without the lines that tell how relevo called the listener."""
+    """Return the traceback *trace* without the frames in which relevo called the listener."""
     return _MACHINERY.sub("", trace)
 
 
 def _innermost(frames: Sequence[tuple[str, str]]) -> str:
-    """Return the last of *frames* that is the application's; only the file's name, since a release may be elsewhere."""
+    """Return the last of *frames* that is the application's; only the file's name, since releases differ in folders."""
     own = [each for each in frames if _is_own(each[0])] or frames
     return f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
 

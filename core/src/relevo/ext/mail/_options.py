@@ -22,7 +22,7 @@ _PORTS = {"smtp": 25, "smtps": 465}
 
 @attrs.frozen(kw_only=True)
 class Server:
-    """A mail server, and how it is spoken to."""
+    """A mail server, and how to connect to it."""
 
     host: str
     port: int
@@ -32,7 +32,7 @@ class Server:
     """The connection is encrypted from its start."""
 
     starttls: bool
-    """It is encrypted before anything else is said."""
+    """The connection is encrypted before anything else is sent."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -41,19 +41,19 @@ class Server:
 def _addresses(value: str | Sequence[str]) -> tuple[str, ...]:
     texts = value.split(",") if isinstance(value, str) else list(value)
     if not texts:
-        raise ConfigurationError("to: there is no address")
+        raise ConfigurationError("to: expected at least one mail address; got none; write one such as dev@example.org")
     return tuple(_address("to", text.strip()) for text in texts)
 
 
 def _address(what: str, text: str) -> str:
-    """Return *text* if it is one address that every server takes, with a name before it or not."""
+    """Return *text* if it is one address that every server accepts; a name may precede it."""
     bare = parseaddr(text)[1]
     if not text.isascii() or not text.isprintable() or not re.fullmatch(r"[^@\s,<>]+@[^@\s,<>]+", bare):
-        raise ConfigurationError(f"{what}: {shown(text)} is no mail address; write one such as dev@example.org")
+        raise ConfigurationError(f"{what}: expected a mail address such as dev@example.org; got {shown(text)}")
     try:
         Address(addr_spec=bare)
     except (ValueError, MessageError) as error:
-        raise ConfigurationError(f"{what}: {shown(text)} is no mail address: {error}") from error
+        raise ConfigurationError(f"{what}: expected a mail address; got {shown(text)}: {error}") from error
     return text
 
 
@@ -67,7 +67,7 @@ def _secret(value: Secret | str) -> Secret:
 
 def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
     if value <= 0:
-        raise ConfigurationError(f"{field.name}: it is more than 0, not {value:g}")
+        raise ConfigurationError(f"{field.name}: expected a number above 0; got {value:g}")
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +84,7 @@ class MailOptions:
     """
     ``smtp://user:password@host:port``, or ``smtps://…`` for a server that encrypts from the start.
 
-    The ports are 25 and 465 by default. What is special in a user or a password is percent-encoded.
+    The ports are 25 and 465 by default. Special characters in a user or a password are percent-encoded.
     """
 
     starttls: bool | None = None
@@ -95,22 +95,22 @@ class MailOptions:
     """
 
     failures: bool = False
-    """Tell every failure of a listener too, not only of those that were the last."""
+    """Mail every failure of a listener, not only its last one."""
 
     arguments: bool = True
-    """Show the arguments of events, cut short, and what looks like a secret masked."""
+    """Show the arguments of events, shortened, with values that look like secrets masked."""
 
     every: float = attrs.field(default=600.0, validator=_positive)
-    """Seconds: a failure is told at once, and like ones after it together at most so often."""
+    """Seconds between two mails about failures of one kind. The first is mailed at once, the later ones together."""
 
     most: int = attrs.field(default=12, validator=_positive)
-    """Mails in an hour, of all processes together; what comes after them waits and is told in one."""
+    """The most mails in an hour, of all processes together; later failures wait and are mailed in one."""
 
     timeout: float = attrs.field(default=10.0, validator=_positive)
     """Seconds that the server may take to answer, and that the end of a run waits for the last mail."""
 
     book: Path | None = None
-    """Where the processes of a host note what was told; by default a file in a folder of the user's own in ``/tmp``."""
+    """The file in which the processes of a host note what was mailed; by default in the user's folder in ``/tmp``."""
 
     def __attrs_post_init__(self) -> None:
         self.parsed_server()
@@ -122,10 +122,10 @@ class MailOptions:
 
     def parsed_server(self) -> Server:
         """
-        Return what the address of the server says.
+        Return the parts of the server's address.
 
         Raises:
-            ConfigurationError: It is no such address, or would show a password to whoever listens.
+            ConfigurationError: It is not such an address, or it would send a password unencrypted.
         """
         text = self.server.reveal()
         masked = masked_url(text)
@@ -133,15 +133,17 @@ class MailOptions:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigurationError(f"server: {masked} is not an address: its host or its port is invalid") from error
+            raise ConfigurationError(
+                f"server: expected smtp://host:port; got {masked}, whose host or port is invalid"
+            ) from error
         if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
-            raise ConfigurationError(f"server: write smtp://host:port or smtps://user:password@host, not {masked}")
+            raise ConfigurationError(f"server: expected smtp://host:port or smtps://user:password@host; got {masked}")
         is_near = bool(_LOOPBACK.fullmatch(host))
         smtps = parts.scheme == "smtps"
         starttls = not smtps and (not is_near if self.starttls is None else self.starttls)
         if parts.username and not (smtps or starttls or is_near):
             raise ConfigurationError(
-                f"server: {masked} would get its password in the clear; leave starttls = false out"
+                f"server: the password of {masked} would be sent unencrypted; remove starttls = false"
             )
         return Server(
             host=host,

@@ -21,16 +21,16 @@ from relevo.ext.mail._post import Post
 
 class Mail:
     """
-    Mails dead letters and the death of processes to the developers, and if asked every failure.
+    Mails dead letters and the death of processes to the developers and, as an option, every failure.
 
-    Nothing is connected to, nor is a thread begun, before there is something to tell or a worker runs.
+    It neither connects to a server nor starts a thread before something is to be mailed or a worker runs.
 
     Args:
-        options: Whom it tells, by which server, and how often.
+        options: The recipients, the server, and the limits.
 
         source: The application's name.
 
-        clock: Where the time comes from.
+        clock: The source of time.
     """
 
     Options = MailOptions
@@ -50,29 +50,29 @@ class Mail:
         return self._options.book or own_file(f"{self._source}.mail", ",".join(self._options.recipients))
 
     def flush(self) -> None:
-        """Tell what may be told now; a worker does so at its end."""
+        """Mail what may be mailed now; a worker does so at its end."""
         self._post.flush()
 
     def close(self) -> None:
         """
-        Tell what may be told now, and end the thread; what is left is told by the next one that has to tell something.
+        Mail what may be mailed now, and end the thread; a later process that mails something mails the rest.
 
-        An application that is closed does so. It may be called again, and used after it.
+        The application calls this when it is closed. It may be called again, and the plugin may be used afterwards.
         """
         self._post.close()
 
-    # --- what it looks at ----------------------------------------------------------------------------------
+    # --- hooks ---------------------------------------------------------------------------------------------
 
     @hookimpl
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
-        """Tell of a dead letter."""
+        """Mail a dead letter."""
         for each in deaths(delivery, outcome, at=self._clock.now()):
             self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]  # a default has no type in a lambda
 
     @hookimpl
     @contextmanager
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> Iterator[None]:
-        """Tell of processes that died: one that was watched at once, any other when its event is handled again."""
+        """Mail the death of processes: of a child process at once, of any other when its event is handled again."""
         yield
         for delivery, outcome in settlements:
             if isinstance(outcome, Lost):
@@ -88,7 +88,7 @@ class Mail:
 
     @hookimpl
     def relevo_listener_failed(self, delivery: Delivery, error: BaseException, failure: Failure) -> None:
-        """Tell of a failure, if asked; the last one is told as a dead letter."""
+        """Mail a failure if the option is set; the last failure is mailed as a dead letter."""
         if not self._options.failures or failure.due is None or isinstance(error, RetryLater):
             return
         frame = frame_of(error)
@@ -98,7 +98,7 @@ class Mail:
     @hookimpl
     @contextmanager
     def relevo_around_run(self, until_empty: bool) -> Iterator[None]:  # noqa: FBT001 - by name
-        """Tell at the end of a drain what happened in it, and at the end of a worker what is left."""
+        """Mail at the end of a drain what happened in it, and at the end of a worker what is left."""
         self._post.begin(hold=until_empty)
         try:
             yield
@@ -108,7 +108,7 @@ class Mail:
     @hookimpl
     @contextmanager
     def relevo_around_close(self) -> Iterator[None]:
-        """End with the application."""
+        """Close the plugin with the application."""
         try:
             yield
         finally:

@@ -27,22 +27,22 @@ from relevo.ext.mail._text import Item, Letterhead, composed, summary
 _log = getLogger("relevo.ext.mail")
 
 MAX_PILES = 100
-"""Different failures of which one is kept in memory."""
+"""The most kinds of failures of which one failure each is kept in memory."""
 
 MAX_LOST_LEASES = 1000
 _GATHER = 0.5
-"""Seconds for which what comes with the first failure is waited for."""
+"""Seconds to wait after the first failure, so that those that come with it are in the same mail."""
 
 _AGAIN_AFTER = 60.0
-"""Seconds after which a server that took no mail is tried again, and complained about again."""
+"""Seconds after which a server that took no mail is tried again, and its next failure is logged again."""
 
 _LOOK = 60.0
-"""Seconds after which the book is looked into again, which other processes write in too."""
+"""Seconds after which the book is read again, since other processes write to it too."""
 
 
 @attrs.define
 class Pile:
-    """Like failures of this process that are not in the book yet."""
+    """Failures of one kind in this process that are not in the book yet."""
 
     incident: Incident | None
     """The first of them."""
@@ -51,12 +51,12 @@ class Pile:
     last: float
     count: int = 0
     lost_leases: dict[str, int] = attrs.field(factory=dict)
-    """By event, of what may be known by another process already."""
+    """By event; another process may know them already."""
 
 
 @attrs.define(eq=False)
 class _Box:
-    """What belongs to one process; the child of a fork begins with an empty one."""
+    """The state of one process; the child of a fork begins with an empty one."""
 
     process: int = attrs.field(factory=os.getpid)
     turn: threading.Condition = attrs.field(factory=threading.Condition)
@@ -67,11 +67,11 @@ class _Box:
     holds: int = 0
     held_until: float = 0.0
     asked: int = 0
-    """How many flushes were asked for; ``answered`` is how many of these are done."""
+    """The number of requested flushes; ``answered`` is the number of those that are done."""
 
     answered: int = 0
     claimed: tuple[dict[str, Entry], float] | None = None
-    """What is being told just now."""
+    """The contents of the mail that is being sent, and when they were claimed."""
 
     failed_at: float | None = None
     is_new: bool = False
@@ -83,13 +83,13 @@ class Post:
     Collects failures, which takes no time, and mails them.
 
     Args:
-        options: What the plugin was told.
+        options: The options of the plugin.
 
         source: The application's name.
 
-        clock: Where the time of what happens comes from.
+        clock: The source of the times of failures.
 
-        shelf: Where the book is.
+        shelf: The place of the book.
     """
 
     def __init__(self, options: MailOptions, *, source: str, clock: Clock, shelf: Shelf):
@@ -106,14 +106,14 @@ class Post:
 
     def put(self, key: str, make: Callable[[], Incident], *, loss: tuple[str, int] | None = None) -> None:
         """
-        Take a failure; of those that are like it, which *key* says, only the first is made.
+        Take a failure; *make* is called only for the first one with this *key*.
 
         Args:
-            key: As its incident has it.
+            key: The key of its incident.
 
             make: Returns the incident.
 
-            loss: The event and the number of its lost leases, where another process may tell the same.
+            loss: The event and the number of its lost leases, if another process may report the same loss.
         """
         box = self._mine()
         now = self._clock.now()
@@ -133,14 +133,14 @@ class Post:
             self._start(box)
             box.turn.notify_all()
             may_end_any_moment = not box.runs and key not in self._details
-        if may_end_any_moment:  # a child that handles events: the next one may kill it, and its parent tells this then
+        if may_end_any_moment:  # a child that handles events: the next one may kill it, and its parent mails this then
             try:
                 self._note(box, witness=box.process)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the thread tries again
+            except Exception as error:  # noqa: BLE001 - any error; the thread tries again
                 self._complain(error)
 
     def begin(self, *, hold: bool) -> None:
-        """Note that a run begins; with *hold* all that it has to tell is told at its end, or after a while."""
+        """Note that a run begins; with *hold* its failures are mailed at its end, or after a while."""
         box = self._mine()
         with box.turn:
             box.runs += 1
@@ -151,7 +151,7 @@ class Post:
                 self._start(box)
 
     def end(self, *, hold: bool) -> None:
-        """Note that a run ends, and wait for its last mail, but not for long."""
+        """Note that a run ends, and wait for its last mail for a limited time."""
         box = self._mine()
         with box.turn:
             box.holds -= hold
@@ -161,7 +161,7 @@ class Post:
             box.turn.notify_all()
 
     def flush(self) -> None:
-        """Tell what may be told now; wait for the server no longer than it may take."""
+        """Mail what may be mailed now; wait for the server at most for the timeout."""
         box = self._mine()
         with box.turn:
             if box.failed_at is not None and time.monotonic() - box.failed_at < _AGAIN_AFTER:
@@ -181,7 +181,7 @@ class Post:
                     book.give_back(*claimed)
 
     def close(self) -> None:
-        """Tell what may be told now, and end the thread, after the last run; what is left stays in the book."""
+        """Mail what may be mailed now, and end the thread after the last run; what is left stays in the book."""
         box = self._mine()
         if box.thread is not None:
             try:
@@ -193,7 +193,7 @@ class Post:
 
     def _mine(self) -> _Box:
         box = self._box
-        if box.process != os.getpid():  # the thread, and whoever held the lock, stayed with the parent
+        if box.process != os.getpid():  # the thread, and any thread that held the lock, stayed in the parent
             box = self._box = _Box()
             self._details = {}
         return box
@@ -231,7 +231,7 @@ class Post:
                     continue
             try:
                 wait = self._round(box)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next failure is told all the same
+            except Exception as error:  # noqa: BLE001 - any error; the next failure is mailed nevertheless
                 self._complain(error)
                 wait = _AGAIN_AFTER
             with box.turn:
@@ -248,7 +248,7 @@ class Post:
         return box.holds > 0 and time.monotonic() < box.held_until
 
     def _round(self, box: _Box) -> float | None:
-        """Tell what may be told, in one mail; return for how long nothing more may be, ``None`` if nothing waits."""
+        """Mail what may be mailed, in one mail; return the seconds until the next one, ``None`` if nothing waits."""
         options = self._options
         self._note(box)
         is_down = box.failed_at is not None and time.monotonic() - box.failed_at < _AGAIN_AFTER
@@ -277,7 +277,7 @@ class Post:
         return None if wait is None else min(max(wait, _GATHER), _LOOK)
 
     def _note(self, box: _Box, *, witness: int | None = None) -> None:
-        """Put into the book what came meanwhile."""
+        """Add the collected failures to the book."""
         with box.turn:
             piles, box.piles = box.piles, {}
         if not piles:
@@ -311,7 +311,7 @@ class Post:
         if self._complained is None or now - self._complained >= _AGAIN_AFTER:
             self._complained = now
             _log.warning(
-                "no mail to the developers by %s: %s: %s; what failed is in the log and in the dead letters",
+                "no mail to the developers by %s: %s: %s; the failures are in the log and in the dead letters",
                 self._server,
                 type(error).__name__,
                 " ".join(str(error).split()),
@@ -323,7 +323,7 @@ def deliver(server: Server, mail: EmailMessage, letterhead: Letterhead, *, timeo
     Hand *mail* to *server*.
 
     Raises:
-        OSError: It cannot be reached, is not who it should be, or does not take the mail.
+        OSError: It cannot be reached, has an invalid certificate, or does not take the mail.
     """
     host = socket.gethostname()
     if server.smtps:
@@ -342,6 +342,6 @@ def deliver(server: Server, mail: EmailMessage, letterhead: Letterhead, *, timeo
         if refused:
             _log.warning("%s takes no mail for %s", server, ", ".join(refused))
     finally:
-        with suppress(OSError, smtplib.SMTPException):  # it has the mail already, or never
+        with suppress(OSError, smtplib.SMTPException):  # the mail is sent already, or failed
             smtp.quit()
         smtp.close()

@@ -1,4 +1,4 @@
-"""The text of a mail: plain, narrow enough for a telephone, with headers that nobody can inject."""
+"""The text of a mail: plain, narrow enough for a telephone, with headers that are safe from injection."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _CALLED = r"passw|passphrase|pwd|secret|token|api[_-]?key|private[_-]?key|creden
 _NAME = rf"[\w-]{{0,30}}(?:{_CALLED})[\w-]{{0,30}}"
 _SAID = re.compile(rf"(?i)({_NAME})(['\"]?\s*[=:]\s*['\"]?)((?:bearer |basic )?[^\s'\",;&)}}\]]+)")
 _OPTION = re.compile(rf"(?i)(?<![\w-])(--?{_NAME})(['\"]?,?\s+['\"]?)((?!-)[^\s'\",;)}}\]]+)")
-"""As in a command that failed, told as a line or as a list."""
+"""As in a command that failed, printed as a line or as a list."""
 
 _SECRET_KEY = re.compile(rf"(?i){_CALLED}|signature|(?<![a-z])(?:auth|pin)(?![a-z])")
-"""What a value is called; in a text, auth and pin are followed by other things too."""
+"""The name of a secret value; in a text, auth and pin are followed by other things too."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +59,7 @@ class Letterhead:
 
 @attrs.frozen(kw_only=True)
 class Item:
-    """Like failures, to be told."""
+    """Failures of one kind, to be mailed."""
 
     key: str
     entry: Entry
@@ -68,13 +68,13 @@ class Item:
 
 
 def line(text: str, limit: int = _LONGEST_VALUE) -> str:
-    """Return *text* in one line that can be printed, its secrets masked, cut at *limit* characters."""
+    """Return *text* in one printable line, with its secrets masked, cut at *limit* characters."""
     flat = " ".join("".join(each if each.isprintable() else " " for each in masked(text[: limit * 8])).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 def masked(text: str) -> str:
-    """Return *text* without passwords, as far as they can be told from other words."""
+    """Return *text* without passwords, as far as they can be distinguished from other words."""
     hidden = _ADDRESS.sub(lambda match: masked_url(match[0]), text)
     for pattern in (_SAID, _OPTION):
         hidden = pattern.sub(lambda match: f"{match[1]}{match[2]}{MASK}", hidden)
@@ -82,13 +82,13 @@ def masked(text: str) -> str:
 
 
 def summary(incident: Incident) -> str:
-    """Return who failed and with what, in this order."""
+    """Return the listener or the event, and its error."""
     who = incident.listener or incident.event
     return f"{line(who, _LONGEST_WHO)}: {line(incident.error, _LONGEST_SUBJECT)}"
 
 
 def composed(items: Sequence[Item], letterhead: Letterhead, *, now: float) -> EmailMessage:
-    """Return the mail that tells *items*, of which there is one at least."""
+    """Return the mail about *items*, of which there is at least one."""
     first = items[0]
     root = first.key.rpartition(" ")[2]
     domain = re.sub(r"[^A-Za-z0-9.-]+", "-", letterhead.source).strip(".-") or "app"
@@ -101,8 +101,8 @@ def composed(items: Sequence[Item], letterhead: Letterhead, *, now: float) -> Em
     mail["From"] = _header_address(letterhead.sender)
     mail["To"] = tuple(map(_header_address, letterhead.recipients))
     mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
-    # Every mail has an id of its own, since some servers drop the second of two; like failures answer the same one,
-    # which need not exist for a thread to be made of them.
+    # Every mail has an id of its own, since some servers drop a second mail with the same one. Mails about failures of
+    # one kind answer one id, so that programs show them as a thread; no mail with that id need exist.
     mail["Message-ID"] = f"<{root}.{uuid4().hex}@{domain}.relevo>"
     mail["In-Reply-To"] = mail["References"] = f"<{root}@{domain}.relevo>"
     mail["Auto-Submitted"] = "auto-generated"
@@ -140,7 +140,7 @@ def _body(items: Sequence[Item], letterhead: Letterhead) -> Iterator[str]:
 
 def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
     incident = item.incident
-    assert incident is not None  # noqa: S101 - whoever has none is told in brief
+    assert incident is not None  # noqa: S101 - an item without one is only listed
     envelope = incident.delivery.envelope
     document = _document(envelope)
     yield from _wrapped(_headline(incident))
@@ -170,7 +170,7 @@ def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
     yield from _block(incident.detail, cut="The end of a longer text")
     yield from _block(without_machinery(incident.trace), cut="The end of a longer traceback")
     if incident.output:
-        yield from ("", "The last that it printed")
+        yield from ("", "The last output")
         yield from _block(incident.output, cut="The end of a longer output")
 
 
@@ -207,7 +207,7 @@ def _next(incident: Incident) -> str:
     if incident.kind == "lost":
         return "it is handed over again, alone; the third process that it costs is the last"
     if incident.kind == "dead":
-        return "nothing by itself; once it is mended, relevo dead list tells what to give to relevo dead revive"
+        return "nothing by itself; once it is fixed, relevo dead list shows what to pass to relevo dead revive"
     if incident.due is None:
         return "this listener is not run again for it"
     return f"the listener is run again at {_time(incident.due)}"
@@ -261,7 +261,7 @@ def _without_secrets(value: object) -> object:
 
 
 def _wrapped(text: str, *, margin: int = 0) -> Iterable[str]:
-    """Return *text* in lines that are not too long; what does not fit goes on behind *margin*."""
+    """Return *text* in lines of limited length; the second and later lines are indented by *margin*."""
     plain = "".join(each if each.isprintable() else " " for each in text.expandtabs(4)).rstrip()
     lines = textwrap.wrap(
         plain, WIDTH, subsequent_indent=" " * margin, break_on_hyphens=False, replace_whitespace=False
