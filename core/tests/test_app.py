@@ -65,7 +65,10 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
 @pytest.mark.parametrize(
     "how, why",
     [
-        ({"transports": {"main": "sqlite:///x.db"}}, "'main' is str, not a relevo.Transport; App.from_config"),
+        (
+            {"transports": {"main": "sqlite:///x.db"}},
+            "'main': expected a relevo.Transport; got str; only App.from_config",
+        ),
         ({"transports": {"now": MemoryTransport()}}, "transports: 'now' cannot be the name of a transport"),
         ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of a transport"),
         ({"transports": {}}, "no transport is called 'main'"),
@@ -74,27 +77,33 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"setup": "Auto"}, 'setup: expected "auto" or "explicit"'),
         ({"patience": "soon"}, "patience cannot be 'soon'"),
         ({"lease": -1}, "lease cannot be -1"),
-        ({"plugins": "shop.plugin"}, "plugins: expected several, got the text"),
+        ({"plugins": "shop.plugin"}, "plugins: expected a list; got the text"),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
-        ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main' is str, not a relevo.Transport"),
+        ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main': expected a relevo.Transport; got str"),
         ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep the events of"),
-        ({"outboxes": "main"}, "outboxes: expected what there is by its name, as in {…: …}, got 'main'"),
-        ({"transports": None}, "transports: expected what there is by its name"),
-        ({"routes": None}, "routes: expected what there is by its name"),
-        ({"retries": [3]}, "retries: expected what there is by its name"),
-        ({"plugins": ["mail"]}, "plugins: 'mail' is text; give the object or the module that has the hooks"),
-        ({"plugins": None}, "plugins: expected several, got None"),
-        ({"signing": b"x" * 40}, "signing: a key is text, not bytes; give one, or several in a list"),
-        ({"signing": ["x" * 40, 3]}, "signing: a key is text, not int"),
-        ({"signing": 3}, "signing: a key is text, not int"),
-        ({"execution": "thread"}, "execution is inline, threads or process, not 'thread'; did you mean \"threads\""),
-        ({"execution": 4}, r"execution: expected relevo\.Execution\(…\), or its kind alone, got 4"),
+        ({"outboxes": "main"}, "outboxes: expected a mapping; got 'main'; write {key: value, …}"),
+        ({"transports": None}, "transports: expected a mapping; got None"),
+        ({"routes": None}, "routes: expected a mapping; got None"),
+        ({"retries": [3]}, r"retries: expected a mapping; got \[3\]"),
+        (
+            {"plugins": ["mail"]},
+            "plugins: expected an object or a module that has hooks; got the text 'mail'",
+        ),
+        ({"plugins": None}, "plugins: expected a list; got None"),
+        ({"signing": b"x" * 40}, "signing: expected a key as text, or a list of keys; got bytes"),
+        ({"signing": ["x" * 40, 3]}, "signing: expected a key as text, or a list of keys; got int"),
+        ({"signing": 3}, "signing: expected a key as text, or a list of keys; got int"),
+        (
+            {"execution": "thread"},
+            "execution: expected inline, threads or process; got 'thread'; did you mean \"threads\"",
+        ),
+        ({"execution": 4}, r"execution: expected relevo\.Execution\(…\) or the name of its kind, .*; got 4"),
         ({"clock": 4}, r"clock: expected an object with now\(\), monotonic\(\) and sleep\(\); got 4"),
-        ({"lock": 4}, "lock: expected a path, got 4"),
-        ({"deploy": ["x"]}, r"deploy: expected a path, got \['x'\]"),
-        ({"chance": 0.5}, "chance: expected a function, got 0.5"),
-        ({"ids": "x"}, "ids: expected a function, got 'x'"),
-        ({"subjects": 3}, "subjects: expected several, got 3; put it into a list"),
+        ({"lock": 4}, "lock: expected a path as text or pathlib.Path; got 4"),
+        ({"deploy": ["x"]}, r"deploy: expected a path as text or pathlib.Path; got \['x'\]"),
+        ({"chance": 0.5}, "chance: expected a function; got 0.5"),
+        ({"ids": "x"}, "ids: expected a function; got 'x'; pass the function itself"),
+        ({"subjects": 3}, "subjects: expected a list; got 3; put it into a list"),
     ],
     ids=range(30),
 )
@@ -126,7 +135,7 @@ def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Mak
         'routes."c"',
         'routes."d"',
         "Retry.runs",
-        "lease is 0.0 s, 1.0 s is the least that can be renewed",
+        "lease",
         "setup",
     }
 
@@ -138,12 +147,21 @@ def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
 @pytest.mark.parametrize(
     "given, why",
     [
-        (Plain, r"subjects: <class '.*Plain'> is no relevo\.SubjectType; make one, .*relevo_sql\.orm_subject"),
-        ("image", "subjects: 'image' is no relevo.SubjectType"),
-        ({"type": 3}, "subjects: of a SubjectType type= is text, such as image, not 3"),
-        ({"cls": "Image"}, "subjects: of a SubjectType cls= is a class, not 'Image'"),
-        ({"name": "id"}, "subjects: of a SubjectType name= is a function from an instance to its id, not 'id'"),
-        ({"load": None}, "subjects: of a SubjectType load= is a function from an id to the instance, not None"),
+        (
+            Plain,
+            r"subjects: expected a relevo\.SubjectType; got <class '.*Plain'>; create .*relevo_sql\.orm_subject",
+        ),
+        ("image", "subjects: expected a relevo.SubjectType; got 'image'"),
+        ({"type": 3}, "subjects: expected text such as image as type= of a SubjectType; got 3"),
+        ({"cls": "Image"}, "subjects: expected a class as cls= of a SubjectType; got 'Image'"),
+        (
+            {"name": "id"},
+            "a function from an instance to its id as name= of a SubjectType; got 'id'",
+        ),
+        (
+            {"load": None},
+            "a function from an id to the instance as load= of a SubjectType; got None",
+        ),
     ],
     ids=range(6),
 )
@@ -160,16 +178,16 @@ def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make
 def test_the_source_is_checked_and_listeners_are_several() -> None:
     with pytest.raises(ConfigurationError, match="source: 'my shop' is invalid"):
         App(transports={}, routes={}, source="my shop")
-    with pytest.raises(ConfigurationError, match=r"listeners: expected several, got the text 'shop.listeners'"):
+    with pytest.raises(ConfigurationError, match=r"listeners: expected a list; got the text 'shop.listeners'"):
         App(transports={}, routes={}, listeners="shop.listeners")
-    with pytest.raises(ConfigurationError, match=r"listeners: expected several, got None; put it into a list"):
+    with pytest.raises(ConfigurationError, match=r"listeners: expected a list; got None; put it into a list"):
         App(transports={}, routes={}, listeners=None)  # type: ignore[arg-type]
 
 
 def test_one_transport_has_one_name(make: Make) -> None:
     transport = MemoryTransport()
 
-    with pytest.raises(ConfigurationError, match="is there under another name too"):
+    with pytest.raises(ConfigurationError, match="'main': the same transport has another name too; open it twice"):
         make(transports={"main": transport, "other": transport})
 
 

@@ -659,7 +659,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_listeners_go_on(
         listen(print, id=name)
 
     assert caller(checkpoint=checkpoint).outcome(delivery()) == Ack()
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text
 
 
 # --- hooks --------------------------------------------------------------------------------------------
@@ -809,7 +809,7 @@ def test_a_listener_whose_work_nobody_would_await_has_failed(
     outcome = caller().outcome(delivery())
 
     assert isinstance(outcome, Nack)
-    assert "nobody awaits" in _stateful(outcome).listeners["lazy"].error
+    assert "returned an awaitable, which is not awaited" in _stateful(outcome).listeners["lazy"].error
 
 
 # --- what cannot be read ------------------------------------------------------------------------------------

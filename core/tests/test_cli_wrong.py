@@ -86,12 +86,12 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a password out of an example": (
         '[transports]\nmain = "amqp://guest:guest@broker.example/"',
         "status",
-        "relevo.toml:2: transports.main: amqp://guest:***@broker.example/ has a password that stands in every example",
+        "relevo.toml:2: transports.main: amqp://guest:***@broker.example/ has a publicly known default password",
     ),
     "a key for signatures that is a password": (
         f'signing = "{CANARY}"\n[transports]\nmain = "memory://"',
         "status",
-        "relevo.toml:1: signing: a key has 7 characters, 32 are the least",
+        "relevo.toml:1: signing: expected keys of at least 32 characters; got one of 7",
     ),
     "a retry policy that cannot be": (
         CONFIGURATION + '[retries]\n"main/feed" = { factor = 0 }',
@@ -131,7 +131,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a configuration that is too large": (
         b"#" * (1 << 21),
         "status",
-        "is larger than 1 MiB",
+        "expected a file of at most 1 MiB; got a larger one",
     ),
     "no route": (
         CONFIGURATION.replace('"*" =', '"mail.*" ='),
@@ -180,7 +180,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "a configuration that is a directory": (
         "status --config .",
         78,
-        "is a directory, expected a file",
+        "expected a regular file; got a directory",
     ),
     "a queue that nothing is routed to": (
         "drain -q meida",

@@ -47,12 +47,12 @@ def test_several_at_once_run_in_threads_unless_something_else_is_said(said: Exec
 @pytest.mark.parametrize(
     "wrong, told",
     [
-        ({"kind": "proces"}, "execution is inline, threads or process, not 'proces'; did you mean \"process\"?"),
-        ({"kind": 1}, "execution is inline, threads or process, not 1"),
-        ({"concurrency": 0}, "concurrency is a whole number from 1 to 1000, not 0"),
-        ({"concurrency": 1001}, "concurrency is a whole number from 1 to 1000, not 1001"),
-        ({"concurrency": True}, "concurrency is a whole number from 1 to 1000, not True"),
-        ({"concurrency": 2.0}, "concurrency is a whole number from 1 to 1000, not 2.0"),
+        ({"kind": "proces"}, "execution: expected inline, threads or process; got 'proces'; did you mean \"process\"?"),
+        ({"kind": 1}, "execution: expected inline, threads or process; got 1"),
+        ({"concurrency": 0}, "concurrency: expected a whole number from 1 to 1000; got 0"),
+        ({"concurrency": 1001}, "concurrency: expected a whole number from 1 to 1000; got 1001"),
+        ({"concurrency": True}, "concurrency: expected a whole number from 1 to 1000; got True"),
+        ({"concurrency": 2.0}, "concurrency: expected a whole number from 1 to 1000; got 2.0"),
         ({"time_limit": 0}, "time_limit cannot be 0; write seconds"),
         ({"time_limit": "soon"}, "time_limit cannot be 'soon'; write seconds"),
         (
@@ -60,8 +60,8 @@ def test_several_at_once_run_in_threads_unless_something_else_is_said(said: Exec
             "memory_limit: expected a number of bytes or text such as \"512M\", at least 16M; got '1M'",
         ),
         ({"memory_limit": "much"}, "got 'much'"),
-        ({"recycle_after": 0}, "recycle_after is a whole number from 1 on, not 0"),
-        ({"kind": "inline", "concurrency": 2}, 'say execution = "threads" or "process"'),
+        ({"recycle_after": 0}, "recycle_after: expected a whole number of at least 1; got 0"),
+        ({"kind": "inline", "concurrency": 2}, 'set execution = "threads" or "process"'),
     ],
     ids=str,
 )
@@ -105,7 +105,7 @@ def test_it_comes_from_the_environment(read_: Read) -> None:
 
 
 def test_what_does_not_go_together_is_told_with_its_line(read_: Read) -> None:
-    with pytest.raises(ConfigurationError, match=r"relevo\.toml:2: concurrency is 4, and inline"):
+    with pytest.raises(ConfigurationError, match=r"relevo\.toml:2: concurrency: expected 1, .*; got 4"):
         read_('execution = "inline"\nconcurrency = 4\n')
 
 
@@ -119,7 +119,7 @@ def test_the_options_of_a_run_win_over_the_application() -> None:
     with App(transports={"main": MemoryTransport()}, routes={"*": "main"}, execution=Execution(concurrency=3)) as app:
         assert isinstance(app.worker(RunOptions(execution="inline"))._executor, InlineExecutor)
         assert app.worker(RunOptions(concurrency=5))._executor._threads == 5  # type: ignore[attr-defined]
-        with pytest.raises(ConfigurationError, match="concurrency is 2, and inline"):
+        with pytest.raises(ConfigurationError, match=r"concurrency: expected 1, .*; got 2"):
             app.worker(RunOptions(execution="inline", concurrency=2))
 
 

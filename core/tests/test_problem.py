@@ -100,7 +100,7 @@ def test_a_dollar_sign_that_stands_for_nothing_is_told(read_: Read, text: str) -
     lines = told(read_, f'[transports]\nmain = "x://{CANARY}{text}"', A=CANARY)
 
     assert lines == [
-        "relevo.toml:2: transports.main: a dollar sign that begins no ${VARIABLE}; write $$ for the sign itself"
+        "relevo.toml:2: transports.main: a dollar sign without {VARIABLE} after it; write $$ for the sign itself"
     ]
 
 

@@ -84,15 +84,15 @@ def test_no_two_events_are_signed_alike_because_one_fields_end_is_the_nexts_begi
     "header, why",
     [
         (None, "it is not signed"),
-        ("", "what it is signed with is no signature: ''"),
-        ("v1", "what it is signed with is no signature: 'v1'"),
-        ("v2.1234.abc", "what it is signed with is no signature: 'v2.1234.abc'"),
-        (f"v2.feedfeed.{'0' * 64}", "its signature is of version v2, v1 is known"),
-        (f"v1.feedfeed.{'0' * 64}", "it is signed with the key feedfeed, which is none of: "),
-        ("v1.KEY.", "what it is signed with is no signature"),
-        ("v1.KEY.ÄÖÜ", "what it is signed with is no signature"),
-        (f"v1.KEY.{'0' * 63}g", "what it is signed with is no signature"),
-        (f"v1.KEY.{'0' * 64}\n", "what it is signed with is no signature"),
+        ("", "its signature is malformed: ''"),
+        ("v1", "its signature is malformed: 'v1'"),
+        ("v2.1234.abc", "its signature is malformed: 'v2.1234.abc'"),
+        (f"v2.feedfeed.{'0' * 64}", "its signature has the version v2; only v1 is known"),
+        (f"v1.feedfeed.{'0' * 64}", "it is signed with the key feedfeed, which is unknown; known: "),
+        ("v1.KEY.", "its signature is malformed"),
+        ("v1.KEY.ÄÖÜ", "its signature is malformed"),
+        (f"v1.KEY.{'0' * 63}g", "its signature is malformed"),
+        (f"v1.KEY.{'0' * 64}\n", "its signature is malformed"),
         (f"v1.KEY.{'0' * 64}", "its signature does not fit"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_signature_may_be_missing_while_signing_is_introduced_but_not_be_wrong
 
 @pytest.mark.parametrize("keys", ["short", [], [NEW, "short"]])
 def test_keys_that_protect_nothing_are_refused_and_not_shown(keys: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"signing: a key .*secrets.token_urlsafe") as caught:
+    with pytest.raises(ConfigurationError, match=r"signing: expected keys of .*secrets.token_urlsafe") as caught:
         Signing(keys)
 
     assert "short" not in str(caught.value)
@@ -407,7 +407,10 @@ def test_an_event_that_was_moved_to_another_queue_by_hand_is_forged(app: MakeApp
     outcome = shop.worker()._handle(attrs.evolve(one, queue="feed"))
 
     assert isinstance(outcome, DeadLetter)
-    assert (outcome.reason, outcome.error) == ("forged", 'it was signed for the queue "default" and lies in another')
+    assert (outcome.reason, outcome.error) == (
+        "forged",
+        'it was signed for the queue "default" and was received from another',
+    )
     assert heard == []
 
 

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def mapping(things: object, what: str) -> dict[Any, Any]:
-    """Return *things* by their names."""
+    """Return *things* as a dictionary if they are a mapping."""
     if not isinstance(things, Mapping):
-        raise ConfigurationError(f"{what}: expected what there is by its name, as in {{…: …}}, got {shown(things)}")
+        raise ConfigurationError(f"{what}: expected a mapping; got {shown(things)}; write {{key: value, …}}")
     return dict(things)
 
 
 def several(things: object, what: str) -> list[Any]:
-    """Return *things* if they are several, and not a text, which would be taken for its letters."""
+    """Return *things* as a list if they are iterable; text is refused, since it would be split into its letters."""
     if isinstance(things, (str, bytes)) or not isinstance(things, Iterable):
         kind = "the text " if isinstance(things, str) else ""
-        raise ConfigurationError(f"{what}: expected several, got {kind}{shown(things)}; put it into a list")
+        raise ConfigurationError(f"{what}: expected a list; got {kind}{shown(things)}; put it into a list")
     return list(things)
 
 
@@ -48,7 +48,7 @@ def routes(table: object, problems: Problems) -> Routes:
 
 
 def retries(policies: object, problems: Problems) -> dict[Target, Retry]:
-    """Return the valid ones of *policies* by their queues; note the problems of the others."""
+    """Return the valid *policies* by their queues; note the problems of the others."""
     good: dict[Target, Retry] = {}
     with problems.at("retries"):
         given = mapping({} if policies is None else policies, "retries")
@@ -62,63 +62,66 @@ def _policy(given: object, queue: str) -> Retry:
     policy = Retry(given) if isinstance(given, int) else given
     if not isinstance(policy, Retry):
         raise ConfigurationError(
-            f"{dotted(('retries', queue))}: expected relevo.Retry(…) or a number; got {shown(given)}"
+            f"{dotted(('retries', queue))}: expected relevo.Retry(…) or a whole number; got {shown(given)}"
         )
     return policy
 
 
 def plugins(given: object) -> Hooks:
-    """Return the hooks of those that are *given*."""
+    """Return the hooks of the plugins that are *given*."""
     found = several(given, "plugins")
     for each in found:
         if isinstance(each, (str, bytes)):
             raise PluginError(
-                f"plugins: {shown(each)} is text; give the object or the module that has the hooks: "
-                f"App.from_config() is what finds plugins by their names"
+                f"plugins: expected an object or a module that has hooks; got the text {shown(each)}; pass the plugin "
+                f"itself: only App.from_config() finds plugins by name"
             )
     return Hooks(found)
 
 
 def subject_type(given: Any) -> SubjectType:
-    """Return *given* if it can be a kind of subject."""
+    """Return *given* if it is a valid subject type."""
     if not isinstance(given, SubjectType):
         raise SubjectError(
-            f"subjects: {shown(given)} is no relevo.SubjectType; make one, which says how its instances are named and "
-            f"loaded, such as relevo_sql.orm_subject(…) of a mapped class"
+            f"subjects: expected a relevo.SubjectType; got {shown(given)}; create one that names and loads the "
+            f"instances, such as relevo_sql.orm_subject(…) for a mapped class"
         )
     kind: Any = given
-    for holds, fault in (
-        (isinstance(kind.type, str) and kind.type, f"type= is text, such as image, not {shown(kind.type)}"),
-        (isinstance(kind.cls, type), f"cls= is a class, not {shown(kind.cls)}"),
-        (callable(kind.name), f"name= is a function from an instance to its id, not {shown(kind.name)}"),
-        (callable(kind.load), f"load= is a function from an id to the instance, not {shown(kind.load)}"),
+    for name, holds, expected in (
+        ("type", isinstance(kind.type, str) and kind.type, "text such as image"),
+        ("cls", isinstance(kind.cls, type), "a class"),
+        ("name", callable(kind.name), "a function from an instance to its id"),
+        ("load", callable(kind.load), "a function from an id to the instance"),
     ):
         if not holds:
-            raise SubjectError(f"subjects: of a SubjectType {fault}")
+            got = shown(getattr(kind, name))
+            raise SubjectError(f"subjects: expected {expected} as {name}= of a SubjectType; got {got}")
     return given
 
 
 def subject_types(given: object) -> list[SubjectType]:
-    """Return those that are *given*, if each can be a kind of subject."""
+    """Return the subject types that are *given*, if each is valid."""
     return [subject_type(each) for each in several(given, "subjects")]
 
 
 def signing(given: Any) -> Signing | None:
-    """Return the keys that are *given*, if any are."""
+    """Return the signing keys that are *given*, if any are."""
     return given if given is None or isinstance(given, Signing) else Signing(given)
 
 
 def execution(given: Any) -> Execution:
-    """Return the execution that is *given*, or of which only the kind is given."""
+    """Return the execution that is *given*, as such or by its kind alone."""
     if given is None or isinstance(given, str):
         return Execution(given)
     if not isinstance(given, Execution):
-        raise ConfigurationError(f"execution: expected relevo.Execution(…), or its kind alone, got {shown(given)}")
+        raise ConfigurationError(
+            f'execution: expected relevo.Execution(…) or the name of its kind, such as "threads"; got {shown(given)}'
+        )
     return given
 
 
 def clock(given: object) -> Clock:
-    """Return the clock that is *given*; the machine's if none is."""
+    """Return the clock that is *given*; by default the machine's."""
     if given is None:
         return SystemClock()
     if not isinstance(given, Clock) or isinstance(given, type):
@@ -127,23 +130,23 @@ def clock(given: object) -> Clock:
 
 
 def path(given: Any, what: str) -> Path | None:
-    """Return the path that is *given*, from the root of all."""
+    """Return the path that is *given* as an absolute path."""
     if given is None:
         return None
     if not isinstance(given, (str, PathLike)):
-        raise ConfigurationError(f"{what}: expected a path, got {shown(given)}")
-    from pathlib import Path  # noqa: PLC0415 - a program that only dispatches does without
+        raise ConfigurationError(f"{what}: expected a path as text or pathlib.Path; got {shown(given)}")
+    from pathlib import Path  # noqa: PLC0415 - a program that only dispatches does not need it
 
     return Path(given).absolute()
 
 
 def setup_is_auto(given: object) -> bool:
-    """Return whether *given* says that what is missing is created at first use."""
+    """Return whether the setup that is *given* creates missing tables and queues at first use."""
     return checked_setup(given) == "auto"
 
 
 def function(given: Any, what: str) -> Callable[..., Any]:
     """Return *given* if it can be called."""
     if not callable(given):
-        raise ConfigurationError(f"{what}: expected a function, got {shown(given)}")
-    return given  # type: ignore[no-any-return]  # callable() tells no result
+        raise ConfigurationError(f"{what}: expected a function; got {shown(given)}; pass the function itself")
+    return given  # type: ignore[no-any-return]  # callable() does not narrow the type of the result

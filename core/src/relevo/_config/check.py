@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from relevo._config.schema import Settings
 
 _SHORTEST_LEASE = 1.0
-"""Seconds; leases are renewed every third of theirs, by a thread that wakes every quarter of a second."""
+"""Seconds; a lease is renewed every third of its length, by a thread that wakes every quarter of a second."""
 
 
 def checked_lease(lease: object) -> float:
@@ -28,10 +28,13 @@ def checked_lease(lease: object) -> float:
     """
     length = seconds(lease, what="lease")
     if length < _SHORTEST_LEASE:
-        raise ConfigurationError(f"lease is {length} s, {_SHORTEST_LEASE} s is the least that can be renewed")
+        raise ConfigurationError(
+            f"lease: too short to be renewed; expected {_SHORTEST_LEASE} s or more; got {length} s"
+        )
     if length > MAX_LEASE:
         raise ConfigurationError(
-            f"lease is {length} s, {MAX_LEASE} s is the most; choose a shorter one, it is renewed while the worker runs"
+            f"lease: too long; expected {MAX_LEASE} s or less; got {length} s; choose a shorter one, which is renewed "
+            f"while the worker runs"
         )
     return length
 
@@ -48,10 +51,10 @@ def checked_patience(patience: object) -> float:
 
 def checked_setup(setup: object) -> str:
     """
-    Return *setup* if it says whether what is missing is created at first use.
+    Return *setup* if it is one of the two modes: create missing tables and queues at first use, or do not.
 
     Raises:
-        ConfigurationError: It says neither.
+        ConfigurationError: It is another value.
     """
     if setup not in ("auto", "explicit"):
         raise ConfigurationError(f'setup: expected "auto" or "explicit"; got {shown(setup)}')
@@ -60,7 +63,7 @@ def checked_setup(setup: object) -> str:
 
 def checked_app_name(name: object) -> str:
     """
-    Return *name* if it can be that of an application in a module.
+    Return *name* if it can name an application in a module.
 
     Raises:
         ConfigurationError: It is not ``module:name``.
@@ -71,7 +74,7 @@ def checked_app_name(name: object) -> str:
 
 
 def transport_name_problems(names: Iterable[object]) -> Iterator[Problem]:
-    """Yield the *names* that no transport can have."""
+    """Yield the *names* that are invalid for a transport."""
     for name in names:
         if not isinstance(name, str) or name in ("", NOW) or "/" in name or not name.isprintable():
             fault = f'cannot be the name of a transport; expected text such as main, without a slash, and not "{NOW}"'
@@ -79,37 +82,39 @@ def transport_name_problems(names: Iterable[object]) -> Iterator[Problem]:
 
 
 def transport_problems(transports: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield what cannot be a transport, or cannot be called so."""
+    """Yield what is not a transport, is there twice, or has an invalid name."""
     yield from transport_name_problems(transports)
     for name, transport in transports.items():
         fault = None
         if not isinstance(transport, Transport):
-            fault = f"is {type(transport).__name__}, not a relevo.Transport; App.from_config() is what opens addresses"
+            fault = (
+                f"expected a relevo.Transport; got {type(transport).__name__}; only App.from_config() opens addresses"
+            )
         elif sum(transport is each for each in transports.values()) > 1:
-            fault = "is there under another name too; open it twice"
+            fault = "the same transport has another name too; open it twice"
         if fault is not None:
-            yield _problem(("transports", name), f"transports: {shown(name)} {fault}")
+            yield _problem(("transports", name), f"transports: {shown(name)}: {fault}")
 
 
 def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) -> Iterator[Problem]:
-    """Yield the *outboxes* that are of no transport, or cannot join a session."""
+    """Yield the *outboxes* that belong to no transport, or cannot join a session."""
     for name, outbox in outboxes.items():
         fault = None
         if name not in transports:
             fault = f'outboxes: no transport is called "{name}"{did_you_mean(name, transports)}'
         elif not isinstance(outbox, Transport):
-            fault = f"outboxes: {shown(name)} is {type(outbox).__name__}, not a relevo.Transport"
+            fault = f"outboxes: {shown(name)}: expected a relevo.Transport; got {type(outbox).__name__}"
         elif not outbox.capabilities.transactional:
             fault = (
                 f'the outbox "{outbox.name}" cannot join a session, so it cannot keep the events of "{name}"; '
-                f"an outbox is a SQL transport"
+                f"choose a SQL transport as outbox"
             )
         if fault is not None:
             yield _problem(("transports", name, "outbox"), fault)
 
 
 def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Problem]:
-    """Yield the targets that name none of *transports*."""
+    """Yield the targets whose transport is not among *transports*."""
     known = [*transports, NOW]
     for pattern, targets in routes.table.items():
         for target in targets:
@@ -125,11 +130,11 @@ def retry_problems(
     Yield the retry policies of queues without a route.
 
     Args:
-        targets: The queues of the policies, by their names as they were written.
+        targets: The queues of the policies, by their names as written.
 
         routes: Where events go; ``None`` if that is not known.
 
-        transports: The names that there are.
+        transports: The names of all transports.
     """
     for name, target in targets.items():
         known = routes.queues(target.transport) if routes else ()
@@ -143,7 +148,7 @@ def retry_problems(
 
 
 def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]:
-    """Return the queues that *names* stand for; note those that are invalid or there twice."""
+    """Return the queues that *names* stand for; note those that are invalid or duplicates."""
     found: dict[str, Target] = {}
     for name in names:
         with problems.at("retries", name):
@@ -166,7 +171,7 @@ def setting_problems(
 
         retries: The queues of their retry policies.
 
-        written: The transports, valid or not; if there are none it is the application that has them.
+        written: The transports, valid or not; if there are none, the application has its own.
 
         problems: What is invalid by itself; values that depend on it are not checked.
     """
@@ -190,7 +195,7 @@ def setting_problems(
 
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:
-    """Yield the routes whose targets can never be written in one go; says nothing of transports it does not know."""
+    """Yield the routes whose targets can never be written in one transaction; unknown transports are left out."""
     for pattern, targets in routes.table.items():
         names = list(by_transport(targets))
         known = [joins_sessions[name] for name in names if name in joins_sessions]

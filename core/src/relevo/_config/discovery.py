@@ -1,8 +1,7 @@
 """
 Find installed backends by name. The only module that uses stevedore.
 
-Nothing is imported until it is named, nothing that fails is skipped, and of two that claim one name
-neither is taken.
+Nothing is imported until it is named. An import that fails is an error, and so is a name that two packages claim.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ TRANSPORTS = "relevo.transports"
 SCHEMES = "relevo.schemes"
 RUNNERS = "relevo.runners"
 PLUGINS = "relevo.plugins"
-COMMANDS = "relevo.commands"
+
 
 _OWN = {
     "sqlite": "relevo-sql",
@@ -31,7 +30,7 @@ _OWN = {
     "amqps": "relevo-amqp",
     "memory": "relevo-memory",
 }
-"""Which of relevo's own distributions offers what, to say what to install."""
+"""Relevo's own distributions by the name that they offer, for the error that names what to install."""
 
 _LATER = {("postgresql", "sql"), ("mysql", "sql"), ("mariadb", "sql")}
 """Schemes that relevo-sql knows only to report that it does not serve them yet; not offered to users."""
@@ -45,7 +44,7 @@ def transport_of_scheme(scheme: str) -> str:
         scheme: As in ``sqlite:///…``; a driver after a plus sign is left out of the search.
 
     Raises:
-        TransportNotFoundError: No installed package claims it; says what to install if that is known.
+        TransportNotFoundError: No installed package claims it; names what to install if that is known.
 
         PluginError: Two packages claim it.
     """
@@ -73,10 +72,10 @@ def transport_class(name: str) -> Any:
 
 def load(namespace: str, name: str) -> Any:
     """
-    Import and return what *name* is in *namespace*.
+    Import and return the object called *name* in *namespace*.
 
     Raises:
-        PluginError: Nothing is called so, it cannot be imported, or two packages claim the name.
+        PluginError: There is no such name, the object cannot be imported, or two packages claim the name.
     """
     found = _only(namespace, name)
     if found is None:
@@ -92,7 +91,7 @@ def load(namespace: str, name: str) -> Any:
     try:
         try:
             manager: Any = DriverManager(namespace, name, on_load_failure_callback=failed)
-        except NoMatches:  # it remembers, even on disk, what was installed when it looked first
+        except NoMatches:  # stevedore caches, even on disk, what was installed at its first search
             return found.load()
     except Exception as error:
         raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}') from error

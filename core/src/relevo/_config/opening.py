@@ -27,7 +27,7 @@ from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 _KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
-"""Users and passwords as servers come with them, and as examples have them."""
+"""Users and passwords that are defaults of servers, or are printed in examples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -41,10 +41,10 @@ class Opened:
 
 def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
     """
-    Return the configuration as far as it is understood, and in its ``problems`` what is not.
+    Return the configuration as far as it is valid, and in its ``problems`` what is not.
 
     The arguments are those of :func:`read`. :func:`opened` and :func:`refuse` raise the problems,
-    together with what else they find.
+    together with the problems that they find themselves.
 
     Raises:
         ConfigurationError: The file cannot be read.
@@ -59,14 +59,14 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
     Args:
         path: The file; by default ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
 
-        environ: ``RELEVO_SOURCE``, ``RELEVO_TRANSPORTS__MAIN`` and so on win over the file, in whose
-            texts ``${VARIABLE}`` stands for what is here.
+        environ: The environment. ``RELEVO_SOURCE``, ``RELEVO_TRANSPORTS__MAIN`` and so on override the file;
+            ``${VARIABLE}`` in a text of the file is replaced by the variable.
 
         start: Where the search begins, and where relative paths start if there is no file.
 
     Raises:
-        ConfigurationError: The file cannot be read, or says something that is not understood; all
-            problems are reported together, each with its line.
+        ConfigurationError: The file cannot be read, or something in it is invalid; all problems are
+            reported together, each with its line.
     """
     config = drafted(path, environ, start=start)
     if config.problems:
@@ -76,7 +76,7 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
 
 def refuse(config: Config) -> None:
     """
-    Check all that *config* says, of an application that may have transports of its own.
+    Check the whole of *config*, for an application that may have transports of its own.
 
     Raises:
         ConfigurationError: Something is invalid; all problems are reported together.
@@ -88,10 +88,10 @@ def refuse(config: Config) -> None:
 
 def opened(config: Config, *, clock: Clock) -> Opened:
     """
-    Return what *config* describes; no transport does any I/O until it is used, and plugins are imported.
+    Return what *config* describes; plugins are imported, and no transport does any I/O until it is used.
 
     Raises:
-        ConfigurationError: Something in it is not understood, there is no transport, or a plugin cannot be
+        ConfigurationError: Something in it is invalid, there is no transport, or a plugin cannot be
             imported; all problems are reported together, and no secret is shown.
     """
     opener = _Opener(config, clock)
@@ -108,7 +108,7 @@ def opened(config: Config, *, clock: Clock) -> Opened:
 
 
 class _Opener:
-    """Opens what *config* describes; ``problems`` learns why something cannot be, or does not fit."""
+    """Opens what *config* describes; ``problems`` collects why something cannot be opened, or conflicts."""
 
     def __init__(self, config: Config, clock: Clock):
         self.problems = Problems(config.problems)
@@ -130,7 +130,7 @@ class _Opener:
                 own = TransportConfig(url=Secret(text))
                 if outbox := self._transport(f"{name}.outbox", own, ("transports", name, "outbox")):
                     outboxes[name] = outbox
-            elif text in transports:  # else it could not be opened, which is a problem already
+            elif text in transports:  # otherwise it could not be opened, which is a problem already
                 outboxes[name] = transports[text]
         self.problems.extend(outbox_problems(outboxes, entries))
         known = {
@@ -145,7 +145,7 @@ class _Opener:
         """
         Return the transport called *name* that *entry* at *keys* describes.
 
-        Options that are not configured there have the application's setting if they are declared as inherited.
+        An option that is not configured there has the application's setting if it is declared as inherited.
         """
         address = entry.url.reveal()
         with self.problems.at(*keys), _named(dotted(keys)):
@@ -164,7 +164,7 @@ class _Opener:
         return None
 
     def plugins(self) -> Iterator[object]:
-        """Yield the plugins that fit."""
+        """Yield the valid plugins."""
         for name, entry in self._config.plugins.items():
             with self.problems.at("plugins", name):
                 plugin = self._plugin(name, entry)
@@ -173,7 +173,7 @@ class _Opener:
                     yield plugin
 
     def _plugin(self, name: str, entry: PluginConfig) -> object:
-        """Return the plugin called *name*, made of its options if its class takes any."""
+        """Return the plugin called *name*, opened with its options if its class takes any."""
         keys = ("plugins", name)
         found: Any = _plugin_named(name)
         cls = plugin_options(name)
@@ -181,12 +181,12 @@ class _Opener:
             options = self._reader.made(cls, entry.options, keys)
             return None if options is None else found.open(options, source=self._config.source, clock=self._clock)
         if entry.options:
-            raise ConfigurationError(f"{dotted(keys)}: it takes no options, and there is {', '.join(entry.options)}")
+            raise ConfigurationError(f"{dotted(keys)}: this plugin takes no options; remove {', '.join(entry.options)}")
         return found
 
 
 def _may_mean_transports(problem: Problem) -> bool:
-    """Return whether *problem* is of what says which transports there are, or of a key that is nearly called so."""
+    """Return whether *problem* concerns ``transports``, or a key that may be a misspelling of it."""
     return bool(did_you_mean(str(problem.keys[0]), ("transports",)))
 
 
@@ -197,7 +197,7 @@ def _close(parts: Opened) -> None:
 
 def options_class(config: TransportConfig) -> type:
     """
-    Return what *config* may say beside the address.
+    Return the class of the options that *config* may have beside the address.
 
     Raises:
         ConfigurationError: No installed package knows the scheme of its address.
@@ -217,7 +217,7 @@ def _class_for(config: TransportConfig) -> Any:
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Let the error that the block ends with begin with *where*."""
+    """Make an error that is raised in the block begin with *where*."""
     try:
         yield
     except ConfigurationError as error:
@@ -228,7 +228,7 @@ def _named(where: str) -> Iterator[None]:
 
 def _refuse_default_password(address: str) -> None:
     """
-    Refuse what everybody knows, but for a server on this machine.
+    Refuse a well-known password, except for a server on this machine.
 
     Raises:
         ConfigurationError: The password of *address* is that of an example.
@@ -239,7 +239,7 @@ def _refuse_default_password(address: str) -> None:
     host = place.rpartition("]")[0].removeprefix("[") or place.partition(":")[0]
     if not re.fullmatch(r"|localhost|::1|127(\.\d+){3}", host):
         raise ConfigurationError(
-            f"{masked_url(address)} has a password that stands in every example, and {shown(host)} is not this "
+            f"{masked_url(address)} has a publicly known default password, and {shown(host)} is not this "
             f"machine; give relevo a user of its own"
         )
 
@@ -259,7 +259,7 @@ def plugin_options(name: str) -> type | None:
 
 
 def _plugin_named(name: str) -> object:
-    """Return what an installed package offers as *name*, else the module, or what is inside one."""
+    """Return what an installed package offers as *name*, otherwise the module, or an object inside a module."""
     offered = available(PLUGINS)
     if name in offered:
         return load(PLUGINS, name)

@@ -35,7 +35,7 @@ class TransportConfig:
     """The name of another transport, or an address."""
 
     options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
-    """All else; the class of the transport says what it may be."""
+    """All other keys; the class of the transport defines them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +43,7 @@ class PluginConfig:
     """One entry under ``plugins``."""
 
     options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
-    """The class of the plugin says what they may be."""
+    """The class of the plugin defines them."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,4 +97,4 @@ class Config(Settings, frozen=True, kw_only=True):
     """Where each value comes from."""
 
     problems: tuple[Problem, ...] = ()
-    """What is invalid, and so is not in here."""
+    """What is invalid, and is left out here."""

@@ -23,10 +23,10 @@ _MAX_FILE = 1024 * 1024
 _LISTS = (["listeners"], ["plugins"])
 _ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
-"""What a line of TOML says something of, or the head of its table; never a value, which may be a secret in Base64."""
+"""The key on a line of TOML, or the header of a table; never a value, which may be a secret in Base64."""
 
 _TWICE = ("Cannot overwrite", "Cannot declare")
-"""How tomllib begins where a key or a table is there already."""
+"""How the error of tomllib begins if a key or a table is a duplicate."""
 
 _REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
@@ -44,17 +44,17 @@ class RawConfig:
 
 def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> RawConfig:
     """
-    Return what a file and the environment say.
+    Return what a file and the environment contain.
 
     Args:
         path: The file; by default ``RELEVO_CONFIG``, else the nearest from *start* upwards, else none.
 
-        environ: What wins over the file, and what ``${…}`` in the file stands for.
+        environ: The variables that override the file, and the values of ``${…}`` in the file.
 
         start: Where the search begins.
 
     Raises:
-        ConfigurationError: The file cannot be read. What is wrong inside is in the answer's problems.
+        ConfigurationError: The file cannot be read. Problems inside it are in the result's ``problems``.
     """
     named = path or (Path(environ["RELEVO_CONFIG"]) if environ.get("RELEVO_CONFIG") else None)
     try:
@@ -97,24 +97,24 @@ def find(start: Path) -> Path | None:
 
 
 def _as_said(path: Path) -> Path:
-    """Return *path* from the root on, not through links: one may lead to the release of today."""
-    found = path.resolve()  # raises for what no path can be
+    """Return *path* as an absolute path; links stay, since one may lead to the release that is current today."""
+    found = path.resolve()  # raises for an invalid path
     return found if ".." in path.parts else path.absolute()
 
 
 def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of *path*, with its line breaks as TOML counts them, and what it says."""
+    """Return the text of *path*, with its line breaks as TOML counts them, and its values."""
     text = ""
     try:
         if not path.exists():
             raise ConfigurationError(f"{path} does not exist; give another with --config or RELEVO_CONFIG")
         if not path.is_file():
-            kind = "a directory" if path.is_dir() else "no regular file"
-            raise ConfigurationError(f"{path} is {kind}, expected a file")
+            kind = "a directory" if path.is_dir() else "a special file"
+            raise ConfigurationError(f"{path}: expected a regular file; got {kind}")
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE + 1)
         if len(raw) > _MAX_FILE:
-            raise ConfigurationError(f"{path} is larger than 1 MiB")
+            raise ConfigurationError(f"{path}: expected a file of at most 1 MiB; got a larger one")
         text = raw.decode("utf-8-sig")
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -128,7 +128,7 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
-    """Return the error for what is no TOML: its line where other errors have it, and the key or the table there."""
+    """Return the error for invalid TOML: its line where other errors have it, and the key or the table there."""
     lines = text.split("\n")
     match = re.fullmatch(r"(.*) \((?:at line (\d+), (column \d+)|at (end of document))\)", why, re.DOTALL)
     if match is None:
@@ -147,7 +147,7 @@ def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
     tools = values.get("tool")
     own = tools.get("relevo") if isinstance(tools, dict) else None
     if own is not None and not isinstance(own, dict):
-        raise ConfigurationError(f"{path}: tool.relevo: expected a table, got {type(own).__name__}")
+        raise ConfigurationError(f"{path}: tool.relevo: expected a table; got {type(own).__name__}")
     return own
 
 
@@ -155,7 +155,7 @@ def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origins, problems: Problems) -> None:
-    """Put into *values* what *environ* says: ``RELEVO_A__B=text``, or TOML if it begins with a brace or bracket."""
+    """Add *environ* to *values*: ``RELEVO_A__B=text``, or TOML if the value begins with a brace or a bracket."""
     known = keys_of(Settings)
     for variable in sorted(environ):
         keys = variable.removeprefix(_PREFIX).lower().split("__")
@@ -175,12 +175,12 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         try:
             table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
         except tomllib.TOMLDecodeError as error:
-            problems.add(path, f"it begins like TOML and is invalid: {error}", is_unknown=True)
+            problems.add(path, f"the value begins like TOML and is invalid: {error}", is_unknown=True)
             table.pop(path[-1], None)
 
 
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value becomes one."""
+    """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value is replaced."""
     found = table.get(path[-1])
     if path == ("plugins",) and _named(table, "plugins"):
         found = table["plugins"]
@@ -191,7 +191,7 @@ def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict
 
 
 def _named(values: dict[str, Any], key: str) -> list[str]:
-    """Make a table of the names that are listed at *key* of *values*, if that is so, and return them."""
+    """If *key* of *values* has a list of names, replace it with a table of them; return the names."""
     names = values.get(key)
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         return []
@@ -200,7 +200,7 @@ def _named(values: dict[str, Any], key: str) -> list[str]:
 
 
 def _meant(key: str, known: Iterable[str]) -> str | None:
-    """Return the variable that one beginning with *key* may be a slip for, without the prefix."""
+    """Return the variable that *key* may be a misspelling of, without the prefix."""
     for each in known:
         if key.startswith(f"{each}_"):
             return f"{each}__{key.removeprefix(f'{each}_')}".upper()
@@ -209,7 +209,7 @@ def _meant(key: str, known: Iterable[str]) -> str | None:
 
 
 def _as_written(key: str, table: Mapping[str, Any]) -> str:
-    """Return the key of *table* that is *key* but for its case, since variables have none."""
+    """Return the key of *table* that equals *key* except for its case, which variables do not have."""
     return next((each for each in table if each.lower() == key), key)
 
 
@@ -220,7 +220,7 @@ def _value(text: str, *, as_list: bool) -> Any:
 
 
 def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Origins, problems: Problems) -> Any:
-    """Return *value* with what the environment has for each ``${…}`` in the file's texts."""
+    """Return *value* with each ``${…}`` in the file's texts replaced by the variable."""
     if isinstance(value, dict):
         return {key: _expanded(each, (*keys, key), environ, origins, problems) for key, each in value.items()}
     if isinstance(value, list):
@@ -235,7 +235,7 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         for name in dict.fromkeys(unset)
     ]
     if (None, None) in references:
-        faults.append(f"{where}: a dollar sign that begins no ${{VARIABLE}}; write $$ for the sign itself")
+        faults.append(f"{where}: a dollar sign without {{VARIABLE}} after it; write $$ for the sign itself")
     if faults:
         problems.add(keys, *faults, is_unknown=True)
         return value

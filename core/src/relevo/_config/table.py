@@ -40,7 +40,7 @@ class Key:
     """A key of a table."""
 
     name: str
-    """As in the file: the field's, without the underscore behind a word of Python."""
+    """As in the file: the field's name, without the underscore after a keyword of Python."""
 
     field: str
     kind: Any
@@ -62,13 +62,13 @@ class Key:
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types that it may be of, but for ``None``."""
+        """The types that its value may have, except ``None``."""
         kinds = get_args(self.kind) if get_origin(self.kind) is not Literal else ()
         return tuple(each for each in kinds if each is not NoneType) or (self.kind,)
 
     @property
     def table(self) -> type | None:
-        """The attrs class that its value is made of, or the values in it by their names."""
+        """The attrs class of its value, or of the values in it if it has them by name."""
         last = self.kinds[-1]
         return last if attrs.has(last) else None
 
@@ -122,7 +122,7 @@ def _key(name: str, hint: Any) -> Key:
 
 
 def as_table(cls: type, value: Any) -> dict[str, Any]:
-    """Return *value* if it is a table, else one in which it is the first key of *cls*, if that has any."""
+    """Return *value* if it is a table; otherwise a table in which it is the first key of *cls*, if *cls* has any."""
     first = next(iter(keys_of(cls)), None)
     return {first: value} if first is not None and not isinstance(value, dict) else value
 
@@ -132,7 +132,7 @@ class TableReader:
     Reads tables, and notes what is invalid in them; no secret is shown.
 
     Args:
-        problems: Learns of unknown, missing and invalid keys.
+        problems: Collects unknown, missing and invalid keys.
 
         directory: Where relative paths start.
     """
@@ -143,7 +143,7 @@ class TableReader:
 
     def made(self, cls: type, given: Any, keys: KeyPath) -> Any:
         """
-        Return *cls* made of *given*; ``None`` if a problem was noted.
+        Return an instance of *cls* from *given*; ``None`` if a problem was noted.
 
         Args:
             cls: An attrs class.
@@ -176,9 +176,9 @@ class TableReader:
         self, cls: type, given: Mapping[str, Any], keys: KeyPath = (), *, is_bare: bool = False
     ) -> dict[str, Any]:
         """
-        Return the valid ones of *given* by the fields of *cls*, which may be a Struct too.
+        Return the valid values of *given* by the fields of *cls*, which may be a Struct too.
 
-        If it *is_bare*, its only value stands for the table, and its key is not written.
+        If *is_bare*, the only value stands for the whole table, and its key is not written.
         """
         where = dotted(keys)
         known = keys_of(cls)
@@ -211,7 +211,7 @@ class TableReader:
             given = seconds(given, what=where)
         value = self._converted(key, given, where)
         if key.check:
-            key.check(value)  # its class does so too, but only reports the first problem
+            key.check(value)  # its class checks it too, but only reports the first problem
         return value
 
     def _tables(self, key: Key, cls: type, given: Any, keys: KeyPath) -> Any:
@@ -223,7 +223,7 @@ class TableReader:
         return {name: each for name, each in found.items() if each is not None}
 
     def _converted(self, key: Key, given: Any, where: str) -> Any:
-        """Return *given* as the type of *key*; what it is, is not shown."""
+        """Return *given* as the type of *key*; no error shows the value."""
         if key.kind == tuple[Secret, ...] and isinstance(given, str):
             given = [given]
         choices = get_args(key.kind) if get_origin(key.kind) is Literal else (given,)
@@ -292,7 +292,7 @@ def _number(text: str, kinds: tuple[Any, ...]) -> Any:
 
 @contextmanager
 def _named(cls: type, where: str) -> Iterator[None]:
-    """Let the error that the block ends with begin with *where*, instead of the name of *cls*."""
+    """Make an error that is raised in the block begin with *where*, instead of the name of *cls*."""
     try:
         yield
     except (TypeError, ValueError, ConfigurationError) as error:

@@ -23,16 +23,16 @@ _AFTER_A_VALUE = (",", "]", "}", "\n", _END)
 
 def lines_of(text: str) -> Mapping[KeyPath, int]:
     """
-    Return where each key of *text* is first said, and each member of a list: its line, from 1.
+    Return the line, from 1, on which each key of *text*, and each member of a list, first appears.
 
     Args:
-        text: A document that :mod:`tomllib` reads. Of another the answer means nothing.
+        text: A document that :mod:`tomllib` can read. For any other text the result has no meaning.
     """
     return _Scanner(text).lines()
 
 
 class _Scanner:
-    """Goes through a valid document once; ``_next`` is the token to read, which begins on ``_line``."""
+    """Reads a valid document once; ``_next`` is the token to read, which begins on ``_line``."""
 
     def __init__(self, text: str):
         self._matches = _TOKEN.finditer(text)
@@ -40,7 +40,7 @@ class _Scanner:
         self._line = self._end_line = 1
         self._found: dict[KeyPath, int] = {}
         self._lists: dict[KeyPath, int] = {}
-        """How many tables each list has that is written as ``[[…]]``."""
+        """The number of tables in each list that is written as ``[[…]]``."""
 
     def lines(self) -> Mapping[KeyPath, int]:
         table: KeyPath = ()
@@ -67,7 +67,7 @@ class _Scanner:
         self._found.setdefault(path, self._line)
 
     def _header(self) -> KeyPath:
-        """Read ``[a.b]`` or ``[[a.b]]`` and return what the pairs below it belong to."""
+        """Read ``[a.b]`` or ``[[a.b]]`` and return the table that the pairs below it belong to."""
         self._take()
         is_list = self._next == "["
         if is_list:
@@ -81,11 +81,11 @@ class _Scanner:
         return table
 
     def _latest(self, table: KeyPath) -> KeyPath:
-        """Return the last member of *table* if it is a list, since that is what a header goes on with."""
+        """Return the last member of *table* if it is a list, since a header continues that one."""
         return (*table, self._lists[table] - 1) if table in self._lists else table
 
     def _keys(self, path: KeyPath) -> KeyPath:
-        """Read a key with its dots, which begins at *path*, and return where it leads."""
+        """Read a key with its dots, relative to *path*, and return its path."""
         while True:
             self._note(path := (*self._latest(path), _unquoted(self._next)))
             self._take()
@@ -132,5 +132,5 @@ def _unquoted(key: str) -> str:
     import tomllib  # noqa: PLC0415 - for the few keys with escapes
 
     text = tomllib.loads(f"key = {key}")["key"]
-    assert isinstance(text, str)  # noqa: S101 - it stands in quotes
+    assert isinstance(text, str)  # noqa: S101 - it is in quotes
     return text

@@ -11,14 +11,14 @@ _SHORT, _LONG = 0.1, 0.5
 
 class Pace:
     """
-    Finds the batch that is worth its round trip and still hides little from other workers.
+    Finds a batch size that is worth the round trip and hides few events from other workers.
 
     It begins with one, doubles while a full batch takes less than a tenth of a second, and halves when one
-    takes more than half a second. A delivery with lost leases brings it back to one, since such are handled alone
-    and what is received with them has to be given back.
+    takes more than half a second. A delivery with lost leases resets it to one, since it is handled alone
+    and what is received with it has to be given back.
 
     Args:
-        most: It never gives more.
+        most: The largest batch.
     """
 
     def __init__(self, most: int):
@@ -34,12 +34,12 @@ class Pace:
 
     def received(self, batch: Sequence[Delivery], *, asked: int, now: float) -> None:
         """
-        Learn from what came.
+        Adapt the size to the batch that came.
 
         Args:
             batch: The deliveries.
 
-            asked: How many were asked for.
+            asked: The number that was asked for.
 
             now: Monotonic seconds.
         """

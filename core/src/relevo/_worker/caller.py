@@ -1,4 +1,4 @@
-"""From a delivery to its outcome: decode the event, call the listeners that are due, decide."""
+"""Turn a delivery into its outcome: decode the event, call the listeners that are due, decide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ from relevo.errors import DecodeError, LeaseLostError, TransportClosedError
 
 _log = getLogger("relevo.caller")
 _ACK = Ack()
-_NOT_AWAITED = "the listener returned an awaitable, which nobody awaits; its work was not done"
+_NOT_AWAITED = (
+    "the listener returned an awaitable, which is not awaited, so its work was not done; expected a plain function, "
+    "which may call asyncio.run()"
+)
 
 
 # --- how the call of a listener ends -------------------------------------------------------------------
@@ -44,7 +47,7 @@ _NOT_AWAITED = "the listener returned an awaitable, which nobody awaits; its wor
 class _Result(Enum):
     DONE = auto()
     PUT_OFF = auto()
-    """It could not run, and is called again later; its progress says when."""
+    """It could not run, and is called again later, at the time in its progress."""
 
 
 @attrs.frozen
@@ -93,28 +96,28 @@ class Caller:
     Calls the listeners of deliveries.
 
     Args:
-        listeners: Those of this process.
+        listeners: The listeners of this process.
 
-        first_queue: From the name of an event to the queue of this transport in which listeners that
-            name none are called; empty if that is not a queue of this transport.
+        first_queue: From the name of an event to the queue of this transport in which listeners without a
+            queue of their own are called; empty if that is not a queue of this transport.
 
-        subjects: Loads what events happened to.
+        subjects: Loads the subjects of events.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
         chance: Returns random numbers from 0 to 1, for the jitter of retries.
 
-        checkpoint: Keeps progress in the middle of a delivery; ``None`` where that is not claimed.
+        checkpoint: Stores progress in the middle of a delivery; ``None`` if the transport does not claim that.
 
-        hooks: Plugins that look on.
+        hooks: Plugins that observe the calls.
 
-        queue_retry: From a queue to the policy of listeners that have none.
+        queue_retry: From a queue to the retry policy of listeners without one.
 
-        patience: Seconds for which what this process cannot handle is given back.
+        patience: Seconds for which events that this process cannot handle are given back.
 
-        outgoing: Where what listeners dispatch by their call goes.
+        outgoing: Sends the events that listeners dispatch by their call.
 
-        runs: Notes which listener of a delivery with lost leases runs; ``None`` where no evidence is kept.
+        runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
     """
 
     _listeners: ListenerTable
@@ -137,7 +140,7 @@ class Caller:
 
     def outcome(self, delivery: Delivery) -> Outcome:
         """
-        Return how *delivery* ends; whatever its listeners raise becomes part of that.
+        Return the outcome of *delivery*, which includes what its listeners raise.
 
         Raises:
             KeyboardInterrupt: A listener was interrupted from the terminal.
@@ -231,7 +234,7 @@ class Caller:
         """
         Call *listener* and return how that ended.
 
-        Each gets an event of its own, so that nothing that one changes in it reaches another.
+        Each listener gets a copy of the event, so that a change by one does not reach another.
         """
         kind = listener.event_type
         try:
@@ -241,10 +244,8 @@ class Caller:
                 return _Unfit(Reason.MALFORMED, str(error))
             result = listener.function(event) if call is None else listener.function(event, call)
             if result is not None and hasattr(result, "__await__"):
-                getattr(result, "close", int)()  # so that Python does not warn of it as well
-                return _Failed(
-                    TypeError("the listener returned an awaitable, which nobody awaits; its work was not done")
-                )
+                getattr(result, "close", int)()  # so that Python does not warn about it as well
+                return _Failed(TypeError(_NOT_AWAITED))
             if call is not None:
                 call.send_held()
         except KeyboardInterrupt:
@@ -258,7 +259,7 @@ class Caller:
     def _without_subject(
         self, listener: Listener, call: Call | None, document: Document, progress: Progress, missing: _Missing
     ) -> _Ended:
-        """Return how the call of *listener* ends whose subject is missing: waited for first, then as it has marked."""
+        """Return how the call of *listener* ends whose subject is missing: wait for it first, then do as marked."""
         if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):
             return _Result.PUT_OFF
         if listener.mark.missing == "skip":
@@ -287,20 +288,22 @@ class Caller:
         notify(self._failure_observers, **about, attempt=failure.attempt, error=error, due=failure.due)
 
     def _kept(self, delivery: Delivery, progress: Progress) -> bool:
-        """Keep *progress* where that is claimed; return whether further listeners may be called."""
+        """Store *progress* if the transport claims that; return whether further listeners may be called."""
         if self._checkpoint is None:
             return True
         state = dumped(progress)
         try:
             self._checkpoint(delivery, state)
         except (LeaseLostError, TransportClosedError):
-            return False  # what the others do would be lost: the settlement will be refused
+            return False  # the work of further listeners would be lost: the settlement will be refused
         except Exception as error:  # noqa: BLE001 - any error; it must not hide what the listeners did
-            _log.warning("progress of %r could not be kept, a crash now would run listeners again: %s", delivery, error)
+            _log.warning(
+                "progress of %r could not be stored; a crash now would run listeners again: %s", delivery, error
+            )
         return True
 
     def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:
-        """Return why this process cannot handle *document*, and in words, if it cannot."""
+        """Return why this process cannot handle *document*, as a code and in words, if it cannot."""
         if not listeners:
             elsewhere = [each.queue or self._first_queue(document.type) for each in self._listeners.of(document.type)]
             where = f"; its listeners here are in {', '.join(sorted(set(elsewhere)))}" if elsewhere else ""

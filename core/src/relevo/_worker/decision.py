@@ -1,7 +1,7 @@
 """
-The decisions about a delivery that need no look at its listeners, from values alone: no clock, no I/O.
+The decisions about a delivery that do not depend on its listeners, from values alone: no clock, no I/O.
 
-What its listeners did, and what follows from that, is decided in :mod:`relevo._worker.progress`.
+What its listeners did, and its outcome because of that, is decided in :mod:`relevo._worker.progress`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
     NEWER_VERSION = "newer-version"
     LISTENER_MISSING = "listener-missing"
-    """A listener that still had to run is in no worker any more."""
+    """No worker has a certain listener that still had to run."""
 
     STATE_TOO_LARGE = "state-too-large"
     """It has too many listeners, or their ids are too long, to keep their progress with it."""
@@ -52,7 +52,7 @@ class Reason(StrEnum):
 
 
 def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
-    """Return the dead letter that *delivery* becomes without a look at its listeners, if it does."""
+    """Return the dead letter that *delivery* becomes regardless of its listeners, if it does."""
     envelope = delivery.envelope
     if isinstance(envelope, Unreadable):
         return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(envelope.why))
@@ -107,12 +107,12 @@ def wait_left(elapsed: float, patience: float) -> float | None:
 
 def kind_of(error: BaseException) -> str:
     """Return the name of the class of *error*."""
-    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass has no say in this
+    name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass cannot override this
     return sanitised(name, limit=200)
 
 
 def traced(error: BaseException) -> str:
-    """Return the traceback of *error*, or what can be had of it."""
+    """Return the traceback of *error*, or at least its description."""
     try:
         return "".join(traceback.format_exception(error)).rstrip()
     except BaseException:  # noqa: BLE001 - as above; it may also be deeper than the stack
@@ -121,9 +121,9 @@ def traced(error: BaseException) -> str:
 
 def sanitised(text: str, *, limit: int = MAX_ERROR) -> str:
     """
-    Return *text* so that every store can keep it: no NUL, no lone surrogate, at most *limit* bytes.
+    Return *text* in a form that every store can keep: no NUL, no lone surrogate, at most *limit* bytes.
 
-    What is too long is cut in the middle, since the end of a traceback says most.
+    Text that is too long is cut in the middle, since the end of a traceback matters most.
     """
     data = text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
     if len(data) > limit:

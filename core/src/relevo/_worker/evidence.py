@@ -23,7 +23,7 @@ GRACE = 30.0
 """
 Seconds for which a process on another host has to be away before it counts as dead.
 
-Longer than a worker takes to reconnect after a restart of the server, including its longest pause.
+Longer than a worker needs to reconnect after a restart of the server, including its longest pause.
 """
 
 APPEAR_EVERY = 10.0
@@ -62,7 +62,7 @@ class Begin:
 
 @attrs.frozen
 class Wait:
-    """Not now: the process that began it is alive and may still settle it, or it is not certain to have ended."""
+    """Not now: the process that began it is alive and may still settle it, or may not have ended."""
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
 
         fate: Returns what is known about the process whose identity it is given as text.
 
-        patient: Wait for a process that began it and is alive.
+        patient: Wait if the process that began it is alive.
     """
     accused = list(dict.fromkeys(deaths))
     if note is not None and patient and fate(note.by) is Fate.ALIVE:
@@ -121,10 +121,10 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
 
 def cannot_tell(lost_leases: int, *, last: str = "") -> str:
     """Return the reason for giving up an event whose transport keeps no evidence."""
-    told = f"; {last}" if last else ""
+    cause = f"; {last}" if last else ""
     return (
         f"{lost_leases} hand-overs ended without an outcome: "
-        f"a process ended or its connection was lost; this transport cannot tell{told}"
+        f"a process ended or its connection was lost; this transport cannot tell{cause}"
     )
 
 

@@ -16,7 +16,7 @@ from relevo.errors import ConfigurationError, did_you_mean, shown
 Kind = Literal["inline", "threads", "process"]
 
 TIME_LIMIT = 900.0
-"""Seconds for which a listener may run if nothing is said."""
+"""Seconds for which a listener may run by default."""
 
 _MOST = 1000
 _SMALLEST = 16 << 20
@@ -27,10 +27,10 @@ _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def _kind(value: Any) -> Kind:
     for each in get_args(Kind):
         if value == each:
-            return each  # type: ignore[no-any-return]  # get_args() tells no type
+            return each  # type: ignore[no-any-return]  # get_args() returns Any
     known = get_args(Kind)
-    mend = did_you_mean(value, known) if isinstance(value, str) else ""
-    raise ConfigurationError(f"execution is {', '.join(known[:-1])} or {known[-1]}, not {shown(value)}{mend}")
+    meant = did_you_mean(value, known) if isinstance(value, str) else ""
+    raise ConfigurationError(f"execution: expected {', '.join(known[:-1])} or {known[-1]}; got {shown(value)}{meant}")
 
 
 def _concurrency(value: Any) -> int:
@@ -43,8 +43,8 @@ def _recycle_after(value: Any) -> int:
 
 def _whole(value: Any, what: str, *, most: int | None) -> int:
     if type(value) is not int or value < 1 or (most is not None and value > most):
-        limits = "from 1 on" if most is None else f"from 1 to {most}"
-        raise ConfigurationError(f"{what} is a whole number {limits}, not {shown(value)}")
+        limits = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ConfigurationError(f"{what}: expected a whole number {limits}; got {shown(value)}")
     return value
 
 
@@ -59,9 +59,9 @@ def size(value: object, *, what: str, least: int = 1) -> int:
     Args:
         value: A number of bytes, or text with a unit.
 
-        what: How the error names it.
+        what: The name of *value* in the error.
 
-        least: Bytes; what is smaller is refused.
+        least: The smallest size allowed, in bytes.
 
     Raises:
         ConfigurationError: It is not a size, or it is too small.
@@ -93,12 +93,12 @@ class Execution:
 
         concurrency: How many events are handled at once, each in a thread or a child process of its own.
 
-        time_limit: For how long a listener may run that says nothing itself. In a child process it is killed then,
-            and has failed; with threads the worker ends; ``inline`` nobody looks.
+        time_limit: How long a listener without a time limit of its own may run. A child process is killed then, and
+            the listener has failed; with threads the worker ends; ``inline`` does not check it.
 
-        memory_limit: Bytes, or text such as ``"512M"``, that a child process may occupy, without those that it started.
-            One that holds more while it handles an event is killed; one that has used up half of what it had left is
-            replaced between two events.
+        memory_limit: Bytes, or text such as ``"512M"``, that a child process may occupy, without processes that it
+            started. A child process that holds more while it handles an event is killed; one that has used up half of
+            the rest is replaced between two events.
 
         recycle_after: Replace a child process after this number of events.
 
@@ -115,8 +115,8 @@ class Execution:
     def __attrs_post_init__(self) -> None:
         if self.kind == "inline" and self.concurrency > 1:
             raise ConfigurationError(
-                f"concurrency is {self.concurrency}, and inline, events are handled one after the other; "
-                f'say execution = "threads" or "process"'
+                f'concurrency: expected 1, since execution = "inline" handles one event at a time; got '
+                f'{self.concurrency}; set execution = "threads" or "process"'
             )
 
     @property
@@ -125,11 +125,11 @@ class Execution:
         return self.kind or ("threads" if self.concurrency > 1 else "inline")
 
     def longest(self, listeners: Iterable[Listener]) -> float:
-        """Return the seconds for which a listener may run at most, whether one of *listeners* or one to come."""
+        """Return the longest time limit in seconds, of *listeners* and of a listener that is added later."""
         return max([self.time_limit, *(each.mark.time_limit or 0.0 for each in listeners)])
 
     def overridden(self, kind: Kind | None, concurrency: int | None) -> Execution:
-        """Return what holds where *kind* and *concurrency* win if they are said; *inline* alone is one at a time."""
+        """Return this execution with *kind* and *concurrency* if they are given; *inline* alone is one at a time."""
         if kind == "inline" and concurrency is None:
             concurrency = 1
         return attrs.evolve(self, kind=kind or self.kind, concurrency=concurrency or self.concurrency)

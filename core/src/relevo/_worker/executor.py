@@ -10,7 +10,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome
 
 Handle = Callable[[Delivery], Outcome]
-"""From a delivery to how it ends; whatever listeners raise is in the outcome."""
+"""From a delivery to its outcome, which includes what listeners raise."""
 
 
 class Executor(ABC):
@@ -22,11 +22,11 @@ class Executor(ABC):
     """
 
     def watch(self, listeners: ListenerTable) -> ListenerTable:
-        """Return *listeners*, or others in their place that hold each call to its time limit; by default themselves."""
+        """Return *listeners*, or replacements that hold each call to its time limit; by default *listeners*."""
         return listeners
 
     def stop_when(self, is_ending: Callable[[], bool]) -> None:  # noqa: B027 - most executors have nothing to give back
-        """Give back what is submitted and not begun once *is_ending* returns true; by default it is begun."""
+        """Give back what is submitted and not begun once *is_ending* returns true; by default do nothing."""
 
     @abstractmethod
     def start(self, handle: Handle) -> None:
@@ -38,17 +38,17 @@ class Executor(ABC):
         Return how many further deliveries can be submitted now.
 
         Raises:
-            TransportUnavailableError: None can, since something that the executor needs is down; said once
-                for each attempt that failed, and nothing that was submitted depends on it any more.
+            TransportUnavailableError: None, since something that the executor needs is down; raised once
+                for each attempt that failed; nothing that was submitted waits for it.
         """
 
     @abstractmethod
     def submit(self, delivery: Delivery) -> None:
-        """Begin to handle *delivery*; there is room for it."""
+        """Begin to handle *delivery*; :meth:`room` was not 0."""
 
     @abstractmethod
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        """Return what was finished since the last time, after at most *wait* seconds if nothing was."""
+        """Return what finished since the last call; if nothing did, wait for at most *wait* seconds."""
 
     @abstractmethod
     def running(self) -> int:
@@ -83,8 +83,8 @@ class InlineExecutor(Executor):
         try:
             outcome = self._handle(delivery)
         except BaseException:
-            # A defect or an interrupt, no listener's failure: the process ends in the middle of it, as in a crash.
-            # It counts as a death, so it cannot stop the queue for ever: the third one ends the event.
+            # A defect or an interrupt, not a failure of a listener: the process ends in the middle of it, as in a
+            # crash. It counts as a death, so it cannot block the queue for ever: the third one ends the event.
             self._done.append((delivery, Lost(death=str(this_process().as_witnessed()))))
             raise
         self._done.append((delivery, outcome))

@@ -19,7 +19,7 @@ from relevo.errors import ConfigurationError, SettleError, TransportError, Trans
 _log = getLogger("relevo.worker")
 
 FLUSH_AFTER = 0.01
-"""Seconds after which a settlement waits no longer for others to go with."""
+"""Seconds after which a settlement no longer waits for others to be flushed with it."""
 
 _MOST_FAILURES = 5
 _AGAIN_AFTER = 1.0
@@ -60,15 +60,15 @@ class Ledger:
     Keeps the books of one worker; its methods may be called from the worker and from its keeper.
 
     Args:
-        transport: Where the deliveries come from and go to.
+        transport: The transport that delivers and settles.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
-        hooks: Plugins that look on.
+        hooks: Plugins that observe the settling.
 
-        settled: Called with what was settled, and with what was no longer held and could not be settled.
+        settled: Called with the settlements that took effect, and with those of deliveries that were no longer held.
 
-        limit: So many settlements do not wait any longer.
+        limit: Flush once this many settlements are pending.
     """
 
     _transport: Transport
@@ -79,9 +79,9 @@ class Ledger:
 
     def __attrs_post_init__(self) -> None:
         self.counts: Counter[type[Outcome]] = Counter()
-        """How many were settled, by outcome."""
+        """The number of settled deliveries, by outcome."""
         self.reasons: Counter[str] = Counter()
-        """How many were dead-lettered, by reason."""
+        """The number of dead letters, by reason."""
         self._around = self._hooks.observers("relevo_around_settle")
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
@@ -113,7 +113,7 @@ class Ledger:
         return len(self._held)
 
     def waiting(self) -> int:
-        """Return how many settlements the transport did not take and is offered again; their listeners have ended."""
+        """Return the number of settlements that failed and are tried again; their listeners have ended."""
         return len(self._failed)
 
     def pending(self) -> int:
@@ -125,7 +125,7 @@ class Ledger:
         return self.counts.total() - self.counts[Release]
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Note how *delivery* ends, to be settled with the next flush."""
+        """Note the *outcome* of *delivery*, to be settled with the next flush."""
         with self._lock:
             if not self._pending:
                 self._since = self._clock.monotonic()
@@ -144,12 +144,12 @@ class Ledger:
 
     def flush(self) -> None:
         """
-        Settle all that waits.
+        Settle all that is pending.
 
         Raises:
-            TransportUnavailableError: The server could not be reached; it all waits still.
+            TransportUnavailableError: The server could not be reached; all settlements stay pending.
 
-            SettleError: Some could not be settled, and not for the first time; they wait still.
+            SettleError: Some could not be settled, and not for the first time; they are tried again.
         """
         with self._flushing:
             batch = self._taken()
@@ -173,10 +173,10 @@ class Ledger:
             raise failure
 
     def extend(self, lease: float) -> None:
-        """Keep all that is held hidden for another *lease* seconds, where the transport can; forget what is lost."""
+        """Keep all held deliveries hidden for another *lease* seconds, if the transport can; forget the lost ones."""
         if not self._transport.capabilities.extend:
             return
-        with self._flushing:  # what is being settled meanwhile would seem lost
+        with self._flushing:  # a delivery that is settled meanwhile would seem lost
             with self._lock:
                 held = list(self._held)
             if not held:
@@ -187,8 +187,8 @@ class Ledger:
                 _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
                 return
             with self._lock:
-                told_later = {delivery for delivery, _ in (*self._pending, *self._failed)}
-                gone = [delivery for delivery in lost if delivery not in told_later]
+                to_settle = {delivery for delivery, _ in (*self._pending, *self._failed)}
+                gone = [delivery for delivery in lost if delivery not in to_settle]
                 for delivery in gone:
                     self._held.pop(delivery, None)
         for delivery in gone:
@@ -204,7 +204,7 @@ class Ledger:
     def _enter(
         self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None
     ) -> Sequence[Settlement]:
-        """Enter into the books what became of *batch*; return what was settled."""
+        """Record the result of settling *batch*; return what was settled."""
         if failure is None:
             self._failures = 0
         unsettled = frozenset(failure.unsettled) if failure else frozenset()

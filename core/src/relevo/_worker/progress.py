@@ -1,7 +1,7 @@
 """
-The progress of an event: which of its listeners are done, due or dead, how often each has run, and what follows.
+The progress of an event: which of its listeners are done, due or dead, how often each has run, and its outcome.
 
-It travels as the ``state`` of a delivery. The bytes carry a version of their own, so that two releases
+It is stored as the ``state`` of a delivery. The bytes have a version of their own, so that two releases
 of relevo can work side by side on one queue.
 """
 
@@ -22,10 +22,10 @@ from relevo.errors import CodecError, DecodeError, GiveUp, described
 STATE_VERSION = 1
 
 SEALED = b"s1"
-"""What a state begins with that a worker signed; its own first byte is a brace."""
+"""The beginning of a state that a worker signed; without a signature its first byte is a brace."""
 
 SEAL = 42
-"""Bytes of such a signature, its beginning included; there is always room left for one, and a note of its length."""
+"""Bytes of such a signature with its beginning; a state always leaves room for one, and for a note of that length."""
 
 _MOST = MAX_STATE - 2 * SEAL
 
@@ -35,7 +35,7 @@ _LATEST = 1e10
 _MOST_RUNS = 2**31 - 1
 _MAX_REASON = 200
 _SHORTEST_TRACEBACK = 250
-"""Bytes; one that would have to be shorter is left out."""
+"""Bytes; a traceback that would have to be shorter is left out."""
 
 SUBJECT_PATIENCE = 60.0
 
@@ -48,20 +48,20 @@ class ListenerProgress(msgspec.Struct, array_like=True):
 
     status: Status = "due"
     runs: Annotated[int, msgspec.Meta(ge=0, le=_MOST_RUNS)] = 0
-    """Calls so far; a run that a crash cut short is not counted here but as a loss."""
+    """Calls so far; a run that a crash cut short counts as a lost lease instead."""
 
     due: Time = 0.0
     """Seconds since the epoch before which it is not called again."""
 
     why: str = ""
-    """The reason code of a dead one."""
+    """The reason code of a dead listener."""
 
     error: str = ""
     """The last error, in one line."""
 
 
 class Raised(msgspec.Struct, array_like=True):
-    """The exception of which a listener died."""
+    """The last exception of a dead listener."""
 
     kind: str = ""
     """The name of its class."""
@@ -73,13 +73,13 @@ class Progress(msgspec.Struct, omit_defaults=True):
     """How far an event is in one queue."""
 
     v: int
-    """Of this shape; always written, since a default would change with the release that reads it."""
+    """The version; always written, since a default would depend on the release that reads it."""
 
     listeners: dict[str, ListenerProgress] = {}
     """By listener id."""
 
     waiting: dict[str, Time] = {}
-    """From a reason to be patient to the time at which it was first met."""
+    """From a reason to wait to the time at which it was first met."""
 
     stopped: bool = False
     """A listener stopped the propagation; the later ones are skipped for good."""
@@ -99,13 +99,13 @@ class Progress(msgspec.Struct, omit_defaults=True):
         return wait_left(now - first, min(patience, SUBJECT_PATIENCE) if reason == Reason.SUBJECT_MISSING else patience)
 
     def overcome(self, *reasons: str) -> None:
-        """Forget the *reasons* that were waited for and are gone; met again, the wait for them begins again."""
+        """Forget the *reasons*, which are gone; if one is met again, its wait begins again."""
         for reason in reasons if self.waiting else ():
             self.waiting.pop(reason, None)
 
     def give_back(self, reason: str, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
         """
-        Return that this worker cannot handle the event, or its dead letter when that went on for too long.
+        Return the outcome that gives the event back for another worker, or its dead letter when patience has run out.
 
         Args:
             reason: Why this worker cannot.
@@ -129,14 +129,14 @@ class Progress(msgspec.Struct, omit_defaults=True):
             for alias in listener.aliases:
                 earlier = self.listeners.pop(alias, None)
                 raised = self.raised.pop(alias, None)
-                # During a rolling deploy both ids may have a past; what is done under either is done.
+                # During a rolling deploy both ids may have run; a listener that is done under one of them is done.
                 if earlier and (listener.id not in self.listeners or earlier.status == "done"):
                     self.listeners[listener.id] = earlier
                     if raised is not None:
                         self.raised[listener.id] = raised
 
     def due(self, listeners: Sequence[Listener], now: float) -> list[Listener]:
-        """Return those of *listeners* that are to be called now."""
+        """Return those of *listeners* that are due now."""
         if not self.listeners:
             return [] if self.stopped else list(listeners)
         found = []
@@ -163,9 +163,9 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
     def put_off(self, listener: Listener, reason: str, now: float, *, patience: float) -> bool:
         """
-        Note that *listener* could not run for *reason*, and return whether it is to be tried again.
+        Note that *listener* could not run for *reason*, and return whether it is tried again.
 
-        This counts as no run; it is not to be tried again once patience has run out.
+        This does not count as a run; it is not tried again once patience has run out.
         """
         mine = self._of(listener)
         wait = self.wait_for(reason, now, patience=patience)
@@ -182,11 +182,11 @@ class Progress(msgspec.Struct, omit_defaults=True):
         Note that *listener* raised *error*, and when it is run again, if ever; return both as a value.
 
         Args:
-            listener: Which one.
+            listener: The listener.
 
             error: What it raised.
 
-            policy: What decides.
+            policy: Decides whether it is run again, and when.
 
             now: Seconds since the epoch.
 
@@ -223,15 +223,15 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """
         Return how the delivery ends after its due listeners were called.
 
-        Done if all are done; again at the earliest time at which one is due; dead when none is due any more
-        and one is dead. A listener that still had to run and that this worker does not have is waited for.
+        Done if all are done; again at the earliest time at which one is due; dead when none is due any longer
+        and one is dead. It waits for a listener that still has to run and that this worker does not have.
 
         Args:
-            listeners: All that this worker has for the event in this queue.
+            listeners: All listeners of this worker for the event in this queue.
 
             now: Seconds since the epoch.
 
-            patience: Seconds for which a missing listener is waited for.
+            patience: Seconds to wait for a missing listener.
         """
         waits = self._waits(listeners, now, patience)
         if waits:
@@ -242,7 +242,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         return DeadLetter(reason=failures[0].reason, error=_text_of(failures), state=dumped(self), failures=failures)
 
     def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
-        """Return the seconds until each listener that is not finished is due; a missing one dies of impatience."""
+        """Return the seconds until each unfinished listener is due; a missing one is dead when patience has run out."""
         mine = {listener.id for listener in listeners}
         unfinished = {key: each for key, each in self.listeners.items() if each.status == "due"}
         vanished = [each for key, each in unfinished.items() if key not in mine]
@@ -275,8 +275,8 @@ def _failure(listener_id: str, mine: ListenerProgress, raised: Raised) -> Failur
 
 
 def _text_of(failures: Sequence[Failure]) -> str:
-    """Return *failures* in words, for people; no program reads this."""
-    share = MAX_ERROR // len(failures) - 1  # each its own, so that no long one hides that another died
+    """Return *failures* as text for people; no program parses it."""
+    share = MAX_ERROR // len(failures) - 1  # an equal share for each, so that a long one hides no other
     return "\n".join(sanitised(_epitaph(each), limit=share) for each in failures)
 
 
@@ -287,7 +287,7 @@ def _epitaph(failure: Failure) -> str:
 
 
 class NewerStateError(DecodeError):
-    """Raised when a newer release of relevo wrote the state; a newer worker will come by."""
+    """Raised when a newer release of relevo wrote the state; a newer worker can read it."""
 
     def __init__(self, version: int):
         self.version = version
@@ -312,9 +312,9 @@ def loaded(state: bytes) -> Progress:
     Raises:
         NewerStateError: A newer release wrote it.
 
-        DecodeError: It is not a progress.
+        DecodeError: It is invalid.
     """
-    while state.startswith(SEALED):  # by others, or before signing was given up: here nobody asks for it
+    while state.startswith(SEALED):  # by another program, or before signing was turned off: here it is not verified
         state = state[SEAL:]
     if not state:
         return Progress(STATE_VERSION)
@@ -335,10 +335,10 @@ def loaded(state: bytes) -> Progress:
 
 def dumped(progress: Progress) -> bytes:
     """
-    Return *progress* as bytes; what does not fit is shortened or left out, tracebacks first, then the error texts.
+    Return *progress* as bytes; if they are too many, shorten or leave out tracebacks first, then the error texts.
 
     Raises:
-        StateTooLargeError: It does not fit even so.
+        StateTooLargeError: It is too large even then.
     """
     state = _encode(progress)
     limit = MAX_ERROR
@@ -362,9 +362,9 @@ def _shortened(raised: Mapping[str, Raised], limit: int) -> dict[str, Raised]:
 
 def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, bytes]:
     """
-    Return since when *reason* is waited for by *state*, which a newer release wrote, and the state that says so.
+    Return when the wait for *reason* began, and *state*, which a newer release wrote, with that time in it.
 
-    ``None`` and the state as it is if it has a shape in which this cannot be said.
+    Return ``None`` and *state* unchanged if its format has no place for that time.
     """
     try:
         parts = _decode_parts(state)
@@ -380,9 +380,9 @@ def first_met(state: bytes, reason: str, now: float) -> tuple[float | None, byte
 
 def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: float = PATIENCE) -> Outcome:
     """
-    Give an event back whose state a newer release wrote; nothing in that changes but what every release knows.
+    Give an event back whose state a newer release wrote; only the part of it that every release knows is changed.
 
-    Where not even that can be noted, it is waited for from when the event was sent.
+    If not even that can be noted, the wait counts from when the event was sent.
     """
     first, state = first_met(delivery.state, Reason.NEWER_VERSION, now)
     wait = wait_left(waited(delivery, now) if first is None else now - first, patience)
@@ -392,22 +392,22 @@ def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: f
 
 
 def failures_of(entry: DeadLetterEntry) -> tuple[Failure, ...]:
-    """Return what *entry* died of, as far as it was kept: at least its reason and its error."""
+    """Return why *entry* is a dead letter, as far as it was stored: at least its reason and its error."""
     try:
         failures = loaded(entry.state).failures() if len(entry.state) <= MAX_STATE else ()
     except DecodeError:
         failures = ()
     if failures and failures[0].reason == entry.reason:
         return failures
-    return (Failure(reason=entry.reason, error=entry.error),)  # its state is of an earlier hand-over, or of no use
+    return (Failure(reason=entry.reason, error=entry.error),)  # its state is of an earlier hand-over, or unusable
 
 
 def revived(state: bytes) -> bytes:
     """
-    Return *state* for a dead letter that is made ready again: its dead listeners start afresh, the done stay done.
+    Return *state* for a dead letter that is made ready again: its dead listeners run again, the done stay done.
 
     Raises:
-        NewerStateError: A newer release wrote it, and knows what is done.
+        NewerStateError: A newer release wrote it, so this one does not know which listeners are done.
     """
     try:
         progress = loaded(state)
@@ -415,6 +415,6 @@ def revived(state: bytes) -> bytes:
         if isinstance(error, NewerStateError):
             raise
         return b""
-    # The others stay by name: after a stop of the propagation a listener without an entry would be skipped.
+    # The others keep an entry: after a stop of the propagation a listener without one would be skipped.
     again = {key: each if each.status == "done" else ListenerProgress() for key, each in progress.listeners.items()}
     return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped))

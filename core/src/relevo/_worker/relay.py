@@ -35,21 +35,21 @@ _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 
 class RelayExecutor(Executor):
     """
-    Hands on what a worker receives from an outbox, a batch at a time.
+    Passes on what a worker receives from an outbox, a batch at a time.
 
     An event that the target has confirmed is done here; one whose outcome is unknown is sent again under
     the same id; one that the target refuses is tried again, and dead-lettered when *patience* runs out.
-    While the target is down everything stays where it is, and nothing counts.
+    While the target is down all events stay where they are, and no attempt counts.
 
     Args:
-        target: Where to.
+        target: The transport to send to.
 
-        clock: Where the time comes from.
+        clock: The source of time.
 
         patience: Seconds from the first refusal of an event until it is dead-lettered; ``None``: never, it
-            stays where it is and nothing is noted with it.
+            stays where it is, and its state is not changed.
 
-        change: Returns what is sent in place of an envelope, or what becomes of it here instead.
+        change: Returns the envelope to send instead, or the outcome of the event here if it is not sent.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RelayExecutor(Executor):
         self._has_sent = False
 
     def start(self, handle: Handle) -> None:
-        """Nothing to get ready: the events are handed on, not handled."""
+        """Do nothing: the events are passed on, not handled."""
 
     def room(self) -> int:
         outage, self._outage = self._outage, None
@@ -87,7 +87,7 @@ class RelayExecutor(Executor):
         return ()
 
     def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        """Send what was submitted and say what became of it."""
+        """Send what was submitted and return the outcomes."""
         batch, self._batch = self._batch, []
         now = self._clock.now()
         ended: list[tuple[Delivery, Outcome]] = []
@@ -118,7 +118,7 @@ class RelayExecutor(Executor):
         except _UNFIT as error:
             if len(batch) == 1:
                 return [(batch[0][0], self._refused(batch[0][0], error))]
-            return [ended for entry in batch for ended in self._handed_on([entry])]  # one of them asks for too much
+            return [ended for entry in batch for ended in self._handed_on([entry])]  # to find the one that is unfit
         except ConfigurationError as error:  # about the target, not an event; after a first success, an outage
             name, why = self._target.name, f"it worked before, and fails now: {error}"
             self._outage = TransportUnavailableError(name, why) if self._has_sent else error

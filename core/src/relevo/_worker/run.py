@@ -45,13 +45,13 @@ class RunOptions:
     """
 
     transport: str | None = None
-    """Which of the application's transports; the only one by default."""
+    """The name of one of the application's transports; by default its only one."""
 
     queues: tuple[str, ...] = ()
-    """In order of preference; all that routes lead to if empty."""
+    """In order of preference; if empty, all queues that have a route."""
 
     until_empty: bool = False
-    """Stop when nothing is ready any more."""
+    """Stop when no event is ready."""
 
     execution: Literal["inline", "threads", "process"] | None = attrs.field(
         default=None,
@@ -62,12 +62,12 @@ class RunOptions:
             choices=("inline", "threads", "process"),
         ),
     )
-    """Where listeners run; what the application says by default."""
+    """Where listeners run; by default the application's setting."""
 
     concurrency: int | None = attrs.field(
         default=None, metadata=_set_by("--concurrency", "Handle up to N events at once.", short="-c", most=1000)
     )
-    """The number of events that are handled at once; what the application says by default."""
+    """The number of events that are handled at once; by default the application's setting."""
 
     max_events: int | None = attrs.field(default=None, metadata=_set_by("--max-events", "Stop after N events."))
 
@@ -92,10 +92,10 @@ class RunOptions:
             "--settle", "Also wait this long for events that become due.", kind="duration", until_empty_only=True
         ),
     )
-    """With *until_empty*: seconds to wait also for what becomes due, such as retries."""
+    """With *until_empty*: seconds to wait also for events that become due, such as retries."""
 
     batch: int | None = None
-    """Events received at once; the transport's measure by default."""
+    """The most events to receive at once; by default the worker's own limit."""
 
 
 def flags() -> dict[str, Flag]:
@@ -114,7 +114,7 @@ class Report:
     done: int = 0
     retried: int = 0
     dead: int = 0
-    """Dead-lettered; a runner counts also what the relay that it runs beside could not hand on."""
+    """Dead-lettered; a runner also counts the events that its relay could not pass on."""
 
     unsettled: int = 0
     """Deliveries that were received and could not be settled; they are delivered again and may run again."""
@@ -122,9 +122,9 @@ class Report:
     seconds: float = 0.0
     stopped_by: str = "empty"
     """
-    ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook lets nothing further be taken; of a runner
-    also ``lock`` when another one is at it, ``memory`` and ``failures``.
+    ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook objects to further events; of a runner
+    also ``lock`` when another one runs already, ``memory`` and ``failures``.
     """
 
     reasons: Mapping[str, int] = attrs.field(factory=dict)
-    """How many were dead-lettered for which reason."""
+    """The number of dead letters, by reason."""

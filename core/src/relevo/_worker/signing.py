@@ -1,9 +1,9 @@
 """
 Signatures: only the application can make its events, or change their state.
 
-Off unless it is given keys. Events are signed at the dispatch, in a header, and verified by workers before
-anything of them is read; workers sign the state that travels with a delivery. It is HMAC-SHA256 (RFC 2104)
-over fields that are each preceded by their length, so that no two events are written alike.
+Off without keys. Events are signed at the dispatch, in a header, and workers verify them before they read
+anything else; workers also sign the state of a delivery. It is HMAC-SHA256 (RFC 2104) over fields that are
+each preceded by their length, so that two different events never have the same input.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _SIGNATURE = re.compile(r"(v\d{1,9})\.([0-9a-f]{8})\.([0-9a-f]{64})")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _NOTE = SEALED + b"awaiting"
 """
-What stands before a state since its key, or that of its event, is waited for; instead of a signature a time follows.
+The prefix of a state while its key, or that of its event, is waited for; a time follows in place of a signature.
 
-It is not signed: whoever can write it can take the whole event away.
+It is not signed: a program that can write it can delete the whole event.
 """
 
 
 class UnknownKeyError(DecodeError):
-    """Raised when something is signed with a key that is not here, or in a later way; a later worker may know it."""
+    """Raised for an unknown key, or a later version of signatures; a later worker may know it."""
 
 
 def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
@@ -47,35 +47,35 @@ def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
     is_one = isinstance(value, (str, bytes, Secret)) or not isinstance(value, Iterable)
     keys: list[Any] = [value] if is_one else list(value)
     if wrong := [type(each).__name__ for each in keys if not isinstance(each, (str, Secret))]:
-        raise ConfigurationError(f"signing: a key is text, not {wrong[0]}; give one, or several in a list")
+        raise ConfigurationError(f"signing: expected a key as text, or a list of keys; got {wrong[0]}")
     found = tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
     lengths = [len(key.reveal()) for key in found]
     if not lengths or min(lengths) < SHORTEST_KEY:
-        what = f"has {min(lengths)} characters" if lengths else "is missing"
+        got = f"one of {min(lengths)}" if lengths else "no key"
         raise ConfigurationError(
-            f"signing: a key {what}, {SHORTEST_KEY} are the least; make one with "
+            f"signing: expected keys of at least {SHORTEST_KEY} characters; got {got}; generate one with "
             f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     if len(set(found)) < len(found):
-        raise ConfigurationError("signing: a key is there twice; leave one of them out")
+        raise ConfigurationError("signing: the same key is there twice; remove one of them")
     return found
 
 
 @attrs.frozen
 class Signing:
     """
-    The keys of an application, and what is done with them.
+    The keys of an application; they sign and verify its events.
 
-    To change keys without a pause, give every program the new one in second place, then let it sign by putting it
-    first, then take the old one away once nothing that it signed is left. A key that a worker does not have yet is
-    waited for, as a later version of an event is. To begin, deploy with ``required=False``, which takes what is not
-    signed yet, and leave that out once nothing unsigned is on its way.
+    To change keys without a pause, add the new one in second place to every program, then let it sign by putting it
+    first, then remove the old one once nothing that it signed is left. An event whose key a worker does not have yet
+    is given back, as a later version of an event is. To begin, deploy with ``required=False``, which accepts unsigned
+    events, and remove that once no unsigned event is left.
 
     Args:
-        keys: One key, or several. The first one signs, all verify. Each has 32 characters at least, out of
+        keys: One key, or several. The first one signs, all verify. Each has at least 32 characters, from
             a random source: ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
 
-        required: Refuse what is not signed.
+        required: Refuse unsigned events.
 
     Raises:
         ConfigurationError: There is no key, or one is too short; it is not shown.
@@ -92,13 +92,13 @@ class Signing:
     # --- events ------------------------------------------------------------------------------------
 
     def signed(self, envelope: Envelope) -> Envelope:
-        """Return *envelope* with a signature of its own, whatever it had."""
+        """Return *envelope* with a new signature, which replaces any that it had."""
         key_id = next(iter(self._by_id))
         mac = self._mac(key_id, *_said(envelope)).hex()
         return attrs.evolve(envelope, headers={**envelope.headers, HEADER: f"{_VERSION}.{key_id}.{mac}"})
 
     def making(self, make: Callable[..., Sequence[Envelope]]) -> Callable[..., Sequence[Envelope]]:
-        """Return what makes the envelopes that *make* makes, signed."""
+        """Return a function that signs the envelopes that *make* returns."""
         return lambda *targets: [self.signed(envelope) for envelope in make(*targets)]
 
     def fault(self, envelope: Envelope) -> str | None:
@@ -111,12 +111,12 @@ class Signing:
 
     def verify(self, envelope: Envelope, *, queue: str) -> None:
         """
-        Look whether *envelope*, which lies in *queue*, is what one of the keys signed.
+        Verify that one of the keys signed *envelope*, which was received from *queue*.
 
         Raises:
             UnknownKeyError: Another key signed it, or a newer release of relevo.
 
-            DecodeError: It was not signed, or is not what was signed.
+            DecodeError: It was not signed, or differs from what was signed.
         """
         header = envelope.headers.get(HEADER)
         if header is None:
@@ -125,26 +125,28 @@ class Signing:
             return
         match = _SIGNATURE.fullmatch(header)
         if match is None:
-            raise DecodeError(f"what it is signed with is no signature: {shown(header)}")
+            raise DecodeError(f"its signature is malformed: {shown(header)}")
         version, key_id, mac = match.groups()
         if version != _VERSION:
-            raise UnknownKeyError(f"its signature is of version {version}, {_VERSION} is known")
+            raise UnknownKeyError(f"its signature has the version {version}; only {_VERSION} is known")
         if not _same(bytes.fromhex(mac), self._mac(self._known(key_id, "it"), *_said(envelope))):
             raise DecodeError(
                 "its signature does not fit: its body, source, queue, urgency, key or expiry is not what was signed"
             )
         if envelope.queue != queue:
-            raise DecodeError(f'it was signed for the queue "{envelope.queue}" and lies in another')
+            raise DecodeError(f'it was signed for the queue "{envelope.queue}" and was received from another')
 
     def _known(self, key_id: str, what: str) -> str:
         if key_id not in self._by_id:
-            raise UnknownKeyError(f"{what} is signed with the key {key_id}, which is none of: {', '.join(self._by_id)}")
+            raise UnknownKeyError(
+                f"{what} is signed with the key {key_id}, which is unknown; known: {', '.join(self._by_id)}"
+            )
         return key_id
 
     # --- state -------------------------------------------------------------------------------------
 
     def sealed(self, state: bytes, envelope: Envelope) -> bytes:
-        """Return *state* with a signature, which holds for *envelope* alone."""
+        """Return *state* with a signature, which is valid for *envelope* alone."""
         key_id = next(iter(self._by_id))
         return SEALED + key_id.encode() + self._mac(key_id, *_whose(envelope), state) + state if state else state
 
@@ -171,16 +173,16 @@ class Signing:
 
     def verifying(self, handle: Handle, *, clock: Clock, patience: float) -> Handle:
         """
-        Return what does as *handle*, but only to what is rightly signed; its outcomes have sealed states.
+        Wrap *handle* so that it gets only deliveries with a valid signature, and its outcomes have sealed states.
 
-        What another key signed is given back: while keys change, a later worker knows it.
+        A delivery that another key signed is given back: while keys change, a later worker knows the key.
 
         Args:
             handle: From a delivery to its outcome.
 
-            clock: Where the time comes from.
+            clock: The source of time.
 
-            patience: Seconds for which an unknown key is waited for, from the first hand-over that met it.
+            patience: Seconds to wait for an unknown key, from the first hand-over that met it.
         """
 
         def outcome(delivery: Delivery) -> Outcome:
@@ -202,7 +204,7 @@ class Signing:
         return outcome
 
     def keeping(self, checkpoint: Callable[[Delivery, bytes], None]) -> Callable[[Delivery, bytes], None]:
-        """Return what does as *checkpoint*, with a sealed state."""
+        """Wrap *checkpoint* so that it stores sealed states."""
 
         def keep(delivery: Delivery, state: bytes) -> None:
             envelope = delivery.envelope
@@ -219,7 +221,7 @@ class Signing:
 
 
 def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
-    """Give *delivery* back, and note in its state, which nobody here can read, since when its key is waited for."""
+    """Give *delivery* back, and note before its state, which is unreadable here, when the wait for its key began."""
     first, state = _noted(delivery.state)
     first = since(first, now)
     noted = b"%b%032.3f%b" % (_NOTE, first, state)
@@ -236,7 +238,7 @@ def _kept(state: bytes) -> bytes | None:
 
 
 def _noted(state: bytes) -> tuple[float | None, bytes]:
-    """Return since when *state* says that a key is waited for, if it does, and the state without that."""
+    """Return when the wait for a key began, if *state* has that note, and the state without the note."""
     if not state.startswith(_NOTE):
         return None, state
     try:
@@ -246,7 +248,7 @@ def _noted(state: bytes) -> tuple[float | None, bytes]:
 
 
 def _digest(key: bytes, message: bytes) -> bytes:
-    import hmac  # noqa: PLC0415 - it brings OpenSSL along, and few applications sign
+    import hmac  # noqa: PLC0415 - it loads OpenSSL, and few applications sign
 
     return hmac.digest(key, message, "sha256")
 

@@ -164,7 +164,7 @@ class Suspects:
                 self.notes[delivery] = note
 
     def excuse(self) -> None:
-        """Mark all notes as excused: this process ends normally or was told to, so its end is not a death."""
+        """Mark all notes as excused: this process ends normally or was asked to stop, so its end is not a death."""
         with self._lock:
             if not self._is_excused:  # the first time without a pause: it may be the last
                 self._excuse_again_at = -math.inf

@@ -13,9 +13,9 @@ from relevo.errors import RelevoError
 
 class TimeLimitExceededError(RelevoError):
     """
-    Raised for a listener that ran for longer than it may; for its retry policy it is an error like any other.
+    Raised for a listener that exceeds its time limit; its retry policy treats it as any other error.
 
-    Where listeners run in threads, which cannot be ended, it ends the worker.
+    If listeners run in threads, which cannot be ended, it ends the worker.
     """
 
     def __init__(self, listener_id: str, limit: float):
@@ -23,15 +23,15 @@ class TimeLimitExceededError(RelevoError):
         self.limit = limit
         super().__init__(
             f"{listener_id} ran for longer than its time limit of {limit:g} s; "
-            f"give it more with listener(…, time_limit=…), or make it quicker"
+            f"raise the limit with listener(…, time_limit=…), or make the listener faster"
         )
 
 
 class Watch(Protocol):
-    """Learns what runs."""
+    """Is notified when a listener begins and ends."""
 
     def begin(self, listener_id: str, limit: float) -> None:
-        """Note that the listener begins, and may run for *limit* seconds; whatever is raised, it raises instead."""
+        """Note that the listener begins, and may run for *limit* seconds; an error raised here replaces the call."""
         ...
 
     def end(self) -> None:
@@ -41,16 +41,16 @@ class Watch(Protocol):
 
 class WatchedTable(ListenerTable):
     """
-    The listeners of another table, each noted by *watch* while it runs.
+    The listeners of another table, each recorded by *watch* while it runs.
 
-    An interrupt that a listener raises is a failure of its own, since no terminal has a say where it runs.
+    A ``KeyboardInterrupt`` that a listener raises is its own failure, since no terminal interrupts it where it runs.
 
     Args:
-        listeners: Those that are watched; what is added to them later is too.
+        listeners: The listeners to watch, with those that are added later.
 
-        watch: Learns what runs.
+        watch: Is notified when a listener begins and ends.
 
-        time_limit: Seconds for listeners that say nothing themselves.
+        time_limit: Seconds for listeners without a time limit of their own.
     """
 
     def __init__(self, listeners: ListenerTable, watch: Watch, *, time_limit: float):

@@ -81,18 +81,18 @@ class StalledError(RelevoError):
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Worker:
     """
-    Handles the events of some queues of one transport until it is told to stop.
+    Handles the events of some queues of one transport until a limit is reached or it is stopped.
 
-    It may be run again: its limits, counted from when it was made, and its report go on.
+    It may be run again: its limits, counted from its creation, and its report continue.
 
     Args:
-        transport: Where the events are.
+        transport: The transport of the events.
 
         handle: From a delivery to its outcome.
 
         queues: In order of preference.
 
-        clock: Where the time comes from, and what waits in an outage.
+        clock: The source of time; it also waits in an outage.
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
@@ -100,14 +100,14 @@ class Worker:
 
         executor: Where listeners run; in this thread by default.
 
-        hooks: Plugins that look on, and may object to taking further events.
+        hooks: Plugins that observe the worker, and may pause it.
 
-        lease: Seconds for which deliveries are hidden; renewed every third of it where that is claimed.
+        lease: Seconds for which deliveries are hidden; renewed every third of it if the transport claims that.
 
         patient: Wait for a server that is down, instead of raising. After the first successful receive a
             configuration error of the transport is an outage too: the same configuration worked before.
 
-        limited: Further transports that the executor calls; the time limit applies to their calls too.
+        limited: Other transports that the executor calls; the time limit applies to their calls too.
 
         background: Renew leases and flush settlements also while a listener runs, from a thread.
 
@@ -139,7 +139,7 @@ class Worker:
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
         self.held = self._ledger.held
-        """How many deliveries were received and are not known to be settled; may be asked from any thread."""
+        """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         self._pace = Pace(most)
         self._stopped = self._hurried = False
         self._unsettled_since: float | None = None
@@ -155,21 +155,21 @@ class Worker:
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
         self._has_limit = self._ends < float("inf")
         self._linger = self.lingered = 0.0
-        """How many of the seconds of *settle* are over, in the second of them."""
+        """Seconds of the next wait for events that become due, and of all such waits so far; see *settle*."""
         self._asked = self._looked = self._started
         self._still: dict[Delivery, float] = {}
-        """For how many seconds each stalled delivery has been stalled."""
+        """The seconds for which each stalled delivery has been stalled."""
         self._abandoned: set[Delivery] = set()
         self._fault: StalledError | None = None
         """Why the run ends, if a delivery was stalled for too long."""
 
     def stop(self) -> None:
-        """Finish what runs, release the rest and end; may be called from a signal's handler or any thread."""
-        self._stopped = True  # no Event: its lock may be held by the very thread that the handler interrupts
+        """Finish what runs, release the rest and end; safe to call from a signal handler and from any thread."""
+        self._stopped = True  # not an Event: the thread that the handler interrupts may hold its lock
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing more is begun, because :meth:`stop` was called or the time limit is reached."""
+        """Whether no further delivery is begun, since :meth:`stop` was called or the time limit is reached."""
         return self._stopped or self._clock.monotonic() >= self._ends
 
     @property
@@ -179,7 +179,7 @@ class Worker:
 
     def run(self) -> Report:
         """
-        Handle events until a limit is reached, nothing is ready any more, or :meth:`stop` is called.
+        Handle events until a limit is reached, no event is ready, or :meth:`stop` is called.
 
         Raises:
             ConfigurationError: The transport cannot be used, and no receive succeeded before.
@@ -248,11 +248,11 @@ class Worker:
             except TransportUnavailableError as error:
                 self.sit_out(error)
             except SettleError:
-                if not self._patient:  # else it is tried again, while everything else goes on
+                if not self._patient:  # otherwise it is tried again, while everything else continues
                     raise
 
     def _begin(self) -> None:
-        """Submit from the backlog what there is room for; a suspect only once it is alone, and nothing beside it."""
+        """Submit as much of the backlog as there is room for; a suspect only once it is alone, and alone."""
         backlog, executor, ledger = self._backlog, self._executor, self._ledger
         while backlog and executor.room() and not self._stopped:
             suspect = backlog[0].lost_leases > 0
@@ -288,10 +288,10 @@ class Worker:
 
     def _alone(self) -> bool:
         """
-        Return whether no more than one delivery is held, after doing what can be done for that.
+        Finish what runs and settle it; return whether at most one delivery is held then.
 
-        What the transport does not take, such as a dead letter whose queue is full, is waited for a while only: it must
-        not keep a suspect, and all that comes after it, from being handled.
+        A settlement that the transport does not take, such as a dead letter whose queue is full, delays a suspect
+        only for a while: otherwise the suspect, and all that comes after it, would never be handled.
         """
         self._finish()
         held, waiting = self._ledger.held(), self._ledger.waiting()
@@ -308,7 +308,7 @@ class Worker:
         return False
 
     def _collect(self) -> None:
-        """Note what was finished, after a little while if nothing can be begun before, and flush when it is time."""
+        """Record what finished, after a short wait if nothing can be begun, and flush when it is time."""
         if self._executor.running():
             self._gather(0.0 if self._executor.room() else _WAIT_BUSY)
         self._rested()
@@ -329,7 +329,7 @@ class Worker:
                 transport.hurry(max(self._ends, self._worked) + GRACE - now)
 
     def _gather(self, wait: float) -> None:
-        """Record what finished, after waiting at most *wait* seconds for something, and give up what is stalled."""
+        """Record what finished, after a wait of at most *wait* seconds, and give up what is stalled."""
         for delivery, outcome in self._executor.finished(wait):
             if delivery in self._abandoned:
                 self._abandoned.remove(delivery)
@@ -341,7 +341,7 @@ class Worker:
             self._look()
 
     def _finish(self) -> None:
-        """Wait for what runs, unless the worker has to hurry, and settle it."""
+        """Wait for what runs, unless the worker was interrupted, and settle it."""
         while self._executor.running() > len(self._abandoned):
             self._gather(_WAIT_BUSY)
             if self._hurried:
@@ -376,11 +376,11 @@ class Worker:
             self._ledger.add(delivery, self._suspects.concluded(delivery, lost))
 
     def _fetch(self) -> bool:
-        """Receive further events into the backlog; return whether any came, or may not come."""
+        """Receive further events into the backlog; return ``False`` if there were none."""
         ledger = self._ledger
         limit = self._pace.limit()
         if self._options.max_events is not None:
-            # What is held is looked at first: what the keeper settles in between is counted twice rather than not.
+            # held() is read first: a delivery that the keeper settles in between is counted twice, not left out.
             limit = min(limit, self._options.max_events - ledger.held() - ledger.handled())
             if limit < 1:
                 self._finish()
@@ -420,7 +420,7 @@ class Worker:
         return 0.0 if self._ledger.pending() else _WAIT
 
     def _drained(self) -> bool:
-        """Return whether nothing is left to take, or worth waiting for; if not, the next receive waits a little."""
+        """Return whether nothing is left to receive, or worth waiting for; if not, the next receive waits briefly."""
         if self._ledger.held():
             self._pause(_WAIT_BUSY)
             return False
@@ -428,7 +428,7 @@ class Worker:
         with outage(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._queues] if known else []
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
-            # On its way, or behind an earlier one of its key, or just gone to another worker.
+            # In transit, or behind an earlier event of its key, or just taken by another worker.
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
@@ -470,7 +470,7 @@ class Worker:
             self._backlog.clear()
             self._finish()
         except TransportError as error:
-            _log.warning("what is held cannot be settled: %s", error)
+            _log.warning("the held deliveries cannot be settled: %s", error)
         if self._ledger.held():
             _log.warning("%d held deliveries come back when their lease ends", self._ledger.held())
 
@@ -491,7 +491,7 @@ class Worker:
                 if self._stopped:
                     self._suspects.excuse()
                 self._suspects.keep_up()
-            except Exception as error:  # noqa: BLE001 - the loop meets it too and decides; leases are renewed meanwhile
+            except Exception as error:  # noqa: BLE001 - the loop sees it too and decides; leases are renewed meanwhile
                 _log.debug("the keeper met %s: %s", type(error).__name__, error)
                 ended.wait(_WAIT)
 
