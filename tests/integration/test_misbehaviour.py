@@ -44,7 +44,7 @@ IN_PROCESSES = {
     "block": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
     "lock": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
     "memory": (CRASHED, "MiB, and memory_limit is 256 MiB while misbehaving:misbehave ran"),
-    "close": (CRASHED, "closed what leads to its parent"),
+    "close": (CRASHED, "closed the connection to its parent"),
     "child": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
     "fork": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
     "print": (DONE, ""),

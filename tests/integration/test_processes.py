@@ -252,7 +252,7 @@ def test_an_application_that_no_module_has_a_name_for_is_refused(shop: Shop) -> 
     code, _, err = shop.run(program=("script.py",))
 
     assert code != 0
-    assert "a child process cannot make this application again, since no module has a name for it" in err
+    assert "a child process cannot create this application, since no module has a name for it" in err
 
 
 def test_what_a_child_process_would_send_to_its_own_memory_is_refused(shop: Shop) -> None:

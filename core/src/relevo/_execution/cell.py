@@ -23,7 +23,7 @@ class Running:
 
     listener_id: str
     limit: float
-    """Seconds for which it may."""
+    """Seconds for which it may run."""
 
     since: float
     """Monotonic seconds; all processes of a host have the same."""
@@ -31,13 +31,13 @@ class Running:
 
 class Cell:
     """
-    One such memory.
+    The shared memory of one child process.
 
-    The child writes when the listener began after all else, so whoever finds the same before and after reading has
-    read what belongs together.
+    The child writes the start of the listener last. If the start is the same before and after reading, the values
+    that were read belong together.
 
     Args:
-        fd: Of the file that both have open.
+        fd: The descriptor of the file, which both processes have open.
     """
 
     def __init__(self, fd: int):
@@ -48,7 +48,7 @@ class Cell:
 
     @classmethod
     def made(cls) -> Cell:
-        """Return one that is new, and open in this process alone."""
+        """Return a new one, which is open in this process alone."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("relevo")
         else:
@@ -58,7 +58,7 @@ class Cell:
         return cls(fd)
 
     def take(self, number: int) -> None:
-        """Note that the work of that *number* is begun."""
+        """Note that the work with this *number* has begun."""
         _WORK.pack_into(self._memory, _AT_WORK, number)
 
     def begin(self, listener_id: str, limit: float) -> None:
@@ -91,6 +91,6 @@ class Cell:
         return Running(text.decode("utf-8", "replace"), limit, since)
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the memory and its descriptor."""
         self._memory.close()
         os.close(self.fd)

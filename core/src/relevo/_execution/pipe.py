@@ -14,7 +14,7 @@ from relevo.errors import DecodeError, EncodeError
 from relevo.wire import pack, unpack
 
 CUT_OFF = 86
-"""What a child exits with that cannot reach its parent any more, since a listener closed what leads there."""
+"""The exit status of a child that cannot reach its parent, since a listener closed the connection."""
 
 _LENGTH = 4
 _LONGEST = 256 << 20
@@ -22,16 +22,16 @@ _CHUNK = 1 << 16
 
 
 class Hello(msgspec.Struct, array_like=True, tag=True):
-    """The first word of a parent: what to become."""
+    """The first message of a parent: which application to create."""
 
     path: list[str]
-    """Where modules are looked for."""
+    """The value of ``sys.path``."""
 
     app: str | None
     """``module:name``, if the application is in a module."""
 
     config: str | None
-    """The configuration's file, if it is made of that; none: of the environment alone."""
+    """The file of the configuration, if there is one; otherwise the environment alone is read."""
 
     transport: str
     time_limit: float
@@ -39,24 +39,24 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):
-    """A child's answer to that, once it can begin."""
+    """A child's answer to :class:`Hello`, once it can begin."""
 
     listeners: list[str]
     """The events and ids of its listeners."""
 
 
 class Failed(msgspec.Struct, array_like=True, tag=True):
-    """The other answer: it cannot."""
+    """The other answer: the child cannot begin."""
 
     why: str
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
-    """A delivery, without what belongs to the transport."""
+    """A delivery, without its receipt."""
 
     number: int
     envelope: bytes
-    """As :func:`relevo.wire.pack` makes it."""
+    """As :func:`relevo.wire.pack` encodes it."""
 
     queue: str
     attempt: int
@@ -64,11 +64,11 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     state: bytes
     enqueued_at: float
     over_limit: tuple[str, float] | None = None
-    """The id of a listener that is not called again but has failed, and its time limit."""
+    """The id and the time limit of a listener that exceeded it: it counts as failed and is not called again."""
 
 
 class Progressed(msgspec.Struct, array_like=True, tag=True):
-    """How far it is; the parent keeps it and answers."""
+    """The progress of the delivery; the parent stores it and answers."""
 
     state: bytes
 
@@ -83,7 +83,7 @@ class Kept(msgspec.Struct, array_like=True, tag=True):
     """The answer to :class:`Progressed` or :class:`Runs`."""
 
     is_held: bool
-    """The delivery is still this worker's."""
+    """The worker still holds the delivery."""
 
     problem: str = ""
 
@@ -96,7 +96,7 @@ class Finding(msgspec.Struct, array_like=True, frozen=True):
     """The part that was changed; each is logged once per listener."""
 
     text: str
-    """That part in words."""
+    """The description of that part."""
 
     fate: Literal["restored", "replaced", "kept"]
     """The consequence: the change is undone, the process is replaced, or the change stays."""
@@ -127,7 +127,7 @@ Message = Hello | Ready | Failed | Work | Progressed | Runs | Kept | Ended
 
 
 class GarbledError(Exception):
-    """Raised when what comes is no message."""
+    """Raised when the received bytes are not a valid message."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -136,7 +136,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 def frame_of(message: Message) -> bytes:
     """
-    Return *message* as bytes, with its length in front.
+    Return *message* as bytes, preceded by its length.
 
     Raises:
         EncodeError: It holds a value that MessagePack cannot carry, or is too long.
@@ -152,7 +152,7 @@ def frame_of(message: Message) -> bytes:
 
 
 class Pipe:
-    """One end; to send is for any thread, to receive is for one."""
+    """One end; any thread may send, only one may receive."""
 
     def __init__(self, end: socket.socket):
         self.socket = end
@@ -178,22 +178,22 @@ class Pipe:
         self.socket.sendall(frame)
 
     def receive(self) -> Message | None:
-        """Return the next message, when it has come; ``None`` if the other end is gone."""
+        """Wait for the next message and return it; ``None`` if the other end is gone."""
         while not self._come:
             if not self.feed():
                 return None
         return self._come.popleft()
 
     def come(self) -> deque[Message]:
-        """Return what has come; the caller takes out what it has seen."""
+        """Return the messages that have come; the caller removes those that it has handled."""
         return self._come
 
     def feed(self) -> bool:
         """
-        Take in what comes next, after a wait if nothing is there; return whether anything will come after it.
+        Receive what comes next, after a wait if nothing is there; return whether more can come.
 
         Raises:
-            GarbledError: It is no message.
+            GarbledError: It is not a valid message.
         """
         try:
             data = self.socket.recv(_CHUNK)

@@ -36,24 +36,24 @@ _FATES = {
 
 class ProcessExecutor(Executor):
     """
-    Handles each delivery in a child process that is there already, as many at once as there are slots.
+    Handles each delivery in a child process that was started in advance, as many at once as there are slots.
 
-    A listener that runs for longer than it may is killed with its process and whatever that started in its group; it
-    has failed, and the others of the event go on in the next process. A process that dies by itself is a loss of the
-    one event that it had in hand.
+    A listener that exceeds its time limit is killed with its process and the process group of that; it has failed, and
+    the other listeners of the event run in the next process. A process that dies by itself loses only the event that
+    it was handling.
 
     Args:
-        hello: What a child has to be told to make the application.
+        hello: Tells a child which application to create.
 
-        execution: How many, and what they are held to.
+        execution: The number of processes, and their limits.
 
-        checkpoint: Keeps progress in the middle of a delivery, where the transport does.
+        checkpoint: Stores progress in the middle of a delivery, if the transport supports that.
 
-        runs: Notes which listener of a delivery with lost leases runs, where the transport keeps evidence.
+        runs: Notes which listener of a delivery with lost leases runs, if the transport keeps evidence.
 
-        listeners: The events and ids of those that every child must have.
+        listeners: The events and ids of the listeners that every child must have.
 
-        eager: Start the children before there is anything for them to do.
+        eager: Start the children before there is a delivery for them.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class ProcessExecutor(Executor):
         eager: bool = True,
     ):
         if os.name != "posix":
-            raise ConfigurationError('execution: "process" needs a POSIX system; say "threads"')
+            raise ConfigurationError('execution: "process" needs a POSIX system; set "threads" instead')
         if execution.memory_limit is not None and not Path("/proc/self/statm").exists():
-            raise ConfigurationError("memory_limit: how much a process holds cannot be known here; leave it out")
+            raise ConfigurationError("memory_limit: this system does not have /proc/self/statm; remove memory_limit")
         self._is_eager = eager
         self._slots_wanted = execution.concurrency
         self._listeners = frozenset(listeners)
@@ -97,17 +97,17 @@ class ProcessExecutor(Executor):
         self._fault: BaseException | None = None
 
     def stop_when(self, is_ending: Callable[[], bool]) -> None:
-        """Wait no longer for children to begin once *is_ending* returns true."""
+        """Stop waiting for children to begin once *is_ending* returns true."""
         self._is_stopping = is_ending
 
     # --- in the worker's thread --------------------------------------------------------------------------
 
     def start(self, handle: Handle) -> None:
         """
-        Start the child processes, if there will be something to do, and return when the first of them can begin.
+        Start the child processes, if the executor is eager, and return when the first of them can begin.
 
         Raises:
-            ConfigurationError: It cannot.
+            ConfigurationError: The first child cannot begin.
         """
         self._reset()
         self._handle = handle
@@ -136,7 +136,7 @@ class ProcessExecutor(Executor):
         Return how many further deliveries can be submitted now.
 
         Raises:
-            ConfigurationError: Children cannot begin any more, and nothing runs.
+            ConfigurationError: No child can begin any longer, and nothing runs.
         """
         if self._fault is not None:
             if not self._submitted:
@@ -145,7 +145,7 @@ class ProcessExecutor(Executor):
         if not self._slots:
             return self._slots_wanted
         with self._free:
-            if not self._idle and not self._submitted:  # else the worker would look again and again
+            if not self._idle and not self._submitted:  # otherwise the worker would ask again and again
                 self._free.wait(_WAIT)
             return len(self._idle)
 
@@ -168,7 +168,7 @@ class ProcessExecutor(Executor):
         finally:
             with self._free:
                 slot = self._idle.popleft() if self._idle else None
-                if slot is None:  # there is no child, which room() tells
+                if slot is None:  # there is no child, which room() reports
                     self._ended.put((delivery, Release()))
                 else:
                     slot.take(delivery, work, frame)
@@ -240,7 +240,7 @@ class ProcessExecutor(Executor):
             what = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else "")
             self._fault = ConfigurationError(
                 f"execution: a child process lacks listeners that this one has, by event and id: {what}; register them "
-                f'where the application is made, or say execution = "threads"'
+                f'where the application is created, or set execution = "threads"'
             )
         self._has_begun = True
 
@@ -255,8 +255,8 @@ class ProcessExecutor(Executor):
 
 
 def _print_line(slot: int, line: str) -> None:
-    """Pass on what a child printed, to where this process tells what it has to tell, if that takes it."""
+    """Pass on a line that a child printed to the standard error of this process, if that can be written."""
     if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # a full disk, a pipe that nobody reads, a file that is closed
+        with suppress(OSError, ValueError):  # a full disk, a pipe without a reader, a file that is closed
             sys.stderr.write(f"[{slot}] {line}\n")
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How a child process makes its parent's application."""
+"""The message from which a child process creates its parent's application."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from relevo.errors import ConfigurationError
 
 def recipe(app: object, *, config: Path | None, is_configured: bool, transport: str, time_limit: float) -> Hello:
     """
-    Return what a child has to be told to make *app* again.
+    Return the message from which a child can create *app* again.
 
     Args:
         app: The application.
 
-        config: The file that it was made of, if it was.
+        config: The file of its configuration, if there is one.
 
-        is_configured: It was made of configuration alone.
+        is_configured: It was created from configuration alone.
 
-        transport: The name of the one that is served.
+        transport: The name of the transport that is served.
 
-        time_limit: Seconds for listeners that say nothing themselves.
+        time_limit: Seconds for listeners without a time limit of their own.
 
     Raises:
-        ConfigurationError: It is in no module, nor made of configuration.
+        ConfigurationError: It is neither in a module nor created from configuration.
     """
     name = _name_of(app)
     if name is None and not is_configured:
         raise ConfigurationError(
-            "execution: a child process cannot make this application again, since no module has a name for it; write "
-            'app = relevo.App(…) at the top of a module, or say execution = "threads"'
+            "execution: a child process cannot create this application, since no module has a name for it; write "
+            'app = relevo.App(…) at the top of a module, or set execution = "threads"'
         )
     root = logging.getLogger()
     return Hello(
@@ -46,7 +46,7 @@ def recipe(app: object, *, config: Path | None, is_configured: bool, transport: 
 
 
 def _name_of(app: object) -> str | None:
-    """Return what *app* is called in a module that another process can import, as ``module:name``."""
+    """Return the name of *app* in a module that another process can import, as ``module:name``."""
     for module_name, module in list(sys.modules.items()):
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if value is app and name.isidentifier():

@@ -44,14 +44,14 @@ _START_WITHIN = 120.0
 
 @attrs.frozen(kw_only=True)
 class SlotOptions:
-    """What holds for every slot of an executor."""
+    """The options of all slots of an executor."""
 
     hello: Hello
     checkpoint: Callable[[Delivery, bytes], None] | None
-    """Keeps progress, where the transport does."""
+    """Stores progress, if the transport supports that."""
 
     runs: Callable[[Delivery, str], None] | None
-    """Notes which listener of a delivery with lost leases runs, where evidence is kept."""
+    """Notes which listener of a delivery with lost leases runs, if evidence is kept."""
 
     time_limit: float
     memory_limit: int | None
@@ -61,14 +61,14 @@ class SlotOptions:
 
 
 class Host(Protocol):
-    """Whom a slot tells; all of it from the slot's thread."""
+    """Receives the notifications of a slot, all of them from the slot's thread."""
 
     def idle(self, slot: Slot) -> None:
         """Note that it can take a delivery."""
         ...
 
     def withdrawn(self, slot: Slot) -> bool:
-        """Return whether it can take none any more from now on; not if it was just given one."""
+        """Withdraw *slot*, so that it gets no delivery; return ``False`` if it was not idle or was just given one."""
         ...
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -84,7 +84,7 @@ class Host(Protocol):
         ...
 
     def is_stopping(self) -> bool:
-        """Return whether the worker finishes what runs and begins nothing more."""
+        """Return whether the worker finishes what runs and begins nothing else."""
         ...
 
     def failed(self, error: BaseException, *, times: int) -> None:
@@ -94,7 +94,7 @@ class Host(Protocol):
 
 @attrs.define(eq=False)
 class _Task:
-    """The delivery at hand."""
+    """The current delivery."""
 
     delivery: Delivery
     work: Work
@@ -102,16 +102,16 @@ class _Task:
     """The encoded work: made before the slot is taken, so that an error of encoding takes no slot."""
 
     kept: bytes | None = None
-    """The last progress that the child told."""
+    """The last progress that the child sent."""
 
     starts: int = 0
     given_to: Spawned | None = None
     moved: float = attrs.field(factory=time.monotonic)
-    """Monotonic seconds at which it was last seen that something is done about it."""
+    """Monotonic seconds at which there was last a sign of progress."""
 
 
-class _Over(Exception):  # noqa: N818 - it tells how a child's life ended
-    """Raised when the child at hand is no more, or must be no more."""
+class _Over(Exception):  # noqa: N818 - the end of a child need not be an error
+    """Raised when the current child has ended, or has to end."""
 
     def __init__(self, why: str = ""):
         self.why = why
@@ -120,14 +120,14 @@ class _Over(Exception):  # noqa: N818 - it tells how a child's life ended
 
 class Slot:
     """
-    Has a child process, and sees to it that there is another when that ends.
+    Has a child process, and starts another when that ends.
 
     Args:
-        number: Its own, from 1 on.
+        number: The number of the slot, from 1.
 
-        options: What holds for all of them.
+        options: The options of all slots.
 
-        host: Whom it tells.
+        host: Receives its notifications.
     """
 
     def __init__(self, number: int, options: SlotOptions, host: Host):
@@ -163,7 +163,7 @@ class Slot:
         return task.delivery if task is not None and self._thread.is_alive() else None
 
     def hand_over(self) -> None:
-        """Give what is at hand to the child, unless that has it already, or is no more."""
+        """Send the current delivery to the child, unless the child has it already, or has ended."""
         with self._turn:
             child, task = self._child, self._task
             if child is None or task is None or task.given_to is child:
@@ -171,16 +171,16 @@ class Slot:
             task.given_to, task.moved = child, time.monotonic()
             task.starts += 1
             child.tail.clear()
-            with contextlib.suppress(OSError):  # it died just now, which the thread sees, and that nothing was begun
+            with contextlib.suppress(OSError):  # it just died; the thread sees that, and that it had not begun this
                 child.pipe.send_frame(task.frame)
 
     def stop(self) -> None:
-        """End, and let go of what is at hand; :meth:`join` waits for it."""
+        """End, and abandon the current delivery; :meth:`join` waits for that."""
         self._is_abandoned = self._task is not None
         self._is_ending = True
 
     def join(self) -> None:
-        """Return when its children are gone."""
+        """Wait until its children have ended."""
         self._thread.join()
 
     # --- the thread ---------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Slot:
                     self._attend(self._child)
                 except _Over as over:
                     self._close(self._child, over.why)
-        except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
+        except BaseException as error:  # noqa: BLE001 - a defect: it is raised in the worker's thread
             _log.exception("a slot failed")
             self._host.withdrawn(self)  # before it gives up its task, so that it gets no other
             self._host.failed(error, times=_MOST_FAILURES)
@@ -205,7 +205,7 @@ class Slot:
             self._end()
 
     def _begin(self) -> None:
-        """Have a child for this slot, or try so after a while."""
+        """Start a child for this slot, or wait before the next try."""
         if self._next is None:
             self._spawn()
         self._wait()
@@ -222,7 +222,7 @@ class Slot:
         over = task.work.over_limit
         if over is None:
             self._finish(task, Release())
-        elif now - self._stopping_since > _LEAVE_PATIENCE:  # time enough for a child that notes the failure
+        elif now - self._stopping_since > _LEAVE_PATIENCE:  # enough time for a child to note the failure
             self._finish(task, Lost(state=task.kept, error=f"{over[0]} ran for more than {over[1]:g} s"))
 
     def _adopt(self) -> None:
@@ -235,7 +235,7 @@ class Slot:
             self.hand_over()
 
     def _attend(self, child: Spawned) -> None:
-        """Look once after *child* and what it does."""
+        """Check *child* once: read its messages and enforce its limits."""
         self._wait()
         if child.has_ended():
             child.listen(wait=False)
@@ -250,13 +250,13 @@ class Slot:
         task = self._task
         if task is not None:
             if self._next is None and self._is_due(child.served + 1):
-                self._spawn()  # so that the next event waits less
+                self._spawn()  # early, so that the next event does not wait for it
             self._hold_to_limits(child, task)
         elif self._is_worn(child):
             self._replace(child)
 
     def _wait(self, patience: float = _LOOK_EVERY) -> None:
-        """Take in what children say and print, after a while if they do nothing of that."""
+        """Read the messages and the output of children; wait at most *patience* seconds for them."""
         for key, _ in self._selector.select(patience):
             child, is_output = key.data
             if is_output:
@@ -264,12 +264,12 @@ class Slot:
             else:
                 child.listen()
             if child.output_ended if is_output else child.gone is not None:
-                self._selector.unregister(key.fileobj)  # nobody has the other end any more
+                self._selector.unregister(key.fileobj)  # the other end is closed
 
-    # --- what a child says ---------------------------------------------------------------------------------
+    # --- messages of a child -------------------------------------------------------------------------------
 
     def _hear_first(self) -> None:
-        """Hear what the next child says, whether it can begin."""
+        """Read the first message of the next child: whether it can begin."""
         child = self._next
         if child is None:
             return
@@ -288,7 +288,7 @@ class Slot:
         if child.gone is not None or child.has_ended():
             self._next = None
             how = self._forget(child)
-            printed = f"; the last that it printed:\n{child.printed()}" if child.printed() else ""
+            printed = f"; its last output:\n{child.printed()}" if child.printed() else ""
             self._not_begun(child.gone or f"it {how}{printed}")
 
     def _hear(self, child: Spawned) -> None:
@@ -309,7 +309,7 @@ class Slot:
             try:
                 outcome = outcome_of(message)
             except GarbledError:
-                raise _Over("said what cannot be understood") from None
+                raise _Over("sent an invalid message") from None
             child.served += 1
             outcome = self._with_output(child, outcome)
             self._task = None
@@ -321,7 +321,7 @@ class Slot:
                 if has_next:
                     self._adopt()
             else:
-                self._host.idle(self)  # before it is told that it has ended: its receiver looks for room
+                self._host.idle(self)  # before ended(), after which the worker asks for room
             self._host.ended(task.delivery, outcome)
 
     def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:
@@ -338,7 +338,7 @@ class Slot:
             child.pipe.send(Kept(is_held, problem))
 
     def _with_output(self, child: Spawned, outcome: Outcome) -> Outcome:
-        """Return *outcome* with what *child* printed, if that is one that somebody will look into."""
+        """Return *outcome* with the output of *child* if it is a dead letter, which a person will read."""
         if not isinstance(outcome, DeadLetter):
             return outcome
         while child.read_output():
@@ -346,11 +346,11 @@ class Slot:
         printed = child.printed()
         if not printed:
             return outcome
-        error = sanitised(f"{outcome.error}\n\nthe last that it printed:\n{printed}")
+        error = sanitised(f"{outcome.error}\n\nits last output:\n{printed}")
         *others, last = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
         return attrs.evolve(outcome, error=error, failures=(*others, attrs.evolve(last, output=printed)))
 
-    # --- the delivery at hand --------------------------------------------------------------------------------
+    # --- the current delivery --------------------------------------------------------------------------------
 
     def _finish(self, task: _Task, outcome: Outcome) -> None:
         self._task = None
@@ -361,7 +361,7 @@ class Slot:
             self._finish(self._task, Lost(state=self._task.kept, error="no child process could begin"))
 
     def _hold_to_limits(self, child: Spawned, task: _Task) -> None:
-        """Kill *child* if what it does takes too long, or too much memory."""
+        """Kill *child* if its listener exceeds the time limit, if it makes no progress, or holds too much memory."""
         now = time.monotonic()
         running = child.cell.running()
         if running is not None:
@@ -387,12 +387,12 @@ class Slot:
             raise _Over(f"was killed since it held {held >> 20} MiB, and memory_limit is {limit >> 20} MiB")
         if now - task.moved > self._options.time_limit:
             child.kill()
-            raise _Over(f"was killed since it stood still for {now - task.moved:.0f} s, outside of any listener")
+            raise _Over(f"was killed since it made no progress for {now - task.moved:.0f} s, outside of any listener")
 
     # --- one child after the other ---------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        """Start the next child, unless one could not begin just now."""
+        """Start the next child, unless the last try failed only recently."""
         if time.monotonic() < self._again_at:
             return
         try:
@@ -404,7 +404,7 @@ class Slot:
         self._selector.register(child.output, selectors.EVENT_READ, (child, True))
 
     def _forget(self, child: Spawned) -> str:
-        """Take *child* out of all that is watched, dead; return how it died."""
+        """Stop watching *child*, end what is left of it, and return how it ended."""
         for each in (child.pipe.socket, child.output):
             if each in self._selector.get_map():
                 self._selector.unregister(each)
@@ -423,7 +423,7 @@ class Slot:
             self._give_up_task()
 
     def _close(self, child: Spawned, why: str) -> None:
-        """Bury *child*, which died or was killed, and say what becomes of what it had in hand."""
+        """Clean up after *child*, which died or was killed, and decide the outcome of its delivery."""
         is_free = self._host.withdrawn(self)
         task = self._task
         begun = task is not None and child.cell.work == task.work.number
@@ -435,19 +435,19 @@ class Slot:
         if not begun and task.starts < _MOST_STARTS:
             return  # the next child gets it
         where = f" while {running.listener_id} ran" if running is not None else ""
-        told = f"the process {why or how}{where}"
-        _log.warning("%r is lost: %s", task.delivery, told)
+        error = f"the process {why or how}{where}"
+        _log.warning("%r is lost: %s", task.delivery, error)
         if printed := child.printed():
-            told += f"\n\nthe last that it printed:\n{printed}"
-        death = str(child.identity.as_witnessed()) if begun else None  # it may have died of something else
-        self._finish(task, Lost(state=task.kept, error=sanitised(told), death=death))
+            error += f"\n\nits last output:\n{printed}"
+        death = str(child.identity.as_witnessed()) if begun else None  # otherwise it died of something else
+        self._finish(task, Lost(state=task.kept, error=sanitised(error), death=death))
 
     def _is_due(self, served: int) -> bool:
-        """Return whether a child is to be replaced after *served* events."""
+        """Return whether a child has to be replaced after *served* events."""
         return self._options.recycle_after is not None and served >= self._options.recycle_after
 
     def _is_worn(self, child: Spawned) -> bool:
-        """Return whether *child* has grown too much, and no successor is on its way."""
+        """Return whether to replace *child* now: its successor is ready, or it has grown too much and has none."""
         if self._next is not None:
             return self._next.is_ready
         options = self._options
@@ -456,7 +456,7 @@ class Slot:
         return child.memory() - child.base_memory > (options.memory_limit - child.base_memory) // 2
 
     def _replace(self, child: Spawned) -> None:
-        """Begin a successor of *child*, or let it take over if it can."""
+        """Start a successor of *child*, or let the successor take over if it is ready."""
         if self._next is None:
             self._spawn()
         elif self._next.is_ready and self._host.withdrawn(self):
@@ -464,7 +464,7 @@ class Slot:
             self._adopt()
 
     def _leave(self, child: Spawned) -> None:
-        """Let *child* end in its own time, beside its successor."""
+        """Let *child* end by itself, while its successor runs already."""
         child.dismiss()
         with self._turn:
             self._child = None
@@ -479,7 +479,7 @@ class Slot:
                 self._leaving.remove(entry)
 
     def _end(self) -> None:
-        """Leave nobody behind."""
+        """End all child processes."""
         if self._child is not None:
             child, self._child = self._child, None
             if not self._is_abandoned:

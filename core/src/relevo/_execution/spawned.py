@@ -17,7 +17,7 @@ from relevo._execution.pipe import CUT_OFF, GarbledError, Hello, Pipe
 from relevo._process_identity import process_identity
 
 TAIL = 4096
-"""Bytes of what a child printed that are kept for whoever wants to know why it died."""
+"""Bytes of a child's output that are kept, to show why it died."""
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 16
@@ -30,9 +30,9 @@ class Spawned:
     One child process, in a session and a process group of its own.
 
     Args:
-        hello: What it shall become.
+        hello: Tells it which application to create.
 
-        print_line: Takes each line that it, or what it started, prints.
+        print_line: Takes each line that it, or a process that it started, prints.
     """
 
     def __init__(self, hello: Hello, print_line: Callable[[str], None]):
@@ -45,7 +45,7 @@ class Spawned:
 
         self.is_ready = False
         self.gone: str | None = None
-        """Why nothing more is heard of it, if that is so; empty if its ways were just closed."""
+        """Why no further message can come, if that is so; empty if its end was just closed."""
         self.output_ended = False
         self.base_memory = 0
         with contextlib.ExitStack() as stack:
@@ -59,7 +59,7 @@ class Spawned:
             self.pipe = Pipe(here)
             self.cell = Cell.made()
             fds = (there.fileno(), self.cell.fd, lifeline)
-            # -P: what lies in the working directory must not stand in for a module of Python's own.
+            # -P: a file in the working directory must not replace a module of the standard library.
             words = [sys.executable, "-P", "-u", "-m", "relevo._app.child", *map(str, fds)]
             self._process = subprocess.Popen(  # noqa: S603 - this very program
                 words,
@@ -71,11 +71,11 @@ class Spawned:
             )
         self.pid = self._process.pid
         self.identity = process_identity(self.pid)
-        with contextlib.suppress(OSError):  # it died already, which is seen later
+        with contextlib.suppress(OSError):  # it died already, which is noticed later
             self.pipe.send(hello)
 
     def has_ended(self) -> bool:
-        """Return whether it has, without forgetting its id: what it started may still be in its group."""
+        """Return whether it has ended, without freeing its id: processes that it started may still be in its group."""
         if not hasattr(os, "waitid"):  # macOS, before Python 3.13
             return self._process.poll() is not None
         try:
@@ -84,14 +84,14 @@ class Spawned:
             return True
 
     def memory(self) -> int:
-        """Return how many bytes it occupies; 0 if that cannot be known."""
+        """Return the bytes that it occupies; 0 if that is unknown."""
         try:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError, ValueError):
             return 0
 
     def listen(self, *, wait: bool = True) -> None:
-        """Take in what it says; without *wait* all that it has said and nothing more."""
+        """Receive its messages; without *wait* only those that are there already."""
         self.pipe.socket.setblocking(wait)
         try:
             while self.gone is None:
@@ -102,10 +102,10 @@ class Spawned:
         except BlockingIOError:
             pass
         except GarbledError:
-            self.gone = "said what cannot be understood"
+            self.gone = "sent an invalid message"
 
     def read_output(self) -> bool:
-        """Pass on what it printed; return whether there may be more."""
+        """Pass on its output; return whether there may be more."""
         try:
             data = os.read(self.output, _CHUNK)
         except BlockingIOError:
@@ -125,16 +125,16 @@ class Spawned:
         return True
 
     def printed(self) -> str:
-        """Return the last of what it printed."""
+        """Return its last output."""
         return bytes(self.tail).decode("utf-8", "backslashreplace").strip()
 
     def dismiss(self) -> None:
-        """Tell it to end when it has nothing to do any more."""
+        """Let it end once it has finished its work."""
         with contextlib.suppress(OSError):
             self.pipe.socket.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
-        """End it at once, with all of its group."""
+        """Kill it with its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -142,7 +142,7 @@ class Spawned:
         """End what is left of it, and return how it ended."""
         deadline = time.monotonic() + _EOF_PATIENCE
         while not self.has_ended() and time.monotonic() < deadline:
-            time.sleep(0.005)  # its end of the pipe is closed, and it ends in a moment; or somebody else closed it
+            time.sleep(0.005)  # its end of the pipe is closed: it ends in a moment, unless a listener closed the pipe
         by_itself = self.has_ended()
         self.kill()
         try:
@@ -158,7 +158,7 @@ class Spawned:
         os.close(self.output)
         os.close(self._lifeline)
         if not by_itself or code is None or code == CUT_OFF:
-            return "closed what leads to its parent"
+            return "closed the connection to its parent"
         return _how(code)
 
 

@@ -1,7 +1,7 @@
 """
 The state of a process that listeners can change: observe it, compare it, restore it.
 
-Python's own objects are not looked at: modules, global variables, thread-local and context variables stay as a listener
+Python's own objects are not checked: modules, global variables, thread-local and context variables stay as a listener
 leaves them.
 """
 
@@ -58,13 +58,13 @@ class Surroundings:
     directory: Place
     root: Place
     environment: tuple[int, Mapping[bytes, bytes]]
-    """The identity of ``os.environ``, and what it holds."""
+    """The identity of ``os.environ``, and its contents."""
 
     descriptors: tuple[Descriptor, ...]
     """0, 1 and 2."""
 
     links: tuple[Descriptor, ...]
-    """Those that lead to the parent process."""
+    """The descriptors that lead to the parent process."""
 
     streams: tuple[tuple[int, bool], ...]
     """For each of the standard streams its identity, and whether it is closed."""
@@ -91,7 +91,7 @@ class Difference:
 
 
 def differences(before: Surroundings, after: Surroundings) -> list[Difference]:
-    """Return the parts of *after* that are not as they were *before*; a timer that ran out is no difference."""
+    """Return the parts of *after* that differ from *before*; a timer that ran out does not count."""
     timers = tuple(
         one if other == (False, one[1]) else other for one, other in zip(before.timers, after.timers, strict=True)
     )
@@ -144,7 +144,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
 
 
 def _changed(name: str, before: Any, after: Any) -> list[str]:
-    """Return the names of what differs in a part that has several elements."""
+    """Return the names of the elements that differ in a part that has several."""
     if name == "environment":
         keys = sorted(key for key in {*before[1], *after[1]} if before[1].get(key) != after[1].get(key))
         return [key.decode("utf-8", "backslashreplace") for key in keys]
@@ -290,7 +290,7 @@ class Keeper:
             os.fchdir(self._directory)
 
     def _restore_environment(self, before: tuple[int, Mapping[bytes, bytes]], _: object) -> None:
-        os.environ = self._environ  # noqa: B003 - the very object, which sets them in the C library too
+        os.environ = self._environ  # noqa: B003 - the original object, which sets them in the C library too
         (_, now) = _environment()
         for key in now.keys() - before[1].keys():
             del os.environ[os.fsdecode(key)]

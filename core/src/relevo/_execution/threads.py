@@ -27,7 +27,7 @@ _GOODBYE = 1.0
 
 @attrs.define(eq=False)
 class _Run:
-    """One delivery in a thread; what its listener notes is read by the worker's thread."""
+    """One delivery in a thread; the worker's thread reads what the listener's thread notes here."""
 
     delivery: Delivery
     is_begun: bool = False
@@ -44,19 +44,19 @@ class ThreadExecutor(Executor):
     """
     Handles deliveries in *threads*, as many at once.
 
-    A thread cannot be ended from outside. When a listener runs for longer than it may, the worker takes nothing
-    further, gives the others *grace* to finish, counts what still runs as lost, and ends with a
-    :class:`TimeLimitExceededError`: its process can be ended, and whoever hosts it starts another. The event comes
-    back as one that may end its process: handled alone, and a dead letter after the third death.
+    A thread cannot be ended from outside. When a listener exceeds its time limit, the worker takes no further
+    events, gives the other listeners *grace* to finish, counts what still runs as lost, and ends with a
+    :class:`TimeLimitExceededError`: its process can be ended, and the service manager starts another. The event is
+    delivered again as one that may end its process: handled alone, and a dead letter after the third death.
 
     Args:
-        threads: How many.
+        threads: The number of threads.
 
-        time_limit: Seconds for listeners that say nothing themselves.
+        time_limit: Seconds for listeners without a time limit of their own.
 
-        grace: Seconds for the others, when one has run for too long.
+        grace: Seconds for the other listeners, when one has exceeded its time limit.
 
-        clock: Where the time comes from.
+        clock: The source of time.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ThreadExecutor(Executor):
         self._reset()
 
     def _reset(self) -> None:
-        # Each start has queues of its own: what an abandoned thread still says is heard by nobody.
+        # Each start has queues of its own: what an abandoned thread still reports is ignored.
         self._inbox: SimpleQueue[_Run | None] = SimpleQueue()
         self._ended: SimpleQueue[_Ended] = SimpleQueue()
         self._runs: dict[Delivery, _Run] = {}
@@ -105,7 +105,7 @@ class ThreadExecutor(Executor):
         Return how many further deliveries can be submitted now.
 
         Raises:
-            TimeLimitExceededError: A listener ran for too long, and nothing else runs any more.
+            TimeLimitExceededError: A listener exceeded its time limit, and nothing runs any longer.
         """
         if self._fault is not None:
             if not self._runs:
@@ -143,7 +143,7 @@ class ThreadExecutor(Executor):
         self._runs = {}
         with suppress(Empty):
             while True:
-                self._inbox.get_nowait()  # not begun, and nobody waits for it any more
+                self._inbox.get_nowait()  # not begun; its outcome is no longer needed
         for _ in self._crew:
             self._inbox.put(None)
         for thread in self._crew if idle == self._threads else ():
@@ -157,7 +157,7 @@ class ThreadExecutor(Executor):
         self._fault = self._fault or fault
 
     def _lost(self, now: float) -> list[tuple[Delivery, Outcome]]:
-        """Look for listeners that run for too long; return what is given up."""
+        """Check for listeners that exceed their time limits; return what is given up."""
         late = [run for run in self._runs.values() if run.since is not None and now - run.since > run.limit]
         if late and self._deadline is None:
             self._deadline = now + self._grace
@@ -194,7 +194,7 @@ class ThreadExecutor(Executor):
             run.is_begun = True
             try:
                 ended.put((run, handle(run.delivery), None))
-            except BaseException as error:  # noqa: BLE001 - a defect: it is raised where the worker hears it
+            except BaseException as error:  # noqa: BLE001 - a defect: it is raised in the worker's thread
                 ended.put((run, Lost(death=str(this_process().as_witnessed())), error))
 
     def begin(self, listener_id: str, limit: float) -> None:
