@@ -85,12 +85,15 @@ class OtherPhotoMade:
     [
         (
             "image.created",
-            r'listen: \'image.created\' is no module that can be found; put @relevo.listener\("…"\) above',
+            r'\'image.created\', which is not the name of a module .*; put @relevo.listener\("…"\) above',
         ),
-        ("not a module", r"is no module that can be found; .* or write app.add_listener\(\"…\", function\)"),
+        (
+            "not a module",
+            r"not the name of a module that can be found; .* or write app.add_listener\(\"…\", function\)",
+        ),
         (
             PhotoMade,
-            r"PhotoMade'> is an event; put @relevo.listener\(…\) above the function and @app.listen above that",
+            r"PhotoMade'>, which is an event; put @relevo.listener\(…\) above the function and @app.listen above that",
         ),
         (print, "has no listener; put @relevo.listener"),
         (object(), "has no listener; put @relevo.listener"),

@@ -23,7 +23,7 @@ _ENTRY = 80
 
 def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: float, lease: float) -> None:
     """
-    Refuse time limits that outlast a lease which *transport* cannot renew.
+    Refuse time limits that are longer than a lease which *transport* cannot renew.
 
     Args:
         listeners: The listeners, which may have their own limits.
@@ -41,7 +41,7 @@ def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: 
         if own >= lease:
             raise ConfigurationError(
                 f'{listener.id} may run for {own:g} s, and "{transport.name}" cannot renew a lease of {lease:g} s, so '
-                f"another worker would begin meanwhile; shorten time_limit, or lengthen lease"
+                f"another worker would begin the event meanwhile; shorten time_limit, or lengthen lease"
             )
 
 
@@ -83,10 +83,11 @@ def check_listening(thing: object) -> None:
     """
     is_event = isinstance(thing, type) and MARK in vars(thing)
     if is_event or (isinstance(thing, str) and not _may_be_module(thing.partition(":")[0])):
-        what, event = ("an event", "…") if is_event else ("no module that can be found", '"…"')
+        what, event = ("an event", "…") if is_event else ("not the name of a module that can be found", '"…"')
         raise ConfigurationError(
-            f"listen: {shown(thing)} is {what}; put @relevo.listener({event}) above the function and @app.listen above "
-            f"that, or write app.add_listener({event}, function)"
+            f"listen: expected a listener or a module; got {shown(thing)}, which is {what}; put "
+            f"@relevo.listener({event}) above the function and @app.listen above that, or write "
+            f"app.add_listener({event}, function)"
         )
     if not isinstance(thing, (str, ModuleType)):
         for _ in marked((thing,)):
@@ -95,7 +96,7 @@ def check_listening(thing: object) -> None:
 
 def _may_be_module(name: str) -> bool:
     """Return whether Python finds the first package of *name*; nothing is imported."""
-    from importlib.util import find_spec  # noqa: PLC0415 - few register modules by name
+    from importlib.util import find_spec  # noqa: PLC0415 - few applications register modules by name
 
     first = name.partition(".")[0]
     try:
@@ -138,8 +139,8 @@ def check_queues(
     Check that *queues* can be served; log the events that have no listener in their queue.
 
     Raises:
-        ConfigurationError: Nothing is routed to one of them, the transport cannot delay, or the ids of an
-            event's listeners are longer than a state may be.
+        ConfigurationError: Nothing is routed to one of them, the transport does not support delay, or the ids of an
+            event's listeners do not fit into a state.
     """
     known = routes.queues(transport.name)
     for queue in queues if known else ():

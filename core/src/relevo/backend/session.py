@@ -1,7 +1,7 @@
 """
-Join SQLAlchemy's transactions: what the transports that do so have in common.
+Join SQLAlchemy's transactions: the parts that the transports which do so have in common.
 
-The only module of the kit that needs SQLAlchemy. Import it when there is an object of SQLAlchemy's to join.
+The only module of the kit that needs SQLAlchemy. Import it when there is an SQLAlchemy object to join.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def joinable(session: object, *, by: str) -> Session | Connection:
     Args:
         session: What the application passed.
 
-        by: What joins it, for the error, such as "SQL transport".
+        by: The name of what joins it, for the error, such as "SQL transport".
 
     Raises:
-        SessionError: It is no Session, scoped_session, AsyncSession or Connection, or the transaction of the session is
-            over.
+        SessionError: It is not a Session, scoped_session, AsyncSession or Connection, or the transaction of the
+            session is over.
     """
     found = _synchronous(session)
     if isinstance(found, Session):
@@ -58,10 +58,10 @@ def joinable(session: object, *, by: str) -> Session | Connection:
 
 def begin(session: Session) -> None:
     """
-    Begin the transaction of *session*, as ``add()`` does: else a rollback would call no listener.
+    Begin the transaction of *session*, as ``add()`` does: otherwise a rollback would not call any listener.
 
     Raises:
-        SessionError: Its transaction is over, or it has none and begins none by itself.
+        SessionError: Its transaction is over, or it has none and does not begin one by itself.
     """
     _require_transaction(session)
     if session.get_transaction() is None:
@@ -75,7 +75,7 @@ def _require_transaction(session: Session) -> None:
             "dispatch in before_commit, without session=, or after its rollback()"
         )
     if session.get_transaction() is None and not session.autobegin:
-        raise SessionError("the session has begun no transaction, and autobegin is off; call its begin() first")
+        raise SessionError("the session has no transaction, and autobegin is off; call its begin() first")
 
 
 def _synchronous(session: object) -> object:
@@ -100,7 +100,7 @@ class Entry(Generic[Item]):
     """What one send adds to a transaction."""
 
     within: tuple[SessionTransaction, ...]
-    """The savepoints and the transaction that were open around it."""
+    """The savepoints and the transaction that were open at the send."""
 
     make: Callable[[], Sequence[Item]] | None
     items: Sequence[Item] = ()
@@ -108,9 +108,9 @@ class Entry(Generic[Item]):
     """The objects that were pending beside it are written."""
 
     def made(self) -> Sequence[Item]:
-        """Return its items, which are made at the first call."""
+        """Return its items, which are created at the first call."""
         if self.make is not None:
-            # If it fails it stays unmade, so that a second commit fails again.
+            # If make() fails, it stays, so that a second commit fails again.
             self.items, self.make = self.make(), None
         return self.items
 
@@ -143,24 +143,24 @@ class JoinedSession(ABC, Generic[Item]):
 
     @abstractmethod
     def committing(self, session: Session) -> None:
-        """Make the entries: *session* has flushed and is about to commit. Its later listeners may still send."""
+        """Create the items: *session* has flushed and is about to commit. Its later listeners may still send."""
 
     @abstractmethod
     def committed(self, session: Session) -> None:
         """Deliver the entries: *session* has committed."""
 
     def flushed(self, session: Session) -> None:
-        """Take note: what was pending in *session* has its keys."""
+        """React to a flush: the objects that were pending in *session* have their keys."""
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
-        """Take note: the entries of *transaction*, or of a savepoint, will be dropped."""
+        """React to a rollback: the entries of *transaction*, or of a savepoint, are dropped after this call."""
 
     def ended(self) -> None:
-        """Take note: the transaction of the session is over."""
+        """React to the end of the session's transaction."""
 
     def _before_commit(self, session: Session) -> None:
         if not session.in_nested_transaction():
-            session.flush()  # whose listeners may send too
+            session.flush()  # its listeners may send too
             self.committing(session)
 
     def _after_flush(self, session: Session, _context: object) -> None:
@@ -187,11 +187,11 @@ class JoinedObjects(Generic[Target, Joint]):
     """
     The sessions, or the connections, that a transport has joined.
 
-    Weak on both sides: a session that is dropped with its transaction open takes all of this along.
+    Both sides are weak references: if a session is dropped with its transaction open, its entries are dropped too.
 
     Args:
-        join: Called for each that is not joined yet. What it returns must be kept alive by the object itself, as a
-            listener is.
+        join: Called for each object that is not joined yet. The object itself must keep the result alive, as it does
+            with a listener.
     """
 
     def __init__(self, join: Callable[[Target], Joint]):
@@ -200,7 +200,7 @@ class JoinedObjects(Generic[Target, Joint]):
         self._joints: WeakKeyDictionary[Target, ReferenceType[Joint]] = WeakKeyDictionary()
 
     def of(self, target: Target) -> Joint:
-        """Return what joined *target*."""
+        """Return the result of *join* for *target*."""
         with self._lock:
             reference = self._joints.get(target)
             joint = reference() if reference else None
@@ -214,7 +214,7 @@ def listen(target: Session | Connection, name: str, listener: Callable[..., None
     """Listen to *target*, even from inside a listener to the same event."""
     collection = getattr(target.dispatch, name)
     if isinstance(collection.listeners, deque):
-        # A loop over it may be running and would fail at the change; let it finish on the old one.
+        # A loop over it may be running and would fail at the change; it finishes on the old collection.
         collection.listeners = collection.listeners.copy()
     event.listen(target, name, listener)
 
