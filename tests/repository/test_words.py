@@ -88,14 +88,16 @@ PROSE = (
 )
 NOT_YET = (GENERATED, "docs/how-to/write-a-transport.md")
 # The same for the core's code, where it is done. Two words are also names that are stored or printed for programs:
-# the file that ends with .told, and "mend" and "mended" of relevo schema --diff.
-_ALSO_NAMES = {r"\btold\b": r"(?<!\.)\btold\b", r"\bmend(s|ed|ing)?\b": r"(?<!\")\bmend(s|ed|ing)?\b"}
+# the file that ends with .told, "told" in the file of the mail plugin, and "mend" and "mended" of relevo schema --diff.
+_ALSO_NAMES = {r"\btold\b": r"(?<![.\"])\btold\b", r"\bmend(s|ed|ing)?\b": r"(?<!\")\bmend(s|ed|ing)?\b"}
 PHRASES_OF_CODE = {_ALSO_NAMES.get(phrase, phrase): rather for phrase, rather in PHRASES_OF_PROSE.items()}
 CODE = tuple(
     f"core/src/relevo/{each}"
     for each in (
         "__init__.py",
         "errors.py",
+        "execution.py",
+        "unit.py",
         "wire.py",
         "_clock.py",
         "_fork.py",
@@ -107,13 +109,18 @@ CODE = tuple(
         "_secret.py",
         "_signal.py",
         "_app/",
+        "_config/",
         "_dispatch/",
         "_event/",
+        "_execution/",
         "_listener/",
         "_runner/",
         "_schema/",
         "_transport/",
+        "_worker/",
+        "backend/",
         "cli/",
+        "ext/",
         "testing/",
     )
 )
