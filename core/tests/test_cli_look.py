@@ -313,9 +313,12 @@ def made_in(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     "place, why",
     [
-        ("nowhere/deep/x.db", "there is no folder {folder}/nowhere/deep; make it, or mend the address"),
-        ("shop.py/x.db", "{folder}/shop.py is no folder; mend the address"),
-        ("closed/x.db", "this user cannot write into the folder {folder}/closed; let it, or mend the address"),
+        ("nowhere/deep/x.db", "there is no folder {folder}/nowhere/deep; create it, or fix the address"),
+        ("shop.py/x.db", "{folder}/shop.py is not a folder; fix the address"),
+        (
+            "closed/x.db",
+            "this user cannot write to the folder {folder}/closed; grant access, or fix the address",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["check --live", "setup --plan", "setup"])

@@ -724,7 +724,7 @@ def test_a_database_that_may_only_be_read_is_unavailable(shop: Shop, command: st
     done = shop.run(command)
 
     assert done.returncode == 69
-    assert "is not writable; let this user write to the file" in told_in_one_line(done)
+    assert "is not writable; allow this user to write to the file" in told_in_one_line(done)
 
 
 def test_an_answer_that_is_no_text_is_no_answer(shop: Shop) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong outside the program: told in words that mend it, and nothing is lost or left half done."""
+"""What goes wrong outside the program: reported with a remedy, and nothing is lost or left half done."""
 
 from __future__ import annotations
 
@@ -169,12 +169,14 @@ def test_a_lease_begins_when_the_lock_has_come(opener: Opener, path: Path, an_en
     claimed: list[str] = []
 
     with a_writer(path):
-        thread = threading.Thread(target=lambda: claimed.extend(received(transport, lease=1.0)))
+        thread = threading.Thread(target=lambda: claimed.extend(received(transport, lease=1.0)), daemon=True)
         thread.start()
         time.sleep(0.8)
         unlocked = time.monotonic()
-    thread.join()
+    thread.join(30)
+    assert not thread.is_alive(), "the receive does not end"
     while transport.stats("default").leased:
+        assert time.monotonic() < unlocked + 30, "the lease does not end"
         time.sleep(0.01)
     ended = time.monotonic()
 
@@ -207,7 +209,7 @@ def test_a_database_that_cannot_grow_refuses_and_goes_on_settling(
     (held,) = transport.receive(["default"], limit=1, lease=60, wait=0)
     transport._database.read(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1").scalar())
 
-    with pytest.raises(SendError, match="make room") as caught:
+    with pytest.raises(SendError, match="free space") as caught:
         transport.send([an_envelope(number, body=b"x" * 100_000) for number in range(2, 5)])
     lost = transport.settle([(held, Ack())])
     transport._database.read(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1000000").scalar())
@@ -296,7 +298,7 @@ def test_a_missing_directory_is_named(opener: Opener, tmp_path: Path) -> None:
     transport = opener(url=f"sqlite:///{tmp_path}/nowhere/shop.db", setup=False)
 
     for dry_run in (True, False):
-        with pytest.raises(TransportUnavailableError, match=r"there is no folder .*/nowhere; make it"):
+        with pytest.raises(TransportUnavailableError, match=r"there is no folder .*/nowhere; create it"):
             transport.setup([], dry_run=dry_run)
 
     assert not list(tmp_path.iterdir())

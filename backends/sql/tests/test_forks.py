@@ -346,7 +346,7 @@ transport.send([an_envelope("parent again")])
     assert code == "0"
     assert error == (
         'the transport "main" had a connection open when this process was forked, and SQLite would lose what is '
-        "written now; send and receive only after the fork, or let the server that forks tell Python "
-        "(uWSGI: py-call-uwsgi-fork-hooks), or let it import the application in each process (uWSGI: lazy-apps)"
+        "written now; send and receive only after the fork, or configure the server that forks to call Python's fork "
+        "hooks (uWSGI: py-call-uwsgi-fork-hooks), or to import the application in each process (uWSGI: lazy-apps)"
     )
     assert left(path) == ["parent", "parent again"]

@@ -482,7 +482,7 @@ def test_an_event_that_cannot_be_made_in_the_commit_fails_it(
 
         with _sending_once("after_flush", session, transport, image, need_the_database):
             session.add(image)
-            with pytest.raises(SessionError, match="while the session commits"):
+            with pytest.raises(SessionError, match="during the session's commit"):
                 session.commit()
         session.rollback()
 
@@ -596,7 +596,7 @@ def test_a_session_of_a_database_without_relevos_tables_is_refused(
     transport: SqlTransport, tmp_path: Path, an_envelope: Maker
 ) -> None:
     other = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
-    with Session(other) as session, pytest.raises(SessionError, match="has not relevo's tables"):
+    with Session(other) as session, pytest.raises(SessionError, match="lacks relevo's tables"):
         transport.bound_to(session).send(lambda: [an_envelope(1)])
     other.dispose()
 

@@ -114,7 +114,10 @@ def test_a_malformed_address_is_refused_and_never_shown_whole(url: str) -> None:
         ("shop.db?mod=hunter2", "unknown 'mod'; did you mean \"mode\"\\?; known"),
         ("file:shop.db?uri=true&mod=hunter2", "unknown 'mod'"),
         ("shop.db?hunter=1&hunter=2", "unknown 'hunter'"),
-        ("shop.db?busy_timeout=9", r'"busy_timeout" stands beside the address: \{ url = "…", busy_timeout = … \}'),
+        (
+            "shop.db?busy_timeout=9",
+            r'"busy_timeout" is an option of its own; write \{ url = "…", busy_timeout = … \}',
+        ),
         ("shop.db?check_same_thread=false", "unknown 'check_same_thread'"),
         ("shop.db?mode=ro", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),
         ("shop.db?mode=ro&uri=true", r"sqlite:///file:shop\.db\?mode=rwc&uri=true"),

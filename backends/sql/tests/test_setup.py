@@ -131,7 +131,7 @@ def test_a_newer_schema_is_refused_by_everything(opener: Opener, path: Path, an_
 def test_a_strangers_table_of_the_same_name_is_refused(opener: Opener, path: Path) -> None:
     execute(path, "CREATE TABLE relevo_event (id INTEGER)")
 
-    with pytest.raises(ConfigurationError, match='a table "relevo_event" without the columns'):
+    with pytest.raises(ConfigurationError, match='the table "relevo_event" lacks the columns'):
         opener(setup=False).setup([])
 
 

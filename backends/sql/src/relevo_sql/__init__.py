@@ -1,4 +1,4 @@
-"""relevo-sql: events as rows, committed together with yours; on SQLite for now."""
+"""relevo-sql: events as rows, committed together with the application's own; on SQLite for now."""
 
 from relevo_sql._transport import SqlTransport
 from relevo_sql._options import SqlOptions
@@ -10,9 +10,9 @@ __all__ = [
     # the transport
     "SqlTransport",
     "SqlOptions",
-    # what cron runs
+    # the runner for cron
     "CronRunner",
-    # rows that events happen to
+    # mapped classes as subjects
     "orm_subject",
     # its tables, for Alembic
     "metadata",

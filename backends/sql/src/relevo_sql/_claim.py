@@ -1,4 +1,4 @@
-"""Receive: a read that locks nothing, and a claim only where the read found something."""
+"""Receive: a read without a lock, and a claim only if the read found something."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relevo_sql._row import (
 from relevo_sql._token import new_token
 
 _BOUND = 1000
-"""How many rows that are due, or whose lease is past, one claim moves; never fewer than it hands out."""
+"""How many rows that are due, or whose lease is over, one claim moves; never fewer than it hands out."""
 
 
 _TURNS = 60.0
@@ -37,14 +37,14 @@ class Prospect:
     queue: str
     ready: bool
     due: int | None
-    """When its next delay ends, in microseconds since the epoch."""
+    """When the next delay ends, in microseconds since the epoch."""
 
     lease_end: int | None
-    """When its next lease ends."""
+    """When the next lease ends."""
 
     last_lease_end: int | None = None
     stray: bool = False
-    """It has stray rows, which no claim would find."""
+    """Whether it has stray rows, which no claim would find."""
 
     def worthwhile(self, now: int) -> bool:
         """Return whether a claim would find something."""
@@ -59,7 +59,7 @@ class Prospect:
 
 @attrs.frozen
 class Claim:
-    """What one try to receive brought."""
+    """The result of one attempt to receive."""
 
     deliveries: Sequence[Delivery]
     next_change: int | None = None
@@ -67,7 +67,7 @@ class Claim:
 
 
 class Claimer:
-    """Takes events out of queues."""
+    """Leases events of queues."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -90,7 +90,7 @@ class Claimer:
         """
         Make rows ready that wait for a row that no longer exists; return whether there were any.
 
-        Something else deleted the row before them. The check reads every waiting row, so it runs only when there is
+        Another program deleted the row before them. The check reads every waiting row, so it runs only when there is
         nothing else to do, and at most once a minute.
         """
         elapsed = self._clock.monotonic()
@@ -120,7 +120,7 @@ class Claimer:
     def _take(
         self, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
     ) -> list[Delivery]:
-        # The time is that of the lock, which may have been long in coming.
+        # Read after the lock was acquired, which may have taken long.
         now, token = self._now(), new_token()
         until = lease_end(lease, now)
         taken: list[Claimed] = []
@@ -138,7 +138,7 @@ class Claimer:
                 queue=prospect.queue,
                 bound=limit - len(taken) - len(strays),
             ).all()
-            taken.extend(sorted(map(Claimed.of, rows), key=place_of))  # what RETURNING returns has no order
+            taken.extend(sorted(map(Claimed.of, rows), key=place_of))  # RETURNING has no order
             if len(taken) + len(strays) >= limit:
                 break
         return [*strays, *(delivery_of(claimed, token) for claimed in taken)]
@@ -146,7 +146,7 @@ class Claimer:
     def _take_strays(
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
     ) -> list[Delivery]:
-        """Lease stray rows, which no claim finds, as unreadable."""
+        """Lease stray rows, which no claim finds, as unreadable deliveries."""
         found = map(Stray._make, self._statements.strays.run(connection, queue=queue, bound=bound, now=now).all())
         flaws = {row.seq: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)
@@ -154,7 +154,7 @@ class Claimer:
         return [stray_of(row, claim, queue=queue, flaw=flaws[row.seq]) for row in map(Claimed.of, rows)]
 
     def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
-        """Do what time does in one queue: make ready what is due, end the leases that are past."""
+        """Bring one queue up to date: make ready what is due, end the leases that are over."""
         if _is_past(prospect.due, now):
             self._statements.promote.run(connection, queue=prospect.queue, now=now, bound=bound)
         if _is_past(prospect.lease_end, now):
@@ -164,4 +164,4 @@ class Claimer:
 
 
 def _is_past(end: object, now: int) -> bool:
-    return isinstance(end, (int, float)) and end <= now  # a fraction is not relevo's, and compares all the same
+    return isinstance(end, (int, float)) and end <= now  # relevo writes no fractions, but another writer may

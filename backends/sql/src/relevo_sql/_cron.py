@@ -1,4 +1,4 @@
-"""The runner for cron: whatever is due, every minute, one process at a time."""
+"""The runner for cron: every minute, what is due, in one process at a time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from relevo.unit import cron, within_the_minute
 
 class CronRunner(LoopRunner):
     """
-    Handles what is due and ends, as cron needs it: one at a time, within the minute.
+    Handles what is due and ends within the minute, in one process at a time.
 
     Args:
-        signals: Listen to TERM and INT, where this is the main thread; else that is left to the program.
+        signals: Handle TERM and INT if this is the main thread; otherwise the program has to.
     """
 
     def __init__(self, *, signals: bool = True):

@@ -1,8 +1,8 @@
 """
 The transport's one connection, and the operations on it: reads, and writes in one transaction.
 
-It is never one of the application's own: it comes out of a pool of the same kind beside the engine's, so
-that its settings are ours to choose, and nobody else ever meets them.
+It is never a connection of the application. It comes from a separate pool of the same kind as the engine's, so relevo
+can choose its settings without an effect on any other connection.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from relevo_sql._statement import statements_for
 T = TypeVar("T")
 
 _LOCKED = frozenset({Trouble.BUSY, Trouble.STALE})
-"""What another writer causes, and its end mends."""
+"""What another writer causes; it passes when that writer's transaction ends."""
 
 _PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
-"""What says nothing against the connection that it was met on."""
+"""Errors after which the same connection can still be used."""
 
 _SETTING_UP = 2.0
 """
-Seconds that setting up waits for other writers at most. It happens at the first use, which may be beside a
-transaction that has written: the lock is then this very thread's, and no patience would outlast it.
+Seconds that a setup waits for other writers at most. It happens at the first use, perhaps while a transaction of the
+same thread has written and holds the lock: then no wait would be long enough.
 """
 
 _FORKING = 5.0
-"""Seconds that a fork waits at most for what a thread is about; it waits for no other writer."""
+"""Seconds that a fork waits at most for the call of another thread; it does not wait for other writers."""
 
 _BREATH = 0.002
-"""Seconds between two tries where the driver does not wait by itself."""
+"""Seconds between two attempts where the driver does not wait by itself."""
 
 
 class _File(NamedTuple):
-    """The file behind a connection, as it was when that was opened."""
+    """The file behind a connection, as it was when the connection was opened."""
 
     path: str
     identity: tuple[int, int] | None
@@ -55,18 +55,18 @@ class _File(NamedTuple):
 
 class Database(ForkAware):
     """
-    A database as one transport uses it, from any thread, one at a time.
+    The database of one transport; any thread may use it, one at a time.
 
-    No connection of it is open while the process is forked.
+    No connection to it is open while the process is forked.
 
     Args:
-        engine: Where it is.
+        engine: The engine of the database.
 
-        dialect: What knows it.
+        dialect: The dialect of the database.
 
-        name: The transport's, for errors; an application that knows it by another changes it.
+        name: The name of the transport in errors; an application that uses another name sets it.
 
-        own: relevo made the engine itself.
+        own: Whether relevo created the engine.
 
         patience: Seconds to wait for other writers.
     """
@@ -82,9 +82,9 @@ class Database(ForkAware):
         database = engine.url.database or ""
         named = database and not database.startswith((":memory:", "file:"))
         self.path = Path(database).absolute() if named else None
-        # Writers of one process wait here in turn; SQLite would let each of them sleep and try again.
+        # Writers of one process wait here in turn; in SQLite each of them would sleep and try again.
         # Re-entrant, since a signal handler may close a transport in the thread that uses it. Between two
-        # tries it is free, so that neither a fork nor a reader has to wait for what this thread waits for.
+        # attempts it is free, so that forks and readers do not wait for the writer that this thread waits for.
         self._lock = threading.RLock()
         self._uses = 0
         self._closing = threading.Event()
@@ -95,30 +95,30 @@ class Database(ForkAware):
         self._inherited: list[object] = []
         super().__init__()
 
-    # --- what is done -------------------------------------------------------------------------------
+    # --- reads and writes ---------------------------------------------------------------------------
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Return what *work* finds; it only looks, and may be called again."""
+        """Return the result of *work*, which only reads and may be called again."""
         return self._run(work)
 
     def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False) -> T:
         """
-        Return what *work* did in one transaction, which is committed.
+        Return the result of *work*, done in one transaction, which is committed.
 
         Args:
-            work: Called again, after a roll-back, if another writer was in the way.
+            work: Called again, after a rollback, if another writer interfered.
 
             durable: The commit survives a crash of the host, not only of this process.
 
         Raises:
-            TransportUnavailableError: It could not be done; nothing was changed.
+            TransportUnavailableError: The transaction failed; nothing was changed.
 
             CommitUnknownError: It is not known whether anything was changed.
         """
         return self._run(work, durable=durable)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
-        """As :meth:`write`, on a database that may not be there yet."""
+        """As :meth:`write`, on a database that may not exist yet."""
         return self._run(work, durable=True, create=True)
 
     def is_empty(self) -> bool:
@@ -127,10 +127,10 @@ class Database(ForkAware):
 
     def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
         """
-        Return what *work* finds in a database that may lack tables; None if it is not there at all.
+        Return the result of *work* on a database that may lack tables; ``None`` if the database does not exist.
 
         Raises:
-            TransportUnavailableError: It could not be opened, or not be made where it should be.
+            TransportUnavailableError: It could not be opened, or cannot be created at its path.
         """
         if self.path and _identity(str(self.path)) is None:
             self._require_folder(self.path.parent)
@@ -139,21 +139,21 @@ class Database(ForkAware):
 
     def _require_folder(self, folder: Path) -> None:
         if not os.path.lexists(folder):
-            why = f"there is no folder {folder}; make it, or mend the address"
+            why = f"there is no folder {folder}; create it, or fix the address"
         elif not folder.is_dir():
-            why = f"{folder} is no folder; mend the address"
+            why = f"{folder} is not a folder; fix the address"
         elif not os.access(folder, os.W_OK | os.X_OK):
-            why = f"this user cannot write into the folder {folder}; let it, or mend the address"
+            why = f"this user cannot write to the folder {folder}; grant access, or fix the address"
         else:
             return
         raise TransportUnavailableError(self.name, why)
 
     def check(self, connection: sa.Connection) -> str:
         """
-        Return the random id of the database that *connection*, anybody's, reaches.
+        Return the random id of the database behind *connection*, which may be the application's.
 
         Raises:
-            ConfigurationError: Its tables were made by another version of relevo, or are incomplete.
+            ConfigurationError: Its tables were created by another version of relevo, or are incomplete.
         """
         found: dict[str, object] = dict(self.statements.meta.run(connection).all())  # type: ignore[arg-type]  # a row of two is a pair
         self.check_version(str(found.get(SCHEMA_KEY, "")))
@@ -162,28 +162,28 @@ class Database(ForkAware):
         return str(found[DATABASE_KEY])
 
     def check_version(self, version: str) -> None:
-        """Raise :class:`ConfigurationError` unless *version* is what this package works on."""
+        """Raise :class:`ConfigurationError` unless *version* is the schema version of this package."""
         if version != str(SCHEMA):
             raise self._unfit(version)
 
     def identity(self, *, fresh: bool = False) -> str:
-        """Return the random id of the database, looked up *fresh* or as it was last seen."""
+        """Return the random id of the database; the last known one, unless *fresh* asks to read it again."""
         if fresh:
             return self.read(self.check)
         return self._id or self.read(lambda _: self._id)
 
     def file(self) -> tuple[int, int] | None:
-        """Return what tells the file from every other one; ``None`` if there is none, or it is not known which."""
+        """Return what identifies the file; ``None`` if there is no file or it is not known."""
         path = self._file.path or self.path
         return _identity(str(path)) if path else None
 
     def holds(self, path: str) -> bool:
-        """Return whether the file at *path* is this database, by whatever name."""
+        """Return whether the file at *path* is this database, under any name."""
         return bool(path) and _identity(path) is not None and _identity(path) == self.file()
 
     @property
     def named(self) -> bool:
-        """Whether it is known which file it is before it is opened."""
+        """Whether the file is known before it is opened."""
         return bool(self._file.path or self.path)
 
     @property
@@ -196,16 +196,16 @@ class Database(ForkAware):
         return f"the database {self._file.path or self.path or 'behind the engine'}"
 
     def hurry(self, seconds: float | None) -> None:
-        """Limit the wait for other writers to *seconds* from now, whatever the patience is."""
+        """Limit the wait for other writers to *seconds* from now, regardless of the patience."""
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
-        """Let go of the connection, after the call that uses it."""
+        """Close the connection when the call that uses it has ended."""
         self._closing.set()
         self.rest()
 
     def rest(self) -> None:
-        """Let go of the connection until the next call, unless one uses it."""
+        """Close the connection until the next call, unless a call uses it now."""
         with self._lock:
             if not self._uses:
                 self._let_go()
@@ -223,7 +223,7 @@ class Database(ForkAware):
 
     def after_fork_in_child(self) -> None:
         if self._connection is not None or self._uses:
-            # Kept for ever: to close it is to use it.
+            # Kept until the process ends, since closing it would use it.
             self._inherited.append((self._engine.pool, self._connection))
         closing = self._closing.is_set()
         self._lock, self._closing = threading.RLock(), threading.Event()
@@ -236,12 +236,12 @@ class Database(ForkAware):
 
     def _run(self, work: Callable[[sa.Connection], T], *, durable: bool | None = None, create: bool = False) -> T:
         """
-        Do *work*, and again as long as other writers are in the way and patience lasts.
+        Do *work*, and repeat it while other writers interfere, until the patience is used up.
 
         Args:
-            work: What to do on the connection.
+            work: Called with the connection.
 
-            durable: How the transaction commits; ``None`` if there is none.
+            durable: Whether the commit is durable; ``None`` if there is no transaction.
 
             create: The database may not exist, or may lack tables.
         """
@@ -278,14 +278,14 @@ class Database(ForkAware):
         if create and isinstance(found, LockedError):
             return TransportUnavailableError(
                 self.name,
-                f"{found.why}; if it is that of a session of this very thread, which has written: dispatch with "
+                f"{found.why}; if it is a session of this thread that has written: dispatch with "
                 f"session=…, or before it writes, or after it has committed",
             )
         return found
 
     @contextmanager
     def _transaction(self, *, durable: bool | None, create: bool) -> Iterator[sa.Connection]:
-        """Give the connection to this thread alone, in a transaction unless *durable* is ``None``."""
+        """Yield the connection, to this thread alone, in a transaction unless *durable* is ``None``."""
         with self._lock:
             self._uses += 1
             try:
@@ -306,7 +306,7 @@ class Database(ForkAware):
                     self._let_go()
 
     def _commit(self, connection: sa.Connection) -> None:
-        # With a rollback journal a reader can be in the way here; the transaction waits meanwhile.
+        # With a rollback journal a reader can block the commit; the transaction stays open meanwhile.
         deadline = time.monotonic() + self._left(self._patience)
         while True:
             try:
@@ -326,7 +326,7 @@ class Database(ForkAware):
             raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
 
     def _clean_up(self, error: BaseException) -> None:
-        """Roll back, and let go of the connection if it cannot be used again or *error* may be of it alone."""
+        """Roll back; close the connection if it cannot be used again, or if *error* may be specific to it."""
         if self._connection is not None:
             try:
                 self.dialect.rollback(self._connection)
@@ -338,7 +338,7 @@ class Database(ForkAware):
     # --- the connection -----------------------------------------------------------------------------
 
     def _ready_connection(self) -> sa.Connection:
-        """Return the connection to a database whose tables are known to fit."""
+        """Return the connection to a database whose schema version was checked."""
         connection = self._open_connection(create=False)
         if not self._id:
             self._id = self.check(connection)
@@ -350,12 +350,12 @@ class Database(ForkAware):
         if self._inherited:
             raise ConfigurationError(
                 f'the transport "{self.name}" had a connection open when this process was forked, and SQLite would '
-                f"lose what is written now; send and receive only after the fork, or let the server that forks tell "
-                f"Python (uWSGI: py-call-uwsgi-fork-hooks), or let it import the application in each process "
-                f"(uWSGI: lazy-apps)"
+                f"lose what is written now; send and receive only after the fork, or configure the server that forks "
+                f"to call Python's fork hooks (uWSGI: py-call-uwsgi-fork-hooks), or to import the application in each "
+                f"process (uWSGI: lazy-apps)"
             )
         if self._connection is not None and self._file.identity != _identity(self._file.path):
-            self._let_go()  # the file was replaced; what is written to the old one nobody would ever see
+            self._let_go()  # the file was replaced; no process would ever read what is written to the old one
         if self._connection is None:
             if self._own and not create and self.path and not self.path.exists():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
@@ -371,7 +371,7 @@ class Database(ForkAware):
     def _unfit(self, version: str) -> ConfigurationError:
         start = f'the transport "{self.name}" cannot be used: {self.place}'
         if not version:
-            return ConfigurationError(f"{start} does not say which tables it has; run: relevo setup")
+            return ConfigurationError(f"{start} does not record its schema version; run: relevo setup")
         if version.isdecimal() and int(version) > SCHEMA:
             return ConfigurationError(
                 f"{start} has the tables of a newer relevo (schema {version}, this one knows {SCHEMA}); "
@@ -392,9 +392,9 @@ class Database(ForkAware):
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells the file at *path* from one that replaces it."""
+    """Return what distinguishes the file at *path* from one that replaces it."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - on the way of every call, and a Path is made first
+        found = os.stat(path)  # noqa: PTH116 - part of every call, and a Path would cost more
     except OSError:
         return None
     return found.st_dev, found.st_ino

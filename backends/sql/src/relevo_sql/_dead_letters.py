@@ -21,8 +21,8 @@ class DeadLetterStore:
     """
     The dead letters of a database.
 
-    A ref is a number that is never used twice, and the queue, so that paging goes on behind one that is
-    gone meanwhile.
+    A ref consists of a number that is never used twice and the queue, so that paging can continue after a dead letter
+    that was removed meanwhile.
     """
 
     def __init__(self, database: Database, clock: Clock):
@@ -32,7 +32,7 @@ class DeadLetterStore:
 
     def entries(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
         """
-        Return up to *limit* of them, queue by queue, the oldest first, from behind *after* on.
+        Return up to *limit* of them, queue by queue, the oldest first, starting after the ref *after*.
 
         Raises:
             ConfigurationError: *after* is not a ref of one of *queues*.
@@ -55,7 +55,7 @@ class DeadLetterStore:
             size = 0
             for name in wanted:
                 rows = self._statements.dead.run(connection, queue=name, after=behind, bound=limit - len(found))
-                for row in rows:  # one by one: the rest of a page may not fit into memory
+                for row in rows:  # one at a time: the rest of a page may not fit into memory
                     found.append(entry_of(row))
                     size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
                     if len(found) >= limit or size >= _PAGE_BYTES:
@@ -67,14 +67,14 @@ class DeadLetterStore:
         return self._database.read(list_them) if limit > 0 else []
 
     def revive(self, refs: Mapping[str, bytes]) -> list[str]:
-        """Make them ready as new ones, each with the state given for it; return the refs that were not found."""
+        """Make them ready as new events, each with the given state; return the refs that were not found."""
 
         def wake(connection: sa.Connection) -> list[str]:
             now = self._database.dialect.now(self._clock)
             missing = []
             for ref, state in refs.items():
                 number, queue = _parsed(ref)
-                # One that lives again stays: it began with nothing done, and so does all that this one would.
+                # An event that was sent again stays: it started from the beginning, so it does all that this one would.
                 self._statements.revive.run(connection, ref=number, queue=queue, kept=state, now=now)
                 if not self._statements.discard.run(connection, ref=number, queue=queue).rowcount:
                     missing.append(ref)

@@ -1,8 +1,8 @@
 """
 Dialects: everything in which databases differ. SQLite is the only one for now.
 
-A dialect answers four questions: how a transaction begins and how safe its commit is, what a statement
-looks like where SQL has no common word for it, what the driver's error means, and what time it is.
+A dialect answers four questions: how a transaction begins and how durable its commit is, how a statement is written
+where SQL has no common syntax, what a driver's error means, and what time it is.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from relevo.errors import ConfigurationError
 from relevo_sql._row import Undecodable, micros
 
 SLICE = 0.2
-"""Seconds that a driver waits for a lock before relevo looks whether to go on waiting."""
+"""Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
 
 _OLDEST_SQLITE = (3, 35)  # RETURNING
 
 _LATER = ("postgresql", "mariadb", "mysql")
-"""What the package claims the schemes of, to say that it does not serve them yet."""
+"""Databases whose schemes the package registers only to report that it does not support them yet."""
 
 
 class Trouble(Enum):
-    """What a driver's error means, whatever the driver calls it."""
+    """The meaning of a driver's error, independent of the driver."""
 
     BUSY = auto()
     STALE = auto()
@@ -57,7 +57,7 @@ class Stored(NamedTuple):
 
 
 class _Compiler(SQLiteCompiler):
-    """SQLAlchemy's own, which has no hints for SQLite."""
+    """SQLAlchemy's compiler for SQLite, with hints, which it lacks."""
 
     def get_from_hint_text(self, table: sa.FromClause, text: str | None) -> str | None:
         return text
@@ -67,8 +67,8 @@ class SqliteDialect:
     """
     SQLite: one file, one writer at a time, the library inside this process.
 
-    Every transaction that writes begins with BEGIN IMMEDIATE. A deferred one that has read can be told at
-    its first write that its view is too old (SQLITE_BUSY_SNAPSHOT), and then no waiting helps:
+    Every transaction that writes begins with BEGIN IMMEDIATE. A deferred transaction that has read can fail at its
+    first write because its snapshot is too old (SQLITE_BUSY_SNAPSHOT), and then no waiting helps:
     https://www.sqlite.org/rescode.html#busy_snapshot
     """
 
@@ -78,7 +78,7 @@ class SqliteDialect:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             wanted = ".".join(map(str, _OLDEST_SQLITE))
             raise ConfigurationError(f"SQLite is {sqlite3.sqlite_version}; relevo needs {wanted} or newer")
-        # For the compiling alone, and of our own: it has to write hints.
+        # Only for compiling, and separate from SQLAlchemy's, since it has to write hints.
         self.compiler = sqlite.dialect(paramstyle="qmark")
         self.compiler.statement_compiler = _Compiler
 
@@ -86,19 +86,19 @@ class SqliteDialect:
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> str:
         """
-        Make *connection*, which nobody else will ever use, ready; return the file behind it.
+        Prepare *connection*, which only relevo uses; return the file behind it.
 
         Args:
-            connection: A new one.
+            connection: A new connection.
 
-            own: relevo opened the database itself, and may choose how it keeps its journal.
+            own: Whether relevo opened the database itself, and may choose its journal mode.
 
         Raises:
             ConfigurationError: The database is in memory.
         """
         driver = self.driver(connection)
-        # What a listener of the application may have set or done for its own use. From here on BEGIN and COMMIT
-        # are ours to say; to SQLAlchemy all is one transaction.
+        # A listener of the application may have set or begun something for its own use. From here on relevo executes
+        # BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
         connection.begin()
         if _LEGACY is not None:
             driver.autocommit = _LEGACY
@@ -120,23 +120,23 @@ class SqliteDialect:
         return path
 
     def _journal(self, connection: sa.Connection, *, own: bool) -> str:
-        """Return how *connection* keeps its journal, after making it one that survives a crash."""
+        """Return the journal mode of *connection*, after changing it to one that survives a crash."""
         mode = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
         better = "wal" if own else "delete" if mode in ("memory", "off") else mode
         if better != mode:
             try:
                 mode = str(connection.exec_driver_sql(f"PRAGMA journal_mode = {better}").scalar())
             except sa.exc.DBAPIError as error:
-                if self.trouble(error) is not Trouble.READ_ONLY:  # it can still be looked at
+                if self.trouble(error) is not Trouble.READ_ONLY:  # it can still be read
                     raise
         return mode
 
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         """
-        Begin to write.
+        Begin a transaction that writes.
 
-        With a write-ahead log NORMAL survives a crash of the process and FULL one of the host; with a
-        rollback journal NORMAL can be corrupted by one, and FULL needs EXTRA to be as good:
+        With a write-ahead log NORMAL survives a crash of the process, and FULL a crash of the host. With a rollback
+        journal a crash of the host can corrupt the database under NORMAL, and only EXTRA is as durable:
         https://www.sqlite.org/pragma.html#pragma_synchronous
         """
         level = connection.info[_LEVELS][durable]
@@ -147,11 +147,11 @@ class SqliteDialect:
 
     def begin_to_create(self, connection: sa.Connection) -> None:
         """
-        Have what creates tables on *connection*, somebody else's, be of its transaction, and be alone with it.
+        Prepare to create tables in the transaction of *connection*, which is the application's; take the write lock.
 
-        SQLite creates inside transactions, as PostgreSQL does. The driver begins one before it writes a row and
-        not before it creates. One that has begun gets the lock by writing, and must get it before it looks: once
-        it has looked it waits for no other writer. There need not be a table to write to as yet.
+        SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row, but
+        not before it creates a table. A transaction that has begun gets the lock by writing. It must do so before it
+        reads: after a read it does not wait for other writers. There may be no table to write to yet.
         """
         if self.driver(connection).in_transaction:
             connection.exec_driver_sql("CREATE TABLE relevo_creation (id INTEGER)")
@@ -160,25 +160,25 @@ class SqliteDialect:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def commit(self, connection: sa.Connection) -> None:
-        """Make it last."""
+        """Commit the transaction."""
         connection.exec_driver_sql("COMMIT")
 
     def rollback(self, connection: sa.Connection) -> None:
-        """Undo it, if there is anything to undo."""
+        """Roll back the transaction, if there is one."""
         driver = self.driver(connection)
         if driver.in_transaction:
             driver.rollback()
 
     def joined(self, connection: sa.Connection) -> bool:
-        """Return whether what is written on *connection*, somebody else's, waits for their commit."""
+        """Return whether what is written on *connection*, the application's, waits for its commit."""
         driver = self.driver(connection)
-        # Without an isolation level the driver begins none by itself, and with it at the first write.
+        # The driver begins a transaction at the first write, but only with an isolation level.
         waits = driver.isolation_level is not None and getattr(driver, "autocommit", False) is not True
         return waits or bool(driver.in_transaction)
 
     @contextlib.contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
-        """Let text that is not UTF-8 come as bytes of its own kind, where it would be an error."""
+        """Return text that is not UTF-8 as :class:`Undecodable` during the block, instead of raising an error."""
         driver = self.driver(connection)
         driver.text_factory = _text_or_bytes
         try:
@@ -188,17 +188,17 @@ class SqliteDialect:
 
     @staticmethod
     def driver(connection: sa.Connection) -> Any:
-        """Return the driver's own connection."""
+        """Return the connection of the driver."""
         return connection.connection.driver_connection
 
     # --- time -------------------------------------------------------------------------------------
 
     @staticmethod
     def now(clock: Clock) -> int:
-        """Return the database's time plus the clock's offset; the library runs here, so its time is ours."""
+        """Return the database's time plus the clock's offset; SQLite runs in this process and has the same time."""
         return micros(clock.now())
 
-    # --- what is there ----------------------------------------------------------------------------
+    # --- the catalog ------------------------------------------------------------------------------
 
     @staticmethod
     def file(connection: sa.Connection) -> str:
@@ -211,7 +211,7 @@ class SqliteDialect:
         """
         Return every object in the database, by name.
 
-        SQLAlchemy's inspector needs dozens of statements for that.
+        SQLAlchemy's inspector would need dozens of statements.
         """
         found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
         return {str(name): Stored(str(kind), str(sql)) for name, kind, sql in found}
@@ -221,16 +221,16 @@ class SqliteDialect:
     @staticmethod
     def next_key(key: sa.Column[Any], *, counted: bool = False) -> sa.ColumnElement[Any]:
         """
-        Return the value of the integer primary key *key* for a new row; null where SQLite is to choose it.
+        Return the value of the integer primary key *key* for a new row; null if SQLite chooses it.
 
-        SQLite adds one to the greatest key. If that is the greatest integer, it takes a key at random, so that the
-        order of the rows is lost; with AUTOINCREMENT it refuses every row and reports a full disk. The new row then
-        comes behind the greatest key that has room behind it: https://www.sqlite.org/autoinc.html
+        SQLite adds one to the greatest key. If that is the greatest integer, it chooses a key at random, so that the
+        order of the rows is lost; with AUTOINCREMENT it refuses every row and reports a full disk. In that case the new
+        row gets the number after the greatest key whose next number is free: https://www.sqlite.org/autoinc.html
 
         Args:
             key: The column.
 
-            counted: Its table has AUTOINCREMENT.
+            counted: Whether its table has AUTOINCREMENT.
         """
         greatest: sa.ColumnClause[Any] = sa.literal_column(str(2**63 - 1))
         top, here, behind = (key.table.alias(name).c[key.name] for name in ("top", "here", "behind"))
@@ -249,10 +249,10 @@ class SqliteDialect:
     @staticmethod
     def by_index(select: sa.Select[Any], table: sa.FromClause, index: sa.Index) -> sa.Select[Any]:
         """
-        Return *select* with the order to find its rows by *index*.
+        Return *select* with the instruction to find its rows by *index*.
 
-        Where most rows have the same queue, an ANALYZE calls an index that begins with it poor, and SQLite
-        then walks through all of it instead; only this overrules that: https://www.sqlite.org/lang_indexedby.html
+        If most rows have the same queue, ANALYZE rates an index that begins with the queue as poor, and SQLite then
+        scans instead; only this instruction overrides that: https://www.sqlite.org/lang_indexedby.html
         """
         return select.with_hint(table, f"INDEXED BY {index.name}", "sqlite")
 
@@ -267,7 +267,7 @@ class SqliteDialect:
 
     @staticmethod
     def listed(values: Iterable[object]) -> object:
-        """Return *values* as :meth:`members` wants them."""
+        """Return *values* in the form that :meth:`members` expects."""
         return json.dumps(list(values))
 
     @staticmethod
@@ -279,16 +279,16 @@ class SqliteDialect:
         where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
         """
-        Return the insertion of what is not there yet.
+        Return an INSERT that ignores rows that exist already.
 
         Args:
-            table: Where it goes.
+            table: The table of the row.
 
             values: An expression for each column.
 
-            key: What makes two rows the same one.
+            key: The columns that identify a row.
 
-            where: Which rows of other tables the expressions are taken from; by default they are of none.
+            where: The rows of other tables that the expressions refer to; by default they refer to no table.
         """
         insert = sqlite.insert(table)
         if where is None:
@@ -301,7 +301,7 @@ class SqliteDialect:
 
     @staticmethod
     def trouble(error: sa.exc.SQLAlchemyError) -> Trouble:
-        """Return what *error* means; ``OTHER`` unless it is the driver's."""
+        """Return the meaning of *error*; ``OTHER`` unless it is an error of the driver."""
         if not isinstance(error, sa.exc.DBAPIError):
             return Trouble.OTHER
         text = str(error.orig)
@@ -316,7 +316,7 @@ class SqliteDialect:
 
 
 _LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
-"""From Python 3.12 on, a driver's connection can be told to open transactions by itself; this tells it not to."""
+"""From Python 3.12 on, a connection of the driver can open transactions by itself; this value turns that off."""
 
 _LEVELS = "relevo_sql.levels"
 _LEVEL = "relevo_sql.level"
@@ -357,28 +357,28 @@ _BY_TEXT = {
 
 def dialect_of(engine: sa.Engine) -> SqliteDialect:
     """
-    Return what knows the database behind *engine*.
+    Return the dialect of the database behind *engine*.
 
     Raises:
-        ConfigurationError: Nothing here does.
+        ConfigurationError: The database is not supported.
     """
     if engine.dialect.name != SqliteDialect.name:
         raise unsupported(engine.dialect.name)
     if engine.dialect.is_async:
         raise ConfigurationError(
             f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
-            f"give it create_engine(…) of the same database: an AsyncSession can be joined all the same"
+            f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
         )
     return SqliteDialect()
 
 
 def beside(engine: sa.Engine) -> sa.Engine:
-    """Return an engine on the same database with connections of its own, which no listener of *engine* meets."""
+    """Return an engine on the same database with separate connections, which listeners of *engine* do not get."""
     return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True)
 
 
 def unsupported(name: str) -> ConfigurationError:
-    """Return the error for a database that has no room here."""
+    """Return the error for a database that is not supported."""
     others = " (PostgreSQL, MariaDB and MySQL come in a later one)" if name in _LATER else ""
     return ConfigurationError(
         f"this release of relevo-sql works on SQLite only, not on {name}{others}; "
@@ -387,7 +387,7 @@ def unsupported(name: str) -> ConfigurationError:
 
 
 def in_memory() -> ConfigurationError:
-    """Return the error for a database that no other connection could see."""
+    """Return the error for a database that other connections cannot see."""
     return ConfigurationError(
         "an SQLite database in memory ends with its connection, and no worker would see it; "
         "name a file, as in sqlite:///shop.db, or use the transport memory://"

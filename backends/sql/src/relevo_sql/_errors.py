@@ -1,4 +1,4 @@
-"""Driver errors and the errors of relevo that they become: one table, each with a remedy."""
+"""The translation of driver errors into errors of relevo, each with a remedy: one table."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from relevo_sql._dialect import SqliteDialect, Trouble
 
 
 class CommitUnknownError(TransportUnavailableError):
-    """Raised when a commit failed in a way that does not say whether it holds."""
+    """Raised when a commit failed and its outcome is unknown."""
 
 
 class RefusedError(TransportUnavailableError):
-    """Raised when the database is there and did not take what was written."""
+    """Raised when the database is available but refused the data."""
 
 
 class LockedError(TransportUnavailableError):
-    """Raised when another writer was in the way for longer than there was patience."""
+    """Raised when another writer held the lock for longer than the patience."""
 
 
 _UNAVAILABLE = {
     Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
-    Trouble.STALE: "{place} was written by somebody after this transaction had read, so it can write no more; "
-    "begin it with BEGIN IMMEDIATE, or do it again",
-    Trouble.READ_ONLY: "{place} is not writable; let this user write to the file and to its directory",
-    Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; make room",
+    Trouble.STALE: "{place} was changed by another writer after this transaction had read, so the transaction cannot "
+    "write; begin it with BEGIN IMMEDIATE, or repeat it",
+    Trouble.READ_ONLY: "{place} is not writable; allow this user to write to the file and to its directory",
+    Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; free space or raise the limit",
     Trouble.IO: "{place} cannot be read or written: {error}{name}; check the disk, quotas, limits of file "
     "sizes, and the system's log",
-    Trouble.NOT_FOUND: "{place} cannot be opened; see that its directory exists and that this user may use it",
+    Trouble.NOT_FOUND: "{place} cannot be opened; check that its directory exists and that this user may use it",
     Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
     Trouble.TOO_BIG: "a value is too big for {place}",
 }
@@ -44,7 +44,7 @@ _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
 }
 
 _CONFIGURATION = {
-    Trouble.NO_TABLE: "{place} has not the tables that relevo needs; run: relevo setup, "
+    Trouble.NO_TABLE: "{place} lacks tables that relevo needs; run: relevo setup, "
     "or call transport.setup([…]) with its queues",
     Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
     Trouble.THREAD: "the engine's connections may only be used in the thread that opened them; "
@@ -61,18 +61,18 @@ def translated(
     dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0, file: str = ""
 ) -> Iterator[None]:
     """
-    Turn what SQLAlchemy raises inside into an error of relevo.
+    Translate errors of SQLAlchemy inside the block into errors of relevo.
 
     Args:
-        dialect: Who knows what the driver means.
+        dialect: The dialect that interprets the driver's errors.
 
-        name: The transport's.
+        name: The name of the transport.
 
         place: The database, in words without secrets.
 
-        patience: Seconds for which a lock was waited for, if known.
+        patience: How many seconds the transport waited for a lock, if known.
 
-        file: Where the database is, if known.
+        file: The path of the database, if known.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def relevo_error(
         return TransportUnavailableError(name, f"{place}: {error}")
     trouble = dialect.trouble(error)
     if trouble is Trouble.IO and file and _is_full(file):
-        trouble = Trouble.FULL  # where SQLite maps a file into memory it cannot tell why that failed
+        trouble = Trouble.FULL  # if SQLite cannot map a file into memory, it does not report why
     if trouble in _CONFIGURATION:
         why = _CONFIGURATION[trouble].format(place=place)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
@@ -108,9 +108,9 @@ def relevo_error(
 
 
 def _is_full(file: str) -> bool:
-    """Return whether the disk that *file* is on has no room."""
+    """Return whether the disk of *file* is full."""
     try:
-        found = os.statvfs(os.path.dirname(file))  # noqa: PTH120 - a path as the driver has it
+        found = os.statvfs(os.path.dirname(file))  # noqa: PTH120 - the path as the driver reports it
     except (OSError, AttributeError):  # not on every system
         return False
     return found.f_bavail * found.f_frsize < _LEAST or (found.f_files > 0 and not found.f_favail)

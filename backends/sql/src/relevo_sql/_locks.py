@@ -12,7 +12,7 @@ from relevo_sql._row import micros
 
 
 class Locks:
-    """Locks by name, each held until a time of the database's."""
+    """Locks by name, each held until a time on the database's clock."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -20,7 +20,7 @@ class Locks:
         self._clock = clock
 
     def take(self, name: str, *, holder: str, ttl: float) -> str | None:
-        """Return a receipt for the lock *name*; ``None`` if another than *holder* has it."""
+        """Return a receipt for the lock *name*; ``None`` if another holder has it."""
         receipt = uuid4().hex
 
         def take(connection: sa.Connection) -> bool:
@@ -32,14 +32,14 @@ class Locks:
         return receipt if self._database.write(take) else None
 
     def renew(self, name: str, receipt: str, *, ttl: float) -> bool:
-        """Keep the lock *name*; return whether *receipt* held it."""
+        """Renew the lock *name*; return whether *receipt* held it."""
         run = self._statements.renew_lock.run
         return self._database.write(
             lambda connection: run(connection, which=name, mine=receipt, until=self._now() + micros(ttl)).rowcount > 0
         )
 
     def free(self, name: str, receipt: str) -> None:
-        """Give up the lock *name*, if *receipt* holds it."""
+        """Release the lock *name* if *receipt* holds it."""
         run = self._statements.unlock.run
         self._database.write(lambda connection: run(connection, which=name, mine=receipt))
 

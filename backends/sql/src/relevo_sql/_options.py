@@ -1,4 +1,4 @@
-"""Options of the transport, and the engine that they make."""
+"""Options of the transport, and the engine that they describe."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import SqliteDialect, in_memory, unsupported
 
 _URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
-"""What SQLite itself understands behind the question mark of a ``file:`` URI: https://www.sqlite.org/uri.html"""
+"""The parameters of a ``file:`` URI that SQLite itself knows: https://www.sqlite.org/uri.html"""
 
 _KNOWN = (*_URI, "uri")
-"""What an address may say there. How the driver connects is relevo's own to choose."""
+"""The parameters that an address may have. How the driver connects is up to relevo."""
 
 _MODES = ("ro", "rw", "rwc", "memory")
 
@@ -31,24 +31,24 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
 
 @attrs.frozen(kw_only=True)
 class SqlOptions:
-    """What configuration may say of an SQL transport."""
+    """The options of an SQL transport in the configuration."""
 
     url: Secret = attrs.field(converter=_secret)
     """``sqlite:///shop.db``, or with four slashes an absolute path."""
 
     directory: Path = attrs.field(factory=Path)
-    """Where relative paths start."""
+    """The folder that relative paths start from."""
 
     busy_timeout: float = attrs.field(default=30.0, validator=_positive)
-    """Seconds to wait for somebody else's transaction to end."""
+    """Seconds to wait for the transaction of another writer to end."""
 
     poll: float = attrs.field(default=0.1, validator=_positive)
-    """Seconds between two looks of a ``receive`` that has waited for long; it begins with shorter ones."""
+    """Seconds between two polls of a ``receive`` that has waited for long; it begins with shorter intervals."""
 
 
 def engine_for(options: SqlOptions) -> sa.Engine:
     """
-    Return an engine for what *options* say, without any I/O.
+    Return the engine that *options* describe, without any I/O.
 
     Raises:
         ConfigurationError: The address is malformed, or of a database that is not supported.
@@ -80,16 +80,16 @@ def engine_for(options: SqlOptions) -> sa.Engine:
 
 def _check_query(url: sa.URL, text: str) -> None:
     """
-    Refuse what SQLite would not heed, or would name only when it is opened; no value is shown.
+    Refuse parameters that SQLite would ignore, or would report only when the database is opened; show no value.
 
     Raises:
-        ConfigurationError: Something stands behind the question mark that means nothing there.
+        ConfigurationError: The address has an unknown or misplaced parameter.
     """
     where = masked_url(text)
     options = [field.name for field in attrs.fields(SqlOptions) if field.name not in ("url", "directory")]
     for key in url.query:
         if key in options:
-            raise ConfigurationError(f'{where}: "{key}" stands beside the address: {{ url = "…", {key} = … }}')
+            raise ConfigurationError(f'{where}: "{key}" is an option of its own; write {{ url = "…", {key} = … }}')
         if key not in _KNOWN:
             hint = did_you_mean(key, _KNOWN)
             raise ConfigurationError(f"{where}: unknown {shown(key)}{hint}; known: {', '.join(_KNOWN)}")
@@ -97,13 +97,15 @@ def _check_query(url: sa.URL, text: str) -> None:
     if "uri" in url.query and not is_uri:
         raise ConfigurationError(f'{where}: "uri" can only be true')
     if is_uri != (url.database or "").startswith("file:") or (url.query and not is_uri):
-        raise ConfigurationError(f"{where}: what SQLite is to heed is written sqlite:///file:shop.db?mode=rwc&uri=true")
+        raise ConfigurationError(
+            f"{where}: parameters of SQLite need a file: URI; write sqlite:///file:shop.db?mode=rwc&uri=true"
+        )
     if url.query.get("mode", "rwc") not in _MODES:
         raise ConfigurationError(f'{where}: "mode" can be {", ".join(_MODES[:-1])}')
 
 
 def _placed(database: str, directory: Path) -> str:
-    """Return the path *database*, starting from *directory* if it is relative."""
+    """Return the path *database*, relative to *directory* unless it is absolute."""
     prefix, path = ("file:", database[5:]) if database.startswith("file:") else ("", database)
     return database if path.startswith("//") else prefix + str((directory / path).absolute())
 

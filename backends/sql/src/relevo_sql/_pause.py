@@ -1,4 +1,4 @@
-"""Wait for events: short polls that become rarer, cut short by what this process sends."""
+"""Wait for events: polls at growing intervals, which a send of this process cuts short."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 
 _FIRST = 0.01
-"""Seconds before the second look."""
+"""Seconds before the second poll."""
 
 _GROWTH = 1.5
 
 _GLANCE = 0.001
-"""Seconds in which a clock that runs has moved."""
+"""Seconds after which a running clock has moved."""
 
 
 class Doorbell(ForkAware):
-    """Wakes who waits."""
+    """Wakes threads that wait."""
 
     def __init__(self) -> None:
         self._rings = 0
@@ -25,22 +25,22 @@ class Doorbell(ForkAware):
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        # Re-entrant: a signal handler may ring in the very thread that waits.
+        # Re-entrant: a signal handler may ring in the thread that waits.
         self._changed = threading.Condition(threading.RLock())
 
     @property
     def rings(self) -> int:
-        """How often it rang."""
+        """How often it has rung."""
         return self._rings
 
     def ring(self) -> None:
-        """Wake whoever waits."""
+        """Wake all threads that wait."""
         with self._changed:
             self._rings += 1
             self._changed.notify_all()
 
     def wait(self, rings: int, seconds: float) -> bool:
-        """Return after *seconds*, or as soon as it has rung more than *rings* times; tell whether it has."""
+        """Return after *seconds*, or as soon as it has rung more than *rings* times; return whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: self._rings != rings, seconds)
 
@@ -49,8 +49,8 @@ class Patience:
     """
     One wait, of *wait* seconds of *clock* at most.
 
-    A clock that stands still, such as :class:`relevo.testing.FakeClock`, is asked to sleep until the next
-    thing happens: its time passes, nobody's else does.
+    A clock that stands still, such as :class:`relevo.testing.FakeClock`, has to sleep until the next change: its time
+    passes, and no real time.
     """
 
     def __init__(self, clock: Clock, doorbell: Doorbell, *, wait: float, longest: float):
@@ -63,17 +63,17 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """Seconds until the wait is over."""
+        """Seconds until the wait ends."""
         return self._deadline - self._clock.monotonic()
 
     def pause(self, rings: int, change: float) -> bool:
         """
-        Wait until another look may find something; return whether one is worth it.
+        Wait until another poll may find something; return whether it is worthwhile.
 
         Args:
-            rings: How often the doorbell had rung before the last look.
+            rings: How often the doorbell had rung before the last poll.
 
-            change: Seconds until time alone will make something ready.
+            change: Seconds until the next delay or lease ends.
         """
         longest = max(0.0, min(self.left, change))
         before = self._clock.monotonic()
@@ -89,5 +89,5 @@ class Patience:
                 self._pause = min(self._pause * _GROWTH, self._longest)
             return True
         self._clock.sleep(longest)
-        # One that neither runs nor sleeps: whoever moves it has to call again.
+        # If the clock neither runs nor sleeps, the code that moves it has to call again.
         return self._clock.monotonic() > before

@@ -1,8 +1,8 @@
 """
 Envelopes as rows and rows as deliveries: pure functions.
 
-A row may have been written or changed by anybody. What is not an envelope becomes ``Unreadable`` and
-never an error, since an error here would stand in the way of every event behind it.
+Any program may have written or changed a row. A row that is not an envelope becomes ``Unreadable`` and never raises an
+error, since an error here would block every event behind it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, F
 from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
-"""Microseconds that stand for ever: what is later is cut to this, so that every column can hold it."""
+"""Microseconds that mean never: later times are reduced to this, so that every column can hold them."""
 
 FARTHEST = 2 * round(MAX_LEASE * 1_000_000)
 """
-Microseconds from now within which every lease of relevo ends: the longest one, twice, since clocks differ.
+Microseconds from now within which every lease of relevo ends: twice the longest one, since clocks differ.
 
-A lease that ends later was written by something else, and counts as over.
+A lease that ends later was written by another program, and counts as over.
 """
 
 LONGEST_EVIDENCE = 8192
-"""Characters of a note, and of a list of deaths, that are read; twice what relevo writes."""
+"""Characters of a note, and of a list of deaths, that are read; twice as many as relevo writes."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Kept(NamedTuple):
     """
-    The columns that an event keeps until it is done, alive or dead, in the order of the tables.
+    The columns that an event keeps until it is done, living or dead, in the order of the tables.
 
-    What a database returns may be of any type.
+    The database may return values of any type.
     """
 
     queue: Any
@@ -58,7 +58,7 @@ class Kept(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a send writes; flat, as the driver takes it."""
+    """The row that a send writes; flat, as the driver takes it."""
 
     state: int
     ready_at: int
@@ -79,7 +79,7 @@ class Sent(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """What a claim returns."""
+    """A row that a claim returns."""
 
     seq: int
     ready_at: Any
@@ -88,7 +88,7 @@ class Claimed(NamedTuple):
     """The start of the note, at most :data:`LONGEST_EVIDENCE` characters."""
 
     deaths: Any = None
-    """The start of their list, likewise."""
+    """The start of the list of deaths, likewise."""
 
     @classmethod
     def of(cls, row: Iterable[Any]) -> Claimed:
@@ -127,17 +127,17 @@ SHOWN = ("ref", *Kept._fields, "reason", "error", "died_at")
 
 
 class Receipt(NamedTuple):
-    """Proof of one hand-over."""
+    """Proof of one delivery."""
 
     seq: int
-    """The row."""
+    """The key of the row."""
 
     token: int
-    """Of the claim that leased it, together with others; no other claim has it."""
+    """The token of the claim that leased the row, perhaps with others; no other claim has the same."""
 
 
 class Undecodable(bytes):
-    """Text out of the database that is not UTF-8."""
+    """Text from the database that is not UTF-8."""
 
     __slots__ = ()
 
@@ -159,18 +159,18 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
     Return *envelope* as the row that a send writes.
 
     Args:
-        envelope: What is sent.
+        envelope: The envelope to send.
 
         now: Microseconds since the epoch.
 
-        due: When it becomes ready; ready at once unless this is later than *now*.
+        due: When it becomes ready; it is ready at once unless this is later than *now*.
 
-        outbox: The queue to keep it in instead of its own.
+        outbox: The queue to store it in instead of its own.
 
     Raises:
         UnicodeEncodeError: A header holds a lone surrogate.
     """
-    # Faster than the constructor, and the length is checked.
+    # Faster than the constructor, and checks the length.
     return Sent._make(
         (
             SCHEDULED if due > now else READY,
@@ -194,7 +194,7 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
 
 
 def delivery_of(claimed: Claimed, token: int) -> Delivery:
-    """Return what was *claimed* as what the worker gets."""
+    """Return the *claimed* row as a delivery."""
     kept, begun = claimed.kept, claimed.begun
     return Delivery(
         envelope=envelope_of(kept),
@@ -210,7 +210,7 @@ def delivery_of(claimed: Claimed, token: int) -> Delivery:
 
 
 def deaths_of(text: Any) -> tuple[str, ...]:
-    """Return the processes that *text* lists; none if it is not a valid list."""
+    """Return the processes that *text* lists; empty if it is not a valid list."""
     if type(text) is not str:
         return ()
     try:
@@ -228,12 +228,12 @@ def deaths_text(deaths: Sequence[str]) -> str | None:
 
 def stray_of(claimed: Claimed, token: int, *, queue: str, flaw: str) -> Delivery:
     """
-    Return the stray row that was *claimed* as an unreadable delivery.
+    Return the *claimed* stray row as an unreadable delivery.
 
     Args:
         claimed: The row.
 
-        token: Of the claim.
+        token: The token of the claim.
 
         queue: The queue that hands it out; its own unless that is not text.
 
@@ -260,7 +260,7 @@ def stray_flaw(row: Stray) -> str:
 
 
 def found_of(row: Iterable[Any], now: int) -> Found | None:
-    """Return the *row*, :data:`FOUND`, as what a person is shown; ``None`` if it is unreadable."""
+    """Return the *row*, with the columns :data:`FOUND`, for display; ``None`` if it is unreadable."""
     seq, ready_at, *kept, state, lease_until = row
     delivery = delivery_of(Claimed(seq, ready_at, Kept._make(kept)), 0)
     until = {LEASED: lease_until, SCHEDULED: ready_at}.get(state)
@@ -268,7 +268,7 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
         return None
     lost = 0
     if not isinstance(until, int) or until <= now or (state == LEASED and until > now + FARTHEST):
-        lost = int(state == LEASED)  # nobody has swept it yet, and the next hand-over counts it
+        lost = int(state == LEASED)  # not swept yet; the next delivery counts it
         state, until = READY, None
     return Found(
         queue=delivery.queue,
@@ -283,13 +283,13 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
 
 
 def place_of(claimed: Claimed) -> tuple[int, int, int]:
-    """Return where what was *claimed* stood among the ready rows of its queue."""
+    """Return the place of the *claimed* row among the ready rows of its queue."""
     urgency, ready_at = claimed.kept.urgency, claimed.ready_at
     return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, claimed.seq)
 
 
 def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
-    """Return a *row* of the dead letters, :data:`SHOWN`, as what a person is shown."""
+    """Return a *row* of the dead letters, with the columns :data:`SHOWN`, for display."""
     ref, *columns, reason, error, died_at = row
     kept = Kept._make(columns)
     queue = _text(kept.queue)
@@ -308,7 +308,7 @@ def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
 
 
 def envelope_of(kept: Kept) -> Envelope | Unreadable:
-    """Return what *kept* holds: an envelope if every value can be one's."""
+    """Return the envelope in *kept*, or ``Unreadable`` if a value is invalid."""
     (
         queue, target, event_id, source, name, urgency, ordering_key, expires,
         attempt, lost_leases, enqueued_at, headers, progress, body,
@@ -400,7 +400,7 @@ def _seconds(value: Any) -> float:
 
 
 def _flaw(kept: Kept) -> str:
-    """Return which of the *kept* columns is not what an envelope has."""
+    """Return which of the *kept* columns is invalid in an envelope, and why."""
     values = kept._asdict()
     wanted: dict[str, tuple[type | None, ...]] = {
         "queue": (str,), "event_id": (str,), "source": (str,), "name": (str,), "body": (bytes,),

@@ -1,11 +1,11 @@
 """
-The tables, as one ``MetaData`` that Alembic and the setup read alike.
+The tables, as one ``MetaData`` that both Alembic and the setup read.
 
-Times are integer microseconds since the epoch; the one exception is ``expires``, which belongs to the
-envelope and must come back as the very float that went in. Columns of the envelope that a foreign writer
-may leave out or fill badly are nullable on purpose: such a row is received as unreadable and set aside,
-instead of being refused here in a way that each database words differently. Columns that decide when a row
-is handed out have constraints: a row that breaks one could not be found by any index of a state.
+Times are integer microseconds since the epoch; the one exception is ``expires``, which belongs to the envelope and must
+be returned as exactly the float that was stored. Columns of the envelope that another writer may omit or fill with
+invalid values are nullable on purpose: such a row is received as unreadable and becomes a dead letter, instead of being
+refused here with an error that differs from database to database. Columns that decide when a row is handed out have
+constraints: no index of a state would find a row that violates one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import sqlalchemy as sa
 
 SCHEMA = 3
-"""The version of what is below; a database says its own in ``relevo_meta``."""
+"""The version of the tables below; each database records its own in ``relevo_meta``."""
 
 READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
 """
 The states of a row in ``relevo_event``; indexes and statements name them as literals.
 
-Of the events of one queue and ordering key, a line, only the eldest is in one of the first three; those
-behind it wait, however ready they are, and the next takes its turn when the eldest is gone.
+Of the events of one queue and ordering key, a line, only the oldest is in one of the first three states. Those behind
+it wait, even if they are due; the next has its turn when the oldest is gone.
 """
 
 HIGH, NORMAL = 0, 1
@@ -39,14 +39,14 @@ meta = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("value", sa.String(255), nullable=False),
 )
-"""The schema's version, and a random id by which two connections know that they reach one database."""
+"""The schema's version, and a random id that shows whether two connections reach the same database."""
 
 
 def _kept() -> list[sa.Column[Any]]:
-    """Return the columns that an event keeps until it is done, alive or dead."""
+    """Return the columns that an event keeps until it is done, living or dead."""
     return [
         sa.Column("queue", sa.String(255), nullable=False),
-        sa.Column("target", sa.String(255)),  # the envelope's own queue; in an outbox it is another
+        sa.Column("target", sa.String(255)),  # the envelope's own queue; different in an outbox
         sa.Column("event_id", sa.String(255)),
         sa.Column("source", sa.String(255)),
         sa.Column("name", sa.String(255)),
@@ -67,17 +67,17 @@ KEPT = tuple(column.name for column in _kept())
 
 IDENTITY = ("event_id", "source", "target", "queue")
 """
-What makes two rows the same event.
+The columns that identify an event.
 
-With the envelope's own queue, since in an outbox the copies of a fan-out meet in one. The id stands first:
-ids grow with time, so that new keys are added at one end of the index, and it serves to find an id.
+They include the envelope's own queue, since an outbox holds the copies of a fan-out in one queue. The id comes first:
+ids grow with time, so new keys are added at one end of the index, and the index also finds an id.
 """
 
 
 _IS_NUMBER = f"<= {2**63 - 1}"
 _IS_TEXT = "< x''"
 """
-Faster than typeof(), which is a call: numbers come before texts, and texts before blobs.
+Faster than a call of typeof(): numbers sort before texts, and texts before blobs.
 
 https://www.sqlite.org/datatype3.html#sort_order
 """
@@ -90,9 +90,9 @@ STRAY = (
     f"WHEN {WAITING} THEN relevo_event.ordering_key IS NOT NULL AND relevo_event.target IS NOT NULL END) IS NOT TRUE"
 )
 """
-The condition of a stray row, which no claim would ever find.
+The condition of a stray row, which no claim would find.
 
-The constraints refuse such a row, unless its writer switches them off. A separate index finds it. That index is usually
+The constraints refuse such a row unless its writer turns them off. A separate index finds it. That index is usually
 empty, so each claim can check it.
 """
 
@@ -116,12 +116,12 @@ event = sa.Table(
     metadata,
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("state", sa.SmallInteger, nullable=False, server_default=sa.text(str(READY))),
-    # Since when, or from when on if scheduled.
+    # Ready since then, or due then if scheduled.
     sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
-    sa.Column("token", sa.BigInteger),  # of the claim that holds it; null unless leased
-    sa.Column("begun", sa.Text),  # the note of the process that began it last, unless that gave it back since
-    sa.Column("deaths", sa.Text),  # the processes that died of it or are presumed to, a JSON list
+    sa.Column("token", sa.BigInteger),  # the claim that holds it; null unless leased
+    sa.Column("begun", sa.Text),  # the note of the process that began it last, unless it has given it back
+    sa.Column("deaths", sa.Text),  # the processes that the event killed or is presumed to have killed, a JSON list
     *_kept(),
     _check("queue_is_text", "typeof(queue) = 'text'"),
     _check("state_is_known", f"state IN ({READY}, {LEASED}, {SCHEDULED}, {WAITING})"),
@@ -144,8 +144,8 @@ def _partial(name: str, where: str, *columns: str) -> sa.Index:
     return sa.Index(f"relevo_event_{name}", *found, sqlite_where=condition, postgresql_where=condition)
 
 
-# One index a state, so that a million scheduled rows cost a claim nothing. The time of sending stands at
-# the end of the first so that the oldest ready event is found without a visit to the rows.
+# One index for each state, so that a million scheduled rows do not slow down a claim. The time of sending comes last
+# in the first index, so that the oldest ready event is found without reading the rows.
 BY_STATE = {
     READY: _partial("ready", f"state = {READY}", "queue", "urgency", "ready_at", "seq", "enqueued_at"),
     LEASED: _partial("leased", f"state = {LEASED}", "queue", "lease_until"),
@@ -166,7 +166,7 @@ dead = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("died_at", sa.BigInteger),
-    sqlite_autoincrement=True,  # a ref is never used twice: somebody may be about to discard it
+    sqlite_autoincrement=True,  # a ref is never used twice: another process may be about to discard it
 )
 DEAD_BY_QUEUE = sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
 sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))
@@ -179,13 +179,13 @@ lock = sa.Table(
     sa.Column("receipt", sa.String(64), nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
 )
-"""Who is the only one to do something, and until when nobody else may take that over."""
+"""Locks by name: the holder of each, and the time until which no other holder can take it."""
 
 worker = sa.Table(
     "relevo_worker",
     metadata,
     sa.Column("worker", sa.String(64), primary_key=True),
     sa.Column("beats", sa.BigInteger, nullable=False),
-    sa.Column("seen_at", sa.BigInteger, nullable=False),  # only shows which rows are old; nothing else compares it
+    sa.Column("seen_at", sa.BigInteger, nullable=False),  # only for deleting old rows; not compared otherwise
 )
-"""The signs of life of the workers that began an event which was lost before; each sign adds a beat."""
+"""The signs of life of workers that began an event with an earlier lost lease; each sign adds a beat."""

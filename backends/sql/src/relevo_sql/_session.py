@@ -1,10 +1,10 @@
 """
 Join the application's transactions: events are rows that commit together with its own.
 
-On a connection they are written at once. A session is enlisted: what it will send is made and written
-when it commits, in one statement, after everything pending was flushed and has its keys. What is sent
-by the application's own listeners of that commit may come too late for ours; it is written when the
-connection tells that it commits, which is the last moment before the database does.
+On a connection they are written at once. A session is enlisted: its events are made and written when it commits, in one
+statement, after everything pending was flushed and has its keys. Events sent by the application's own listeners of that
+commit may come too late for that. They are written at the connection's commit event, the last moment before the
+database commits.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Joints(ForkAware):
     The sessions and connections that one transport has joined.
 
     Args:
-        database: Where the transport keeps its events, and what it is called.
+        database: The database of the transport, which also has the transport's name.
 
-        wake: Called when a session has committed something.
+        wake: Called when a session has committed events.
     """
 
     def __init__(self, database: Database, wake: Callable[[], None]):
@@ -56,44 +56,45 @@ class Joints(ForkAware):
 
     def at(self, session: Any, *, create: bool) -> Callable[[Make], None]:
         """
-        Return what writes rows with *session*'s transaction.
+        Return a function that writes rows in the transaction of *session*.
 
         Args:
-            session: Whatever has one.
+            session: An object with a transaction.
 
-            create: Tables that are missing are created in it.
+            create: Whether missing tables are created in the transaction.
 
         Raises:
-            SessionError: It is nothing of SQLAlchemy's that has transactions, a connection to another database, or a
-                session whose transaction is over. A session may have no connection yet; it is looked at when it sends.
+            SessionError: *session* is not an object of SQLAlchemy's with transactions, a connection to another
+                database, or a session whose transaction is over. A session may have no connection yet; it is checked
+                when it sends.
         """
         found = joinable(session, by="SQL transport")
         if isinstance(found, Session):
             joined = self._sessions.of(found)
             return lambda make: joined.enlist(found, make, create=create)
-        # Before the first of several senders has written anything.
+        # Checked before the first of several senders has written anything.
         self.fit(found, create=create)
         return lambda make: self._write_at_once(found, make, create=create)
 
     def woken(self) -> None:
-        """Tell who waits that something was committed."""
+        """Wake a blocked receive, since events were committed."""
         self._wake()
 
     def require_kind(self, dialect: sa.Dialect) -> None:
-        """Raise :class:`SessionError` if a session of *dialect* can only be of another database."""
+        """Raise :class:`SessionError` if a session of *dialect* cannot be on the transport's database."""
         if dialect.name != self._database.dialect.name:
-            raise self._elsewhere("is of another database")
+            raise self._elsewhere("uses another database")
 
     def fit(self, connection: sa.Connection, *, create: bool) -> bool:
         """
         Return whether tables have to be created on *connection* before it is written to.
 
-        That is asked again in every transaction until they are committed: a roll-back takes them along.
+        This is checked in every transaction until the tables are committed, since a rollback removes them again.
 
         Raises:
-            SessionError: What is written on it would not wait for its commit, or not be found by the transport.
+            SessionError: Rows written on it would not wait for its commit, or the transport would not find them.
 
-            ConfigurationError: They may be created, but what is there is of another version, or not relevo's.
+            ConfigurationError: Tables may be created, but the existing ones are of another version or not relevo's.
         """
         if not connection.in_transaction():
             connection.begin()
@@ -101,7 +102,7 @@ class Joints(ForkAware):
         if not self._database.dialect.joined(connection):
             raise SessionError(
                 f'the transport "{self._database.name}" cannot join a connection in AUTOCOMMIT, since it has no '
-                f"transaction; give one that begins and commits"
+                f"transaction; pass one that begins and commits"
             )
 
         engine = connection.engine
@@ -125,7 +126,7 @@ class Joints(ForkAware):
             with translated(database.dialect, self._database.name, lambda: "the session's database"):
                 database.statements.write(connection, rows)
         except ConfigurationError as error:
-            raise self._elsewhere("has not relevo's tables") from error.__cause__
+            raise self._elsewhere("lacks relevo's tables") from error.__cause__
         except TransportUnavailableError as error:
             positions = range(len(rows))
             raise SendError(self._database.name, refused=positions, why=error.why) from error.__cause__
@@ -140,8 +141,8 @@ class Joints(ForkAware):
         self.write(connection, rows)
 
     def _look_behind(self, engine: sa.Engine, *, create: bool) -> bool:
-        # Elsewhere than in their transaction: after a read it could be too late for it to write. Nor on the
-        # transport's own connection, which cannot be opened for the first time while they have written.
+        # Not in the application's transaction: after a read it might be unable to write. And not on the transport's own
+        # connection, which cannot be opened for the first time while the application has written.
         database, looking = self._database, beside(engine)
         try:
             with looking.connect() as own:
@@ -162,14 +163,14 @@ class Joints(ForkAware):
         except sa.exc.DBAPIError as error:
             if database.dialect.trouble(error) is not Trouble.NO_TABLE:
                 raise
-            raise self._elsewhere("has not relevo's tables") from error.orig
+            raise self._elsewhere("lacks relevo's tables") from error.orig
         except ConfigurationError as error:
-            raise self._elsewhere("has other tables of relevo") from error
+            raise self._elsewhere("has tables that this version of relevo cannot use") from error
         if not same and theirs not in self._our_ids():
-            raise self._elsewhere("is of another database")
+            raise self._elsewhere("uses another database")
 
     def _our_ids(self) -> Iterator[str]:
-        with suppress(ConfigurationError, TransportUnavailableError):  # no tables, and no id, as yet
+        with suppress(ConfigurationError, TransportUnavailableError):  # no tables yet, so no id
             yield self._database.identity()
             yield self._database.identity(fresh=True)
 
@@ -177,12 +178,12 @@ class Joints(ForkAware):
         database = self._database
         return SessionError(
             f'the session {what}, and the transport "{database.name}" keeps its events in {database.place}; '
-            f"give a session of that database, or configure an outbox in the session's own"
+            f"pass a session of that database, or configure an outbox in the session's own"
         )
 
 
 class _JoinedSession(JoinedSession[Sent]):
-    """Writes the rows of a session when it commits; listens to its connection too."""
+    """Writes the rows of a session when it commits; also listens to its connection."""
 
     def __init__(self, session: Session, joints: Joints):
         self._joints = joints
@@ -194,7 +195,7 @@ class _JoinedSession(JoinedSession[Sent]):
         self._unchecked = self._creating = self._lacking = self._undone = False
 
     def enlist(self, session: Session, make: Make, *, create: bool = False) -> None:
-        """Have what *make* returns written when *session* commits; *create* tables that are missing before."""
+        """Write the rows that *make* returns when *session* commits; if *create*, create missing tables first."""
         begin(session)
         self._creating |= create
         self._check(session)
@@ -205,7 +206,7 @@ class _JoinedSession(JoinedSession[Sent]):
             dialect = session.get_bind(clause=event).dialect
             self._joints.require_kind(dialect)
             if dialect.is_async and not in_greenlet():
-                self._unchecked = True  # it can be asked only where it is awaited: at its commit
+                self._unchecked = True  # its connection is available only inside an await: at its commit
                 return
             connection = session.connection(bind_arguments={"clause": event})
             if connection is not self._connection:
@@ -213,7 +214,7 @@ class _JoinedSession(JoinedSession[Sent]):
                 self._watch(connection)
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
-                "the session has no database for relevo's tables; bind it, as with "
+                "the session has no engine for relevo's tables; bind it, as with "
                 "Session(engine), or binds={relevo_sql.event: engine}"
             ) from error
 
@@ -224,7 +225,7 @@ class _JoinedSession(JoinedSession[Sent]):
             listen(connection, name, listener)
 
     def _unwatch(self) -> None:
-        # The connection may be the application's own, and live longer than many sessions.
+        # The connection may be the application's own and outlive many sessions.
         if self._connection is not None:
             for name, listener in self._watching.items():
                 events.remove(self._connection, name, listener)
@@ -243,7 +244,7 @@ class _JoinedSession(JoinedSession[Sent]):
         self._undone = True
 
     def _write(self, connection: sa.Connection) -> None:
-        """Make and write all that is enlisted, and what is enlisted while that is made."""
+        """Make and write all that is enlisted, also what is enlisted meanwhile."""
         while self.entries:
             entries = list(self.entries)
             rows = [row for entry in entries for row in entry.made()]
@@ -261,26 +262,26 @@ class _JoinedSession(JoinedSession[Sent]):
             self._write(session.connection(bind_arguments={"clause": event}))
 
     def _last_moment(self, connection: sa.Connection, _xid: object = None) -> None:
-        """Write what was enlisted since our turn in the commit, or in a commit that we never had a turn in."""
+        """Write what was enlisted after the session's commit event, or in a commit without that event."""
         try:
             self._write(connection)
-        except sa.exc.InvalidRequestError as error:  # the session reads nothing more for whoever makes it
+        except sa.exc.InvalidRequestError as error:  # the session reads nothing more from the database
             raise SessionError(
-                "an event that was sent while the session commits needs something of the database to be made; "
-                "send it before, or read what its subject is named by"
+                "an event that was sent during the session's commit cannot be made without a read from the database; "
+                "send it before the commit, or load the attributes that name its subject before"
             ) from error
 
     def committed(self, session: Session) -> None:
         if self._connection is not None:
-            # Nothing is left unless the session has its place in a transaction of the connection, which
-            # is then still open.
+            # Nothing is left, unless the session takes part in a transaction of the connection, which is then still
+            # open.
             self._last_moment(self._connection)
         self._joints.woken()
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
         connection = self._connection
         if transaction.parent is None and connection and connection.in_transaction() and not self._undone:
-            # Let go of, and left to its connection: what is flushed stays there, and what was sent before it.
+            # The session ends but its connection goes on: what was flushed stays there, with what was sent before.
             self.entries = [entry for entry in self.entries if entry.flushed]
             self._last_moment(connection)
         self._undone = False
@@ -292,11 +293,11 @@ class _JoinedSession(JoinedSession[Sent]):
 
 @attrs.frozen(eq=False)
 class SessionSender:
-    """What ``bound_to`` returns."""
+    """The sender that ``bound_to`` returns."""
 
     enlist: Callable[[Make], None]
     rows: Callable[[Sequence[Envelope], int], Sequence[Sent]]
-    """From envelopes, and when they become due, to rows; refuses what is not claimed."""
+    """Turns envelopes, and the time when they become due, into rows."""
 
     due: Callable[[float], int]
 

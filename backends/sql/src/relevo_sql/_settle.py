@@ -1,4 +1,4 @@
-"""Settle: a batch in one transaction, each delivery by compare-and-set on its receipt."""
+"""Settle: a batch in one transaction, each delivery by a compare-and-set on its receipt."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _Ended = tuple[Receipt, str, Any]
 
 
 def receipt_of(delivery: Delivery) -> Receipt | None:
-    """Return the receipt of *delivery*; None if it is not one of this process's."""
+    """Return the receipt of *delivery*; ``None`` if it is not a receipt of this process."""
     receipt = delivery.receipt
     return receipt if isinstance(receipt, Receipt) and is_of_this_process(receipt.token) else None
 
 
 class Settler:
-    """Ends, prolongs and notes what somebody holds."""
+    """Settles, extends and marks deliveries that are held."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -34,9 +34,9 @@ class Settler:
         self._clock = clock
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
-        """End each of *settlements*; return the deliveries that were no longer held."""
+        """Apply each of *settlements*; return the deliveries that were no longer held."""
         chosen: dict[Receipt, Settlement] = {}
-        kept: dict[int, Receipt] = {}  # a delivery that stands twice in a batch is lost the second time
+        kept: dict[int, Receipt] = {}  # a delivery that is in a batch twice is lost the second time
         for position, (delivery, outcome) in enumerate(settlements):
             receipt = receipt_of(delivery)
             if receipt is not None and receipt not in chosen:
@@ -77,7 +77,7 @@ class Settler:
         seq, token = receipt
         kept = {"note": note.packed(), "dead": deaths_text(note.deaths)}
         run = self._statements.begin.run
-        # Not durable: a crash of the host may lose the note, but no listener is to blame for such a crash.
+        # Not durable: a crash of the host may lose the note, but no listener causes such a crash.
         touched = self._database.write(
             lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
         )
@@ -128,7 +128,7 @@ class Settler:
     def _grouped(
         self, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object
     ) -> set[Receipt]:
-        """Run *statement* once for each claim that *receipts* come from; return those that were held."""
+        """Run *statement* once for each claim of *receipts*; return the receipts that were held."""
         rows_of: dict[int, list[int]] = {}
         for seq, token in receipts:
             rows_of.setdefault(token, []).append(seq)
@@ -156,7 +156,7 @@ class Settler:
         self._statements.die.run_many(connection, dead)
 
     def _bury(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
-        """Keep dead letters, one for each event and queue, and then give up their sources."""
+        """Store dead letters, one for each event and queue, and then delete their rows."""
         receipts = [receipt for receipt, _, _ in ended]
         self._statements.replace.run_many(connection, receipts)
         self._statements.bury.run_many(
@@ -173,17 +173,17 @@ class Settler:
 
 
 def advance(connection: sa.Connection, statements: Statements, lines: Iterable[Sequence[Any]], now: int) -> None:
-    """Give the next of each of *lines* its turn, if the one that was first is gone."""
+    """Give the next event of each of *lines* its turn if the first is gone."""
     found = {*map(Line._make, lines)}
     statements.advance.run_many(connection, [(*line, now) for line in found if line.ordering_key is not None])
 
 
 def _may_be_waited_for(delivery: Delivery) -> bool:
-    """Return whether others may wait for *delivery*; of one that cannot be read nobody knows."""
+    """Return whether others may wait for *delivery*, which is unknown if it cannot be read."""
     envelope = delivery.envelope
     return isinstance(envelope, Unreadable) or envelope.ordering_key is not None
 
 
 def _storable(text: str) -> str:
-    """Return *text* as a database takes it: a dead letter that cannot be written would come back for ever."""
+    """Return *text* in a form that can be stored: a dead letter that cannot be written would return for ever."""
     return text.encode("utf-8", "backslashreplace").decode()

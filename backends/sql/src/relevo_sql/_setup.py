@@ -15,7 +15,7 @@ from relevo_sql._dialect import Stored
 from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, meta, metadata
 
 _Thing = sa.Table | sa.Index | str
-"""A table, one of its indexes, or the key of what a database says of itself."""
+"""A table, one of its indexes, or a key of ``relevo_meta``."""
 
 
 def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
@@ -23,48 +23,48 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
     Create the tables that are missing.
 
     Args:
-        database: Where.
+        database: The database.
 
-        dry_run: Only tell.
+        dry_run: Only report what is missing.
 
     Returns:
-        What was, or would be, created, in words.
+        Descriptions of what was, or would be, created.
 
     Raises:
-        ConfigurationError: What is there is of another version, or not relevo's.
+        ConfigurationError: Existing tables are of another version or not relevo's.
     """
     missing = database.inspect(lambda connection: _missing(database, connection))
     if missing is None:
         missing = _everything()
     if missing and not dry_run:
-        # Looked at again, now that nobody else can create anything.
+        # Checked again, now that no other process can create anything.
         missing = database.create(lambda connection: _create(database, connection))
     return [_description(thing) for thing in missing]
 
 
 def is_incomplete(database: Database, connection: sa.Connection) -> bool:
     """
-    Return whether the database that *connection*, anybody's, reaches lacks something.
+    Return whether the database behind *connection* lacks something.
 
     Raises:
-        ConfigurationError: What is there is of another version, or not relevo's.
+        ConfigurationError: Existing tables are of another version or not relevo's.
     """
     return bool(_missing(database, connection))
 
 
 def create_within(database: Database, connection: sa.Connection) -> None:
     """
-    Create what is missing in the transaction of *connection*, which is somebody else's.
+    Create what is missing in the transaction of *connection*, which is the application's.
 
     Raises:
-        ConfigurationError: What is there is of another version, or not relevo's.
+        ConfigurationError: Existing tables are of another version or not relevo's.
     """
     database.dialect.begin_to_create(connection)
     _create(database, connection)
 
 
 def _everything() -> list[_Thing]:
-    """Return all that there should be, in the order in which it can be made."""
+    """Return everything that a database needs, in the order in which it can be created."""
     found: list[_Thing] = []
     for table in metadata.sorted_tables:
         found.append(table)
@@ -79,7 +79,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     for table in metadata.sorted_tables:
         if table.name in there:
             _require_table(database, table, kind=catalog[table.name].kind)
-    if meta.name in there:  # first, since a newer schema may look like anything
+    if meta.name in there:  # first, since the tables of a newer schema may differ in any way
         rows: Sequence[Any] = database.statements.meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
         there |= found.keys()
@@ -146,8 +146,8 @@ def _require_columns(database: Database, connection: sa.Connection, table: sa.Ta
             )
     if lacking:
         raise ConfigurationError(
-            f'{database.place} has a table "{table.name}" without the columns {", ".join(sorted(lacking))}; '
-            f"it is not relevo's, or somebody changed it: rename it or migrate it"
+            f'{database.place}: the table "{table.name}" lacks the columns {", ".join(sorted(lacking))}; '
+            f"something else created or changed it; rename it or migrate it"
         )
 
 
@@ -159,7 +159,7 @@ def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
             database.statements.say.run(connection, key=thing, value=value)
         else:
             creation = CreateTable(thing) if isinstance(thing, sa.Table) else CreateIndex(thing)
-            # As text: the connection may be the application's, and translate the names of schemas.
+            # As text: the connection may be the application's and have a schema translation map.
             connection.exec_driver_sql(str(creation.compile(dialect=database.dialect.compiler)))
     return missing
 

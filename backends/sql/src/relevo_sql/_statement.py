@@ -1,8 +1,8 @@
 """
 All statements, written once with SQLAlchemy and compiled once for each dialect.
 
-They are run as text with plain values. That spares SQLAlchemy's work on each execution, and it lets a row
-come back as it is: a type's own conversion would raise at a value that is not of the type.
+They are run as text with plain values. That saves SQLAlchemy's work on each execution, and rows are returned unchanged:
+the conversion of a type would raise an error for a value that is not of the type.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _E, _D = event.c, dead.c
 
 class Prepared:
     """
-    A statement as the driver takes it.
+    A statement in the form that the driver takes.
 
-    Compiled when it is first run: the compiling takes SQLAlchemy a millisecond or two, and a short-lived
-    process needs few of them.
+    It is compiled at its first run: that takes SQLAlchemy a millisecond or two, and a short-lived process needs few
+    statements.
 
     Args:
-        statement: With a parameter for each value.
+        statement: The statement, with a parameter for each value.
 
-        dialect: How it is said.
+        dialect: The dialect to compile it for.
 
         order: The names of the values of :meth:`run_many`.
     """
@@ -72,14 +72,14 @@ class Prepared:
         return connection.exec_driver_sql(self.sql, tuple([values[name] for name in self._names]))
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Execute it for each of *rows*, whose values stand in the order given."""
+        """Execute it for each of *rows*, whose values are in the given order."""
         if not self.sql:
             self.compile()
         if rows:
             connection.exec_driver_sql(self.sql, list(map(self._arrange, rows)))
 
     def compile(self) -> str:
-        """Make it ready to run, and return its text."""
+        """Compile it, and return its text."""
         compiled = cast("SQLCompiler", self._statement.compile(dialect=self._dialect.compiler))
         self._names: list[str] = list(compiled.positiontup or ())
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
@@ -90,7 +90,7 @@ class Prepared:
 
 
 def _state(state: int) -> sa.ColumnElement[Any]:
-    """Return *state* as a literal: only then is the index of that state used."""
+    """Return *state* as a literal, since only then the index of that state is used."""
     return sa.literal_column(str(state))
 
 
@@ -106,7 +106,7 @@ _Prepare = Callable[..., Prepared]
 
 
 def statements_for(dialect: SqliteDialect) -> Statements:
-    """Return all statements as *dialect* says them; compiled once, since that takes some milliseconds."""
+    """Return all statements in *dialect*; the same object each time, since compiling takes some milliseconds."""
     if dialect.name not in _compiled:
         _compiled[dialect.name] = Statements(dialect)
     return _compiled[dialect.name]
@@ -116,7 +116,7 @@ _compiled: dict[str, Statements] = {}
 
 
 class Statements:
-    """All that the transport says to the database."""
+    """All statements that the transport executes."""
 
     def __init__(self, dialect: SqliteDialect):
         def prepared(statement: sa.ClauseElement, *order: str) -> Prepared:
@@ -133,7 +133,7 @@ class Statements:
         self._meeting(prepared, dialect)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
-        """Write *rows* of new events; those that are kept already stay as they are."""
+        """Write *rows* of new events; an event that is already stored stays unchanged."""
         in_line = any(row.ordering_key is not None for row in rows)
         (self.send_in_line if in_line else self.send).run_many(connection, rows)
 
@@ -159,7 +159,7 @@ class Statements:
         values = {name: _bind(name) for name in Sent._fields}
         self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields)
         state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
-        in_line = values | {"seq": dialect.next_key(_E.seq), "state": state}  # the order of a line is that of its keys
+        in_line = values | {"seq": dialect.next_key(_E.seq), "state": state}  # a line is ordered by its keys
         self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *Sent._fields)
 
     def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
@@ -171,7 +171,7 @@ class Statements:
         self.advance = prepared(
             sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
         )
-        # If something else deleted a row, no settlement makes the next one ready.
+        # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
             *(before.c[name] == here.c[name] for name in LINE), before.c.seq < here.c.seq
@@ -207,7 +207,7 @@ class Statements:
             "state": _state(LEASED),
             "lease_until": _bind("until"),
             "token": _bind("claim"),
-            # Another writer may have left it out; then it is set to now, and stays so.
+            # Another writer may have omitted it; then it is set to now once.
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
         claimed = [_start(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
@@ -219,7 +219,7 @@ class Statements:
         )
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
         chosen = _E.seq.in_(dialect.members("seqs"))
-        # So that a later claim finds it, whatever its state is.
+        # So that a later claim finds it, whatever its state was.
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*unproven))
@@ -247,7 +247,7 @@ class Statements:
         )
         mine = (_E.seq == _bind("which"), _E.begun == _bind("note"))
         self.excuse = prepared(sa.update(event).where(*mine).values(begun=_bind("excused")))
-        # Those that differ from row to row come after a look at which are held, in the same transaction.
+        # Statements with values for each row run after the one that selects the held rows, in the same transaction.
         nacked = _FREE | {"state": _bind("next"), "ready_at": _bind("at"), "attempt": _plus_one("attempt")}
         nacked["begun"] = sa.null()
         self.nack = prepared(
@@ -323,7 +323,7 @@ class Statements:
 def _behind_others(
     dialect: SqliteDialect, line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]
 ) -> sa.ColumnElement[Any]:
-    """Return the state of a new row of *line*: it waits if one of the same line lives."""
+    """Return the state of a new row of *line*: it waits if a row of the same line is alive."""
     before = sa.select(_E.seq).where(*(_E[name] == line[name] for name in LINE)).correlate_except(event)
     return sa.case((dialect.by_index(before, event, BY_LINE).exists(), _state(WAITING)), else_=otherwise)
 
@@ -333,7 +333,7 @@ def _plus_one(column: str) -> sa.ColumnElement[Any]:
 
 
 def _start(column: str) -> sa.ColumnElement[Any]:
-    """Return only the start of *column*, since another writer may have stored a value of any length."""
+    """Return the start of *column*, since another writer may have stored a value of any length."""
     first: sa.ColumnElement[int] = sa.literal_column("1")
     most: sa.ColumnElement[int] = sa.literal_column(str(LONGEST_EVIDENCE))
     return sa.func.substr(sa.column(column), first, most).label(column)
@@ -344,7 +344,7 @@ def _of_queue() -> sa.ColumnElement[bool]:
 
 
 def _of_queue_or_none(queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnElement[bool]:
-    """Return the condition that a stray row is of *queue*, or names none."""
+    """Return the condition that a stray row names *queue* or no queue."""
     named: sa.ColumnClause[Any] = sa.literal_column(STRAY_QUEUE)
     return named.in_([_bind("queue") if queue is None else queue, sa.literal_column("''")])
 
@@ -367,7 +367,7 @@ _LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "lost_leases": _plus_o
 
 
 def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
-    """Return all figures of a queue as one row: one statement is one view, in which nothing moves."""
+    """Return all figures of a queue as one row: one statement reads one consistent snapshot."""
     count_one: sa.ColumnClause[Any] = sa.literal_column("1")
     count, oldest = sa.func.count().label("number"), sa.func.min(_E.enqueued_at).label("oldest")
 
@@ -406,7 +406,7 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
 
 
 def _question(dialect: SqliteDialect) -> sa.Select[Any]:
-    """Return the question what each queue has: something ready, and when the next delay and lease end."""
+    """Return the query for each queue: whether it has something ready, and when its next delay and lease end."""
     queues = dialect.table_of("queues")
 
     def first(state: int, found: sa.ColumnElement[Any], order: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:

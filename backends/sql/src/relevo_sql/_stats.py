@@ -15,7 +15,7 @@ from relevo_sql._settle import advance
 from relevo_sql._statement import Prepared
 
 _BOUND = 10_000
-"""How many rows one transaction of a purge deletes, so that other writers have their turn."""
+"""How many rows one transaction of a purge deletes, so that other writers do not wait for long."""
 
 
 class _Figures(NamedTuple):
@@ -53,7 +53,7 @@ class _Figures(NamedTuple):
 
 
 class Counter:
-    """Figures of a queue, and what takes events out of it without handing them out."""
+    """Counts the events of a queue, and removes events without handing them out."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -61,7 +61,7 @@ class Counter:
         self._clock = clock
 
     def stats(self, queue: str) -> Stats:
-        """Return how many events *queue* holds; what time has made ready is ready, looked at or not."""
+        """Return how many events *queue* holds; an event that is due counts as ready."""
         now = self._now()
         row: Any = self._database.read(lambda c: self._statements.stats.run(c, queue=queue, now=now).one())
         found = _Figures._make(row)
@@ -96,18 +96,18 @@ class Counter:
         ]
 
     def find(self, event_id: str) -> list[Found]:
-        """Return the living events of *event_id*; what time has made ready is ready, looked at or not."""
+        """Return the living events of *event_id*; an event that is due counts as ready."""
         now = self._now()
         rows: Any = self._database.read(lambda c: self._statements.find.run(c, id=event_id).all())
         found = (found_of(row, now) for row in rows)
         return [each for each in found if each is not None]
 
     def cancel(self, event_id: str) -> int:
-        """Take out the events of *event_id* that nobody holds; return how many."""
+        """Remove the events of *event_id* that no worker holds; return how many."""
         return self._database.write(lambda c: self._take_out(c, self._statements.cancel, id=event_id), durable=True)
 
     def purge(self, queue: str) -> int:
-        """Take out all events of *queue* that nobody holds now; return how many."""
+        """Remove all events of *queue* that no worker holds now; return how many."""
         last = self._database.read(lambda c: self._statements.last.run(c).scalar()) or 0
         taken = 0
         for statement in (*self._statements.purge.values(), self._statements.purge_strays):
@@ -121,7 +121,7 @@ class Counter:
     def _take_out(self, connection: sa.Connection, statement: Prepared, **values: object) -> int:
         now = self._now()
         lines: Any = statement.run(connection, now=now, **values).all()
-        # Who waited behind one of them may have its turn now.
+        # Events that waited behind one of them may have their turn now.
         advance(connection, self._statements, lines, now)
         return len(lines)
 

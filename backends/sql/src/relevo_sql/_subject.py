@@ -1,4 +1,4 @@
-"""Rows as subjects: named by their primary key, and loaded by it when a listener asks."""
+"""Rows as subjects: identified by their primary key, and loaded by it when a listener needs them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from relevo import ConfigurationError, SubjectType
 from relevo.errors import shown
 
 _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
-"""The types that a part of a key may have, since each has one form as text."""
+"""The types that a part of a key may have, since each has exactly one form as text."""
 
 
 def orm_subject(
     cls: type,
     sessions: Callable[[], orm.Session] | orm.scoped_session[Any],
     *,
-    type: str | None = None,  # noqa: A002 - what SubjectType calls it
+    type: str | None = None,  # noqa: A002 - the name that SubjectType uses
 ) -> SubjectType:
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
 
-    Its name is its primary key: whole numbers, text and UUIDs, also several columns together. An object has it once
-    its row was written, and no more when that is rolled back, whatever its attributes say; an object that is detached
-    or deleted still has it. What is not written yet, such as before the flush, can be dispatched with ``session=``:
-    it is named at the commit, which fails if it was not written by then.
+    The name of an object is its primary key: integers, text and UUIDs, also of several columns. An object has a name
+    once its row was written, and loses it if that is rolled back, whatever its attributes contain; a detached or
+    deleted object still has it. An object that is not written yet, such as before the flush, can be dispatched with
+    ``session=``: it is named at the commit, which fails if the object was not written by then.
 
     Args:
         cls: A class that SQLAlchemy has mapped; instances of its subclasses are of this kind too.
 
         sessions: Makes a session to load with, such as a ``sessionmaker``. It is closed after the loading,
-            so the object is detached: have what listeners need loaded eagerly. A ``scoped_session`` is
-            used as it is, and whoever has it removes it.
+            so the object is detached: load eagerly what listeners need. A ``scoped_session`` is used as it is;
+            the application removes it.
 
-        type: What travels; the name of the table by default.
+        type: The type in the event; the name of the table by default.
 
     Raises:
         ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
-            the key is of a type that has no sure form as text.
+            the key is of a type without exactly one form as text.
     """
     mapper: orm.Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
     if not isinstance(mapper, orm.Mapper):
@@ -56,7 +56,7 @@ def orm_subject(
     readers = [_reader(cls, column) for column in mapper.primary_key]
 
     def name(instance: object) -> str | None:
-        # What was not written, or whose writing was rolled back, may have a key that is going to be another row's.
+        # An object that was not written, or whose write was rolled back, may have a key that another row will get.
         parts: Sequence[object] | None = sa.inspect(instance).identity
         return None if parts is None else _joined(parts)
 
@@ -65,7 +65,7 @@ def orm_subject(
             parts = [unquote(part) for part in text.split(",")] if len(readers) > 1 else [text]
             key = tuple(read(part) for read, part in zip(readers, parts, strict=True))
         except ValueError:
-            return None  # no such key can be in the table
+            return None  # no key of the table has this form
         if isinstance(sessions, orm.scoped_session):
             return sessions.get(cls, key)
         with sessions() as session:
@@ -75,7 +75,7 @@ def orm_subject(
 
 
 def _makes_sessions(given: object) -> bool:
-    """Return whether *given* can make sessions; asynchronous ones cannot be asked where a listener waits."""
+    """Return whether *given* can make sessions; asynchronous ones cannot be used in synchronous listeners."""
     asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
     makers = (asynchronous.async_sessionmaker, asynchronous.async_scoped_session) if asynchronous else ()
     return callable(given) and not isinstance(given, makers)
@@ -90,8 +90,8 @@ def _reader(cls: type, column: sa.ColumnElement[Any]) -> Callable[[str], object]
         if kind is known:
             return read
     raise ConfigurationError(
-        f"orm_subject: the key {column} of {cls.__qualname__} is {kind.__name__}; whole numbers, text and UUIDs "
-        f"have one form as text: write a relevo.SubjectType(…) with a name= and a load= of its own"
+        f"orm_subject: the key {column} of {cls.__qualname__} is {kind.__name__}; expected integers, text or "
+        f"UUIDs, which have one form as text; for others write a relevo.SubjectType(…) with its own name= and load="
     )
 
 

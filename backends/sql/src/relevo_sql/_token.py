@@ -1,4 +1,4 @@
-"""Tokens of claims, each of which names the process that made it."""
+"""Tokens of claims; each contains the id of the process that made it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import secrets
 
 _PROCESS = (1 << 22) - 1
-"""The bits of a token that name a process; Linux counts no higher: https://man7.org/linux/man-pages/man5/proc.5.html"""
+"""The bits of a token that identify a process; the largest process id of Linux: https://man7.org/linux/man-pages/man5/proc.5.html"""
 
 
 def new_token() -> int:
-    """Return what no other claim has, since it is random, and by which one of this process is known."""
+    """Return a random token that no other claim has and that identifies this process."""
     return secrets.randbits(40) << 22 | os.getpid() & _PROCESS
 
 
 def is_of_this_process(token: int) -> bool:
-    """Return whether *token* was made here; a fork leaves what was held with the parent."""
+    """Return whether *token* was made in this process; after a fork the parent keeps what it held."""
     return token & _PROCESS == os.getpid() & _PROCESS

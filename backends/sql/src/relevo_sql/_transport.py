@@ -1,4 +1,4 @@
-"""The transport: the methods of the seam."""
+"""The transport: the methods of the interface."""
 
 from __future__ import annotations
 
@@ -49,27 +49,27 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
     """
     Keeps events in a database, as rows beside the application's own.
 
-    The engine is only looked at: relevo's connection comes out of a pool of its own, of the same kind, so
-    that nothing is changed that the application sees. On SQLite events are sent with a durable commit,
-    while a claim or a settlement may be undone by a crash of the host, and only by that: the event then
-    comes once more. Sends of the same process wake a blocked ``receive``, all else is found by polling.
+    The engine is not changed: relevo's connection comes from a separate pool of the same kind, so the application
+    notices nothing. On SQLite events are sent with a durable commit. A claim or a settlement can be undone by a crash
+    of the host, and only by that: the event is then delivered again. Sends of the same process wake a blocked
+    ``receive``; everything else is found by polling.
 
-    It may be used before a fork, and after it on both sides: it closes its connection before, and the child
-    opens one of its own. What was handed out before stays with the parent; to the child it is lost. Where
-    Python is not told of the fork, as under uWSGI without ``py-call-uwsgi-fork-hooks``, only :meth:`setup`
-    may come before it, and a child of one that did more is refused. See to it that connections of your
-    own engine are closed too, ``engine.dispose()``, before a process is forked.
+    It may be used before a fork, and after it in both processes: it closes its connection before the fork, and the
+    child opens its own. Events that were handed out before the fork belong to the parent; in the child they are lost.
+    Where Python's fork hooks are not called, as under uWSGI without ``py-call-uwsgi-fork-hooks``, only :meth:`setup`
+    may be called before the fork; after any other use the child raises an error. Close the connections of your own
+    engine too, with ``engine.dispose()``, before a process is forked.
 
     Args:
-        engine: Where the events are kept.
+        engine: The engine of the database that stores the events.
 
-        name: What the application calls it.
+        name: The name of the transport in the application.
 
-        clock: Where the time comes from.
+        clock: The source of the time.
 
-        busy_timeout: Seconds to wait for somebody else's transaction to end.
+        busy_timeout: Seconds to wait for the transaction of another writer to end.
 
-        poll: Seconds between two looks of a ``receive`` that has waited for long.
+        poll: Seconds between two polls of a ``receive`` that has waited for long.
 
     Raises:
         ConfigurationError: The database is not supported.
@@ -135,7 +135,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
 
     @property
     def name(self) -> str:
-        """What the application calls it; what lies below raises errors under this name too."""
+        """The name of the transport in the application, which all its errors use."""
         return self._database.name
 
     @name.setter
@@ -144,7 +144,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
 
     @property
     def folder(self) -> Path | None:
-        """That of the database file, if it is one."""
+        """The folder of the database file, if there is one."""
         path = self._database.path
         return None if path is None else path.parent
 
@@ -155,7 +155,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             self._kept = self._kept or not dry_run
             return made
         finally:
-            # What is set up when a module is imported leaves nothing open, however the process is forked then.
+            # A setup during an import leaves no connection open, in whatever way the process is forked later.
             self._database.rest()
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
@@ -186,7 +186,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             try:
                 claim = self._claimer.claim(queues, limit=limit, lease=lease)
             except ConfigurationError:
-                # If this transport created the tables, it creates them again in an empty database, and alters no other.
+                # If this transport created the tables, it creates them again in an empty database, and only there.
                 if not self._kept or not self._database.is_empty():
                     raise
                 set_up(self._database, dry_run=False)
@@ -256,27 +256,27 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         """
         Return a sender that writes inside *session*'s transaction.
 
-        A session writes at its commit, all that it sends in one statement; a savepoint that is rolled back
-        takes its events along. A connection writes at once. The transaction is the application's own, and
-        so is how durable its commit is.
+        A session writes all its events at its commit, in one statement; the rollback of a savepoint removes the events
+        that were sent in it. A connection writes at once. The transaction is the application's own, and so is the
+        durability of its commit.
 
         Args:
-            session: A Session, scoped_session, AsyncSession or Connection of the same database: of one
-                whose random id in ``relevo_meta`` is the same.
+            session: A Session, scoped_session, AsyncSession or Connection of the same database, which is one
+                with the same random id in ``relevo_meta``.
 
-            relay_to: The name of another transport: the events are kept in the reserved queue
-                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+            relay_to: The name of another transport: the events are stored here in the reserved queue
+                ``outbox/<name>``, with unchanged envelopes, until a relay moves them to that transport.
 
         Raises:
-            SessionError: It is none of these, or a Connection to another database. A session of another
-                one is told when it sends, an asynchronous one when it commits.
+            SessionError: *session* is of another type, or a Connection to another database. For a session of another
+                database the error is raised when it sends, for an asynchronous one when it commits.
         """
         return self._bound(session, relay_to, create=False)
 
     def bound_with_setup(
         self, session: Any, queues: Sequence[str], *, relay_to: str | None = None
     ) -> BoundSender | None:
-        # The session's database can be told to be ours by its file alone, since there is no id in it yet.
+        # The session's database can be identified only by its file, since it has no id yet.
         return self._bound(session, relay_to, create=True) if self._database.named else None
 
     def _bound(self, session: Any, relay_to: str | None, *, create: bool) -> BoundSender:
@@ -323,8 +323,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         """
         Give up everything held, without settling it, and wake a blocked ``receive``.
 
-        What was held comes back when its lease is past, and counts as a loss; release it first to have it
-        back at once.
+        Held events become ready when their leases end, and count as lost; release them first to make them
+        ready at once.
         """
         notice_fork()
         self._closed = True

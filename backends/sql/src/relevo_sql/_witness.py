@@ -1,4 +1,4 @@
-"""Presence: a row for each worker that others may ask about."""
+"""Presence: a row for each worker that other workers may ask about."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from relevo_sql._database import Database
 from relevo_sql._row import micros
 
 _DAY = 86400.0
-"""Seconds after its last sign for which a worker is known."""
+"""Seconds after its last sign of life until a worker is deleted."""
 
 
 class Witness:
-    """The signs of life of workers: counters, since the times of two hosts cannot be compared."""
+    """The signs of life of workers: counters, since the clocks of two hosts cannot be compared."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -35,7 +35,7 @@ class Witness:
         self._database.write(count)
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
-        """Return the signs of life of those of *workers* that gave any."""
+        """Return the signs of life of *workers*, without those that gave none."""
         asked = self._database.dialect.listed(dict.fromkeys(workers))
         run = self._statements.beats.run
         found: Any = self._database.read(lambda connection: run(connection, workers=asked).all())

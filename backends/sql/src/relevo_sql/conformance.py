@@ -1,8 +1,8 @@
 """
 The harness of the SQL transport for ``relevo-conformance``; needs ``relevo-sql[conformance]``.
 
-Its transactions are sessions: a connection is written to at once, and SQLite then lets no other receive
-until it commits, which the suite's random histories do.
+Its transactions are sessions. A connection would be written to at once, and SQLite would then block every other receive
+until it commits; the suite's random histories receive meanwhile.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ _NO_STATE = 9
 
 @attrs.frozen
 class Joined:
-    """An application's session, as the suite drives one."""
+    """An application's session, in the form that the suite uses."""
 
     session: Session
 
     def commit(self) -> None:
-        """Make all that was done in it real."""
+        """Commit the transaction."""
         self.session.commit()
 
     def rollback(self) -> None:
-        """Undo all that was done in it."""
+        """Roll back the transaction."""
         self.session.rollback()
 
     def savepoint(self) -> Savepoint:
-        """Begin a part that can be rolled back alone."""
+        """Begin a part that can be rolled back separately."""
         return self.session.begin_nested()
 
 
 class SqlHarness(Harness):
-    """Drives the SQL transport on a database of SQLite, which lies in a temporary folder unless told otherwise."""
+    """Drives the SQL transport on a database of SQLite, by default in a temporary folder."""
 
     takes = MappingProxyType({"url": "the database, as sqlite:////absolute/path.db; a temporary one by default"})
     transport: ClassVar[type[Transport]] = SqlTransport
@@ -70,10 +70,10 @@ class SqlHarness(Harness):
 
     def kill(self, transport: Transport) -> None:
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
-        transport._database._let_go()  # noqa: SLF001 - the end of a process closes its files, and says nothing
+        transport._database._let_go()  # noqa: SLF001 - the end of a process closes its files without notice
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
-        # Every other row has an invalid state, as from a writer that switches the constraints off.
+        # Every other row has an invalid state, as from a writer that turns the constraints off.
         state = len(raw) % 2 * _NO_STATE
         row = {"queue": queue, "state": state, "body": raw, "headers": json.dumps(dict(headers))}
         with self.engine.connect() as connection:
@@ -100,7 +100,7 @@ class SqlHarness(Harness):
 
 def _engine_of(transport: Transport) -> sa.Engine:
     assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
-    return transport._database._engine  # noqa: SLF001 - beneath the transport, on purpose
+    return transport._database._engine  # noqa: SLF001 - deliberately below the public interface
 
 
 def application_engine(url: str) -> sa.Engine:
@@ -113,7 +113,7 @@ def application_engine(url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(url)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError):
-        raise ConfigurationError(f"{masked_url(url)} is the URL of no database; write sqlite:///shop.db") from None
+        raise ConfigurationError(f"{masked_url(url)} is not the URL of a database; write sqlite:///shop.db") from None
 
     @sa.event.listens_for(engine, "connect")
     def _(driver: Any, _: Any) -> None:
