@@ -1,23 +1,22 @@
 """
 relevo's plugin for pytest: the fixture ``relevo_app``.
 
-It gives what ``with app.testing() as t:`` gives, for the application of the project, and takes it all back
-after the test::
+It provides what ``with app.testing() as t:`` does, for the application of the project, and undoes it after the test::
 
     def test_an_upload_is_announced(relevo_app):
         upload("sea.jpg")
         relevo_app.dispatched("image.created", path="sea.jpg")
         relevo_app.drain()
 
-Which application that is says the first of these:
+The first of these that exists determines the application:
 
-- a fixture ``relevo_application`` of the project's own, of whichever scope, that returns it;
+- a fixture ``relevo_application`` in the project, of any scope, that returns it;
 - the setting ``relevo_app = "shop:app"`` of pytest;
 - ``app = "shop:app"`` in the configuration: ``RELEVO_CONFIG``, else the nearest ``relevo.toml`` or
   ``[tool.relevo]`` upwards from pytest's root folder.
 
-This module stands beside the package, and imports relevo only in its fixtures: pytest loads it in every run,
-also where nothing of relevo is tested, and before anything can be measured.
+This module is outside the package and imports relevo only in its fixtures: pytest loads it in every run, also without a
+test of relevo, and before coverage can be measured.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ _SETTING = "relevo_app"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the setting."""
-    parser.addini(_SETTING, 'the application that the fixture relevo_app is for, such as "shop:app"', default="")
+    parser.addini(_SETTING, 'the application for the fixture relevo_app, such as "shop:app"', default="")
 
 
 @pytest.fixture(scope="session")
 def relevo_application(pytestconfig: pytest.Config) -> Iterator[App]:
-    """Find the application of this project; a fixture of the project's own with this name wins."""
+    """Find the application of this project; a fixture of this name in the project overrides it."""
     from relevo.errors import ConfigurationError  # noqa: PLC0415 - only tests that ask for it pay for it
     from relevo.testing import project_app  # noqa: PLC0415
 
@@ -62,6 +61,6 @@ def relevo_application(pytestconfig: pytest.Config) -> Iterator[App]:
 
 @pytest.fixture
 def relevo_app(relevo_application: App) -> Iterator[AppTesting]:
-    """Put the application of this project into the hands of a test: its transports in memory, its clock at rest."""
+    """Return the application of this project for a test: its transports in memory, its clock stopped."""
     with relevo_application.testing() as t:
         yield t

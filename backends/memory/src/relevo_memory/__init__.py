@@ -1,4 +1,4 @@
-"""relevo-memory: events in the memory of one process, for tests and as the reference of what a transport does."""
+"""relevo-memory: events in the memory of one process, for tests and as the reference implementation of a transport."""
 
 from relevo_memory._store import MemoryStore
 from relevo_memory._transport import MemoryOptions, MemoryTransport

@@ -22,7 +22,8 @@ class DeadLetters:
     """
     The dead letters of all queues; one per event and queue, a later one replaces it.
 
-    A ref is a rising number and the queue, so that paging goes on behind one that is gone meanwhile.
+    A ref consists of an increasing number and the queue, so that paging can continue after a dead letter that was
+    removed meanwhile.
     """
 
     def __init__(self) -> None:
@@ -31,11 +32,11 @@ class DeadLetters:
         self._numbers = itertools.count(1)
 
     def count(self, queue: str) -> int:
-        """Return how many there are of *queue*."""
+        """Return the number of dead letters of *queue*."""
         return len(self._queues.get(queue, ()))
 
     def keep(self, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
-        """Put *event* down with its reason."""
+        """Store *event* with the reason of its death."""
         number = next(self._numbers)
         entry = DeadLetterEntry(
             ref=f"{number}@{event.queue}",
@@ -56,7 +57,7 @@ class DeadLetters:
         kept[number] = _Kept(event=event, entry=entry)
 
     def take(self, ref: str) -> KeptEvent | None:
-        """Give up the dead letter *ref*; return its event, ``None`` if there is none."""
+        """Remove the dead letter *ref*; return its event, or ``None`` if there is no such dead letter."""
         number, queue = _parsed(ref)
         kept = self._queues.get(queue, {}).pop(number, None)
         if kept is None:
@@ -67,7 +68,7 @@ class DeadLetters:
 
     def entries(self, queues: Sequence[str], *, after: str | None) -> Iterator[DeadLetterEntry]:
         """
-        Return those of *queues*, queue by queue, the oldest first, from behind *after* on.
+        Return those of *queues*, queue by queue, the oldest first, starting after the ref *after*.
 
         Raises:
             ConfigurationError: *after* is not a ref of one of *queues*.
@@ -87,6 +88,6 @@ class DeadLetters:
 
 
 def _parsed(ref: str) -> tuple[int, str]:
-    """Return the number and the queue of *ref*; 0 is the number of none."""
+    """Return the number and the queue of *ref*; the number is 0 if *ref* is invalid."""
     number, _, queue = ref.partition("@")
     return (int(number), queue) if number.isascii() and number.isdigit() else (0, queue)

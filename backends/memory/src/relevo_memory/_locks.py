@@ -1,4 +1,4 @@
-"""The coordinator: locks by name, each held until a time."""
+"""The coordinator: locks by name, each with an end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class _Held:
 
 
 class Locks:
-    """The locks of a store; whoever calls holds the store and tells the time."""
+    """The locks of a store; the caller holds the store and passes the time."""
 
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
 
     def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
-        """Return a receipt for the lock *name*; ``None`` if another than *holder* has it."""
+        """Return a receipt for the lock *name*; ``None`` if another holder has it."""
         held = self._held.get(name)
         if held is not None and held.until > now and held.holder != holder:
             return None
@@ -30,7 +30,7 @@ class Locks:
         return receipt
 
     def renew(self, name: str, receipt: str, *, until: float) -> bool:
-        """Keep the lock *name*; return whether *receipt* held it."""
+        """Renew the lock *name*; return whether *receipt* held it."""
         held = self._held.get(name)
         if held is None or held.receipt != receipt:
             return False
@@ -38,7 +38,7 @@ class Locks:
         return True
 
     def free(self, name: str, receipt: str) -> None:
-        """Give up the lock *name*, if *receipt* holds it."""
+        """Release the lock *name* if *receipt* holds it."""
         held = self._held.get(name)
         if held is not None and held.receipt == receipt:
             del self._held[name]

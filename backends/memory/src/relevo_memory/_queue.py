@@ -1,4 +1,4 @@
-"""One queue: its events, moved by the core's transition table and by nothing else."""
+"""One queue: its events, moved only by the core's transition table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Identity = tuple[str, str, str]
 
 _REMOVE_THE_NOTE = frozenset({Action.NACK, Action.REVIVE})
 _KEEP_THEIR_PLACE = frozenset({Action.RELEASE, Action.LOSE})
-"""Who was not asked, or did not answer, is asked again in his turn; who put it off goes to the end."""
+"""After these an event keeps its place in the queue; after a nack it goes to the end."""
 
 
 @attrs.frozen(eq=False)
 class Receipt:
-    """Proof of one hand-over; equal to nothing but itself, so that an old one never fits again."""
+    """Proof of one delivery; equal only to itself, so that an old one never matches."""
 
     queue: str
     number: int
@@ -32,10 +32,10 @@ _UNUSED = Counters()
 
 @attrs.define(kw_only=True, eq=False)
 class KeptEvent:
-    """An event as the store keeps it."""
+    """An event in the store."""
 
     number: int
-    """Of the store, never used twice."""
+    """Unique in the store, never used twice."""
 
     queue: str
     envelope: Envelope | Unreadable
@@ -47,32 +47,32 @@ class KeptEvent:
     deaths: tuple[str, ...] = ()
 
     place: int = 0
-    """Where it stands among the ready."""
+    """Its place among the ready events."""
 
     due: float = 0.0
-    """When a scheduled one becomes ready."""
+    """When it becomes ready, if it is scheduled."""
 
     until: float = 0.0
-    """When the lease of a leased one is past."""
+    """When its lease ends, if it is leased."""
 
     receipt: Receipt | None = None
 
     identity: Identity | None = attrs.field(init=False)
-    """What makes it the same event as another one in its queue; what cannot be read is like no other."""
+    """What identifies it in its queue; ``None`` if the event is unreadable, since it then equals no other."""
 
     @identity.default
     def _identity(self) -> Identity | None:
-        # With the envelope's own queue: in an outbox all copies of a fan-out meet in one queue.
+        # With the envelope's own queue: an outbox holds all copies of a fan-out in one queue.
         envelope = self.envelope
         return (envelope.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else None
 
     @property
     def line(self) -> str | None:
-        """The ordering key, if it has one: of those who share it each waits for its turn."""
+        """The ordering key, if it has one: events that share it wait for their turn."""
         return self.envelope.ordering_key if isinstance(self.envelope, Envelope) else None
 
     def delivery(self) -> Delivery:
-        """Return this hand-over as a value."""
+        """Return the delivery as a value."""
         return Delivery(
             envelope=self.envelope,
             queue=self.queue,
@@ -90,9 +90,9 @@ class EventQueue:
     """
     The living events of one queue, each in the ranking of its state.
 
-    Of the events with one ordering key only the eldest is ever ranked among the ready; the next has
-    its turn when that one is settled for good. Thus at most one of a key is held, however large the
-    batch, and no parallel worker can reorder them. A dead letter is settled: it blocks nobody.
+    Of the events with one ordering key only the oldest is ever ranked among the ready events; the next has its turn
+    when that one is finally settled. Thus at most one event of a key is held, whatever the size of the batch, and
+    parallel workers cannot reorder them. A dead letter is settled: it blocks no other event.
     """
 
     def __init__(self, name: str) -> None:
@@ -106,25 +106,25 @@ class EventQueue:
 
     @property
     def scheduled(self) -> int:
-        """How many are not due yet."""
+        """The number of events that are not due yet."""
         return len(self._scheduled)
 
     @property
     def leased(self) -> int:
-        """How many somebody holds."""
+        """The number of events that a worker holds."""
         return len(self._leased)
 
     @property
     def ready(self) -> int:
-        """How many are ready, among them those that wait for an earlier one of their key."""
+        """The number of ready events, including those that wait for an earlier event of their key."""
         return len(self.events) - self.scheduled - self.leased
 
     def knows(self, event: KeptEvent) -> bool:
-        """Tell whether the same event lives here already."""
+        """Return whether the same event is alive in this queue."""
         return event.identity in self._identities
 
     def admit(self, event: KeptEvent) -> None:
-        """Take a new or a revived event in; it queues behind all that are here."""
+        """Add a new or revived event behind all others."""
         self.events[event.number] = event
         if event.identity is not None:
             self._identities.add(event.identity)
@@ -134,7 +134,7 @@ class EventQueue:
         self._rank(event)
 
     def step(self, event: KeptEvent, action: Action) -> None:
-        """Do *action* to *event*, as the transition table allows it."""
+        """Apply *action* to *event*, as the transition table allows it."""
         left, event.status = event.status, after(event.status, action)
         event.counters = event.counters.after(action)
         if action in _REMOVE_THE_NOTE:
@@ -147,14 +147,14 @@ class EventQueue:
         self._rank(event)
 
     def pass_time(self, now: float) -> None:
-        """Do what time does: end the leases that are past, and make ready what is due."""
+        """Bring the queue up to date: end the leases that are over, and make ready what is due."""
         while (first := self._leased.first()) and first[0][0] <= now:
             self.step(self.events[first[1]], Action.LOSE)
         while (first := self._scheduled.first()) and first[0][0] <= now:
             self.step(self.events[first[1]], Action.COME_DUE)
 
     def next_change(self) -> float:
-        """Return when time will next do something here; infinity if never."""
+        """Return when the next lease or delay ends; infinity if there is none."""
         firsts = (self._leased.first(), self._scheduled.first())
         return min((first[0][0] for first in firsts if first), default=float("inf"))
 

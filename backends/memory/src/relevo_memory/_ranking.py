@@ -1,4 +1,4 @@
-"""Numbers in the order of their ranks: the heap under each state of a queue."""
+"""Numbers in the order of their ranks: the heap for each state of a queue."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import heapq
 Rank = tuple[float, int]
 
 _SLACK = 64
-"""So many stale traces are never worth a sweep."""
+"""This number of stale entries is tolerated without a sweep."""
 
 
 class Ranking:
     """
-    Numbers, each with a rank; the lowest rank comes first, of equals the lowest number.
+    Numbers, each with a rank; the lowest rank comes first, and of equal ranks the lowest number.
 
-    What is taken out, or ranked again, leaves a trace in the heap that is skipped when it comes up.
-    Traces that do not come up soon, such as the end of a lease that was settled long before, are swept
-    when they outnumber the living: every operation stays cheap, and nothing grows.
+    A number that is removed or ranked again leaves a stale entry in the heap, which is skipped when it comes first.
+    Stale entries that stay long, such as the end of a lease that was settled long before, are removed when they
+    outnumber the valid ones: every operation stays cheap, and the heap stays small.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Ranking:
         return len(self._ranks)
 
     def put(self, number: int, rank: Rank) -> None:
-        """Rank *number*, again if it has a rank already."""
+        """Rank *number*; a rank that it has already is replaced."""
         self._ranks[number] = rank
         heapq.heappush(self._heap, (rank, number))
         if len(self._heap) > 2 * len(self._ranks) + _SLACK:
@@ -39,7 +39,7 @@ class Ranking:
         self._ranks.pop(number, None)
 
     def first(self) -> tuple[Rank, int] | None:
-        """Return the lowest rank and whose it is; ``None`` if nothing is ranked."""
+        """Return the lowest rank and its number; ``None`` if nothing is ranked."""
         while self._heap:
             rank, number = self._heap[0]
             if self._ranks.get(number) == rank:

@@ -9,10 +9,10 @@ from relevo import App, ConfigurationError, LoopRunner, Report, Runner, RunOptio
 
 class ManualRunner(Runner):
     """
-    Handles what is ready, here and now, and returns: for tests, and for whoever has a loop of his own.
+    Handles the events that are ready and returns: for tests, and for programs with their own loop.
 
-    What an outbox holds is moved on first; what becomes ready meanwhile is handled too. Nothing waits
-    in the background, no signal is caught, and listeners are called inline whatever the application says.
+    Events in an outbox are moved first; events that become ready meanwhile are handled too. Nothing runs in the
+    background, no signal is handled, and listeners are called inline whatever the application configures.
     """
 
     def run(self, app: App, options: RunOptions | None = None) -> Report:
@@ -20,17 +20,17 @@ class ManualRunner(Runner):
         Handle events until nothing is ready any more, or a limit is reached.
 
         Args:
-            app: Whose.
+            app: The application.
 
-            options: What to work on and how much at most; everything that is ready by default.
+            options: The work and its limits; everything that is ready by default.
 
         Raises:
-            ConfigurationError: The application cannot run like this.
+            ConfigurationError: The configuration is invalid for this runner.
 
             TransportUnavailableError: The server could not be reached.
         """
-        told = attrs.evolve(options or RunOptions(), until_empty=True, execution="inline", concurrency=1)
-        return LoopRunner(signals=False).run(app, told)
+        inline = attrs.evolve(options or RunOptions(), until_empty=True, execution="inline", concurrency=1)
+        return LoopRunner(signals=False).run(app, inline)
 
     def unit(self, app: App, options: RunOptions) -> str:
-        raise ConfigurationError('the runner "manual" runs when your program calls it; no host system can be told to')
+        raise ConfigurationError('the runner "manual" runs when your program calls it; no host system can start it')

@@ -1,8 +1,8 @@
 """
-Join SQLAlchemy's transactions: what is sent becomes visible at the commit, or never.
+Join SQLAlchemy's transactions: events become visible at the commit, or never.
 
-The one module that knows SQLAlchemy; it is imported when there is an object of SQLAlchemy's to join. Any database can
-be joined, since nothing is written to it: the events wait beside its transaction.
+This is the only module that imports SQLAlchemy; it is imported when an object of SQLAlchemy's is joined. Any database
+can be joined, since nothing is written to it: the events are kept in memory until the commit.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Joints:
 
     def at(self, session: Any) -> Enlist:
         """
-        Return what enlists something to be sent with *session*'s transaction.
+        Return a function that enlists events to be sent with the transaction of *session*.
 
         Raises:
-            SessionError: It is nothing of SQLAlchemy's that has transactions, or an asynchronous connection itself, or
-                the session's transaction is over.
+            SessionError: *session* is not an object of SQLAlchemy's with transactions, or is an asynchronous
+                connection, or the session's transaction is over.
         """
         found = joinable(session, by="memory transport")
         if isinstance(found, Session):
             return partial(self._sessions.of(found).enlist, found)
         if found.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            raise SessionError("a connection in AUTOCOMMIT has no transaction; give one that begins and commits")
+            raise SessionError("a connection in AUTOCOMMIT has no transaction; pass one that begins and commits")
         return partial(self._connections.of(found).enlist, found)
 
 
@@ -66,8 +66,8 @@ class _JoinedSession(JoinedSession[Posting]):
     def enlist(self, session: Session, make: Make) -> None:
         super().enlist(session, make)
         if self._committing:
-            # The moment to make them has just passed. A session that cannot flush is flushing now, and
-            # tells us when its objects have their keys, or it is broken and will not commit.
+            # The event before the commit has passed. If the session cannot flush, it is flushing now, and its flush
+            # event follows when its objects have their keys; or it is broken and will not commit.
             with suppress(InvalidRequestError):
                 session.flush()
                 self._make()
@@ -83,7 +83,7 @@ class _JoinedSession(JoinedSession[Posting]):
             self._make()
 
     def committed(self, session: Session) -> None:
-        # Made before, unless this session was first joined by a listener of this very commit.
+        # Made already, unless a listener of this commit was the first to join the session.
         entries, self.entries = self.entries, []
         self._post([posting for entry in entries for posting in entry.made()])
 
@@ -97,10 +97,10 @@ class _JoinedSession(JoinedSession[Posting]):
 
 class _JoinedConnection:
     """
-    Posts after each commit of a connection what was sent on it before.
+    Posts the events that were sent on a connection after its commit.
 
-    SQLAlchemy calls listeners before a commit, which may still fail, and none after it. So the two methods by which
-    its transactions commit are wrapped.
+    SQLAlchemy calls listeners before a commit, which may still fail, and none after it. Therefore the two methods that
+    commit its transactions are wrapped.
     """
 
     def __init__(self, connection: Connection, post: Post) -> None:
@@ -113,7 +113,7 @@ class _JoinedConnection:
         listen(connection, "rollback_savepoint", self._drop_savepoint)
 
     def enlist(self, connection: Connection, make: Make) -> None:
-        """Keep what *make* returns now until *connection* commits."""
+        """Call *make* now, and keep the result until *connection* commits."""
         postings = make()
         if not connection.in_transaction():
             connection.begin()
@@ -139,8 +139,8 @@ class _JoinedConnection:
 
 
 def _savepoints(connection: Connection) -> Iterator[str]:
-    """Return the names of the savepoints that are open, as the listeners of their rollback get them."""
+    """Return the names of the open savepoints, as passed to the listeners of a rollback."""
     nested = connection.get_nested_transaction()
     while nested is not None:
-        yield nested._savepoint  # noqa: SLF001 - the public interface has it only in events
-        nested = nested._previous_nested  # noqa: SLF001 - the public interface has only the innermost
+        yield nested._savepoint  # noqa: SLF001 - public only in events
+        nested = nested._previous_nested  # noqa: SLF001 - only the innermost is public

@@ -1,4 +1,4 @@
-"""The store: the events of all queues, as a server would hold them."""
+"""The store: the events of all queues, as on a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
 _NO_HEADERS: Mapping[str, str] = Envelope(id="", source="", name="", body=b"").headers
-"""What an envelope without headers has; it cannot be changed."""
+"""The headers of an envelope without headers; immutable."""
 
 _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
     State.READY: "ready",
@@ -47,7 +47,7 @@ _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
 
 
 def _taken_over(envelope: Envelope) -> Envelope:
-    """Return *envelope* with headers that nobody can change any more, as if they had been written down."""
+    """Return *envelope* with immutable headers, as if they had been serialised."""
     if envelope.headers is _NO_HEADERS:
         return envelope
     return attrs.evolve(envelope, headers=MappingProxyType(dict(envelope.headers)) if envelope.headers else _NO_HEADERS)
@@ -57,25 +57,24 @@ class Posting(NamedTuple):
     """One envelope on its way into the store."""
 
     queue: str
-    """Where it is kept; in an outbox not the envelope's own."""
+    """Where it is stored; in an outbox not the envelope's own queue."""
 
     envelope: Envelope
     due: float
-    """Seconds since the epoch before which it is not handed out."""
+    """Seconds since the epoch; it is not handed out earlier."""
 
 
 class MemoryStore:
     """
     Events in this process's memory, shared by any number of transports.
 
-    It is to :class:`MemoryTransport` what a server is to others: it holds the events, decides who
-    holds which, and has no clock, no name and no idea of waiting. Every method that depends on the
-    time is told it, in seconds since the epoch. Every method holds :attr:`changed`, and wakes who
-    waits for it when something may have become ready.
+    It is to :class:`MemoryTransport` what a server is to other transports: it stores the events, manages their leases,
+    and has no clock and no name, and never waits. Every method that depends on the time takes it as an argument, in
+    seconds since the epoch. Every method holds :attr:`changed`, and notifies it when something may have become ready.
     """
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may close a transport in the very thread that holds it.
+        # Re-entrant: a signal handler may close a transport in the thread that holds it.
         self.changed = threading.Condition(threading.RLock())
         self._queues: dict[str, EventQueue] = {}
         self._dead = DeadLetters()
@@ -95,10 +94,10 @@ class MemoryStore:
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """
-        Put down bytes that nobody made an envelope of, as a foreign program would.
+        Store bytes that are not an envelope, as another program would.
 
-        They are handed out as :class:`Unreadable`. Having no time of their own, they bear that of the
-        first look at the store.
+        They are handed out as :class:`Unreadable`. They have no time of their own, and get that of the first access to
+        the store.
         """
         foreign = Unreadable(
             raw=raw, headers=MappingProxyType(dict(headers)), why="bytes put into the store, not an envelope"
@@ -108,7 +107,7 @@ class MemoryStore:
             self.changed.notify_all()
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
-        """Take all *postings* in; one that lives in its queue already is the same event and stays as it is."""
+        """Store all *postings*; an event that is alive in its queue already stays unchanged."""
         with self.changed:
             self._take_foreign(now)
             for name, envelope, due in postings:
@@ -126,7 +125,7 @@ class MemoryStore:
             self.changed.notify_all()
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
-        """Lease up to *limit* ready events: of the first of *queues* as many as it has, then of the next."""
+        """Lease up to *limit* ready events: first all of the first of *queues*, then of the next."""
         with self.changed:
             self._take_foreign(now)
             taken: list[Delivery] = []
@@ -137,13 +136,13 @@ class MemoryStore:
             return taken
 
     def next_change(self, queues: Sequence[str]) -> float:
-        """Return when time alone will next make something ready in *queues*; infinity if never."""
+        """Return when the next lease or delay in *queues* ends; infinity if there is none."""
         with self.changed:
             known = (self._queues[name] for name in queues if name in self._queues)
             return min((queue.next_change() for queue in known), default=float("inf"))
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[Delivery]:
-        """End each of *settlements*; return the deliveries that are no longer held."""
+        """Apply each of *settlements*; return the deliveries that are no longer held."""
         with self.changed:
             lost = []
             for delivery, outcome in settlements:
@@ -166,7 +165,7 @@ class MemoryStore:
                 else:
                     event.until = now + lease
                     self._queue(event.queue).step(event, Action.EXTEND)
-            # Who waits for the end of a lease has to reckon again.
+            # Threads that wait for the end of a lease have to compute it again.
             self.changed.notify_all()
             return lost
 
@@ -204,12 +203,12 @@ class MemoryStore:
             self._beats[worker] += 1
 
     def presence(self, workers: Iterable[str]) -> dict[str, Presence]:
-        """Return the signs of life of those of *workers* that gave any."""
+        """Return the signs of life of *workers*, without those that gave none."""
         with self.changed:
             return {worker: Presence(beats=self._beats[worker]) for worker in workers if worker in self._beats}
 
     def stats(self, name: str, now: float) -> Stats:
-        """Return the figures of the queue *name*; all are 0 for one that nobody has used."""
+        """Return the figures of the queue *name*; all are 0 if it was never used."""
         with self.changed:
             self._take_foreign(now)
             dead = self._dead.count(name)
@@ -235,8 +234,8 @@ class MemoryStore:
         """
         Make dead letters ready again with the state given for each; return the refs that were not found.
 
-        Where the same event was sent again meanwhile and lives, that one stays as it is and the dead
-        letter goes: the living one started from nothing, so it does all that the revived one would.
+        If the same event was sent again meanwhile and is alive, it stays unchanged and the dead letter is removed: the
+        living event started from the beginning, so it does all that the revived one would.
         """
         with self.changed:
             missing = []
@@ -268,12 +267,12 @@ class MemoryStore:
             return missing
 
     def cancel(self, event_id: str, now: float) -> int:
-        """Take out every event of *event_id* that nobody holds, in whichever queue; return how many."""
+        """Remove the events of *event_id* that no worker holds, in all queues; return how many."""
         with self.changed:
             return sum(self._take_out(name, now, event_id) for name in tuple(self._queues))
 
     def find(self, event_id: str, now: float) -> list[Found]:
-        """Return the events of *event_id* that live, in whichever queue."""
+        """Return the living events of *event_id* in all queues."""
         with self.changed:
             return [
                 Found(
@@ -292,7 +291,7 @@ class MemoryStore:
             ]
 
     def purge(self, name: str, now: float) -> int:
-        """Take out every event of the queue *name* that nobody holds; return how many."""
+        """Remove the events of the queue *name* that no worker holds; return how many."""
         with self.changed:
             self._take_foreign(now)
             return self._take_out(name, now)
@@ -332,7 +331,7 @@ class MemoryStore:
         if isinstance(outcome, Lost) and outcome.death is not None:
             event.begun, event.deaths = None, (*event.deaths, outcome.death)[-MAX_DEATHS:]
         if isinstance(outcome, DeadLetter):
-            # First kept, then given up: whatever goes wrong between, it is in one of the two.
+            # First stored as a dead letter, then removed: after an error in between it is not lost.
             self._dead.keep(event, outcome, now)
         queue = self._queue(event.queue)
         queue.step(event, action_of(outcome))
@@ -350,6 +349,6 @@ class MemoryStore:
         ]
         for event in doomed:
             queue.step(event, Action.CANCEL)
-        # What waited behind one of them may have its turn now.
+        # Events that waited behind one of them may have their turn now.
         self.changed.notify_all()
         return len(doomed)

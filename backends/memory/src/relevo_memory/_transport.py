@@ -1,4 +1,4 @@
-"""The transport over a store: clock, waiting, closing, and refusals."""
+"""The transport on a store: clock, waiting, closing, and refusals."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ if TYPE_CHECKING:
     from relevo_memory._session import Joints
 
 _LONGEST_PAUSE = 3600.0
-"""Seconds; a wait is cut into pieces, since the interpreter's own limit for one is finite."""
+"""Seconds; a longer wait is split, since the interpreter limits one."""
 
 _FIRST_GLANCE, _LONGEST_GLANCE = 0.001, 0.1
-"""Seconds for which a clock is watched that may run or stand still; each time it ran for twice as long."""
+"""Seconds to watch a clock that may run or stand still; doubled each time that it ran."""
 
 
 @attrs.frozen(kw_only=True)
 class MemoryOptions:
-    """What configuration may say."""
+    """The options of a memory transport in the configuration."""
 
     url: str = "memory://"
 
 
 class MemoryTransport(Transport, Coordinator):
     """
-    Carries events within one process: for tests, and as the reference that all others are held to.
+    Carries events within one process: for tests, and as the reference for all other transports.
 
     Leases, lost leases, delays, order and refusals are those of a server, driven by the core's transition
-    table. A queue comes into being when it is first used, as ``setup = "auto"`` would make it: what
-    is sent to a queue that nobody receives from is not lost, it lies there and ``stats`` shows it.
+    table. A queue is created at its first use, as with ``setup = "auto"``: events sent to a queue without a receiver
+    are not lost; they stay there, and ``stats`` counts them.
 
-    All time comes from the clock. One that runs makes ``receive`` wait on a condition, woken by
-    whatever makes an event ready. One that stands still, such as :class:`relevo.testing.FakeClock`,
-    is asked to sleep until the next thing happens, at most for the wait: its time passes, nobody
-    waits for it. Other threads, if there are any, get a real moment before to bring something.
+    All times come from the clock. With a running clock, ``receive`` waits on a condition, which is notified when an
+    event becomes ready. A clock that stands still, such as :class:`relevo.testing.FakeClock`, has to sleep until the
+    next change, at most for the wait: its time passes, and no real time. Before that, other threads, if there are any,
+    get a short real time to send something.
 
     Args:
-        store: Where the events are; one of its own by default. Transports that share a store are
-            to it what processes are to a server; give them one clock.
+        store: The store of the events; a new one by default. Transports that share a store are to it what processes
+            are to a server; give them the same clock.
 
-        name: What the application calls it.
+        name: The name of the transport in the application.
 
-        clock: Where the time comes from.
+        clock: The source of the time.
     """
 
     capabilities = Capabilities(
@@ -110,9 +110,7 @@ class MemoryTransport(Transport, Coordinator):
     @classmethod
     def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
         if options.url.rstrip("/") != "memory:":
-            message = (
-                f'the transport "{name}" is at {masked_url(options.url)}, but memory has no places; write "memory://"'
-            )
+            message = f'the transport "{name}" has the invalid address {masked_url(options.url)}; write "memory://"'
             raise ConfigurationError(message)
         return cls(name=name, clock=clock)
 
@@ -143,7 +141,7 @@ class MemoryTransport(Transport, Coordinator):
             before = self._clock.monotonic()
             self._clock.sleep(pause)
             if self._clock.monotonic() <= before:
-                # Neither does it run nor does it sleep: whoever moves it has to call again.
+                # The clock neither runs nor sleeps: the code that moves it has to call again.
                 return ()
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
@@ -204,19 +202,19 @@ class MemoryTransport(Transport, Coordinator):
         Args:
             session: A Session, scoped_session, AsyncSession or Connection.
 
-            relay_to: The name of another transport: the events are kept in the reserved queue
-                ``outbox/<name>`` here, their envelopes unchanged, until a relay moves them there.
+            relay_to: The name of another transport: the events are stored here in the reserved queue
+                ``outbox/<name>``, with unchanged envelopes, until a relay moves them to that transport.
 
         Raises:
-            SessionError: It is none of these, or has no transaction and begins none by itself.
+            SessionError: *session* is of another type, or has no transaction and does not begin one.
         """
         with self._open():
             if "sqlalchemy" not in sys.modules:
                 raise SessionError(
-                    f"{shown(session)} cannot be joined; the memory transport joins SQLAlchemy's sessions"
+                    f"{shown(session)} cannot be joined; expected a session or connection of SQLAlchemy's"
                 )
             if self._joints is None:
-                from relevo_memory._session import Joints  # noqa: PLC0415 - it needs what is not always installed
+                from relevo_memory._session import Joints  # noqa: PLC0415 - needs SQLAlchemy, which is optional
 
                 self._joints = Joints(lambda postings: self.store.add(postings, self._clock.now()))
             return _Bound(self, self._joints.at(session), None if relay_to is None else f"outbox/{relay_to}")
@@ -249,8 +247,8 @@ class MemoryTransport(Transport, Coordinator):
         """
         Give up everything held, without settling it, and wake a blocked ``receive``.
 
-        As with a server that has only leases to go by, what was held comes back when its lease is
-        past, and counts as a loss; release it first to have it back at once.
+        As on a server that knows only leases, held events become ready when their leases end, and count as lost;
+        release them first to make them ready at once.
         """
         with self.store.changed:
             self._closed = True
@@ -258,7 +256,7 @@ class MemoryTransport(Transport, Coordinator):
 
     @contextmanager
     def _open(self) -> Iterator[float]:
-        """Hold the store and yield the time: what has begun is done before a close, and in the order of its time."""
+        """Hold the store and yield the time, so that calls end before a close and run in the order of their times."""
         with self.store.changed:
             yield self._now()
 
@@ -269,20 +267,20 @@ class MemoryTransport(Transport, Coordinator):
         return self._clock.now()
 
     def _first_glance(self) -> float:
-        """Return how long to wait for a change before asking whether time has passed; 0 where it does not."""
+        """Return how long to wait for a change before checking whether time has passed; 0 if the clock stands still."""
         if isinstance(self._clock, SystemClock):
             return _LONGEST_PAUSE
         return 0.0 if self._stands_still and threading.active_count() == 1 else _FIRST_GLANCE
 
     def _watch(self, pause: float, glance: float) -> float:
-        """Wait for a change, for *pause* at most; return the next glance, 0 if time stood still meanwhile."""
+        """Wait for a change, for *pause* at most; return the next glance, 0 if the clock stood still meanwhile."""
         before = self._clock.monotonic()
         self.store.changed.wait(min(pause, glance))
         self._stands_still = self._clock.monotonic() <= before
         return 0.0 if self._stands_still else max(glance, min(2 * glance, _LONGEST_GLANCE))
 
     def _refuse_what_is_no_text(self, envelopes: Sequence[Envelope]) -> None:
-        """Refuse lone surrogates, as every transport that stores bytes has to."""
+        """Refuse lone surrogates, as every transport that stores bytes must."""
         for one in envelopes:
             texts = f"{one.id}{one.source}{one.name}{one.queue}{one.ordering_key}"
             text = "".join((texts, *one.headers, *one.headers.values())) if one.headers else texts
@@ -296,7 +294,7 @@ class MemoryTransport(Transport, Coordinator):
 
 @attrs.frozen(eq=False)
 class _Bound:
-    """What ``bound_to`` returns."""
+    """The sender that ``bound_to`` returns."""
 
     transport: MemoryTransport
     enlist: Callable[[Callable[[], Sequence[Posting]]], None]

@@ -21,26 +21,26 @@ __all__ = ["BreakableStore", "MemoryHarness"]
 
 
 class SessionHandle:
-    """A session of SQLAlchemy's, as the suite drives one."""
+    """A session of SQLAlchemy's, in the form that the suite uses."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
 
     def commit(self) -> None:
-        """Make all that was done in it real."""
+        """Commit the transaction."""
         self.session.commit()
 
     def rollback(self) -> None:
-        """Undo all that was done in it."""
+        """Roll back the transaction."""
         self.session.rollback()
 
     def savepoint(self) -> SessionTransaction:
-        """Begin a part that can be rolled back alone."""
+        """Begin a part that can be rolled back separately."""
         return self.session.begin_nested()
 
 
 class Doorway(threading.Condition):
-    """The lock of a store, before which one can be made to wait: while somebody holds it, nobody comes between."""
+    """The lock of a store, before which a thread can be stopped; while one holds it, no other can interfere."""
 
     stop: Callable[[], None] | None = None
 
@@ -51,7 +51,7 @@ class Doorway(threading.Condition):
 
 
 class BreakableStore(MemoryStore):
-    """A store that fails as a server does: before it wrote anything, or with only its answer lost."""
+    """A store that fails as a server does: before it writes anything, or after that, with only its answer lost."""
 
     countdown: Countdown | None = None
     teller = "memory"
@@ -85,7 +85,7 @@ for _verb in ("add", "claim", "settle", "extend", "checkpoint", "revive", "disca
 
 
 class MemoryHarness(Harness):
-    """Drives the memory transport: one store, and a clock that is moved by hand."""
+    """Drives the memory transport: one store, and a clock that the test moves."""
 
     transport: ClassVar[type[MemoryTransport]] = MemoryTransport
     store_type: ClassVar[type[BreakableStore]] = BreakableStore
@@ -99,7 +99,7 @@ class MemoryHarness(Harness):
         return type(self).transport(self.store, clock=self.clock)
 
     def kill(self, transport: Transport) -> None:
-        """Forget it: nothing but its leases tells the store that it was there."""
+        """Do nothing: only its leases show the store that it existed."""
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
         self.store.put_raw(queue, raw, headers)
