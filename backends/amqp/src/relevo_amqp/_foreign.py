@@ -1,4 +1,4 @@
-"""Messages that are no relevo event: the bytes unchanged, and the headers as text where they fit."""
+"""Messages that are not events of relevo: unchanged bytes, and the headers as text if possible."""
 
 from __future__ import annotations
 
