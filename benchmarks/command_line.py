@@ -1,10 +1,11 @@
 """
-What the command line costs over the start of Python, which is measured beside it.
+The cost of the command line over the start of Python, which is measured in the same run.
 
     python benchmarks/command_line.py
 
-Every run is a process of its own, with bytecode compiled beforehand; the commands take turns, so that what else the
-machine does meets them alike. Medians of wall-clock time and of processor time, and how many starts of Python that is.
+Every run is a separate process, with bytecode compiled beforehand. The commands take turns, so that other load on the
+machine affects all of them. Prints medians of wall-clock time and of processor time, and their ratios to the start of
+Python.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ COMMANDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What the command line costs over the start of Python.")
-    parser.add_argument("--runs", type=int, default=30, help="of each command (30)")
+    parser = argparse.ArgumentParser(description="The cost of the command line over the start of Python.")
+    parser.add_argument("--runs", type=int, default=30, help="runs of each command (30)")
     runs = parser.parse_args().runs
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def once(words: Sequence[str], folder: str) -> tuple[float, float]:
 
 
 def used() -> float:
-    """Return the seconds of processor time that all processes took that were started here."""
+    """Return the seconds of processor time of all processes that were started here."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return children.ru_utime + children.ru_stime
 

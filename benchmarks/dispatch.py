@@ -1,11 +1,11 @@
 """
-What a dispatch costs the request that waits for it: relevo's own share, in memory, beside its peers.
+The cost of a dispatch for the request that waits for it: relevo's own share, in memory, and its peers.
 
     python benchmarks/dispatch.py [--rounds 7]
 
-Each contestant takes the same event of five fields, one by one and, where it can, 1,000 at once. The floor encodes the
-event and makes an id, and does nothing else. Contestants take turns; the quickest round of each counts, in microseconds
-of processor time. Peers that are not installed are left out: pip install celery dramatiq huey.
+Each contestant sends the same event of five fields, one by one and, if it can, 1,000 at once. The floor only encodes
+the event and makes an id. Contestants take turns; the fastest round of each counts, in microseconds of processor time.
+Peers that are not installed are omitted: pip install celery dramatiq huey.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ LINES: dict[str, Any] = {
     "lines": [{"article": f"a{number}", "number": number, "price": 9.5} for number in range(5)],
 }
 NUMBER = 1000
-KEY = "a key of a benchmark, which is no secret at all"
+KEY = "a key of a benchmark, which is not a secret"
 
 Work = Callable[[], object]
 
 
 @attrs.frozen
 class Contestant:
-    """What dispatches :data:`NUMBER` events."""
+    """A function that dispatches :data:`NUMBER` events."""
 
     one_by_one: Work
     at_once: Work | None = None
@@ -57,7 +57,7 @@ class ImageCreated:
 
 
 class Nowhere(MemoryTransport):
-    """Takes envelopes and forgets them: what is left is the core's share."""
+    """Discards envelopes: what remains is the core's share."""
 
     def send(self, envelopes: Sequence[relevo.Envelope], *, delay: float = 0.0) -> None:
         """Do nothing."""
@@ -72,7 +72,7 @@ def floor() -> Contestant:
 def with_relevo(
     event: object, transport: Callable[[], MemoryTransport], *, around: Mapping[str, Any] | None = None, **more: Any
 ) -> Callable[[], Contestant]:
-    """Dispatch *event* to a new *transport*, within the context *around*."""
+    """Dispatch *event* to a new *transport*, inside the context *around*."""
 
     def made() -> Contestant:
         app = relevo.App(transports={"main": transport()}, routes={"*": "main"}, **more)
@@ -136,7 +136,7 @@ CONTESTANTS: dict[str, Callable[[], Contestant]] = {
 
 
 def measured(work: Work) -> float:
-    """Return the microseconds of an event."""
+    """Return the microseconds for an event."""
     gc.collect()
     gc.disable()
     began = time.process_time()
@@ -147,7 +147,7 @@ def measured(work: Work) -> float:
 
 
 def rounds(number: int) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Yield for each contestant its rounds, one by one and at once."""
+    """Yield the rounds of each contestant, one by one and at once."""
     present = {}
     for name, made in CONTESTANTS.items():
         try:
@@ -168,8 +168,8 @@ def rounds(number: int) -> Iterator[tuple[str, list[float], list[float]]]:
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description="What a dispatch costs in memory.")
-    parser.add_argument("--rounds", type=int, default=7, help="of each contestant (7)")
+    parser = argparse.ArgumentParser(description="The cost of a dispatch in memory.")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each contestant (7)")
     options = parser.parse_args()
     print(f"{'microseconds a dispatch':30}{'one by one':>12}{'1,000 at once':>15}{'x floor':>16}")
     least: float | None = None

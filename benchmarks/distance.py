@@ -1,11 +1,11 @@
 """
-What it costs that RabbitMQ is far away: a worker at the end of a line that takes its time.
+The cost of a distant RabbitMQ: a worker behind a connection with latency.
 
     python benchmarks/distance.py --amqp amqp://guest:guest@127.0.0.1/
 
-A proxy holds back what passes, in either direction. Each listener waits for 2 ms, inline or eight at once in threads.
-A worker lets one flush of acks be on its way, see docs/explanation/decisions/0003: so the rate sinks with the distance,
-and what a crash repeats does not grow with it.
+A proxy delays the data in both directions. Each listener waits for 2 ms, inline or eight at once in threads. A worker
+has at most one flush of acks in flight, see docs/explanation/decisions/0003. So the rate falls with the distance, while
+the number of events that a crash repeats does not grow.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ EVENTS = 1000
 
 @relevo.listener("number.counted")
 def wait(_: relevo.Event) -> None:
-    """Do what takes a while."""
+    """Wait, as a listener that does work would."""
     time.sleep(WORK)
 
 
 class Stopwatch:
-    """Takes the time of each settlement."""
+    """Records the time of each settlement."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[float, int]] = []
@@ -45,7 +45,7 @@ class Stopwatch:
     @relevo.hookimpl
     @contextlib.contextmanager
     def relevo_around_settle(self, settlements: Sequence[object]) -> Iterator[None]:
-        """Note when it was."""
+        """Record the time."""
         yield
         self.settled.append((time.perf_counter(), len(settlements)))
 
@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 def rate(url: str, round_trip: float, events: int, terms: relevo.RunOptions) -> float:
-    """Return how many events a second a worker handles at that distance."""
+    """Return how many events a second a worker handles at this distance."""
     proxy = Proxy(url, port=5672)
     prefix = f"bench-{secrets.token_hex(4)}"
     near = AmqpTransport(AmqpOptions(url=url, prefix=prefix, levels=8))

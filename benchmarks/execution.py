@@ -1,11 +1,11 @@
 """
-What it costs to handle an event inline, in threads, and in a child process; and what threads gain where listeners wait.
+The cost of handling an event inline, in threads, and in a child process; and the gain of threads if listeners wait.
 
     python benchmarks/execution.py
-    python benchmarks/execution.py --check     # ends with 1 unless both bars are met
+    python benchmarks/execution.py --check     # exits with 1 unless both bars are met
 
-All of it runs on SQLite in a temporary folder, in turns, and the medians of the rounds are compared. What a machine
-does meanwhile moves the figures of one run alike, so the ratio and the difference are what to remember of them.
+Everything runs on SQLite in a temporary folder, in turns, and the medians of the rounds are compared. Other load on the
+machine affects all figures of a run, so only the ratio and the difference are meaningful.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ WAIT = 0.005
 ROUNDS = 5
 
 MOST_OVER_INLINE = 300.0
-"""Microseconds an event that a child process may cost."""
+"""Microseconds for each event that a child process may cost."""
 
 LEAST_GAIN = 7.0
-"""Times inline that eight threads have to reach where listeners wait."""
+"""How many times as fast as inline eight threads must be if listeners wait."""
 
 LISTENERS = f"""
 import time
@@ -61,7 +61,7 @@ main = "sqlite:///bench.db"
 
 
 def drained(folder: Path, name: str, number: int, *, kind: str, concurrency: int) -> float:
-    """Return the seconds that a worker takes for so many events, once it and its children have begun."""
+    """Return the seconds that a worker takes for that number of events after it and its children have started."""
     sys.path.insert(0, str(folder))
     with relevo.App.from_config(folder / "relevo.toml", environ={}) as app:
         app.prepare("main")
@@ -76,18 +76,18 @@ def drained(folder: Path, name: str, number: int, *, kind: str, concurrency: int
 
 
 class Stopwatch:
-    """Runs from the first settlement, by when children have begun, to the last one."""
+    """Measures from the first settlement, when the children have started, to the last one."""
 
     def __init__(self) -> None:
         self.began = 0.0
         self.ended = 0.0
         self.number = 0
-        """How many were settled after the first settlement."""
+        """The number of events settled after the first settlement."""
 
     @relevo.hookimpl
     @contextlib.contextmanager
     def relevo_around_settle(self, settlements: Sequence[object]) -> Iterator[None]:
-        """Note when it was."""
+        """Record the time."""
         yield
         self.ended = time.perf_counter()
         if self.began:
@@ -102,17 +102,17 @@ def looked() -> float:
 
 
 def once(name: str, number: int, kind: str, concurrency: int, more: str = "") -> float:
-    """Measure in a process of its own, so that nothing is left over from the one before."""
+    """Measure in a separate process, so that nothing is left from the previous one."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "listening.py").write_text(LISTENERS)
         Path(folder, "relevo.toml").write_text(CONFIG.format(more))
         words = [sys.executable, __file__, "--one", json.dumps([folder, name, number, kind, concurrency])]
-        told = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True).stdout
-    return float(told)
+        output = subprocess.run(words, env={**os.environ}, check=True, capture_output=True, text=True).stdout
+    return float(output)
 
 
 def medians(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Return the median of each, measured in turns."""
+    """Return the median of each kind, measured in turns."""
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, measure in contestants.items():
@@ -125,7 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--events", type=int, default=EVENTS)
-    parser.add_argument("--check", action="store_true", help="end with 1 unless both bars were met")
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless both bars were met")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.one:

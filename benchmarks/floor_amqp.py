@@ -1,4 +1,4 @@
-"""RabbitMQ through pika alone: what no transport on it can be faster than, with pika as it is."""
+"""RabbitMQ through pika alone: the limit for every transport that uses pika unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def floor_amqp(url: str, events: int) -> dict[str, float]:
 
 
 def published(url: str, queue: str, count: int, *, window: int, body: bytes = BODY) -> float:
-    """Return events a second into *queue*, so many of them on their way without their confirmation at the most."""
+    """Return events a second into *queue*, with at most *window* unconfirmed events in flight."""
     state = {"out": 0, "confirmed": 0, "began": 0.0, "ended": 0.0}
 
     def fill(channel: Any) -> None:

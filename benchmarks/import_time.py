@@ -1,10 +1,10 @@
 """
-What all that relevo makes public costs over what it stands on; ``import relevo`` alone costs nothing until it is used.
+The cost of importing all public names of relevo over its dependencies; ``import relevo`` alone loads nothing.
 
     python benchmarks/import_time.py
 
-Every run is a process of its own, with bytecode compiled beforehand; the two take turns, and the quickest run
-of each counts: the rest is the machine's other business. Milliseconds of processor time, then of wall-clock time.
+Every run is a separate process, with bytecode compiled beforehand. The two take turns, and the fastest run of each
+counts, since slower ones include other load on the machine. Prints milliseconds of processor time and wall-clock time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ print((time.process_time() - own) * 1000, (time.perf_counter() - wall) * 1000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What relevo costs over what it stands on.")
-    parser.add_argument("--runs", type=int, default=20, help="of each of the two (20)")
+    parser = argparse.ArgumentParser(description="The cost of importing relevo over its dependencies.")
+    parser.add_argument("--runs", type=int, default=20, help="runs of each of the two (20)")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
         environ = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}

@@ -1,10 +1,10 @@
 """
-In process: what a dispatch costs, beside pyee, blinker, and a dict with a loop.
+In process: the cost of a dispatch, compared with pyee, blinker, and a dict with a loop.
 
     python benchmarks/local.py
 
-Every contestant calls one or ten listeners that do nothing, by name, with one argument. The figures of one
-run can be compared with one another; the ratio to the dict is what to remember of them.
+Every contestant calls one or ten listeners that do nothing, by name, with one argument. Only figures of the same run
+are comparable; the ratio to the dict is the meaningful one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import relevo
 NAME = "image.created"
 ROUNDS = 7
 SECONDS = 0.2
-"""Of each round, about."""
+"""The approximate duration of each round."""
 
 Contestant = Callable[[int], Callable[[], object]]
-"""From a number of listeners to what dispatches once."""
+"""Takes the number of listeners; returns a function that dispatches once."""
 
 
 def listeners(number: int) -> list[Callable[[Any], None]]:
-    """Return so many functions that do nothing, each its own."""
+    """Return that number of distinct functions that do nothing."""
 
     def made() -> Callable[[Any], None]:
         def listener(event: Any) -> None:
@@ -39,7 +39,7 @@ def listeners(number: int) -> list[Callable[[Any], None]]:
 
 
 def by_hand(number: int) -> Callable[[], object]:
-    """Call out of a dict, in a loop: what nothing in Python can do better."""
+    """Call from a dict, in a loop: the lower limit in Python."""
     table = {NAME: listeners(number)}
 
     def dispatch() -> None:
@@ -50,7 +50,7 @@ def by_hand(number: int) -> Callable[[], object]:
 
 
 def with_relevo(number: int) -> Callable[[], object]:
-    """Dispatch an event that is there already, as the others send what is there."""
+    """Dispatch an existing event, as the others send existing values."""
     dispatcher = relevo.LocalDispatcher()
     for listener in listeners(number):
         dispatcher.add_listener(NAME, listener)
@@ -89,7 +89,7 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 def microseconds(dispatch: Callable[[], object]) -> float:
-    """Return what one call takes, in the quickest of some rounds."""
+    """Return the time of one call, in the fastest of some rounds."""
     timer = timeit.Timer(dispatch)
     calls, _ = timer.autorange()
     calls = max(1, int(calls * SECONDS / 0.2))

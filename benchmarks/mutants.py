@@ -1,11 +1,11 @@
 """
-Look for every planted bug, and write down what finds it, in docs/reference/mutants.md.
+Look for every planted bug, and write what finds it to docs/reference/mutants.md.
 
     make mutants
 
-Each is looked for by the scenarios until one of them finds it, and, where they must find it too, by the random
-histories alone; both under quick and standard, in five seeds. It takes some minutes on all cores. The exit code is 1
-where the suite is not as strong as it has to be: standard finds all of them, quick nine of ten, in each of the seeds.
+The scenarios look for each bug until one of them finds it. The random histories look for it separately if they must
+find it too. Both run under quick and standard, with five seeds. It takes some minutes on all cores. The exit code is 1
+if the suite is too weak: with every seed standard must find all bugs, and quick nine of ten.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ NINE_OF_TEN = 0.9
 HEAD = """\
 # Planted bugs
 
-A suite that lets a bug pass proves nothing. So bugs are planted, one at a time, in transports that keep every promise,
-and the conformance suite has to find each, and to name the promise that it breaks. `make mutants` does that and writes
-this page.
+A suite that misses bugs proves nothing. So bugs are planted, one at a time, in transports that keep every promise. The
+conformance suite has to find each bug and to name the promise that it breaks. `make mutants` runs this and writes this
+page.
 """
 
 TELLS = """\
-*A scenario* is one that found it. Then comes in how many of {seeds} seeds the scenarios found it under `quick` and
-under `standard`, and in how many the random histories did, alone; where there is no number nobody asks them to.
+*A scenario* is one that found the bug. The other columns count the seeds, of {seeds}, with which the scenarios found it
+under `quick` and under `standard`, and with which the random histories alone found it. They are not run where there is
+no number.
 """
 
 
@@ -58,11 +59,11 @@ class Task:
 
 @attrs.frozen
 class Outcome:
-    """What found it."""
+    """The outcome of a task."""
 
     scenario: str | None
     by_chance: bool | None
-    """Whether random histories did; ``None`` if they were not asked."""
+    """Whether random histories found it; ``None`` if they were not run."""
 
     @property
     def dead(self) -> bool:
@@ -79,7 +80,7 @@ def look_for(task: Task) -> Outcome:
 
 
 def tasks(seeds: Iterable[int]) -> Iterator[Task]:
-    """Yield all that is to be done."""
+    """Yield all tasks."""
     for transport, mutants in MUTANTS.items():
         for place in range(len(mutants)):
             for profile in PROFILES:
@@ -88,7 +89,7 @@ def tasks(seeds: Iterable[int]) -> Iterator[Task]:
 
 
 def carried_out(todo: Sequence[Task], processes: int) -> Mapping[Task, Outcome]:
-    """Return what became of each task; told on the way."""
+    """Return the outcome of each task; print the progress."""
     found: dict[Task, Outcome] = {}
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(look_for, task): task for task in todo}
@@ -122,7 +123,7 @@ def page(found: Mapping[Task, Outcome], seeds: Sequence[int], *, seconds: float,
 
 
 def summary(found: Mapping[Task, Outcome], seeds: Sequence[int]) -> str:
-    """Return how many were found, at the least, in one seed."""
+    """Return the number of bugs, and how many were found with the worst seed."""
     of_all = sum(map(len, MUTANTS.values()))
     parts = " and ".join(f"{len(mutants)} in the {transport} transport" for transport, mutants in MUTANTS.items())
     least = {profile: min(dead(found, profile, seed) for seed in seeds) for profile in PROFILES}
@@ -131,7 +132,7 @@ def summary(found: Mapping[Task, Outcome], seeds: Sequence[int]) -> str:
 
 
 def dead(found: Mapping[Task, Outcome], profile: str, seed: int) -> int:
-    """Return how many were found under *profile* with *seed*."""
+    """Return the number of bugs that were found under *profile* with *seed*."""
     return sum(one.dead for task, one in found.items() if (task.profile, task.seed) == (profile, seed))
 
 
@@ -149,7 +150,7 @@ def row(mutant: Mutant, found: Mapping[Task, Outcome]) -> str:
 
 
 def main() -> int:
-    """Make the table."""
+    """Run all tasks and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--check", action="store_true", help="do not write the page")

@@ -3,10 +3,10 @@ Measure the disk usage of a quorum queue whose messages are returned repeatedly,
 
     python benchmarks/returned.py [returns]
 
-It starts a private node for each limit and puts 100 messages into one queue. They are delivered and returned until the
+It starts a private node for each limit and sends 100 messages to one queue. They are delivered and returned until the
 number of returns is reached (100,000 by default). It prints the bytes and files of the node's Raft data ten times
 meanwhile, and again after all messages are acked; then how many entries the log of the queue gets while the queue is
-unused for 40 s. Each node ends with its run; the whole takes two or three minutes.
+unused for 40 s. Each node stops at the end of its run; everything takes two or three minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MESSAGES = 100
 LIMITS = (-1, 10**15)
 RETURNS = 100_000
 AT_MOST = 900.0
-"""Seconds for one limit, after which the run ends with what it has."""
+"""Seconds for one limit; then the run ends with the results so far."""
 
 
 IDLE = 40.0

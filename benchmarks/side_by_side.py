@@ -1,13 +1,13 @@
 """
-relevo beside its peers and the drivers alone, in one run: events a second, and the time from upload to listener.
+relevo, its peers and the drivers alone in one run: events a second, and the time from upload to listener.
 
     make bench
     make bench OPTIONS="--rounds 5 --events 40000 --json figures.json --check"
 
-Everybody sends durably (confirmed, or committed) and has one process that handles events, started as its documentation
-says, with what is best for tiny events; the settings are in peers/*.py. A measurement begins when the machine is quiet,
-in a process of its own, and ends with an empty queue. Rounds are interleaved. The figures are medians of them, and
-their ratios are what to trust.
+Each contestant sends durably (confirmed or committed) and has one process that handles events, started as its
+documentation says, with the best settings for tiny events; the settings are in peers/*.py. A measurement begins when
+the machine is quiet, in a separate process, and ends with an empty queue. Rounds are interleaved. The figures are
+medians of the rounds; their ratios are more reliable than the figures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from peers.workload import Measured
 from summary import RELEVO, Bar, Figures, Verdict, bars, latencies, rates
 
 RATE = 50.0
-"""Events a second that come to a worker which has nothing else to do."""
+"""Events a second that are sent to an idle worker."""
 
 ON_RABBITMQ = "consuming, RabbitMQ"
 ON_SQLITE = "consuming, SQLite"
@@ -49,7 +49,7 @@ class Contestant:
     """Its class, as module:name."""
 
     share: float = 1.0
-    """How many events it gets beside relevo, so that all take a few seconds."""
+    """The number of its events relative to relevo's, so that all take a few seconds."""
 
 
 CONTESTANTS = (
@@ -78,7 +78,7 @@ Found = dict[str, dict[str, list[Measured]]]
 
 
 def found(contestants: Sequence[Contestant], options: argparse.Namespace) -> Found:
-    """Measure all of them in turns, and tell on the way."""
+    """Measure all contestants in turns, and print the progress."""
     rounds: Found = {}
     for number in range(1, options.rounds + 1):
         for one in contestants:
@@ -93,7 +93,7 @@ def found(contestants: Sequence[Contestant], options: argparse.Namespace) -> Fou
 
 
 def measure(contestant: Contestant, options: argparse.Namespace) -> Measured:
-    """Measure one round of one of them, in a process that nobody used before."""
+    """Measure one round of one contestant, in a new process."""
     work: Callable[..., Measured]
     if contestant.table == LATENCY:
         work = partial(workload.latency, seconds=options.seconds, rate=RATE)
@@ -104,7 +104,7 @@ def measure(contestant: Contestant, options: argparse.Namespace) -> Measured:
 
 
 def report(rounds: Found) -> Sequence[Verdict]:
-    """Print the tables and the bars; return how far each bar was met that could be looked at."""
+    """Print the tables and the bars; return the verdict for each bar that was measured."""
     tables = {title: {name: Figures(each) for name, each in lines.items()} for title, lines in rounds.items()}
     for title, table in tables.items():
         print("\n".join(("", *(latencies if title == LATENCY else rates)(title, table))))
@@ -116,13 +116,13 @@ def report(rounds: Found) -> Sequence[Verdict]:
 
 
 def surroundings() -> Iterator[str]:
-    """Yield what was used, and on what."""
+    """Yield the versions, and the machine."""
     yield f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     yield ", ".join(f"{name} {version(name)}" for name in DISTRIBUTIONS)
 
 
 def as_json(rounds: Found, verdicts: Sequence[Verdict]) -> str:
-    """Return all of it for a program."""
+    """Return all results as JSON."""
     document = {
         "surroundings": list(surroundings()),
         "tables": {
@@ -140,19 +140,19 @@ def main() -> int:
         description=(__doc__ or "").strip().partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--amqp", metavar="URL", help="of RabbitMQ; without it, SQLite alone")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--amqp", metavar="URL", help="address of RabbitMQ; without it, only SQLite is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each contestant")
     parser.add_argument(
-        "--events", type=int, default=20_000, help="that relevo handles in a round; others in proportion"
+        "--events", type=int, default=20_000, help="events that relevo handles in a round; others in proportion"
     )
-    parser.add_argument("--seconds", type=float, default=6.0, help="for which events come to an idle worker")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds of sending events to an idle worker")
     parser.add_argument("--patience", type=float, default=15.0, help="seconds to wait for a quiet machine each time")
     parser.add_argument("--only", metavar="WORD", action="append", help="tables or contestants with this in their name")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="where all figures go besides")
-    parser.add_argument("--check", action="store_true", help="end with 1 unless relevo met every bar and left nothing")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="file to which all figures are also written")
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless relevo met all bars and left no event")
     options = parser.parse_args()
     if missing := [name for name in DISTRIBUTIONS if not _installed(name)]:
-        parser.error(f"not installed: {', '.join(missing)}; make bench installs all that is measured")
+        parser.error(f"not installed: {', '.join(missing)}; make bench installs everything that is measured")
     contestants = [
         one
         for one in CONTESTANTS

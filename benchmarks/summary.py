@@ -1,4 +1,4 @@
-"""What a run of benchmarks/side_by_side.py says: medians, ratios of them, and which bars were met."""
+"""The results of a run of benchmarks/side_by_side.py: medians, ratios of them, and which bars were met."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Figures:
 
     @property
     def span(self) -> tuple[float, float]:
-        """The least and the most of them."""
+        """The minimum and the maximum of the rounds."""
         values = [each.value for each in self.rounds]
         return min(values), max(values)
 
@@ -36,42 +36,42 @@ class Figures:
 
     @property
     def left(self) -> int:
-        """How many events were handled and not done, in the worst round."""
+        """The number of events that were handled but not done, in the worst round."""
         return max(each.left for each in self.rounds)
 
     @property
     def twice(self) -> int:
-        """How many calls were too many, in the worst round."""
+        """The number of repeated calls, in the worst round."""
         return max(each.twice for each in self.rounds)
 
 
 Table = Mapping[str, Figures]
-"""By contestants, in their order; the first is the floor."""
+"""By contestant, in order; the first is the floor."""
 
 
 @attrs.frozen(kw_only=True)
 class Bar:
-    """What relevo has to reach beside somebody in one of the tables."""
+    """The result that relevo has to reach relative to a contestant in one of the tables."""
 
     table: str
     beside: str
-    """Whoever's name begins like this; the best of them counts."""
+    """The beginning of the contestant's name; the best of several counts."""
 
     times: float | None = None
-    """So many times as many events a second."""
+    """The required ratio of events a second."""
 
     within: float | None = None
-    """At most so many milliseconds more."""
+    """The maximum of additional milliseconds."""
 
     @property
     def text(self) -> str:
-        """What is asked, in words."""
+        """The requirement, in words."""
         if self.within is not None:
             return f"p50 within {self.within:g} ms of {self.beside}"
         return f"{self.times:g} times {self.beside}"
 
     def verdict(self, table: Table) -> Verdict | None:
-        """Return how far it was met, or ``None`` if not both were measured."""
+        """Return the verdict, or ``None`` unless both were measured."""
         rivals = [figures.value for name, figures in table.items() if name.startswith(self.beside)]
         if RELEVO not in table or not rivals:
             return None
@@ -85,7 +85,7 @@ class Bar:
 
 @attrs.frozen
 class Verdict:
-    """How far a bar was met."""
+    """The result for a bar."""
 
     bar: Bar
     reached: str
@@ -117,14 +117,14 @@ def latencies(title: str, table: Table) -> Iterator[str]:
 
 
 def remark(figures: Figures) -> str:
-    """Return what else there is to say of a line."""
-    told = [f"{number} {what}" for number, what in ((figures.left, "left"), (figures.twice, "twice")) if number]
-    return f"   {', '.join(told)}" if told else ""
+    """Return the remark at the end of a line, empty if there is none."""
+    remarks = [f"{number} {what}" for number, what in ((figures.left, "left"), (figures.twice, "twice")) if number]
+    return f"   {', '.join(remarks)}" if remarks else ""
 
 
 def bars(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a line for each bar."""
-    yield f"{'relevo is to reach':38}{'asked':>34}{'reached':>18}"
+    yield f"{'relevo has to reach':38}{'required':>34}{'reached':>18}"
     for each in verdicts:
         said = "" if each.met else "   MISSED"
         yield f"  {each.bar.table:36}{each.bar.text:>34}{each.reached:>18}{said}"

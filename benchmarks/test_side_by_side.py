@@ -1,4 +1,4 @@
-"""What `make bench` says is reckoned rightly, and what it measures is there."""
+"""The results of `make bench` are computed correctly, and the peers that it measures exist."""
 
 from __future__ import annotations
 

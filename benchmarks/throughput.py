@@ -1,5 +1,5 @@
 """
-How many no-op events a second one worker handles on each transport, beside the raw driver in the same run.
+How many no-op events a second one worker handles on each transport, compared with the raw driver in the same run.
 
     python benchmarks/throughput.py                       # memory and SQLite
     python benchmarks/throughput.py --amqp amqp://localhost
@@ -8,7 +8,7 @@ How many no-op events a second one worker handles on each transport, beside the 
 Every event is dispatched through ``App`` (validated, encoded, sent one by one or in batches) and handled by the real
 worker with one listener that does nothing, settled durably. The floor does the same bookkeeping with the driver
 alone: one table for SQLite (lease, then delete, in batches of 250), one quorum queue for RabbitMQ (prefetch 1000, an
-ack each 100). Rounds are interleaved; figures are medians, and ratios of one run are what to trust.
+ack each 100). Rounds are interleaved; figures are medians, and the ratios within one run are more reliable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def nothing(event: relevo.Event) -> None:
 
 @contextmanager
 def application(main: str, folder: Path, url: str) -> Iterator[relevo.App]:
-    """Give an application on the transport that *main* configures; on a server, at *url*, nothing of it is left."""
+    """Yield an application on the transport *main*; delete everything that it created on a server at *url*."""
     (folder / "relevo.toml").write_text(f'source = "bench"\n[transports]\nmain = {main}\n[routes]\n"*" = "main"\n')
     with relevo.App.from_config(folder / "relevo.toml", environ={}) as app, ExitStack() as stack:
         app.listen(nothing)
@@ -131,7 +131,7 @@ def floor_sqlite(events: int) -> dict[str, float]:
 def main() -> None:
     """Measure what the command line asks for, and print a table of medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--amqp", metavar="URL", help="measure RabbitMQ too")
+    parser.add_argument("--amqp", metavar="URL", help="address of RabbitMQ, to measure it too")
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -1,1 +1,1 @@
-"""relevo and whom it runs beside, one module each; what loads such a module is also that peer's own worker."""
+"""relevo and its peers, one module each; the worker of a peer loads its module too."""

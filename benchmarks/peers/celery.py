@@ -1,7 +1,7 @@
 """
 Celery on RabbitMQ: `acks_late`, publisher confirms, no results, and no gossip, mingling or heartbeat of its own.
 
-A worker is one process that handles events: prefork with one child, or solo, the best of which counts.
+A worker is one process that handles events: prefork with one child, or solo; the better one counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app.conf.update(
 
 
 def nothing(event: dict[str, int]) -> None:
-    """Do nothing but for the meter."""
+    """Do nothing except note the event in the meter."""
     note(event["sent"])
 
 
@@ -35,7 +35,7 @@ image_created = app.task(nothing, name=EVENT)
 
 
 class Solo(Peer):
-    """Handled in the process that receives."""
+    """Events are handled in the process that receives them."""
 
     pool: Sequence[str] = ("--pool", "solo", "--prefetch-multiplier", "1000")
 
@@ -56,6 +56,6 @@ class Solo(Peer):
 
 
 class Prefork(Solo):
-    """Handled in a child."""
+    """Events are handled in a child process."""
 
     pool = ("--pool", "prefork", "--concurrency", "1", "--prefetch-multiplier", "1000")

@@ -1,7 +1,7 @@
 """
-Huey on SQLite: one process beside its own, which looks again after 5 ms, and keeps no results.
+Huey on SQLite: one worker process, which polls every 5 ms, without results.
 
-It deletes an event before it handles it, so one that was begun when the process died is lost; it cannot do otherwise.
+It deletes an event before it handles it, so an event in progress is lost when the process dies; it has no other mode.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ huey = SqliteHuey("bench", filename=str(Place.here().folder / "huey.db"), result
 
 
 def nothing(event: dict[str, int]) -> None:
-    """Do nothing but for the meter."""
+    """Do nothing except note the event in the meter."""
     note(event["sent"])
 
 
@@ -26,7 +26,7 @@ image_created = huey.task(name=EVENT.replace(".", "_"))(nothing)
 
 
 class Huey(Peer):
-    """Its file has a write-ahead log, and each commit of it is FULL."""
+    """Its file has a write-ahead log, and each commit is FULL."""
 
     def fill(self, number: int) -> None:
         for _ in range(number):

@@ -1,7 +1,7 @@
 """
-When each event was sent and when its listener was entered, noted in a file that is mapped into memory.
+The times when each event was sent and its listener was called, in a file that is mapped into memory.
 
-The one process that handles events writes, the one that measures reads; neither waits for the other, and a note costs
+The process that handles events writes and the measuring process reads; neither waits for the other, and a note takes
 less than a microsecond.
 """
 
@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 
 VARIABLE = "BENCH_METER"
-"""Tells a worker where its meter is."""
+"""The variable with the path of a worker's meter."""
 
 _SPARE = 1000
-"""Room for what is handled twice."""
+"""Space for events that are handled twice."""
 
 
 class Meter:
@@ -28,24 +28,24 @@ class Meter:
     The notes of one worker.
 
     Args:
-        path: A file that :meth:`made` has made.
+        path: A file that :meth:`made` created.
     """
 
     def __init__(self, path: Path):
         self.path = path
         with path.open("r+b") as file:
             self._notes = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
-        self._numbers = itertools.count()  # which threads may ask at the same time
+        self._numbers = itertools.count()  # called by several threads at the same time
 
     @classmethod
     def made(cls, path: Path, *, events: int) -> Meter:
-        """Make a file with room for so many events."""
+        """Create a file with space for that number of events."""
         with path.open("wb") as file:
             file.truncate(16 * (events + _SPARE))
         return cls(path)
 
     def note(self, sent: int = 0) -> None:
-        """Note that an event that was *sent* at that nanosecond of the monotonic clock is being handled."""
+        """Note that an event is being handled that was *sent* at this nanosecond of the monotonic clock."""
         now = time.monotonic_ns()
         place = 2 * next(self._numbers)
         if place < len(self._notes):
@@ -53,25 +53,25 @@ class Meter:
             self._notes[place + 1] = now
 
     def came(self, number: int) -> bool:
-        """Return whether so many were noted."""
+        """Return whether that number of events was noted."""
         return self._notes[2 * number - 1] != 0
 
     def read(self) -> list[tuple[int, int]]:
-        """Return all that was noted: when it was sent, and when its listener was entered; in nanoseconds."""
+        """Return all notes: when an event was sent, and when its listener was called, in nanoseconds."""
         notes = array("q", self._notes.tobytes())
         pairs = zip(notes[::2], notes[1::2], strict=True)
         return list(itertools.takewhile(lambda pair: pair[1], pairs))
 
 
 def note(sent: int = 0) -> None:
-    """Be a listener that does nothing: note it in the meter of this worker."""
+    """Note the event in the meter of this worker, as a listener that does nothing else."""
     with _MAKING:
         meter = _meter()
     meter.note(sent)
 
 
 _MAKING = threading.Lock()
-"""Held when a thread asks for the meter: several may begin with their first event at once."""
+"""Held while a thread opens the meter, since several threads may begin their first event at once."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is asked of everybody who is measured."""
+"""The interface of everything that is measured."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ EVENT = "image.created"
 
 
 def arguments(sent: int = 0) -> dict[str, object]:
-    """Return what each event says, *sent* being the nanosecond of the monotonic clock in which that began."""
+    """Return the arguments of each event; *sent* is the nanosecond of the monotonic clock when its sending began."""
     return {"image_id": 7, "filename": "coffee.jpg", "size": [600, 400], "tags": ["food", "table"], "sent": sent}
 
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """Where one measurement takes place; it reaches the processes of workers through the environment."""
+    """The resources of one measurement; the processes of workers get them through the environment."""
 
     folder: Path
     name: str
-    """With which everything on RabbitMQ begins."""
+    """The prefix of all names on RabbitMQ."""
 
     url: str
-    """Of RabbitMQ."""
+    """The address of RabbitMQ."""
 
     def environ(self) -> dict[str, str]:
         """Return the variables that :meth:`here` reads."""
@@ -35,7 +35,7 @@ class Place:
 
     @classmethod
     def here(cls, environ: Mapping[str, str] = os.environ) -> Place:
-        """Return where this process takes part."""
+        """Return the place of this process."""
         folder, name, url = (environ[key] for key in ("BENCH_FOLDER", "BENCH_NAME", "BENCH_AMQP"))
         return cls(folder=Path(folder), name=name, url=url)
 
@@ -44,11 +44,11 @@ class Peer(ABC):
     """
     One way to send events, and to have one process handle them by :func:`peers.meter.note`.
 
-    Sending is durable when it returns (committed, or confirmed by the server), and an event is taken out only after
-    it was handled; a peer that cannot do that says so.
+    An event is durable when the send returns (committed, or confirmed by the server), and is deleted only after it was
+    handled; the docstring of a peer says if it cannot do that.
 
     Args:
-        place: Where it takes place.
+        place: The resources of the measurement.
     """
 
     def __init__(self, place: Place):
@@ -56,32 +56,32 @@ class Peer(ABC):
 
     @abstractmethod
     def fill(self, number: int) -> None:
-        """Send so many events, one after the other or as many at once as its interface allows."""
+        """Send that number of events, one by one or as many at once as the interface allows."""
 
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """Return what starts one worker, as its documentation starts it, with what is best for tiny events."""
+        """Return the command for one worker, as in the documentation, with the best settings for tiny events."""
 
     def environ(self) -> Mapping[str, str]:
-        """Return the variables that the command needs besides."""
+        """Return additional environment variables for the command."""
         return {}
 
     @abstractmethod
     def left(self) -> int:
-        """Return how many events are not done, once no worker is there any more."""
+        """Return how many events are not done after all workers have stopped."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Take all of it away."""
+        """Delete everything that the peer created."""
 
 
 class Immediate(Peer):
-    """One that hands out an event the moment it comes."""
+    """A peer that hands out an event as soon as it arrives."""
 
     @abstractmethod
     def sending(self) -> AbstractContextManager[Callable[[], None]]:
-        """Give what sends one event, and returns when it is safe."""
+        """Yield a function that sends one event and returns when the event is durable."""
 
     def resident(self) -> Sequence[str]:
-        """Return what starts a worker that is always there; a TERM ends it."""
+        """Return the command for a permanent worker; a TERM ends it."""
         return self.command()

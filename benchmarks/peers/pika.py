@@ -1,8 +1,8 @@
 """
-pika alone on a quorum queue: the floor, which no transport that receives through pika as it is can be below.
+pika alone on a quorum queue: the floor for every transport that receives through pika unchanged.
 
-An event is a little JSON. 1000 are fetched ahead and each hundred acked at once, or after 20 ms; events are filled in
-with 1000 on their way without their confirmation, and sent one by one with a confirmation each.
+An event is a short JSON text. 1000 are prefetched, and each hundred is acked at once, or after 20 ms. Filling has up to
+1000 unconfirmed events in flight; single events are sent with a confirmation each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREFETCH, ACK_EACH, ACK_AFTER = 1000, 100, 0.02
 
 
 class Pika(Immediate):
-    """Sends through a channel that blocks, receives through one that does not."""
+    """Sends through a blocking channel, receives through an asynchronous one."""
 
     def __init__(self, place: Place):
         super().__init__(place)
@@ -56,10 +56,10 @@ class Pika(Immediate):
 
 class Worker:
     """
-    Handles what comes through one channel, for ever.
+    Handles the messages of one channel, without end.
 
     Args:
-        channel: pika's, open.
+        channel: An open channel of pika.
     """
 
     def __init__(self, channel: Any):
@@ -68,7 +68,7 @@ class Worker:
         self._waits = False
 
     def begin(self, queue: str) -> None:
-        """Have the server hand out what is in *queue*."""
+        """Start consuming from *queue*."""
         self._channel.basic_qos(prefetch_count=PREFETCH)
         self._channel.basic_consume(queue, self._receive)
 

@@ -1,4 +1,4 @@
-"""Whether a machine is quiet enough to measure on; others may be at work there too."""
+"""Whether a machine is quiet enough for measurements, since other programs may run on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 BUSY = 0.25
-"""The share of all processors that others may use."""
+"""The share of all processors that other programs may use."""
 
 _GLANCE = 0.3
 _WRITES, _BLOCK = 50, b"x" * 8192
@@ -19,10 +19,10 @@ _TIMES = Path("/proc/stat")
 
 @attrs.frozen
 class Machine:
-    """How it was just before a measurement."""
+    """The state of the machine just before a measurement."""
 
     busy: float | None
-    """The share of all processors that was in use; ``None`` where nobody tells."""
+    """The share of all processors that was in use; ``None`` if the system does not report it."""
 
     sync: float
     """Microseconds until 8 KiB are on disk, the median."""
@@ -30,12 +30,12 @@ class Machine:
 
 def wait(folder: Path, *, patience: float) -> Machine:
     """
-    Wait for a quiet moment, and return how it was at the last look.
+    Wait for a quiet moment, and return the last state of the machine.
 
     Args:
-        folder: Of the disk that matters.
+        folder: A folder on the disk to measure.
 
-        patience: Seconds; afterwards it is measured nevertheless.
+        patience: Seconds to wait at most; after that the measurement begins anyway.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -50,7 +50,7 @@ def _busy() -> float | None:
     before = _times()
     time.sleep(_GLANCE)
     user, _, system, idle, *others = (after - then for after, then in zip(_times(), before, strict=True))
-    # What is niced makes way, and those that wait for a disk use no processor.
+    # Niced processes give way, and processes that wait for a disk use no processor.
     used = user + system + sum(others[1:5])
     return used / max(1, used + idle + others[0])
 

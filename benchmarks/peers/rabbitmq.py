@@ -1,4 +1,4 @@
-"""What measuring needs of RabbitMQ besides sending and receiving."""
+"""RabbitMQ for measurements, apart from sending and receiving."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pika
 import relevo
 
 _REST = 1.0
-"""Seconds; RabbitMQ 4.0.5 is not up to a queue that is deleted in the moment in which it was used."""
+"""Seconds; RabbitMQ 4.0.5 fails if a queue is deleted at the moment when it is used."""
 
 
 @contextmanager
 def channel(url: str) -> Iterator[Any]:
-    """Give a channel that blocks."""
+    """Yield a blocking channel."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         yield connection.channel()
@@ -27,14 +27,14 @@ def channel(url: str) -> Iterator[Any]:
 
 
 def ready(url: str, queue: str) -> int:
-    """Return how many messages are ready in *queue*, all that were held by a worker having gone back."""
+    """Return how many messages are ready in *queue* after all held ones were returned."""
     time.sleep(_REST)
     with channel(url) as asked:
         return int(asked.queue_declare(queue, passive=True).method.message_count)
 
 
 def delete(url: str, queues: Iterable[str], exchanges: Iterable[str] = ()) -> None:
-    """Delete what may be there."""
+    """Delete the queues and exchanges that may exist."""
     time.sleep(_REST)
     with channel(url) as asked:
         for name in queues:
@@ -45,7 +45,7 @@ def delete(url: str, queues: Iterable[str], exchanges: Iterable[str] = ()) -> No
 
 @contextmanager
 def borrowed(app: relevo.App, url: str) -> Iterator[None]:
-    """Set up what *app* needs there, and take it away at the end."""
+    """Create what *app* needs on the server, and delete it at the end."""
     transport = app.transport()
     made = "\n".join(transport.setup(app.queues(transport.name), dry_run=True))
     names = {kind: re.findall(rf'\b{kind} "([^"]+)"', made) for kind in ("queue", "exchange")}

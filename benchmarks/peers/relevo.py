@@ -1,4 +1,4 @@
-"""relevo, as `relevo worker` and `relevo unit supervisor` run it; RabbitMQ hands out 1000 ahead, as to its peers."""
+"""relevo, as `relevo worker` and `relevo unit supervisor` run it; prefetch 1000 on RabbitMQ, like its peers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _AT_ONCE = 1000
 
 @relevo.listener(EVENT)
 def nothing(event: relevo.Event) -> None:
-    """Do nothing but for the meter."""
+    """Do nothing except note the event in the meter."""
     note(event["sent"])
 
 
 class Relevo(Peer):
-    """What is the same on every transport."""
+    """The parts that are the same on every transport."""
 
     def __init__(self, place: Place):
         super().__init__(place)
@@ -41,7 +41,7 @@ class Relevo(Peer):
 
     @abstractmethod
     def main(self) -> str:
-        """Return the line of the transport."""
+        """Return the transport's line of the configuration."""
 
     def fill(self, number: int) -> None:
         for start in range(0, number, _AT_ONCE):
@@ -64,14 +64,14 @@ class Relevo(Peer):
 
 
 class OnSqlite(Relevo):
-    """On SQLite: a dispatch is committed with FULL, what was handled is deleted afterwards with NORMAL."""
+    """On SQLite: a dispatch is committed with FULL; handled events are deleted with NORMAL."""
 
     def main(self) -> str:
         return '"sqlite:///bench.db"'
 
 
 class OnRabbitMQ(Relevo, Immediate):
-    """On RabbitMQ: quorum queues, and confirms."""
+    """On RabbitMQ: quorum queues and confirms."""
 
     def __init__(self, place: Place):
         super().__init__(place)
@@ -81,7 +81,7 @@ class OnRabbitMQ(Relevo, Immediate):
         return f'{{ url = "{self.place.url}", prefix = "{self.place.name}", levels = 4, prefetch = 1000 }}'
 
     def left(self) -> int:
-        time.sleep(1.0)  # what a worker held goes back a moment after it
+        time.sleep(1.0)  # messages of a worker are returned a moment after its end
         return super().left()
 
     @contextmanager
@@ -89,7 +89,7 @@ class OnRabbitMQ(Relevo, Immediate):
         yield lambda: void(self.app.dispatch(relevo.Event(EVENT, arguments(time.monotonic_ns()))))
 
     def resident(self) -> Sequence[str]:
-        """Return supervisord, with the configuration that relevo writes for it."""
+        """Return the command of supervisord, with the configuration that relevo writes for it."""
         words = [*self._relevo(), "--config", str(self._configuration), "unit", "supervisor"]
         words += ["--folder", str(self.place.folder)]
         configuration = self.place.folder / "supervisord.conf"

@@ -1,7 +1,7 @@
 """
-sqlite3 alone: the floor on SQLite, one table out of which 250 events are leased and then deleted at once.
+sqlite3 alone: the floor on SQLite, one table from which 250 events are leased and then deleted at once.
 
-It is safe as relevo is: what is sent is committed with FULL, what was handled with NORMAL.
+It is as durable as relevo: sends are committed with FULL, deletions of handled events with NORMAL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RETURNING seq, body
 
 
 def opened(folder: Path, synchronous: str) -> sqlite3.Connection:
-    """Return a connection on which BEGIN and COMMIT are ours to say."""
+    """Return a connection with explicit BEGIN and COMMIT."""
     connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -38,7 +38,7 @@ def opened(folder: Path, synchronous: str) -> sqlite3.Connection:
 
 
 class Sqlite(Peer):
-    """Fills in all at once."""
+    """Sends all events at once."""
 
     def __init__(self, place: Place):
         super().__init__(place)
@@ -62,7 +62,7 @@ class Sqlite(Peer):
 
 
 def work(connection: sqlite3.Connection) -> None:
-    """Handle what comes, for ever."""
+    """Handle events without end."""
     while True:
         connection.execute("BEGIN IMMEDIATE")
         rows = connection.execute(LEASE, (AT_ONCE,)).fetchall()

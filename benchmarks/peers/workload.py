@@ -1,4 +1,4 @@
-"""What is measured: how many events a second one worker handles, and how long an event is on its way to it."""
+"""The measurements: how many events a second one worker handles, and how long an event takes to reach it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from peers.peer import Immediate, Peer, Place
 BENCHMARKS = Path(__file__).parents[1]
 
 STALL = 30.0
-"""Seconds without an event after which nothing more is expected; a worker has to start in them."""
+"""Seconds without an event after which no more are expected; a worker has to start within them."""
 
 _TRAIL = 1.0
-"""Seconds in which what was handled is acked or deleted."""
+"""Seconds for the ack or deletion of handled events."""
 
 _CALM = 1.5
-"""Seconds in which a worker that has handled its first event goes to rest."""
+"""Seconds until a worker is idle after its first event."""
 
 _STEP = 0.05
 _GRACE = 10.0
@@ -38,34 +38,34 @@ _GRACE = 10.0
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """What one measurement gave."""
+    """The result of one measurement."""
 
     value: float
-    """Events a second; or milliseconds, the median."""
+    """Events a second; or the median in milliseconds."""
 
     p95: float | None = None
     """Milliseconds."""
 
     events: int
     left: int = 0
-    """How many were not done although their listener had run: whoever comes next handles them again."""
+    """How many events were not done although their listener ran: the next worker handles them again."""
 
     twice: int = 0
-    """How many calls of the listener there were above one each."""
+    """How many calls of the listener were repeated ones."""
 
     machine: quiet.Machine
 
 
 def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
     """
-    Measure how many events a second one worker of *peer* handles, of those that lie there when it starts.
+    Measure how many events a second one worker of *peer* handles, of those that exist when it starts.
 
     Args:
-        peer: Its class, as module:name.
+        peer: The class of the peer, as module:name.
 
-        url: Of RabbitMQ.
+        url: The address of RabbitMQ.
 
-        events: How many.
+        events: The number of events.
 
         patience: Seconds to wait for a quiet machine.
     """
@@ -89,14 +89,14 @@ def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
 
 def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float) -> Measured:
     """
-    Measure the time from before an event is sent until its listener is entered, in a worker that is idle but for it.
+    Measure the time from before an event is sent until its listener is called, in a worker that is otherwise idle.
 
     Args:
-        peer: Its class, as module:name.
+        peer: The class of the peer, as module:name.
 
-        url: Of RabbitMQ.
+        url: The address of RabbitMQ.
 
-        seconds: For how long.
+        seconds: The duration.
 
         rate: Events a second.
 
@@ -105,10 +105,10 @@ def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float
     events = 1 + round(seconds * rate)
     with _peer(peer, url) as one:
         meter = Meter.made(one.place.folder / "meter", events=events)
-        assert isinstance(one, Immediate)  # noqa: S101 - who is asked for it is written next to it
+        assert isinstance(one, Immediate)  # noqa: S101 - CONTESTANTS names only such peers
         machine = quiet.wait(one.place.folder, patience=patience)
         with running(one, one.resident(), meter) as process, one.sending() as send:
-            send()  # what is only made when it is needed is there afterwards
+            send()  # afterwards everything that is created on demand exists
             _until(1, meter, process)
             time.sleep(_CALM)
             began = time.monotonic()
@@ -130,11 +130,11 @@ def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float
 
 @contextmanager
 def _peer(name: str, url: str) -> Iterator[Peer]:
-    """Give the peer *name* in a place of its own, and take all of it away."""
+    """Yield the peer *name* with separate resources, and delete everything that it created."""
     module, _, kind = name.partition(":")
     with tempfile.TemporaryDirectory(prefix="relevo-bench-") as folder:
         place = Place(folder=Path(folder), name=f"bench-{secrets.token_hex(4)}", url=url)
-        # For its module, for its worker, and for what starts that.
+        # For its module, for its worker, and for the program that starts the worker.
         path = os.pathsep.join(filter(None, (str(BENCHMARKS), os.environ.get("PYTHONPATH"))))
         os.environ |= {**place.environ(), "PYTHONPATH": path}
         peer: Peer = getattr(import_module(module), kind)(place)
@@ -146,7 +146,7 @@ def _peer(name: str, url: str) -> Iterator[Peer]:
 
 @contextmanager
 def running(peer: Peer, command: Sequence[str], meter: Meter) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the worker of *peer* by *command*, in a session of its own, until the block ends."""
+    """Run the worker of *peer* by *command*, in a separate session, until the block ends."""
     log = peer.place.folder / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -168,7 +168,7 @@ def running(peer: Peer, command: Sequence[str], meter: Meter) -> Iterator[subpro
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End *process* with a TERM, and what it leaves behind in its session without one."""
+    """End *process* with a TERM, and kill what is left in its session."""
     process.terminate()
     try:
         process.wait(_GRACE)
@@ -180,11 +180,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class NotHandledError(Exception):
-    """Raised when a worker does not handle what it was sent."""
+    """Raised when a worker does not handle the events that were sent."""
 
 
 def _until(number: int, meter: Meter, process: subprocess.Popen[bytes]) -> None:
-    """Return when so many were handled."""
+    """Wait until that number of events was handled."""
     seen, since = 0, time.monotonic()
     while not meter.came(number):
         time.sleep(_STEP)
