@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
@@ -239,11 +238,6 @@ class RaceContract(Contract):
                 assert one.ack(bench.one(one))
         finally:
             harness.close()
-
-    def require_timed_leases(self) -> None:
-        """Skip the test where a lease lasts as long as its holder."""
-        if self.harness.capabilities.lease == "connection":
-            pytest.skip("a lease lasts as long as its holder")
 
     def outcomes(self) -> list[Outcome]:
         """Return one of each kind that can be asked for."""

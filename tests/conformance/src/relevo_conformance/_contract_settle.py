@@ -380,7 +380,7 @@ class StaleContract(Contract):
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_a_settlement_after_the_lease_counts_for_nothing_though_nobody_noticed_its_end(self) -> None:
-        self._require_timed_leases()
+        self.require_timed_leases()
         for outcome in self.outcomes():
             with self.bench() as bench:
                 worker = bench.worker()
@@ -392,7 +392,7 @@ class StaleContract(Contract):
 
     @proves(promise.STALE_SETTLE_IS_REFUSED, promise.EXTEND_KEEPS_THE_LEASE)
     def test_a_lease_that_is_over_is_not_extended_though_nobody_noticed_its_end(self) -> None:
-        self._require_timed_leases()
+        self.require_timed_leases()
         with self.bench() as bench:
             worker = bench.worker()
             worker.send([bench.envelope()])
@@ -403,7 +403,7 @@ class StaleContract(Contract):
 
     @proves(promise.STALE_SETTLE_IS_REFUSED, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_after_the_lease_is_not_kept_though_nobody_noticed_its_end(self) -> None:
-        self._require_timed_leases()
+        self.require_timed_leases()
         with self.bench() as bench:
             worker = bench.worker()
             worker.send([bench.envelope()])
@@ -412,11 +412,6 @@ class StaleContract(Contract):
 
             with pytest.raises(LeaseLostError):
                 worker.checkpoint(held, b"late")
-
-    def _require_timed_leases(self) -> None:
-        """Skip the test where a lease lasts as long as its holder."""
-        if self.harness.capabilities.lease == "connection":
-            pytest.skip("a lease lasts as long as its holder")
 
     def _two_holders(self, bench: Bench) -> tuple[Delivery, Delivery]:
         """Return a delivery of the first worker, which is slow, and the one of the second that superseded it."""

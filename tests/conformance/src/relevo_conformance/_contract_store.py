@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from relevo import Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
@@ -391,8 +389,7 @@ class TakeOutContract(Contract):
 
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_takes_out_what_has_a_lease_that_ended(self) -> None:
-        if self.harness.capabilities.lease == "connection":
-            pytest.skip("a lease lasts as long as its holder")
+        self.require_timed_leases()
         with self.bench() as bench:
             worker = bench.worker()
             worker.send(bench.envelopes(3))
@@ -403,8 +400,7 @@ class TakeOutContract(Contract):
 
     @proves(promise.CANCELLED_IS_GONE)
     def test_what_has_a_lease_that_ended_is_cancelled(self) -> None:
-        if self.harness.capabilities.lease == "connection":
-            pytest.skip("a lease lasts as long as its holder")
+        self.require_timed_leases()
         with self.bench() as bench:
             worker = bench.worker()
             doomed = bench.envelope()

@@ -189,6 +189,11 @@ class Contract:
         """Return the bench of one scenario."""
         return Bench(self.harness, queues=queues, tolerated=tolerated(self.harness) - self.proven)
 
+    def require_timed_leases(self) -> None:
+        """Skip the test where a lease lasts as long as its holder."""
+        if self.harness.capabilities.lease == "connection":
+            pytest.skip("a lease lasts as long as its holder")
+
     @contextmanager
     def bench_whose_clock_runs(self) -> Iterator[Bench]:
         """Yield the bench of a scenario with a waiting call: with a fake clock a wait would be over at once."""

@@ -297,8 +297,3 @@ PROMISES: Mapping[str, Promise] = MappingProxyType(
     {promise.id: promise for promise in tuple(globals().values()) if isinstance(promise, Promise)}
 )
 """All promises by id, in the order of the documentation."""
-
-
-def made_by(capabilities: Capabilities) -> tuple[Promise, ...]:
-    """Return the promises that a transport with *capabilities* makes."""
-    return tuple(promise for promise in PROMISES.values() if promise.claimed(capabilities))
