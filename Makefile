@@ -9,11 +9,11 @@ SETTINGS := workspace.txt constraints.txt $(wildcard core/pyproject.toml backend
     examples/transport-redis/pyproject.toml)
 BENCH := .venv-bench
 BENCH_PYTHON := $(BENCH)/bin/python
-# What says most about a change in the least time, and needs no server.
+# The most informative tests in the least time, without a server.
 QUICK := core backends/memory tests/conformance/tests/test_memory.py tests/repository
 SERVERS := $(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(VENV_PYTHON) tests/servers/redis_server.py run --
 
-# One that is named is used or refused; else the first that is new enough.
+# A Python that is named with PYTHON= is used or refused; by default the first that is new enough.
 ifeq ($(origin PYTHON),undefined)
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 else
@@ -24,16 +24,16 @@ endif
 .PHONY: help demo demo-cron demo-supervisor check check-lint check-types check-tests test test-all test-fresh lint imports types docs mutants \
     bench constraints format dev clean
 
-help: ## Say what there is
+help: ## List the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(VENV)/.example ## Upload photographs now, make their thumbnails later: the example application
 	@$(VENV_PYTHON) examples/images/demo.py
 
-demo-cron: $(VENV)/.example ## The same for a minute and more, out of a table that cron empties
+demo-cron: $(VENV)/.example ## The same for more than a minute, from a table that cron empties
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) examples/images/demo_cron.py
 
-demo-supervisor: $(VENV)/.example ## The same for a minute, out of RabbitMQ by workers under supervisor
+demo-supervisor: $(VENV)/.example ## The same for a minute, from RabbitMQ by workers under supervisor
 	@$(VENV_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
 	    'exec $(VENV_PYTHON) examples/images/demo_supervisor.py $${RELEVO_TEST_AMQP:+--url "$$RELEVO_TEST_AMQP"}'
 
@@ -54,7 +54,7 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py
 
-test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python, and what is too slow for test: soaks, long demos, mutants
+test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python, and the slowest ones: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
 	@$(VENV_PYTHON) -m benchmarks.mutants --check
 
@@ -68,28 +68,28 @@ docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
 	@$(TOX) run -e docs
 	@echo "docs/_build/html/index.html"
 
-mutants: $(VENV)/.workspace ## Look for every planted bug in five seeds, and rewrite its table: docs/reference/mutants.md
+mutants: $(VENV)/.workspace ## Find every planted bug with five seeds, and rewrite the table docs/reference/mutants.md
 	@$(VENV_PYTHON) -m benchmarks.mutants
 
-bench: $(BENCH)/.peers ## Measure it beside Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
+bench: $(BENCH)/.peers ## Compare it with Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
 	@$(BENCH_PYTHON) benchmarks/dispatch.py
 	@$(BENCH_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
 	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} $(OPTIONS)'
 
-constraints: $(VENV)/.workspace ## Pin the newest versions of what the tests and tools need, in constraints.txt
+constraints: $(VENV)/.workspace ## Pin the newest versions for the tests and tools in constraints.txt
 	@$(VENV_PYTHON) -m pip $(PIP_OPTIONS) install --upgrade "pip>=25.1"
 	@$(VENV_PYTHON) tests/machine/constraints.py
 
-format: $(VENV)/.tox ## Put the code into its form
+format: $(VENV)/.tox ## Format the code
 	@$(TOX) run -e format
 
-dev: $(VENV)/.dev ## Put everything for an editor into .venv: pytest, ruff, mypy …
+dev: $(VENV)/.dev ## Install everything for an editor into .venv: pytest, ruff, mypy …
 
-clean: ## Remove what was made here: environments, caches, the example's files
+clean: ## Remove generated files: environments, caches, the example's files
 	rm -rf $(VENV) $(BENCH) .tox .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis examples/images/var docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# --- the environment: each stamp is one step that was finished ----------------------------------
+# --- the environment: each stamp is one finished step --------------------------------------------
 
 $(VENV_PYTHON):
 	@for python in $(PYTHONS); do \
@@ -117,12 +117,12 @@ $(VENV)/.tox: $(VENV)/.workspace
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.example pyproject.toml
-	@$(VENV_PYTHON) $(INSTALL) --upgrade pip  # Debian's may be older than 25.1, which reads dependency groups
+	@$(VENV_PYTHON) $(INSTALL) --upgrade pip  # Debian's pip may be older than 25.1, the first that reads dependency groups
 	@$(VENV_PYTHON) $(INSTALL) --group dev
 	@$(VENV_PYTHON) $(INSTALL) --editable examples/transport-redis
 	@touch $@
 
-# Apart: nothing else needs the peers that relevo is measured beside, nor their dependencies.
+# A separate environment: only the benchmark needs the peers and their dependencies.
 $(BENCH)/.peers: $(VENV_PYTHON) $(SETTINGS) benchmarks/requirements.txt
 	@echo "installing relevo and its peers into $(BENCH)"
 	@$(VENV_PYTHON) -m venv $(BENCH)

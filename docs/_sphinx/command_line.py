@@ -1,4 +1,4 @@
-"""The directive ``relevo-commands``: what the command line says of itself, as Markdown."""
+"""The directive ``relevo-commands``: the help of the command line as Markdown."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Commands(SphinxDirective):
-    """Puts a section for each command where it stands."""
+    """Is replaced by a section for each command."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes("\n".join(section_lines(group, "relevo")), allow_section_headings=True)
 
 
 def section_lines(command: click.Group, name: str) -> Iterator[str]:
-    """Yield the lines of a section for each command of *command*, in the order in which its help has them."""
+    """Yield the lines of a section for each command of *command*, in the order of its help."""
     with click.Context(command, info_name=name) as context:
         for each in command.list_commands(context):
             found = command.get_command(context, each)

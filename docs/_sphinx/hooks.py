@@ -1,4 +1,4 @@
-"""The directive ``relevo-hooks``: every hook, with what its specification says."""
+"""The directive ``relevo-hooks``: every hook with the text of its specification."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Hooks(SphinxDirective):
-    """Lists the hooks of a kind, ``deciding`` or ``observing``, where it stands."""
+    """Is replaced by a list of the hooks of a kind, ``deciding`` or ``observing``."""
 
     required_arguments = 1
 

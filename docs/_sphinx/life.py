@@ -1,4 +1,4 @@
-"""The life of a delivery as a picture and as a table, both from the table that the code runs on."""
+"""The states of a delivery as a picture and as a table, both from the table that the code uses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PLACES = {
     State.DEAD: (700, 160),
     State.GONE: (270, 350),
 }
-"""Where the middle of each state is."""
+"""The centre of each state."""
 
 BENDS = {
     (State.LEASED, State.READY): 60,
     (State.DEAD, State.READY): 200,
     (State.DEAD, State.GONE): 130,
 }
-"""How far an arrow's control point is from the straight line, to the left of its way; on it by default."""
+"""The distance of an arrow's control point from the straight line, to the left of its direction; 0 by default."""
 
 WORDS = {(State.SCHEDULED, State.GONE): 0.82, (State.READY, State.LEASED): 0.65, (State.LEASED, State.READY): 0.35}
-"""How far along an arrow its words stand; halfway by default."""
+"""The position of an arrow's text along the arrow; halfway by default."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -40,18 +40,18 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Life(SphinxDirective):
-    """Shows the picture in place of the diagram, which the page has as text for readers of the source."""
+    """Shows the picture instead of the diagram, which the page has as text for readers of the source."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         if list(self.content) != list(mermaid()):
-            raise self.error("the diagram is not that of relevo.TRANSITIONS")
+            raise self.error("the diagram differs from relevo.TRANSITIONS")
         return [nodes.raw("", "\n".join(svg()), format="html")]
 
 
 class Transitions(SphinxDirective):
-    """Puts the table of all steps, with what each does to the counters, where it stands."""
+    """Is replaced by the table of all steps, with the effect of each on the counters."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes("\n".join(rows()))
@@ -66,7 +66,7 @@ def rows() -> Iterator[str]:
 
 
 def counted(action: Action) -> tuple[str, str]:
-    """Return what *action* does to the attempt and to the lost leases, as two cells have it."""
+    """Return the effect of *action* on the attempt and on the lost leases, as two cells."""
     before = Counters(attempt=5, lost_leases=3)
     after = before.after(action)
     pairs = ((before.attempt, after.attempt), (before.lost_leases, after.lost_leases))
@@ -75,7 +75,7 @@ def counted(action: Action) -> tuple[str, str]:
 
 
 def arrows() -> dict[tuple[State, State], list[str]]:
-    """Return what leads from a state to another, in the order of the table."""
+    """Return the actions that lead from one state to another, in the order of the table."""
     found: dict[tuple[State, State], list[str]] = {}
     for (start, action), end in TRANSITIONS.items():
         found.setdefault((start, end), []).append(action.replace("_", " "))
@@ -94,7 +94,7 @@ def mermaid() -> Iterator[str]:
 
 
 def svg() -> Iterator[str]:
-    """Yield the lines of the picture; it takes the colours of the text around it."""
+    """Yield the lines of the picture, which has the colours of the text around it."""
     yield '<svg viewBox="0 0 780 385" role="img" aria-label="The states of a delivery and the steps between"'
     yield '     style="max-width: 100%; font: 13px sans-serif" fill="none" stroke="currentColor">'
     yield '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -118,7 +118,7 @@ def _text(x: float, y: float, words: str, *, around: str = "none") -> str:
 
 
 def _curve(start: State, end: State) -> tuple[str, tuple[float, float]]:
-    """Return the path from the edge of one state to the edge of another, and where its words stand."""
+    """Return the path from the edge of one state to the edge of another, and the position of its text."""
     ax, ay = PLACES[start]
     bx, by = PLACES[end]
     if start == end:
@@ -134,7 +134,7 @@ def _curve(start: State, end: State) -> tuple[str, tuple[float, float]]:
 
 
 def _edge(x: float, y: float, towards_x: float, towards_y: float) -> tuple[float, float]:
-    """Return where the line from the middle of a state leaves its box."""
+    """Return the point where a line from the centre of a state leaves its box."""
     dx, dy = towards_x - x, towards_y - y
     share = min(54 / abs(dx) if dx else 1e9, 20 / abs(dy) if dy else 1e9)
     return x + dx * share, y + dy * share

@@ -18,7 +18,7 @@ CORE = Path(relevo.__file__).parent
 SETTINGS = Path(__file__).parents[2] / "pyproject.toml"
 
 WIDTH, ROW, GAP = 760, 34, 10
-"""Of the picture, in pixels: its width, the height of a layer, and what is left between two."""
+"""The width of the picture, the height of a layer, and the gap between two, in pixels."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Layers(SphinxDirective):
 
 
 class Packages(SphinxDirective):
-    """Puts a table of all packages: what each says it holds, its modules, and what it rests on."""
+    """Is replaced by a table of all packages: the first line of each, its modules, and the packages below."""
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(SETTINGS))
@@ -45,7 +45,7 @@ class Packages(SphinxDirective):
 
 
 def layers() -> list[list[str]]:
-    """Return the packages and modules of the core, those of one layer together, the highest layer first."""
+    """Return the packages and modules of the core by layer, the highest layer first."""
     contracts = tomllib.loads(SETTINGS.read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (each for each in contracts if each["id"] == "layers")
     return [[name.strip(" ()") for name in layer.split("|")] for layer in contract["layers"]]
@@ -63,7 +63,7 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def nearest(rows: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """Return what each package imports of the layers below, without what it reaches through those anyway."""
+    """Return the packages that each one imports from the layers below, without indirect ones."""
     level = {name: number for number, names in enumerate(rows) for name in names}
     reached: dict[str, set[str]] = {}
     found: dict[str, list[str]] = {}
@@ -81,19 +81,19 @@ def place_of(name: str) -> Path:
 
 
 def code(names: Sequence[str]) -> str:
-    """Return *names* as a cell has them."""
+    """Return *names* as the text of a cell."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 def first_line(place: Path) -> str:
-    """Return the first line of what a package or a module says about itself, as Markdown."""
+    """Return the first line of the docstring of a package or a module, as Markdown."""
     file = place / "__init__.py" if place.is_dir() else place
     text = ast.get_docstring(ast.parse(file.read_text())) or ""
     return text.partition("\n")[0].replace("``", "`")
 
 
 def imported(place: Path) -> set[str]:
-    """Return the parts of the core that a package or a module imports, wherever in it the import stands."""
+    """Return the parts of the core that a package or a module imports, also inside functions."""
     files = place.rglob("*.py") if place.is_dir() else [place]
     found: set[str] = set()
     for node in (each for file in files for each in ast.walk(ast.parse(file.read_text()))):

@@ -1,4 +1,4 @@
-"""The directives ``relevo-promises`` and ``relevo-capabilities``: what is promised, and who claims what."""
+"""The directives ``relevo-promises`` and ``relevo-capabilities``: all promises, and the claims of the transports."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Promises(SphinxDirective):
-    """Puts the table of all promises where it stands."""
+    """Is replaced by the table of all promises."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes("\n".join(promises()))
 
 
 class Claims(SphinxDirective):
-    """Puts the table of all capabilities, and of who claims them, where it stands."""
+    """Is replaced by the table of all capabilities, with the transports that claim them."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes("\n".join(capabilities()))
@@ -50,7 +50,7 @@ def promises() -> Iterator[str]:
 
 
 def capabilities() -> Iterator[str]:
-    """Yield the lines of the table of capabilities, as the classes of the transports that are installed claim them."""
+    """Yield the lines of the table of capabilities, with the claims of the installed transports."""
     transports = dict(installed())
     yield f"| claim | means | {' | '.join(transports)} |"
     yield "|---|---|" + "---|" * len(transports)
@@ -62,7 +62,7 @@ def capabilities() -> Iterator[str]:
 
 
 def installed() -> Iterator[tuple[str, type[Transport]]]:
-    """Yield the name and the class of each transport whose class says what it claims."""
+    """Yield the name and the class of each transport whose class has its capabilities."""
     found = {each.name: each for each in entry_points(group="relevo.transports")}
     for name in (*OWN, *sorted(found.keys() - set(OWN))):
         cls = found[name].load()
@@ -71,7 +71,7 @@ def installed() -> Iterator[tuple[str, type[Transport]]]:
 
 
 def shown(claim: object) -> str:
-    """Return *claim* as a cell has it."""
+    """Return *claim* as the text of a cell."""
     if claim is True:
         return "yes"
     return "-" if claim is None or claim is False else str(claim)

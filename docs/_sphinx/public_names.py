@@ -1,9 +1,9 @@
 """
-Show the public names where they are public.
+Show public names under their public module.
 
-What ``relevo`` offers is defined in private modules. Sphinx looks for the texts of data there where it finds
-the name, and spells types after the module that defines them; both are led to the public name here. What has
-no public name is shown without a link.
+The public names of ``relevo`` are defined in private modules. Sphinx looks for the docstring of a variable in the
+module where it finds the name, and names types after the module that defines them. This extension leads both to
+the public name. A name that is not public is shown without a link.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONSTANT = re.compile(r"= ([A-Z][A-Z_]+)\b")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register what this module does."""
+    """Register the extension."""
     app.connect("builder-inited", _adopt_texts_of_data)
     app.connect("doctree-read", _keep_builtins_apart)
     app.connect("missing-reference", _led_to_the_public_name)
@@ -40,7 +40,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def _adopt_texts_of_data(_: Sphinx) -> None:
-    """Let a package know the texts that stand under its data in its private modules."""
+    """Make the docstrings of a package's variables, which are in its private modules, known in the package."""
     for package in map(importlib.import_module, PACKAGES):
         own = ModuleAnalyzer.for_module(package.__name__)
         own.analyze()
@@ -53,7 +53,7 @@ def _adopt_texts_of_data(_: Sphinx) -> None:
 
 
 def _keep_builtins_apart(_: Sphinx, document: nodes.document) -> None:
-    """Keep the type ``type`` from being taken for a field that is called so."""
+    """Resolve the type ``type`` as the builtin, not as a field with this name."""
     for node in document.findall(pending_xref):
         if node.get("refdomain") == "py" and node["reftarget"] in vars(builtins):
             node.attributes.pop("refspecific", None)
@@ -82,7 +82,7 @@ def _led_to_the_public_name(
 
 @cache
 def _is_private(target: str) -> bool:
-    """Return whether *target*, a full name or the last part of one, is defined in a package and not public."""
+    """Return whether *target*, a full name or its last part, is defined in a package but not public."""
     package, _, rest = target.partition(".")
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES]
     if package in PACKAGES:
@@ -91,7 +91,7 @@ def _is_private(target: str) -> bool:
 
 
 def _hide_colons(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: list[str]) -> None:
-    """Keep napoleon from reading the beginning of an attribute's sentence, up to a colon, as its type."""
+    """Stop napoleon from taking the beginning of an attribute's sentence, up to a colon, for its type."""
     if what in ("attribute", "data", "property") and lines:
         lines[0] = lines[0].replace(": ", f"{_COLON} ")
 
@@ -103,7 +103,7 @@ def _show_colons(_: Sphinx, __: str, ___: str, ____: object, _____: object, line
 def _show_defaults(
     _: Sphinx, what: str, __: str, thing: Any, ___: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show the value of a default that has a name, and of an attrs class instead of how attrs looks it up."""
+    """Show the value of a named default, and of an attrs class, instead of the expression."""
     if what in ("class", "exception") and signature and attrs.has(thing):
         for field in attrs.fields(thing):
             shown = "…" if isinstance(field.default, attrs.Factory) else repr(field.default)  # type: ignore[arg-type]

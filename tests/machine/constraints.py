@@ -48,7 +48,7 @@ def resolved(program: str) -> dict[str, str]:
     return {
         re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"]
         for item in report["install"]
-        if "dir_info" not in item["download_info"]  # those of the workspace have no version to pin
+        if "dir_info" not in item["download_info"]  # the packages of the workspace have no version to pin
     }
 
 

@@ -13,7 +13,7 @@ DEPTH = 2
 
 
 class Summary(msgspec.Struct):
-    """What coverage.py counted in a file."""
+    """The counts of coverage.py for a file."""
 
     covered_lines: int
     num_statements: int
@@ -38,7 +38,7 @@ def table(report: bytes) -> Iterator[str]:
     Yield the lines of a table: each package with its statements, lines and branches in percent, and the total.
 
     Args:
-        report: What ``coverage json`` wrote, with branches.
+        report: The output of ``coverage json``, with branches.
     """
     packages: dict[str, list[Summary]] = defaultdict(list)
     for path, file in msgspec.json.decode(report, type=Report).files.items():

@@ -8,9 +8,9 @@ Run the README's two commands on a new Debian: in a folder, with only Python, ma
 debootstrap, which is installed first if that is allowed (see CONTRIBUTING.md). This machine's settings for packages
 are copied: apt's mirror and settings, pip's index, proxies and certificates.
 
-Mounts and processes are in namespaces of their own, so that none is left however this ends. The network is this
-machine's, so a server at its standard place does not belong to the new machine. The tests do not look for one there,
-and apt-get starts none that it installs; the tests start their own.
+Mounts and processes are in their own namespaces, so none is left after any end. The network is this machine's, so
+a server at its standard place does not belong to the new machine. The tests do not look for one there, and apt-get
+does not start servers that it installs; the tests start their own.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def apart(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def mirror() -> str:
-    """Return this machine's mirror of Debian's packages; empty on another system, or without package lists."""
+    """Return this machine's mirror of Debian packages; empty on another system, or without package lists."""
     said = _said(["apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages"])
     found = re.search(rf"^Debian {SUITE} (\S+)", said, re.MULTILINE)
     return found[1] if found else ""

@@ -19,7 +19,7 @@ def present(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """
     Return the program of each supported Python that runs here, by its minor version, the oldest first.
 
-    The Python that runs this is one of them, whatever its version.
+    The Python that runs this code is one of them, also if its version is not supported.
 
     Args:
         environ: The environment with the PATH.
@@ -34,12 +34,12 @@ def present(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers in *version*, which sort as versions do."""
+    """Return the numbers in *version*, which sort like versions."""
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def _version(program: str) -> str:
-    """Return the minor version of *program*, or nothing if it does not run, as the shim of a version manager may."""
+    """Return the minor version of *program*, or nothing if it does not run, such as the shim of a version manager."""
     try:
         done = subprocess.run([program, "-c", _WHICH], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

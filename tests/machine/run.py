@@ -8,8 +8,8 @@ Each Python checks the types and runs the unit tests. Tests about servers rather
 several Pythons, the oldest runs the conformance suite and the slow tests, and the newest runs the report cards. A
 single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
 
-The newest measures branch coverage, in the processes that run tests and not in those that a test starts: some of these
-look at what is imported, and others are killed. The share of each package is printed at the end.
+The newest measures branch coverage in the processes that run tests, but not in processes that a test starts: some of
+these check what is imported, and others are killed. The share of each package is printed at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEWEST = "not soak and (card or not (slow or conformance))"
 
 @attrs.frozen
 class Part:
-    """One environment of tox, and which tests it runs."""
+    """One environment of tox, and the selection of its tests."""
 
     environment: str
     marks: str = ""
@@ -48,7 +48,7 @@ class Part:
         return f"{self.environment} ({self.marks})" if self.marks else self.environment
 
     def run(self, discover: Sequence[str]) -> bool:
-        """Run it and return whether it succeeded; *discover* lists the programs that tox may use as its Python."""
+        """Run it and return whether it succeeded; *discover* lists the programs from which tox chooses its Python."""
         tests = ["--", "-m", self.marks] if self.marks else []
         if self.measured:
             tests += ["--cov", f"--cov-report=json:{REPORT}"]

@@ -1,4 +1,4 @@
-"""What runs on which Python."""
+"""The tests that run on each Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKS = ("", "slow", "conformance", "card", "soak")
 
 
 def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set[str]]:
-    """Return for each environment that runs tests what of MARKS it runs."""
+    """Return the MARKS that run in each environment with tests."""
     return {
         part.environment: {mark for mark in MARKS if Expression.compile(part.marks).evaluate(partial(eq, mark))}
         for part in run.parts(versions, everything=everything)

@@ -1,8 +1,7 @@
 """
-The system's cron, private: with crontabs, mail and log of its own, in a mount namespace that ends with it.
+A private cron daemon, with its own crontabs, mail and log, in a mount namespace that ends with it.
 
-The machine's crontabs are not seen there, and those that are installed there are not seen by the machine. It
-takes root, and Linux.
+It does not see the machine's crontabs, and the machine does not see its crontabs. It needs root and Linux.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ mail=$(mktemp {mails}/XXXXXX.new)
 cat > "$mail" && mv "$mail" "${{mail%.new}}.mail"
 """
 
-# What is mounted last hides the programs that mount.
+# The last mount hides the programs that mount.
 _WORLD = """set -e
 mount --bind {folder}/crontabs /var/spool/cron/crontabs
 mount --bind {folder}/nothing /etc/cron.d
@@ -48,21 +47,21 @@ exec /usr/sbin/cron -f -L 7
 
 
 class Cron:
-    """A daemon that runs."""
+    """A running cron daemon."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[bytes]):
         self._folder = folder
         self._process = process
         self.log: list[str] = []
-        """What it told the system's log."""
+        """The lines that it wrote to the system's log."""
 
     def run(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Run a command where its crontabs are those that are seen."""
+        """Run a command in its mount namespace, which shows its crontabs."""
         enter = ["nsenter", f"--target={self._process.pid}", "--mount", f"--wdns={cwd}", "--", *words]
         return subprocess.run(enter, capture_output=True, text=True, check=False)
 
     def mails(self) -> list[EmailMessage]:
-        """Return what it has sent, the oldest first."""
+        """Return the mails that it has sent, the oldest first."""
         found = sorted((self._folder / "mails").glob("*.mail"), key=lambda path: path.stat().st_mtime_ns)
         return [message_from_bytes(path.read_bytes(), policy=policy.default) for path in found]
 
@@ -70,16 +69,16 @@ class Cron:
 @contextmanager
 def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
     """
-    Start one, yield it, and end it with all that it runs.
+    Start a daemon, yield it, and end it with all that it runs.
 
     Raises:
-        NotFoundError: It cannot be had here.
+        NotFoundError: It cannot run on this machine.
 
         InstallError: The package could not be installed.
     """
     path = search_path(environ, _FOLDERS)
     if os.geteuid() or not shutil.which("unshare", path=path) or not shutil.which("nsenter", path=path):
-        raise NotFoundError("a private cron takes root, unshare and nsenter")
+        raise NotFoundError("a private cron needs root, unshare and nsenter")
     program = system_program("cron", "cron", environ, folders=_FOLDERS)
     if not _SPOOL.is_dir():
         raise NotFoundError(f"a private cron needs {_SPOOL}")

@@ -23,7 +23,7 @@ PATIENCE = 30.0
 """Seconds for the command to end after a TERM, before it is killed."""
 
 GRACE = 10.0
-"""Seconds for its descendants to end after a TERM, before they are killed; and again until they are given up."""
+"""Seconds for its descendants to end after a TERM, before they are killed; and again before they are left."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -75,12 +75,12 @@ def _end_the_rest() -> None:
     """End all descendants, first with TERM and then with KILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + GRACE
-        told: set[int] = set()
+        signalled: set[int] = set()
         while _has_children():
             if time.monotonic() >= deadline:
                 break
-            for pid in set(_descendants()) - told:
-                told.add(pid)
+            for pid in set(_descendants()) - signalled:
+                signalled.add(pid)
                 try:
                     os.kill(pid, number)
                 except OSError:

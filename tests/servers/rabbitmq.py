@@ -3,16 +3,15 @@ Find RabbitMQ for the tests, or start a private one.
 
     python tests/servers/rabbitmq.py run -- COMMAND …
 
-runs COMMAND with the URL of a server in ``RELEVO_TEST_AMQP`` and passes its exit code on. Looked
-at are, in this order:
+runs COMMAND with the URL of a server in ``RELEVO_TEST_AMQP`` and returns its exit code. It uses the first of:
 
 1. ``RELEVO_TEST_AMQP``: if it is set, that server and no other;
 2. the standard place, amqp://guest:guest@127.0.0.1:5672/ (``RELEVO_TEST_AMQP_STANDARD`` names another);
-3. a private node, started from the programs that are installed, and ended with the command.
+3. a private node, started from the installed programs, and ended with the command.
 
 With ``CI=true`` or ``RELEVO_TEST_INSTALL=1`` the system's package is installed before 3 if it is
-missing. If there is no server after all, tests that need one are skipped; with ``CI=true`` that
-is a failure. A test asks for the fixture ``rabbitmq_url`` and gets the same.
+missing. If no server is found, tests that need one are skipped; with ``CI=true`` that
+is a failure. The fixture ``rabbitmq_url`` finds a server in the same way.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ _PROBE_ARGUMENTS = {
 
 def refusal(url: str) -> str:
     """
-    Return why the server at *url* cannot be used, or nothing if it makes a queue as relevo's are.
+    Return why the server at *url* cannot be used; empty if it creates a queue like relevo's.
 
-    A handshake alone says too little: RabbitMQ 4.0.5 can lose the supervisor of its dead-letter workers
-    when a queue is deleted in the moment in which it is made, and from then on refuses such queues while all
-    else works. The queue that is tried vanishes by itself.
+    A handshake alone is not enough: RabbitMQ 4.0.5 can lose the supervisor of its dead-letter workers if a queue
+    is deleted at the moment of its creation, and then refuses such queues while everything else works. The queue
+    of the check is deleted automatically.
     """
     parameters = pika.URLParameters(url)
     parameters.socket_timeout = parameters.stack_timeout = 5.0

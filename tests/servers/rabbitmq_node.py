@@ -53,7 +53,7 @@ class PrivateNode:
     Args:
         launcher: What :func:`launcher` found.
 
-        environ: The environment that the node inherits, but for RabbitMQ's and Erlang's own.
+        environ: The environment that the node inherits, without the variables of RabbitMQ and Erlang.
 
         management: Start the management plugin too.
     """
@@ -86,12 +86,12 @@ class PrivateNode:
         return self
 
     def start(self) -> None:
-        """Start the node with its existing data, at the beginning and after :meth:`kill`; this takes some seconds."""
+        """Start the node with its existing data, initially and after :meth:`kill`; this takes some seconds."""
         path = search_path(self._private, _SYSTEM_FOLDERS)
         self._process = spawn([str(self._launcher)], self._private, self._log, path=path)
 
     def kill(self) -> None:
-        """End the node with SIGKILL: what is not in a file by now is lost."""
+        """End the node with SIGKILL: data that is not in a file is lost."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -108,7 +108,7 @@ class PrivateNode:
         self._resources.close()
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Return when *ready* says so; raises what :func:`server_process.wait_until` does."""
+        """Return when *ready* returns true; raises what :func:`server_process.wait_until` raises."""
         wait_until(ready, self._process, self._log, name="RabbitMQ")
 
     @property

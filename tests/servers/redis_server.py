@@ -3,17 +3,16 @@ Find Redis for the tests, or start a private one.
 
     python tests/servers/redis_server.py run -- COMMAND …
 
-runs COMMAND with the URL of a server in ``RELEVO_TEST_REDIS`` and passes its exit code on. Looked
-at are, in this order:
+runs COMMAND with the URL of a server in ``RELEVO_TEST_REDIS`` and returns its exit code. It uses the first of:
 
 1. ``RELEVO_TEST_REDIS``: if it is set, that server and no other;
-2. the standard place, redis://127.0.0.1:6379/0 (``RELEVO_TEST_REDIS_STANDARD`` names another), if what it
-   answers is on disk, as the transport demands;
-3. a private server, started from the program that is installed, and ended with the command.
+2. the standard place, redis://127.0.0.1:6379/0 (``RELEVO_TEST_REDIS_STANDARD`` names another), if its
+   writes are on disk before it answers, as the transport requires;
+3. a private server, started from the installed program, and ended with the command.
 
 With ``CI=true`` or ``RELEVO_TEST_INSTALL=1`` the system's package is installed before 3 if it is
-missing. If there is no server after all, tests that need one are skipped; with ``CI=true`` that
-is a failure. A test asks for the fixture ``redis_url`` and gets the same.
+missing. If no server is found, tests that need one are skipped; with ``CI=true`` that
+is a failure. The fixture ``redis_url`` finds a server in the same way.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from server_process import end, free_ports, search_path, spawn, temporary_folder
 
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - the tests' events outlive no test, and waiting for a disk proves nothing
+_MEMORY = Path("/dev/shm")  # noqa: S108 - events are not used after their test, and waiting for a disk proves nothing
 _ON_DISK = {"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 
 
 def refusal(url: str) -> str:
     """
-    Return why the server at *url* cannot be used, or nothing if what it answers is on disk.
+    Return why the server at *url* cannot be used; empty if its writes are on disk before it answers.
 
-    It is spoken to by hand, so that a server is found where no driver is installed.
+    This speaks the protocol itself, so that a server is found without an installed driver.
     """
     parts = urlsplit(url)
     login = [unquote(part) for part in (parts.username, parts.password) if part]
@@ -67,7 +66,7 @@ def _bulk(word: str) -> bytes:
 
 
 def _complete(said: bytes, answers: int) -> bool:
-    """Return whether the last of *answers*, a list of texts, is there; or an error, behind which nothing follows."""
+    """Return whether *said* is complete: all *answers*, the last one a list of texts, or an error, which ends them."""
     *others, last = said.split(b"\r\n", answers - 1)
     if any(each.startswith(b"-") for each in (*others, last)) or (last and not last.startswith(b"*")):
         return said.endswith(b"\r\n")

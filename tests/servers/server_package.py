@@ -1,4 +1,4 @@
-"""Install a system's package of a server; on Debian and its descendants."""
+"""Install the system's package of a server, on Debian and its derivatives."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ class InstallError(Exception):
 
 
 def command(package: str) -> str:
-    """Return what a person types."""
+    """Return the command for a person to type."""
     return f"sudo apt-get update && sudo apt-get install -y {package}"
 
 
 def install(package: str, name: str, environ: Mapping[str, str] = os.environ) -> None:
     """
-    Install *package*, which is called *name*.
+    Install *package* of the server *name*.
 
-    It may start a system service of its own at the standard port. It is left alone: the
+    The package may start a system service at the standard port. This service is not used: the
     tests start a private server.
 
     Raises:
-        InstallError: This is no Debian, we may not, or apt-get failed.
+        InstallError: There is no apt-get, root is not allowed, or apt-get failed.
     """
     update, add = _commands(package, name, environ)
     with _alone():
         print(f"installing {name} with apt-get", file=sys.stderr, flush=True)
-        # The lists may be fresh enough even if they cannot be updated.
+        # The package lists may be new enough even if they cannot be updated.
         complaints = [_complaint(update, environ), failure := _complaint(add, environ)]
     if failure:
         raise InstallError("\n".join([f"{name} could not be installed", *filter(None, complaints)]))

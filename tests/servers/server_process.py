@@ -1,4 +1,4 @@
-"""A private server as a process: free ports, a folder of its own, ended by its process id."""
+"""A private server as a process: free ports, its own folder, and its end by process id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START_LIMIT = 180.0
 """Seconds for a server to answer; three are usual for RabbitMQ."""
 
 STOP_LIMIT = 20.0
-"""Seconds for one to end after TERM, before it is killed; one is usual."""
+"""Seconds for a server to end after TERM, before it is killed; one is usual."""
 
 
 class StartError(Exception):
@@ -25,12 +25,12 @@ class StartError(Exception):
 
 
 def temporary_folder(name: str, *, under: Path | None = None) -> tempfile.TemporaryDirectory[str]:
-    """Return a new folder for the server *name*, gone with the block."""
+    """Return a new folder for the server *name*, deleted at the end of the block."""
     return tempfile.TemporaryDirectory(prefix=f"relevo-{name}-", dir=under, ignore_cleanup_errors=True)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many ports of loopback, no two the same."""
+    """Return *count* different ports of loopback."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for free in sockets:
@@ -39,7 +39,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
-    """Return the PATH with *folders*: an ordinary user's may lack those where systems put servers."""
+    """Return the PATH with *folders*: an ordinary user's PATH may lack the folders of servers."""
     return os.pathsep.join([environ.get("PATH", os.defpath), *folders])
 
 
@@ -53,8 +53,8 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path
     """
     Start *command*.
 
-    It is in a session of its own, since Ctrl-C is for the tests and it is ended after them. If we are killed
-    ourselves, Linux ends it for us.
+    It has its own session, since Ctrl-C is for the tests, and it is ended after them. If this process is killed,
+    Linux ends it.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -82,18 +82,18 @@ def wait_until(
     ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, name: str, limit: float = START_LIMIT
 ) -> None:
     """
-    Return when *ready* says so.
+    Return when *ready* returns true.
 
     Args:
-        ready: Asked five times a second.
+        ready: Called five times a second.
 
         process: The server.
 
-        log: What it says.
+        log: The file of its output.
 
-        name: Its kind.
+        name: The name of its kind.
 
-        limit: Seconds until it is given up.
+        limit: Seconds to wait.
 
     Raises:
         StartError: The server ended, or *limit* is over.

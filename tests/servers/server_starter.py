@@ -1,4 +1,4 @@
-"""Find a server for the tests, or start a private one: what is the same for every kind of server."""
+"""Find a server for the tests, or start a private one: the common part for all kinds of servers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ UNAVAILABLE = 69
 
 
 class NotFoundError(Exception):
-    """Raised when there is no such server on this machine; says how to get one."""
+    """Raised when there is no such server on this machine; says how to install one."""
 
 
 class NotAnsweringError(Exception):
-    """Raised when the server that was named does not answer, or not as it has to."""
+    """Raised when the named server does not answer, or not as required."""
 
 
 @attrs.frozen(kw_only=True)
@@ -44,13 +44,13 @@ class Kind:
     example: str
     package: str
     refusal: Callable[[str], str]
-    """Return why the server at a URL cannot be used, or nothing if it can."""
+    """Return why the server at a URL cannot be used; empty if it can."""
 
     program: Callable[[Mapping[str, str]], Path | None]
-    """Return what starts one, or ``None`` if it is not installed."""
+    """Return the program that starts a server, or ``None`` if it is not installed."""
 
     private: Callable[[Path, Mapping[str, str]], AbstractContextManager[str]]
-    """Start one with such a program, yield its URL when it answers, and end it."""
+    """Start a server with this program, yield its URL when it answers, and end it."""
 
     @property
     def port(self) -> int:
@@ -69,16 +69,16 @@ class Kind:
         Yield the URL of a server that answers; a private one ends with the block.
 
         Args:
-            environ: Where the variables above are read.
+            environ: The environment with the variables above.
 
             install: Whether the system's package is installed if no server is found.
 
         Raises:
-            NotFoundError: There is none, and none can be started.
+            NotFoundError: No server was found, and none can be started.
 
-            NotAnsweringError: The one that was asked for does not answer.
+            NotAnsweringError: The named server does not answer.
 
-            StartError: The private one does not start.
+            StartError: The private server does not start.
 
             InstallError: The package could not be installed.
         """
@@ -107,7 +107,7 @@ class Kind:
         try:
             server_package.install(self.package, self.name, environ)
         except server_package.InstallError:
-            # Where the system's service cannot start, apt-get fails although the programs are there.
+            # If the system's service cannot start, apt-get fails although the programs are installed.
             if self.program(environ) is None:
                 raise
         return self.program(environ)

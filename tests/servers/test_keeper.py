@@ -36,7 +36,7 @@ if "ends" in sys.argv:
     sys.exit(7)
 time.sleep(300)
 """
-"""Starts a process in a session of its own, and leaves another one as an orphan."""
+"""Starts a process in its own session, and leaves another one as an orphan."""
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
@@ -114,16 +114,16 @@ def test_a_command_that_does_not_exist_is_told_from_one_that_fails() -> None:
 
 
 def _heed_interrupts() -> None:
-    """Let INT have its effect again, which a shell takes from what it starts in the background."""
+    """Restore the effect of INT, which a shell disables for background commands."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize(
-    "whom, number",
+    "target, number",
     [("starter", signal.SIGTERM), ("group", signal.SIGTERM), ("group", signal.SIGINT), ("make", signal.SIGTERM)],
 )
 def test_a_run_that_is_terminated_ends_its_command_and_its_server(
-    whom: str, number: signal.Signals, tmp_path: Path
+    target: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     if redis_server.KIND.program(os.environ) is None:
         pytest.skip("no Redis is installed from which a private one could be started")
@@ -133,7 +133,7 @@ def test_a_run_that_is_terminated_ends_its_command_and_its_server(
     (tmp_path / "command.py").write_text(COMMAND)
     (tmp_path / "run.py").write_text(f"import os\nos.execv({words[0]!r}, {words!r})\n")
     (tmp_path / "Makefile").write_text(f"all:\n\t@{sys.executable} {tmp_path / 'run.py'}\n")
-    command = ["make", "-C", str(tmp_path)] if whom == "make" else words
+    command = ["make", "-C", str(tmp_path)] if target == "make" else words
     if shutil.which(command[0]) is None:
         pytest.skip("no make")
     environ = {**os.environ, "RELEVO_TEST_REDIS": "", "RELEVO_TEST_REDIS_STANDARD": "redis://127.0.0.1:1/0"}
@@ -141,7 +141,7 @@ def test_a_run_that_is_terminated_ends_its_command_and_its_server(
         pids = started(tmp_path)
         assert not redis_server.refusal(told.read_text().strip())
 
-        os.killpg(process.pid, number) if whom == "group" else process.send_signal(number)
+        os.killpg(process.pid, number) if target == "group" else process.send_signal(number)
         process.wait(PATIENCE)
 
     assert eventually(lambda: all(map(has_ended, pids)))

@@ -1,4 +1,4 @@
-"""The server starter: what it finds, what it starts, and that it leaves nothing behind."""
+"""The server starter finds or starts a server, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STARTER = Path(rabbitmq.__file__)
 
 @pytest.fixture(name="empty_system")
 def _empty_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Give the environment of a machine without RabbitMQ and without programs."""
+    """Return the environment of a machine without RabbitMQ and without programs."""
     monkeypatch.setattr(rabbitmq_node, "_SYSTEM_FOLDERS", ())
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -231,7 +231,7 @@ def test_a_private_node_answers_and_leaves_nothing_behind(launcher: Path) -> Non
         (folder,) = _folders_with(url)
         processes = _processes_under(folder)
         assert not rabbitmq.refusal(url)
-        assert len(processes) >= 2  # the node, and the one that tells nodes where the others are
+        assert len(processes) >= 2  # the node, and epmd, which has the addresses of nodes
 
     assert rabbitmq.refusal(url)
     assert not folder.exists()
@@ -245,13 +245,13 @@ def test_a_private_node_answers_and_leaves_nothing_behind(launcher: Path) -> Non
 def test_a_private_node_ends_with_a_starter_that_is_killed(
     launcher: Path, signum: signal.Signals, tmp_path: Path
 ) -> None:
-    told = tmp_path / "url"
+    url = tmp_path / "url"
     environ = {**os.environ, "RELEVO_TEST_AMQP": "", "RELEVO_TEST_AMQP_STANDARD": NOWHERE}
     starter = subprocess.Popen(
-        [sys.executable, STARTER, "run", "--", "sh", "-c", f'echo "$RELEVO_TEST_AMQP" > {told}; exec sleep 60'],
+        [sys.executable, STARTER, "run", "--", "sh", "-c", f'echo "$RELEVO_TEST_AMQP" > {url}; exec sleep 60'],
         env={**environ, "TMPDIR": str(tmp_path)},
     )
-    assert eventually(lambda: told.exists() and told.read_text().strip() != "", limit=90)
+    assert eventually(lambda: url.exists() and url.read_text().strip() != "", limit=90)
     processes = _processes_under(tmp_path)
 
     starter.send_signal(signum)
@@ -284,7 +284,7 @@ def test_the_wrapper_that_changes_the_user_is_never_the_launcher(empty_system: d
 
 
 def _processes_under(folder: Path) -> list[int]:
-    """Return the processes that live in *folder*: those whose HOME is in it."""
+    """Return the processes whose HOME is in *folder*."""
     home = f"HOME={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
@@ -300,7 +300,7 @@ def _folders_with(url: str) -> list[Path]:
     port = url.rpartition(":")[2].rstrip("/")
     found = []
     for configuration in Path(tempfile.gettempdir()).glob("relevo-rabbitmq-*/rabbitmq.conf"):
-        with suppress(OSError):  # somebody else's node has just ended
+        with suppress(OSError):  # a node of another test has just ended
             if f":{port}\n" in configuration.read_text():
                 found.append(configuration.parent)
     return found

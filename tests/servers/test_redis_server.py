@@ -1,4 +1,4 @@
-"""What the starter takes for a Redis, and that a private one leaves nothing behind; the rest is as for RabbitMQ."""
+"""The starter recognises Redis, and its private server leaves nothing behind; the rest is as for RabbitMQ."""
 
 from __future__ import annotations
 
