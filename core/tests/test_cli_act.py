@@ -205,9 +205,13 @@ def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
     purged = shop.run("purge media", given=b"y\n")
     feed = shop.run("purge feed -t main --yes --json")
     nothing = shop.run("purge feed --yes")
+    shop.run("dispatch image.created")
+    single = shop.run("purge media", given=b"y\n")
+    shop.run("purge feed --yes")
 
     assert (denied.returncode, denied.stdout) == (0, "nothing was deleted\n")
     assert "Delete 3 waiting events of main/media? This cannot be undone." in denied.stderr
+    assert "Delete 1 waiting event of main/media? This cannot be undone." in single.stderr
     assert unanswered.returncode == 2
     assert "standard input ended without an answer; pass --yes" in unanswered.stderr
     assert (purged.returncode, purged.stdout) == (0, "3 purged\n")
@@ -274,7 +278,8 @@ def test_what_a_transport_cannot_do_is_told_before_anything_is_asked(shop: Shop,
 
     assert done.returncode == 78
     assert (
-        told_in_one_line(done) == f'relevo: the transport "main" does not support {what}; choose one that claims it\n'
+        told_in_one_line(done)
+        == f'relevo: the transport "main" does not support {what}; use a transport that claims it\n'
     )
 
 
@@ -290,7 +295,9 @@ def test_a_transport_that_cannot_cancel_is_named_if_nothing_was_found(shop: Shop
     done = shop.run("cancel 1")
 
     assert done.returncode == 1
-    assert lines(done) == ['relevo: no waiting event has the id 1; "main" cannot cancel']
+    assert lines(done) == [
+        'relevo: no waiting event has the id 1; "main" cannot cancel events: the event may still wait there'
+    ]
 
 
 # --- revive over several stores -------------------------------------------------------------------------------

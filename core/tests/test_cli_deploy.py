@@ -72,7 +72,7 @@ def test_nothing_is_taken_between_begin_and_end(shop: Shop) -> None:
     place = shop.folder / "shop.deploy"
     assert (begun.returncode, begun.stdout) == (0, f"events wait: {place}\n")
     assert (drained.returncode, drained.stdout, drained.stderr) == (75, "", "")
-    assert (ended.returncode, ended.stdout) == (0, f"events are taken again: {place}\n")
+    assert (ended.returncode, ended.stdout) == (0, f"events are handled again: {place}\n")
     assert after.returncode == 0
     assert number(shop, "ready") == 0
 
@@ -83,7 +83,7 @@ def test_both_may_be_said_twice(shop: Shop) -> None:
 
     assert [done.returncode for done in (first, again, end, end_again)] == [0, 0, 0, 0]
     assert again.stdout.startswith("events waited already: ")
-    assert end_again.stdout.startswith("there was no deploy: ")
+    assert end_again.stdout.startswith("no deploy was in progress: ")
 
 
 def test_both_are_told_to_programs(shop: Shop) -> None:

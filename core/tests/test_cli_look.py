@@ -656,4 +656,6 @@ def test_what_is_nowhere_is_told_with_where_it_could_not_be_looked_for(shop: Sho
 
     assert (nowhere.returncode, nowhere.stdout, lines(nowhere)) == (1, "", ["relevo: no event has the id 1"])
     assert (partly.returncode, json.loads(partly.stdout)) == (1, [])
-    assert lines(partly) == ['relevo: no event has the id 1; "main" can look up dead letters only']
+    assert lines(partly) == [
+        'relevo: no event has the id 1; "main" cannot search waiting events: the event may still wait there'
+    ]

@@ -427,7 +427,7 @@ def test_too_large_an_event_is_bad_data(shop: Shop) -> None:
     done = shop.run("dispatch a.b -", given=json.dumps({"a": "x" * 1024 * 1024}).encode())
 
     assert (done.returncode, len(lines(done))) == (65, 1)
-    assert "1,048,576 are allowed" in done.stderr
+    assert "the limit is 1,048,576" in done.stderr
 
 
 @pytest.mark.parametrize(

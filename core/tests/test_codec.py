@@ -179,7 +179,7 @@ def test_a_body_may_be_a_mebibyte_and_no_byte_more() -> None:
     room = MAX_BODY - len(body_of(Event("a.b", {"text": ""})))
 
     assert len(body_of(Event("a.b", {"text": "x" * room}))) == MAX_BODY
-    with pytest.raises(EncodeError, match=r"1,048,577 bytes, 1,048,576 are allowed; store the data"):
+    with pytest.raises(EncodeError, match=r"1,048,577 bytes; the limit is 1,048,576; store the data"):
         body_of(Event("a.b", {"text": "x" * (room + 1)}))
 
 

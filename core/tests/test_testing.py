@@ -173,13 +173,13 @@ def test_a_block_is_entered_once_and_asked_for_work_only_inside(make: Make) -> N
     heard: list[Event] = []
     t = make(hearing("a.b", heard)).testing()
 
-    with pytest.raises(ConfigurationError, match=r"inside the with block of app\.testing"):
+    with pytest.raises(ConfigurationError, match="call this inside its with block"):
         t.drain()
     with t:
         t.app.dispatch(Event("a.b"))
         with pytest.raises(ConfigurationError, match="was entered already"), t:
             pass
-    with pytest.raises(ConfigurationError, match=r"inside the with block of app\.testing"):
+    with pytest.raises(ConfigurationError, match="call this inside its with block"):
         t.drain()
     with pytest.raises(ConfigurationError, match="was entered already"), t:
         pass
@@ -225,7 +225,7 @@ def test_what_is_called_at_once_must_have_a_faithful_form_in_tests(make: Make) -
     with app.testing():
         with pytest.raises(EncodeError, match=r"\$\.path"):
             app.dispatch(Event("a.b", {"path": object()}))
-        with pytest.raises(EncodeError, match="1,048,576 are allowed"):
+        with pytest.raises(EncodeError, match="the limit is 1,048,576"):
             app.dispatch(Event("a.b", {"text": "x" * 2**20}))
 
     assert len(heard) == 1

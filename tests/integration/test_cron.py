@@ -167,7 +167,7 @@ def test_cron_runs_what_the_unit_says(shop: Callable[[str], Shop], cron: cron_da
     assert len(failing.mails()) == 1
     warning, summary = failing.mails()[0].splitlines()
     assert re.search(r"WARNING relevo\.worker: <Delivery of image\.created \S+ .*> is dead: gave-up", warning)
-    assert summary.startswith("0 done, 1 dead (1 gave-up); see relevo dead list")
+    assert re.fullmatch(r"0 done in \d+\.\d s, 1 dead \(1 gave-up\); see relevo dead list", summary)
     first = slow.process()
     deploy.run("deploy", "end")
     plain.dispatch(number=2)

@@ -76,13 +76,19 @@ class RouteNotFoundError(ConfigurationError):
         )
 
 
+_ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "urgency": "urgency="}
+"""The arguments of ``dispatch`` that need a capability, by its name."""
+
+
 class UnsupportedError(ConfigurationError):
     """Raised when a feature is used that the transport does not claim in its capabilities."""
 
     def __init__(self, transport: str, capability: str):
         self.transport = transport
         self.capability = capability
-        super().__init__(f'the transport "{transport}" does not support {capability}; choose one that claims it')
+        argument = _ARGUMENTS.get(capability)
+        fix = f"remove {argument}, or use a transport that claims it" if argument else "use a transport that claims it"
+        super().__init__(f'the transport "{transport}" does not support {capability}; {fix}')
 
 
 class SessionError(ConfigurationError):

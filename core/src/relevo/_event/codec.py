@@ -183,7 +183,7 @@ def encoded(
     body = _encode(document)
     if len(body) > MAX_BODY:
         raise EncodeError(
-            content.name, "$", f"{len(body):,} bytes, {MAX_BODY:,} are allowed; store the data and send a reference"
+            content.name, "$", f"{len(body):,} bytes; the limit is {MAX_BODY:,}; store the data and send a reference"
         )
     return body
 

@@ -37,7 +37,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
         click.echo(f"{taken} cancelled")
     if not taken:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
-        besides = f"; {unable} cannot cancel" if unable else ""
+        besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
         return not_found([f"no waiting event has the id {event_id}{besides}"])
     return 0
 
@@ -74,4 +74,5 @@ def _how_many(store: Transport, queue: str) -> str:
     stats = store.stats(queue) if store.capabilities.stats != "none" else None
     if stats is None or stats.ready is None:
         return "all waiting events"
-    return f"{stats.ready + (stats.scheduled or 0)} waiting events"
+    count = stats.ready + (stats.scheduled or 0)
+    return "1 waiting event" if count == 1 else f"{count} waiting events"

@@ -11,7 +11,9 @@ from relevo.cli._main import COMPLETION, group
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> int:
     """
-    Print the script with which SHELL completes commands, options and the names of transports.
+    Print a completion script for SHELL.
+
+    It completes commands, options and the names of transports.
 
     bash reads it from ~/.local/share/bash-completion/completions/relevo, fish from
     ~/.config/fish/completions/relevo.fish.

@@ -62,7 +62,7 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
     return 0
 
 
-@dead.command("show", short_help="Show a dead letter whole.")
+@dead.command("show", short_help="Show one dead letter in full.")
 @click.argument("ref", callback=named)
 @transport_option
 @click.option(
@@ -80,7 +80,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
     Only the first 64 KiB of a body or an error are shown, with the size of the body. --raw writes the whole body.
     Exits with 1 if there is no such dead letter.
 
-    Example: relevo dead show 17 --raw body.json
+    Example: relevo dead show 1@default --raw body.json
     """
     chosen, unknown = _chosen(app, transport, (ref,))
     if raw is not None:
@@ -156,7 +156,7 @@ def discard(
 
     Exits with 1 if one does not exist; the others are deleted.
 
-    Example: relevo dead discard 17 18
+    Example: relevo dead discard 1@default 2@default
     """
     found, unknown = _meant(app, refs, transport, queues, everything=everything)
     chosen: list[Named] = [(store, entry.ref) for store, entry in found]

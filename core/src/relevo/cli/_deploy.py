@@ -15,7 +15,7 @@ from relevo.cli._run import duration
 @click.group(cls=Group)
 def deploy() -> None:
     """
-    Keep events from being taken while the program is exchanged.
+    Make events wait while the program is replaced.
 
     Example: relevo deploy begin --wait 60s
     """
@@ -62,5 +62,5 @@ def end(*, app: App, as_json: bool) -> int:
         show_json({"path": str(guard.path), "ended": was_up})
     else:
         place = visible(str(guard.path), lines=False)
-        click.echo(f"{'events are taken again' if was_up else 'there was no deploy'}: {place}")
+        click.echo(f"{'events are handled again' if was_up else 'no deploy was in progress'}: {place}")
     return 0

@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LATER = {
     "lock": "another drain handles the same queues",
-    "objection": "events may not be taken now, as during a deploy",
+    "objection": "a deploy is in progress, or a plugin stops events",
 }
 """The reasons for which a run stopped and should be tried later, with their messages."""
 
@@ -102,8 +102,8 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     Handle the events that are due now or become due meanwhile, then exit.
 
     Without a terminal it prints only if an event was dead-lettered or could not be settled. Exits with 1 if an event
-    was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 during a deploy, if a plugin
-    stops events, or if another drain handles the same queues.
+    was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 if a deploy is in progress,
+    a plugin stops events, or another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
@@ -132,8 +132,9 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
     Handle events as they come, until stopped.
 
-    At the first TERM or INT it finishes the current events and releases the others; a second one stops it at once.
-    During a deploy it finishes the current events, too, and waits. Exits with 75 if a plugin stops further events.
+    At the first TERM or INT it finishes the current events and releases the others; the second one stops it at
+    once. During a deploy it also finishes the current events, then waits. Exits with 75 if a plugin stops further
+    events.
 
     Example: relevo worker -t main -q feed -l info
     """
@@ -153,7 +154,7 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
 @with_app
 def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) -> int:
     """
-    Move events from the outbox of a transport to the transport; `worker` and `drain` do so, too.
+    Move events from the outbox of a transport to the transport; `worker` and `drain` also do this.
 
     With --until-empty it exits with 1 if an event was dead-lettered.
 
@@ -182,16 +183,17 @@ def _exit_code(report: Report) -> int:
 
 
 def _summary(report: Report, *, done: str = "done") -> str:
-    parts = [f"{report.done} {done}"]
+    parts = [f"{report.done} {done} in {report.seconds:.1f} s"]
     if report.retried:
         parts.append(f"{report.retried} to be retried")
     if report.dead:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
-        parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
+        parts.append(f"{report.dead} dead ({reasons})")
     if report.unsettled:
         parts.append(f"{report.unsettled} not settled (delivered again later)")
+    hint = "; see relevo dead list" if report.dead else ""
     later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
-    return f"{', '.join(parts)} in {report.seconds:.1f} s{later}"
+    return f"{', '.join(parts)}{hint}{later}"
 
 
 @contextmanager

@@ -44,6 +44,6 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
             show_whole(row)
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
-        besides = f"; {unable} can look up dead letters only" if unable else ""
+        besides = f"; {unable} cannot search waiting events: the event may still wait there" if unable else ""
         return not_found([f"no event has the id {event_id}{besides}"])
     return 0

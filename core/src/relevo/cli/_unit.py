@@ -49,7 +49,8 @@ def unit() -> None:
     """
     Print the unit with which the host system runs the application.
 
-    The name of any other installed runner prints its unit: relevo unit loop prints the command that a container runs.
+    `relevo unit NAME` prints the unit of any other installed runner; `relevo unit loop` prints the command that a
+    container runs.
 
     Example: relevo unit cron
     """

@@ -258,9 +258,7 @@ class AppTesting:
     def _refuse_outside(self) -> None:
         __tracebackhide__ = True
         if self._inside is None:
-            raise ConfigurationError(
-                "call this inside the with block of app.testing(); outside are the real transports"
-            )
+            raise ConfigurationError("app.testing() has ended or was not entered; call this inside its with block")
         if self.app.transports is not self._inside:
             raise ConfigurationError("another app.testing() block is active inside this one; use its object")
 
