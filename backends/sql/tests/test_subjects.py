@@ -278,7 +278,10 @@ def test_a_row_that_was_deleted_and_rolled_back_is_there_again(shop: tuple[App, 
 
 @pytest.mark.parametrize(
     "cls, why",
-    [(object, "is not a class that SQLAlchemy has mapped"), (Day, "the key day.day of Day is date; expected")],
+    [
+        (object, "is not a class that SQLAlchemy has mapped"),
+        (Day, "the key day.day of Day is date; expected integers, text or UUIDs"),
+    ],
 )
 def test_what_cannot_be_named_for_sure_is_refused(cls: type, why: str, sessions: Sessions) -> None:
     with pytest.raises(ConfigurationError, match=why):
