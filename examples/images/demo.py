@@ -1,7 +1,7 @@
 """
 Upload photographs, handle what follows, and show what happened: ``python demo.py``.
 
-Where the events go is said by relevo.toml and RELEVO_TRANSPORTS__MAIN; nothing here knows.
+relevo.toml and RELEVO_TRANSPORTS__MAIN determine where the events go; this file does not depend on it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ console = Console(highlight=False)
 
 def main() -> int:
     if app.transport().capabilities.durability == "process":
-        console.print("The demo works in two processes, and memory is of one: see tests/test_gallery.py for that.")
+        console.print(
+            "The demo uses two processes, and events in memory reach only one; see tests/test_gallery.py for memory."
+        )
         return 2
     finish_earlier_run()
     began = time.time()
     shutil.rmtree(store.folder, ignore_errors=True)
-    store.session().close()  # makes the folder and the gallery's tables
-    app.setup()  # makes the transport's tables or queues
+    store.session().close()  # creates the folder and the gallery's tables
+    app.setup()  # creates the transport's tables or queues
 
     console.print(f"[bold]A photo gallery, its events through {transport()}[/]\n")
     deferred = uploaded_deferred()
@@ -80,12 +82,12 @@ def main() -> int:
     console.print(f"The contact sheet: [bold]{relative(sheet.write(page))}[/]\n", soft_wrap=True)
     show_next()
     for problem in problems:
-        console.print(f"[red]This was not expected:[/] {problem}")
+        console.print(f"[red]Unexpected:[/] {problem}")
     return 1 if problems else 0
 
 
 def uploaded_deferred() -> float:
-    """Upload all photographs, their events to be handled later; return the median of the seconds that a user waits."""
+    """Upload all photographs, to be handled later; return the median of the seconds that a user waits."""
     seconds = []
     with bars() as progress:
         row = progress.add_task("uploading", total=len(PHOTOS))
@@ -98,7 +100,7 @@ def uploaded_deferred() -> float:
 
 
 def uploaded_inline() -> tuple[float, int]:
-    """Do the same in another folder, the listeners before the answer; return the median, and how many failed."""
+    """Do the same in another folder with the listeners before the answer; return the median, and how many failed."""
     dispatcher = relevo.LocalDispatcher(app.listeners, subjects=app.subjects)
     seconds, failures, home = [], 0, store.folder
     with tempfile.TemporaryDirectory() as elsewhere, bars() as progress:
@@ -112,7 +114,7 @@ def uploaded_inline() -> tuple[float, int]:
                 session.add(image)
             try:
                 dispatcher.dispatch(relevo.Event("image.created", {"filename": photo.name}, subject=image))
-            except Exception:  # noqa: BLE001 - whatever it is, here the user gets it
+            except Exception:  # noqa: BLE001 - the user would get every error
                 failures += 1
             else:
                 seconds.append(time.perf_counter() - start)
@@ -122,11 +124,11 @@ def uploaded_inline() -> tuple[float, int]:
 
 
 def work() -> None:
-    """Let ``relevo drain`` handle all, and watch the diary meanwhile."""
+    """Handle all events with ``relevo drain``, and show the progress from the diary."""
     deadline = time.monotonic() + PATIENCE
     with bars(TimeElapsedColumn()) as progress:
         rows = {name: progress.add_task(name, total=len(PHOTOS)) for name in LISTENERS}
-        # The retry comes after a second. A drain waits no longer than it is told, so look again if it was not enough.
+        # The retry comes after a second. A drain waits only for its limit, so run it again if that was too short.
         while not all(progress.tasks[row].finished for row in rows.values()) and time.monotonic() < deadline:
             with drain("--settle", "3s") as process:
                 while process.poll() is None:
@@ -136,7 +138,7 @@ def work() -> None:
                 output = process.communicate()[0]
             for name, row in rows.items():
                 progress.update(row, completed=len(finished(name)))
-            if process.returncode not in (0, 1):  # 1: something died, as it should
+            if process.returncode not in (0, 1):  # 1: an event died, as expected
                 raise SystemExit(f"{output}\nrelevo drain ended with {process.returncode}")
     if not console.is_terminal:
         for name in LISTENERS:
@@ -144,7 +146,7 @@ def work() -> None:
 
 
 def finish_earlier_run() -> None:
-    """Let no event that an interrupted run left on a server meet the images of this one."""
+    """Remove events that an interrupted run left on a server."""
     if app.outboxes and store.folder.exists():
         with drain("--max-time", "10s") as process:
             process.communicate()
@@ -157,7 +159,7 @@ def drain(*options: str) -> subprocess.Popen[str]:
 
 
 def finished(listener: str) -> set[str]:
-    """Return the photographs with which *listener* is through, for better or worse."""
+    """Return the photographs that *listener* has finished, with or without success."""
     return {
         run.filename
         for run in diary.runs()
@@ -172,7 +174,7 @@ def load_images() -> Sequence[Image]:
 
 
 def dead_letters(*, since: float) -> list[sheet.Dead]:
-    """Return what this run gave up on; a server may still keep what an earlier one did."""
+    """Return the dead letters of this run; a server may also hold those of an earlier one."""
     found = app.transport().dead_letters(app.queues(app.transport().name), limit=1000)
     return [
         sheet.Dead(
@@ -188,7 +190,7 @@ def dead_letters(*, since: float) -> list[sheet.Dead]:
 
 
 def unexpected(images: Sequence[Image], runs: Sequence[diary.Run], dead: Sequence[sheet.Dead]) -> list[str]:
-    """Return what went otherwise than this demo says it goes."""
+    """Return the differences from what this demo expects."""
     problems = []
     for image in images:
         broken = image.filename == "broken.jpg"
@@ -209,7 +211,7 @@ def unexpected(images: Sequence[Image], runs: Sequence[diary.Run], dead: Sequenc
 
 
 def bars(*columns: TimeElapsedColumn) -> Progress:
-    """Return progress bars for a terminal; elsewhere they show nothing."""
+    """Return progress bars for a terminal; without one they show nothing."""
     text = TextColumn("{task.description:<18}")
     return Progress(
         text, BarColumn(40), MofNCompleteColumn(), *columns, console=console, disable=not console.is_terminal
@@ -228,21 +230,21 @@ def show(images: Sequence[Image], runs: Sequence[diary.Run], dead: Sequence[shee
         table.add_row(image.filename, *cells, str(sum(run.filename == image.filename for run in runs)))
     console.print(table)
 
-    told = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     for again in (run for run in runs if run.attempt > 1):
         first = next(run for run in runs if (run.listener, run.filename) == (again.listener, again.filename))
-        told.add_row(
+        grid.add_row(
             "[yellow]retried[/]",
             f"{again.filename}: {again.listener} failed ({first.error}) and ran again "
-            f"{again.started_at - first.started_at:.1f} s later, it alone; the other three ran once.",
+            f"{again.started_at - first.started_at:.1f} s later, only this listener; the other three ran once.",
         )
     for each in dead:
-        told.add_row(
+        grid.add_row(
             "[red]dead letter[/]",
             f"{each.filename}: {each.error}. Kept as {each.ref} in the queue {each.where} ({each.reason}); "
-            f"all the others went on.",
+            f"all others were handled.",
         )
-    console.print(told)
+    console.print(grid)
     console.print()
 
 
@@ -251,7 +253,7 @@ def stars(number: float) -> str:
 
 
 def show_next() -> None:
-    """Print three commands that work from where this was started."""
+    """Print three commands that work from the current folder."""
     environment = f"{VARIABLE}={shlex.quote(os.environ[VARIABLE])} " if VARIABLE in os.environ else ""
     python = relative(Path(sys.executable))
     command = f"{environment}{relative(Path(sys.executable).with_name('relevo'))} --config {relative(CONFIGURATION)}"
@@ -266,7 +268,7 @@ def show_next() -> None:
 
 
 def relative(path: Path) -> str:
-    """Return *path* as a person here would type it."""
+    """Return *path* relative to the current folder."""
     return os.path.relpath(path)
 
 

@@ -1,8 +1,8 @@
 """
-Upload photographs for a minute while cron has their thumbnails made, out of a SQLite table.
+Upload photographs for a minute while cron makes their thumbnails, from a SQLite table.
 
-Where a cron of one's own can be run (it takes root, Linux, and the system's package) the line of ``relevo unit cron``
-is in its crontab; elsewhere a loop here runs that line as often. The machine's own crontabs are not touched.
+If a private cron can be run (that needs root, Linux, and the system's package), the line of ``relevo unit cron`` is in
+its crontab; otherwise a loop here runs that line as often. The machine's own crontabs are not changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 import live
 from gallery import app as application
 
-try:  # of the repository's tests: make demo-cron says where they are
+try:  # from the repository's tests; make demo-cron sets their path
     import cron_daemon
     from server_starter import NotFoundError
 except ImportError:
@@ -29,14 +29,14 @@ CONFIGURATION = live.HOME / "cron.toml"
 RELEVO = (sys.executable, "-m", "relevo", "--config", str(CONFIGURATION))
 MINUTE = 60.0
 TICKS = 4
-"""How many there may be until all is handled: a listener that ends its process is tried three times."""
+"""The maximum until everything is handled: a listener that ends its process is tried three times."""
 
 Mails = Callable[[], list[str]]
 
 
 def main() -> int:
     parser = live.arguments("The gallery in a SQLite table, which cron empties.")
-    parser.add_argument("--tick", type=float, metavar="SECONDS", help="no cron, but a loop that runs its line so often")
+    parser.add_argument("--tick", type=float, metavar="SECONDS", help="run cron's line in a loop instead, this often")
     options = parser.parse_args()
     live.heed_signals()
     live.begin()
@@ -44,13 +44,13 @@ def main() -> int:
         app.setup()
         stack.callback(deploy, "end")
         who, mails = stack.enter_context(ticking(options.tick))
-        stack.callback(deploy, "begin", "--wait", "60s")  # a tick that still runs finishes what it has begun
+        stack.callback(deploy, "begin", "--wait", "60s")  # a tick that still runs finishes its work
         show = live.Show(app, f"The gallery through sqlite:///var/gallery.db, emptied by {who}")
         patience = TICKS * (options.tick or MINUTE) + MINUTE
         problems = show.run(seconds=options.seconds, pause=options.pause, patience=patience)
-        told = all_of(mails, deaths=len(show.figures.dead))
-    live.console.print("What was mailed, once for each tick in which something died:\n")
-    for mail in told:
+        texts = all_of(mails, deaths=len(show.figures.dead))
+    live.console.print("The mails, one for each tick with a dead event:\n")
+    for mail in texts:
         for line in re.findall(r"^.* WARNING .* is dead: .*|^\d+ done.*", mail, re.MULTILINE):
             live.console.print(f"  {line}", markup=False, soft_wrap=True)
     return live.tell(problems)
@@ -58,14 +58,14 @@ def main() -> int:
 
 @contextmanager
 def ticking(every: float | None) -> Iterator[tuple[str, Mails]]:
-    """Have the unit's line run every minute; yield by whom, and what returns the mails."""
+    """Run the unit's line every minute; yield what runs it, and a function that returns the mails."""
     with ExitStack() as stack:
         who, mails = f"a loop that runs cron's line every {every or MINUTE:g} s", None
         if every is None:
             try:
                 who, mails = "a real cron, every minute", stack.enter_context(cron())
             except NotFoundError as why:
-                live.console.print(f"No cron of one's own: {why}. A loop ticks instead.", soft_wrap=True)
+                live.console.print(f"No private cron: {why}. A loop ticks instead.", soft_wrap=True)
         yield who, mails or stack.enter_context(loop(every or MINUTE))
 
 
@@ -74,7 +74,7 @@ def deploy(*words: str) -> None:
 
 
 def all_of(mails: Mails, *, deaths: int) -> list[str]:
-    """Return all mails; the last is sent when its tick ends, which is a little after the last event."""
+    """Return all mails; the last is sent when its tick ends, shortly after the last event."""
     deadline = time.monotonic() + MINUTE
     while len(re.findall(" is dead: ", "".join(mails()))) < deaths and time.monotonic() < deadline:
         time.sleep(live.REFRESH)
@@ -83,10 +83,10 @@ def all_of(mails: Mails, *, deaths: int) -> list[str]:
 
 @contextmanager
 def cron() -> Iterator[Mails]:
-    """Have the system's cron do it, in a world of its own, which ends with the block."""
+    """Run the line with the system's cron in an isolated environment, which ends with the block."""
     if cron_daemon is None:
-        raise NotFoundError("the repository's tests, which know how, are not here; see make demo-cron")
-    installing = {"CI", "RELEVO_TEST_INSTALL"}  # what would have the package installed
+        raise NotFoundError("the repository's tests, which start it, are not available; see make demo-cron")
+    installing = {"CI", "RELEVO_TEST_INSTALL"}  # these would install the package
     with cron_daemon.running({key: value for key, value in os.environ.items() if key not in installing}) as daemon:
         done = daemon.run(*RELEVO, "unit", "cron", "--install", cwd=live.HOME)
         if done.returncode:
@@ -96,7 +96,7 @@ def cron() -> Iterator[Mails]:
 
 @contextmanager
 def loop(seconds: float) -> Iterator[Mails]:
-    """Do it in a thread, with as little environment as cron; what a tick prints is a mail."""
+    """Run the line in a thread, with an environment as small as cron's; the output of a tick is a mail."""
     line = subprocess.run([*RELEVO, "unit", "cron"], check=True, stdout=subprocess.PIPE, text=True).stdout
     command = line.removeprefix("* * * * * ").replace(r"\%", "%")
     environ = {key: os.environ[key] for key in ("HOME", "LOGNAME") if key in os.environ} | {"PATH": "/usr/bin:/bin"}
@@ -111,14 +111,14 @@ def loop(seconds: float) -> Iterator[Mails]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the demo
+            start_new_session=True,  # only the demo gets Ctrl-C
         )
         if done.stdout:
             mails.append(done.stdout)
 
     def run() -> None:
         while not ended.wait(seconds):
-            ticks.append(threading.Thread(target=tick))  # beside those that still run, as cron does
+            ticks.append(threading.Thread(target=tick))  # in parallel to those that still run, as cron does
             ticks[-1].start()
 
     ticks = [threading.Thread(target=run)]
@@ -127,7 +127,7 @@ def loop(seconds: float) -> Iterator[Mails]:
         yield lambda: list(mails)
     finally:
         ended.set()
-        for each in ticks:  # the first makes the others, and is through before they are looked at
+        for each in ticks:  # the first starts the others, and is joined first
             each.join()
 
 

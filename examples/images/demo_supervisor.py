@@ -1,8 +1,8 @@
 """
-Upload photographs for a minute while workers under supervisor make their thumbnails, out of RabbitMQ.
+Upload photographs for a minute while workers under supervisor make their thumbnails, with RabbitMQ.
 
-supervisord and all that it needs is in var/supervisor; what it ran is ended, and what was made on RabbitMQ is taken
-away, at the end and at Ctrl-C.
+supervisord and its files are in var/supervisor. At the end, and at Ctrl-C, its processes are stopped, and everything
+that was declared on RabbitMQ is deleted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ UNAVAILABLE = 69
 
 def main() -> int:
     parser = live.arguments("The gallery on RabbitMQ, its workers under supervisor.")
-    parser.add_argument("--url", default="amqp://localhost", help="of RabbitMQ")
-    parser.add_argument("--prefix", default=f"gallery-{secrets.token_hex(4)}", help="of all names there")
+    parser.add_argument("--url", default="amqp://localhost", help="address of RabbitMQ")
+    parser.add_argument("--prefix", default=f"gallery-{secrets.token_hex(4)}", help="prefix of all names on RabbitMQ")
     options = parser.parse_args()
     live.heed_signals()
     os.environ["RELEVO_TRANSPORTS__MAIN__URL"] = options.url
@@ -53,14 +53,14 @@ def folder() -> Path:
 
 @contextmanager
 def made_on_rabbitmq(app: relevo.App, options: argparse.Namespace) -> Iterator[None]:
-    """Make queues and exchanges, and take them away at the end."""
+    """Declare queues and exchanges, and delete them at the end."""
     transport = app.transport()
     made = "\n".join(transport.setup(app.queues(transport.name), dry_run=True))
     try:
         app.setup()
         yield
     finally:
-        time.sleep(1)  # RabbitMQ 4.0.5 is not up to a queue that goes just after it came
+        time.sleep(1)  # RabbitMQ 4.0.5 fails if a queue is deleted just after it was declared
         connection = pika.BlockingConnection(pika.URLParameters(options.url))
         channel = connection.channel()
         for kind, name in re.findall(rf'(queue|exchange) "({re.escape(options.prefix)}[^"]*)"', made):
@@ -70,7 +70,7 @@ def made_on_rabbitmq(app: relevo.App, options: argparse.Namespace) -> Iterator[N
 
 @contextmanager
 def supervised(home: Path) -> Iterator[None]:
-    """Start supervisord with what ``relevo unit supervisor`` prints; end it with all that it runs."""
+    """Start supervisord with the output of ``relevo unit supervisor``; stop it and its processes at the end."""
     home.mkdir()
     configuration = home / "supervisord.conf"
     unit = [sys.executable, "-m", "relevo", "--config", str(CONFIGURATION), "unit", "supervisor"]
@@ -80,7 +80,7 @@ def supervised(home: Path) -> Iterator[None]:
         [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(configuration)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the demo, which ends this
+        start_new_session=True,  # only the demo gets Ctrl-C, and stops this
     )
     try:
         await_workers(configuration, process)
@@ -92,16 +92,16 @@ def supervised(home: Path) -> Iterator[None]:
 
 
 def await_workers(configuration: Path, process: subprocess.Popen[bytes]) -> None:
-    """Return when supervisor says that all of them run, which is after some seconds."""
+    """Wait until supervisor reports that all of them run, which takes some seconds."""
     status = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(configuration), "status"]
     deadline = time.monotonic() + PATIENCE
-    told = ""
+    shown = ""
     live.console.print("Supervisor starts the workers …")
-    while told.count(" RUNNING ") < PROCESSES:
+    while shown.count(" RUNNING ") < PROCESSES:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"demo: supervisor does not keep the workers running; see {folder()}\n{told}")
+            raise SystemExit(f"demo: supervisor does not keep the workers running; see {folder()}\n{shown}")
         time.sleep(live.REFRESH)
-        told = subprocess.run(status, capture_output=True, text=True, check=False).stdout
+        shown = subprocess.run(status, capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":
@@ -109,8 +109,8 @@ if __name__ == "__main__":
         sys.exit(main())
     except relevo.TransportUnavailableError as unavailable:
         print(
-            f"demo: {unavailable}\nThis demo needs RabbitMQ. Start one, and say where with --url; "
-            "or install it (on Debian, the package rabbitmq-server), and make demo-supervisor starts its own.",
+            f"demo: {unavailable}\nThis demo needs RabbitMQ. Start a server, and pass its address with --url; "
+            "or install it (on Debian, the package rabbitmq-server), and make demo-supervisor starts a private server.",
             file=sys.stderr,
         )
         sys.exit(UNAVAILABLE)

@@ -1,4 +1,4 @@
-"""What both live demos do: upload for a while, three bad photographs among the good ones, and tell how it goes."""
+"""The common part of the live demos: upload for a while, with three bad photographs, and show the progress."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ BAD = {
     CRASHING: relevo.Reason.CRASH_LOOP,
     HUGE: relevo.Reason.CRASH_LOOP,
 }
-"""What the photographs are called that a listener does not bear, and what becomes of each."""
+"""The names of the photographs with which a listener fails, and the reason of each dead letter."""
 
 REFRESH = 0.25
 LINE = 5.0
-"""Seconds between two lines where there is no terminal to draw on."""
+"""Seconds between two lines if there is no terminal."""
 
 console = Console(highlight=False)
 
 
-def arguments(told: str | None) -> argparse.ArgumentParser:
-    """Return what both demos understand."""
-    parser = argparse.ArgumentParser(description=told)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for how long photographs are uploaded")
-    parser.add_argument("--pause", type=float, default=1.0, help="between two of them")
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser with the arguments of both demos."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds for which photographs are uploaded")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two uploads")
     return parser
 
 
 def heed_signals() -> None:
-    """Let a TERM, or a terminal that is closed, clean up as Ctrl-C does."""
+    """Make TERM and HUP clean up as Ctrl-C does."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -61,39 +61,39 @@ def heed_signals() -> None:
 
 
 def begin() -> None:
-    """Make the gallery afresh."""
+    """Delete the gallery and create an empty one."""
     shutil.rmtree(store.folder, ignore_errors=True)
     store.session().close()
 
 
 @attrs.define
 class Figures:
-    """What was measured so far."""
+    """The measurements so far."""
 
     uploaded_at: dict[str, float] = attrs.field(factory=dict)
-    """From a photograph to the moment in which its user began to wait, seconds since the epoch."""
+    """For each photograph the time when its upload began, in seconds since the epoch."""
 
     upload_costs: list[float] = attrs.field(factory=list)
     latencies: list[float] = attrs.field(factory=list)
-    """Seconds from that moment to the thumbnails."""
+    """Seconds from that time to the thumbnails."""
 
     finished: set[str] = attrs.field(factory=set)
-    """What all four listeners are through with."""
+    """The photographs that all four listeners have finished."""
 
     dead: dict[str, relevo.DeadLetterEntry] = attrs.field(factory=dict)
 
     @property
     def done(self) -> set[str]:
-        """Those of which nothing died."""
+        """Those without a dead letter."""
         return self.finished - set(self.dead)
 
     @property
     def is_over(self) -> bool:
-        """Whether every photograph has got what it should."""
+        """Whether every photograph has the expected outcome."""
         return self.finished == set(self.uploaded_at) and len(self.dead) == len(BAD)
 
     def unexpected(self) -> list[str]:
-        """Return what went otherwise than these demos say it goes."""
+        """Return the differences from what these demos expect."""
         missing = sorted(set(self.uploaded_at) - self.finished)
         problems = [f"{name} lacks something that a listener makes" for name in missing]
         found = {name.partition("-")[0]: letter.reason for name, letter in self.dead.items()}
@@ -104,12 +104,12 @@ class Figures:
 
 class Show:
     """
-    Uploads, and shows what happens.
+    Uploads photographs and shows the progress.
 
     Args:
         app: The application.
 
-        title: Says how its events are handled.
+        title: Describes how its events are handled.
     """
 
     def __init__(self, app: relevo.App, title: str):
@@ -120,7 +120,7 @@ class Show:
         self.figures = Figures()
 
     def run(self, *, seconds: float, pause: float, patience: float) -> list[str]:
-        """Upload for *seconds*, wait at most *patience* until all is handled; return what was not expected."""
+        """Upload for *seconds*, wait at most *patience* until all are handled; return what was not expected."""
         count = max(math.ceil(seconds / pause), 2 * len(BAD))
         bad = {(place + 1) * count // (len(BAD) + 1): name for place, name in enumerate(BAD)}
         console.print(f"[bold]{self._title}[/]\n", soft_wrap=True)
@@ -203,11 +203,11 @@ class Show:
             why = letter.error.strip().splitlines()[0] if letter.error.strip() else ""
             console.print(f"dead letter  {name} ({letter.reason}): {why}", markup=False, soft_wrap=True)
         if not self.figures.unexpected():
-            console.print("Of these too all is made but by the listener that failed.\n")
+            console.print("All other listeners succeeded with these photographs too.\n")
 
 
 def shown(seconds: Sequence[float], share: float) -> str:
-    """Return the value that *share* of *seconds* do not exceed, for people."""
+    """Return the value that *share* of *seconds* do not exceed, as text."""
     if not seconds:
         return "-"
     value = 1000 * quantile(seconds, share)
@@ -215,14 +215,14 @@ def shown(seconds: Sequence[float], share: float) -> str:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the least of *values* that *share* of them do not exceed; the median in between."""
+    """Return the least of *values* that *share* of them do not exceed; 0.5 is the median."""
     if share == 0.5:
         return statistics.median(values)
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def tell(problems: Sequence[str]) -> int:
-    """Tell what was not expected; return the exit code."""
+    """Print what was not expected; return the exit code."""
     for problem in problems:
-        console.print(f"[red]This was not expected:[/] {problem}")
+        console.print(f"[red]Unexpected:[/] {problem}")
     return 1 if problems else 0

@@ -1,1 +1,1 @@
-collect_ignore = ["unit_test"]  # it has a configuration of its own; tests/test_programs.py runs it
+collect_ignore = ["unit_test"]  # it has its own configuration; tests/test_programs.py runs it

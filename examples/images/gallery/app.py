@@ -1,4 +1,4 @@
-"""The application: its configuration is in relevo.toml or where RELEVO_CONFIG says, what a subject is stands here."""
+"""The application, with its kind of subject; its configuration is relevo.toml or the file that RELEVO_CONFIG names."""
 
 from __future__ import annotations
 

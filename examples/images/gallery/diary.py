@@ -1,4 +1,4 @@
-"""Who ran when, and how it went: a line for each run of a listener, so that the demo can show what happened."""
+"""The diary: a line for each run of a listener, with its time and outcome, so that the demo can show what happened."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Run:
 
     seconds: float
     error: str
-    """Empty if it went well."""
+    """Empty if it succeeded."""
 
 
 def recorded(listener: Function) -> Function:

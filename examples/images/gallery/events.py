@@ -1,4 +1,4 @@
-"""What happens in the gallery."""
+"""The events of the gallery."""
 
 from __future__ import annotations
 

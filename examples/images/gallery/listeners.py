@@ -1,4 +1,4 @@
-"""What follows an upload. Each may be run again at any time: what it did before is replaced, or left alone."""
+"""The listeners of an upload. Each may run again at any time: its earlier results are replaced or kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gallery.store import store
 SIZES = (160, 320, 640)
 
 UNLUCKY = "rocket.jpg"
-"""In this example the push service does not answer when it hears of this photograph for the first time."""
+"""In this example the push service does not answer the first request for this photograph."""
 
 
 @relevo.listener(ImageCreated, priority=10, queue="media")
@@ -63,4 +63,4 @@ def _decoded(image: Image) -> picture.Picture:
     try:
         return picture.opened(store.absolute(image.path))
     except picture.UnreadablePictureError as error:
-        raise relevo.GiveUp(str(error)) from error  # half a photograph does not heal: no retry
+        raise relevo.GiveUp(str(error)) from error  # a retry cannot repair an incomplete file

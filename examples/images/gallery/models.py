@@ -1,4 +1,4 @@
-"""What the gallery remembers. The primary keys make each listener's work idempotent: done twice is done once."""
+"""The tables of the gallery. The primary keys make each listener idempotent: a second run has no further effect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Image(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     filename: Mapped[str]
     path: Mapped[str] = mapped_column(unique=True)
-    """Relative to the gallery's folder, as all paths here."""
+    """Relative to the gallery's folder, like all paths here."""
 
     uploaded_at: Mapped[datetime] = mapped_column(default=_now)
 
@@ -41,7 +41,7 @@ class Thumbnail(Base):
 
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
     size: Mapped[int] = mapped_column(primary_key=True)
-    """The box in pixels, both ways, that it fits into."""
+    """The maximum of width and height in pixels."""
 
     width: Mapped[int]
     height: Mapped[int]
@@ -61,7 +61,7 @@ class Rating(Base):
 
 
 class FeedEntry(Base):
-    """A line in the feed of what is new: one for each image."""
+    """A line in the feed of new images: one for each image."""
 
     __tablename__ = "feed"
 
@@ -71,7 +71,7 @@ class FeedEntry(Base):
 
 
 class Notification(Base):
-    """Proof that the followers were told: once for each image."""
+    """Proof that the followers were notified: once for each image."""
 
     __tablename__ = "notifications"
 

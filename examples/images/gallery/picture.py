@@ -11,7 +11,7 @@ Picture = Image.Image
 
 
 class UnreadablePictureError(ValueError):
-    """Raised when a file is no picture, or only a part of one; trying again cannot help."""
+    """Raised when a file is not a picture, or only a part of one; a retry cannot help."""
 
 
 def opened(path: Path) -> Picture:
@@ -21,14 +21,14 @@ def opened(path: Path) -> Picture:
     Raises:
         UnreadablePictureError: The file's bytes are not a whole picture.
 
-        OSError: The file cannot be read now; that may pass.
+        OSError: The file cannot be read now; a retry may help.
     """
     try:
         with Image.open(path) as picture:
             picture.load()
             return ImageOps.exif_transpose(picture).convert("RGB")
     except OSError as error:
-        if error.errno is not None:  # the operating system's own; what Pillow says of the bytes has no number
+        if error.errno is not None:  # an error of the operating system; Pillow's own errors have no errno
             raise
         raise UnreadablePictureError(str(error)) from error
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:

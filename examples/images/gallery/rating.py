@@ -1,10 +1,10 @@
 """
-How good a photograph is, as far as numbers can tell: pure functions of pixels.
+The technical quality of a photograph: pure functions of pixels.
 
 Sharpness is the variance of the Laplacian (Pech-Pacheco et al., "Diatom autofocusing in brightfield
 microscopy", ICPR 2000). Colourfulness is M^(3) of Hasler and Süsstrunk, "Measuring colourfulness in natural
-images", Human Vision and Electronic Imaging VIII, SPIE 5007, 2003. Exposure is our own: what share of the
-pixels is clipped, and how far the mean is from the middle. Each becomes a score from 0 to 1.
+images", Human Vision and Electronic Imaging VIII, SPIE 5007, 2003. Exposure is a measure of this example: the share of
+clipped pixels, and the distance of the mean from the middle. Each becomes a score from 0 to 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gallery.picture import shrunk
 Pixels = NDArray[np.float64]
 
 SIZE = 512
-"""Pixels of the longer edge on which all are measured; variance of neighbours depends on the scale."""
+"""Pixels of the longer edge for all measurements, since the variance of neighbours depends on the scale."""
 
 SHARPNESS_RANGE = (10.0, 1000.0)
 """Variances of the Laplacian that score 0 and 1, logarithmically between: out of focus, and crisp."""
@@ -30,15 +30,15 @@ HIGHLY_COLOURFUL = 82.0
 """The M that Hasler and Süsstrunk's observers called highly colourful; it and more scores 1."""
 
 CLIPPED = (4.0, 251.0)
-"""Luminances up to the one and from the other on hold no detail any more."""
+"""Luminances up to the first and from the second on show no detail."""
 
 SHARPNESS, EXPOSURE, COLOURFULNESS = 0.45, 0.35, 0.2
-"""What each score weighs in the stars; together 1."""
+"""The weight of each score in the stars; together 1."""
 
 
 @attrs.frozen
 class Scores:
-    """What was measured, each from 0 (bad) to 1 (good)."""
+    """The measured scores, each from 0 (bad) to 1 (good)."""
 
     sharpness: float
     exposure: float
@@ -60,14 +60,14 @@ def rate(picture: Image.Image) -> Scores:
 
 
 def sharpness(luminance: Pixels) -> float:
-    """Return how crisp *luminance*, rows of 0 to 255, is."""
+    """Return the sharpness of *luminance*, rows of 0 to 255."""
     low, high = SHARPNESS_RANGE
     variance = laplacian_variance(luminance)
     return _limited(math.log(max(variance, low) / low) / math.log(high / low))
 
 
 def exposure(luminance: Pixels) -> float:
-    """Return how much of its range *luminance*, rows of 0 to 255, keeps, and how near its mean is to the middle."""
+    """Return the exposure of *luminance*, rows of 0 to 255: few clipped pixels, and a mean near the middle."""
     dark, bright = CLIPPED
     kept = 1.0 - float(np.mean((luminance <= dark) | (luminance >= bright)))
     off_centre = float(luminance.mean()) / 127.5 - 1.0
@@ -75,7 +75,7 @@ def exposure(luminance: Pixels) -> float:
 
 
 def colourfulness(colours: Pixels) -> float:
-    """Return how colourful *colours*, rows of red, green, blue from 0 to 255, is."""
+    """Return the colourfulness of *colours*, rows of red, green, blue from 0 to 255."""
     return _limited(hasler_suesstrunk(colours) / HIGHLY_COLOURFUL)
 
 

@@ -1,4 +1,4 @@
-"""Three listeners as nobody wants them, among the good ones: each is harmless but for one kind of photograph."""
+"""Three listeners with defects: each is harmless except with one kind of photograph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import relevo
 from gallery.events import ImageCreated
 
 ENDLESS, CRASHING, HUGE = "endless", "crashing", "huge"
-"""What the names of those photographs begin with."""
+"""The prefixes of the names of those photographs."""
 
 
 @relevo.listener(ImageCreated, priority=-10, queue="media", retry=1, time_limit="2s")
@@ -21,7 +21,7 @@ def search_for_faces(event: ImageCreated) -> None:
 @relevo.listener(ImageCreated, priority=-10, queue="media", retry=1)
 def read_colour_profile(event: ImageCreated) -> None:
     if event.filename.startswith(CRASHING):
-        ctypes.string_at(0)  # as a library does that has a defect
+        ctypes.string_at(0)  # as a library with a defect does
 
 
 @relevo.listener(ImageCreated, priority=-10, queue="media", retry=1)

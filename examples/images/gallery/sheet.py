@@ -1,4 +1,4 @@
-"""The contact sheet: one HTML page beside the files that it shows, without scripts and without a server."""
+"""The contact sheet: one HTML page in the folder of its images, without scripts and without a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STYLE = Path(__file__).with_name("sheet.css")
 
 @attrs.frozen(kw_only=True)
 class Dead:
-    """A photograph that was given up on."""
+    """A photograph whose event became a dead letter."""
 
     filename: str
     ref: str
@@ -29,7 +29,7 @@ class Dead:
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """All that the sheet shows."""
+    """The content of the sheet."""
 
     title: str
     transport: str
@@ -45,7 +45,7 @@ class Page:
 
 
 def write(page: Page) -> Path:
-    """Write *page* into the gallery's folder; return where it is."""
+    """Write *page* to the gallery's folder; return its path."""
     dead = {each.filename: each for each in page.dead}
     cards = [
         _broken(image, dead[image.filename]) if image.filename in dead else _card(image, page.runs)
@@ -69,7 +69,7 @@ by listeners that the users did not wait for.</p>
 {_timeline(page.runs)}
 <footer>
 <p>Events through <code>{escape(page.transport)}</code> · photographs in the public domain or CC0:
-<code>photos/LICENSES.md</code> says whose</p>
+see <code>photos/LICENSES.md</code></p>
 </footer>
 </html>
 """
@@ -126,13 +126,14 @@ def _rating(rating: Rating) -> str:
 
 
 def _caption(image: Image, runs: Sequence[Run]) -> str:
-    told = image.notification
-    if told is None:
+    notification = image.notification
+    if notification is None:
         return ""
-    if told.attempt == 1:
-        return " · in the feed · followers told"
+    if notification.attempt == 1:
+        return " · in the feed · followers notified"
     errors = [run.error for run in runs if run.filename == image.filename and run.error]
-    return f' · in the feed <mark title="{escape("; ".join(errors))}">followers told at attempt {told.attempt}</mark>'
+    title = escape("; ".join(errors))
+    return f' · in the feed <mark title="{title}">followers notified at attempt {notification.attempt}</mark>'
 
 
 def _broken(image: Image, dead: Dead) -> str:
@@ -141,7 +142,7 @@ def _broken(image: Image, dead: Dead) -> str:
 <h2>{escape(image.filename)}</h2>
 <p class="verdict">{escape(dead.error)}</p>
 <p class="facts">dead letter <code>{escape(dead.ref)}</code> in <code>{escape(dead.where)}</code>:
-<strong>{escape(dead.reason)}</strong>. All others went on; the feed has it, since the feed never opens the file.</p>
+<strong>{escape(dead.reason)}</strong>. All others were handled; it is in the feed, which never opens the file.</p>
 </article>
 """
 
@@ -166,6 +167,6 @@ def _timeline(runs: Sequence[Run]) -> str:
 
 def _block(run: Run, start: float, span: float) -> str:
     kind = "failed" if run.error else "again" if run.attempt > 1 else "done"
-    told = f"{run.filename}, attempt {run.attempt}, {1000 * run.seconds:.1f} ms{run.error and ': ' + run.error}"
+    title = f"{run.filename}, attempt {run.attempt}, {1000 * run.seconds:.1f} ms{run.error and ': ' + run.error}"
     left, width = 99 * (run.started_at - start) / span, 99 * run.seconds / span  # 1 % is for the least width
-    return f'<i class="{kind}" title="{escape(told)}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
+    return f'<i class="{kind}" title="{escape(title)}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'

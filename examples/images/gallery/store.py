@@ -1,4 +1,4 @@
-"""Where the gallery lives: one folder with its database and its files."""
+"""The storage of the gallery: one folder with its database and its files."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class Store:
         return self._sessions()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         if self._sessions is not None:
             self._sessions.kw["bind"].dispose()
             self._sessions = None
 
     def absolute(self, path: str) -> Path:
-        """Return where *path*, as the database has it, is now."""
+        """Return the full path of *path*, which is relative as in the database."""
         return self.folder / path
 
     def keep(self, source: Path) -> str:
-        """Copy the uploaded *source* into the gallery; return its path as the database has it."""
+        """Copy the uploaded *source* into the gallery; return its relative path for the database."""
         path = f"images/{uuid4().hex}{source.suffix.lower()}"
         self.write(path, source.read_bytes())
         return path
 
     def write(self, path: str, content: bytes) -> None:
-        """Write *content* to *path*, durably, whole or not at all: nobody ever sees half a file."""
+        """Write *content* to *path*, durably and atomically: readers never see a part of a file."""
         target = self.absolute(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
@@ -73,7 +73,7 @@ class Store:
                 raise
 
     def remove(self, path: str) -> None:
-        """Delete the file at *path*, if it is there."""
+        """Delete the file at *path*, if it exists."""
         self.absolute(path).unlink(missing_ok=True)
 
 
@@ -89,4 +89,4 @@ def _engine(database: Path) -> Engine:
 
 
 store = Store(HOME)
-"""The one that the application uses."""
+"""The store that the application uses."""

@@ -11,7 +11,7 @@ from gallery.store import store
 
 def upload(app: relevo.App, source: Path) -> Image:
     """
-    Keep the photograph *source*; thumbnails, rating and feed follow later.
+    Store the photograph *source*; thumbnails, rating and feed follow later.
 
     The image and its event commit together, or neither does.
     """

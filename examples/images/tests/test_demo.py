@@ -1,4 +1,4 @@
-"""The demo as a person runs it: a program of its own, on SQLite and on RabbitMQ, and the commands that it prints."""
+"""The demo as a user runs it: a separate process, on SQLite and on RabbitMQ, and the commands that it prints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIABLE = "RELEVO_TRANSPORTS__MAIN"
 
 @attrs.frozen
 class Demo:
-    """A copy of the example in a folder as a repository has it, and how its demo went."""
+    """A copy of the example in a folder as in a repository, and the outcome of its demo."""
 
     root: Path
     environ: dict[str, str]
@@ -102,8 +102,8 @@ def test_the_demo_goes_as_it_says(demo: Demo) -> None:
 
     for name in ("create_thumbnails", "rate_image", "update_feed", "notify_followers"):
         assert re.search(rf"^{name} +9/9$", demo.outcome.stdout, re.MULTILINE)
-    assert "not expected" not in demo.outcome.stdout
-    assert "\x1b" not in demo.outcome.stdout  # no colours where there is no terminal
+    assert "Unexpected" not in demo.outcome.stdout
+    assert "\x1b" not in demo.outcome.stdout  # no colours without a terminal
 
 
 def test_an_upload_costs_less_than_its_listeners(demo: Demo) -> None:
@@ -154,7 +154,7 @@ def test_the_printed_commands_work_from_the_root(demo: Demo) -> None:
     status, dead, again = demo.commands
     plain = attrs.evolve(demo, environ={name: value for name, value in demo.environ.items() if name != VARIABLE})
 
-    shown = run(status, plain)  # with no help from the environment
+    shown = run(status, plain)  # without variables of the environment
     listed = run(dead, plain)
 
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -172,7 +172,7 @@ def test_a_revived_dead_letter_runs_what_failed_and_dies_again(demo: Demo) -> No
     after = [json.loads(line)["listener"] for line in (demo.var / "diary.jsonl").read_text().splitlines()[before:]]
 
     assert revived.stdout == "1 revived\n"
-    assert drained.returncode == 1  # something died
+    assert drained.returncode == 1  # an event died
     assert after == ["create_thumbnails", "rate_image"]
     assert len(demo.json("dead", "list")) == 1
 
@@ -185,9 +185,9 @@ def test_the_demo_refuses_memory_which_two_processes_cannot_share(tmp_path: Path
 
 
 def test_the_demo_says_so_if_the_server_is_down(tmp_path: Path) -> None:
-    nobody = '{ url = "amqp://127.0.0.1:9", outbox = "sqlite:///var/gallery.db" }'
+    nowhere = '{ url = "amqp://127.0.0.1:9", outbox = "sqlite:///var/gallery.db" }'
 
-    demo = played(tmp_path, **{VARIABLE: nobody})
+    demo = played(tmp_path, **{VARIABLE: nowhere})
 
     assert demo.outcome.returncode == 1
     assert "unavailable" in demo.outcome.stderr

@@ -1,4 +1,4 @@
-"""The application itself, in this process, its events in memory: one variable, and no other line, is different."""
+"""The application itself, in this process, with events in memory: only one variable is different."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[relevo.App]
 
 
 def work(app: relevo.App) -> relevo.Report:
-    """Handle all, the retries included; the clock that stands still makes the waits short."""
+    """Handle all events, including retries; the clock that stands still makes the waits short."""
     return app.worker(relevo.RunOptions(until_empty=True, settle=60)).run()
 
 

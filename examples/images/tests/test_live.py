@@ -1,4 +1,4 @@
-"""The live demos in a short form, as a person runs them: programs of their own, which leave nothing behind."""
+"""The live demos in a short form, as a user runs them: separate processes, which leave nothing behind."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Example:
         return subprocess.CompletedProcess(words, process.returncode, out, error)
 
     def processes(self) -> list[bytes]:
-        """Return the command lines of what runs with a file of this copy."""
+        """Return the command lines of processes that use a file of this copy."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = path.read_bytes()
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended meanwhile
                 continue
             if os.fsencode(self.root) in line:
                 found.append(line)
@@ -65,14 +65,14 @@ class Example:
 
 @pytest.fixture(name="example")
 def _example(tmp_path_factory: pytest.TempPathFactory) -> Example:
-    root = tmp_path_factory.mktemp("live")  # a short name: a socket's may not be long
+    root = tmp_path_factory.mktemp("live")  # a short name, since the path of a socket is limited
     shutil.copytree(EXAMPLE, root / "images", ignore=shutil.ignore_patterns("var", "tests", "__pycache__"))
     return Example(root)
 
 
 @attrs.frozen
 class Server:
-    """RabbitMQ, and what a run of the demo makes there."""
+    """RabbitMQ, and what a run of the demo declares there."""
 
     url: str
     prefix: str
@@ -82,7 +82,7 @@ class Server:
         return ["--url", self.url, "--prefix", self.prefix]
 
     def missing(self) -> list[str]:
-        """Return what the demo would have to make."""
+        """Return what the demo would have to declare."""
         environ = {"RELEVO_TRANSPORTS__MAIN__URL": self.url, "RELEVO_TRANSPORTS__MAIN__PREFIX": self.prefix}
         with relevo.App.from_config(EXAMPLE / "supervisor.toml", environ=environ) as app:
             return list(app.transport().setup(["media", "feed"], dry_run=True))
@@ -90,7 +90,7 @@ class Server:
 
 @pytest.fixture(name="server")
 def _server(rabbitmq_url: str) -> Iterator[Server]:
-    """Give a server; whatever the demo makes there is gone at the end."""
+    """Yield a server; everything that the demo declares there is deleted at the end."""
     server = Server(rabbitmq_url, f"live-{secrets.token_hex(4)}")
     before = server.missing()
     yield server
@@ -98,20 +98,20 @@ def _server(rabbitmq_url: str) -> Iterator[Server]:
 
 
 def check(outcome: subprocess.CompletedProcess[str]) -> None:
-    """Check what both demos tell."""
+    """Check the output of both demos."""
     assert (outcome.returncode, outcome.stderr) == (0, "")
-    assert "\x1b" not in outcome.stdout  # no colours where there is no terminal
+    assert "\x1b" not in outcome.stdout  # no colours without a terminal
     assert re.search(r"^an upload answers +12 +[\d.]+ m?s +[\d.]+ m?s$", outcome.stdout, re.MULTILINE)
     assert re.search(r"^upload to thumbnail +12 +[\d.]+ m?s +[\d.]+ m?s$", outcome.stdout, re.MULTILINE)
     assert re.search(r"^done +9 *$\n^dead +3 *$", outcome.stdout, re.MULTILINE)
-    told = re.findall(r"^dead letter  (\w+)-\d+\.jpg \(([\w-]+)\): (.*)", outcome.stdout, re.MULTILINE)
-    assert {name: (reason, DEAD[name][1] in error) for name, reason, error in told} == {
+    letters = re.findall(r"^dead letter  (\w+)-\d+\.jpg \(([\w-]+)\): (.*)", outcome.stdout, re.MULTILINE)
+    assert {name: (reason, DEAD[name][1] in error) for name, reason, error in letters} == {
         name: (reason, True) for name, (reason, _) in DEAD.items()
     }
 
 
 def interrupt(process: subprocess.Popen[str], when: str) -> None:
-    """Press Ctrl-C as soon as *process* has told something that holds *when*."""
+    """Press Ctrl-C as soon as the output of *process* contains *when*."""
     assert process.stdout is not None
     for line in process.stdout:
         if when in line:

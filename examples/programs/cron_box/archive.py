@@ -1,4 +1,4 @@
-"""Copy reports to a disk that is not always there."""
+"""Copy reports to a disk that is not always mounted."""
 
 import shutil
 from pathlib import Path

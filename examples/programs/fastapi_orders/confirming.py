@@ -1,5 +1,5 @@
 """
-What `relevo drain` does with an order.
+The listener that `relevo drain` calls for an order.
 
 Listeners are plain functions, so they use a plain engine on the same database.
 """

@@ -42,7 +42,7 @@ events = relevo.App.from_config()
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    events.setup()  # now, since SQLite lets nobody make tables while a request's transaction is open
+    events.setup()  # now, since SQLite cannot create tables while a request's transaction is open
     yield
     events.close()
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""What is done with a photograph afterwards, by `relevo worker` or `relevo drain`."""
+"""The listener that `relevo worker` or `relevo drain` calls for a photograph."""
 
 import relevo
 from pictures import sessions

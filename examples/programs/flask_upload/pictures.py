@@ -1,4 +1,4 @@
-"""A table of photographs, and the application that knows what a photograph is."""
+"""A table of photographs, and the application with photographs as subjects."""
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker

@@ -1,4 +1,4 @@
-"""Take a photograph, and answer before anything is done with it."""
+"""Store a photograph, and answer before it is processed."""
 
 from flask import Flask, request
 
@@ -15,7 +15,7 @@ def upload(name: str) -> tuple[dict[str, int], int]:
         session.add(photo)
         app.dispatch(relevo.Event("photo.uploaded", subject=photo), session=session)
         if not photo.data:
-            session.rollback()  # the event goes with its photograph
+            session.rollback()  # the rollback removes the event too
             return {}, 400
         session.commit()
         return {"id": photo.id}, 202

@@ -1,5 +1,5 @@
 """
-One file, no configuration: books are returned, whoever waits for one is told.
+One file, no configuration: books are returned, and waiting readers are notified.
 
     python library.py            # handles the events at once
     python library.py --later    # only dispatches them, for the next call to handle

@@ -1,4 +1,4 @@
-"""The programs as their users would run them: each in a folder of its own, in processes of its own."""
+"""The programs as their users would run them: each in a separate folder, in separate processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BIN = Path(sys.executable).parent
 
 @attrs.frozen
 class Program:
-    """A copy of one of the programs, and the variables that it runs with."""
+    """A copy of one of the programs, and its environment variables."""
 
     folder: Path
     environ: dict[str, str]
@@ -43,7 +43,7 @@ class Program:
         )
 
     def run(self, *words: str, code: int = 0, **environ: str) -> str:
-        """Run a command, which ends with *code*; return what it printed."""
+        """Run a command, which exits with *code*; return its output."""
         with self.start(*words, **environ) as process:
             output, errors = process.communicate(timeout=90)
         assert process.returncode == code, f"{words}: {process.returncode}\n{output}\n{errors}"
@@ -54,7 +54,7 @@ class Program:
         return self.run(sys.executable, "-W", "error", "-c", code, *words)
 
     def until_it_speaks(self, *words: str, code: int) -> str:
-        """Run a command, which ends with 0, until it prints something, and ends with *code*."""
+        """Run a command, which exits with 0, until it prints something and exits with *code*."""
         deadline = time.monotonic() + 60
         while True:
             with self.start(*words) as process:
@@ -67,7 +67,7 @@ class Program:
             time.sleep(0.2)
 
     def json(self, *words: str) -> Any:
-        """Return what a command of relevo's says with ``--json``."""
+        """Return the output of a command of relevo with ``--json``."""
         return json.loads(self.run("relevo", *words, "--json"))
 
 
@@ -76,7 +76,7 @@ Programs = Callable[..., Program]
 
 @pytest.fixture(name="program")
 def _program(tmp_path: Path) -> Programs:
-    """Return what copies the program of a name to where it can do no harm."""
+    """Return a function that copies the program of a name to a temporary folder."""
 
     def program(name: str, **environ: str) -> Program:
         folder = tmp_path / name
@@ -89,14 +89,14 @@ def _program(tmp_path: Path) -> Programs:
 
 @pytest.fixture(name="rabbitmq")
 def _rabbitmq(rabbitmq_url: str) -> Iterator[dict[str, str]]:
-    """Give the variables that lead a program to RabbitMQ, under names that nobody else has."""
+    """Yield the variables that connect a program to RabbitMQ, with names of its own."""
     options = AmqpOptions(url=rabbitmq_url, prefix=f"program-{secrets.token_hex(4)}", levels=8)
     transport = AmqpTransport(options)
     declared = "\n".join(transport.setup(["default"], dry_run=True))
     transport.close()
     variables = {"URL": rabbitmq_url, "PREFIX": options.prefix, "LEVELS": str(options.levels), "SETTLE_IN": "0"}
     yield {f"RELEVO_TRANSPORTS__MAIN__{key}": value for key, value in variables.items()}
-    time.sleep(1)  # RabbitMQ 4.0.5 is not up to a queue that goes just after it came
+    time.sleep(1)  # RabbitMQ 4.0.5 fails if a queue is deleted just after it was declared
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
     channel = connection.channel()
     for kind, name in re.findall(rf'(queue|exchange) "({options.prefix}[^"]*)"', declared):
@@ -135,7 +135,7 @@ def waiting(program: Program) -> dict[str, int]:
 
 def test_an_upload_lies_in_the_outbox_until_a_drain_handles_it(site: Program) -> None:
     assert site.python(UPLOAD) == "202 1 400\n"
-    assert waiting(site) == {"default": 0, "outbox/main": 1}  # nothing of the one that was rolled back
+    assert waiting(site) == {"default": 0, "outbox/main": 1}  # no event of the one that was rolled back
     assert site.python(SIZES, "1") == "[None]\n"
 
     site.run("relevo", "drain")

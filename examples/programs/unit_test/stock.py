@@ -1,4 +1,4 @@
-"""A shop with two listeners. One of them does harm when it is run twice."""
+"""A shop with two listeners. One of them gives a wrong result when it runs twice."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ letters: dict[str, str] = {}
 
 @relevo.listener(OrderPlaced)
 def take_from_stock(event: OrderPlaced) -> None:
-    stock[event.article] -= event.quantity  # not idempotent: twice run is twice taken
+    stock[event.article] -= event.quantity  # not idempotent: a second run takes the articles again
 
 
 @relevo.listener(OrderPlaced)

@@ -58,4 +58,4 @@ def test_an_article_that_is_not_there_ends_in_the_dead_letters() -> None:
         [dead] = t.dead
         assert dead.reason == "retries-exhausted"
         assert "KeyError: 'apples'" in dead.error
-        assert len(stock.letters) == 1  # the other listener was not held up
+        assert len(stock.letters) == 1  # the other listener was not affected

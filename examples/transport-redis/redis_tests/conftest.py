@@ -1,4 +1,4 @@
-"""A Redis that all tests share, under a prefix for each; and one of a test's own, to be mistreated."""
+"""A Redis that all tests share, with a prefix for each; and a private one for a test that disturbs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relevo_redis import RedisOptions, RedisTransport
 
 @pytest.fixture(name="options")
 def _options(redis_url: str) -> Iterator[RedisOptions]:
-    """Give a prefix of the test's own on the shared server."""
+    """Yield a prefix for the test on the shared server."""
     options = RedisOptions(url=Secret(redis_url), prefix=f"test-{secrets.token_hex(8)}")
     yield options
     with redis.Redis.from_url(redis_url) as client:
@@ -33,7 +33,7 @@ def _transport(options: RedisOptions) -> Iterator[RedisTransport]:
 
 @pytest.fixture(name="own_url")
 def _own_url() -> Iterator[str]:
-    """Give the URL of a server that nobody else uses."""
+    """Yield the URL of a server that only this test uses."""
     environ = {**os.environ, "RELEVO_TEST_REDIS": "", "RELEVO_TEST_REDIS_STANDARD": "redis://127.0.0.1:1/0"}
     if redis_server.KIND.program(environ) is None:
         pytest.skip("no Redis is installed from which a private one could be started")
@@ -49,6 +49,6 @@ def _admin(own_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(name="own")
 def _own(own_url: str) -> Iterator[RedisTransport]:
-    """Give a transport on the server that nobody else uses."""
+    """Yield a transport on the server that only this test uses."""
     with RedisTransport(RedisOptions(url=Secret(own_url)), name="main") as transport:
         yield transport

@@ -1,4 +1,4 @@
-"""The suite that every transport is held to, on a real server."""
+"""The conformance suite for all transports, on a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relevo_redis.conformance import RedisHarness
 
 @pytest.fixture(autouse=True, scope="module")
 def _server(redis_url: str) -> str:
-    """Name the server in RELEVO_TEST_REDIS, where the harness looks."""
+    """Set RELEVO_TEST_REDIS, which the harness reads, to the server."""
     return redis_url
 
 
@@ -35,7 +35,7 @@ def test_a_server_that_promises_less_is_examined_by_what_it_promises(own_url: st
         admin.config_set("appendfsync", "everysec")
     modest = RedisHarness.with_options({"url": own_url, "durability": "process"})
 
-    with pytest.raises(ConfigurationError, match='say durability = "process"'):
+    with pytest.raises(ConfigurationError, match='write durability = "process"'):
         reach(RedisHarness.with_options({"url": own_url}))
     assert reach(modest).durability == "process"
     with pytest.raises(ConfigurationError, match="write host or process"):

@@ -1,4 +1,4 @@
-"""The image gallery on Redis, by its one line of configuration."""
+"""The image gallery on Redis, by one changed line of its configuration."""
 
 from __future__ import annotations
 

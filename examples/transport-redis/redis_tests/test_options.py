@@ -1,4 +1,4 @@
-"""What configuration may say, and that no password is shown when it says something else."""
+"""The options in the configuration; errors show no password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""It is a stranger's: it knows nothing of relevo but what is public, and is as long as the guide says."""
+"""It is a third party's: it uses only the public names of relevo, and is as long as the guide says."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_it_imports_nothing_private_of_relevo(path: Path) -> None:
 
 
 def test_it_is_as_long_as_the_guide_says() -> None:
-    told = re.search(r"\*\*(\d+) lines\*\*", GUIDE.read_text())
+    quoted = re.search(r"\*\*(\d+) lines\*\*", GUIDE.read_text())
     lua = [line.strip() for path in PACKAGE.glob("*.lua") for line in path.read_text().splitlines()]
 
     length = sum(map(_code_lines, SOURCES)) + sum(bool(line) and not line.startswith("--") for line in lua)
 
-    assert told is not None
-    assert int(told[1]) == length
+    assert quoted is not None
+    assert int(quoted[1]) == length
 
 
 def _code_lines(path: Path) -> int:

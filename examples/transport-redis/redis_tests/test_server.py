@@ -1,4 +1,4 @@
-"""Servers that are not as they should be: away, full, careless, or somebody else's."""
+"""Servers that are unusable: unreachable, full, not durable, or of another release."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_server_that_answers_before_its_disk_has_it_is_refused_unless_that_is_
 ) -> None:
     admin.config_set(name, value)
 
-    with pytest.raises(ConfigurationError, match=rf'set {name} \w+ there, or say durability = "process"'):
+    with pytest.raises(ConfigurationError, match=rf'set {name} \w+ there, or write durability = "process"'):
         own.send([envelope()])
 
     with RedisTransport(RedisOptions(url=Secret(own_url), durability="process")) as modest:
@@ -175,10 +175,10 @@ def test_ten_thousand_go_in_and_out(transport: RedisTransport) -> None:
     assert transport.purge("media") == 10_000
 
 
-# --- no script does more than others can wait for --------------------------------------------------
+# --- no script blocks others for long ------------------------------------------------------------
 
 MOST = 1000
-"""Events that one script deals with."""
+"""Events that one script handles at most."""
 
 
 def scripts(admin: redis.Redis) -> int:

@@ -1,4 +1,4 @@
-"""Data that something else wrote into the store stops neither other events nor other dead letters."""
+"""Data that another program wrote to the store blocks neither other events nor other dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receive that waits: woken by a send, by time, and by a close; and what a fork leaves to whom."""
+"""A receive that waits: woken by a send, by time, and by a close; and deliveries of parent and child after a fork."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def envelope(number: int = 1) -> Envelope:
 
 
 def received_by(url: str, waiting: int, admin: redis.Redis, then: Callable[[], None]) -> list[Delivery]:
-    """Return what so many get that ask for one event each and all wait before *then* is done."""
+    """Return what *waiting* receivers of one event each get, all of which wait before *then* is called."""
     came: list[Delivery] = []
 
     def wait() -> None:
@@ -43,7 +43,7 @@ def received_by(url: str, waiting: int, admin: redis.Redis, then: Callable[[], N
 
 @pytest.fixture(name="_no_looks")
 def _no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody look for something before the bell rings."""
+    """Make receivers wait for the bell instead of polling."""
     monkeypatch.setattr("relevo_redis._transport._LOOK", 600.0)
 
 
@@ -150,7 +150,7 @@ def test_both_sides_of_a_fork_may_use_it(transport: RedisTransport) -> None:
         try:
             transport.send([envelope(2)])
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as the parent
+        except BaseException:  # noqa: BLE001 - after no error may the child continue as the parent
             os._exit(1)
     go_on.set()
     holder.join()

@@ -1,4 +1,4 @@
-"""relevo-redis: events kept in Redis, every step of their life one script."""
+"""relevo-redis: events stored in Redis; each of their transitions is one script."""
 
 from relevo_redis._options import RedisOptions
 from relevo_redis._transport import RedisTransport

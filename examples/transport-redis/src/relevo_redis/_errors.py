@@ -1,4 +1,4 @@
-"""What can go wrong with a server, and which of relevo's errors says so: one table."""
+"""The translation of Redis errors into errors of relevo: one table."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableE
 
 
 class AnswerLostError(TransportUnavailableError):
-    """Raised when nobody knows whether the server did what it was asked to do."""
+    """Raised when it is unknown whether the server executed a command."""
 
 
 _TABLE: tuple[tuple[type[redis.RedisError], str, type[RelevoError], str], ...] = (
     (redis.AuthenticationError, "", ConfigurationError, "it does not know this user or password"),
     (redis.ResponseError, "WRONGPASS", ConfigurationError, "it does not know this user or password"),
-    (redis.ResponseError, "NOAUTH", ConfigurationError, "it wants a password"),
-    (redis.exceptions.NoPermissionError, "", ConfigurationError, "the user may not do this: {error}"),
-    (redis.ResponseError, "DB index", ConfigurationError, "it has no such database"),
-    (redis.ResponseError, "unknown command", ConfigurationError, "it is too old, or none: {error}"),
+    (redis.ResponseError, "NOAUTH", ConfigurationError, "it requires a password"),
+    (redis.exceptions.NoPermissionError, "", ConfigurationError, "the user lacks a permission: {error}"),
+    (redis.ResponseError, "DB index", ConfigurationError, "it does not have this database"),
+    (redis.ResponseError, "unknown command", ConfigurationError, "it is too old, or not a Redis server: {error}"),
     (
         redis.exceptions.OutOfMemoryError,
         "",
         TransportUnavailableError,
-        "its memory is full; make room, or raise maxmemory",
+        "its memory is full; free memory, or raise maxmemory",
     ),
-    (redis.ReadOnlyError, "", TransportUnavailableError, "it is a replica; name the primary"),
-    (redis.BusyLoadingError, "", TransportUnavailableError, "it is still reading its files; try again in a moment"),
+    (redis.ReadOnlyError, "", TransportUnavailableError, "it is a replica; use the address of the primary"),
+    (redis.BusyLoadingError, "", TransportUnavailableError, "it is still loading its files; try again in a moment"),
     (redis.ResponseError, "MISCONF", TransportUnavailableError, "it cannot write its files; see its log"),
-    (redis.ResponseError, "BUSY", TransportUnavailableError, "it is held up by somebody's script"),
+    (redis.ResponseError, "BUSY", TransportUnavailableError, "another client's script blocks it"),
     (redis.ResponseError, "MASTERDOWN", TransportUnavailableError, "it is a replica without its primary"),
 )
-"""By class and by what the text begins with. In all of these the server did nothing."""
+"""By class and by the beginning of the text. In all these cases the server did nothing."""
 
 
 def translated(error: redis.RedisError | OSError, *, transport: str, place: str, asked: bool) -> RelevoError:
     """
-    Return what relevo raises for *error*.
+    Return the error of relevo for *error*.
 
     Args:
-        error: What happened.
+        error: The error of the driver.
 
         transport: The transport's name.
 
         place: The server's address, without secrets.
 
-        asked: Whether the server may have been asked already, so that only an answer says that it did nothing.
+        asked: Whether the command may have been sent, so that only an answer proves that it was not executed.
     """
     for kind, beginning, becomes, words in _TABLE:
         if isinstance(error, kind) and str(error).startswith(beginning):

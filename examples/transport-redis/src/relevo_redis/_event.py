@@ -1,4 +1,4 @@
-"""Between relevo's values and the script's: functions of values, no I/O."""
+"""Conversions between relevo's values and the script's: functions of values, no I/O."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ _VERBS: dict[type[Outcome], str] = {
 
 @attrs.frozen(kw_only=True)
 class Receipt:
-    """Proof of one hand-over."""
+    """Proof of one delivery."""
 
     number: bytes
-    """The event's name in the store."""
+    """The number of the event in the store."""
 
     token: str
-    """Of the receive that handed it out."""
+    """The token of the receive that handed it out."""
 
 
 def holding(delivery: Delivery) -> Arguments:
-    """Return what the script takes for the receipt of *delivery*; nothing is held by one that is not of here."""
+    """Return the script's arguments for the receipt of *delivery*; empty ones for a receipt of another transport."""
     receipt = delivery.receipt
     return (receipt.number, receipt.token) if isinstance(receipt, Receipt) else ("", "")
 
 
 def micros(seconds: float) -> int:
-    """Return *seconds* as microseconds, rounded up so that nothing is early."""
+    """Return *seconds* as microseconds, rounded up so that no event is early."""
     return math.ceil(seconds * 1_000_000)
 
 
 def posting(envelope: Envelope) -> Arguments:
-    """Return what the script takes for an envelope on its way in."""
+    """Return the script's arguments for sending an envelope."""
     same = f"{len(envelope.source)}:{envelope.source}{envelope.id}"
-    line = "" if envelope.ordering_key is None else f":{envelope.ordering_key}"  # an empty key is one too
+    line = "" if envelope.ordering_key is None else f":{envelope.ordering_key}"  # an empty key is a key too
     urgent = "1" if envelope.urgency == "high" else ""
     return envelope.queue, same, envelope.id, line, urgent, pack(envelope)
 
 
 def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
-    """Return what the script takes for *outcome*."""
+    """Return the script's arguments for *outcome*."""
     delay = micros(max(0.0, outcome.delay)) if isinstance(outcome, (Nack, Release)) else 0
     reason, error = (outcome.reason, outcome.error) if isinstance(outcome, DeadLetter) else ("", "")
     words = (reason.encode(errors="replace"), error.encode(errors="replace"))
@@ -76,7 +76,7 @@ def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
 
 
 def delivery(token: str, row: Sequence[Any]) -> Delivery:
-    """Return the hand-over that the script answered with."""
+    """Return the delivery in the script's answer."""
     number, queue, attempt, lost_leases, sent, blob, state = row
     return Delivery(
         envelope=_envelope(blob),
@@ -90,7 +90,7 @@ def delivery(token: str, row: Sequence[Any]) -> Delivery:
 
 
 def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
-    """Return the dead letter of *queue* that the script answered with."""
+    """Return the dead letter of *queue* in the script's answer."""
     at, reason, error, attempt, lost_leases, sent, died, blob, state = row
     return DeadLetterEntry(
         ref=f"{int(at)}@{queue}",
@@ -107,13 +107,13 @@ def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
 
 
 def grave(ref: str) -> tuple[str, str]:
-    """Return the queue of the dead letter *ref* and the tick of its death, -1 for what is no ref."""
+    """Return the queue of the dead letter *ref* and the tick of its death, -1 if *ref* is invalid."""
     at, _, queue = ref.partition("@")
     return queue, at if at.isascii() and at.isdecimal() else "-1"
 
 
 def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
-    """Return the living events that the script answered with."""
+    """Yield the living events in the script's answer."""
     for queue, status, attempt, lost_leases, sent, score, blob, state in rows:
         envelope = _envelope(blob)
         if isinstance(envelope, Envelope):
@@ -130,7 +130,7 @@ def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:
 
 
 def stats(row: Sequence[int]) -> Stats:
-    """Return the figures that the script answered with."""
+    """Return the figures in the script's answer."""
     ready, leased, scheduled, dead, age = row
     return Stats(
         ready=ready, leased=leased, scheduled=scheduled, dead=dead, oldest_age=None if age < 0 else age / 1_000_000
@@ -153,7 +153,7 @@ def _seconds(text: bytes | None) -> float:
 
 
 def _count(text: bytes | None, least: int) -> int:
-    """Return the counter in *text*; *least* if *text* is not one, since anything can write to the server."""
+    """Return the counter in *text*; *least* if *text* is not one, since any program can write to the server."""
     return max(least, int(text)) if text is not None and text.isdigit() and len(text) < 10 else least
 
 

@@ -1,4 +1,4 @@
-"""Closing: nobody comes in any more, and those who are in come out first."""
+"""Closing: new calls are refused, and running calls end first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relevo.backend import ForkAware
 
 
 class Gate(ForkAware):
-    """What every call passes, and a close waits for."""
+    """Counts the running calls, so that a close can wait for them."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -19,14 +19,14 @@ class Gate(ForkAware):
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        """Open it again: its lock may be held by a thread that does not exist in the child."""
-        # Re-entrant: a signal handler may close a transport in the very thread that is in a call.
+        """Replace the lock, which a thread that does not exist in the child may hold."""
+        # Re-entrant: a signal handler may close a transport in a thread that is in a call.
         self._changed = threading.Condition(threading.RLock())
         self._inside = Counter[int]()
 
     @contextmanager
     def passed(self) -> Iterator[bool]:
-        """Be in during the block; yield whether it is open."""
+        """Count the block as a running call; yield whether the gate is open."""
         thread = threading.get_ident()
         with self._changed:
             is_open = not self.closed
@@ -36,11 +36,11 @@ class Gate(ForkAware):
         finally:
             with self._changed:
                 self._inside[thread] -= 1
-                self._inside += Counter()  # keeps none of the threads that are gone
+                self._inside += Counter()  # removes the threads without calls
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody in any more, and return when the other threads are out."""
+        """Refuse new calls, and return when the calls of other threads have ended."""
         with self._changed:
             self.closed = True
             own = threading.get_ident()

@@ -1,4 +1,4 @@
-"""One Redis as the transport sees it: connections that are checked, and the script."""
+"""One Redis server: checked connections, and the script."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from relevo_redis._errors import translated
 from relevo_redis._options import RedisOptions
 
 LAYOUT = b"1"
-"""The version of what the script keeps; kept in the key ``version``."""
+"""The version of the script's data; stored in the key ``version``."""
 
 _SOURCE = files("relevo_redis").joinpath("store.lua").read_bytes()
 _DIGEST = sha1(_SOURCE, usedforsecurity=False).hexdigest()
 
 _ON_DISK = {b"appendonly": b"yes", b"appendfsync": b"always", b"no-appendfsync-on-rewrite": b"no"}
-"""With these Redis answers when what it wrote is on disk, and not before."""
+"""With these settings Redis answers only when the data is on disk."""
 
 
 class Server:
     """
     Runs commands and verbs of the script, one at a time for each connection.
 
-    Each connection is looked at before its first use, since a server may have come back as another one.
+    Each connection is checked before its first use, since a server may have been replaced by another.
 
     Args:
-        options: Where it is, and what it has to be.
+        options: The address, and the required durability.
 
-        name: The transport's.
+        name: The name of the transport.
     """
 
     def __init__(self, options: RedisOptions, name: str):
@@ -43,7 +43,7 @@ class Server:
         self._options = options
 
     def key(self, *parts: str) -> bytes:
-        """Return the key of the script's that *parts* make."""
+        """Return the key of the script for *parts*."""
         return ":".join((self.prefix, *parts)).encode()
 
     def run(self, verb: str, now: bytes, *arguments: bytes | str | float) -> Any:
@@ -51,16 +51,16 @@ class Server:
         Run *verb* of the script.
 
         Args:
-            verb: Its name there.
+            verb: The name of the verb.
 
             now: Microseconds since the epoch; empty for the server's own time.
 
-            arguments: What it takes.
+            arguments: The arguments of the verb.
 
         Raises:
-            AnswerLostError: It may have been done, or not.
+            AnswerLostError: It is unknown whether the verb was executed.
 
-            TransportUnavailableError: It was not done.
+            TransportUnavailableError: The verb was not executed.
         """
         rest = ("0", verb, self.prefix, now, *arguments)
         try:
@@ -88,10 +88,10 @@ class Server:
         except (redis.RedisError, OSError) as error:
             raise translated(error, transport=self.name, place=self._options.place, asked=asked) from error
 
-    # --- what a server has to be --------------------------------------------------------------------
+    # --- checks of a server -------------------------------------------------------------------------
 
     def _greet(self, connection: Any) -> None:
-        """Begin *connection*, unless the server would lose what it is given."""
+        """Start *connection*, unless the server would lose data."""
         try:
             connection.on_connect()
             self._check(lambda *command: _answer(connection, *command))
@@ -105,11 +105,11 @@ class Server:
         if layout not in (None, LAYOUT):
             raise ConfigurationError(
                 f'{where}: its keys "{self.prefix}:…" are of another release: layout {layout!r}, this one '
-                f"knows {LAYOUT!r}; upgrade relevo-redis here"
+                f"supports {LAYOUT!r}; upgrade relevo-redis here"
             )
         memory = dict(line.partition(b":")[::2] for line in ask("INFO", "memory").splitlines())
         if memory.get(b"maxmemory_policy", b"").startswith(b"allkeys"):
-            raise ConfigurationError(f"{where}: it throws keys away when it is full; set maxmemory-policy noeviction")
+            raise ConfigurationError(f"{where}: it deletes keys when it is full; set maxmemory-policy noeviction")
         if self._options.durability == "host":
             flat = ask("CONFIG", "GET", "*append*")
             found = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -118,7 +118,7 @@ class Server:
             ]
             if lacking:
                 raise ConfigurationError(
-                    f"{where}: it answers before what it took is on disk; set {', '.join(lacking)} there, or say "
+                    f"{where}: it answers before the data is on disk; set {', '.join(lacking)} there, or write "
                     f'durability = "process" here'
                 )
 
@@ -129,4 +129,4 @@ def _answer(connection: Any, *command: bytes | str) -> Any:
 
 
 class _UnknownScriptError(Exception):
-    """Raised when the server has to be given the script, as after a restart."""
+    """Raised when the server does not have the script, such as after a restart."""

@@ -1,4 +1,4 @@
-"""The transport: the seam's methods, each a verb of the script."""
+"""The transport: the methods of the interface, each a verb of the script."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ from relevo_redis._server import LAYOUT, Server
 T = TypeVar("T")
 
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes; Redis takes more, but all others wait while it copies them."""
+"""Bytes; Redis accepts more, but other clients wait while it copies them."""
 
 _LARGEST_BATCH = 10_000
 """Envelopes that are sent together; the server does nothing else meanwhile, for about a tenth of a second."""
 
 _CHUNK = 1000
-"""So many at most are done in one script, as it says itself; between two of them the server serves others."""
+"""The maximum number of items in one script, as in the script itself; other clients are served between two scripts."""
 
 _LOOK = 1.0
-"""Seconds between two looks of a ``receive`` that nobody wakes."""
+"""Seconds between two polls of a ``receive`` that is not woken."""
 
 _GLANCE = 0.001
-"""Seconds in which a clock that runs has moved."""
+"""Seconds after which a running clock has moved."""
 
 
 class RedisTransport(Transport):
     """
-    Keeps events in Redis 6.2 or later, or Valkey, on one primary; Redis Cluster is not served.
+    Stores events in Redis 6.2 or later, or Valkey, on one primary; Redis Cluster is not supported.
 
-    ``host`` durability asks much of a server: to answer only when what it took is on disk. Each connection
-    looks whether it is set so, and refuses if not; with ``durability = "process"`` it claims no more than it
-    gets. Time is the server's own, unless the clock is another than the system's: then that is the time.
+    ``host`` durability requires a server that answers only when the data is on disk. Each connection checks the
+    settings, and is refused if they differ; with ``durability = "process"`` the transport claims only what it gets.
+    The time is the server's, unless the clock is not the system's; then the time is the clock's.
 
-    It may be used on both sides of a fork. What was handed out before is the parent's to settle.
+    It may be used in both processes after a fork. Events that were handed out before can be settled by the parent.
 
     Args:
-        options: Where the events are kept.
+        options: The address of the server, and other options.
 
-        name: What the application calls it.
+        name: The name of the transport in the application.
 
-        clock: Where the time comes from.
+        clock: The source of the time.
     """
 
     capabilities = Capabilities(
@@ -105,7 +105,7 @@ class RedisTransport(Transport):
 
     @property
     def name(self) -> str:
-        """What the application calls it; what lies below raises errors under this name too."""
+        """The name of the transport in the application, which all its errors use."""
         return self._server.name
 
     @name.setter
@@ -114,7 +114,7 @@ class RedisTransport(Transport):
 
     @property
     def prefix(self) -> str:
-        """With what all its keys begin."""
+        """The prefix of all its keys."""
         return self._server.prefix
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
@@ -150,7 +150,7 @@ class RedisTransport(Transport):
             while limit > 0 and queues:
                 change, moved, rows = self._run("receive", token, limit, event.micros(min(lease, MAX_LEASE)), *queues)
                 if not rows and moved >= _CHUNK:
-                    continue  # time has brought more than one script moves
+                    continue  # more is due than one script moves
                 left = deadline - self._clock.monotonic()
                 if rows or left <= 0:
                     return [event.delivery(token, row) for row in rows]
@@ -226,13 +226,13 @@ class RedisTransport(Transport):
         """
         Give up everything held, without settling it; a blocked ``receive`` ends within a second.
 
-        What was held comes back when its lease is past, and counts as a loss; release it first to have it
-        back at once.
+        Held events become ready when their leases end, and count as lost; release them first to make them ready at
+        once.
         """
         self._gate.close()
         self._server.pool.disconnect()
 
-    # --- what these have in common ------------------------------------------------------------------
+    # --- common parts -------------------------------------------------------------------------------
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -246,7 +246,7 @@ class RedisTransport(Transport):
         return self._server.run(verb, now, *arguments)
 
     def _of(self, event_id: str, verb: str) -> Iterator[Any]:
-        """Do *verb* to all that have the id; yield what each script answers."""
+        """Run *verb* for all events with the id; yield the answer of each script."""
         after: bytes | str = "-inf"
         while after:
             after, answer = self._run(verb, event_id, after)
@@ -254,12 +254,12 @@ class RedisTransport(Transport):
 
     def _pause(self, queues: Sequence[str], seconds: float) -> bool:
         """
-        Wait until there may be something to receive; return whether another look is worth it.
+        Wait until there may be something to receive; return whether another poll is worthwhile.
 
         Args:
-            queues: Whose bells are listened to.
+            queues: The queues whose bells wake it.
 
-            seconds: After which time alone may have brought something.
+            seconds: Seconds until the next delay or lease ends.
         """
         runs = isinstance(self._clock, SystemClock)
         before = self._clock.monotonic()
@@ -267,12 +267,12 @@ class RedisTransport(Transport):
         rang = self._server.call("BLPOP", *(self._server.key("bell", queue) for queue in queues), longest)
         if runs or rang or self._clock.monotonic() > before:
             return True
-        # A clock that stands still, as in tests: its time passes when it is asked to sleep, or somebody else moves it.
+        # A clock that stands still, as in tests: its time passes only in sleep(), or when the test moves it.
         self._clock.sleep(seconds)
         return self._clock.monotonic() > before
 
     def _each(self, verb: str, items: Sequence[T], arguments: Callable[[T], event.Arguments]) -> list[T]:
-        """Do *verb* to each of *items*; return those that the script did not find."""
+        """Run *verb* for each of *items*; return those that the script did not find."""
         missing: list[T] = []
         with self._open():
             for first in range(0, len(items), _CHUNK):

@@ -1,4 +1,4 @@
-"""What drives the Redis transport through ``relevo-conformance``; needs ``relevo-redis[conformance]``."""
+"""The harness of the Redis transport for ``relevo-conformance``; needs ``relevo-redis[conformance]``."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ STANDARD = "redis://127.0.0.1:6379/0"
 
 class RedisHarness(Harness):
     """
-    Drives the Redis transport on a server that is there.
+    Drives the Redis transport on a running server.
 
-    All keys on it have a random prefix, and are deleted at the end.
+    All its keys have a random prefix, and are deleted at the end.
     """
 
     takes = MappingProxyType(
         {
-            "url": f"the server; by default what {VARIABLE} names, else {STANDARD}",
-            "durability": "host, by default; process where the server answers before what it took is on disk",
+            "url": f"the server; by default that of {VARIABLE}, else {STANDARD}",
+            "durability": "host by default; process if the server answers before the data is on disk",
         }
     )
     transport: ClassVar[type[Transport]] = RedisTransport
@@ -58,16 +58,16 @@ class RedisHarness(Harness):
 
     def open(self) -> Transport:
         transport = RedisTransport.open(self._options, name="redis", clock=self.clock)
-        # A class of its own for each, so that one can be broken and the others not.
+        # A separate class for each, so that one can be broken without the others.
         _server(transport).pool.connection_class = type("Connection", (_BreakableConnection,), {})
         return transport
 
     def kill(self, transport: Transport) -> None:
-        _server(transport).pool.disconnect()  # as the end of a process does, without a word
+        _server(transport).pool.disconnect()  # as the end of a process does, without notice
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
         if headers:
-            raise HookMissing("put_raw with headers, which have no place in this store")
+            raise HookMissing("put_raw with headers, which this store does not have")
         with self.open() as transport:
             _server(transport).run("send", b"", 0, queue.encode(), b"", b"", b"", b"", raw)
 
@@ -90,14 +90,14 @@ class RedisHarness(Harness):
             connections.stop = None
 
     def close(self) -> None:
-        # Of a server that is not there nothing was taken, or nothing can be given back.
+        # On an unreachable server nothing was created, or nothing can be deleted.
         with suppress(redis.ConnectionError), redis.Redis.from_url(self._options.url.reveal()) as client:
             for key in client.scan_iter(match=f"{self._options.prefix}:*", count=1000):
                 client.delete(key)
 
 
 class _BreakableConnection(redis.Connection):
-    """One that can be cut while a script is on its way, or the answer to it."""
+    """A connection that can be cut before a script is sent, or before its answer."""
 
     countdown: ClassVar[Countdown | None] = None
     stop: ClassVar[Any] = None
@@ -125,9 +125,9 @@ def _durability(said: str) -> Literal["host", "process"]:
         case "host" | "process":
             return said
         case _:
-            raise ConfigurationError(f"durability = {shown(said)} cannot work; write host or process")
+            raise ConfigurationError(f"durability = {shown(said)} is invalid; write host or process")
 
 
 def _server(transport: Transport) -> Server:
     assert isinstance(transport, RedisTransport)  # noqa: S101 - it came from open()
-    return transport._server  # noqa: SLF001 - beneath the transport, on purpose
+    return transport._server  # noqa: SLF001 - deliberately below the public interface

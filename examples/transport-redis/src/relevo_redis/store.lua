@@ -1,27 +1,27 @@
--- The store: what it keeps, and each verb on it. A verb is one run of this script, which nobody can come between.
+-- The store: its data, and each verb on it. A verb is one run of this script, which Redis does not interrupt.
 --
--- ARGV is the verb, the prefix, the time in microseconds (empty: the server's own), and what the verb takes.
--- What a script wrote is not taken back if it fails later. So none does: where memory is full, Redis refuses the first
--- command that needs more and none after one that only takes away. Thus a send fails whole, and all else begins with a
--- ZREM: a full server takes nothing in, and what it has can be handed out and settled.
+-- ARGV is the verb, the prefix, the time in microseconds (empty: the server's own), and the arguments of the verb.
+-- Redis does not undo the writes of a script that fails later. So no script fails later: if the memory is full, Redis
+-- refuses the first command that needs more memory, but none after a command that only removes. Thus a send fails as a
+-- whole, and every other verb begins with a ZREM: a full server accepts nothing new, but can hand out and settle events.
 --
---   event:N      a hash: the event N and all that is known of it
---   ready:Q      by the time of sending: those of the queue Q that are due and that nobody holds
---   turn:Q       by place: those of them that nobody of their line is before, so that they can be handed out
---   leased:Q     by the end of the lease
---   scheduled:Q  by when they are due
---   dead:Q       by the tick of their death
---   same:Q       a hash: from who sent it and its id to N, of all that live
---   died:Q       the same of all that are dead
---   id:I         by number: all that live and have the id I
---   line:L:QK    by arrival: all that live in the queue Q, whose name has L bytes, and have the ordering key K
---   bell:Q       one entry as long as turn:Q is not empty; who waits pops it
---   tick         a number that grows: names for events, places for those that come later
+--   event:N      a hash: the event N and all its fields
+--   ready:Q      by the time of sending: the events of the queue Q that are due and not leased
+--   turn:Q       by place: those of them that are first in their line, so that they can be handed out
+--   leased:Q     by the end of the lease: the events that are leased
+--   scheduled:Q  by the time when they are due: the events that are scheduled
+--   dead:Q       by the tick of their death: the dead letters
+--   same:Q       a hash: from source and id to N, of all living events
+--   died:Q       the same of all dead letters
+--   id:I         by number: all living events with the id I
+--   line:L:QK    by arrival: all living events of the queue Q, whose name has L bytes, with the ordering key K
+--   bell:Q       one entry while turn:Q is not empty; a receiver that waits pops it
+--   tick         a growing number: names of events, and places for those that come later
 
--- All others wait while a script runs. So none does more than this, however much there is; who asks goes on with another.
-local CHUNK = 1000  -- so many events at most are moved, handed out or shown
-local BYTES = 16 * 1024 * 1024  -- of their envelopes and states so many, and what the last one has beyond
-local URGENT = 2 ^ 52  -- by so much the place of an urgent event is before that of any other
+-- Other clients wait while a script runs. So each script has limits; the caller continues with another run.
+local CHUNK = 1000  -- maximum of events that are moved, handed out or shown
+local BYTES = 16 * 1024 * 1024  -- maximum of bytes of their envelopes and states; the last one may exceed it
+local URGENT = 2 ^ 52  -- the place of an urgent event is this much before that of any other
 
 local verb, prefix, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not now then
@@ -37,7 +37,7 @@ local function tick()
   return redis.call('INCR', prefix .. ':tick')
 end
 
--- An event as a table: what decides about it, without its body and its state.
+-- An event as a table: the fields that decide about it, without its body and its state.
 local FIELDS = {'queue', 'same', 'id', 'line', 'urgent', 'sent', 'place', 'attempt', 'lost_leases', 'receipt'}
 
 local function load(number)
@@ -61,7 +61,7 @@ local function new_place(event)
   return event.urgent and tick() - URGENT or tick()
 end
 
--- Where an event stands: in exactly one of ready, leased and scheduled as long as it lives.
+-- The state of an event: while it is alive, it is in exactly one of ready, leased and scheduled.
 
 local function leave(queue, number)
   for _, part in ipairs({'ready', 'turn', 'leased', 'scheduled'}) do
@@ -91,7 +91,7 @@ local function be_scheduled(event, due)
   redis.call('ZADD', key('scheduled', event.queue), due, event.number)
 end
 
--- A counter that something else wrote may be no number; then it begins again.
+-- A counter that another program wrote may not be a number; then it starts again.
 local function next_of(counter, least)
   return (tonumber(counter) or least) + 1
 end
@@ -126,9 +126,9 @@ local function delete(event)
   redis.call('DEL', key('event', event.number))
 end
 
--- What time does: it ends leases, and makes ready what is due. It is made up for whenever somebody looks.
+-- Changes by time: leases end, and scheduled events become ready. Each verb applies them to what it reads.
 
--- A lease that ends later than every one that was given is over, too: something else wrote it.
+-- A lease that ends later than every lease of relevo is over too: another program wrote it.
 local FARTHEST = 2 * 7 * 86400 * 1000000
 
 local function is_over(part, score)
@@ -159,14 +159,14 @@ local function sweep(queue, most)
   return moved
 end
 
--- A receipt is of one hand-over, and nothing but the lease of that hand-over makes it count.
+-- A receipt belongs to one delivery, and is valid only during the lease of that delivery.
 local function held(number, receipt)
   local event = load(number)
   local score = event and event.receipt == receipt and redis.call('ZSCORE', key('leased', event.queue), number)
   return score and not is_over('leased', score) and event or nil
 end
 
--- The dead: apart from all of the above, each found by the tick of its death.
+-- Dead letters: separate from all of the above, each found by the tick of its death.
 
 local function raise(queue, number)
   redis.call('ZREM', key('dead', queue), number)
@@ -190,8 +190,8 @@ local function died_at(queue, at)
   return number and raise(queue, number)
 end
 
--- The verbs. Those that take several of something take them one after the other, and answer with the positions,
--- from 0, of those that were not there (any more).
+-- The verbs. Those that take several items handle them in order, and answer with the positions, from 0, of the items
+-- that do not exist (any more).
 
 local verbs = {}
 
@@ -308,8 +308,8 @@ function verbs.stats()
   return {moved, count('ready'), count('leased'), count('scheduled'), count('dead'), oldest and math.max(0, now - oldest) or -1}
 end
 
--- Does act to each that lives and has the id, behind the number where the last script stopped; returns where this one
--- does, or nothing if it came to the end. What act returns are bytes of the answer.
+-- Calls act for each living event with the id, after the number where the last script stopped. Returns the number where
+-- this one stops, or an empty string at the end. act returns its number of bytes in the answer.
 local function each_alike(act)
   local numbers = redis.call('ZRANGEBYSCORE', key('id', ARGV[4]), '(' .. ARGV[5], '+inf', 'LIMIT', 0, CHUNK)
   local size = 0
