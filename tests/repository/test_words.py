@@ -125,6 +125,7 @@ CODE = tuple(
     )
 )
 _CODE = re.compile(r"^(`{3,}).*?^\1$|^<!--.*?-->$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+CODE += ("backends/amqp/src/", "backends/memory/src/", "backends/sql/src/", "benchmarks/", "examples/")
 
 
 def phrases(found: dict[str, str]) -> re.Pattern[str]:
