@@ -28,6 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("harness") is not None:
-        from relevo_conformance._plugin import CardPlugin  # noqa: PLC0415 - 0.5 s, and Hypothesis is not to be early
+        from relevo_conformance._plugin import CardPlugin  # noqa: PLC0415 - takes 0.5 s, and must not import Hypothesis early
 
         config.pluginmanager.register(CardPlugin.from_config(config), "relevo-conformance-card")

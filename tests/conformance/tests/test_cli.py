@@ -282,7 +282,7 @@ def test_a_dry_run_names_the_tests_and_runs_none(ask: Ask) -> None:
         (["memory", "--histories", "/proc/x"], "--histories: /proc/x cannot be written: "),
         (["memory", "--replay", "strangers.py", "--json"], "leave --json and --report out"),
         (["memory", "--replay", "strangers.py", "--report", "card.md"], "leave --json and --report out"),
-        (["memory", "--replay", "strangers.py"], "strangers.py is no recorded history"),
+        (["memory", "--replay", "strangers.py"], "strangers.py is not a recorded history"),
         (["memory", "--against", "sql"], "name one with --replay FILE"),
         (["memory", "--profile", "hasty"], "'hasty' is not one of"),
         (["strangers:Nobody"], "strangers:Nobody cannot be imported"),
@@ -663,8 +663,8 @@ def test_a_replay_whose_calls_fail_that_did_not_then_says_nothing_of_the_transpo
     unknown = ask("run", "strangers:FailsHarness", "--replay", "trace.jsonl")
 
     assert unknown.returncode == 3
-    assert "which was done then, failed: TransportUnavailableError: " in unknown.stdout
-    assert "unknown: 1 calls that reached their store then do not reach strangers:FailsHarness" in unknown.stdout
+    assert "which succeeded in the recording, failed: TransportUnavailableError: " in unknown.stdout
+    assert "unknown: 1 calls that reached the original store did not reach strangers:FailsHarness" in unknown.stdout
 
 
 def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:
@@ -673,7 +673,7 @@ def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:
     judged = ask("judge", "trace.jsonl", "memory")
 
     assert judged.returncode == 2
-    assert "trace.jsonl is no recorded history" in judged.stderr
+    assert "trace.jsonl is not a recorded history" in judged.stderr
 
 
 def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(ask: Ask, tmp_path: Path) -> None:
@@ -684,7 +684,7 @@ def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(a
     assert judged.returncode == 2
     assert judged.stdout == ""
     assert judged.stderr == (
-        "relevo-conformance: trace.jsonl is no recorded history: line 6: call.limit: expected `int`, got `str`\n"
+        "relevo-conformance: trace.jsonl is not a recorded history: line 6: call.limit: expected `int`, got `str`\n"
     )
 
 

@@ -91,7 +91,7 @@ class Connected(MemoryTransport):
     capabilities = Capabilities(durability="process", lease="connection")
 
 
-@pytest.mark.parametrize("options, told", [({}, "--option url="), ({"url": "x://localhost"}, "says no port")])
+@pytest.mark.parametrize("options, told", [({}, "--option url="), ({"url": "x://localhost"}, "has no port")])
 def test_where_a_lease_is_a_connection_its_address_must_be_known(options: dict[str, str], told: str) -> None:
     harness = generic(Connected, "connected").with_options(options)()
 

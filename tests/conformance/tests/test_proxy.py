@@ -101,7 +101,7 @@ def test_its_url_is_that_of_the_server_but_for_the_place(proxy: Proxy, server: i
 
 
 def test_a_url_without_a_port_needs_one(server: int) -> None:
-    with pytest.raises(ValueError, match="give one as port="):
+    with pytest.raises(ValueError, match="pass one as port="):
         Proxy("echo://127.0.0.1")
 
     Proxy("echo://127.0.0.1", port=server).close()

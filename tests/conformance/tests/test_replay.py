@@ -155,7 +155,7 @@ def test_what_has_no_counterpart_is_left_out_and_said() -> None:
     again = replay(script.records, MemoryHarness)
 
     assert "ack" not in history.tally(again)
-    assert notes(again) == ["call 3 leaves delivery 1 out: it has not come"]
+    assert notes(again) == ["call 3 skips delivery 1: it has not come"]
 
 
 def test_calls_that_overlapped_are_run_one_after_the_other_and_that_is_said() -> None:

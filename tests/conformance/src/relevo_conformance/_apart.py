@@ -33,14 +33,14 @@ class End:
     """The exit code or the signal with which it ended."""
 
     is_from_outside: bool
-    """Whether a signal ended it that programs do not send to themselves."""
+    """Whether it was ended by a signal that programs do not send to themselves."""
 
 
 class Log:
     """The child's messages to its parent: a file, since a pipe would be held open by every process that inherits it."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as both processes
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as both processes run
         self._held: list[object] = []
 
     def holds(self, something: object) -> None:
@@ -65,9 +65,9 @@ class Log:
 
 def apart(act: Callable[[Log], int]) -> End:
     """
-    Run *act* in a child process, which gets the signals that this one gets, and return how it ended.
+    Run *act* in a child process, forward signals to it, and return how it ended.
 
-    Call it while there is one thread.
+    Call it while this process has only one thread.
     """
     log = Log()
     ours, theirs = os.pipe()
@@ -92,18 +92,18 @@ def apart(act: Callable[[Log], int]) -> End:
 
 
 def _be_the_child(act: Callable[[Log], int], log: Log, parent: int) -> None:
-    # A session of its own: a signal to its group does not reach the parent.
+    # The child has its own session, so a signal to its group does not reach the parent.
     os.setsid()
     _watch(parent)
-    # A fork has no threads; without one it would hold the output of this process open.
+    # Threads do not survive a fork. Without this one, a forked process would keep the output of this process open.
     os.register_at_fork(after_in_child=partial(_watch, parent))
     code = 1
     try:
         code = act(log)
-    except BaseException:  # noqa: BLE001 - the last place that can show it
+    except BaseException:  # noqa: BLE001 - nothing above can show it
         traceback.print_exc()
     log.end(code)
-    # Not sys.exit: a thread that hangs must not keep the process alive.
+    # sys.exit would wait for a thread that hangs.
     os._exit(code)
 
 
@@ -112,7 +112,7 @@ def _watch(parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the one that holds the other end of *parent* is gone, however it went."""
+    """End this process when the process with the other end of *parent* has ended, for any reason."""
     os.read(parent, 1)
     os._exit(1)
 

@@ -28,14 +28,14 @@ from relevo_conformance.worker import Worker
 PROMPTLY = 10.0
 """Seconds of real time, generous for a machine under load."""
 
-NOT_SET_UP = "what lacks its setting up has to raise ConfigurationError, which names the command `relevo setup`"
+NOT_SET_UP = "before setup a call must raise a ConfigurationError that names the command `relevo setup`"
 
 LONG = 60.0
-"""Seconds for which a receive waits that is woken before."""
+"""Seconds that a receive may wait; it is woken earlier."""
 
 
 SMALLEST_BODY = 1024
-"""Bytes that every transport takes."""
+"""The size in bytes of a body that every transport must accept."""
 
 
 class SetUpContract(Contract):
@@ -73,8 +73,8 @@ class SetUpContract(Contract):
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_an_application_that_sets_nothing_up_is_told_what_is_missing_and_how_to_mend_it(self) -> None:
         with self.bench() as bench:
-            bench.worker()  # an invalid answer is reported before the application stumbles over it
-        harness = self.harness_type()  # a store of its own: in that of the class something may be set up
+            bench.worker()  # reports an invalid return value before the application fails on it
+        harness = self.harness_type()  # its own store: something may be set up in the store of the class
         try:
             app = App(transports={"main": harness.open()}, routes={"*": "main/media"}, setup="explicit")
             with app:
@@ -84,7 +84,7 @@ class SetUpContract(Contract):
                 for verb in (lambda: app.dispatch(Event("image.created")), lambda: app.prepare("main")):
                     said = raised_by(verb)
                     assert isinstance(said, ConfigurationError), f"{NOT_SET_UP}, not {error_text(said)}"
-                    assert "relevo setup" in str(said), f"{NOT_SET_UP}; it says: {said}"
+                    assert "relevo setup" in str(said), f"{NOT_SET_UP}; it raised: {said}"
         finally:
             harness.drop("media")
             harness.close()
@@ -122,7 +122,7 @@ class NameContract(Contract):
     def test_errors_name_the_transport_as_the_application_does(self) -> None:
         with self.bench() as bench:
             worker = bench.recorder.worker()
-            worker.transport.name = "orders"  # an App does this before it uses what it was given
+            worker.transport.name = "orders"  # an App does this before it uses the transport
             worker.setup(bench.queues)
             worker.send([bench.envelope()])
             held = bench.one(worker)
@@ -132,10 +132,10 @@ class NameContract(Contract):
             worker.close()
             closed = raised_by(lambda: worker.send([bench.envelope()]))
 
-            assert isinstance(lost, LeaseLostError), f"to ack again has to raise LeaseLostError, not {error_text(lost)}"
+            assert isinstance(lost, LeaseLostError), f"a second ack must raise LeaseLostError, not {error_text(lost)}"
             assert isinstance(closed, TransportClosedError), f"after close, send ended with {error_text(closed)}"
             named = (lost.transport, closed.transport)
-            assert named == ("orders", "orders"), f'the transport is called "orders", and its errors say {named}'
+            assert named == ("orders", "orders"), f'the transport is called "orders", but its errors name {named}'
 
     @proves(promise.ERRORS_ARE_TRANSLATED)
     def test_a_store_that_fails_is_told_under_the_name_of_its_transport(self) -> None:
@@ -147,7 +147,7 @@ class NameContract(Contract):
 
                 error = bench.failed_send(sender, breakage, [bench.envelope()])
 
-                assert '"orders"' in str(error), f'the transport is called "orders", and its error says: {error}'
+                assert '"orders"' in str(error), f'the transport is called "orders", but its error is: {error}'
 
 
 class CloseContract(Contract):
@@ -209,7 +209,7 @@ class CloseContract(Contract):
             deadline = time.monotonic() + 2 * PROMPTLY
 
             def wait() -> None:
-                while time.monotonic() < deadline:  # it may come back before its wait is over
+                while time.monotonic() < deadline:  # it may return before its wait is over
                     worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=LONG)
 
             waiting = Thread(wait)
@@ -230,7 +230,7 @@ class CloseContract(Contract):
             assert isinstance(error, TransportClosedError), f"after its with block, send ended with {error_text(error)}"
 
     def _verbs(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
-        """Return what can be asked, apart from what is not claimed anyway."""
+        """Return all calls for which the transport claims the capability."""
         claimed = self.harness.capabilities
         verbs: list[tuple[bool, Callable[[], object]]] = [
             (True, lambda: worker.setup([bench.queue])),
@@ -267,7 +267,7 @@ class UnclaimedContract(Contract):
             for verb in self._unclaimed(bench, worker, held):
                 error = raised_by(verb)
                 assert isinstance(error, UnsupportedError), (
-                    f"what is not claimed has to raise UnsupportedError, not {error_text(error)}"
+                    f"a call for an unclaimed capability must raise UnsupportedError, not {error_text(error)}"
                 )
 
             assert worker.ack(held)
@@ -304,7 +304,7 @@ class UnclaimedContract(Contract):
 
 
 def nonsense(claimed: Capabilities) -> Iterator[str]:
-    """Yield what is wrong with what is *claimed*, and what to claim instead."""
+    """Yield what is invalid in *claimed*, and what to claim instead."""
     for field, kind in get_type_hints(Capabilities).items():
         value = getattr(claimed, field)
         allowed = get_args(kind) if get_origin(kind) is Literal else ()
@@ -320,7 +320,7 @@ def nonsense(claimed: Capabilities) -> Iterator[str]:
     if claimed.max_body is not None and not (_is_number(claimed.max_body) and claimed.max_body >= SMALLEST_BODY):
         yield f"max_body is {shown(claimed.max_body)}; claim {SMALLEST_BODY} bytes or more, or None for no limit"
     if claimed.extend and claimed.lease == "connection":
-        yield "extend is claimed with leases of connections, which need no renewing; do not claim it"
+        yield "extend is claimed, but a lease that lasts as long as a connection needs no extension; do not claim it"
 
 
 def _is_number(value: object) -> bool:

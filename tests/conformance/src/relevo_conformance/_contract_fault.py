@@ -1,4 +1,4 @@
-"""Scenarios of a store that fails in the middle of a call, whichever it is."""
+"""Scenarios of a store that fails in the middle of a call, for each kind of call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.worker import Worker
 
 Arrange = Callable[[Bench, Worker], Callable[[], object]]
-"""Puts things where they have to be, and returns the call that is to fail."""
+"""Prepares the scenario, and returns the call that fails."""
 
 FAULTS = (
     Fault("before", 1),
@@ -25,14 +25,14 @@ FAULTS = (
     Fault("before", None),
     Fault("after", None),
 )
-"""The first write, the second, and the one that makes the others last."""
+"""The first write, the second, and the one that makes the others durable."""
 
 
 class FaultContract(Contract):
-    """The checker knows what each failure may leave behind; here every verb meets every one."""
+    """Every call with every failure; the checker knows which states each failure may leave."""
 
     def whatever_fails(self, arrange: Arrange) -> None:
-        """Let what *arrange* returns fail in every way, and see that the worker goes on."""
+        """Run the call that *arrange* returns with each failure, and require that the worker continues."""
 
         def meet(fault: Fault) -> None:
             with self.bench() as bench:
@@ -41,7 +41,7 @@ class FaultContract(Contract):
         self.each(FAULTS, meet)
 
     def goes_on(self, bench: Bench, arrange: Arrange, broken: Callable[[Worker], AbstractContextManager[None]]) -> None:
-        """Do what *arrange* returns while the store is *broken*, and see that the worker goes on."""
+        """Run the call that *arrange* returns while the store is *broken*, and require that the worker continues."""
         worker = bench.worker()
         call = arrange(bench, worker)
 
@@ -118,7 +118,7 @@ class FaultContract(Contract):
     def test_what_is_revived_while_the_store_fails_is_dead_or_alive(self) -> None:
         def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
             refs = self.buried(bench, worker)
-            return lambda: worker.revive(dict.fromkeys(refs, b"afresh"))
+            return lambda: worker.revive(dict.fromkeys(refs, b"revived"))
 
         self.whatever_fails(arrange)
 
@@ -140,7 +140,7 @@ class FaultContract(Contract):
         self.whatever_fails(arrange)
 
     def outcomes(self) -> list[Outcome]:
-        """Return one of each kind that can be asked for."""
+        """Return one outcome of each kind that the transport supports."""
         outcomes: list[Outcome] = [Ack(), Nack(state=b"back"), Release(), Lost(state=b"lost")]
         if self.harness.capabilities.dead_letters:
             outcomes.append(DeadLetter(reason="failed", error="the store failed too", state=b"dead"))

@@ -1,4 +1,4 @@
-"""Scenarios of evidence: which process began an event, which ones may have died of it, and which workers are alive."""
+"""Scenarios of evidence: which process began an event, which ones may have died of it, which workers are alive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BegunContract(Contract):
     """The next worker that receives an event has the note that was stored with it."""
 
     def begun(self, bench: Bench, note: Note = NOTE) -> tuple[Worker, Delivery]:
-        """Return a worker that holds an event on which it kept *note*."""
+        """Return a worker that holds an event and has stored *note* with it."""
         worker = bench.worker()
         worker.send([bench.envelope()])
         held = bench.one(worker)
@@ -224,23 +224,23 @@ class BegunContract(Contract):
 
 
 class PresenceContract(Contract):
-    """A worker that appears is seen, and one that vanished is not."""
+    """Other workers see a worker that appears, and no longer see one that vanished."""
 
     @proves(promise.PRESENCE_IS_SEEN)
     def test_a_worker_that_appears_is_seen_by_others_and_each_time_anew(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
-            name, stranger = secrets.token_hex(16), secrets.token_hex(16)
+            name, other_name = secrets.token_hex(16), secrets.token_hex(16)
             assert dict(other.transport.presence([name])) == {}
             beats = []
             for _ in range(3):
                 worker.transport.appear(name)
 
-                found = other.transport.presence([stranger, name])
+                found = other.transport.presence([other_name, name])
 
                 assert list(found) == [name]
                 beats.append(found[name].beats)
-            assert beats == sorted(set(beats)), "the beats of a worker that appears again rise"
+            assert beats == sorted(set(beats)), "the beats of a worker must increase each time it appears"
 
     @proves(promise.PRESENCE_IS_SEEN)
     def test_a_worker_that_vanished_gives_no_further_sign(self) -> None:

@@ -1,8 +1,8 @@
 """
-Scenarios of two calls at once, step by step as a drawn schedule says.
+Scenarios of two concurrent calls, whose steps are interleaved by a drawn schedule.
 
-Of a store that lets no other call come between two steps of one the schedules are few, and all are alike; what
-is found here is a look, and a write that trusts it.
+If a store runs each call as one step, there are few different schedules. These scenarios find a call that reads,
+and then writes on the assumption that nothing has changed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from relevo_conformance.worker import Worker
 Schedule = Sequence[int]
 
 LONGEST = 12
-"""Steps that are drawn; past them the first call goes on to its end."""
+"""Steps that are drawn; after them the first call runs to its end."""
 
 
-# What trusts an old look shows where one call goes so far, and then the other to its end: each such schedule is
-# tried, since the window is often one step wide.
+# A write based on an outdated read shows where one call takes some steps, and then the other runs to its end. Each
+# such schedule is tried, since the window is often one step wide.
 SWITCHES: Sequence[Schedule] = [
     [first] * steps + [1 - first] * LONGEST for steps in range(1, LONGEST) for first in (0, 1)
 ]
@@ -35,10 +35,10 @@ SCHEDULES: st.SearchStrategy[Schedule] = st.lists(st.integers(0, 1), max_size=LO
 
 
 class RaceContract(Contract):
-    """Whatever comes between, each of two calls has its effect whole, or none."""
+    """Each of two concurrent calls has its whole effect or none."""
 
     def whatever_comes_between(self, check: Callable[[Bench, Schedule], None]) -> None:
-        """Run *check* by many schedules, each on a bench of its own."""
+        """Run *check* with many schedules, each on its own bench."""
         if not self.harness.has("turnstile"):
             raise HookMissing("turnstile")
         for switch in SWITCHES:
@@ -224,7 +224,7 @@ class RaceContract(Contract):
                 self._set_up_twice([first] * steps + [1 - first] * LONGEST)
 
     def _set_up_twice(self, schedule: Schedule) -> None:
-        harness = self.harness_type()  # a store of its own: in that of the class something may be set up
+        harness = self.harness_type()  # its own store: something may be set up in the store of the class
         try:
             with Bench(harness) as bench:
                 one, other = bench.recorder.worker(), bench.recorder.worker()
@@ -240,7 +240,7 @@ class RaceContract(Contract):
             harness.close()
 
     def outcomes(self) -> list[Outcome]:
-        """Return one of each kind that can be asked for."""
+        """Return one outcome of each kind that the transport supports."""
         outcomes: list[Outcome] = [Ack(), Nack(state=b"back"), Release(), Lost()]
         if self.harness.capabilities.dead_letters:
             outcomes.append(DeadLetter(reason="raced"))
@@ -255,5 +255,5 @@ class RaceContract(Contract):
 
 
 def receiving(bench: Bench, worker: Worker, limit: int) -> Callable[[], list[Delivery]]:
-    """Return a receive of *worker* that does not wait."""
+    """Return a function in which *worker* receives without waiting."""
     return lambda: worker.receive(bench.queues, limit=limit, lease=bench.times.lease, wait=0.0)

@@ -13,7 +13,7 @@ from relevo_conformance.worker import Worker
 
 
 class ReceiveContract(Contract):
-    """An event has one holder, and comes back when it vanishes."""
+    """An event has one holder, and is delivered again when the holder vanishes."""
 
     @proves(promise.LIMIT_IS_RESPECTED)
     def test_no_more_is_handed_out_than_was_asked_for(self) -> None:
@@ -89,7 +89,7 @@ class ReceiveContract(Contract):
                     for delivery in deliveries:
                         worker.ack(delivery)
                     got.extend(deliveries)
-                    if not deliveries:  # what is left is in the others' hands
+                    if not deliveries:  # the other workers hold the rest
                         time.sleep(0.01)
                     return len(got) >= 45
 
@@ -197,7 +197,7 @@ class ReceiveContract(Contract):
 
 
 class UnreadableContract(Contract):
-    """Foreign bytes are handed out as they are, and block nothing."""
+    """Foreign bytes are handed out unchanged, and block nothing."""
 
     @proves(promise.MALFORMED_IS_QUARANTINED)
     def test_foreign_bytes_are_handed_out_whole_and_those_behind_them_follow(self) -> None:
@@ -232,7 +232,7 @@ class UnreadableContract(Contract):
     def test_the_headers_of_foreign_bytes_are_handed_out_with_them(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            headers = {"Content-Type": "text/plain", "x": "", "from": "a stranger \u2603"}
+            headers = {"Content-Type": "text/plain", "x": "", "from": "a foreign program \u2603"}
             bench.raw(headers=headers)
 
             delivery = bench.one(worker)
@@ -270,7 +270,7 @@ class UnreadableContract(Contract):
 
 
 class OrderContract(Contract):
-    """Where order or urgency is claimed, it is kept."""
+    """Order and urgency are kept if they are claimed."""
 
     @proves(promise.ORDER_IS_KEPT)
     def test_events_of_one_key_come_one_after_the_other(self) -> None:
@@ -357,7 +357,7 @@ class OrderContract(Contract):
             urgent = bench.envelope(urgency="high")
             worker.send([urgent])
 
-            # A broker may let some normal ones through, so as not to starve them.
+            # A broker may deliver some events of normal urgency first, so that they do not starve.
             came = []
             for _ in range(6):
                 delivery = bench.one(worker)

@@ -16,16 +16,16 @@ from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
 from relevo_conformance.verdict import error_text
 
-UNTOLD = "a send whose answer was lost has to raise SendError, which says of each event what became of it"
+UNTOLD = "a send whose answer was lost must raise a SendError with the fate of each event"
 
 UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to another process or another transport"
 
 LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
-"""Seconds: the longest wait of the default retry policy, and longer ones."""
+"""Delays in seconds: the longest one of the default retry policy, and longer ones."""
 
 
 class SendContract(Contract):
-    """What was sent is received, once and as it was."""
+    """A sent event is received once and unchanged."""
 
     @proves(promise.SENT_IS_RECEIVED)
     def test_what_was_sent_is_received(self) -> None:
@@ -70,7 +70,7 @@ class SendContract(Contract):
             with suppress(SendError, TransportUnavailableError, ConfigurationError):
                 sender.send([bench.envelope()])
 
-            # Whether it was sent or refused: the checker holds the transport to what it said.
+            # It may be sent or refused; the checker requires that what the transport reported is true.
             bench.worker()
 
     @proves(promise.SURVIVES_REOPENING)
@@ -106,7 +106,7 @@ class SendContract(Contract):
 
 
 class PayloadContract(Contract):
-    """Nothing that travels is touched."""
+    """No field of an event is changed on its way."""
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_treacherous_payloads_arrive_as_they_were_sent(self) -> None:
@@ -151,7 +151,7 @@ class PayloadContract(Contract):
                 worker.send(batch)
 
                 came = 0
-                while came < 2 * len(batch):  # those of one key come one after the other
+                while came < 2 * len(batch):  # events of one key are handed out one after another
                     deliveries = bench.receive(worker, 1, limit=10)
                     assert deliveries, f"{came} hand-overs of {2 * len(batch)}"
                     came += len(deliveries)
@@ -233,9 +233,9 @@ class SendErrorContract(Contract):
             error = bench.failed_send(sender, "after", batch)
 
             assert isinstance(error, SendError), f"{UNTOLD}; it raised {error_text(error)}"
-            # Where a batch is sent in parts, those behind the part that failed may be refused.
+            # If a batch is sent in parts, the events after the part that failed may be refused.
             written = [*error.sent, *error.unknown]
-            assert written, f"{UNTOLD}; it said that all were refused, although they were written"
+            assert written, f"{UNTOLD}; it reported that all were refused, although they were written"
             came = bench.receive(bench.worker(), len(written))
             assert {one.envelope for one in came} == {batch[position] for position in written}
 
@@ -269,7 +269,7 @@ class SendErrorContract(Contract):
     def test_a_body_that_is_too_large_is_refused_and_its_neighbours_are_told_apart(self) -> None:
         largest = self.harness.capabilities.max_body
         if largest is None:
-            pytest.skip("no largest body is claimed")
+            pytest.skip("no limit of the body is claimed")
         with self.bench() as bench:
             sender = bench.worker()
             batch = [bench.envelope(), bench.envelope(body=b"x" * (largest + 1)), bench.envelope()]
@@ -280,7 +280,7 @@ class SendErrorContract(Contract):
             except SendError as error:
                 refused = error.refused
 
-            assert 1 in refused, f"a body of {largest + 1} bytes was not refused, though {largest} are claimed at most"
+            assert 1 in refused, f"a body of {largest + 1} bytes was not refused, although max_body is {largest}"
 
     @proves(promise.SEND_TELLS_APART)
     def test_what_cannot_be_written_is_refused_or_arrives_and_is_never_half_there(self) -> None:
@@ -304,7 +304,7 @@ class SendErrorContract(Contract):
                     refused = [1]
 
                 assert 1 in refused or not _has_lone_surrogate(spoilt), f"{spoilt!a}: {UNREADABLE}"
-                # What came of each, the checker knows from what the error said.
+                # The checker knows the fate of each event from the error.
                 worker.send(bench.envelopes(1))
 
 
@@ -313,7 +313,7 @@ def _has_lone_surrogate(fields: Mapping[str, object]) -> bool:
 
 
 class DelayContract(Contract):
-    """What is delayed is not early, and not lost."""
+    """A delayed event is neither early nor lost."""
 
     @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delayed_event_does_not_come_early(self) -> None:
@@ -323,7 +323,7 @@ class DelayContract(Contract):
 
             sender.send([bench.envelope()], delay=bench.times.delay)
 
-            # A real clock has gone on meanwhile; the checker knows by how much.
+            # Meanwhile time has passed on a real clock; the checker knows how much.
             assert bench.glimpse(receiver) == [] or not self.harness.fake
             bench.approach(due)
             assert bench.glimpse(receiver) == [] or not self.harness.fake
@@ -341,7 +341,7 @@ class DelayContract(Contract):
     @proves(promise.DELAY_IS_RESPECTED, promise.NACK_RETURNS_LATER)
     def test_a_delay_is_not_cut_to_a_whole_second(self) -> None:
         if not self.harness.fake:
-            pytest.skip("on a clock that runs no look comes at the right fraction of a second")
+            pytest.skip("on a real clock no receive happens at the right fraction of a second")
         with self.bench() as bench:
             sender, receiver = bench.worker(), bench.worker()
             for fraction in (0.3, 0.5, 0.9):
@@ -402,7 +402,7 @@ class DelayContract(Contract):
 
 
 class DedupeContract(Contract):
-    """The same event is sent once, however often."""
+    """An event that is sent several times is one event."""
 
     @proves(promise.RESENT_IS_ONE)
     def test_sending_a_kept_event_again_makes_no_second_one(self) -> None:
@@ -491,7 +491,7 @@ class DedupeContract(Contract):
             entry = bench.dead_letter(worker)
             worker.send([envelope])
 
-            assert list(worker.revive({entry.ref: b"afresh"})) == []
+            assert list(worker.revive({entry.ref: b"revived"})) == []
 
             assert bench.one(worker, limit=10).state == b""
             assert list(worker.dead_letters([bench.queue])) == []

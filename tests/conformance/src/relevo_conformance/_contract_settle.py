@@ -16,11 +16,11 @@ STATE = bytes(range(256)) * (MAX_STATE // 256)
 TOO_LONG = STATE + b"\0"
 
 MANY = 250
-"""Settlements of a batch that a store may have to cut in pieces."""
+"""The size of a batch of settlements that a store may have to split."""
 
 
 class SettleContract(Contract):
-    """Each outcome has its effect, all of it, and on what it was said of."""
+    """Each outcome has its whole effect, on its own event."""
 
     @proves(promise.ACK_IS_FINAL)
     def test_what_is_done_never_comes_again(self) -> None:
@@ -118,7 +118,7 @@ class SettleContract(Contract):
             early += bench.glimpse(worker)
             assert early == [] or not self.harness.fake
             bench.advance(10 * self.harness.slack + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
-            for delivery in early or bench.receive(worker):  # a clock that runs may have come to its time
+            for delivery in early or bench.receive(worker):  # on a real clock its time may have come
                 assert (delivery.attempt, delivery.state) == (2, b"later")
 
     @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
@@ -202,7 +202,7 @@ class SettleContract(Contract):
 
 
 class StateContract(Contract):
-    """What a delivery may carry along is bounded."""
+    """The state of a delivery has a limit."""
 
     @proves(promise.STATE_IS_BOUNDED)
     def test_a_state_that_is_too_long_is_refused_and_the_delivery_stays_held(self) -> None:
@@ -251,7 +251,7 @@ class StateContract(Contract):
             assert [entry.ref for entry in worker.dead_letters([bench.queue])] == [first, second]
 
     def oversized(self) -> list[Outcome]:
-        """Return all that can bear a state, each with one that is too long."""
+        """Return each call that stores a state, with a state that is too long."""
         outcomes: list[Outcome] = [Nack(state=TOO_LONG), Lost(state=TOO_LONG)]
         if self.harness.capabilities.dead_letters:
             outcomes.append(DeadLetter(reason="too long", state=TOO_LONG))
@@ -262,7 +262,7 @@ class StaleContract(Contract):
     """A settlement after the lease was lost changes nothing, and reports that."""
 
     def outcomes(self) -> list[Outcome]:
-        """Return one of each kind that can be asked for."""
+        """Return one outcome of each kind that the transport supports."""
         outcomes: list[Outcome] = [Ack(), Nack(state=b"stale"), Release(), Lost(state=b"stale")]
         if self.harness.capabilities.dead_letters:
             outcomes.append(DeadLetter(reason="stale", state=b"stale"))
@@ -348,13 +348,13 @@ class StaleContract(Contract):
             old = bench.one(worker)
             worker.dead_letter(old)
             entry = bench.dead_letter(worker)
-            worker.revive({entry.ref: b"afresh"})
+            worker.revive({entry.ref: b"revived"})
             new = bench.one(worker)
 
             for outcome in self.outcomes():
                 assert not worker.settles(old, outcome)
 
-            assert (new.attempt, new.lost_leases, new.state) == (1, 0, b"afresh")
+            assert (new.attempt, new.lost_leases, new.state) == (1, 0, b"revived")
             assert worker.ack(new)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED, promise.EXTEND_KEEPS_THE_LEASE)
@@ -414,12 +414,12 @@ class StaleContract(Contract):
                 worker.checkpoint(held, b"late")
 
     def _two_holders(self, bench: Bench) -> tuple[Delivery, Delivery]:
-        """Return a delivery of the first worker, which is slow, and the one of the second that superseded it."""
+        """Return a delivery whose lease the first worker lost, and the next delivery, which the second worker holds."""
         slow, quick = bench.worker(), bench.worker()
         slow.send([bench.envelope()])
         old = bench.one(slow)
         if bench.is_connected:
-            # Its connection does not end while it lives, so it gives the event back first.
+            # Its connection lasts as long as the worker, so it releases the event first.
             slow.release(old)
         else:
             bench.advance(bench.times.lease + self.harness.slack)
@@ -427,7 +427,7 @@ class StaleContract(Contract):
 
 
 class LeaseContract(Contract):
-    """A lease can be kept, and progress with it."""
+    """A lease can be extended, and a checkpoint survives a lost lease."""
 
     @proves(promise.EXTEND_KEEPS_THE_LEASE)
     def test_an_extended_lease_holds(self) -> None:

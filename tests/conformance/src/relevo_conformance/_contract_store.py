@@ -1,4 +1,4 @@
-"""Scenarios of what lies in the store: dead letters, figures, and what is taken out."""
+"""Scenarios of what is stored: dead letters, figures, and removed events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relevo_conformance.worker import Worker
 
 
 def bury(bench: Bench, worker: Worker, number: int, *, queue: str | None = None) -> None:
-    """Send *number* events and dead-letter them, one after the other."""
+    """Send *number* events and dead-letter them, one after another."""
     for _ in range(number):
         envelope = bench.envelope(queue=queue)
         worker.send([envelope])
@@ -19,7 +19,7 @@ def bury(bench: Bench, worker: Worker, number: int, *, queue: str | None = None)
 
 
 class DeadLetterContract(Contract):
-    """Dead letters can be looked at, revived, and discarded."""
+    """Dead letters can be listed, revived and discarded."""
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_looking_at_dead_letters_changes_nothing(self) -> None:
@@ -81,11 +81,11 @@ class DeadLetterContract(Contract):
             worker.dead_letter(last, state=b"failed")
             entry = bench.dead_letter(worker)
 
-            assert list(worker.revive({entry.ref: b"afresh"})) == []
+            assert list(worker.revive({entry.ref: b"revived"})) == []
 
             again = bench.one(worker)
             assert again.envelope == last.envelope
-            assert (again.attempt, again.lost_leases, again.state) == (1, 0, b"afresh")
+            assert (again.attempt, again.lost_leases, again.state) == (1, 0, b"revived")
             assert list(worker.dead_letters([bench.queue])) == []
 
     @proves(promise.REVIVED_IS_RECEIVED)
@@ -152,7 +152,7 @@ class DeadLetterContract(Contract):
 
 
 class StatsContract(Contract):
-    """At rest the figures are right."""
+    """The figures are exact when nothing changes."""
 
     @proves(promise.STATS_ARE_TRUE_AT_REST)
     def test_the_figures_follow_an_event_through_its_life(self) -> None:
@@ -211,7 +211,7 @@ class StatsContract(Contract):
 
 
 class FindContract(Contract):
-    """What lives is found by its id as it is, and left as it is."""
+    """An unfinished event is found by its id, unchanged, and is not changed by that."""
 
     @proves(promise.FOUND_AS_IT_IS)
     def test_an_event_is_found_as_it_is_through_its_life(self) -> None:
@@ -301,19 +301,19 @@ class FindContract(Contract):
             assert list(worker.find(envelope.id)) == []
 
             entry = bench.dead_letter(worker)
-            worker.revive({entry.ref: b"afresh"})
+            worker.revive({entry.ref: b"revived"})
             one = self._only(worker, envelope)
-            assert (one.status, one.attempt, one.lost_leases, one.state) == ("ready", 1, 0, b"afresh")
+            assert (one.status, one.attempt, one.lost_leases, one.state) == ("ready", 1, 0, b"revived")
 
     def _only(self, worker: Worker, envelope: Envelope) -> Found:
-        """Return the one event of the id of *envelope* that lives."""
+        """Return the one unfinished event with the id of *envelope*."""
         found = worker.find(envelope.id)
         assert [one.envelope for one in found] == [envelope]
         return found[0]
 
 
 class TakeOutContract(Contract):
-    """What is cancelled or purged is gone, and nothing else is."""
+    """Cancelled and purged events are gone, and no others."""
 
     @proves(promise.CANCELLED_IS_GONE)
     def test_what_is_cancelled_never_comes(self) -> None:

@@ -1,4 +1,4 @@
-"""Scenarios of time: waiting no longer than asked, starving no event, and clocks that leap."""
+"""Scenarios of time: the wait of a receive, fairness, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PROMPTLY = 10.0
 """Seconds of real time, generous for a machine under load."""
 
 SLEEP = 6.0
-"""Seconds for which a receive waits that a send is to wake."""
+"""Seconds that a receive may wait; a send must wake it."""
 
 TRIES = 2
-"""Receives of which one must be woken in time: the machine may be slow."""
+"""Tries, of which one must be woken in time: the machine may be slow."""
 
 ENOUGH = 20
-"""Receives after which an event that others do not hold up has been handed out."""
+"""The number of receives within which an event must be handed out, whatever else is in its queue."""
 
 DAYS = 40 * 86400.0
 """Seconds."""
 
 
 class WaitContract(Contract):
-    """A receive waits as long as it was asked to, no longer."""
+    """A receive waits no longer than its wait."""
 
     @proves(promise.WAIT_IS_KEPT)
     def test_a_receive_that_is_not_to_wait_comes_back_at_once(self) -> None:
@@ -82,11 +82,11 @@ class WaitContract(Contract):
 
             assert min(took) <= SLEEP / 4, (
                 f"wakeup is claimed, and of {TRIES} receives that waited {SLEEP:g} s for a send the quickest "
-                f"came back {min(took):.1f} s after it"
+                f"returned {min(took):.1f} s after it"
             )
 
     def _woken_after(self, bench: Bench, sender: Worker, receiver: Worker) -> float:
-        """Return the seconds from a send to the return of a receive that waited for it; the whole wait if in vain."""
+        """Return the seconds between a send and the return of a waiting receive; its whole wait if it got nothing."""
         came: list[Delivery] = []
         back: list[float] = []
 
@@ -105,7 +105,7 @@ class WaitContract(Contract):
         return took
 
     def received(self, bench: Bench, wait: float) -> list[Delivery]:
-        """Return what a receive gives, in a thread of its own: it may not come back."""
+        """Return what a receive returns; it runs in a thread of its own, since it may hang."""
         worker = bench.worker()
         came: list[Delivery] = []
         Thread(lambda: came.extend(worker.receive(bench.queues, limit=1, lease=bench.times.lease, wait=wait))).finish(
@@ -115,7 +115,7 @@ class WaitContract(Contract):
 
 
 class FairnessContract(Contract):
-    """No event waits for ever behind others."""
+    """No event waits for ever while others are delivered."""
 
     @proves(promise.NOBODY_STARVES)
     def test_an_event_comes_although_its_neighbour_fails_for_ever_and_more_are_sent(self) -> None:
@@ -136,7 +136,7 @@ class FairnessContract(Contract):
                 else:
                     worker.ack(delivery)
 
-            pytest.fail(f"{ENOUGH} receives gave others, and not an event that was there before them")
+            pytest.fail(f"{ENOUGH} receives returned other events, but not an event that was there before them")
 
     @proves(promise.NOBODY_STARVES)
     def test_what_cannot_be_read_holds_nobody_up(self) -> None:
@@ -153,11 +153,11 @@ class FairnessContract(Contract):
                     return
                 worker.nack(delivery)
 
-            pytest.fail(f"{len(raws)} that cannot be read held an event up for {ENOUGH} receives")
+            pytest.fail(f"{len(raws)} unreadable events delayed an event for {ENOUGH} receives")
 
 
 class ClockContract(Contract):
-    """A clock that leaps makes nothing early by its own time, and loses nothing."""
+    """If a clock jumps, nothing is early by that clock, and nothing is lost."""
 
     @proves(promise.LOST_LEASE_RETURNS)
     def test_what_was_held_when_the_clock_leapt_by_days_comes_back_once(self) -> None:

@@ -18,21 +18,21 @@ from relevo_conformance.fault.proxy import Proxy
 from relevo_conformance.harness import Harness
 
 _MOST_KILLED = 50
-"""Killed transports that are not closed yet. To close one gives back what it held, so its scenario must be over."""
+"""The limit of killed transports that are not closed. A close returns held events, so the scenario must have ended."""
 
 
 class GenericHarness(Harness):
     """
-    Opens a transport by its options; it uses nothing else of it.
+    Opens a transport from its options, and uses nothing else of it.
 
-    A worker that is killed is forgotten: its leases run out. Where a lease lasts as long as a connection, every
-    worker gets a proxy of its own, at which it is cut off. It cannot put in foreign bytes or break the store; promises
-    that need that stay unknown.
+    A killed worker is abandoned: its leases run out. If a lease lasts as long as a connection, each worker has its
+    own proxy, which cuts the connection. This harness cannot write foreign bytes or break the store; promises that
+    need that stay unknown.
     """
 
     new_clock = SystemClock
     kind: ClassVar[str]
-    """What the transport is called."""
+    """The name of the transport."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class GenericHarness(Harness):
             proxy.close()
 
     def _close_killed(self, most: int) -> None:
-        """Close killed transports until *most* are left: an open connection that is collected causes a warning."""
+        """Close killed transports until *most* are left; an open connection warns when it is garbage-collected."""
         while len(self._killed) > most:
-            with suppress(Exception):  # a scenario of close reports how it fails
+            with suppress(Exception):  # scenarios of close report how it fails
                 self._killed.popleft().close()
 
     def _is_connected(self) -> bool:
@@ -85,7 +85,7 @@ class GenericHarness(Harness):
 
 def generic(transport: type[Transport], kind: str) -> type[GenericHarness]:
     """
-    Return a harness for *transport*, which is called *kind*.
+    Return a harness for *transport* with the name *kind*.
 
     Raises:
         ConfigurationError: Its options are not those of a transport.

@@ -13,14 +13,14 @@ from relevo import DeadLetterEntry, Envelope, Unreadable
 from relevo_conformance import history
 
 MOST = 40
-"""Lines; of a longer history the last ones are shown, since they show what is broken."""
+"""Lines that are shown; of a longer history the last ones, since they show what is broken."""
 
 _LONGEST, _FEW = 70, 4
-"""Characters of a value, and items of a list, that are shown."""
+"""The number of characters of a value, and of items of a list, that are shown."""
 
 
 def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:
-    """Return the calls of *records* as lines, each with how it ended; those of a harness are left out."""
+    """Return the calls of *records* as lines, each with its end, without calls of the harness."""
     records = tuple(records)
     ends = {record.op: record for record in records if isinstance(record, history.Returned)}
     calls = [record for record in records if isinstance(record, history.Invoked)]

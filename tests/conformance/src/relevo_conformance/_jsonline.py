@@ -61,8 +61,8 @@ def load(lines: Iterable[str]) -> tuple[history.Record, ...]:
     Return the records in *lines*; blank lines are skipped.
 
     Raises:
-        ValueError: The lines are not a history, its version is not supported, or a line is not a record that may
-            stand there; the message names the line and the field.
+        ValueError: The lines are not a history, its version is not supported, or a line is not a record that is
+            valid there; the message names the line and the field.
     """
     numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     _require_format(next(numbered, (1, ""))[1])
@@ -103,7 +103,7 @@ class _Sequence:
 
     def _begin(self, record: history.Invoked) -> None:
         if record.op in self._calls:
-            raise _InvalidError(f"op is {record.op}, which is the number of another call")
+            raise _InvalidError(f"op is {record.op}, which is the number of an earlier call")
         self._calls[record.op] = record.call
         if isinstance(record.call, history.SetSavepoint):
             self._savepoints[record.call.transaction].append(record.call.savepoint)
@@ -111,15 +111,15 @@ class _Sequence:
     def _end(self, record: history.Returned) -> None:
         call = self._calls.get(record.op)
         if call is None or record.op in self._ended:
-            raise _InvalidError(f"op is {record.op}, and this call had not begun, or had ended")
+            raise _InvalidError(f"op is {record.op}, but this call had not begun, or had already ended")
         self._ended.add(record.op)
         match call, record.value:
             case history.Send(envelopes=envelopes), history.Fates(fates=fates) if len(fates) != len(envelopes):
-                raise _InvalidError(f"value.fates are {len(fates)}, of {len(envelopes)} envelopes")
+                raise _InvalidError(f"value.fates has {len(fates)} items for {len(envelopes)} envelopes")
             case history.EndSavepoint(savepoint=savepoint), _ if record.end == "done":
                 inside = self._savepoints[call.transaction]
                 if savepoint not in inside:
-                    raise _InvalidError(f'end is "done", and savepoint {savepoint} had not begun, or had ended')
+                    raise _InvalidError(f'end is "done", but savepoint {savepoint} had not begun, or had already ended')
                 del inside[inside.index(savepoint) :]
             case _, history.HandedOut(deliveries=deliveries):
                 for position, handed in enumerate(deliveries):
@@ -137,12 +137,12 @@ def _require_format(line: str) -> None:
     except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict) or head.get(_TAG) != _FORMAT:
-        raise ValueError("this is no history that relevo_conformance.dump wrote: its first line does not say so")
+        raise ValueError("the first line: expected the header that relevo_conformance.dump writes; got something else")
     if head.get("version") != VERSION:
         written = head.get("version")
         raise ValueError(
-            f"this history is of version {written!r}, and version {VERSION} is what can be read here; "
-            "use the relevo-conformance that wrote it"
+            f"the history has version {written!r}; expected {VERSION}; "
+            "use the version of relevo-conformance that wrote it"
         )
 
 
@@ -150,7 +150,7 @@ def _require_format(line: str) -> None:
 
 
 def _plain(value: object) -> object:
-    """Return *value* as JSON can hold it; classes, bytes and mappings are tagged."""
+    """Return *value* as values of JSON; classes, bytes and mappings are tagged."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -163,7 +163,7 @@ def _plain(value: object) -> object:
         case _:
             cls = type(value)
             if _CLASSES.get(cls.__name__) is not cls:
-                message = f"{cls.__name__} has no place in a history"
+                message = f"{cls.__name__} cannot be part of a history"
                 raise TypeError(message)
             fields = {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(cls)}
             return {_TAG: cls.__name__, **fields}
@@ -171,10 +171,10 @@ def _plain(value: object) -> object:
 
 def _read(plain: object) -> history.Record:
     """
-    Return the record that JSON holds as *plain*.
+    Return the record whose JSON is *plain*.
 
-    msgspec tells the classes of a union apart by a tag, and only a Struct can have one. So it converts to Structs
-    with the same fields, and these are turned into the classes of the history.
+    msgspec distinguishes the classes of a union by a tag, which only a Struct can have. So it converts to Structs
+    with the same fields, and these are converted to the classes of the history.
 
     Raises:
         _InvalidError: A field is missing, unknown, or of another type.
@@ -183,7 +183,7 @@ def _read(plain: object) -> history.Record:
         record: history.Record = _built(msgspec.convert(plain, _record()))
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        if repr(_LARGEST) in message:  # the limits are there to refuse NaN and infinity
+        if repr(_LARGEST) in message:  # the limits refuse NaN and infinity
             message = "expected a finite number"
         where = path.lstrip(".").removesuffix("`") or "the record"
         raise _InvalidError(f"{where}: {message[:1].lower()}{message[1:]}") from error
@@ -218,7 +218,7 @@ def _convertible(kind: Any) -> Any:
     if origin in (Union, UnionType):
         return reduce(or_, map(_convertible, args))
     if origin is tuple:
-        return tuple[_convertible(args[0]), ...]  # type: ignore[misc]  # made while it runs
+        return tuple[_convertible(args[0]), ...]  # type: ignore[misc]  # made at run time
     if origin is Mapping:
         return _Map[_convertible(args[1])]  # type: ignore[misc]  # the same
     return {bytes: _Bytes, float: _Finite}.get(kind, kind)
@@ -238,7 +238,7 @@ def _struct(cls: Any) -> type[msgspec.Struct]:
 
 
 def _built(value: Any) -> Any:
-    """Return what *value*, a converted one, stands for."""
+    """Return the value of the history for *value*, a converted one."""
     match value:
         case _Bytes():
             return value.base64

@@ -1,4 +1,4 @@
-"""What may be handed out: what is there, to one holder, as it was sent, with the right counters."""
+"""Check receives: an event that is there, to one holder, as it was sent, with the right counters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from relevo_conformance.model import PENDING, Copy, Situation, missing_headers
 from relevo_conformance.promise import Promise
 
 _TIME_TOLERANCE = 1.0
-"""Seconds; some stores keep when an event was sent as whole ones."""
+"""Seconds; some stores keep the time of sending in whole seconds."""
 
 _NOBODY = -1
 """The number of a delivery that was never handed out."""
 
 Lease = tuple[float, float]
-"""Before the first it cannot have run out, after the second it has."""
+"""It cannot have run out before the first time, and has run out after the second."""
 
 _AFTER: dict[Action | None, Promise] = {
     None: promise.LOST_LEASES_ARE_COUNTED,
@@ -40,12 +40,12 @@ _EARLY: dict[Action | None, Promise] = {
 
 
 def receive_began(world: World, operation: Operation, call: history.Receive) -> None:
-    """Take note of who may hold what from now on."""
+    """Record which events the receive may hold from now on."""
     world.subscribed(operation.worker, call.queues)
 
 
 def receive_ended(world: World, operation: Operation, call: history.Receive, returned: history.Returned) -> None:
-    """Judge each hand-over, in the order of the batch."""
+    """Check each delivery, in the order of the batch."""
     if not isinstance(returned.value, history.HandedOut):
         if returned.end == "unknown":
             for queue in call.queues:
@@ -54,13 +54,17 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
         return
     handed_out = returned.value.deliveries
     if len(handed_out) > call.limit:
-        world.report(promise.LIMIT_IS_RESPECTED, operation.op, f"{len(handed_out)} handed out, {call.limit} asked for")
+        world.report(
+            promise.LIMIT_IS_RESPECTED,
+            operation.op,
+            f"{len(handed_out)} events were handed out with a limit of {call.limit}",
+        )
     if not operation.overlapped and not world.flying:
         _judge_preference(world, operation, call, handed_out)
     lease = _lease(world, operation, call, returned.at)
     for handed in handed_out:
         if handed.queue not in call.queues:
-            what = f'handed out from "{handed.queue}", which was not asked for'
+            what = f'an event was handed out from "{handed.queue}", which is not an argument of the receive'
             world.report(promise.QUEUES_ARE_ISOLATED, operation.op, what)
         copy = _hand_over(world, operation, handed, returned.at, lease)
         if copy is not None:
@@ -72,7 +76,7 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
 
 
 def _may_be_leased_unseen(world: World, operation: Operation, call: history.Receive, now: float) -> None:
-    """Let each event of a receive whose answer was lost have a holder that never heard of it, for a lease."""
+    """Let each event be leased without a known holder, after a receive whose answer was lost."""
     connected = world.capabilities.lease == "connection"
     lease = _lease(world, operation, call, now)
     for copy in world.copies:
@@ -101,7 +105,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
     ]
     fitting = [(copy, one) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
     if fitting:
-        # Of one that was sent several times it is one of its time; and of these one that must be there.
+        # If an event was sent several times: a copy with this time, and of these one that must be there.
         timely = [copy for copy, _ in fitting if not _mistimed(world, copy, handed)]
         alike = timely or [copy for copy, _ in fitting]
         copy = min(alike, key=lambda one: not one.surely(_is_pending))
@@ -114,8 +118,8 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
     else:
         copy = _second(copies) or _nearest(copies)
         one = copy.possible[0]
-        if copy.number in operation.meanwhile:  # whatever became of it since
-            what = f"{copy} was handed out, and so it was to another receive while this one was in flight"
+        if copy.number in operation.meanwhile:  # whatever has changed since
+            what = f"{copy} was handed out to this receive and to another one that was in flight at the same time"
             world.report(promise.LEASED_IS_HIDDEN, operation.op, what)
         else:
             world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
@@ -146,14 +150,14 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
     surplus = handed.lost_leases - ready.counters.lost_leases
     allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.lost_leases == "at least" else 0
     if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
-        allowed -= 1  # the lost lease that is counted already was that of a break; one that was reported was not
+        allowed -= 1  # the lost lease that is already counted was caused by a break; a reported one was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
     noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths) or not world.capabilities.presence
     return counted and handed.state == ready.kept and noted
 
 
 def _blamed(ready: Situation, handed: history.Handed) -> Promise:
-    """Return the promise that wrong counters, a wrong state or a wrong note break."""
+    """Return the promise that a wrong counter, state or note breaks."""
     counted = Counters(attempt=handed.attempt, lost_leases=handed.lost_leases) == ready.counters
     noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths)
     if counted and handed.state == ready.kept and not noted:
@@ -173,12 +177,12 @@ def _differs(ready: Situation, handed: history.Handed) -> str:
 
 
 def _second(copies: Sequence[Copy]) -> Copy | None:
-    """Return a copy that should not have been made at all, if one may have been."""
+    """Return a copy that should not exist, if there may be one."""
     return next((copy for copy in copies if copy.possible[0].why is promise.RESENT_IS_ONE), None)
 
 
 def _nearest(copies: Sequence[Copy]) -> Copy:
-    """Return the copy that was most likely meant, although none can be handed out: one that is, or was, there."""
+    """Return the most likely copy, although none can be handed out: one that is there, or was."""
     there = [copy for copy in copies if copy.maybe(lambda one: one.state in PENDING)]
     were = [copy for copy in copies if copy.maybe(lambda one: one.state is not None)]
     return (there or were or list(copies))[-1]
@@ -205,24 +209,32 @@ def _whereabouts(one: Situation, now: float) -> str:
         case State.LEASED:
             return f"delivery {one.holder} holds it"
         case State.SCHEDULED:
-            return f"it is not due for another {one.due - now:g} s"
+            return f"it is due {one.due - now:g} s later"
         case _:
             return f"it is {one.state}"
 
 
 def _invention(world: World, operation: Operation, handed: history.Handed) -> tuple[Promise, int, str]:
-    """Name what was broken by an event that was never sent like this."""
+    """Return which promise an event breaks that was never sent in this form."""
     match handed.event:
         case Unreadable(raw=raw, why=why):
             if any(isinstance(copy.event, Unreadable) for copy in world.copies if copy.queue == handed.queue):
-                return promise.MALFORMED_IS_QUARANTINED, operation.op, f"the bytes {raw[:40]!r} were never put there"
+                return (
+                    promise.MALFORMED_IS_QUARANTINED,
+                    operation.op,
+                    f"the bytes {raw[:40]!r} were never put there",
+                )
             return promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"an envelope came as unreadable: {why}"
         case Envelope(id=event_id):
             for copy in world.copies:
                 if isinstance(copy.event, Envelope) and copy.event.id == event_id:
                     if copy.queue != handed.queue:
-                        return promise.QUEUES_ARE_ISOLATED, operation.op, f'{copy} came out of "{handed.queue}"'
-                    return promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another source or queue"
+                        return promise.QUEUES_ARE_ISOLATED, operation.op, f'{copy} came from "{handed.queue}"'
+                    return (
+                        promise.PAYLOAD_IS_UNTOUCHED,
+                        operation.op,
+                        f"{copy} came with another source or queue",
+                    )
     return promise.NO_INVENTION, operation.op, f"{handed.event!r} was never sent"
 
 
@@ -244,10 +256,10 @@ def _judge_content(world: World, operation: Operation, copy: Copy, handed: histo
 
 def _of_another(world: World, copy: Copy, handed: history.Handed) -> bool:
     """
-    Return whether this may as well be another copy of an event that was sent several times: they look alike.
+    Return whether this may be another copy of an event that was sent several times, since they are equal.
 
-    Which of them came when is a guess, and one that was guessed wrong before has the time of another: so what
-    counts is whether another was sent at this time, not which time it was seen with.
+    Which copy was handed out is a guess, and a copy of a wrong guess has the time of another one. So the test is
+    whether another copy was sent at this time, not with which time it was handed out before.
     """
     others = (other for other in world.same(handed.queue, handed.event) if other is not copy)
     return any(sent_then(world, other, handed.enqueued_at) for other in others)
@@ -260,20 +272,20 @@ def sent_then(world: World, copy: Copy, when: float) -> bool:
 
 
 def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:
-    """Return what is wrong with the time at which *copy* is said to have been sent; empty if nothing is."""
+    """Return what is wrong with the time of sending that *copy* was handed out with; empty if nothing is."""
     if not isinstance(copy.event, Envelope):
         return ""
     when = handed.enqueued_at
     if copy.enqueued_at is not None:
-        known = f"{copy} was sent at {copy.enqueued_at!r} once and at {when!r} now"
+        known = f"{copy} was handed out with the time of sending {copy.enqueued_at!r} before, and now with {when!r}"
         return "" if copy.enqueued_at == when else known
     if sent_then(world, copy, when):
         return ""
-    return f"{copy} says it was sent at {when!r}, not from {copy.sent[0]!r} to {copy.sent[1]!r}"
+    return f"{copy} has the time of sending {when!r}; expected {copy.sent[0]!r} to {copy.sent[1]!r}"
 
 
 def _judge_order(world: World, operation: Operation, copy: Copy) -> None:
-    """Judge that no earlier event of the same key is still to be handled."""
+    """Check that no earlier event of the same key is unfinished."""
     if world.capabilities.order != "per key" or not copy.in_line or not isinstance(copy.event, Envelope):
         return
     key = copy.event.ordering_key
@@ -292,7 +304,7 @@ def _judge_order(world: World, operation: Operation, copy: Copy) -> None:
 def _judge_preference(
     world: World, operation: Operation, call: history.Receive, handed_out: Sequence[history.Handed]
 ) -> None:
-    """Judge that nothing ready was left in a queue while one named later gave something."""
+    """Check that no ready event was left in a queue while events of a later queue were handed out."""
     if world.set_back or not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
         return
     last = max((call.queues.index(one.queue) for one in handed_out if one.queue in call.queues), default=0)
@@ -301,7 +313,7 @@ def _judge_preference(
         keyed = isinstance(copy.event, Envelope) and copy.event.ordering_key is not None
         passed_over = copy.queue in call.queues[:last] and copy not in given and not keyed
         if passed_over and copy.surely(lambda one: _waits(one, operation.began - world.slack)):
-            what = f'{copy} was left waiting while "{call.queues[last]}" gave events'
+            what = f'{copy} was left waiting while events of "{call.queues[last]}" were handed out'
             world.report(promise.PREFERENCE_IS_KEPT, operation.op, what)
             return
 

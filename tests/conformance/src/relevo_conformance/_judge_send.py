@@ -1,4 +1,4 @@
-"""Judge sends: every event is there once, or not at all, as the send reports."""
+"""Check sends: each event is there once or not at all, as the send reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REFUSALS = frozenset({"SendError", "TransportUnavailableError", "ConfigurationE
 
 
 def send_began(world: World, operation: Operation, call: history.Send) -> None:
-    """Let each envelope be there or not from now on."""
+    """Allow each envelope to be there or not from now on."""
     due = operation.began + call.delay if call.delay else None
     for position, envelope in enumerate(call.envelopes):
         others = world.same(envelope.queue, envelope)
@@ -25,7 +25,7 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
             continue
         maybe_kept = [copy for copy in others if copy.maybe(_is_alive)]
         for copy in maybe_kept if world.capabilities.dedupe else ():
-            copy.doubtful = True  # if it comes, it may be this one
+            copy.doubtful = True  # an event that is handed out may be this one
         kept = bool(maybe_kept)
         copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
         copy.doubtful = kept
@@ -35,7 +35,7 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
 
 
 def send_ended(world: World, operation: Operation, call: history.Send, returned: history.Returned) -> None:
-    """Believe what the send says of each envelope, and judge how it says it."""
+    """Accept the fate that the send reports for each envelope, and check its error."""
     fates = _fates(call, returned)
     why = promise.UNCLAIMED_IS_REFUSED if returned.error == "UnsupportedError" else promise.SEND_TELLS_APART
     for position, copy in operation.positions.items():
@@ -46,16 +46,16 @@ def send_ended(world: World, operation: Operation, call: history.Send, returned:
     if isinstance(returned.value, history.Fates) and not returned.value.told_apart:
         world.report(promise.SEND_TELLS_APART, operation.op, "the error does not name each position of the batch once")
     if world.capabilities.atomic_batch and "sent" in fates and len(set(fates)) > 1:
-        world.report(promise.BATCH_IS_ATOMIC, operation.op, f"one batch was torn apart: {', '.join(fates)}")
+        world.report(promise.BATCH_IS_ATOMIC, operation.op, f"a batch was sent in part: {', '.join(fates)}")
     provoked = operation.worker in world.broken or _is_too_large(world.capabilities, call)
     provoked = provoked or any(envelope.queue not in world.queues for envelope in call.envelopes)
     provoked = provoked or any(map(_is_no_text, call.envelopes))
     if returned.error in _REFUSALS and not provoked:
-        world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send failed for no reason: {returned.error}")
+        world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send was refused without a reason: {returned.error}")
 
 
 def _unite(copies: Sequence[Copy]) -> None:
-    """Let there be one of what stands several times in a batch that was sent."""
+    """Keep one copy of an event that was in the sent batch several times."""
     seen: set[tuple[str, ...] | bytes] = set()
     for copy in copies:
         if copy.identity in seen and copy.maybe(_is_absent):
@@ -64,13 +64,13 @@ def _unite(copies: Sequence[Copy]) -> None:
 
 
 def setup_ended(world: World, operation: Operation, call: history.SetUp, returned: history.Returned) -> None:
-    """Take note of the queues that a send must find from now on."""
+    """Record the queues that exist for a send from now on."""
     if returned.end == "done" and not call.dry_run:
         world.queues.update(call.queues)
 
 
 def raw_began(world: World, operation: Operation, call: history.PutRaw) -> None:
-    """Let the bytes be there or not from now on."""
+    """Allow the bytes to be there or not from now on."""
     event = Unreadable(raw=call.raw, headers=call.headers, why="")
     copy = world.add(operation, call.queue, event, [absent(promise.MALFORMED_IS_QUARANTINED)])
     copy.branch((operation.op, 0), arrival(None))
@@ -85,14 +85,14 @@ def raw_ended(world: World, operation: Operation, call: history.PutRaw, returned
 
 
 def batches_at_the_end(world: World) -> None:
-    """Judge, when everything was received, that of a batch of unknown fate all came, or nothing."""
+    """Check at the end that a batch of unknown fate was handed out whole, or not at all."""
     batches: dict[int, list[Copy]] = {}
     for copy in world.copies:
         if not copy.doubtful:
             batches.setdefault(copy.op, []).append(copy)
     for op, copies in batches.items():
         missing = sum(copy.maybe(_is_absent) and copy.surely(_never_came) for copy in copies)
-        # One that may have been taken out meanwhile cannot be judged.
+        # An event that may have been removed meanwhile proves nothing.
         came = sum(not copy.maybe(_is_absent) for copy in copies)
         if world.capabilities.atomic_batch and missing and came:
             world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
@@ -114,12 +114,12 @@ def bound_ended(world: World, operation: Operation, call: history.SendBound, ret
 
 
 def savepoint_began(world: World, operation: Operation, call: history.SetSavepoint) -> None:
-    """Take note of what is sent inside it from now on."""
+    """Record what is sent inside it from now on."""
     world.savepoints[call.transaction].append(call.savepoint)
 
 
 def savepoint_ended(world: World, operation: Operation, call: history.EndSavepoint, returned: history.Returned) -> None:
-    """Forget what was taken back."""
+    """Forget what was rolled back."""
     if returned.end != "done":
         return
     if call.way == "rollback":
@@ -130,7 +130,7 @@ def savepoint_ended(world: World, operation: Operation, call: history.EndSavepoi
 
 
 def transaction_end_began(world: World, operation: Operation, call: history.EndTransaction) -> None:
-    """Let what was sent in a transaction that commits be there or not from now on."""
+    """Allow the events of a committing transaction to be there or not from now on."""
     if call.way == "commit":
         for position, (_, copy, due) in enumerate(world.transactions[call.transaction]):
             copy.branch((operation.op, position), arrival(due))
@@ -140,7 +140,7 @@ def transaction_end_began(world: World, operation: Operation, call: history.EndT
 def transaction_ended(
     world: World, operation: Operation, call: history.EndTransaction, returned: history.Returned
 ) -> None:
-    """Believe what the commit says."""
+    """Accept the result that the commit reports."""
     for position, copy in operation.positions.items():
         copy.sent = (copy.sent[0], returned.at)
         copy.resolve((operation.op, position), happened=True if returned.end == "done" else None)
@@ -163,7 +163,7 @@ def _believe(copy: Copy, tag: tuple[int, int], fate: history.Fate, why: Promise)
         case "sent":
             copy.resolve(tag, happened=None if copy.doubtful else True)
         case "refused":
-            # Handed out while the send was in flight and refused in the end: the situation is impossible.
+            # That it was handed out during the send and then refused is impossible.
             copy.resolve(tag, happened=False)
             copy.become(attrs.evolve(one, why=why) if one.state is None else one for one in copy.possible)
         case "unknown":
@@ -176,7 +176,7 @@ def _is_too_large(capabilities: Capabilities, call: history.Send) -> bool:
 
 
 def _is_no_text(envelope: Envelope) -> bool:
-    """Return whether some text of *envelope* is not one that every store must take."""
+    """Return whether *envelope* has a text that a store may refuse."""
     own = (envelope.id, envelope.source, envelope.name, envelope.ordering_key or "")
     texts = (*own, *envelope.headers, *envelope.headers.values())
     return any("\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts)

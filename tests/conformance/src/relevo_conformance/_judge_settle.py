@@ -1,4 +1,4 @@
-"""What settling, extending and checkpointing may do: all that was said if it is held, else nothing."""
+"""Check settle, extend and checkpoint: the whole effect for a held delivery, else none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROMISED: dict[Action, Promise] = {
 
 
 def settle_began(world: World, operation: Operation, call: history.Settle) -> None:
-    """Let each outcome have its effect from now on, where the delivery is held."""
+    """Allow the effect of each outcome from now on, where the delivery is held."""
     for position, item in enumerate(call.items):
         holder = world.holders.get(item.delivery)
         if holder is not None:
@@ -35,9 +35,9 @@ def settle_began(world: World, operation: Operation, call: history.Settle) -> No
 
 def _held(world: World, copy: Copy, delivery: int, now: float) -> Copy:
     """
-    Return of which copy *delivery* is: if it cannot hold *copy* any more, of one alike that it may hold, if there is.
+    Return the copy that *delivery* holds: *copy*, or an equal one if it can no longer hold *copy*.
 
-    Which of them another worker was handed is a guess.
+    Which of equal copies a worker received is a guess.
     """
     alike = (copy, *world.same(copy.queue, copy.event))
     return next((one for one in alike if one.maybe(lambda there: there.may_be_held(delivery, now))), copy)
@@ -48,7 +48,7 @@ def _settlement(item: history.Item, began: float) -> Change:
 
 
 def settle_ended(world: World, operation: Operation, call: history.Settle, returned: history.Returned) -> None:
-    """Judge of each settlement whether it could happen, and whether it could be refused."""
+    """Check for each settlement whether it could happen, and whether it could be refused."""
     answer = returned.value if isinstance(returned.value, history.Settled) else None
     for position, item in enumerate(call.items):
         copy = operation.positions.get(position)
@@ -71,7 +71,7 @@ def settle_ended(world: World, operation: Operation, call: history.Settle, retur
 
 
 def _is_lost(call: history.Settle, position: int, answer: history.Settled) -> bool:
-    """Tell whether *answer* says so of what stands at *position*: of a delivery that stands there twice, the second."""
+    """Return whether *answer* reports the item at *position* as lost; of a delivery that is there twice, the second."""
     lost = answer.lost.count(call.items[position].delivery)
     behind = sum(item.delivery == call.items[position].delivery for item in call.items[position + 1 :]) if lost else 0
     return behind < lost
@@ -79,9 +79,9 @@ def _is_lost(call: history.Settle, position: int, answer: history.Settled) -> bo
 
 def _may_be_in_both_places(world: World, operation: Operation, position: int, item: history.Item) -> None:
     """
-    Let what was settled while the store was broken be where it went, and where it was, too, if settling has two steps.
+    Allow an event that was settled during a fault to be in its new place and in the old one, if settling has two steps.
 
-    Which of the two is the one that was sent is a guess, and so its double may be in either place.
+    Which of the two is the original is a guess, so its double may be in either place.
     """
     if operation.worker in world.broken and world.capabilities.settlement == "sent":
         was = [one for one in operation.before[position] if one.holder == item.delivery]
@@ -107,7 +107,7 @@ def _was_settled(world: World, operation: Operation, position: int, item: histor
 
 
 def _was_of_another(world: World, operation: Operation, position: int, item: history.Item) -> bool:
-    """Let the delivery have held another copy that is alike, since its own was handed out meanwhile; tell if it may."""
+    """Assume that the delivery held an equal copy, since its own was handed out meanwhile; return whether it could."""
     own = operation.positions[position]
     other = _held(world, own, item.delivery, operation.began)
     if other is own:
@@ -124,13 +124,13 @@ def _was_lost(world: World, operation: Operation, delivery: int, now: float, bro
     copy = holder.copy
     own = holder.worker == operation.worker
     if own and copy.surely(lambda one: one.surely_held(delivery, now, world.slack)):
-        what = f"delivery {delivery} of {copy} was held, and refused as lost"
+        what = f"delivery {delivery} of {copy} was held, but refused as lost"
         world.report(copy.spared or broken, operation.op, what)
     set_adrift(copy, delivery)
 
 
 def _replace_earlier(world: World, copy: Copy) -> None:
-    """Let an earlier dead letter of the same event be gone: there may be one for each event and queue."""
+    """Remove an earlier dead letter of the same event: there may be one for each event and queue."""
     for other in world.same(copy.queue, copy.event):
         if other is not copy and other.maybe(lambda one: one.state is State.DEAD):
             gone = (
@@ -142,7 +142,7 @@ def _replace_earlier(world: World, copy: Copy) -> None:
 
 
 def extend_began(world: World, operation: Operation, call: history.Extend) -> None:
-    """Let each lease end later from now on, where the delivery is held."""
+    """Allow each lease to end later from now on, where the delivery is held."""
     for position, delivery in enumerate(call.deliveries):
         holder = world.holders.get(delivery)
         if holder is not None:
@@ -154,13 +154,13 @@ def _extension(delivery: int, began: float, lease: float) -> Change:
     def extend(one: Situation) -> Situation | None:
         if not one.may_be_held(delivery, began):
             return None
-        return one.step(Action.EXTEND, until=began + lease, over=inf)  # known when the call has ended
+        return one.step(Action.EXTEND, until=began + lease, over=inf)  # known when the call ends
 
     return extend
 
 
 def extend_ended(world: World, operation: Operation, call: history.Extend, returned: history.Returned) -> None:
-    """Judge of each delivery whether its lease could be extended, and let it hold."""
+    """Check for each delivery whether its lease could be extended, and extend it."""
     answer = returned.value if isinstance(returned.value, history.Settled) else None
     for position, delivery in enumerate(call.deliveries):
         copy = operation.positions.get(position)
@@ -181,7 +181,7 @@ def extend_ended(world: World, operation: Operation, call: history.Extend, retur
 
 
 def checkpoint_began(world: World, operation: Operation, call: history.Checkpoint) -> None:
-    """Let the state be kept from now on, where the delivery is held."""
+    """Allow the state to be stored from now on, where the delivery is held."""
     holder = world.holders.get(call.delivery)
     if holder is None:
         return
@@ -196,14 +196,14 @@ def checkpoint_began(world: World, operation: Operation, call: history.Checkpoin
 
 
 def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoint, returned: history.Returned) -> None:
-    """Judge whether the checkpoint could happen, and whether it could be refused."""
+    """Check whether the checkpoint could happen, and whether it could be refused."""
     copy = operation.positions.get(0)
     if copy is None:
         return
     tag = (operation.op, 0)
     if returned.end == "done":
         if not copy.resolve(tag, happened=True):
-            what = f"delivery {call.delivery} of {copy} kept a checkpoint although it was no longer held"
+            what = f"delivery {call.delivery} of {copy} stored a checkpoint although it was no longer held"
             world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
     elif returned.end == "refused":
         copy.resolve(tag, happened=False)
@@ -214,7 +214,7 @@ def checkpoint_ended(world: World, operation: Operation, call: history.Checkpoin
 
 
 def begin_began(world: World, operation: Operation, call: history.Begin) -> None:
-    """Let the note be stored from now on, if the delivery is held."""
+    """Allow the note to be stored from now on, if the delivery is held."""
     holder = world.holders.get(call.delivery)
     if holder is None:
         return
@@ -229,14 +229,14 @@ def begin_began(world: World, operation: Operation, call: history.Begin) -> None
 
 
 def begin_ended(world: World, operation: Operation, call: history.Begin, returned: history.Returned) -> None:
-    """Judge whether the note could be stored, and whether it could be refused."""
+    """Check whether the note could be stored, and whether it could be refused."""
     copy = operation.positions.get(0)
     if copy is None:
         return
     tag = (operation.op, 0)
     if returned.end == "done":
         if not copy.resolve(tag, happened=True):
-            what = f"delivery {call.delivery} of {copy} kept a note although it was no longer held"
+            what = f"delivery {call.delivery} of {copy} stored a note although it was no longer held"
             world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
     elif returned.end == "refused":
         copy.resolve(tag, happened=False)
@@ -247,7 +247,7 @@ def begin_ended(world: World, operation: Operation, call: history.Begin, returne
 
 
 def excuse_began(world: World, operation: Operation, call: history.Excuse) -> None:
-    """Let the note be excused from now on, if it is the last one."""
+    """Allow the note to be excused from now on, if it is the last one."""
     holder = world.holders.get(call.delivery)
     if holder is None:
         return
@@ -260,7 +260,7 @@ def excuse_began(world: World, operation: Operation, call: history.Excuse) -> No
 
 
 def excuse_ended(world: World, operation: Operation, call: history.Excuse, returned: history.Returned) -> None:
-    """Judge nothing yet: a later delivery shows the note. After the event was settled, the note may stay."""
+    """Check nothing yet: a later delivery shows the note. After the event was settled, the note may stay."""
     copy = operation.positions.get(0)
     if copy is None:
         return

@@ -1,4 +1,4 @@
-"""What lies in the store: dead letters, figures, what was taken out, and what is left at the end."""
+"""Check what is stored: dead letters, removed and found events, figures, and what is left at the end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _AGE_TOLERANCE = 1.0
 
 
 def dead_listed(world: World, operation: Operation, call: history.ListDead, returned: history.Returned) -> None:
-    """Judge that the list holds all that is dead, as it died, in order, and nothing else."""
+    """Check that the list has all dead letters, as they died, in order, and nothing else."""
     if not isinstance(returned.value, history.Entries):
         return
     entries = returned.value.entries
     if len(entries) > call.limit:
-        what = f"{len(entries)} dead letters listed, {call.limit} asked for"
+        what = f"{len(entries)} dead letters were listed with a limit of {call.limit}"
         world.report(promise.LIMIT_IS_RESPECTED, operation.op, what)
     if not world.set_back and not _in_order(entries, call.queues):
         what = "the dead letters are not listed queue by queue, the oldest first"
@@ -38,8 +38,8 @@ def dead_listed(world: World, operation: Operation, call: history.ListDead, retu
             if copy.queue not in call.queues:
                 continue
             if id(copy) not in listed and copy.surely(_is_dead):
-                world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead and is not listed")
-            # Of several that look alike it is not known which one is listed.
+                world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead but not listed")
+            # Which of several equal copies is listed is not known.
             alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
             if id(copy) in listed or any(id(other) in listed for other in alike):
                 world.unlisted.discard(copy.number)
@@ -56,11 +56,11 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> 
     copies = world.same(entry.queue, entry.envelope)
     copy = world.refs.get(entry.ref)
     if copy is not None and copy.ref != entry.ref:
-        what = f"{copy} is listed under the ref of a dead letter that is no more"
+        what = f"{copy} is listed under the ref of a dead letter that is gone"
         world.report(_gone_how(copy), operation.op, what)
         return None
     if copy is None:
-        # Of several that died and were never looked at it is one that the entry fits; and of these one that
+        # Of several dead letters that were never listed: one that matches the entry, and of these one that
         # no later death can have replaced.
         unseen = [one for one in copies if (one.ref is None or not one.refs_are_known) and one.maybe(_is_dead)]
         unseen.sort(key=lambda one: (not _fitting(world, one, entry), not one.surely(_is_dead)))
@@ -87,13 +87,13 @@ def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> 
 
 
 def _fitting(world: World, copy: Copy, entry: DeadLetterEntry) -> list[Situation]:
-    """Return the situations in which *copy* is dead as *entry* tells."""
+    """Return the situations in which *copy* is dead and matches *entry*."""
     dead = (one for one in copy.possible if one.state is State.DEAD)
     return [one for one in dead if not _wrong(world, copy, one, entry)]
 
 
 def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> str:
-    """Return what of *entry* is not as it should be; empty if all is."""
+    """Return the parts of *entry* that are wrong; empty if none is."""
     return ", ".join(name for name, is_right in RIGHT.items() if not is_right(world, copy, one, entry))
 
 
@@ -118,7 +118,7 @@ RIGHT: Mapping[str, Callable[[World, Copy, Situation, DeadLetterEntry], bool]] =
         one.died[0] - world.slack - _AGE_TOLERANCE <= entry.died_at <= world.latest + world.slack
     ),
 }
-"""By each part of a dead letter: whether it is as it should be."""
+"""By the name of each part of a dead letter: a function that returns whether it is right."""
 
 
 def _gone_how(copy: Copy) -> Promise:
@@ -130,7 +130,7 @@ def _gone_how(copy: Copy) -> Promise:
 
 
 def taking_dead_began(world: World, operation: Operation, call: history.Revive | history.Discard) -> None:
-    """Let each dead letter be revived, or discarded, from now on."""
+    """Allow each dead letter to be revived, or discarded, from now on."""
     for position, ref in enumerate(call.refs):
         copy = world.refs.get(ref)
         if copy is None or copy.ref != ref:
@@ -143,14 +143,16 @@ def taking_dead_began(world: World, operation: Operation, call: history.Revive |
 def taking_dead_ended(
     world: World, operation: Operation, call: history.Revive | history.Discard, returned: history.Returned
 ) -> None:
-    """Judge of each ref whether it was, and could be, found."""
+    """Check for each ref whether it was found, and could be found."""
     broken = promise.REVIVED_IS_RECEIVED if isinstance(call, history.Revive) else promise.DISCARDED_IS_GONE
     missing = returned.value.refs if isinstance(returned.value, history.Missing) else None
     for position, ref in enumerate(call.refs):
         copy = operation.positions.get(position)
         if copy is None:
             if missing is not None and ref not in missing:
-                world.report(broken, operation.op, f"{ref!r} is no dead letter, and was not said to be missing")
+                world.report(
+                    broken, operation.op, f"{ref!r} is not the ref of a dead letter, but was not reported as missing"
+                )
         elif missing is None:
             copy.resolve((operation.op, position), happened=False if returned.end == "refused" else None)
             if returned.end != "refused" and isinstance(call, history.Revive):
@@ -159,7 +161,7 @@ def taking_dead_ended(
                 _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
         elif ref in missing:
             if copy.surely(lambda one: one.state is State.DEAD or bool(one.tags)):
-                world.report(broken, operation.op, f"{copy} is dead, and was said to be missing")
+                world.report(broken, operation.op, f"{copy} is dead, but was reported as missing")
             copy.resolve((operation.op, position), happened=False)
         else:
             copy.resolve((operation.op, position), happened=True)
@@ -169,7 +171,7 @@ def taking_dead_ended(
 
 
 def _may_be_dead_and_alive(world: World, operation: Operation, copy: Copy, state: bytes) -> None:
-    """Let what was revived while the store was broken be a dead letter still, too, if settling has two steps."""
+    """Allow an event that was revived during a fault to be a dead letter still, if settling has two steps."""
     if operation.worker in world.broken and world.capabilities.settlement == "sent":
         alive = (_revival(state)(one) for one in copy.possible)
         world.double(operation.worker, copy, [one for one in alive if one is not None])
@@ -189,16 +191,16 @@ def _was_revived(world: World, copy: Copy) -> None:
     copy.enqueued_at = None
     others = (other for other in world.same(copy.queue, copy.event) if other is not copy)
     if any(other.maybe(lambda one: one.state in PENDING) for other in others):
-        # The same event lives again: that one stays, and this one may go.
+        # Another copy of the event is unfinished: that one stays, and this one may be removed.
         gone = (attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible)
         copy.become((*copy.possible, *gone))
 
 
-# --- taking out ------------------------------------------------------------------------------------
+# --- removing --------------------------------------------------------------------------------------
 
 
 def taking_out_began(world: World, operation: Operation, call: history.Cancel | history.Purge) -> None:
-    """Let what is not held be gone from now on."""
+    """Allow events that are not held to be gone from now on."""
     why = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
 
     def take(one: Situation) -> Situation | None:
@@ -223,7 +225,7 @@ def taking_out_began(world: World, operation: Operation, call: history.Cancel | 
 def taking_out_ended(
     world: World, operation: Operation, call: history.Cancel | history.Purge, returned: history.Returned
 ) -> None:
-    """Judge how many it says, and believe it."""
+    """Check the number of removed events, and accept it."""
     if not isinstance(returned.value, history.Number):
         for number, copy in operation.positions.items():
             copy.resolve((operation.op, number), happened=False if returned.end == "refused" else None)
@@ -231,10 +233,10 @@ def taking_out_ended(
     number = returned.value.number
     sure = {at for at, before in operation.before.items() if all(one.surely_free(operation.began) for one in before)}
     most = len(operation.positions)
-    # What another call does meanwhile may come before or after.
+    # A concurrent call may have its effect before or after.
     if not operation.overlapped and not len(sure) <= number <= most:
         broken = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
-        what = f"{number} events were taken out, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
+        what = f"{number} events were removed, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
         world.report(broken, operation.op, what)
     for at, copy in operation.positions.items():
         happened = True if at in sure or number == most else (False if number == len(sure) else None)
@@ -252,7 +254,7 @@ def _is_meant(copy: Copy, call: history.Cancel | history.Purge | history.Find) -
 
 
 def found(world: World, operation: Operation, call: history.Find, returned: history.Returned) -> None:
-    """Judge, when nothing moves, that all that lives is found, as it is, and nothing else."""
+    """Check, if no other call is in flight, that all unfinished events are found, unchanged, and nothing else."""
     if not isinstance(returned.value, history.Living) or operation.overlapped or world.set_back:
         return
     meant = [copy for copy in world.copies if _is_meant(copy, call)]
@@ -261,7 +263,7 @@ def found(world: World, operation: Operation, call: history.Find, returned: hist
         views = [view for copy in alike for view in _views(world, operation, copy, returned.at)]
         wrong = [_misfit(world, alike, view, event) for view in views]
         if not views:
-            what = f'{event.envelope.id!r} is found {event.status} in "{event.queue}", and nothing like it lives there'
+            what = f'{event.envelope.id!r} is found as {event.status} in "{event.queue}", which has no such event'
             world.report(promise.FOUND_AS_IT_IS, operation.op, what)
         elif all(wrong):
             world.report(
@@ -278,19 +280,19 @@ def found(world: World, operation: Operation, call: history.Find, returned: hist
 
 @attrs.frozen
 class _View:
-    """What an event may be found as."""
+    """How an event may be found."""
 
     status: str
     one: Situation
     until: tuple[float, float] | None = None
-    """The earliest and the latest time that it may say; ``None``: it says none."""
+    """The earliest and the latest time that it may have; ``None`` if it has none."""
 
     sent: float | None = None
-    """The time of sending that was seen before, if it was."""
+    """The time of sending that was seen before, if any."""
 
 
 def _views(world: World, operation: Operation, copy: Copy, now: float) -> Iterator[_View]:
-    """Yield what *copy* may be found as from the beginning of *operation* until *now*, if it lives."""
+    """Yield how *copy* may be found between the beginning of *operation* and *now*, if it is unfinished."""
     began, slack = operation.began, world.slack
     for one in copy.possible:
         match one.state:
@@ -306,7 +308,7 @@ def _views(world: World, operation: Operation, copy: Copy, now: float) -> Iterat
 
 
 def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> str:
-    """Return what of *event* is not as *view* has it; empty if all is."""
+    """Return the parts of *event* that differ from *view*; empty if none does."""
     counters = view.one.counters
     surplus = event.lost_leases - counters.lost_leases
     times = view.until is not None and event.until is not None and view.until[0] <= event.until <= view.until[1]
@@ -316,7 +318,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> s
         "attempt": event.attempt == counters.attempt + max(surplus, 0),
         "lost leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
         "state": event.state == view.one.kept,
-        # Of several that look alike it is not known which was sent when.
+        # Which of several equal copies was sent at which time is not known.
         "time of sending": view.sent == event.enqueued_at
         or ((view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)),
     }
@@ -327,7 +329,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> s
 
 
 def counted(world: World, operation: Operation, call: history.Count, returned: history.Returned) -> None:
-    """Judge the figures, when nothing moves."""
+    """Check the figures, if no other call is in flight."""
     if not isinstance(returned.value, history.Figures):
         return
     stats = returned.value.stats
@@ -341,7 +343,7 @@ def counted(world: World, operation: Operation, call: history.Count, returned: h
         least = sum(place == {name} for place in places)
         most = sum(name in place for place in places)
         if figure is not None and not least <= figure <= most:
-            what = f'"{call.queue}" says {name} {figure}, not {least}' + (f" to {most}" if most > least else "")
+            what = f'{name} of "{call.queue}" is {figure}, not {least}' + (f" to {most}" if most > least else "")
             world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
     _judge_age(world, operation, call, stats, returned.at)
 
@@ -352,7 +354,7 @@ def _figures(stats: Stats) -> Iterator[tuple[str, int | None]]:
 
 
 def _places(copy: Copy, now: float, slack: float) -> set[str]:
-    """Return the figures that may count *copy*; among them an empty one if it may not be there."""
+    """Return the figures that may count *copy*; also an empty name if it may not be there."""
     places: set[str] = set()
     for one in copy.possible:
         match one.state:
@@ -384,13 +386,13 @@ def _judge_age(world: World, operation: Operation, call: history.Count, stats: S
     ready = [copy for copy in here if _places(copy, now, world.slack) == {"ready"}]
     if not ready:
         if stats.oldest_age is not None:
-            what = f'nothing is ready in "{call.queue}", and the oldest is {stats.oldest_age} s old'
+            what = f'nothing is ready in "{call.queue}", but the oldest event is {stats.oldest_age} s old'
             world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
         return
     oldest = min(ready, key=lambda copy: copy.sent[0])
     least, most = now - oldest.sent[1] - _AGE_TOLERANCE, now - oldest.sent[0] + _AGE_TOLERANCE
     if stats.oldest_age is not None and not least <= stats.oldest_age <= most:
-        what = f'the oldest of "{call.queue}" is {most:g} s old, not {stats.oldest_age} s'
+        what = f'the oldest event of "{call.queue}" is {most:g} s old, not {stats.oldest_age} s'
         world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
 
 
@@ -398,20 +400,20 @@ def _judge_age(world: World, operation: Operation, call: history.Count, stats: S
 
 
 def drained(world: World, operation: Operation, call: history.Drain, returned: history.Returned) -> None:
-    """Judge that nothing is left that had to come; a drain that did not come to its end proves nothing."""
+    """Check that no event is left that had to be handed out; a drain that did not finish proves nothing."""
     if returned.end != "done":
         return
     for copy in world.copies:
         if copy.surely(_is_pending):
-            world.report(_missed(copy), operation.op, f"{copy} never came: it is {copy.possible[0].state}")
+            world.report(_missed(copy), operation.op, f"{copy} was never handed out: it is {copy.possible[0].state}")
         elif must_come(world, copy):
-            what = f"{copy} may be dead, but is not listed, and never came either"
+            what = f"{copy} may be dead, but is not listed, and was never handed out either"
             world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     batches_at_the_end(world)
 
 
 def must_come(world: World, copy: Copy) -> bool:
-    """Tell whether *copy* must still be handed out: it is nowhere else."""
+    """Return whether *copy* must still be handed out, since it can be nowhere else."""
     if copy.number not in world.unlisted:
         return copy.surely(_is_pending)
     return copy.maybe(_is_pending) and copy.surely(lambda one: _is_pending(one) or _is_dead(one))

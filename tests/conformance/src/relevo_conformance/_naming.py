@@ -22,7 +22,7 @@ TRANSPORTS = "relevo.transports"
 
 
 def known() -> Mapping[str, EntryPoint]:
-    """Return the entry points of all harnesses, and of the transports that have none."""
+    """Return the entry points of all harnesses, and of transports without a harness."""
     return {point.name: point for group in (TRANSPORTS, HARNESSES) for point in entry_points(group=group)}
 
 
@@ -31,7 +31,7 @@ def harness_of(text: str) -> type[Harness]:
     Return the harness that *text* names.
 
     Raises:
-        ConfigurationError: Nothing is called so, or it is neither a harness nor a transport.
+        ConfigurationError: Nothing has this name, or it is neither a harness nor a transport.
     """
     if ":" in text:
         return _as_harness(_imported(text), text)
@@ -50,7 +50,7 @@ def _loaded(point: EntryPoint) -> Any:
     where = f'"{point.name}" ({_origin(point)})'
     if not _is_place(point.value.partition("[")[0].strip()):
         raise ConfigurationError(f'{where} is announced as "{point.value}", which is not of the form module:Class')
-    # What a harness needs beyond its backend stands in an extra, by the convention that relevo's own follow.
+    # By the convention of relevo's own backends, an extra has what the harness needs beyond its backend.
     remedy = f"; pip install '{point.dist.name}[conformance]'" if point.dist else ""
     return _got(point.load, where, remedy)
 
@@ -68,7 +68,7 @@ def _is_place(text: str) -> bool:
 
 
 def _got(load: Callable[[], Any], what: str, remedy: str = "") -> Any:
-    """Return what *load* does; a module may raise anything when it is imported."""
+    """Return what *load* returns; the import of a module may raise anything."""
     try:
         return load()
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _own_traceback(error: BaseException) -> str:
-    """Return the traceback from where the module's own code begins, nothing if none of it ran."""
+    """Return the traceback from the first frame of the module's own code; empty if none of it ran."""
     trace = error.__traceback__
     while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next

@@ -30,7 +30,7 @@ _UNAVAILABLE = 69
 
 class CardPlugin:
     """
-    Collects one suite, keeps what each of its tests found, and prints the card.
+    Collects one suite, keeps the finding of each test, and prints the card.
 
     Args:
         trial: What to run.
@@ -98,7 +98,7 @@ class CardPlugin:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Keep what a test found; one that passed although its history breaks a promise has failed."""
+        """Keep the finding of a test; a test that passed although its history breaks a promise fails."""
         report = yield
         error = call.excinfo.value if call.excinfo else None
         if call.when == "call":
@@ -117,7 +117,7 @@ class CardPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Make the card; the whole suite fails if the verdict is not *conformant*, a part of it by its tests alone."""
+        """Make the card; the whole suite fails if it is not *conformant*, a part of the suite only if a test failed."""
         if not self._findings or session.config.option.collectonly:
             return
         self._card = self._trial.card(
@@ -146,7 +146,7 @@ class CardPlugin:
 
 
 class _SuiteModule(pytest.Module):
-    """A module that holds the suite, and stands in no file."""
+    """A module for the suite, which is not in a file."""
 
     def __init__(self, *, tests: type[Contract], **options: Any) -> None:
         super().__init__(name=tests.__name__, **options)

@@ -1,4 +1,4 @@
-"""Imported first of all: lets a failing scenario show what it compared, under pytest and without it."""
+"""Rewrite the assertions of the scenarios, so that they show what they compared, under pytest and without it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODULES = tuple(
 
 
 def _import_rewritten() -> None:
-    """Import the scenarios as pytest would, and leave its hook nowhere: what else is imported is as it is."""
+    """Import the scenarios as pytest does, and remove its hook, so that other modules are imported unchanged."""
     config = get_config()
     hook = install_importhook(config)
     try:

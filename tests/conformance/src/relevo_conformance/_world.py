@@ -1,4 +1,4 @@
-"""What the checker knows at one point of a history, and where it writes down what was broken."""
+"""What the checker knows at one point of a history, and the violations so far."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from relevo_conformance.promise import Promise
 
 SENT_GRACE = 1.0
 """
-Seconds after which a settlement that was only sent has arrived. A holder that vanishes sooner may
-leave an extra copy of what it settled.
+Seconds after which a settlement that was only sent has arrived. If its holder vanishes earlier, there may
+be an extra copy of the settled event.
 """
 
 
@@ -25,7 +25,7 @@ class Violation:
 
     promise: str
     op: int | None
-    """The call that gave it away, if there is one."""
+    """The call that showed it, if there is one."""
 
     what: str
 
@@ -47,16 +47,16 @@ class Operation:
     """Whether another call was in flight at the same time."""
 
     closed: bool = False
-    """Whether its worker had closed, or been killed, before."""
+    """Whether its worker had been closed or killed before."""
 
     positions: dict[int, Copy] = attrs.field(factory=dict)
     """The copies that it may change, by position in the batch."""
 
     before: dict[int, tuple[Situation, ...]] = attrs.field(factory=dict)
-    """What was possible for each before it began."""
+    """The possible situations of each copy before it began."""
 
     meanwhile: set[int] = attrs.field(factory=set)
-    """The numbers of the copies that were handed out to others while it was in flight."""
+    """The numbers of the copies that other workers received while it was in flight."""
 
 
 @attrs.define(eq=False)
@@ -70,7 +70,7 @@ class Holder:
 
 @attrs.define(eq=False)
 class Trace:
-    """A settlement that may not have arrived yet: what comes back if its worker vanishes."""
+    """A settlement that may not have arrived yet, and the situation that returns if its worker vanishes."""
 
     copy: Copy
     before: Situation
@@ -79,7 +79,7 @@ class Trace:
 
 @attrs.define(eq=False)
 class World:
-    """Everything known so far."""
+    """Everything that is known so far."""
 
     capabilities: Capabilities
     slack: float
@@ -95,15 +95,15 @@ class World:
     """Those that were set up."""
 
     last: float = 0.0
-    """The time that the last record bears."""
+    """The time of the last record."""
 
     latest: float = 0.0
-    """The latest time that any record bears."""
+    """The latest time of any record."""
 
     set_back: bool = False
     """
-    Whether the clock went back at some point. By the store's clock what had become ready may then have to wait
-    again, until the time at which it did: late, and so no promise is broken, but neither ready nor scheduled.
+    Whether the clock was set back at some point. By the store's clock an event that had become ready may then have
+    to wait again. It is late, which breaks no promise, but it is neither surely ready nor surely scheduled.
     """
 
     broken: set[str] = attrs.field(factory=set)
@@ -111,34 +111,35 @@ class World:
 
     subscribers: defaultdict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     breaks: Counter[str] = attrs.field(factory=Counter)
-    """By queue: how often a worker that received from it vanished or was shaken, or a receive ended unknown."""
+    """By queue: how often a worker that received from it vanished or may have lost its connection, or a receive ended
+    with an unknown result."""
 
     _broke: defaultdict[str, list[float]] = attrs.field(factory=lambda: defaultdict(list))
-    """By queue: when that was."""
+    """By queue: the times of these events."""
 
     traces: defaultdict[str, list[Trace]] = attrs.field(factory=lambda: defaultdict(list))
     transactions: defaultdict[int, list[tuple[tuple[int, ...], Copy, float | None]]] = attrs.field(
         factory=lambda: defaultdict(list)
     )
-    """By transaction: what was sent in it, inside which savepoints, and when it is due."""
+    """By transaction: each event that was sent in it, with its savepoints and when it is due."""
 
     doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
-    """By worker whose store is broken: of what there may be one more since, by the number of the copy."""
+    """By worker whose store is broken: the extra copies that may exist since then, by the number of the original."""
 
     unlisted: set[int] = attrs.field(factory=set)
-    """The numbers of the copies that the last whole list of dead letters of their queue had no place for."""
+    """The numbers of the copies that were missing in the last complete list of dead letters of their queue."""
 
     savepoints: defaultdict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
     _originals: dict[int, int] = attrs.field(factory=dict)
-    """By the number of an extra copy: that of the one which was sent."""
+    """By the number of an extra copy: the number of the copy that was sent."""
 
     _by_identity: defaultdict[tuple[str, ...] | bytes, list[Copy]] = attrs.field(factory=lambda: defaultdict(list))
 
     def pass_time(self, now: float) -> None:
-        """Take note of the time that a record bears."""
+        """Advance to the time of a record."""
         if now < self.last:
             self.set_back = True
-            # What time had done before the clock was set back, the store may have noticed or not.
+            # The store may or may not have noticed what became due before the clock was set back.
             for copy in self.copies:
                 ready = (one.receivable(self.last, self.slack) for one in copy.possible)
                 copy.become((*copy.possible, *(one for one in ready if one is not None)))
@@ -146,13 +147,13 @@ class World:
         self.latest = max(self.latest, now)
 
     def report(self, broken: Promise, op: int, what: str) -> None:
-        """Write down that *broken* was."""
+        """Record a violation of *broken*."""
         self.violations.append(Violation(broken.id, op, what))
 
     def add(
         self, operation: Operation, queue: str, event: Envelope | Unreadable, possible: Iterable[Situation]
     ) -> Copy:
-        """Take note of a copy that *operation* may put into *queue*."""
+        """Add a copy that *operation* may put into *queue*."""
         copy = Copy(
             number=len(self.copies),
             queue=queue,
@@ -161,7 +162,7 @@ class World:
             sent=(operation.began, operation.began),
             possible=tuple(possible),
             beside=frozenset(self.flying) - {operation.op},
-            # Until a server has noticed that a holder is gone, it gives it what is sent.
+            # A server may deliver events to a holder that is gone until it has noticed that.
             breaks=self.breaks[queue] - sum(self.last - at <= SENT_GRACE for at in self._broke[queue]),
         )
         self.copies.append(copy)
@@ -173,13 +174,13 @@ class World:
         return self._by_identity.get(identity(queue, event), [])
 
     def broke(self, queue: str) -> None:
-        """Take note that a holder of what is in *queue* is gone, or may be."""
+        """Record that a worker with events of *queue* is gone, or may be."""
         self.breaks[queue] += 1
         if self.capabilities.lease == "connection":
             self._broke[queue].append(self.last)
 
     def vanished(self, worker: str, now: float) -> None:
-        """Let go of what *worker* held: it was killed or closed."""
+        """Release what *worker* held: it was killed or closed."""
         self.closed.add(worker)
         for number, holder in self.holders.items():
             if holder.worker == worker:
@@ -195,10 +196,10 @@ class World:
 
     def shaken(self, worker: str, now: float) -> None:
         """
-        Let the connection of *worker* be lost while its store breaks, if what it holds, or settles, hangs on one.
+        Assume that *worker* lost its connection because its store failed, if its leases or settlements depend on one.
 
-        What was settled by being sent is moved by two steps, of which the second has no answer: between them it is in
-        both places, and there may be one more of it. A break makes one of each, not more.
+        A settlement that is only sent moves an event in two steps, and the second has no answer: between them the event
+        is in both places, so there may be an extra copy. A fault makes one extra copy of each event, not more.
         """
         queues = {queue for queue, workers in self.subscribers.items() if worker in workers}
         own = {number for number, holder in self.holders.items() if holder.worker == worker}
@@ -214,7 +215,7 @@ class World:
             self._fetched(worker, queues, own)
 
     def subscribed(self, worker: str, queues: Iterable[str]) -> None:
-        """Let *worker* be brought what is in *queues* from now on; while its store is broken it may move that, too."""
+        """Record that *worker* may fetch events of *queues* from now on; during a fault it may also move them."""
         fresh = [queue for queue in queues if worker not in self.subscribers[queue]]
         for queue in fresh:
             self.subscribers[queue].add(worker)
@@ -222,19 +223,19 @@ class World:
             self._fetched(worker, fresh)
 
     def _fetched(self, worker: str, queues: Collection[str], own: Collection[int] = ()) -> None:
-        """Let there be one more of what *worker* holds, and of what is not held: that may have been brought to it."""
+        """Allow an extra copy of each event that *worker* holds, or that is not held and may have been fetched."""
         for copy in tuple(self.copies):
             alive = (one for one in copy.possible if one.state in PENDING and copy.queue in queues)
             self.double(worker, copy, [one for one in alive if one.holder is None or one.adrift or one.holder in own])
 
     def mended(self, worker: str, now: float) -> None:
-        """Let the store of *worker* be whole again, after whatever befell it."""
+        """Record that the fault in the store of *worker* is over."""
         self.shaken(worker, now)
         self.doubles.pop(worker, None)
         self.broken.discard(worker)
 
     def double(self, worker: str, copy: Copy, situations: Iterable[Situation]) -> None:
-        """Let there be one more of *copy* since the store of *worker* broke, in one of *situations*."""
+        """Allow one extra copy of *copy* since the fault in the store of *worker*, in one of *situations*."""
         there = [attrs.evolve(one, adrift=True) for one in situations if one.state in PENDING | {State.DEAD}]
         original = self._originals.get(copy.number, copy.number)
         known = self.doubles[worker].get(original)
@@ -245,10 +246,10 @@ class World:
 
     def swapped(self, copy: Copy, alike: Iterable[Copy]) -> None:
         """
-        Let what *copy* may be otherwise be said of others, since it is taken to be the one that is handed out.
+        Give the other possible situations of *copy* to equal copies; it is assumed to be the one that is handed out.
 
-        Of all that are *alike* it may as well have been another, and then this one is where it was. What it may be as
-        a dead letter is said of its double even if that one cannot be handed out.
+        Each of those that are *alike* may be the one that was handed out, and then this one is where it was. Its
+        situations as a dead letter are given to its double even if the double cannot be handed out.
         """
         for other in (one for one in alike if one is not copy):
             other.become((*other.possible, *(attrs.evolve(one, tags=frozenset()) for one in copy.possible)))
@@ -263,13 +264,13 @@ class World:
                 twin.refs_are_known = copy.refs_are_known
 
     def twins(self, copy: Copy) -> list[Copy]:
-        """Return the other copies of what was sent as *copy*, the one that was sent among them."""
+        """Return the other copies of the same sent event, the original included."""
         original = self._originals.get(copy.number, copy.number)
         same = self.same(copy.queue, copy.event)
         return [one for one in same if one is not copy and self._originals.get(one.number, one.number) == original]
 
     def _extra(self, original: Copy, situations: Iterable[Situation]) -> Copy:
-        """Return one more of *original*, which is not there or in one of *situations*."""
+        """Return an extra copy of *original*, which is absent or in one of *situations*."""
         copy = Copy(
             number=len(self.copies),
             queue=original.queue,
@@ -279,7 +280,7 @@ class World:
             possible=(absent(promise.ACK_IS_FINAL), *(attrs.evolve(one, tags=frozenset()) for one in situations)),
             enqueued_at=original.enqueued_at,
             in_line=False,
-            doubtful=True,  # that it never comes tears no batch
+            doubtful=True,  # if it never comes, the batch is still whole
             breaks=original.breaks,
             revived=original.revived,
         )
@@ -290,5 +291,5 @@ class World:
 
 
 def set_adrift(copy: Copy, number: int) -> None:
-    """Let *copy* come back at any time from now on where delivery *number* holds it."""
+    """Allow *copy* to be delivered again at any time from now on, where delivery *number* holds it."""
     copy.become(attrs.evolve(one, adrift=True) if one.holder == number else one for one in copy.possible)

@@ -1,4 +1,4 @@
-"""What a transport may answer: of which type, and within which bounds."""
+"""What a transport may return: the types and the bounds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from relevo_conformance import history
 from relevo_conformance.verdict import error_text
 
 _MOST = 10_000
-"""No answer of the suite's is longer."""
+"""The longest list that a transport may return to the suite."""
 
 
 class MisfitError(Exception):
-    """Raised by what looks at an answer, and says what does not fit."""
+    """Raised for an invalid answer; says what is wrong with it."""
 
 
 def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) -> None:
     """
-    Return if *answer* is one that the seam allows to *call*.
+    Return if the seam allows *answer* as the result of *call*.
 
     Args:
-        call: What was asked.
+        call: The call.
 
-        answer: What came.
+        answer: What it returned.
 
-        asked: The deliveries that were handed over with the call.
+        asked: The deliveries that were passed to the call.
 
     Raises:
-        MisfitError: It is not; names the method, what came, and what was expected.
+        MisfitError: It does not; names the method, what it returned, and what was expected.
     """
     method, look = _LOOKS[type(call)]
     _looked_at(f"{method} returned", lambda: look(call, answer, asked))
@@ -41,10 +41,10 @@ def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) 
 
 def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
     """
-    Return if what *error* says of *call* is what the seam allows.
+    Return if the seam allows the attributes of *error* for *call*.
 
     Raises:
-        MisfitError: It is not.
+        MisfitError: It does not.
     """
     match call, error:
         case history.Send(envelopes=envelopes) | history.SendBound(envelopes=envelopes), SendError():
@@ -65,11 +65,11 @@ def _looked_at(what: str, look: Callable[[], None]) -> None:
     except _Unexpected as error:
         raise MisfitError(f"{what} {error}") from None
     except Exception as error:
-        raise MisfitError(f"{what} something that cannot be looked at: {error_text(error)}") from error
+        raise MisfitError(f"{what} something that cannot be read: {error_text(error)}") from error
 
 
-class _Unexpected(Exception):  # noqa: N818 - a step on the way to an error
-    """Something came where something else was expected."""
+class _Unexpected(Exception):  # noqa: N818 - becomes a MisfitError
+    """A value that is not what was expected."""
 
     def __init__(self, came: object, expected: str, within: str = "") -> None:
         self.came, self.expected, self.within = came, expected, within
@@ -105,7 +105,7 @@ def _entries(call: history.Call, answer: object, asked: Sequence[Delivery]) -> N
 def _missing(call: history.Revive | history.Discard, answer: object, asked: Sequence[Delivery]) -> None:
     for ref in _sequence(answer, "a sequence of refs"):
         if ref not in call.refs:
-            raise _Unexpected(ref, "none but refs that it was given", " among others")
+            raise _Unexpected(ref, "only refs that it was given", " among others")
 
 
 def _words(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
@@ -151,7 +151,7 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Count: ("stats", _figures),
     history.Close: ("close", _nothing),
 }
-"""By call: what the seam calls it, and what looks at its answer."""
+"""By call: the name of its method, and the function that checks its result."""
 
 
 # --- parts of them ---------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def _sequence(answer: object, expected: str) -> Iterable[Any]:
         raise _Unexpected(answer, expected)
     items = tuple(islice(answer, _MOST + 1))
     if len(items) > _MOST:
-        raise _Unexpected(items[:1], expected, f" and so on, which is longer than {_MOST}")  # to show all takes seconds
+        raise _Unexpected(items[:1], expected, f" and so on, which is longer than {_MOST}")  # all take seconds to show
     return items
 
 
@@ -174,7 +174,7 @@ def _is(value: object, kind: type, expected: str, within: str = "") -> None:
 def _some_of(asked: Sequence[Delivery], answer: object) -> None:
     for one in _sequence(answer, "a sequence of Delivery"):
         if not any(one is other for other in asked):
-            raise _Unexpected(one, "none but deliveries that it was given", " among others")
+            raise _Unexpected(one, "only deliveries that it was given", " among others")
 
 
 def _positions(answer: object, size: int) -> None:
@@ -216,11 +216,11 @@ def _or_none(fit: Fit) -> Fit:
 
 _TEXT: Fit = (lambda value: isinstance(value, str), "a text")
 _BYTES: Fit = (lambda value: isinstance(value, bytes), "bytes")
-_COUNT: Fit = (_is_count, "a number from 0")
+_COUNT: Fit = (_is_count, "an integer, 0 or more")
 _TIME: Fit = (_is_time, "seconds")
 _HEADERS: Fit = (_is_headers, "a mapping of texts to texts")
 _EVENT: Fit = (lambda value: isinstance(value, Envelope | Unreadable), "an Envelope or Unreadable")
-_ATTEMPT: Fit = (lambda value: _is_count(value) and value > 0, "a number from 1")
+_ATTEMPT: Fit = (lambda value: _is_count(value) and value > 0, "an integer, 1 or more")
 
 _OF_A_DELIVERY: Mapping[str, Fit] = {
     "envelope": _EVENT,

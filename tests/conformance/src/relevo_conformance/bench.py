@@ -1,4 +1,4 @@
-"""The work bench of a scenario: workers, queues that never repeat, envelopes, time, and the final drain."""
+"""The bench of a scenario: workers, unique queues, envelopes, time, and the final drain."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from relevo_conformance.watch import Watch
 from relevo_conformance.worker import Worker
 
 SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\")
-"""Put behind one word they make queue names that a careless store mixes up: by prefix, pattern, case or quoting."""
+"""Appended to one word, they make queue names that a careless store confuses: by prefix, pattern, case or quoting."""
 
 _BREATH = 0.01
-"""Seconds between two looks at what must come about, where patience is long."""
+"""Seconds between two checks of a condition, if patience is long."""
 
 _BREATHS = 20
-"""So often at least one looks before patience is over, also where that is short."""
+"""The least number of checks within the patience, also if it is short."""
 
 _VAIN = 3
-"""So often patience is had with a transport that never handed anything out; then one look must do."""
+"""How often a transport that never handed anything out is waited for; afterwards each condition is checked once."""
 
 _ROUNDS = 1000
-"""No drain of the suite needs more receives than this."""
+"""The largest number of receives in a drain."""
 
 
 @attrs.frozen
@@ -51,11 +51,11 @@ class Times:
     lease: float
     delay: float
     step: float
-    """What passes between two things that happen one after the other."""
+    """The time between two successive actions."""
 
 
 def tolerated(harness: Harness) -> frozenset[str]:
-    """Return the ids of the promises from which the transport of *harness* deviates, and may."""
+    """Return the ids of the promises from which the transport of *harness* deviates with permission."""
     return frozenset(name for name in harness.deviations if name in PROMISES and PROMISES[name].level == "must")
 
 
@@ -75,15 +75,15 @@ class Thread(threading.Thread):
             self._error = error
 
     def finish(self, seconds: float = 60.0) -> None:
-        """Wait for its end, at most *seconds*; raise what it raised."""
+        """Wait at most *seconds* for its end; raise what it raised."""
         self.join(seconds)
-        assert not self.is_alive(), f"a call did not come back within {seconds} s"
+        assert not self.is_alive(), f"a call did not return within {seconds} s"
         if self._error is not None:
             raise self._error
 
 
 def finish_all(threads: Sequence[Thread]) -> None:
-    """Wait for the end of all *threads*; raise what the first raised that raised anything."""
+    """Wait for the end of all *threads*; raise the error of the first one that failed."""
     raised: list[BaseException] = []
     for thread in threads:
         try:
@@ -96,19 +96,19 @@ def finish_all(threads: Sequence[Thread]) -> None:
 
 class Bench:
     """
-    Runs one scenario on a harness, and judges it at the end of the ``with`` block.
+    Runs one scenario on a harness, and checks it at the end of the ``with`` block.
 
-    At the end all workers are closed, all time passes, and what still comes is received and acked;
-    then nothing that was sent may be missing. This is left out when the block failed.
+    At the end all workers are closed, all delays and leases end, and the remaining events are received and acked;
+    then no sent event may be missing. This is skipped if the block failed.
 
     Args:
         harness: What opens and breaks the transports.
 
-        queues: How many queues.
+        queues: The number of queues.
 
-        tolerated: The ids of promises that may be broken without a word.
+        tolerated: The ids of promises whose violations are not reported.
 
-        deadline: When patience is over at the latest, by :func:`time.monotonic`.
+        deadline: The latest end of the patience, by :func:`time.monotonic`.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Bench:
 
     @cached_property
     def times(self) -> Times:
-        """How long leases and delays are here."""
+        """The lengths of leases and delays on this bench."""
         if self.harness.fake:
             return Times(lease=60.0, delay=20.0, step=1.0)
         resolution = self.capabilities.delay or 0.0
@@ -152,7 +152,7 @@ class Bench:
 
     @property
     def patience(self) -> float:
-        """Seconds of real time within which what is ready is handed out."""
+        """Seconds of real time within which a ready event is handed out."""
         watch = self.harness.watch
         if watch.vain_looks >= _VAIN and not watch.handed_out:
             return 0.0
@@ -167,7 +167,7 @@ class Bench:
 
     @property
     def glance(self) -> float:
-        """Seconds for which one receive waits: none where one look must do."""
+        """Seconds for which one receive waits; 0 if a condition is checked once."""
         return min(self._stated_patience, type(self.harness).glance)
 
     # --- arranging --------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Bench:
         return worker
 
     def envelope(self, *, queue: str | None = None, **fields: Any) -> Envelope:
-        """Return an envelope like no other; what matters is said in *fields*."""
+        """Return a unique envelope with *fields*."""
         self._sent += 1
         defaults: dict[str, Any] = {
             "id": f"{self.token}-{self._sent}",
@@ -191,7 +191,7 @@ class Bench:
         return Envelope(**(defaults | fields))
 
     def cook(self, recipe: Recipe) -> Envelope:
-        """Return an envelope as *recipe* says, with an id of its own."""
+        """Return an envelope made by *recipe*, with a unique id."""
         return self.envelope(
             queue=self.queues[recipe.place],
             id=f"{self.token}-{self._sent + 1}{recipe.id_end}",
@@ -211,7 +211,7 @@ class Bench:
     def raw(
         self, raw: bytes = b"\x80 no envelope ", *, queue: str | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Put foreign bytes like no others into a queue; return them."""
+        """Put unique foreign bytes into a queue; return them."""
         self._sent += 1
         raw += f"{self.token}-{self._sent}".encode()
         self.recorder.put_raw(self.queue if queue is None else queue, raw, headers)
@@ -228,7 +228,7 @@ class Bench:
         Return what a send of *batch* raises while the store beneath *sender* is broken.
 
         Raises:
-            HarnessError: It raised nothing, and all was sent: nothing was broken.
+            HarnessError: It raised nothing, and all was sent: the hook broke nothing.
         """
         with self.recorder.broken(sender, breakage):
             try:
@@ -236,7 +236,7 @@ class Bench:
             except TransportError as error:
                 return error
         came = {one.envelope for one in self.receive(self.worker(), len(batch))}
-        assert came == {*batch}, "a send returned as if it had sent all, and did not: its store had failed"
+        assert came == {*batch}, "a send returned without an error, but not all events came: its store had failed"
         hook = "broken_send" if "broken_send" in type(self.harness).defines() else "broken"
         why = f"broke nothing: with Fault({breakage!r}) a send returned, and all that it sent came"
         raise HarnessError(type(self.harness).__name__, hook, why)
@@ -255,7 +255,7 @@ class Bench:
         """
         Return *number* deliveries, asking again while the harness has patience.
 
-        Fewer come back if no more came in time; more if one receive gave more.
+        There are fewer if no more came in time, and more if one receive returned more.
         """
         deliveries: list[Delivery] = []
 
@@ -269,7 +269,7 @@ class Bench:
             deliveries.extend(came)
             return bool(came) or self.breathe()
 
-        # Some come one by one, and so patience is for the next, not for all.
+        # Some come one by one, so the patience is for the next one, not for all.
         while len(deliveries) < number and self.until(ask):
             pass
         return deliveries
@@ -295,7 +295,7 @@ class Bench:
         return entries
 
     def glimpse(self, worker: Worker, *, queues: Sequence[str] | None = None, limit: int = 10) -> list[Delivery]:
-        """Return what comes at once, most often nothing; the checker judges whether it may."""
+        """Return what a receive returns at once, most often nothing; the checker decides whether it may."""
         return worker.receive(
             self.queues if queues is None else queues,
             limit=limit,
@@ -304,17 +304,17 @@ class Bench:
         )
 
     def eventually(self, condition: Callable[[], bool]) -> bool:
-        """Ask for *condition* until it holds or the patience of the harness is at its end, with a breath between."""
+        """Check *condition*, with short pauses, until it holds or the patience of the harness is over."""
         return self.until(lambda: condition() or self.breathe())
 
     def breathe(self) -> bool:
-        """Let others work for a moment; return that nothing came about by that."""
-        if self._stated_patience > 0.0:  # else there is no second look
+        """Let other threads work for a moment; return False."""
+        if self._stated_patience > 0.0:  # otherwise there is no second check
             time.sleep(min(_BREATH, self._stated_patience / _BREATHS))
         return False
 
     def until(self, condition: Callable[[], bool]) -> bool:
-        """Ask for *condition*, which breathes where it comes with empty hands, as long as there is patience."""
+        """Check *condition*, which pauses itself if it fails, until it holds or the patience is over."""
         deadline = min(time.monotonic() + self.patience, self._deadline)
         while not condition():
             if time.monotonic() >= deadline:
@@ -331,10 +331,10 @@ class Bench:
 
     def at_once(self, schedule: Sequence[int], *calls: tuple[Worker, Callable[[], object]]) -> None:
         """
-        Run *calls*, each of a worker of its own, step by step as *schedule* says.
+        Run *calls*, each of another worker, with their steps interleaved by *schedule*.
 
         Args:
-            schedule: Whose turn it is, by the place of the call, at each step.
+            schedule: The position of the call that takes the next step, for each step.
 
             calls: Each with the worker whose call it is.
         """
@@ -355,23 +355,23 @@ class Bench:
                 raise error
 
     def _require_stops(self) -> None:
-        """Blame the harness for a call without a step only once it is seen that all came: it may have taken none."""
+        """Report a call without a step as an error of the harness only after the drain: it may have taken no step."""
         if self._stopped_nothing:
-            why = "stopped no step: it has to call what it is given before each step of the transport"
+            why = "stopped no step: it must call *stop* before each step of the transport"
             raise HarnessError(type(self.harness).__name__, "turnstile", why)
 
-    # --- what befalls -----------------------------------------------------------------------------------
+    # --- events from outside-------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
         self.recorder.advance(seconds)
 
     def let_leases_end(self) -> None:
-        """Let so much time pass that a lease which was taken now is over, by anybody's clock."""
+        """Let time pass until a lease that was taken now is over, by any clock."""
         self.advance(self.times.lease + 3 * self.harness.slack)
 
     def approach(self, due: float) -> None:
-        """Let time pass until shortly before *due*, so that a glimpse is over by then."""
+        """Let time pass until shortly before *due*, so that a glimpse ends before it."""
         left = due - self.harness.clock.now() - self.glance - 10 * self.harness.slack
         if left > 0:
             self.advance(left)
@@ -380,11 +380,11 @@ class Bench:
         """Let time pass until shortly before the end of a lease that began at *began* or later."""
         if self.harness.fake:
             self.approach(began + self.times.lease)
-        else:  # it is over by itself while others are slow
+        else:  # other threads may be slow, and the lease ends by itself
             self.advance(0.9 * self.times.lease)
 
     def set_back(self, seconds: float) -> bool:
-        """Set the clock *seconds* back; return whether it can be."""
+        """Set the clock *seconds* back; return whether that is possible."""
         clock = self.harness.clock
         if not isinstance(clock, MovableClock):
             return False
@@ -392,7 +392,7 @@ class Bench:
         return True
 
     def lose(self, *workers: Worker) -> None:
-        """Let *workers* vanish, and time pass until their leases have run out."""
+        """Kill *workers*, and let time pass until their leases have run out."""
         for worker in workers:
             self.recorder.kill(worker)
         if not self.is_connected:
@@ -401,7 +401,7 @@ class Bench:
     # --- the end ----------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Close all workers, let all time pass, and ack whatever still comes."""
+        """Close all workers, let all delays and leases end, and ack what still comes."""
         for worker in self.recorder.workers:
             if worker.alive:
                 worker.close()
@@ -411,7 +411,7 @@ class Bench:
         self._pass_all_time()
         came_to_its_end = self.receive_all(worker, queues)
         self._look_around(worker, queues)
-        if came_to_its_end and self.recorder.pending():  # what might have been dead is not
+        if came_to_its_end and self.recorder.pending():  # an event that might have been dead is not
             came_to_its_end = self.receive_all(worker, queues)
             self._look_around(worker, queues)
         drain = self.recorder.began(worker.name, history.Drain())
@@ -424,7 +424,7 @@ class Bench:
             self.advance(left + max(self.capabilities.delay or 0.0, self.harness.slack) + self.times.step)
 
     def receive_all(self, worker: Worker, queues: Sequence[str]) -> bool:
-        """Ack what comes; return whether it came to an end: nothing comes, and either all came or patience is over."""
+        """Ack what comes; return whether it finished: nothing comes, and either all came or the patience is over."""
         deadline = min(time.monotonic() + self.patience, self._deadline)
         for _ in range(_ROUNDS):
             deliveries = worker.receive(queues, limit=50, lease=3600.0, wait=self.glance)
@@ -448,7 +448,7 @@ class Bench:
                 worker.stats(queue)
 
     def clean_up(self, watch: Watch | None = None) -> None:
-        """Close what is open and drop the queues, whatever happened before; *watch* knows what takes too long."""
+        """Close what is open and drop the queues, also after a failure; *watch* finds calls that take too long."""
         watch = watch or self.recorder.watch
         if self in self.harness.watch.benches:
             self.harness.watch.benches.remove(self)
@@ -460,7 +460,7 @@ class Bench:
         self._write_down()
 
     def _write_down(self) -> None:
-        """Report to the observer of the harness what happened here."""
+        """Report what happened here to the observer of the harness."""
         if (observed := self.harness.observed) is not None:
             recorder = self.recorder
             broken = (tuple(recorder.records), recorder.violations) if recorder.is_broken else None

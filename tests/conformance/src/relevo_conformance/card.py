@@ -28,23 +28,23 @@ class Failure:
     test: str
     what: str
     program: str = ""
-    """The shortest program that breaks it, as Hypothesis shrank it; of a scenario what it did, call by call."""
+    """The shortest program that breaks it, shrunk by Hypothesis; for a scenario its calls."""
 
     shrunk: bool = False
-    """Whether Hypothesis shrank it: it is Python then."""
+    """Whether Hypothesis shrank it; then it is Python."""
 
     history: Sequence[Record] = attrs.field(default=(), repr=False)
     reproduced: bool = True
-    """Whether it could be shown again; the history proves it all the same."""
+    """Whether it happened again; the history is proof in either case."""
 
     written: str = ""
-    """The file that the history was written to."""
+    """The file with the history."""
 
     replays: bool | None = True
-    """Whether the history alone breaks the promise when its calls are run again; ``None``: it was not seen."""
+    """Whether the history alone breaks the promise when its calls are run again; ``None`` if that is unknown."""
 
     replay: str = ""
-    """The command that shows it again: it runs the history if that replays, and otherwise the tests of the promise."""
+    """The command that shows it again: it replays the history if that works, else it runs the tests of the promise."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +55,7 @@ class Line:
     status: Status
     why: str = ""
     met: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
-    """By situation: how often it was met, and how often it must be."""
+    """By situation: how often it was met, and how often it must be met."""
 
     tests: int = 0
     """How many tests showed that it is kept."""
@@ -94,7 +94,7 @@ class Card:
 
     @property
     def verdict(self) -> Verdict:
-        """*conformant* only if nothing is broken and all that is promised was put to the test."""
+        """*conformant* only if no promise is broken and all that are made were tested."""
         if any(line.status == "FAIL" for line in self.lines):
             return "not conformant"
         unknown = any(line.status == "UNKNOWN" and self._is_promised(line.promise) for line in self.lines)
@@ -184,11 +184,11 @@ def _line(
         return line(*_unclaimed(promise, findings))
     if why := _unproven(about, findings, counts) or _below(counts):
         return line("UNKNOWN", why)
-    return line("PASS", "it is declared as a deviation, and kept" if deviation else "")
+    return line("PASS", "it is declared as a deviation, but kept" if deviation else "")
 
 
 def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, str]:
-    """Return the status of a promise that is not made: a call for it must be refused, not half done."""
+    """Return the status of a promise that is not made: a call for it must be refused, not done in part."""
     if promise.level != "optional":
         return "N/A", f"{promise.claimed} is not claimed"
     if not promise.claimed.asked_for:
@@ -196,18 +196,18 @@ def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, s
     probes = {one.status for one in findings if UNCLAIMED_IS_REFUSED.id in one.promises}
     if probes == {"kept"}:
         return "N/A", f"{promise.claimed} is not claimed, and refused properly"
-    return "UNKNOWN", f"{promise.claimed} is not claimed; no test saw whether it is refused properly"
+    return "UNKNOWN", f"{promise.claimed} is not claimed; no test showed whether it is refused properly"
 
 
 def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> str:
-    """Return why nothing is proved, or nothing if something is."""
+    """Return why nothing is proved; empty if something is."""
     kept = any(one.status == "kept" for one in about)
     if kept or (not about and any(one.status == "kept" and not one.promises for one in findings)):
         return ""
     looked = about or [one for one in findings if not one.promises]
     reasons = dict.fromkeys(one.what.strip() for one in looked if one.status in ("skipped", "error"))
     curable = [reason for reason in reasons if not reason.endswith(" is not claimed")]
-    return "; ".join(curable or reasons) or _below(counts) or "no test of it ended"
+    return "; ".join(curable or reasons) or _below(counts) or "no test of it finished"
 
 
 def _below(counts: Mapping[str, tuple[int, int]]) -> str:
@@ -234,7 +234,7 @@ def _failure(finding: Finding, promise: Promise) -> Failure:
 
 
 def _errors(findings: Sequence[Finding], shown: AbstractSet[str]) -> Iterable[str]:
-    """Return what no line shows: errors of the harness, and what was broken beside the promises on the card."""
+    """Return what no line shows: errors of the harness, and violations of promises that are not on the card."""
     found = (
         f"{one.test}: {one.what}"
         for one in findings
@@ -249,8 +249,8 @@ def _wrong_deviations(deviations: Mapping[str, Deviation]) -> Iterable[str]:
             yield f'the harness declares a deviation from "{name}", but there is no such promise'
         elif PROMISES[name].level != "must":
             yield (
-                f'the harness declares a deviation from "{name}", whose level is {PROMISES[name].level}: '
-                f"no transport may deviate from it; where it is optional, do not claim it"
+                f'the harness declares a deviation from "{name}", whose level is {PROMISES[name].level}; '
+                f"no transport may deviate from it; do not claim an optional promise that is not kept"
             )
 
 

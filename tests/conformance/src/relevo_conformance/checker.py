@@ -1,9 +1,9 @@
 """
-Judge which promises a history breaks.
+Find the promises that a history breaks.
 
-The checker is pure. It replays the record against the model, keeps every situation that fits what
-was observed, and reports what fits none. A violation in a recorded history is proof, whether or not
-anybody can make it happen again; and a history may come from anywhere, production included.
+The checker is pure. It replays the records against the model, keeps each situation that matches what
+was observed, and reports a record that matches none. A violation in a recorded history is proof, even if
+it does not happen again; and a history may come from anywhere, production included.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["SENT_GRACE", "Judge", "Violation", "check", "unclaimed"]
 
 def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002) -> list[Violation]:
     """
-    Return what *records* break of the promises of a transport with *capabilities*.
+    Return the violations in *records* for a transport with *capabilities*.
 
-    That nothing was lost is judged only where a drain was recorded that came to its end.
+    Lost events are reported only if the history has a drain that finished.
 
     Args:
         records: In the order in which they were recorded.
 
         capabilities: What the transport claims.
 
-        slack: Seconds by which the store's clock may differ from the one that the records bear.
+        slack: Seconds by which the store's clock may differ from the times of the records.
 
     Raises:
         ValueError: One of them ends a call that had not begun.
@@ -42,22 +42,22 @@ def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float
 
 
 class Judge:
-    """The checker, fed record by record, so that a run can stop at the first thing that is broken."""
+    """The checker for one record after another, so that a run can stop at the first violation."""
 
     def __init__(self, capabilities: Capabilities, *, slack: float = 0.002) -> None:
         self.world = World(capabilities, slack)
 
     @property
     def violations(self) -> Sequence[Violation]:
-        """What was broken so far."""
+        """The violations so far."""
         return self.world.violations
 
     def pending(self) -> bool:
-        """Tell whether something must still be handed out."""
+        """Return whether an event must still be handed out."""
         return any(_judge_store.must_come(self.world, copy) for copy in self.world.copies)
 
     def feed(self, record: Record) -> None:
-        """Take the next record in."""
+        """Add the next record."""
         self.world.pass_time(record.at)
         if isinstance(record, Invoked):
             self._begin(record)
@@ -76,17 +76,17 @@ class Judge:
     def _end(self, record: Returned) -> None:
         operation = self.world.flying.pop(record.op, None)
         if operation is None:
-            raise ValueError(f"call {record.op} ended, which had not begun, or had ended")
+            raise ValueError(f"call {record.op} ended, which had not begun, or had already ended")
         if (rule := _ENDED.get(type(operation.call))) is not None:
             rule(self.world, operation, operation.call, record)
         self._judge_manners(operation, record)
 
     def _judge_manners(self, operation: Operation, record: Returned) -> None:
-        """Judge what holds for every call: how it may end."""
+        """Check how the call ended, by the rules for all calls."""
         world = self.world
         call = operation.call
         if record.end == "crashed":
-            what = f"{_verb(call)} raised {record.error}, which is no RelevoError"
+            what = f"{_verb(call)} raised {record.error}; expected a RelevoError"
             world.report(promise.ERRORS_ARE_TRANSLATED, operation.op, what)
             return
         if record.end == "malformed":
@@ -104,18 +104,19 @@ class Judge:
                 world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
             return
         if record.error == "TransportClosedError" and operation.worker not in world.closed:
-            world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, f"{_verb(call)} says closed, but it was not closed")
+            what = f"{_verb(call)} raised TransportClosedError, but the transport was not closed"
+            world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
         capability = unclaimed(call, world.capabilities)
         if capability is not None and record.error != "UnsupportedError":
-            what = f"{capability} is not claimed, and {_verb(call)} ended with {record.error or 'success'}"
+            what = f"{capability} is not claimed, but {_verb(call)} ended with {record.error or 'success'}"
             world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
         if capability is None and record.error == "UnsupportedError":
-            what = f"what {_verb(call)} needs is claimed, and it raised UnsupportedError"
+            what = f"{_verb(call)} raised UnsupportedError, but its capability is claimed"
             world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
 
 
 def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
-    """Return the capability that *call* needs and *capabilities* do not claim, if there is one."""
+    """Return the capability that *call* needs and *capabilities* do not claim, if any."""
     claimed: dict[str, bool] = {}
     match call:
         case history.Send(envelopes=envelopes, delay=delay):
@@ -174,7 +175,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Cancel: _judge_store.taking_out_began,
     history.Purge: _judge_store.taking_out_began,
 }
-"""What becomes possible when a call begins."""
+"""By call: what becomes possible when it begins."""
 
 _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = {
     history.Mend: lambda world, operation, call, returned: world.mended(operation.worker, returned.at),
@@ -199,7 +200,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Count: _judge_store.counted,
     history.Drain: _judge_store.drained,
 }
-"""What is known, and judged, when it ends."""
+"""By call: what is known and checked when it ends."""
 
 
 def _verb(call: Call) -> str:

@@ -48,13 +48,13 @@ EXIT_UNREAD = 141
 _CODES = {"conformant": EXIT_CONFORMANT, "not conformant": EXIT_BROKEN, "unknown": EXIT_UNKNOWN}
 _LOADING, _OPENING = "loading", "opening"
 _TRACEBACKS = 3
-"""Threads of a transport whose tracebacks are shown."""
+"""The number of failed threads whose tracebacks are shown."""
 
 _RUN_AGAIN = 30.0
-"""Seconds that are spent at most on replaying the histories of failures."""
+"""The time limit in seconds for replaying the histories of failures."""
 
 _PIPED = 120
-"""Columns if standard output is not a terminal."""
+"""The width if standard output is not a terminal."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -166,7 +166,7 @@ def run(
     profile: str,
     seed: int | None,
     only: Sequence[str],
-    no_shrink: bool,  # noqa: FBT001 - click gives all by name
+    no_shrink: bool,  # noqa: FBT001 - click passes all by name
     reports: Sequence[Path],
     as_json: bool,  # noqa: FBT001 - the same
     histories: Path,
@@ -208,7 +208,7 @@ def run(
     with _progress(log) as (progress, found):
         card = trial.run(progress, found)
     problems: list[str] = []
-    log.at("the histories of what failed, run again")
+    log.at("the replay of the histories of failures")
     card = _with_commands(card, kind, options, histories, problems, _Again(trial.harness, card.subject.capabilities))
     if as_json:
         out.write(report.to_json(card))
@@ -233,7 +233,7 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
 
     TYPE is opened to read its capabilities.
 
-    It may be one that a run wrote, or a trace of a program that runs for real. The exit code is 0 if no promise
+    A run writes such files; a file may also be a trace of a program in production. The exit code is 0 if no promise
     is broken, and 1 if one is.
     """
     out = _set_aside(ctx.ensure_object(Log))
@@ -265,9 +265,9 @@ def main() -> NoReturn:
         if end.stage == _LOADING:
             code = _refused(f"the process ended {end.how} while TYPE was loaded", EXIT_USAGE)
         elif end.is_from_outside:
-            code = _refused(f"the process ended {end.how}, {at}; the transport was not judged", EXIT_UNKNOWN)
+            code = _refused(f"the process ended {end.how}, {at}; the transport was not tested", EXIT_UNKNOWN)
         else:
-            code = _refused(f"the process ended {end.how}, {at}: a transport must not end it", EXIT_BROKEN)
+            code = _refused(f"the process ended {end.how}, {at}; a transport must not end its process", EXIT_BROKEN)
     sys.stderr.flush()
     os._exit(code)
 
@@ -287,7 +287,7 @@ def _do(log: Log) -> int:
     """Run the command line, and return the exit code."""
     log.at(_LOADING)
     threading.excepthook = _Tracebacks()
-    # As for `python -m`; a script finds only what is installed.
+    # As with `python -m`: a script finds only installed modules.
     sys.path.insert(0, str(Path.cwd()))
     try:
         code = group.main(prog_name="relevo-conformance", standalone_mode=False, obj=log)
@@ -304,7 +304,7 @@ def _do(log: Log) -> int:
         code = _refused(str(error), EXIT_UNAVAILABLE)
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich turn the first into the second
+    except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich convert the first to the second
         code = EXIT_UNREAD
     for stream in (sys.stdout, sys.stderr):
         with suppress(ValueError):  # a transport closed it
@@ -313,7 +313,7 @@ def _do(log: Log) -> int:
 
 
 class _Tracebacks:
-    """Shows the tracebacks of the first threads that raised, and then only that there are more."""
+    """Shows the tracebacks of the first threads that failed, and then only that there are more."""
 
     def __init__(self) -> None:
         self._shown = 0
@@ -322,22 +322,22 @@ class _Tracebacks:
         self._shown += 1
         if self._shown <= _TRACEBACKS:
             name = raised.thread.name if raised.thread else "a thread"
-            click.echo(f"relevo-conformance: {name} ended by an error:", err=True)
+            click.echo(f"relevo-conformance: {name} failed:", err=True)
             traceback.print_exception(raised.exc_type, raised.exc_value, raised.exc_traceback)
         elif self._shown == _TRACEBACKS + 1:
-            click.echo("relevo-conformance: more threads end by errors; they are not shown", err=True)
+            click.echo("relevo-conformance: more threads failed; they are not shown", err=True)
 
 
 def _set_aside(log: Log) -> TextIO:
     """
     Return a private stream to standard output.
 
-    What a transport prints, or writes to its file descriptor, or lets a child process write there, is thrown away,
-    for as long as this process lives: a thread that was left behind may print at any time.
+    Other output of the transport and of its child processes to standard output is discarded while this process
+    lives: a thread that was left behind may print at any time.
     """
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
-    log.holds(out)  # it warns when it is collected after its reader has gone
+    log.holds(out)  # it would warn if it were garbage-collected after its reader has gone
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -364,7 +364,7 @@ def _loaded(recorded: Path) -> Sequence[Record]:
         with recorded.open(encoding="utf-8") as lines:
             return load(lines)
     except ValueError as error:
-        raise click.UsageError(f"{recorded} is no recorded history: {error}") from None
+        raise click.UsageError(f"{recorded} is not a recorded history: {error}") from None
 
 
 def _report_violations(
@@ -380,7 +380,10 @@ def _report_violations(
     if violations:
         verdict, code = f"{len(records)} records on {kind}: {len(violations)} promises broken", EXIT_BROKEN
     elif failed > 0:
-        verdict, code = f"unknown: {failed} calls that reached their store then do not reach {kind}", EXIT_UNKNOWN
+        verdict, code = (
+            f"unknown: {failed} calls that reached the original store did not reach {kind}",
+            EXIT_UNKNOWN,
+        )
     else:
         verdict, code = f"{kind} keeps them", EXIT_CONFORMANT
     console.print(verdict)
@@ -393,9 +396,9 @@ def _report_violations(
 
 class _Again:
     """
-    Replays histories, as long as there is time, and tells which ones break their promise again.
+    Replays histories until the time limit, and reports which ones break their promise again.
 
-    A history does not if only its scenario can judge it, or if something in another queue belongs to it.
+    A history does not if only its scenario can check it, or if it depends on another queue.
     """
 
     def __init__(self, harness: type[Harness], capabilities: Capabilities) -> None:
@@ -404,7 +407,7 @@ class _Again:
         self._deadline = monotonic() + _RUN_AGAIN
 
     def breaks(self, promise: str, records: Sequence[Record]) -> bool | None:
-        """Tell whether *records* break *promise* again; ``None`` if there is no time left to see it."""
+        """Return whether *records* break *promise* again; ``None`` if there is no time left."""
         if monotonic() >= self._deadline:
             return None
         if promise not in self._broken(records):
@@ -423,7 +426,7 @@ class _Again:
 def _with_commands(
     card: Card, kind: str, options: Mapping[str, str], histories: Path, problems: list[str], again: _Again
 ) -> Card:
-    """Return *card* with the histories of its failures written down, and the commands that show them again."""
+    """Write the histories of the failures, and return *card* with their files and the commands that repeat them."""
     taken: dict[Path, Sequence[Record]] = {}
 
     def kept(line: Line, failure: Failure) -> Failure:
@@ -449,7 +452,7 @@ def _with_commands(
 
 
 def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
-    """Refuse a path that cannot be written, before minutes are spent; nothing is left of the attempt."""
+    """Refuse a path that cannot be written before the run takes minutes; the check leaves no files."""
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -469,7 +472,7 @@ def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
 
 
 def _write(path: Path, text: str, problems: list[str]) -> bool:
-    """Write *text*, or add to *problems* why not; the card is shown all the same."""
+    """Write *text*, or add the problem to *problems*; the card is shown in either case."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -534,7 +537,7 @@ def _show_kinds(out: TextIO) -> None:
         table.add_column(column)
     for name, point in sorted(known().items()):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
-        table.add_row(name, origin, "" if point.group == "relevo.harnesses" else "no harness: opened by its options")
+        table.add_row(name, origin, "" if point.group == "relevo.harnesses" else "no harness: opened with its options")
     _console(out).print(table)
     out.flush()
 

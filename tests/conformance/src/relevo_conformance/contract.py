@@ -28,15 +28,15 @@ from relevo_conformance.verdict import (
 from relevo_conformance.watch import Stage, Watch
 
 HANGS = 3
-"""Tests of a class that may hang before the others are skipped."""
+"""The number of tests of a class that may hang before the others are skipped."""
 
-NOT_RUN = f"{HANGS} tests hung, so no more were run"
+NOT_RUN = f"{HANGS} tests hung, so the others were skipped"
 """The reason for skipping them."""
 
 FRUITLESS = 3
-"""Tests that may fail for lack of a delivery before the others are skipped, as long as nothing was ever handed out."""
+"""The number of tests that may fail without a delivery before the others are skipped, if none was ever handed out."""
 
-NOTHING_CAME = f"nothing was ever handed out, and {FRUITLESS} tests failed because of that, so no more were run"
+NOTHING_CAME = f"nothing was ever handed out, and {FRUITLESS} tests failed because of that, so the others were skipped"
 """The reason for skipping them."""
 
 LEFT_OUT = frozenset({NOT_RUN, NOTHING_CAME})
@@ -50,7 +50,7 @@ class Contract:
     """
     A class of scenarios, all on one harness.
 
-    They run on a stage, which is left behind when a call hangs; then another harness is opened.
+    They run on a stage, which is abandoned if a call hangs; then another harness is opened.
     """
 
     harness_type: ClassVar[type[Harness]]
@@ -60,14 +60,14 @@ class Contract:
 
     harness: ClassVar[Harness]
     proven: frozenset[str] = frozenset()
-    """The ids of the promises that the running test stands for."""
+    """The ids of the promises that the running test proves."""
 
     stage: ClassVar[Stage]
     hung: ClassVar[int] = 0
     """How many tests hung."""
 
     fruitless: ClassVar[int] = 0
-    """How many failed for want of what was sent, while nothing was ever handed out."""
+    """How many failed because a sent event was missing, while nothing was ever handed out."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -98,7 +98,7 @@ class Contract:
         Raises:
             BrokenPromiseError: A call of the transport hung.
 
-            HarnessError: One of the harness did.
+            HarnessError: A call of the harness hung.
 
             pytest.skip.Exception: Too many tests hung before, or failed because nothing is handed out.
         """
@@ -124,7 +124,7 @@ class Contract:
 
     @classmethod
     def _counted(cls, watch: Watch, act: Callable[[], Result]) -> Result:
-        """Return what *act* returns; take note if it fails for want of what was sent, as it always did so far."""
+        """Return what *act* returns; count a failure for a missing event if nothing was ever handed out."""
         __tracebackhide__ = True
         looks = watch.vain_looks
         try:
@@ -153,7 +153,7 @@ class Contract:
                 bench.clean_up(watch)
             left.close()
 
-        with suppress(Exception):  # the verdict was given
+        with suppress(Exception):  # the test has its verdict
             stage.run(watch, clean_up, functools.partial(HarnessError, type(left).__name__, "close"))
         stage.end()
         if cls.hung < HANGS:
@@ -161,7 +161,7 @@ class Contract:
 
     @classmethod
     def _play(cls, hook: str, watch: Watch, act: Callable[[], Result]) -> Result:
-        """Return what *act* returns, which is the harness's doing."""
+        """Return what *act*, a call of the harness, returns."""
         name = cls.harness_type.__name__
         tell = functools.partial(HarnessError, name, hook)
         try:
@@ -175,9 +175,9 @@ class Contract:
 
     def each(self, cases: Iterable[Case], act: Callable[[Case], None]) -> None:
         """
-        Do *act*, which has a bench of its own, with each of *cases*.
+        Call *act*, which has its own bench, with each of *cases*.
 
-        Where time is real, most of it is spent waiting for a server, and so it is done with all at once.
+        On a real clock most of the time is spent waiting for a server, so all cases run at the same time.
         """
         if self.harness.fake:
             for case in cases:
@@ -196,7 +196,7 @@ class Contract:
 
     @contextmanager
     def bench_whose_clock_runs(self) -> Iterator[Bench]:
-        """Yield the bench of a scenario with a waiting call: with a fake clock a wait would be over at once."""
+        """Yield the bench of a scenario with a waiting call: with a fake clock a wait would end at once."""
         if not self.harness.fake:
             with self.bench() as bench:
                 yield bench
@@ -212,7 +212,7 @@ class Contract:
 
 
 def _on_stage(test: Callable[[Test], None]) -> Callable[[Test], None]:
-    """Let *test* run where it can be left behind."""
+    """Return *test*, changed to run on the stage, where it can be left behind."""
 
     @functools.wraps(test)
     def run(self: Test) -> None:
@@ -223,7 +223,7 @@ def _on_stage(test: Callable[[Test], None]) -> Callable[[Test], None]:
 
 
 def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[Test], None]]:
-    """Mark a test as one that shows whether *promises* are kept; it is skipped where one is not claimed."""
+    """Mark a test that shows whether *promises* are kept; it is skipped if one is not claimed."""
 
     def decorate(test: Callable[[Test], None]) -> Callable[[Test], None]:
         @functools.wraps(test)
@@ -248,7 +248,7 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
 
 
 def raised_by(act: Callable[[], object]) -> RelevoError | None:
-    """Return what relevo's error *act* raises, if it raises one."""
+    """Return the error of relevo that *act* raises, if any."""
     try:
         act()
     except RelevoError as error:

@@ -28,7 +28,7 @@ Matching = Callable[[str, frozenset[str]], bool]
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What one test of the suite found."""
+    """The finding of one test of the suite."""
 
     test: str
     status: Status
@@ -42,13 +42,13 @@ class Finding:
     """The shortest program that Hypothesis found, if it was Hypothesis that found the failure."""
 
     history: Sequence[Record] = attrs.field(default=(), repr=False)
-    """The history in which the promise was broken, or was not seen to be kept."""
+    """The history in which the promise was broken, or did not prove to be kept."""
 
     histories: Mapping[str, Sequence[Record]] = attrs.field(factory=dict, repr=False)
-    """By the id of a promise: the history that breaks it, where another one breaks another."""
+    """By the id of a promise: the history that breaks it, if different histories break different promises."""
 
     reproduced: bool = True
-    """Whether it happened again in a second try; the history is proof in any case."""
+    """Whether it happened again in a second try; the history is proof in either case."""
 
 
 def examine(
@@ -60,14 +60,14 @@ def examine(
     observed: Observed | None = None,
 ) -> Iterator[Finding]:
     """
-    Run the suite on *harness*, and yield what each test found.
+    Run the suite on *harness*, and yield the finding of each test.
 
     Args:
         harness: The harness of the transport.
 
         profile: ``quick``, ``standard`` or ``nightly``, or one of your own.
 
-        phases: Hypothesis' phases; without shrinking a failure is found sooner, and its program is longer.
+        phases: Hypothesis' phases; without shrinking a failure is reported earlier, and its program is longer.
 
         matching: Selects the tests, by name and the ids of the promises that they prove.
 
@@ -128,7 +128,7 @@ def _attempt(name: str, promises: frozenset[str], act: Callable[[], object], obs
 
 def finding(name: str, promises: frozenset[str], error: BaseException | None, observed: Observed) -> Finding:
     """
-    Return what the test *name* found.
+    Return the finding of the test *name*.
 
     Args:
         name: The name of the test.
@@ -137,7 +137,7 @@ def finding(name: str, promises: frozenset[str], error: BaseException | None, ob
 
         error: What it raised.
 
-        observed: What was recorded meanwhile.
+        observed: What was recorded during the test.
     """
     match error:
         case pytest.skip.Exception():
@@ -172,14 +172,14 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
 
 
 def _reason(error: BaseException) -> str:
-    """Return what *error* says; of a group also what each one in it says."""
+    """Return the text of *error*; for a group also the text of each error in it."""
     if isinstance(error, BaseExceptionGroup):
         return "\n\n".join([error_text(error), *map(_reason, error.exceptions)])
     return error_text(error)
 
 
 def _program(error: BaseException) -> str:
-    """Return the steps that Hypothesis noted on *error*, without its explanations."""
+    """Return the steps in Hypothesis' notes on *error*, without its explanations."""
     if isinstance(error, BaseExceptionGroup):
         return "\n\n".join(filter(None, map(_program, error.exceptions)))
     notes = "\n".join(map(str, getattr(error, "__notes__", ())))

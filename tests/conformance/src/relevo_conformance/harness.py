@@ -23,13 +23,13 @@ from relevo_conformance.verdict import claims_of
 from relevo_conformance.watch import Watch
 
 LONGEST_SLEEP = 30.0
-"""Seconds that the suite asks a real clock to pass at most."""
+"""The longest time in seconds that the suite lets pass on a real clock."""
 
 BREAKAGES: tuple[Breakage, ...] = ("before", "after")
 
 
 class MovableClock(FakeClock):
-    """A clock that is moved by hand, and that can be set back, as an administrator sets one."""
+    """A clock that is moved by hand, and that can be set back, as an administrator does it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,8 +47,8 @@ HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "broken_send",
 """The methods that a harness may define, in the order of the documentation."""
 
 
-class HookMissing(Exception):  # noqa: N818 - it says why a test is skipped, nothing failed
-    """Raised by an optional hook that a harness does not have; what needs it is skipped."""
+class HookMissing(Exception):  # noqa: N818 - the reason for a skip, not a failure
+    """Raised by an optional hook that a harness does not have; tests that need it are skipped."""
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class Deviation:
 
 @attrs.define(eq=False)
 class Observed:
-    """What the suite saw of a harness, over all its instances: what a report card is made from."""
+    """What the suite recorded of a harness, over all its instances, for a report card."""
 
     met: Counter[str] = attrs.field(factory=Counter)
     """How often each situation of :func:`relevo_conformance.history.tally` was met."""
@@ -70,13 +70,13 @@ class Observed:
     """How often each hook was called."""
 
     broken: tuple[Sequence[Record], Sequence[Violation]] | None = None
-    """The last history that broke a promise, and which: after Hypothesis has shrunk it, the shortest."""
+    """The last history that broke a promise, and its violations; after shrinking it is the shortest one."""
 
     breaking: dict[str, Sequence[Record]] = attrs.field(factory=dict)
-    """By the id of a promise: the last history that broke it first of all."""
+    """By the id of a promise: the last history whose first violation is of that promise."""
 
     failed: Sequence[Record] = ()
-    """The last history at whose end a scenario did not see what it must."""
+    """The last history of a scenario that failed."""
 
     _writing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
@@ -97,7 +97,7 @@ class Observed:
             self.failed = failed or self.failed
 
     def forget(self) -> None:
-        """Let go of the histories that broke a promise, or were not seen to keep it."""
+        """Drop the histories that broke a promise, or did not prove that it is kept."""
         self.broken, self.failed = None, ()
         self.breaking.clear()
 
@@ -140,10 +140,10 @@ class Harness(ABC):
     """
 
     takes: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """The options that it takes: a description by name. See :meth:`with_options`."""
+    """The options of the harness: a description by name. See :meth:`with_options`."""
 
     options: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """The options that were given."""
+    """The values of the options."""
 
     transport: ClassVar[type[Transport]]
     """The class that is tested; its capabilities decide which tests run."""
@@ -157,13 +157,13 @@ class Harness(ABC):
     patience: ClassVar[float | None] = None
     """
     Seconds of real time within which a ready event must be handed out, and within which the store must
-    notice that a holder has vanished. By default 0 on a clock moved by hand (one look must do), else 10.
+    notice that a holder has vanished. By default 0 on a clock moved by hand (one receive must be enough), else 10.
     """
 
     glance: ClassVar[float] = 0.3
     """
-    Seconds of real time for which one look waits; what is ready comes in less, most of the time. Never more than
-    :attr:`patience`. Most looks see nothing, and should: the shorter, the sooner the suite is through.
+    Seconds of real time for which one receive waits; a ready event usually comes faster. Never more than
+    :attr:`patience`. Most of these receives must return nothing, so a short time makes the suite faster.
     """
 
     deviations: ClassVar[Mapping[str, Deviation]] = MappingProxyType({})
@@ -172,11 +172,11 @@ class Harness(ABC):
     call_timeout: ClassVar[float] = 30.0
     """
     Seconds of real time that a call of the transport, or of a hook, may take beyond what it is asked to
-    wait; what takes longer hangs.
+    wait; a longer call counts as hung.
     """
 
     observed: ClassVar[Observed | None] = None
-    """Where the suite records what it sees, if at all."""
+    """Where the suite records what it finds; by default nowhere."""
 
     clock: Clock
 
@@ -189,7 +189,7 @@ class Harness(ABC):
         Return this harness with *options*, as ``relevo-conformance run`` gets them on its command line.
 
         Raises:
-            ConfigurationError: It does not take one of them.
+            ConfigurationError: It does not have one of them.
         """
         for name in options:
             if name not in cls.takes:
@@ -200,12 +200,12 @@ class Harness(ABC):
 
     @classmethod
     def watched(cls, observed: Observed) -> type[Self]:
-        """Return this harness, and let the suite write down in *observed* what it sees of it."""
+        """Return this harness, changed so that the suite records in *observed* what it finds."""
         return cls._with(observed=observed)
 
     @classmethod
     def hurried(cls, seconds: float) -> type[Self]:
-        """Return this harness, where no call may take longer than *seconds*."""
+        """Return this harness, changed so that no call may take longer than *seconds*."""
         return cls._with(call_timeout=min(cls.call_timeout, seconds))
 
     @classmethod
@@ -228,7 +228,7 @@ class Harness(ABC):
         """
         Make *transport* vanish as a killed process does: settle nothing, close nothing.
 
-        Connections end without a goodbye. A timed lease runs on; the suite moves the clock.
+        Connections end without a close. A timed lease runs on; the suite moves the clock.
         """
 
     # --- recommended --------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Harness(ABC):
         elif seconds <= LONGEST_SLEEP:
             self.clock.sleep(seconds)
         else:
-            message = f"the suite asked a real clock to pass {seconds} s; the most is {LONGEST_SLEEP} s"
+            message = f"the suite would wait {seconds} s on a real clock; the limit is {LONGEST_SLEEP} s"
             raise ValueError(message)
 
     def drop(self, queue: str) -> None:  # noqa: B027 - a queue that costs nothing may stay
@@ -288,7 +288,7 @@ class Harness(ABC):
         """
         Let one write of *transport* to its store fail, whichever call makes it, and repair the store at the end.
 
-        It stands in for :meth:`broken_send` too.
+        It replaces :meth:`broken_send` too.
 
         Args:
             transport: One that this harness opened.
@@ -301,13 +301,13 @@ class Harness(ABC):
         """
         Call *stop* wherever another worker may come between two steps of *transport*, such as before a statement.
 
-        It blocks until it is this transport's turn. Do not call it while holding a lock that other transports of this
+        It blocks until this transport may continue. Do not call it while holding a lock that other transports of this
         process need.
 
         Args:
             transport: One that this harness opened.
 
-            stop: To be called in the thread that takes the step.
+            stop: A function to call in the thread that takes the step.
         """
         raise HookMissing("turnstile")
 
@@ -315,7 +315,7 @@ class Harness(ABC):
 
     @cached_property
     def capabilities(self) -> Capabilities:
-        """What :attr:`transport` claims; what an instance claims where the class cannot know."""
+        """What :attr:`transport` claims, or an instance if the class does not know it."""
         claimed: object = getattr(type(self).transport, "capabilities", None)
         if isinstance(claimed, Capabilities):
             return claimed
@@ -328,10 +328,10 @@ class Harness(ABC):
         return Watch(type(self).call_timeout)
 
     def has(self, hook: str) -> bool:
-        """Tell whether this harness has the optional *hook*."""
+        """Return whether this harness has the optional *hook*."""
         return getattr(type(self), hook) is not getattr(Harness, hook)
 
     @property
     def fake(self) -> bool:
-        """Whether time passes only when the suite says so."""
+        """Whether time passes only when the suite moves the clock."""
         return isinstance(self.clock, FakeClock)

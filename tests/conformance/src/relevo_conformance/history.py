@@ -18,8 +18,8 @@ from relevo.errors import TransportUnavailableError
 End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
 """
 How a call ended. *refused*: certainly without effect. *unknown*: it may have had its effect.
-*crashed*: with something that no transport may raise. *malformed*: with an invalid answer.
-*hung*: not at all within its time.
+*crashed*: with an error that no transport may raise. *malformed*: with an invalid result.
+*hung*: not within its time.
 """
 
 Fate = Literal["sent", "refused", "unknown"]
@@ -31,7 +31,7 @@ Way = Literal["commit", "rollback"]
 
 @attrs.frozen
 class Open:
-    """A worker starts, with an instance of its own."""
+    """A worker starts, with its own instance of the transport."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Break:
 
     where: Literal["before", "after"]
     at: int | None = None
-    """The number of the write that fails; ``None``: the one that makes the others last, such as a commit."""
+    """The number of the write that fails; ``None``: the one that makes the others durable, such as a commit."""
 
 
 @attrs.frozen
@@ -228,7 +228,7 @@ class EndTransaction:
 
 @attrs.frozen
 class Drain:
-    """Close the other workers, let all time pass, and ack what still comes; *done* if the queues became empty."""
+    """Close the other workers, let all delays and leases end, and ack the rest; *done* if the queues became empty."""
 
 
 @attrs.frozen
@@ -382,7 +382,7 @@ class Returned:
     at: float
     end: End
     error: str = ""
-    """The class name of what was raised; for an invalid answer, what was wrong with it."""
+    """The class name of what was raised; for an invalid result, the problem."""
 
     value: Value | None = None
 
@@ -395,7 +395,7 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
     """
     Count the situations that a history went through, by name.
 
-    A suite that never met a situation proves nothing about it.
+    A run that never met a situation proves nothing about it.
     """
     counts: dict[str, int] = {}
     calls: dict[int, Call] = {}
@@ -443,7 +443,7 @@ def _expose(record: Invoked, broken: set[str], exposed: set[int]) -> None:
 
 
 def _asked(call: Call, sent: set[tuple[str, str, str]]) -> Iterable[str]:
-    """Return the situations that a call brings about by itself, however it ends."""
+    """Return the situations of a call that do not depend on its end."""
     if not isinstance(call, Send | SendBound):
         return
     if len(call.envelopes) > 1:

@@ -1,10 +1,9 @@
 """
-Random histories: Hypothesis decides what happens next, the checker whether it may have.
+Random histories: Hypothesis chooses the next step, and the checker decides whether its result is allowed.
 
-Safety is judged at every step. That nothing comes is never held against a transport in the middle,
-since brokers take their time; what must come is judged in the final drain. One rule stands for one
-thing that happens, and the rare ones have rules of their own: a rule that everything has to fall
-into place for is a rule that never runs.
+Safety is checked at each step. A missing event is never an error in the middle of a history, since a
+broker may be slow; what must come is checked in the final drain. Each kind of step has a rule of its
+own, the rare ones too: a rule that needs many conditions at once would never run.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ QUEUES = 3
 WORKERS = 2
 
 FAR = (200, 5000, 130000)
-"""As multiples of the usual delay: more than an hour, more than a day, and a month; on a clock that can be moved."""
+"""Multiples of the usual delay: more than an hour, a day and a month; on a clock that can be moved."""
 
 LATE = 100
-"""Records after which a history may do what leaves the checker in doubt."""
+"""Records after which a history may have steps that leave the checker uncertain."""
 
 Reach = Literal["none", "near", "far"]
 """How long delays may be: *far* only on a fake clock."""
@@ -63,12 +62,12 @@ Deliveries = MultipleResults[Held]
 
 def claimed(make: Callable[[Capabilities], st.SearchStrategy[Drawn]]) -> st.SearchStrategy[Drawn]:
     """Return what *make* draws for the transport of the machine that draws it."""
-    made = cache(make)  # a strategy is dear to make, and there are few transports
+    made = cache(make)  # making a strategy is slow, and there are few transports
     return st.runner().flatmap(lambda machine: made(machine.capabilities))
 
 
 def where(condition: Callable[[Capabilities], bool]) -> Callable[[Any], Any]:
-    """Let a rule run only where *condition* holds of what the transport claims."""
+    """Let a rule run only if *condition* holds for the capabilities."""
     return precondition(lambda machine: condition(machine.capabilities))
 
 
@@ -99,12 +98,12 @@ def outcomes() -> st.SearchStrategy[Outcome]:
 
 
 def faults() -> st.SearchStrategy[Fault]:
-    """Return writes that fail; most often the last one's answer is lost, since that can be understood wrongly."""
+    """Return writes that fail; mostly the answer to the last one is lost, which transports often misinterpret."""
     return st.builds(Fault, st.sampled_from(("after", "before")), st.sampled_from((None, 1, 2, 3)))
 
 
 breakable = precondition(lambda machine: machine.can("broken"))
-"""Lets a rule run only where the harness can let any write fail."""
+"""Lets a rule run only if the harness can let any write fail."""
 
 _WORKER = st.integers(0, WORKERS - 1)
 _QUEUES = st.permutations(range(QUEUES)).map(tuple)
@@ -112,7 +111,7 @@ _SOME_QUEUES = st.tuples(_QUEUES, st.integers(1, QUEUES)).map(lambda drawn: draw
 
 
 class WatchedCase:
-    """Gives each machine the test case that pytest collects: on a stage, which is left behind when a call hangs."""
+    """Gives each machine the test case that pytest collects; it runs on a stage, which is abandoned if a call hangs."""
 
     def __get__(self, machine: object, owner: type[TransportMachine]) -> Any:
         if "_case" not in vars(owner):
@@ -127,7 +126,7 @@ def _watched(machine: type[TransportMachine], case: Any) -> type[unittest.TestCa
         harness_type = machine.harness_type
 
     class Watched(case):  # type: ignore[misc]
-        @wraps(case.runTest)  # and with it what Hypothesis' plugin looks for
+        @wraps(case.runTest)  # with the attributes that Hypothesis' plugin looks for
         def runTest(self) -> None:  # noqa: N802 - unittest's name
             __tracebackhide__ = True
             Alone.setup_class()
@@ -144,7 +143,7 @@ def _watched(machine: type[TransportMachine], case: Any) -> type[unittest.TestCa
 
 class TransportMachine(RuleBasedStateMachine):
     """
-    Two workers, three queues, and everything that can happen to them.
+    Two workers, three queues, and a rule for each thing that can happen.
 
     Made for one harness by :func:`machine_for`; a fresh bench, and so fresh queues, for each history.
     """
@@ -160,7 +159,7 @@ class TransportMachine(RuleBasedStateMachine):
     """How often each situation was met, over all histories of the run."""
 
     played: ClassVar[int] = 0
-    """How many histories came to an end, whatever it was."""
+    """How many histories ended, for any reason."""
 
     broke: ClassVar[bool] = False
     """Whether one of them broke a promise."""
@@ -186,10 +185,10 @@ class TransportMachine(RuleBasedStateMachine):
         self.workers = [self.bench.worker() for _ in range(WORKERS)]
         self.lease = self.bench.times.lease
         self.buried = False
-        """Whether a dead letter was seen: preconditions read no bundles."""
+        """Whether a dead letter was seen; preconditions cannot read bundles."""
 
     def teardown(self) -> None:
-        """Drain and judge what is left, unless something was broken before: that must not be masked."""
+        """Drain and check what is left, unless a promise is already broken: that must not be masked."""
         try:
             if not self.bench.recorder.is_broken and sys.exc_info()[0] is None:
                 self.bench.drain()
@@ -431,13 +430,13 @@ class TransportMachine(RuleBasedStateMachine):
     def days_pass(self, days: int) -> None:
         self.bench.advance(days * 86400.0)
 
-    # Late, since afterwards less is certain, and so less is judged.
+    # Late, since afterwards less is certain, so less is checked.
     @precondition(lambda machine: machine.bench.harness.fake and len(machine.bench.recorder.records) > LATE)
     @rule(seconds=st.sampled_from((0.5, 30.0, 600.0)))
     def the_clock_is_set_back(self, seconds: float) -> None:
         self.bench.set_back(seconds)
 
-    # --- what lies in the store -------------------------------------------------------------------------
+    # --- what is stored ---------------------------------------------------------------------------------
 
     @precondition(lambda machine: machine.buried)
     @rule(targets=(live, ever), who=_WORKER, number=st.integers(1, 3), state=_STATES)
@@ -564,7 +563,7 @@ class TransportMachine(RuleBasedStateMachine):
     @where(lambda claims: claims.cancel or claims.purge)
     @rule(recipes=several(2), who=_WORKER, fault=faults())
     def a_write_fails_while_taking_out(self, recipes: list[Recipe], who: int, fault: Fault) -> None:
-        # Events of its own: of earlier ones most are held or done, and taking these out writes nothing.
+        # New events: most earlier ones are held or done, and removing these writes nothing.
         envelopes = [self.bench.cook(recipe) for recipe in recipes]
         self.workers[who].send(envelopes)
         with self._faulty(self.workers[who], fault):
@@ -576,22 +575,22 @@ class TransportMachine(RuleBasedStateMachine):
     # --- how --------------------------------------------------------------------------------------------
 
     def can(self, hook: str) -> bool:
-        """Tell whether the harness has *hook*."""
+        """Return whether the harness has *hook*."""
         return self.bench.harness.has(hook)
 
     @contextmanager
     def _faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
-        """Let a write of *worker* fail, and what it is made for with it."""
+        """Let a write of *worker* fail, and ignore the error of its call."""
         with self.bench.recorder.faulty(worker, fault), suppress(TransportError, ConfigurationError):
             yield
 
     def _bury(self, worker: Worker, held: Held, died: DeadLetter) -> list[str]:
-        """Let *held* die; return the refs of all that is dead."""
+        """Dead-letter *held*; return the refs of all dead letters."""
         worker.settles(held.delivery, died)
         return [entry.ref for entry in worker.dead_letters(self.bench.queues)]
 
     def _worker_of(self, held: Held) -> Worker:
-        """Return the worker that received it; another one if that one has gone."""
+        """Return the worker that received it, or another one if that one has gone."""
         return held.worker if held.worker.alive else self.workers[0]
 
     def _lose(self, who: int) -> Deliveries:
@@ -622,13 +621,13 @@ def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[Tr
     """
     Return the machine that drives *harness*; its ``TestCase`` can be collected by itself.
 
-    There a call that does not come back within the harness's ``call_timeout`` is a broken promise, and the run ends.
-    Who runs the machine in another way waits as long as the call lasts.
+    In this test case, a call that does not return within the harness's ``call_timeout`` breaks a promise and ends the
+    run. Any other way to run the machine waits until the call returns.
 
     Args:
         harness: What drives the transport.
 
-        seeded: The same histories at every run; others each time by default.
+        seeded: A seed, for the same histories in each run; by default they differ.
     """
     name = f"{harness.__name__.removesuffix('Harness')}Machine"
     members = {"harness_type": harness, "met": Counter(), "__doc__": f"Random histories on {harness.__name__}."}

@@ -1,9 +1,9 @@
 """
-The possible states of an event, as far as a history tells.
+The possible states of an event, as far as a history shows them.
 
-The model moves events by the core's transition table and counts by the core's counters; it knows
-no transport. What cannot be known, such as whether a send whose answer was lost arrived, is kept as
-several possible situations at once, and what is observed later rules some of them out.
+The model uses the core's transition table and counters, and knows no transport. If a fact is not known,
+such as whether a send arrived whose answer was lost, the model keeps several possible situations. Later
+observations exclude some of them.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ from relevo import (
 from relevo_conformance.promise import NO_INVENTION, Promise
 
 PENDING = frozenset({State.SCHEDULED, State.READY, State.LEASED})
-"""Where an event still has to be handed out."""
+"""The states in which an event must still be handed out."""
 
 Tag = tuple[int, int]
-"""A call that has not ended, and the position in its batch."""
+"""A call in flight, and the position in its batch."""
 
 
 @attrs.frozen(kw_only=True)
 class Situation:
-    """Where one event is, with all that decides what may happen to it next."""
+    """The state of one event, with all that decides what may happen to it next."""
 
     state: State | None
     """``None``: not in the store."""
 
     why: Promise = NO_INVENTION
-    """If it is not in the store or gone: the promise that it breaks by being handed out."""
+    """The promise that a delivery breaks if the event is gone or not in the store."""
 
     counters: Counters = attrs.field(factory=Counters)
     kept: bytes = b""
     begun: Note | None = None
     deaths: tuple[str, ...] = ()
     last: Action | None = None
-    """What brought it here, apart from the passing of time."""
+    """The last action on it, except the passing of time."""
 
     due: float = 0.0
     holder: int | None = None
     """The number of the delivery that holds it."""
 
     until: float = inf
-    """Before this its lease cannot have run out by itself."""
+    """The earliest time at which its lease can run out."""
 
     over: float = inf
-    """After this its lease has run out, whether anybody noticed or not: who held it holds nothing any more."""
+    """The time at which its lease has surely run out, noticed or not: the delivery then holds nothing."""
 
     adrift: bool = False
     """Its holder has gone, or learned that it lost the event, which may be handed out again at any time."""
@@ -75,10 +75,10 @@ class Situation:
     died: tuple[float, float] = (0.0, 0.0)
 
     tags: frozenset[Tag] = frozenset()
-    """The calls in flight whose effect this situation takes for granted."""
+    """The calls in flight whose effect this situation includes."""
 
     def step(self, action: Action, **changes: Any) -> Situation:
-        """Return the situation after *action*, as the core's table and counters say."""
+        """Return the situation after *action*, by the core's table and counters."""
         assert self.state is not None
         state = after(self.state, action)
         if action is Action.NACK:
@@ -88,7 +88,7 @@ class Situation:
         return attrs.evolve(self, state=state, counters=self.counters.after(action), last=action, **changes)
 
     def receivable(self, now: float, slack: float) -> Situation | None:
-        """Return the ready situation that it may have turned into by *now*; ``None`` if it cannot have."""
+        """Return the ready situation that it may have become by *now*; ``None`` if it cannot be ready."""
         match self.state:
             case State.READY:
                 return self
@@ -131,7 +131,7 @@ class Situation:
                 return attrs.evolve(lost, begun=None, deaths=(*self.deaths, death)[-MAX_DEATHS:])
 
     def may_be_held(self, number: int, now: float) -> bool:
-        """Tell whether delivery *number* may hold it at *now*: not if its lease is over, swept or not."""
+        """Return whether delivery *number* may hold it at *now*: not if its lease is over, swept or not."""
         return self.state is State.LEASED and self.holder == number and now <= self.over
 
     def surely_free(self, now: float) -> bool:
@@ -139,18 +139,18 @@ class Situation:
         return self.state in (State.READY, State.SCHEDULED) or (self.state is State.LEASED and now > self.over)
 
     def surely_held(self, number: int, now: float, slack: float) -> bool:
-        """Tell whether delivery *number* holds it beyond doubt at *now*."""
+        """Return whether delivery *number* surely holds it at *now*."""
         held = self.state is State.LEASED and self.holder == number
         return held and not self.adrift and now < self.until - slack
 
 
 def absent(why: Promise) -> Situation:
-    """Return the situation of an event that is not in the store, and breaks *why* by being handed out."""
+    """Return the situation of an event that is not in the store; handing it out breaks *why*."""
     return Situation(state=None, why=why)
 
 
 def arrival(due: float | None) -> Change:
-    """Return the change by which an event comes into the store: ready, or not before *due*."""
+    """Return the change that puts an event into the store: ready, or scheduled until *due*."""
 
     def change(one: Situation) -> Situation | None:
         if one.state is not None:
@@ -163,12 +163,12 @@ def arrival(due: float | None) -> Change:
 
 
 Change = Callable[[Situation], Situation | None]
-"""What a call does to a situation; ``None`` where it does nothing."""
+"""The effect of a call on a situation; ``None`` if it has none."""
 
 
 @attrs.define(eq=False, kw_only=True)
 class Copy:
-    """One event in one queue, each time that it was sent."""
+    """One event in one queue; there is one for each time that it was sent."""
 
     number: int
     queue: str
@@ -177,7 +177,7 @@ class Copy:
     """The call that sent it."""
 
     sent: tuple[float, float]
-    """Between these times, in seconds since the epoch."""
+    """The earliest and the latest time of sending, in seconds since the epoch."""
 
     possible: tuple[Situation, ...]
     enqueued_at: float | None = None
@@ -185,27 +185,27 @@ class Copy:
     """The ref of its dead letter, once it was listed."""
 
     in_line: bool = True
-    """Whether its place in the order of its key is known: not of delayed, revived or extra ones."""
+    """Whether its place in the order of its key is known; it is not for delayed, revived and extra copies."""
 
     beside: frozenset[int] = frozenset()
-    """The sends that were in flight when its own began: neither is earlier."""
+    """The sends that were in flight when its own began; they are not earlier."""
 
     revived: bool = False
 
     spared: Promise | None = None
-    """The promise that a cancel or a purge broke if it removed a held event; ``None`` without such a call."""
+    """The promise that a cancel or a purge breaks if it removes this held event; ``None`` without such a call."""
 
     doubtful: bool = False
-    """Whether there may be none although nothing failed, since the same event was there."""
+    """Whether it may not exist although the send succeeded, since the same event was there."""
 
     breaks: int = 0
     """How often workers of its queue had vanished when it was last seen."""
 
     refs_are_known: bool = True
-    """Whether :attr:`ref` is that of its dead letter for sure: a revival of unknown fate may have ended it."""
+    """Whether :attr:`ref` is surely the ref of its dead letter: a revival with an unknown result may have ended it."""
 
     flying: dict[Tag, Change] = attrs.field(factory=dict)
-    """What the calls in flight may do to it, in whatever order."""
+    """The possible effects of the calls in flight, in any order."""
 
     @property
     def identity(self) -> tuple[str, ...] | bytes:
@@ -213,23 +213,23 @@ class Copy:
         return identity(self.queue, self.event)
 
     def surely(self, condition: Callable[[Situation], bool]) -> bool:
-        """Tell whether *condition* holds in every possible situation."""
+        """Return whether *condition* holds in every possible situation."""
         return all(condition(situation) for situation in self.possible)
 
     def maybe(self, condition: Callable[[Situation], bool]) -> bool:
-        """Tell whether *condition* holds in some possible situation."""
+        """Return whether *condition* holds in some possible situation."""
         return any(condition(situation) for situation in self.possible)
 
     def become(self, situations: Iterable[Situation]) -> None:
-        """Replace what is possible."""
+        """Replace the possible situations."""
         self.possible = tuple(dict.fromkeys(situations))
         assert self.possible
 
     def branch(self, tag: Tag, change: Change) -> bool:
-        """Let *change* be possible from now on; return whether it applies to any situation."""
+        """Add *change* as possible from now on; return whether it applies to any situation."""
         self.flying[tag] = change
         possible = list(self.possible)
-        for one in possible:  # grows: of calls that overlap the later may have its effect before the earlier
+        for one in possible:  # grows: of overlapping calls, the later one may have its effect first
             possible.extend(
                 attrs.evolve(changed, tags=one.tags | {other})
                 for other, then in self.flying.items()
@@ -240,10 +240,10 @@ class Copy:
 
     def resolve(self, tag: Tag, *, happened: bool | None) -> bool:
         """
-        Say whether the change that *tag* stands for happened; ``None``: unknown.
+        Set whether the change with *tag* happened; ``None``: unknown.
 
         Returns:
-            Whether that is possible; if it is not, nothing is ruled out.
+            Whether that is possible; if it is not, no situation is excluded.
         """
         self.flying.pop(tag, None)
         left = [one for one in self.possible if happened is None or (tag in one.tags) is happened]
@@ -259,7 +259,7 @@ class Copy:
 
 
 def missing_headers(event: Unreadable, found: Unreadable) -> str:
-    """Return the names of the headers of *event* that *found* lacks, or has otherwise; a store may add its own."""
+    """Return the names of the headers of *event* that are missing or different in *found*; a store may add others."""
     return ", ".join(repr(name) for name, value in event.headers.items() if found.headers.get(name) != value)
 
 

@@ -1,5 +1,5 @@
 """
-Planted bugs: plant one in a transport, and run the suite until it is found.
+Planted bugs: plant one in a transport, and run the suite until a test finds it.
 
 A suite that misses a planted bug proves nothing. Authors of a transport can plant bugs of their own.
 """
@@ -61,7 +61,7 @@ class Hunt:
     """The test that found it; ``None`` if none did."""
 
     findings: tuple[Finding, ...] = attrs.field(default=(), repr=False)
-    """What else was found broken on the way."""
+    """Other promises that were found broken before."""
 
     def __str__(self) -> str:
         found = (f"{one.test}: {one.what[:200]}" for one in self.findings[:5])
@@ -70,7 +70,7 @@ class Hunt:
 
 def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
     """
-    Run scenarios on *mutant* until one reports its promise as broken.
+    Run scenarios on *mutant* until one finds its promise broken.
 
     Args:
         mutant: The planted bug.
@@ -82,7 +82,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
     proving = mutant.breaks.id
     found: list[Finding] = []
     with mutant.planted() as harness:
-        for own in (True, False):  # first what proves the promise, which is most often enough
+        for own in (True, False):  # first the tests that prove the promise, which is usually enough
 
             def wanted(test: str, ids: frozenset[str], *, own: bool = own) -> bool:
                 return test != RANDOM and (proving in ids) is own

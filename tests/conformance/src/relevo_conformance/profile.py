@@ -20,7 +20,7 @@ VARIABLE = "RELEVO_CONFORMANCE_PROFILE"
 
 @attrs.frozen(kw_only=True)
 class Profile:
-    """How many random histories are tried, and how long they are."""
+    """The number and the length of random histories."""
 
     name: str
     histories: int
@@ -63,14 +63,14 @@ class Profile:
             engine.MAX_SHRINKING_SECONDS = before
 
     def seeded(self, test: Test) -> Test:
-        """Return *test* with the seed of this profile, if it has one."""
+        """Return *test* with the seed of this profile, if any."""
         return test if self.seed is None else seed(self.seed)(test)
 
     def _settings(self, examples: int, phases: Iterable[Phase] | None) -> settings:
         parent = settings(
             max_examples=examples,
             deadline=None,
-            # No other is suppressed: the rest of Hypothesis' warnings are about real mistakes.
+            # No other is suppressed: Hypothesis' other warnings are about real mistakes.
             suppress_health_check=[HealthCheck.too_slow],
             derandomize=self.seed is not None,
             phases=tuple(Phase) if phases is None else tuple(phases),
@@ -121,7 +121,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 def chosen(name: str | Profile | None = None) -> Profile:
     """
-    Return the profile *name*, else the one that the environment names, else the quick one.
+    Return the profile *name*, or else the one that the environment names, or else the quick one.
 
     Raises:
         ValueError: There is no such profile.

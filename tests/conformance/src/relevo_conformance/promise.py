@@ -19,13 +19,13 @@ class Needs:
 
     capability: str = ""
     value: str | None = None
-    """The value that it must claim; by default any but none."""
+    """The value that it must claim; by default any value except none."""
 
     asked_for: bool = True
-    """Whether a call or an argument asks for it, and must be refused if it is not claimed."""
+    """Whether a call or an argument needs it, and must be refused if it is not claimed."""
 
     def __call__(self, capabilities: Capabilities) -> bool:
-        """Tell whether a transport with *capabilities* makes the promise."""
+        """Return whether a transport with *capabilities* makes the promise."""
         if not self.capability:
             return True
         claimed = getattr(capabilities, self.capability)
@@ -37,10 +37,10 @@ class Needs:
 
 @attrs.frozen
 class Promise:
-    """A property that a transport keeps, whatever happens."""
+    """A property of a transport that holds in every situation."""
 
     id: str
-    """Does not change: reports, links and deviations refer to it."""
+    """It never changes: reports, links and deviations refer to it."""
 
     sentence: str
 
@@ -54,7 +54,7 @@ class Promise:
     """Situations of :func:`relevo_conformance.history.tally`, and how often each must be met for a PASS."""
 
     since: str = "0.1"
-    """The first release of the suite that held transports to it."""
+    """The first release of the suite that tested it."""
 
     def __str__(self) -> str:
         return self.id

@@ -1,5 +1,5 @@
 """
-Drive transports, and record what happens; each record is judged as it is made.
+Drive transports, and record what happens; each record is checked when it is made.
 
 A :class:`Worker` stands for a process: it has a transport of its own, and can be killed.
 """
@@ -31,14 +31,14 @@ Result = TypeVar("Result")
 
 class Recorder:
     """
-    Keeps the history of one scenario or one random run.
+    Records the history of one scenario or one random run.
 
     Args:
         harness: What opens and breaks the transports.
 
-        raising: Whether a broken promise stops the run where it shows.
+        raising: Whether a broken promise stops the run at once.
 
-        tolerated: The ids of promises that may be broken without a word.
+        tolerated: The ids of promises whose violations are not reported.
     """
 
     def __init__(self, harness: Harness, *, raising: bool = True, tolerated: frozenset[str] = frozenset()) -> None:
@@ -49,10 +49,10 @@ class Recorder:
         self.workers: list[Worker] = []
         self.transactions = itertools.count(1)
         self.hooks: Counter[str] = Counter()
-        """How often each hook of the harness was called: one that never is has not been tested."""
+        """How often each hook of the harness was called; a hook that was never called is not tested."""
 
         self.horizon = 0.0
-        """The latest time at which a delay or a lease that was asked for ends, in seconds since the epoch."""
+        """The latest end of the delays and leases so far, in seconds since the epoch."""
 
         self._tolerated = tolerated
         self._judge = Judge(harness.capabilities, slack=harness.slack)
@@ -62,10 +62,10 @@ class Recorder:
         self._numbers: dict[int, int] = {}
         self._deliveries: list[Delivery] = []
 
-    # --- workers and what befalls the store -----------------------------------------------------------
+    # --- workers and faults of the store --------------------------------------------------------------
 
     def worker(self) -> Worker:
-        """Return a worker that has just begun."""
+        """Return a new worker."""
         name = f"worker {len(self.workers) + 1}"
         op = self.began(name, history.Open())
         worker = Worker(self, name, self._opened())
@@ -81,7 +81,7 @@ class Recorder:
         self.ended(op)
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Put *raw* into *queue* as a foreign program does."""
+        """Put *raw* into *queue*, as a foreign program does."""
         call = history.PutRaw(queue=queue, raw=raw, headers=dict(headers or {}))
         op = self.began("stranger", call)
         self.hook("put_raw", lambda: self.harness.put_raw(queue, raw, call.headers))
@@ -109,7 +109,7 @@ class Recorder:
 
     @contextmanager
     def turnstile(self, worker: Worker, stop: Callable[[], None]) -> Iterator[None]:
-        """Have *stop* called between any two steps of *worker*."""
+        """Call *stop* between any two steps of *worker*."""
         with self.entered("turnstile", lambda: self.harness.turnstile(worker.transport, stop)):
             yield
 
@@ -122,7 +122,7 @@ class Recorder:
         Raises:
             HookMissing: The harness does not have it.
 
-            HarnessError: It failed, with whatever it raised, or did not come back.
+            HarnessError: It raised another error, or did not return.
         """
         self.hooks[name] += 1
         return self._guarded(name, act, wait=wait, watch=watch)
@@ -132,7 +132,7 @@ class Recorder:
     ) -> Result:
         kind = type(self.harness).__name__
         watch = watch or self.watch
-        # One at a time, so that its author need not think of other threads; but time passes for all alike.
+        # One at a time, so that hooks need not be thread-safe; but the clock is the same for all threads.
         alone = nullcontext() if name == "advance" else watch.hooks
 
         def called() -> Result:
@@ -150,7 +150,7 @@ class Recorder:
 
     @contextmanager
     def entered(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
-        """Enter what the hook *name* makes, and leave it at the end."""
+        """Enter the context manager of the hook *name*, and exit it at the end."""
         manager, value = self.hook(name, lambda: _entered(make()))
         try:
             yield value
@@ -161,7 +161,7 @@ class Recorder:
             self._guarded(f"{name}, at its end,", partial(_left, manager, None))
 
     def _opened(self) -> Transport:
-        """Return another transport; what its own methods raise is its fault, and not that of the harness."""
+        """Return another transport; an error of its own methods is the transport's, not the harness's."""
         try:
             opened: object = self.hook("open", self.harness.open)
         except HarnessError as error:
@@ -180,7 +180,7 @@ class Recorder:
     # --- records ----------------------------------------------------------------------------------------
 
     def began(self, worker: str, call: history.Call) -> int:
-        """Write down that *call* begins; return its number."""
+        """Record that *call* begins; return its number."""
         with self._lock:
             self.watch.require_attention()
             op = len(self.records)
@@ -190,12 +190,12 @@ class Recorder:
 
     def ended(self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None) -> None:
         """
-        Write down that the call *op* ended.
+        Record that the call *op* ended.
 
         Raises:
-            BrokenPromiseError: What is known now breaks a promise.
+            BrokenPromiseError: The history now breaks a promise.
 
-            LeftBehind: It was overdue, and the verdict was given.
+            LeftBehind: It was overdue, and the test has its verdict.
         """
         with self._lock:
             if op not in self._flying:
@@ -208,7 +208,7 @@ class Recorder:
             raise BrokenPromiseError(fresh)
 
     def hung(self, op: int, why: str) -> BaseException:
-        """Write down that the call *op* did not come back, and return the verdict."""
+        """Record that the call *op* did not return, and return the verdict."""
         try:
             self.ended(op, "hung", error=why)
         except BrokenPromiseError as error:
@@ -217,7 +217,7 @@ class Recorder:
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """Which promises were broken, and how."""
+        """The violations so far, without tolerated ones."""
         return tuple(one for one in self._judge.violations if one.promise not in self._tolerated)
 
     @property
@@ -226,20 +226,20 @@ class Recorder:
         return bool(self.violations)
 
     def number(self, delivery: Delivery) -> int:
-        """Return the number of *delivery* in this history; a new one if it was not seen before."""
+        """Return the number of *delivery* in this history; a new number for a new delivery."""
         with self._lock:
             known = self._numbers.get(id(delivery))
             if known is None:
                 known = self._numbers[id(delivery)] = len(self._deliveries)
-                self._deliveries.append(delivery)  # kept alive, so that its id stays its own
+                self._deliveries.append(delivery)  # kept alive, so that its id() stays unique
             return known
 
     def until(self, seconds: float) -> None:
-        """Take note of a delay or a lease that ends *seconds* from now."""
+        """Record a delay or a lease that ends *seconds* from now."""
         self.horizon = max(self.horizon, self.harness.clock.now() + seconds)
 
     def pending(self) -> bool:
-        """Tell whether something must still be handed out."""
+        """Return whether an event must still be handed out."""
         return self._judge.pending()
 
     def _write(self, record: history.Record) -> None:
@@ -252,7 +252,7 @@ def _entered(manager: AbstractContextManager[Result]) -> tuple[AbstractContextMa
 
 
 def _left(manager: AbstractContextManager[object], error: BaseException | None) -> bool:
-    """Return whether *manager* took *error* upon itself."""
+    """Exit *manager*; return whether it suppressed *error*."""
     try:
         return bool(
             manager.__exit__(*(None, None, None) if error is None else (type(error), error, error.__traceback__))

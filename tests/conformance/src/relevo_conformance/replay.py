@@ -1,7 +1,7 @@
 """
 Run a recorded history again, on the same or on another transport.
 
-So a history that breaks a promise can be tried on the reference, and one from production on a test machine.
+For example, a history that breaks a promise can run on the reference, and one from production on a test machine.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ def replay(
     """
     Run the calls of *records* again, in order, and return the new history for the checker.
 
-    Queues get new names, ids stay. A delivery stands for the delivery of the same event and queue
-    with the same ordinal, and a dead letter likewise. The same time passes.
-    Calls that overlapped are run one after the other. What has no counterpart is left out. If the history
+    Queues get new names; ids stay. A delivery corresponds to the delivery of the same event and queue
+    with the same ordinal, and so does a dead letter. The same time passes.
+    Calls that overlapped run one after another. A call without a counterpart is skipped. If the history
     has no setup, its queues are set up first. A :class:`~relevo_conformance.history.Remark` notes each of these, and
     each call that fails although it succeeded before. A broken promise does not end the replay; a call that hangs does.
 
     Args:
-        records: A whole history, as it was recorded.
+        records: A complete history, as it was recorded.
 
         harness_type: The harness of the transport; an instance is opened, and closed.
 
         deadline: The end of its time, by ``time.monotonic``.
 
     Raises:
-        TimeoutError: It did not end by *deadline*, or cannot.
+        TimeoutError: It did not end by *deadline*, or could not.
 
         HarnessError: The harness failed.
     """
 
     class Play(Contract):
-        """Runs it in a thread that can be left behind."""
+        """Runs the history in a thread that can be left behind."""
 
     if deadline is not None:
         harness_type = harness_type.hurried(max(0.0, deadline - monotonic()))
@@ -68,7 +68,7 @@ def replay(
     Play.setup_class()
     try:
         player = _Player(tuple(records), Play.harness, deadline)
-        with suppress(BrokenPromiseError):  # one that hangs: the history says so
+        with suppress(BrokenPromiseError):  # a call hung, which the history has recorded
             Play.run(player.play)
         return list(player.recorder.records)
     finally:
@@ -76,13 +76,13 @@ def replay(
 
 
 class _Names:
-    """New names for the queues of a history, as similar to one another as the old ones."""
+    """New names for the queues of a history, with the same similarities as the old ones."""
 
     def __init__(self, records: Iterable[history.Record]) -> None:
         calls = [record.call for record in records if isinstance(record, history.Invoked)]
         self.names = dict.fromkeys(name for call in calls for name in _queues_of(call))
         roots = [self._root(name) for name in self.names]
-        self._old = commonprefix(roots)  # noqa: RUF071 - characters are what is meant
+        self._old = commonprefix(roots)  # noqa: RUF071 - the prefix is of characters, not of path components
         self._new = f"t{secrets.token_hex(4)}"
 
     def new(self, name: str) -> str:
@@ -130,7 +130,7 @@ class _Numbering:
 
 
 class _Dead:
-    """Identifies dead letters: a ref may be used again, for another death."""
+    """Identifies dead letters: a ref may be used again for a later dead letter."""
 
     def __init__(self) -> None:
         self._numbering = _Numbering()
@@ -139,7 +139,7 @@ class _Dead:
         self.refs: dict[Key, str] = {}
 
     def see(self, entries: Iterable[DeadLetterEntry], names: Callable[[str], str]) -> None:
-        """Take note of what is listed, under the names that *names* returns."""
+        """Record the listed *entries* with the queue names that *names* returns."""
         for entry in entries:
             death = entry.ref, entry.died_at
             if death not in self._seen:
@@ -185,7 +185,7 @@ class _Player:
         return {call.transaction: record.op for record in calls if (call := _in_transaction(record.call)) is not None}
 
     def play(self) -> None:
-        """Play all of it, and clean up."""
+        """Run the whole history, and clean up."""
         try:
             self._play()
         finally:
@@ -218,12 +218,12 @@ class _Player:
             try:
                 self._call(record)
             except HookMissing as missing:
-                self.note(f"call {record.op} is left out: the harness has no hook {missing}")
+                self.note(f"call {record.op} is skipped: the harness has no hook {missing}")
             except (HarnessError, LeftBehind):
                 raise
-            except Exception as error:  # noqa: BLE001 - it is in the history
+            except Exception as error:  # noqa: BLE001 - the history has recorded it
                 if record.op in self.ended and self.ended[record.op].end == "done":
-                    self.note(f"call {record.op}, which was done then, failed: {error_text(error)}")
+                    self.note(f"call {record.op}, which succeeded in the recording, failed: {error_text(error)}")
         self._require_time()
 
     def _set_up_what_was_there(self) -> None:
@@ -231,7 +231,7 @@ class _Player:
         queues = self.names.all(self.names.names)
         if queues and not any(isinstance(call, history.SetUp) for call in calls):
             self.note("the queues are set up first: they were there before the history began")
-            with suppress(Exception):  # what lacks them says so
+            with suppress(Exception):  # a call that needs them reports it
                 worker = self.recorder.worker()
                 worker.setup(queues)
                 worker.close()
@@ -245,7 +245,7 @@ class _Player:
             return
         if not self.recorder.harness.fake:
             if seconds > LONGEST_SLEEP:
-                self.note(f"{seconds:g} s are not waited for: the clock cannot be moved")
+                self.note(f"a wait of {seconds:g} s is skipped: the clock cannot be moved")
                 return
             self._require_time(seconds)
         self.recorder.advance(seconds)
@@ -255,7 +255,7 @@ class _Player:
         self.recorder.ended(self.recorder.began("replay", history.Remark(text)))
 
     def worker(self, name: str) -> Worker:
-        """Return the worker that stands for *name*; one that was open before the history began is opened now."""
+        """Return the worker for *name*; one that was open before the history began is opened now."""
         if name not in self.workers:
             self.workers[name] = self.recorder.worker()
         return self.workers[name]
@@ -405,7 +405,7 @@ class _Player:
             transaction.rollback()
 
     def drain(self, record: history.Invoked, call: history.Drain) -> None:
-        """Take what still comes, which may be more than came then, and say whether it came to an end."""
+        """Ack what still comes, which may be more than in the recording, and record whether it finished."""
         worker = self.worker(record.worker)
         queues = (*self.bench.queues, *self.names.all(name for name in self.names.names if name.startswith(_OUTBOX)))
         for held in self.unsettled.pop(record.worker, {}).values():
@@ -414,13 +414,13 @@ class _Player:
         ended = ended or self.bench.receive_all(worker, queues)
         self.recorder.ended(self.recorder.began(worker.name, history.Drain()), "done" if ended else "unknown")
 
-    # --- what stands for what ---------------------------------------------------------------------------
+    # --- counterparts -----------------------------------------------------------------------------------
 
     def _envelopes(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         return [_renamed(envelope, self.names.new) for envelope in envelopes]
 
     def _expected(self, op: int) -> list[Key]:
-        """Return what the receive *op* handed out then."""
+        """Return what the receive *op* handed out in the recording."""
         returned = self.ended.get(op)
         if returned is None or not isinstance(returned.value, history.HandedOut):
             return []
@@ -435,16 +435,16 @@ class _Player:
     def _delivery(self, record: history.Invoked, number: int) -> Delivery | None:
         found = self.deliveries.get(self.old_keys.get(number, (None, 0)))
         if found is None:
-            self.note(f"call {record.op} leaves delivery {number} out: it has not come")
+            self.note(f"call {record.op} skips delivery {number}: it has not come")
         return found
 
     def _ref(self, record: history.Invoked, ref: str) -> str | None:
         key = self._old_dead.keys.get(ref)
         if key is None:
-            return ref  # one that was never listed
+            return ref  # it was never listed
         found = self._new_dead.refs.get(key)
         if found is None:
-            self.note(f"call {record.op} leaves dead letter {ref!r} out: there is none")
+            self.note(f"call {record.op} skips dead letter {ref!r}: there is none")
         return found
 
     def _transaction(self, record: history.Invoked, number: int) -> RecordedTransaction:
@@ -490,4 +490,4 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.EndTransaction: _Player.end_transaction,
     history.Drain: _Player.drain,
 }
-"""By call: what runs it again."""
+"""By call: the method that runs it again."""

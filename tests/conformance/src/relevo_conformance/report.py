@@ -22,7 +22,7 @@ _STYLES: Mapping[Status, str] = {
     "DEVIATES": "magenta",
 }
 _SHOWN = 3
-"""Failures of one promise that a terminal shows."""
+"""The number of failures of one promise that a terminal shows."""
 
 _VERDICTS = {"conformant": "bold green", "not conformant": "bold red", "unknown": "bold yellow"}
 
@@ -95,7 +95,7 @@ def _print(card: Card, console: Console) -> None:
 
 
 def _print_failures(line: Line, console: Console) -> None:
-    """Print how a promise is broken: first what shows it best, the shortest program."""
+    """Print how a promise is broken, the shortest programs first."""
     console.print(Text(f"{line.status}  {line.promise.id}", style=_STYLES[line.status]))
     console.print(Text(line.promise.sentence, style="italic"))
     failures = sorted(line.failures, key=lambda failure: not failure.shrunk)
@@ -110,11 +110,11 @@ def _print_failures(line: Line, console: Console) -> None:
         if failure.replay:
             console.print(Text(f"    again:   {failure.replay}"), soft_wrap=True)
     if more := len(failures[_SHOWN:]):
-        console.print(Text(f"\n  and {more} more tests, which a report holds", style="dim"))
+        console.print(Text(f"\n  and {more} more tests; --report has them all", style="dim"))
 
 
 def _doubt(failure: Failure) -> str:
-    return "" if failure.reproduced else " (not reproduced: it did not happen again; the history shows it)"
+    return "" if failure.reproduced else " (not reproduced in a second try; the history shows it)"
 
 
 def _alone(failure: Failure) -> str:
@@ -122,16 +122,16 @@ def _alone(failure: Failure) -> str:
         case True:
             return ""
         case False:
-            return " (run again alone, it does not break the promise)"
+            return " (a replay of the history alone does not break the promise)"
         case None:
-            return " (not run again alone to its end: there was no time left, or the harness failed)"
+            return " (the replay of the history did not finish: no time was left, or the harness failed)"
 
 
 # --- a program -------------------------------------------------------------------------------------
 
 
 def to_dict(card: Card) -> dict[str, object]:
-    """Return *card* as what JSON can hold."""
+    """Return *card* as values of JSON."""
     subject = card.subject
     return {
         "verdict": card.verdict,

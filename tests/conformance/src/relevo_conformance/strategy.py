@@ -1,4 +1,4 @@
-"""Strategies for events, outcomes and states; among them values that break careless stores."""
+"""Strategies for events, outcomes and states, with values that break careless stores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BODIES: tuple[bytes, ...] = (
     b"[" * 100 + b"]" * 100,
     bytes(range(256)) * 257,
 )
-"""Bytes that come back changed where something reads them as text, as JSON, as SQL, or cuts them at 64 KiB."""
+"""Bytes that a store changes if it reads them as text, JSON or SQL, or cuts them at 64 KiB."""
 
 MEGABYTE = b'{"data":"' + b"x" * (2**20 - 11) + b'"}'
 
@@ -46,12 +46,12 @@ HEADERS: tuple[Mapping[str, str], ...] = (
     {"quotes": "'\"\\`;--%_{}"},
     {f"header-{number}": str(number) for number in range(20)},
     {"long": "x" * 5000},
-    # Names that a transport may have taken for its own.
+    # Names that a transport may use itself.
     {"id": "not the id", "name": "not the name", "queue": "nowhere", "attempt": "99", "x-death": "", "delay": "1"},
 )
 
 IDS: tuple[str, ...] = ("", "'", "%", "\u00e9\u2603", "/?#&=+ ", "A", "a", "\U0001f40d", "x" * 200)
-"""Endings of ids; case matters, and so does length."""
+"""Endings of ids, which differ in case and length."""
 
 STATES: tuple[bytes, ...] = (b"", b"{}", b"\x00", bytes(range(256)), b"\xff" * MAX_STATE)
 
@@ -73,7 +73,7 @@ EXPIRIES: tuple[float | None, ...] = (None, 0.0, 1_000_000_000.5, 1_767_225_600.
 
 @attrs.frozen(kw_only=True)
 class Recipe:
-    """An envelope without an id and a queue, which must be new each time and so cannot be drawn."""
+    """An envelope without an id and a queue, which must be new each time and therefore cannot be drawn."""
 
     body: bytes = b"{}"
     headers: Mapping[str, str] = attrs.field(factory=dict)
@@ -84,7 +84,7 @@ class Recipe:
     ordering_key: str | None = None
     expires: float | None = None
     place: int = 0
-    """Which of the queues."""
+    """The index of the queue."""
 
 
 def texts(longest: int = 30) -> st.SearchStrategy[str]:
@@ -94,7 +94,7 @@ def texts(longest: int = 30) -> st.SearchStrategy[str]:
 
 
 def any_of(values: Sequence[Value], *, called: str) -> st.SearchStrategy[Value]:
-    """Return one of *values*, the list of this name; Hypothesis tells a large one by its place in the list alone."""
+    """Return one of *values*, the list with the name *called*; Hypothesis shows a long value by its index."""
     place = _Place(values, called)
     each = [
         st.just(one) if len(repr(one)) <= _TOLD else st.just(number).map(place) for number, one in enumerate(values)
@@ -103,12 +103,12 @@ def any_of(values: Sequence[Value], *, called: str) -> st.SearchStrategy[Value]:
 
 
 _TOLD = 80
-"""The longest value, in characters, that is shown as it is."""
+"""The longest value, in characters, that is shown itself."""
 
 
 @attrs.frozen(repr=False)
 class _Place(Generic[Value]):
-    """Looks a value up, and is shown as the list and the index in it."""
+    """Looks a value up by its index, and is shown as the list with the index."""
 
     _values: Sequence[Value]
     _called: str
@@ -121,12 +121,12 @@ class _Place(Generic[Value]):
 
 
 def bodies() -> st.SearchStrategy[bytes]:
-    """Return bodies: the treacherous ones, and any."""
+    """Return bodies: BODIES and random ones."""
     return any_of(BODIES, called="BODIES") | st.binary(max_size=200)
 
 
 def headers() -> st.SearchStrategy[Mapping[str, str]]:
-    """Return headers: the treacherous ones, and any."""
+    """Return headers: special ones and random ones."""
     names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
     return any_of(HEADERS, called="HEADERS") | st.dictionaries(names, texts(), max_size=4)
 
@@ -142,7 +142,7 @@ FLAVOURS: tuple[Mapping[str, Any], ...] = (
 
 
 def plain_recipes(capabilities: Capabilities, *, queues: int) -> st.SearchStrategy[Recipe]:
-    """Return recipes with one thing special at most: few choices, where the payload is not what is looked at."""
+    """Return recipes with at most one special field: few choices, for tests that are not about the payload."""
     return st.builds(
         _plain,
         flavour=any_of(FLAVOURS, called="FLAVOURS"),
@@ -166,7 +166,7 @@ def _keys(capabilities: Capabilities) -> st.SearchStrategy[str | None]:
 
 
 def recipes(capabilities: Capabilities, *, queues: int = 1) -> st.SearchStrategy[Recipe]:
-    """Return recipes with any payload, that ask for nothing that *capabilities* do not claim."""
+    """Return recipes with any payload that need no unclaimed capability."""
     return st.builds(
         Recipe,
         body=bodies(),
@@ -182,12 +182,12 @@ def recipes(capabilities: Capabilities, *, queues: int = 1) -> st.SearchStrategy
 
 
 def states() -> st.SearchStrategy[bytes | None]:
-    """Return what an outcome says of the state; often nothing."""
+    """Return the state of an outcome; often it leaves the stored one."""
     return st.none() | any_of(STATES, called="STATES") | st.binary(max_size=40)
 
 
 IDENTITIES: tuple[str, ...] = ("a1:0b-9c:1:7:9", "a2:0b-9c:1:7:8+", "a3::0:0:0", "a4:0b-9c:2:7:9")
-"""Processes as text, as workers write them."""
+"""Identities of processes, in the form that workers write."""
 
 
 def notes() -> st.SearchStrategy[Note]:
@@ -206,14 +206,14 @@ def _deaths(capabilities: Capabilities) -> st.SearchStrategy[str | None]:
 
 
 def dead_letters() -> st.SearchStrategy[DeadLetter]:
-    """Return ways to die."""
+    """Return dead-letter outcomes."""
     return st.builds(
         DeadLetter, reason=st.sampled_from(REASONS), error=any_of(ERRORS, called="ERRORS") | texts(), state=states()
     )
 
 
 def outcomes(capabilities: Capabilities, delays: st.SearchStrategy[float]) -> st.SearchStrategy[Outcome]:
-    """Return outcomes, each kind as often as the others."""
+    """Return outcomes, all kinds equally often."""
     kinds: list[st.SearchStrategy[Outcome]] = [
         st.just(Ack()),
         st.just(Release()),

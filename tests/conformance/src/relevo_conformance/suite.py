@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import settings as Settings  # noqa: N812 - it is a class
+from hypothesis import settings as Settings  # noqa: N812 - settings is a class
 from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -40,8 +40,8 @@ class RandomContract(Contract):
             try:
                 run_state_machine_as_test(machine, settings=Settings(settings, max_examples=left))
             except FlakyStrategyDefinition:
-                # Hypothesis began one again, and by another answer of a server it went another way. That tells
-                # nothing of the transport, unless it was begun again because something was broken.
+                # Hypothesis repeated a history, which went another way after another answer of the server. That proves
+                # nothing about the transport, unless it was repeated because a promise was broken.
                 if machine.broke or self.harness.fake:
                     raise
                 left -= max(1, machine.played)
@@ -57,7 +57,7 @@ class TransportContract(
     ClockContract,
     FairnessContract,
     WaitContract,
-    # pytest runs them from the last to the first: in the order of the promises.
+    # pytest runs them from the last to the first, which is the order of the promises.
     UnclaimedContract,
     NameContract,
     CloseContract,
@@ -92,8 +92,8 @@ def suite(harness: type[Harness], *, profile: str | Profile | None = None) -> ty
     Args:
         harness: The harness of the transport.
 
-        profile: ``quick``, ``standard`` or ``nightly``, or one of your own; by default what the environment variable
-            ``RELEVO_CONFORMANCE_PROFILE`` names, else ``quick``.
+        profile: ``quick``, ``standard`` or ``nightly``, or one of your own; by default the one that the environment
+            variable ``RELEVO_CONFORMANCE_PROFILE`` names, or else ``quick``.
 
     Raises:
         ValueError: There is no such profile.

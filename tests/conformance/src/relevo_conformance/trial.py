@@ -27,7 +27,7 @@ from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
 
 _OWN = "relevo-conformance"
 _NONE = Capabilities(durability="process", lease="timed")
-"""Stand in for the capabilities of a transport that cannot report its own."""
+"""Used for a transport that cannot report its capabilities."""
 
 RANDOM = "test_random_histories_keep_every_promise"
 
@@ -36,7 +36,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class ServerMissingError(Exception):
-    """Raised when the server of a transport cannot be reached; says which."""
+    """Raised when the server of a transport cannot be reached; the message names the server."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +51,7 @@ class Trial:
 
         profile: ``quick``, ``standard`` or ``nightly``.
 
-        seed: The seed of the random histories; by default that of the profile, else a drawn one.
+        seed: The seed of the random histories; by default that of the profile, or else a random one.
 
         only: The promises to test; all if empty. A part of the promises has fewer random histories.
 
@@ -73,14 +73,14 @@ class Trial:
         return tuple(one for one in PROMISES.values() if not self.only or one.id in self.only)
 
     def matching(self) -> Matching:
-        """Return a function that selects the tests of the promises, and those that can break any."""
+        """Return a function that selects the tests of the promises, and the tests of all promises."""
         wanted = {*self.only}
         if any(PROMISES[name].level == "optional" for name in wanted):
             wanted.add(UNCLAIMED_IS_REFUSED.id)
         return lambda test, promises: not self.only or test == RANDOM or bool(promises & wanted)
 
     def tests(self) -> Sequence[tuple[str, frozenset[str]]]:
-        """Return the names of the tests that are run, and what they prove."""
+        """Return the names of the tests of this trial, and the promises that each proves."""
         matching = self.matching()
         return [(name, promises) for name, promises in tests_of(self.harness) if matching(name, promises)]
 
@@ -95,7 +95,7 @@ class Trial:
         Args:
             progress: Called when a test begins.
 
-            found: Called with what each test found.
+            found: Called with the finding of each test.
 
         Raises:
             ServerMissingError: The server cannot be reached.
@@ -114,7 +114,7 @@ class Trial:
         return self.card(findings, observed, claimed=claimed, profile=profile, duration=monotonic() - began)
 
     def seeded_profile(self) -> Profile:
-        """Return the profile with its seed: a part of it if only some promises are looked at."""
+        """Return the profile with its seed; a part of it if only some promises are tested."""
         profile = chosen(self.profile)
         seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
         profile = attrs.evolve(profile, seed=next(one for one in seeds if one is not None))
@@ -134,15 +134,15 @@ class Trial:
         Return the card of a run.
 
         Args:
-            findings: Of all tests that were run.
+            findings: The findings of all tests that ran.
 
-            observed: What the harness met meanwhile.
+            observed: What was recorded of the harness.
 
             claimed: The capabilities of the transport.
 
-            profile: What was run, with its seed.
+            profile: The profile of the run, with its seed.
 
-            duration: Seconds.
+            duration: The length of the run in seconds.
 
             promises: The promises on the card, if some tests were left out; by default those of this trial.
         """
@@ -167,7 +167,7 @@ class Trial:
         )
 
     def _phases(self) -> Sequence[Phase]:
-        """Return all phases but explanations, which are not shown."""
+        """Return all phases except explanations, which are not shown."""
         return [one for one in Phase if one is not Phase.explain and (self.shrink or one is not Phase.shrink)]
 
     def _announced(self, progress: Progress) -> Matching:
@@ -187,7 +187,7 @@ class Trial:
 
 def reach(harness: type[Harness]) -> Capabilities:
     """
-    Open a transport to see whether its server can be reached, and return its capabilities.
+    Open a transport to check that its server can be reached, and return its capabilities.
 
     Other errors are left to the suite, which reports them better.
 
@@ -209,7 +209,7 @@ def reach(harness: type[Harness]) -> Capabilities:
     def look() -> None:
         with noted():
             opened = harness()
-            with noted():  # lest one that cannot be closed either hides why
+            with noted():  # so that an error of close() does not hide the first one
                 found.append(opened.capabilities)
                 _touch(opened)
             opened.close()
@@ -238,7 +238,7 @@ def _touch(harness: Harness) -> None:
 
 
 def versions(harness: type[Harness]) -> Mapping[str, str]:
-    """Return the versions of the distributions that take part in a run on *harness*."""
+    """Return the versions of the distributions in a run on *harness*."""
     modules = {cls.__module__.partition(".")[0] for cls in (harness, harness.transport)}
     names = {
         point.dist.name

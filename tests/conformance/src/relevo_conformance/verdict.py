@@ -13,11 +13,11 @@ from relevo_conformance import promise
 from relevo_conformance._world import Violation
 
 _LONGEST = 2000
-"""Characters of an error's text that are shown."""
+"""The number of characters of an error's text that are shown."""
 
 
 _MOST = 3
-"""Violations that are shown one by one: a batch may cause hundreds, all alike."""
+"""The number of violations that are shown one by one: a batch may cause hundreds of equal ones."""
 
 
 class BrokenPromiseError(AssertionError):
@@ -44,20 +44,20 @@ class BrokenPromiseError(AssertionError):
 
 class HarnessError(Exception):
     """
-    Raised when the harness fails, which says nothing of the transport.
+    Raised when the harness fails, which proves nothing about the transport.
 
     Args:
         harness: The name of its class.
 
-        hook: What of it failed.
+        hook: The hook that failed.
 
-        why: How.
+        why: What happened.
     """
 
     def __init__(self, harness: str, hook: str, why: str) -> None:
         self.harness = harness
         self.hook = hook
-        super().__init__(f"{harness}.{hook} {why}; fix the harness, the transport was not judged")
+        super().__init__(f"{harness}.{hook} {why}; fix the harness; the transport was not tested")
 
 
 class LeftBehind(BaseException):
@@ -65,7 +65,7 @@ class LeftBehind(BaseException):
 
 
 def error_text(error: BaseException | None) -> str:
-    """Return the class name and the text of *error*, even if its ``__str__`` raises."""
+    """Return the class name and the text of *error*, also if its ``__str__`` raises."""
     if error is None:
         return "success"
     try:
@@ -94,7 +94,7 @@ def raised_in(trace: TracebackType | None, owner: type) -> bool:
 
 
 def hook_that_raised(trace: TracebackType | None, harness: type) -> str | None:
-    """Return the innermost method of *harness* in the traceback, if there is one."""
+    """Return the innermost method of *harness* in the traceback, if any."""
     found = None
     while trace is not None:
         if is_method_of(trace.tb_frame, harness):
@@ -104,7 +104,7 @@ def hook_that_raised(trace: TracebackType | None, harness: type) -> str | None:
 
 
 def is_method_of(frame: FrameType, owner: type) -> bool:
-    """Tell whether *frame* is of a method that was called on *owner* or on an instance of it."""
+    """Return whether *frame* is a call of a method on *owner* or on an instance of it."""
     code = frame.f_code
     if not code.co_argcount:
         return False

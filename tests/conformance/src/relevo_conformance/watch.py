@@ -1,11 +1,10 @@
 """
 Timeouts for foreign calls: a test runs in a thread that can be left behind.
 
-A call that hangs cannot be ended from outside, whatever the language offers. So the tests of a class run
-on a :class:`Stage`, a thread of its own, and every call into a transport or a harness is written on its
-:class:`Watch` while it lasts. The thread that waits for the test looks at the watch now and then; if a call
-is overdue, that is the verdict, and the thread of the test is left to itself. A call costs two entries in a dict, and
-no hand-over to another thread.
+Python cannot end a call that hangs from outside. So the tests of a class run on a :class:`Stage`, a thread
+of its own, and a :class:`Watch` records each call into a transport or a harness while it runs. The thread
+that waits for the test checks the watch regularly. If a call is overdue, that is the verdict, and the thread of
+the test is abandoned. A call costs two entries in a dict, and no switch to another thread.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 Tell = Callable[[str], BaseException]
-"""Returns the verdict on a call, from a text that says how long it took and where it is."""
+"""Returns the verdict on a call from a text with its duration and its place."""
 
 Flight = tuple[float, float, Tell]
 """A call: its deadline, the seconds that it has, and the function that makes its verdict."""
 
 _PATIENCE = 60.0
-"""Seconds beyond a call's own that may pass between two calls: the suite itself waits, and Hypothesis thinks."""
+"""Seconds beyond a call's own that may pass between two calls, since the suite waits and Hypothesis computes."""
 
 _PULSE = 0.25
-"""Seconds after which the watch is looked at again."""
+"""Seconds between two checks of the watch."""
 
 _STANDARD = frozenset({Path(threading.__file__).parent, Path(asyncio.__file__).parent})
 """Folders of the standard library in which threads wait."""
@@ -51,22 +50,22 @@ class Watch:
     Knows which calls are in flight, and when each is overdue.
 
     Args:
-        seconds: What a call may take, beyond what it is asked to wait.
+        seconds: The limit of a call, beyond its own wait.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.benches: list[Bench] = []
-        """Those whose scenario has not come to its end, to be cleaned up if it never does."""
+        """The benches of unfinished scenarios, to be cleaned up if they never finish."""
 
         self.hooks = threading.RLock()
         """Held while a hook of the harness is called."""
 
         self.handed_out = False
-        """Whether a receive ever brought anything."""
+        """Whether a receive ever returned a delivery."""
 
         self.vain_looks = 0
-        """How often a look lasted until the end of its patience, before a receive ever brought anything."""
+        """How often the patience ended before a receive had ever returned a delivery."""
 
         self._flights: dict[int, Flight] = {}
         self._is_over = False
@@ -78,12 +77,12 @@ class Watch:
         Args:
             act: A call of foreign code.
 
-            tell: Makes the verdict if it does not return.
+            tell: Returns the verdict if it does not return.
 
-            wait: Seconds for which it was asked to block.
+            wait: Seconds for which it may block.
 
         Raises:
-            LeftBehind: A call was overdue meanwhile, and the verdict was given.
+            LeftBehind: A call was overdue meanwhile, and the test has its verdict.
         """
         self.require_attention()
         thread = threading.get_ident()
@@ -95,7 +94,7 @@ class Watch:
         finally:
             if around is None:
                 self._flights.pop(thread, None)
-            else:  # whatever goes on around it has just gone on
+            else:  # the call around it has made progress
                 self._flights[thread] = (monotonic() + around[1], *around[1:])
         self.require_attention()
         return result
@@ -112,7 +111,7 @@ class Watch:
             if now > deadline:
                 try:
                     verdict = tell(f"did not come back within {allowed:g} s{_whereabouts(thread)}")
-                except LeftBehind:  # it has come back just now
+                except LeftBehind:  # it has just returned
                     continue
                 self._is_over = True
                 _interrupt(thread)
@@ -130,7 +129,7 @@ class Watch:
 
 
 class Stage:
-    """A thread that runs one job after the other, and that can be left behind."""
+    """A thread that runs one job after another, and that can be left behind."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -138,17 +137,17 @@ class Stage:
 
     def run(self, watch: Watch, act: Callable[[], Result], tell: Tell) -> Result:
         """
-        Return what *act* returns, or raise what it raises, as if it had been called here.
+        Return what *act* returns, or raise what it raises, as a direct call would.
 
         Args:
-            watch: What is looked at meanwhile.
+            watch: The watch that is checked meanwhile.
 
-            act: What to do.
+            act: The function to call.
 
-            tell: Makes the verdict if *act* does not go on although no call is overdue.
+            tell: Returns the verdict if *act* makes no progress although no call is overdue.
 
         Raises:
-            BaseException: The verdict of *watch* on a call that is overdue. The thread is lost.
+            BaseException: The verdict of *watch* on a call that is overdue. The thread is abandoned.
         """
         __tracebackhide__ = True
         job = _Job(lambda: watch.call(act, tell, wait=_PATIENCE))
@@ -169,13 +168,13 @@ class Stage:
         return result
 
     def end(self) -> None:
-        """Let the thread end when it has nothing to do any more."""
+        """End the thread after its last job."""
         self._jobs.put(None)
 
     def _play(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.run()
-            del job  # and with it what it returned
+            del job  # and its result
 
 
 class _Job:
@@ -197,12 +196,12 @@ class _Job:
 
 
 def _interrupt(thread: int) -> None:
-    """Let *thread* end if it is Python that it runs for ever; one that waits is left as it is."""
+    """End *thread* if it runs Python code; a thread that is blocked stays."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(LeftBehind))
 
 
 def _whereabouts(thread: int) -> str:
-    """Return in words where *thread* is, as seen from outside the standard library."""
+    """Return a text with the place of *thread*, outside the standard library."""
     innermost = frame = sys._current_frames().get(thread)
     while frame is not None and Path(frame.f_code.co_filename).parent in _STANDARD:
         frame = frame.f_back

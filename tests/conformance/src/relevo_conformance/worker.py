@@ -50,10 +50,10 @@ Result = TypeVar("Result")
 Event = TypeVar("Event", bound="Envelope | Unreadable")
 
 _PAUSE = 0.1
-"""Seconds of real time that a receive takes that was to wait long and comes back with empty hands at once."""
+"""The least seconds of real time of a receive with a long wait that returns nothing at once."""
 
 _PAUSES = 20
-"""So often at least one can be asked within its wait, also where that is short."""
+"""The least number of receives within one wait, also if it is short."""
 
 
 class Worker:
@@ -78,13 +78,13 @@ class Worker:
         self.recorder.until(delay)
         self._note(
             history.Send(envelopes=tuple(map(_snapshot, envelopes)), delay=delay),
-            # An argument that says the default is left out, as most callers do.
+            # Without an argument that is the default, as most callers do.
             lambda: self.transport.send(envelopes, delay=delay) if delay else self.transport.send(envelopes),
             lambda _: None,
         )
 
     def receive(self, queues: Sequence[str], *, limit: int = 10, lease: float, wait: float = 0.0) -> list[Delivery]:
-        """Return what is handed out; one that was asked to wait, and has not, takes a little time all the same."""
+        """Return the deliveries; an empty receive that did not wait takes a short time here."""
         began = monotonic()
         try:
             deliveries = self._note(
@@ -93,12 +93,12 @@ class Worker:
                 lambda handed: history.HandedOut(tuple(self._handed(delivery) for delivery in handed)),
                 wait=wait,
             )
-        finally:  # only now it is known when a lease began, at the latest
+        finally:  # only now the latest beginning of the leases is known
             if claims_of(self.transport).lease == "timed":
                 self.recorder.until(lease)
         if deliveries:
             self.recorder.watch.handed_out = True
-        else:  # asked again and again it would fill the memory with what was recorded
+        else:  # a loop of such receives would fill the memory with records
             sleep(max(0.0, min(wait / _PAUSES, _PAUSE) - (monotonic() - began)))
         return list(deliveries)
 
@@ -114,21 +114,21 @@ class Worker:
         return self._note(call, lambda: self.transport.settle(settlements), self._lost, asked=asked)
 
     def settles(self, delivery: Delivery, outcome: Outcome) -> bool:
-        """Settle *delivery*; tell whether it was still held."""
+        """Settle *delivery*; return whether it was still held."""
         return not self.settle([(delivery, outcome)])
 
     def ack(self, delivery: Delivery) -> bool:
-        """Settle *delivery* as done; tell whether it was still held."""
+        """Settle *delivery* as done; return whether it was still held."""
         return self.settles(delivery, Ack())
 
     def nack(self, delivery: Delivery, *, delay: float = 0.0, state: bytes | None = None) -> bool:
-        """Give *delivery* back; tell whether it was still held."""
+        """Nack *delivery*; return whether it was still held."""
         return self.settles(delivery, Nack(delay=delay, state=state))
 
     def dead_letter(
         self, delivery: Delivery, *, reason: str = "retries-exhausted", error: str = "", state: bytes | None = None
     ) -> bool:
-        """Keep *delivery* aside; tell whether it was still held."""
+        """Dead-letter *delivery*; return whether it was still held."""
         return self.settles(delivery, DeadLetter(reason=reason, error=error, state=state))
 
     def release_later(self, delivery: Delivery, delay: float) -> bool:
@@ -136,11 +136,11 @@ class Worker:
         return self.settles(delivery, Release(delay=delay))
 
     def release(self, delivery: Delivery) -> bool:
-        """Give *delivery* back unstarted; tell whether it was still held."""
+        """Release *delivery*; return whether it was still held."""
         return self.settles(delivery, Release())
 
     def report_lost(self, delivery: Delivery, *, state: bytes | None = None) -> bool:
-        """Say that the process that ran *delivery* died; tell whether it was still held."""
+        """Settle *delivery* as lost, since its process died; return whether it was still held."""
         return self.settles(delivery, Lost(state=state))
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
@@ -192,7 +192,7 @@ class Worker:
         return self._note(history.Cancel(event_id=event_id), lambda: self.transport.cancel(event_id), history.Number)
 
     def find(self, event_id: str) -> Sequence[Found]:
-        """Return the events of that id that live."""
+        """Return the unfinished events with that id."""
         return self._note(
             history.Find(event_id=event_id),
             lambda: self.transport.find(event_id),
@@ -213,7 +213,7 @@ class Worker:
         self._note(history.Close(), self.transport.close, lambda _: None)
 
     def clean_up(self, watch: Watch) -> None:
-        """Close the transport when the verdict was given, or is another one."""
+        """Close the transport of a test that has its verdict, or gets another one."""
 
         def hung(why: str) -> BaseException:
             return BrokenPromiseError([Violation(promise.CALLS_COME_BACK.id, None, f"close {why}")])
@@ -249,7 +249,7 @@ class Worker:
         self.recorder.until(call.delay)
         self._note(call, send, lambda _: None)
 
-    # --- how it is written down -------------------------------------------------------------------------
+    # --- records ----------------------------------------------------------------------------------------
 
     def _note(
         self,
@@ -336,16 +336,16 @@ class RecordedTransaction:
         self._worker.note_bound(call, self._transaction.session, envelopes)
 
     def commit(self) -> None:
-        """Make all that was done in it real."""
+        """Commit the transaction."""
         self._end("commit", self._transaction.commit)
 
     def rollback(self) -> None:
-        """Undo all that was done in it."""
+        """Roll the transaction back."""
         self._end("rollback", self._transaction.rollback)
 
     @contextmanager
     def savepoint(self, way: history.Way) -> Iterator[None]:
-        """Begin a part of it, which ends with *way*."""
+        """Begin a savepoint, which ends with *way*."""
         recorder, worker = self._worker.recorder, self._worker.name
         self._savepoints += 1
         number = self._savepoints
@@ -371,7 +371,7 @@ class RecordedTransaction:
 
 
 def _end(call: history.Call, error: RelevoError) -> history.End:
-    """Tell whether a call that raised *error* certainly did nothing."""
+    """Return whether a call that raised *error* surely had no effect, or whether that is unknown."""
     match call, error:
         case _, ConfigurationError() | TransportClosedError() | LeaseLostError():
             return "refused"
@@ -382,7 +382,7 @@ def _end(call: history.Call, error: RelevoError) -> history.End:
 
 
 def _kind(error: RelevoError) -> str:
-    """Return the name of the class that the seam knows: a backend may raise one of its own beneath it."""
+    """Return the name of the public class of *error*, since a backend may raise a subclass."""
     public = (cls for cls in type(error).__mro__ if cls.__module__ == "relevo.errors")
     return next(public, RelevoError).__name__
 

@@ -7,21 +7,21 @@ from typing import Literal
 import attrs
 
 Breakage = Literal["before", "after"]
-"""Where a write breaks: *before* anything was written, or *after*, when only the answer is lost."""
+"""When a write fails: *before* it has its effect, or *after*, when only the answer is lost."""
 
 
 @attrs.frozen
 class Fault:
-    """One write to the store that fails, whichever call it belongs to."""
+    """One write to the store that fails, in any call."""
 
     moment: Breakage = "before"
 
     at: int | None = 1
-    """Counted from now on, the first is 1; ``None``: the one that makes the others last, such as a commit."""
+    """Its number from now on, the first is 1; ``None``: the one that makes the others durable, such as a commit."""
 
 
 class Countdown:
-    """Tells of each write whether it is the one that fails; it fails once."""
+    """Decides for each write whether it fails; one of them does."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault

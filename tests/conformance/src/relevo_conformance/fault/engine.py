@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from relevo_conformance.fault._countdown import Countdown, Fault
 
 _WRITING = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "COMMIT", "WITH")
-"""How a statement begins that may change something; one that only looks may fail too, it is all the same."""
+"""The first words of statements that may write; some of them only read, and failing these does no harm."""
 
 _WORDS = "disk I/O error"
-"""The text of the driver's error: one that a retry would not cure."""
+"""The text of the driver's error: one that a retry does not solve."""
 
 
 @contextmanager
@@ -23,9 +23,9 @@ def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
     Let one write on *engine* fail, and repair it at the end.
 
     Args:
-        engine: The transport's own: that of the application is left alone.
+        engine: The transport's own engine; the application's engine is not affected.
 
-        fault: Which write, and on which side of its effect.
+        fault: Which write, and whether before or after its effect.
     """
     countdown = Countdown(fault)
 
@@ -38,7 +38,7 @@ def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
             raise _error(engine, statement)
 
     def commit(connection: sa.Connection) -> None:
-        # SQLAlchemy tells of a commit before it happens and not after it.
+        # SQLAlchemy has an event before a commit, but none after it.
         if countdown.begins(lasting=True):
             raise _error(engine, "COMMIT")
         if countdown.ends(lasting=True):
@@ -76,6 +76,6 @@ def _commits(statement: str) -> bool:
 
 
 def _error(engine: sa.Engine, statement: str) -> Exception:
-    """Return what SQLAlchemy raises, which not in all versions looks after what its listeners raise."""
+    """Return the error that SQLAlchemy raises; not all versions convert an error from a listener."""
     driver: Any = engine.dialect.loaded_dbapi
     return sa.exc.OperationalError(statement, (), driver.OperationalError(_WORDS))

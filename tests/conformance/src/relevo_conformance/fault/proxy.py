@@ -16,21 +16,21 @@ from relevo_conformance.fault._countdown import Countdown, Fault
 
 _CHUNK = 65536
 _RESET = struct.pack("ii", 1, 0)
-"""Linger for no time: the other side sees a reset instead of a farewell."""
+"""Linger for no time: the other side gets a reset instead of an orderly end."""
 
 _NONE = Fault(at=0)
-"""No write is this one."""
+"""A fault that no write matches."""
 
 _EFFECT = 0.3
-"""Seconds after which a request has had its effect that is never answered."""
+"""Seconds after which a request without an answer is assumed to have had its effect."""
 
 _FAREWELL = 2.0
-"""Seconds within which a client has noticed that its connection ended."""
+"""Seconds within which a client notices that its connection ended."""
 
 
 @attrs.frozen
 class Request:
-    """Some of what a client sends, which arrives as a whole or not at all."""
+    """A part of a client's data, which arrives as a whole or not at all."""
 
     data: bytes
 
@@ -38,11 +38,11 @@ class Request:
     """Whether it may change something at the server."""
 
     lasting: bool = False
-    """Whether something lasts by it, as by a commit."""
+    """Whether it makes writes durable, as a commit does."""
 
 
 Split = Callable[[bytes], Iterable[Request]]
-"""Takes what one connection brings, piece by piece, and returns the requests that are whole with it, all of them."""
+"""Takes the next data of one connection, and returns all requests that are complete with it."""
 
 
 def _unsplit(data: bytes) -> Iterable[Request]:
@@ -54,17 +54,18 @@ class Proxy:
     Stands between a transport and its server.
 
     It knows no protocol. *marks* identify kinds of connections, such as those of a sender and those of a receiver,
-    and *splits* find the requests. TLS passes, but the server's name does
-    not fit then, and there is nothing to split.
+    and *splits* find the requests. TLS passes, but then the server's
+    name does not match its certificate, and there are no requests to find.
 
     Args:
-        url: The server's.
+        url: The URL of the server.
 
-        port: Where the server listens if *url* does not say.
+        port: The port of the server, if *url* has none.
 
-        marks: Whether a connection that requests these bytes is one of the marked; none is by default.
+        marks: Whether these bytes mark the connection of the client that sends them; by default none do.
 
-        splits: Called for each connection; returns what splits its requests. Without it :meth:`broken` breaks nothing.
+        splits: Called for each connection; returns a function that finds its requests. Without it :meth:`broken`
+            breaks nothing.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Proxy:
         parts = urlsplit(url)
         target = parts.port or port
         if target is None:
-            raise ValueError(f"{parts.scheme}://{parts.hostname} says no port; give one as port=")
+            raise ValueError(f"{parts.scheme}://{parts.hostname} has no port; pass one as port=")
         self._target = (parts.hostname or "127.0.0.1", target)
         self._marks = marks
         self._splits = splits
@@ -86,7 +87,7 @@ class Proxy:
         credentials, at, _ = parts.netloc.rpartition("@")
         place = f"{credentials}{at}127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = parts._replace(netloc=place).geturl()
-        """The same as the server's, but for the place."""
+        """The URL of the server with the address of the proxy."""
 
         self.swallow_requests = False
         self.swallow_answers = False
@@ -94,16 +95,16 @@ class Proxy:
         """New connections are refused."""
 
         self.refuse_marked = False
-        """A connection ends in the moment in which it would be marked."""
+        """A connection ends at the moment when it would be marked."""
 
         self.delay = 0.0
-        """Seconds for which everything is held up on its way, in both directions."""
+        """Seconds by which all data is delayed, in both directions."""
 
         self.requested = 0
-        """How many bytes were requested until now."""
+        """The number of bytes that clients have sent so far."""
 
         self.met = threading.Event()
-        """Set when the write that was to fail was met; cleared by each new fault."""
+        """Set when the write that fails was reached; cleared by each new fault."""
 
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._marked: set[socket.socket] = set()
@@ -130,18 +131,18 @@ class Proxy:
                 each.close()
 
     def mute_marked(self) -> None:
-        """Swallow the answers to those that are marked now, for the rest of their connection."""
+        """Discard the answers to the connections that are marked now, until they end."""
         with self._lock:
             self._mute |= self._marked
 
     @contextmanager
     def broken(self, fault: Fault) -> Iterator[None]:
         """
-        Let a connection end at one write, and repair it at the end, when the client has noticed.
+        End a connection at one write; at the end of the block connections work again.
 
         Args:
-            fault: Which write. *before*: the server never sees it. *after*: the server has done it, and the answer is
-                lost with the connection.
+            fault: Which write. *before*: the server never gets it. *after*: the server has executed it, and the answer
+                is lost with the connection.
         """
         with self._breaking:
             self._countdown, self._is_broken = Countdown(fault), True
@@ -153,7 +154,7 @@ class Proxy:
                 self._countdown, self._is_broken = Countdown(_NONE), False
 
     def close(self) -> None:
-        """Cut, and listen no more."""
+        """Cut all connections, and stop listening."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -173,7 +174,7 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
-            for each in (client, server):  # small writes go on at once, as those of a client do
+            for each in (client, server):  # small writes are sent at once, as a client's are
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((client, server))
@@ -210,7 +211,7 @@ class Proxy:
         if not (self._is_broken and request.writes):
             server.sendall(request.data)
             return
-        with self._breaking:  # the repair waits until it is broken
+        with self._breaking:  # the end of the block waits until the connection has ended
             countdown = self._countdown
             if countdown.begins(lasting=request.lasting):
                 self._end(client, server)
@@ -248,6 +249,6 @@ class Proxy:
                     time.sleep(self.delay)
                 deliver(data)
         for each in (source, target):
-            if each not in self._ending:  # that one says farewell by itself
+            if each not in self._ending:  # _end() shuts that one down
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)

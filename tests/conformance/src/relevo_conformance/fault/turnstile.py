@@ -1,9 +1,9 @@
 """
-Two calls at once, by a schedule: at each step one of them goes on, to its next stop.
+Interleave concurrent calls by a schedule: at each step one of them continues to its next stop.
 
-A stop is wherever another worker may come between two steps, such as before a statement. Of all threads only
-one runs; one that waits for something that another holds, and so comes to no stop, is left waiting while the
-others go on. The same schedule gives the same history, so a failure shrinks, and can be tried again.
+A stop is a place where another worker may act between two steps, such as before a statement. Only one thread
+runs at a time. A thread that waits for a lock of another one, and so reaches no stop, keeps waiting while the
+others continue. The same schedule gives the same history, so a failure shrinks, and can be repeated.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 BLOCKED = 0.05
-"""Seconds of real time after which a call that comes to no stop is taken to wait for another one."""
+"""Seconds of real time after which a call that reaches no stop is assumed to wait for another one."""
 
 _STUCK = 60.0
-"""Seconds of real time after which calls that all wait for one another are given up."""
+"""Seconds of real time after which calls that all wait for one another count as a deadlock."""
 
 
 class Turnstile:
@@ -23,10 +23,10 @@ class Turnstile:
 
     def __init__(self, schedule: Iterable[int] = ()) -> None:
         """
-        Make one for a single :meth:`run`.
+        Create a turnstile for one :meth:`run`.
 
         Args:
-            schedule: Which call goes on, by its place, at each step; past its end the first that can.
+            schedule: The index of the call that continues, for each step; after its end the first call that can.
         """
         self._schedule = iter(schedule)
         self._changed = threading.Condition()
@@ -34,7 +34,7 @@ class Turnstile:
         self._of = threading.local()
 
     def stop(self) -> None:
-        """Wait for one's turn; does nothing in a thread that no run began."""
+        """Wait until the schedule lets this thread continue; do nothing in a thread that :meth:`run` did not start."""
         passenger = getattr(self._of, "passenger", None)
         if passenger is None:
             return
@@ -55,10 +55,10 @@ class Turnstile:
         return [passenger.error for passenger in self._passengers]
 
     def _step(self) -> None:
-        """Let one go on to its next stop, or its end, or until it is taken to be blocked."""
+        """Let one call continue to its next stop, or its end, or until it is assumed to be blocked."""
         waiting = [one for one in self._passengers if one.waits]
         if not waiting:
-            # All that are left wait for one another, or for time to pass.
+            # All remaining calls wait for one another, or for time to pass.
             assert self._changed.wait_for(self._any_arrived, _STUCK), "the calls wait for one another"
             return
         chosen = self._chosen(waiting)
@@ -88,7 +88,7 @@ class Turnstile:
 
 
 class _Passenger:
-    """One call on its way."""
+    """One call that runs."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call
