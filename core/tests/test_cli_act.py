@@ -125,7 +125,7 @@ def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
 
     done = shop.process("relevo move --from main/default --to other/default")
 
-    assert (done.returncode, done.stdout) == (1, "0 moved, 1 stayed, since the other queue does not take them yet\n")
+    assert (done.returncode, done.stdout) == (1, "0 moved, 1 stayed, since the other queue did not accept them\n")
     (line,) = lines(done)
     assert "WARNING relevo.relay: <Delivery of mail.sent" in line
     assert line.endswith("0 sent, 1 refused, 0 unknown: not today")

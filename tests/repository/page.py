@@ -37,8 +37,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 from sybil.typing import Parser
 
-from relevo import SystemClock
-from relevo._config.opening import opened, read
+from relevo._config.opening import read, refuse
 
 _FILE = re.compile(r"^# ([\w/.-]+\.(?:py|toml))$\n", re.MULTILINE)
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -192,11 +191,7 @@ def _read_from(terminal: int) -> Iterable[bytes]:
 def _load(file: Path, environ: Mapping[str, str]) -> None:
     """Read *file* as configuration, down to every option of every transport; nothing is connected to."""
     own = {name: value for name, value in environ.items() if not name.startswith("RELEVO_")}
-    config = read(file, own, start=file.parent)
-    if config.transports:
-        found = opened(config, clock=SystemClock())
-        for transport in [*found.transports.values(), *found.outboxes.values()]:
-            transport.close()
+    refuse(read(file, own, start=file.parent))
 
 
 def _forget_modules_of(folder: Path) -> None:
