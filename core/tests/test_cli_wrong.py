@@ -81,7 +81,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a number that is not whole": (
         'concurrency = "2.0"\n[transports]\nmain = "memory://"',
         "status",
-        "relevo.toml:1: concurrency is a whole number from 1 to 1000, not '2.0'",
+        "relevo.toml:1: concurrency: expected a whole number from 1 to 1000; got '2.0'",
     ),
     "a password out of an example": (
         '[transports]\nmain = "amqp://guest:guest@broker.example/"',

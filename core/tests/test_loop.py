@@ -61,7 +61,7 @@ def _app(transport: Any, outbox: MemoryTransport, clock: FakeClock) -> Callable[
     """Make an application with one listener and, unless said otherwise, an outbox."""
     transport.name = "main"
 
-    def app(function: Callable[..., object], *, with_outbox: bool = True) -> App:
+    def app(function: Callable[..., object], *, with_outbox: bool = True, **more: Any) -> App:
         return App(
             transports={"main": transport},
             routes={"*": "main"},
@@ -69,6 +69,7 @@ def _app(transport: Any, outbox: MemoryTransport, clock: FakeClock) -> Callable[
             outboxes={"main": outbox} if with_outbox else {},
             clock=clock,
             chance=lambda: 0.0,
+            **more,
         )
 
     return app
@@ -648,9 +649,7 @@ def test_an_outbox_is_the_coordinator_of_a_transport_that_is_none(tmp_path: Path
 
 
 def test_what_ends_with_its_process_needs_no_lock(app: MakeApp, transport: Any, tmp_path: Path) -> None:
-    made = app(lambda event: None, with_outbox=False)
-    made.lock = tmp_path / "not there"
-    made.deploy = tmp_path / "shop.deploy"
+    made = app(lambda event: None, with_outbox=False, lock=tmp_path / "not there", deploy=tmp_path / "shop.deploy")
 
     assert LoopRunner(single_flight=True).run(made, DRAIN).stopped_by == "empty"
 
@@ -662,10 +661,9 @@ def test_what_ends_with_its_process_needs_no_lock(app: MakeApp, transport: Any, 
 def test_a_drain_takes_nothing_during_a_deploy(
     *, with_outbox: bool, app: MakeApp, transport: Any, put: Callable[[str], None], envelope: Any, tmp_path: Path
 ) -> None:
-    made = app(lambda event: None, with_outbox=with_outbox)
     deploy = tmp_path / "shop.deploy"
     deploy.touch()
-    made.deploy = deploy
+    made = app(lambda event: None, with_outbox=with_outbox, deploy=deploy)
     transport.send([envelope("0")])
     put("1")
     transport.calls.clear()
@@ -693,8 +691,7 @@ def test_a_worker_finishes_what_it_does_gives_back_the_rest_and_waits_for_the_en
             clock.advance(1.0)
             deploy.touch()
 
-    made = app(work, with_outbox=False)
-    made.deploy = deploy
+    made = app(work, with_outbox=False, deploy=deploy)
     sleep = clock.sleep
 
     def end_after_ten_looks(seconds: float) -> None:
@@ -733,8 +730,7 @@ def test_a_deploy_that_is_over_when_the_rest_was_given_back_does_not_end_the_wor
             seen.append(deploy.exists())
             deploy.unlink(missing_ok=True)
 
-    made = app(begin_a_deploy, with_outbox=False)
-    made.deploy = deploy
+    made = app(begin_a_deploy, with_outbox=False, deploy=deploy)
     made.hooks.add(_End())
     for number in range(5):
         made.dispatch(Event("image.created", {"number": number}))
@@ -748,10 +744,9 @@ def test_a_deploy_that_is_over_when_the_rest_was_given_back_does_not_end_the_wor
 def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_limit_of_time(
     app: MakeApp, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = app(lambda event: None)
     deploy = tmp_path / "shop.deploy"
     deploy.touch()
-    made.deploy = deploy
+    made = app(lambda event: None, deploy=deploy)
     os.utime(deploy, (clock.now(), clock.now()))
 
     report = LoopRunner().run(made, RunOptions(max_seconds=2.5 * 3600))
