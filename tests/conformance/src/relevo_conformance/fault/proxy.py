@@ -215,11 +215,13 @@ class Proxy:
             countdown = self._countdown
             if countdown.begins(lasting=request.lasting):
                 self._end(client, server)
-            server.sendall(request.data)
-            if countdown.ends(lasting=request.lasting):
+            is_last = countdown.ends(lasting=request.lasting)
+            if is_last:  # mute first: an answer may be quicker than this thread
                 self._swallowed.clear()
                 with self._lock:
                     self._mute.add(client)
+            server.sendall(request.data)
+            if is_last:
                 self._swallowed.wait(_EFFECT)
                 self._end(client, server)
 
