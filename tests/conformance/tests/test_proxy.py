@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,32 @@ def test_a_connection_ends_after_the_write_that_was_meant_and_the_answer_with_it
         assert client.says(b"One.Two.") == b""
 
     assert b"".join(heard) == b"One."
+
+
+class SlowToSend(Proxy):
+    """Goes on after a write only when its answer was discarded, or has had the time to reach the client."""
+
+    def _ask(self, request: Request, client: socket.socket, server: Any) -> None:
+        class Server:
+            shutdown = server.shutdown
+
+            @staticmethod
+            def sendall(data: bytes) -> None:
+                server.sendall(data)
+                self._swallowed.wait(A_WHILE)
+
+        slow: Any = Server()
+        super()._ask(request, client, slow)
+
+
+def test_an_answer_that_is_quicker_than_the_proxy_is_lost_too(server: int, connect: type[Client]) -> None:
+    proxy = connect.proxy = SlowToSend(f"echo://127.0.0.1:{server}", splits=Words)
+    client = connect()
+
+    with proxy.broken(Fault("after", 1)):
+        assert client.says(b"One.") == b""
+
+    proxy.close()
 
 
 def test_a_write_has_had_its_effect_when_the_connection_ends_after_it(connect: type[Client]) -> None:
