@@ -266,18 +266,24 @@ def test_what_a_child_process_would_send_to_its_own_memory_is_refused(shop: Shop
 
 def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop: Shop) -> None:
     (shop.folder / "script.py").write_text(
-        "import relevo\n"
+        "import os\nimport relevo\n"
         "app = relevo.App.from_config()\n"
         "if __name__ == '__main__':\n"
         "    @relevo.listener('late.come', id='late')\n"
         "    def late(event): ...\n"
         "    app.listen(late)\n"
-        "    relevo.LoopRunner().run(app, relevo.RunOptions())\n"
+        "    try:\n"
+        "        relevo.LoopRunner().run(app, relevo.RunOptions())\n"
+        "    finally:\n"
+        "        try:\n"
+        "            print('a child process is left:', os.waitpid(-1, os.WNOHANG))\n"
+        "        except ChildProcessError:\n"
+        "            print('no child process is left')\n"
     )
 
-    code, _, err = shop.run(program=("script.py",))
+    code, out, err = shop.run(program=("script.py",))
 
-    assert code != 0
+    assert (code, out) == (1, "no child process is left\n")
     assert "a child process lacks listeners that this one has, by event and id: late.come late; register" in err
     assert shop.processes() == []
 

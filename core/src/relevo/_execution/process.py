@@ -128,7 +128,7 @@ class ProcessExecutor(Executor):
         except BaseException:
             self._close()
             raise
-        if not self._idle:
+        if self._fault is not None or not self._idle:  # a child that lacks listeners is idle all the same
             self._close()
 
     def room(self) -> int:
