@@ -15,7 +15,7 @@ from relevo._transport.route import NOW, Routes, Target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
 
-_log = getLogger("relevo.start")
+_log = getLogger("relevo.app")
 
 _ENTRY = 80
 """The largest size in bytes of a listener's entry in a state, without its id and its error."""

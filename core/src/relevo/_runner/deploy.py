@@ -18,7 +18,7 @@ STALE = 3600.0
 
 _LOOK = 0.2
 
-_log = getLogger("relevo.guard")
+_log = getLogger("relevo.runner")
 
 
 class DeployGuard:

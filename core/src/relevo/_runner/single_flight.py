@@ -16,7 +16,7 @@ from relevo.errors import TransportError
 TTL = 30.0
 """Seconds after which the lock of a coordinator is free if its host is gone; renewed every third of it."""
 
-_log = getLogger("relevo.flight")
+_log = getLogger("relevo.runner")
 
 
 class SingleFlight:

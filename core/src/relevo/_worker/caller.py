@@ -33,7 +33,7 @@ from relevo._worker.progress import (
 )
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError
 
-_log = getLogger("relevo.caller")
+_log = getLogger("relevo.worker")
 _ACK = Ack()
 _NOT_AWAITED = (
     "the listener returned an awaitable, which is not awaited, so its work was not done; expected a plain function, "
