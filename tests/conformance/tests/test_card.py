@@ -9,7 +9,7 @@ import pytest
 
 from relevo import Capabilities
 from relevo_conformance import PROMISES, Deviation
-from relevo_conformance.card import Card, Line, Subject, card
+from relevo_conformance.card import Card, Examination, Line, card
 from relevo_conformance.examination import Finding
 from relevo_conformance.promise import Needs, Promise
 
@@ -29,8 +29,8 @@ def found(status: Any, *promises: str, **more: Any) -> Finding:
 
 
 def make(*findings: Finding, claims: Capabilities = ALL, promises: tuple[Promise, ...] = (CORE,), **more: Any) -> Card:
-    subject = Subject(transport="memory", harness="MemoryHarness", capabilities=claims)
-    return card(findings, subject=subject, promises=promises, **more)
+    examination = Examination(transport="memory", harness="MemoryHarness", capabilities=claims)
+    return card(findings, examination=examination, promises=promises, **more)
 
 
 def line(*findings: Finding, **more: Any) -> Line:

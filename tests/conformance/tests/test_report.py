@@ -13,7 +13,7 @@ from rich.console import Console
 
 from relevo import Capabilities
 from relevo_conformance import PROMISES, Deviation
-from relevo_conformance.card import Card, Failure, Line, Subject, card
+from relevo_conformance.card import Card, Counterexample, Examination, Line, card
 from relevo_conformance.examination import Finding
 from relevo_conformance.report import to_json, to_junit, to_markdown, to_terminal
 
@@ -35,7 +35,7 @@ def _sample() -> Card:
             ),
             Finding(test="test_order", status="deviates", promises=frozenset({"preference-is-kept"})),
         ],
-        subject=Subject(
+        examination=Examination(
             transport="demo",
             harness="DemoHarness",
             capabilities=Capabilities(durability="host", lease="timed"),
@@ -99,9 +99,9 @@ def test_junit_tells_how_often_what_was_met_and_which_hook_was_called(sample: Ca
 
 
 def test_a_page_leaves_names_as_they_are_written(sample: Card) -> None:
-    subject = attrs.evolve(sample.subject, versions={"Python": "3.11.7"})
+    examination = attrs.evolve(sample.examination, versions={"Python": "3.11.7"})
 
-    assert "Profile quick, seed 7, 2 s; Python 3.11.7." in to_markdown(attrs.evolve(sample, subject=subject))
+    assert "Profile quick, seed 7, 2 s; Python 3.11.7." in to_markdown(attrs.evolve(sample, examination=examination))
 
 
 def test_a_bar_in_a_text_does_not_break_the_table(sample: Card) -> None:
@@ -125,7 +125,7 @@ def test_what_was_not_reproduced_says_so(sample: Card) -> None:
 def test_what_a_history_does_alone_is_told_as_far_as_it_was_seen(
     sample: Card, *, render: Callable[[Card], str], replays: bool | None, told: str
 ) -> None:
-    failure = Failure(test="t", what="x", written="a/b.jsonl", replays=replays)
+    failure = Counterexample(test="t", what="x", written="a/b.jsonl", replays=replays)
     shown = attrs.evolve(sample, lines=[attrs.evolve(line, failures=[failure]) for line in sample.lines])
 
     text = render(shown)
@@ -138,13 +138,17 @@ def test_what_a_history_does_alone_is_told_as_far_as_it_was_seen(
 def test_nothing_in_a_text_is_taken_for_markup() -> None:
     promise = PROMISES[BROKEN]
     shown = Card(
-        subject=Subject(transport="[red]x", harness="H", capabilities=Capabilities(durability="host", lease="timed")),
+        examination=Examination(
+            transport="[red]x", harness="H", capabilities=Capabilities(durability="host", lease="timed")
+        ),
         lines=[
             Line(
                 promise=promise,
                 status="FAIL",
                 failures=[
-                    Failure(test="t", what="got [bold]this[/bold] [/nothing]", written="a/b.jsonl", replay="run it")
+                    Counterexample(
+                        test="t", what="got [bold]this[/bold] [/nothing]", written="a/b.jsonl", replay="run it"
+                    )
                 ],
             )
         ],
@@ -159,8 +163,10 @@ def test_nothing_in_a_text_is_taken_for_markup() -> None:
 
 
 def test_what_was_shrunk_is_shown_first_however_many_scenarios_failed_too(sample: Card) -> None:
-    scenarios = [Failure(test=f"test_{number}", what="x", program=f"worker {number}: open()") for number in range(5)]
-    shrunk = Failure(test="test_random", what="x", program="state = Machine()", shrunk=True)
+    scenarios = [
+        Counterexample(test=f"test_{number}", what="x", program=f"worker {number}: open()") for number in range(5)
+    ]
+    shrunk = Counterexample(test="test_random", what="x", program="state = Machine()", shrunk=True)
     lines = [
         attrs.evolve(line, failures=[*scenarios, shrunk]) if line.promise.id == BROKEN else line
         for line in sample.lines

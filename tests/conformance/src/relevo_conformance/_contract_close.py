@@ -23,7 +23,7 @@ from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.verdict import error_text
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 PROMPTLY = 10.0
 """Seconds of real time, generous for a machine under load."""
@@ -229,7 +229,7 @@ class CloseContract(Contract):
             error = raised_by(lambda: transport.send([]))
             assert isinstance(error, TransportClosedError), f"after its with block, send ended with {error_text(error)}"
 
-    def _verbs(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
+    def _verbs(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
         """Return all calls for which the transport claims the capability."""
         claimed = self.harness.capabilities
         verbs: list[tuple[bool, Callable[[], object]]] = [
@@ -278,7 +278,7 @@ class UnclaimedContract(Contract):
 
         assert not wrong, "; ".join(wrong)
 
-    def _unclaimed(self, bench: Bench, worker: Worker, held: Delivery) -> list[Callable[[], object]]:
+    def _unclaimed(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
         claimed = self.harness.capabilities
         verbs: list[tuple[bool, Callable[[], object]]] = [
             (claimed.delay is not None, lambda: worker.send([bench.envelope()], delay=1.0)),

@@ -13,9 +13,9 @@ from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.fault import Fault
 from relevo_conformance.harness import BREAKAGES
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
-Arrange = Callable[[Bench, Worker], Callable[[], object]]
+Arrange = Callable[[Bench, RecordedWorker], Callable[[], object]]
 """Prepares the scenario, and returns the call that fails."""
 
 FAULTS = (
@@ -40,7 +40,9 @@ class FaultContract(Contract):
 
         self.each(FAULTS, meet)
 
-    def goes_on(self, bench: Bench, arrange: Arrange, broken: Callable[[Worker], AbstractContextManager[None]]) -> None:
+    def goes_on(
+        self, bench: Bench, arrange: Arrange, broken: Callable[[RecordedWorker], AbstractContextManager[None]]
+    ) -> None:
         """Run the call that *arrange* returns while the store is *broken*, and require that the worker continues."""
         worker = bench.worker()
         call = arrange(bench, worker)
@@ -60,7 +62,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.SEND_TELLS_APART)
     def test_a_send_that_fails_says_what_became_of_each_event(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             batch = bench.envelopes(3)
             return lambda: worker.send(batch)
 
@@ -72,7 +74,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.LOST_LEASE_RETURNS)
     def test_what_a_receive_that_fails_took_comes_back(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             worker.send(bench.envelopes(3))
             return lambda: bench.glimpse(worker, limit=2)
 
@@ -82,7 +84,7 @@ class FaultContract(Contract):
     def test_a_settlement_that_fails_can_be_said_again(self) -> None:
         for outcome in self.outcomes():
 
-            def arrange(bench: Bench, worker: Worker, outcome: Outcome = outcome) -> Callable[[], object]:
+            def arrange(bench: Bench, worker: RecordedWorker, outcome: Outcome = outcome) -> Callable[[], object]:
                 worker.send(bench.envelopes(3))
                 held = bench.receive(worker, 2)
 
@@ -97,7 +99,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.EXTEND_KEEPS_THE_LEASE)
     def test_an_extension_that_fails_leaves_one_of_the_two_leases(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             worker.send([bench.envelope()])
             held = bench.one(worker)
             return lambda: worker.extend([held], lease=3 * bench.times.lease)
@@ -106,7 +108,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
     def test_a_checkpoint_that_fails_leaves_one_of_the_two_states(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             worker.send([bench.envelope()])
             held = bench.one(worker)
             worker.checkpoint(held, b"first")
@@ -116,7 +118,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.REVIVED_IS_RECEIVED)
     def test_what_is_revived_while_the_store_fails_is_dead_or_alive(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             refs = self.buried(bench, worker)
             return lambda: worker.revive(dict.fromkeys(refs, b"revived"))
 
@@ -124,7 +126,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.DISCARDED_IS_GONE)
     def test_what_is_discarded_while_the_store_fails_is_dead_or_gone(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             refs = self.buried(bench, worker)
             return lambda: worker.discard(refs[:1])
 
@@ -132,7 +134,7 @@ class FaultContract(Contract):
 
     @proves(promise.FAILURE_LOSES_NOTHING, promise.PURGED_IS_GONE)
     def test_a_purge_that_fails_takes_out_nothing_that_is_held(self) -> None:
-        def arrange(bench: Bench, worker: Worker) -> Callable[[], object]:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
             worker.send(bench.envelopes(3))
             bench.receive(worker, 1)
             return lambda: worker.purge(bench.queue)
@@ -146,7 +148,7 @@ class FaultContract(Contract):
             outcomes.append(DeadLetter(reason="failed", error="the store failed too", state=b"dead"))
         return outcomes
 
-    def buried(self, bench: Bench, worker: Worker) -> list[str]:
+    def buried(self, bench: Bench, worker: RecordedWorker) -> list[str]:
         """Return the refs of two dead letters."""
         worker.send(bench.envelopes(2))
         for delivery in bench.receive(worker, 2):

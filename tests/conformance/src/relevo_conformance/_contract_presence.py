@@ -13,7 +13,7 @@ from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.strategy import IDENTITIES
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 FIRST, SECOND, THIRD, FOURTH = IDENTITIES
 NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
@@ -27,7 +27,7 @@ def evidence(delivery: Delivery) -> tuple[Note | None, tuple[str, ...]]:
 class BegunContract(Contract):
     """The next worker that receives an event has the note that was stored with it."""
 
-    def begun(self, bench: Bench, note: Note = NOTE) -> tuple[Worker, Delivery]:
+    def begun(self, bench: Bench, note: Note = NOTE) -> tuple[RecordedWorker, Delivery]:
         """Return a worker that holds an event and has stored *note* with it."""
         worker = bench.worker()
         worker.send([bench.envelope()])

@@ -18,7 +18,7 @@ from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import HookMissing
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 Schedule = Sequence[int]
 
@@ -246,7 +246,7 @@ class RaceContract(Contract):
             outcomes.append(DeadLetter(reason="raced"))
         return outcomes
 
-    def overdue(self, bench: Bench, worker: Worker) -> Delivery:
+    def overdue(self, bench: Bench, worker: RecordedWorker) -> Delivery:
         """Return a delivery of *worker* whose lease is over, and which no other worker has received yet."""
         worker.send([bench.envelope()])
         held = bench.one(worker)
@@ -254,6 +254,6 @@ class RaceContract(Contract):
         return held
 
 
-def receiving(bench: Bench, worker: Worker, limit: int) -> Callable[[], list[Delivery]]:
+def receiving(bench: Bench, worker: RecordedWorker, limit: int) -> Callable[[], list[Delivery]]:
     """Return a function in which *worker* receives without waiting."""
     return lambda: worker.receive(bench.queues, limit=limit, lease=bench.times.lease, wait=0.0)

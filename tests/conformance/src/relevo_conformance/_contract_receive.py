@@ -9,7 +9,7 @@ from relevo import Delivery, Unreadable
 from relevo_conformance import promise
 from relevo_conformance.bench import Thread
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 
 class ReceiveContract(Contract):
@@ -83,7 +83,7 @@ class ReceiveContract(Contract):
             workers[0].send(bench.envelopes(45))
             got: list[Delivery] = []
 
-            def work(worker: Worker) -> None:
+            def work(worker: RecordedWorker) -> None:
                 def take() -> bool:
                     deliveries = bench.glimpse(worker, limit=4)
                     for delivery in deliveries:

@@ -6,10 +6,10 @@ from relevo import Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 
-def bury(bench: Bench, worker: Worker, number: int, *, queue: str | None = None) -> None:
+def bury(bench: Bench, worker: RecordedWorker, number: int, *, queue: str | None = None) -> None:
     """Send *number* events and dead-letter them, one after another."""
     for _ in range(number):
         envelope = bench.envelope(queue=queue)
@@ -305,7 +305,7 @@ class FindContract(Contract):
             one = self._only(worker, envelope)
             assert (one.status, one.attempt, one.lost_leases, one.state) == ("ready", 1, 0, b"revived")
 
-    def _only(self, worker: Worker, envelope: Envelope) -> Found:
+    def _only(self, worker: RecordedWorker, envelope: Envelope) -> Found:
         """Return the one unfinished event with the id of *envelope*."""
         found = worker.find(envelope.id)
         assert [one.envelope for one in found] == [envelope]

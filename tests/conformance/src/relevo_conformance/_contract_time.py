@@ -11,7 +11,7 @@ from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import MovableClock
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 PROMPTLY = 10.0
 """Seconds of real time, generous for a machine under load."""
@@ -85,7 +85,7 @@ class WaitContract(Contract):
                 f"returned {min(took):.1f} s after it"
             )
 
-    def _woken_after(self, bench: Bench, sender: Worker, receiver: Worker) -> float:
+    def _woken_after(self, bench: Bench, sender: RecordedWorker, receiver: RecordedWorker) -> float:
         """Return the seconds between a send and the return of a waiting receive; its whole wait if it got nothing."""
         came: list[Delivery] = []
         back: list[float] = []

@@ -25,8 +25,8 @@ from relevo_conformance.promise import PROMISES
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.strategy import Recipe
 from relevo_conformance.verdict import HarnessError
-from relevo_conformance.watch import Watch
-from relevo_conformance.worker import Worker
+from relevo_conformance.watch import Watchdog
+from relevo_conformance.worker import RecordedWorker
 
 SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\")
 """Appended to one word, they make queue names that a careless store confuses: by prefix, pattern, case or quoting."""
@@ -172,7 +172,7 @@ class Bench:
 
     # --- arranging --------------------------------------------------------------------------------------
 
-    def worker(self) -> Worker:
+    def worker(self) -> RecordedWorker:
         """Return another worker, its queues set up."""
         worker = self.recorder.worker()
         worker.setup(self.queues)
@@ -223,7 +223,7 @@ class Bench:
         self._outboxes.append(queue)
         return queue
 
-    def failed_send(self, sender: Worker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
+    def failed_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
         """
         Return what a send of *batch* raises while the store beneath *sender* is broken.
 
@@ -245,7 +245,7 @@ class Bench:
 
     def receive(
         self,
-        worker: Worker,
+        worker: RecordedWorker,
         number: int = 1,
         *,
         queues: Sequence[str] | None = None,
@@ -274,27 +274,29 @@ class Bench:
             pass
         return deliveries
 
-    def one(self, worker: Worker, **options: Any) -> Delivery:
+    def one(self, worker: RecordedWorker, **options: Any) -> Delivery:
         """Return the one delivery that must come now."""
         return self.so_many(worker, 1, **options)[0]
 
-    def so_many(self, worker: Worker, number: int, **options: Any) -> list[Delivery]:
+    def so_many(self, worker: RecordedWorker, number: int, **options: Any) -> list[Delivery]:
         """Return the *number* deliveries that must come now."""
         deliveries = self.receive(worker, number, **options)
         assert len(deliveries) == number, f"{len(deliveries)} deliveries came instead of {number}"
         return deliveries
 
-    def dead_letter(self, worker: Worker) -> DeadLetterEntry:
+    def dead_letter(self, worker: RecordedWorker) -> DeadLetterEntry:
         """Return the one dead letter that must be there."""
         return self.dead_letters(worker, 1)[0]
 
-    def dead_letters(self, worker: Worker, number: int) -> Sequence[DeadLetterEntry]:
+    def dead_letters(self, worker: RecordedWorker, number: int) -> Sequence[DeadLetterEntry]:
         """Return the *number* dead letters that must be there."""
         entries = worker.dead_letters([self.queue])
         assert len(entries) == number, f"{len(entries)} dead letters are listed instead of {number}"
         return entries
 
-    def glimpse(self, worker: Worker, *, queues: Sequence[str] | None = None, limit: int = 10) -> list[Delivery]:
+    def glimpse(
+        self, worker: RecordedWorker, *, queues: Sequence[str] | None = None, limit: int = 10
+    ) -> list[Delivery]:
         """Return what a receive returns at once, most often nothing; the checker decides whether it may."""
         return worker.receive(
             self.queues if queues is None else queues,
@@ -329,7 +331,7 @@ class Bench:
 
     # --- at once ----------------------------------------------------------------------------------------
 
-    def at_once(self, schedule: Sequence[int], *calls: tuple[Worker, Callable[[], object]]) -> None:
+    def at_once(self, schedule: Sequence[int], *calls: tuple[RecordedWorker, Callable[[], object]]) -> None:
         """
         Run *calls*, each of another worker, with their steps interleaved by *schedule*.
 
@@ -391,7 +393,7 @@ class Bench:
         clock.set_back(seconds)
         return True
 
-    def lose(self, *workers: Worker) -> None:
+    def lose(self, *workers: RecordedWorker) -> None:
         """Kill *workers*, and let time pass until their leases have run out."""
         for worker in workers:
             self.recorder.kill(worker)
@@ -423,7 +425,7 @@ class Bench:
         if left >= 0:
             self.advance(left + max(self.capabilities.delay or 0.0, self.harness.slack) + self.times.step)
 
-    def receive_all(self, worker: Worker, queues: Sequence[str]) -> bool:
+    def receive_all(self, worker: RecordedWorker, queues: Sequence[str]) -> bool:
         """Ack what comes; return whether it finished: nothing comes, and either all came or the patience is over."""
         deadline = min(time.monotonic() + self.patience, self._deadline)
         for _ in range(_ROUNDS):
@@ -440,14 +442,14 @@ class Bench:
             self.breathe()
         return False
 
-    def _look_around(self, worker: Worker, queues: Sequence[str]) -> None:
+    def _look_around(self, worker: RecordedWorker, queues: Sequence[str]) -> None:
         if self.capabilities.dead_letters:
             worker.dead_letters(queues)
         if self.capabilities.stats != "none":
             for queue in queues:
                 worker.stats(queue)
 
-    def clean_up(self, watch: Watch | None = None) -> None:
+    def clean_up(self, watch: Watchdog | None = None) -> None:
         """Close what is open and drop the queues, also after a failure; *watch* finds calls that take too long."""
         watch = watch or self.recorder.watch
         if self in self.harness.watch.benches:

@@ -22,8 +22,8 @@ _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
-class Failure:
-    """One test that found a promise broken."""
+class Counterexample:
+    """A test that found a promise broken, and how."""
 
     test: str
     what: str
@@ -60,11 +60,11 @@ class Line:
     tests: int = 0
     """How many tests showed that it is kept."""
 
-    failures: Sequence[Failure] = ()
+    failures: Sequence[Counterexample] = ()
 
 
 @attrs.frozen(kw_only=True)
-class Subject:
+class Examination:
     """What was examined, and how."""
 
     transport: str
@@ -84,7 +84,7 @@ class Subject:
 class Card:
     """The result of a run of the suite."""
 
-    subject: Subject
+    examination: Examination
     lines: Sequence[Line]
     errors: Sequence[str] = ()
     """Errors of the harness or of the suite."""
@@ -101,13 +101,13 @@ class Card:
         return "unknown" if unknown or self.errors else "conformant"
 
     def _is_promised(self, promise: Promise) -> bool:
-        return promise.level == "core" or promise.claimed(self.subject.capabilities)
+        return promise.level == "core" or promise.claimed(self.examination.capabilities)
 
 
 def card(
     findings: Iterable[Finding],
     *,
-    subject: Subject,
+    examination: Examination,
     met: Mapping[str, int] = _NOTHING,
     hooks: Mapping[str, int] = _NOTHING,
     defined: Iterable[str] = (),
@@ -120,7 +120,7 @@ def card(
     Args:
         findings: The findings of all tests that were run.
 
-        subject: What was examined.
+        examination: What was examined, and how.
 
         met: How often each situation was met.
 
@@ -136,9 +136,9 @@ def card(
     broken = {name for one in findings if one.status == "broken" for name in one.promises}
     broken -= {promise.id for promise in promises}
     promises = (*promises, *(promise for promise in PROMISES.values() if promise.id in broken))
-    lines = [_line(promise, findings, met, subject.capabilities, deviations) for promise in promises]
+    lines = [_line(promise, findings, met, examination.capabilities, deviations) for promise in promises]
     return Card(
-        subject=subject,
+        examination=examination,
         lines=lines,
         errors=(
             *_errors(findings, {promise.id for promise in promises}),
@@ -218,9 +218,9 @@ def _below(counts: Mapping[str, tuple[int, int]]) -> str:
     )
 
 
-def _failure(finding: Finding, promise: Promise) -> Failure:
+def _failure(finding: Finding, promise: Promise) -> Counterexample:
     history = finding.histories.get(promise.id, finding.history)
-    return Failure(
+    return Counterexample(
         test=finding.test,
         what=finding.what,
         program=finding.program or in_words(history),

@@ -26,7 +26,7 @@ from relevo_conformance import report
 from relevo_conformance._apart import Log, apart
 from relevo_conformance._jsonline import dump, load
 from relevo_conformance._naming import harness_of, known
-from relevo_conformance.card import Card, Failure, Line
+from relevo_conformance.card import Card, Counterexample, Line
 from relevo_conformance.checker import Violation, check
 from relevo_conformance.examination import Finding
 from relevo_conformance.harness import Harness
@@ -209,7 +209,9 @@ def run(
         card = trial.run(progress, found)
     problems: list[str] = []
     log.at("the replay of the histories of failures")
-    card = _with_commands(card, kind, options, histories, problems, _Again(trial.harness, card.subject.capabilities))
+    card = _with_commands(
+        card, kind, options, histories, problems, _Again(trial.harness, card.examination.capabilities)
+    )
     if as_json:
         out.write(report.to_json(card))
     else:
@@ -429,7 +431,7 @@ def _with_commands(
     """Write the histories of the failures, and return *card* with their files and the commands that repeat them."""
     taken: dict[Path, Sequence[Record]] = {}
 
-    def kept(line: Line, failure: Failure) -> Failure:
+    def kept(line: Line, failure: Counterexample) -> Counterexample:
         rerun = _command(card, kind, options, "--only", line.promise.id)
         if not failure.history:
             return attrs.evolve(failure, replay=rerun)
@@ -448,7 +450,7 @@ def _with_commands(
 
     command = _command(card, kind, options)
     lines = list(map(with_commands, card.lines))
-    return attrs.evolve(card, lines=lines, subject=attrs.evolve(card.subject, command=command))
+    return attrs.evolve(card, lines=lines, examination=attrs.evolve(card.examination, command=command))
 
 
 def _can_be_written(folder: Path, file: Path | None, option: str) -> None:
@@ -490,7 +492,7 @@ def _command(card: Card, kind: str, options: Mapping[str, str], *more: str) -> s
     for name, value in options.items():
         words += ["--option", f"{name}={masked_url(value) if '://' in value else value}"]
     if "--replay" not in more:
-        words += ["--profile", card.subject.profile, "--seed", str(card.subject.seed)]
+        words += ["--profile", card.examination.profile, "--seed", str(card.examination.seed)]
     words += more
     return shlex.join(words)
 

@@ -25,7 +25,7 @@ from relevo_conformance.verdict import (
     is_a_persons,
     raised_in,
 )
-from relevo_conformance.watch import Stage, Watch
+from relevo_conformance.watch import Stage, Watchdog
 
 HANGS = 3
 """The number of tests of a class that may hang before the others are skipped."""
@@ -123,7 +123,7 @@ class Contract:
                 cls._start_again()
 
     @classmethod
-    def _counted(cls, watch: Watch, act: Callable[[], Result]) -> Result:
+    def _counted(cls, watch: Watchdog, act: Callable[[], Result]) -> Result:
         """Return what *act* returns; count a failure for a missing event if nothing was ever handed out."""
         __tracebackhide__ = True
         looks = watch.vain_looks
@@ -136,7 +136,7 @@ class Contract:
     @classmethod
     def _open_harness(cls) -> None:
         cls.stage = Stage()
-        watch = Watch(cls.harness_type.call_timeout)
+        watch = Watchdog(cls.harness_type.call_timeout)
         cls.harness = cls._play("__init__", watch, cls.harness_type)
         cls.harness.watch = watch
         cls._play("capabilities", watch, lambda: cls.harness.capabilities)
@@ -146,7 +146,7 @@ class Contract:
         """Clean up after a test that hung, as far as that can be done, and open another harness."""
         cls.hung += 1
         left = cls.harness
-        stage, watch = Stage(), Watch(left.call_timeout)
+        stage, watch = Stage(), Watchdog(left.call_timeout)
 
         def clean_up() -> None:
             for bench in left.watch.benches:
@@ -160,7 +160,7 @@ class Contract:
             cls._open_harness()
 
     @classmethod
-    def _play(cls, hook: str, watch: Watch, act: Callable[[], Result]) -> Result:
+    def _play(cls, hook: str, watch: Watchdog, act: Callable[[], Result]) -> Result:
         """Return what *act*, a call of the harness, returns."""
         name = cls.harness_type.__name__
         tell = functools.partial(HarnessError, name, hook)

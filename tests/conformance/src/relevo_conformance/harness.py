@@ -20,7 +20,7 @@ from relevo_conformance._world import Violation
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.history import Record
 from relevo_conformance.verdict import claims_of
-from relevo_conformance.watch import Watch
+from relevo_conformance.watch import Watchdog
 
 LONGEST_SLEEP = 30.0
 """The longest time in seconds that the suite lets pass on a real clock."""
@@ -323,9 +323,9 @@ class Harness(ABC):
             return claims_of(transport)
 
     @cached_property
-    def watch(self) -> Watch:
+    def watch(self) -> Watchdog:
         """The calls that are in flight, with their deadlines."""
-        return Watch(type(self).call_timeout)
+        return Watchdog(type(self).call_timeout)
 
     def has(self, hook: str) -> bool:
         """Return whether this harness has the optional *hook*."""

@@ -29,7 +29,7 @@ from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.harness import Harness
 from relevo_conformance.history import Way, tally
 from relevo_conformance.strategy import Recipe
-from relevo_conformance.worker import Worker
+from relevo_conformance.worker import RecordedWorker
 
 QUEUES = 3
 WORKERS = 2
@@ -50,7 +50,7 @@ Drawn = TypeVar("Drawn")
 class Held:
     """A delivery and who received it."""
 
-    worker: Worker
+    worker: RecordedWorker
     delivery: Delivery
 
     def __repr__(self) -> str:
@@ -579,17 +579,17 @@ class TransportMachine(RuleBasedStateMachine):
         return self.bench.harness.has(hook)
 
     @contextmanager
-    def _faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
+    def _faulty(self, worker: RecordedWorker, fault: Fault) -> Iterator[None]:
         """Let a write of *worker* fail, and ignore the error of its call."""
         with self.bench.recorder.faulty(worker, fault), suppress(TransportError, ConfigurationError):
             yield
 
-    def _bury(self, worker: Worker, held: Held, died: DeadLetter) -> list[str]:
+    def _bury(self, worker: RecordedWorker, held: Held, died: DeadLetter) -> list[str]:
         """Dead-letter *held*; return the refs of all dead letters."""
         worker.settles(held.delivery, died)
         return [entry.ref for entry in worker.dead_letters(self.bench.queues)]
 
-    def _worker_of(self, held: Held) -> Worker:
+    def _worker_of(self, held: Held) -> RecordedWorker:
         """Return the worker that received it, or another one if that one has gone."""
         return held.worker if held.worker.alive else self.workers[0]
 

@@ -1,7 +1,7 @@
 """
 Drive transports, and record what happens; each record is checked when it is made.
 
-A :class:`Worker` stands for a process: it has a transport of its own, and can be killed.
+A :class:`RecordedWorker` stands for a process: it has a transport of its own, and can be killed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from relevo_conformance.checker import Judge, Violation
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.harness import Harness, HookMissing
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text, is_a_persons, raised_in
-from relevo_conformance.watch import Watch
-from relevo_conformance.worker import Worker
+from relevo_conformance.watch import Watchdog
+from relevo_conformance.worker import RecordedWorker
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ class Recorder:
         self.watch = harness.watch
         self.raising = raising
         self.records: list[history.Record] = []
-        self.workers: list[Worker] = []
+        self.workers: list[RecordedWorker] = []
         self.transactions = itertools.count(1)
         self.hooks: Counter[str] = Counter()
         """How often each hook of the harness was called; a hook that was never called is not tested."""
@@ -64,16 +64,16 @@ class Recorder:
 
     # --- workers and faults of the store --------------------------------------------------------------
 
-    def worker(self) -> Worker:
+    def worker(self) -> RecordedWorker:
         """Return a new worker."""
         name = f"worker {len(self.workers) + 1}"
         op = self.began(name, history.Open())
-        worker = Worker(self, name, self._opened())
+        worker = RecordedWorker(self, name, self._opened())
         self.workers.append(worker)
         self.ended(op)
         return worker
 
-    def kill(self, worker: Worker) -> None:
+    def kill(self, worker: RecordedWorker) -> None:
         """Let *worker* vanish."""
         worker.alive = False
         op = self.began(worker.name, history.Kill())
@@ -92,7 +92,7 @@ class Recorder:
         self.hook("advance", lambda: self.harness.advance(seconds), wait=0.0 if self.harness.fake else seconds)
 
     @contextmanager
-    def broken(self, worker: Worker, breakage: Breakage) -> Iterator[None]:
+    def broken(self, worker: RecordedWorker, breakage: Breakage) -> Iterator[None]:
         """Break the store beneath *worker* for its next send, and repair it at the end."""
         with self.entered("broken_send", lambda: self.harness.broken_send(worker.transport, breakage)):
             self.ended(self.began(worker.name, history.Break(breakage)))
@@ -100,7 +100,7 @@ class Recorder:
         self.ended(self.began(worker.name, history.Mend()))
 
     @contextmanager
-    def faulty(self, worker: Worker, fault: Fault) -> Iterator[None]:
+    def faulty(self, worker: RecordedWorker, fault: Fault) -> Iterator[None]:
         """Let a write of *worker*'s next call fail, and repair the store at the end."""
         with self.entered("broken", lambda: self.harness.broken(worker.transport, fault)):
             self.ended(self.began(worker.name, history.Break(fault.moment, fault.at)))
@@ -108,14 +108,14 @@ class Recorder:
         self.ended(self.began(worker.name, history.Mend()))
 
     @contextmanager
-    def turnstile(self, worker: Worker, stop: Callable[[], None]) -> Iterator[None]:
+    def turnstile(self, worker: RecordedWorker, stop: Callable[[], None]) -> Iterator[None]:
         """Call *stop* between any two steps of *worker*."""
         with self.entered("turnstile", lambda: self.harness.turnstile(worker.transport, stop)):
             yield
 
     # --- the harness ------------------------------------------------------------------------------------
 
-    def hook(self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watch | None = None) -> Result:
+    def hook(self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watchdog | None = None) -> Result:
         """
         Return what the hook *name* returns.
 
@@ -128,7 +128,7 @@ class Recorder:
         return self._guarded(name, act, wait=wait, watch=watch)
 
     def _guarded(
-        self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watch | None = None
+        self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watchdog | None = None
     ) -> Result:
         kind = type(self.harness).__name__
         watch = watch or self.watch

@@ -26,7 +26,7 @@ from relevo_conformance.harness import LONGEST_SLEEP, Harness, HookMissing
 from relevo_conformance.model import identity
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text
-from relevo_conformance.worker import RecordedTransaction, Worker
+from relevo_conformance.worker import RecordedTransaction, RecordedWorker
 
 _OUTBOX = "outbox/"
 
@@ -162,7 +162,7 @@ class _Player:
         self.bench = Bench(harness, deadline=self.deadline)
         self.bench.queues = tuple(self.names.new(name) for name in self.names.names if not name.startswith(_OUTBOX))
         self.recorder = self.bench.recorder = Recorder(harness, raising=False)
-        self.workers: dict[str, Worker] = {}
+        self.workers: dict[str, RecordedWorker] = {}
         self.ended = {record.op: record for record in records if isinstance(record, history.Returned)}
         self.last = self._last_of_transactions()
         self.ways = {
@@ -254,7 +254,7 @@ class _Player:
         """Record a difference from the original history."""
         self.recorder.ended(self.recorder.began("replay", history.Remark(text)))
 
-    def worker(self, name: str) -> Worker:
+    def worker(self, name: str) -> RecordedWorker:
         """Return the worker for *name*; one that was open before the history began is opened now."""
         if name not in self.workers:
             self.workers[name] = self.recorder.worker()

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from relevo_conformance.card import Card, Failure, Line, Status
+from relevo_conformance.card import Card, Counterexample, Line, Status
 
 _STYLES: Mapping[Status, str] = {
     "PASS": "green",
@@ -40,17 +40,17 @@ def _summary(card: Card) -> str:
 
 
 def _circumstances(card: Card) -> str:
-    subject = card.subject
-    seed = "" if subject.seed is None else f", seed {subject.seed}"
-    versions = ", ".join(f"{name} {version}" for name, version in subject.versions.items())
-    return f"profile {subject.profile}{seed}, {subject.duration:.0f} s; {versions}"
+    examination = card.examination
+    seed = "" if examination.seed is None else f", seed {examination.seed}"
+    versions = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
+    return f"profile {examination.profile}{seed}, {examination.duration:.0f} s; {versions}"
 
 
 def _exercised(line: Line) -> str:
     return ", ".join(f"{situation} {times}" for situation, (times, _) in line.met.items())
 
 
-def _failed(card: Card) -> Iterator[tuple[Line, Failure]]:
+def _failed(card: Card) -> Iterator[tuple[Line, Counterexample]]:
     for line in card.lines:
         if line.status in ("FAIL", "DEVIATES"):
             yield from ((line, failure) for failure in line.failures)
@@ -79,7 +79,7 @@ def _print(card: Card, console: Console) -> None:
             Text(str(line.tests or "")),
             Text(line.why or _exercised(line), style="dim"),
         )
-    console.print(Text(f"{card.subject.transport}, driven by {card.subject.harness}", style="bold"))
+    console.print(Text(f"{card.examination.transport}, driven by {card.examination.harness}", style="bold"))
     console.print()
     console.print(table)
     for line in card.lines:
@@ -113,11 +113,11 @@ def _print_failures(line: Line, console: Console) -> None:
         console.print(Text(f"\n  and {more} more tests; --report has them all", style="dim"))
 
 
-def _doubt(failure: Failure) -> str:
+def _doubt(failure: Counterexample) -> str:
     return "" if failure.reproduced else " (not reproduced in a second try; the history shows it)"
 
 
-def _alone(failure: Failure) -> str:
+def _alone(failure: Counterexample) -> str:
     match failure.replays:
         case True:
             return ""
@@ -132,17 +132,17 @@ def _alone(failure: Failure) -> str:
 
 def to_dict(card: Card) -> dict[str, object]:
     """Return *card* as values of JSON."""
-    subject = card.subject
+    examination = card.examination
     return {
         "verdict": card.verdict,
-        "transport": subject.transport,
-        "harness": subject.harness,
-        "profile": subject.profile,
-        "seed": subject.seed,
-        "duration": round(subject.duration, 3),
-        "versions": dict(subject.versions),
-        "command": subject.command,
-        "capabilities": attrs.asdict(subject.capabilities),
+        "transport": examination.transport,
+        "harness": examination.harness,
+        "profile": examination.profile,
+        "seed": examination.seed,
+        "duration": round(examination.duration, 3),
+        "versions": dict(examination.versions),
+        "command": examination.command,
+        "capabilities": attrs.asdict(examination.capabilities),
         "summary": counted(card),
         "promises": [_line_to_dict(line) for line in card.lines],
         "errors": list(card.errors),
@@ -177,10 +177,10 @@ def to_json(card: Card) -> str:
 
 def properties(card: Card) -> Mapping[str, str]:
     """Return the properties of the whole run in JUnit's XML."""
-    about = {"verdict": card.verdict, "profile": card.subject.profile, "seed": str(card.subject.seed)}
+    about = {"verdict": card.verdict, "profile": card.examination.profile, "seed": str(card.examination.seed)}
     met = {f"met: {situation}": str(times) for situation, times in card.met.items()}
     hooks = {f"hook: {name}": str(calls) for name, calls in card.hooks.items()}
-    return {**about, **card.subject.versions, **met, **hooks}
+    return {**about, **card.examination.versions, **met, **hooks}
 
 
 def to_junit(card: Card) -> str:
@@ -188,18 +188,18 @@ def to_junit(card: Card) -> str:
     counts = counted(card)
     root = ET.Element(
         "testsuite",
-        name=f"relevo-conformance {card.subject.transport}",
+        name=f"relevo-conformance {card.examination.transport}",
         tests=str(len(card.lines) + 1),
         failures=str(counts["FAIL"]),
         errors=str(int(bool(card.errors))),
         skipped=str(counts["UNKNOWN"] + counts["N/A"] + counts["DEVIATES"]),
-        time=f"{card.subject.duration:.3f}",
+        time=f"{card.examination.duration:.3f}",
     )
     about = ET.SubElement(root, "properties")
     for name, value in properties(card).items():
         ET.SubElement(about, "property", name=name, value=value)
     for line in card.lines:
-        case = ET.SubElement(root, "testcase", classname=card.subject.harness, name=line.promise.id)
+        case = ET.SubElement(root, "testcase", classname=card.examination.harness, name=line.promise.id)
         if line.status == "FAIL":
             failure = ET.SubElement(case, "failure", message=line.promise.sentence)
             failure.text = "\n\n".join(map(_in_words, line.failures))
@@ -207,14 +207,14 @@ def to_junit(card: Card) -> str:
             ET.SubElement(case, "skipped", message=f"{line.status}: {line.why}")
         if exercised := _exercised(line):
             ET.SubElement(case, "system-out").text = exercised
-    case = ET.SubElement(root, "testcase", classname=card.subject.harness, name="harness")
+    case = ET.SubElement(root, "testcase", classname=card.examination.harness, name="harness")
     if card.errors:
         ET.SubElement(case, "error", message="the harness is at fault").text = "\n".join(card.errors)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _in_words(failure: Failure) -> str:
+def _in_words(failure: Counterexample) -> str:
     rows = (f"{failure.test}{_doubt(failure)}", failure.what, failure.program, failure.written, failure.replay)
     return "\n".join(row for row in rows if row)
 
@@ -226,7 +226,7 @@ def to_markdown(card: Card) -> str:
     """Return *card* as a page of Markdown."""
     circumstances = _circumstances(card)
     rows = [
-        f"# {card.subject.transport}: {card.verdict}",
+        f"# {card.examination.transport}: {card.verdict}",
         "",
         f"{_summary(card)}. {circumstances[:1].upper()}{circumstances[1:]}.",
         "",

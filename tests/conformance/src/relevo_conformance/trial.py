@@ -18,7 +18,7 @@ from hypothesis import Phase
 from relevo import Capabilities
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_conformance._naming import HARNESSES, TRANSPORTS
-from relevo_conformance.card import Card, Subject, card
+from relevo_conformance.card import Card, Examination, card
 from relevo_conformance.contract import LEFT_OUT
 from relevo_conformance.examination import Finding, Matching, examine, tests_of
 from relevo_conformance.harness import Harness, Observed
@@ -149,7 +149,7 @@ class Trial:
         is_part = bool(self.only) or promises is not None or any(one.what in LEFT_OUT for one in findings)
         return card(
             findings,
-            subject=Subject(
+            examination=Examination(
                 transport=self.name,
                 harness=self.harness.__name__,
                 capabilities=claimed,

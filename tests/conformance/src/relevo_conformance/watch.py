@@ -2,7 +2,7 @@
 Timeouts for foreign calls: a test runs in a thread that can be left behind.
 
 Python cannot end a call that hangs from outside. So the tests of a class run on a :class:`Stage`, a thread
-of its own, and a :class:`Watch` records each call into a transport or a harness while it runs. The thread
+of its own, and a :class:`Watchdog` records each call into a transport or a harness while it runs. The thread
 that waits for the test checks the watch regularly. If a call is overdue, that is the verdict, and the thread of
 the test is abandoned. A call costs two entries in a dict, and no switch to another thread.
 """
@@ -45,7 +45,7 @@ _STANDARD = frozenset({Path(threading.__file__).parent, Path(asyncio.__file__).p
 """Folders of the standard library in which threads wait."""
 
 
-class Watch:
+class Watchdog:
     """
     Knows which calls are in flight, and when each is overdue.
 
@@ -135,7 +135,7 @@ class Stage:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         threading.Thread(target=self._play, name="relevo-conformance", daemon=True).start()
 
-    def run(self, watch: Watch, act: Callable[[], Result], tell: Tell) -> Result:
+    def run(self, watch: Watchdog, act: Callable[[], Result], tell: Tell) -> Result:
         """
         Return what *act* returns, or raise what it raises, as a direct call would.
 

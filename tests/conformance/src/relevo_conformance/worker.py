@@ -41,7 +41,7 @@ from relevo_conformance import answer, history, promise
 from relevo_conformance._world import Violation
 from relevo_conformance.harness import Transaction
 from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, claims_of, error_text, is_a_persons
-from relevo_conformance.watch import Watch
+from relevo_conformance.watch import Watchdog
 
 if TYPE_CHECKING:
     from relevo_conformance.recorder import Recorder
@@ -56,7 +56,7 @@ _PAUSES = 20
 """The least number of receives within one wait, also if it is short."""
 
 
-class Worker:
+class RecordedWorker:
     """A worker with a transport of its own; its methods are those of the transport, recorded."""
 
     def __init__(self, recorder: Recorder, name: str, transport: Transport) -> None:
@@ -212,7 +212,7 @@ class Worker:
         self.alive = False
         self._note(history.Close(), self.transport.close, lambda _: None)
 
-    def clean_up(self, watch: Watch) -> None:
+    def clean_up(self, watch: Watchdog) -> None:
         """Close the transport of a test that has its verdict, or gets another one."""
 
         def hung(why: str) -> BaseException:
@@ -323,7 +323,7 @@ class Worker:
 class RecordedTransaction:
     """A transaction of the application, recorded."""
 
-    def __init__(self, worker: Worker, transaction: Transaction, number: int) -> None:
+    def __init__(self, worker: RecordedWorker, transaction: Transaction, number: int) -> None:
         self._worker = worker
         self._transaction = transaction
         self._number = number
