@@ -27,9 +27,9 @@ from relevo._transport.envelope import Envelope
 from relevo._worker.decision import traced
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
-from relevo.ext.mail._book import MAX_ENTRIES, Book, Entry, Shelf
+from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
 from relevo.ext.mail._incident import deaths, failed, frame_in, frame_of, key_of_failure, loss
-from relevo.ext.mail._text import WIDTH, Item, Letterhead, composed, line, masked, summary
+from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, composed, line, masked, summary
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
@@ -789,8 +789,8 @@ def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
         source=source, host=host, process=1, sender="r@web1", recipients=["Dev <dev@example.org>"], arguments=True
     )
     for incident in incidents:
-        entry = Entry(summary(incident), 0.0, 0.0, 1)
-        mail = composed([Item(key=incident.key, entry=entry, incident=incident)], letterhead, now=0.0)
+        group = FailureGroup(summary(incident), 0.0, 0.0, 1)
+        mail = composed([MailSection(key=incident.key, group=group, incident=incident)], letterhead, now=0.0)
 
         assert not [name for name, each in mail.items() if len(str(each).splitlines()) > 1]
         again = message_from_bytes(mail.as_bytes(), policy=policy.default)
@@ -869,7 +869,9 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
     with pytest.raises(ValueError, match="bottom") as found:
         deep(60)
     incident = failed(delivery_of(), failure_of("deep", found.value), frame_of(found.value), at=0.0)
-    mail = composed([Item(key=incident.key, entry=Entry("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0)
+    mail = composed(
+        [MailSection(key=incident.key, group=FailureGroup("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0
+    )
 
     text = body_of(mail)
     assert "The end of a longer traceback" in text

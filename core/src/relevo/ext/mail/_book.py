@@ -26,7 +26,7 @@ _MAX_FILE = 4 * 1024 * 1024
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Entry(msgspec.Struct):
+class FailureGroup(msgspec.Struct):
     """Failures of one kind."""
 
     what: str
@@ -47,7 +47,7 @@ class Entry(msgspec.Struct):
 class Book(msgspec.Struct):
     """The failures that wait for a mail, and the mails that were sent."""
 
-    entries: dict[str, Entry] = {}
+    entries: dict[str, FailureGroup] = {}
     sent: list[float] = []
     lost_leases: dict[str, int] = {}
     """The number of known lost leases, by event."""
@@ -60,7 +60,7 @@ class Book(msgspec.Struct):
             key, what = OTHERS, "other failures"
         mine = self.entries.get(key)
         if mine is None:
-            mine = self.entries[key] = Entry(what, since, last)
+            mine = self.entries[key] = FailureGroup(what, since, last)
         elif not mine.count:
             mine.since = since
         mine.count += count
@@ -79,7 +79,7 @@ class Book(msgspec.Struct):
             self.lost_leases.pop(next(iter(self.lost_leases)))
         return True
 
-    def claim(self, now: float, *, every: float, most: int) -> dict[str, Entry]:
+    def claim(self, now: float, *, every: float, most: int) -> dict[str, FailureGroup]:
         """Return what to mail now, in one mail, and note it as mailed; nothing if the limit of mails is reached."""
         if self._room(now, most) > 0.0:
             return {}
@@ -92,7 +92,7 @@ class Book(msgspec.Struct):
             self.sent.append(now)
         return dict(sorted(claimed.items(), key=lambda item: item[1].since))
 
-    def give_back(self, claimed: Mapping[str, Entry], at: float) -> None:
+    def give_back(self, claimed: Mapping[str, FailureGroup], at: float) -> None:
         """Note that what was *claimed* at that time could not be mailed."""
         for key, each in claimed.items():
             self.note(key, each.what, each.count, since=each.since, last=each.last)
@@ -107,7 +107,7 @@ class Book(msgspec.Struct):
         waits = [left for each in self.entries.values() if (left := self._left(each, now, every)) is not None]
         return max(min(waits), self._room(now, most)) if waits else None
 
-    def _left(self, entry: Entry, now: float, every: float) -> float | None:
+    def _left(self, entry: FailureGroup, now: float, every: float) -> float | None:
         """Return the seconds until *entry* may be mailed; if the clock was set back, it may be mailed now."""
         if not entry.count:
             return None
@@ -125,7 +125,7 @@ class Book(msgspec.Struct):
             self.entries.pop(min(over, key=lambda key: self.entries[key].mailed or 0.0))
 
 
-def _is_mailed_by_another(entry: Entry) -> bool:
+def _is_mailed_by_another(entry: FailureGroup) -> bool:
     if entry.witness is None or entry.witness == os.getpid():
         return False
     try:

@@ -19,10 +19,10 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo.ext.mail._book import OTHERS, Entry, Shelf
+from relevo.ext.mail._book import OTHERS, FailureGroup, Shelf
 from relevo.ext.mail._incident import Incident
 from relevo.ext.mail._options import MailOptions, Server
-from relevo.ext.mail._text import Item, Letterhead, composed, summary
+from relevo.ext.mail._text import Letterhead, MailSection, composed, summary
 
 _log = getLogger("relevo.ext.mail")
 
@@ -70,7 +70,7 @@ class _Box:
     """The number of requested flushes; ``answered`` is the number of those that are done."""
 
     answered: int = 0
-    claimed: tuple[dict[str, Entry], float] | None = None
+    claimed: tuple[dict[str, FailureGroup], float] | None = None
     """The contents of the mail that is being sent, and when they were claimed."""
 
     failed_at: float | None = None
@@ -293,7 +293,7 @@ class Post:
                     if pile.incident is not None and len(self._details) < MAX_PILES:
                         self._details.setdefault(key, pile.incident)
 
-    def _tell(self, claimed: dict[str, Entry], now: float) -> None:
+    def _tell(self, claimed: dict[str, FailureGroup], now: float) -> None:
         host = socket.gethostname()
         letterhead = Letterhead(
             source=self._source,
@@ -303,8 +303,10 @@ class Post:
             recipients=self._options.recipients,
             arguments=self._options.arguments,
         )
-        items = [Item(key=key, entry=entry, incident=self._details.get(key)) for key, entry in claimed.items()]
-        deliver(self._server, composed(items, letterhead, now=now), letterhead, timeout=self._options.timeout)
+        sections = [
+            MailSection(key=key, group=group, incident=self._details.get(key)) for key, group in claimed.items()
+        ]
+        deliver(self._server, composed(sections, letterhead, now=now), letterhead, timeout=self._options.timeout)
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()

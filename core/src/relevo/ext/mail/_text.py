@@ -19,7 +19,7 @@ from relevo._event.codec import Document, context_of, decoded, generic
 from relevo._secret import MASK, masked_url
 from relevo._transport.envelope import Envelope
 from relevo.errors import RelevoError
-from relevo.ext.mail._book import Entry
+from relevo.ext.mail._book import FailureGroup
 from relevo.ext.mail._incident import Incident, without_machinery
 
 WIDTH = 72
@@ -58,11 +58,11 @@ class Letterhead:
 
 
 @attrs.frozen(kw_only=True)
-class Item:
+class MailSection:
     """Failures of one kind, to be mailed."""
 
     key: str
-    entry: Entry
+    group: FailureGroup
     incident: Incident | None
     """One of them, if it happened in this process."""
 
@@ -87,14 +87,14 @@ def summary(incident: Incident) -> str:
     return f"{line(who, _LONGEST_WHO)}: {line(incident.error, _LONGEST_SUBJECT)}"
 
 
-def composed(items: Sequence[Item], letterhead: Letterhead, *, now: float) -> EmailMessage:
-    """Return the mail about *items*, of which there is at least one."""
-    first = items[0]
+def composed(sections: Sequence[MailSection], letterhead: Letterhead, *, now: float) -> EmailMessage:
+    """Return the mail about *sections*, of which there is at least one."""
+    first = sections[0]
     root = first.key.rpartition(" ")[2]
     domain = re.sub(r"[^A-Za-z0-9.-]+", "-", letterhead.source).strip(".-") or "app"
-    others = f" (and {len(items) - 1} more)" if items[1:] else ""
+    others = f" (and {len(sections) - 1} more)" if sections[1:] else ""
     source = line(letterhead.source, _LONGEST_WHO)
-    subject = line(f"{source}: {first.entry.what}", _LONGEST_SUBJECT - len(others)) + others
+    subject = line(f"{source}: {first.group.what}", _LONGEST_SUBJECT - len(others)) + others
     # Folded, a long first word would leave the first line of the header empty, which some programs show as no subject.
     mail = EmailMessage(policy=SMTP.clone(max_line_length=998) if subject.isascii() else SMTP)
     mail["Subject"] = subject
@@ -107,7 +107,7 @@ def composed(items: Sequence[Item], letterhead: Letterhead, *, now: float) -> Em
     mail["In-Reply-To"] = mail["References"] = f"<{root}@{domain}.relevo>"
     mail["Auto-Submitted"] = "auto-generated"
     mail["X-Auto-Response-Suppress"] = "All"
-    mail.set_content("\n".join(_body(items, letterhead)), cte="quoted-printable")
+    mail.set_content("\n".join(_body(sections, letterhead)), cte="quoted-printable")
     return mail
 
 
@@ -116,20 +116,20 @@ def _header_address(text: str) -> Address:
     return Address(display_name=name, addr_spec=bare)
 
 
-def _body(items: Sequence[Item], letterhead: Letterhead) -> Iterator[str]:
-    detailed = [item for item in items if item.incident is not None][:_MOST_SECTIONS]
-    brief = [item for item in items if item not in detailed]
-    if items[1:]:
-        total = sum(item.entry.count for item in items)
-        yield from _wrapped(f"{len(items)} different failures, {total} in all.")
+def _body(sections: Sequence[MailSection], letterhead: Letterhead) -> Iterator[str]:
+    detailed = [section for section in sections if section.incident is not None][:_MOST_SECTIONS]
+    brief = [section for section in sections if section not in detailed]
+    if sections[1:]:
+        total = sum(section.group.count for section in sections)
+        yield from _wrapped(f"{len(sections)} different failures, {total} in all.")
         yield ""
-    for item in detailed:
-        yield from _section(item, letterhead)
+    for section in detailed:
+        yield from _section(section, letterhead)
         yield ""
         yield "-" * 20
         yield ""
-    for item in brief[:_MOST_LINES]:
-        yield from _wrapped(f"{item.entry.what} ({_times(item.entry)})", margin=2)
+    for section in brief[:_MOST_LINES]:
+        yield from _wrapped(f"{section.group.what} ({_times(section.group)})", margin=2)
         yield ""
     if brief[_MOST_LINES:]:
         yield from _wrapped(f"… and {len(brief) - _MOST_LINES} more.")
@@ -138,9 +138,9 @@ def _body(items: Sequence[Item], letterhead: Letterhead) -> Iterator[str]:
     yield from _wrapped("All of it is in the log, and what is dead: relevo dead list")
 
 
-def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
-    incident = item.incident
-    assert incident is not None  # noqa: S101 - an item without one is only listed
+def _section(section: MailSection, letterhead: Letterhead) -> Iterator[str]:
+    incident = section.incident
+    assert incident is not None  # noqa: S101 - a section without one is only listed
     envelope = incident.delivery.envelope
     document = _document(envelope)
     yield from _wrapped(_headline(incident))
@@ -157,7 +157,7 @@ def _section(item: Item, letterhead: Letterhead) -> Iterator[str]:
         ("attempt", _attempt(incident)),
         ("reason", incident.reason),
         ("next", _next(incident)),
-        ("times", _times(item.entry)),
+        ("times", _times(section.group)),
         ("host", f"{letterhead.host}, process {letterhead.process}"),
     ]
     for name, value in facts:
@@ -213,10 +213,10 @@ def _next(incident: Incident) -> str:
     return f"the listener is run again at {_time(incident.due)}"
 
 
-def _times(entry: Entry) -> str:
-    if entry.count == 1:
-        return f"once, at {_time(entry.since)}"
-    return f"{entry.count} times, {_time(entry.since)} to {_time(entry.last)}"
+def _times(group: FailureGroup) -> str:
+    if group.count == 1:
+        return f"once, at {_time(group.since)}"
+    return f"{group.count} times, {_time(group.since)} to {_time(group.last)}"
 
 
 def _time(seconds: float) -> str:
