@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Note, Presence
-from relevo._worker.evidence import GRACE, Absences, Begin, CrashLoop, Fate, Verdict, Wait, judged
+from relevo._worker.evidence import GRACE, Absences, CrashLoop, Fate, MayBegin, Verdict, Wait, judged
 
 NAMES = "abcdef"
 fates = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Fate), min_size=len(NAMES), max_size=len(NAMES))
@@ -44,7 +44,7 @@ def test_the_deaths_that_are_kept_never_name_one_that_is_there(
 ) -> None:
     verdict = _judged(note, known, fate)
 
-    if isinstance(verdict, Begin):
+    if isinstance(verdict, MayBegin):
         assert len(verdict.deaths) <= 2
         assert len(set(verdict.deaths)) == len(verdict.deaths)
         new = set(verdict.deaths) - set(known)
@@ -56,15 +56,15 @@ def _all(fate: Fate) -> dict[str, Fate]:
 
 
 def test_a_suspect_without_a_note_is_begun_and_accuses_nothing() -> None:
-    assert _judged(None, [], _all(Fate.GONE)) == Begin()
+    assert _judged(None, [], _all(Fate.GONE)) == MayBegin()
 
 
 def test_a_process_that_is_gone_is_a_death() -> None:
-    assert _judged(Note(by="a"), [], _all(Fate.GONE)) == Begin(("a",))
+    assert _judged(Note(by="a"), [], _all(Fate.GONE)) == MayBegin(("a",))
 
 
 def test_a_process_that_may_be_gone_is_counted_until_the_verdict() -> None:
-    assert _judged(Note(by="b"), ["a"], _all(Fate.AWAY)) == Begin(("a", "b"))
+    assert _judged(Note(by="b"), ["a"], _all(Fate.AWAY)) == MayBegin(("a", "b"))
     assert _judged(Note(by="c"), ["a", "b"], _all(Fate.AWAY)) == Wait()
     assert _judged(Note(by="c"), ["a", "b"], _all(Fate.GONE)) == CrashLoop(("a", "b", "c"))
 
@@ -72,21 +72,21 @@ def test_a_process_that_may_be_gone_is_counted_until_the_verdict() -> None:
 def test_a_process_that_is_back_is_struck_off() -> None:
     fate = _all(Fate.GONE) | {"b": Fate.ALIVE}
 
-    assert _judged(Note(by="c"), ["a", "b"], fate) == Begin(("a", "c"))
+    assert _judged(Note(by="c"), ["a", "b"], fate) == MayBegin(("a", "c"))
 
 
 def test_a_process_that_was_told_to_end_is_no_death() -> None:
-    assert _judged(Note(by="c", excused=True), ["a", "b"], _all(Fate.GONE)) == Begin(("a", "b"))
+    assert _judged(Note(by="c", excused=True), ["a", "b"], _all(Fate.GONE)) == MayBegin(("a", "b"))
 
 
 def test_a_process_that_lives_gets_its_turn_but_not_for_ever() -> None:
     assert _judged(Note(by="a"), [], _all(Fate.ALIVE)) == Wait()
-    assert _judged(Note(by="a"), [], _all(Fate.ALIVE), patient=False) == Begin()
+    assert _judged(Note(by="a"), [], _all(Fate.ALIVE), patient=False) == MayBegin()
 
 
 @pytest.mark.parametrize("fate", [Fate.SELF, Fate.UNKNOWN])
 def test_the_process_that_asks_and_one_that_cannot_be_read_are_no_deaths(fate: Fate) -> None:
-    assert _judged(Note(by="a"), [], _all(fate)) == Begin()
+    assert _judged(Note(by="a"), [], _all(fate)) == MayBegin()
 
 
 # --- how long a worker has been away ------------------------------------------------------------------

@@ -12,9 +12,9 @@ from hypothesis import given, strategies as st
 from relevo import Ack, DeadLetter, Delivery, Envelope, Failure, Lost, Nack, Outcome, Release, Unreadable, wire
 from relevo._execution.cell import Cell, Running
 from relevo._execution.pipe import (
+    Answer,
     Ended,
     GarbledError,
-    Kept,
     Message,
     Pipe,
     Progressed,
@@ -103,7 +103,7 @@ def test_no_field_of_an_envelope_or_a_delivery_is_forgotten() -> None:
 @pytest.mark.parametrize("size", [0, 1, 70_000])
 def test_a_message_is_whole_however_it_is_cut(pair: Pair, size: int) -> None:
     pipe, there = pair
-    sent: list[Message] = [Progressed(b"x" * size), Ended(1, "ack"), Kept(is_held=True)]
+    sent: list[Message] = [Progressed(b"x" * size), Ended(1, "ack"), Answer(is_held=True)]
     other, cut = socket.socketpair()
     with other, cut:
         writer = Pipe(other)
@@ -151,10 +151,10 @@ def test_an_outcome_that_nobody_knows_is_told() -> None:
 
 def test_the_end_of_the_other_side_is_heard_after_what_it_said(pair: Pair) -> None:
     pipe, there = pair
-    Pipe(there).send(Kept(is_held=False))
+    Pipe(there).send(Answer(is_held=False))
     there.close()
 
-    assert pipe.receive() == Kept(is_held=False)
+    assert pipe.receive() == Answer(is_held=False)
     assert pipe.receive() is None
 
 

@@ -25,12 +25,12 @@ from relevo._app.load import app_named
 from relevo._execution.cell import Cell
 from relevo._execution.pipe import (
     CUT_OFF,
+    Answer,
     Failed,
-    Finding,
     Hello,
-    Kept,
     Message,
     Pipe,
+    ProcessChange,
     Progressed,
     Ready,
     Runs,
@@ -66,7 +66,7 @@ class Child:
         self._running = ""
         """The listener whose changes to the process have not been checked yet."""
 
-        self._findings: list[Finding] = []
+        self._changes: list[ProcessChange] = []
 
     def run(self, hello: Hello) -> None:
         """Make the application that *hello* describes, and work until the parent closes its end."""
@@ -94,7 +94,7 @@ class Child:
             outcome = handle(delivery_of(work))
             self._look()
             ended = ended_of(outcome, work.number)
-            ended.findings, self._findings = self._findings, []
+            ended.changes, self._changes = self._changes, []
             self._say(ended)
 
     def _say(self, message: Message) -> None:
@@ -118,7 +118,7 @@ class Child:
     def _progressed(self, delivery: Delivery, state: bytes) -> None:
         self._say(Progressed(state))
         kept = self._heard()
-        if not isinstance(kept, Kept):
+        if not isinstance(kept, Answer):
             os._exit(CUT_OFF)
         if not kept.is_held:
             raise LeaseLostError(delivery.queue, delivery)
@@ -127,7 +127,7 @@ class Child:
 
     def _runs(self, delivery: Delivery, listener_id: str) -> None:
         self._say(Runs(listener_id))
-        if not isinstance(self._heard(), Kept):
+        if not isinstance(self._heard(), Answer):
             os._exit(CUT_OFF)
 
     def begin(self, listener_id: str, limit: float) -> None:
@@ -153,7 +153,9 @@ class Child:
         A signal handler of that listener can interrupt this with an exception, so it is called again until it is done.
         """
         if self._running:
-            self._findings += [Finding(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()]
+            self._changes += [
+                ProcessChange(self._running, each.name, each.text, fate) for each, fate in self._keeper.look()
+            ]
             self._running = ""
 
 

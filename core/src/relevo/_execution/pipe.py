@@ -79,7 +79,7 @@ class Runs(msgspec.Struct, array_like=True, tag=True):
     listener_id: str
 
 
-class Kept(msgspec.Struct, array_like=True, tag=True):
+class Answer(msgspec.Struct, array_like=True, tag=True):
     """The answer to :class:`Progressed` or :class:`Runs`."""
 
     is_held: bool
@@ -88,7 +88,7 @@ class Kept(msgspec.Struct, array_like=True, tag=True):
     problem: str = ""
 
 
-class Finding(msgspec.Struct, array_like=True, frozen=True):
+class ProcessChange(msgspec.Struct, array_like=True, frozen=True):
     """A change that a listener made to its process."""
 
     listener_id: str
@@ -112,7 +112,7 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
     reason: str = ""
     error: str = ""
     death: str | None = None
-    findings: list[Finding] = []
+    changes: list[ProcessChange] = []
     """The changes that its listeners made to the process."""
 
     failures: tuple[Failure, ...] = ()
@@ -120,10 +120,10 @@ class Ended(msgspec.Struct, array_like=True, tag=True):
     @property
     def is_last(self) -> bool:
         """Whether the process must not get another delivery."""
-        return any(each.fate == "replaced" for each in self.findings)
+        return any(each.fate == "replaced" for each in self.changes)
 
 
-Message = Hello | Ready | Failed | Work | Progressed | Runs | Kept | Ended
+Message = Hello | Ready | Failed | Work | Progressed | Runs | Answer | Ended
 
 
 class GarbledError(Exception):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 
-from relevo._execution.pipe import Finding, Hello, frame_of, work_of
+from relevo._execution.pipe import Hello, ProcessChange, frame_of, work_of
 from relevo._execution.slot import Slot, SlotOptions
 from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.envelope import Envelope
@@ -223,9 +223,9 @@ class ProcessExecutor(Executor):
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         self._ended.put((delivery, outcome))
 
-    def found(self, findings: Iterable[Finding]) -> None:
+    def found(self, changes: Iterable[ProcessChange]) -> None:
         """Log what listeners changed in their process, each kind of change once per listener."""
-        for each in findings:
+        for each in changes:
             kind = (each.listener_id, each.name)
             with self._free:
                 is_new = kind not in self._logged

@@ -13,12 +13,12 @@ from typing import Protocol
 import attrs
 
 from relevo._execution.pipe import (
+    Answer,
     Ended,
     Failed,
-    Finding,
     GarbledError,
     Hello,
-    Kept,
+    ProcessChange,
     Progressed,
     Ready,
     Runs,
@@ -75,7 +75,7 @@ class Host(Protocol):
         """Note how a delivery ended."""
         ...
 
-    def found(self, findings: Sequence[Finding]) -> None:
+    def found(self, changes: Sequence[ProcessChange]) -> None:
         """Log what listeners changed in their process."""
         ...
 
@@ -304,7 +304,7 @@ class Slot:
                 except Exception:  # noqa: BLE001 - a failed note must not end the slot
                     _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-                child.pipe.send(Kept(is_held=True))
+                child.pipe.send(Answer(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
             try:
                 outcome = outcome_of(message)
@@ -313,8 +313,8 @@ class Slot:
             child.served += 1
             outcome = self._with_output(child, outcome)
             self._task = None
-            if message.findings:
-                self._host.found(message.findings)
+            if message.changes:
+                self._host.found(message.changes)
             has_next = self._next is not None and self._next.is_ready
             if has_next or message.is_last or self._is_due(child.served):
                 self._leave(child)
@@ -335,7 +335,7 @@ class Slot:
             except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
                 problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-            child.pipe.send(Kept(is_held, problem))
+            child.pipe.send(Answer(is_held, problem))
 
     def _with_output(self, child: Spawned, outcome: Outcome) -> Outcome:
         """Return *outcome* with the output of *child* if it is a dead letter, which a person will read."""

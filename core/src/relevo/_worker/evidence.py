@@ -53,7 +53,7 @@ class Fate(Enum):
 
 
 @attrs.frozen
-class Begin:
+class MayBegin:
     """The event may be begun."""
 
     deaths: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class CrashLoop:
     deaths: tuple[str, ...]
 
 
-Verdict = Begin | Wait | CrashLoop
+Verdict = MayBegin | Wait | CrashLoop
 
 
 def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate], *, patient: bool) -> Verdict:
@@ -99,7 +99,7 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
     fates = {each: fate(each) for each in accused}
     ended = tuple(each for each in fates if fates[each] in (Fate.AWAY, Fate.GONE))
     if len(ended) < CRASH_LOOP_DEATHS:
-        return Begin(ended)
+        return MayBegin(ended)
     gone = tuple(each for each in ended if fates[each] is Fate.GONE)
     return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait()
 

@@ -21,9 +21,9 @@ from relevo._worker.evidence import (
     CRASH_LOOP_DEATHS,
     GRACE,
     Absences,
-    Begin,
     CrashLoop,
     Fate,
+    MayBegin,
     Verdict,
     Wait,
     cannot_tell,
@@ -113,7 +113,7 @@ class Suspects:
         else:
             self._waiting.pop(_event(delivery), None)
         match verdict:
-            case Begin(deaths):
+            case MayBegin(deaths):
                 return self._begun(delivery, Note(by=str(self._identity), deaths=deaths))
             case CrashLoop(deaths):
                 note = delivery.begun
