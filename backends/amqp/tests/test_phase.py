@@ -13,11 +13,11 @@ from relevo_amqp._phase import (
     MAX_STALLS,
     TRANSITIONS,
     TURN,
-    Change,
     Observation,
     Phase,
     ReceiverState,
     Step,
+    Trigger,
     longest_wait,
     next_step,
 )
@@ -111,9 +111,9 @@ def test_a_call_neither_waits_past_its_deadline_nor_gives_up_before_it() -> None
 
 
 CHANGES = {
-    Step.CLEAR: Change.HELD,
-    Step.HAND_OUT_SUSPECT: Change.HANDED_OUT,
-    Step.END_TURN: Change.ENDED,
+    Step.CLEAR: Trigger.HELD,
+    Step.HAND_OUT_SUSPECT: Trigger.HANDED_OUT,
+    Step.END_TURN: Trigger.ENDED,
 }
 
 
@@ -121,8 +121,8 @@ def test_each_step_that_changes_the_phase_is_in_the_table() -> None:
     reached = {(state.phase, next_step(state, seen)) for state, seen in EVERYTHING}
 
     taken = {(phase, CHANGES[step]) for phase, step in reached if step in CHANGES}
-    found = {(phase, Change.FOUND) for phase, step in reached if step is Step.LOOK}
-    ended = {(phase, Change.ENDED) for phase, step in reached if step is Step.HAND_OUT_SUSPECT}  # there was none
+    found = {(phase, Trigger.FOUND) for phase, step in reached if step is Step.LOOK}
+    ended = {(phase, Trigger.ENDED) for phase, step in reached if step is Step.HAND_OUT_SUSPECT}  # there was none
     assert taken | found | ended == set(TRANSITIONS)
 
 
@@ -144,22 +144,22 @@ def test_no_state_is_left_in_a_circle_without_a_wait_or_an_answer() -> None:
 
 
 def test_a_turn_of_the_suspects_lasts_for_its_time_however_many_are_handed_out() -> None:
-    state = ReceiverState().after(Change.FOUND, NOW)
-    state = state.after(Change.HANDED_OUT, NOW + TURN - 0.1)
+    state = ReceiverState().after(Trigger.FOUND, NOW)
+    state = state.after(Trigger.HANDED_OUT, NOW + TURN - 0.1)
 
     assert next_step(state, attrs.evolve(IDLE, now=NOW + TURN - 0.1)) is Step.HAND_OUT_SUSPECT
     assert next_step(state, attrs.evolve(IDLE, now=NOW + TURN)) is Step.END_TURN
 
 
 def test_each_suspect_waits_afresh_for_what_is_held() -> None:
-    state = SUSPECTS.after(Change.HELD, NOW)
+    state = SUSPECTS.after(Trigger.HELD, NOW)
     held = attrs.evolve(IDLE, now=NOW + CLEAR_WITHIN, deadline=NOW + TURN, held=True)
     assert next_step(attrs.evolve(state, turn_ends_at=NOW + TURN), held) is Step.HAND_OUT_SUSPECT
 
-    state = attrs.evolve(state.after(Change.HANDED_OUT, held.now), turn_ends_at=NOW + TURN)
+    state = attrs.evolve(state.after(Trigger.HANDED_OUT, held.now), turn_ends_at=NOW + TURN)
 
     assert next_step(state, held) is Step.CLEAR
-    assert next_step(state.after(Change.HELD, held.now), held) is Step.WAIT
+    assert next_step(state.after(Trigger.HELD, held.now), held) is Step.WAIT
 
 
 def test_the_next_look_is_due_after_a_move_and_else_after_a_second() -> None:
@@ -168,7 +168,7 @@ def test_the_next_look_is_due_after_a_move_and_else_after_a_second() -> None:
     assert next_step(looked, IDLE) is Step.WAIT
     assert next_step(looked, attrs.evolve(IDLE, now=NOW + LOOK_EVERY)) is Step.LOOK
     assert next_step(looked.moved(), IDLE) is Step.LOOK
-    assert next_step(SUSPECTS.after(Change.ENDED, NOW), IDLE) is Step.WAIT
+    assert next_step(SUSPECTS.after(Trigger.ENDED, NOW), IDLE) is Step.WAIT
 
 
 def test_pauses_after_refusals_grow_to_a_limit_and_start_over_once_the_server_accepts() -> None:

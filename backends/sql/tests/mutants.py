@@ -136,7 +136,7 @@ def dates_an_event_at_each_claim() -> Patches:
 )
 def writes_beside_the_transaction() -> Patches:
     def enlist(self: _JoinedSession, session: Session, make: Make, *, create: bool) -> None:
-        database, rows = self._joints._database, make()
+        database, rows = self._joined._database, make()
         database.write(lambda connection: database.statements.write(connection, rows))
 
     return {(_JoinedSession, "enlist"): enlist}

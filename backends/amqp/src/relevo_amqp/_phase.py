@@ -49,7 +49,7 @@ class Phase(StrEnum):
     """The same, but the caller still holds something, and the next suspect waits for it."""
 
 
-class Change(StrEnum):
+class Trigger(StrEnum):
     """What moves a receiver to another phase."""
 
     FOUND = auto()
@@ -65,14 +65,14 @@ class Change(StrEnum):
     """No suspect is left, their turn is over, or the server accepts no moves."""
 
 
-TRANSITIONS: Mapping[tuple[Phase, Change], Phase] = MappingProxyType(
+TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = MappingProxyType(
     {
-        (Phase.CONSUMING, Change.FOUND): Phase.SUSPECTS,
-        (Phase.SUSPECTS, Change.HELD): Phase.CLEARING,
-        (Phase.SUSPECTS, Change.HANDED_OUT): Phase.SUSPECTS,
-        (Phase.SUSPECTS, Change.ENDED): Phase.CONSUMING,
-        (Phase.CLEARING, Change.HANDED_OUT): Phase.SUSPECTS,
-        (Phase.CLEARING, Change.ENDED): Phase.CONSUMING,
+        (Phase.CONSUMING, Trigger.FOUND): Phase.SUSPECTS,
+        (Phase.SUSPECTS, Trigger.HELD): Phase.CLEARING,
+        (Phase.SUSPECTS, Trigger.HANDED_OUT): Phase.SUSPECTS,
+        (Phase.SUSPECTS, Trigger.ENDED): Phase.CONSUMING,
+        (Phase.CLEARING, Trigger.HANDED_OUT): Phase.SUSPECTS,
+        (Phase.CLEARING, Trigger.ENDED): Phase.CONSUMING,
     }
 )
 
@@ -157,15 +157,15 @@ class ReceiverState:
     stalls: int = 0
     """How many questions in a row found events ready and brought none."""
 
-    def after(self, change: Change, now: float) -> ReceiverState:
+    def after(self, change: Trigger, now: float) -> ReceiverState:
         """Return the state that *change* leads to at *now*."""
         state = attrs.evolve(self, phase=TRANSITIONS[self.phase, change])
         match change:
-            case Change.FOUND:
+            case Trigger.FOUND:
                 return attrs.evolve(state, turn_ends_at=now + TURN)
-            case Change.HELD:
+            case Trigger.HELD:
                 return attrs.evolve(state, clear_until=now + CLEAR_WITHIN)
-            case Change.ENDED:
+            case Trigger.ENDED:
                 return attrs.evolve(state, look_at=now + LOOK_EVERY)
             case _:
                 return state

@@ -28,7 +28,7 @@ from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import MessageRecord, lost_leases, plain_key, postponed, read
-from relevo_amqp._phase import Change, Observation, Phase, ReceiverState, Step, longest_wait, next_step
+from relevo_amqp._phase import Observation, Phase, ReceiverState, Step, Trigger, longest_wait, next_step
 from relevo_amqp._settlement import relocated
 from relevo_amqp._subscription import Arrival, Receipt, Subscription
 from relevo_amqp._topology import Role
@@ -98,7 +98,7 @@ class Receiver:
                 case Step.LOOK:
                     self._look(subscription, queues, limit)
                 case Step.CLEAR:
-                    self._change(Change.HELD)
+                    self._change(Trigger.HELD)
                 case Step.HAND_OUT_SUSPECT:
                     subscription = self._clean(subscription)
                     found = self._hand_out_suspect(subscription, queues, limit)
@@ -129,7 +129,7 @@ class Receiver:
             empty=is_empty,
         )
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: Trigger) -> None:
         self._state = self._state.after(change, time.monotonic())
 
     @property
@@ -276,12 +276,12 @@ class Receiver:
         topology = self._hub.topology
         self._state = self._state.looked(time.monotonic())
         if any(subscription.count(topology.queue(queue, Role.SUSPECT)) for queue in queues):
-            self._change(Change.FOUND)
+            self._change(Trigger.FOUND)
             self._gather(subscription, limit)
 
     def _end_turn(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
         """End the suspects' turn: the consumers bring events again."""
-        self._change(Change.ENDED)
+        self._change(Trigger.ENDED)
         self._consume(subscription, queues, limit)
 
     def _hand_out_suspect(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> list[Delivery]:
@@ -290,7 +290,7 @@ class Receiver:
         if suspect is None:
             self._end_turn(subscription, queues, limit)
             return []
-        self._change(Change.HANDED_OUT)
+        self._change(Trigger.HANDED_OUT)
         return [suspect]
 
     def _next_suspect(self, subscription: Subscription, queues: Sequence[str]) -> Delivery | None:

@@ -13,7 +13,7 @@ from relevo_memory._queue import Identity, KeptEvent
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class _Kept:
+class _StoredDeadLetter:
     event: KeptEvent
     entry: DeadLetterEntry
 
@@ -27,7 +27,7 @@ class DeadLetters:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, dict[int, _Kept]] = {}
+        self._queues: dict[str, dict[int, _StoredDeadLetter]] = {}
         self._by_identity: dict[tuple[str, Identity], int] = {}
         self._numbers = itertools.count(1)
 
@@ -54,7 +54,7 @@ class DeadLetters:
         if event.identity is not None:
             kept.pop(self._by_identity.get((event.queue, event.identity), 0), None)
             self._by_identity[event.queue, event.identity] = number
-        kept[number] = _Kept(event=event, entry=entry)
+        kept[number] = _StoredDeadLetter(event=event, entry=entry)
 
     def take(self, ref: str) -> KeptEvent | None:
         """Remove the dead letter *ref*; return its event, or ``None`` if there is no such dead letter."""

@@ -25,7 +25,7 @@ Enlist = Callable[[Make], None]
 Post = Callable[[Sequence[Posting]], None]
 
 
-class Joints:
+class JoinedSessions:
     """
     The transactions that one transport has joined.
 

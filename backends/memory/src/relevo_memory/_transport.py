@@ -31,7 +31,7 @@ from relevo.errors import ConfigurationError, LeaseLostError, SendError, Session
 from relevo_memory._store import MemoryStore, Posting
 
 if TYPE_CHECKING:
-    from relevo_memory._session import Joints
+    from relevo_memory._session import JoinedSessions
 
 _LONGEST_PAUSE = 3600.0
 """Seconds; a longer wait is split, since the interpreter limits one."""
@@ -105,7 +105,7 @@ class MemoryTransport(Transport, Coordinator):
         self._clock = clock
         self._stands_still = False
         self._closed = False
-        self._joints: Joints | None = None
+        self._joined: JoinedSessions | None = None
 
     @classmethod
     def open(cls, options: MemoryOptions, *, name: str, clock: Clock) -> Self:
@@ -213,11 +213,11 @@ class MemoryTransport(Transport, Coordinator):
                 raise SessionError(
                     f"{shown(session)} cannot be joined; expected a session or connection of SQLAlchemy's"
                 )
-            if self._joints is None:
-                from relevo_memory._session import Joints  # noqa: PLC0415 - needs SQLAlchemy, which is optional
+            if self._joined is None:
+                from relevo_memory._session import JoinedSessions  # noqa: PLC0415 - needs SQLAlchemy, which is optional
 
-                self._joints = Joints(lambda postings: self.store.add(postings, self._clock.now()))
-            return _Bound(self, self._joints.at(session), None if relay_to is None else f"outbox/{relay_to}")
+                self._joined = JoinedSessions(lambda postings: self.store.add(postings, self._clock.now()))
+            return _Bound(self, self._joined.at(session), None if relay_to is None else f"outbox/{relay_to}")
 
     def find(self, event_id: str) -> Sequence[Found]:
         with self._open() as now:

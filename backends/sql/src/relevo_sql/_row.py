@@ -109,7 +109,7 @@ class Stray(NamedTuple):
     target: Any
 
 
-class Line(NamedTuple):
+class OrderingGroup(NamedTuple):
     """An ordering group."""
 
     queue: Any

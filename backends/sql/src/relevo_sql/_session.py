@@ -34,7 +34,7 @@ from relevo_sql._setup import create_within, is_incomplete
 Make = Callable[[], Sequence[Sent]]
 
 
-class Joints(ForkAware):
+class JoinedSessions(ForkAware):
     """
     The sessions and connections that one transport has joined.
 
@@ -185,8 +185,8 @@ class Joints(ForkAware):
 class _JoinedSession(JoinedSession[Sent]):
     """Writes the rows of a session when it commits; also listens to its connection."""
 
-    def __init__(self, session: Session, joints: Joints):
-        self._joints = joints
+    def __init__(self, session: Session, joined: JoinedSessions):
+        self._joined = joined
         self._connection: sa.Connection | None = None
         self._forget()
         super().__init__(session)
@@ -204,13 +204,13 @@ class _JoinedSession(JoinedSession[Sent]):
     def _check(self, session: Session) -> None:
         try:
             dialect = session.get_bind(clause=event).dialect
-            self._joints.require_kind(dialect)
+            self._joined.require_kind(dialect)
             if dialect.is_async and not in_greenlet():
                 self._unchecked = True  # its connection is available only inside an await: at its commit
                 return
             connection = session.connection(bind_arguments={"clause": event})
             if connection is not self._connection:
-                self._lacking = self._joints.fit(connection, create=self._creating)
+                self._lacking = self._joined.fit(connection, create=self._creating)
                 self._watch(connection)
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
@@ -249,12 +249,12 @@ class _JoinedSession(JoinedSession[Sent]):
             entries = list(self.entries)
             rows = [row for entry in entries for row in entry.made()]
             if self._unchecked:
-                self._lacking = self._joints.fit(connection, create=self._creating)
+                self._lacking = self._joined.fit(connection, create=self._creating)
                 self._unchecked = False
             if self._lacking:
-                self._joints.create(connection)
+                self._joined.create(connection)
                 self._lacking = False
-            self._joints.write(connection, rows)
+            self._joined.write(connection, rows)
             self.entries = [entry for entry in self.entries if entry not in entries]
 
     def committing(self, session: Session) -> None:
@@ -276,7 +276,7 @@ class _JoinedSession(JoinedSession[Sent]):
             # Nothing is left, unless the session takes part in a transaction of the connection, which is then still
             # open.
             self._last_moment(self._connection)
-        self._joints.woken()
+        self._joined.woken()
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
         connection = self._connection

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
 from relevo_sql._database import Database
-from relevo_sql._row import Line, Receipt, deaths_of, deaths_text, lease_end, micros
+from relevo_sql._row import OrderingGroup, Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._statement import Prepared, Statements
 from relevo_sql._token import is_of_this_process
@@ -174,7 +174,7 @@ class Settler:
 
 def advance(connection: sa.Connection, statements: Statements, lines: Iterable[Sequence[Any]], now: int) -> None:
     """Give the next event of each of *lines* its turn if the first is gone."""
-    found = {*map(Line._make, lines)}
+    found = {*map(OrderingGroup._make, lines)}
     statements.advance.run_many(connection, [(*line, now) for line in found if line.ordering_key is not None])
 
 

@@ -36,7 +36,7 @@ from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
 from relevo_sql._row import Sent, micros, row_of
-from relevo_sql._session import Joints, SessionSender
+from relevo_sql._session import JoinedSessions, SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
 from relevo_sql._stats import Counter
@@ -123,7 +123,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
-        self._joints = Joints(database, self._doorbell.ring)
+        self._joined = JoinedSessions(database, self._doorbell.ring)
 
     @classmethod
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
@@ -283,7 +283,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._require_open()
         outbox = None if relay_to is None else f"outbox/{relay_to}"
         return SessionSender(
-            enlist=self._joints.at(session, create=create),
+            enlist=self._joined.at(session, create=create),
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
             due=self._due,
         )
