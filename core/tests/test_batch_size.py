@@ -21,7 +21,7 @@ def _limits(pace: Pace, *, rounds: int, took: float, came: Callable[[int], Seque
     asked = []
     for _ in range(rounds):
         asked.append(pace.limit())
-        pace.received(came(asked[-1]), asked=asked[-1], now=_now[0])
+        pace.adapt(came(asked[-1]), asked=asked[-1], now=_now[0])
         _now[0] += took
     return asked
 
@@ -57,7 +57,7 @@ def test_a_suspect_brings_it_back_to_one() -> None:
     pace = Pace(64)
     _limits(pace, rounds=9, took=0.01)
 
-    pace.received([*_batch(3), *_batch(1, lost_leases=1)], asked=64, now=0.0)
+    pace.adapt([*_batch(3), *_batch(1, lost_leases=1)], asked=64, now=0.0)
 
     assert pace.limit() == 1
 
@@ -70,4 +70,4 @@ def test_it_never_asks_for_less_than_one_or_more_than_it_may(most: int, rounds: 
         asked = pace.limit()
         assert 1 <= asked <= most
         now += took
-        pace.received(_batch(min(came, asked), lost_leases=int(suspect)), asked=asked, now=now)
+        pace.adapt(_batch(min(came, asked), lost_leases=int(suspect)), asked=asked, now=now)

@@ -19,7 +19,7 @@ import relevo
 from relevo import Routes
 from relevo._event.event import declared
 from relevo._schema.asyncapi import asyncapi
-from relevo._schema.compatibility import NEWER, OLDER, Change, compared
+from relevo._schema.compatibility import NEWER, OLDER, Change, compare
 from relevo._schema.schema import schemas
 
 BOTH = OLDER + NEWER
@@ -36,7 +36,7 @@ def made(fields: Mapping[str, Any], *, name: str = "image.created", **how: Any) 
 
 
 def changes(old: Any, new: Any, **how: Any) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(each.path, each.what, each.breaks) for each in compared(made({"f": old}), made({"f": new}, **how))]
+    return [(each.path, each.what, each.breaks) for each in compare(made({"f": old}), made({"f": new}, **how))]
 
 
 class Colour(enum.Enum):
@@ -200,7 +200,7 @@ def test_one_of_several_classes_that_changes_within_is_told() -> None:
     def output(cls: Any) -> Any:
         return made({"f": cls})
 
-    told = compared(output(Cat | Dog), _with_title(output(Cat | DogOfAge), "DogOfAge", "Dog"))
+    told = compare(output(Cat | Dog), _with_title(output(Cat | DogOfAge), "DogOfAge", "Dog"))
 
     assert [(each.path, each.what, each.breaks) for each in told] == [("$.f.age", "is new, without a default", OLDER)]
 
@@ -224,7 +224,7 @@ def _with_title(output: Any, old: str, new: str) -> Any:
     ],
 )
 def test_a_change_of_fields_is_told_and_whom_it_breaks(old: Any, new: Any, told: Any) -> None:
-    assert [(each.path, each.what, each.breaks) for each in compared(made(old), made(new))] == [told]
+    assert [(each.path, each.what, each.breaks) for each in compare(made(old), made(new))] == [told]
 
 
 def test_every_place_of_a_change_is_told() -> None:
@@ -233,7 +233,7 @@ def test_every_place_of_a_change_is_told() -> None:
         made({"a": str, "b": str, "c": ChainOfText, "d": ChainOfText}),
     )
 
-    assert [each.path for each in compared(old, new)] == ["$.a", "$.b", "$.c.number", "$.d.number"]
+    assert [each.path for each in compare(old, new)] == ["$.a", "$.b", "$.c.number", "$.d.number"]
 
 
 def test_models_are_compared_like_others() -> None:
@@ -241,7 +241,7 @@ def test_models_are_compared_like_others() -> None:
         cls = relevo.event("image.created")(pydantic.create_model("Model", f=(kind, ...)))
         return schemas([declared(cls)], source="shop")
 
-    told = compared(output(datetime), output(list[int] | None))
+    told = compare(output(datetime), output(list[int] | None))
 
     assert [(each.path, each.what) for each in told] == [
         ("$.f", "was string (date-time), and is list or null"),
@@ -269,7 +269,7 @@ def keep(data: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_higher_version_and_an_upcaster_make_up_for_what_breaks(new: Any, how: Any, fix: str | None) -> None:
-    (told,) = compared(made({"f": int}, version=2), made({"f": new}, **{"version": 2, **how}))
+    (told,) = compare(made({"f": int}, version=2), made({"f": new}, **{"version": 2, **how}))
 
     assert told.breaks
     assert told.fix == fix
@@ -294,25 +294,25 @@ def test_a_higher_version_and_an_upcaster_make_up_for_what_breaks(new: Any, how:
     ],
 )
 def test_a_version_that_is_not_read_any_more_is_told(old: Any, new: Any, what: str, fix: str) -> None:
-    told = compared(made({"f": int}, **old), made({"f": int}, **new))
+    told = compare(made({"f": int}, **old), made({"f": int}, **new))
 
     assert told == [Change(event="image.created", path="$", what=what, breaks=OLDER, fix=fix)]
 
 
 def test_a_version_may_rise_without_a_change() -> None:
-    assert compared(made({"f": int}), made({"f": int}, version=2)) == []
+    assert compare(made({"f": int}), made({"f": int}, version=2)) == []
 
 
 def test_another_subject_is_told() -> None:
     old, new = made({"f": int}, subject="f", of="image"), made({"f": int}, subject="f", of="user")
 
-    (told,) = compared(old, new)
+    (told,) = compare(old, new)
 
     assert (told.what, told.breaks) == ("its subject was image, and is user", BOTH)
 
 
 def test_events_that_come_and_go_are_told() -> None:
-    told = compared(made({"f": int}, name="a.old"), made({"f": int}, name="b.new"))
+    told = compare(made({"f": int}, name="a.old"), made({"f": int}, name="b.new"))
 
     assert [(each.event, each.what, each.breaks) for each in told] == [
         ("a.old", "is not declared any more", OLDER),
@@ -329,7 +329,7 @@ def test_events_that_come_and_go_are_told() -> None:
 )
 def test_what_is_no_output_is_told(document: object) -> None:
     with pytest.raises(ValueError, match="not an output of relevo schema"):
-        compared(document, made({}))
+        compare(document, made({}))
 
 
 def test_a_reference_that_leads_nowhere_is_told() -> None:
@@ -337,7 +337,7 @@ def test_a_reference_that_leads_nowhere_is_told() -> None:
     broken["$defs"]["image.created"]["properties"]["f"] = {"$ref": "#/$defs/Gone"}
 
     with pytest.raises(ValueError, match="to which it refers"):
-        compared(broken, made({"f": int}))
+        compare(broken, made({"f": int}))
 
 
 def test_an_asyncapi_document_is_compared_as_well_also_with_the_other_form() -> None:
@@ -356,9 +356,9 @@ def test_an_asyncapi_document_is_compared_as_well_also_with_the_other_form() -> 
     old = asyncapi([declared(Created)], source="shop", version="1", routes=Routes({}), listeners=())
     new = asyncapi([declared(CreatedOtherwise)], source="shop", version="1", routes=Routes({}), listeners=())
 
-    assert compared(old, old) == []
-    assert compared(old, schemas([declared(Created)], source="shop")) == []
-    assert [each.path for each in compared(old, new)] == ["$.chain.number"]
+    assert compare(old, old) == []
+    assert compare(old, schemas([declared(Created)], source="shop")) == []
+    assert [each.path for each in compare(old, new)] == ["$.chain.number"]
 
 
 types = st.recursive(

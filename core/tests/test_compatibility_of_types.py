@@ -22,7 +22,7 @@ from msgspec import Meta
 
 import relevo
 from relevo._event.event import declared, reader
-from relevo._schema.compatibility import compared
+from relevo._schema.compatibility import compare
 from relevo._schema.schema import schemas
 
 
@@ -188,7 +188,7 @@ def _reads(read: Any, value: Any) -> bool:
 def test_no_change_of_a_type_that_breaks_somebody_is_left_untold(old: str) -> None:
     untold, without_need = {}, set()
     for new in TYPES:
-        told = {reader for change in compared(output_of(old), output_of(new)) for reader in change.breaks}
+        told = {reader for change in compare(output_of(old), output_of(new)) for reader in change.breaks}
         lost, gained = read_by(old) - read_by(new), read_by(new) - read_by(old)
         broken = {*(["older events"] if lost else []), *(["newer events"] if gained else [])}
         if not broken <= told:

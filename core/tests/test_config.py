@@ -12,7 +12,7 @@ import pytest
 from relevo import App, Clock, Secret, SystemClock, Transport
 from relevo._config import opening
 from relevo._config.discovery import transport_class, transport_of_scheme
-from relevo._config.opening import opened, read
+from relevo._config.opening import open_config, read
 from relevo._config.schema import KEYS, Config
 from relevo._config.table import TableReader
 from relevo._problem import Origin, Origins, Problems
@@ -60,7 +60,7 @@ def config_of(path: Path | None, start: Path, **environ: str) -> Config:
 def told(path: Path | None, start: Path, **environ: str) -> list[str]:
     """Return the lines of the error that reading, or else opening, ends with."""
     with pytest.raises(ConfigurationError) as caught:
-        opened(config_of(path, start, **environ), clock=SystemClock())
+        open_config(config_of(path, start, **environ), clock=SystemClock())
     return str(caught.value).splitlines()
 
 
@@ -131,7 +131,7 @@ def test_the_named_file_comes_before_the_variable_and_that_before_the_search(wri
 def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
     config = config_of(None, tmp_path, RELEVO_TRANSPORTS__MAIN="memory://")
 
-    found = opened(config, clock=SystemClock())
+    found = open_config(config, clock=SystemClock())
 
     assert [type(each) for each in found.transports.values()] == [MemoryTransport]
     assert found.outboxes == {}
@@ -429,7 +429,7 @@ def test_an_option_that_is_refused_is_told_with_its_own_line(write: Write, tmp_p
 
 def test_one_problem_keeps_its_class(write: Write, tmp_path: Path) -> None:
     with pytest.raises(TransportNotFoundError) as caught:
-        opened(config_of(write("[transports]\na = 'x://'"), tmp_path), clock=SystemClock())
+        open_config(config_of(write("[transports]\na = 'x://'"), tmp_path), clock=SystemClock())
 
     assert caught.value.wanted == "x"
 
@@ -613,7 +613,7 @@ def _audit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 def plugins_of(path: Path, **environ: str) -> list[Any]:
     config = config_of(path, path.parent, **environ)
-    return opened(config, clock=SystemClock()).plugins
+    return open_config(config, clock=SystemClock()).plugins
 
 
 def test_a_plugin_is_made_of_its_options(write: Write, audit: str) -> None:
@@ -751,7 +751,7 @@ class OddOptions:
 def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
     problems = Problems()
     keys = ("transports", "main")
-    found = TableReader(problems, directory=directory).made(OddOptions, given, keys)
+    found = TableReader(problems, directory=directory).make(OddOptions, given, keys)
     problems.raise_any(Origins(Origin("here")))
     assert isinstance(found, OddOptions)
     return found
@@ -905,7 +905,7 @@ def test_no_secret_is_shown_whatever_is_wrong(write: Write, tmp_path: Path, main
     path = write(f"[transports]\nmain = {main}\n")
 
     with pytest.raises(ConfigurationError) as caught:
-        opened(config_of(path, tmp_path), clock=SystemClock())
+        open_config(config_of(path, tmp_path), clock=SystemClock())
 
     error: BaseException | None = caught.value
     while error is not None:

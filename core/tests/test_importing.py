@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relevo import ListenerTable
-from relevo._listener.importing import NotImportedError, imported, marked_in
+from relevo._listener.importing import NotImportedError, import_object, marked_in
 from relevo.errors import ConfigurationError, TransportUnavailableError
 
 Write = Callable[..., None]
@@ -182,7 +182,7 @@ def test_a_module_without_a_listener_is_told(write: Write) -> None:
 )
 def test_what_cannot_be_a_module_is_told(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"app: .* is not a module; write"):
-        imported(name, where="app")
+        import_object(name, where="app")
 
 
 @pytest.mark.parametrize("name, missing", [("shpo.listeners", "shpo"), ("shop.listners", "shop.listners")])
@@ -199,7 +199,7 @@ def test_a_name_that_is_not_in_its_module_is_told(write: Write) -> None:
     write("application = 3\n")
 
     with pytest.raises(ConfigurationError, match=r'app: "shop" has no "aplication"; did you mean "application"\?'):
-        imported("shop:aplication", where="app")
+        import_object("shop:aplication", where="app")
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path:
     (tmp_path / "apart").mkdir()
     (tmp_path / "shop.py").write_text("what = 'the other one'\n")
     (tmp_path / "apart" / "shop.py").write_text(
-        "import sys\nfrom relevo._listener.importing import imported\n"
-        "sys.path[0] = '..'\nprint(imported('shop:what', where='x'))\n"
+        "import sys\nfrom relevo._listener.importing import import_object\n"
+        "sys.path[0] = '..'\nprint(import_object('shop:what', where='x'))\n"
     )
 
     assert run(tmp_path / "apart", "shop.py") == (["the other one"], "")

@@ -27,7 +27,7 @@ from relevo import (
 )
 from relevo._runner import host_lock, process_limit, single_flight as flights
 from relevo._runner.lock_path import single_flight
-from relevo._runner.loop import LoopRunner, stopped_by_signals
+from relevo._runner.loop import LoopRunner, stop_on_signals
 from relevo._transport.route import outbox_queue
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
@@ -320,7 +320,7 @@ def test_the_unit_is_the_command_line(app: MakeApp) -> None:
 def test_handlers_of_signals_are_put_back(app: MakeApp) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
-    with stopped_by_signals(None):
+    with stop_on_signals(None):
         during = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     assert during != before
@@ -332,7 +332,7 @@ def test_handlers_of_signals_are_put_back(app: MakeApp) -> None:
 def test_a_child_of_a_fork_ends_as_it_did_before_even_the_moment_it_is_there(number: signal.Signals) -> None:
     before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGINT)}
     codes = []
-    with stopped_by_signals(None), stopped_by_signals(None):
+    with stop_on_signals(None), stop_on_signals(None):
         for _ in range(20):
             child = os.fork()
             if not child:
@@ -351,7 +351,7 @@ def test_a_child_of_a_fork_ends_as_it_did_before_even_the_moment_it_is_there(num
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads that other tests left
 def test_a_child_of_a_fork_keeps_a_handler_that_a_listener_set() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stopped_by_signals(None):
+    with stop_on_signals(None):
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
         child = os.fork()
         if not child:
@@ -379,7 +379,7 @@ def test_outside_the_main_thread_signals_are_left_alone(app: MakeApp) -> None:
     during: list[object] = []
 
     def run() -> None:
-        with stopped_by_signals(None):
+        with stop_on_signals(None):
             during.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=run)

@@ -28,8 +28,8 @@ from relevo._worker.decision import traced
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
-from relevo.ext.mail._incident import deaths, failed, frame_in, frame_of, key_of_failure, loss
-from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, composed, line, masked, summary
+from relevo.ext.mail._incident import frame_in, incidents_of, key_of_failure, location_of, loss, retried_incident
+from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, compose, line, masked, summary
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
@@ -780,9 +780,9 @@ def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
     delivery = delivery_of(name, json.dumps(body).encode())
     printed = Failure(listener=listener, error=error, output=value)
     incidents = [
-        failed(delivery, failure_of(listener, caught(ValueError(error))), "test_mail.py:fail", at=0.0),
-        *deaths(delivery, DeadLetter(reason=listener, error=error), at=0.0),
-        *deaths(delivery, DeadLetter(reason=value, failures=(printed,)), at=0.0),
+        retried_incident(delivery, failure_of(listener, caught(ValueError(error))), "test_mail.py:fail", at=0.0),
+        *incidents_of(delivery, DeadLetter(reason=listener, error=error), at=0.0),
+        *incidents_of(delivery, DeadLetter(reason=value, failures=(printed,)), at=0.0),
         loss(delivery, error, at=0.0),
     ]
     letterhead = Letterhead(
@@ -790,7 +790,7 @@ def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(
     )
     for incident in incidents:
         group = FailureGroup(summary(incident), 0.0, 0.0, 1)
-        mail = composed([MailSection(key=incident.key, group=group, incident=incident)], letterhead, now=0.0)
+        mail = compose([MailSection(key=incident.key, group=group, incident=incident)], letterhead, now=0.0)
 
         assert not [name for name, each in mail.items() if len(str(each).splitlines()) > 1]
         again = message_from_bytes(mail.as_bytes(), policy=policy.default)
@@ -868,8 +868,8 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 
     with pytest.raises(ValueError, match="bottom") as found:
         deep(60)
-    incident = failed(delivery_of(), failure_of("deep", found.value), frame_of(found.value), at=0.0)
-    mail = composed(
+    incident = retried_incident(delivery_of(), failure_of("deep", found.value), location_of(found.value), at=0.0)
+    mail = compose(
         [MailSection(key=incident.key, group=FailureGroup("x", 0.0, 0.0, 1), incident=incident)], LETTERHEAD, now=0.0
     )
 
@@ -881,54 +881,54 @@ def test_a_long_traceback_is_cut_at_its_beginning() -> None:
 def test_the_same_fault_has_one_fingerprint_however_it_is_told() -> None:
     error = caught(ValueError("one"))
     other = caught(ValueError("two"))
-    incident = failed(delivery_of(), failure_of("make", error), frame_of(error), at=0.0)
+    incident = retried_incident(delivery_of(), failure_of("make", error), location_of(error), at=0.0)
     died = attrs.evolve(failure_of("make", caught(ValueError("three"))), attempt=2, reason="gave-up")
-    (death,) = deaths(delivery_of("image.rated"), DeadLetter(reason="gave-up", failures=(died,)), at=0.0)
+    (death,) = incidents_of(delivery_of("image.rated"), DeadLetter(reason="gave-up", failures=(died,)), at=0.0)
 
-    assert frame_of(error) == frame_in(incident.trace) == "test_mail.py:fail"
-    assert key_of_failure(failure_of("make", other), frame_of(other)) == incident.key
+    assert location_of(error) == frame_in(incident.trace) == "test_mail.py:fail"
+    assert key_of_failure(failure_of("make", other), location_of(other)) == incident.key
     assert death.fingerprint == incident.fingerprint
     assert (death.listener, death.runs, death.error) == ("make", 2, "ValueError: three")
-    assert key_of_failure(failure_of("rate", error), frame_of(error)) != incident.key
+    assert key_of_failure(failure_of("rate", error), location_of(error)) != incident.key
     key_error = caught(KeyError("one"))
-    assert key_of_failure(failure_of("make", key_error), frame_of(key_error)) != incident.key
+    assert key_of_failure(failure_of("make", key_error), location_of(key_error)) != incident.key
 
 
 def test_a_failure_has_the_frame_of_its_exception_whatever_its_text_says() -> None:
     error = caught(ValueError('no\n  File "/srv/x.sql", line 3, in query'))
     failure = failure_of("make", error)
 
-    incident = failed(delivery_of(), failure, frame_of(error), at=0.0)
+    incident = retried_incident(delivery_of(), failure, location_of(error), at=0.0)
 
     assert incident.frame == "test_mail.py:fail"
-    assert incident.key == key_of_failure(failure, frame_of(error))
+    assert incident.key == key_of_failure(failure, location_of(error))
 
 
 def test_the_frame_is_the_innermost_that_is_the_applications() -> None:
     with pytest.raises(ValueError, match="Expecting") as found:
         json.loads("{")
 
-    assert frame_of(found.value) == "test_mail.py:test_the_frame_is_the_innermost_that_is_the_applications"
+    assert location_of(found.value) == "test_mail.py:test_the_frame_is_the_innermost_that_is_the_applications"
 
 
 def test_a_book_that_is_broken_or_cannot_be_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "book"
     path.write_text('{"entries": {"half')
-    with Shelf(lambda: path).opened() as book:
+    with Shelf(lambda: path).open() as book:
         book.note("key", "what", 1, since=0.0, last=0.0)
-    with Shelf(lambda: path).opened() as book:
+    with Shelf(lambda: path).open() as book:
         assert book.entries["key"].count == 1
 
     shelf = Shelf(lambda: tmp_path / "no" / "book")
     for _ in range(2):
-        with shelf.opened() as book:
+        with shelf.open() as book:
             book.note("key", "what", 1, since=0.0, last=0.0)
     assert book.entries["key"].count == 2
     assert caplog.text.count("cannot be stored") == 1
 
 
 def test_what_was_told_is_for_the_user_alone(tmp_path: Path) -> None:
-    with Shelf(lambda: tmp_path / "book").opened():
+    with Shelf(lambda: tmp_path / "book").open():
         pass
 
     assert stat.filemode((tmp_path / "book").stat().st_mode) == "-rw-------"

@@ -163,7 +163,7 @@ def test_the_end_of_the_other_side_is_heard_after_what_it_said(pair: Pair) -> No
 
 @pytest.fixture(name="cell")
 def _cell() -> Iterator[Cell]:
-    cell = Cell.made()
+    cell = Cell.create()
     yield cell
     cell.close()
 

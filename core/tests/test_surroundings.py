@@ -13,9 +13,9 @@ from hypothesis import given, strategies as st
 
 pytest.importorskip("resource")  # a POSIX system, as child processes are
 
-from relevo._execution.surroundings import Difference, Keeper, Surroundings, differences, observed
+from relevo._execution.surroundings import Difference, Keeper, Surroundings, differences, observe
 
-NOW = observed((0, 1, 2))
+NOW = observe((0, 1, 2))
 OTHER = attrs.evolve(
     NOW,
     timers=((True, 1.0),) * 3,
@@ -106,7 +106,7 @@ def _here() -> Iterator[None]:
 
 @pytest.mark.usefixtures("here")
 def test_a_change_is_found_once_and_undone() -> None:
-    before, keeper = observed(), Keeper()
+    before, keeper = observe(), Keeper()
     os.chdir("/")
     os.umask(0o777)
 
@@ -114,4 +114,4 @@ def test_a_change_is_found_once_and_undone() -> None:
 
     assert {(each.name, fate) for each, fate in first} == {("directory", "restored"), ("umask", "restored")}
     assert second == []
-    assert observed() == before
+    assert observe() == before

@@ -170,7 +170,7 @@ def test_a_worker_that_hangs_is_no_longer_called_alive(listener: Listener) -> No
 
     notifier = Notifier(address(listener), watchdog=0.03, monotonic=lambda: now[0])
 
-    with notifier.watched(held):
+    with notifier.reporting(held):
         listener.hear("WATCHDOG=1")
         now[0] = 1.0
         looked.acquire()

@@ -108,7 +108,7 @@ class Problems:
         except ConfigurationError as error:
             self.add(keys, error)
 
-    def tried(self, key: str, make: Callable[..., T], *arguments: object, instead: Any = None) -> T:
+    def attempt(self, key: str, make: Callable[..., T], *arguments: object, instead: Any = None) -> T:
         """Return the result of *make*; if it raises, add the error for the value at *key* and return *instead*."""
         try:
             return make(*arguments)

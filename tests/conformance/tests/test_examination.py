@@ -54,7 +54,7 @@ def tried(profile: Profile) -> int:
         runs += 1
         assert sum(numbers) < 1000
 
-    with pytest.raises(AssertionError), profile.bounded():
+    with pytest.raises(AssertionError), profile.limit_shrinking():
         fails()
     return runs
 

@@ -93,7 +93,7 @@ BY_CHANCE = [mutant for mutant in MUTANTS if mutant.by_chance][::6]
 
 @pytest.mark.parametrize("mutant", BY_CHANCE, ids=lambda mutant: mutant.name)
 def test_a_history_of_a_bug_shows_it_again_and_nothing_on_the_reference(mutant: Mutant) -> None:
-    with mutant.planted() as harness:
+    with mutant.plant() as harness:
         *_, records = random_histories(harness, 200)
         claims = harness.transport.capabilities
         then = {one.promise for one in check(records, claims)}

@@ -78,16 +78,16 @@ class _JoinedSession(JoinedSession[Posting]):
             session.flush()
         self._committing = True
 
-    def flushed(self, session: Session) -> None:
+    def on_flush(self, session: Session) -> None:
         if self._committing:
             self._make()
 
-    def committed(self, session: Session) -> None:
+    def on_commit(self, session: Session) -> None:
         # Made already, unless a listener of this commit was the first to join the session.
         entries, self.entries = self.entries, []
         self._post([posting for entry in entries for posting in entry.made()])
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         self._committing = False
 
     def _make(self) -> None:

@@ -57,7 +57,7 @@ _LEAST = 1 << 20
 
 
 @contextmanager
-def translated(
+def translate_errors(
     dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0, file: str = ""
 ) -> Iterator[None]:
     """

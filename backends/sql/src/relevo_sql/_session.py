@@ -26,7 +26,7 @@ from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable
 from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError
 from relevo_sql._database import Database
 from relevo_sql._dialect import Trouble, beside
-from relevo_sql._errors import relevo_error, translated
+from relevo_sql._errors import relevo_error, translate_errors
 from relevo_sql._row import Sent
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
@@ -76,7 +76,7 @@ class JoinedSessions(ForkAware):
         self.fit(found, create=create)
         return lambda make: self._write_at_once(found, make, create=create)
 
-    def woken(self) -> None:
+    def wake(self) -> None:
         """Wake a blocked receive, since events were committed."""
         self._wake()
 
@@ -116,14 +116,14 @@ class JoinedSessions(ForkAware):
 
     def create(self, connection: sa.Connection) -> None:
         """Create the tables that are missing in the transaction of *connection*."""
-        with translated(self._database.dialect, self._database.name, lambda: "the session's database"):
+        with translate_errors(self._database.dialect, self._database.name, lambda: "the session's database"):
             create_within(self._database, connection)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* in the transaction of *connection*."""
         database = self._database
         try:
-            with translated(database.dialect, self._database.name, lambda: "the session's database"):
+            with translate_errors(database.dialect, self._database.name, lambda: "the session's database"):
                 database.statements.write(connection, rows)
         except ConfigurationError as error:
             raise self._elsewhere("lacks relevo's tables") from error.__cause__
@@ -271,12 +271,12 @@ class _JoinedSession(JoinedSession[Sent]):
                 "send it before the commit, or load the attributes that name its subject before"
             ) from error
 
-    def committed(self, session: Session) -> None:
+    def on_commit(self, session: Session) -> None:
         if self._connection is not None:
             # Nothing is left, unless the session takes part in a transaction of the connection, which is then still
             # open.
             self._last_moment(self._connection)
-        self._joined.woken()
+        self._joined.wake()
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
         connection = self._connection
@@ -286,7 +286,7 @@ class _JoinedSession(JoinedSession[Sent]):
             self._last_moment(connection)
         self._undone = False
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         self._unwatch()
         self._forget()
 

@@ -180,26 +180,26 @@ class App(Dispatcher):
         loaded_from: LoadedFrom | None = None,
     ):
         problems = Problems()
-        tried = problems.tried
+        attempt = problems.attempt
         parts = Parts(
-            transports=tried("transports", argument.mapping, transports, "transports", instead={}),
-            outboxes=tried("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
+            transports=attempt("transports", argument.mapping, transports, "transports", instead={}),
+            outboxes=attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
             routes=argument.routes(routes, problems),
             retries=argument.retries(retries, problems),
-            source=tried("source", checked_source, source),
-            hooks=tried("plugins", argument.plugins, plugins),
-            subjects=tried("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
-            signing=tried("signing", argument.signing, signing),
-            execution=tried("execution", argument.execution, execution),
-            registry=Registry(tried("listeners", argument.several, listeners, "listeners", instead=())),
-            clock=tried("clock", argument.clock, clock),
-            ids=tried("ids", argument.function, ids, "ids"),
-            chance=tried("chance", argument.function, chance or _random, "chance"),
-            creates=tried("setup", argument.setup_is_auto, setup),
-            patience=tried("patience", lambda: seconds(patience, what="patience")),
-            lease=tried("lease", checked_lease, lease),
-            lock=tried("lock", argument.path, lock, "lock"),
-            deploy=tried("deploy", argument.path, deploy, "deploy"),
+            source=attempt("source", checked_source, source),
+            hooks=attempt("plugins", argument.plugins, plugins),
+            subjects=attempt("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
+            signing=attempt("signing", argument.signing, signing),
+            execution=attempt("execution", argument.execution, execution),
+            registry=Registry(attempt("listeners", argument.several, listeners, "listeners", instead=())),
+            clock=attempt("clock", argument.clock, clock),
+            ids=attempt("ids", argument.function, ids, "ids"),
+            chance=attempt("chance", argument.function, chance or _random, "chance"),
+            creates=attempt("setup", argument.setup_is_auto, setup),
+            patience=attempt("patience", lambda: seconds(patience, what="patience")),
+            lease=attempt("lease", checked_lease, lease),
+            lock=attempt("lock", argument.path, lock, "lock"),
+            deploy=attempt("deploy", argument.path, deploy, "deploy"),
             loaded_from=loaded_from or LoadedFrom(),
         )
         _check_parts(parts, problems)
@@ -238,10 +238,10 @@ class App(Dispatcher):
         """
         from pathlib import Path  # noqa: PLC0415 - as above
 
-        from relevo._config.opening import drafted  # noqa: PLC0415 - as above
+        from relevo._config.opening import draft_config  # noqa: PLC0415 - as above
 
         file = None if path is None else Path(path)
-        return cls.of(drafted(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
+        return cls.of(draft_config(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
 
     @classmethod
     def of(cls, config: Config, *, clock: Clock | None = None) -> Self:
@@ -251,10 +251,10 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: The configuration is invalid; it reports all problems at once.
         """
-        from relevo._config.opening import opened  # noqa: PLC0415 - App(…) does not need it
+        from relevo._config.opening import open_config  # noqa: PLC0415 - App(…) does not need it
 
         clock = clock or SystemClock()
-        parts = opened(config, clock=clock)
+        parts = open_config(config, clock=clock)
         return cls(
             transports=parts.transports,
             routes=config.routes or {"*": next(iter(parts.transports))},

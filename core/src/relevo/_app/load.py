@@ -9,7 +9,7 @@ from pathlib import Path
 
 from relevo._app.app import App
 from relevo._config.check import checked_app_name
-from relevo._listener.importing import imported
+from relevo._listener.importing import import_object
 from relevo.errors import ConfigurationError
 
 _VARIABLE = "RELEVO_CONFIG"
@@ -22,7 +22,7 @@ def app_named(name: str) -> App:
     Raises:
         ConfigurationError: It cannot be imported, or is not an application.
     """
-    app = imported(checked_app_name(name), where="app")
+    app = import_object(checked_app_name(name), where="app")
     if not isinstance(app, App):
         raise ConfigurationError(f'app: "{name}" is {type(app).__name__}, not a relevo.App')
     return app
@@ -40,7 +40,7 @@ def modules_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def configured(path: Path | None, environ: MutableMapping[str, str]) -> Iterator[None]:
+def use_config(path: Path | None, environ: MutableMapping[str, str]) -> Iterator[None]:
     """Make the application's own ``App.from_config()`` find the configuration at *path* while the block runs."""
     before = environ.get(_VARIABLE)
     if path is not None:

@@ -76,7 +76,7 @@ class Stores:
         if name in self._parts.outboxes:
             queue = outbox_queue(name)
             steps.append(partial(self._set_up, queue, self._parts.outboxes[name], [queue]))
-        raise_together(tried(*steps))
+        raise_together(try_each(*steps))
 
     def set_up_all(self, *, dry_run: bool) -> tuple[list[str], list[RelevoError]]:
         """
@@ -95,7 +95,7 @@ class Stores:
             if name in self._parts.outboxes:
                 outbox = self._parts.outboxes[name]
                 steps.append(partial(_create, created, outbox, [outbox_queue(name)], dry_run=dry_run))
-        return created, tried(*steps)
+        return created, try_each(*steps)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
         """Create what is missing, or only check for it, once."""
@@ -115,7 +115,7 @@ def _create(created: list[str], transport: Transport, queues: Sequence[str], *, 
     created += transport.setup(queues, dry_run=dry_run)
 
 
-def tried(*steps: Callable[[], object]) -> list[RelevoError]:
+def try_each(*steps: Callable[[], object]) -> list[RelevoError]:
     """Call each of *steps*, even if others fail, and return their errors."""
     errors: list[RelevoError] = []
     for step in steps:

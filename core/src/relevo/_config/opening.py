@@ -18,7 +18,7 @@ from relevo._config.settings import config_of
 from relevo._config.source import read_raw
 from relevo._config.table import TableReader
 from relevo._hook import Hooks
-from relevo._listener.importing import NotImportedError, imported
+from relevo._listener.importing import NotImportedError, import_object
 from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._secret import Secret, masked_url
 from relevo._transport.optional import INHERITED
@@ -39,7 +39,7 @@ class Opened:
     plugins: list[object] = attrs.field(factory=list)
 
 
-def drafted(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
+def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
     """
     Return the configuration as far as it is valid, and in its ``problems`` what is not.
 
@@ -68,7 +68,7 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
         ConfigurationError: The file cannot be read, or something in it is invalid; all problems are
             reported together, each with its line.
     """
-    config = drafted(path, environ, start=start)
+    config = draft_config(path, environ, start=start)
     if config.problems:
         refuse(config)
     return config
@@ -86,7 +86,7 @@ def refuse(config: Config) -> None:
     opener.problems.raise_any(config.origins)
 
 
-def opened(config: Config, *, clock: Clock) -> Opened:
+def open_config(config: Config, *, clock: Clock) -> Opened:
     """
     Return what *config* describes; plugins are imported, and no transport does any I/O until it is used.
 
@@ -155,7 +155,7 @@ class _Opener:
             for field in attrs.fields(cls.Options):
                 if field.metadata.keys() >= INHERITED.keys():
                     given.setdefault(field.name, getattr(self._config, field.name))
-            options = self._reader.made(cls.Options, given, keys)
+            options = self._reader.make(cls.Options, given, keys)
             if options is not None:
                 transport = cls.open(options, name=name, clock=self._clock)
                 if not isinstance(transport, Transport):
@@ -178,7 +178,7 @@ class _Opener:
         found: Any = _plugin_named(name)
         cls = plugin_options(name)
         if cls is not None:
-            options = self._reader.made(cls, entry.options, keys)
+            options = self._reader.make(cls, entry.options, keys)
             return None if options is None else found.open(options, source=self._config.source, clock=self._clock)
         if entry.options:
             raise ConfigurationError(f"{dotted(keys)}: this plugin takes no options; remove {', '.join(entry.options)}")
@@ -264,7 +264,7 @@ def _plugin_named(name: str) -> object:
     if name in offered:
         return load(PLUGINS, name)
     try:
-        return imported(name, where="plugins")
+        return import_object(name, where="plugins")
     except NotImportedError:
         raise
     except ConfigurationError as error:

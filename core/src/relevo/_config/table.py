@@ -141,7 +141,7 @@ class TableReader:
         self._problems = problems
         self._directory = directory
 
-    def made(self, cls: type, given: Any, keys: KeyPath) -> Any:
+    def make(self, cls: type, given: Any, keys: KeyPath) -> Any:
         """
         Return an instance of *cls* from *given*; ``None`` if a problem was noted.
 
@@ -216,9 +216,9 @@ class TableReader:
 
     def _tables(self, key: Key, cls: type, given: Any, keys: KeyPath) -> Any:
         if not key.is_mapping:
-            return self.made(cls, given, keys)
+            return self.make(cls, given, keys)
         found = {
-            name: self.made(cls, each, (*keys, name)) for name, each in table_of(key.name, given, key.example).items()
+            name: self.make(cls, each, (*keys, name)) for name, each in table_of(key.name, given, key.example).items()
         }
         return {name: each for name, each in found.items() if each is not None}
 

@@ -47,7 +47,7 @@ class Cell:
         self._limit = 0.0
 
     @classmethod
-    def made(cls) -> Cell:
+    def create(cls) -> Cell:
         """Return a new one, which is open in this process alone."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("relevo")

@@ -128,7 +128,7 @@ class ProcessExecutor(Executor):
         except BaseException:
             self._close()
             raise
-        if self._fault is not None or not self._idle:  # a child that lacks listeners is idle all the same
+        if self._fault is not None or not self._idle:  # a child that lacks listeners is idle too
             self._close()
 
     def room(self) -> int:
@@ -220,10 +220,10 @@ class ProcessExecutor(Executor):
             self._idle.remove(slot)
             return True
 
-    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+    def note_end(self, delivery: Delivery, outcome: Outcome) -> None:
         self._ended.put((delivery, outcome))
 
-    def found(self, changes: Iterable[ProcessChange]) -> None:
+    def log_changes(self, changes: Iterable[ProcessChange]) -> None:
         """Log what listeners changed in their process, each kind of change once per listener."""
         for each in changes:
             kind = (each.listener_id, each.name)
@@ -247,7 +247,7 @@ class ProcessExecutor(Executor):
     def is_stopping(self) -> bool:
         return self._is_stopping()
 
-    def failed(self, error: BaseException, *, times: int) -> None:
+    def note_failure(self, error: BaseException, *, times: int) -> None:
         if times >= _MOST_FAILURES or not self._has_begun:
             with self._free:
                 self._fault = error

@@ -71,11 +71,11 @@ class Host(Protocol):
         """Withdraw *slot*, so that it gets no delivery; return ``False`` if it was not idle or was just given one."""
         ...
 
-    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+    def note_end(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note how a delivery ended."""
         ...
 
-    def found(self, changes: Sequence[ProcessChange]) -> None:
+    def log_changes(self, changes: Sequence[ProcessChange]) -> None:
         """Log what listeners changed in their process."""
         ...
 
@@ -87,7 +87,7 @@ class Host(Protocol):
         """Return whether the worker finishes what runs and begins nothing else."""
         ...
 
-    def failed(self, error: BaseException, *, times: int) -> None:
+    def note_failure(self, error: BaseException, *, times: int) -> None:
         """Note why several children in a row could not begin, or what ended the slot."""
         ...
 
@@ -199,7 +199,7 @@ class Slot:
         except BaseException as error:  # noqa: BLE001 - a defect: it is raised in the worker's thread
             _log.exception("a slot failed")
             self._host.withdrawn(self)  # before it gives up its task, so that it gets no other
-            self._host.failed(error, times=_MOST_FAILURES)
+            self._host.note_failure(error, times=_MOST_FAILURES)
             self._give_up_task()
         finally:
             self._end()
@@ -314,7 +314,7 @@ class Slot:
             outcome = self._with_output(child, outcome)
             self._task = None
             if message.changes:
-                self._host.found(message.changes)
+                self._host.log_changes(message.changes)
             has_next = self._next is not None and self._next.is_ready
             if has_next or message.is_last or self._is_due(child.served):
                 self._leave(child)
@@ -322,7 +322,7 @@ class Slot:
                     self._adopt()
             else:
                 self._host.idle(self)  # before ended(), after which the worker asks for room
-            self._host.ended(task.delivery, outcome)
+            self._host.note_end(task.delivery, outcome)
 
     def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:
         task.kept, task.moved = state, time.monotonic()
@@ -354,7 +354,7 @@ class Slot:
 
     def _finish(self, task: _Task, outcome: Outcome) -> None:
         self._task = None
-        self._host.ended(task.delivery, outcome)
+        self._host.note_end(task.delivery, outcome)
 
     def _give_up_task(self) -> None:
         if self._task is not None:
@@ -418,7 +418,7 @@ class Slot:
         self._again_at = time.monotonic() + min(_AGAIN_CAP, _AGAIN_FIRST * 2.0**self._failures)
         error = ConfigurationError(f"a child process cannot begin: {why}")
         _log.error("%s", error)
-        self._host.failed(error, times=self._failures)
+        self._host.note_failure(error, times=self._failures)
         if self._failures >= _MOST_FAILURES:
             self._give_up_task()
 

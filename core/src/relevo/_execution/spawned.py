@@ -57,7 +57,7 @@ class Spawned:
             stack.callback(os.close, printed)
             os.set_blocking(self.output, False)
             self.pipe = Pipe(here)
-            self.cell = Cell.made()
+            self.cell = Cell.create()
             fds = (there.fileno(), self.cell.fd, lifeline)
             # -P: a file in the working directory must not replace a module of the standard library.
             words = [sys.executable, "-P", "-u", "-m", "relevo._app.child", *map(str, fds)]

@@ -162,7 +162,7 @@ def _shortened(names: Iterable[str]) -> str:
 # --- observing --------------------------------------------------------------------------------------------
 
 
-def observed(links: Iterable[int] = (), *, umask: int | None = None) -> Surroundings:
+def observe(links: Iterable[int] = (), *, umask: int | None = None) -> Surroundings:
     """
     Return the surroundings as they are now.
 
@@ -260,13 +260,13 @@ class Keeper:
 
     def renew(self) -> None:
         """Keep the surroundings as they are now."""
-        self._before = observed(self._links)
+        self._before = observe(self._links)
 
     def look(self) -> list[tuple[Difference, Fate]]:
         """Restore what was changed; return each change and its consequence."""
         found: list[tuple[Difference, Fate]] = []
         before = self._before
-        after = observed(self._links, umask=before.umask)
+        after = observe(self._links, umask=before.umask)
         if before != after and (changes := differences(before, after)):
             for each in changes:
                 restore = self._restorers.get(each.name)
@@ -274,7 +274,7 @@ class Keeper:
                     with suppress(OSError, TypeError, ValueError, RecursionError, locale.Error):
                         restore(getattr(before, each.name), getattr(after, each.name))
             # What could not be restored still differs. A listener that closed a link has closed other files as well.
-            lasting = {"links", *(each.name for each in differences(before, observed(self._links, umask=before.umask)))}
+            lasting = {"links", *(each.name for each in differences(before, observe(self._links, umask=before.umask)))}
             found = [(each, "replaced" if each.name in lasting else "restored") for each in changes]
             if len(lasting) > 1:
                 self.renew()  # so that the next listener is not blamed for what the last one did

@@ -21,7 +21,7 @@ class NotImportedError(ConfigurationError):
     """Raised when the import of a module fails; the cause is its error, with the traceback from the module on."""
 
 
-def imported(name: str, *, where: str) -> object:
+def import_object(name: str, *, where: str) -> object:
     """
     Import and return the object called *name*: ``module``, or ``module:name`` for an attribute.
 
@@ -98,7 +98,7 @@ def marked_in(thing: object) -> list[object]:
         ConfigurationError: A module cannot be imported, has no listener, or has two listeners of the same name.
     """
     if isinstance(thing, str):
-        thing = imported(thing, where="listeners")
+        thing = import_object(thing, where="listeners")
     if not isinstance(thing, ModuleType):
         return [thing]
     inside = f"{thing.__name__}."

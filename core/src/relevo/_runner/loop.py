@@ -84,10 +84,10 @@ class LoopRunner(Runner):
                     return Report(stopped_by="lock")
             stack.callback(hurry, app, name, None)
             host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
-            stack.enter_context(stopped_by_signals(host) if self._signals else nullcontext())
+            stack.enter_context(stop_on_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
                 stack.enter_context(_plugged(app, self._notifier))
-                stack.enter_context(self._notifier.watched(worker.held))
+                stack.enter_context(self._notifier.reporting(worker.held))
             return host.drain() if options.until_empty else host.serve()
 
     def unit(self, app: App, options: RunOptions) -> str:
@@ -281,7 +281,7 @@ class _SecondSignal(KeyboardInterrupt):  # not SystemExit, which would count as 
 
 
 @contextmanager
-def stopped_by_signals(*workers: Stoppable | None) -> Iterator[None]:
+def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
     """
     Let TERM and INT stop *workers*, and a second signal end the process at once; has no effect in other threads.
 

@@ -69,7 +69,7 @@ class Notifier:
         return self._watchdog is None or self._monotonic() - self._turned < self._watchdog or held() > 0
 
     @contextmanager
-    def watched(self, held: Callable[[], int]) -> Iterator[None]:
+    def reporting(self, held: Callable[[], int]) -> Iterator[None]:
         """Report that the service is ready, then that it is alive, and finally that it stops."""
         ended = threading.Event()
 

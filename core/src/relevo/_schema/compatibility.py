@@ -108,7 +108,7 @@ def events_in(document: object) -> dict[str, _Side]:
         raise ValueError("it is not an output of relevo schema") from error
 
 
-def compared(old: object, new: object) -> list[Change]:
+def compare(old: object, new: object) -> list[Change]:
     """
     Return the differences between the outputs *old* and *new*, sorted by event and then by path.
 

@@ -32,7 +32,7 @@ class Pace:
         """Return how many to receive now."""
         return self._limit
 
-    def received(self, batch: Sequence[Delivery], *, asked: int, now: float) -> None:
+    def adapt(self, batch: Sequence[Delivery], *, asked: int, now: float) -> None:
         """
         Adapt the size to the batch that came.
 

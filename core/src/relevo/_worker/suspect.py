@@ -235,7 +235,7 @@ class Suspects:
         error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
         return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
 
-    def settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
+    def note_settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         """Forget the notes of what was settled, and keep the outcomes of what was lost."""
         now = self._clock.monotonic()
         if not (lost or self.notes):

@@ -393,7 +393,7 @@ class Worker:
             batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
         self._received = True
         now = self._clock.monotonic()
-        self._pace.received(batch, asked=limit, now=now)
+        self._pace.adapt(batch, asked=limit, now=now)
         if self._linger:
             self.lingered, self._linger = self.lingered + now - began, 0.0
         if not batch:
@@ -513,7 +513,7 @@ class Worker:
             seconds -= 0.1
 
     def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
-        self._suspects.settled(settlements, lost)
+        self._suspects.note_settled(settlements, lost)
         if lost:
             self._lose([delivery for delivery, _ in lost])
         for delivery, outcome in settlements:

@@ -146,16 +146,16 @@ class JoinedSession(ABC, Generic[Item]):
         """Create the items: *session* has flushed and is about to commit. Its later listeners may still send."""
 
     @abstractmethod
-    def committed(self, session: Session) -> None:
+    def on_commit(self, session: Session) -> None:
         """Deliver the entries: *session* has committed."""
 
-    def flushed(self, session: Session) -> None:
+    def on_flush(self, session: Session) -> None:
         """React to a flush: the objects that were pending in *session* have their keys."""
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
         """React to a rollback: the entries of *transaction*, or of a savepoint, are dropped after this call."""
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         """React to the end of the session's transaction."""
 
     def _before_commit(self, session: Session) -> None:
@@ -166,12 +166,12 @@ class JoinedSession(ABC, Generic[Item]):
     def _after_flush(self, session: Session, _context: object) -> None:
         for entry in self.entries:
             entry.flushed = True
-        self.flushed(session)
+        self.on_flush(session)
 
     def _after_commit(self, session: Session) -> None:
         self._committed = session.get_nested_transaction() or session.get_transaction()
         if not session.in_nested_transaction():
-            self.committed(session)
+            self.on_commit(session)
 
     def _after_transaction_end(self, _session: Session, transaction: SessionTransaction) -> None:
         if transaction is self._committed:
@@ -180,7 +180,7 @@ class JoinedSession(ABC, Generic[Item]):
             self.rolling_back(transaction)
             self.entries = [entry for entry in self.entries if transaction not in entry.within]
         if transaction.parent is None:
-            self.ended()
+            self.on_end()
 
 
 class JoinedObjects(Generic[Target, Joint]):

@@ -15,7 +15,7 @@ from relevo._app.app import App
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
-from relevo.cli._main import exit_code, filled, tell
+from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
 from relevo.cli._supervisor import examine
@@ -40,7 +40,7 @@ class _Finding:
     is_flag=True,
     help="Also connect to every server, and report what setup would create and what is wrong there.",
 )
-@click.option("--supervisor", metavar="FILE", callback=filled, help="Also check this supervisor configuration.")
+@click.option("--supervisor", metavar="FILE", callback=refuse_blank, help="Also check this supervisor configuration.")
 @json_option
 @with_app
 def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int:

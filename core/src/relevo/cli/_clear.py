@@ -6,7 +6,7 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.transport import Transport
-from relevo.cli._main import named, not_found
+from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import agreed, id_argument, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import show_json
 from relevo.cli._place import only_place, stores
@@ -43,7 +43,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
 
 
 @click.command()
-@click.argument("queue", callback=named)
+@click.argument("queue", callback=refuse_invalid)
 @transport_option
 @yes_option
 @json_option

@@ -13,7 +13,7 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._event import body_of, dead_row, show_whole
-from relevo.cli._main import Group, named, not_found
+from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import agreed, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
 from relevo.cli._place import stores
@@ -63,7 +63,7 @@ def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: in
 
 
 @dead.command("show", short_help="Show one dead letter in full.")
-@click.argument("ref", callback=named)
+@click.argument("ref", callback=refuse_invalid)
 @transport_option
 @click.option(
     "--raw",
@@ -97,7 +97,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 
 
 @dead.command("revive", short_help="Make dead letters ready again.")
-@click.argument("refs", nargs=-1, callback=named)
+@click.argument("refs", nargs=-1, callback=refuse_invalid)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @transport_option
 @queue_option
@@ -134,7 +134,7 @@ def revive(
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")
-@click.argument("refs", nargs=-1, callback=named)
+@click.argument("refs", nargs=-1, callback=refuse_invalid)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
 @yes_option
 @transport_option

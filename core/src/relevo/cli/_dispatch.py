@@ -14,7 +14,7 @@ from relevo._event.event import Event
 from relevo._event.subject import Subject
 from relevo._transport.envelope import Urgency
 from relevo.cli._arguments import arguments_of
-from relevo.cli._main import is_text, named
+from relevo.cli._main import is_text, refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
 from relevo.cli._run import duration
@@ -29,9 +29,9 @@ class _OfVersion(Event):
 
 
 @click.command()
-@click.argument("name", callback=named)
+@click.argument("name", callback=refuse_invalid)
 @click.argument("arguments", default="{}")
-@click.option("--subject", metavar="TYPE/ID", callback=named, help="The object that the event is about.")
+@click.option("--subject", metavar="TYPE/ID", callback=refuse_invalid, help="The object that the event is about.")
 @click.option("--delay", type=duration, default="0s", metavar="DURATION", help="Handle it after this time, as in 5m.")
 @click.option(
     "--urgency",
@@ -40,7 +40,9 @@ class _OfVersion(Event):
     show_default=True,
     help="high overtakes normal.",
 )
-@click.option("--ordering-key", metavar="KEY", callback=named, help="Handle events with the same key in order.")
+@click.option(
+    "--ordering-key", metavar="KEY", callback=refuse_invalid, help="Handle events with the same key in order."
+)
 @click.option("--expires", type=duration, metavar="DURATION", help="Do not handle it after this time, as in 1h.")
 @json_option
 @with_app

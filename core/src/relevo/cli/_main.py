@@ -57,7 +57,7 @@ _FIRST = ("dispatch", "drain", "worker", "status", "dead", "check")
 """The commands for beginners, in the short help."""
 
 
-def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def refuse_blank(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse a blank option, as from an unset variable of a script: it would be treated as missing."""
     values = value if isinstance(value, tuple) else (value,)
     if any(isinstance(each, str) and not each.strip() for each in values):
@@ -65,10 +65,10 @@ def filled(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
-def named(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse blank options as :func:`filled` does, and bytes that are invalid in the terminal's encoding."""
-    for each in (value,) if isinstance(value, str) else filled(ctx, param, value) or ():
-        if not is_text(filled(ctx, param, each)):
+def refuse_invalid(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse blank options as :func:`refuse_blank` does, and bytes that are invalid in the terminal's encoding."""
+    for each in (value,) if isinstance(value, str) else refuse_blank(ctx, param, value) or ():
+        if not is_text(refuse_blank(ctx, param, each)):
             raise click.BadParameter(f"{shown(each)} is not text", ctx, param)
     return value
 
@@ -89,7 +89,7 @@ config_option = click.option(
     "--config",
     metavar="PATH",
     multiple=True,
-    callback=lambda ctx, param, value: once(ctx, param, filled(ctx, param, value)),
+    callback=lambda ctx, param, value: once(ctx, param, refuse_blank(ctx, param, value)),
     help="Use this file instead of the nearest relevo.toml.",
 )
 app_option = click.option(
@@ -98,7 +98,7 @@ app_option = click.option(
     "app_name",
     metavar="MODULE:NAME",
     multiple=True,
-    callback=lambda ctx, param, value: once(ctx, param, named(ctx, param, value)),
+    callback=lambda ctx, param, value: once(ctx, param, refuse_invalid(ctx, param, value)),
     help="Use this application instead of the configured one.",
 )
 
@@ -281,9 +281,9 @@ def tell(error: RelevoError) -> None:
 
         click.echo(visible("".join(traceback.format_exception(error.__cause__))), nl=False, err=True)
     elif context is not None and (context.find_object(dict) or {}).get("debug"):
-        from relevo.cli._trace import traced  # noqa: PLC0415 - rarely needed
+        from relevo.cli._trace import tracebacks  # noqa: PLC0415 - rarely needed
 
-        click.echo(visible(traced(error)), nl=False, err=True)
+        click.echo(visible(tracebacks(error)), nl=False, err=True)
     for line in str(error).splitlines():
         _tell(line)
 

@@ -9,7 +9,7 @@ import attrs
 import click
 
 from relevo._app.app import App
-from relevo._runner.loop import stopped_by_signals
+from relevo._runner.loop import stop_on_signals
 from relevo._transport.delivery import DeadLetter, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Target, parsed_target
@@ -82,7 +82,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
         executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
         lease=app.config.lease if app.config else LEASE,
     )
-    with stopped_by_signals(worker):
+    with stop_on_signals(worker):
         report = worker.run()
     if as_json:
         show_json(

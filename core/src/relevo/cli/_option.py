@@ -14,12 +14,12 @@ import attrs
 import click
 
 from relevo._app.app import App
-from relevo._app.load import app_named, configured, modules_of
-from relevo._config.opening import drafted, refuse
+from relevo._app.load import app_named, modules_of, use_config
+from relevo._config.opening import draft_config, refuse
 from relevo._config.schema import Config
 from relevo.cli._log import log_to_stderr
-from relevo.cli._main import app_option, config_option, named
-from relevo.cli._output import kept_for_the_document
+from relevo.cli._main import app_option, config_option, refuse_invalid
+from relevo.cli._output import reserve_stdout
 from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,8 +48,8 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
         log_to_stderr(log_level)
-        kept = kept_for_the_document() if is_document(kwargs) else nullcontext()
-        with kept, opened(located(config), app_name or _outer_option("app")) as app:
+        kept = reserve_stdout() if is_document(kwargs) else nullcontext()
+        with kept, open_app(locate_config(config), app_name or _outer_option("app")) as app:
             return command(*args, app=app, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # it has one argument less
@@ -61,7 +61,7 @@ def with_config(command: F) -> F:
     @config_option
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, **kwargs: Any) -> Any:
-        found = located(config)
+        found = locate_config(config)
         if found.problems:
             refuse(found)
         return command(*args, config=found, **kwargs)
@@ -76,21 +76,21 @@ def _outer_option(name: str) -> str | None:
     return value
 
 
-def located(path: str | None) -> Config:
+def locate_config(path: str | None) -> Config:
     """Find the configuration, at *path* or at the path given before the command's name; do not raise its problems."""
     try:
         start = Path.cwd()
     except FileNotFoundError as error:
         raise ConfigurationError("the working directory no longer exists") from error
     wanted = path or _outer_option("config")
-    return drafted(Path(wanted) if wanted else None, os.environ, start=start)
+    return draft_config(Path(wanted) if wanted else None, os.environ, start=start)
 
 
 @contextmanager
-def opened(config: Config, app_name: str | None) -> Iterator[App]:
+def open_app(config: Config, app_name: str | None) -> Iterator[App]:
     """Open the application that *app_name* or *config* names, and close it at the end."""
     wanted = app_name or config.app
-    with modules_of(config.directory), configured(config.path, os.environ):
+    with modules_of(config.directory), use_config(config.path, os.environ):
         if wanted:
             refuse(config)  # otherwise its own App.from_config() would raise during an import
         with app_named(wanted) if wanted else App.of(config) as app:
@@ -110,7 +110,7 @@ def _transport_names(ctx: click.Context, _: click.Parameter, incomplete: str) ->
     """Return the names of transports for completion; empty if the configuration is invalid."""
     try:
         with ctx.scope(cleanup=False):
-            config = located(ctx.params.get("config") or ctx.find_root().params.get("config"))
+            config = locate_config(ctx.params.get("config") or ctx.find_root().params.get("config"))
     except ConfigurationError:
         return []
     return [name for name in config.transports if name.startswith(incomplete)]
@@ -120,7 +120,7 @@ transport_option = click.option(
     "-t",
     "--transport",
     metavar="NAME",
-    callback=named,
+    callback=refuse_invalid,
     help="Use this transport, if there are several.",
     shell_complete=_transport_names,
 )
@@ -130,10 +130,10 @@ queue_option = click.option(
     "queues",
     multiple=True,
     metavar="QUEUE",
-    callback=named,
+    callback=refuse_invalid,
     help="Use only this queue, as queue or transport/queue; may be repeated.",
 )
-id_argument = click.argument("event_id", metavar="ID", callback=named)
+id_argument = click.argument("event_id", metavar="ID", callback=refuse_invalid)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 

@@ -20,7 +20,7 @@ _DOCUMENT = "relevo.cli.document"
 
 
 @contextmanager
-def kept_for_the_document() -> Iterator[None]:
+def reserve_stdout() -> Iterator[None]:
     """
     Reserve standard output for :func:`show_document` and :func:`show_json` while the block runs.
 

@@ -165,9 +165,9 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
     if mover is None:
         raise ConfigurationError(f'the transport "{name}" has no outbox; nothing to relay')
-    from relevo._runner.loop import stopped_by_signals  # noqa: PLC0415 - help does not need it
+    from relevo._runner.loop import stop_on_signals  # noqa: PLC0415 - help does not need it
 
-    with stopped_by_signals(mover):
+    with stop_on_signals(mover):
         report = mover.run()
     if as_json:
         show_json(attrs.asdict(report))

@@ -13,9 +13,9 @@ import click
 from relevo._app.app import App
 from relevo._event.event import EventType
 from relevo._schema.asyncapi import asyncapi
-from relevo._schema.compatibility import Change, compared
+from relevo._schema.compatibility import Change, compare
 from relevo._schema.schema import schemas
-from relevo.cli._main import named
+from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_json, visible
 from relevo.errors import did_you_mean
@@ -27,14 +27,14 @@ _EARLIER = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...", callback=named)
+@click.argument("names", nargs=-1, metavar="[NAME]...", callback=refuse_invalid)
 @click.option("--asyncapi", "as_asyncapi", is_flag=True, help="Print an AsyncAPI 3.0 document, with channels.")
 @click.option(
     "--api-version",
     default="1.0.0",
     show_default=True,
     metavar="TEXT",
-    callback=named,
+    callback=refuse_invalid,
     help="The version in the AsyncAPI document.",
 )
 @click.option("--out", type=_FILE, metavar="FILE", help="Write to FILE; with --diff, only if no change is breaking.")
@@ -88,7 +88,7 @@ def _chosen(app: App, names: Sequence[str]) -> list[EventType]:
 
 def _changes(path: Path, made: dict[str, Any], names: Sequence[str]) -> list[Change]:
     try:
-        changes = compared(json.loads(path.read_bytes()), made)
+        changes = compare(json.loads(path.read_bytes()), made)
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path} cannot be compared with: {error}", param_hint="--diff") from error
     return [change for change in changes if not names or change.event in names]

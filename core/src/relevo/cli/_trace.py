@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from relevo.errors import RelevoError
 
 
-def traced(error: BaseException) -> str:
+def tracebacks(error: BaseException) -> str:
     """
     Return the tracebacks of *error* and its causes, the first cause first.
 

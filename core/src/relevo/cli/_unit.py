@@ -11,7 +11,7 @@ from relevo._app.app import App
 from relevo._config.discovery import RUNNERS, available, load
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
-from relevo.cli._main import Group, filled
+from relevo.cli._main import Group, refuse_blank
 from relevo.cli._option import queue_option, transport_option, with_app
 from relevo.cli._place import of_one_transport
 
@@ -90,7 +90,10 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
 )
 @click.option(
-    "--folder", metavar="PATH", callback=filled, help="Print a complete configuration, with its files in this folder."
+    "--folder",
+    metavar="PATH",
+    callback=refuse_blank,
+    help="Print a complete configuration, with its files in this folder.",
 )
 @with_app
 def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], processes: int, folder: str | None) -> None:

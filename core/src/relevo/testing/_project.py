@@ -30,13 +30,13 @@ def project_app(folder: Path, *, environ: MutableMapping[str, str], name: str = 
     Raises:
         ConfigurationError: No application is named, it cannot be imported, or is not an application.
     """
-    from relevo._app.load import app_named, configured, modules_of  # noqa: PLC0415 - App imports relevo.testing
+    from relevo._app.load import app_named, modules_of, use_config  # noqa: PLC0415 - App imports relevo.testing
 
     path: Path | None = None
     if not name:
         name, folder, path = _named(folder, environ)
     with modules_of(folder):
-        with configured(path, environ):
+        with use_config(path, environ):
             app = app_named(name)
         yield app
 

@@ -41,7 +41,7 @@ _EARLY: dict[Action | None, Promise] = {
 
 def receive_began(world: World, operation: Operation, call: history.Receive) -> None:
     """Record which events the receive may hold from now on."""
-    world.subscribed(operation.worker, call.queues)
+    world.subscribe(operation.worker, call.queues)
 
 
 def receive_ended(world: World, operation: Operation, call: history.Receive, returned: history.Returned) -> None:
@@ -109,7 +109,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         timely = [copy for copy, _ in fitting if not _mistimed(world, copy, handed)]
         alike = timely or [copy for copy, _ in fitting]
         copy = min(alike, key=lambda one: not one.surely(_is_pending))
-        world.swapped(copy, alike)
+        world.swap(copy, alike)
         copy.become(_held(world, one, handed, lease) for other, one in fitting if other is copy)
     elif ready:
         copy, one, _ = ready[0]

@@ -88,7 +88,7 @@ class CardPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        with self._profile.bounded():
+        with self._profile.limit_shrinking():
             return (yield)
 
     def pytest_runtest_setup(self) -> None:

@@ -179,7 +179,7 @@ class World:
         if self.capabilities.lease == "connection":
             self._broke[queue].append(self.last)
 
-    def vanished(self, worker: str, now: float) -> None:
+    def release_held(self, worker: str, now: float) -> None:
         """Release what *worker* held: it was killed or closed."""
         self.closed.add(worker)
         for number, holder in self.holders.items():
@@ -214,7 +214,7 @@ class World:
                     self.double(worker, trace.copy, [trace.before])
             self._fetched(worker, queues, own)
 
-    def subscribed(self, worker: str, queues: Iterable[str]) -> None:
+    def subscribe(self, worker: str, queues: Iterable[str]) -> None:
         """Record that *worker* may fetch events of *queues* from now on; during a fault it may also move them."""
         fresh = [queue for queue in queues if worker not in self.subscribers[queue]]
         for queue in fresh:
@@ -228,7 +228,7 @@ class World:
             alive = (one for one in copy.possible if one.state in PENDING and copy.queue in queues)
             self.double(worker, copy, [one for one in alive if one.holder is None or one.adrift or one.holder in own])
 
-    def mended(self, worker: str, now: float) -> None:
+    def end_fault(self, worker: str, now: float) -> None:
         """Record that the fault in the store of *worker* is over."""
         self.shaken(worker, now)
         self.doubles.pop(worker, None)
@@ -244,7 +244,7 @@ class World:
         elif there:
             self.doubles[worker][original] = self._extra(copy, there)
 
-    def swapped(self, copy: Copy, alike: Iterable[Copy]) -> None:
+    def swap(self, copy: Copy, alike: Iterable[Copy]) -> None:
         """
         Give the other possible situations of *copy* to equal copies; it is assumed to be the one that is handed out.
 

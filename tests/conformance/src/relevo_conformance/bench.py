@@ -416,8 +416,8 @@ class Bench:
         if came_to_its_end and self.recorder.pending():  # an event that might have been dead is not
             came_to_its_end = self.receive_all(worker, queues)
             self._look_around(worker, queues)
-        drain = self.recorder.began(worker.name, history.Drain())
-        self.recorder.ended(drain, "done" if came_to_its_end else "unknown")
+        drain = self.recorder.begin(worker.name, history.Drain())
+        self.recorder.end(drain, "done" if came_to_its_end else "unknown")
         worker.close()
 
     def _pass_all_time(self) -> None:

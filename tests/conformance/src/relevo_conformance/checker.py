@@ -158,8 +158,8 @@ def _broke(world: World, operation: Operation, call: history.Break) -> None:
 
 _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Break: _broke,
-    history.Kill: lambda world, operation, call: world.vanished(operation.worker, operation.began),
-    history.Close: lambda world, operation, call: world.vanished(operation.worker, operation.began),
+    history.Kill: lambda world, operation, call: world.release_held(operation.worker, operation.began),
+    history.Close: lambda world, operation, call: world.release_held(operation.worker, operation.began),
     history.Send: _judge_send.send_began,
     history.PutRaw: _judge_send.raw_began,
     history.SetSavepoint: _judge_send.savepoint_began,
@@ -178,7 +178,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
 """By call: what becomes possible when it begins."""
 
 _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = {
-    history.Mend: lambda world, operation, call, returned: world.mended(operation.worker, returned.at),
+    history.Mend: lambda world, operation, call, returned: world.end_fault(operation.worker, returned.at),
     history.SetUp: _judge_send.setup_ended,
     history.Send: _judge_send.send_ended,
     history.PutRaw: _judge_send.raw_ended,

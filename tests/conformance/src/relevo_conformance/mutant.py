@@ -45,7 +45,7 @@ class Mutant:
     """The replacements while it is planted, by owner and attribute."""
 
     @contextmanager
-    def planted(self) -> Iterator[type[Harness]]:
+    def plant(self) -> Iterator[type[Harness]]:
         """Plant the bug, and yield the harness of the transport that has it."""
         with ExitStack() as stack:
             for (owner, attribute), replacement in self.patches.items():
@@ -81,7 +81,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
     """
     proving = mutant.breaks.id
     found: list[Finding] = []
-    with mutant.planted() as harness:
+    with mutant.plant() as harness:
         for own in (True, False):  # first the tests that prove the promise, which is usually enough
 
             def wanted(test: str, ids: frozenset[str], *, own: bool = own) -> bool:
@@ -96,7 +96,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
 
 def hunt_by_chance(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
     """Run only random histories on *mutant*, as :func:`hunt_by_scenarios` runs scenarios."""
-    with mutant.planted() as harness:
+    with mutant.plant() as harness:
         found = tuple(_broken(harness, profile, seed, lambda test, _: test == RANDOM))
     return Hunt(RANDOM if any(finding.test == RANDOM for finding in found) else None, found)
 

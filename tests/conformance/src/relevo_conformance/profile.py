@@ -53,7 +53,7 @@ class Profile:
         return attrs.evolve(self, histories=-(-self.histories // 4), slow_histories=-(-self.slow_histories // 4))
 
     @contextmanager
-    def bounded(self) -> Iterator[None]:
+    def limit_shrinking(self) -> Iterator[None]:
         """Limit Hypothesis' shrinking to :attr:`shrinking`; it has no setting for that."""
         before = engine.MAX_SHRINKING_SECONDS
         engine.MAX_SHRINKING_SECONDS = self.shrinking  # type: ignore[assignment]

@@ -67,25 +67,25 @@ class Recorder:
     def worker(self) -> RecordedWorker:
         """Return a new worker."""
         name = f"worker {len(self.workers) + 1}"
-        op = self.began(name, history.Open())
+        op = self.begin(name, history.Open())
         worker = RecordedWorker(self, name, self._opened())
         self.workers.append(worker)
-        self.ended(op)
+        self.end(op)
         return worker
 
     def kill(self, worker: RecordedWorker) -> None:
         """Let *worker* vanish."""
         worker.alive = False
-        op = self.began(worker.name, history.Kill())
+        op = self.begin(worker.name, history.Kill())
         self.hook("kill", lambda: self.harness.kill(worker.transport))
-        self.ended(op)
+        self.end(op)
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Put *raw* into *queue*, as a foreign program does."""
         call = history.PutRaw(queue=queue, raw=raw, headers=dict(headers or {}))
-        op = self.began("stranger", call)
+        op = self.begin("stranger", call)
         self.hook("put_raw", lambda: self.harness.put_raw(queue, raw, call.headers))
-        self.ended(op)
+        self.end(op)
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
@@ -94,23 +94,23 @@ class Recorder:
     @contextmanager
     def broken(self, worker: RecordedWorker, breakage: Breakage) -> Iterator[None]:
         """Break the store beneath *worker* for its next send, and repair it at the end."""
-        with self.entered("broken_send", lambda: self.harness.broken_send(worker.transport, breakage)):
-            self.ended(self.began(worker.name, history.Break(breakage)))
+        with self.enter("broken_send", lambda: self.harness.broken_send(worker.transport, breakage)):
+            self.end(self.begin(worker.name, history.Break(breakage)))
             yield
-        self.ended(self.began(worker.name, history.Mend()))
+        self.end(self.begin(worker.name, history.Mend()))
 
     @contextmanager
     def faulty(self, worker: RecordedWorker, fault: Fault) -> Iterator[None]:
         """Let a write of *worker*'s next call fail, and repair the store at the end."""
-        with self.entered("broken", lambda: self.harness.broken(worker.transport, fault)):
-            self.ended(self.began(worker.name, history.Break(fault.moment, fault.at)))
+        with self.enter("broken", lambda: self.harness.broken(worker.transport, fault)):
+            self.end(self.begin(worker.name, history.Break(fault.moment, fault.at)))
             yield
-        self.ended(self.began(worker.name, history.Mend()))
+        self.end(self.begin(worker.name, history.Mend()))
 
     @contextmanager
     def turnstile(self, worker: RecordedWorker, stop: Callable[[], None]) -> Iterator[None]:
         """Call *stop* between any two steps of *worker*."""
-        with self.entered("turnstile", lambda: self.harness.turnstile(worker.transport, stop)):
+        with self.enter("turnstile", lambda: self.harness.turnstile(worker.transport, stop)):
             yield
 
     # --- the harness ------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Recorder:
             raise HarnessError(kind, name, f"raised {error_text(error)}") from error
 
     @contextmanager
-    def entered(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
+    def enter(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
         """Enter the context manager of the hook *name*, and exit it at the end."""
         manager, value = self.hook(name, lambda: _entered(make()))
         try:
@@ -179,7 +179,7 @@ class Recorder:
 
     # --- records ----------------------------------------------------------------------------------------
 
-    def began(self, worker: str, call: history.Call) -> int:
+    def begin(self, worker: str, call: history.Call) -> int:
         """Record that *call* begins; return its number."""
         with self._lock:
             self.watch.require_attention()
@@ -188,7 +188,7 @@ class Recorder:
             self._write(history.Invoked(op=op, worker=worker, at=self.harness.clock.now(), call=call))
             return op
 
-    def ended(self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None) -> None:
+    def end(self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None) -> None:
         """
         Record that the call *op* ended.
 
@@ -210,7 +210,7 @@ class Recorder:
     def hung(self, op: int, why: str) -> BaseException:
         """Record that the call *op* did not return, and return the verdict."""
         try:
-            self.ended(op, "hung", error=why)
+            self.end(op, "hung", error=why)
         except BrokenPromiseError as error:
             return error
         return BrokenPromiseError(self._judge.violations[-1:])

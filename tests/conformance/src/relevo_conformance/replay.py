@@ -252,7 +252,7 @@ class _Player:
 
     def note(self, text: str) -> None:
         """Record a difference from the original history."""
-        self.recorder.ended(self.recorder.began("replay", history.Remark(text)))
+        self.recorder.end(self.recorder.begin("replay", history.Remark(text)))
 
     def worker(self, name: str) -> RecordedWorker:
         """Return the worker for *name*; one that was open before the history began is opened now."""
@@ -412,7 +412,7 @@ class _Player:
             worker.ack(held)
         ended = not self._came and not self.recorder.pending()
         ended = ended or self.bench.receive_all(worker, queues)
-        self.recorder.ended(self.recorder.began(worker.name, history.Drain()), "done" if ended else "unknown")
+        self.recorder.end(self.recorder.begin(worker.name, history.Drain()), "done" if ended else "unknown")
 
     # --- counterparts -----------------------------------------------------------------------------------
 

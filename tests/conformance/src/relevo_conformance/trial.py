@@ -105,7 +105,7 @@ class Trial:
         claimed = reach(self.harness)
         profile, observed, began = self.seeded_profile(), Observed(), monotonic()
         matching, findings = self._announced(progress), []
-        with profile.bounded():
+        with profile.limit_shrinking():
             for finding in examine(
                 self.harness, profile=profile, phases=self._phases(), matching=matching, observed=observed
             ):

@@ -231,7 +231,7 @@ class RecordedWorker:
     @contextmanager
     def transaction(self) -> Iterator[RecordedTransaction]:
         """Begin a transaction on the store; it is rolled back at the end unless it was committed."""
-        with self.recorder.entered("session", self.recorder.harness.session) as transaction:
+        with self.recorder.enter("session", self.recorder.harness.session) as transaction:
             yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
 
     def note_bound(self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope]) -> None:
@@ -261,32 +261,32 @@ class RecordedWorker:
         wait: float = 0.0,
     ) -> Result:
         recorder = self.recorder
-        op = recorder.began(self.name, call)
+        op = recorder.begin(self.name, call)
         try:
             result = recorder.watch.call(act, partial(recorder.hung, op), wait=wait)
             answer.require(call, result, asked)
         except LeftBehind:
             raise
         except answer.MisfitError as error:
-            recorder.ended(op, "malformed", error=str(error))
+            recorder.end(op, "malformed", error=str(error))
             raise
         except RelevoError as error:
             self._raised(op, call, error, asked)
             raise
         except BaseException as error:
             if not is_a_persons(error):
-                recorder.ended(op, "crashed", error=error_text(error))
+                recorder.end(op, "crashed", error=error_text(error))
             raise
-        recorder.ended(op, value=value(result))
+        recorder.end(op, value=value(result))
         return result
 
     def _raised(self, op: int, call: history.Call, error: RelevoError, asked: Sequence[Delivery]) -> None:
         try:
             answer.require_error(call, error, asked)
         except answer.MisfitError as misfit:
-            self.recorder.ended(op, "malformed", error=str(misfit))
+            self.recorder.end(op, "malformed", error=str(misfit))
             return
-        self.recorder.ended(op, _end(call, error), error=_kind(error), value=self._value_of(call, error))
+        self.recorder.end(op, _end(call, error), error=_kind(error), value=self._value_of(call, error))
 
     def _value_of(self, call: history.Call, error: RelevoError) -> history.Value | None:
         match call, error:
@@ -349,25 +349,25 @@ class RecordedTransaction:
         recorder, worker = self._worker.recorder, self._worker.name
         self._savepoints += 1
         number = self._savepoints
-        op = recorder.began(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
+        op = recorder.begin(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
         savepoint = recorder.watch.call(self._transaction.savepoint, partial(recorder.hung, op))
-        recorder.ended(op)
+        recorder.end(op)
         yield
         ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
-        op = recorder.began(worker, ends)
+        op = recorder.begin(worker, ends)
         act = savepoint.commit if way == "commit" else savepoint.rollback
         recorder.watch.call(act, partial(recorder.hung, op))
-        recorder.ended(op)
+        recorder.end(op)
 
     def _end(self, way: history.Way, act: Callable[[], object]) -> None:
         recorder = self._worker.recorder
-        op = recorder.began(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
+        op = recorder.begin(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
         try:
             recorder.watch.call(act, partial(recorder.hung, op))
         except Exception as error:
-            recorder.ended(op, "unknown", error=type(error).__name__)
+            recorder.end(op, "unknown", error=type(error).__name__)
             raise
-        recorder.ended(op)
+        recorder.end(op)
 
 
 def _end(call: history.Call, error: RelevoError) -> history.End:

@@ -149,7 +149,7 @@ class Shelf:
         self._own: Book | None = None
 
     @contextmanager
-    def opened(self) -> Iterator[Book]:
+    def open(self) -> Iterator[Book]:
         """Open the book exclusively for the block, then store it."""
         try:
             file = self._opened()

@@ -86,13 +86,13 @@ def fingerprint(kind: str, who: str, frame: str) -> str:
     return sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def deaths(delivery: Delivery, outcome: DeadLetter, *, at: float) -> list[Incident]:
+def incidents_of(delivery: Delivery, outcome: DeadLetter, *, at: float) -> list[Incident]:
     """Return why *delivery* is dead: one incident for each dead listener, or one for what keeps all from running."""
     failures = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
     return [_incident("dead", delivery, each, at=at) for each in failures]
 
 
-def failed(delivery: Delivery, failure: Failure, frame: str, *, at: float) -> Incident:
+def retried_incident(delivery: Delivery, failure: Failure, frame: str, *, at: float) -> Incident:
     """Return the *failure* of a listener that is run again; its exception was raised in *frame*."""
     return attrs.evolve(_incident("failed", delivery, failure, at=at), frame=frame)
 
@@ -128,7 +128,7 @@ def key_of_failure(failure: Failure, frame: str) -> str:
     return f"failed {fingerprint(failure.kind, failure.listener, frame)}"
 
 
-def frame_of(error: BaseException) -> str:
+def location_of(error: BaseException) -> str:
     """Return where *error* was raised."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return _innermost([(code.co_filename, code.co_name) for code in codes])

@@ -14,7 +14,7 @@ from relevo._transport.delivery import Ack, DeadLetter, Delivery, Failure, Lost,
 from relevo._transport.envelope import Envelope
 from relevo.errors import RetryLater
 from relevo.ext.mail._book import Shelf
-from relevo.ext.mail._incident import deaths, failed, frame_of, key_of_failure, loss
+from relevo.ext.mail._incident import incidents_of, key_of_failure, location_of, loss, retried_incident
 from relevo.ext.mail._options import MailOptions
 from relevo.ext.mail._post import Post
 
@@ -66,7 +66,7 @@ class Mail:
     @hookimpl
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
         """Mail a dead letter."""
-        for each in deaths(delivery, outcome, at=self._clock.now()):
+        for each in incidents_of(delivery, outcome, at=self._clock.now()):
             self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]  # a default has no type in a lambda
 
     @hookimpl
@@ -91,9 +91,9 @@ class Mail:
         """Mail a failure if the option is set; the last failure is mailed as a dead letter."""
         if not self._options.failures or failure.due is None or isinstance(error, RetryLater):
             return
-        frame = frame_of(error)
+        frame = location_of(error)
         key = key_of_failure(failure, frame)
-        self._post.put(key, lambda: failed(delivery, failure, frame, at=self._clock.now()))
+        self._post.put(key, lambda: retried_incident(delivery, failure, frame, at=self._clock.now()))
 
     @hookimpl
     @contextmanager

@@ -22,7 +22,7 @@ from relevo._clock import Clock
 from relevo.ext.mail._book import OTHERS, FailureGroup, Shelf
 from relevo.ext.mail._incident import Incident
 from relevo.ext.mail._options import MailOptions, Server
-from relevo.ext.mail._text import Letterhead, MailSection, composed, summary
+from relevo.ext.mail._text import Letterhead, MailSection, compose, summary
 
 _log = getLogger("relevo.ext.mail")
 
@@ -177,7 +177,7 @@ class Post:
             self._complain(TimeoutError(f"no answer within {self._options.timeout:g} s"))
             box.failed_at = time.monotonic()
             if claimed is not None:
-                with self._shelf.opened() as book:
+                with self._shelf.open() as book:
                     book.give_back(*claimed)
 
     def close(self) -> None:
@@ -255,7 +255,7 @@ class Post:
         if is_down and box.failed_at is not None:
             return box.failed_at + _AGAIN_AFTER - time.monotonic()
         now = self._clock.now()
-        with self._shelf.opened() as book:
+        with self._shelf.open() as book:
             claimed = book.claim(now, every=options.every, most=options.most)
             wait = book.wait(now, every=options.every, most=options.most)
         if claimed:
@@ -268,7 +268,7 @@ class Post:
                 with box.turn:
                     mine, box.claimed = box.claimed, None
                 if mine is not None:
-                    with self._shelf.opened() as book:
+                    with self._shelf.open() as book:
                         book.give_back(*mine)
                 return _AGAIN_AFTER
             box.claimed, box.failed_at = None, None
@@ -282,7 +282,7 @@ class Post:
             piles, box.piles = box.piles, {}
         if not piles:
             return
-        with self._shelf.opened() as book:
+        with self._shelf.open() as book:
             for key, pile in piles.items():
                 count = pile.count + sum(
                     book.is_news(event_id, lost_leases) for event_id, lost_leases in pile.lost_leases.items()
@@ -306,7 +306,7 @@ class Post:
         sections = [
             MailSection(key=key, group=group, incident=self._details.get(key)) for key, group in claimed.items()
         ]
-        deliver(self._server, composed(sections, letterhead, now=now), letterhead, timeout=self._options.timeout)
+        deliver(self._server, compose(sections, letterhead, now=now), letterhead, timeout=self._options.timeout)
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()

@@ -87,7 +87,7 @@ def summary(incident: Incident) -> str:
     return f"{line(who, _LONGEST_WHO)}: {line(incident.error, _LONGEST_SUBJECT)}"
 
 
-def composed(sections: Sequence[MailSection], letterhead: Letterhead, *, now: float) -> EmailMessage:
+def compose(sections: Sequence[MailSection], letterhead: Letterhead, *, now: float) -> EmailMessage:
     """Return the mail about *sections*, of which there is at least one."""
     first = sections[0]
     root = first.key.rpartition(" ")[2]
