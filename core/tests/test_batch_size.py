@@ -1,22 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hypothesis import given, strategies as st
 
-from relevo import Delivery, Envelope
 from relevo._worker.batch_size import Pace
 
 
-def _batch(number: int, *, lost_leases: int = 0) -> Sequence[Delivery]:
-    envelope = Envelope(id="1", source="shop", name="image.created", body=b"{}")
-    return [
-        Delivery(envelope=envelope, queue="default", lost_leases=lost_leases, receipt=object(), enqueued_at=0.0)
-        for _ in range(number)
-    ]
-
-
-def _limits(pace: Pace, *, rounds: int, took: float, came: Callable[[int], Sequence[Delivery]] = _batch) -> list[int]:
+def _limits(pace: Pace, *, rounds: int, took: float, came: Callable[[int], int] = int) -> list[int]:
     """Receive *rounds* times what is asked for, each batch after *took* seconds; return what was asked for."""
     asked = []
     for _ in range(rounds):
@@ -50,14 +41,14 @@ def test_batches_of_middling_length_leave_it_as_it_is() -> None:
 
 
 def test_batches_that_are_not_full_do_not_make_it_grow() -> None:
-    assert _limits(Pace(64), rounds=5, took=0.01, came=lambda limit: _batch(limit - 1))[-1] == 1
+    assert _limits(Pace(64), rounds=5, took=0.01, came=lambda limit: limit - 1)[-1] == 1
 
 
 def test_a_suspect_brings_it_back_to_one() -> None:
     pace = Pace(64)
     _limits(pace, rounds=9, took=0.01)
 
-    pace.adapt([*_batch(3), *_batch(1, lost_leases=1)], asked=64, now=0.0)
+    pace.adapt(4, asked=64, now=0.0, suspect=True)
 
     assert pace.limit() == 1
 
@@ -70,4 +61,4 @@ def test_it_never_asks_for_less_than_one_or_more_than_it_may(most: int, rounds: 
         asked = pace.limit()
         assert 1 <= asked <= most
         now += took
-        pace.adapt(_batch(min(came, asked), lost_leases=int(suspect)), asked=asked, now=now)
+        pace.adapt(min(came, asked), asked=asked, now=now, suspect=suspect and came > 0)

@@ -74,7 +74,7 @@ class LoopRunner(Runner):
         name = app.transport(options.transport).name
         limits = Limits(memory=options.max_memory, failures=options.max_failures)
         guard = deploy_guard(app)
-        with _plugged(app, limits, guard), ExitStack() as stack:
+        with _plugged(app, *([limits] if limits.is_set else []), guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)
             # A store that ends with its process cannot be drained by another one.
             flight = None

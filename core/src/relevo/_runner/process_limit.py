@@ -27,6 +27,11 @@ class Limits:
         self._failures = failures
         self._failed = 0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._memory is not None or self._failures is not None
+
     def reached(self) -> str | None:
         """Return the name of a limit that is reached; ``None`` if none is."""
         if self._failures is not None and self._failed >= self._failures:

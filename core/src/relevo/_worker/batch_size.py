@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from relevo._transport.delivery import Delivery
-
 _SHORT, _LONG = 0.1, 0.5
 
 
@@ -32,22 +28,24 @@ class Pace:
         """Return how many to receive now."""
         return self._limit
 
-    def adapt(self, batch: Sequence[Delivery], *, asked: int, now: float) -> None:
+    def adapt(self, came: int, *, asked: int, now: float, suspect: bool = False) -> None:
         """
         Adapt the size to the batch that came.
 
         Args:
-            batch: The deliveries.
+            came: The number of deliveries in it.
 
             asked: The number that was asked for.
 
             now: Monotonic seconds.
+
+            suspect: One of them has lost leases.
         """
         took = now - self._at
-        if any(delivery.lost_leases for delivery in batch):
+        if suspect:
             self._limit = 1
         elif self._came and took > _LONG:
             self._limit = max(1, self._limit // 2)
         elif self._came >= self._asked > 0 and took < _SHORT:
             self._limit = min(self._most, self._limit * 2)
-        self._asked, self._came, self._at = asked, len(batch), now
+        self._asked, self._came, self._at = asked, came, now

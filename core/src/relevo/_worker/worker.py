@@ -393,7 +393,8 @@ class Worker:
             batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=self._wait())
         self._received = True
         now = self._clock.monotonic()
-        self._pace.adapt(batch, asked=limit, now=now)
+        suspect = next((delivery for delivery in batch if delivery.lost_leases), None)
+        self._pace.adapt(len(batch), asked=limit, now=now, suspect=suspect is not None)
         if self._linger:
             self.lingered, self._linger = self.lingered + now - began, 0.0
         if not batch:
@@ -403,7 +404,6 @@ class Worker:
         self._doubts = 0
         self._batch = batch
         ledger.hold(batch)
-        suspect = next((delivery for delivery in batch if delivery.lost_leases), None)
         if suspect is None:
             self._backlog.extend(batch)
         else:
