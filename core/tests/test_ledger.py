@@ -16,7 +16,7 @@ DOWN = TransportUnavailableError("main", "down")
 
 
 class _Heard:
-    """What the ledger told."""
+    """What the ledger noted."""
 
     def __init__(self) -> None:
         self.settled: list[Settlement] = []

@@ -11,7 +11,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, notify, observed
 from relevo._transport.delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
@@ -66,7 +66,7 @@ class Ledger:
 
         hooks: Plugins that observe the settling.
 
-        settled: Called with the settlements that took effect, and with those of deliveries that were no longer held.
+        note: Called with the settlements that took effect, and with those of deliveries that were no longer held.
 
         limit: Flush once this many settlements are pending.
     """
@@ -74,7 +74,7 @@ class Ledger:
     _transport: Transport
     _clock: Clock
     _hooks: Hooks
-    _settled: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
+    _note: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
     _limit: int
 
     def __attrs_post_init__(self) -> None:
@@ -83,9 +83,12 @@ class Ledger:
         self.reasons: Counter[str] = Counter()
         """The number of dead letters, by reason."""
         self._around = self._hooks.observers("relevo_around_settle")
+        self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._held: dict[Delivery, None] = {}
+        self._latest: Sequence[Delivery] = ()
+        """The deliveries of the last receive."""
         self._pending: list[Settlement] = []
         self._failed: list[Settlement] = []
         self._since = 0.0
@@ -93,16 +96,11 @@ class Ledger:
         self._failures = 0
         self._reminder = Reminder(self._clock)
 
-    def hold(self, deliveries: Iterable[Delivery]) -> None:
-        """Note that *deliveries* were received."""
+    def hold(self, deliveries: Sequence[Delivery]) -> None:
+        """Note that *deliveries* were received together."""
+        self._latest = deliveries
         with self._lock:
             self._held.update(dict.fromkeys(deliveries))
-
-    def forget(self, deliveries: Iterable[Delivery]) -> None:
-        """Note that *deliveries* are no longer held."""
-        with self._lock:
-            for delivery in deliveries:
-                self._held.pop(delivery, None)
 
     def holds(self, delivery: Delivery) -> bool:
         """Return whether *delivery* is held, as far as is known."""
@@ -168,7 +166,11 @@ class Ledger:
             gone = frozenset(lost)
             settled = self._enter(batch, gone, failure)
             # Before another flush ends, so that a caller that waits for it sees what could not be settled.
-            self._settled(settled, [entry for entry in batch if entry[0] in gone])
+            refused = [entry for entry in batch if entry[0] in gone]
+            self._note(settled, refused)
+            if refused:
+                self._lose([delivery for delivery, _ in refused])
+            self._report_dead(settled)
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure
 
@@ -227,6 +229,32 @@ class Ledger:
         if failure is not None and self._reminder.due():
             _log.error("%s; trying again", failure)
         return settled
+
+    def _report_dead(self, settled: Sequence[Settlement]) -> None:
+        for delivery, outcome in settled:
+            if isinstance(outcome, DeadLetter):
+                _log.warning("%r is dead: %s", delivery, outcome.reason)
+                notify(self._dead_observers, delivery=delivery, outcome=outcome)
+
+    def _lose(self, lost: Sequence[Delivery]) -> None:
+        """Log that *lost* were not settled, and forget what was received over the same lost connection."""
+        if self._transport.capabilities.lease == "timed":
+            for delivery in lost:
+                _log.warning(
+                    "%r was no longer held when it was settled: its lease had ended, or an earlier try settled it",
+                    delivery,
+                )
+            return
+        _log.warning(
+            "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
+            "were given back earlier; the server delivers them again",
+            len(lost),
+            lost[0],
+        )
+        if not frozenset(lost).isdisjoint(self._latest):
+            with self._lock:  # the rest is delivered again; to begin it now would repeat it
+                for delivery in self._latest:
+                    self._held.pop(delivery, None)
 
     def _taken(self) -> list[Settlement]:
         with self._lock:

@@ -22,9 +22,9 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, notify, observed
+from relevo._hook import Hooks, observed
 from relevo._process_identity import this_process
-from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release, Settlement
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.transport import Transport
 from relevo._worker.batch_size import Pace
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
@@ -135,22 +135,22 @@ class Worker:
     def __attrs_post_init__(self) -> None:
         most = self._options.batch or MAX_BATCH
         self._queues = tuple(self._queues)
-        self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._backlog: deque[Delivery] = deque()
-        self._ledger = Ledger(self._transport, self._clock, self._hooks, self._settled, limit=most)
+        self._ledger = Ledger(self._transport, self._clock, self._hooks, self._suspects.note_settled, limit=most)
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         self._pace = Pace(most)
         self._stopped = self._hurried = False
         self._unsettled_since: float | None = None
         self._outages = self._doubts = 0
+        self._handled = 0
+        """How many events were handled before the last outage."""
         self._received = False
         self._busy = False
         """Whether a listener runs, as far as this thread knows."""
         self._worked = self._clock.monotonic()
         """When a listener last ran, in monotonic seconds."""
         self._reminder = Reminder(self._clock)
-        self._batch: Sequence[Delivery] = ()
         self._started = self._clock.monotonic()
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
         self._has_limit = self._ends < float("inf")
@@ -402,7 +402,6 @@ class Worker:
             self._flush()
             return False
         self._doubts = 0
-        self._batch = batch
         ledger.hold(batch)
         if suspect is None:
             self._backlog.extend(batch)
@@ -502,6 +501,8 @@ class Worker:
         now = self._clock.monotonic()
         if self._reminder.due():
             _log.warning("%s; waiting until it is back", error)
+        if (handled := self._ledger.handled()) > self._handled:
+            self._handled, self._outages = handled, 0
         longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
         self._outages += 1
         self._pause(min(longest * (0.5 + self._chance() / 2), self._ends - now))
@@ -511,33 +512,3 @@ class Worker:
         while seconds > 0 and not self._stopped:
             self._clock.sleep(min(seconds, 0.1))
             seconds -= 0.1
-
-    def _settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
-        self._suspects.note_settled(settlements, lost)
-        if lost:
-            self._lose([delivery for delivery, _ in lost])
-        for delivery, outcome in settlements:
-            if isinstance(outcome, Release):
-                continue
-            self._outages = 0
-            if isinstance(outcome, DeadLetter):
-                _log.warning("%r is dead: %s", delivery, outcome.reason)
-                notify(self._dead_observers, delivery=delivery, outcome=outcome)
-
-    def _lose(self, lost: Sequence[Delivery]) -> None:
-        """Log that *lost* were not settled, and forget what was received over the same lost connection."""
-        if self._transport.capabilities.lease == "timed":
-            for delivery in lost:
-                _log.warning(
-                    "%r was no longer held when it was settled: its lease had ended, or an earlier try settled it",
-                    delivery,
-                )
-            return
-        _log.warning(
-            "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
-            "were given back earlier; the server delivers them again",
-            len(lost),
-            lost[0],
-        )
-        if not frozenset(lost).isdisjoint(self._batch):
-            self._ledger.forget(self._batch)  # the rest is delivered again; to begin it now would repeat it
