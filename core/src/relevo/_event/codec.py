@@ -219,10 +219,16 @@ def generic(document: Document) -> Event:
     """
     subject = Subject.parsed(document.subject) if document.subject else None
     event: Event = Event.__new__(Event)  # without validating the name: foreign names need not follow our rules
-    values = {"name": document.type, "arguments": _data(document), "subject": subject, "id": document.id}
-    for field, value in values.items():
-        object.__setattr__(event, field, value)
+    _set_name(event, document.type)
+    _set_arguments(event, _data(document))
+    _set_subject(event, subject)
+    _set_id(event, document.id)
     return event
+
+
+_set_name, _set_arguments, _set_subject, _set_id = (
+    vars(Event)[name].__set__ for name in ("name", "arguments", "subject", "id")
+)
 
 
 def typed(document: Document, kind: EventType) -> Any:
@@ -297,7 +303,8 @@ def context_of(document: Document) -> Mapping[str, Any]:
 
 
 def _data(document: Document) -> dict[str, Any]:
+    data = bytes(document.data)
     try:
-        return _decode_object(b"{}" if bytes(document.data) in (b"", b"null") else bytes(document.data))
+        return _decode_object(b"{}" if data in (b"", b"null") else data)
     except _UNREADABLE as error:
         raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error

@@ -36,14 +36,20 @@ def ambient() -> Ambient:
     return _ambient.get(NOTHING)
 
 
+enter = _ambient.set
+"""Makes an :class:`Ambient` the current context; returns what :data:`leave` takes to restore the one before."""
+
+leave = _ambient.reset
+
+
 @contextmanager
 def within(found: Ambient) -> Iterator[None]:
     """Make *found* the current context while the block runs."""
-    token = _ambient.set(found)
+    token = enter(found)
     try:
         yield
     finally:
-        _ambient.reset(token)
+        leave(token)
 
 
 @contextmanager

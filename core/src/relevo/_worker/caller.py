@@ -12,7 +12,7 @@ import msgspec
 
 from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
-from relevo._event.context import Ambient, within
+from relevo._event.context import Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks, Observer, notify, observed
 from relevo._listener.call import Call, Outgoing, SubjectMissingError
@@ -170,8 +170,11 @@ class Caller:
                     reason, detail = obstacle
                     return progress.give_back(reason, now, detail=detail, patience=self._patience)
             around = Ambient(context_of(document), document.correlationid or document.id, document.id)
-            with within(around):
+            token = enter(around)  # not a block: a context manager costs a tenth of the call
+            try:
                 return self._call_due(delivery, document, listeners, progress, now)
+            finally:
+                leave(token)
         except NewerStateError as error:
             return give_back_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
