@@ -265,11 +265,8 @@ class Worker:
                 self._begin_suspect(delivery)
                 self._finish()
             elif ledger.holds(delivery):
-                self._submit(delivery)
-
-    def _submit(self, delivery: Delivery) -> None:
-        self._busy = True
-        self._executor.submit(delivery)
+                self._busy = True
+                executor.submit(delivery)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -282,7 +279,8 @@ class Worker:
             self._ledger.add(delivery, Release())
             raise
         if outcome is None:
-            self._submit(delivery)
+            self._busy = True
+            self._executor.submit(delivery)
         else:
             self._ledger.add(delivery, outcome)
 
@@ -309,9 +307,10 @@ class Worker:
 
     def _collect(self) -> None:
         """Record what finished, after a short wait if nothing can be begun, and flush when it is time."""
-        if self._executor.running():
-            self._gather(0.0 if self._executor.room() else _WAIT_BUSY)
-        self._rested()
+        if running := self._executor.running():
+            self._gather(running, 0.0 if self._executor.room() else _WAIT_BUSY)
+        if self._has_limit:
+            self._rested()
         if self._ledger.ripe():
             self._flush()
 
@@ -328,30 +327,32 @@ class Worker:
             for transport in (self._transport, *self._limited):
                 transport.hurry(max(self._ends, self._worked) + GRACE - now)
 
-    def _gather(self, wait: float) -> None:
-        """Record what finished, after a wait of at most *wait* seconds, and give up what is stalled."""
-        for delivery, outcome in self._executor.finished(wait):
+    def _gather(self, running: int, wait: float) -> None:
+        """Record what finished of *running* deliveries, after at most *wait* seconds; give up what is stalled."""
+        finished = self._executor.finished(wait)
+        for delivery, outcome in finished:
             if delivery in self._abandoned:
                 self._abandoned.remove(delivery)
             else:
                 if isinstance(outcome, Lost):
                     outcome = self._suspects.concluded(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
                 self._ledger.add(delivery, outcome)
-        if self._executor.running():
+        if len(finished) < running:
             self._look()
 
     def _finish(self) -> None:
         """Wait for what runs, unless the worker was interrupted, and settle it."""
-        while self._executor.running() > len(self._abandoned):
-            self._gather(_WAIT_BUSY)
+        while (running := self._executor.running()) > len(self._abandoned):
+            self._gather(running, _WAIT_BUSY)
             if self._hurried:
                 break
-        self._rested()
+        if self._has_limit:
+            self._rested()
         self._flush()
 
     def _rested(self) -> None:
         """Record whether a listener still runs, and when the last one ran."""
-        if self._busy and self._has_limit:
+        if self._busy:
             self._worked = self._clock.monotonic()
             self._busy = self._executor.running() > len(self._abandoned)
 
