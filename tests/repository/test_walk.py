@@ -1,0 +1,45 @@
+"""The architecture page lists the modules that an event passes; a walk that gets longer has to be written there."""
+
+from __future__ import annotations
+
+import re
+from difflib import unified_diff
+from pathlib import Path
+
+import pytest
+
+from .walk import Walk, walks
+
+PAGE = Path(__file__).parents[2] / "docs/explanation/architecture.md"
+HEADINGS = ("### From `dispatch` to the row", "### From the claim to the settlement")
+
+_PASSED = re.compile(r"^\| `([\w.]+)` \|", re.MULTILINE)
+_ASKED = re.compile(r"^Asked[^:]*: ([^:]*?)\.$", re.MULTILINE)
+_CALLED_BACK = re.compile(r"^- `([\w.]+)` → `([\w.]+)`", re.MULTILINE)
+
+
+@pytest.fixture(name="walked", scope="module")
+def _walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Walk, Walk]:
+    return walks(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["dispatch", "delivery"])
+def test_an_event_passes_the_modules_that_the_page_lists(walked: tuple[Walk, Walk], number: int) -> None:
+    listed = written(PAGE.read_text(), HEADINGS[number])
+
+    found = walked[number].lines()
+
+    assert "\n".join(unified_diff(listed, found, PAGE.name, "the code", lineterm="", n=0)) == ""
+
+
+def written(page: str, heading: str) -> list[str]:
+    """Return the walk that *page* has under *heading*, as :meth:`Walk.lines` returns it."""
+    section = re.split(r"^##", page.partition(f"{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    asked = [module for names in _ASKED.findall(section) for module in re.findall(r"`([\w.]+)`", names)]
+    return sorted(
+        [
+            *(f"passes {module}" for module in _PASSED.findall(section)),
+            *(f"asks {module}" for module in asked),
+            *(f"{caller} calls back {called}" for caller, called in _CALLED_BACK.findall(section)),
+        ]
+    )
