@@ -20,6 +20,7 @@ from relevo import Ack, Envelope
 from relevo_conformance import PROMISES, cli, dump, history
 from relevo_memory import MemoryTransport
 
+from . import forked
 from .memory import MemoryHarness
 
 Answer = subprocess.CompletedProcess[str]
@@ -214,31 +215,44 @@ thing = 3
 SHORT = ("--only", "limit-is-respected")
 
 
-@pytest.fixture(name="ask")
-def _ask(tmp_path: Path) -> Ask:
+@pytest.fixture(name="environment")
+def _environment(tmp_path: Path) -> Mapping[str, str]:
+    """Write the strangers into the folder, and return the environment to ask in."""
     (tmp_path / "strangers.py").write_text(STRANGERS)
-    inherited = {**os.environ}
-    inherited.pop("RELEVO_CONFORMANCE_PROFILE", None)
+    return {name: value for name, value in os.environ.items() if name != "RELEVO_CONFORMANCE_PROFILE"}
 
-    def ask(*words: str, environ: Mapping[str, str] = MappingProxyType({}), timeout: float | None = None) -> Answer:
+
+@pytest.fixture(name="ask")
+def _ask(tmp_path: Path, environment: Mapping[str, str]) -> Ask:
+    def ask(*words: str, environ: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        return forked.run(words, cwd=tmp_path, env={**environment, **environ})
+
+    return ask
+
+
+@pytest.fixture(name="start")
+def _start(tmp_path: Path, environment: Mapping[str, str]) -> Ask:
+    """Give a way to ask the installed program itself, with pipes for its output."""
+
+    def start(*words: str, timeout: float | None = None) -> Answer:
         return subprocess.run(
             [Path(sys.executable).with_name("relevo-conformance"), *words],
             cwd=tmp_path,
-            env={**inherited, **environ},
+            env=environment,
             timeout=timeout,
             capture_output=True,
             text=True,
             check=False,
         )
 
-    return ask
+    return start
 
 
 # --- usage -----------------------------------------------------------------------------------------
 
 
-def test_list_names_the_harnesses_that_are_installed(ask: Ask) -> None:
-    listed = ask("list")
+def test_list_names_the_harnesses_that_are_installed(start: Ask) -> None:
+    listed = start("list")
 
     assert listed.returncode == 0
     assert {"memory", "sql", "amqp"} <= {line.split()[0] for line in listed.stdout.splitlines()[1:]}
@@ -528,8 +542,8 @@ def test_what_a_harness_has_no_hook_for_is_unknown_and_so_is_the_verdict(ask: As
 
 
 @pytest.mark.slow
-def test_what_a_transport_prints_does_not_get_into_the_json(ask: Ask) -> None:
-    noisy = ask("run", "strangers:NoisyHarness", *SHORT, "--json")
+def test_what_a_transport_prints_does_not_get_into_the_json(start: Ask) -> None:
+    noisy = start("run", "strangers:NoisyHarness", *SHORT, "--json")
 
     assert noisy.returncode == 0
     assert json.loads(noisy.stdout)["verdict"] == "conformant"
@@ -537,8 +551,8 @@ def test_what_a_transport_prints_does_not_get_into_the_json(ask: Ask) -> None:
     assert noisy.stderr.count("they are not shown") == 1
 
 
-def test_what_a_transport_does_to_the_standard_streams_and_the_clock_does_not_cost_the_card(ask: Ask) -> None:
-    closing = ask("run", "strangers:ClosingHarness", *SHORT, "--json")
+def test_what_a_transport_does_to_the_standard_streams_and_the_clock_does_not_cost_the_card(start: Ask) -> None:
+    closing = start("run", "strangers:ClosingHarness", *SHORT, "--json")
 
     assert "Traceback" not in closing.stderr
     assert json.loads(closing.stdout)["promises"]
@@ -553,8 +567,8 @@ def test_a_url_of_no_database_is_a_wrong_use_and_not_a_fault_of_the_harness(ask:
     assert "Harness" not in refused.stderr
 
 
-def test_a_process_that_a_transport_forks_ends_with_the_run(ask: Ask) -> None:
-    forked = ask("run", "strangers:ForksHarness", *SHORT, "--no-shrink", timeout=40)
+def test_a_process_that_a_transport_forks_ends_with_the_run(start: Ask) -> None:
+    forked = start("run", "strangers:ForksHarness", *SHORT, "--no-shrink", timeout=40)
 
     assert forked.returncode == 0, "and nobody holds the output open any more"
 
@@ -568,10 +582,10 @@ def test_a_process_that_a_transport_forks_ends_with_the_run(ask: Ask) -> None:
         ("ending", 2, "ended with exit code 0 while TYPE was loaded"),
     ],
 )
-def test_what_ends_the_process_does_not_pass(ask: Ask, kind: str, code: int, told: str, tmp_path: Path) -> None:
+def test_what_ends_the_process_does_not_pass(start: Ask, kind: str, code: int, told: str, tmp_path: Path) -> None:
     (tmp_path / "ending.py").write_text("import os\nos._exit(0)\n")
 
-    ended = ask("run", f"{kind}:Any" if kind == "ending" else kind, *SHORT)
+    ended = start("run", f"{kind}:Any" if kind == "ending" else kind, *SHORT)
 
     assert (ended.returncode, ended.stdout) == (code, "")
     assert told in ended.stderr
