@@ -8,6 +8,9 @@ Each Python checks the types and runs the unit tests. Tests about servers rather
 several Pythons, the oldest runs the conformance suite and the slow tests, and the newest runs the report cards. A
 single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
 
+The part with most tests waits for servers much of the time. So the others run beside it, one after another, and their
+output follows its own. With ``--all`` one part follows the other.
+
 The newest measures branch coverage in the processes that run tests, but not in processes that a test starts: some of
 these check what is imported, and others are killed. The share of each package is printed at the end.
 """
@@ -17,7 +20,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -49,11 +54,27 @@ class Part:
 
     def run(self, discover: Sequence[str]) -> bool:
         """Run it and return whether it succeeded; *discover* lists the programs from which tox chooses its Python."""
-        tests = ["--", "-m", self.marks] if self.marks else []
+        return subprocess.run(self._command(discover), cwd=ROOT, check=False).returncode == 0
+
+    def run_beside(self, discover: Sequence[str]) -> tuple[bool, str]:
+        """Run it with fewer processes, and return whether it succeeded and its output."""
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                self._command(discover, "--numprocesses=logical"),
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            output.seek(0)
+            return done.returncode == 0, output.read().decode(errors="replace")
+
+    def _command(self, discover: Sequence[str], *options: str) -> Sequence[str]:
+        """Return the command; *options* are those of pytest if it runs tests."""
+        tests = ["--", "-m", self.marks, *options] if self.marks else []
         if self.measured:
             tests += ["--cov", f"--cov-report=json:{REPORT}"]
-        command = [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+        return [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
 
 
 def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part]:
@@ -77,13 +98,37 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
         yield Part("soak", "soak")
 
 
+def run_one_by_one(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[Part, bool]:
+    """Run one part after the other, and return which succeeded."""
+    return {part: part.run(discover) for part in wanted}
+
+
+def run_side_by_side(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[Part, bool]:
+    """Run the last part, which has most tests, and the others beside it; return which succeeded."""
+    *others, longest = wanted
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        running = {part: beside.submit(part.run_beside, discover) for part in others}
+        try:
+            succeeded = longest.run(discover)
+        except BaseException:  # an interruption ends the other that runs too, as both are in the foreground
+            beside.shutdown(cancel_futures=True)
+            raise
+        ended = {}
+        for part, future in running.items():
+            ended[part], output = future.result()
+            print(f"\n{part}\n{output}", flush=True)
+    return ended | {longest: succeeded}
+
+
 def main() -> int:
     """Run them all and return 1 if any failed."""
     parser = argparse.ArgumentParser(description="Run the checks and the tests on the Pythons of this machine.")
     parser.add_argument("--all", action="store_true", help="everything on each Python, and the soaks")
+    everything = parser.parse_args().all
     found = present()
     REPORT.unlink(missing_ok=True)
-    ended = {part: part.run(list(found.values())) for part in parts(list(found), everything=parser.parse_args().all)}
+    run = run_one_by_one if everything else run_side_by_side
+    ended = run(list(parts(list(found), everything=everything)), list(found.values()))
     print()
     if REPORT.exists():
         print(*covered.table(REPORT.read_bytes()), "", sep="\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from operator import eq
 from pathlib import Path
@@ -55,6 +56,46 @@ def test_one_python_measures_coverage(versions: list[str], *, everything: bool) 
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])
 def test_the_checks_come_first(versions: list[str]) -> None:
     assert next(run.parts(versions)).environment == "checks"
+
+
+class Scripted(run.Part):
+    """A part that runs a script of Python instead of tox."""
+
+    def _command(self, discover: Sequence[str], *options: str) -> Sequence[str]:
+        return [sys.executable, "-c", self.marks, *options]
+
+
+MEETS = """
+import pathlib, time
+pathlib.Path("{mine}").touch()
+deadline = time.monotonic() + 60
+while not pathlib.Path("{other}").exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(pathlib.Path("{other}").exists())
+"""
+
+
+def test_the_parts_run_beside_the_last_one_which_has_most_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    first = Scripted("first", MEETS.format(mine="a", other="b"))
+    second = Scripted("second", "import sys; print(sys.argv[1:]); sys.exit(1)")
+    longest = Scripted("longest", MEETS.format(mine="b", other="a"))
+
+    ended = run.run_side_by_side([first, second, longest], [])
+
+    assert ended == {first: True, second: False, longest: True}
+    met, first_title, *middle, options = [line for line in capfd.readouterr().out.splitlines() if line]
+    assert (met, first_title.partition(" ")[0], options) == ("True", "first", "['--numprocesses=logical']")
+    assert "True" in middle
+
+
+@pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])
+def test_the_part_with_most_tests_comes_last(versions: list[str]) -> None:
+    *_, last = run.parts(versions)
+
+    assert last.environment == f"py{versions[0].replace('.', '')}"
 
 
 def test_a_python_that_does_not_run_is_passed_over_for_a_later_one(tmp_path: Path) -> None:
