@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 import rabbitmq
 import redis_server
 import server_starter
+from order import slow_first
 
 # A busy machine is no failure. Everything else is as it was: in CI Hypothesis itself fixes the seed.
 settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -80,11 +81,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return cores if config.option.numprocesses == "logical" else 2 * cores
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what can be told without asking: needing a server, and being of the conformance suite."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """
+    Mark what can be told without asking, and begin with what is slow where several processes share the tests.
+
+    The marks are needing a server, and being of the conformance suite.
+    """
     for item in items:
         for fixture, mark in (("rabbitmq_url", pytest.mark.amqp), ("redis_url", pytest.mark.redis)):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(mark)
         if item.path.name.startswith("test_conformance") or item.path.is_relative_to(SUITE):
             item.add_marker(pytest.mark.conformance)
+    yield
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes=processes)
