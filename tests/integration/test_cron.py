@@ -144,7 +144,7 @@ def until(what: Callable[[], bool], *, seconds: float = 75.0) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("cron starts a command each minute: three minutes")
 def test_cron_runs_what_the_unit_says(shop: Callable[[str], Shop], cron: cron_daemon.Cron) -> None:
     """All at once, since every tick takes a minute: what is due, slow, killed, kept by a deploy, and dead."""
     plain, slow, deploy, failing = shop("plain 50% it's"), shop("slow"), shop("deploy"), shop("failing")

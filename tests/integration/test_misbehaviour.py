@@ -17,7 +17,7 @@ import pytest
 
 import relevo
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("each starts processes that are killed or hang")
 
 HERE = Path(__file__).parent
 PATIENCE = 90.0

@@ -158,7 +158,7 @@ def ports(process: int) -> set[str]:
     return mine & {words[9] for words in lines[1:]}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a supervisor and its workers, several times")
 def test_nothing_is_lost_while_workers_are_killed_restarted_stopped_and_reloaded(
     shop: Shop, supervisord: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -205,7 +205,7 @@ def test_nothing_is_lost_while_workers_are_killed_restarted_stopped_and_reloaded
     assert len(re.findall(r"stopped: shop-main-\d+ \(exit status 0\)", log)) >= 10
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a supervisor and its workers")
 def test_supervisor_reads_whatever_the_folder_is_called(
     shop: Shop, supervisord: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -218,7 +218,7 @@ def test_supervisor_reads_whatever_the_folder_is_called(
     assert names == {"shop-main-00.log", "supervisor.sock", "supervisord.log", "supervisord.pid"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("supervisor starts a worker that fails again and again")
 def test_supervisor_gives_up_a_worker_that_never_starts_and_leaves_the_others(
     shop: Shop, supervisord: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:

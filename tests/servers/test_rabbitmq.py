@@ -221,7 +221,7 @@ def _launcher() -> Path:
 
 
 @pytest.mark.amqp
-@pytest.mark.slow
+@pytest.mark.slow("starts a RabbitMQ")
 def test_a_private_node_answers_and_leaves_nothing_behind(launcher: Path) -> None:
     assert launcher.name == "rabbitmq-server"
 
@@ -239,7 +239,7 @@ def test_a_private_node_answers_and_leaves_nothing_behind(launcher: Path) -> Non
 
 
 @pytest.mark.amqp
-@pytest.mark.slow
+@pytest.mark.slow("starts a RabbitMQ")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="only util-linux ties a process to its parent")
 def test_a_private_node_ends_with_a_starter_that_is_killed(

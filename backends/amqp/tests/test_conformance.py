@@ -18,7 +18,7 @@ def _server(rabbitmq_url: str) -> str:
     return rabbitmq_url
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the whole suite on a real server: two minutes")
 def test_its_report_card_says_conformant(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("relevo-conformance")
 

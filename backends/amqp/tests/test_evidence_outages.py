@@ -27,7 +27,7 @@ from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_conformance.fault.proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("restarts a private node and raises its alarms")
 
 Node = rabbitmq_node.PrivateNode
 Opener = Callable[..., AmqpTransport]

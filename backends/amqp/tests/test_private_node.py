@@ -18,7 +18,7 @@ from relevo_amqp._topology import Role, Topology
 
 from .conftest import LEVELS, ids, receive
 
-pytestmark = [pytest.mark.amqp, pytest.mark.slow]  # one node for all, and some seconds for each of its starts
+pytestmark = [pytest.mark.amqp, pytest.mark.slow("one node for all, and some seconds for each of its starts")]
 
 
 @pytest.fixture(scope="module")

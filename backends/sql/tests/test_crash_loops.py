@@ -106,7 +106,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     app.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts up to five processes, each of which imports everything")
 @pytest.mark.parametrize(
     ("execution", "whom", "processes"),
     [("inline", "itself", 4), ("threads", "itself", 4), ("process", "itself", 3), ("process", "parent", 4)],
@@ -172,7 +172,7 @@ def test_a_suspect_is_left_to_a_process_that_began_it_and_is_only_stopped(stage:
     assert stage.dead() == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts five processes, one after another")
 def test_a_process_that_was_told_to_end_and_is_killed_then_is_no_death(stage: Stage) -> None:
     stage.suspect(relevo.Event("file.awaited", {"number": 1}))
     for kills in range(1, 5):
@@ -192,7 +192,7 @@ def test_a_process_that_was_told_to_end_and_is_killed_then_is_no_death(stage: St
     assert stage.dead() == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts five processes, one after another")
 def test_a_crash_before_any_of_several_suspects_is_begun_accuses_none_of_them(stage: Stage) -> None:
     for number in range(4):
         stage.suspect(relevo.Event("thing.done", {"number": number}))

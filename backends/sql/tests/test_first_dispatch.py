@@ -329,7 +329,7 @@ for url in map(str.strip, sys.stdin):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("three processes, and eight new databases for them")
 @pytest.mark.parametrize("kind", ["plain", "deferred", "immediate"])
 def test_several_processes_make_their_first_dispatch_at_the_same_moment(
     kind: str, tmp_path: Path, opener: Opener

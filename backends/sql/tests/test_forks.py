@@ -15,7 +15,7 @@ import pytest
 from relevo import Ack, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("starts processes that fork")
 
 START = """
 import contextlib, ctypes, json, multiprocessing, os, sys, threading, warnings

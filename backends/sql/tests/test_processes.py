@@ -16,7 +16,7 @@ import pytest
 from relevo import Envelope
 from relevo_sql import SqlTransport
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("thousands of events through several processes")
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]

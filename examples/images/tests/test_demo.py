@@ -91,7 +91,10 @@ def _on_rabbitmq(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str) ->
     connection.close()
 
 
-@pytest.fixture(name="demo", params=["on_sqlite", pytest.param("on_rabbitmq", marks=pytest.mark.slow)])
+@pytest.fixture(
+    name="demo",
+    params=["on_sqlite", pytest.param("on_rabbitmq", marks=pytest.mark.slow("the same demo again, about a server"))],
+)
 def _demo(request: pytest.FixtureRequest) -> Demo:
     demo: Demo = request.getfixturevalue(request.param)
     return demo

@@ -26,7 +26,7 @@ DEAD = {
     "huge": ("crash-loop", "memory_limit is 256 MiB while gallery.rough:enlarge ran"),
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("runs the demos in real time, for some seconds each")
 
 
 @attrs.frozen

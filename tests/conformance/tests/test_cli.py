@@ -434,7 +434,7 @@ def test_what_a_class_says_of_itself_and_cannot_be_meant_is_refused(
 # --- the card --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("shrinks failures, and replays one on two transports")
 def test_a_broken_transport_gets_a_card_that_shows_how_it_is_broken_and_how_to_see_it_again(
     ask: Ask, tmp_path: Path
 ) -> None:
@@ -527,7 +527,7 @@ def test_the_card_is_shown_even_if_what_is_kept_of_it_cannot_be_written_any_more
     assert "relevo-conformance: kept/" in spoilt.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("runs random histories")
 def test_what_a_harness_has_no_hook_for_is_unknown_and_so_is_the_verdict(ask: Ask) -> None:
     bare = ask("run", "strangers:BareHarness", "--only", "malformed-is-quarantined,limit-is-respected", "--json")
 
@@ -541,7 +541,7 @@ def test_what_a_harness_has_no_hook_for_is_unknown_and_so_is_the_verdict(ask: As
     assert "put_raw" in next(line["why"] for line in card["promises"] if line["status"] == "UNKNOWN")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("runs random histories")
 def test_what_a_transport_prints_does_not_get_into_the_json(start: Ask) -> None:
     noisy = start("run", "strangers:NoisyHarness", *SHORT, "--json")
 

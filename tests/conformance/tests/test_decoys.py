@@ -21,7 +21,7 @@ INNOCENT = {"kept", "skipped"}
 PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the whole suite for each of them")
 @pytest.mark.parametrize("harness", DECOYS, ids=lambda harness: harness.__name__.removesuffix("Harness"))
 def test_what_is_odd_and_right_stays_green(harness: type[Harness]) -> None:
     findings = list(examine(harness, profile=PROFILE, phases=(Phase.generate,)))

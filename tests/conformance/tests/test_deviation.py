@@ -46,7 +46,7 @@ def findings(harness: type[MemoryHarness]) -> list[Finding]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("runs random histories")
 def test_a_declared_deviation_is_tolerated_by_the_histories_and_told_by_its_own_tests() -> None:
     found = findings(DeviatingHarness)
 
