@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +18,23 @@ from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_amqp._topology import Role, Topology
 
 LEVELS = 6
+
+
+def wait_until(true: Callable[[], bool], within: float = 60.0) -> None:
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_it_waits(thread: threading.Thread) -> None:
+    """Wait until *thread* waits for another one, as a receive does for events."""
+
+    def waits() -> bool:
+        frame = sys._current_frames().get(thread.ident or 0)
+        return frame is not None and frame.f_code is threading.Condition.wait.__code__
+
+    wait_until(waits)
 
 
 class Server:
@@ -58,10 +77,7 @@ class Server:
 
     def hand_out(self, queue: str) -> None:
         """Wait until the server has handed out all that was ready in *queue*, also what no receive asked for yet."""
-        deadline = time.monotonic() + 30.0
-        while self.ready(self.topology.queue(queue, Role.MAIN)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not self.ready(self.topology.queue(queue, Role.MAIN)))
 
     def consumers(self, name: str) -> int:
         """Return how many consumers the server's queue *name* has."""

@@ -20,7 +20,7 @@ from relevo.testing import FakeClock
 from relevo_amqp import AmqpTransport
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, ids, receive
+from .conftest import Server, ids, receive, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -125,13 +125,6 @@ def _proxied(server: Server, connect: Connect) -> Iterator[Callable[[], tuple[Am
     yield open_
     for proxy in proxies:
         proxy.close()
-
-
-def wait_until(true: Callable[[], bool], within: float = 60.0) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def cut_off(transport: AmqpTransport, proxy: Proxy) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import ClassVar, Self
@@ -15,7 +16,7 @@ from relevo_amqp._dead_letters import QueueScan
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, drain, ids, receive
+from .conftest import Server, drain, ids, receive, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -258,7 +259,7 @@ def test_what_could_not_be_dropped_since_the_connection_was_lost_is_told(
     def drop_and_cut(scan: QueueScan, tags: set[int]) -> None:
         drop(scan, tags)
         proxy.cut()
-        time.sleep(0.3)
+        wait_until(lambda: scan._channel is not None and scan._channel.lost is not None)
 
     monkeypatch.setattr(QueueScan, "drop", drop_and_cut)
 
@@ -307,9 +308,11 @@ def test_a_queue_that_is_deleted_while_one_looks_does_not_cost_what_is_held(
     consume = QueueScan._consume
 
     def consume_and_delete(scan: QueueScan, channel: Channel, number: int) -> None:
+        cancelled = threading.Event()
+        channel.on_cancel = lambda _: cancelled.set()
         consume(scan, channel, number)
         server.channel().queue_delete(scan.name)
-        time.sleep(0.3)  # until the server has ended the consumer
+        assert cancelled.wait(60.0)
 
     monkeypatch.setattr(QueueScan, "_consume", consume_and_delete)
 
@@ -326,11 +329,9 @@ def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     channel = server.channel()
     method, _, _ = channel.basic_get(server.topology.queue(queue, Role.MAIN))
     channel.basic_reject(method.delivery_tag, requeue=False)
-    deadline = time.monotonic() + 5.0
-    while not (entries := transport.dead_letters([queue])) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: bool(transport.dead_letters([queue])))
 
-    (entry,) = entries
+    (entry,) = transport.dead_letters([queue])
     assert entry.reason == "server-rejected"
     assert isinstance(entry.envelope, Envelope)
     assert [each.ref for each in transport.dead_letters([queue])] == [entry.ref]
@@ -352,11 +353,9 @@ def test_an_event_with_an_expiration_is_not_lost_when_it_runs_out(
         pika.BasicProperties(expiration="50"),
         mandatory=True,
     )
-    deadline = time.monotonic() + 5.0
-    while not (entries := transport.dead_letters([queue])) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: bool(transport.dead_letters([queue])))
 
-    assert [entry.reason for entry in entries] == ["server-expired"]
+    assert [entry.reason for entry in transport.dead_letters([queue])] == ["server-expired"]
 
 
 def test_foreign_bytes_among_the_dead_letters_are_shown_too(

@@ -12,7 +12,7 @@ from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, drain, ids, receive
+from .conftest import Server, drain, ids, receive, wait_until, wait_until_it_waits
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -93,11 +93,8 @@ def test_an_idle_receiver_ends_its_consumer_only_to_give_something_back(
     assert server.consumers(name) == 1
 
     connect().send([envelope(1)])
-    deadline = time.monotonic() + 5.0
-    while server.consumers(name) and time.monotonic() < deadline:
-        time.sleep(0.05)
 
-    assert server.consumers(name) == 0
+    wait_until(lambda: server.consumers(name) == 0)
     (delivery,) = receive(connect(), queue)
     assert delivery.lost_leases == 0
 
@@ -267,11 +264,9 @@ def test_what_comes_out_of_a_delay_when_its_queue_is_gone_is_kept(
     transport.send([envelope(1)], delay=0.3)
     server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
 
-    deadline = time.monotonic() + 30.0
-    while not (kept := transport.dead_letters([queue])) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: bool(transport.dead_letters([queue])))
 
-    (entry,) = kept
+    (entry,) = transport.dead_letters([queue])
     assert isinstance(entry.envelope, Envelope)
     assert entry.envelope.id == "id-1"
     transport.setup([queue])
@@ -345,7 +340,7 @@ def test_a_queue_deleted_under_the_receiver_is_made_again(
     received: list[Delivery] = []
     thread = threading.Thread(target=lambda: received.extend(receive(transport, queue, wait=10.0)))
     thread.start()
-    time.sleep(0.2)
+    wait_until_it_waits(thread)
     server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
     sender = connect()
     for _ in range(50):
@@ -370,7 +365,7 @@ def test_a_connection_cut_under_a_blocked_receiver_is_made_again(
     received: list[Delivery] = []
     thread = threading.Thread(target=lambda: received.extend(receive(distant, queue, wait=10.0)))
     thread.start()
-    time.sleep(0.2)
+    wait_until_it_waits(thread)
     proxy.cut()
     transport.send([envelope(1)])
 
@@ -430,7 +425,7 @@ def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> 
 
     thread = threading.Thread(target=block)
     thread.start()
-    time.sleep(0.3)
+    wait_until_it_waits(thread)
 
     transport.close()
     thread.join(30.0)

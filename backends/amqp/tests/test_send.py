@@ -14,7 +14,7 @@ from relevo_amqp._mapping import Message
 from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, drain, ids, receive
+from .conftest import Server, drain, ids, receive, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -276,8 +276,11 @@ def test_sending_recovers_by_itself_after_a_cut(
     proxy = Proxy(server.url, port=5672)
     distant = connect(url=proxy.url)
     distant.send([envelope(1)])
+    assert distant._hub is not None
+    connection = distant._hub.publisher._connection
+    assert connection is not None
     proxy.cut()
-    time.sleep(0.2)
+    wait_until(lambda: connection.lost is not None)
 
     distant.send([envelope(2)])
 
