@@ -73,10 +73,10 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of a transport"),
         ({"transports": {}}, "no transport is called 'main'"),
         ({"routes": {"*": "mian"}}, "no transport is called 'mian'; did you mean \"main\""),
-        ({"routes": {"*": 3}}, "3 is not a target"),
+        ({"routes": {"*": 3}}, 'expected a target, "transport", "transport/queue" or "now"; got 3'),
         ({"setup": "Auto"}, 'setup: expected "auto" or "explicit"'),
-        ({"patience": "soon"}, "patience cannot be 'soon'"),
-        ({"lease": -1}, "lease cannot be -1"),
+        ({"patience": "soon"}, "patience: expected seconds as a number, or text such as .*; got 'soon'"),
+        ({"lease": -1}, "lease: expected 0 s or more; got -1"),
         ({"plugins": "shop.plugin"}, "plugins: expected a list; got the text"),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
         ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main': expected a relevo.Transport; got str"),
@@ -134,7 +134,7 @@ def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Mak
         'routes."a*b"',
         'routes."c"',
         'routes."d"',
-        "Retry.runs",
+        'retries."main/y"',
         "lease",
         "setup",
     }
@@ -176,7 +176,9 @@ def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make
 
 
 def test_the_source_is_checked_and_listeners_are_several() -> None:
-    with pytest.raises(ConfigurationError, match="source: 'my shop' is invalid"):
+    with pytest.raises(
+        ConfigurationError, match=r"source: expected the application's name as text without spaces, .*; got 'my shop'"
+    ):
         App(transports={}, routes={}, source="my shop")
     with pytest.raises(ConfigurationError, match=r"listeners: expected a list; got the text 'shop.listeners'"):
         App(transports={}, routes={}, listeners="shop.listeners")

@@ -166,7 +166,7 @@ def test_what_is_moved_is_signed_for_its_new_queue_and_what_was_not_signed_is_no
         ("--from main/default --to main", 2, "--from and --to are the same queue"),
         ("--from now --to main", 2, '"now" is not a queue'),
         ("--from 'main/a b' --to main", 2, "'a b' cannot name a queue"),
-        ("--from '' --to main", 2, "'' is not a target"),
+        ("--from '' --to main", 2, 'expected a target, "transport", "transport/queue" or "now"; got \'\''),
         ("--from main/outbox/x --to main", 2, "are reserved"),
         ("--from main/a --to main --limit 0", 2, "0 is not in the range"),
         ("--from mian/a --to main", 78, 'no transport is called "mian"; did you mean "main"?'),

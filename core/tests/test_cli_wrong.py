@@ -31,7 +31,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "an address that is none": (
         f'[transports]\nmain = "me:{CANARY}@host"',
         "status",
-        "transports.main: an address begins with its scheme",
+        "transports.main: expected an address such as sqlite:///shop.db, ",
     ),
     "a bad port": (
         f'[transports]\nmain = "amqp://me:{CANARY}@host:x/"',
@@ -76,7 +76,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a folder without a name": (
         'lock = ""\n[transports]\nmain = "memory://"',
         "status",
-        "relevo.toml:1: lock: expected a path; got empty text",
+        "relevo.toml:1: lock: expected a path as text; got empty text",
     ),
     "a number that is not whole": (
         'concurrency = "2.0"\n[transports]\nmain = "memory://"',
@@ -478,7 +478,11 @@ def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
         ("schema \udcff", 2, r"'\udcff' is not text"),
         ("schema --api-version \udcff", 2, r"invalid value for '--api-version': '\udcff' is not text"),
         ("move --from main/\udcff --to main", 2, r"'\udcff' cannot name a queue"),
-        ("drain --max-time \udcff", 2, r"invalid value for '--max-time': it cannot be '\udcff'"),
+        (
+            "drain --max-time \udcff",
+            2,
+            r"""invalid value for '--max-time': expected seconds as a number, or text such as""",
+        ),
     ],
 )
 def test_bytes_that_are_no_text_are_told_by_the_name_of_their_argument(
@@ -534,12 +538,12 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("listeners --format dot", "'dot' is not one of 'table', 'json', 'mermaid'"),
         ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
         ("drain --max-events 0", "0 is not in the range"),
-        ("drain --max-time soon", "it cannot be 'soon'; write seconds"),
-        ("drain --max-time -1", "it cannot be '-1'"),
+        ("drain --max-time soon", "'--max-time': expected seconds as a number, or text such as"),
+        ("drain --max-time -1", "'--max-time': expected 0 s or more; got -1.0"),
         ("dispatch", "missing argument 'NAME'"),
         ("dispatch 'a b'", "'a b' is not an event name"),
         ("dispatch a.b --subject image", "write type/id, as in image/7"),
-        ("dispatch a.b --delay never", "it cannot be 'never'"),
+        ("dispatch a.b --delay never", "'--delay': expected seconds as a number, or text such as"),
         ("dead revive", "expected REFS of dead letters, or --all"),
         ("dead revive x --all", "expected REFS of dead letters, or --all"),
         ("dead discard", "expected REFS of dead letters, or --all"),

@@ -306,21 +306,24 @@ def test_a_variable_that_is_not_understood_is_told(
             "zzz = 1",
             'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, execution, ',
         ),
-        ("source = 3", "source: 3 is invalid; write the application's name"),
-        ("source = 'my shop'", "source: 'my shop' is invalid"),
+        (
+            "source = 3",
+            "source: expected the application's name as text without spaces, such as shop or /shop/web; got 3",
+        ),
+        ("source = 'my shop'", "source: expected the application's name as text without spaces"),
         ("app = 3", 'app: expected "module:name", as in "shop:app"; got 3'),
         ("app = ''", 'app: expected "module:name", as in "shop:app"; got \'\''),
         ("listeners = 'shop'", 'listeners: expected a list such as ["shop.listeners"]; got text'),
         ("listeners = [1]", "listeners.0: expected text; got a whole number"),
-        ("listeners = ['']", "listeners.0: expected text of length >= 1"),
+        ("listeners = ['']", "listeners.0: expected text; got empty text"),
         ("setup = 'Auto'", 'setup: expected "auto" or "explicit"; got \'Auto\''),
         ("setup = true", 'setup: expected "auto" or "explicit"; got True'),
-        ("lock = 3", "lock: expected text; got a whole number"),
-        ("deploy = ''", "deploy: expected a path; got empty text"),
-        ("patience = 'soon'", "patience cannot be 'soon'; write seconds"),
-        ("patience = -1", "patience cannot be -1"),
-        ("patience = nan", "patience cannot be nan"),
-        ("lease = true", "lease cannot be True"),
+        ("lock = 3", "lock: expected a path as text; got a whole number"),
+        ("deploy = ''", "deploy: expected a path as text; got empty text"),
+        ("patience = 'soon'", "patience: expected seconds as a number, or text such as"),
+        ("patience = -1", "patience: expected 0 s or more; got -1"),
+        ("patience = nan", "patience: expected seconds as a number, or text such as"),
+        ("lease = true", "lease: expected seconds as a number, or text such as"),
         ("transports = 3", 'transports: expected a table such as [transports] main = "sqlite:///shop.db"; got a whole'),
         (
             "[transports]\nmain = 3",
@@ -338,19 +341,22 @@ def test_a_variable_that_is_not_understood_is_told(
         ),
         (
             "[transports]\nmain = {url = 'memory://', outbox = 'mian'}",
-            'transports.main.outbox: neither an address nor the name of a transport; did you mean "main"?',
+            "transports.main.outbox: expected the name of a transport, or an address such as sqlite:///shop.db; got ",
         ),
-        ("[transports]\nmain = 'memory'", "transports.main: an address begins with its scheme"),
-        ("[transports]\nmain = '://x'", "transports.main: an address begins with its scheme"),
-        ("[transports]\nmain = ''", "transports.main: an address begins with its scheme"),
+        ("[transports]\nmain = 'memory'", "transports.main: expected an address such as sqlite:///shop.db, "),
+        ("[transports]\nmain = '://x'", "transports.main: expected an address such as sqlite:///shop.db, "),
+        ("[transports]\nmain = ''", "transports.main: expected an address such as sqlite:///shop.db, "),
         ("[transports]\nmain = 'memroy://'", 'transports.main: no transport for "memroy"; available: '),
         (
             "[transports]\nmain = {url = 'memory://', urll = 'x'}",
             'transports.main: unknown option "urll"; did you mean "url"?',
         ),
         ("routes = 3", "routes: expected a table such as"),
-        ("[routes]\n'*' = 3", 'routes."*": 3 is not a target; write "transport", "transport/queue" or "now"'),
-        ("[routes]\n'*' = ['main', 3]", 'routes."*": 3 is not a target'),
+        ("[routes]\n'*' = 3", 'routes."*": expected a target, "transport", "transport/queue" or "now"; got 3'),
+        (
+            "[routes]\n'*' = ['main', 3]",
+            'routes."*": expected a target, "transport", "transport/queue" or "now"; got 3',
+        ),
         ("[transports]\n'' = 'memory://'", "transports: '' cannot be the name of a transport; expected text such as"),
         ("[transports]\nmain = {urll = 'x://hunter2'}", 'transports.main: unknown option "urll"; did you mean "url"?'),
         ("[routes]\n'*' = []", 'routes."*": expected at least one target; got none'),
@@ -462,12 +468,12 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 EVERYTHING: list[tuple[str, str]] = [
     # a line of the file; what is told of it, if anything
-    ('source = "my shop"', "source: 'my shop' is invalid"),
+    ('source = "my shop"', "source: expected the application's name as text without spaces"),
     ('app = "nope"', 'app: expected "module:name", as in "shop:app"; got \'nope\''),
     ('listeners = "shop"', "listeners: expected a list such as"),
     ('plugins = ["relevo", "no.such.plugin"]', 'plugins: there is no module "no"'),
     ('setup = "Auto"', 'setup: expected "auto" or "explicit"'),
-    ('patience = "soon"', "patience cannot be 'soon'"),
+    ('patience = "soon"', "patience: expected seconds as a number, or text such as"),
     ("lease = 0.1", "lease: too short to be renewed; expected 1.0 s or more; got 0.1 s"),
     ('sorce = "shop"', 'unknown key "sorce"; did you mean "source"?'),
     ('signing = "short"', "signing: expected keys of at least 32 characters; got one of 5"),
@@ -475,13 +481,13 @@ EVERYTHING: list[tuple[str, str]] = [
     ('main = "memory://"', ""),
     ("typo = 4", "transports.typo: expected text"),
     ('scheme = "memroy://"', 'transports.scheme: no transport for "memroy"; available: '),
-    ('bare = "memory"', "transports.bare: an address begins with its scheme"),
+    ('bare = "memory"', "transports.bare: expected an address such as sqlite:///shop.db, "),
     (
         'password = "memory://guest:guest@broker.example"',
         "transports.password: memory://guest:***@broker.example has a publicly known default password",
     ),
     ('variable = "memory://${NO_SUCH_VARIABLE}"', "transports.variable: the variable NO_SUCH_VARIABLE is not set"),
-    ('box = { url = "plain://", outbox = "mian" }', "transports.box.outbox: neither an address nor the name of a"),
+    ('box = { url = "plain://", outbox = "mian" }', "transports.box.outbox: expected the name of a transport, or an"),
     ('joining = { url = "plain://", outbox = "plain://" }', 'the outbox "joining.outbox" cannot join a session, so it'),
     ('opening = { url = "plain://", outbox = "x://" }', 'transports.opening.outbox: no transport for "x"; available: '),
     ('[transports.other]\nurl = "plain://"', ""),
@@ -667,6 +673,19 @@ def test_what_a_plugin_does_not_understand_is_told_with_its_line(
     assert CANARY not in str(caught.value)
 
 
+def test_each_member_of_a_list_of_plugins_that_is_not_a_name_is_told_with_its_line(write: Write, audit: str) -> None:
+    path = write(f'plugins = [\n1,\n"{audit}:plain",\n["mail"],\n"no_such"\n]\n[transports]\nmain = "memory://"\n')
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(path, environ={})
+
+    assert [line.removeprefix(f"{path}:").partition("; Python")[0] for line in str(caught.value).splitlines()] == [
+        "2: plugins.0: expected text such as mail; got a whole number",
+        "4: plugins.2: expected text such as mail; got a list",
+        '5: plugins: there is no module "no_such"',
+    ]
+
+
 def test_a_plugin_that_is_listed_twice_is_made_once(write: Write, audit: str) -> None:
     path = write(f'plugins = ["relevo", "{audit}:plain",\n"{audit}:plain"]\n[transports]\nmain = "memory://"\n')
 
@@ -742,16 +761,23 @@ class OddOptions:
     password: Secret | None = None
     place: Path | None = None
     many: int = attrs.field(default=1, validator=attrs.validators.gt(0))
+    few: int = attrs.field(default=0)
     flag: bool = False
     wait: float = 1.0
     mode: Literal["fast", "safe"] = "safe"
     words: tuple[str, ...] = ()
 
+    @few.validator
+    def _few_are_many(self, _: object, few: int) -> None:
+        if few not in (0, self.many):
+            raise ConfigurationError("'few' must be 0 or as many as 'many'")
 
-def options_of(given: Mapping[str, Any], directory: Path) -> OddOptions:
+
+def options_of(given: Mapping[str, Any], directory: Path, *, is_text: bool = False) -> OddOptions:
     problems = Problems()
     keys = ("transports", "main")
-    found = TableReader(problems, directory=directory).make(OddOptions, given, keys)
+    origins = Origins(Origin("here"), {keys: Origin("here", is_text=is_text)})
+    found = TableReader(problems, directory=directory, origins=origins).make(OddOptions, given, keys)
     problems.raise_any(Origins(Origin("here")))
     assert isinstance(found, OddOptions)
     return found
@@ -781,7 +807,7 @@ def test_options_are_of_their_types_also_from_the_environment(tmp_path: Path) ->
 
     options = options_of({"url": "odd://", **typed}, tmp_path)
 
-    assert options == options_of({"url": "odd://", **texts}, tmp_path)
+    assert options == options_of({"url": "odd://", **texts}, tmp_path, is_text=True)
     assert (options.needed, options.many, options.flag, options.wait, options.words) == (3, 5, True, 2.0, ("a",))
     assert (options.directory, options.place) == (tmp_path, tmp_path / "a" / "b")
     assert options.password == Secret("x")
@@ -795,7 +821,10 @@ def test_options_are_of_their_types_also_from_the_environment(tmp_path: Path) ->
         ({"needed": 1.5}, "transports.main.needed: expected a whole number; got a number"),
         ({"needed": [CANARY]}, "transports.main.needed: expected a whole number; got a list"),
         ({"needed": 1, "flag": "maybe"}, "transports.main.flag: expected true or false; got text"),
-        ({"needed": 1, "wait": "soon"}, "transports.main.wait cannot be 'soon'"),
+        (
+            {"needed": 1, "wait": "soon"},
+            "transports.main.wait: expected seconds as a number, or text such as .*; got 'soon'",
+        ),
         (
             {"needed": 1, "mode": "quick"},
             'transports.main.mode: expected "fast" or "safe"; got \'quick\'',
@@ -819,9 +848,22 @@ def test_options_that_do_not_fit_are_told(tmp_path: Path, given: Mapping[str, An
 
 def test_problems_of_options_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        options_of({"url": "odd://", "mani": 2, "flag": "maybe"}, tmp_path)
+        options_of({"url": "odd://", "mani": 2, "flag": "maybe", "many": 0, "few": 3}, tmp_path)
 
-    assert len(str(caught.value).splitlines()) == 3
+    assert [line.partition("; ")[0] for line in str(caught.value).splitlines()] == [
+        'here: transports.main: unknown option "mani"',
+        "here: transports.main.flag: expected true or false",
+        "here: transports.main: 'many' must be > 0: 0",
+        'here: transports.main: the option "needed" is missing',
+    ]
+
+
+def test_a_validator_that_reads_other_options_runs_when_all_are_there(tmp_path: Path) -> None:
+    given = {"url": "odd://", "needed": 1, "many": 2}
+
+    assert options_of({**given, "few": 2}, tmp_path).few == 2
+    with pytest.raises(ConfigurationError, match=r"^here: transports.main: 'few' must be 0 or as many as 'many'$"):
+        options_of({**given, "few": 1}, tmp_path)
 
 
 def test_relative_paths_start_from_the_file_and_not_from_the_working_directory(write: Write, tmp_path: Path) -> None:

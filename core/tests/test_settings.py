@@ -75,7 +75,7 @@ def test_without_keys_nothing_is_signed(read_: Read) -> None:
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("signing = 3", "signing: expected a list; got a whole number"),
+        ("signing = 3", "signing: expected text or a list; got a whole number"),
         ("signing = []", "signing: expected keys of at least 32 characters; got no key"),
         (f'signing = ["{KEY}", 3]', "signing.1: expected text; got a whole number"),
         ("signing = {}", 'signing: the option "keys" is missing'),
@@ -148,17 +148,17 @@ def test_a_variable_adds_to_a_number_of_runs_in_the_file(read_: Read) -> None:
     [
         ("main = 0", "retries.main.runs: expected a whole number from 1; got 0"),
         ("main = 1.5", "retries.main: expected a whole number; got a number"),
-        ("main = true", "retries.main: expected a whole number; got true or false"),
+        ("main = true", "retries.main: expected a whole number; got a boolean"),
         ("main = 'often'", "retries.main: expected a whole number; got text"),
         ("main = { runs = 'x' }", "retries.main.runs: expected a whole number; got text"),
-        ("main = { first = 'soon' }", "retries.main.first cannot be 'soon'; write seconds"),
+        ("main = { first = 'soon' }", "retries.main.first: expected seconds as a number, or text such as"),
         ("main = { factor = '2x' }", "retries.main.factor: expected a number; got text"),
-        ("main = { factor = true }", "retries.main.factor: expected a number; got true or false"),
+        ("main = { factor = true }", "retries.main.factor: expected a number; got a boolean"),
         ("main = { factor = 0.5 }", "retries.main.factor: expected a number from 1; got 0.5"),
         ("main = { factor = nan }", "retries.main.factor: expected a number from 1; got nan"),
         ("main = { jitter = 2 }", "retries.main.jitter: expected a number from 0 to 1; got 2.0"),
         ("main = { cap = 1 }", "retries.main: cap (1.0 s) is shorter than first (2.0 s)"),
-        ("main = { first = '-1s', cap = '1s' }", "retries.main.first cannot be '-1s', which is negative; write"),
+        ("main = { first = '-1s', cap = '1s' }", "retries.main.first: expected 0 s or more; got '-1s'"),
         ("main = { run = 3 }", 'retries.main: unknown option "run"; did you mean "runs"?'),
         ("main = { give_up_on = [] }", "retries.main: give_up_on names classes, which stand in code"),
         ("mian = 3", "retries.mian: no transport is called 'mian'; did you mean \"main\"?"),
@@ -177,7 +177,7 @@ def test_a_policy_that_cannot_be_is_told(read_: Read, line: str, why: str) -> No
 def test_a_first_wait_that_is_none_is_not_compared_with_the_longest(read_: Read) -> None:
     line = told(read_, f"{TRANSPORTS}[retries]\nmain = {{ runs = 0, first = '-1s', cap = '1s' }}")
 
-    assert ".first cannot be '-1s', which is negative" in line
+    assert ".first: expected 0 s or more; got '-1s'" in line
     assert "runs: expected a whole number from 1; got 0" in line
     assert "shorter" not in line
 
@@ -207,6 +207,66 @@ def test_all_that_is_wrong_with_a_policy_is_told_with_the_line_of_each_key(read_
     assert [line.split()[1].strip(":") for line in lines] == [
         f"retries.main.{key}" for key in ("runs", "factor", "jitter", "cap")
     ]
+
+
+def test_an_invalid_policy_does_not_hide_that_nothing_leads_to_its_queue(read_: Read) -> None:
+    text = f"{TRANSPORTS}[retries]\nmian = {{ runs = 0 }}\n'main/fed' = 'often'\n'main/a b' = 0\nmain.cap = -1\n"
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_(text)
+
+    first = TRANSPORTS.count("\n") + 2
+    assert [line.partition("/relevo.toml:")[2].partition("; ")[0] for line in str(caught.value).splitlines()] == [
+        f"{first}: retries.mian.runs: expected a whole number from 1",
+        f"{first}: retries.mian: no transport is called 'mian'",
+        f'{first + 1}: retries."main/fed": expected a whole number',
+        f'{first + 1}: retries."main/fed": nothing is routed to that queue',
+        f'{first + 2}: retries."main/a b".runs: expected a whole number from 1',
+        f"{first + 2}: retries: 'a b' cannot name a queue: spaces and control characters are not allowed",
+        f"{first + 3}: retries.main.cap: expected 0 s or more",
+    ]
+
+
+# --- a file has numbers and booleans, a variable has only text --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("lease = '30'", "lease: expected seconds as a number, or text such as"),
+        ("patience = '60.5'", "patience: expected seconds as a number, or text such as"),
+        ("concurrency = '4'", "concurrency: expected a whole number from 1 to 1000; got '4'"),
+        ("recycle_after = '4'", "recycle_after: expected a whole number of at least 1; got '4'"),
+        (f"signing = {{ keys = '{KEY}', required = '1' }}", "signing.required: expected true or false; got text"),
+        (f"signing = {{ keys = '{KEY}', required = 'true' }}", "signing.required: expected true or false; got text"),
+        (f"signing = {{ keys = '{KEY}', required = 1 }}", "signing.required: expected true or false; got a whole"),
+        ("retries = { main = '3' }", "retries.main: expected a whole number; got text"),
+        ("retries = { main = 3.0 }", "retries.main: expected a whole number; got a number"),
+        ("retries = { main = { factor = '2' } }", "retries.main.factor: expected a number; got text"),
+        ("retries = { main = { cap = '7200' } }", "retries.main.cap: expected seconds as a number, or text such as"),
+    ],
+    ids=range(11),
+)
+def test_in_a_file_text_is_neither_a_number_nor_a_boolean(read_: Read, text: str, why: str) -> None:
+    assert told(read_, f"{text}\n{TRANSPORTS}").startswith(f"relevo.toml:1: {why}")
+
+
+def test_a_variable_in_a_text_may_stand_for_a_number_or_a_boolean(read_: Read) -> None:
+    config = read_(
+        f'lease = "${{N}}"\nconcurrency = "${{N}}"\nsigning = {{ keys = "{KEY}", required = "${{NO}}" }}\n'
+        f'retries = {{ main = {{ runs = "${{N}}", cap = "${{N}}", factor = "1${{N}}" }} }}\n{TRANSPORTS}',
+        N="4",
+        NO="false",
+    )
+
+    assert (config.lease, config.concurrency) == (4.0, 4)
+    assert keys_of(config.signing) == ([KEY], False)
+    assert config.retries == {"main/default": Retry(4, cap=4.0, factor=14.0)}
+
+
+def test_a_variable_that_is_toml_has_numbers_and_booleans_like_a_file(read_: Read) -> None:
+    with pytest.raises(ConfigurationError, match=r"^RELEVO_RETRIES: retries.main.runs: expected a whole number; got t"):
+        read_(TRANSPORTS, RELEVO_RETRIES='{ main = { runs = "3" } }')
 
 
 # --- what names something else ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta
-from math import isfinite
+from math import isfinite, isnan, nan
 from typing import Protocol, runtime_checkable
 
 from relevo.errors import ConfigurationError, shown
@@ -17,10 +17,10 @@ Moment = float | int | datetime | str | timedelta
 """Seconds since the epoch, a datetime with a zone, or the time from now as a timedelta or text such as ``"5m"``."""
 
 _LONGEST = 100 * 366 * 86400.0
-"""Seconds; a longer duration is a mistake, and overflows the dates of some stores."""
+"""Seconds, 100 years; a longer duration is a mistake, and overflows the dates of some stores."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_TEXT = re.compile(r"(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 @runtime_checkable
@@ -77,8 +77,10 @@ def moment(value: object, *, now: float, what: str) -> float:
         return value.timestamp()
     if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]  # comparing types narrows nothing
         return float(value)  # type: ignore[arg-type]  # as above
-    fix = 'write a datetime with a zone, seconds since the epoch, or the time from now, such as "5m"'
-    raise ConfigurationError(f"{what} cannot be {shown(value)}; {fix}")
+    raise ConfigurationError(
+        f"{what}: expected a datetime with a zone, seconds since the epoch, or the time from now such as "
+        f'"5m"; got {shown(value)}'
+    )
 
 
 def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> float:
@@ -88,23 +90,24 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     Args:
         value: A number of seconds, a timedelta, or text with a unit.
 
-        what: The name of *value* in the error.
+        what: The name of *value* in the error; empty if the error is shown after the name.
 
         least: The shortest duration allowed, in seconds.
 
     Raises:
         ConfigurationError: *value* is not a duration, is negative, too short, or longer than a century.
     """
-    result: float | None = None
+    result = nan
     if isinstance(value, timedelta):
         result = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         result = float(value)
     elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
         result = float(match[1]) * _UNITS[match[2]]
-    if result is None or not least <= result <= _LONGEST:
-        is_negative = (result or 0.0) < 0.0 or (isinstance(value, str) and value.strip().startswith("-"))
-        negative = ", which is negative" if is_negative else ""
-        fix = 'write seconds as a number, or text such as "500ms", "2s", "5m", "1h", "7d"'
-        raise ConfigurationError(f"{what} cannot be {shown(value)}{negative}; {fix}")
-    return result
+    if least <= result <= _LONGEST:
+        return result
+    if isnan(result):
+        expected = 'seconds as a number, or text such as "500ms", "2s", "5m", "1h", "7d"'
+    else:
+        expected = f"{least:g} s or more" if result < least else "100 years or less"
+    raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}")

@@ -39,6 +39,9 @@ class Origin:
     line: int | None = None
     """The line number in the file."""
 
+    is_text: bool = False
+    """Whether it can only be text, as in an environment variable; numbers and booleans are read from it."""
+
     def __str__(self) -> str:
         return self.place if self.line is None else f"{self.place}:{self.line}"
 
@@ -63,6 +66,12 @@ class Origins:
             if keys[:length] in self.said:
                 return self.said[keys[:length]]
         return None
+
+    def is_text(self, *keys: str | int) -> bool:
+        """Return whether the value at *keys*, or a part of it, could only be written as text."""
+        own = self.exactly(*keys)
+        inside = (origin.is_text for inner, origin in self.said.items() if inner[: len(keys)] == keys)
+        return (own is not None and own.is_text) or any(inside)
 
     def overrule(self, keys: KeyPath, origin: Origin) -> None:
         """Note that the value at *keys*, with all inside it, was overridden at *origin*."""

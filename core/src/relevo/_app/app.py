@@ -23,6 +23,7 @@ from relevo._config.check import (
     fan_out_problems,
     outbox_problems,
     retry_problems,
+    retry_targets,
     target_problems,
     transport_problems,
 )
@@ -181,11 +182,13 @@ class App(Dispatcher):
     ):
         problems = Problems()
         attempt = problems.attempt
+        policies = argument.retry_policies(retries, problems)
+        queues = retry_targets(policies, problems)
         parts = Parts(
             transports=attempt("transports", argument.mapping, transports, "transports", instead={}),
             outboxes=attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
             routes=argument.routes(routes, problems),
-            retries=argument.retries(retries, problems),
+            retries={queues[name]: policy for name, policy in policies.items() if policy and name in queues},
             source=attempt("source", checked_source, source),
             hooks=attempt("plugins", argument.plugins, plugins),
             subjects=attempt("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
@@ -202,7 +205,7 @@ class App(Dispatcher):
             deploy=attempt("deploy", argument.path, deploy, "deploy"),
             loaded_from=loaded_from or LoadedFrom(),
         )
-        _check_parts(parts, problems)
+        _check_parts(parts, queues, problems)
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
@@ -580,15 +583,15 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
-def _check_parts(parts: Parts, problems: Problems) -> None:
-    """Refuse *parts* that conflict or have *problems* of their own; all are reported at once."""
+def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:
+    """Refuse *parts* and queues of *retries* that conflict or have *problems*; all are reported at once."""
     known = not problems.concern("transports")
     problems.extend(transport_problems(parts.transports))
     if known:
         problems.extend(outbox_problems(parts.outboxes, parts.transports))
         routes = None if problems.concern("routes") else parts.routes  # unknown if one is invalid
         problems.extend(target_problems(parts.routes, parts.transports))
-        problems.extend(retry_problems({str(each): each for each in parts.retries}, routes, parts.transports))
+        problems.extend(retry_problems(retries, routes, parts.transports))
     if not problems.concern("transports"):
         problems.extend(fan_out_problems(parts.routes, {name: parts.joins_sessions(name) for name in parts.transports}))
     problems.raise_any()

@@ -7,12 +7,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from relevo._clock import Clock, SystemClock
-from relevo._config.check import checked_setup, retry_targets
+from relevo._config.check import checked_setup
 from relevo._event.subject import SubjectType
 from relevo._hook import Hooks
 from relevo._problem import Problems, dotted
 from relevo._retry import Retry
-from relevo._transport.route import Routes, Target
+from relevo._transport.route import Routes
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, PluginError, SubjectError, shown
@@ -47,24 +47,26 @@ def routes(table: object, problems: Problems) -> Routes:
     return Routes(good)
 
 
-def retries(policies: object, problems: Problems) -> dict[Target, Retry]:
-    """Return the valid *policies* by their queues; note the problems of the others."""
-    good: dict[Target, Retry] = {}
+def retry_policies(given: object, problems: Problems) -> dict[str, Retry | None]:
+    """Return the retry policies by the names of their queues, ``None`` for an invalid one, whose problem is noted."""
+    policies: dict[str, Retry | None] = {}
     with problems.at("retries"):
-        given = mapping({} if policies is None else policies, "retries")
-        for queue, target in retry_targets(given, problems).items():
+        for queue, policy in mapping({} if given is None else given, "retries").items():
+            policies[queue] = None
             with problems.at("retries", queue):
-                good[target] = _policy(given[queue], queue)
-    return good
+                policies[queue] = _policy(policy, dotted(("retries", queue)))
+    return policies
 
 
-def _policy(given: object, queue: str) -> Retry:
-    policy = Retry(given) if isinstance(given, int) else given
-    if not isinstance(policy, Retry):
-        raise ConfigurationError(
-            f"{dotted(('retries', queue))}: expected relevo.Retry(…) or a whole number; got {shown(given)}"
-        )
-    return policy
+def _policy(given: object, where: str) -> Retry:
+    if isinstance(given, Retry):
+        return given
+    if not isinstance(given, int):
+        raise ConfigurationError(f"{where}: expected relevo.Retry(…) or a whole number; got {shown(given)}")
+    try:
+        return Retry(given)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
 def plugins(given: object) -> Hooks:

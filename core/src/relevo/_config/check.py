@@ -188,7 +188,10 @@ def setting_problems(
     for name, entry in settings.transports.items():
         text = entry.outbox.reveal() if entry.outbox else "://"
         if "://" not in text and text not in transports:
-            what = f"neither an address nor the name of a transport{did_you_mean(text, transports)}"
+            what = (
+                f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
+                f"{did_you_mean(text, transports)}"
+            )
             yield _problem(keys := ("transports", name, "outbox"), f"{dotted(keys)}: {what}")
     routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
     yield from retry_problems(retries, routes, transports)

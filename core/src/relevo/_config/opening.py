@@ -114,7 +114,7 @@ class _Opener:
         self.problems = Problems(config.problems)
         self._config = config
         self._clock = clock
-        self._reader = TableReader(self.problems, directory=config.directory)
+        self._reader = TableReader(self.problems, directory=config.directory, origins=config.origins)
 
     def parts(self) -> Opened:
         """Return the transports and outboxes."""
@@ -210,7 +210,7 @@ def _class_for(config: TransportConfig) -> Any:
     scheme, separator, _ = config.url.reveal().partition("://")
     if not separator or not scheme:
         raise ConfigurationError(
-            "an address begins with its scheme, as in sqlite:///shop.db, amqp://localhost or memory://"
+            "expected an address such as sqlite:///shop.db, amqp://localhost or memory://; got text without a scheme"
         )
     return transport_class(transport_of_scheme(scheme.lower()))
 

@@ -17,16 +17,16 @@ def config_of(raw: RawConfig) -> Config:
     """Return the valid settings of *raw*; ``problems`` has what is invalid."""
     problems = Problems(raw.problems)
     given = {key: value for key, value in raw.values.items() if key != "routes"}
-    found = TableReader(problems, directory=raw.directory).values(Settings, given)
+    found = TableReader(problems, directory=raw.directory, origins=raw.origins).values(Settings, given)
     if "routes" in raw.values:
         with problems.at("routes"):
             found["routes"] = _routes(raw.values["routes"], problems)
-    written = raw.values.get("transports")
+    written, policies = raw.values.get("transports"), raw.values.get("retries")
     problems.extend(list(transport_name_problems(written if isinstance(written, dict) else ())))
-    policies = found.get("retries", {})
-    retries = retry_targets(policies, problems)
+    retries = retry_targets(policies if isinstance(policies, dict) else (), problems)
     problems.extend(list(setting_problems(Settings(**found), retries, written, problems)))
-    found["retries"] = {str(target): policies[name] for name, target in retries.items()}
+    valid = found.get("retries", {})
+    found["retries"] = {str(target): valid[name] for name, target in retries.items() if name in valid}
     return Config(**found, directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems))
 
 

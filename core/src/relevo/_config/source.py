@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from relevo._config.schema import Settings
-from relevo._config.table import Key, as_table, keys_of
+from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
 from relevo._problem import KeyPath, Origin, Origins, Problems
 from relevo.errors import ConfigurationError, did_you_mean
@@ -21,6 +21,9 @@ _PREFIX = "RELEVO_"
 _OTHER_VARIABLES = ("RELEVO_CONFIG",)
 _MAX_FILE = 1024 * 1024
 _LISTS = (["listeners"], ["plugins"])
+_TOML = ("{", "[")
+"""How the value of a variable begins that is TOML instead of text."""
+
 _ONE = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE})*(?= *=(?!=) *\S))")
 """The key on a line of TOML, or the header of a table; never a value, which may be a secret in Base64."""
@@ -76,8 +79,14 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
     problems = Problems()
     _overlay(values, environ, origins, problems)
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
-    for number, name in enumerate(_named(values, "plugins")):
-        origins.said["plugins", name] = origins.of("plugins", number)
+    for number, name in enumerate(_listed(values, "plugins")):
+        if isinstance(name, str):
+            origins.said["plugins", name] = origins.of("plugins", number)
+        else:
+            problems.add(
+                ("plugins", number),
+                wrong_type(f"plugins.{number}", f"Expected `str`, got `{type(name).__name__}`", "mail"),
+            )
     return RawConfig(values=values, path=found, directory=directory, origins=origins, problems=problems)
 
 
@@ -171,7 +180,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         for key in keys[:-1]:
             table, path = _inner(table, (*path, _as_written(key, table)), known[keys[0]])
         path = (*path, _as_written(keys[-1], table))
-        origins.overrule(path, Origin(variable))
+        origins.overrule(path, Origin(variable, is_text=not environ[variable].lstrip().startswith(_TOML)))
         try:
             table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
         except tomllib.TOMLDecodeError as error:
@@ -182,7 +191,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value is replaced."""
     found = table.get(path[-1])
-    if path == ("plugins",) and _named(table, "plugins"):
+    if path == ("plugins",) and _listed(table, "plugins"):
         found = table["plugins"]
     if not isinstance(found, dict):
         is_value = found is not None and len(path) == (2 if key.is_mapping else 1)
@@ -190,13 +199,13 @@ def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict
     return found, path
 
 
-def _named(values: dict[str, Any], key: str) -> list[str]:
-    """If *key* of *values* has a list of names, replace it with a table of them; return the names."""
-    names = values.get(key)
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+def _listed(values: dict[str, Any], key: str) -> list[Any]:
+    """If *key* of *values* has a list, replace it with a table of the names in it; return the list."""
+    members = values.get(key)
+    if not isinstance(members, list):
         return []
-    values[key] = {name: {} for name in names}
-    return names
+    values[key] = {name: {} for name in members if isinstance(name, str)}
+    return members
 
 
 def _meant(key: str, known: Iterable[str]) -> str | None:
@@ -214,7 +223,7 @@ def _as_written(key: str, table: Mapping[str, Any]) -> str:
 
 
 def _value(text: str, *, as_list: bool) -> Any:
-    if text.lstrip().startswith(("{", "[")):
+    if text.lstrip().startswith(_TOML):
         return tomllib.loads(f"value = {text}")["value"]
     return [part.strip() for part in text.split(",") if part.strip()] if as_list else text
 
@@ -239,4 +248,6 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
     if faults:
         problems.add(keys, *faults, is_unknown=True)
         return value
+    if any(name is not None for _, name in references):
+        origins.said[keys] = attrs.evolve(origins.of(*keys), is_text=True)
     return _REFERENCE.sub(lambda match: "$" if match[1] else environ.get(match[2] or "", ""), value)

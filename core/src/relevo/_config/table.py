@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from inspect import isfunction
 from pathlib import Path
@@ -15,7 +15,7 @@ import attrs
 import msgspec
 
 from relevo._clock import seconds
-from relevo._problem import KeyPath, Problems, dotted
+from relevo._problem import KeyPath, Origins, Problems, dotted
 from relevo._secret import Secret
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
@@ -31,8 +31,17 @@ _WORDS = {
     "list": "a list",
     "object": "a table",
     "dict": "a table",
+    "date": "a date",
+    "datetime": "a date with a time",
+    "time": "a time",
 }
 """What users call the types that msgspec and Python name."""
+
+_VALUES = {**_WORDS, "bool": "a boolean"}
+"""The same for a value of the type."""
+
+_NOT_EMPTY = " of length >= 1"
+"""How the error of msgspec ends for text that may not be empty."""
 
 
 @attrs.frozen(kw_only=True)
@@ -99,15 +108,30 @@ def keys_of(cls: type) -> Mapping[str, Key]:
 def _attrs_key(field: attrs.Attribute[Any], hint: Any) -> Key:
     key = _key(field.name, hint)
     default: Any = field.default
-    converter: Any = field.converter
     return attrs.evolve(
         key,
         default=default.factory() if getattr(default, "takes_self", True) is False else default,
         is_required=default is attrs.NOTHING,
-        check=converter if isfunction(converter) else None,
+        check=_check_of(field),
         code_only=field.metadata.get("code_only", ""),
         is_duration=float in key.kinds and "is_factor" not in field.metadata,
     )
+
+
+def _check_of(field: attrs.Attribute[Any]) -> Callable[[Any], object]:
+    """Return a function that converts and validates a value as its class does for *field*."""
+
+    def check(value: Any) -> None:
+        converter: Any = field.converter
+        if isfunction(converter):
+            value = converter(value)
+        elif converter is not None:
+            return
+        if field.validator is not None:
+            with suppress(AttributeError):  # one that reads other fields runs when the instance is made
+                field.validator(None, field, value)
+
+    return check
 
 
 def _key(name: str, hint: Any) -> Key:
@@ -135,11 +159,14 @@ class TableReader:
         problems: Collects unknown, missing and invalid keys.
 
         directory: Where relative paths start.
+
+        origins: Where the values were set: a number in an environment variable is text, one in a file is not.
     """
 
-    def __init__(self, problems: Problems, *, directory: Path):
+    def __init__(self, problems: Problems, *, directory: Path, origins: Origins):
         self._problems = problems
         self._directory = directory
+        self._origins = origins
 
     def make(self, cls: type, given: Any, keys: KeyPath) -> Any:
         """
@@ -203,13 +230,14 @@ class TableReader:
         """Return *given*, which is at *keys*, as the value of *key*."""
         if key.table:
             return self._tables(key, key.table, given, keys)
-        if isinstance(given, str):
+        is_text = self._origins.is_text(*keys)
+        if is_text and isinstance(given, str):
             given = _number(given, key.kinds)
         if key.read:
             return key.read(given)
         if key.is_duration and isinstance(given, str):
             given = seconds(given, what=where)
-        value = self._converted(key, given, where)
+        value = self._converted(key, given, where, strict=not is_text)
         if key.check:
             key.check(value)  # its class checks it too, but only reports the first problem
         return value
@@ -222,16 +250,18 @@ class TableReader:
         }
         return {name: each for name, each in found.items() if each is not None}
 
-    def _converted(self, key: Key, given: Any, where: str) -> Any:
+    def _converted(self, key: Key, given: Any, where: str, *, strict: bool) -> Any:
         """Return *given* as the type of *key*; no error shows the value."""
-        if key.kind == tuple[Secret, ...] and isinstance(given, str):
+        if key.kind == tuple[Secret, ...] and not isinstance(given, list):
+            if not isinstance(given, str):
+                raise wrong_type(where, f"Expected `str | list`, got `{type(given).__name__}`", key.example)
             given = [given]
         choices = get_args(key.kind) if get_origin(key.kind) is Literal else (given,)
         if given not in choices:
             quoted = " or ".join(f'"{each}"' for each in choices)
             raise ConfigurationError(f"{where}: expected {quoted}; got {shown(given)}")
         try:
-            return msgspec.convert(given, key.kind, strict=False, dec_hook=self._decoded)
+            return msgspec.convert(given, key.kind, strict=strict, dec_hook=self._decoded)
         except msgspec.ValidationError as error:
             what, _, path = str(error).partition(" - at `$")
             inside = path.translate({ord("["): ".", ord("]"): None, ord("`"): None})
@@ -244,7 +274,9 @@ class TableReader:
         if isinstance(given, str) and issubclass(kind, Path):
             if given:
                 return self._directory / given
-            raise TypeError("Expected a path, got empty text")
+            raise TypeError("Expected a path as text, got empty text")
+        if issubclass(kind, Path):
+            raise TypeError(f"Expected a path as text, got `{type(given).__name__}`")
         raise TypeError(f"Expected `str`, got `{type(given).__name__}`")
 
 
@@ -262,13 +294,20 @@ def table_of(where: str, given: Any, example: str) -> Mapping[str, Any]:
 
 def wrong_type(where: str, what: str, example: str = "") -> ConfigurationError:
     """Return the error for a value of a wrong type, which is not shown; *what* is in the words of msgspec."""
-    wanted, _, got = re.sub(r"`([^`]*)`", lambda types: _in_words(types[1]), what).partition(", got ")
+    wanted, _, got = what.removesuffix(_NOT_EMPTY).partition(", got ")
+    wanted = _in_words(wanted, _WORDS)
+    got = "empty text" if what.endswith(_NOT_EMPTY) else _in_words(got, _VALUES)
     such = f" such as {example}" if example else ""
     return ConfigurationError(f"{where}: {wanted[:1].lower()}{wanted[1:]}{such}{f'; got {got}' if got else ''}")
 
 
-def _in_words(types: str) -> str:
-    return " or ".join(_WORDS.get(each, each) for each in types.split(" | ") if each != "null")
+def _in_words(text: str, words: Mapping[str, str]) -> str:
+    """Return *text* with the types in backquotes replaced by *words*."""
+
+    def named(types: re.Match[str]) -> str:
+        return " or ".join(words.get(each, each) for each in types[1].split(" | ") if each != "null")
+
+    return re.sub(r"`([^`]*)`", named, text)
 
 
 def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationError:

@@ -64,7 +64,8 @@ def checked_source(source: object) -> str:
     if isinstance(source, str) and len(source) <= MAX_SOURCE and re.fullmatch(_SOURCE, source):
         return source
     raise ConfigurationError(
-        f"source: {shown(source)} is invalid; write the application's name without spaces, as in shop or /shop/web"
+        f"source: expected the application's name as text without spaces, such as shop or /shop/web; "
+        f"got {shown(source)}"
     )
 
 

@@ -54,7 +54,7 @@ def parsed_target(text: object, *, where: str) -> Target:
     transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
     if not transport or (slash and transport == NOW):
         raise ConfigurationError(
-            f'{where}: {shown(text)} is not a target; write "transport", "transport/queue" or "{NOW}"'
+            f'{where}: expected a target, "transport", "transport/queue" or "{NOW}"; got {shown(text)}'
         )
     if queue == NOW:
         raise ConfigurationError(

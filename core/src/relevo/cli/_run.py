@@ -49,7 +49,7 @@ def duration(text: str | float) -> float:
     if isinstance(text, float):
         return text
     try:
-        return seconds(float(text) if text.replace(".", "", 1).isdecimal() else text, what="it")
+        return seconds(float(text) if text.removeprefix("-").replace(".", "", 1).isdecimal() else text, what="")
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from error
 
