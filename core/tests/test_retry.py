@@ -99,7 +99,7 @@ def test_giving_up_and_what_no_retry_can_mend_end_it_at_once() -> None:
 
 @pytest.mark.parametrize("given", ["ValueError", ("ValueError",), [ValueError()], (int,), 3, None])
 def test_only_exceptions_can_be_given_up_on(given: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"Retry: give_up_on: expected exception classes, as in .*; got "):
+    with pytest.raises(ConfigurationError, match=r"Retry\.give_up_on: expected exception classes, as in .*; got "):
         Retry(3, give_up_on=given)
 
 

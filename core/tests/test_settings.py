@@ -157,7 +157,7 @@ def test_a_variable_adds_to_a_number_of_runs_in_the_file(read_: Read) -> None:
         ("main = { factor = 0.5 }", "retries.main.factor: expected a number from 1; got 0.5"),
         ("main = { factor = nan }", "retries.main.factor: expected a number from 1; got nan"),
         ("main = { jitter = 2 }", "retries.main.jitter: expected a number from 0 to 1; got 2.0"),
-        ("main = { cap = 1 }", "retries.main: cap (1.0 s) is shorter than first (2.0 s)"),
+        ("main = { cap = 1 }", "retries.main.cap: expected first, 2 s, or more; got 1 s"),
         ("main = { first = '-1s', cap = '1s' }", "retries.main.first: expected 0 s or more; got '-1s'"),
         ("main = { run = 3 }", 'retries.main: unknown option "run"; did you mean "runs"?'),
         ("main = { give_up_on = [] }", "retries.main: give_up_on names classes, which stand in code"),
@@ -179,7 +179,14 @@ def test_a_first_wait_that_is_none_is_not_compared_with_the_longest(read_: Read)
 
     assert ".first: expected 0 s or more; got '-1s'" in line
     assert "runs: expected a whole number from 1; got 0" in line
-    assert "shorter" not in line
+    assert "cap" not in line
+
+
+def test_waits_that_conflict_are_told_with_the_line_of_the_longest(read_: Read) -> None:
+    text = f"{TRANSPORTS}[retries.main]\nfirst = '5m'\nruns = 3\ncap = '1m'\n"
+
+    line = len(text.splitlines())
+    assert told(read_, text) == f"relevo.toml:{line}: retries.main.cap: expected first, 300 s, or more; got 60 s"
 
 
 def test_without_routes_all_goes_to_the_default_queue_of_the_first_transport(read_: Read) -> None:

@@ -59,7 +59,7 @@ def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> t
     kinds: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
     if not all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds):
         raise ConfigurationError(
-            f"Retry: give_up_on: expected exception classes, as in (ValueError, OSError); got {shown(value)}"
+            f"Retry.give_up_on: expected exception classes, as in (ValueError, OSError); got {shown(value)}"
         )
     return kinds
 
@@ -100,7 +100,7 @@ class Retry:
 
     def __attrs_post_init__(self) -> None:
         if self.cap < self.first:
-            raise ConfigurationError(f"Retry: cap ({self.cap} s) is shorter than first ({self.first} s)")
+            raise ConfigurationError(f"Retry.cap: expected first, {self.first:g} s, or more; got {self.cap:g} s")
 
     def wait(self, run: int, chance: float) -> float:
         """

@@ -44,6 +44,9 @@ _NOT_EMPTY = " of length >= 1"
 """How the error of msgspec ends for text that may not be empty."""
 
 
+_FIRST_WORD = re.compile(r"\W*(\w+)")
+
+
 @attrs.frozen(kw_only=True)
 class Key:
     """A key of a table."""
@@ -195,8 +198,8 @@ class TableReader:
             with _named(cls, where):
                 return cls(**values)
         except ConfigurationError as error:
-            blamed = str(error).removeprefix(f"{where}: ").partition(" ")[0].strip("\"':")
-            self._problems.add((*keys, blamed) if blamed in table else keys, error)
+            blamed = _FIRST_WORD.match(str(error).removeprefix(where))
+            self._problems.add((*keys, blamed[1]) if blamed and blamed[1] in table else keys, error)
             return None
 
     def values(
