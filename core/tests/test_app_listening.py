@@ -13,6 +13,7 @@ import pytest
 
 import relevo
 from relevo import Call, Event, RunOptions, listener
+from relevo._app.app import parts_of
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -240,7 +241,7 @@ def test_listeners_that_come_and_go_while_it_is_tested_are_the_same_as_before_af
         app.remove_listener(goes)
         app.add_listener("a.b", print, id="new")
         app.listen("relevo.never_imported")
-        meanwhile = [each.id for each in app.parts.registry.known("a.b")]
+        meanwhile = [each.id for each in parts_of(app).registry.known("a.b")]
     after = app.listeners("a.b")
     app.remove_listener(goes)
 

@@ -85,7 +85,7 @@ PLACES = {
 
 
 PROBLEM = re.compile(r'.+: (expected .+; got .+|the option "\w+" is missing|no transport is called .+)')
-NAME_OF_A_TYPE = re.compile(r"`|\b(str|int|float|bool|dict|object|array|NoneType)\b")
+NAME_OF_A_TYPE = re.compile(r"`|\b(str|int|float|bool|dict|object|array|NoneType)\b|; got (list|date|datetime|time)$")
 
 
 def said_of(key: str, value: str, path: Path) -> str:

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from relevo import App, Event, LoopRunner, RunOptions, Worker, listener
+from relevo._app.app import parts_of, using
 from relevo.errors import ConfigurationError
 from relevo_sql import CronRunner
 
@@ -75,7 +76,7 @@ def test_an_application_of_ones_own_code_is_run_in_its_folder(made: Callable[[st
     app = made("shop")
     place = attrs.evolve(app.loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop"))
 
-    with app.using(attrs.evolve(app.parts, loaded_from=place)):
+    with using(app, attrs.evolve(parts_of(app), loaded_from=place)):
         line = CronRunner().unit(app, RunOptions())
 
     assert line.startswith("* * * * * cd '/srv/a shop' && exec ")

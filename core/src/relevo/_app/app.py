@@ -83,7 +83,7 @@ class _Part(Generic[P]):
     def __get__(self, app: App | None, _: type) -> P | Self:
         if app is None:
             return self
-        part: P = getattr(app.parts, self._name)
+        part: P = getattr(parts_of(app), self._name)
         return part
 
     def __set__(self, app: App, value: object) -> None:
@@ -212,14 +212,9 @@ class App(Dispatcher):
         self._assembly = _Assembly.of(parts)
 
     @property
-    def parts(self) -> Parts:
-        """The parts of the application."""
-        return self._assembly.parts
-
-    @property
     def config(self) -> Config | None:
         """The configuration that it was made from; ``None`` without one."""
-        return self.parts.loaded_from.config
+        return self._assembly.parts.loaded_from.config
 
     @classmethod
     def from_config(
@@ -292,7 +287,7 @@ class App(Dispatcher):
         """
         for each in (thing, *others):
             check_listening(each)
-        self.parts.registry.add((thing, *others))
+        self._assembly.parts.registry.add((thing, *others))
         return thing
 
     def unlisten(self, *things: object) -> None:
@@ -304,7 +299,7 @@ class App(Dispatcher):
         Raises:
             ConfigurationError: There is no such module, or one of *things* has no listener.
         """
-        self.parts.registry.remove(things)
+        self._assembly.parts.registry.remove(things)
 
     def add_subject(self, subject_type: SubjectType) -> None:
         """
@@ -318,7 +313,7 @@ class App(Dispatcher):
     @property
     def listeners(self) -> ListenerTable:
         """The registered listeners; modules that were given by name are imported now."""
-        return self.parts.registry.table
+        return self._assembly.parts.registry.table
 
     # --- dispatching ---------------------------------------------------------------------------------
 
@@ -400,7 +395,7 @@ class App(Dispatcher):
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to."""
-        return self.parts.queues(transport)
+        return self._assembly.parts.queues(transport)
 
     def worker(
         self,
@@ -467,7 +462,7 @@ class App(Dispatcher):
 
     @property
     def _workers(self) -> WorkerFactory:
-        return WorkerFactory(self.parts, outgoing=FollowUps(self._assembly.sender), recipe=self._recipe)
+        return WorkerFactory(self._assembly.parts, outgoing=FollowUps(self._assembly.sender), recipe=self._recipe)
 
     def _recipe(self, transport: str, time_limit: float) -> Hello:
         """Return the message from which a child process makes this application."""
@@ -525,22 +520,6 @@ class App(Dispatcher):
 
         return AppTesting(self, now=now)
 
-    @contextmanager
-    def using(self, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> Iterator[None]:
-        """
-        Use other *parts* while the block runs.
-
-        Args:
-            parts: Usually :attr:`parts`, evolved.
-
-            sender: The class of the sender, or a function with the same arguments.
-        """
-        former, self._assembly = self._assembly, _Assembly.of(parts, sender)
-        try:
-            yield
-        finally:
-            self._assembly = former
-
     def close(self) -> None:
         """Close the transports, and let plugins free their resources; may be called again."""
         with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
@@ -581,6 +560,31 @@ class _Assembly:
             clock=parts.clock,
         )
         return cls(parts, stores, sender)
+
+
+def parts_of(app: App) -> Parts:
+    """Return the parts of *app*."""
+    return app._assembly.parts  # noqa: SLF001 - private to this module, not to the class
+
+
+@contextmanager
+def using(app: App, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> Iterator[None]:
+    """
+    Use other *parts* for *app* while the block runs.
+
+    Args:
+        app: The application.
+
+        parts: Usually its own parts, evolved.
+
+        sender: The class of the sender, or a function with the same arguments.
+    """
+    former = app._assembly  # noqa: SLF001 - as above
+    app._assembly = _Assembly.of(parts, sender)  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        app._assembly = former  # noqa: SLF001 - as above
 
 
 def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
@@ -11,9 +11,6 @@ from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out, parsed_target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
-
-if TYPE_CHECKING:
-    from relevo._config.schema import Settings
 
 _SHORTEST_LEASE = 1.0
 """Seconds; a lease is renewed every third of its length, by a thread that wakes every quarter of a second."""
@@ -158,43 +155,6 @@ def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]
                 raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
             found[name] = target
     return found
-
-
-def setting_problems(
-    settings: Settings, retries: Mapping[str, Target], written: object, problems: Problems
-) -> Iterator[Problem]:
-    """
-    Yield the settings that conflict, or name a transport or a queue that is not there.
-
-    Args:
-        settings: The valid ones.
-
-        retries: The queues of their retry policies.
-
-        written: The transports, valid or not; if there are none, the application has its own.
-
-        problems: What is invalid by itself; values that depend on it are not checked.
-    """
-    try:
-        settings.chosen_execution()
-    except ConfigurationError as error:
-        yield Problem(("concurrency",), error)
-    wrong = [each.keys for each in problems if each.keys[0] == "transports"]
-    names = [*(written if isinstance(written, dict) else ()), *(str(keys[1]) for keys in wrong if keys[1:])]
-    transports = dict.fromkeys(filter(None, names))
-    if not transports:
-        return
-    yield from target_problems(Routes(settings.routes), transports)
-    for name, entry in settings.transports.items():
-        text = entry.outbox.reveal() if entry.outbox else "://"
-        if "://" not in text and text not in transports:
-            what = (
-                f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
-                f"{did_you_mean(text, transports)}"
-            )
-            yield _problem(keys := ("transports", name, "outbox"), f"{dotted(keys)}: {what}")
-    routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
-    yield from retry_problems(retries, routes, transports)
 
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relevo._config import argument
-from relevo._config.check import retry_targets, setting_problems, transport_name_problems
+from relevo._config.check import retry_problems, retry_targets, target_problems, transport_name_problems
 from relevo._config.schema import Config, Settings
 from relevo._config.source import RawConfig
 from relevo._config.table import TableReader, keys_of, table_of
-from relevo._problem import Problems
+from relevo._problem import Problem, Problems, dotted
+from relevo._transport.route import Routes, Target
+from relevo.errors import ConfigurationError, did_you_mean
 
 
 def config_of(raw: RawConfig) -> Config:
@@ -24,7 +26,7 @@ def config_of(raw: RawConfig) -> Config:
     written, policies = raw.values.get("transports"), raw.values.get("retries")
     problems.extend(list(transport_name_problems(written if isinstance(written, dict) else ())))
     retries = retry_targets(policies if isinstance(policies, dict) else (), problems)
-    problems.extend(list(setting_problems(Settings(**found), retries, written, problems)))
+    problems.extend(list(_conflicts(Settings(**found), retries, written, problems)))
     valid = found.get("retries", {})
     found["retries"] = {str(target): valid[name] for name, target in retries.items() if name in valid}
     return Config(**found, directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems))
@@ -34,3 +36,40 @@ def _routes(given: Any, problems: Problems) -> Mapping[str, tuple[str, ...]]:
     table = table_of("routes", given, keys_of(Settings)["routes"].example)
     valid = argument.routes(table, problems).table
     return {each: tuple(table[each]) if isinstance(table[each], list) else (table[each],) for each in valid}
+
+
+def _conflicts(
+    settings: Settings, retries: Mapping[str, Target], written: object, problems: Problems
+) -> Iterator[Problem]:
+    """
+    Yield the settings that conflict, or name a transport or a queue that is not there.
+
+    Args:
+        settings: The valid ones.
+
+        retries: The queues of their retry policies.
+
+        written: The transports, valid or not; if there are none, the application has its own.
+
+        problems: What is invalid by itself; values that depend on it are not checked.
+    """
+    try:
+        settings.chosen_execution()
+    except ConfigurationError as error:
+        yield Problem(("concurrency",), error)
+    wrong = [each.keys for each in problems if each.keys[0] == "transports"]
+    names = [*(written if isinstance(written, dict) else ()), *(str(keys[1]) for keys in wrong if keys[1:])]
+    transports = dict.fromkeys(filter(None, names))
+    if not transports:
+        return
+    yield from target_problems(Routes(settings.routes), transports)
+    for name, entry in settings.transports.items():
+        text = entry.outbox.reveal() if entry.outbox else "://"
+        if "://" not in text and text not in transports:
+            what = (
+                f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
+                f"{did_you_mean(text, transports)}"
+            )
+            yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
+    routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
+    yield from retry_problems(retries, routes, transports)

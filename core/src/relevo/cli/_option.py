@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of, using
 from relevo._app.load import app_named, modules_of, use_config
 from relevo._config.opening import draft_config, refuse
 from relevo._config.schema import Config
@@ -102,7 +102,7 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
                 ],
                 folder=config.directory if wanted else None,
             )
-            with app.using(attrs.evolve(app.parts, loaded_from=place)):
+            with using(app, attrs.evolve(parts_of(app), loaded_from=place)):
                 yield app
 
 

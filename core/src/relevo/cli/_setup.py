@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._app.stores import Stores, raise_together
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, with_app
@@ -24,7 +24,7 @@ def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
 
     Example: relevo setup --plan
     """
-    created, errors = Stores(app.parts).set_up_all(dry_run=plan or check)
+    created, errors = Stores(parts_of(app)).set_up_all(dry_run=plan or check)
     if as_json:
         show_json(created)
     else:

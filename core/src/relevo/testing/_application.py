@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from relevo._app.app import parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
@@ -62,12 +63,13 @@ class AppTesting:
         memory = stand_ins(former, clock=self.clock, sent=self._record.add_sent)
         with ExitStack() as undo:
             undo.enter_context(
-                app.using(
+                using(
+                    app,
                     attrs.evolve(
-                        app.parts,
+                        parts_of(app),
                         transports={name: memory[each] for name, each in app.transports.items()},
                         outboxes={name: memory[each] for name, each in app.outboxes.items()},
-                        registry=app.parts.registry.copy(),
+                        registry=parts_of(app).registry.copy(),
                         clock=self.clock,
                         chance=lambda: 0.0,
                     ),
