@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 """Put ``@relevo.hookimpl`` above the functions of a plugin that have the names of hooks."""
 
 _log = getLogger("relevo.hook")
-_NOTHING: Mapping[str, Any] = {}
 
 Observed = AbstractContextManager[object] | None
 """What an observing hook returns: a context manager around the observed call, or nothing."""
@@ -110,7 +110,7 @@ class Hooks:
     def __init__(self, plugins: Iterable[object] = ()):
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
-        self._forget()
+        self._look_up()
         for plugin in plugins:
             self.add(plugin)
 
@@ -122,31 +122,27 @@ class Hooks:
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"the plugin {plugin!r} is invalid: {error}") from error
         finally:
-            self._forget()
+            self._look_up()
 
     def remove(self, plugin: object) -> None:
         """Unregister *plugin*."""
         self._manager.unregister(plugin)
-        self._forget()
+        self._look_up()
 
-    def _forget(self) -> None:
-        """Have the implementations looked up again at their next use."""
-        self._found: dict[str, tuple[Callable[..., Any], ...]] = {}
+    def _look_up(self) -> None:
+        """Have the implementations looked up again; done once, since each dispatch asks for them."""
+        self.enriches = bool(self._manager.hook.relevo_enrich.get_hookimpls())
+        """Whether a plugin adds to the context of events."""
+        self.observers = cache(self._resolved)
+        """Takes the name of an observing hook, returns its implementations."""
 
-    def observers(self, name: str) -> tuple[Observer, ...]:
+    def _resolved(self, name: str) -> tuple[Observer, ...]:
         """
-        Return the implementations of the observing hook *name*; they are cached until a plugin is added or removed.
+        Return the implementations of the observing hook *name*.
 
         Raises:
             PluginError: An implementation is a pluggy wrapper; an observer returns a context manager instead.
         """
-        cache = self._found  # a plugin that comes meanwhile replaces it, so that no outdated entry stays
-        known = cache.get(name)
-        if known is None:
-            known = cache[name] = self._resolved(name)
-        return known
-
-    def _resolved(self, name: str) -> tuple[Observer, ...]:
         found = []
         for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
             if implementation.wrapper or implementation.hookwrapper:
@@ -156,13 +152,6 @@ class Hooks:
 
     def enrichment(self, event: object) -> Mapping[str, Any]:
         """Return the values that plugins add to the context of *event*; the plugin registered first wins."""
-        cache = self._found
-        known = cache.get("relevo_enrich")  # cached, since every dispatch calls this
-        if known is None:
-            found = self._manager.hook.relevo_enrich.get_hookimpls()
-            known = cache["relevo_enrich"] = tuple(each.function for each in found)
-        if not known:
-            return _NOTHING
         context: dict[str, Any] = {}
         for part in self._manager.hook.relevo_enrich(event=event):
             context.update(part or {})

@@ -5,7 +5,8 @@ from relevo._listener.decorator import event, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.call import Call, SubjectMissingError, DispatchOptions
-from relevo._dispatch.dispatcher import DeferredDispatcher, Dispatched, Dispatcher
+from relevo._dispatch.deferred import DeferredDispatcher
+from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._event.context import context
 from relevo._transport.route import Routes, Target

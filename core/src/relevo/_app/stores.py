@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from relevo._app.parts import Parts
@@ -24,25 +24,18 @@ class Stores:
 
     def __init__(self, parts: Parts):
         self._parts = parts
-        self._ready: set[str] = set()
+        self._set_up_keys: set[str] = set()
         self._setting_up = ForkLock()
+        self.ready = cache(self._ready)
+        """Takes the name of a transport, returns it, set up; raises as :meth:`prepare` does."""
 
     @property
     def transports(self) -> Mapping[str, Transport]:
         """The transports by the names that routes use."""
         return self._parts.transports
 
-    def ready(self, name: str) -> Transport:
-        """
-        Return the transport *name*, set up.
-
-        Raises:
-            ConfigurationError: Tables or queues are missing and ``setup`` is ``explicit``.
-
-            TransportUnavailableError: The server could not be reached.
-        """
-        transport = self._parts.transports[name]
-        return transport if name in self._ready else self._set_up(name, transport, self._parts.queues(name))
+    def _ready(self, name: str) -> Transport:
+        return self._set_up(name, self._parts.transports[name], self._parts.queues(name))
 
     def bound(self, name: str, session: Any) -> BoundSender:
         """
@@ -60,7 +53,7 @@ class Stores:
         key, transport, queues, relay_to = name, parts.transports[name], parts.queues(name), None
         if name in parts.outboxes:
             key, transport, queues, relay_to = outbox_queue(name), parts.outboxes[name], (outbox_queue(name),), name
-        if parts.creates and key not in self._ready and isinstance(transport, SessionSetup):
+        if parts.creates and key not in self._set_up_keys and isinstance(transport, SessionSetup):
             sender = transport.bound_with_setup(session, queues, relay_to=relay_to)
             if sender is not None:
                 return sender
@@ -71,6 +64,11 @@ class Stores:
         Set up the transport *name* and its outbox, unless that was done.
 
         If one of them fails, the other is set up nevertheless; the errors are raised together.
+
+        Raises:
+            ConfigurationError: Tables or queues are missing and ``setup`` is ``explicit``.
+
+            TransportUnavailableError: The server could not be reached.
         """
         steps: list[Callable[[], object]] = [partial(self.ready, name)]
         if name in self._parts.outboxes:
@@ -99,7 +97,7 @@ class Stores:
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
         """Create what is missing, or only check for it, once."""
-        if key not in self._ready:
+        if key not in self._set_up_keys:
             with self._setting_up:
                 missing = transport.setup(queues, dry_run=not self._parts.creates)
                 if missing and not self._parts.creates:
@@ -107,7 +105,7 @@ class Stores:
                         f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
                         f'run relevo setup, or set setup = "auto"'
                     )
-                self._ready.add(key)
+                self._set_up_keys.add(key)
         return transport
 
 

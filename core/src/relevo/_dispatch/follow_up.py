@@ -7,7 +7,8 @@ from functools import partial
 
 import attrs
 
-from relevo._dispatch.sender import ReadyEvent, Sender
+from relevo._dispatch.gathering import ReadyEvent
+from relevo._dispatch.sender import Sender
 from relevo._event.context import ambient
 from relevo._identity import made
 from relevo._listener.call import DispatchOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, get_args
 
 import attrs
@@ -152,32 +152,33 @@ class Packer:
         body = encoded(content, event_id=event_id, source=self._source, now=now, subject=stand_in, around=around)
         return PackedEvent(content, event_id, conditions, now, around, subject if pending else None, body)
 
-    def envelopes(self, packed: PackedEvent, targets: Iterable[Target]) -> list[Envelope]:
+    def envelope(self, packed: PackedEvent, target: Target) -> Envelope:
         """
-        Return one envelope of *packed* for each of *targets*.
+        Return the envelope of *packed* for *target*.
 
         Raises:
             SubjectError: Its subject has no id yet.
         """
-        body = packed.body if packed.subject is None else self._named_body(packed)
         conditions = packed.conditions
-        made = [
-            made_envelope(
-                id=packed.id,
-                source=self._source,
-                name=packed.content.name,
-                queue=target.queue,
-                body=body,
-                urgency=conditions.urgency,
-                ordering_key=conditions.ordering_key,
-                expires=conditions.expires,
-            )
-            for target in targets
-        ]
-        return made if self._sign is None else [self._sign(each) for each in made]
+        made = made_envelope(
+            id=packed.id,
+            source=self._source,
+            name=packed.content.name,
+            queue=target.queue,
+            body=packed.body if packed.subject is None else self._named_body(packed),
+            urgency=conditions.urgency,
+            ordering_key=conditions.ordering_key,
+            expires=conditions.expires,
+        )
+        return made if self._sign is None else self._sign(made)
 
     def _named_body(self, packed: PackedEvent) -> bytes:
-        """Return the body of *packed* with the name of its subject, which has an id by now."""
+        """
+        Return the body of *packed* with the name of its subject.
+
+        Raises:
+            SubjectError: Its subject has no id yet.
+        """
         return encoded(
             packed.content,
             event_id=packed.id,
@@ -186,6 +187,11 @@ class Packer:
             subject=self.name(packed.subject),
             around=packed.around,
         )
+
+    def require_id(self, packed: PackedEvent) -> None:
+        """Raise :class:`SubjectError` if the subject of *packed* has no id yet."""
+        if packed.subject is not None:
+            self._named_body(packed)
 
     def name(self, subject: object) -> Subject:
         """
@@ -209,7 +215,8 @@ def surroundings(event: object, hooks: Hooks) -> Ambient:
 
     Names of the event's own arguments are left out; the application's context wins over values of plugins.
     """
-    here, added = ambient(), hooks.enrichment(event)
+    here = ambient()
+    added = hooks.enrichment(event) if hooks.enriches else {}
     if not (added or here.context):
         return here
     own = event.arguments if isinstance(event, Event) else declared(type(event)).fields

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
-import msgspec
 
 from relevo._clock import Clock, moment
-from relevo._dispatch.batch import Batches, Groups, TransportBatch, send_envelopes
 from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
-from relevo._dispatch.packer import NO_CONDITIONS, PackedEvent, Packer, check_options, surroundings
+from relevo._dispatch.packer import NO_CONDITIONS, Packer, check_options, surroundings
 from relevo._event.context import within
 from relevo._event.event import Event, name_of
-from relevo._hook import Hooks
+from relevo._hook import Hooks, observed
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out
+from relevo._transport.envelope import Envelope
+from relevo._transport.route import NOW, Routes, fan_out
 from relevo._transport.transport import BoundSender, Transport
-from relevo.errors import DuplicateEventError
-
-_MOST_ROUTINGS = 1000
-"""The largest number of event names whose routing is cached, in case a program generates names."""
+from relevo.errors import DuplicateEventError, SendError, TransportError
 
 
 class Destinations(Protocol):
     """The transports of an application, set up at first use."""
 
+    ready: Callable[[str], Transport]
+    """Takes the name of a transport, returns it, set up."""
+
     @property
     def transports(self) -> Mapping[str, Transport]:
         """The transports by the names that routes use."""
-        ...
-
-    def ready(self, name: str) -> Transport:
-        """Return the transport *name*, set up."""
         ...
 
     def bound(self, name: str, session: Any) -> BoundSender:
@@ -53,41 +50,6 @@ class Listeners(Protocol):
     def table(self) -> ListenerTable:
         """All listeners; imports the other modules now."""
         ...
-
-
-@attrs.frozen(kw_only=True)
-class Routing:
-    """The targets of one event name."""
-
-    targets: tuple[Target, ...]
-    groups: Groups
-    """The targets without ``now``, by transport."""
-
-    is_now: bool
-    first: str
-    """``now`` if that is the first target, so that listeners without a queue are called in process."""
-
-    @classmethod
-    def of(cls, targets: tuple[Target, ...]) -> Routing:
-        """Return the routing to *targets*."""
-        return cls(
-            targets=targets,
-            groups=by_transport(targets),
-            is_now=any(target.transport == NOW for target in targets),
-            first=NOW if targets[0].transport == NOW else "",
-        )
-
-
-class ReadyEvent(msgspec.Struct, frozen=True):
-    """A validated event that can be sent; nothing is written yet."""
-
-    event: object
-    packed: PackedEvent | None
-    routing: Routing
-    listeners: Sequence[Listener]
-    """The listeners that are called in process."""
-
-    dispatched: Dispatched
 
 
 class Sender:
@@ -123,12 +85,11 @@ class Sender:
     ):
         self.packer = packer
         self.destinations = destinations
-        self._routes = routes
+        self._routing = routes.routing
         self._listeners = listeners
         self._local = local
         self._hooks = hooks
         self._clock = clock
-        self._routings: dict[str, Routing] = {}
 
     def dispatch(self, events: Iterable[object], options: DispatchOptions, session: Any) -> list[Dispatched]:
         """Validate all *events*, then send them together, inside *session* if one is given."""
@@ -145,7 +106,7 @@ class Sender:
     ) -> ReadyEvent:
         """Validate *event* and its *options*, and return it ready to be sent."""
         name = event.name if isinstance(event, Event) else name_of(event)
-        routing = self._routings.get(name) or self._routing(name)
+        routing = self._routing(name)
         if not isinstance(event, Event):
             self._refuse_other_class(name, event)
         listeners: Sequence[Listener] = ()
@@ -170,17 +131,32 @@ class Sender:
         if session is not None and any(each.listeners for each in ready):
             for name in dict.fromkeys(name for each in ready for name in each.routing.groups):
                 self.destinations.bound(name, session)  # if it cannot be joined, no listener is called
-        gathering = Gathering(self, session, len(ready))
+        number = len(ready)
+        positions: Sequence[int] = range(number)
+        for each in ready:
+            if each.routing.is_now:
+                ready, positions = self._called(ready, session)
+                break
+        batches = Batches(self.packer, ready, positions, number=number)
+        if session is None:
+            batches.send(self._send)
+        else:
+            batches.enlist(lambda name: self.destinations.bound(name, session))
+        self.note_sent(ready)
+
+    def _called(self, ready: Sequence[ReadyEvent], session: Any) -> tuple[Sequence[ReadyEvent], Sequence[int]]:
+        """Call listeners in process; return *ready* with the events that they dispatched, and their positions."""
+        gathering = Gathering(self.check, self.call, session)
         for position, each in enumerate(ready):
             gathering.add(each, position)
-        gathering.send()
+        return gathering.ready, gathering.positions
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
         """Call the in-process listeners of *ready*; *gathering* takes the events that they dispatch."""
         if not ready.listeners:
             return
         if ready.packed is not None and gathering.session is None:
-            self.packer.envelopes(ready.packed, ())  # raises for a subject without an id before a listener is called
+            self.packer.require_id(ready.packed)  # before a listener is called
         around = ready.packed.around if ready.packed is not None else surroundings(ready.event, self._hooks)
         event_id = ready.dispatched.id
         around = attrs.evolve(
@@ -194,16 +170,9 @@ class Sender:
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         """Do nothing; subclasses override it to observe *ready* after it was sent or enlisted."""
 
-    def send_batch(self, batch: TransportBatch) -> None:
-        """Send *batch* outside of a session."""
-        transport = self.destinations.ready(batch.transport)
-        send_envelopes(transport, batch.envelopes, delay=batch.wait, hooks=self._hooks)
-
-    def _routing(self, name: str) -> Routing:
-        routing = Routing.of(self._routes.targets(name))
-        if len(self._routings) < _MOST_ROUTINGS:
-            self._routings[name] = routing
-        return routing
+    def _send(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
+        """Send *envelopes* outside of a session."""
+        send_envelopes(self.destinations.ready(transport), envelopes, delay=delay, hooks=self._hooks)
 
     def _refuse_other_class(self, name: str, event: object) -> None:
         kind = self._listeners.known.event_types.get(name)
@@ -217,50 +186,146 @@ class Sender:
             moment(expires, now=self._clock.now(), what="the expires of a dispatch")
 
 
-class Gathering:
+Batch = tuple[str, float]
+"""The events that are sent in one call: the name of their transport, and the seconds before which none is handled."""
+
+
+class Batches:
     """
-    The events of one dispatch, and the events that in-process listeners dispatch by their call.
+    The events of one dispatch by transport and delay, in order.
 
     Args:
-        sender: Validates and sends.
+        packer: Makes the envelopes.
 
-        session: The session of the dispatch.
+        ready: The events.
+
+        positions: For each of them its index in the dispatch; an event that a listener dispatched has the position of
+            the event that the listener was called with.
 
         number: The number of events in the dispatch.
     """
 
-    __slots__ = ("_batches", "_gathered", "_position", "_sender", "session")
+    __slots__ = ("_number", "_packer", "_positions", "_ready")
 
-    def __init__(self, sender: Sender, session: Any, number: int):
-        self.session = session
-        self._sender = sender
-        self._batches = Batches(number)
-        self._position = 0
-        self._gathered: list[ReadyEvent] = []
+    def __init__(self, packer: Packer, ready: Sequence[ReadyEvent], positions: Sequence[int], *, number: int):
+        self._packer = packer
+        self._ready = ready
+        self._positions = positions
+        self._number = number
 
-    def add(self, ready: ReadyEvent, position: int) -> None:
-        """Add *ready*, call its listeners in process, and add the events that they dispatch."""
-        self._gathered.append(ready)
-        if ready.packed is not None:
-            self._batches.add(ready.packed, ready.routing.groups, position)
-        if ready.routing.is_now:
-            self._position = position
-            self._sender.call(ready, self)
+    def send(self, send: Callable[[str, Sequence[Envelope], float], None]) -> None:
+        """
+        Send all batches, each by a call of *send* with the transport's name, the envelopes and the delay.
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Validate *event*, which a listener dispatches, and return it for :meth:`send_held`."""
-        return self._sender.check(event, options, self.session)
+        Raises:
+            SendError: Not every event is known to be safe; it holds the positions.
 
-    def send_held(self, held: Sequence[Any]) -> None:
-        """Add the events that a listener dispatched, and call their listeners in process."""
-        for each in held:
-            self.add(each, self._position)
+            TransportError: Nothing was sent.
+        """
+        made = self._envelopes()
+        self._send_each(made, lambda transport, wait: send(transport, made[transport, wait], wait))
 
-    def send(self) -> None:
-        """Send all gathered events, or enlist them in the session."""
-        sender = self._sender
-        if self.session is None:
-            self._batches.send(sender.packer, sender.send_batch)
-        else:
-            self._batches.enlist(sender.packer, lambda name: sender.destinations.bound(name, self.session))
-        sender.note_sent(self._gathered)
+    def enlist(self, bound: Callable[[str], BoundSender]) -> None:
+        """
+        Write all events in a session's transaction: all, or none if one cannot be written.
+
+        On a plain connection they are written now. So the first batch whose envelopes are needed makes those of all
+        batches, including other transports, before anything is written.
+
+        Args:
+            bound: Takes the name of a transport, returns a sender that has joined the session for it.
+
+        Raises:
+            SendError: Not every event was written; it holds the positions.
+        """
+        batches = dict.fromkeys(batch for _, batch in self._places())
+        senders = {name: bound(name) for name in dict.fromkeys(transport for transport, _ in batches)}
+        made: dict[Batch, list[Envelope]] | None = None
+        refused = False
+
+        def envelopes(batch: Batch) -> Sequence[Envelope]:
+            nonlocal made
+            if refused:
+                return ()
+            if made is None:
+                made = self._envelopes()
+            return made[batch]
+
+        try:
+            self._send_each(
+                batches,
+                lambda transport, wait: senders[transport].send(partial(envelopes, (transport, wait)), delay=wait),
+            )
+        except BaseException:
+            refused = True
+            raise
+
+    def _envelopes(self) -> dict[Batch, list[Envelope]]:
+        """Return the envelopes of each batch: all, or none if one cannot be made."""
+        made: dict[Batch, list[Envelope]] = {}
+        envelope = self._packer.envelope
+        for each in self._ready:
+            packed = each.packed
+            if packed is None:
+                continue
+            wait = packed.conditions.wait
+            for transport, targets in each.routing.groups.items():
+                envelopes = made.get((transport, wait))
+                if envelopes is None:
+                    envelopes = made[transport, wait] = []
+                for target in targets:
+                    envelopes.append(envelope(packed, target))
+        return made
+
+    def _places(self) -> Iterator[tuple[int, Batch]]:
+        """Yield for each envelope, in order, the position of its event, and its batch."""
+        for each, position in zip(self._ready, self._positions, strict=True):
+            if each.packed is not None:
+                for transport, targets in each.routing.groups.items():
+                    for _ in targets:
+                        yield position, (transport, each.packed.conditions.wait)
+
+    def _send_each(self, batches: Iterable[Batch], send: Callable[[str, float], None]) -> None:
+        """Send every batch; an error reports the result for each event of the dispatch."""
+        done: list[Batch] = []
+        for batch in batches:
+            try:
+                send(*batch)
+            except SendError as error:
+                raise self._send_error(batch, done, error, error.why) from error
+            except TransportError as error:
+                if not done:
+                    raise
+                everything = range(sum(each == batch for _, each in self._places()))
+                none = SendError(batch[0], refused=everything, why=str(error))
+                raise self._send_error(batch, done, none, str(error)) from error
+            done.append(batch)
+
+    def _send_error(self, failed: Batch, done: Sequence[Batch], error: SendError, why: str) -> SendError:
+        """Return the error with the result for each event; one that only some targets got is unknown."""
+        fates: list[set[str]] = [set() for _ in range(self._number)]
+        for position, batch in self._places():
+            if batch != failed:
+                fates[position].add("sent" if batch in done else "refused")
+        positions = [position for position, batch in self._places() if batch == failed]
+        for fate in ("sent", "refused", "unknown"):
+            for index in getattr(error, fate):
+                fates[positions[index]].add(fate)
+        known = {"sent", "refused"}
+        return SendError(
+            failed[0],
+            sent=[position for position, fate in enumerate(fates) if fate == {"sent"} or not fate],
+            refused=[position for position, fate in enumerate(fates) if fate == {"refused"}],
+            unknown=[position for position, fate in enumerate(fates) if "unknown" in fate or fate >= known],
+            why=why,
+        )
+
+
+def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
+    """Send *envelopes* inside the observing hooks."""
+    observers = hooks.observers("relevo_around_send")
+    if not observers:
+        transport.send(envelopes, delay=delay)
+        return
+    with observed(observers, transport=transport.name, envelopes=envelopes):
+        transport.send(envelopes, delay=delay)

@@ -89,7 +89,8 @@ def content_of(event: Any) -> Content:
     if isinstance(event, Event):
         name, arguments = str.__str__(event.name), event.arguments
         given = arguments if isinstance(arguments, dict) else dict(arguments)
-        return Content(name, json_of(given, name), getattr(event, "dataversion", None))
+        version = None if type(event) is Event else getattr(event, "dataversion", None)
+        return Content(name, json_of(given, name), version)
     name = str.__str__(name_of(event))
     kind = declared(type(event))
     data = json_of({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, name)

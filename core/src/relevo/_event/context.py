@@ -26,14 +26,12 @@ class Ambient:
     causation: str | None = None
 
 
-_ambient: ContextVar[Ambient] = ContextVar("relevo")
 NOTHING = Ambient()
 """Outside of any context."""
 
-
-def ambient() -> Ambient:
-    """Return the current context."""
-    return _ambient.get(NOTHING)
+_ambient: ContextVar[Ambient] = ContextVar("relevo", default=NOTHING)
+ambient = _ambient.get
+"""Returns the current context."""
 
 
 enter = _ambient.set

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Self
 
 import attrs
 
@@ -16,6 +18,9 @@ RESERVED = "outbox/"
 """The prefix of queues that belong to relays."""
 
 MAX_QUEUE = 128
+
+_MOST_ROUTINGS = 1000
+"""The largest number of event names whose routing is cached, in case a program generates names."""
 
 
 @attrs.frozen
@@ -77,6 +82,29 @@ def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
     return groups
 
 
+@attrs.frozen(kw_only=True)
+class Routing:
+    """Where the events of one name go."""
+
+    targets: tuple[Target, ...]
+    groups: Mapping[str, Sequence[Target]]
+    """The targets without ``now``, by transport."""
+
+    is_now: bool
+    first: str
+    """``now`` if that is the first target, so that listeners without a queue are called in process."""
+
+    @classmethod
+    def of(cls, targets: tuple[Target, ...]) -> Self:
+        """Return the routing to *targets*."""
+        return cls(
+            targets=targets,
+            groups=by_transport(targets),
+            is_now=any(target.transport == NOW for target in targets),
+            first=NOW if targets[0].transport == NOW else "",
+        )
+
+
 def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
     """Return the error for an event that is routed to several transports without a session."""
     names = ", ".join(f'"{name}"' for name in transports)
@@ -106,6 +134,8 @@ class Routes:
         }
         prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
         self._prefixes = sorted(prefixes, key=len, reverse=True)
+        self.routing = lru_cache(_MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
+        """Takes the name of an event, returns its routing; raises as :meth:`targets` does."""
 
     def targets(self, name: str) -> tuple[Target, ...]:
         """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from relevo._dispatch.sender import Gathering, ReadyEvent, Sender
+from relevo._dispatch.gathering import Gathering, ReadyEvent
+from relevo._dispatch.sender import Sender
 from relevo._event.codec import subject_of
 from relevo._listener.call import DispatchOptions
 from relevo.testing._record import Record

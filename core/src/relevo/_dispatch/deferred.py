@@ -1,0 +1,84 @@
+"""The dispatcher that sends events to a queue for later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Unpack
+
+from relevo._clock import Clock, SystemClock
+from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.packer import Packer
+from relevo._dispatch.sender import send_envelopes
+from relevo._event.subject import SubjectTypes
+from relevo._hook import Hooks
+from relevo._identity import IdFactory, uuid7
+from relevo._listener.call import DispatchOptions
+from relevo._listener.listener import ListenerTable
+from relevo._transport.envelope import DEFAULT_QUEUE, Envelope
+from relevo._transport.route import Target, checked_queue
+from relevo._transport.transport import Transport
+from relevo.errors import ConfigurationError, shown
+
+
+class DeferredDispatcher(Dispatcher):
+    """
+    Sends events to a queue of a transport and returns; a worker calls the listeners later.
+
+    When a dispatch without a session returns, the event is as safe as the transport claims.
+
+    Args:
+        transport: The transport to send to.
+
+        listeners: The listeners that a worker calls; by default an empty table.
+
+        queue: The queue to send to.
+
+        source: The application's name.
+
+        clock: The source of time.
+
+        ids: Makes the id of an event.
+
+        subjects: Names subjects.
+
+        hooks: Plugins that add to the context of an event, and observe.
+
+    Raises:
+        ConfigurationError: *transport* is not a transport, or *queue* or *source* is invalid.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        listeners: ListenerTable | None = None,
+        *,
+        queue: str = DEFAULT_QUEUE,
+        source: str = "app",
+        clock: Clock | None = None,
+        ids: IdFactory = uuid7,
+        subjects: SubjectTypes | None = None,
+        hooks: Hooks | None = None,
+    ):
+        super().__init__(ListenerTable() if listeners is None else listeners)
+        if not isinstance(transport, Transport):
+            raise ConfigurationError(f"DeferredDispatcher: expected a relevo.Transport; got {shown(transport)}")
+        self.transport = transport
+        self.queue = checked_queue(queue, where="DeferredDispatcher")
+        self._hooks = hooks or Hooks()
+        self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), self._hooks)
+
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
+        targets = (Target(self.transport.name, self.queue),)
+        packed_events = [self._packer.pack(event, options) for event in events]
+        for packed in packed_events:
+            packed.conditions.check_claims(self.transport)
+
+        def made() -> list[Envelope]:  # all of them before the first is written
+            return [self._packer.envelope(packed, targets[0]) for packed in packed_events]
+
+        session = options.get("session")
+        if packed_events and session is not None:
+            self.transport.bound_to(session).send(made, delay=packed_events[0].conditions.wait)
+        elif packed_events:
+            send_envelopes(self.transport, made(), delay=packed_events[0].conditions.wait, hooks=self._hooks)
+        return [Dispatched(id=packed.id, targets=targets) for packed in packed_events]
