@@ -8,7 +8,7 @@ from typing import Any
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._transport.delivery import MAX_LEASE
-from relevo._transport.route import NOW, Routes, Target, by_transport, fan_out, parsed_target
+from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
@@ -160,7 +160,7 @@ def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:
     """Yield the routes whose targets can never be written in one transaction; unknown transports are left out."""
     for pattern, targets in routes.table.items():
-        names = list(by_transport(targets))
+        names = Routing.of(targets).transports
         known = [joins_sessions[name] for name in names if name in joins_sessions]
         if len(names) > 1 and len(known) == len(names) and not all(known):
             yield Problem(("routes", pattern), fan_out(pattern, names))

@@ -69,12 +69,12 @@ class DeferredDispatcher(Dispatcher):
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         targets = (Target(self.transport.name, self.queue),)
-        packed_events = [self._packer.pack(event, options) for event in events]
+        packed_events = [self._packer.pack(event, options, targets) for event in events]
         for packed in packed_events:
             packed.conditions.check_claims(self.transport)
 
         def made() -> list[Envelope]:  # all of them before the first is written
-            return [self._packer.envelope(packed, targets[0]) for packed in packed_events]
+            return [envelope for packed in packed_events for envelope in self._packer.envelopes(packed)]
 
         session = options.get("session")
         if packed_events and session is not None:

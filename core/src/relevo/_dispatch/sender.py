@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
+import msgspec
 
 from relevo._clock import Clock, moment
 from relevo._dispatch.dispatcher import Dispatched
@@ -22,6 +23,8 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Routes, fan_out
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import DuplicateEventError, SendError, TransportError
+
+T = TypeVar("T")
 
 
 class Destinations(Protocol):
@@ -115,21 +118,21 @@ class Sender:
             listeners = self._listeners.table.in_queue(
                 name, NOW, routing.first
             )  # imports modules: before anything is sent
-        if len(routing.groups) > 1 and session is None:
-            raise fan_out(name, routing.groups)
-        if not routing.groups:
+        if session is None and len(routing.transports) > 1:
+            raise fan_out(name, routing.transports)
+        if not routing.deferred:
             self.check_unsent(event, name, options)
             return ReadyEvent(event, None, routing, listeners, Dispatched(id="", targets=routing.targets))
-        packed = self.packer.pack(event, options, made_id=made_id)
+        packed = self.packer.pack(event, options, routing.deferred, made_id=made_id)
         if packed.conditions is not NO_CONDITIONS:
-            for transport in routing.groups:
+            for transport in routing.transports:
                 packed.conditions.check_claims(self.destinations.transports[transport])
         return ReadyEvent(event, packed, routing, listeners, Dispatched(id=packed.id, targets=routing.targets))
 
     def send(self, ready: Sequence[ReadyEvent], session: Any) -> None:
         """Call listeners in process; then send *ready* and the events that they dispatched, or enlist in *session*."""
         if session is not None and any(each.listeners for each in ready):
-            for name in dict.fromkeys(name for each in ready for name in each.routing.groups):
+            for name in dict.fromkeys(name for each in ready for name in each.routing.transports):
                 self.destinations.bound(name, session)  # if it cannot be joined, no listener is called
         number = len(ready)
         positions: Sequence[int] = range(number)
@@ -137,7 +140,7 @@ class Sender:
             if each.routing.is_now:
                 ready, positions = self._called(ready, session)
                 break
-        batches = Batches(self.packer, ready, positions, number=number)
+        batches = Batches(self.packer, ready, positions, number)
         if session is None:
             batches.send(self._send)
         else:
@@ -156,7 +159,7 @@ class Sender:
         if not ready.listeners:
             return
         if ready.packed is not None and gathering.session is None:
-            self.packer.require_id(ready.packed)  # before a listener is called
+            self.packer.envelopes(ready.packed)  # raises for a subject without an id before a listener is called
         around = ready.packed.around if ready.packed is not None else surroundings(ready.event, self._hooks)
         event_id = ready.dispatched.id
         around = attrs.evolve(
@@ -190,28 +193,16 @@ Batch = tuple[str, float]
 """The events that are sent in one call: the name of their transport, and the seconds before which none is handled."""
 
 
-class Batches:
-    """
-    The events of one dispatch by transport and delay, in order.
+class Batches(msgspec.Struct, frozen=True):
+    """The events of one dispatch by transport and delay, in order."""
 
-    Args:
-        packer: Makes the envelopes.
+    packer: Packer
+    ready: Sequence[ReadyEvent]
+    positions: Sequence[int]
+    """For each event its index in the dispatch, or that of the event that its listener was called with."""
 
-        ready: The events.
-
-        positions: For each of them its index in the dispatch; an event that a listener dispatched has the position of
-            the event that the listener was called with.
-
-        number: The number of events in the dispatch.
-    """
-
-    __slots__ = ("_number", "_packer", "_positions", "_ready")
-
-    def __init__(self, packer: Packer, ready: Sequence[ReadyEvent], positions: Sequence[int], *, number: int):
-        self._packer = packer
-        self._ready = ready
-        self._positions = positions
-        self._number = number
+    number: int
+    """The number of events in the dispatch."""
 
     def send(self, send: Callable[[str, Sequence[Envelope], float], None]) -> None:
         """
@@ -222,8 +213,7 @@ class Batches:
 
             TransportError: Nothing was sent.
         """
-        made = self._envelopes()
-        self._send_each(made, lambda transport, wait: send(transport, made[transport, wait], wait))
+        self._send_each(self._envelopes(), send)
 
     def enlist(self, bound: Callable[[str], BoundSender]) -> None:
         """
@@ -253,8 +243,8 @@ class Batches:
 
         try:
             self._send_each(
-                batches,
-                lambda transport, wait: senders[transport].send(partial(envelopes, (transport, wait)), delay=wait),
+                {batch: partial(envelopes, batch) for batch in batches},
+                lambda transport, make, wait: senders[transport].send(make, delay=wait),
             )
         except BaseException:
             refused = True
@@ -263,47 +253,48 @@ class Batches:
     def _envelopes(self) -> dict[Batch, list[Envelope]]:
         """Return the envelopes of each batch: all, or none if one cannot be made."""
         made: dict[Batch, list[Envelope]] = {}
-        envelope = self._packer.envelope
-        for each in self._ready:
+        for each in self.ready:
             packed = each.packed
             if packed is None:
                 continue
             wait = packed.conditions.wait
-            for transport, targets in each.routing.groups.items():
-                envelopes = made.get((transport, wait))
-                if envelopes is None:
-                    envelopes = made[transport, wait] = []
-                for target in targets:
-                    envelopes.append(envelope(packed, target))
+            for target, envelope in zip(
+                each.routing.deferred, packed.envelopes or self.packer.envelopes(packed), strict=True
+            ):
+                batch = target.transport, wait
+                if batch in made:
+                    made[batch].append(envelope)
+                else:
+                    made[batch] = [envelope]
         return made
 
     def _places(self) -> Iterator[tuple[int, Batch]]:
         """Yield for each envelope, in order, the position of its event, and its batch."""
-        for each, position in zip(self._ready, self._positions, strict=True):
+        for each, position in zip(self.ready, self.positions, strict=True):
             if each.packed is not None:
-                for transport, targets in each.routing.groups.items():
-                    for _ in targets:
-                        yield position, (transport, each.packed.conditions.wait)
+                for target in each.routing.deferred:
+                    yield position, (target.transport, each.packed.conditions.wait)
 
-    def _send_each(self, batches: Iterable[Batch], send: Callable[[str, float], None]) -> None:
-        """Send every batch; an error reports the result for each event of the dispatch."""
+    def _send_each(self, batches: Mapping[Batch, T], send: Callable[[str, T, float], None]) -> None:
+        """Call *send* for every batch; an error reports the result for each event of the dispatch."""
         done: list[Batch] = []
-        for batch in batches:
+        for batch, content in batches.items():
+            transport, wait = batch
             try:
-                send(*batch)
+                send(transport, content, wait)
             except SendError as error:
                 raise self._send_error(batch, done, error, error.why) from error
             except TransportError as error:
                 if not done:
                     raise
                 everything = range(sum(each == batch for _, each in self._places()))
-                none = SendError(batch[0], refused=everything, why=str(error))
+                none = SendError(transport, refused=everything, why=str(error))
                 raise self._send_error(batch, done, none, str(error)) from error
             done.append(batch)
 
     def _send_error(self, failed: Batch, done: Sequence[Batch], error: SendError, why: str) -> SendError:
         """Return the error with the result for each event; one that only some targets got is unknown."""
-        fates: list[set[str]] = [set() for _ in range(self._number)]
+        fates: list[set[str]] = [set() for _ in range(self.number)]
         for position, batch in self._places():
             if batch != failed:
                 fates[position].add("sent" if batch in done else "refused")

@@ -73,22 +73,16 @@ def outbox_queue(transport: str) -> str:
     return f"{RESERVED}{transport}"
 
 
-def by_transport(targets: Iterable[Target]) -> Mapping[str, Sequence[Target]]:
-    """Return *targets* by transport, in order, without ``now``."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        if target.transport != NOW:
-            groups.setdefault(target.transport, []).append(target)
-    return groups
-
-
 @attrs.frozen(kw_only=True)
 class Routing:
     """Where the events of one name go."""
 
     targets: tuple[Target, ...]
-    groups: Mapping[str, Sequence[Target]]
-    """The targets without ``now``, by transport."""
+    deferred: tuple[Target, ...]
+    """The targets without ``now``."""
+
+    transports: tuple[str, ...]
+    """The transports of these."""
 
     is_now: bool
     first: str
@@ -97,9 +91,11 @@ class Routing:
     @classmethod
     def of(cls, targets: tuple[Target, ...]) -> Self:
         """Return the routing to *targets*."""
+        deferred = tuple(target for target in targets if target.transport != NOW)
         return cls(
             targets=targets,
-            groups=by_transport(targets),
+            deferred=deferred,
+            transports=tuple(dict.fromkeys(target.transport for target in deferred)),
             is_now=any(target.transport == NOW for target in targets),
             first=NOW if targets[0].transport == NOW else "",
         )

@@ -31,7 +31,7 @@ class RecordingSender(Sender):
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:
         super().check_unsent(event, name, options)
-        self.packer.pack(event, options)
+        self.packer.pack(event, options, ())
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
         self._record.add_dispatched(ready.event, ready.dispatched)
