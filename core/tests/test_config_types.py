@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from relevo import ConfigurationError, Retry, Signing
-from relevo._config.opening import drafted
+from relevo._config.opening import draft_config
 from relevo._config.schema import KEYS, PluginConfig, TransportConfig
 from relevo._config.table import keys_of
 from relevo._problem import Problems
@@ -93,7 +93,7 @@ def said_of(key: str, value: str, path: Path) -> str:
     place = PLACES[key]
     transports = "" if key.startswith("transports") else MAIN
     path.write_text(f"{place.text.replace('{}', value)}\n{place.also}\n{transports}")
-    config = drafted(path, {}, start=path.parent)
+    config = draft_config(path, {}, start=path.parent)
     try:
         Problems(config.problems).raise_any(config.origins)
     except ConfigurationError as error:
