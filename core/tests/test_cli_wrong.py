@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sqlite3
+from importlib.metadata import EntryPoints
 from pathlib import Path
 
 import pytest
@@ -361,7 +362,7 @@ def test_the_file_is_checked_before_the_application_that_it_names_is_imported(sh
 
 
 def test_one_clear_line_about_a_package_that_is_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relevo._config.discovery._points", lambda *_, **__: ())
+    monkeypatch.setattr("relevo._config.discovery._points", lambda _: EntryPoints(()))
 
     done = shop.run("status")
 
@@ -453,7 +454,7 @@ def test_arguments_come_from_standard_input(shop: Shop) -> None:
     assert shop.run("drain").stdout == "made ä𝄞\n"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
     done = shop.process("relevo dispatch a.b - <&-")
 
@@ -494,7 +495,7 @@ def test_bytes_that_are_no_text_are_told_by_the_name_of_their_argument(
     assert done.returncode == code
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
     done = shop.process('relevo dispatch a.b $\'{"a": "\\xff"}\'')
 
@@ -694,7 +695,7 @@ def test_a_server_that_is_down_is_told(shop: Shop, command: str) -> None:
     assert CANARY not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("command", ["drain", "dispatch a.b"])
 def test_no_log_line_shows_the_password(shop: Shop, command: str) -> None:
     pytest.importorskip("relevo_amqp")
@@ -766,7 +767,7 @@ def test_a_database_that_cannot_be_written_is_unavailable(shop: Shop) -> None:
     assert len(lines(done)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("command", ["status", "status --json", "listeners --format mermaid", "dispatch a.b", "--help"])
 def test_an_output_that_is_full_is_told_in_one_line(shop: Shop, command: str) -> None:
     done = shop.process(f"relevo {command} > /dev/full")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_an_unknown_scheme_is_told_with_what_there_is() -> None:
 
 @pytest.mark.parametrize("scheme, package", [("postgresql", "relevo-sql"), ("mysql+pymysql", "relevo-sql")])
 def test_a_package_that_is_missing_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())  # nothing is installed
+    monkeypatch.setattr(discovery, "_points", lambda _: EntryPoints(()))  # nothing is installed
 
     with pytest.raises(TransportNotFoundError, match=f'; install "{package}"'):
         discovery.transport_of_scheme(scheme)
@@ -73,6 +75,45 @@ def test_a_strangers_transport_is_found(install: Install) -> None:
     found = discovery.transport_class(discovery.transport_of_scheme("odd"))
 
     assert (found.__module__, found.__name__) == ("odd_transport", "Odd")
+
+
+def test_a_package_that_is_installed_meanwhile_is_found(install: Install) -> None:
+    with pytest.raises(TransportNotFoundError):
+        discovery.transport_of_scheme("odd")
+
+    install("stranger", "[relevo.schemes]\nodd = odd\n")
+
+    assert discovery.transport_of_scheme("odd") == "odd"
+
+
+def test_what_is_installed_in_a_folder_that_was_searched_is_found_and_what_is_removed_is_not(
+    install: Install, tmp_path: Path
+) -> None:
+    install("stranger", "[relevo.schemes]\nodd = odd\n")
+    found = discovery.transport_of_scheme("odd")
+    shutil.move(tmp_path / "stranger" / "stranger-1.2.dist-info", tmp_path / "elsewhere")
+    with pytest.raises(TransportNotFoundError):
+        discovery.transport_of_scheme("odd")
+    shutil.move(tmp_path / "elsewhere", tmp_path / "stranger" / "stranger-1.2.dist-info")
+
+    assert found == discovery.transport_of_scheme("odd") == "odd"
+
+
+def test_the_metadata_of_what_is_installed_is_read_once(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = 0
+
+    def searched() -> object:
+        nonlocal searches
+        searches += 1
+        return entry_points()
+
+    monkeypatch.setattr("importlib.metadata.entry_points", searched)
+    install("stranger", "[relevo.schemes]\nodd = odd\n")
+
+    discovery.transport_class(discovery.transport_of_scheme("memory"))
+    discovery.transport_class("sql")
+
+    assert searches == 1
 
 
 def test_two_packages_that_claim_one_name_are_both_named_and_neither_is_taken(install: Install) -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -145,7 +145,7 @@ def test_nothing_is_left_after_an_exception(make: Make) -> None:
 def test_a_block_that_could_not_begin_leaves_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make(routes={"a.b": ["main"]})
     before = app.transports
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    monkeypatch.setattr("relevo._config.discovery._points", lambda _: EntryPoints(()))
 
     with pytest.raises(ConfigurationError, match='install "relevo-memory"'), app.testing():
         pass

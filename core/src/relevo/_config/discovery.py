@@ -6,13 +6,16 @@ Nothing is imported until it is named. An import that fails is an error, and so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relevo.errors import PluginError, TransportNotFoundError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import EntryPoint, EntryPoints
 
 TRANSPORTS = "relevo.transports"
 SCHEMES = "relevo.schemes"
@@ -104,17 +107,40 @@ def available(namespace: str) -> Sequence[str]:
 
 
 def _only(namespace: str, name: str) -> EntryPoint | None:
-    found = {(point.value, _origin(point)): point for point in _points(namespace, name=name)}
+    points = _points(namespace).select(name=name)
+    if len(points) < 2:
+        return next(iter(points), None)
+    found = {(point.value, _origin(point)): point for point in points}
     if len(found) > 1:
         claims = " and ".join(f"{origin} ({value})" for value, origin in sorted(found))
         raise PluginError(f'{namespace} "{name}" is claimed by {claims}; uninstall one')
-    return next(iter(found.values()), None)
+    return next(iter(found.values()))
 
 
-def _points(namespace: str, name: str | None = None) -> Iterable[EntryPoint]:
+def _points(namespace: str) -> EntryPoints:
+    """Return what installed packages declare in *namespace*."""
+    found: EntryPoints = _installed(tuple((folder, _changed_at(folder)) for folder in sys.path)).select(group=namespace)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _installed(_: tuple[tuple[str, int | None], ...]) -> Any:  # the type differs between versions of Python
+    """
+    Return what the packages in these folders declare.
+
+    Python reads the metadata of every installed package for each search, and a command searches about ten times. A
+    package that is installed or removed meanwhile changes the time of its folder.
+    """
     from importlib.metadata import entry_points  # noqa: PLC0415 - it takes longer than the rest of relevo
 
-    return entry_points(group=namespace) if name is None else entry_points(group=namespace, name=name)
+    return entry_points()
+
+
+def _changed_at(folder: str) -> int | None:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _origin(point: EntryPoint) -> str:
