@@ -230,7 +230,8 @@ def _keep(shop: App, transport: MemoryTransport, clock: FakeClock, *, seconds: f
     """Let a worker of *shop* take whatever is due, for so long."""
     end = clock.now() + seconds
     while clock.now() < end and not _dead(transport):
-        shop.worker(RunOptions(until_empty=True)).run()
+        if transport.stats("default").ready:
+            shop.worker(RunOptions(until_empty=True)).run()
         clock.advance(1.0)
 
 
