@@ -48,6 +48,8 @@ check-lint: $(VENV)/.dev
 check-types: $(VENV)/.dev
 	@$(VENV)/bin/mypy
 
+# Tests start interpreters, and without bytecode each compiles relevo, and each worker rewrites the asserts, every time.
+check-tests: export PYTHONDONTWRITEBYTECODE :=
 check-tests: $(VENV)/.dev
 	@$(VENV)/bin/pytest --quiet --numprocesses=logical --dist=worksteal -m "not (slow or soak or amqp or redis)" $(QUICK)
 

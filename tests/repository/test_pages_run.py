@@ -57,8 +57,9 @@ def _server(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 
 def marked(path: Path) -> object:
-    """Return *path*, marked as slow unless it is the README: a page starts many processes, alike on every Python."""
-    return path if path.name == "README.md" else pytest.param(path, marks=pytest.mark.slow)
+    """Return *path*, marked as slow unless it is the README."""
+    slow = pytest.mark.slow("starts many processes, alike on every Python")
+    return path if path == ROOT / "README.md" else pytest.param(path, marks=slow)
 
 
 @pytest.mark.parametrize("path", [marked(path) for path in PAGES if path not in WITH_RABBITMQ], ids=relative)

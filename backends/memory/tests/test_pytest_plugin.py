@@ -47,6 +47,9 @@ def test_nothing_is_left_of_another_test(relevo_app):
     relevo_app.refute_dispatched()
 """
 
+ALONE = [f"-pno:{name}" for name in ("anyio", "hypothesispytest", "platformdirs", "pytest_cov", "randomly", "xdist")]
+"""Leaves the other plugins out of a run in a process of its own: they take longer to import than all else."""
+
 Shop = Callable[..., pytest.Pytester]
 
 
@@ -236,7 +239,7 @@ def test_a_run_without_tests_of_relevo_imports_nothing_of_it(shop: Shop) -> None
         """
     )
 
-    project.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
+    project.runpytest_subprocess(*ALONE).assert_outcomes(passed=1)
 
 
 def test_asking_for_the_settings_and_fixtures_shows_ours(shop: Shop) -> None:
@@ -252,7 +255,7 @@ def test_the_plugin_is_announced_once_and_can_be_left_out(shop: Shop) -> None:
     configure(project)
 
     assert point.value == "pytest_relevo"
-    project.runpytest_subprocess("-p", "no:relevo").assert_outcomes(errors=2)
+    project.runpytest_subprocess(*ALONE, "-p", "no:relevo").assert_outcomes(errors=2)
 
 
 def test_pytest_is_needed_by_the_plugin_alone() -> None:
