@@ -76,6 +76,11 @@ PHRASES_OF_PROSE = {
     r"\bstrangers?\b": "third party, other users",
     r"\blooks? on\b": "observe",
     r"\bhow it fares\b|\bwhose turn\b": "its status, who has to act",
+    r"\ball the same\b": "nevertheless, still",
+    r"\bin vain\b": "without success",
+    r"\bin no (log|error)\b": "never in a log or an error",
+    r"\bnames? nothing\b": "does not exist",
+    r"(\bthe|'s) seam\b": "the transport interface",
 }
 PROSE = (
     "README.md",

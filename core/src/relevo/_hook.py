@@ -104,7 +104,7 @@ class Hooks:
         plugins: Modules or objects with functions marked by ``@relevo.hookimpl``.
 
     Raises:
-        PluginError: A function is named like no hook, or has wrong arguments.
+        PluginError: A function matches no hook, or has wrong arguments.
     """
 
     def __init__(self, plugins: Iterable[object] = ()):

@@ -58,7 +58,7 @@ __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "Give
 # dispatchers
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
 __all__ += ["context"]
-# the seam
+# the transport interface
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 class RelevoError(Exception):
-    """The root of relevo's errors; never raised itself."""
+    """The base class of relevo's errors; never raised itself."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (type(self), self.args, self.__dict__)

@@ -1,7 +1,7 @@
 """
 Memory transports that are odd, and right: what they do nobody ever promised not to do.
 
-A suite that turns one of them red asks for more than the seam says, and would keep good transports out.
+A suite that turns one of them red asks for more than the transport interface says, and would keep good transports out.
 """
 
 from __future__ import annotations

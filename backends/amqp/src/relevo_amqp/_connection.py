@@ -572,7 +572,7 @@ _OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})
 
 
 def _of_queue(error: ConnectionLostError, name: str) -> ConnectionLostError:
-    """Return *error* with the name of the queue that did not answer: the connection may work all the same."""
+    """Return *error* with the name of the queue that did not answer: the connection may still work."""
     if error.kind != SILENCE:
         return error
     why = (

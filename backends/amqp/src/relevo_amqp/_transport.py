@@ -1,4 +1,4 @@
-"""The transport: the methods of the seam as messages, receipts and acks."""
+"""The transport: the methods of the interface as messages, receipts and acks."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class ProcessExecutor(Executor):
     """
     Handles each delivery in a child process that was started in advance, as many at once as there are slots.
 
-    A listener that exceeds its time limit is killed with its process and the process group of that; it has failed, and
+    A listener that exceeds its time limit is killed together with its process group; it has failed, and
     the other listeners of the event run in the next process. A process that dies by itself loses only the event that
     it was handling.
 

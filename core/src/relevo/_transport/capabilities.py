@@ -12,7 +12,7 @@ class Capabilities:
     """
     The capabilities that a transport claims.
 
-    A claimed capability is tested, with its number. Using one that is not claimed raises
+    A claimed capability is tested with its declared value. Using one that is not claimed raises
     :class:`UnsupportedError`. Optional capabilities are off by default.
     """
 

@@ -106,7 +106,7 @@ def flags() -> dict[str, Flag]:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a run did."""
+    """The result of a run."""
 
     handled: int = 0
     """Deliveries that were settled in any way but released."""

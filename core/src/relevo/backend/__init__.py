@@ -1,4 +1,4 @@
-"""The kit for authors of transports: the code that backends share beside the interface."""
+"""The kit for authors of transports: what backends share in addition to the interface."""
 
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo._transport.optional import INHERITED, FileStore, SessionSetup

@@ -20,7 +20,7 @@ def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
     """
     Create missing tables and queues; never alter existing ones.
 
-    If a server is down, the others are set up all the same.
+    If a server is down, the others are set up nevertheless.
 
     Example: relevo setup --plan
     """

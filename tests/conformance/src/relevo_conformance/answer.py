@@ -23,7 +23,7 @@ class MisfitError(Exception):
 
 def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) -> None:
     """
-    Return if the seam allows *answer* as the result of *call*.
+    Return if the transport interface allows *answer* as the result of *call*.
 
     Args:
         call: The call.
@@ -41,7 +41,7 @@ def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) 
 
 def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
     """
-    Return if the seam allows the attributes of *error* for *call*.
+    Return if the transport interface allows the attributes of *error* for *call*.
 
     Raises:
         MisfitError: It does not.

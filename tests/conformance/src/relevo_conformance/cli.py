@@ -60,7 +60,7 @@ _PIPED = 120
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="relevo-conformance")
 def group() -> None:
-    """Test that a transport keeps the promises of relevo's seam."""
+    """Test that a transport keeps the promises of relevo's transport interface."""
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Mapping[str, str]:

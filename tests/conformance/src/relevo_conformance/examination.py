@@ -28,7 +28,7 @@ Matching = Callable[[str, frozenset[str]], bool]
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """The finding of one test of the suite."""
+    """The result of one test of the suite."""
 
     test: str
     status: Status

@@ -166,7 +166,7 @@ class TransportMachine(RuleBasedStateMachine):
 
     sent: Bundle[Envelope] = Bundle("sent")
     live: Bundle[Held] = Bundle("live")
-    """Deliveries that were not settled here; some of them may be lost all the same."""
+    """Deliveries that were not settled here; some of them may be lost nevertheless."""
 
     ever: Bundle[Held] = Bundle("ever")
     """All deliveries; most of them are stale."""

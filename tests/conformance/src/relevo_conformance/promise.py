@@ -284,7 +284,7 @@ ERRORS_ARE_TRANSLATED = Promise(
 
 ANSWERS_ARE_WELL_FORMED = Promise(
     "answers-are-well-formed",
-    "Return values have the types, and are within the bounds, that the seam defines.",
+    "Return values have the types, and are within the bounds, that the transport interface defines.",
     floors={"event handed out": 20, "settle done": 20},
 )
 CALLS_COME_BACK = Promise(
