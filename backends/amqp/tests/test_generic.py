@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from relevo import Ack, Envelope
 from relevo_amqp import AmqpTransport
-from relevo_conformance._generic import generic
+from relevo_conformance._generic import generic_harness
 
 from .conftest import Server, receive
 
@@ -18,7 +18,7 @@ def test_what_a_worker_held_that_was_cut_off_comes_to_another_one(server: Server
     parts = urlsplit(server.url)
     url = server.url if parts.port else parts._replace(netloc=f"{parts.netloc}:5672").geturl()
     options = {"url": url, "prefix": server.prefix, "levels": "6"}
-    harness = generic(AmqpTransport, "amqp").with_options(options)()
+    harness = generic_harness(AmqpTransport, "amqp").with_options(options)()
     first, second = harness.open(), harness.open()
     assert isinstance(first, AmqpTransport)
     assert isinstance(second, AmqpTransport)

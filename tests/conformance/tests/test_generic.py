@@ -10,7 +10,7 @@ import pytest
 from relevo import Capabilities, Secret
 from relevo.errors import ConfigurationError, TransportClosedError
 from relevo_conformance import HookMissing
-from relevo_conformance._generic import converted, generic
+from relevo_conformance._generic import converted, generic_harness
 from relevo_conformance._naming import harness_of
 from relevo_conformance.bench import Bench
 from relevo_conformance.examination import examine
@@ -57,7 +57,9 @@ def test_a_transport_takes_its_own_options_and_no_others(tmp_path: Path) -> None
 
 
 def test_it_is_opened_killed_and_looked_at(tmp_path: Path) -> None:
-    harness = generic(SqlTransport, "sql").with_options({"url": f"sqlite:///{tmp_path}/events.db", "poll": "0.05"})
+    harness = generic_harness(SqlTransport, "sql").with_options(
+        {"url": f"sqlite:///{tmp_path}/events.db", "poll": "0.05"}
+    )
     wanted = {"test_no_more_is_handed_out_than_was_asked_for", "test_what_was_sent_outlives_a_sender_that_is_killed"}
 
     findings = {one.test: one for one in examine(harness, matching=lambda name, _: name in wanted)}
@@ -67,7 +69,7 @@ def test_it_is_opened_killed_and_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_loses_its_lease_and_nothing_else(tmp_path: Path) -> None:
-    harness = generic(SqlTransport, "sql").with_options({"url": f"sqlite:///{tmp_path}/events.db"})()
+    harness = generic_harness(SqlTransport, "sql").with_options({"url": f"sqlite:///{tmp_path}/events.db"})()
 
     with Bench(harness) as bench:
         first, second = bench.worker(), bench.worker()
@@ -84,7 +86,7 @@ def test_a_worker_that_is_killed_loses_its_lease_and_nothing_else(tmp_path: Path
 
 def test_a_stranger_cannot_put_bytes_into_it() -> None:
     with pytest.raises(HookMissing, match="put_raw"):
-        generic(MemoryTransport, "memory")().put_raw("q", b"", {})
+        generic_harness(MemoryTransport, "memory")().put_raw("q", b"", {})
 
 
 class Connected(MemoryTransport):
@@ -93,7 +95,7 @@ class Connected(MemoryTransport):
 
 @pytest.mark.parametrize("options, told", [({}, "--option url="), ({"url": "x://localhost"}, "has no port")])
 def test_where_a_lease_is_a_connection_its_address_must_be_known(options: dict[str, str], told: str) -> None:
-    harness = generic(Connected, "connected").with_options(options)()
+    harness = generic_harness(Connected, "connected").with_options(options)()
 
     with pytest.raises(ConfigurationError, match=told):
         harness.open()

@@ -83,7 +83,7 @@ class GenericHarness(Harness):
         return getattr(claimed, "lease", "timed") == "connection"
 
 
-def generic(transport: type[Transport], kind: str) -> type[GenericHarness]:
+def generic_harness(transport: type[Transport], kind: str) -> type[GenericHarness]:
     """
     Return a harness for *transport* with the name *kind*.
 

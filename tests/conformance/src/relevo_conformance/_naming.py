@@ -13,7 +13,7 @@ from typing import Any
 
 from relevo import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
-from relevo_conformance._generic import generic
+from relevo_conformance._generic import generic_harness
 from relevo_conformance.harness import Deviation, Harness
 from relevo_conformance.verdict import error_text
 
@@ -105,7 +105,7 @@ def _as_harness(found: Any, text: str) -> type[Harness]:
             raise ConfigurationError(f"{text}: {problem}")
         return found
     if inspect.isclass(found) and issubclass(found, Transport):
-        return generic(found, text.rpartition(":")[2])
+        return generic_harness(found, text.rpartition(":")[2])
     raise ConfigurationError(f"{text} is neither a Harness nor a Transport; got {shown(found)}")
 
 

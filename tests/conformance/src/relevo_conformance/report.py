@@ -30,13 +30,13 @@ _VERDICTS = {"conformant": "bold green", "not conformant": "bold red", "unknown"
 # --- in all forms ----------------------------------------------------------------------------------
 
 
-def counted(card: Card) -> dict[str, int]:
+def status_counts(card: Card) -> dict[str, int]:
     """Return the number of promises by status."""
     return {status: sum(line.status == status for line in card.lines) for status in _STYLES}
 
 
 def _summary(card: Card) -> str:
-    return ", ".join(f"{number} {status}" for status, number in counted(card).items() if number)
+    return ", ".join(f"{number} {status}" for status, number in status_counts(card).items() if number)
 
 
 def _circumstances(card: Card) -> str:
@@ -143,7 +143,7 @@ def to_dict(card: Card) -> dict[str, object]:
         "versions": dict(examination.versions),
         "command": examination.command,
         "capabilities": attrs.asdict(examination.capabilities),
-        "summary": counted(card),
+        "summary": status_counts(card),
         "promises": [_line_to_dict(line) for line in card.lines],
         "errors": list(card.errors),
         "met": dict(card.met),
@@ -185,7 +185,7 @@ def properties(card: Card) -> Mapping[str, str]:
 
 def to_junit(card: Card) -> str:
     """Return *card* as JUnit's XML: a test case for each promise, one for the harness."""
-    counts = counted(card)
+    counts = status_counts(card)
     root = ET.Element(
         "testsuite",
         name=f"relevo-conformance {card.examination.transport}",
