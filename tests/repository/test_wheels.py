@@ -15,12 +15,14 @@ from pathlib import Path
 import attrs
 import pytest
 
+from pythons import SUPPORTED
+
 from .workspace import ROOT, distributions, files, sources
 
 pytestmark = pytest.mark.slow
 
-TESTED = re.findall(r"\bpy3(\d+)\b", re.findall(r"^env_list = (.*)$", (ROOT / "tox.ini").read_text(), re.MULTILINE)[0])
-"""The minor versions of Python on which tox runs the tests."""
+TESTED = [version.partition(".")[2] for version in SUPPORTED]
+"""The minor versions of Python on which tests/machine/run.py runs the tests, where they are installed."""
 
 
 @attrs.frozen
@@ -110,6 +112,12 @@ def test_a_distribution_names_the_pythons_on_which_it_is_tested_and_no_others(bu
 
         assert sorted(named) == sorted(TESTED)
         assert each["Requires-Python"] == f">=3.{min(map(int, TESTED))}"
+
+
+def test_tox_has_an_environment_for_each_python() -> None:
+    (environments,) = re.findall(r"^env_list = (.*)$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+
+    assert sorted(re.findall(r"\bpy3(\d+)\b", environments)) == TESTED
 
 
 def test_a_distribution_carries_its_readme(built: Built) -> None:
