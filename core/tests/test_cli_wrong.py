@@ -211,12 +211,12 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "an app that is none": (
         "status -a shop:number",
         78,
-        'app: "shop:number" is int, not a relevo.App',
+        'app: "shop:number": expected a relevo.App; got int',
     ),
     "an app that is a function": (
         "status -a shop:create",
         78,
-        'app: "shop:create" is function, not a relevo.App',
+        'app: "shop:create": expected a relevo.App; got function',
     ),
     "no such app, said before the command": (
         "-a shop:ap status",

@@ -120,7 +120,9 @@ def test_a_class_that_is_not_declared_is_refused() -> None:
 
 
 def test_the_decorator_without_its_parentheses_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r'forgot: write @relevo.listener\("noun.verbed"\) above it'):
+    with pytest.raises(
+        ConfigurationError, match=r'forgot: no event is named; write @relevo.listener\("image.created"\) with its name'
+    ):
 
         @listener  # type: ignore[call-overload]
         def forgot(event: Event) -> None: ...

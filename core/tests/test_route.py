@@ -77,7 +77,7 @@ def test_unknown_transports_are_told_together() -> None:
     assert [each.keys for each in found] == [("routes", "a"), ("routes", "c")]
     assert [str(each.error) for each in found] == [
         'routes."a": no transport is called \'mian\'; did you mean "main"?',
-        "routes.\"c\": no transport is called 'other'",
+        "routes.\"c\": no transport is called 'other'; there are: main, now",
     ]
 
 

@@ -84,7 +84,7 @@ def test_without_keys_nothing_is_signed(read_: Read) -> None:
             "signing: expected keys of at least 32 characters; got one of 7; generate one with",
         ),
         (f'signing = ["{KEY}", ""]', "signing: expected keys of at least 32 characters; got one of 0"),
-        (f'signing = ["{KEY}", "{KEY}"]', "signing: the same key is there twice"),
+        (f'signing = ["{KEY}", "{KEY}"]', "signing: one of the keys is given twice"),
         (f'signing = {{ keys = "{KEY}", required = "hunter2" }}', "signing.required: expected true or false; got text"),
         (
             f'signing = {{ keys = "{KEY}", require = false }}',
@@ -160,12 +160,15 @@ def test_a_variable_adds_to_a_number_of_runs_in_the_file(read_: Read) -> None:
         ("main = { cap = 1 }", "retries.main.cap: expected first, 2 s, or more; got 1 s"),
         ("main = { first = '-1s', cap = '1s' }", "retries.main.first: expected 0 s or more; got '-1s'"),
         ("main = { run = 3 }", 'retries.main: unknown option "run"; did you mean "runs"?'),
-        ("main = { give_up_on = [] }", "retries.main: give_up_on names classes, which stand in code"),
+        (
+            "main = { give_up_on = [] }",
+            "retries.main: give_up_on cannot be set here, since it names classes; set it in code",
+        ),
         ("mian = 3", "retries.mian: no transport is called 'mian'; did you mean \"main\"?"),
         ("'main/fed' = 3", 'retries."main/fed": nothing is routed to that queue; did you mean "feed"?'),
-        ("now = 3", "retries.now: no transport is called 'now'"),
+        ("now = 3", "retries.now: no transport is called 'now'; there are: main, other"),
         ("'main/a b' = 3", "retries: 'a b' cannot name a queue"),
-        ("main = 3\n'main/default' = 3", 'retries."main/default": main/default is there twice'),
+        ("main = 3\n'main/default' = 3", 'retries."main/default": main/default is set twice'),
     ],
 )
 def test_a_policy_that_cannot_be_is_told(read_: Read, line: str, why: str) -> None:
@@ -193,7 +196,9 @@ def test_without_routes_all_goes_to_the_default_queue_of_the_first_transport(rea
     transports = '[transports]\nmain = "memory://"\nother = "memory://"\n[retries]\n'
 
     assert list(read_(f"{transports}main = 3").retries) == ["main/default"]
-    assert told(read_, f"{transports}other = 3").endswith("retries.other: nothing is routed to that queue")
+    assert told(read_, f"{transports}other = 3").endswith(
+        "retries.other: nothing is routed to that queue; add a route to it under [routes]"
+    )
 
 
 def test_retries_that_are_no_table_are_told(read_: Read) -> None:

@@ -148,7 +148,10 @@ def test_a_configuration_without_an_application_is_told_as_such(shop: Shop) -> N
     "named, why",
     [
         ("shop", '*UsageError: *: app: expected "module:name", as in "shop:app"; got *shop*'),
-        ("shop:upload", '*UsageError: *: app: "shop:upload" is function, not a relevo.App'),
+        (
+            "shop:upload",
+            '*UsageError: *: app: "shop:upload": expected a relevo.App; got function; name the App in that module',
+        ),
         ("shop:ap", '*UsageError: *: app: "shop" has no "ap"; did you mean "app"?'),
         ("shopp:app", '*UsageError: *: app: there is no module "shopp"; *'),
     ],

@@ -17,7 +17,7 @@ IS_FACTOR: Mapping[str, bool] = MappingProxyType({"is_factor": True})
 """Marks a number that is not a duration, so that configuration does not read text such as "2s"."""
 
 IS_CODE: Mapping[str, str] = MappingProxyType(
-    {"code_only": "names classes, which stand in code: listener(…, retry=Retry(…))"}
+    {"code_only": "cannot be set here, since it names classes; set it in code: listener(…, retry=Retry(…))"}
 )
 """Marks a field that configuration cannot give, and says how to give it."""
 

@@ -24,7 +24,9 @@ def app_named(name: str) -> App:
     """
     app = import_object(checked_app_name(name), where="app")
     if not isinstance(app, App):
-        raise ConfigurationError(f'app: "{name}" is {type(app).__name__}, not a relevo.App')
+        raise ConfigurationError(
+            f'app: "{name}": expected a relevo.App; got {type(app).__name__}; name the App in that module'
+        )
     return app
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
 from relevo._transport.delivery import MAX_LEASE
+from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
@@ -98,7 +99,7 @@ def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) ->
     for name, outbox in outboxes.items():
         fault = None
         if name not in transports:
-            fault = f'outboxes: no transport is called "{name}"{did_you_mean(name, transports)}'
+            fault = f'outboxes: no transport is called "{name}"{known_names(name, transports)}'
         elif not isinstance(outbox, Transport):
             fault = f"outboxes: {shown(name)}: expected a relevo.Transport; got {type(outbox).__name__}"
         elif not outbox.capabilities.transactional:
@@ -116,7 +117,7 @@ def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Probl
     for pattern, targets in routes.table.items():
         for target in targets:
             if target.transport not in known:
-                what = f"no transport is called {shown(target.transport)}{did_you_mean(target.transport, known)}"
+                what = f"no transport is called {shown(target.transport)}{known_names(target.transport, known)}"
                 yield _problem(("routes", pattern), f'routes."{pattern}": {what}')
 
 
@@ -137,9 +138,10 @@ def retry_problems(
         known = routes.queues(target.transport) if routes else ()
         fault = None
         if target.transport not in transports:
-            fault = f"no transport is called {shown(target.transport)}{did_you_mean(target.transport, transports)}"
+            fault = f"no transport is called {shown(target.transport)}{known_names(target.transport, transports)}"
         elif routes and target.queue not in known:
-            fault = f"nothing is routed to that queue{did_you_mean(target.queue, known)}"
+            remedy = known_names(target.queue, known) or "; add a route to it under [routes]"
+            fault = f"nothing is routed to that queue{remedy}"
         if fault is not None:
             yield _problem(("retries", name), f"{dotted(('retries', name))}: {fault}")
 
@@ -151,10 +153,15 @@ def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]
         with problems.at("retries", name):
             target = parsed_target(name, where="retries")
             if target in found.values():
-                what = f"{target} is there twice; its default queue need not be named"
+                what = f"{target} is set twice; remove one of them, since the queue {DEFAULT_QUEUE} need not be written"
                 raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
             found[name] = target
     return found
+
+
+def known_names(wanted: str, known: Collection[str]) -> str:
+    """Return what to use instead of *wanted*, as the end of an error: the nearest of *known*, or all of them."""
+    return did_you_mean(wanted, known) or (f"; there are: {', '.join(known)}" if known else "")
 
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relevo._config import argument
-from relevo._config.check import retry_problems, retry_targets, target_problems, transport_name_problems
+from relevo._config.check import known_names, retry_problems, retry_targets, target_problems, transport_name_problems
 from relevo._config.schema import Config, Settings
 from relevo._config.source import RawConfig
 from relevo._config.table import TableReader, keys_of, table_of
 from relevo._problem import Problem, Problems, dotted
 from relevo._transport.route import Routes, Target
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError
 
 
 def config_of(raw: RawConfig) -> Config:
@@ -68,7 +68,7 @@ def _conflicts(
         if "://" not in text and text not in transports:
             what = (
                 f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
-                f"{did_you_mean(text, transports)}"
+                f"{known_names(text, transports)}"
             )
             yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
     routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})

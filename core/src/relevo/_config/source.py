@@ -145,7 +145,7 @@ def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
     what, line, column = match[1], int(match[2] or len(lines)), match[3] or match[4]
     key = _KEY.match(lines[line - 1])
     if key and what.startswith(_TWICE):
-        problem = f"{key[1]} is there twice; leave one of them out"
+        problem = f"{key[1]} is set twice; remove one of them"
     else:
         problem = f"{key[1] + ': ' if key else ''}{what} ({column})"
     return ConfigurationError(f"{path}:{line}: {problem}")
@@ -156,7 +156,7 @@ def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
     tools = values.get("tool")
     own = tools.get("relevo") if isinstance(tools, dict) else None
     if own is not None and not isinstance(own, dict):
-        raise ConfigurationError(f"{path}: tool.relevo: expected a table; got {type(own).__name__}")
+        raise wrong_type(f"{path}: tool.relevo", f"Expected `object`, got `{type(own).__name__}`")
     return own
 
 

@@ -54,7 +54,9 @@ class Mark:
         retry: Any = self.retry
         ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
         if callable(event) and not isinstance(event, type):
-            raise ConfigurationError(f'{_default_id(event)}: write @relevo.listener("noun.verbed") above it')
+            raise ConfigurationError(
+                f'{_default_id(event)}: no event is named; write @relevo.listener("image.created") with its name'
+            )
         where = f'a listener of "{declared(event).name if isinstance(event, type) else checked_name(event)}"'
         if self.queue is not None:
             checked_queue(self.queue, where=where)

@@ -57,7 +57,7 @@ def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
             f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     if len(set(found)) < len(found):
-        raise ConfigurationError("signing: the same key is there twice; remove one of them")
+        raise ConfigurationError("signing: one of the keys is given twice; remove it")
     return found
 
 
