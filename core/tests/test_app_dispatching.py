@@ -251,7 +251,7 @@ def test_a_session_that_is_none_is_refused(make: Make) -> None:
 def test_a_delay_that_is_not_a_duration_is_refused_even_if_it_is_false(make: Make, delay: Any) -> None:
     app = make()
 
-    with pytest.raises(ConfigurationError, match="the delay of a dispatch cannot be"):
+    with pytest.raises(ConfigurationError, match="the delay of a dispatch: expected seconds as a number"):
         app.dispatch(Event("a.b"), delay=delay)
 
     assert waiting(app) == 0
