@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import Capabilities, DeadLetter, Envelope, Secret, SystemClock
-from relevo._config.schema import KEYS
+from relevo import Capabilities, DeadLetter, Envelope, Retry, Secret, Signing, SystemClock
+from relevo._config.schema import KEYS, TransportConfig
+from relevo._config.table import keys_of
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
@@ -94,6 +95,36 @@ def test_every_key_is_shown_with_the_value_that_was_given(shop: Shop) -> None:
     assert rows["time_limit"] == (300.0, lines["time_limit"])
     assert rows["memory_limit"] == (64 << 20, lines["memory_limit"])
     assert (rows["execution"][0], rows["concurrency"][0]) == ("process", 2)
+
+
+def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(shop: Shop) -> None:
+    given = {
+        "signing.keys": f'["{KEY}"]',
+        "signing.required": "false",
+        'retries."main/feed".runs': "8",
+        'retries."main/feed".first': '"1s"',
+        'retries."main/feed".factor': "2",
+        'retries."main/feed".cap': '"5m"',
+        'retries."main/feed".jitter': "0.5",
+        "transports.main.url": '"sqlite:///shop.db"',
+        "transports.main.outbox": '"main"',
+        "transports.main.busy_timeout": "3",
+        "transports.main.poll": "0.5",
+        'routes."*"': '["main/feed"]',
+    }
+    tables = {"signing": Signing, 'retries."main/feed"': Retry, "transports.main": TransportConfig}
+    shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))
+
+    rows = shown(shop)
+
+    inner = {
+        f"{table}.{key.name}" for table, cls in tables.items() for key in keys_of(cls).values() if not key.code_only
+    }
+    inside = {key: origin for key, (_, origin) in rows.items() if "." in key}
+    assert inner <= set(given)
+    assert inside == {key: f"relevo.toml:{number}" for number, key in enumerate(given, start=1)}
+    assert rows['retries."main/feed".cap'][0] == 300.0
+    assert rows["signing.required"][0] is False
 
 
 def test_listeners_that_run_several_at_once_are_shown_in_threads(shop: Shop) -> None:
