@@ -69,7 +69,11 @@ def _forget() -> Callable[[relevo.App], None]:
     return forget
 
 
-@pytest.fixture(name="stage", params=["sqlite", "amqp", "redis"])
+# What is killed is the same on every Python; the servers are not.
+SERVERS = [pytest.param(name, marks=pytest.mark.slow("about a server, not Python")) for name in ("amqp", "redis")]
+
+
+@pytest.fixture(name="stage", params=["sqlite", *SERVERS])
 def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "sqlite":
         main = '"sqlite:///crash.db"'
