@@ -588,7 +588,7 @@ def test_a_child_that_grows_is_replaced_between_events_before_it_has_to_be_kille
         for number in range(14):
             shop.dispatch("memory.leaked")
             shop.wait_for(lambda n=number: len(shop.lines("leaked")) == n + 1)  # type: ignore[misc]
-            time.sleep(0.3)
+            shop.wait_for(lambda: shop.left() == 0)  # else the child is not idle yet
         worker.send_signal(signal.SIGTERM)
         _, err = worker.communicate(timeout=PATIENCE)
 
