@@ -143,6 +143,7 @@ def test_a_look_that_finds_nothing_needs_no_lock(opener: Opener, path: Path) -> 
 def test_closing_does_not_wait_for_a_writer(opener: Opener, path: Path, an_envelope: Maker) -> None:
     transport = opener()
     raised: list[BaseException] = []
+    begun = threading.Event()
 
     def send() -> None:
         try:
@@ -150,10 +151,15 @@ def test_closing_does_not_wait_for_a_writer(opener: Opener, path: Path, an_envel
         except TransportError as error:
             raised.append(error)
 
+    def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("BEGIN"):
+            begun.set()
+
+    sa.event.listen(transport._database._engine, "before_cursor_execute", note)
     with a_writer(path):
         thread = threading.Thread(target=send)
         thread.start()
-        time.sleep(0.2)
+        assert begun.wait(60)
         start = time.monotonic()
         transport.close()
         took = time.monotonic() - start
