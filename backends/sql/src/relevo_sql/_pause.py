@@ -20,7 +20,10 @@ class Doorbell(ForkAware):
     """Wakes threads that wait."""
 
     def __init__(self) -> None:
-        self._rings = 0
+        self.rings = 0
+        """How often it has rung."""
+        self.is_heard = False
+        """Whether a thread has ever listened: a process that only sends need not ring."""
         self.after_fork_in_child()
         super().__init__()
 
@@ -28,21 +31,21 @@ class Doorbell(ForkAware):
         # Re-entrant: a signal handler may ring in the thread that waits.
         self._changed = threading.Condition(threading.RLock())
 
-    @property
-    def rings(self) -> int:
-        """How often it has rung."""
-        return self._rings
+    def listen(self) -> int:
+        """Return how often it has rung; called before a poll, so that no ring after the poll is missed."""
+        self.is_heard = True
+        return self.rings
 
     def ring(self) -> None:
         """Wake all threads that wait."""
         with self._changed:
-            self._rings += 1
+            self.rings += 1
             self._changed.notify_all()
 
     def wait(self, rings: int, seconds: float) -> bool:
         """Return after *seconds*, or as soon as it has rung more than *rings* times; return whether it has."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._rings != rings, seconds)
+            return self._changed.wait_for(lambda: self.rings != rings, seconds)
 
 
 class Patience:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -114,6 +116,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._clock = clock
         self._poll = poll
         self._closed = False
+        self._process = os.getpid()
         self._kept = False
         self._doorbell = Doorbell()
         self._database = database
@@ -162,19 +165,18 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._require_open()
         if not envelopes:
             return
-        due = self._due(delay)
         everything = range(len(envelopes))
-        write = self._database.statements.write
         try:
-            rows = self._rows(envelopes, due)
-            self._database.write(lambda connection: write(connection, rows), durable=True)
+            rows = self._rows(envelopes, self._due(delay))
+            self._database.write(partial(self._database.statements.write, rows=rows), durable=True)
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:
             raise SendError(self.name, refused=everything, why=error.why) from error.__cause__
         except (UnicodeError, OverflowError) as error:
             raise SendError(self.name, refused=everything, why=str(error)) from error
-        self._doorbell.ring()
+        if self._doorbell.is_heard:
+            self._doorbell.ring()
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll)
@@ -182,7 +184,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             self._require_open()
             if limit <= 0:
                 return ()
-            rings = self._doorbell.rings
+            rings = self._doorbell.listen()
             try:
                 claim = self._claimer.claim(queues, limit=limit, lease=lease)
             except ConfigurationError:
@@ -285,7 +287,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         return SessionSender(
             enlist=self._joined.at(session, create=create),
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
-            due=self._due,
+            due=self._due_if_open,
         )
 
     def find(self, event_id: str) -> Sequence[Found]:
@@ -326,19 +328,27 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         Held events become ready when their leases end, and count as lost; release them first to make them
         ready at once.
         """
-        notice_fork()
+        self._notice_fork()
         self._closed = True
         self._doorbell.ring()
         self._database.close()
 
     def _require_open(self) -> None:
-        notice_fork()
+        self._notice_fork()
         if self._closed:
             raise TransportClosedError(self.name)
 
+    def _notice_fork(self) -> None:
+        if self._process != os.getpid():
+            notice_fork()
+            self._process = os.getpid()
+
     def _due(self, delay: float) -> int:
-        self._require_open()
         return micros(self._clock.now() + max(0.0, delay))
+
+    def _due_if_open(self, delay: float) -> int:
+        self._require_open()
+        return self._due(delay)
 
     def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[Sent]:
         now = micros(self._clock.now())
