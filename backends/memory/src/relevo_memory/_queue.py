@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import attrs
 
 from relevo import Action, Counters, Delivery, Envelope, Note, State, Unreadable, after
-from relevo_memory._ranking import Rank, Ranking
+from relevo_memory._ranking import Ranking
 
 Identity = tuple[str, str, str]
 """The envelope's own queue, its source and its id."""
@@ -27,49 +27,69 @@ class Receipt:
     number: int
 
 
-_UNUSED = Counters()
-
-
-@attrs.define(kw_only=True, eq=False)
 class KeptEvent:
-    """An event in the store."""
+    """
+    An event in the store.
 
-    number: int
-    """Unique in the store, never used twice."""
+    Args:
+        number: Unique in the store, never used twice.
 
-    queue: str
-    envelope: Envelope | Unreadable
-    enqueued_at: float
-    status: State
-    counters: Counters = _UNUSED
-    state: bytes = b""
+        queue: Where it is stored; in an outbox not the envelope's own queue.
+
+        envelope: The envelope, or bytes that are none.
+
+        enqueued_at: When it was stored.
+
+        status: Its state in the transition table.
+
+        due: When it becomes ready, if it is scheduled.
+
+        state: The progress of its listeners.
+    """
+
+    counters = Counters()
     begun: Note | None = None
     deaths: tuple[str, ...] = ()
 
-    place: int = 0
+    place = 0
     """Its place among the ready events."""
 
-    due: float = 0.0
-    """When it becomes ready, if it is scheduled."""
-
-    until: float = 0.0
+    until = 0.0
     """When its lease ends, if it is leased."""
 
     receipt: Receipt | None = None
 
-    identity: Identity | None = attrs.field(init=False)
+    identity: Identity | None = None
     """What identifies it in its queue; ``None`` if the event is unreadable, since it then equals no other."""
 
-    @identity.default
-    def _identity(self) -> Identity | None:
-        # With the envelope's own queue: an outbox holds all copies of a fan-out in one queue.
-        envelope = self.envelope
-        return (envelope.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else None
+    line: str | None = None
+    """The ordering key, if it has one: events that share it wait for their turn."""
 
-    @property
-    def line(self) -> str | None:
-        """The ordering key, if it has one: events that share it wait for their turn."""
-        return self.envelope.ordering_key if isinstance(self.envelope, Envelope) else None
+    is_urgent = False
+
+    def __init__(
+        self,
+        number: int,
+        queue: str,
+        envelope: Envelope | Unreadable,
+        enqueued_at: float,
+        status: State,
+        *,
+        due: float = 0.0,
+        state: bytes = b"",
+    ) -> None:
+        self.number = number
+        self.queue = queue
+        self.envelope = envelope
+        self.enqueued_at = enqueued_at
+        self.status = status
+        self.due = due
+        self.state = state
+        if isinstance(envelope, Envelope):
+            # With the envelope's own queue: an outbox holds all copies of a fan-out in one queue.
+            self.identity = (envelope.queue, envelope.source, envelope.id)
+            self.line = envelope.ordering_key
+            self.is_urgent = envelope.urgency == "high"
 
     def delivery(self) -> Delivery:
         """Return the delivery as a value."""
@@ -174,7 +194,7 @@ class EventQueue:
         match event.status:
             case State.READY:
                 if self._has_its_turn(event):
-                    self._ready.put(event.number, _rank_of_ready(event))
+                    self._ready.put(event.number, (0 if event.is_urgent else 1, event.place))
             case State.SCHEDULED:
                 self._scheduled.put(event.number, (event.due, 0))
             case State.LEASED:
@@ -196,8 +216,3 @@ class EventQueue:
                 self._rank(next(iter(waiting.values())))
             else:
                 del self._lines[event.line]
-
-
-def _rank_of_ready(event: KeptEvent) -> Rank:
-    urgent = isinstance(event.envelope, Envelope) and event.envelope.urgency == "high"
-    return (0 if urgent else 1), event.place

@@ -109,17 +109,13 @@ class MemoryStore:
     def add(self, postings: Sequence[Posting], now: float) -> None:
         """Store all *postings*; an event that is alive in its queue already stays unchanged."""
         with self.changed:
-            self._take_foreign(now)
+            if self._foreign:
+                self._take_foreign(now)
+            queues: dict[str, EventQueue] = {}
             for name, envelope, due in postings:
-                queue = self._at(name, now)
-                event = KeptEvent(
-                    number=next(self._numbers),
-                    queue=name,
-                    envelope=_taken_over(envelope),
-                    enqueued_at=now,
-                    status=State.SCHEDULED if due > now else State.READY,
-                    due=due,
-                )
+                queue = queues.get(name) or queues.setdefault(name, self._at(name, now))
+                status = State.SCHEDULED if due > now else State.READY
+                event = KeptEvent(next(self._numbers), name, _taken_over(envelope), now, status, due=due)
                 if not queue.knows(event):
                     queue.admit(event)
             self.changed.notify_all()
