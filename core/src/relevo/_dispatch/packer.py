@@ -162,9 +162,8 @@ class Packer:
         around = surroundings(event, self._hooks)
         if subject is None or about is not None:
             body = encoded(content, event_id=event_id, source=self._source, now=now, subject=about, around=around)
-            return PackedEvent(
-                event_id, conditions, around, self._made(event_id, content.name, body, conditions, targets)
-            )
+            envelopes = self._made(event_id, content.name, body, conditions, targets)
+            return PackedEvent(event_id, conditions, around, envelopes)
         # A subject without an id is named at the commit; everything else is validated now.
         longest = Subject(self._subjects.of(subject).type, _LONGEST_ID)
         encoded(content, event_id=event_id, source=self._source, now=now, subject=longest, around=around)

@@ -96,9 +96,13 @@ class Sender:
 
     def dispatch(self, events: Iterable[object], options: DispatchOptions, session: Any) -> list[Dispatched]:
         """Validate all *events*, then send them together, inside *session* if one is given."""
-        ready = [self.check(event, options, session) for event in events]
+        ready, results = [], []
+        for event in events:
+            each = self.check(event, options, session)
+            ready.append(each)
+            results.append(each.dispatched)
         self.send(ready, session)
-        return [each.dispatched for each in ready]
+        return results
 
     def check(
         self,
@@ -254,18 +258,17 @@ class Batches(msgspec.Struct, frozen=True):
         """Return the envelopes of each batch: all, or none if one cannot be made."""
         made: dict[Batch, list[Envelope]] = {}
         for each in self.ready:
-            packed = each.packed
+            packed, routing = each.packed, each.routing
             if packed is None:
                 continue
-            wait = packed.conditions.wait
-            for target, envelope in zip(
-                each.routing.deferred, packed.envelopes or self.packer.envelopes(packed), strict=True
-            ):
-                batch = target.transport, wait
+            envelopes = packed.envelopes or self.packer.envelopes(packed)
+            for transport in routing.transports:
+                own = envelopes if len(routing.transports) == 1 else routing.of_transport(transport, envelopes)
+                batch = transport, packed.conditions.wait
                 if batch in made:
-                    made[batch].append(envelope)
+                    made[batch] += own
                 else:
-                    made[batch] = [envelope]
+                    made[batch] = [*own]
         return made
 
     def _places(self) -> Iterator[tuple[int, Batch]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Self
+from typing import Self, TypeVar
 
 import attrs
 
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
+
+T = TypeVar("T")
 
 NOW = "now"
 """The target that calls listeners in process, during the dispatch."""
@@ -99,6 +101,10 @@ class Routing:
             is_now=any(target.transport == NOW for target in targets),
             first=NOW if targets[0].transport == NOW else "",
         )
+
+    def of_transport(self, transport: str, values: Iterable[T]) -> list[T]:
+        """Return those of *values*, one for each target in :attr:`deferred`, whose target is of *transport*."""
+        return [value for target, value in zip(self.deferred, values, strict=True) if target.transport == transport]
 
 
 def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
