@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relevo import Call, Dispatched, Envelope, Event, SubjectType, Target, TransportUnavailableError, listener
+from relevo import App, Call, Dispatched, Envelope, Event, SubjectType, Target, TransportUnavailableError, listener
 from relevo.errors import (
     ConfigurationError,
     EncodeError,
@@ -221,6 +221,27 @@ def test_fan_out_over_transports_needs_a_session(make: Make, clock: FakeClock) -
         app.dispatch(Event("a.b"))
 
     assert (waiting(app, "main"), waiting(app, "other")) == (0, 0)
+
+
+def received(app: App, transport: str, queue: str) -> list[str]:
+    deliveries = app.transport(transport).receive([queue], limit=9, lease=60, wait=0)
+    return [each.envelope.id for each in deliveries if isinstance(each.envelope, Envelope)]
+
+
+def test_fan_out_in_a_session_reaches_each_queue_of_each_transport(make: Make, clock: FakeClock) -> None:
+    sa, orm = pytest.importorskip("sqlalchemy"), pytest.importorskip("sqlalchemy.orm")
+    app = make(
+        transports={"main": MemoryTransport(clock=clock), "other": MemoryTransport(clock=clock)},
+        routes={"*": ["main/media", "other/audit", "main/feed"]},
+    )
+
+    with orm.Session(sa.create_engine("sqlite://")) as session:
+        first, second = app.dispatch_many([Event("a.b"), Event("c.d")], session=session)
+        session.commit()
+
+    both = [first.id, second.id]
+    assert received(app, "main", "media") == received(app, "main", "feed") == received(app, "other", "audit") == both
+    assert received(app, "main", "audit") == received(app, "other", "media") == received(app, "other", "feed") == []
 
 
 @pytest.mark.parametrize("how, claim", [({"urgency": "high"}, "urgency"), ({"ordering_key": "k"}, "order")])

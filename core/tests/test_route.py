@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from relevo import Routes, Target
 from relevo._config.check import target_problems
-from relevo._transport.route import checked_queue
+from relevo._transport.route import Routing, checked_queue
 from relevo.errors import ConfigurationError, RouteNotFoundError
 
 parts = st.sampled_from(["image", "feed", "image.created", "image.deleted", "image.created.again", "i", ""])
@@ -20,6 +20,17 @@ def test_an_exact_name_beats_the_longest_pattern_and_that_the_star() -> None:
     assert routes.targets("image.created.again") == (Target("longer"),)
     assert routes.targets("image.deleted") == (Target("images"),)
     assert routes.targets("imagine") == (Target("rest"),)
+
+
+def test_a_routing_knows_what_is_sent_to_which_transport() -> None:
+    first, now, second, third = Target("main", "media"), Target("now"), Target("other"), Target("main", "feed")
+
+    routing = Routing.of((first, now, second, third))
+
+    assert (routing.deferred, routing.transports) == ((first, second, third), ("main", "other"))
+    assert routing.of_transport("main", "abc") == ["a", "c"]
+    assert routing.of_transport("other", "abc") == ["b"]
+    assert (routing.is_now, routing.first) == (True, "")
 
 
 @given(

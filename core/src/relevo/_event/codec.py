@@ -69,7 +69,7 @@ def checked_source(source: object) -> str:
     )
 
 
-class Content(msgspec.Struct, frozen=True):
+class Content(msgspec.Struct, frozen=True, gc=False):
     """The validated name, data and version of an event; source, time and subject are added later."""
 
     name: str
