@@ -39,3 +39,13 @@ def test_what_was_removed_does_not_pile_up() -> None:
         ranking.remove(number)
 
     assert len(ranking._heap) < 200
+
+
+def test_what_was_ranked_again_does_not_pile_up() -> None:
+    ranking = Ranking()
+
+    for place in range(10_000):
+        ranking.put(1, (1.0, place))
+
+    assert len(ranking._heap) < 200
+    assert ranking.first() == ((1.0, 9_999), 1)

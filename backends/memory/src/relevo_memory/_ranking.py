@@ -28,15 +28,17 @@ class Ranking:
 
     def put(self, number: int, rank: Rank) -> None:
         """Rank *number*; a rank that it has already is replaced."""
+        if number in self._ranks:
+            self.remove(number)
         self._ranks[number] = rank
         heapq.heappush(self._heap, (rank, number))
-        if len(self._heap) > 2 * len(self._ranks) + _SLACK:
-            self._heap = [(rank, number) for number, rank in self._ranks.items()]
-            heapq.heapify(self._heap)
 
     def remove(self, number: int) -> None:
         """Forget *number*; nothing happens if it is not ranked."""
         self._ranks.pop(number, None)
+        if len(self._heap) > 2 * len(self._ranks) + _SLACK:
+            self._heap = [(rank, number) for number, rank in self._ranks.items()]
+            heapq.heapify(self._heap)
 
     def first(self) -> tuple[Rank, int] | None:
         """Return the lowest rank and its number; ``None`` if nothing is ranked."""
