@@ -3,10 +3,11 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import EntryPoints
 from pathlib import Path
 
 import pytest
+from stevedore import ExtensionManager
 
 from relevo._config import discovery
 from relevo.errors import PluginError, TransportNotFoundError
@@ -19,6 +20,7 @@ Install = Callable[..., None]
 def _install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Install a distribution with entry points and modules, as pip would, for this test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # stevedore keeps what it found there
+    monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})  # and here, for the rest of the process
 
     def install(name: str, entry_points: str, **modules: str) -> None:
         site = tmp_path / name
@@ -77,6 +79,15 @@ def test_a_strangers_transport_is_found(install: Install) -> None:
     assert (found.__module__, found.__name__) == ("odd_transport", "Odd")
 
 
+def test_a_transport_is_found_that_was_not_there_when_stevedore_searched(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("stranger", "[relevo.transports]\nodd = odd_transport:Odd\n", odd_transport="class Odd: pass\n")
+    monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {discovery.TRANSPORTS: []})
+
+    assert discovery.transport_class("odd").__name__ == "Odd"
+
+
 def test_a_package_that_is_installed_meanwhile_is_found(install: Install) -> None:
     with pytest.raises(TransportNotFoundError):
         discovery.transport_of_scheme("odd")
@@ -99,21 +110,14 @@ def test_what_is_installed_in_a_folder_that_was_searched_is_found_and_what_is_re
     assert found == discovery.transport_of_scheme("odd") == "odd"
 
 
-def test_the_metadata_of_what_is_installed_is_read_once(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    searches = 0
-
-    def searched() -> object:
-        nonlocal searches
-        searches += 1
-        return entry_points()
-
-    monkeypatch.setattr("importlib.metadata.entry_points", searched)
+def test_the_metadata_of_what_is_installed_is_read_once(install: Install) -> None:
     install("stranger", "[relevo.schemes]\nodd = odd\n")
+    before = discovery._installed.cache_info().misses
 
     discovery.transport_class(discovery.transport_of_scheme("memory"))
     discovery.transport_class("sql")
 
-    assert searches == 1
+    assert discovery._installed.cache_info().misses == before + 1
 
 
 def test_two_packages_that_claim_one_name_are_both_named_and_neither_is_taken(install: Install) -> None:
