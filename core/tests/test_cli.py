@@ -215,7 +215,7 @@ def test_the_environment_swaps_the_transport(shop: Shop) -> None:
 # --- where the output goes --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("five commands, each in a process of its own")
 @pytest.mark.parametrize("command", ["dead list", "dead list --json", "--help", "status", "listeners"])
 def test_a_reader_that_has_seen_enough_ends_it_without_a_word(shop: Shop, command: str) -> None:
     for _ in range(2):
@@ -228,7 +228,7 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word(shop: Shop, comman
     assert done.returncode in (0, 141)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("four commands, each in a process of its own")
 def test_a_closed_standard_output_is_no_fault(shop: Shop) -> None:
     for command in ("status", "dispatch mail.sent", "drain", "listeners --json"):
         assert shop.process(f"relevo {command} >&-").returncode == 0
@@ -247,7 +247,7 @@ def test_tables_are_not_folded_for_programs(shop: Shop) -> None:
     assert all(line == line.rstrip() for line in listed.stdout.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("several commands, each in a process of its own")
 @pytest.mark.parametrize("encoding", ["latin-1", "cp437", "utf-8"])
 def test_what_the_encoding_has_no_form_for_is_escaped(shop: Shop, encoding: str) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace("shop.db", "→é𝄞.db"))
@@ -266,7 +266,7 @@ def test_what_the_encoding_has_no_form_for_is_escaped(shop: Shop, encoding: str)
     assert "sqlite:///→é𝄞.db" in [row["value"] for row in json.loads(as_json)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_a_terminal_that_is_too_narrow_for_a_table_shows_a_value_in_a_line(shop: Shop) -> None:
     narrow = at_terminal(shop, "status -q media", columns=40)
     wide = at_terminal(shop, "status -q media", columns=80)
@@ -467,7 +467,7 @@ def test_a_traceback_cannot_look_like_a_record() -> None:
     assert rest[-1] == "  1970-01-01T00:00:00.000Z ERROR relevo: forged"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two commands, each in a process of its own")
 def test_log_lines_of_all_commands_have_one_form(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('"main/feed"]', '"main/feed", "main/third"]'))
 

@@ -72,7 +72,7 @@ def test_nothing_is_lost_when_the_other_server_is_down(shop: Shop) -> None:
     assert kept(shop) == {"main/default": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills a process, and waits until its lease is over")
 def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: Shop) -> None:
     relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
     shop.write("relevo.toml", "lease = 1" + SECOND)
@@ -108,7 +108,7 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
     assert kept(shop) == {"other/feed": 30}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
     shop.write("relevo.toml", SECOND)
     shop.write(

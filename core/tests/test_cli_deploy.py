@@ -106,7 +106,7 @@ def test_the_deploy_may_be_another_file(shop: Shop) -> None:
     assert shop.run("drain").returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker, and more processes beside it")
 def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop) -> None:
     shop.write("shop_listeners.py", SLOW)
     for image in (1, 2):
@@ -133,7 +133,7 @@ def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop)
     assert (worker.returncode, errors) == (0, "")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker in a process of its own")
 def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop) -> None:
     shop.run("deploy begin")
     with started(shop, "worker", "-l", "info") as worker:
@@ -145,7 +145,7 @@ def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop
         assert worker.wait(timeout=30) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts two workers, each in a process of its own")
 def test_a_deploy_that_was_forgotten_is_told_once(shop: Shop) -> None:
     shop.run("deploy begin")
     old = time.time() - 2 * 3600
@@ -164,7 +164,7 @@ def test_a_deploy_that_was_forgotten_is_told_once(shop: Shop) -> None:
 # --- drains beside one another ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker, and more processes beside it")
 def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: Shop) -> None:
     shop.write("shop_listeners.py", SLOW)
     shop.run("""dispatch image.created '{"image_id": 1}'""")
@@ -185,7 +185,7 @@ def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: S
     assert (first.returncode, first_told) == (0, ("", ""))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills a worker, and waits until its lease is over")
 def test_a_drain_that_is_killed_leaves_the_next_one_the_way(shop: Shop) -> None:
     shop.write("shop_listeners.py", SLOW)
     shop.write("relevo.toml", 'lease = "1s"\n' + CONFIGURATION)
@@ -227,7 +227,7 @@ def test_the_lock_is_where_configuration_says(shop: Shop) -> None:
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("ten dispatches, and ten listeners that take a moment")
 @pytest.mark.parametrize("verb", ["drain", "worker"])
 def test_a_run_may_be_limited_by_memory_and_failures(verb: str, shop: Shop) -> None:
     failing = LISTENERS.replace("raise relevo.GiveUp", "import time; time.sleep(0.15); raise ValueError")

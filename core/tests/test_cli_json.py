@@ -101,7 +101,7 @@ def test_standard_output_holds_one_document_of_known_keys(noisy: Shop, command: 
     assert done.returncode == code
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("command", ["drain --json", "worker --max-events 1 --json"])
 def test_what_listeners_and_their_children_print_goes_to_standard_error(noisy: Shop, command: str) -> None:
     noisy.run("dispatch mail.read")
@@ -112,7 +112,7 @@ def test_what_listeners_and_their_children_print_goes_to_standard_error(noisy: S
     assert set(lines(done)) == EVERY_NOISE
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_without_json_what_listeners_and_their_children_print_stays_where_it_was(noisy: Shop) -> None:
     noisy.run("dispatch mail.read")
 
@@ -121,7 +121,7 @@ def test_without_json_what_listeners_and_their_children_print_stays_where_it_was
     assert (set(done.stdout.splitlines()), done.stderr) == (EVERY_NOISE, "")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("command", ["schema", "listeners --format mermaid"])
 def test_a_document_that_is_no_json_is_alone_too(noisy: Shop, command: str) -> None:
     done = noisy.process(f"relevo {command}")
@@ -130,7 +130,7 @@ def test_a_document_that_is_no_json_is_alone_too(noisy: Shop, command: str) -> N
     assert "imported" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_json_is_no_fault_where_a_stream_is_closed(noisy: Shop, closed: str) -> None:
     noisy.run("dispatch mail.read")
@@ -142,7 +142,7 @@ def test_json_is_no_fault_where_a_stream_is_closed(noisy: Shop, closed: str) -> 
     assert done.stdout == "" or json.loads(done.stdout)["done"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_a_reader_of_json_that_has_seen_enough_ends_it_without_a_word(noisy: Shop) -> None:
     done: Done = noisy.process("relevo config show --json | head -c 1 > /dev/null; exit ${PIPESTATUS[0]}")
 

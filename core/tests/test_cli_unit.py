@@ -67,7 +67,7 @@ def test_a_runner_that_is_not_installed_is_no_command(shop: Shop) -> None:
 # --- cron -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the command line in a process of its own")
 def test_the_line_can_be_run_by_a_shell_that_knows_nothing(shop: Shop) -> None:
     shop.run("""dispatch image.created '{"image_id": 7}'""")
 

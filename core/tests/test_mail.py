@@ -219,7 +219,7 @@ def test_failures_that_are_tried_again_are_not_told_unless_asked(made: Made, inb
 # --- how often ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("ten thousand events")
 def test_ten_thousand_failures_in_a_drain_are_one_mail(made: Made, inbox: Inbox) -> None:
     app = made(inbox.port, make_thumbnail, rate)
 
@@ -378,7 +378,7 @@ def drained_by_children(folder: Path, inbox: Inbox, listeners: str, *names: str)
     assert done.returncode == 1, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker and its children")
 def test_the_death_of_a_child_and_a_failure_inside_one_are_mailed(tmp_path: Path, inbox: Inbox) -> None:
     drained_by_children(tmp_path, inbox, "mailing_listeners", "image.created", "image.rated")
 
@@ -389,7 +389,7 @@ def test_the_death_of_a_child_and_a_failure_inside_one_are_mailed(tmp_path: Path
     assert "image.created is dead: crash-loop." in text
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker and its children")
 def test_what_failed_in_a_child_that_dies_at_the_next_event_is_told_by_its_parent(tmp_path: Path, inbox: Inbox) -> None:
     drained_by_children(tmp_path, inbox, "dying_listeners", "image.rated", "image.created")
 

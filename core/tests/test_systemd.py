@@ -75,7 +75,7 @@ def address(listener: Listener) -> str:
 # --- what it is told ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker in a process of its own")
 def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     with started(shop, listener) as worker:
@@ -96,7 +96,7 @@ def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("waits for five signs of life of a worker")
 def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.run("deploy begin")
@@ -111,7 +111,7 @@ def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listen
         assert worker.wait(timeout=30) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a worker in a process of its own")
 def test_a_worker_that_cannot_start_is_never_ready(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.write("relevo.toml", "sauce = 1\n")

@@ -19,7 +19,7 @@ from pythons import SUPPORTED
 
 from .workspace import ROOT, distributions, files, sources
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("builds every distribution")
 
 TESTED = [version.partition(".")[2] for version in SUPPORTED]
 """The minor versions of Python on which tests/machine/run.py runs the tests, where they are installed."""
