@@ -57,7 +57,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a number out of range": (
         '[transports]\nmain = {url = "sqlite:///x.db", poll = 0}',
         "status",
-        "transports.main: poll cannot be 0",
+        "transports.main: poll: expected a number of seconds above 0; got 0",
     ),
     "an unknown option in a table of its own": (
         '[transports.main]\nurl = "sqlite:///x.db"\npol = 1',

@@ -690,6 +690,8 @@ def test_the_file_says_it_all_and_nothing_is_done_before_there_is_something_to_t
         (f'server = "smtp://user:{CANARY}@localhost:many"', "7: plugins.mail: server: "),
         (f'server = "smtp://user:{CANARY}@example.org"\nstarttls = false', "7: plugins.mail: server: "),
         ("most = 0", "7: plugins.mail: most: expected a number above 0; got 0"),
+        ("every = nan", "7: plugins.mail: every: expected a number above 0; got nan"),
+        ("timeout = inf", "7: plugins.mail: timeout: expected a number above 0; got inf"),
         ('every = "soon"', "7: plugins.mail.every: expected seconds as a number, or text such as"),
         ("failures = 3", "7: plugins.mail.failures: "),
     ],

@@ -26,7 +26,7 @@ def _secret(url: str | Secret) -> Secret:
 
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not 0 < value < float("inf"):
-        raise ConfigurationError(f"{attribute.name} cannot be {value!r}; write a number of seconds above 0")
+        raise ConfigurationError(f"{attribute.name}: expected a number of seconds above 0; got {value!r}")
 
 
 @attrs.frozen(kw_only=True)

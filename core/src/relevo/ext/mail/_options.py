@@ -66,7 +66,7 @@ def _secret(value: Secret | str) -> Secret:
 
 
 def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
-    if value <= 0:
+    if not 0 < value < float("inf"):
         raise ConfigurationError(f"{field.name}: expected a number above 0; got {value:g}")
 
 
