@@ -140,6 +140,18 @@ def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Mak
     }
 
 
+def test_an_invalid_policy_does_not_hide_that_nothing_leads_to_its_queue(make: Make) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make(retries={"mian/x": 0, "main/y": "often"})
+
+    assert [line.partition("; ")[0] for line in str(caught.value).splitlines()] == [
+        'retries."mian/x": Retry.runs: expected a whole number from 1',
+        'retries."main/y": expected relevo.Retry(…) or a whole number',
+        "retries.\"mian/x\": no transport is called 'mian'",
+        'retries."main/y": nothing is routed to that queue',
+    ]
+
+
 def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
     assert make(execution="threads").execution == Execution("threads")
 
