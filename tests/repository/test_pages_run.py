@@ -68,6 +68,7 @@ def test_a_page_runs(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.amqp
+@pytest.mark.slow("a page starts many processes, alike on every Python")
 @pytest.mark.parametrize("path", WITH_RABBITMQ, ids=relative)
 def test_a_page_that_goes_on_to_rabbitmq_runs(path: Path, folder: Path, server: dict[str, str]) -> None:
     page = Page(path, folder)
