@@ -20,6 +20,8 @@ import pytest
 
 from relevo_amqp import AmqpOptions, AmqpTransport
 
+pytestmark = pytest.mark.slow("each starts programs and workers, alike on every Python, as the pages of the docs")
+
 PROGRAMS = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
