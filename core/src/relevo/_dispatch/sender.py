@@ -232,8 +232,8 @@ class Batches(msgspec.Struct, frozen=True):
         Raises:
             SendError: Not every event was written; it holds the positions.
         """
-        batches = dict.fromkeys(batch for _, batch in self._places())
-        senders = {name: bound(name) for name in dict.fromkeys(transport for transport, _ in batches)}
+        batches: dict[Batch, Callable[[], Sequence[Envelope]]] = {}
+        senders: dict[str, BoundSender] = {}
         made: dict[Batch, list[Envelope]] | None = None
         refused = False
 
@@ -245,11 +245,15 @@ class Batches(msgspec.Struct, frozen=True):
                 made = self._envelopes()
             return made[batch]
 
+        for each in self.ready:
+            if each.packed is not None:
+                for transport in each.routing.transports:
+                    batch = transport, each.packed.conditions.wait
+                    batches[batch] = partial(envelopes, batch)
+                    if transport not in senders:
+                        senders[transport] = bound(transport)
         try:
-            self._send_each(
-                {batch: partial(envelopes, batch) for batch in batches},
-                lambda transport, make, wait: senders[transport].send(make, delay=wait),
-            )
+            self._send_each(batches, lambda transport, make, wait: senders[transport].send(make, delay=wait))
         except BaseException:
             refused = True
             raise
