@@ -18,7 +18,7 @@ from relevo._worker.decision import refusal
 from relevo.errors import ConfigurationError
 from relevo.execution import ProcessExecutor
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 SLOTS = 2
 APPLICATION = """
 import relevo

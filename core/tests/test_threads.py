@@ -26,7 +26,7 @@ from relevo_memory import MemoryTransport
 
 Make = Callable[..., Delivery]
 DRAIN = RunOptions(until_empty=True)
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 @pytest.fixture(name="made")

@@ -21,7 +21,7 @@ import relevo
 
 _LOG = os.environ.get("CRASH_LOG", os.devnull)
 _FOREVER = 300.0
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 
 
 def note(*words: object) -> None:

@@ -20,7 +20,7 @@ import relevo
 pytestmark = pytest.mark.slow("each starts processes that are killed or hang")
 
 HERE = Path(__file__).parent
-PATIENCE = 90.0
+PATIENCE = 300.0
 NEIGHBOURS = 10
 MEMORY = 256 << 20
 

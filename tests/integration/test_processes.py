@@ -22,7 +22,7 @@ import pytest
 
 import relevo
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 LISTENERS = """
 import os

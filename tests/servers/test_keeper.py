@@ -20,7 +20,7 @@ import redis_server
 
 KEEPER = [sys.executable, keeper.__file__]
 STARTER = [sys.executable, redis_server.__file__, "run", "--"]
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 COMMAND = """
 import pathlib, signal, subprocess, sys, time

@@ -18,7 +18,7 @@ import pytest
 import relevo
 from relevo import DeadLetterEntry, Lost, Note
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 NEIGHBOURS = 6
 
 CRASHES_BEFORE_IT_BEGINS = """

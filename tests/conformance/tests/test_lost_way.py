@@ -30,7 +30,7 @@ class RealTime(MemoryHarness):
     """Drives the memory transport by a clock that runs."""
 
     new_clock: ClassVar[Callable[[], Clock]] = SystemClock
-    patience = 0.1
+    patience = 10.0  # a busy machine breaks no promise
     glance = 0.01
 
 
@@ -76,7 +76,7 @@ def test_the_other_histories_are_tried_all_the_same(runs: list[int]) -> None:
 
 
 def test_what_was_broken_before_is_told(runs: list[int]) -> None:
-    finding = found(type("Losing", (RealTime,), {"transport": Loses}))
+    finding = found(type("Losing", (RealTime,), {"transport": Loses, "patience": 0.1}))
 
     assert finding.status == "broken"
     # Which of the events that never come is missed first depends on the way that the history took.
