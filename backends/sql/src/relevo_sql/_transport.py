@@ -116,7 +116,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._clock = clock
         self._poll = poll
         self._closed = False
-        self._process = os.getpid()
+        self._process = 0  # none yet: this process may be the child of a fork that was not noticed either
         self._kept = False
         self._doorbell = Doorbell()
         self._database = database
