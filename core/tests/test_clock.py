@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -67,3 +68,15 @@ def test_a_fake_clock_does_not_go_backwards() -> None:
 
     with pytest.raises(ValueError, match="backwards"):
         clock.advance(-1.0)
+
+
+def test_the_system_clock_follows_what_replaces_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    waits: list[float] = []
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)
+    monkeypatch.setattr(time, "sleep", waits.append)
+
+    clock.sleep(3.0)
+
+    assert (clock.now(), clock.monotonic(), waits) == (1e9, 7.0, [3.0])
