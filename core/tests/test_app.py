@@ -241,6 +241,10 @@ def test_a_queue_has_a_policy_for_listeners_that_have_none(make: Make) -> None:
     "retries, why",
     [
         ({"mian/media": 3}, r"""retries."mian/media": no transport is called 'mian'; did you mean "main"\?"""),
+        (
+            {"image.created": 3},
+            'there are: main; name a queue, as in "main/media"; for one listener, use @relevo.listener',
+        ),
         ({"main/a b": 3}, "cannot name a queue"),
         ({"main": "often"}, "expected relevo.Retry"),
         ({"main/mdia": 3}, "nothing is routed to that queue"),

@@ -127,7 +127,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a syntax error": (
         "a = = 1",
         "status",
-        "relevo.toml:1: a: Invalid value (column 5)",
+        'relevo.toml:1: a: Invalid value (column 5); expected "text" in quotes, a number, true, false',
     ),
     "a configuration that is too large": (
         b"#" * (1 << 21),

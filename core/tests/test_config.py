@@ -164,7 +164,10 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
             "relevo.toml:3: main is set twice; remove one of them",
         ),
         (b"[transports]\n[routes]\n[transports]\n", r"relevo.toml:3: \[transports\] is set twice; remove one"),
-        (b"[transports]\nmain = hunter2", "relevo.toml:2: main: Invalid value"),
+        (
+            b"[transports]\nmain = hunter2",
+            'relevo.toml:2: main: Invalid value .column 8.; expected "text" in quotes, a number',
+        ),
         (b'\n\nsource = """', "relevo.toml:3: source: Unterminated string .end of document"),
         (b"a = " + b"[" * 100_000, "it is nested too deeply"),
         (b"\xff\xfe\x00", "codec can't decode"),

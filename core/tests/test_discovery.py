@@ -133,7 +133,10 @@ def test_two_packages_that_claim_one_name_are_both_named_and_neither_is_taken(in
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("import no_such_driver\n", "No module named 'no_such_driver'"),
+        (
+            "import no_such_driver\n",
+            "No module named 'no_such_driver'; install \"broken\" again, with what it requires",
+        ),
         ("1 / 0\n", "division by zero"),
         ("", "has no attribute 'Odd'"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import traceback
@@ -185,11 +186,19 @@ def test_what_cannot_be_a_module_is_told(name: str) -> None:
         import_object(name, where="app")
 
 
-@pytest.mark.parametrize("name, missing", [("shpo.listeners", "shpo"), ("shop.listners", "shop.listners")])
-def test_a_module_that_is_not_there_is_told(write: Write, name: str, missing: str) -> None:
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("shpo.listeners", 'there is no module "shpo"; did you mean "shop"?; Python searches'),
+        ("shop.listners", 'there is no module "shop.listners"; did you mean "shop.listeners"?; Python searches'),
+        ("zipap", 'there is no module "zipap"; Python searches'),  # the standard library has no listeners
+    ],
+)
+def test_a_module_that_is_not_there_is_told(write: Write, name: str, told: str) -> None:
     write("", "shop/__init__.py")
+    write("", "shop/listeners.py")
 
-    with pytest.raises(ConfigurationError, match=f'listeners: there is no module "{missing}"') as caught:
+    with pytest.raises(ConfigurationError, match=re.escape(f"listeners: {told}")) as caught:
         marked_in(name)
 
     assert "\n" not in str(caught.value)
@@ -200,6 +209,8 @@ def test_a_name_that_is_not_in_its_module_is_told(write: Write) -> None:
 
     with pytest.raises(ConfigurationError, match=r'app: "shop" has no "aplication"; did you mean "application"\?'):
         import_object("shop:aplication", where="app")
+    with pytest.raises(ConfigurationError, match='app: "shop" has no "server"; define it at the top of that module'):
+        import_object("shop:server", where="app")
 
 
 @pytest.mark.parametrize(

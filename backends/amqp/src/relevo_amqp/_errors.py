@@ -16,8 +16,10 @@ class AccessRefusedError(ConfigurationError):
         self.transport = transport
         self.place = place
         self.why = why
+        reason = why.rstrip(". ")  # the server's text may be whole sentences
         super().__init__(
-            f'the transport "{transport}": {place} refused access: {why}; check user, password, permissions and vhost'
+            f'the transport "{transport}": {place} refused access: {reason}; '
+            f"check user, password, permissions and vhost"
         )
 
 

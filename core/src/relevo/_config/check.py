@@ -139,6 +139,8 @@ def retry_problems(
         fault = None
         if target.transport not in transports:
             fault = f"no transport is called {shown(target.transport)}{known_names(target.transport, transports)}"
+            if not did_you_mean(target.transport, transports):
+                fault += '; name a queue, as in "main/media"; for one listener, use @relevo.listener(…, retry=…)'
         elif routes and target.queue not in known:
             remedy = known_names(target.queue, known) or "; add a route to it under [routes]"
             fault = f"nothing is routed to that queue{remedy}"

@@ -97,7 +97,10 @@ def load(namespace: str, name: str) -> Any:
         except NoMatches:  # stevedore caches, even on disk, what was installed at its first search
             return found.load()
     except Exception as error:
-        raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}') from error
+        fix = ""
+        if isinstance(error, ModuleNotFoundError) and found.dist:
+            fix = f'; install "{found.dist.name}" again, with what it requires'
+        raise PluginError(f'{namespace} "{name}" ({_origin(found)}) cannot be imported: {error}{fix}') from error
     return manager.driver
 
 

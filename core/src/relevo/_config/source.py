@@ -31,6 +31,9 @@ _KEY = re.compile(rf"\s*(\[+ *{_ONE}(?: *\. *{_ONE})* *\]+|{_ONE}(?: *\. *{_ONE}
 _TWICE = ("Cannot overwrite", "Cannot declare")
 """How the error of tomllib begins if a key or a table is a duplicate."""
 
+_VALUES = {"Invalid value": '; expected "text" in quotes, a number, true, false, [a list] or {a table}'}
+"""What is valid instead, by an error of tomllib that does not say it."""
+
 _REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
 
@@ -147,7 +150,7 @@ def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
     if key and what.startswith(_TWICE):
         problem = f"{key[1]} is set twice; remove one of them"
     else:
-        problem = f"{key[1] + ': ' if key else ''}{what} ({column})"
+        problem = f"{key[1] + ': ' if key else ''}{what} ({column}){_VALUES.get(what, '')}"
     return ConfigurationError(f"{path}:{line}: {problem}")
 
 

@@ -8,6 +8,7 @@ import traceback
 from importlib.util import find_spec
 from inspect import unwrap
 from pathlib import Path
+from pkgutil import iter_modules
 from types import FunctionType, ModuleType, TracebackType
 
 from relevo._listener.decorator import hidden, hidden_by
@@ -44,8 +45,9 @@ def import_object(name: str, *, where: str) -> object:
         raise
     except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            missing = error.name or module_name
             raise ConfigurationError(
-                f'{where}: there is no module "{error.name}"; Python searches sys.path, '
+                f'{where}: there is no module "{missing}"{_near(missing)}; Python searches sys.path, '
                 f"and the command line searches the configuration's folder first"
             ) from error
         fault = f'{where}: the module "{module_name}" cannot be imported'
@@ -56,8 +58,18 @@ def import_object(name: str, *, where: str) -> object:
     if not colon:
         return module
     if not hasattr(module, inside):
-        raise ConfigurationError(f'{where}: "{module_name}" has no "{inside}"{did_you_mean(inside, vars(module))}')
+        fix = did_you_mean(inside, vars(module)) or "; define it at the top of that module, or name what is there"
+        raise ConfigurationError(f'{where}: "{module_name}" has no "{inside}"{fix}')
     return getattr(module, inside)
+
+
+def _near(missing: str) -> str:
+    """Return the end of an error: the nearest name in the package of *missing*, or in the project's own folders."""
+    package, dot, _ = missing.rpartition(".")
+    own = [folder for folder in sys.path if not folder.endswith("-packages")]
+    folders = getattr(sys.modules.get(package), "__path__", ()) if dot else own
+    names = {each.name for each in iter_modules(folders)} - (set() if dot else sys.stdlib_module_names)
+    return did_you_mean(missing, sorted(f"{package}{dot}{name}" for name in names))
 
 
 def _run_as(name: str) -> ModuleType | None:
