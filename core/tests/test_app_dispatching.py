@@ -299,3 +299,21 @@ def test_a_subject_without_an_id_is_found_before_a_listener_is_called_in_a_test_
         app.dispatch(Event("a.b", subject=Row()))
 
     assert heard == []
+
+
+def test_events_that_are_dispatched_together_for_a_moment_are_sent_in_one_call() -> None:
+    sent: list[tuple[int, float]] = []
+
+    class Ticking(FakeClock):
+        def now(self) -> float:
+            self.advance(0.25)
+            return super().now()
+
+    class Counting(MemoryTransport):
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            sent.append((len(envelopes), delay))
+
+    app = App(transports={"main": Counting()}, routes={"*": "main"}, clock=Ticking(1000.0))
+    app.dispatch_many([Event("a.b"), Event("a.b"), Event("a.b")], at=1060.0)
+
+    assert sent == [(3, 59.75)]

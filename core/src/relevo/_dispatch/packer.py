@@ -129,6 +129,7 @@ class Packer:
         targets: Sequence[Target],
         *,
         made_id: Callable[[bytes], str] | None = None,
+        conditions: Conditions | None = None,
     ) -> PackedEvent:
         """
         Validate *event* and its options, assign its id, and make its envelopes.
@@ -142,6 +143,8 @@ class Packer:
 
             made_id: Takes the event's content, returns its id, unless the event has one; by default a new id.
 
+            conditions: The *options* if they were validated before.
+
         Raises:
             EncodeError: A value of the event or its context has no exact form in JSON, or an option is invalid.
 
@@ -151,7 +154,8 @@ class Packer:
         """
         content = content_of(event)
         now = self._clock.now()
-        conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
+        if conditions is None:
+            conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
         if isinstance(event, Event):
             subject, event_id = event.subject, None if event.id is None else _valid_id(event, event.id)
         else:

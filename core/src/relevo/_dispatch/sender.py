@@ -13,7 +13,7 @@ from relevo._clock import Clock, moment
 from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
-from relevo._dispatch.packer import NO_CONDITIONS, Packer, check_options, surroundings
+from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, surroundings
 from relevo._event.context import within
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observed
@@ -97,8 +97,11 @@ class Sender:
     def dispatch(self, events: Iterable[object], options: DispatchOptions, session: Any) -> list[Dispatched]:
         """Validate all *events*, then send them together, inside *session* if one is given."""
         ready, results = [], []
+        conditions: Conditions | None = None
         for event in events:
-            each = self.check(event, options, session)
+            each = self.check(event, options, session, conditions=conditions)
+            if each.packed is not None:
+                conditions = each.packed.conditions
             ready.append(each)
             results.append(each.dispatched)
         self.send(ready, session)
@@ -110,8 +113,24 @@ class Sender:
         options: DispatchOptions,
         session: Any,
         made_id: Callable[[bytes], str] | None = None,
+        *,
+        conditions: Conditions | None = None,
     ) -> ReadyEvent:
-        """Validate *event* and its *options*, and return it ready to be sent."""
+        """
+        Validate *event* and its *options*, and return it ready to be sent.
+
+        Args:
+            event: The event as it was dispatched.
+
+            options: The other arguments of the dispatch.
+
+            session: The session of the dispatch.
+
+            made_id: As for :meth:`Packer.pack`.
+
+            conditions: The *options* if they were validated for an earlier event of the dispatch. All its events have
+                the same: with ``at`` each would have a wait of its own, and be sent in a call of its own.
+        """
         name = event.name if isinstance(event, Event) else name_of(event)
         routing = self._routing(name)
         if not isinstance(event, Event):
@@ -127,7 +146,7 @@ class Sender:
         if not routing.deferred:
             self.check_unsent(event, name, options)
             return ReadyEvent(event, None, routing, listeners, Dispatched(id="", targets=routing.targets))
-        packed = self.packer.pack(event, options, routing.deferred, made_id=made_id)
+        packed = self.packer.pack(event, options, routing.deferred, made_id=made_id, conditions=conditions)
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:
                 packed.conditions.check_claims(self.destinations.transports[transport])
