@@ -132,7 +132,7 @@ class Page:
         for name, text in zip(rest[::2], rest[1::2], strict=True):
             file = self.folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text.lstrip("\n"))
+            file.write_text(f"# {name}\n" + text.lstrip("\n"))  # a reader copies the first line too
             if name == "relevo.toml":
                 _load(file, os.environ)
         return bool(rest)

@@ -42,8 +42,8 @@ def test_a_block_that_shows_files_writes_them(tmp_path: Path) -> None:
 
     shown.run()
 
-    assert (shown.folder / "shop" / "one.py").read_text() == "X = 1\n\n"
-    assert (shown.folder / "shop" / "two.py").read_text() == "X = 2\n"
+    assert (shown.folder / "shop" / "one.py").read_text() == "# shop/one.py\nX = 1\n\n"
+    assert (shown.folder / "shop" / "two.py").read_text() == "# shop/two.py\nX = 2\n"
 
 
 def test_a_page_forgets_its_modules(tmp_path: Path) -> None:
