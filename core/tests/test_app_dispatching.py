@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -317,3 +318,14 @@ def test_events_that_are_dispatched_together_for_a_moment_are_sent_in_one_call()
     app.dispatch_many([Event("a.b"), Event("a.b"), Event("a.b")], at=1060.0)
 
     assert sent == [(3, 59.75)]
+
+
+@pytest.mark.parametrize("made", [None, 7, b"a", uuid4(), "", "a\nb", "\ud800", "a" * 256])
+def test_an_id_that_is_not_printable_text_is_refused_before_anything_is_written(make: Make, made: Any) -> None:
+    app = make(ids=lambda _: made)
+
+    with pytest.raises(ConfigurationError, match=r"^ids: expected a function that returns .*; it returned "):
+        app.dispatch_many([Event("a.b"), Event("a.b", id="own")])
+
+    assert waiting(app) == 0
+    assert app.dispatch(Event("a.b", id="own")).id == "own"

@@ -14,7 +14,7 @@ from relevo._event.context import Ambient, ambient
 from relevo._event.event import Event, declared
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks
-from relevo._identity import IdFactory
+from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Envelope, Urgency, made_envelope
 from relevo._transport.route import Target
@@ -93,6 +93,20 @@ class PackedEvent(msgspec.Struct, frozen=True):
     """What the envelopes are made of then."""
 
 
+def _checked_ids(ids: IdFactory) -> IdFactory:
+    """Return *ids*, with a check of what it returns unless it is relevo's own."""
+
+    def checked(now: float) -> str:
+        made: object = ids(now)
+        if isinstance(made, str) and _is_line(plain := str.__str__(made)):
+            return plain
+        raise ConfigurationError(
+            f"ids: expected a function that returns 1 to 255 printable characters; it returned {shown(made)}"
+        )
+
+    return ids if ids is uuid7 else checked
+
+
 @attrs.frozen
 class Packer:
     """
@@ -117,7 +131,7 @@ class Packer:
 
     _source: str = attrs.field(converter=checked_source)
     _clock: Clock
-    _ids: IdFactory
+    _ids: IdFactory = attrs.field(converter=_checked_ids)
     _subjects: SubjectTypes
     _hooks: Hooks
     _sign: Callable[[Envelope], Envelope] | None = None
@@ -150,7 +164,7 @@ class Packer:
 
             SubjectError: Its subject is of no registered type.
 
-            ConfigurationError: An option is invalid.
+            ConfigurationError: An option is invalid, or the made id.
         """
         content = content_of(event)
         now = self._clock.now()
