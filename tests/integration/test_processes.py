@@ -597,6 +597,18 @@ def test_a_child_that_grows_is_replaced_between_events_before_it_has_to_be_kille
     assert "killed" not in err
 
 
+def test_a_child_that_grows_is_replaced_too_if_the_next_event_waits_already(shop: Shop) -> None:
+    shop.write(memory_limit="400M", concurrency=1)
+    shop.dispatch("memory.leaked", *range(14))
+
+    code, _, err = shop.run("drain")
+
+    assert code == 0, err
+    assert len(Counter(pid for (pid,) in shop.lines("leaked"))) >= 2
+    assert len(shop.lines("leaked")) == 14
+    assert "killed" not in err
+
+
 def test_an_idle_child_that_dies_is_replaced_and_no_event_pays(shop: Shop) -> None:
     with shop.start("worker") as worker:
         shop.dispatch("a.done", 1)

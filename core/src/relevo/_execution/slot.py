@@ -144,6 +144,8 @@ class Slot:
         self._again_at = 0.0
         self._is_ending = False
         self._is_abandoned = False
+        self._is_held_back = False
+        """Whether the child has finished an event and takes no other, since it has grown too much."""
         self._stopping_since = 0.0
         self._thread = threading.Thread(target=self._run, name=f"relevo-slot-{number}", daemon=True)
 
@@ -229,6 +231,7 @@ class Slot:
         """Let the child that is ready take the slot."""
         with self._turn:
             self._child, self._next = self._next, None
+        self._is_held_back = False
         if self._task is None:
             self._host.idle(self)
         else:
@@ -320,6 +323,8 @@ class Slot:
                 self._leave(child)
                 if has_next:
                     self._adopt()
+            elif self._has_grown(child):
+                self._is_held_back = True  # with the next event it could exceed its limit
             else:
                 self._host.idle(self)  # before ended(), after which the worker asks for room
             self._host.note_end(task.delivery, outcome)
@@ -448,18 +453,23 @@ class Slot:
 
     def _is_worn(self, child: Spawned) -> bool:
         """Return whether to replace *child* now: its successor is ready, or it has grown too much and has none."""
-        if self._next is not None:
-            return self._next.is_ready
-        options = self._options
-        if options.memory_limit is None or not child.served:
+        return self._next.is_ready if self._next is not None else self._has_grown(child)
+
+    def _has_grown(self, child: Spawned) -> bool:
+        """Return whether *child* has used half of the memory that was left when it started."""
+        limit = self._options.memory_limit
+        if limit is None or not child.served:
             return False
-        return child.memory() - child.base_memory > (options.memory_limit - child.base_memory) // 2
+        return child.memory() - child.base_memory > (limit - child.base_memory) // 2
 
     def _replace(self, child: Spawned) -> None:
         """Start a successor of *child*, or let the successor take over if it is ready."""
         if self._next is None:
             self._spawn()
-        elif self._next.is_ready and self._host.withdrawn(self):
+            if self._next is None and self._is_held_back:  # the last one could not begin: this one can still work
+                self._is_held_back = False
+                self._host.idle(self)
+        elif self._next.is_ready and (self._is_held_back or self._host.withdrawn(self)):
             self._leave(child)
             self._adopt()
 
