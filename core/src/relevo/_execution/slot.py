@@ -396,17 +396,18 @@ class Slot:
 
     # --- one child after the other ---------------------------------------------------------------------------
 
-    def _spawn(self) -> None:
-        """Start the next child, unless the last try failed only recently."""
+    def _spawn(self) -> bool:
+        """Start the next child, unless the last try failed only recently; return whether it was started."""
         if time.monotonic() < self._again_at:
-            return
+            return False
         try:
             child = self._next = Spawned(self._options.hello, lambda line: self._options.print_line(self.number, line))
         except OSError as error:
             self._not_begun(str(error))
-            return
+            return False
         self._selector.register(child.pipe.socket, selectors.EVENT_READ, (child, False))
         self._selector.register(child.output, selectors.EVENT_READ, (child, True))
+        return True
 
     def _forget(self, child: Spawned) -> str:
         """Stop watching *child*, end what is left of it, and return how it ended."""
@@ -465,8 +466,8 @@ class Slot:
     def _replace(self, child: Spawned) -> None:
         """Start a successor of *child*, or let the successor take over if it is ready."""
         if self._next is None:
-            self._spawn()
-            if self._next is None and self._is_held_back:  # the last one could not begin: this one can still work
+            has_begun = self._spawn()
+            if self._is_held_back and not has_begun:  # the last one could not begin: this one can still work
                 self._is_held_back = False
                 self._host.idle(self)
         elif self._next.is_ready and (self._is_held_back or self._host.withdrawn(self)):
