@@ -182,6 +182,7 @@ def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
     executor.stop()
 
 
+@pytest.mark.slow("waits five seconds for a child that hangs")
 def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begins(
     hanging: ProcessExecutor, delivery: Make
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begin
     assert outcome.death is None
 
 
+@pytest.mark.slow("starts five children, each later than the last")
 def test_a_child_that_does_not_begin_is_given_up(
     hanging: ProcessExecutor, delivery: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def test_what_was_not_begun_when_the_worker_gives_up_is_no_loss(made: MakeApp) -
     assert sorted(each.lost_leases for batch in held for each in batch) == [0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.slow("waits for three time limits")
 def test_a_third_loss_by_hanging_is_a_crash_loop_that_says_so(made: MakeApp) -> None:
     release = threading.Event()
 
