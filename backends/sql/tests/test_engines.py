@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -249,3 +251,25 @@ def test_threads_share_a_transport(opener: Opener, an_envelope: Maker) -> None:
         thread.join()
 
     assert len(received) == len(set(received)) == 200
+
+
+def test_sending_and_receiving_load_neither_the_orm_nor_the_dialect_of_another_database(path: Path) -> None:
+    program = (
+        "import sys, sqlalchemy\n"
+        "before = set(sys.modules)\n"
+        "from relevo import Envelope, SystemClock\n"
+        "from relevo_sql import SqlOptions, SqlTransport\n"
+        "transport = SqlTransport.open(SqlOptions(url=sys.argv[1]), name='main', clock=SystemClock())\n"
+        "transport.setup(['default'])\n"
+        "transport.send([Envelope(id='1', source='shop', name='a.done', queue='default', body=b'{}')])\n"
+        "assert transport.receive(['default'], limit=1, lease=60.0, wait=0.0)\n"
+        "print(*set(sys.modules) - before)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{path}"], capture_output=True, text=True, check=True
+    )
+
+    loaded = done.stdout.split()
+    assert "relevo_sql" in loaded
+    assert [name for name in loaded if name.startswith(("sqlalchemy.orm", "sqlalchemy.dialects.postgresql"))] == []

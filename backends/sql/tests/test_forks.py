@@ -319,7 +319,7 @@ transport = opened()
 
 def test_it_may_be_set_up_before_a_fork_that_python_is_not_told_of(path: Path) -> None:
     script = """
-transport._joined._sessions._lock.__enter__()
+transport._joining.__enter__()
 transport._doorbell._changed.acquire()
 print(ended(in_child(lambda: transport.send([an_envelope("child")]))))
 """

@@ -139,9 +139,8 @@ event = sa.Table(
 
 
 def _partial(name: str, where: str, *columns: str) -> sa.Index:
-    condition = sa.text(where)
-    found = (event.c[column] for column in columns)
-    return sa.Index(f"relevo_event_{name}", *found, sqlite_where=condition, postgresql_where=condition)
+    # Only SQLite's: an option of another database would import its dialect, which takes 30 ms.
+    return sa.Index(f"relevo_event_{name}", *(event.c[column] for column in columns), sqlite_where=sa.text(where))
 
 
 # One index for each state, so that a million scheduled rows do not slow down a claim. The time of sending comes last

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy import orm
 
 from relevo import ConfigurationError, SubjectType
 from relevo.errors import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy import orm
 
 _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
 """The types that a part of a key may have, since each has exactly one form as text."""
@@ -45,6 +47,8 @@ def orm_subject(
         ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
             the key is of a type without exactly one form as text.
     """
+    from sqlalchemy import orm  # noqa: PLC0415 - who has a mapped class has imported it; see SqlTransport
+
     mapper: orm.Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
     if not isinstance(mapper, orm.Mapper):
         raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import FileStore, SessionSetup, notice_fork
+from relevo.backend import FileStore, ForkLock, SessionSetup, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
@@ -38,13 +38,18 @@ from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import Doorbell, Patience
 from relevo_sql._row import Sent, micros, row_of
-from relevo_sql._session import JoinedSessions, SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
 from relevo_sql._stats import Counter
 from relevo_sql._witness import Witness
 
+if TYPE_CHECKING:
+    from relevo_sql._session import JoinedSessions
+
 _log = getLogger("relevo.sql")
+
+_IMPORT_PATIENCE = 10.0
+"""Seconds for which a fork waits for the import of what joins sessions."""
 
 
 class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
@@ -126,7 +131,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
-        self._joined = JoinedSessions(database, self._doorbell.ring)
+        self._joined: JoinedSessions | None = None
+        self._joining = ForkLock(patience=_IMPORT_PATIENCE)
 
     @classmethod
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
@@ -284,8 +290,13 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
     def _bound(self, session: Any, relay_to: str | None, *, create: bool) -> BoundSender:
         self._require_open()
         outbox = None if relay_to is None else f"outbox/{relay_to}"
+        with self._joining:
+            # A worker needs no ORM, and an application with a session has imported it: benchmarks/command_line.py.
+            from relevo_sql._session import JoinedSessions, SessionSender  # noqa: PLC0415
+
+            joined = self._joined = self._joined or JoinedSessions(self._database, self._doorbell.ring)
         return SessionSender(
-            enlist=self._joined.at(session, create=create),
+            enlist=joined.at(session, create=create),
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
             due=self._due_if_open,
         )
