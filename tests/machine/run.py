@@ -4,12 +4,12 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test
     make test-all    (--all)
 
-Each Python checks the types and runs the unit tests. Tests about servers rather than Python run on only one: with
-several Pythons, the oldest runs the conformance suite and the slow tests, and the newest runs the report cards. A
-single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
+Each Python runs the unit tests. What is hardly about Python runs on only one. With several Pythons, the oldest runs the
+conformance suite and the slow tests, and the newest checks the types and runs the report cards. A single Python runs
+everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
 
-The part with most tests waits for servers much of the time. So the others run beside it, one after another, and their
-output follows its own. With ``--all`` one part follows the other.
+The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
+own. With ``--all`` one part follows the other.
 
 The newest measures branch coverage in the processes that run tests, but not in processes that a test starts: some of
 these check what is imported, and others are killed. The share of each package is printed at the end.
@@ -38,6 +38,9 @@ WHOLE = "not soak"
 OLDEST = "not (card or soak)"
 BETWEEN = "not (slow or conformance or card or soak)"
 NEWEST = "not soak and (card or not (slow or conformance))"
+
+BESIDE = 2
+"""The checks use one core, and the first tests wait: so the next part begins beside them."""
 
 
 @attrs.frozen
@@ -93,7 +96,8 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
             marks = WHOLE
         else:
             marks = NEWEST if is_newest else OLDEST if is_oldest else BETWEEN
-        yield Part(f"py{version.replace('.', '')}", marks, measured=is_newest)
+        types = "" if everything or is_newest else "-tests"
+        yield Part(f"py{version.replace('.', '')}{types}", marks, measured=is_newest)
     if everything:
         yield Part("soak", "soak")
 
@@ -104,9 +108,9 @@ def run_one_by_one(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[P
 
 
 def run_side_by_side(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[Part, bool]:
-    """Run the last part, which has most tests, and the others beside it; return which succeeded."""
+    """Run the last part, which has most tests, and BESIDE others at a time; return which succeeded."""
     *others, longest = wanted
-    with ThreadPoolExecutor(max_workers=1) as beside:
+    with ThreadPoolExecutor(max_workers=BESIDE) as beside:
         running = {part: beside.submit(part.run_beside, discover) for part in others}
         try:
             succeeded = longest.run(discover)

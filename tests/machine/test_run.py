@@ -21,7 +21,9 @@ MARKS = ("", "slow", "conformance", "card", "soak")
 def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set[str]]:
     """Return the MARKS that run in each environment with tests."""
     return {
-        part.environment: {mark for mark in MARKS if Expression.compile(part.marks).evaluate(partial(eq, mark))}
+        part.environment.partition("-")[0]: {
+            mark for mark in MARKS if Expression.compile(part.marks).evaluate(partial(eq, mark))
+        }
         for part in run.parts(versions, everything=everything)
         if part.marks
     }
@@ -51,6 +53,17 @@ def test_one_python_measures_coverage(versions: list[str], *, everything: bool) 
     measured = [part.environment for part in run.parts(versions, everything=everything) if part.measured]
 
     assert measured == [f"py{versions[-1].replace('.', '')}"]
+
+
+@pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.12", "3.13"]])
+def test_the_newest_python_checks_the_types(versions: list[str]) -> None:
+    with_types = [part.environment for part in run.parts(versions) if part.marks and "-tests" not in part.environment]
+
+    assert with_types == [f"py{versions[-1].replace('.', '')}"]
+
+
+def test_each_python_checks_the_types_where_everything_runs() -> None:
+    assert not any("-tests" in part.environment for part in run.parts(["3.11", "3.13"], everything=True))
 
 
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])
@@ -95,7 +108,7 @@ def test_the_parts_run_beside_the_last_one_which_has_most_tests(
 def test_the_part_with_most_tests_comes_last(versions: list[str]) -> None:
     *_, last = run.parts(versions)
 
-    assert last.environment == f"py{versions[0].replace('.', '')}"
+    assert last.environment.partition("-")[0] == f"py{versions[0].replace('.', '')}"
 
 
 def test_a_python_that_does_not_run_is_passed_over_for_a_later_one(tmp_path: Path) -> None:
