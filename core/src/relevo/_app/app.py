@@ -537,7 +537,7 @@ class App(Dispatcher):
         self.close()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Assembly:
     """The parts of an application, and the objects made from them."""
 

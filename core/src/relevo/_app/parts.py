@@ -39,7 +39,7 @@ class LoadedFrom:
     """The working directory that it needs then, since its own code may use relative paths."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Parts:
     """
     The parts of an application; each is valid, and they do not conflict.

@@ -33,7 +33,7 @@ Runs = Callable[[Delivery, str], None] | None
 """Notes which listener of a delivery with lost leases runs, if evidence of crashes is stored."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class WorkerFactory:
     """Makes the workers of an application."""
 

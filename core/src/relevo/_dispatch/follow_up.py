@@ -14,7 +14,7 @@ from relevo._identity import made
 from relevo._listener.call import DispatchOptions
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FollowUps:
     """
     Takes the events that a listener dispatches by its call, while a worker handles an event.

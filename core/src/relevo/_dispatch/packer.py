@@ -107,7 +107,7 @@ def _checked_ids(ids: IdFactory) -> IdFactory:
     return ids if ids is uuid7 else checked
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Packer:
     """
     Makes envelopes of events.

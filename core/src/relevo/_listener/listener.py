@@ -35,7 +35,7 @@ def _limit(value: Duration) -> float:
     return seconds(value, what="time_limit of a listener", least=0.001)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Mark:
     """The arguments of :func:`listener`; the function itself is not changed."""
 

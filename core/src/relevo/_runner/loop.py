@@ -95,7 +95,7 @@ class LoopRunner(Runner):
         return shlex.join(command(app, options))
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Host:
     """One run of a worker and its relay."""
 

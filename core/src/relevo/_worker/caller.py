@@ -90,7 +90,7 @@ def contained(handle: Handle) -> Handle:
     return outcome
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Caller:
     """
     Calls the listeners of deliveries.

@@ -54,7 +54,7 @@ def outage(transport: str) -> Iterator[None]:
         raise TransportUnavailableError(transport, f"it worked before, and fails now: {error}") from error
 
 
-@attrs.define(eq=False, slots=False)
+@attrs.define(eq=False, repr=False, slots=False)
 class Ledger:
     """
     Keeps the books of one worker; its methods may be called from the worker and from its keeper.

@@ -43,7 +43,7 @@ _REMEMBERED = 3600.0
 _MOST_NOTES = 1000
 
 
-@attrs.define(eq=False, slots=False)
+@attrs.define(eq=False, repr=False, slots=False)
 class Suspects:
     """
     The handling of events that were lost before, for one worker.

@@ -78,7 +78,7 @@ class StalledError(RelevoError):
         )
 
 
-@attrs.define(kw_only=True, eq=False, slots=False)
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Worker:
     """
     Handles the events of some queues of one transport until a limit is reached or it is stopped.
