@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
+import msgspec
 import pytest
 
 from relevo import App, Event, LoopRunner, RunOptions, Worker, listener
@@ -74,7 +75,7 @@ def test_a_folder_that_no_crontab_can_name_is_refused(folder: str, made: Callabl
 
 def test_an_application_of_ones_own_code_is_run_in_its_folder(made: Callable[[str], App]) -> None:
     app = made("shop")
-    place = attrs.evolve(app.loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop"))
+    place = msgspec.structs.replace(app.loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop"))
 
     with using(app, attrs.evolve(parts_of(app), loaded_from=place)):
         line = CronRunner().unit(app, RunOptions())

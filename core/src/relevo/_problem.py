@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any, TypeVar
 
-import attrs
+import msgspec
 
 from relevo.errors import ConfigurationError
 
@@ -29,8 +29,7 @@ _LAST = 1 << 30
 """Sorts after every line of a file."""
 
 
-@attrs.frozen
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where a value was set."""
 
     place: str
@@ -46,14 +45,13 @@ class Origin:
         return self.place if self.line is None else f"{self.place}:{self.line}"
 
 
-@attrs.define
-class Origins:
+class Origins(msgspec.Struct):
     """Where each value was set."""
 
     default: Origin
     """The origin of values that were not set."""
 
-    said: dict[KeyPath, Origin] = attrs.field(factory=dict)
+    said: dict[KeyPath, Origin] = {}
 
     def of(self, *keys: str | int) -> Origin:
         """Return the origin of the value at *keys*: its own, else that of a value around it, else that of its parts."""
@@ -80,8 +78,7 @@ class Origins:
         self.said[keys] = origin
 
 
-@attrs.frozen
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """A problem that a check found; it is raised after all checks have run."""
 
     keys: KeyPath

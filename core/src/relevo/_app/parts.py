@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+import msgspec
 
 from relevo._app.registry import Registry
 from relevo._clock import Clock
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from relevo._config.schema import Config
 
 
-@attrs.frozen(kw_only=True)
-class LoadedFrom:
+class LoadedFrom(msgspec.Struct, frozen=True, kw_only=True):
     """Where an application was found."""
 
     config: Config | None = None

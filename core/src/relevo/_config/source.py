@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
@@ -252,5 +253,5 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         problems.add(keys, *faults, is_unknown=True)
         return value
     if any(name is not None for _, name in references):
-        origins.said[keys] = attrs.evolve(origins.of(*keys), is_text=True)
+        origins.said[keys] = msgspec.structs.replace(origins.of(*keys), is_text=True)
     return _REFERENCE.sub(lambda match: "$" if match[1] else environ.get(match[2] or "", ""), value)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-import attrs
 import msgspec
 
 from relevo._clock import Clock, moment
@@ -185,7 +184,7 @@ class Sender:
             self.packer.envelopes(ready.packed)  # raises for a subject without an id before a listener is called
         around = ready.packed.around if ready.packed is not None else surroundings(ready.event, self._hooks)
         event_id = ready.dispatched.id
-        around = attrs.evolve(
+        around = msgspec.structs.replace(
             around,
             correlation=around.correlation or event_id or None,
             causation=event_id or around.causation,

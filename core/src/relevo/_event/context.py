@@ -12,16 +12,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import attrs
+import msgspec
 
 from relevo.errors import ConfigurationError, shown
 
 
-@attrs.frozen
-class Ambient:
+class Ambient(msgspec.Struct, frozen=True):
     """The context and the ids that an event dispatched now inherits."""
 
-    context: Mapping[str, Any] = attrs.field(factory=dict)
+    context: Mapping[str, Any] = {}
     correlation: str | None = None
     causation: str | None = None
 

@@ -92,8 +92,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Takes the data of one version of an event, returns the data of the next version."""
 
 
-@attrs.frozen(kw_only=True)
-class EventType:
+class EventType(msgspec.Struct, frozen=True, kw_only=True):
     """The declaration of a class by :func:`relevo.event`."""
 
     name: str
@@ -106,14 +105,14 @@ class EventType:
     of: str | None
     retry: Retry | None
     upcasters: Mapping[int, Upcaster]
-    is_model: bool = attrs.field(init=False, default=attrs.Factory(lambda made: _is_model(made.cls), takes_self=True))
+    is_model: bool
     """Whether the class is a pydantic model."""
 
 
 def fields_of(cls: Any) -> dict[str, str] | None:
     """Return the fields of *cls* and their names in the event's data; ``None`` if *cls* has no named fields."""
     own = getattr(cls, "__dict__", {})
-    if _is_model(cls):
+    if is_model(cls):
         sent = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
         return None if cls.__pydantic_root_model__ else {**sent, **dict.fromkeys(cls.__private_attributes__, "")}
     if isinstance(cls, type(msgspec.Struct)) and not cls.__struct_config__.array_like:
@@ -127,7 +126,7 @@ def fields_of(cls: Any) -> dict[str, str] | None:
     return None
 
 
-def _is_model(cls: object) -> bool:
+def is_model(cls: object) -> bool:
     """Return whether *cls* is a pydantic model, without importing pydantic."""
     return isinstance(cls, type) and all(hasattr(cls, each) for each in ("model_fields", "model_validate_json"))
 
@@ -154,7 +153,7 @@ def reader(cls: type) -> Callable[[bytes], Any]:
         ConfigurationError: A field has a type that cannot be read back from JSON unambiguously.
     """
     try:
-        if _is_model(cls):
+        if is_model(cls):
             return _model_reader(cls)
         msgspec.json.schema(cls)  # raises for an unsupported class now; a decoder would raise at the first event
         return msgspec.json.Decoder(cls).decode

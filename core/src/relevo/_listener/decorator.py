@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from relevo._clock import Duration
-from relevo._event.event import MARK, MAX_VERSION, Event, EventType, Upcaster, checked_name, fields_of
+from relevo._event.event import MARK, MAX_VERSION, Event, EventType, Upcaster, checked_name, fields_of, is_model
 from relevo._listener.listener import MARKS, Mark, Missing, marks_of
 from relevo._retry import Retry
 from relevo.errors import ConfigurationError, did_you_mean, shown
@@ -94,7 +94,15 @@ def event(
                 f"fields with a leading underscore are not sent, rename it"
             )
         declaration = EventType(
-            name=name, version=version, cls=cls, fields=fields, subject=subject, of=of, retry=retry, upcasters=steps
+            name=name,
+            version=version,
+            cls=cls,
+            fields=fields,
+            subject=subject,
+            of=of,
+            retry=retry,
+            upcasters=steps,
+            is_model=is_model(cls),
         )
         setattr(cls, MARK, declaration)
         return cls

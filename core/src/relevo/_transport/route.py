@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Self, TypeVar
 
 import attrs
+import msgspec
 
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
@@ -75,8 +76,7 @@ def outbox_queue(transport: str) -> str:
     return f"{RESERVED}{transport}"
 
 
-@attrs.frozen(kw_only=True)
-class Routing:
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """Where the events of one name go."""
 
     targets: tuple[Target, ...]

@@ -50,19 +50,16 @@ class _Result(Enum):
     """It could not run, and is called again later, at the time in its progress."""
 
 
-@attrs.frozen
-class _Failed:
+class _Failed(msgspec.Struct, frozen=True):
     error: BaseException
     """What the listener raised."""
 
 
-@attrs.frozen
-class _Missing:
+class _Missing(msgspec.Struct, frozen=True):
     error: SubjectMissingError
 
 
-@attrs.frozen
-class _Unfit:
+class _Unfit(msgspec.Struct, frozen=True):
     """The listener cannot be called for this event, ever."""
 
     reason: Reason

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 
-import attrs
+import msgspec
 
 from relevo._process_identity import ProcessIdentity
 from relevo._transport.delivery import MAX_DEATHS, Note
@@ -52,21 +52,18 @@ class Fate(Enum):
     """Its identity is invalid, so it does not count as a death."""
 
 
-@attrs.frozen
-class MayBegin:
+class MayBegin(msgspec.Struct, frozen=True):
     """The event may be begun."""
 
     deaths: tuple[str, ...] = ()
     """The processes that may have died of it, to be kept with the note."""
 
 
-@attrs.frozen
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Not now: the process that began it is alive and may still settle it, or may not have ended."""
 
 
-@attrs.frozen
-class CrashLoop:
+class CrashLoop(msgspec.Struct, frozen=True):
     """The event becomes a dead letter."""
 
     deaths: tuple[str, ...]
@@ -174,14 +171,13 @@ class Absences:
         self._seen = {worker: look for worker, look in self._seen.items() if look.at >= before}
 
 
-@attrs.frozen
-class _Look:
+class _Look(msgspec.Struct, frozen=True):
     beats: int | None
     at: float
     away: float
     """Seconds without a sign."""
 
-    was_alive: bool = attrs.field(kw_only=True)
+    was_alive: bool
     """Whether its last sign of life was seen, so that the next one may not be due yet."""
 
-    is_connected: bool = attrs.field(default=False, kw_only=True)
+    is_connected: bool = False

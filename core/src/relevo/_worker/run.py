@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
+import msgspec
 
 
-@attrs.frozen(kw_only=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """
     The option of the command line that sets a field of :class:`RunOptions`.
 

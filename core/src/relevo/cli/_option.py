@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 import click
+import msgspec
 
 from relevo._app.app import App, parts_of, using
 from relevo._app.load import app_named, modules_of, use_config
@@ -94,7 +95,7 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
         if wanted:
             refuse(config)  # otherwise its own App.from_config() would raise during an import
         with app_named(wanted) if wanted else App.of(config) as app:
-            place = attrs.evolve(
+            place = msgspec.structs.replace(
                 app.loaded_from,
                 options=[
                     *(["--config", str(config.path)] if config.path is not None else []),
