@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+
+import msgspec
 
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
@@ -14,14 +15,14 @@ FOR = 3600.0
 """Seconds for which an outcome is kept."""
 
 
-class _Key(NamedTuple):
+class _Key(msgspec.Struct, frozen=True):
     queue: str
     source: str
     id: str
     enqueued_at: float
 
 
-class _Kept(NamedTuple):
+class _Kept(msgspec.Struct, frozen=True):
     turn: int
     """The number of earlier retries: a loss raises both attempt and lost leases, a settlement only the attempt."""
 
