@@ -23,9 +23,9 @@ def test_it_handles_one_delivery_at_a_time_where_it_is_submitted(delivery: Make)
     executor.submit(one)
 
     assert (executor.room(), executor.running()) == (0, 1)
-    assert executor.finished(0.0) == [(one, Ack())]
+    assert executor.take_finished(0.0) == [(one, Ack())]
     assert (executor.room(), executor.running()) == (1, 0)
-    assert executor.finished(0.0) == []
+    assert executor.take_finished(0.0) == []
 
 
 def _is_witnessed(death: str | None) -> bool:
@@ -46,7 +46,7 @@ def test_a_defect_or_an_interrupt_counts_as_a_loss_so_that_it_cannot_stop_the_qu
     with pytest.raises(defect):
         executor.submit(one)
 
-    ((ended, outcome),) = executor.finished(0.0)
+    ((ended, outcome),) = executor.take_finished(0.0)
     assert ended is one
     assert isinstance(outcome, Lost)
     assert _is_witnessed(outcome.death)

@@ -18,7 +18,7 @@ Make = Callable[..., Delivery]
 def outcomes(executor: RelayExecutor, *deliveries: Delivery) -> list[object]:
     for delivery in deliveries:
         executor.submit(delivery)
-    ended = {id(delivery): outcome for delivery, outcome in executor.finished(0.0)}
+    ended = {id(delivery): outcome for delivery, outcome in executor.take_finished(0.0)}
     return [ended[id(delivery)] for delivery in deliveries]
 
 

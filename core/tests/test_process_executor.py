@@ -66,11 +66,11 @@ def _ended(executor: ProcessExecutor, *deliveries: Delivery) -> Sequence[Outcome
     deadline = time.monotonic() + PATIENCE
     for delivery in deliveries:
         while not executor.room():
-            found.update(executor.finished(0.05))
+            found.update(executor.take_finished(0.05))
             assert time.monotonic() < deadline
         executor.submit(delivery)
     while executor.running():
-        found.update(executor.finished(0.05))
+        found.update(executor.take_finished(0.05))
         assert time.monotonic() < deadline
     return [found[delivery] for delivery in deliveries]
 
@@ -195,7 +195,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begin
     hanging.stop_when(lambda: True)
     ended: list[tuple[Delivery, Outcome]] = []
     while not ended and time.monotonic() < deadline:
-        ended += hanging.finished(0.05)
+        ended += hanging.take_finished(0.05)
 
     ((_, outcome),) = ended
     assert isinstance(outcome, Lost)
@@ -211,7 +211,7 @@ def test_a_child_that_does_not_begin_is_given_up(
     ended: list[tuple[Delivery, Outcome]] = []
     deadline = time.monotonic() + PATIENCE
     while not ended and time.monotonic() < deadline:
-        ended += hanging.finished(0.05)
+        ended += hanging.take_finished(0.05)
 
     ((_, outcome),) = ended
     assert isinstance(outcome, Lost)

@@ -106,7 +106,7 @@ def test_an_outbox_gives_an_event_up_only_when_the_target_has_it(
         executor.submit(delivery)
     before = transport.said("send"), executor.running()
 
-    outcomes = [outcome for _, outcome in executor.finished(0.0)]
+    outcomes = [outcome for _, outcome in executor.take_finished(0.0)]
 
     assert before == ([], 3)
     assert outcomes == [Ack(), Ack(), Ack()]
@@ -201,7 +201,7 @@ def test_what_was_sent_is_done_and_what_is_unknown_is_sent_again_under_its_id(
     for delivery in outbox.receive([OUTBOX], limit=4, lease=60.0, wait=0.0):
         executor.submit(delivery)
 
-    outcomes = [outcome for _, outcome in executor.finished(0.0)]
+    outcomes = [outcome for _, outcome in executor.take_finished(0.0)]
 
     assert outcomes == [Nack(delay=1.0), Ack(), Nack(delay=1.0), Nack(delay=1.0)]
 

@@ -55,7 +55,7 @@ def _finished(executor: ThreadExecutor, number: int) -> list[tuple[Delivery, Out
     deadline = time.monotonic() + PATIENCE
     while len(found) < number:
         assert time.monotonic() < deadline
-        found += executor.finished(0.02)
+        found += executor.take_finished(0.02)
     return found
 
 

@@ -971,7 +971,7 @@ class _Slots(Executor):
         for one, _ in self.busy:
             self.beside[_id(one)] = max(self.beside.get(_id(one), 0), len(self.busy) - 1)
 
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         self.polls += 1
         if not self._over():
             self.clock.sleep(wait)
@@ -1094,12 +1094,12 @@ def test_a_start_that_takes_long_and_a_listener_that_runs_for_long_are_no_stands
     running = worker(_Handled(), executor=slots, options=RunOptions(max_seconds=300.0), lease=1e4)
     over = clock.now() + 500.0
 
-    def finished(wait: float, finish: Callable[[float], Any] = slots.finished) -> Any:
+    def take_finished(wait: float, finish: Callable[[float], Any] = slots.take_finished) -> Any:
         if clock.now() > over:
             slots.lost = ()
         return finish(wait)
 
-    slots.finished = finished  # type: ignore[method-assign]
+    slots.take_finished = take_finished  # type: ignore[method-assign]
 
     assert running.run().done == 2
 
@@ -1111,13 +1111,13 @@ def test_a_process_that_was_suspended_and_an_outage_are_no_standstill(
     slots = _Forgetful(clock, "0")
     suspensions = iter(range(10))
 
-    def finished(wait: float, finish: Callable[[float], Any] = slots.finished) -> Any:
+    def take_finished(wait: float, finish: Callable[[float], Any] = slots.take_finished) -> Any:
         if slots.busy and next(suspensions, None) is not None:
             clock.advance(3600.0)
         elif slots.busy:
             slots.lost = ()
         return finish(wait)
 
-    slots.finished = finished  # type: ignore[method-assign]
+    slots.take_finished = take_finished  # type: ignore[method-assign]
 
     assert worker(_Handled(), executor=slots, options=DRAIN, lease=1e6).run().done == 2

@@ -175,7 +175,7 @@ class ProcessExecutor(Executor):
         if slot is not None:
             slot.hand_over()
 
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         found: list[tuple[Delivery, Outcome]] = []
         try:
             found.append(self._ended.get(wait > 0, wait or None))

@@ -117,7 +117,7 @@ class ThreadExecutor(Executor):
         run = self._runs[delivery] = _Run(delivery)
         self._inbox.put(run)
 
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         found: list[tuple[Delivery, Outcome]] = []
         try:
             self._note(self._ended.get(wait > 0, wait or None), found)

@@ -47,12 +47,12 @@ class Executor(ABC):
         """Begin to handle *delivery*; :meth:`room` was not 0."""
 
     @abstractmethod
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        """Return what finished since the last call; if nothing did, wait for at most *wait* seconds."""
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+        """Return what finished since the last call, once; if nothing did, wait for at most *wait* seconds."""
 
     @abstractmethod
     def running(self) -> int:
-        """Return how many were submitted and not yet returned as finished."""
+        """Return how many were submitted and not yet returned by :meth:`take_finished`."""
 
     @abstractmethod
     def stalled(self) -> Sequence[Delivery]:
@@ -89,7 +89,7 @@ class InlineExecutor(Executor):
             raise
         self._done.append((delivery, outcome))
 
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         done, self._done = self._done, []
         return done
 

@@ -86,7 +86,7 @@ class RelayExecutor(Executor):
     def stalled(self) -> Sequence[Delivery]:
         return ()
 
-    def finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
+    def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
         """Send what was submitted and return the outcomes."""
         batch, self._batch = self._batch, []
         now = self._clock.now()

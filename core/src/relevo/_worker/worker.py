@@ -329,7 +329,7 @@ class Worker:
 
     def _gather(self, running: int, wait: float) -> None:
         """Record what finished of *running* deliveries, after at most *wait* seconds; give up what is stalled."""
-        finished = self._executor.finished(wait)
+        finished = self._executor.take_finished(wait)
         for delivery, outcome in finished:
             if delivery in self._abandoned:
                 self._abandoned.remove(delivery)
