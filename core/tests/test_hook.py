@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relevo import Event, Hooks, hookimpl
-from relevo._hook import HookSpecs, observed
+from relevo._hook import HookSpecs, observe
 from relevo.errors import PluginError
 
 
@@ -31,7 +31,7 @@ class _Timer:
 
 
 def _around(hooks: Hooks) -> contextlib.AbstractContextManager[None]:
-    return observed(hooks.observers("relevo_around_handle"), delivery=object())
+    return observe(hooks.observers("relevo_around_handle"), delivery=object())
 
 
 def test_without_plugins_there_is_nobody_to_call() -> None:
@@ -117,7 +117,7 @@ def test_an_observer_may_ask_for_some_of_the_arguments_or_none() -> None:
         def relevo_dead_lettered(self, outcome: object) -> None:
             seen.append(outcome)
 
-    with observed(Hooks([_Picky()]).observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome"):
+    with observe(Hooks([_Picky()]).observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome"):
         pass
 
     assert seen == ["outcome"]

@@ -164,7 +164,7 @@ class Hooks:
 
 
 @contextmanager
-def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[None]:
+def observe(observers: Sequence[Observer], **arguments: object) -> Iterator[None]:
     """Run the block inside the context managers that *observers* return; log their exceptions and go on."""
     with ExitStack() as stack:
         for observer in observers:
@@ -179,7 +179,7 @@ def observed(observers: Sequence[Observer], **arguments: object) -> Iterator[Non
 
 def notify(observers: Sequence[Observer], **arguments: object) -> None:
     """Call *observers* after something happened; log their exceptions and go on."""
-    with observed(observers, **arguments):
+    with observe(observers, **arguments):
         pass  # a context manager that one of them returns is entered and left at once
 
 

@@ -34,7 +34,7 @@ from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import Sender
 from relevo._event.codec import checked_source
 from relevo._event.subject import SubjectType, SubjectTypes
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, observe
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
@@ -525,7 +525,7 @@ class App(Dispatcher):
         with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
             for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
                 stack.callback(transport.close)
-            with observed(self.hooks.observers("relevo_around_close")):
+            with observe(self.hooks.observers("relevo_around_close")):
                 stack.close()
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
 from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, surroundings
 from relevo._event.context import within
 from relevo._event.event import Event, name_of
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, observe
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.envelope import Envelope
@@ -343,5 +343,5 @@ def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay
     if not observers:
         transport.send(envelopes, delay=delay)
         return
-    with observed(observers, transport=transport.name, envelopes=envelopes):
+    with observe(observers, transport=transport.name, envelopes=envelopes):
         transport.send(envelopes, delay=delay)

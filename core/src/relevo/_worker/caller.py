@@ -14,7 +14,7 @@ from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectTypes
-from relevo._hook import Hooks, Observer, notify, observed
+from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._retry import Retry
@@ -143,7 +143,7 @@ class Caller:
             KeyboardInterrupt: A listener was interrupted from the terminal.
         """
         if self._around:
-            with observed(self._around, delivery=delivery):
+            with observe(self._around, delivery=delivery):
                 return self._outcome(delivery)
         return self._outcome(delivery)
 

@@ -11,7 +11,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, notify, observed
+from relevo._hook import Hooks, notify, observe
 from relevo._transport.delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
@@ -200,7 +200,7 @@ class Ledger:
         with outage(self._transport.name):  # what is settled was received before
             if not self._around:
                 return self._transport.settle(batch)
-            with observed(self._around, transport=self._transport.name, settlements=batch):
+            with observe(self._around, transport=self._transport.name, settlements=batch):
                 return self._transport.settle(batch)
 
     def _enter(

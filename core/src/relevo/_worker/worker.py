@@ -22,7 +22,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, observed
+from relevo._hook import Hooks, observe
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.transport import Transport
@@ -201,7 +201,7 @@ class Worker:
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
         try:
-            with observed(around, **about):
+            with observe(around, **about):
                 stopped_by = self._loop()
         except KeyboardInterrupt:
             self._hurried = True
