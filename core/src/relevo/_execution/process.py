@@ -208,12 +208,12 @@ class ProcessExecutor(Executor):
 
     # --- in the threads of the slots -----------------------------------------------------------------------
 
-    def idle(self, slot: Slot) -> None:
+    def note_idle(self, slot: Slot) -> None:
         with self._free:
             self._idle.append(slot)
             self._free.notify()
 
-    def withdrawn(self, slot: Slot) -> bool:
+    def withdraw(self, slot: Slot) -> bool:
         with self._free:
             if slot not in self._idle:
                 return False
@@ -234,7 +234,7 @@ class ProcessExecutor(Executor):
                 level, words = _FATES[each.fate]
                 _log.log(level, words, each.listener_id, each.text)
 
-    def ready(self, listeners: list[str]) -> None:
+    def note_ready(self, listeners: list[str]) -> None:
         missing = sorted(self._listeners.difference(listeners))
         if missing and not self._has_begun:
             what = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else "")

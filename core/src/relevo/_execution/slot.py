@@ -63,11 +63,11 @@ class SlotOptions:
 class Host(Protocol):
     """Receives the notifications of a slot, all of them from the slot's thread."""
 
-    def idle(self, slot: Slot) -> None:
+    def note_idle(self, slot: Slot) -> None:
         """Note that it can take a delivery."""
         ...
 
-    def withdrawn(self, slot: Slot) -> bool:
+    def withdraw(self, slot: Slot) -> bool:
         """Withdraw *slot*, so that it gets no delivery; return ``False`` if it was not idle or was just given one."""
         ...
 
@@ -79,7 +79,7 @@ class Host(Protocol):
         """Log what listeners changed in their process."""
         ...
 
-    def ready(self, listeners: list[str]) -> None:
+    def note_ready(self, listeners: list[str]) -> None:
         """Note that a child has begun, with those listeners."""
         ...
 
@@ -200,7 +200,7 @@ class Slot:
                     self._close(self._child, over.why)
         except BaseException as error:  # noqa: BLE001 - a defect: it is raised in the worker's thread
             _log.exception("a slot failed")
-            self._host.withdrawn(self)  # before it gives up its task, so that it gets no other
+            self._host.withdraw(self)  # before it gives up its task, so that it gets no other
             self._host.note_failure(error, times=_MOST_FAILURES)
             self._give_up_task()
         finally:
@@ -233,7 +233,7 @@ class Slot:
             self._child, self._next = self._next, None
         self._is_held_back = False
         if self._task is None:
-            self._host.idle(self)
+            self._host.note_idle(self)
         else:
             self.hand_over()
 
@@ -284,7 +284,7 @@ class Slot:
                 child.is_ready = True
                 child.base_memory = child.memory()
                 self._failures = 0
-                self._host.ready(message.listeners)
+                self._host.note_ready(message.listeners)
         if not child.is_ready and time.monotonic() - child.since > _START_WITHIN:
             child.kill()
             child.gone = child.gone or f"it did not begin within {_START_WITHIN:g} s"
@@ -326,7 +326,7 @@ class Slot:
             elif self._has_grown(child):
                 self._is_held_back = True  # with the next event it could exceed its limit
             else:
-                self._host.idle(self)  # before ended(), after which the worker asks for room
+                self._host.note_idle(self)  # before note_end(), after which the worker asks for room
             self._host.note_end(task.delivery, outcome)
 
     def _keep(self, child: Spawned, task: _Task, state: bytes) -> None:
@@ -430,7 +430,7 @@ class Slot:
 
     def _close(self, child: Spawned, why: str) -> None:
         """Clean up after *child*, which died or was killed, and decide the outcome of its delivery."""
-        is_free = self._host.withdrawn(self)
+        is_free = self._host.withdraw(self)
         task = self._task
         begun = task is not None and child.cell.work == task.work.number
         running = child.cell.running()
@@ -469,8 +469,8 @@ class Slot:
             has_begun = self._spawn()
             if self._is_held_back and not has_begun:  # the last one could not begin: this one can still work
                 self._is_held_back = False
-                self._host.idle(self)
-        elif self._next.is_ready and (self._is_held_back or self._host.withdrawn(self)):
+                self._host.note_idle(self)
+        elif self._next.is_ready and (self._is_held_back or self._host.withdraw(self)):
             self._leave(child)
             self._adopt()
 
