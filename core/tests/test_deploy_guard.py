@@ -36,7 +36,7 @@ def test_it_remembers_that_it_objected_until_it_is_asked(guard: DeployGuard) -> 
     guard.relevo_may_run()
     guard.end()
 
-    assert (guard.objected(), guard.objected()) == (True, False)
+    assert (guard.take_objection(), guard.take_objection()) == (True, False)
 
 
 def test_touch_and_rm_do_as_well(guard: DeployGuard) -> None:

@@ -122,7 +122,7 @@ def test_a_file_that_goes_while_it_is_locked_is_not_taken_for_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, another = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
-    opened = lock._opened
+    opened = lock._open
     gone = [True]
 
     def opened_and_gone() -> int:
@@ -131,7 +131,7 @@ def test_a_file_that_goes_while_it_is_locked_is_not_taken_for_the_lock(
             lock.path.unlink()
         return file
 
-    monkeypatch.setattr(lock, "_opened", opened_and_gone)
+    monkeypatch.setattr(lock, "_open", opened_and_gone)
 
     assert lock.acquire()
     assert not another.acquire()

@@ -337,14 +337,14 @@ def test_a_death_that_a_parent_saw_is_kept(
     for _ in range(2):
         assert suspects.outcome(delivery) is None
         ended = Lost(death=str(ended_process().as_witnessed()), error="the process was killed by SIGKILL")
-        outcome = suspects.concluded(delivery, ended)
+        outcome = suspects.conclude(delivery, ended)
         assert outcome == ended
         assert holder.settle([(delivery, outcome)]) == []
         delivery = come(holder, queue)
     assert len(delivery.deaths) == 2
 
     assert suspects.outcome(delivery) is None
-    last = suspects.concluded(delivery, Lost(death=str(ended_process().as_witnessed()), error="killed"))
+    last = suspects.conclude(delivery, Lost(death=str(ended_process().as_witnessed()), error="killed"))
 
     assert isinstance(last, DeadLetter)
     assert last.reason == "crash-loop"

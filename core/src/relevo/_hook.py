@@ -171,7 +171,7 @@ def observe(observers: Sequence[Observer], **arguments: object) -> Iterator[None
             try:
                 manager = observer(**arguments)
                 if manager is not None:
-                    stack.enter_context(_guarded(manager))
+                    stack.enter_context(_guard(manager))
             except Exception:  # noqa: BLE001 - a broken plugin must not stop deliveries
                 _log.exception("an observing hook failed; the event goes on without it")
         yield
@@ -184,7 +184,7 @@ def notify(observers: Sequence[Observer], **arguments: object) -> None:
 
 
 @contextmanager
-def _guarded(manager: AbstractContextManager[object]) -> Iterator[None]:
+def _guard(manager: AbstractContextManager[object]) -> Iterator[None]:
     manager.__enter__()
     error: BaseException | None = None
     try:

@@ -71,10 +71,10 @@ class Child:
     def run(self, hello: Hello) -> None:
         """Make the application that *hello* describes, and work until the parent closes its end."""
         try:
-            app = self._made(hello)
+            app = self._make_app(hello)
             listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
             handle = app.handle(
-                app.transport(hello.transport).name, listeners, checkpoint=self._progressed, runs=self._runs
+                app.transport(hello.transport).name, listeners, checkpoint=self._store_progress, runs=self._runs
             )
         except BaseException as error:  # noqa: BLE001 - the parent reports it
             why = str(error) if isinstance(error, RelevoError) else described(error)
@@ -88,7 +88,7 @@ class Child:
             self._serve(handle)
 
     def _serve(self, handle: Handle) -> None:
-        while isinstance(work := self._heard(), Work):
+        while isinstance(work := self._hear(), Work):
             self._cell.take(work.number)
             self._work = work
             outcome = handle(delivery_of(work))
@@ -103,21 +103,21 @@ class Child:
         except OSError:
             os._exit(CUT_OFF)
 
-    def _heard(self) -> Message | None:
+    def _hear(self) -> Message | None:
         try:
             return self._pipe.receive()
         except OSError:
             os._exit(CUT_OFF)
 
     @staticmethod
-    def _made(hello: Hello) -> App:
+    def _make_app(hello: Hello) -> App:
         if hello.app is not None:
             return app_named(hello.app)
         return App.from_config(hello.config)
 
-    def _progressed(self, delivery: Delivery, state: bytes) -> None:
+    def _store_progress(self, delivery: Delivery, state: bytes) -> None:
         self._say(Progressed(state))
-        kept = self._heard()
+        kept = self._hear()
         if not isinstance(kept, Answer):
             os._exit(CUT_OFF)
         if not kept.is_held:
@@ -127,7 +127,7 @@ class Child:
 
     def _runs(self, delivery: Delivery, listener_id: str) -> None:
         self._say(Runs(listener_id))
-        if not isinstance(self._heard(), Answer):
+        if not isinstance(self._hear(), Answer):
             os._exit(CUT_OFF)
 
     def begin(self, listener_id: str, limit: float) -> None:

@@ -26,18 +26,18 @@ class Stores:
         self._parts = parts
         self._set_up_keys: set[str] = set()
         self._setting_up = ForkLock()
-        self.ready = cache(self._ready)
-        """Takes the name of a transport, returns it, set up; raises as :meth:`prepare` does."""
+        self.set_up = cache(self._set_up_named)
+        """Takes the name of a transport, sets it up once, and returns it; raises as :meth:`prepare` does."""
 
     @property
     def transports(self) -> Mapping[str, Transport]:
         """The transports by the names that routes use."""
         return self._parts.transports
 
-    def _ready(self, name: str) -> Transport:
+    def _set_up_named(self, name: str) -> Transport:
         return self._set_up(name, self._parts.transports[name], self._parts.queues(name))
 
-    def bound(self, name: str, session: Any) -> BoundSender:
+    def bind(self, name: str, session: Any) -> BoundSender:
         """
         Return a sender that writes events for the transport *name*, there or in its outbox, inside *session*.
 
@@ -70,7 +70,7 @@ class Stores:
 
             TransportUnavailableError: The server could not be reached.
         """
-        steps: list[Callable[[], object]] = [partial(self.ready, name)]
+        steps: list[Callable[[], object]] = [partial(self.set_up, name)]
         if name in self._parts.outboxes:
             queue = outbox_queue(name)
             steps.append(partial(self._set_up, queue, self._parts.outboxes[name], [queue]))

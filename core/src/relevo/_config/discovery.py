@@ -88,12 +88,12 @@ def load(namespace: str, name: str) -> Any:
     from stevedore import DriverManager  # noqa: PLC0415 - loaded only when configuration names something
     from stevedore.exception import NoMatches  # noqa: PLC0415 - only when configuration names something
 
-    def failed(_: object, __: object, error: BaseException) -> None:
+    def fail(_: object, __: object, error: BaseException) -> None:
         raise error
 
     try:
         try:
-            manager: Any = DriverManager(namespace, name, on_load_failure_callback=failed)
+            manager: Any = DriverManager(namespace, name, on_load_failure_callback=fail)
         except NoMatches:  # stevedore caches, even on disk, what was installed at its first search
             return found.load()
     except Exception as error:

@@ -43,7 +43,7 @@ def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) 
     """
     Return the configuration as far as it is valid, and in its ``problems`` what is not.
 
-    The arguments are those of :func:`read`. :func:`opened` and :func:`refuse` raise the problems,
+    The arguments are those of :func:`read`. :func:`open_config` and :func:`refuse` raise the problems,
     together with the problems that they find themselves.
 
     Raises:
@@ -148,7 +148,7 @@ class _Opener:
         An option that is not configured there has the application's setting if it is declared as inherited.
         """
         address = entry.url.reveal()
-        with self.problems.at(*keys), _named(dotted(keys)):
+        with self.problems.at(*keys), _prefix_errors(dotted(keys)):
             cls = _class_for(entry)
             _refuse_default_password(address)
             given = {"url": address, **entry.options}
@@ -216,7 +216,7 @@ def _class_for(config: TransportConfig) -> Any:
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def _prefix_errors(where: str) -> Iterator[None]:
     """Make an error that is raised in the block begin with *where*."""
     try:
         yield

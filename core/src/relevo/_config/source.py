@@ -73,7 +73,7 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
         origins = Origins(Origin(f"the environment, since there is no {FILE} in {directory} or above"))
         values: dict[str, Any] = {}
     else:
-        text, values = _parsed(found)
+        text, values = _parse(found)
         lines = lines_of(text)
         if found.name == "pyproject.toml":
             values = _own_table(found, values) or {}
@@ -83,7 +83,7 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
     problems = Problems()
     _overlay(values, environ, origins, problems)
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
-    for number, name in enumerate(_listed(values, "plugins")):
+    for number, name in enumerate(_replace_list(values, "plugins")):
         if isinstance(name, str):
             origins.said["plugins", name] = origins.of("plugins", number)
         else:
@@ -104,7 +104,7 @@ def find(start: Path) -> Path | None:
         if own.is_file():
             return own
         project = folder / "pyproject.toml"
-        if project.is_file() and _own_table(project, _parsed(project)[1]) is not None:
+        if project.is_file() and _own_table(project, _parse(project)[1]) is not None:
             return project
     return None
 
@@ -115,7 +115,7 @@ def _as_said(path: Path) -> Path:
     return found if ".." in path.parts else path.absolute()
 
 
-def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
+def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     """Return the text of *path*, with its line breaks as TOML counts them, and its values."""
     text = ""
     try:
@@ -195,7 +195,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the table at the end of *path*, which is in *table* and begins with *key*; any other value is replaced."""
     found = table.get(path[-1])
-    if path == ("plugins",) and _listed(table, "plugins"):
+    if path == ("plugins",) and _replace_list(table, "plugins"):
         found = table["plugins"]
     if not isinstance(found, dict):
         is_value = found is not None and len(path) == (2 if key.is_mapping else 1)
@@ -203,7 +203,7 @@ def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict
     return found, path
 
 
-def _listed(values: dict[str, Any], key: str) -> list[Any]:
+def _replace_list(values: dict[str, Any], key: str) -> list[Any]:
     """If *key* of *values* has a list, replace it with a table of the names in it; return the list."""
     members = values.get(key)
     if not isinstance(members, list):

@@ -195,7 +195,7 @@ class TableReader:
         if any(field.name == "directory" for field in attrs.fields(cls)):
             values["directory"] = self._directory
         try:
-            with _named(cls, where):
+            with _prefix_errors(cls, where):
                 return cls(**values)
         except ConfigurationError as error:
             blamed = _FIRST_WORD.match(str(error).removeprefix(where))
@@ -217,7 +217,7 @@ class TableReader:
         values: dict[str, Any] = {name: {} for name in rest}
         for name, value in given.items():
             path, inside = (keys, where) if is_bare else ((*keys, name), f"{where}.{name}".lstrip("."))
-            with self._problems.at(*path), _named(cls, where):
+            with self._problems.at(*path), _prefix_errors(cls, where):
                 if name in known and not known[name].code_only:
                     values[known[name].field] = self._value(known[name], value, path, inside)
                 elif rest and not did_you_mean(name, missing):
@@ -333,7 +333,7 @@ def _number(text: str, kinds: tuple[Any, ...]) -> Any:
 
 
 @contextmanager
-def _named(cls: type, where: str) -> Iterator[None]:
+def _prefix_errors(cls: type, where: str) -> Iterator[None]:
     """Make an error that is raised in the block begin with *where*, instead of the name of *cls*."""
     try:
         yield

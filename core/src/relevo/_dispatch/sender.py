@@ -29,15 +29,15 @@ T = TypeVar("T")
 class Destinations(Protocol):
     """The transports of an application, set up at first use."""
 
-    ready: Callable[[str], Transport]
-    """Takes the name of a transport, returns it, set up."""
+    set_up: Callable[[str], Transport]
+    """Takes the name of a transport, sets it up once, and returns it."""
 
     @property
     def transports(self) -> Mapping[str, Transport]:
         """The transports by the names that routes use."""
         ...
 
-    def bound(self, name: str, session: Any) -> BoundSender:
+    def bind(self, name: str, session: Any) -> BoundSender:
         """Return a sender that writes events for the transport *name* inside *session*."""
         ...
 
@@ -155,21 +155,21 @@ class Sender:
         """Call listeners in process; then send *ready* and the events that they dispatched, or enlist in *session*."""
         if session is not None and any(each.listeners for each in ready):
             for name in dict.fromkeys(name for each in ready for name in each.routing.transports):
-                self.destinations.bound(name, session)  # if it cannot be joined, no listener is called
+                self.destinations.bind(name, session)  # if it cannot be joined, no listener is called
         number = len(ready)
         positions: Sequence[int] = range(number)
         for each in ready:
             if each.routing.is_now:
-                ready, positions = self._called(ready, session)
+                ready, positions = self._call_in_process(ready, session)
                 break
         batches = Batches(self.packer, ready, positions, number)
         if session is None:
             batches.send(self._send)
         else:
-            batches.enlist(lambda name: self.destinations.bound(name, session))
+            batches.enlist(lambda name: self.destinations.bind(name, session))
         self.note_sent(ready)
 
-    def _called(self, ready: Sequence[ReadyEvent], session: Any) -> tuple[Sequence[ReadyEvent], Sequence[int]]:
+    def _call_in_process(self, ready: Sequence[ReadyEvent], session: Any) -> tuple[Sequence[ReadyEvent], Sequence[int]]:
         """Call listeners in process; return *ready* with the events that they dispatched, and their positions."""
         gathering = Gathering(self.check, self.call, session)
         for position, each in enumerate(ready):
@@ -197,7 +197,7 @@ class Sender:
 
     def _send(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
         """Send *envelopes* outside of a session."""
-        send_envelopes(self.destinations.ready(transport), envelopes, delay=delay, hooks=self._hooks)
+        send_envelopes(self.destinations.set_up(transport), envelopes, delay=delay, hooks=self._hooks)
 
     def _refuse_other_class(self, name: str, event: object) -> None:
         kind = self._listeners.known.event_types.get(name)

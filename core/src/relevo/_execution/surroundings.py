@@ -244,7 +244,7 @@ class Keeper:
     def __init__(self, links: Sequence[int] = ()):
         self._links = links
         self._copies = {fd: _copy(fd) for fd in (0, 1, 2, *links)}
-        self._directory = _opened(".")
+        self._directory = _open_directory(".")
         self._environ = os.environ
         self._streams = {name: getattr(sys, name) for name in _STREAMS}
         self._threads = set(threading.enumerate())
@@ -368,7 +368,7 @@ def _copy(fd: int) -> int | None:
         return None
 
 
-def _opened(path: str) -> int | None:
+def _open_directory(path: str) -> int | None:
     """Return a descriptor of the directory *path*, with a high number; ``None`` if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

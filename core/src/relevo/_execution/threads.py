@@ -128,7 +128,7 @@ class ThreadExecutor(Executor):
         now = self._clock.monotonic()
         if now - self._looked >= _LOOK_EVERY:
             self._looked = now
-            found += self._lost(now)
+            found += self._check_limits(now)
         return found
 
     def running(self) -> int:
@@ -156,7 +156,7 @@ class ThreadExecutor(Executor):
         found.append((run.delivery, outcome))
         self._fault = self._fault or fault
 
-    def _lost(self, now: float) -> list[tuple[Delivery, Outcome]]:
+    def _check_limits(self, now: float) -> list[tuple[Delivery, Outcome]]:
         """Check for listeners that exceed their time limits; return what is given up."""
         late = [run for run in self._runs.values() if run.since is not None and now - run.since > run.limit]
         if late and self._deadline is None:

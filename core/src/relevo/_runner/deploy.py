@@ -48,8 +48,8 @@ class DeployGuard:
         self._objected = True
         return "deploy"
 
-    def objected(self) -> bool:
-        """Return whether it objected since the last call; the deploy may be over by now."""
+    def take_objection(self) -> bool:
+        """Return, once, whether it objected since the last call; the deploy may be over by now."""
         objected, self._objected = self._objected, False
         return objected
 

@@ -46,7 +46,7 @@ class HostLock:
         """
         wanted = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         while self._file is None:
-            file = self._opened()
+            file = self._open()
             try:
                 fcntl.flock(file, wanted)
             except BlockingIOError:
@@ -74,7 +74,7 @@ class HostLock:
         found = os.fstat(self._file)
         return f"{_running()}/{found.st_dev:x}/{found.st_ino:x}"
 
-    def _opened(self) -> int:
+    def _open(self) -> int:
         try:
             return os.open(self.path, _OPEN, _MODE)
         except OSError as error:

@@ -74,7 +74,7 @@ class LoopRunner(Runner):
         name = app.transport(options.transport).name
         limits = Limits(memory=options.max_memory, failures=options.max_failures)
         guard = deploy_guard(app)
-        with _plugged(app, *([limits] if limits.is_set else []), guard), ExitStack() as stack:
+        with _plug_in(app, *([limits] if limits.is_set else []), guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)
             # A store that ends with its process cannot be drained by another one.
             flight = None
@@ -86,7 +86,7 @@ class LoopRunner(Runner):
             host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
             stack.enter_context(stop_on_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
-                stack.enter_context(_plugged(app, self._notifier))
+                stack.enter_context(_plug_in(app, self._notifier))
                 stack.enter_context(self._notifier.reporting(worker.held))
             return host.drain() if options.until_empty else host.serve()
 
@@ -137,13 +137,13 @@ class _Host:
             if self._worker.stopped:
                 self.stop()
             if self._flight is None:
-                return self._emptied()
+                return self._empty()
             with self._flight.everywhere() as is_alone:
                 if not is_alone:
                     return Report(stopped_by="lock")
-                with _plugged(self._app, self._flight):
+                with _plug_in(self._app, self._flight):
                     try:
-                        return self._emptied()
+                        return self._empty()
                     finally:
                         self._hurry()
 
@@ -153,7 +153,7 @@ class _Host:
             left = self._began + self._options.max_seconds - self._app.clock.monotonic()
             hurry(self._app, self._name, max(left, 0.0) + GRACE)
 
-    def _emptied(self) -> Report:
+    def _empty(self) -> Report:
         handled = -1
         while True:
             moved = self._relay.run() if self._relay is not None else Report()
@@ -195,10 +195,10 @@ class _Host:
                     self._prepare()
                     # A stopped relay cannot be restarted, and the worker continues after a deploy: make a new one.
                     relay = self._app.relay(self._name, patient=self._patient)
-                    with _beside(relay, self._worker) as reports:
+                    with _run_beside(relay, self._worker) as reports:
                         report = self._named(self._worker.run())
                     moved += reports
-                    if report.stopped_by != "objection" or not self._guard.objected():
+                    if report.stopped_by != "objection" or not self._guard.take_objection():
                         return _with_relayed(report, moved)
             _log.info("a deploy is in progress; waiting for its end (%s)", self._guard.path)
             self._report("STATUS=waiting for the end of a deploy")
@@ -244,7 +244,7 @@ def hurry(app: App, name: str, seconds: float | None) -> None:
 
 
 @contextmanager
-def _plugged(app: App, *plugins: object) -> Iterator[None]:
+def _plug_in(app: App, *plugins: object) -> Iterator[None]:
     """Register *plugins* while the block runs."""
     with ExitStack() as stack:
         for plugin in plugins:
@@ -311,7 +311,7 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
 
 
 @contextmanager
-def _beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
+def _run_beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
     """
     Run *relay* in a thread while the block runs; if it fails, *worker* stops and its error is raised after the block.
 

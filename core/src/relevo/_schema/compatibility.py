@@ -255,9 +255,9 @@ class _Comparison:
             place = f"{path}.{name}"
             needed = [name in each.get("required", ()) for each in (old, new)]
             if name not in news:
-                self._removed(place, new, needed=needed[0])
+                self._note_removed(place, new, needed=needed[0])
             elif name not in olds:
-                self._added(place, old, needed=needed[1])
+                self._note_added(place, old, needed=needed[1])
             else:
                 if needed == [False, True]:
                     self.note(place, "has no default any more", OLDER)
@@ -279,11 +279,11 @@ class _Comparison:
         elif values[0] is not values[1]:
             self.note(path, "holds values of another type", OLDER if values[0] is True else NEWER)
 
-    def _removed(self, place: str, new: Schema, *, needed: bool) -> None:
+    def _note_removed(self, place: str, new: Schema, *, needed: bool) -> None:
         breaks = OLDER if new.get("additionalProperties") is False else ()
         self.note(place, "is gone" + ("" if needed else ", and had a default"), breaks + (NEWER if needed else ()))
 
-    def _added(self, place: str, old: Schema, *, needed: bool) -> None:
+    def _note_added(self, place: str, old: Schema, *, needed: bool) -> None:
         breaks = NEWER if old.get("additionalProperties") is False else ()
         self.note(
             place, "is new, " + ("without" if needed else "with") + " a default", (OLDER if needed else ()) + breaks

@@ -187,7 +187,7 @@ class Caller:
             progress.adopt_aliases(listeners)
         due = progress.due(listeners, now)
         for listener in due:
-            if listener is not due[0] and not self._kept(delivery, progress):
+            if listener is not due[0] and not self._keep(delivery, progress):
                 break
             if delivery.lost_leases and self._runs is not None:
                 self._runs(delivery, listener.id)
@@ -203,7 +203,7 @@ class Caller:
                 case _Result.DONE:
                     progress.finish(listener)
                 case _Failed(error):
-                    self._failed(delivery, document, listener, progress, error)
+                    self._note_failure(delivery, document, listener, progress, error)
                 case _Unfit(reason, error):
                     progress.give_up(listener, reason, error)
             if call is not None and call.stopped:
@@ -271,7 +271,7 @@ class Caller:
             missing = result
         return _Unfit(Reason.SUBJECT_MISSING, str(missing.error))
 
-    def _failed(
+    def _note_failure(
         self, delivery: Delivery, document: Document, listener: Listener, progress: Progress, error: BaseException
     ) -> None:
         """Note in *progress* that *listener* raised *error*, log it, and notify the observers."""
@@ -287,7 +287,7 @@ class Caller:
         about = {"delivery": delivery, "event": event, "listener_id": listener.id, "failure": failure}
         notify(self._failure_observers, **about, attempt=failure.attempt, error=error, due=failure.due)
 
-    def _kept(self, delivery: Delivery, progress: Progress) -> bool:
+    def _keep(self, delivery: Delivery, progress: Progress) -> bool:
         """Store *progress* if the transport claims that; return whether further listeners may be called."""
         if self._checkpoint is None:
             return True

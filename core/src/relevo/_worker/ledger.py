@@ -36,8 +36,8 @@ class Reminder:
         self._clock = clock
         self._last: float | None = None
 
-    def due(self) -> bool:
-        """Return whether to log the problem now."""
+    def take_turn(self) -> bool:
+        """Return whether to log the problem now; if so, the next time is a minute later."""
         now = self._clock.monotonic()
         if self._last is not None and now - self._last < _REMIND_EVERY:
             return False
@@ -150,7 +150,7 @@ class Ledger:
             SettleError: Some could not be settled, and not for the first time; they are tried again.
         """
         with self._flushing:
-            batch = self._taken()
+            batch = self._take()
             if not batch:
                 return
             failure: SettleError | None = None
@@ -226,7 +226,7 @@ class Ledger:
             if failure is not None:
                 self._failures += 1
                 self._failed_at = self._clock.monotonic()
-        if failure is not None and self._reminder.due():
+        if failure is not None and self._reminder.take_turn():
             _log.error("%s; trying again", failure)
         return settled
 
@@ -256,7 +256,7 @@ class Ledger:
                 for delivery in self._latest:
                     self._held.pop(delivery, None)
 
-    def _taken(self) -> list[Settlement]:
+    def _take(self) -> list[Settlement]:
         with self._lock:
             batch, self._pending = self._pending, []
             if self._failed and self._clock.monotonic() - self._failed_at >= _AGAIN_AFTER:

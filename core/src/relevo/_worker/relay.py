@@ -102,12 +102,12 @@ class RelayExecutor(Executor):
                     sound.append((delivery, changed))
                 else:
                     ended.append((delivery, changed))
-        return ended + self._handed_on(sound) if sound else ended
+        return ended + self._hand_on(sound) if sound else ended
 
     def stop(self) -> None:
         self._batch = []
 
-    def _handed_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
+    def _hand_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
         try:
             self._target.send([envelope for _, envelope in batch])
         except SendError as error:
@@ -117,8 +117,8 @@ class RelayExecutor(Executor):
             return [(delivery, Release()) for delivery, _ in batch]
         except _UNFIT as error:
             if len(batch) == 1:
-                return [(batch[0][0], self._refused(batch[0][0], error))]
-            return [ended for entry in batch for ended in self._handed_on([entry])]  # to find the one that is unfit
+                return [(batch[0][0], self._refuse(batch[0][0], error))]
+            return [ended for entry in batch for ended in self._hand_on([entry])]  # to find the one that is unfit
         except ConfigurationError as error:  # about the target, not an event; after a first success, an outage
             name, why = self._target.name, f"it worked before, and fails now: {error}"
             self._outage = TransportUnavailableError(name, why) if self._has_sent else error
@@ -130,10 +130,10 @@ class RelayExecutor(Executor):
         if position in error.sent:
             return Ack()
         if position in error.refused:
-            return self._refused(delivery, error)
+            return self._refuse(delivery, error)
         return _again(delivery)
 
-    def _refused(self, delivery: Delivery, error: Exception) -> Outcome:
+    def _refuse(self, delivery: Delivery, error: Exception) -> Outcome:
         why = str(error) if isinstance(error, RelevoError) else described(error)
         if self._patience is None:
             _log.warning("%r stays: %s", delivery, why)

@@ -114,7 +114,7 @@ class Suspects:
             self._waiting.pop(_event(delivery), None)
         match verdict:
             case MayBegin(deaths):
-                return self._begun(delivery, Note(by=str(self._identity), deaths=deaths))
+                return self._begin(delivery, Note(by=str(self._identity), deaths=deaths))
             case CrashLoop(deaths):
                 note = delivery.begun
                 last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
@@ -131,7 +131,7 @@ class Suspects:
     def _later(self) -> Release:
         return Release(delay=LOOK_AGAIN if self._transport.capabilities.delay is not None else 0.0)
 
-    def _begun(self, delivery: Delivery, note: Note) -> Outcome | None:
+    def _begin(self, delivery: Delivery, note: Note) -> Outcome | None:
         try:
             if self._appeared is None:
                 self._appear()
@@ -208,7 +208,7 @@ class Suspects:
 
     # --- afterwards ------------------------------------------------------------------------------------
 
-    def concluded(self, delivery: Delivery, outcome: Lost) -> Outcome:
+    def conclude(self, delivery: Delivery, outcome: Lost) -> Outcome:
         """Return the final outcome of *delivery*, which was lost: a death that the worker saw may be the last one."""
         with self._lock:
             note = self.notes.get(delivery)

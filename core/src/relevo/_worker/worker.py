@@ -242,7 +242,7 @@ class Worker:
             try:
                 if self._backlog:
                     self._begin()
-                elif self._executor.room() and not self._fetch() and self._options.until_empty and self._drained():
+                elif self._executor.room() and not self._fetch() and self._options.until_empty and self._is_drained():
                     return "empty"
                 self._collect()
             except TransportUnavailableError as error:
@@ -256,7 +256,7 @@ class Worker:
         backlog, executor, ledger = self._backlog, self._executor, self._ledger
         while backlog and executor.room() and not self._stopped:
             suspect = backlog[0].lost_leases > 0
-            if suspect and not self._alone():
+            if suspect and not self._finish_others():
                 return
             if self._suspects.notes:  # the transport may not have taken the outcome of an earlier suspect
                 self._suspects.excuse_handled()
@@ -284,7 +284,7 @@ class Worker:
         else:
             self._ledger.add(delivery, outcome)
 
-    def _alone(self) -> bool:
+    def _finish_others(self) -> bool:
         """
         Finish what runs and settle it; return whether at most one delivery is held then.
 
@@ -310,7 +310,7 @@ class Worker:
         if running := self._executor.running():
             self._gather(running, 0.0 if self._executor.room() else _WAIT_BUSY)
         if self._has_limit:
-            self._rested()
+            self._note_rest()
         if self._ledger.ripe():
             self._flush()
 
@@ -335,7 +335,7 @@ class Worker:
                 self._abandoned.remove(delivery)
             else:
                 if isinstance(outcome, Lost):
-                    outcome = self._suspects.concluded(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
+                    outcome = self._suspects.conclude(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
                 self._ledger.add(delivery, outcome)
         if len(finished) < running:
             self._look()
@@ -347,10 +347,10 @@ class Worker:
             if self._hurried:
                 break
         if self._has_limit:
-            self._rested()
+            self._note_rest()
         self._flush()
 
-    def _rested(self) -> None:
+    def _note_rest(self) -> None:
         """Record whether a listener still runs, and when the last one ran."""
         if self._busy:
             self._worked = self._clock.monotonic()
@@ -374,7 +374,7 @@ class Worker:
             self._fault = self._fault or fault
             self._abandoned.add(delivery)
             lost = Lost(error=str(fault), death=str(this_process().as_witnessed()))
-            self._ledger.add(delivery, self._suspects.concluded(delivery, lost))
+            self._ledger.add(delivery, self._suspects.conclude(delivery, lost))
 
     def _fetch(self) -> bool:
         """Receive further events into the backlog; return ``False`` if there were none."""
@@ -419,7 +419,7 @@ class Worker:
             return self._linger
         return 0.0 if self._ledger.pending() else _WAIT
 
-    def _drained(self) -> bool:
+    def _is_drained(self) -> bool:
         """Return whether nothing is left to receive, or worth waiting for; if not, the next receive waits briefly."""
         if self._ledger.held():
             self._pause(_WAIT_BUSY)
@@ -500,7 +500,7 @@ class Worker:
         if not self._patient:
             raise error
         now = self._clock.monotonic()
-        if self._reminder.due():
+        if self._reminder.take_turn():
             _log.warning("%s; waiting until it is back", error)
         if (handled := self._ledger.handled()) > self._handled:
             self._handled, self._outages = handled, 0

@@ -55,19 +55,19 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
     Example: relevo check --live
     """
     place = str(app.config.path or app.config.origins.default) if app.config else "made by the application"
-    findings = [_Finding("configuration", place), _checked("listeners", partial(_listeners, app))]
+    findings = [_Finding("configuration", place), _try("listeners", partial(_listeners, app))]
     if findings[-1].error is None:
-        findings += [_checked(f"transport {name}", partial(_start, app, name)) for name in app.transports]
+        findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
     for name, transport in app.transports.items() if live else ():
-        findings.append(_checked(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
+        findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
-            findings.append(_checked(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+            findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
     if supervisor is not None:
-        findings.append(_checked("supervisor", partial(_supervised, app, Path(supervisor))))
+        findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
     return _report(findings, as_json=as_json)
 
 
-def _checked(what: str, run: Callable[[], str]) -> _Finding:
+def _try(what: str, run: Callable[[], str]) -> _Finding:
     try:
         return _Finding(what, run())
     except RelevoError as error:
@@ -86,7 +86,7 @@ def _start(app: App, name: str) -> str:
     return f"a worker can serve {', '.join(app.queues(name))}"
 
 
-def _supervised(app: App, path: Path) -> str:
+def _examine_supervisor(app: App, path: Path) -> str:
     return examine(path, time_limit=app.execution.longest(app.listeners), environ=os.environ)
 
 

@@ -7,7 +7,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.transport import Transport
 from relevo.cli._main import not_found, refuse_invalid
-from relevo.cli._option import agreed, id_argument, json_option, transport_option, with_app, yes_option
+from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import show_json
 from relevo.cli._place import only_place, stores
 from relevo.errors import UnsupportedError
@@ -61,7 +61,7 @@ def purge(*, app: App, queue: str, transport: str | None, yes: bool, as_json: bo
     if not store.capabilities.purge:
         raise UnsupportedError(store.name, "purge")
     place.prepare(app)
-    agrees = yes or agreed(f"Delete {_how_many(store, name)} of {store.name}/{name}? This cannot be undone.")
+    agrees = yes or ask(f"Delete {_how_many(store, name)} of {store.name}/{name}? This cannot be undone.")
     taken = store.purge(name) if agrees else 0
     if as_json:
         show_json({"purged": taken})

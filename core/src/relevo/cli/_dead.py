@@ -14,7 +14,7 @@ from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._main import Group, not_found, refuse_invalid
-from relevo.cli._option import agreed, json_option, queue_option, transport_option, with_app, yes_option
+from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
 from relevo.cli._place import stores
 from relevo.errors import DecodeError, shown
@@ -130,7 +130,7 @@ def revive(
         except DecodeError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
     gone = _each(states, lambda store, some: store.revive({each: states[store, each] for each in some}))
-    return _ended("revived", len(states), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
+    return _report("revived", len(states), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")
@@ -161,13 +161,13 @@ def discard(
     found, unknown = _meant(app, refs, transport, queues, everything=everything)
     chosen: list[Named] = [(store, entry.ref) for store, entry in found]
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
-    if chosen and not yes and not agreed(f"Delete {several}? This cannot be undone."):
+    if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
         chosen = []
         if not as_json:
             click.echo("nothing was deleted")
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
-    return _ended("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
+    return _report("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
 
 
 def _meant(
@@ -186,7 +186,7 @@ def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequenc
     return {ref: f"the dead letter {ref} is gone" for store, some in by_store.items() for ref in act(store, some)}
 
 
-def _ended(verb: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
+def _report(verb: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
     """Report how many of *number* were done, and why the others were not; return the exit code."""
     left = {"gone": gone, **others}
     done = number - len(gone)

@@ -177,7 +177,7 @@ def main() -> NoReturn:
     try:
         _print_whatever()
         asked = os.environ.get(COMPLETION)
-        code = _completed(asked) if asked else _run()
+        code = _complete(asked) if asked else _run()
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -200,7 +200,7 @@ def main() -> NoReturn:
         _leave_the_rest()
         code = 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - the last resort: report the error and set the exit code
-        code = _unforeseen(error)
+        code = _report_unforeseen(error)
     finally:
         if logging := sys.modules.get("logging"):  # imported if anything was logged
             logging.shutdown()
@@ -208,7 +208,7 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _unforeseen(error: Exception) -> int:
+def _report_unforeseen(error: Exception) -> int:
     """Report an unexpected error, and return its exit code."""
     if isinstance(error, OSError) and _is_of_output(error):
         _leave_the_rest()
@@ -261,7 +261,7 @@ def _run() -> object:
             return exit_code(error)
 
 
-def _completed(asked: str) -> int:
+def _complete(asked: str) -> int:
     from click.shell_completion import shell_complete  # noqa: PLC0415 - only completion needs it
 
     return shell_complete(group, {}, "relevo", COMPLETION, asked)

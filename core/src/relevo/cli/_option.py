@@ -139,7 +139,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
-def agreed(question: str) -> bool:
+def ask(question: str) -> bool:
     """Ask *question* and return whether the answer is yes; every other answer means no."""
     click.echo(f"{question} [y/N]: ", nl=False, err=True)
     try:

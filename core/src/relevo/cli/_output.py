@@ -30,7 +30,7 @@ def reserve_stdout() -> Iterator[None]:
     if own is None:  # closed by the caller
         yield
         return
-    with _aside(own) as document, redirect_stdout(sys.stderr):
+    with _set_aside(own) as document, redirect_stdout(sys.stderr):
         meta = click.get_current_context().meta
         meta[_DOCUMENT] = document
         try:
@@ -40,7 +40,7 @@ def reserve_stdout() -> Iterator[None]:
 
 
 @contextmanager
-def _aside(own: TextIO) -> Iterator[TextIO]:
+def _set_aside(own: TextIO) -> Iterator[TextIO]:
     """Yield a copy of *own*, whose file descriptor leads to standard error while the block runs."""
     own.flush()
     try:

@@ -66,7 +66,7 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str
 
 
 def _read(path: Path, outside: Mapping[str, object]) -> Iterator[tuple[Path, Sections]]:
-    sections = _parsed(path)
+    sections = _parse(path)
     yield path, sections
     here = path.absolute().parent
     try:
@@ -75,10 +75,10 @@ def _read(path: Path, outside: Mapping[str, object]) -> Iterator[tuple[Path, Sec
         raise ConfigurationError(f"{path}: [include] {error}") from error
     for pattern in included.get("files", "").split():
         for each in sorted(glob.glob(str(path.parent / pattern))):  # noqa: PTH207 - it may be absolute
-            yield Path(each), _parsed(Path(each))
+            yield Path(each), _parse(Path(each))
 
 
-def _parsed(path: Path) -> Sections:
+def _parse(path: Path) -> Sections:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     try:
         parser.read_string(path.read_text(), str(path))

@@ -152,7 +152,7 @@ class Shelf:
     def open(self) -> Iterator[Book]:
         """Open the book exclusively for the block, then store it."""
         try:
-            file = self._opened()
+            file = self._open_file()
         except (OSError, ConfigurationError) as error:
             if self._own is None:
                 _log.warning("the record of sent mails cannot be stored, so each process counts its own: %s", error)
@@ -168,7 +168,7 @@ class Shelf:
         finally:
             os.close(file)
 
-    def _opened(self) -> int:
+    def _open_file(self) -> int:
         if self._own is not None:
             raise ConfigurationError("it could not be stored before")
         if self._path is None:

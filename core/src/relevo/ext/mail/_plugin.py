@@ -76,11 +76,11 @@ class Mail:
         yield
         for delivery, outcome in settlements:
             if isinstance(outcome, Lost):
-                self._lost(delivery, outcome.error, delivery.lost_leases + 1)
+                self._note_loss(delivery, outcome.error, delivery.lost_leases + 1)
             elif delivery.lost_leases and isinstance(outcome, (Ack, Nack)):
-                self._lost(delivery, "", delivery.lost_leases)
+                self._note_loss(delivery, "", delivery.lost_leases)
 
-    def _lost(self, delivery: Delivery, error: str, lost_leases: int) -> None:
+    def _note_loss(self, delivery: Delivery, error: str, lost_leases: int) -> None:
         envelope = delivery.envelope
         event_id = f"{envelope.source} {envelope.id}" if isinstance(envelope, Envelope) else ""
         incident = loss(delivery, error, at=self._clock.now())
