@@ -28,6 +28,7 @@ from relevo import (
     TransportUnavailableError,
     listener,
 )
+from relevo._app.app import parts_of
 from relevo.errors import ConfigurationError, PluginError, SubjectError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -396,8 +397,20 @@ def test_an_application_comes_from_configuration(tmp_path: Path, clock: FakeCloc
         assert isinstance(delivery.envelope, Envelope)
         assert delivery.envelope.source == "shop"
         assert app.outboxes == {"box": app.transport("main")}
-        assert app.config is not None
-        assert app.config.path == path
+        config = parts_of(app).config
+        assert config is not None
+        assert config.path == path
+
+
+def test_a_class_of_its_own_comes_from_configuration_too(tmp_path: Path) -> None:
+    path = tmp_path / "relevo.toml"
+    path.write_text('[transports]\nmain = "memory://"\n')
+
+    class Shop(App):
+        pass
+
+    with Shop.from_config(path, environ={}) as app:
+        assert type(app) is Shop
 
 
 def test_signing_and_retries_come_from_configuration(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import relevo
 from relevo import App, ConfigurationError, Execution, InlineExecutor, RunOptions
+from relevo._app.app import app_of
 from relevo._config.opening import read
 from relevo._config.schema import Config
 from relevo.execution import ThreadExecutor
@@ -110,7 +111,7 @@ def test_what_does_not_go_together_is_told_with_its_line(read_: Read) -> None:
 
 
 def test_an_application_of_configuration_runs_listeners_as_it_says(read_: Read) -> None:
-    with App.of(read_('concurrency = 3\ntime_limit = "1m"\n')) as app:
+    with app_of(read_('concurrency = 3\ntime_limit = "1m"\n'), App) as app:
         assert app.execution == Execution(None, 3, 60.0)
         assert isinstance(app.worker()._executor, ThreadExecutor)
 

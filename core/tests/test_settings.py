@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relevo import App, Retry, Signing
+from relevo._app.app import app_of
 from relevo._config.opening import read
 from relevo._config.schema import Config
 from relevo.errors import ConfigurationError
@@ -301,4 +302,4 @@ def test_what_is_said_of_transports_of_an_application_is_left_alone(read_: Read)
 
     assert (config.routes, config.retries) == ({"*": ("theirs",)}, {"theirs/default": Retry(3)})
     with pytest.raises(ConfigurationError, match="no transport; add one"):
-        App.of(config)
+        app_of(config, App)

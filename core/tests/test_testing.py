@@ -994,8 +994,9 @@ def test_the_application_of_a_project_is_found_and_imported_and_leaves_no_trace(
 
     with project_app(project / "deep", environ=os.environ) as app:
         assert app is sys.modules["tested_shop"].app
-        assert app.config is not None
-        assert app.config.path == project / "relevo.toml"
+        config = parts_of(app).config
+        assert config is not None
+        assert config.path == project / "relevo.toml"
         assert os.environ.copy() == environ
         assert sys.path == [str(project), *path]
 

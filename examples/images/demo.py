@@ -53,7 +53,7 @@ def main() -> int:
     store.session().close()  # creates the folder and the gallery's tables
     app.setup()  # creates the transport's tables or queues
 
-    console.print(f"[bold]A photo gallery, its events through {transport()}[/]\n")
+    console.print(f"[bold]A photo gallery, its events through {type(app.transport()).__name__}[/]\n")
     deferred = uploaded_deferred()
     inline, failures = uploaded_inline()
     if console.is_terminal:
@@ -72,7 +72,7 @@ def main() -> int:
     show(images, runs, dead)
     page = sheet.Page(
         title="Contact sheet",
-        transport=transport(),
+        transport=type(app.transport()).__name__,
         deferred=deferred,
         inline=inline,
         images=images,
@@ -270,11 +270,6 @@ def show_next() -> None:
 def relative(path: Path) -> str:
     """Return *path* relative to the current folder."""
     return os.path.relpath(path)
-
-
-def transport() -> str:
-    config = app.config
-    return relevo.masked_url(config.transports["main"].url.reveal()) if config else "?"
 
 
 if __name__ == "__main__":

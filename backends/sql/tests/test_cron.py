@@ -46,11 +46,12 @@ def as_cron_reads(line: str) -> list[str]:
 
 def test_the_line_names_everything_from_the_root(made: Callable[[str], App]) -> None:
     app = made("shop")
-    assert app.config is not None
+    config = parts_of(app).config
+    assert config is not None
 
     words = as_cron_reads(CronRunner().unit(app, RunOptions()))
 
-    assert words == [sys.executable, "-m", "relevo", "drain", "--config", str(app.config.path), "--max-time", "55s"]
+    assert words == [sys.executable, "-m", "relevo", "drain", "--config", str(config.path), "--max-time", "55s"]
 
 
 def test_the_line_says_which_queues(made: Callable[[str], App]) -> None:
@@ -62,9 +63,10 @@ def test_the_line_says_which_queues(made: Callable[[str], App]) -> None:
 @pytest.mark.parametrize("folder", ["50% off", "it's", 'a "b"', "$HOME; true", "naïve", "%%"])
 def test_whatever_a_folder_is_called_the_shell_gets_it(folder: str, made: Callable[[str], App]) -> None:
     app = made(folder)
-    assert app.config is not None
+    config = parts_of(app).config
+    assert config is not None
 
-    assert str(app.config.path) in as_cron_reads(CronRunner().unit(app, RunOptions()))
+    assert str(config.path) in as_cron_reads(CronRunner().unit(app, RunOptions()))
 
 
 @pytest.mark.parametrize("folder", ["two\nlines", "back\\slash"])
@@ -75,7 +77,9 @@ def test_a_folder_that_no_crontab_can_name_is_refused(folder: str, made: Callabl
 
 def test_an_application_of_ones_own_code_is_run_in_its_folder(made: Callable[[str], App]) -> None:
     app = made("shop")
-    place = msgspec.structs.replace(app.loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop"))
+    place = msgspec.structs.replace(
+        parts_of(app).loaded_from, options=["--app", "shop:app"], folder=Path("/srv/a shop")
+    )
 
     with using(app, attrs.evolve(parts_of(app), loaded_from=place)):
         line = CronRunner().unit(app, RunOptions())

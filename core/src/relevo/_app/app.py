@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P")
+A = TypeVar("A", bound="App")
 
 _NO_OPTIONS: DispatchOptions = {}
 _NO_OTHERS = (None, "normal", None, None)
@@ -137,8 +138,6 @@ class App(Dispatcher):
 
         chance: Returns random numbers from 0 to 1, for the jitter of waits.
 
-        loaded_from: Where the application was found; set by the code that loads it.
-
     Raises:
         ConfigurationError: An argument is invalid, or the arguments conflict; it reports all problems at once.
     """
@@ -155,7 +154,6 @@ class App(Dispatcher):
     clock = _Part[Clock]()
     lock = _Part["Path | None"]()
     deploy = _Part["Path | None"]()
-    loaded_from = _Part[LoadedFrom]()
 
     def __init__(
         self,
@@ -178,7 +176,6 @@ class App(Dispatcher):
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         chance: Callable[[], float] | None = None,
-        loaded_from: LoadedFrom | None = None,
     ):
         problems = Problems()
         attempt = problems.attempt
@@ -203,18 +200,13 @@ class App(Dispatcher):
             lease=attempt("lease", checked_lease, lease),
             lock=attempt("lock", argument.path, lock, "lock"),
             deploy=attempt("deploy", argument.path, deploy, "deploy"),
-            loaded_from=loaded_from or LoadedFrom(),
+            loaded_from=LoadedFrom(),
         )
         _check_parts(parts, queues, problems)
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
         self._assembly = _Assembly.of(parts)
-
-    @property
-    def config(self) -> Config | None:
-        """The configuration that it was made from; ``None`` without one."""
-        return self._assembly.parts.loaded_from.config
 
     @classmethod
     def from_config(
@@ -239,38 +231,8 @@ class App(Dispatcher):
         from relevo._config.opening import draft_config  # noqa: PLC0415 - as above
 
         file = None if path is None else Path(path)
-        return cls.of(draft_config(file, os.environ if environ is None else environ, start=Path.cwd()), clock=clock)
-
-    @classmethod
-    def of(cls, config: Config, *, clock: Clock | None = None) -> Self:
-        """
-        Return the application that *config* describes.
-
-        Raises:
-            ConfigurationError: The configuration is invalid; it reports all problems at once.
-        """
-        from relevo._config.opening import open_config  # noqa: PLC0415 - App(…) does not need it
-
-        clock = clock or SystemClock()
-        parts = open_config(config, clock=clock)
-        return cls(
-            transports=parts.transports,
-            routes=config.routes or {"*": next(iter(parts.transports))},
-            listeners=config.listeners,
-            source=config.source,
-            outboxes=parts.outboxes,
-            plugins=parts.plugins,
-            signing=config.signing,
-            retries=config.retries,
-            setup=config.setup,
-            patience=config.patience,
-            lease=config.lease,
-            execution=config.chosen_execution(),
-            lock=config.lock,
-            deploy=config.deploy,
-            clock=clock,
-            loaded_from=LoadedFrom(config=config),
-        )
+        config = draft_config(file, os.environ if environ is None else environ, start=Path.cwd())
+        return app_of(config, cls, clock=clock)
 
     # --- listening ---------------------------------------------------------------------------------
 
@@ -468,8 +430,9 @@ class App(Dispatcher):
         """Return the message from which a child process makes this application."""
         from relevo._execution.recipe import recipe  # noqa: PLC0415 - few have child processes
 
-        path = self.config.path if self.config else None
-        is_configured = self.config is not None
+        config = self._assembly.parts.config
+        path = config.path if config is not None else None
+        is_configured = config is not None
         return recipe(self, config=path, is_configured=is_configured, transport=transport, time_limit=time_limit)
 
     def revived(self, entry: DeadLetterEntry) -> bytes:
@@ -562,9 +525,42 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
+def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
+    """
+    Return the application of the class *kind* that *config* describes.
+
+    Raises:
+        ConfigurationError: The configuration is invalid; it reports all problems at once.
+    """
+    from relevo._config.opening import open_config  # noqa: PLC0415 - App(…) does not need it
+
+    clock = clock or SystemClock()
+    opened = open_config(config, clock=clock)
+    app = kind(
+        transports=opened.transports,
+        routes=config.routes or {"*": next(iter(opened.transports))},
+        listeners=config.listeners,
+        source=config.source,
+        outboxes=opened.outboxes,
+        plugins=opened.plugins,
+        signing=config.signing,
+        retries=config.retries,
+        setup=config.setup,
+        patience=config.patience,
+        lease=config.lease,
+        execution=config.chosen_execution(),
+        lock=config.lock,
+        deploy=config.deploy,
+        clock=clock,
+    )
+    parts = attrs.evolve(parts_of(app), loaded_from=LoadedFrom(config=config))
+    app._assembly = _Assembly.of(parts)  # noqa: SLF001 - private to this module, not to the class
+    return app
+
+
 def parts_of(app: App) -> Parts:
     """Return the parts of *app*."""
-    return app._assembly.parts  # noqa: SLF001 - private to this module, not to the class
+    return app._assembly.parts  # noqa: SLF001 - as above
 
 
 @contextmanager

@@ -85,6 +85,11 @@ class Parts:
 
     loaded_from: LoadedFrom
 
+    @property
+    def config(self) -> Config | None:
+        """The configuration that the application was made from; ``None`` without one."""
+        return self.loaded_from.config
+
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to."""
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relevo._app.app import parts_of
 from relevo._worker.run import RunOptions, flags
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def folder_of(app: App) -> Path:
     """Return the working directory of the command."""
     from pathlib import Path  # noqa: PLC0415 - dispatching alone does not need it
 
-    return app.loaded_from.folder or (app.config.directory if app.config is not None else Path.cwd())
+    parts = parts_of(app)
+    return parts.loaded_from.folder or (parts.config.directory if parts.config is not None else Path.cwd())
 
 
 def _found_by(app: App) -> Sequence[str]:
-    if app.loaded_from.options or app.config is None or app.config.path is None:
-        return app.loaded_from.options
-    return ("--config", str(app.config.path))
+    parts = parts_of(app)
+    if parts.loaded_from.options or parts.config is None or parts.config.path is None:
+        return parts.loaded_from.options
+    return ("--config", str(parts.config.path))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relevo._app.app import parts_of
 from relevo._runner.command import command
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
@@ -40,8 +41,9 @@ def cron(app: App, options: RunOptions) -> str:
         ConfigurationError: A path contains a character that a crontab cannot hold.
     """
     line = shlex.join(command(app, within_the_minute(options)))
-    if app.loaded_from.folder is not None:
-        line = f"cd {shlex.quote(str(app.loaded_from.folder))} && exec {line}"
+    folder = parts_of(app).loaded_from.folder
+    if folder is not None:
+        line = f"cd {shlex.quote(str(folder))} && exec {line}"
     if found := re.search(r"[\\\x00-\x1f\x7f]", line):
         raise ConfigurationError(
             f"a crontab cannot hold {found[0]!r}, which is in {line!r}; give the folder another name"

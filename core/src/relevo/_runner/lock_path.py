@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relevo._app.app import parts_of
 from relevo._runner.deploy import DeployGuard
 from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
@@ -77,16 +78,18 @@ def _coordinator_among(*stores: object) -> Coordinator | None:
 
 def _source(app: App) -> str:
     """Return the application's name; if it has none, a name that is unlikely to clash."""
-    if app.source != "app" or app.config is None:
+    config = parts_of(app).config
+    if app.source != "app" or config is None:
         return app.source
-    return f"app.{_digest(str(app.config.directory.resolve()))}"
+    return f"app.{_digest(str(config.directory.resolve()))}"
 
 
 def _address(app: App, transport: str) -> str:
     """Return a text that distinguishes this transport from others with its name, as that of a staging system."""
-    entry = app.config.transports.get(transport) if app.config is not None else None
+    parts = parts_of(app)
+    entry = parts.config.transports.get(transport) if parts.config is not None else None
     if entry is None:
-        return str(app.loaded_from.folder or "")
+        return str(parts.loaded_from.folder or "")
     from relevo._config.opening import options_class  # noqa: PLC0415 - App(…) does not need it
     from relevo._config.table import keys_of  # noqa: PLC0415 - App(…) does not need it
 

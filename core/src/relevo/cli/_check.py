@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
@@ -54,7 +54,8 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
 
     Example: relevo check --live
     """
-    place = str(app.config.path or app.config.origins.default) if app.config else "made by the application"
+    config = parts_of(app).config
+    place = str(config.path or config.origins.default) if config else "made by the application"
     findings = [_Finding("configuration", place), _try("listeners", partial(_listeners, app))]
     if findings[-1].error is None:
         findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
@@ -98,7 +99,8 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
     lacks = "; ".join(missing[:_FEW]) + more
-    if app.config is not None and app.config.setup == "explicit":
+    config = parts_of(app).config
+    if config is not None and config.setup == "explicit":
         raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
     return f"reached; created at first use: {lacks}"
 

@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._runner.loop import stop_on_signals
 from relevo._transport.delivery import DeadLetter, Outcome, Release
 from relevo._transport.envelope import Envelope
@@ -71,6 +71,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     if missing := here.setup([source.queue], dry_run=True):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
+    config = parts_of(app).config
     change = partial(_readdressed, queue=target.queue, signing=app.signing)
     worker = Worker(
         transport=here,
@@ -80,7 +81,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
         chance=random.random,
         options=RunOptions(until_empty=True, max_events=limit),
         executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
-        lease=app.config.lease if app.config else LEASE,
+        lease=config.lease if config else LEASE,
     )
     with stop_on_signals(worker):
         report = worker.run()

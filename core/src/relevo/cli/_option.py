@@ -14,7 +14,7 @@ import attrs
 import click
 import msgspec
 
-from relevo._app.app import App, parts_of, using
+from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.load import app_named, modules_of, use_config
 from relevo._config.opening import draft_config, refuse
 from relevo._config.schema import Config
@@ -94,9 +94,9 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
     with modules_of(config.directory), use_config(config.path, os.environ):
         if wanted:
             refuse(config)  # otherwise its own App.from_config() would raise during an import
-        with app_named(wanted) if wanted else App.of(config) as app:
+        with app_named(wanted) if wanted else app_of(config, App) as app:
             place = msgspec.structs.replace(
-                app.loaded_from,
+                parts_of(app).loaded_from,
                 options=[
                     *(["--config", str(config.path)] if config.path is not None else []),
                     *(["--app", app_name] if app_name else []),

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._secret import masked_url
 from relevo._transport.capabilities import Capabilities
 from relevo.cli._option import json_option, with_app
@@ -23,9 +23,10 @@ def transports(*, app: App, as_json: bool) -> int:
 
     Example: relevo transports --json
     """
+    config = parts_of(app).config
     rows: list[dict[str, Any]] = []
     for name, transport in app.transports.items():
-        entry = app.config.transports.get(name) if app.config else None
+        entry = config.transports.get(name) if config else None
         outbox = app.outboxes.get(name)
         address = entry.url.reveal() if entry else None
         cls = type(transport)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from relevo import unit as unit_text
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._config.discovery import RUNNERS, available, load
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
@@ -123,10 +123,11 @@ def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None
 
 def _place(app: App) -> str:
     """Return a text that distinguishes *app* from another one with the same name in the same crontab."""
-    words = [word for word in app.loaded_from.options if not word.startswith("--")]
-    if app.config is not None and app.config.path is not None:
+    parts = parts_of(app)
+    words = [word for word in parts.loaded_from.options if not word.startswith("--")]
+    if parts.config is not None and parts.config.path is not None:
         return " ".join(words)
-    return " ".join([str(app.loaded_from.folder or Path.cwd()), *words])
+    return " ".join([str(parts.loaded_from.folder or Path.cwd()), *words])
 
 
 def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOptions:
