@@ -92,6 +92,18 @@ def test_unknown_transports_are_told_together() -> None:
     ]
 
 
+def test_all_that_is_wrong_in_a_table_is_told_together() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Routes({"a": ["main/", "main", "main", 3], "b*c": "main"})  # type: ignore[list-item]
+
+    assert str(caught.value).splitlines() == [
+        "routes.\"a\": '' cannot name a queue: it has 0 characters, 1 to 128 are allowed",
+        'routes."a": expected a target, "transport", "transport/queue" or "now"; got 3',
+        'routes."a": duplicate target; remove one',
+        'routes."b*c": a * is only allowed at the end',
+    ]
+
+
 @pytest.mark.parametrize(
     "table, why",
     [

@@ -291,6 +291,16 @@ def test_a_route_to_no_transport_is_told_with_its_line(read_: Read) -> None:
     assert told(read_, text) == 'relevo.toml:5: routes."a.*": no transport is called \'mian\'; did you mean "main"?'
 
 
+def test_all_invalid_targets_of_a_route_are_told_with_its_line(read_: Read) -> None:
+    text = '[transports]\nmain = "memory://"\n[routes]\n"*" = ["/q", "main", "main/amq.x"]\n"a.*" = "now/q"\n'
+
+    assert [line.partition("relevo.toml:")[2] for line in told(read_, text).splitlines()] == [
+        '4: routes."*": expected a target, "transport", "transport/queue" or "now"; got \'/q\'',
+        '4: routes."*": \'amq.x\' cannot name a queue: names that begin with "outbox/" or "amq." are reserved',
+        '5: routes."a.*": expected a target, "transport", "transport/queue" or "now"; got \'now/q\'',
+    ]
+
+
 def test_a_transport_with_a_fault_is_there_all_the_same(read_: Read) -> None:
     text = '[transports]\nmain = 4\nother = { url = "memory://", outbox = "main" }\n[routes]\n"*" = "main"\n'
 

@@ -12,7 +12,7 @@ from relevo._event.subject import SubjectType
 from relevo._hook import Hooks
 from relevo._problem import Problems, dotted
 from relevo._retry import Retry
-from relevo._transport.route import Routes
+from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, PluginError, SubjectError, shown
@@ -41,8 +41,10 @@ def routes(table: object, problems: Problems) -> Routes:
     good = {}
     with problems.at("routes"):
         for pattern, targets in mapping(table, "routes").items():
-            with problems.at("routes", pattern):
-                Routes({pattern: targets})
+            found = Problems()
+            parsed_targets(pattern, targets, found)
+            problems.extend(found)
+            if not found:
                 good[pattern] = targets
     return Routes(good)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import attrs
 import msgspec
 
+from relevo._problem import Problems
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
@@ -127,13 +128,15 @@ class Routes:
         table: From a name or pattern to one or several targets.
 
     Raises:
-        ConfigurationError: A pattern or a target is invalid.
+        ConfigurationError: A pattern or a target is invalid; it reports all problems at once.
     """
 
     def __init__(self, table: Mapping[str, str | Sequence[str]]):
+        problems = Problems()
         self.table: Mapping[str, tuple[Target, ...]] = {
-            pattern: _parsed_targets(pattern, targets) for pattern, targets in table.items()
+            pattern: parsed_targets(pattern, targets, problems) for pattern, targets in table.items()
         }
+        problems.raise_any()
         prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
         self._prefixes = sorted(prefixes, key=len, reverse=True)
         self.routing = lru_cache(_MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
@@ -160,22 +163,27 @@ class Routes:
         return tuple(dict.fromkeys(found))
 
 
-def _parsed_targets(pattern: object, targets: object) -> tuple[Target, ...]:
+def parsed_targets(pattern: object, targets: object, problems: Problems) -> tuple[Target, ...]:
+    """Return the valid targets of *pattern*; note in *problems* what is invalid."""
+    keys: Any = ("routes", pattern)
     if not isinstance(pattern, str) or not _is_word(pattern):
-        raise ConfigurationError(
-            f'routes: {shown(pattern)} cannot match an event; write a name, or a prefix and *, as in "image.*"'
-        )
+        what = f"{shown(pattern)} cannot match an event"
+        problems.add(keys, f'routes: {what}; write a name, or a prefix and *, as in "image.*"')
+        return ()
     where = f'routes."{pattern}"'
     if "*" in pattern[:-1]:
-        raise ConfigurationError(f"{where}: a * is only allowed at the end")
+        problems.add(keys, f"{where}: a * is only allowed at the end")
     if isinstance(targets, str) or not isinstance(targets, Sequence):
         targets = (targets,)
-    parsed = tuple(parsed_target(text, where=where) for text in targets)
-    if not parsed:
-        raise ConfigurationError(f"{where}: expected at least one target; got none")
+    parsed: list[Target] = []
+    for text in targets:
+        with problems.at(*keys):
+            parsed.append(parsed_target(text, where=where))
+    if not targets:
+        problems.add(keys, f"{where}: expected at least one target; got none")
     if len(set(parsed)) != len(parsed):
-        raise ConfigurationError(f"{where}: duplicate target; remove one")
-    return parsed
+        problems.add(keys, f"{where}: duplicate target; remove one")
+    return tuple(parsed)
 
 
 def _is_word(text: str) -> bool:
