@@ -149,6 +149,49 @@ def test_options_that_cannot_work_are_refused_by_name(changes: dict[str, object]
         AmqpOptions(**changes)  # type: ignore[arg-type]
 
 
+def test_all_options_that_cannot_work_are_refused_at_once_each_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "relevo.toml"
+    path.write_text(
+        "[transports.main]\n"
+        "url = 'amqp://me:canary@broker.example/a/b'\n"
+        "prefix = 'a b'\n"
+        "prefetch = 0\n"
+        "window = 70000\n"
+        "confirm_timeout = 0\n"
+        "connect_timeout = 4000\n"
+        "heartbeat = 0\n"
+        "max_body = 0\n"
+        "resolution = 0.001\n"
+        "levels = 29\n"
+        "settle_in = 61\n"
+        "management = 'http://me:canary@broker:15672'\n"
+        "patience = -1\n"
+    )
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(path, environ={})
+
+    wrong = "'amqp://me:***@broker.example/a/b' is not an address of RabbitMQ"
+    remedy = "write amqp://user:password@host:port/vhost, or amqps:// for TLS"
+    expected = [
+        f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}",
+        'prefix: expected at most 60 letters, digits, ".", "_" and "-", not beginning with "amq."; got \'a b\'',
+        "prefetch: expected a whole number from 1 to 65000, or none; got 0",
+        "window: expected a whole number from 1 to 65000; got 70000",
+        "confirm_timeout: expected seconds, more than 0 and at most 3600; got 0.0",
+        "connect_timeout: expected seconds, more than 0 and at most 3600; got 4000.0",
+        "heartbeat: expected a whole number from 1 to 3600; got 0",
+        "max_body: expected a whole number from 1 to 536870912; got 0",
+        "resolution: expected seconds from 0.01 to 3600; got 0.001",
+        "levels: expected a whole number from 1 to 28; got 29",
+        "settle_in: expected seconds from 0 to 60; got 61.0",
+        "management: expected http://host:port or https://host:port, without a user; got 'http://me:***@broker:15672'",
+        "patience: expected seconds, 0 or more; got -1.0",
+    ]
+    lines = [f"{path}:{number}: transports.main: {each}" for number, each in enumerate(expected, 2)]
+    assert str(caught.value).splitlines() == lines
+
+
 def test_no_password_is_shown_anywhere() -> None:
     options = AmqpOptions(url="amqp://user:canary@host/")
     transport = AmqpTransport(options)

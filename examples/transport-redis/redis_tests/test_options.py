@@ -57,6 +57,22 @@ def test_a_timeout_that_a_wait_would_meet_is_refused(timeout: float) -> None:
         RedisOptions(url=Secret("redis://localhost"), timeout=timeout)
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "relevo.toml"
+    file.write_text("[transports.main]\nurl = 'redis://:secret@host?db=3'\nprefix = 'a:b'\ntimeout = 1\n")
+
+    with pytest.raises(ConfigurationError) as caught:
+        relevo.App.from_config(file, environ={})
+
+    expected = [
+        "url: expected redis://user:password@host:port/database; got 'redis://:***@host?db=***'",
+        'prefix: expected at most 60 letters, digits, ".", "_" and "-"; got \'a:b\'',
+        "timeout: expected seconds from 2 to 3600; got 1.0",
+    ]
+    lines = [f"{file}:{number}: transports.main: {each}" for number, each in enumerate(expected, 2)]
+    assert str(caught.value).splitlines() == lines
+
+
 def test_tls_asks_for_the_name_of_the_host() -> None:
     assert RedisOptions(url=Secret("rediss://localhost")).pool().connection_kwargs["ssl_check_hostname"] is True
 

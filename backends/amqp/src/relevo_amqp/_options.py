@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -108,21 +110,73 @@ class Address:
         return f'{scheme}://{self.user}@{self.host}:{self.port}, virtual host "{self.vhost}"'
 
 
+_Validator = Callable[[object, Any, Any], None]
+
+
+def _expect(
+    expected: str, holds: Callable[[Any], bool], *, show: Callable[[Any], object] = lambda value: value
+) -> _Validator:
+    """
+    Return a validator for values that are as *expected*.
+
+    Args:
+        expected: What they are, for the error.
+
+        holds: Returns whether a value is so.
+
+        show: Returns what may be shown of an invalid one.
+    """
+
+    def check(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if not holds(value):
+            raise ConfigurationError(f"{field.name}: expected {expected}; got {shown(show(value))}")
+
+    return check
+
+
+def _whole(least: int, most: int) -> _Validator:
+    return _expect(f"a whole number from {least} to {most}", lambda value: least <= value <= most)
+
+
+def _is_prefix(value: str) -> bool:
+    return _PREFIX.fullmatch(value) is not None and not value.startswith("amq.")
+
+
+def _check_url(_: object, __: attrs.Attribute[str], value: str) -> None:
+    Address.parse(value)
+
+
+_TIMEOUT = _expect("seconds, more than 0 and at most 3600", lambda value: 0.0 < value <= 3600.0)
+
+
 @attrs.frozen(kw_only=True)
 class AmqpOptions:
-    """The options of an :class:`AmqpTransport`."""
+    """
+    The options of an :class:`AmqpTransport`.
 
-    url: str = attrs.field(default="amqp://localhost", repr=masked_url)
+    Raises:
+        ConfigurationError: An option is invalid; the configuration reports all that are at once.
+    """
+
+    url: str = attrs.field(default="amqp://localhost", repr=masked_url, validator=_check_url)
     """
     ``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS with verified host names.
 
     A server on this machine needs no user; one elsewhere does.
     """
 
-    prefix: str = "relevo"
+    prefix: str = attrs.field(
+        default="relevo",
+        validator=_expect('at most 60 letters, digits, ".", "_" and "-", not beginning with "amq."', _is_prefix),
+    )
     """The prefix of all exchanges and queues; two applications on one virtual host need different ones."""
 
-    prefetch: int | None = None
+    prefetch: int | None = attrs.field(
+        default=None,
+        validator=_expect(
+            "a whole number from 1 to 65000, or none", lambda value: value is None or 1 <= value <= 65_000
+        ),
+    )
     """
     Events that are fetched ahead for each queue; by default twice the limit of a ``receive``.
 
@@ -130,28 +184,32 @@ class AmqpOptions:
     their lease too when this process dies.
     """
 
-    window: int = 1000
+    window: int = attrs.field(default=1000, validator=_whole(1, 65_000))
     """The most events in flight without a confirmation; a ``send`` of more waits. This is the back-pressure."""
 
-    confirm_timeout: float = 10.0
+    confirm_timeout: float = attrs.field(default=10.0, validator=_TIMEOUT)
     """Seconds without any confirmation after which the outcome of a ``send`` is unknown."""
 
-    connect_timeout: float = 10.0
+    connect_timeout: float = attrs.field(default=10.0, validator=_TIMEOUT)
     """Seconds for opening a connection."""
 
-    heartbeat: int = 60
+    heartbeat: int = attrs.field(default=60, validator=_whole(1, 3600))
     """Seconds; a silent connection is closed after about three times this."""
 
-    max_body: int = MAX_BODY
+    max_body: int = attrs.field(default=MAX_BODY, validator=_whole(1, 512 * 1024 * 1024))
     """The most bytes of a body; lower it if the server's ``max_message_size`` is lower."""
 
-    resolution: float = 0.1
+    resolution: float = attrs.field(
+        default=0.1, validator=_expect("seconds from 0.01 to 3600", lambda value: 0.01 <= value <= 3600.0)
+    )
     """Seconds; the step of delays. It and *levels* are in the names of the ladder's queues: a change creates others."""
 
-    levels: int = 20
+    levels: int = attrs.field(default=20, validator=_whole(1, 28))
     """The number of delay queues. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
 
-    settle_in: float = 1.5
+    settle_in: float = attrs.field(
+        default=1.5, validator=_expect("seconds from 0 to 60", lambda value: 0.0 <= value <= 60.0)
+    )
     """
     Seconds from the declaration of a queue until it survives a crash of the server.
 
@@ -161,7 +219,15 @@ class AmqpOptions:
     tests whose server is not killed.
     """
 
-    management: str | None = attrs.field(default=None, repr=lambda url: repr(url and masked_url(url)))
+    management: str | None = attrs.field(
+        default=None,
+        repr=lambda url: repr(url and masked_url(url)),
+        validator=_expect(
+            "http://host:port or https://host:port, without a user",
+            lambda value: value is None or _is_plain_http(value),
+            show=masked_url,
+        ),
+    )
     """
     Address of the server's management plugin, such as ``https://broker.example:15671``, for ``relevo check --live``.
 
@@ -169,46 +235,11 @@ class AmqpOptions:
     of *url*.
     """
 
-    patience: float = attrs.field(default=3600.0, metadata=INHERITED)
+    patience: float = attrs.field(
+        default=3600.0, validator=_expect("seconds, 0 or more", lambda value: value >= 0.0), metadata=INHERITED
+    )
     """
     Seconds for which an event of a newer relevo that this one cannot read is given back.
 
     Configuration sets it to the application's ``patience``.
     """
-
-    def __attrs_post_init__(self) -> None:
-        """
-        Validate the options.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-        """
-        Address.parse(self.url)
-        if not _PREFIX.fullmatch(self.prefix) or self.prefix.startswith("amq."):
-            self._refuse("prefix", 'at most 60 letters, digits, ".", "_" and "-", not beginning with "amq."')
-        for name, least, most in (
-            ("window", 1, 65_000),
-            ("heartbeat", 1, 3600),
-            ("max_body", 1, 512 * 1024 * 1024),
-            ("levels", 1, 28),
-        ):
-            if not least <= getattr(self, name) <= most:
-                self._refuse(name, f"a whole number from {least} to {most}")
-        if self.prefetch is not None and not 1 <= self.prefetch <= 65_000:
-            self._refuse("prefetch", "a whole number from 1 to 65000, or none")
-        for name in ("confirm_timeout", "connect_timeout"):
-            if not 0.0 < getattr(self, name) <= 3600.0:
-                self._refuse(name, "seconds, more than 0 and at most 3600")
-        if not 0.0 <= self.settle_in <= 60.0:
-            self._refuse("settle_in", "seconds from 0 to 60")
-        if self.management is not None and not _is_plain_http(self.management):
-            self._refuse("management", "http://host:port or https://host:port, without a user")
-        if not self.patience >= 0.0:
-            self._refuse("patience", "seconds, 0 or more")
-        if not 0.01 <= self.resolution <= 3600.0:
-            self._refuse("resolution", "seconds from 0.01 to 3600")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        value = getattr(self, name)
-        masked = masked_url(value) if name == "management" else value
-        raise ConfigurationError(f"{name}: expected {expected}; got {shown(masked)}")

@@ -19,14 +19,38 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,60}")
 _ADDRESS = re.compile(r"rediss?://(?:[^/?#]*@)?(?:[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/\d*)?")
 
 
+def _check_url(_: object, field: attrs.Attribute[Secret], value: Secret) -> None:
+    if not _ADDRESS.fullmatch(value.reveal()):
+        got = shown(masked_url(value.reveal()))
+        raise ConfigurationError(f"{field.name}: expected redis://user:password@host:port/database; got {got}")
+
+
+def _check_prefix(_: object, field: attrs.Attribute[str], value: str) -> None:
+    if not _PREFIX.fullmatch(value):
+        expected = 'at most 60 letters, digits, ".", "_" and "-"'
+        raise ConfigurationError(f"{field.name}: expected {expected}; got {shown(value)}")
+
+
+def _check_timeout(_: object, field: attrs.Attribute[float], value: float) -> None:
+    if not 2.0 <= value <= 3600.0:
+        raise ConfigurationError(f"{field.name}: expected seconds from 2 to 3600; got {shown(value)}")
+
+
 @attrs.frozen(kw_only=True)
 class RedisOptions:
-    """The options of a :class:`RedisTransport` in the configuration."""
+    """
+    The options of a :class:`RedisTransport` in the configuration.
 
-    url: Secret
+    Each option has a validator of its own, so that relevo reports all problems of a configuration at once.
+
+    Raises:
+        ConfigurationError: An option is invalid; the text shows no password.
+    """
+
+    url: Secret = attrs.field(validator=_check_url)
     """``redis://user:password@host:port/database``, or ``rediss://`` for TLS with verified host names."""
 
-    prefix: str = "relevo"
+    prefix: str = attrs.field(default="relevo", validator=_check_prefix)
     """The prefix of all keys; two applications on one database need two."""
 
     durability: Literal["host", "process"] = "host"
@@ -36,24 +60,8 @@ class RedisOptions:
     ``process``: no check. Sent events survive a crash of the program, and saved ones a crash of the server.
     """
 
-    timeout: float = 10.0
+    timeout: float = attrs.field(default=10.0, validator=_check_timeout)
     """Seconds to wait for an answer; at least 2."""
-
-    def __attrs_post_init__(self) -> None:
-        """
-        Refuse invalid options.
-
-        Raises:
-            ConfigurationError: An option is invalid; the text shows no password.
-        """
-        if not _ADDRESS.fullmatch(self.url.reveal()):
-            where = shown(masked_url(self.url.reveal()))
-            raise ConfigurationError(f"url = {where} is invalid; write redis://user:password@host:port/database")
-        if not _PREFIX.fullmatch(self.prefix):
-            wanted = 'at most 60 letters, digits, ".", "_" and "-"'
-            raise ConfigurationError(f"prefix = {shown(self.prefix)} is invalid; write {wanted}")
-        if not 2.0 <= self.timeout <= 3600.0:
-            raise ConfigurationError(f"timeout = {self.timeout!r} is invalid; write seconds, from 2 to 3600")
 
     @property
     def place(self) -> str:
