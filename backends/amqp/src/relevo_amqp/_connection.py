@@ -370,7 +370,7 @@ class Channel:
         """Use pika's channel *raw*; in the loop's thread."""
         self.raw = raw
         raw.add_on_close_callback(lambda _, error: self.lose(_connection_lost(error)))
-        raw.add_on_cancel_callback(self._cancelled_by_server)
+        raw.add_on_cancel_callback(self._on_server_cancel)
         raw.add_callback(self._on_empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         self.loop.watch(self)
 
@@ -410,7 +410,9 @@ class Channel:
 
         def start(answer: Future[Any]) -> None:
             self._getting = answer
-            self.raw.basic_get(queue, lambda _, method, properties, body: self._got(on_got, method, properties, body))
+            self.raw.basic_get(
+                queue, lambda _, method, properties, body: self._on_message(on_got, method, properties, body)
+            )
 
         try:
             result: tuple[int, Any, bytes] | None = self._run(start, timeout)
@@ -457,12 +459,12 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def confirmed(frame: Any) -> None:
+        def on_answer(frame: Any) -> None:
             on_confirm(frame.method.delivery_tag, frame.method.multiple, isinstance(frame.method, pika.spec.Basic.Ack))
 
         def start(answer: Future[Any]) -> None:
             self.raw.add_on_return_callback(lambda _, method, properties, body: on_return(method, properties, body))
-            self.raw.confirm_delivery(confirmed, callback=lambda frame: self._answer(answer, frame))
+            self.raw.confirm_delivery(on_answer, callback=lambda frame: self._answer(answer, frame))
 
         self._run(start, timeout)
 
@@ -515,7 +517,7 @@ class Channel:
         self._waiting.discard(answer)
         _resolve(answer, frame)
 
-    def _got(self, on_got: Callable[[int], None], method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(self, on_got: Callable[[int], None], method: Any, properties: Any, body: bytes) -> None:
         on_got(method.delivery_tag)
         answer, self._getting = self._getting, None
         if answer is not None:
@@ -526,7 +528,7 @@ class Channel:
         if answer is not None:
             self._answer(answer, None)
 
-    def _cancelled_by_server(self, frame: Any) -> None:
+    def _on_server_cancel(self, frame: Any) -> None:
         if self.on_cancel is not None:
             self.on_cancel(frame.method.consumer_tag)
 

@@ -79,7 +79,7 @@ class DeadLetterStore:
             ConnectionLostError: The server could not be reached, or did not confirm all; the others stay dead letters.
         """
 
-        def again(letters: Sequence[FoundDeadLetter]) -> Sequence[int]:
+        def publish_again(letters: Sequence[FoundDeadLetter]) -> Sequence[int]:
             exchange = self._hub.topology.exchange(Role.MAIN)
             now = self._clock.now()
             messages = []
@@ -94,7 +94,7 @@ class DeadLetterStore:
             return [letters[position].tag for position in confirmed]
 
         problems: list[str] = []
-        missing = self._remove(refs, again)
+        missing = self._remove(refs, publish_again)
         if problems:
             raise ConnectionLostError(f"not every dead letter could be sent again: {problems[0]}")
         return missing

@@ -174,7 +174,7 @@ class Publisher:
         """
         if not messages:
             return PublishBatch(messages)
-        channel = self._ready()
+        channel = self._open_channel()
         if unless_blocked and (why := self.blocked) is not None:
             raise ConnectionLostError(why)
         batch = PublishBatch(messages, channel)
@@ -220,7 +220,7 @@ class Publisher:
         if self._connection is not None:
             self._connection.abort(timeout)
 
-    def _ready(self) -> Channel:
+    def _open_channel(self) -> Channel:
         """Return an open channel; one thread at a time opens it."""
         with self._opening:
             connection, channel = self._connection, self._channel

@@ -85,7 +85,7 @@ class Receiver:
             ConnectionLostError: The server could not be reached; nothing is held any more.
         """
         deadline = time.monotonic() + wait
-        subscription = self._subscribed(queues, limit)
+        subscription = self._subscribe(queues, limit)
         is_empty = False
         while not self._ended():
             found: list[Delivery] = []
@@ -186,7 +186,7 @@ class Receiver:
 
     # --- subscribing -----------------------------------------------------------------------------------
 
-    def _subscribed(self, queues: tuple[str, ...], limit: int) -> Subscription:
+    def _subscribe(self, queues: tuple[str, ...], limit: int) -> Subscription:
         """Return a subscription with consumers of *queues*, and a prefetch for *limit*."""
         subscription = self.subscription
         if subscription is None or subscription.lost is not None:
@@ -400,7 +400,7 @@ class Receiver:
         if not arrivals:
             return
         try:
-            found = self._found(arrivals, now)
+            found = self._look_up(arrivals, now)
         except ConnectionLostError as error:
             self.pause(error)
             return
@@ -421,7 +421,7 @@ class Receiver:
                 self._hub.provide(self._queues)  # a queue that they need is gone
             raise ConnectionLostError(f"events could not be moved to where they belong: {moved.why}")
 
-    def _found(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, MessageRecord, float]]:
+    def _look_up(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, MessageRecord, float]]:
         """
         Return *arrivals* with their records and delays, and the notes on those that were handed out before.
 

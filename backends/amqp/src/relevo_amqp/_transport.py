@@ -248,7 +248,7 @@ class AmqpTransport(Transport, ForkAware):
             raise self._unsupported("order")
         with self._in_use() as hub:
             messages, refused, why = self._messages(hub, envelopes, delay)
-            self._delayed(delay)
+            self._note_delay(delay)
             batch = hub.publisher.send([message for _, message in messages])
             if not refused and len(batch.positions(PublishResult.CONFIRMED)) == len(envelopes):
                 return
@@ -322,7 +322,7 @@ class AmqpTransport(Transport, ForkAware):
                         tuple(dict.fromkeys(queues)), limit=limit, wait=max(0.0, deadline - time.monotonic())
                     )
                 except ConnectionLostError as error:
-                    self._failed()
+                    self._note_failure()
                     if fresh or failed:
                         raise
                     if error.kind == CANCELLED:
@@ -335,10 +335,10 @@ class AmqpTransport(Transport, ForkAware):
                 self._failures = 0
                 if self._closed:
                     raise TransportClosedError(self.name)
-                self._received(hub)
+                self._note_receive(hub)
                 return deliveries
 
-    def _failed(self) -> None:
+    def _note_failure(self) -> None:
         """Count a subscription that was lost or failed; the next one waits a little."""
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * jitter
@@ -353,7 +353,7 @@ class AmqpTransport(Transport, ForkAware):
         if self._closed:
             raise TransportClosedError(self.name)
 
-    def _received(self, hub: Hub) -> None:
+    def _note_receive(self, hub: Hub) -> None:
         """Check from time to time that fetched events do not wait for a caller with a long listener."""
         self._received_at = time.monotonic()
         if not self._idling:
@@ -463,7 +463,7 @@ class AmqpTransport(Transport, ForkAware):
             # Wait for the flush before this one, so that work goes on while acks are in flight. And wait before
             # anything is claimed: if the subscription ends meanwhile, what it held is lost and must not be published.
             subscription.wait_for_acks()
-            lost, done, moves = self._sorted(hub, subscription, settlements)
+            lost, done, moves = self._sort(hub, subscription, settlements)
             subscription.ack(done)
             unsettled, why, is_lost = self._move(hub, subscription, moves)
             if unsettled:
@@ -472,7 +472,7 @@ class AmqpTransport(Transport, ForkAware):
                 raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
             return lost
 
-    def _sorted(
+    def _sort(
         self, hub: Hub, subscription: Subscription, settlements: Sequence[Settlement]
     ) -> tuple[list[Delivery], list[int], list[_Move]]:
         """Claim what is held; return the lost deliveries, the tags of those that are done, and the moves."""
@@ -494,7 +494,7 @@ class AmqpTransport(Transport, ForkAware):
                 noted = _with_note(delivery, subscription.noted(delivery.receipt))
                 message = message_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
                 if isinstance(outcome, Nack):
-                    self._delayed(outcome.delay)
+                    self._note_delay(outcome.delay)
                 if message is not None:
                     moves.append(_Move(delivery, tag, message))
         except BaseException:
@@ -539,7 +539,7 @@ class AmqpTransport(Transport, ForkAware):
             subscription.give_back(tags, GRACE)
         return [move.delivery for move in moves], why, is_lost
 
-    def _delayed(self, delay: float) -> None:
+    def _note_delay(self, delay: float) -> None:
         """Remember that this process sent an event that becomes ready after *delay* seconds."""
         if delay > 0.0:
             self._last_due = max(self._last_due, time.monotonic() + delay)

@@ -77,16 +77,16 @@ class Requests:
                 self._publishing = raw
             case Header(body_size=missing):
                 self._missing = missing
-                yield from self._published(raw)
+                yield from self._take_published(raw)
             case Body(fragment=fragment):
                 self._missing -= len(fragment)
-                yield from self._published(raw)
+                yield from self._take_published(raw)
             case Method(method=method):
                 yield Request(raw, writes=isinstance(method, _WRITING), lasting=isinstance(method, _LASTING))
             case _:
                 yield Request(raw)
 
-    def _published(self, raw: bytes) -> Iterable[Request]:
+    def _take_published(self, raw: bytes) -> Iterable[Request]:
         self._publishing += raw
         if not self._missing:
             yield Request(self._publishing, writes=True, lasting=True)
@@ -116,7 +116,7 @@ class AmqpHarness(Harness):
         self._prefetch = _whole_number(options.get("prefetch"))
         self._prefix = f"relevo-suite-{secrets.token_hex(4)}"
         self._topology = Topology(self._prefix, 0.1, LEVELS)
-        self._connection = _connected(self._url)
+        self._connection = _connect(self._url)
         self._proxies: dict[Transport, Proxy] = {}
         self._dropped: deque[tuple[float, str]] = deque()
 
@@ -183,7 +183,7 @@ class AmqpHarness(Harness):
         # Nothing else may be sent while it is broken: an idle receiver gives back what it fetched ahead, and if the
         # answer to that is lost, there may be a copy that the suite does not expect.
         with transport._receiving:  # noqa: SLF001 - beneath the transport, on purpose
-            yield from self._broken(transport, proxy, breakage)
+            yield from self._break_send(transport, proxy, breakage)
 
     @contextmanager
     def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:
@@ -198,13 +198,13 @@ class AmqpHarness(Harness):
                 written.wait(_PATIENCE)
                 time.sleep(_SENT)
 
-    def _broken(self, transport: AmqpTransport, proxy: Proxy, breakage: Breakage) -> Iterator[None]:
+    def _break_send(self, transport: AmqpTransport, proxy: Proxy, breakage: Breakage) -> Iterator[None]:
         with transport._in_use() as hub:  # noqa: SLF001 - the same
             if breakage == "before":
                 proxy.refuse_marked = True
                 proxy.cut(marked_only=True)
             else:
-                hub.publisher._ready()  # noqa: SLF001 - the same
+                hub.publisher._open_channel()  # noqa: SLF001 - the same
                 proxy.mute_marked()
                 hub.publisher._timeout = _MUTE  # noqa: SLF001 - the answer does not come
         try:
@@ -214,7 +214,7 @@ class AmqpHarness(Harness):
             hub.publisher._timeout = _PATIENCE  # noqa: SLF001 - as it was
 
 
-def _connected(url: str) -> pika.BlockingConnection:
+def _connect(url: str) -> pika.BlockingConnection:
     """
     Return a connection for the harness itself, to publish raw messages and to clean up.
 

@@ -61,7 +61,7 @@ class BreakableStore(MemoryStore):
         super().__init__()
         self.doorway = self.changed = Doorway(threading.RLock())
 
-    def _written(self, verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _write(self, verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         countdown = self.countdown
         if countdown is not None and countdown.begins(lasting=True):
             raise TransportUnavailableError(self.teller, "the store is broken")
@@ -75,7 +75,7 @@ class BreakableStore(MemoryStore):
 
 def _breakable(verb: str) -> Callable[..., Any]:
     def write(self: BreakableStore, *arguments: Any, **options: Any) -> Any:
-        return self._written(getattr(super(BreakableStore, self), verb), *arguments, **options)
+        return self._write(getattr(super(BreakableStore, self), verb), *arguments, **options)
 
     return write
 

@@ -52,7 +52,7 @@ class Settler:
         def prolong(connection: sa.Connection) -> set[Receipt]:
             now = self._now()
             until = lease_end(lease, now)
-            return self._grouped(connection, self._statements.extend, receipts, now=now, until=until)
+            return self._run_grouped(connection, self._statements.extend, receipts, now=now, until=until)
 
         held = self._database.write(prolong) if receipts else set()
         return [delivery for delivery in deliveries if receipt_of(delivery) not in held]
@@ -109,13 +109,13 @@ class Settler:
         lines: Any = ()
         if leaving:
             lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
-        settled = self._grouped(connection, self._statements.ack, of[Ack], now=now)
-        settled |= self._grouped(connection, self._statements.release, of[Release], now=now)
+        settled = self._run_grouped(connection, self._statements.ack, of[Ack], now=now)
+        settled |= self._run_grouped(connection, self._statements.release, of[Release], now=now)
         for delay, receipts in postponed.items():
             at = now + micros(delay)
-            settled |= self._grouped(connection, self._statements.postpone, receipts, now=now, at=at)
+            settled |= self._run_grouped(connection, self._statements.postpone, receipts, now=now, at=at)
         for kind, end in self._one_by_one.items():
-            held = self._grouped(connection, self._statements.held, of[kind], now=now)
+            held = self._run_grouped(connection, self._statements.held, of[kind], now=now)
             if held:
                 ended = [
                     (each, delivery.queue, outcome) for each, (delivery, outcome) in chosen.items() if each in held
@@ -125,7 +125,7 @@ class Settler:
         advance(connection, self._statements, lines, now)
         return settled
 
-    def _grouped(
+    def _run_grouped(
         self, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object
     ) -> set[Receipt]:
         """Run *statement* once for each claim of *receipts*; return the receipts that were held."""
