@@ -63,7 +63,7 @@ class Log:
         return (stages[-1] if stages else ""), code
 
 
-def apart(act: Callable[[Log], int]) -> End:
+def run_apart(act: Callable[[Log], int]) -> End:
     """
     Run *act* in a child process, forward signals to it, and return how it ended.
 

@@ -145,7 +145,7 @@ class NameContract(Contract):
                 sender.transport.name = "orders"
                 sender.setup(bench.queues)
 
-                error = bench.failed_send(sender, breakage, [bench.envelope()])
+                error = bench.fail_send(sender, breakage, [bench.envelope()])
 
                 assert '"orders"' in str(error), f'the transport is called "orders", but its error is: {error}'
 

@@ -220,7 +220,7 @@ class SendErrorContract(Contract):
         with self.bench() as bench:
             sender = bench.worker()
 
-            bench.failed_send(sender, "before", bench.envelopes(3))
+            bench.fail_send(sender, "before", bench.envelopes(3))
 
             assert bench.glimpse(bench.worker()) == []
 
@@ -230,7 +230,7 @@ class SendErrorContract(Contract):
             sender = bench.worker()
             batch = bench.envelopes(3)
 
-            error = bench.failed_send(sender, "after", batch)
+            error = bench.fail_send(sender, "after", batch)
 
             assert isinstance(error, SendError), f"{UNTOLD}; it raised {error_text(error)}"
             # If a batch is sent in parts, the events after the part that failed may be refused.
@@ -257,7 +257,7 @@ class SendErrorContract(Contract):
         with self.bench() as bench:
             sender = bench.worker()
             envelope = bench.envelope()
-            assert isinstance(bench.failed_send(sender, "after", [envelope]), SendError), UNTOLD
+            assert isinstance(bench.fail_send(sender, "after", [envelope]), SendError), UNTOLD
             again = bench.worker()
 
             again.send([envelope])

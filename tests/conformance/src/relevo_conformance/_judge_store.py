@@ -21,7 +21,7 @@ _AGE_TOLERANCE = 1.0
 # --- dead letters ----------------------------------------------------------------------------------
 
 
-def dead_listed(world: World, operation: Operation, call: history.ListDead, returned: history.Returned) -> None:
+def list_dead_ended(world: World, operation: Operation, call: history.ListDead, returned: history.Returned) -> None:
     """Check that the list has all dead letters, as they died, in order, and nothing else."""
     if not isinstance(returned.value, history.Entries):
         return
@@ -253,7 +253,7 @@ def _is_meant(copy: Copy, call: history.Cancel | history.Purge | history.Find) -
 # --- looking up ------------------------------------------------------------------------------------
 
 
-def found(world: World, operation: Operation, call: history.Find, returned: history.Returned) -> None:
+def find_ended(world: World, operation: Operation, call: history.Find, returned: history.Returned) -> None:
     """Check, if no other call is in flight, that all unfinished events are found, unchanged, and nothing else."""
     if not isinstance(returned.value, history.Living) or operation.overlapped or world.set_back:
         return
@@ -328,7 +328,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> s
 # --- figures ---------------------------------------------------------------------------------------
 
 
-def counted(world: World, operation: Operation, call: history.Count, returned: history.Returned) -> None:
+def count_ended(world: World, operation: Operation, call: history.Count, returned: history.Returned) -> None:
     """Check the figures, if no other call is in flight."""
     if not isinstance(returned.value, history.Figures):
         return
@@ -399,7 +399,7 @@ def _judge_age(world: World, operation: Operation, call: history.Count, stats: S
 # --- the end ---------------------------------------------------------------------------------------
 
 
-def drained(world: World, operation: Operation, call: history.Drain, returned: history.Returned) -> None:
+def drain_ended(world: World, operation: Operation, call: history.Drain, returned: history.Returned) -> None:
     """Check that no event is left that had to be handed out; a drain that did not finish proves nothing."""
     if returned.end != "done":
         return

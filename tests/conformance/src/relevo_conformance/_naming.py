@@ -34,32 +34,32 @@ def harness_of(text: str) -> type[Harness]:
         ConfigurationError: Nothing has this name, or it is neither a harness nor a transport.
     """
     if ":" in text:
-        return _as_harness(_imported(text), text)
+        return _as_harness(_import(text), text)
     for group in (HARNESSES, TRANSPORTS):
         found = {(point.value, _origin(point)): point for point in entry_points(group=group, name=text)}
         if len(found) > 1:
             claims = " and ".join(f"{origin} ({value})" for value, origin in sorted(found))
             raise ConfigurationError(f'{group} "{text}" is claimed by {claims}; uninstall one')
         for point in found.values():
-            return _as_harness(_loaded(point), text)
+            return _as_harness(_load(point), text)
     hint = did_you_mean(text, known()) or f"; there are {', '.join(sorted(known())) or 'none'}, or write module:Class"
     raise ConfigurationError(f'no harness and no transport is called "{text}"{hint}')
 
 
-def _loaded(point: EntryPoint) -> Any:
+def _load(point: EntryPoint) -> Any:
     where = f'"{point.name}" ({_origin(point)})'
     if not _is_place(point.value.partition("[")[0].strip()):
         raise ConfigurationError(f'{where} is announced as "{point.value}", which is not of the form module:Class')
     # By the convention of relevo's own backends, an extra has what the harness needs beyond its backend.
     remedy = f"; pip install '{point.dist.name}[conformance]'" if point.dist else ""
-    return _got(point.load, where, remedy)
+    return _get(point.load, where, remedy)
 
 
-def _imported(text: str) -> Any:
+def _import(text: str) -> Any:
     if not _is_place(text):
         raise ConfigurationError(f'"{text}" is not of the form module:Class')
     module, _, name = text.partition(":")
-    return _got(lambda: attrgetter(name)(importlib.import_module(module)), text)
+    return _get(lambda: attrgetter(name)(importlib.import_module(module)), text)
 
 
 def _is_place(text: str) -> bool:
@@ -67,7 +67,7 @@ def _is_place(text: str) -> bool:
     return all(part.strip().isidentifier() for part in (*module.split("."), *name.split(".")))
 
 
-def _got(load: Callable[[], Any], what: str, remedy: str = "") -> Any:
+def _get(load: Callable[[], Any], what: str, remedy: str = "") -> Any:
     """Return what *load* returns; the import of a module may raise anything."""
     try:
         return load()

@@ -194,7 +194,7 @@ class World:
                 if now - trace.at <= SENT_GRACE:
                     self._extra(trace.copy, [attrs.evolve(trace.before, adrift=True)])
 
-    def shaken(self, worker: str, now: float) -> None:
+    def shake(self, worker: str, now: float) -> None:
         """
         Assume that *worker* lost its connection because its store failed, if its leases or settlements depend on one.
 
@@ -212,7 +212,7 @@ class World:
             for trace in self.traces[worker]:
                 if now - trace.at <= SENT_GRACE:
                     self.double(worker, trace.copy, [trace.before])
-            self._fetched(worker, queues, own)
+            self._allow_fetched(worker, queues, own)
 
     def subscribe(self, worker: str, queues: Iterable[str]) -> None:
         """Record that *worker* may fetch events of *queues* from now on; during a fault it may also move them."""
@@ -220,9 +220,9 @@ class World:
         for queue in fresh:
             self.subscribers[queue].add(worker)
         if worker in self.broken and self.capabilities.settlement == "sent":
-            self._fetched(worker, fresh)
+            self._allow_fetched(worker, fresh)
 
-    def _fetched(self, worker: str, queues: Collection[str], own: Collection[int] = ()) -> None:
+    def _allow_fetched(self, worker: str, queues: Collection[str], own: Collection[int] = ()) -> None:
         """Allow an extra copy of each event that *worker* holds, or that is not held and may have been fetched."""
         for copy in tuple(self.copies):
             alive = (one for one in copy.possible if one.state in PENDING and copy.queue in queues)
@@ -230,7 +230,7 @@ class World:
 
     def end_fault(self, worker: str, now: float) -> None:
         """Record that the fault in the store of *worker* is over."""
-        self.shaken(worker, now)
+        self.shake(worker, now)
         self.doubles.pop(worker, None)
         self.broken.discard(worker)
 

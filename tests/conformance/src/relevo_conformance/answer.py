@@ -36,7 +36,7 @@ def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) 
         MisfitError: It does not; names the method, what it returned, and what was expected.
     """
     method, look = _LOOKS[type(call)]
-    _looked_at(f"{method} returned", lambda: look(call, answer, asked))
+    _look_at(f"{method} returned", lambda: look(call, answer, asked))
 
 
 def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
@@ -50,16 +50,16 @@ def require_error(call: history.Call, error: object, asked: Sequence[Delivery] =
         case history.Send(envelopes=envelopes) | history.SendBound(envelopes=envelopes), SendError():
             for name in ("sent", "refused", "unknown"):
                 look = partial(_positions, getattr(error, name), len(envelopes))
-                _looked_at(f"send raised a SendError whose {name} is", look)
+                _look_at(f"send raised a SendError whose {name} is", look)
         case history.Settle(), SettleError():
             for name in ("lost", "unsettled"):
                 look = partial(_some_of, asked, getattr(error, name))
-                _looked_at(f"settle raised a SettleError whose {name} is", look)
+                _look_at(f"settle raised a SettleError whose {name} is", look)
         case _:
             pass
 
 
-def _looked_at(what: str, look: Callable[[], None]) -> None:
+def _look_at(what: str, look: Callable[[], None]) -> None:
     try:
         look()
     except _Unexpected as error:

@@ -223,7 +223,7 @@ class Bench:
         self._outboxes.append(queue)
         return queue
 
-    def failed_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
+    def fail_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
         """
         Return what a send of *batch* raises while the store beneath *sender* is broken.
 
@@ -320,11 +320,11 @@ class Bench:
         deadline = min(time.monotonic() + self.patience, self._deadline)
         while not condition():
             if time.monotonic() >= deadline:
-                self._looked_in_vain()
+                self._count_vain_look()
                 return False
         return True
 
-    def _looked_in_vain(self) -> None:
+    def _count_vain_look(self) -> None:
         watch = self.harness.watch
         if not watch.handed_out:
             watch.vain_looks += 1
@@ -437,7 +437,7 @@ class Bench:
             if not self.recorder.pending():
                 return True
             if time.monotonic() >= deadline:
-                self._looked_in_vain()
+                self._count_vain_look()
                 return time.monotonic() < self._deadline
             self.breathe()
         return False

@@ -153,7 +153,7 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
 
 def _broke(world: World, operation: Operation, call: history.Break) -> None:
     world.broken.add(operation.worker)
-    world.shaken(operation.worker, operation.began)
+    world.shake(operation.worker, operation.began)
 
 
 _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
@@ -191,14 +191,14 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Checkpoint: _judge_settle.checkpoint_ended,
     history.Begin: _judge_settle.begin_ended,
     history.Excuse: _judge_settle.excuse_ended,
-    history.ListDead: _judge_store.dead_listed,
+    history.ListDead: _judge_store.list_dead_ended,
     history.Revive: _judge_store.taking_dead_ended,
     history.Discard: _judge_store.taking_dead_ended,
     history.Cancel: _judge_store.taking_out_ended,
     history.Purge: _judge_store.taking_out_ended,
-    history.Find: _judge_store.found,
-    history.Count: _judge_store.counted,
-    history.Drain: _judge_store.drained,
+    history.Find: _judge_store.find_ended,
+    history.Count: _judge_store.count_ended,
+    history.Drain: _judge_store.drain_ended,
 }
 """By call: what is known and checked when it ends."""
 

@@ -23,7 +23,7 @@ from rich.text import Text
 from relevo import Capabilities, masked_url
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
-from relevo_conformance._apart import Log, apart
+from relevo_conformance._apart import Log, run_apart
 from relevo_conformance._jsonline import dump, load
 from relevo_conformance._naming import harness_of, known
 from relevo_conformance.card import Card, Counterexample, Line
@@ -220,7 +220,7 @@ def run(
     for path in reports:
         _write(path, report.WRITERS[path.suffix](card), problems)
     for problem in problems:
-        _refused(problem, EXIT_USAGE)
+        _refuse(problem, EXIT_USAGE)
     ctx.exit(_CODES[card.verdict] or (EXIT_USAGE if problems else EXIT_CONFORMANT))
 
 
@@ -240,7 +240,7 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
     """
     out = _set_aside(ctx.ensure_object(Log))
     harness = harness_of(kind).with_options(options)
-    records = _loaded(recorded)
+    records = _load(recorded)
     ctx.exit(_report_violations(records, check(records, reach(harness), slack=harness.slack), recorded.name, out))
 
 
@@ -260,16 +260,16 @@ def list_(ctx: click.Context, kind: str | None, options: Mapping[str, str]) -> N
 def main() -> NoReturn:
     """Run the command line and exit; a transport that ends its process does not end this one."""
     _open_what_was_closed()
-    end = apart(_do)
+    end = run_apart(_do)
     code = end.code
     if code is None:
         at = "while it was opened" if end.stage == _OPENING else f"in {end.stage}"
         if end.stage == _LOADING:
-            code = _refused(f"the process ended {end.how} while TYPE was loaded", EXIT_USAGE)
+            code = _refuse(f"the process ended {end.how} while TYPE was loaded", EXIT_USAGE)
         elif end.is_from_outside:
-            code = _refused(f"the process ended {end.how}, {at}; the transport was not tested", EXIT_UNKNOWN)
+            code = _refuse(f"the process ended {end.how}, {at}; the transport was not tested", EXIT_UNKNOWN)
         else:
-            code = _refused(f"the process ended {end.how}, {at}; a transport must not end its process", EXIT_BROKEN)
+            code = _refuse(f"the process ended {end.how}, {at}; a transport must not end its process", EXIT_BROKEN)
     sys.stderr.flush()
     os._exit(code)
 
@@ -297,13 +297,13 @@ def _do(log: Log) -> int:
         error.show()
         code = EXIT_USAGE
     except click.ClickException as error:
-        code = _refused(error.format_message(), EXIT_USAGE)
+        code = _refuse(error.format_message(), EXIT_USAGE)
     except ConfigurationError as error:
-        code = _refused("\n".join([str(error), *getattr(error, "__notes__", ())]), EXIT_USAGE)
+        code = _refuse("\n".join([str(error), *getattr(error, "__notes__", ())]), EXIT_USAGE)
     except HarnessError as error:
-        code = _refused(str(error), EXIT_UNKNOWN)
+        code = _refuse(str(error), EXIT_UNKNOWN)
     except ServerMissingError as error:
-        code = _refused(str(error), EXIT_UNAVAILABLE)
+        code = _refuse(str(error), EXIT_UNAVAILABLE)
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
     except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich convert the first to the second
@@ -347,21 +347,21 @@ def _set_aside(log: Log) -> TextIO:
     return out
 
 
-def _refused(text: str, code: int) -> int:
+def _refuse(text: str, code: int) -> int:
     click.echo(f"relevo-conformance: {text}", err=True)
     return code
 
 
 def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> int:
     """Run a recorded history again, report what it breaks, and return the exit code."""
-    before = _loaded(recorded)
+    before = _load(recorded)
     capabilities = reach(harness)
     records = replay(before, harness)
     failed = unreached(records) - unreached(before)
     return _report_violations(records, check(records, capabilities, slack=harness.slack), kind, out, failed=failed)
 
 
-def _loaded(recorded: Path) -> Sequence[Record]:
+def _load(recorded: Path) -> Sequence[Record]:
     try:
         with recorded.open(encoding="utf-8") as lines:
             return load(lines)
@@ -510,18 +510,18 @@ def _progress(log: Log) -> Iterator[tuple[Progress, Callable[[Finding], None]]]:
     console = _console(sys.stderr)
     with console.status("opening") if console.is_terminal else nullcontext() as status:
 
-        def begun(number: int, total: int, test: str) -> None:
+        def show_test(number: int, total: int, test: str) -> None:
             log.at(test)
             if status is not None:
                 status.update(f"{number} of {total}  {test}")
 
-        def found(finding: Finding) -> None:
+        def show_finding(finding: Finding) -> None:
             if finding.status in ("broken", "error"):
                 word = "FAIL " if finding.status == "broken" else "error"
                 what = " ".join(finding.what.split())
                 console.print(Text(f"{word}  {finding.test}  {what}"), no_wrap=True, overflow="ellipsis")
 
-        yield begun, found
+        yield show_test, show_finding
 
 
 def _show_tests(trial: Trial, out: TextIO) -> None:

@@ -110,7 +110,7 @@ class Contract:
             pytest.skip(NOTHING_CAME)
         watch = cls.harness.watch
         try:
-            return cls._counted(watch, lambda: cls.stage.run(watch, act, functools.partial(HarnessError, name, "test")))
+            return cls._count(watch, lambda: cls.stage.run(watch, act, functools.partial(HarnessError, name, "test")))
         except (HarnessError, HookMissing, AssertionError):
             raise
         except Exception as error:
@@ -123,7 +123,7 @@ class Contract:
                 cls._start_again()
 
     @classmethod
-    def _counted(cls, watch: Watchdog, act: Callable[[], Result]) -> Result:
+    def _count(cls, watch: Watchdog, act: Callable[[], Result]) -> Result:
         """Return what *act* returns; count a failure for a missing event if nothing was ever handed out."""
         __tracebackhide__ = True
         looks = watch.vain_looks

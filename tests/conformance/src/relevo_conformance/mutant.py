@@ -87,7 +87,7 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
             def wanted(test: str, ids: frozenset[str], *, own: bool = own) -> bool:
                 return test != RANDOM and (proving in ids) is own
 
-            for finding in _broken(harness, profile, seed, wanted):
+            for finding in _find_broken(harness, profile, seed, wanted):
                 if proving in finding.promises:
                     return Hunt(finding.test, tuple(found))
                 found.append(finding)
@@ -97,11 +97,11 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
 def hunt_by_chance(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
     """Run only random histories on *mutant*, as :func:`hunt_by_scenarios` runs scenarios."""
     with mutant.plant() as harness:
-        found = tuple(_broken(harness, profile, seed, lambda test, _: test == RANDOM))
+        found = tuple(_find_broken(harness, profile, seed, lambda test, _: test == RANDOM))
     return Hunt(RANDOM if any(finding.test == RANDOM for finding in found) else None, found)
 
 
-def _broken(harness: type[Harness], profile: str, seed: int | None, matching: Matching) -> Iterator[Finding]:
+def _find_broken(harness: type[Harness], profile: str, seed: int | None, matching: Matching) -> Iterator[Finding]:
     whole: Profile = chosen(profile)
     if seed is not None:
         whole = attrs.evolve(whole, seed=seed)

@@ -68,7 +68,7 @@ class Recorder:
         """Return a new worker."""
         name = f"worker {len(self.workers) + 1}"
         op = self.begin(name, history.Open())
-        worker = RecordedWorker(self, name, self._opened())
+        worker = RecordedWorker(self, name, self._open())
         self.workers.append(worker)
         self.end(op)
         return worker
@@ -125,9 +125,9 @@ class Recorder:
             HarnessError: It raised another error, or did not return.
         """
         self.hooks[name] += 1
-        return self._guarded(name, act, wait=wait, watch=watch)
+        return self._guard(name, act, wait=wait, watch=watch)
 
-    def _guarded(
+    def _guard(
         self, name: str, act: Callable[[], Result], *, wait: float = 0.0, watch: Watchdog | None = None
     ) -> Result:
         kind = type(self.harness).__name__
@@ -151,16 +151,16 @@ class Recorder:
     @contextmanager
     def enter(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
         """Enter the context manager of the hook *name*, and exit it at the end."""
-        manager, value = self.hook(name, lambda: _entered(make()))
+        manager, value = self.hook(name, lambda: _enter(make()))
         try:
             yield value
         except BaseException as error:
-            if not self._guarded(f"{name}, at its end,", partial(_left, manager, error)):
+            if not self._guard(f"{name}, at its end,", partial(_leave, manager, error)):
                 raise
         else:
-            self._guarded(f"{name}, at its end,", partial(_left, manager, None))
+            self._guard(f"{name}, at its end,", partial(_leave, manager, None))
 
-    def _opened(self) -> Transport:
+    def _open(self) -> Transport:
         """Return another transport; an error of its own methods is the transport's, not the harness's."""
         try:
             opened: object = self.hook("open", self.harness.open)
@@ -207,7 +207,7 @@ class Recorder:
         if fresh and self.raising:
             raise BrokenPromiseError(fresh)
 
-    def hung(self, op: int, why: str) -> BaseException:
+    def note_hung(self, op: int, why: str) -> BaseException:
         """Record that the call *op* did not return, and return the verdict."""
         try:
             self.end(op, "hung", error=why)
@@ -247,11 +247,11 @@ class Recorder:
         self._judge.feed(record)
 
 
-def _entered(manager: AbstractContextManager[Result]) -> tuple[AbstractContextManager[Result], Result]:
+def _enter(manager: AbstractContextManager[Result]) -> tuple[AbstractContextManager[Result], Result]:
     return manager, manager.__enter__()
 
 
-def _left(manager: AbstractContextManager[object], error: BaseException | None) -> bool:
+def _leave(manager: AbstractContextManager[object], error: BaseException | None) -> bool:
     """Exit *manager*; return whether it suppressed *error*."""
     try:
         return bool(

@@ -263,7 +263,7 @@ class RecordedWorker:
         recorder = self.recorder
         op = recorder.begin(self.name, call)
         try:
-            result = recorder.watch.call(act, partial(recorder.hung, op), wait=wait)
+            result = recorder.watch.call(act, partial(recorder.note_hung, op), wait=wait)
             answer.require(call, result, asked)
         except LeftBehind:
             raise
@@ -271,7 +271,7 @@ class RecordedWorker:
             recorder.end(op, "malformed", error=str(error))
             raise
         except RelevoError as error:
-            self._raised(op, call, error, asked)
+            self._note_raised(op, call, error, asked)
             raise
         except BaseException as error:
             if not is_a_persons(error):
@@ -280,7 +280,7 @@ class RecordedWorker:
         recorder.end(op, value=value(result))
         return result
 
-    def _raised(self, op: int, call: history.Call, error: RelevoError, asked: Sequence[Delivery]) -> None:
+    def _note_raised(self, op: int, call: history.Call, error: RelevoError, asked: Sequence[Delivery]) -> None:
         try:
             answer.require_error(call, error, asked)
         except answer.MisfitError as misfit:
@@ -350,20 +350,20 @@ class RecordedTransaction:
         self._savepoints += 1
         number = self._savepoints
         op = recorder.begin(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
-        savepoint = recorder.watch.call(self._transaction.savepoint, partial(recorder.hung, op))
+        savepoint = recorder.watch.call(self._transaction.savepoint, partial(recorder.note_hung, op))
         recorder.end(op)
         yield
         ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
         op = recorder.begin(worker, ends)
         act = savepoint.commit if way == "commit" else savepoint.rollback
-        recorder.watch.call(act, partial(recorder.hung, op))
+        recorder.watch.call(act, partial(recorder.note_hung, op))
         recorder.end(op)
 
     def _end(self, way: history.Way, act: Callable[[], object]) -> None:
         recorder = self._worker.recorder
         op = recorder.begin(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
         try:
-            recorder.watch.call(act, partial(recorder.hung, op))
+            recorder.watch.call(act, partial(recorder.note_hung, op))
         except Exception as error:
             recorder.end(op, "unknown", error=type(error).__name__)
             raise
