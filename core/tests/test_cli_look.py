@@ -379,6 +379,21 @@ def test_what_is_missing_where_nothing_may_be_created_is_wrong(shop: Shop) -> No
     assert "WRONG" in done.stdout
 
 
+def test_what_is_missing_where_an_application_of_ones_own_creates_nothing_is_wrong(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_sql, sqlalchemy\n"
+        "engine = sqlalchemy.create_engine('sqlite:///shop.db')\n"
+        "main = relevo_sql.SqlTransport(engine)\n"
+        "app = relevo.App(transports={'main': main}, routes={'*': 'main'}, setup='explicit')\n",
+    )
+
+    done = shop.run("check --live --app shop:app")
+
+    assert done.returncode == 78
+    assert 'relevo: the transport "main" is not set up, it lacks' in done.stderr
+
+
 def test_a_listener_that_no_worker_could_serve_is_wrong(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace("main/feed", "main/fed"))
 

@@ -99,8 +99,7 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
     lacks = "; ".join(missing[:_FEW]) + more
-    config = parts_of(app).config
-    if config is not None and config.setup == "explicit":
+    if not parts_of(app).creates:
         raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
     return f"reached; created at first use: {lacks}"
 

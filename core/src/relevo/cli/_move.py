@@ -18,7 +18,7 @@ from relevo._worker.decision import Reason
 from relevo._worker.relay import RelayExecutor
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.signing import Signing
-from relevo._worker.worker import LEASE, Worker
+from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
@@ -71,7 +71,6 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     if missing := here.setup([source.queue], dry_run=True):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
-    config = parts_of(app).config
     change = partial(_readdressed, queue=target.queue, signing=app.signing)
     worker = Worker(
         transport=here,
@@ -81,7 +80,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
         chance=random.random,
         options=RunOptions(until_empty=True, max_events=limit),
         executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
-        lease=config.lease if config else LEASE,
+        lease=parts_of(app).lease,
     )
     with stop_on_signals(worker):
         report = worker.run()
