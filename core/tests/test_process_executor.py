@@ -154,7 +154,6 @@ import relevo
 
 @relevo.listener("thing.done")
 def do(event):
-    pathlib.Path({gate!r}).touch()
     time.sleep(1000)
 
 if pathlib.Path({gate!r}).exists():
@@ -167,7 +166,8 @@ app = relevo.App(transports={{"main": MemoryTransport()}}, routes={{"*": "main"}
 @pytest.fixture(name="hanging")
 def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
     """Start an executor of one slot, whose listener hangs and whose second child does not begin."""
-    (tmp_path / "hanging_shop.py").write_text(HANGING.format(gate=str(tmp_path / "gate")))
+    gate = tmp_path / "gate"
+    (tmp_path / "hanging_shop.py").write_text(HANGING.format(gate=str(gate)))
     hello = Hello(
         path=[str(tmp_path), str(Path(__file__).parent), *sys.path],
         app="hanging_shop:app",
@@ -176,8 +176,10 @@ def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
         time_limit=0.2,
         log_level=None,
     )
-    executor = ProcessExecutor(hello, Execution("process", 1, 0.2), checkpoint=None, listeners=())
+    # The limit is that of the listener alone: a child may need longer to begin with it.
+    executor = ProcessExecutor(hello, Execution("process", 1, PATIENCE), checkpoint=None, listeners=())
     executor.start(_refused)
+    gate.touch()
     yield executor
     executor.stop()
 
