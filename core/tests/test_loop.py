@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,7 @@ from relevo_memory._store import Posting
 DOWN = TransportUnavailableError("main", "down")
 DRAIN = RunOptions(until_empty=True)
 OUTBOX = outbox_queue("main")
+PATIENCE = 300.0
 
 
 @pytest.fixture(name="outbox")
@@ -390,15 +392,14 @@ def test_outside_the_main_thread_signals_are_left_alone(app: MakeApp) -> None:
 
 
 SHOP = """
-import atexit, time
+import atexit, pathlib, time
 import relevo
 from relevo_memory import MemoryTransport
 
 @relevo.listener("image.created")
 def work(event):
     print("begun", flush=True)
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
+    while not pathlib.Path("gate").exists():
         time.sleep(0.01)
     print("finished", flush=True)
 
@@ -415,10 +416,11 @@ def tell():
 
 
 class _Program:
-    """``relevo worker`` in a process of its own, whose listener takes so many seconds."""
+    """``relevo worker`` in a process of its own, whose listener waits at a gate."""
 
-    def __init__(self, folder: Path, *, seconds: float, number: int, verb: str = "worker") -> None:
-        (folder / "shop.py").write_text(SHOP.replace("SECONDS", str(seconds)).replace("NUMBER", str(number)))
+    def __init__(self, folder: Path, *, number: int, verb: str = "worker") -> None:
+        (folder / "shop.py").write_text(SHOP.replace("NUMBER", str(number)))
+        self._gate = folder / "gate"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "relevo", verb, "-a", "shop:app"],
             cwd=folder,
@@ -436,10 +438,14 @@ class _Program:
                 return
         pytest.fail(f"it ended without saying {line!r}: {self.process.communicate()[1]}")
 
+    def open_gate(self) -> None:
+        """Let its listeners end."""
+        self._gate.touch()
+
     def end(self) -> tuple[int, list[str]]:
         """Wait for its end; return its exit code and what else it said."""
         try:
-            stdout, stderr = self.process.communicate(timeout=60)
+            stdout, stderr = self.process.communicate(timeout=PATIENCE)
         finally:
             self.process.kill()
         assert stderr == ""
@@ -451,10 +457,11 @@ class _Program:
 def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
     number: signal.Signals, verb: str, tmp_path: Path
 ) -> None:
-    program = _Program(tmp_path, seconds=0.5, number=5, verb=verb)
+    program = _Program(tmp_path, number=5, verb=verb)
     program.wait_for("begun")
 
     program.process.send_signal(number)
+    program.open_gate()
     code, said = program.end()
 
     assert said == ["finished", "left 4 0 0"]
@@ -463,7 +470,7 @@ def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
-    program = _Program(tmp_path, seconds=60, number=5)
+    program = _Program(tmp_path, number=5)
     program.wait_for("begun")
 
     for patience in (1, 20, 20):  # two that come together are one; a third may come while the second one is obeyed
@@ -478,7 +485,8 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) ->
 
 
 def test_an_idle_worker_ends_after_a_signal(tmp_path: Path) -> None:
-    program = _Program(tmp_path, seconds=0, number=1)
+    program = _Program(tmp_path, number=1)
+    program.open_gate()
     program.wait_for("finished")
     time.sleep(0.5)
 
@@ -593,16 +601,26 @@ def test_who_loses_the_lock_takes_no_further_events(shop: Callable[..., App], cl
         assert elsewhere(app, holder="a third one") is None, "what another has taken is not given up"
 
 
-def test_the_lock_is_renewed_while_a_listener_runs(shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_renewed_while_a_listener_runs(
+    shop: Callable[..., App], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(flights, "TTL", 0.6)
     tried: list[str | None] = []
 
+    def ends() -> float:
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+            ((end,),) = connection.execute("SELECT until FROM relevo_lock")
+        return float(end) / 1e6
+
     def wait(event: object) -> None:
         for _ in range(4):
-            time.sleep(0.3)
+            clock.advance(0.3)
+            deadline = time.monotonic() + PATIENCE
+            while ends() < clock.now() + 0.55 and time.monotonic() < deadline:
+                time.sleep(0.01)
             tried.append(elsewhere(app))
 
-    with shop(wait) as app:
+    with shop(wait, clock=clock) as app:
         app.dispatch(Event("image.created"))
 
         report = LoopRunner(single_flight=True).run(app, DRAIN)
@@ -612,25 +630,24 @@ def test_the_lock_is_renewed_while_a_listener_runs(shop: Callable[..., App], mon
 
 
 def test_who_is_told_that_the_lock_is_gone_takes_no_further_events(
-    shop: Callable[..., App], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shop: Callable[..., App], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(flights, "TTL", 0.6)
+    monkeypatch.setattr(flights, "TTL", 0.6)  # of which little passes by its own clock
 
     def be_robbed(event: object) -> None:
         flight = single_flight(app, "main", ())
         assert flight._lock.path.exists()
-        monkeypatch.setattr(flights, "TTL", 600.0)  # by its own clock it has plenty of time
         coordinator = app.transport("main")
         assert isinstance(coordinator, Coordinator)
         held = flight._lock.path.stat()
         heir = f"{host_lock._running()}/{held.st_dev:x}/{held.st_ino:x}"
         assert coordinator.lock(flight._name, holder=heir, ttl=600.0) is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while "was lost to another process" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    with shop(be_robbed) as app:
+    with shop(be_robbed, clock=clock) as app:
         app.dispatch_many([Event("image.created")] * 2)
 
         assert LoopRunner(single_flight=True).run(app, DRAIN).stopped_by == "lock"
