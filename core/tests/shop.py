@@ -107,7 +107,7 @@ class Shop:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -16,7 +16,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-PATIENCE = 20.0
+PATIENCE = 300.0
 
 
 class Inbox:

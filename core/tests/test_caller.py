@@ -791,12 +791,12 @@ def test_a_huge_traceback_does_not_take_long(listen: Listen, caller: MakeCaller,
         raise error
 
     listen(chain, retry=1)
-    began = time.perf_counter()
+    began = time.thread_time()
 
     outcome = caller().outcome(delivery())
 
     assert isinstance(outcome, DeadLetter)
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_a_listener_whose_work_nobody_would_await_has_failed(

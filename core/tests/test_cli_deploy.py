@@ -16,6 +16,8 @@ from relevo._runner.host_lock import HostLock
 
 from .shop import CONFIGURATION, LISTENERS, Shop, lines, opened
 
+PATIENCE = 300.0
+
 SLOW = """
 import pathlib, time
 import relevo
@@ -50,7 +52,7 @@ def started(shop: Shop, *words: str) -> subprocess.Popen[str]:
 
 def appears(path: Path) -> None:
     """Wait until *path* is there."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline, f"there is no {path.name}"
         time.sleep(0.01)
@@ -115,15 +117,15 @@ def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop)
         appears(shop.folder / "begun-1")
 
         in_vain = shop.run("deploy begin --wait 200ms")
-        waiting = started(shop, "deploy", "begin", "--wait", "30s")
+        waiting = started(shop, "deploy", "begin", "--wait", "300s")
         (shop.folder / "go").touch()
-        stdout, _ = waiting.communicate(timeout=30)
+        stdout, _ = waiting.communicate(timeout=PATIENCE)
         during = {key: number(shop, key) for key in ("ready", "leased")}
         has_begun = (shop.folder / "begun-2").exists()
         shop.run("deploy end")
         appears(shop.folder / "begun-2")
         worker.send_signal(signal.SIGTERM)
-        _, errors = worker.communicate(timeout=30)
+        _, errors = worker.communicate(timeout=PATIENCE)
 
     assert in_vain.returncode == 75
     (line,) = lines(in_vain)
@@ -142,7 +144,7 @@ def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop
 
         worker.send_signal(signal.SIGTERM)
 
-        assert worker.wait(timeout=30) == 0
+        assert worker.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.slow("starts two workers, each in a process of its own")
@@ -152,13 +154,13 @@ def test_a_deploy_that_was_forgotten_is_told_once(shop: Shop) -> None:
     os.utime(shop.folder / "shop.deploy", (old, old))
 
     done = [started(shop, "drain") for _ in range(2)]
-    told = [each.communicate(timeout=30) for each in done]
+    told = [each.communicate(timeout=PATIENCE) for each in done]
 
     assert [each.returncode for each in done] == [75, 75]
     # The two may look at the same time.
     assert "for 2.0 hours; if it is over: relevo deploy end, or rm " in told[0][1] + told[1][1]
     again = started(shop, "drain")
-    assert again.communicate(timeout=30) == ("", "")
+    assert again.communicate(timeout=PATIENCE) == ("", "")
 
 
 # --- drains beside one another ------------------------------------------------------------------------------------
@@ -172,11 +174,11 @@ def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: S
         appears(shop.folder / "begun-1")
 
         seconds = [started(shop, "drain") for _ in range(4)]
-        told = [second.communicate(timeout=30) for second in seconds]
+        told = [second.communicate(timeout=PATIENCE) for second in seconds]
         other_queue = shop.run("drain -q feed")
         as_json = shop.run("drain --json")
         (shop.folder / "go").touch()
-        first_told = first.communicate(timeout=30)
+        first_told = first.communicate(timeout=PATIENCE)
 
     assert [second.returncode for second in seconds] == [75] * 4
     assert told == [("", "")] * 4
@@ -193,7 +195,7 @@ def test_a_drain_that_is_killed_leaves_the_next_one_the_way(shop: Shop) -> None:
     with started(shop, "drain") as first:
         appears(shop.folder / "begun-1")
         first.send_signal(signal.SIGKILL)
-        first.communicate(timeout=30)
+        first.communicate(timeout=PATIENCE)
 
     (shop.folder / "go").touch()
     done = shop.run("drain --settle 20s")

@@ -24,6 +24,7 @@ from relevo.errors import ConfigurationError
 
 from .shop import Shop, opened
 
+PATIENCE = 300.0
 CONFIGURATION = 'source = "shop"\ntime_limit = "5m"\ntransports.main = "memory://"\n'
 
 
@@ -37,12 +38,12 @@ class Listener:
         except BaseException:
             self.socket.close()
             raise
-        self.socket.settimeout(30)
+        self.socket.settimeout(PATIENCE)
         self.said: list[str] = []
 
     def hear(self, wanted: str) -> None:
         """Wait until *wanted* is said anew."""
-        self.socket.settimeout(30)
+        self.socket.settimeout(PATIENCE)
         while True:
             self.said.append(self.socket.recv(4096).decode())
             if wanted in self.said[-1].splitlines():
@@ -84,7 +85,7 @@ def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_
         listener.hear("WATCHDOG=1")
 
         worker.send_signal(signal.SIGTERM)
-        code = worker.wait(timeout=30)
+        code = worker.wait(timeout=PATIENCE)
 
     assert code == 0
     assert listener.heard() == [
@@ -108,7 +109,7 @@ def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listen
         listener.hear("STATUS=handling events")
 
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(timeout=30) == 0
+        assert worker.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.slow("starts a worker in a process of its own")
@@ -117,7 +118,7 @@ def test_a_worker_that_cannot_start_is_never_ready(listener: Listener, tmp_path:
     shop.write("relevo.toml", "sauce = 1\n")
 
     with started(shop, listener) as worker:
-        assert worker.wait(timeout=30) == 78
+        assert worker.wait(timeout=PATIENCE) == 78
 
     assert listener.heard() == []
 
