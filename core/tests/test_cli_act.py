@@ -75,7 +75,7 @@ def test_nothing_is_lost_when_the_other_server_is_down(shop: Shop) -> None:
 @pytest.mark.slow("kills a process, and waits until its lease is over")
 def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: Shop) -> None:
     relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
-    shop.write("relevo.toml", "lease = 1" + SECOND)
+    shop.write("relevo.toml", "lease = 3" + SECOND)
     shop.write(
         "shop.py",
         "import os, relevo, relevo_sql, signal\n"
@@ -99,7 +99,7 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
 
     killed = shop.process("relevo move --from main/default --to other/feed")
     between = kept(shop)
-    time.sleep(1.1)  # the lease of what was under way
+    time.sleep(3.1)  # the lease of what was under way
     again = shop.process("relevo move --from main/default --to other/feed")
 
     assert killed.returncode in (-9, 137)
