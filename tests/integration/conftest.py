@@ -21,6 +21,7 @@ from relevo_amqp._topology import Topology
 from relevo_redis import RedisTransport
 
 HERE = Path(__file__).parent
+PATIENCE = 300.0
 
 
 @attrs.frozen
@@ -44,7 +45,7 @@ class Stage:
     def drain(self, **environ: str) -> int:
         """Drain in a process of its own, retries and lost leases included; return its exit code."""
         process = self.start("drain", "--settle", "20s", **environ)
-        _, _ = process.communicate(timeout=90)
+        _, _ = process.communicate(timeout=PATIENCE)
         return process.returncode
 
     def lines(self) -> list[list[str]]:
@@ -53,7 +54,7 @@ class Stage:
 
     def wait_for(self, what: Callable[[list[list[str]]], bool]) -> None:
         """Return when what the listeners wrote is as *what* says."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not what(self.lines()):
             assert time.monotonic() < deadline, self.lines()[-5:]
             time.sleep(0.01)

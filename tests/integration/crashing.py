@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import relevo
 
 SECONDS = 0.002
-"""What an event takes, if ``CRASH_SLEEP`` does not say it."""
+"""What an event takes."""
+
+GATE_FROM = 5
+"""The number of the first event that waits until the file that ``CRASH_GATE`` names is there."""
 
 _LOG = os.open(os.environ.get("CRASH_LOG", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -26,9 +30,12 @@ def note(*words: object) -> None:
 
 @relevo.listener("number.counted", queue="numbers")
 def count(event: relevo.Event) -> None:
-    """Take a moment, so that a kill finds it at work."""
+    """Take a moment, so that a kill finds it at work; if there is a gate, later events wait there."""
     note("began", event["number"], os.getpid())
-    time.sleep(float(os.environ.get("CRASH_SLEEP", SECONDS)))
+    time.sleep(SECONDS)
+    gate = os.environ.get("CRASH_GATE")
+    while gate and event["number"] >= GATE_FROM and not Path(gate).exists():
+        time.sleep(0.01)
     note("ended", event["number"], os.getpid())
 
 

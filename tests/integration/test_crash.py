@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.integration import crashing
+from tests.integration.conftest import PATIENCE
 
 import relevo
 from relevo._worker.ledger import FLUSH_AFTER
@@ -94,17 +95,19 @@ def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(st
 def test_the_first_term_finishes_the_work_in_hand(stage: Stage) -> None:
     for number in range(50):
         stage.app.dispatch(relevo.Event("number.counted", {"number": number}))
-    worker = stage.start("worker", CRASH_SLEEP="0.05")
-    stage.wait_for(lambda lines: len(lines) >= 5)
+    gate = stage.folder / "gate"
+    worker = stage.start("worker", CRASH_GATE=str(gate), RELEVO_LEASE="60s")
+    stage.wait_for(lambda lines: sum(line[0] == "began" for line in lines) > crashing.GATE_FROM)
 
     worker.send_signal(signal.SIGTERM)
-    _, error = worker.communicate(timeout=20)
+    gate.touch()
+    _, error = worker.communicate(timeout=PATIENCE)
 
     began = [line[1] for line in stage.lines() if line[0] == "began"]
     ended = [line[1] for line in stage.lines() if line[0] == "ended"]
     assert worker.returncode == 0, error
     assert began == ended
-    assert len(ended) < 50
+    assert len(ended) == crashing.GATE_FROM + 1
     assert stage.drain() == 0
     assert Counter(line[1] for line in stage.lines() if line[0] == "ended") == Counter(map(str, range(50)))
 
