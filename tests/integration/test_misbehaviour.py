@@ -261,7 +261,8 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     is_over = reason == CRASHED  # and its process with it; else whoever handled it is to be there for the next
     if not is_over and places == PLACES:
         theatre.dispatch_meeting()
-    lease = {"RELEVO_LEASE": "1s"} if is_over else {}  # what a killed one held comes back when it has run out
+    is_killed = is_over and how != "interrupt" and "time limit" not in told
+    lease = {"RELEVO_LEASE": "1s"} if is_killed else {}  # what a killed one held comes back when it has run out
 
     codes: list[int] = []
     while len(codes) < 8 and (not codes or codes[-1] not in (0, 1)):
