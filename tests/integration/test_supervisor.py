@@ -24,6 +24,8 @@ import relevo
 SUPERVISORD = [sys.executable, "-m", "supervisor.supervisord"]
 SUPERVISORCTL = [sys.executable, "-m", "supervisor.supervisorctl"]
 
+PATIENCE = 300.0
+
 CONFIGURATION = """
 source = "shop"
 listeners = ["shop_listeners"]
@@ -138,11 +140,11 @@ def _supervisord(shop: Shop) -> Iterator[Callable[[str], subprocess.Popen[bytes]
     yield supervisord
     for each in started:
         each.terminate()
-        each.wait(timeout=60)
+        each.wait(timeout=PATIENCE)
 
 
-def until(what: Callable[[], object], *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
