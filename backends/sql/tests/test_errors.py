@@ -108,7 +108,7 @@ def test_a_writer_that_stays_is_named_after_the_time_that_was_set(
     with a_writer(path), pytest.raises(TransportUnavailableError, match=r"shop\.db is locked .* than 0\.3 s") as caught:
         transport.send([an_envelope()])
 
-    assert 0.25 < time.monotonic() - start < 5
+    assert 0.25 < time.monotonic() - start < 25
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     assert received(transport) == []
 
@@ -125,7 +125,7 @@ def test_a_writer_that_ends_is_waited_for(opener: Opener, path: Path, an_envelop
         thread = threading.Thread(target=send)
         thread.start()
         assert not sent.wait(0.5)
-    thread.join(5)
+    thread.join(60)
 
     assert sent.is_set()
     assert received(transport) == ["id-1"]
@@ -141,7 +141,7 @@ def test_a_look_that_finds_nothing_needs_no_lock(opener: Opener, path: Path) -> 
 
 
 def test_closing_does_not_wait_for_a_writer(opener: Opener, path: Path, an_envelope: Maker) -> None:
-    transport = opener()
+    transport = opener(busy_timeout=600)
     raised: list[BaseException] = []
     begun = threading.Event()
 
@@ -163,9 +163,9 @@ def test_closing_does_not_wait_for_a_writer(opener: Opener, path: Path, an_envel
         start = time.monotonic()
         transport.close()
         took = time.monotonic() - start
-        thread.join(5)
+        thread.join(60)
 
-    assert took < 2
+    assert took < 60
     assert [type(error) for error in raised] == [TransportClosedError]
 
 

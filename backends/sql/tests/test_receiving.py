@@ -251,22 +251,22 @@ def test_a_wait_in_vain_ends_in_time(opener: Opener) -> None:
     received, took = timed_receive(transport, 0.3)
 
     assert received == []
-    assert 0.3 <= took < 1.5
+    assert 0.3 <= took < 60
 
 
 def test_a_send_of_this_process_ends_a_wait_at_once(
     opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
-    transport = opener(poll=30.0)
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 600.0)
+    transport = opener(poll=600.0)
     timer = threading.Timer(0.5, lambda: transport.send([an_envelope(1)]))
     timer.start()
 
-    received, took = timed_receive(transport, 20)
+    received, took = timed_receive(transport, 600)
 
     timer.join()
     assert received == ["id-1"]
-    assert took < 5
+    assert took < 60
 
 
 def test_a_send_of_another_process_is_found_by_looking(opener: Opener, an_envelope: Maker) -> None:
@@ -274,38 +274,39 @@ def test_a_send_of_another_process_is_found_by_looking(opener: Opener, an_envelo
     timer = threading.Timer(0.5, lambda: other.send([an_envelope(1)]))
     timer.start()
 
-    received, took = timed_receive(transport, 20)
+    received, took = timed_receive(transport, 600)
 
     timer.join()
     assert received == ["id-1"]
-    assert took < 5
+    assert took < 60
 
 
 def test_the_end_of_a_delay_is_waited_for_and_not_polled_for(
     opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
-    transport = opener(poll=30.0)
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 600.0)
+    transport = opener(poll=600.0)
+    before = time.monotonic()
     transport.send([an_envelope(1)], delay=0.5)
 
-    received, took = timed_receive(transport, 20)
+    received, _ = timed_receive(transport, 600)
 
     assert received == ["id-1"]
-    assert 0.3 < took < 5
+    assert 0.5 <= time.monotonic() - before < 60
 
 
 def test_a_close_ends_a_wait(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relevo_sql._pause._FIRST", 30.0)
-    transport = opener(poll=30.0)
+    monkeypatch.setattr("relevo_sql._pause._FIRST", 600.0)
+    transport = opener(poll=600.0)
     timer = threading.Timer(0.3, transport.close)
     timer.start()
     start = time.monotonic()
 
     with pytest.raises(TransportClosedError):
-        transport.receive(["default"], limit=1, lease=60, wait=20)
+        transport.receive(["default"], limit=1, lease=60, wait=600)
 
     timer.join()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_clock_that_stands_still_is_asked_to_sleep(
