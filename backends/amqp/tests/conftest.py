@@ -19,8 +19,11 @@ from relevo_amqp._topology import Role, Topology
 
 LEVELS = 6
 
+PATIENCE = 60.0
+"""Seconds for what comes within milliseconds, unless the machine pauses."""
 
-def wait_until(true: Callable[[], bool], within: float = 60.0) -> None:
+
+def wait_until(true: Callable[[], bool], within: float = PATIENCE) -> None:
     deadline = time.monotonic() + within
     while not true():
         assert time.monotonic() < deadline
@@ -139,7 +142,7 @@ def transport(connect: Callable[..., AmqpTransport], queue: str) -> AmqpTranspor
     return transport
 
 
-def receive(transport: AmqpTransport, *queues: str, limit: int = 100, wait: float = 5.0) -> list[Delivery]:
+def receive(transport: AmqpTransport, *queues: str, limit: int = 100, wait: float = PATIENCE) -> list[Delivery]:
     """Receive as a worker does."""
     return list(transport.receive(queues, limit=limit, lease=60.0, wait=wait))
 
@@ -149,13 +152,29 @@ def ids(deliveries: Iterable[Delivery]) -> list[str]:
     return [each.envelope.id if isinstance(each.envelope, Envelope) else "unreadable" for each in deliveries]
 
 
-def drain(transport: AmqpTransport, *queues: str, wait: float = 0.0) -> list[Delivery]:
-    """Receive and ack until nothing comes."""
+def drain(transport: AmqpTransport, *queues: str, wait: float = 0.0, least: int = 0) -> list[Delivery]:
+    """Receive and ack until *least* came, however long that takes, and nothing more comes."""
     found: list[Delivery] = []
-    while deliveries := receive(transport, *queues, wait=wait):
+    while deliveries := receive(transport, *queues, wait=wait if len(found) >= least else PATIENCE):
         found += deliveries
         assert not transport.settle([(each, Ack()) for each in deliveries])
     return found
+
+
+def receive_all(transport: AmqpTransport, queue: str, number: int) -> list[Delivery]:
+    """Receive until *number* are held; a receive returns as soon as there is one."""
+    held: list[Delivery] = []
+    while len(held) < number:
+        arrived = receive(transport, queue, limit=number - len(held))
+        assert arrived, f"only {len(held)} of {number} came"
+        held += arrived
+    return held
+
+
+def set_confirm_timeout(transport: AmqpTransport, seconds: float) -> None:
+    """Change it for a part of a test only: a busy server may answer later than the part allows."""
+    assert transport._hub is not None
+    transport._hub.publisher._timeout = seconds
 
 
 @pytest.fixture

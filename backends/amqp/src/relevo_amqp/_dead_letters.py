@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ MOST_UNACKED = 65_000
 """The largest prefetch of one consumer; AMQP has two bytes for it."""
 
 _IDLE = 2.0
-"""Seconds without a further event after which a scan is over: other processes fetched the rest."""
+"""Seconds without a further event after which a scan asks the server whether it is over: others fetched the rest."""
 
 _TRIES = 3
 _PAUSE = 0.25
@@ -230,15 +231,28 @@ class QueueScan:
                 raise
 
     def __iter__(self) -> Iterator[tuple[int, Any, bytes]]:
-        while self._seen < self._expected:
-            try:
-                found = self._found.get(timeout=_IDLE)
-            except Empty:
-                if self._channel is not None and self._channel.lost is not None:
-                    raise self._channel.lost from None  # letters may be missing
-                return
+        while self._seen < self._expected and (found := self._next()) is not None:
             self._seen += 1
             yield found
+
+    def _next(self) -> tuple[int, Any, bytes] | None:
+        """Return the next event that arrives; ``None`` if no more are on their way."""
+        with suppress(Empty):
+            return self._found.get(timeout=_IDLE)
+        channel = self._channel
+        if channel is None:
+            return None
+        try:
+            # Perhaps this process or the server paused. What the queue handed out before it answers the first has
+            # arrived with the second answer.
+            for _ in range(2):
+                self._count(channel)
+        except ConnectionLostError as error:
+            if error.code != NOT_FOUND:  # the queue was deleted: nothing arrives
+                raise  # letters may be missing
+        with suppress(Empty):
+            return self._found.get_nowait()
+        return None
 
     def drop(self, tags: Collection[int]) -> None:
         """Delete *tags* at the end."""
