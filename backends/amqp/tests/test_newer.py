@@ -10,13 +10,14 @@ import pika
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Ack, DeadLetter, Envelope, Nack, Release, Unreadable
+from relevo import DeadLetter, Envelope, Nack, Release, Unreadable
+from relevo.testing import FakeClock
 from relevo_amqp import AmqpTransport
 from relevo_amqp._mapping import MessageRecord, postponed, read, written
 from relevo_amqp._newer import Newer
 from relevo_amqp._topology import Role
 
-from .conftest import Server, ids, receive
+from .conftest import PATIENCE, Server, drain, ids, receive
 from .test_mapping import over_the_wire
 
 Make = Callable[..., Envelope]
@@ -62,13 +63,23 @@ def publish(server: Server, queue: str, role: Role = Role.MAIN, *, lost_leases: 
 def taken(server: Server, name: str) -> tuple[pika.BasicProperties, bytes]:
     """Take one out of the server's queue *name* as another release would."""
     channel = server.channel()
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         method, found, body = channel.basic_get(name, auto_ack=True)
         if method is not None:
             return found, body
         time.sleep(0.05)
     pytest.fail(f"nothing came to {name}")
+
+
+def receive_nothing(server: Server, transport: AmqpTransport, queue: str) -> None:
+    """Receive until *transport* has met all that is in *queue* and given it back, with a delay."""
+    deadline = time.monotonic() + PATIENCE
+    is_met = False
+    while not is_met:
+        assert time.monotonic() < deadline
+        assert receive(transport, queue, wait=0.5) == []
+        is_met = not any(server.ready(server.topology.queue(queue, role)) for role in (Role.MAIN, Role.SUSPECT))
 
 
 def as_it_came(found: pika.BasicProperties) -> dict[str, Any]:
@@ -160,10 +171,7 @@ def test_what_a_newer_release_sent_waits_and_a_newer_worker_gets_it_as_it_came(
     publish(server, queue)
     transport.send([envelope(2)])
 
-    found = []
-    while batch := receive(transport, queue, wait=0.5):
-        found += batch
-        transport.settle([(each, Ack()) for each in batch])
+    found = drain(transport, queue, wait=0.5, least=2)
     transport.close()
 
     assert sorted(ids(found)) == ["id-1", "id-2"]
@@ -181,7 +189,7 @@ def test_when_patience_has_run_out_it_dies_and_is_kept_and_revived_as_it_came(
     publish(server, queue)
     began = time.monotonic()
 
-    (delivery,) = receive(worker, queue, wait=20.0)
+    (delivery,) = receive(worker, queue)
 
     assert time.monotonic() - began >= 1.5
     assert isinstance(delivery.envelope, Unreadable)
@@ -199,21 +207,23 @@ def test_when_patience_has_run_out_it_dies_and_is_kept_and_revived_as_it_came(
 
 
 def test_giving_it_back_after_that_does_not_begin_the_patience_again(
-    server: Server, connect: Connect, queue: str, transport: AmqpTransport
+    server: Server, queue: str, transport: AmqpTransport
 ) -> None:
-    worker = connect(patience=1.2)
-    publish(server, queue)
-    (delivery,) = receive(worker, queue, wait=20.0)
+    clock = FakeClock()
+    with AmqpTransport(server.options(patience=600.0), clock=clock) as worker:
+        publish(server, queue)
+        while not (held := receive(worker, queue, wait=0.5)):
+            clock.advance(600.0)
 
-    worker.settle([(delivery, Release())])
-    (again,) = receive(worker, queue, wait=0.7)
-    worker.settle([(again, Nack(delay=0.1))])
-    (last,) = receive(worker, queue, wait=0.7)
+        worker.settle([(held[0], Release())])
+        (again,) = receive(worker, queue)
+        worker.settle([(again, Nack(delay=0.1))])
+        (last,) = receive(worker, queue)
 
-    assert (again.attempt, last.attempt) == (3, 4)
-    assert isinstance(last.envelope, Unreadable)
-    assert last.envelope.raw == BODY
-    worker.settle([(last, DeadLetter(reason="unreadable"))])
+        assert (again.attempt, last.attempt) == (3, 4)
+        assert isinstance(last.envelope, Unreadable)
+        assert last.envelope.raw == BODY
+        worker.settle([(last, DeadLetter(reason="unreadable"))])
 
 
 def test_one_whose_holder_died_keeps_its_lost_leases_for_a_newer_worker(
@@ -222,7 +232,7 @@ def test_one_whose_holder_died_keeps_its_lost_leases_for_a_newer_worker(
     publish(server, queue, lost_leases=1)
     publish(server, queue, Role.SUSPECT, lost_leases=2)
 
-    assert receive(transport, queue, wait=0.5) == []
+    receive_nothing(server, transport, queue)
     transport.close()
 
     name = server.topology.queue(queue, Role.MAIN)
@@ -239,7 +249,7 @@ def test_an_urgent_one_does_not_hold_up_what_is_delayed_and_stays_urgent(
     channel.confirm_delivery()
     channel.basic_publish(server.topology.exchange(Role.MAIN), queue, BODY, urgent, mandatory=True)
 
-    assert receive(transport, queue, wait=0.5) == []
+    receive_nothing(server, transport, queue)
     transport.close()
 
     found, _ = taken(server, server.topology.queue(queue, Role.MAIN))

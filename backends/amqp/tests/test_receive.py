@@ -8,14 +8,17 @@ import pika
 import pytest
 
 from relevo import Ack, Delivery, Envelope, Nack, TransportClosedError, TransportUnavailableError, Unreadable
+from relevo.errors import TransportError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, drain, ids, receive, wait_until, wait_until_it_waits
+from .conftest import PATIENCE, Server, drain, ids, receive, wait_until, wait_until_it_waits
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
+
+ATTEMPTS = 5
 
 
 def test_the_first_look_without_waiting_finds_what_is_there(
@@ -47,7 +50,7 @@ def test_two_thousand_events_are_received_once_each_and_leave_nothing(
 ) -> None:
     transport.send([envelope(number) for number in range(2000)])
 
-    received = drain(transport, queue, wait=1.0)
+    received = drain(transport, queue, wait=1.0, least=2000)
 
     assert sorted(ids(received)) == sorted(f"id-{number}" for number in range(2000))
     assert {each.lost_leases for each in received} == {0}
@@ -58,7 +61,9 @@ def test_two_thousand_events_are_received_once_each_and_leave_nothing(
 def test_no_more_than_the_limit_is_handed_out(transport: AmqpTransport, queue: str, envelope: Make) -> None:
     transport.send([envelope(number) for number in range(10)])
 
-    sizes = [len(receive(transport, queue, limit=3)) for _ in range(4)]
+    sizes: list[int] = []
+    while sum(sizes) < 10:
+        sizes.append(len(receive(transport, queue, limit=3)))
 
     assert max(sizes) == 3
     assert sum(sizes) == 10
@@ -113,13 +118,15 @@ def test_a_blocked_receive_is_woken_by_a_send(
 ) -> None:
     sender = connect()
     receive(transport, queue, wait=0.0)
-    threading.Timer(0.3, sender.send, ([envelope(1)],)).start()
+    received: list[Delivery] = []
+    thread = threading.Thread(target=lambda: received.extend(receive(transport, queue, wait=600.0)))
+    thread.start()
+    wait_until_it_waits(thread)
 
-    started = time.monotonic()
-    deliveries = receive(transport, queue, wait=60.0)
+    sender.send([envelope(1)])
+    thread.join(PATIENCE)
 
-    assert ids(deliveries) == ["id-1"]
-    assert 0.25 < time.monotonic() - started < 60.0
+    assert ids(received) == ["id-1"]
 
 
 def test_an_empty_receive_blocks_no_longer_than_it_may(transport: AmqpTransport, queue: str) -> None:
@@ -136,9 +143,7 @@ def test_the_queue_named_first_is_preferred(transport: AmqpTransport, server: Se
     transport.setup([first, second])
     transport.send([envelope(1, queue=second), envelope(2, queue=first)])
     receive(transport, first, second, limit=1)
-    time.sleep(0.2)
     transport.send([envelope(3, queue=second), envelope(4, queue=first), envelope(5, queue=second)])
-    time.sleep(0.2)
 
     assert ids(receive(transport, first, second, limit=2))[0] == "id-4"
 
@@ -155,9 +160,8 @@ def test_a_queue_that_is_no_longer_asked_for_is_given_back(
 
     receive(transport, first, limit=5, wait=0.0)
 
-    others = drain(connect(), second, wait=0.5)
+    others = drain(connect(), second, wait=0.5, least=3)
     assert {each.lost_leases for each in others} == {0}
-    assert len(others) >= 3
 
 
 def test_urgent_events_overtake_the_others(
@@ -186,7 +190,7 @@ def test_any_name_of_a_queue_works(server: Server, connect: Connect, envelope: M
     transport.send([envelope(1, queue=name)])
     transport.send([envelope(2, queue=name)], delay=0.1)
 
-    received = drain(transport, name, wait=1.0)
+    received = drain(transport, name, wait=1.0, least=2)
     assert ids(received) == ["id-1", "id-2"]
     assert {each.queue for each in received} == {name}
 
@@ -197,21 +201,25 @@ def test_any_name_of_a_queue_works(server: Server, connect: Connect, envelope: M
 def test_delayed_events_come_in_the_order_of_their_delays_and_never_early(
     transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    due = {}
-    for number, delay in enumerate((2.0, 0.1, 0.75, 0.0, 1.23, 0.5)):
-        due[f"id-{number}"] = time.monotonic() + delay
-        transport.send([envelope(number)], delay=delay)
+    """If the machine pauses, between two sends or on their way, a later one may be sooner; so it has some attempts."""
 
-    order: list[str] = []
-    while len(order) < len(due):
-        (delivery, *more) = receive(transport, queue)
-        for each in (delivery, *more):
-            (found,) = ids([each])
-            assert due[found] <= time.monotonic() < due[found] + 10.0
-            order.append(found)
-            transport.ack(each)
+    def order() -> list[str]:
+        due = {}
+        for number, delay in enumerate((2.0, 0.1, 0.75, 0.0, 1.23, 0.5)):
+            due[f"id-{number}"] = time.monotonic() + delay
+            transport.send([envelope(number)], delay=delay)
 
-    assert order == ["id-3", "id-1", "id-5", "id-2", "id-4", "id-0"]
+        found: list[str] = []
+        while len(found) < len(due):
+            for each in receive(transport, queue):
+                found += ids([each])
+                assert time.monotonic() >= due[found[-1]]
+                transport.ack(each)
+        assert sorted(found) == sorted(due)
+        return found
+
+    wanted = ["id-3", "id-1", "id-5", "id-2", "id-4", "id-0"]
+    assert any(order() == wanted for _ in range(ATTEMPTS))
 
 
 def test_a_delay_longer_than_the_ladder_passes_it_again(connect: Connect, server: Server, envelope: Make) -> None:
@@ -249,20 +257,37 @@ def test_urgency_survives_a_delay(transport: AmqpTransport, queue: str, envelope
 def test_an_urgent_event_does_not_hold_up_another_that_is_delayed(
     transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """If it overtook in the delay too, the other would come no sooner than it."""
-    receive(transport, queue, wait=0.0)
-    transport.send([envelope(1)], delay=0.8)
-    time.sleep(0.7)
-    transport.send([envelope(2, urgency="high"), envelope(3, urgency="high")], delay=0.8)
+    """If it overtook in the delay too, the other would come no sooner than it; after a pause all come together."""
 
-    assert ids(receive(transport, queue)) == ["id-1"]
+    def first_ones() -> list[str]:
+        transport.send([envelope(1)], delay=0.8)
+        time.sleep(0.7)
+        transport.send([envelope(2, urgency="high"), envelope(3, urgency="high")], delay=0.8)
+        found = receive(transport, queue)
+        rest = drain(transport, queue, least=3 - len(found))
+        assert len(found + rest) == 3
+        assert transport.settle([(each, Ack()) for each in found]) == []
+        return ids(found)
+
+    receive(transport, queue, wait=0.0)
+
+    assert any(first_ones() == ["id-1"] for _ in range(ATTEMPTS))
 
 
 def test_what_comes_out_of_a_delay_when_its_queue_is_gone_is_kept(
-    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+    server: Server, transport: AmqpTransport, envelope: Make
 ) -> None:
-    transport.send([envelope(1)], delay=0.3)
-    server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
+    channel = server.channel()
+    delay = 0.3
+    while True:
+        queue = server.queue()
+        transport.setup([queue])
+        sent_at = time.monotonic()
+        transport.send([envelope(1, queue=queue)], delay=delay)
+        channel.queue_delete(server.topology.queue(queue, Role.MAIN))
+        if time.monotonic() - sent_at < delay:
+            break
+        delay *= 2  # it came before the queue was gone, and went with it
 
     wait_until(lambda: bool(transport.dead_letters([queue])))
 
@@ -338,20 +363,22 @@ def test_a_queue_deleted_under_the_receiver_is_made_again(
 ) -> None:
     receive(transport, queue, wait=0.0)
     received: list[Delivery] = []
-    thread = threading.Thread(target=lambda: received.extend(receive(transport, queue, wait=10.0)))
+    thread = threading.Thread(target=lambda: received.extend(receive(transport, queue)))
     thread.start()
     wait_until_it_waits(thread)
     server.channel().queue_delete(server.topology.queue(queue, Role.MAIN))
     sender = connect()
-    for _ in range(50):
-        time.sleep(0.1)
+
+    def is_sent() -> bool:
         try:
             sender.send([envelope(1)])
-        except Exception:  # noqa: BLE001, S112 - refused until the receiver has made the queue again
-            continue
-        break
+        except TransportError:  # refused until the receiver has made the queue again
+            return False
+        return True
 
-    thread.join(12.0)
+    wait_until(is_sent)
+
+    thread.join(PATIENCE)
 
     assert ids(received) == ["id-1"]
 
@@ -363,13 +390,13 @@ def test_a_connection_cut_under_a_blocked_receiver_is_made_again(
     distant = connect(url=proxy.url)
     receive(distant, queue, wait=0.0)
     received: list[Delivery] = []
-    thread = threading.Thread(target=lambda: received.extend(receive(distant, queue, wait=10.0)))
+    thread = threading.Thread(target=lambda: received.extend(receive(distant, queue)))
     thread.start()
     wait_until_it_waits(thread)
     proxy.cut()
     transport.send([envelope(1)])
 
-    thread.join(12.0)
+    thread.join(PATIENCE)
 
     assert ids(received) == ["id-1"]
     proxy.close()
@@ -385,13 +412,13 @@ def test_a_server_that_is_gone_is_unavailable_until_it_is_back(
     proxy.cut()
 
     with pytest.raises(TransportUnavailableError):
-        receive(distant, queue, wait=5.0)
+        receive(distant, queue)
     with pytest.raises(TransportUnavailableError):
         receive(distant, queue, wait=0.0)
 
     proxy.refuse = False
     transport.send([envelope(1)])
-    assert ids(receive(distant, queue, wait=5.0)) == ["id-1"]
+    assert ids(receive(distant, queue)) == ["id-1"]
     proxy.close()
 
 
@@ -403,7 +430,7 @@ def test_what_was_held_when_the_connection_was_cut_is_stale(
     transport.send([envelope(1)])
     (stale,) = receive(distant, queue)
     proxy.cut()
-    (again,) = receive(distant, queue, wait=5.0)
+    (again,) = receive(distant, queue)
 
     assert distant.settle([(stale, Ack())]) == [stale]
     assert distant.settle([(stale, Nack())]) == [stale]
@@ -419,7 +446,7 @@ def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> 
 
     def block() -> None:
         try:
-            receive(transport, queue, wait=60.0)
+            receive(transport, queue, wait=600.0)
         except TransportClosedError as error:
             errors.append(error)
 
@@ -428,6 +455,6 @@ def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> 
     wait_until_it_waits(thread)
 
     transport.close()
-    thread.join(30.0)
+    thread.join(PATIENCE)
 
     assert len(errors) == 1

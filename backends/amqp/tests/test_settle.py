@@ -29,10 +29,11 @@ from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._hub import ANSWER_WITHIN
 from relevo_amqp._mapping import MessageRecord, written
 from relevo_amqp._phase import ReceiverState
+from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import Server, drain, ids, receive
+from .conftest import PATIENCE, Server, drain, ids, receive, set_confirm_timeout, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -58,11 +59,11 @@ def test_acks_in_any_order_leave_only_what_was_not_acked(
     for each in (held[29], held[3], held[0], held[2], held[1]):
         transport.ack(each)
     assert transport.settle([(each, Ack()) for each in held[10:20]]) == []
-    time.sleep(0.2)
+    subscription_of(transport).wait_for_acks()
     transport._abort()
 
     kept = set(ids(held[4:10] + held[20:29]))
-    found = drain(connect(), queue, wait=2.0)
+    found = drain(connect(), queue, wait=0.5, least=len(kept))
     assert set(ids(found)) == kept
     assert len(found) == len(kept)
 
@@ -95,7 +96,7 @@ def test_what_is_acked_around_something_that_is_held_never_comes_back(
         assert worker._receiver is not None
         sent = threading.Event()
         worker._hub.loop.soon(sent.set)
-        sent.wait(5.0)
+        assert sent.wait(PATIENCE)
         worker.ack(held[0])
         worker._receiver.finish()
         worker._abort()
@@ -118,7 +119,7 @@ def test_settle_acks_nothing_before_the_server_has_taken_the_acks_of_the_one_bef
     settling.join(0.3)
     waited = settling.is_alive()
     turnstile.set()
-    settling.join(10.0)
+    settling.join(PATIENCE)
 
     assert waited
     assert not settling.is_alive()
@@ -141,15 +142,13 @@ def test_what_is_lost_while_settle_waits_is_told_and_not_sent_on(
     settling.start()
     settling.join(0.3)
     assert settling.is_alive()
-    assert worker._receiver is not None
-    assert worker._receiver.subscription is not None
-    worker._receiver.subscription._on_lost(ConnectionLostError("cut"))
-    settling.join(10.0)
+    subscription_of(worker)._on_lost(ConnectionLostError("cut"))
+    settling.join(PATIENCE)
     turnstile.set()
     worker._abort()
 
     assert lost == [held[1]]
-    copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
+    copies = [each for each in drain(transport, queue, wait=0.5, least=2) if each.envelope == held[1].envelope]
     assert [each.lost_leases for each in copies] == [1]
 
 
@@ -159,18 +158,17 @@ def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
     transport: AmqpTransport,
     queue: str,
     envelope: Make,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The connection that publishes is well, and a nack would be sent on by it although the original comes back."""
-    monkeypatch.setattr("relevo_amqp._hub.ANSWER_WITHIN", 2.0)
     proxy = Proxy(server.url, port=5672, marks=lambda data: b"relevo amqp: consume" in data)
-    distant = connect(url=proxy.url, confirm_timeout=2.0)
+    distant = connect(url=proxy.url)
     transport.send([envelope(1), envelope(2), envelope(3)])
     held: list[Delivery] = []
     while len(held) < 3:
         held += receive(distant, queue)
     distant.send([envelope(4)])  # the connection that publishes is there, too
     proxy.mute_marked()
+    subscription_of(distant).hurry(2.0)
     distant.ack(held[0])
 
     lost = distant.settle([(held[1], Nack(state=b"n")), (held[2], Ack())])
@@ -178,7 +176,7 @@ def test_if_the_acks_before_are_never_answered_nothing_is_settled_any_more(
     proxy.close()
     distant._abort()
     assert lost == held[1:]
-    copies = [each for each in drain(transport, queue, wait=2.0) if each.envelope == held[1].envelope]
+    copies = [each for each in drain(transport, queue, wait=0.5, least=3) if each.envelope == held[1].envelope]
     assert [(each.lost_leases, each.state) for each in copies] == [(1, b"")]
 
 
@@ -208,7 +206,7 @@ def test_a_worker_whose_acks_are_stuck_does_not_go_on(connect: Connect, queue: s
         time.sleep(0.3)
     at_most = 100 + 3 * (1 + round(FLUSH_AFTER / seconds)) + 1
     turnstiles[0].set()
-    working.join(30.0)
+    working.join(PATIENCE)
 
     assert before <= at_most
     assert sorted(done) == list(range(300))
@@ -218,8 +216,15 @@ def stalled(transport: AmqpTransport) -> threading.Event:
     """Stall the I/O thread until the returned event is set."""
     assert transport._hub is not None
     turnstile = threading.Event()
-    transport._hub.loop.soon(lambda: void(turnstile.wait(20.0)))
+    transport._hub.loop.soon(lambda: void(turnstile.wait(PATIENCE)))
     return turnstile
+
+
+def subscription_of(transport: AmqpTransport) -> Subscription:
+    """Return what holds the deliveries of *transport*."""
+    assert transport._receiver is not None
+    assert transport._receiver.subscription is not None
+    return transport._receiver.subscription
 
 
 def void(_: object) -> None:
@@ -353,19 +358,24 @@ def test_if_a_nack_is_not_confirmed_the_delivery_stays_held(
 ) -> None:
     transport.send([envelope(1)])
     proxy = Proxy(server.url, port=5672)
-    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    distant = connect(url=proxy.url)
     (delivery,) = receive(distant, queue)
     distant.send([envelope(2)])  # the connection that publishes is there, too
+    set_confirm_timeout(distant, 0.5)
     proxy.swallow_answers = True
 
     with pytest.raises(TransportUnavailableError):
         distant.nack(delivery, state=b"once")
 
     proxy.swallow_answers = False
+    set_confirm_timeout(distant, 30.0)
     assert distant.settle([(delivery, Nack(state=b"twice"))]) == []
     distant.close()
-    # The first may have arrived although its confirmation did not.
-    assert b"twice" in [each.state for each in drain(transport, queue, wait=1.0)]
+    states: list[bytes] = []
+    while b"twice" not in states:  # the first may have arrived although its confirmation did not
+        arrived = receive(transport, queue)
+        assert arrived
+        states += [each.state for each in arrived]
     proxy.close()
 
 
@@ -374,7 +384,7 @@ def test_if_only_some_can_be_settled_both_are_named(
 ) -> None:
     transport.send([envelope(1), envelope(2), envelope(3)])
     proxy = Proxy(server.url, port=5672)
-    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    distant = connect(url=proxy.url)
     held: list[Delivery] = []
     while len(held) < 3:
         held += receive(distant, queue)
@@ -402,16 +412,16 @@ def test_what_could_not_be_settled_goes_back_after_the_grace(
     monkeypatch.setattr("relevo_amqp._transport.GRACE", 0.3)
     transport.send([envelope(1)])
     proxy = Proxy(server.url, port=5672)
-    distant = connect(url=proxy.url, confirm_timeout=0.5)
+    distant = connect(url=proxy.url)
     (delivery,) = receive(distant, queue)
     proxy.refuse = True
     with pytest.raises(TransportUnavailableError):
         distant.nack(delivery)
 
-    time.sleep(0.5)
+    wait_until(lambda: not subscription_of(distant).holds(delivery.receipt))
     assert distant.settle([(delivery, Ack())]) == [delivery]
     proxy.refuse = False
-    (again,) = receive(distant, queue, wait=5.0)
+    (again,) = receive(distant, queue)
 
     assert (again.lost_leases, ids([again])) == (1, ["id-1"])
     proxy.close()
@@ -481,15 +491,12 @@ def test_what_was_acked_stays_acked_if_another_queue_of_the_subscription_is_dele
     server.rest()
     transport.send([envelope(1)])
     (held,) = receive(worker, queue, other)
-    assert worker._receiver is not None
-    subscription = worker._receiver.subscription
-    assert subscription is not None
+    subscription = subscription_of(worker)
     subscription._acks_wait = True  # as it is for some round trips while consumers are ended
     worker.ack(held)
 
     server.channel().queue_delete(server.topology.queue(other, Role.MAIN))
-    with subscription.changed:
-        assert subscription.changed.wait_for(lambda: subscription.lost is not None, 5.0)
+    wait_until(lambda: subscription.lost is not None)
 
     assert receive(transport, queue, wait=1.0) == []
 
@@ -539,7 +546,7 @@ def test_several_threads_settle_at_once(connect: Connect, transport: AmqpTranspo
         thread.join()
 
     assert lost == []
-    again = drain(transport, queue, wait=0.5)
+    again = drain(transport, queue, wait=0.5, least=100)
     assert sorted(ids(again)) == sorted(ids(held[0::4]))
     transport.close()
     assert receive(connect(), queue, wait=0.3) == []

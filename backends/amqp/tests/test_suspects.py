@@ -18,7 +18,7 @@ from relevo_amqp._connection import Channel
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._topology import Role
 
-from .conftest import LEVELS, Server, drain, ids, receive
+from .conftest import LEVELS, PATIENCE, Server, drain, ids, receive, receive_all
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -28,8 +28,10 @@ import sys, time
 from relevo_amqp import AmqpOptions, AmqpTransport
 url, prefix, levels, queue, limit = sys.argv[1:]
 transport = AmqpTransport(AmqpOptions(url=url, prefix=prefix, levels=int(levels)))
-held = transport.receive([queue], limit=int(limit), lease=60.0, wait=10.0)
-print(len(held), flush=True)
+held = 0
+while held < int(limit):
+    held += len(transport.receive([queue], limit=int(limit) - held, lease=60.0, wait=60.0))
+print(held, flush=True)
 time.sleep(60)
 """
 
@@ -131,7 +133,7 @@ def test_suspects_that_others_left_are_found_while_working(
 
     worker.ack(first)
     received: list[Delivery] = []
-    deadline = time.monotonic() + 8.0
+    deadline = time.monotonic() + PATIENCE
     while not received and time.monotonic() < deadline:
         received = receive(worker, queue, wait=0.5)
 
@@ -165,14 +167,14 @@ def test_nothing_else_is_fetched_while_a_suspect_is_held(
     worker = connect()
     assert receive(worker, queue, wait=0.0) == []
     lost._abort()
-    (suspect,) = receive(worker, queue, wait=10.0)
+    (suspect,) = receive(worker, queue)
 
     transport.send([envelope(number) for number in range(2, 7)])
     time.sleep(0.3)
     worker._abort()
 
     assert suspect.lost_leases == 1
-    found = drain(transport, queue, wait=2.0)
+    found = drain(transport, queue, wait=0.5, least=6)
     assert {event_id: each.lost_leases for event_id, each in zip(ids(found), found, strict=True)} == {
         "id-1": 2,
         **{f"id-{number}": 0 for number in range(2, 7)},
@@ -188,7 +190,7 @@ def test_a_suspect_does_not_wait_for_ever_for_a_long_listener(
     (held,) = receive(other, queue, limit=1)
     transport._abort()
 
-    (suspect,) = receive(other, queue, wait=10.0)
+    (suspect,) = receive(other, queue)
 
     assert suspect.lost_leases == 1
     assert other.settle([(suspect, Ack()), (held, Ack())]) == []
@@ -199,8 +201,7 @@ def test_ready_events_have_their_turn_between_many_suspects(
 ) -> None:
     transport.send([envelope(number) for number in range(30)])
     lost = connect(prefetch=30)
-    receive(lost, queue, limit=30)
-    server.hand_out(queue)
+    receive_all(lost, queue, 30)
     lost._abort()
     worker = connect()
     turn = receive(worker, queue)
@@ -212,7 +213,7 @@ def test_ready_events_have_their_turn_between_many_suspects(
         if len(order) < 12:
             time.sleep(0.6)
         worker.settle([(each, Ack()) for each in turn])
-        turn = receive(worker, queue, wait=0.0)
+        turn = receive(worker, queue, wait=0.0 if len(order) >= 31 else PATIENCE)
 
     assert order.index("id-100") < 20
 
@@ -227,15 +228,14 @@ def test_each_of_a_thousand_suspects_costs_a_few_round_trips_and_no_pause(
 ) -> None:
     transport.send([envelope(number) for number in range(1000)])
     lost = connect(prefetch=1000)
-    receive(lost, queue, limit=1000)
-    server.hand_out(queue)
+    receive_all(lost, queue, 1000)
     lost._abort()
     worker = connect()
     calls: Counter[str] = Counter()
     for owner, name in ((Channel, "_run"), (Channel, "commit"), (Receiver, "_sleep")):
         monkeypatch.setattr(owner, name, counting(getattr(owner, name), calls))
 
-    done = drain(worker, queue, wait=1.0)
+    done = drain(worker, queue, least=1000)
 
     assert len(set(ids(done))) == 1000
     assert {each.lost_leases for each in done} == {1}
@@ -248,9 +248,7 @@ def test_what_a_lost_process_left_is_moved_together_for_one_who_asks_for_one(
 ) -> None:
     transport.send([envelope(number) for number in range(200)])
     lost = connect(prefetch=200)
-    held = receive(lost, queue, limit=200)
-    while len(held) < 200:
-        held += receive(lost, queue, limit=200)
+    receive_all(lost, queue, 200)
     lost._abort()
     worker = connect()
 
@@ -260,7 +258,7 @@ def test_what_a_lost_process_left_is_moved_together_for_one_who_asks_for_one(
     assert server.ready(server.topology.queue(queue, Role.MAIN)) == 0
     assert server.ready(server.topology.queue(queue, Role.SUSPECT)) == 199
     worker.ack(suspect)
-    assert {each.lost_leases for each in drain(worker, queue, wait=0.5)} == {1}
+    assert {each.lost_leases for each in drain(worker, queue, wait=0.5, least=199)} == {1}
 
 
 def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
@@ -268,9 +266,7 @@ def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
 ) -> None:
     transport.send([envelope(number) for number in range(30)])
     lost = connect(prefetch=30)
-    held = receive(lost, queue, limit=30)
-    while len(held) < 30:
-        held += receive(lost, queue, limit=30)
+    receive_all(lost, queue, 30)
     transport.send([envelope(number) for number in range(100, 140)])
     lost._abort()
     worker = connect()
@@ -285,7 +281,7 @@ def test_what_lies_among_the_lost_is_not_held_beside_a_suspect(
     assert ready == given_back  # less: others are held beside the suspect; more: what was moved is there twice
     worker._abort()
 
-    rest = drain(transport, queue, wait=2.0)
+    rest = drain(transport, queue, wait=0.5, least=given_back + 1)
     assert len(rest) == given_back + 1
     lost_leases = {event_id: each.lost_leases for event_id, each in zip(ids(rest), rest, strict=True)}
     assert lost_leases.pop(ids([delivery])[0]) == 2
@@ -299,13 +295,13 @@ def test_moving_to_the_suspects_and_back_leaves_nothing_behind(
 ) -> None:
     transport.send([envelope(number) for number in range(10)])
     lost = connect()
-    receive(lost, queue, limit=10)
+    receive_all(lost, queue, 10)
     lost._abort()
     worker = connect()
     (first,) = receive(worker, queue)
 
     worker.settle([(first, DeadLetter(reason="r"))])
-    done = drain(worker, queue, wait=1.0)
+    done = drain(worker, queue, least=9)
     worker.close()
 
     assert len(done) == 9
