@@ -15,6 +15,7 @@ import pytest
 
 from relevo import Ack, Delivery, Envelope
 from relevo_amqp import AmqpOptions, AmqpTransport
+from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role, Topology
 
 LEVELS = 6
@@ -169,6 +170,13 @@ def receive_all(transport: AmqpTransport, queue: str, number: int) -> list[Deliv
         assert arrived, f"only {len(held)} of {number} came"
         held += arrived
     return held
+
+
+def subscription_of(transport: AmqpTransport) -> Subscription:
+    """Return what holds the deliveries of *transport*."""
+    assert transport._receiver is not None
+    assert transport._receiver.subscription is not None
+    return transport._receiver.subscription
 
 
 def set_confirm_timeout(transport: AmqpTransport, seconds: float) -> None:

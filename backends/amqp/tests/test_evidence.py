@@ -13,7 +13,7 @@ from relevo.errors import LeaseLostError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._topology import Role
 
-from .conftest import Server, receive
+from .conftest import Server, receive, subscription_of
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -34,6 +34,7 @@ def come(transport: AmqpTransport, queue: str) -> Delivery:
 
 def lose(connect: Connect, transport: AmqpTransport, queue: str) -> tuple[AmqpTransport, Delivery]:
     """Cut *transport* off, and return another one with the event that it held."""
+    subscription_of(transport).wait_for_acks()  # what was settled without the server's answer comes once more
     transport._abort()
     other = connect()
     return other, come(other, queue)

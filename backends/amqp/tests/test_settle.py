@@ -29,11 +29,10 @@ from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._hub import ANSWER_WITHIN
 from relevo_amqp._mapping import MessageRecord, written
 from relevo_amqp._phase import ReceiverState
-from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
-from .conftest import PATIENCE, Server, drain, ids, receive, set_confirm_timeout, wait_until
+from .conftest import PATIENCE, Server, drain, ids, receive, set_confirm_timeout, subscription_of, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -218,13 +217,6 @@ def stalled(transport: AmqpTransport) -> threading.Event:
     turnstile = threading.Event()
     transport._hub.loop.soon(lambda: void(turnstile.wait(PATIENCE)))
     return turnstile
-
-
-def subscription_of(transport: AmqpTransport) -> Subscription:
-    """Return what holds the deliveries of *transport*."""
-    assert transport._receiver is not None
-    assert transport._receiver.subscription is not None
-    return transport._receiver.subscription
 
 
 def void(_: object) -> None:
