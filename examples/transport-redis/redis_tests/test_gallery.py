@@ -33,6 +33,6 @@ def test_the_gallery_runs_on_redis_by_one_line(options: RedisOptions, tmp_path: 
     played = run(str(tmp_path / "images" / "demo.py"))
 
     assert lines == 1
-    assert "through redis://" in played
+    assert "through RedisTransport" in played
     dead = json.loads(run("-m", "relevo", "--config", str(file), "dead", "list", "--json"))
     assert [(each["queue"], each["attempt"]) for each in dead] == [("media", 1)]

@@ -14,7 +14,7 @@ from relevo import ConfigurationError, SubjectType
 from relevo.errors import shown
 
 if TYPE_CHECKING:
-    from sqlalchemy import orm
+    import sqlalchemy.orm  # noqa: TC004 - the other uses are of an import in a function
 
 _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
 """The types that a part of a key may have, since each has exactly one form as text."""
@@ -22,7 +22,7 @@ _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
 
 def orm_subject(
     cls: type,
-    sessions: Callable[[], orm.Session] | orm.scoped_session[Any],
+    sessions: Callable[[], sqlalchemy.orm.Session] | sqlalchemy.orm.scoped_session[Any],
     *,
     type: str | None = None,  # noqa: A002 - the name that SubjectType uses
 ) -> SubjectType:
@@ -47,10 +47,10 @@ def orm_subject(
         ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
             the key is of a type without exactly one form as text.
     """
-    from sqlalchemy import orm  # noqa: PLC0415 - who has a mapped class has imported it; see SqlTransport
+    from sqlalchemy.orm import Mapper, scoped_session  # noqa: PLC0415 - imported already for a class that is mapped
 
-    mapper: orm.Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
-    if not isinstance(mapper, orm.Mapper):
+    mapper: Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
+    if not isinstance(mapper, Mapper):
         raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")
     if not _makes_sessions(sessions):
         raise ConfigurationError(
@@ -70,7 +70,7 @@ def orm_subject(
             key = tuple(read(part) for read, part in zip(readers, parts, strict=True))
         except ValueError:
             return None  # no key of the table has this form
-        if isinstance(sessions, orm.scoped_session):
+        if isinstance(sessions, scoped_session):
             return sessions.get(cls, key)
         with sessions() as session:
             return session.get(cls, key)
