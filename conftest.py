@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -97,3 +98,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     yield
     if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes=processes)
+
+
+def pytest_collection_finish() -> None:
+    """
+    Keep what was collected out of each later search for garbage.
+
+    Hypothesis searches once in each thread that it runs in, and the conformance suite starts a thread for each harness.
+    """
+    gc.collect()
+    gc.freeze()
