@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -215,6 +216,17 @@ class SqliteDialect:
         """
         found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
         return {str(name): Stored(str(kind), str(sql)) for name, kind, sql in found}
+
+    @staticmethod
+    def columns(connection: sa.Connection) -> Mapping[str, Mapping[str, bool]]:
+        """Return the columns of relevo's tables by name, and whether each may be null; in one statement, as above."""
+        found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        for table, column, is_required in connection.exec_driver_sql(
+            'SELECT stored.name, info.name, info."notnull" FROM sqlite_master AS stored, '
+            "pragma_table_info(stored.name) AS info WHERE stored.type = 'table' AND stored.name GLOB 'relevo_*'"
+        ):
+            found[str(table)][str(column)] = not is_required
+        return found
 
     # --- statements -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,9 +85,10 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
         there |= found.keys()
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
+    columns = database.dialect.columns(connection)
     for table in metadata.sorted_tables:
         if table.name in there:
-            _require_columns(database, connection, table)
+            _require_columns(database, table, columns[table.name])
             _require_constraints(database, table, catalog)
     if event.name in there and BY_IDENTITY.name not in there:
         _require_one_each(database, connection)
@@ -133,8 +134,8 @@ def _require_one_each(database: Database, connection: sa.Connection) -> None:
         )
 
 
-def _require_columns(database: Database, connection: sa.Connection, table: sa.Table) -> None:
-    there = {column["name"]: column["nullable"] for column in sa.inspect(connection).get_columns(table.name)}
+def _require_columns(database: Database, table: sa.Table, there: Mapping[str, bool]) -> None:
+    """Raise :class:`ConfigurationError` unless *there*, columns and whether each may be null, are those of *table*."""
     lacking = set(table.c.keys()) - there.keys()
     if not lacking:
         lacking = {name for name, column in table.c.items() if there[name] and not column.nullable}
