@@ -102,9 +102,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
 
 def pytest_collection_finish() -> None:
     """
-    Keep what was collected out of each later search for garbage.
+    Freeze the collected tests, so that later garbage collections skip them.
 
-    Hypothesis searches once in each thread that it runs in, and the conformance suite starts a thread for each harness.
+    Hypothesis collects garbage once in each thread that it runs in, and the conformance suite starts a thread for each
+    harness.
     """
     gc.collect()
     gc.freeze()

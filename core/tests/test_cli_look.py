@@ -379,7 +379,7 @@ def test_what_is_missing_where_nothing_may_be_created_is_wrong(shop: Shop) -> No
     assert "WRONG" in done.stdout
 
 
-def test_what_is_missing_where_an_application_of_ones_own_creates_nothing_is_wrong(shop: Shop) -> None:
+def test_check_live_fails_for_missing_tables_if_the_application_has_explicit_setup(shop: Shop) -> None:
     shop.write(
         "shop.py",
         "import relevo, relevo_sql, sqlalchemy\n"

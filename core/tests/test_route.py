@@ -92,7 +92,7 @@ def test_unknown_transports_are_told_together() -> None:
     ]
 
 
-def test_all_that_is_wrong_in_a_table_is_told_together() -> None:
+def test_all_that_is_wrong_in_a_table_is_reported_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Routes({"a": ["main/", "main", "main", 3], "b*c": "main"})  # type: ignore[list-item]
 

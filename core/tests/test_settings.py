@@ -291,7 +291,7 @@ def test_a_route_to_no_transport_is_told_with_its_line(read_: Read) -> None:
     assert told(read_, text) == 'relevo.toml:5: routes."a.*": no transport is called \'mian\'; did you mean "main"?'
 
 
-def test_all_invalid_targets_of_a_route_are_told_with_its_line(read_: Read) -> None:
+def test_all_invalid_targets_of_a_route_are_reported_with_its_line(read_: Read) -> None:
     text = '[transports]\nmain = "memory://"\n[routes]\n"*" = ["/q", "main", "main/amq.x"]\n"a.*" = "now/q"\n'
 
     assert [line.partition("relevo.toml:")[2] for line in told(read_, text).splitlines()] == [

@@ -15,7 +15,7 @@ from pathlib import Path
 import relevo
 
 SECONDS = 0.002
-"""What an event takes."""
+"""Seconds that the listener takes for an event."""
 
 GATE_FROM = 5
 """The number of the first event that waits until the file that ``CRASH_GATE`` names is there."""

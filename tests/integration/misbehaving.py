@@ -105,7 +105,7 @@ def _wait_for_a_lock() -> None:
 
 def _occupy_memory() -> None:
     held: list[bytes] = []
-    while len(held) < 128:  # a gigabyte is more than allowed; whoever is to end it may be slow
+    while len(held) < 128:  # a gigabyte exceeds the limit; the process that kills this one may be slow
         held.append(b"x" * (8 << 20))
         time.sleep(0.005)
     time.sleep(_FOREVER)

@@ -4,12 +4,12 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test
     make test-all    (--all)
 
-Each Python runs the unit tests. What is hardly about Python runs on only one. With several Pythons, the oldest runs the
-conformance suite and the slow tests, and the newest checks the types and runs the report cards. A single Python runs
-everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
+Each Python runs the unit tests. What hardly depends on the version of Python runs on only one. With several Pythons,
+the oldest runs the conformance suite and the slow tests, and the newest checks the types and runs the report cards. A
+single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
-own. With ``--all`` one part follows the other.
+own. With ``--all`` the parts run one after another.
 
 The newest measures branch coverage in the processes that run tests, but not in processes that a test starts: some of
 these check what is imported, and others are killed. The share of each package is printed at the end.
@@ -40,7 +40,7 @@ BETWEEN = "not (slow or conformance or card or soak)"
 NEWEST = "not soak and (card or not (slow or conformance))"
 
 BESIDE = 2
-"""The checks use one core, and the first tests wait: so the next part begins beside them."""
+"""Parts that run at a time beside the longest one: the checks use one core, and its first tests wait."""
 
 
 @attrs.frozen

@@ -173,7 +173,7 @@ def receive_all(transport: AmqpTransport, queue: str, number: int) -> list[Deliv
 
 
 def subscription_of(transport: AmqpTransport) -> Subscription:
-    """Return what holds the deliveries of *transport*."""
+    """Return the subscription of *transport*."""
     assert transport._receiver is not None
     assert transport._receiver.subscription is not None
     return transport._receiver.subscription

@@ -22,7 +22,7 @@ PATIENCE = 60.0
 """Seconds; a test that waits so long has failed."""
 
 LONG = 2 * PATIENCE
-"""Seconds for which a receive waits that something else should end."""
+"""Seconds for which a receive waits that another event should end."""
 
 
 class ShiftedClock:

@@ -57,7 +57,7 @@ def test_a_timeout_that_a_wait_would_meet_is_refused(timeout: float) -> None:
         RedisOptions(url=Secret("redis://localhost"), timeout=timeout)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_invalid_options_are_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "relevo.toml"
     file.write_text("[transports.main]\nurl = 'redis://:secret@host?db=3'\nprefix = 'a:b'\ntimeout = 1\n")
 
@@ -66,8 +66,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 
     expected = [
         "url: expected redis://user:password@host:port/database; got 'redis://:***@host?db=***'",
-        'prefix: expected at most 60 letters, digits, ".", "_" and "-"; got \'a:b\'',
-        "timeout: expected seconds from 2 to 3600; got 1.0",
+        'prefix: expected 1 to 60 letters, digits, ".", "_" or "-"; got \'a:b\'',
+        "timeout: expected a number of seconds from 2 to 3600; got 1.0",
     ]
     lines = [f"{file}:{number}: transports.main: {each}" for number, each in enumerate(expected, 2)]
     assert str(caught.value).splitlines() == lines

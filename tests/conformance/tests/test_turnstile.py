@@ -45,7 +45,9 @@ class Steps:
 def test_the_schedule_says_whose_turn_it_is(
     schedule: Sequence[int], taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo_conformance.fault.turnstile.BLOCKED", 60.0)  # none is, but the machine may pause
+    monkeypatch.setattr(
+        "relevo_conformance.fault.turnstile.BLOCKED", 60.0
+    )  # no step blocks, and a pause of the machine must not count as one that does
     turnstile = Turnstile(schedule)
     steps = Steps(turnstile)
 

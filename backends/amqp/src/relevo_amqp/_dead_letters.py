@@ -30,7 +30,7 @@ MOST_UNACKED = 65_000
 """The largest prefetch of one consumer; AMQP has two bytes for it."""
 
 _IDLE = 2.0
-"""Seconds without a further event after which a scan asks the server whether it is over: others fetched the rest."""
+"""Seconds without an event before a scan asks the server whether more are coming; others may have taken the rest."""
 
 _TRIES = 3
 _PAUSE = 0.25
@@ -243,12 +243,12 @@ class QueueScan:
         if channel is None:
             return None
         try:
-            # Perhaps this process or the server paused. What the queue handed out before it answers the first has
-            # arrived with the second answer.
+            # This process or the server may have paused. Events that the queue handed out before its first answer have
+            # arrived when the second answer comes.
             for _ in range(2):
                 self._count(channel)
         except ConnectionLostError as error:
-            if error.code != NOT_FOUND:  # the queue was deleted: nothing arrives
+            if error.code != NOT_FOUND:  # a deleted queue hands out nothing more
                 raise  # letters may be missing
         with suppress(Empty):
             return self._found.get_nowait()

@@ -117,14 +117,14 @@ def _expect(
     expected: str, holds: Callable[[Any], bool], *, show: Callable[[Any], object] = lambda value: value
 ) -> _Validator:
     """
-    Return a validator for values that are as *expected*.
+    Return a validator that accepts the values for which *holds* returns true.
 
     Args:
-        expected: What they are, for the error.
+        expected: A description of a valid value, for the error.
 
-        holds: Returns whether a value is so.
+        holds: Returns whether a value is valid.
 
-        show: Returns what may be shown of an invalid one.
+        show: Returns an invalid value without its secrets, for the error.
     """
 
     def check(_: object, field: attrs.Attribute[Any], value: Any) -> None:
@@ -146,7 +146,7 @@ def _check_url(_: object, __: attrs.Attribute[str], value: str) -> None:
     Address.parse(value)
 
 
-_TIMEOUT = _expect("seconds, more than 0 and at most 3600", lambda value: 0.0 < value <= 3600.0)
+_TIMEOUT = _expect("a number of seconds above 0 and at most 3600", lambda value: 0.0 < value <= 3600.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +155,7 @@ class AmqpOptions:
     The options of an :class:`AmqpTransport`.
 
     Raises:
-        ConfigurationError: An option is invalid; the configuration reports all that are at once.
+        ConfigurationError: An option is invalid. A configuration reports all invalid options together.
     """
 
     url: str = attrs.field(default="amqp://localhost", repr=masked_url, validator=_check_url)
@@ -167,7 +167,10 @@ class AmqpOptions:
 
     prefix: str = attrs.field(
         default="relevo",
-        validator=_expect('at most 60 letters, digits, ".", "_" and "-", not beginning with "amq."', _is_prefix),
+        validator=_expect(
+            '1 to 60 letters, digits, ".", "_" or "-", beginning with a letter or a digit and not with "amq."',
+            _is_prefix,
+        ),
     )
     """The prefix of all exchanges and queues; two applications on one virtual host need different ones."""
 
@@ -200,7 +203,7 @@ class AmqpOptions:
     """The most bytes of a body; lower it if the server's ``max_message_size`` is lower."""
 
     resolution: float = attrs.field(
-        default=0.1, validator=_expect("seconds from 0.01 to 3600", lambda value: 0.01 <= value <= 3600.0)
+        default=0.1, validator=_expect("a number of seconds from 0.01 to 3600", lambda value: 0.01 <= value <= 3600.0)
     )
     """Seconds; the step of delays. It and *levels* are in the names of the ladder's queues: a change creates others."""
 
@@ -208,7 +211,7 @@ class AmqpOptions:
     """The number of delay queues. One pass takes up to resolution x 2**levels, 29 hours; longer delays pass again."""
 
     settle_in: float = attrs.field(
-        default=1.5, validator=_expect("seconds from 0 to 60", lambda value: 0.0 <= value <= 60.0)
+        default=1.5, validator=_expect("a number of seconds from 0 to 60", lambda value: 0.0 <= value <= 60.0)
     )
     """
     Seconds from the declaration of a queue until it survives a crash of the server.
@@ -236,7 +239,9 @@ class AmqpOptions:
     """
 
     patience: float = attrs.field(
-        default=3600.0, validator=_expect("seconds, 0 or more", lambda value: value >= 0.0), metadata=INHERITED
+        default=3600.0,
+        validator=_expect("a number of seconds, 0 or more", lambda value: value >= 0.0),
+        metadata=INHERITED,
     )
     """
     Seconds for which an event of a newer relevo that this one cannot read is given back.

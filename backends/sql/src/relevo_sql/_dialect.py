@@ -219,7 +219,7 @@ class SqliteDialect:
 
     @staticmethod
     def columns(connection: sa.Connection) -> Mapping[str, Mapping[str, bool]]:
-        """Return the columns of relevo's tables by name, and whether each may be null; in one statement, as above."""
+        """Return the columns of each of relevo's tables, and whether each is nullable, with one statement."""
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         for table, column, is_required in connection.exec_driver_sql(
             'SELECT stored.name, info.name, info."notnull" FROM sqlite_master AS stored, '

@@ -135,7 +135,7 @@ def _require_one_each(database: Database, connection: sa.Connection) -> None:
 
 
 def _require_columns(database: Database, table: sa.Table, there: Mapping[str, bool]) -> None:
-    """Raise :class:`ConfigurationError` unless *there*, columns and whether each may be null, are those of *table*."""
+    """Raise :class:`ConfigurationError` if *there*, columns and whether each is nullable, lacks one of *table*."""
     lacking = set(table.c.keys()) - there.keys()
     if not lacking:
         lacking = {name for name, column in table.c.items() if there[name] and not column.nullable}

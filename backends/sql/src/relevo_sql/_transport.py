@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _log = getLogger("relevo.sql")
 
 _IMPORT_PATIENCE = 10.0
-"""Seconds for which a fork waits for the import of what joins sessions."""
+"""Seconds for which a fork waits for the import of the session support."""
 
 
 class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):

@@ -49,7 +49,7 @@ class DeployGuard:
         return "deploy"
 
     def take_objection(self) -> bool:
-        """Return, once, whether it objected since the last call; the deploy may be over by now."""
+        """Return whether a deploy stopped the worker since the last call, even if that deploy is over."""
         objected, self._objected = self._objected, False
         return objected
 

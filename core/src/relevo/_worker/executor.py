@@ -48,7 +48,7 @@ class Executor(ABC):
 
     @abstractmethod
     def take_finished(self, wait: float) -> Sequence[tuple[Delivery, Outcome]]:
-        """Return what finished since the last call, once; if nothing did, wait for at most *wait* seconds."""
+        """Return the deliveries that finished since the last call; if there are none, wait up to *wait* seconds."""
 
     @abstractmethod
     def running(self) -> int:

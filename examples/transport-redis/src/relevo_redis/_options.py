@@ -27,13 +27,13 @@ def _check_url(_: object, field: attrs.Attribute[Secret], value: Secret) -> None
 
 def _check_prefix(_: object, field: attrs.Attribute[str], value: str) -> None:
     if not _PREFIX.fullmatch(value):
-        expected = 'at most 60 letters, digits, ".", "_" and "-"'
+        expected = '1 to 60 letters, digits, ".", "_" or "-"'
         raise ConfigurationError(f"{field.name}: expected {expected}; got {shown(value)}")
 
 
 def _check_timeout(_: object, field: attrs.Attribute[float], value: float) -> None:
     if not 2.0 <= value <= 3600.0:
-        raise ConfigurationError(f"{field.name}: expected seconds from 2 to 3600; got {shown(value)}")
+        raise ConfigurationError(f"{field.name}: expected a number of seconds from 2 to 3600; got {shown(value)}")
 
 
 @attrs.frozen(kw_only=True)
