@@ -47,6 +47,25 @@ def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None
     assert kept(shop) == {"main/feed": 3}
 
 
+def test_an_application_of_ones_own_moves_with_its_lease(shop: Shop) -> None:
+    shop.write(
+        "own.py",
+        "import relevo, relevo_sql, sqlalchemy\n"
+        "class Telling(relevo_sql.SqlTransport):\n"
+        "    def receive(self, queues, *, limit, lease, wait):\n"
+        "        print('leased for', lease)\n"
+        "        return super().receive(queues, limit=limit, lease=lease, wait=wait)\n"
+        "main = Telling(sqlalchemy.create_engine('sqlite:///shop.db'))\n"
+        "app = relevo.App(transports={'main': main}, routes={'*': ['main/media', 'main/feed']}, lease='7m')\n",
+    )
+    shop.run("""dispatch image.created '{"image_id": 1}'""")
+
+    done = shop.run("move --app own:app --from main/media --to main/feed")
+
+    assert done.returncode == 0, done.stderr
+    assert "leased for 420.0" in done.stdout
+
+
 def test_events_are_moved_to_another_transport_from_a_queue_that_is_not_routed_any_more(shop: Shop) -> None:
     shop.write("relevo.toml", SECOND)
     for number in range(3):

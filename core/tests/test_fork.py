@@ -68,6 +68,33 @@ print(len(app.listeners))
     assert run(tmp_path, program) == ["0", "1"]
 
 
+def test_a_fork_waits_for_a_lock_whose_holder_makes_another_one(tmp_path: Path) -> None:
+    program = """
+import time
+from relevo.backend import ForkLock
+
+lock, made = ForkLock(patience=1000), []
+
+def work():
+    with lock:
+        begun.set()
+        forked.wait(60)
+        for _ in range(200):  # the fork waits for the lock meanwhile
+            made.append(ForkLock())
+            time.sleep(0.001)
+
+os.register_at_fork(before=forked.set)
+thread = threading.Thread(target=work)
+thread.start()
+begun.wait()
+print(in_child(lambda: lock.__enter__() is None and all(each.__enter__() is None for each in made)))
+thread.join()
+print(len(made))
+"""
+
+    assert run(tmp_path, program) == ["0", "200"]
+
+
 def test_a_child_sets_up_although_a_thread_of_its_parent_was_about_to(tmp_path: Path) -> None:
     program = """
 class Slow(MemoryTransport):

@@ -92,6 +92,13 @@ def test_unknown_transports_are_told_together() -> None:
     ]
 
 
+def test_bytes_are_one_invalid_target() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Routes({"*": b"main"})  # type: ignore[dict-item]
+
+    assert str(caught.value) == 'routes."*": expected a target, "transport", "transport/queue" or "now"; got b\'main\''
+
+
 def test_all_that_is_wrong_in_a_table_is_reported_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Routes({"a": ["main/", "main", "main", 3], "b*c": "main"})  # type: ignore[list-item]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, ClassVar, Self
 
@@ -344,6 +344,37 @@ def test_a_queue_that_is_deleted_while_one_looks_does_not_cost_what_is_held(
     assert transport.settle([(held, Ack())]) == []
 
 
+@pytest.mark.parametrize(
+    "remove",
+    [lambda one, ref: one.discard([ref, "x"]), lambda one, ref: one.revive({ref: b"", "x": b""})],
+    ids=["discard", "revive"],
+)
+def test_what_goes_with_its_queue_is_no_failure_of_who_removes_it(
+    server: Server,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    remove: Callable[[AmqpTransport, str], Sequence[str]],
+) -> None:
+    monkeypatch.setattr("relevo_amqp._dead_letters._IDLE", 0.2)
+    bury(transport, queue, envelope(1))
+    (entry,) = transport.dead_letters([queue])
+    enter = QueueScan.__enter__
+
+    def enter_and_delete(scan: QueueScan) -> QueueScan:
+        enter(scan)
+        if scan._expected:
+            scan._expected += 1  # as if another program had fetched one
+            wait_until(lambda: not scan._found.empty())
+            server.channel().queue_delete(scan.name)
+        return scan
+
+    monkeypatch.setattr(QueueScan, "__enter__", enter_and_delete)
+
+    assert remove(transport, entry.ref) == ["x"]
+
+
 def test_what_the_server_put_aside_by_itself_is_listed_and_can_be_revived(
     server: Server, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
@@ -484,4 +515,4 @@ def test_a_child_of_a_fork_makes_its_own_connections(transport: AmqpTransport, q
 
     assert os.waitstatus_to_exitcode(status) == 0
     transport.send([envelope(3)])
-    assert sorted(ids(drain(transport, queue, least=3))) == ["id-1", "id-2", "id-3"]
+    assert sorted(ids(drain(transport, queue, wait=0.5, least=3))) == ["id-1", "id-2", "id-3"]

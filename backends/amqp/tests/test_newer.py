@@ -10,7 +10,7 @@ import pika
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import DeadLetter, Envelope, Nack, Release, Unreadable
+from relevo import DeadLetter, Delivery, Envelope, Nack, Release, Unreadable
 from relevo.testing import FakeClock
 from relevo_amqp import AmqpTransport
 from relevo_amqp._mapping import MessageRecord, postponed, read, written
@@ -212,7 +212,10 @@ def test_giving_it_back_after_that_does_not_begin_the_patience_again(
     clock = FakeClock()
     with AmqpTransport(server.options(patience=600.0), clock=clock) as worker:
         publish(server, queue)
-        while not (held := receive(worker, queue, wait=0.5)):
+        held: list[Delivery] = []
+        for _ in range(60):
+            if held := receive(worker, queue, wait=0.5):
+                break
             clock.advance(600.0)
 
         worker.settle([(held[0], Release())])

@@ -64,6 +64,7 @@ def test_no_more_than_the_limit_is_handed_out(transport: AmqpTransport, queue: s
     sizes: list[int] = []
     while sum(sizes) < 10:
         sizes.append(len(receive(transport, queue, limit=3)))
+        assert sizes[-1]
 
     assert max(sizes) == 3
     assert sum(sizes) == 10
@@ -201,7 +202,7 @@ def test_any_name_of_a_queue_works(server: Server, connect: Connect, envelope: M
 def test_delayed_events_come_in_the_order_of_their_delays_and_never_early(
     transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """If the machine pauses, between two sends or on their way, a later one may be sooner; so it has some attempts."""
+    """A pause of the machine, between two sends or on the way, can change the order, so the test has some attempts."""
 
     def order() -> list[str]:
         due = {}
@@ -211,9 +212,11 @@ def test_delayed_events_come_in_the_order_of_their_delays_and_never_early(
 
         found: list[str] = []
         while len(found) < len(due):
-            for each in receive(transport, queue):
+            arrived = receive(transport, queue)
+            assert arrived, f"only {found} came"
+            for each in arrived:
                 found += ids([each])
-                assert time.monotonic() >= due[found[-1]]
+                assert due[found[-1]] <= time.monotonic() < due[found[-1]] + 30.0
                 transport.ack(each)
         assert sorted(found) == sorted(due)
         return found
@@ -257,7 +260,7 @@ def test_urgency_survives_a_delay(transport: AmqpTransport, queue: str, envelope
 def test_an_urgent_event_does_not_hold_up_another_that_is_delayed(
     transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:
-    """If it overtook in the delay too, the other would come no sooner than it; after a pause all come together."""
+    """After a pause of the machine all three come together, so the test has some attempts."""
 
     def first_ones() -> list[str]:
         transport.send([envelope(1)], delay=0.8)

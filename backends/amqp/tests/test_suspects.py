@@ -235,7 +235,7 @@ def test_each_of_a_thousand_suspects_costs_a_few_round_trips_and_no_pause(
     for owner, name in ((Channel, "_run"), (Channel, "commit"), (Receiver, "_sleep")):
         monkeypatch.setattr(owner, name, counting(getattr(owner, name), calls))
 
-    done = drain(worker, queue, least=1000)
+    done = drain(worker, queue, wait=0.5, least=1000)
 
     assert len(set(ids(done))) == 1000
     assert {each.lost_leases for each in done} == {1}
@@ -301,7 +301,7 @@ def test_moving_to_the_suspects_and_back_leaves_nothing_behind(
     (first,) = receive(worker, queue)
 
     worker.settle([(first, DeadLetter(reason="r"))])
-    done = drain(worker, queue, least=9)
+    done = drain(worker, queue, wait=0.5, least=9)
     worker.close()
 
     assert len(done) == 9

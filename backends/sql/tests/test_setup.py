@@ -195,3 +195,16 @@ def test_a_transport_that_no_application_sets_up_says_how_to_do_it_in_code(tmp_p
 
 def test_a_row_that_is_read_has_the_columns_of_the_tables_in_their_order() -> None:
     assert Kept._fields == KEPT
+
+
+def test_a_virtual_table_of_the_application_with_a_similar_name_is_not_read(opener: Opener, path: Path) -> None:
+    opener().close()
+    with closing(sqlite3.connect(path)) as shop:
+        shop.execute("PRAGMA writable_schema = 1")  # it cannot be created without its module, which is not loaded here
+        shop.execute(
+            "INSERT INTO sqlite_master VALUES ('table', 'relevo_search', 'relevo_search', 0, "
+            "'CREATE VIRTUAL TABLE relevo_search USING missing_module')"
+        )
+        shop.commit()
+
+    assert list(opener(setup=False).setup([])) == []

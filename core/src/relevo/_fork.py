@@ -81,24 +81,42 @@ class _State:
     def __init__(self) -> None:
         self.living: WeakSet[ForkAware] = WeakSet()
         self.halted: list[ForkAware] = []
+        self.forking = threading.RLock()
+        """Held by the thread that forks, from the first lock that it takes."""
         self.turn = threading.RLock()
+        """Held while *living* is read or changed, and during a fork."""
         self.pid = os.getpid()
 
     def before(self) -> None:
-        self.turn.acquire()
-        # Locks first: the thread that holds one may need a connection before it can release it.
-        self.halted = sorted(self.living, key=lambda each: not isinstance(each, ForkLock))
-        for each in self.halted:
+        self.forking.acquire()
+        # Locks first: the thread that holds one may need a connection before it can release it. It may also have to
+        # create another fork-aware object, which needs the turn.
+        while fresh := self._take_turn_unless_fresh():
+            for lock in fresh:
+                lock.before_fork()
+                self.halted.append(lock)
+        others = [each for each in self.living if not isinstance(each, ForkLock)]
+        for each in others:
             each.before_fork()
+        self.halted += others
+
+    def _take_turn_unless_fresh(self) -> list[ForkLock]:
+        """Return the locks that are not halted yet; if there are none, keep the turn."""
+        self.turn.acquire()
+        fresh = [each for each in self.living if isinstance(each, ForkLock) and each not in self.halted]
+        if fresh:
+            self.turn.release()
+        return fresh
 
     def in_parent(self) -> None:
         for each in self.halted:
             each.after_fork_in_parent()
         self.halted = []
         self.turn.release()
+        self.forking.release()
 
     def in_child(self) -> None:
-        self.turn, self.halted = threading.RLock(), []
+        self.forking, self.turn, self.halted = threading.RLock(), threading.RLock(), []
         for each in list(self.living):
             each.after_fork_in_child()
         self.pid = os.getpid()

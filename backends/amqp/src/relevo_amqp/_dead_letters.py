@@ -248,8 +248,9 @@ class QueueScan:
             for _ in range(2):
                 self._count(channel)
         except ConnectionLostError as error:
-            if error.code != NOT_FOUND:  # a deleted queue hands out nothing more
+            if error.code != NOT_FOUND:
                 raise  # letters may be missing
+            self._channel = None  # the queue was deleted, with all that is to be dropped
         with suppress(Empty):
             return self._found.get_nowait()
         return None

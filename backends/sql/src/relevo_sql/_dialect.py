@@ -218,12 +218,13 @@ class SqliteDialect:
         return {str(name): Stored(str(kind), str(sql)) for name, kind, sql in found}
 
     @staticmethod
-    def columns(connection: sa.Connection) -> Mapping[str, Mapping[str, bool]]:
-        """Return the columns of each of relevo's tables, and whether each is nullable, with one statement."""
+    def columns(connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
+        """Return the columns of each of *tables*, and whether each is nullable, with one statement."""
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         for table, column, is_required in connection.exec_driver_sql(
             'SELECT stored.name, info.name, info."notnull" FROM sqlite_master AS stored, '
-            "pragma_table_info(stored.name) AS info WHERE stored.type = 'table' AND stored.name GLOB 'relevo_*'"
+            "pragma_table_info(stored.name) AS info WHERE stored.name IN (SELECT value FROM json_each(?))",
+            (json.dumps(tables),),
         ):
             found[str(table)][str(column)] = not is_required
         return found

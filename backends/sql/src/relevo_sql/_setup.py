@@ -85,7 +85,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
         there |= found.keys()
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
-    columns = database.dialect.columns(connection)
+    columns = database.dialect.columns(connection, [table.name for table in metadata.sorted_tables])
     for table in metadata.sorted_tables:
         if table.name in there:
             _require_columns(database, table, columns[table.name])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 from uuid import UUID
 
+import sqlalchemy
 import sqlalchemy as sa
 
 from relevo import ConfigurationError, SubjectType

@@ -173,7 +173,7 @@ def parsed_targets(pattern: object, targets: object, problems: Problems) -> tupl
     where = f'routes."{pattern}"'
     if "*" in pattern[:-1]:
         problems.add(keys, f"{where}: a * is only allowed at the end")
-    if isinstance(targets, str) or not isinstance(targets, Sequence):
+    if isinstance(targets, str | bytes) or not isinstance(targets, Sequence):
         targets = (targets,)
     parsed: list[Target] = []
     for text in targets:
