@@ -135,6 +135,17 @@ def test_a_strangers_table_of_the_same_name_is_refused(opener: Opener, path: Pat
         opener(setup=False).setup([])
 
 
+def test_a_table_whose_column_may_be_null_is_refused(opener: Opener, path: Path) -> None:
+    opener().close()
+    with closing(sqlite3.connect(path)) as shop:
+        shop.execute("ALTER TABLE relevo_lock RENAME TO kept")
+        shop.execute("CREATE TABLE relevo_lock AS SELECT * FROM kept")  # with the same columns, and no constraint
+        shop.execute("DROP TABLE kept")
+
+    with pytest.raises(ConfigurationError, match='the table "relevo_lock" lacks NOT NULL for the columns holder, '):
+        opener(setup=False).setup([])
+
+
 def test_without_a_setup_every_call_names_the_mend(opener: Opener, path: Path, an_envelope: Maker) -> None:
     execute(path, "CREATE TABLE image (id INTEGER)")
     transport = opener(setup=False)
