@@ -143,7 +143,7 @@ def until(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
+        time.sleep(0.5)  # the conditions read all processes, and start some
 
 
 @pytest.mark.slow("cron starts a command each minute: two minutes")

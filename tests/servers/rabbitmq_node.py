@@ -100,7 +100,7 @@ class PrivateNode:
         """Run ``rabbitmqctl`` with *words* and return its output; raises what ``subprocess`` raises when it fails."""
         command = [str(self._launcher.with_name("rabbitmqctl")), *words]
         environ = {**self._private, "PATH": search_path(self._private, _SYSTEM_FOLDERS)}
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=300).stdout
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -32,4 +32,4 @@ class OneByOneHarness(AmqpHarness):
     """Fetches one event at a time."""
 
 
-TestAmqpOneByOne = suite(OneByOneHarness.with_options({"prefetch": "1"}))
+TestAmqpOneByOne = pytest.mark.soak(suite(OneByOneHarness.with_options({"prefetch": "1"})))

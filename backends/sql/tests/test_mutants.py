@@ -1,4 +1,8 @@
-"""The suite finds the bugs that are planted in the SQL transport, too."""
+"""
+The scenarios find the bugs that are planted in the SQL transport, too.
+
+Random histories look for them in ``make mutants``, which ``make test-all`` runs.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from relevo_conformance.mutant import Mutant, hunt_by_chance, hunt_by_scenarios
+from relevo_conformance.mutant import Mutant, hunt_by_scenarios
 
 from .mutants import MUTANTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "mutants.md"
-
-found_by_chance = [mutant for mutant in MUTANTS if mutant.by_chance]
 
 
 @pytest.mark.conformance
@@ -22,12 +24,6 @@ def test_the_scenarios_find_the_bug_and_name_the_promise_that_it_breaks(mutant: 
     hunt = hunt_by_scenarios(mutant)
 
     assert hunt.killer, f"{mutant.breaks} was not found broken, but {hunt}"
-
-
-@pytest.mark.conformance
-@pytest.mark.parametrize("mutant", found_by_chance, ids=lambda mutant: mutant.name)
-def test_the_random_histories_alone_find_the_bug(mutant: Mutant) -> None:
-    assert hunt_by_chance(mutant).killer
 
 
 def test_each_bug_is_one_that_is_told_and_no_other_is() -> None:
