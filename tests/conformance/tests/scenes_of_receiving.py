@@ -218,3 +218,54 @@ def an_event_overtakes_one_that_was_sent_before(*, honest: bool) -> Script:
     script.send(event(2, ordering_key="k"))
     script.receive(event(1 if honest else 2, ordering_key="k"))
     return script
+
+
+@scene(promise.WAIT_IS_KEPT)
+def a_receive_takes_much_longer_than_its_wait(*, honest: bool) -> Script:
+    script = Script()
+    script.idle(20.0, took=49.0 if honest else 51.0)
+    return script
+
+
+@scene(promise.WAIT_IS_KEPT)
+def a_receive_that_waited_overlooks_what_was_ready(*, honest: bool) -> Script:
+    """Show by a later receive that the event was there."""
+    script = Script()
+    if honest:
+        script.idle(20.0)
+    script.send(event())
+    if not honest:
+        script.idle(20.0)
+    script.receive(event(), enqueued_at=script.now if honest else script.now - 20.0)
+    return script
+
+
+@scene(promise.WAIT_IS_KEPT)
+def a_receive_overlooks_what_came_due_long_ago(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(), delay=60.0)
+    script.wait(60.0 if honest else 62.0)
+    script.idle(20.0)
+    script.receive(event())
+    return script
+
+
+@scene(promise.URGENT_OVERTAKES)
+def an_urgent_event_is_passed_over_again_and_again(*, honest: bool) -> Script:
+    """Let a few normal events come first, so that they do not starve."""
+    script = Script()
+    script.send(*map(event, range(6)), event(6, urgency="high"))
+    for number in range(5 if honest else 6):
+        script.receive(event(number), limit=1)
+    script.receive(event(6, urgency="high"), limit=1)
+    return script
+
+
+@scene(promise.URGENT_OVERTAKES)
+def urgent_events_come_in_between_and_then_no_more(*, honest: bool) -> Script:
+    script = Script()
+    script.send(*map(event, range(10)), event(10, urgency="high"), event(11, urgency="high"))
+    for number in (0, 1, 2, 10, 3, 4, 5, 6, 7, *(() if honest else (8,))):
+        script.receive(event(number, urgency="high" if number == 10 else "normal"), limit=1)
+    script.receive(event(11, urgency="high"), limit=1)
+    return script

@@ -17,6 +17,7 @@ from relevo import (
     Nack,
     Note,
     Outcome,
+    Release,
     Stats,
     Unreadable,
 )
@@ -123,6 +124,12 @@ class Script:
         self.call(call, history.HandedOut(out), worker=worker)
         return tuple(one.number for one in out)
 
+    def idle(self, wait: float, *, took: float | None = None, queues: Sequence[str] = ("q", "r")) -> None:
+        """Receive nothing for as long as it waits, or for as long as it took."""
+        op = self.begin(history.Receive(queues=tuple(queues), limit=10, lease=LEASE, wait=wait))
+        self.wait(wait if took is None else took)
+        self.end(op, history.HandedOut(()))
+
     def settle(self, delivery: int, outcome: Outcome, *, lost: bool = False, worker: str = "a") -> None:
         call = history.Settle(items=(history.Item(delivery, outcome),))
         self.call(call, history.Settled(lost=(delivery,) if lost else ()), worker=worker)
@@ -132,6 +139,9 @@ class Script:
 
     def nack(self, delivery: int, *, lost: bool = False, **options: Any) -> None:
         self.settle(delivery, Nack(**options), lost=lost)
+
+    def release(self, delivery: int, **options: Any) -> None:
+        self.settle(delivery, Release(**options))
 
     def bury(self, delivery: int, **options: Any) -> None:
         self.settle(delivery, DeadLetter(**({"reason": "failed", "error": "why"} | options)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from relevo import Ack, Envelope, Nack, Stats, Unreadable
-from relevo_conformance import history, promise
+from typing import Any
 
-from .script import LEASE, Script, event
+from relevo import Ack, Envelope, Nack, Stats, Unreadable
+from relevo_conformance import check, history, promise, unaccounted
+from relevo_conformance._judge_rest import not_judged
+
+from .script import BROKER, EVERYTHING, LEASE, NOTHING, Script, event
 
 
 def unknown_receive(script: Script, *, worker: str = "a") -> None:
@@ -197,3 +200,237 @@ def test_a_lease_that_begins_after_the_clock_was_set_back_holds() -> None:
     script.receive(one, attempt=2, lost_leases=1, worker="b", enqueued_at=400.0)
 
     assert script.broken() == {promise.LEASED_IS_HIDDEN.id}
+
+
+# --- a receive that returned nothing, and an urgent event that waits ---------------------------------
+
+
+def overlooked(script: Script, **sent: Any) -> set[str]:
+    """Return what is broken if an event comes that a receive of 20 s did not return."""
+    one = event(**sent)
+    script.send(one)
+    script.idle(20.0)
+    script.receive(one)
+    return script.broken()
+
+
+def test_a_receive_that_returned_nothing_is_accused_only_once_the_event_comes() -> None:
+    script = Script()
+    script.send(event())
+    script.idle(20.0)
+    script.idle(20.0)
+
+    assert script.broken() == set()
+
+    script.receive(event())
+    script.receive()
+
+    (violation,) = script.violations()
+    assert (violation.promise, violation.op) == (promise.WAIT_IS_KEPT.id, 3)
+
+
+def test_what_a_receive_overlooked_and_never_comes_is_a_loss_and_nothing_else() -> None:
+    script = Script()
+    script.send(event())
+    script.idle(20.0)
+
+    script.drain()
+
+    assert script.broken() == {promise.SENT_IS_RECEIVED.id}
+
+
+def test_a_receive_may_return_nothing_while_the_store_needs_its_time() -> None:
+    script = Script()
+    script.send(event())
+    script.idle(9.0)
+    script.receive(event())
+
+    assert script.broken() == set()
+    assert {one.promise for one in check(script.records, EVERYTHING, patience=9.0)} == {promise.WAIT_IS_KEPT.id}
+
+
+def test_a_receive_of_another_queue_overlooks_nothing() -> None:
+    script = Script()
+    script.send(event())
+    script.idle(20.0, queues=["r"])
+    script.receive(event())
+
+    assert script.broken() == set()
+
+
+def test_an_event_with_a_key_may_have_to_wait() -> None:
+    assert overlooked(Script(), ordering_key="k") == set()
+    assert overlooked(Script()) == {promise.WAIT_IS_KEPT.id}
+
+
+def test_what_another_instance_may_have_fetched_is_not_overlooked() -> None:
+    assert overlooked(Script(BROKER)) == set()
+
+
+def test_a_lease_that_ran_out_need_not_be_noticed_at_once() -> None:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.wait(2 * LEASE)
+    script.idle(20.0)
+    script.receive(event(), attempt=2, lost_leases=1)
+
+    assert script.broken() == set()
+
+
+def test_what_another_call_may_hold_meanwhile_is_not_overlooked() -> None:
+    script = Script()
+    script.send(event())
+    other = script.begin(history.Receive(queues=("q",), limit=1, lease=LEASE, wait=30.0), worker="b")
+    script.idle(20.0)
+    script.end(other, history.HandedOut((script.handed(event()),)))
+
+    assert script.broken() == set()
+
+
+def test_after_the_clock_was_set_back_no_wait_is_judged() -> None:
+    script = Script()
+    script.send(event())
+    script.wait(-10.0)
+    script.idle(20.0, took=100.0)
+    script.receive(event())
+
+    assert script.broken() == set()
+
+
+def passed_over(script: Script, **urgent: Any) -> set[str]:
+    """Return what is broken if six normal events come before an urgent one."""
+    one = event(9, urgency="high", **urgent)
+    script.send(*map(event, range(6)), one)
+    for number in range(6):
+        script.receive(event(number), limit=1)
+    script.receive(one, limit=1)
+    return script.broken()
+
+
+def test_an_urgent_event_may_be_passed_over_by_what_was_fetched_before() -> None:
+    assert passed_over(Script(BROKER)) == set()
+    assert passed_over(Script()) == {promise.URGENT_OVERTAKES.id}
+
+
+def test_an_urgent_event_with_a_key_may_have_to_wait_too() -> None:
+    assert passed_over(Script(), ordering_key="k") == set()
+
+
+def test_an_urgent_event_that_came_back_may_be_behind_the_others() -> None:
+    script = Script()
+    one = event(9, urgency="high")
+    script.send(*map(event, range(6)), one)
+    (first,) = script.receive(one, limit=1)
+    script.nack(first)
+    for number in range(6):
+        script.receive(event(number), limit=1)
+
+    assert script.broken() == set()
+
+
+def test_receives_at_the_same_time_say_nothing_of_urgency() -> None:
+    script = Script()
+    script.send(*map(event, range(6)), event(9, urgency="high"))
+    other = script.begin(history.Receive(queues=("q",), limit=1, lease=LEASE, wait=0.0), worker="b")
+    for number in range(6):
+        script.receive(event(number), limit=1)
+    script.end(other, history.HandedOut((script.handed(event(9, urgency="high")),)))
+
+    assert script.broken() == set()
+
+
+# --- what a history leaves open ----------------------------------------------------------------------
+
+
+def left(script: Script) -> list[str]:
+    return [f"{one.queue}: {one}" for one in unaccounted(script.records, script.capabilities)]
+
+
+def test_each_event_without_an_end_is_unaccounted_for_with_its_last_known_situation() -> None:
+    script = Script()
+    script.send(*(event(number, queue="r") for number in range(5)), event(5, queue="r"))
+    script.send(event(6), delay=30.0)
+    numbers = script.receive(*(event(number, queue="r") for number in range(1, 6)))
+    script.ack(numbers[1])
+    script.nack(numbers[2])
+    script.bury(numbers[3])
+    script.release(numbers[4])
+    script.put_raw(b"foreign")
+
+    assert left(script) == [
+        """r: the event 'e0' in "r": ready, and never handed out""",
+        """r: the event 'e1' in "r": is held by "a" as delivery 1""",
+        """r: the event 'e3' in "r": ready after a nack""",
+        """r: the event 'e5' in "r": ready after a release""",
+        """q: the event 'e6' in "q": scheduled for 1030.000""",
+        """q: the bytes b'foreign' in "q": ready, and never handed out""",
+    ]
+
+
+def test_what_a_killed_worker_held_is_unaccounted_for() -> None:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.kill()
+
+    assert left(script) == ["""q: the event 'e1' in "q": was held by "a" as delivery 1"""]
+
+
+def test_an_event_whose_settlement_is_unknown_may_be_unfinished() -> None:
+    script = Script()
+    script.send(event())
+    (first,) = script.receive(event())
+    script.call(history.Settle(items=(history.Item(first, Ack()),)), end="unknown", error="TransportUnavailableError")
+
+    assert left(script) == ["""q: the event 'e1' in "q": is held by "a" as delivery 1, or done"""]
+
+
+def test_an_event_that_a_lost_receive_may_hold_is_unaccounted_for() -> None:
+    script = Script()
+    sent(script)
+    unknown_receive(script)
+
+    assert left(script) == [
+        """q: the event 'e1' in "q": ready, and never handed out, or handed out by a receive whose result is unknown"""
+    ]
+
+
+def test_what_may_never_have_been_sent_is_not_missed() -> None:
+    script = Script()
+    script.call(history.Break("after"))
+    script.send(event(), fates=["unknown"])
+
+    assert left(script) == []
+
+
+def test_a_drain_accounts_for_all_unless_more_is_sent() -> None:
+    script = Script()
+    script.send(event())
+    script.ack(*script.receive(event()))
+    script.call(history.Settle(items=()), history.Settled())
+    script.drain()
+    script.close()
+
+    assert left(script) == []
+
+    script.send(event(2), worker="b")
+
+    assert left(script) == ["""q: the event 'e2' in "q": ready, and never handed out"""]
+
+
+def test_a_drain_that_did_not_finish_accounts_for_nothing() -> None:
+    script = Script()
+    script.send(event())
+    script.drain(end="unknown")
+
+    assert len(left(script)) == 1
+
+
+def test_a_promise_that_no_history_breaks_is_named_where_it_is_made() -> None:
+    plain = {one.id for one in not_judged(NOTHING)}
+
+    assert "setup-is-idempotent" in plain
+    assert not plain & {"woken-by-a-send", "urgent-overtakes", "wait-is-kept"}
+    assert "urgent-overtakes" in {one.id for one in not_judged(BROKER)}
+    assert "urgent-overtakes" not in {one.id for one in not_judged(EVERYTHING)}

@@ -116,6 +116,15 @@ class FailsHarness(MemoryHarness):
     transport = Fails
 
 
+class Forgets(MemoryTransport):
+    def receive(self, *args, **options):
+        return []
+
+
+class ForgetsHarness(MemoryHarness):
+    transport = Forgets
+
+
 class AwayHarness(MemoryHarness):
     """Drives what cannot be reached, and cannot be cleaned up then."""
 
@@ -657,9 +666,33 @@ def test_a_trace_is_judged_without_running_anything(ask: Ask, tmp_path: Path) ->
 
     kept, broken = ask("judge", "trace.jsonl", "memory"), ask("judge", "twice.jsonl", "memory")
 
-    assert (kept.returncode, kept.stdout) == (0, "trace.jsonl keeps them\n")
+    assert (kept.returncode, kept.stdout.splitlines()[0]) == (0, "trace.jsonl keeps them")
+    assert "not judged, since no history shows them: " in kept.stdout
+    assert "setup-is-idempotent" in kept.stdout
     assert broken.returncode == 1
     assert "FAIL  stale-settle-is-refused: " in broken.stdout
+
+
+def test_a_trace_without_the_end_of_an_event_is_not_said_to_keep_the_promises(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(0))
+
+    open_ = ask("judge", "trace.jsonl", "memory")
+
+    assert open_.returncode == 3
+    assert open_.stdout.splitlines()[:2] == [
+        """open  the event '7' in "media": is held by "web" as delivery 0""",
+        "unknown: of 1 event the end is not in trace.jsonl",
+    ]
+    assert "keeps them" not in open_.stdout
+
+
+def test_a_replay_in_which_an_event_does_not_come_is_not_said_to_keep_the_promises(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1))
+
+    forgot = ask("run", "strangers:ForgetsHarness", "--replay", "trace.jsonl")
+
+    assert forgot.returncode == 3
+    assert "unknown: on strangers:ForgetsHarness, the end of 1 more event is not known" in forgot.stdout
 
 
 def test_a_trace_that_sets_nothing_up_is_replayed_on_queues_that_are_there(ask: Ask, tmp_path: Path) -> None:
@@ -678,7 +711,7 @@ def test_a_replay_whose_calls_fail_that_did_not_then_says_nothing_of_the_transpo
 
     assert unknown.returncode == 3
     assert "which succeeded in the recording, failed: TransportUnavailableError: " in unknown.stdout
-    assert "unknown: 1 calls that reached the original store did not reach strangers:FailsHarness" in unknown.stdout
+    assert "unknown: 1 call that reached the original store did not reach strangers:FailsHarness" in unknown.stdout
 
 
 def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from relevo_conformance.suite import suite
 from relevo_conformance.machine import machine_for
 from relevo_conformance.examination import Finding, examine
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError
-from relevo_conformance.checker import Violation, check
+from relevo_conformance.checker import Unaccounted, Violation, check, unaccounted
 from relevo_conformance._jsonline import dump, load
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     # judging a history
     "Violation",
     "check",
+    "Unaccounted",
+    "unaccounted",
     "dump",
     "load",
 ]

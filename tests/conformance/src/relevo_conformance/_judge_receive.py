@@ -16,6 +16,9 @@ from relevo_conformance.promise import Promise
 _TIME_TOLERANCE = 1.0
 """Seconds; some stores keep the time of sending in whole seconds."""
 
+_MOST_PASSED_OVER = 5
+"""Receives in a row that may return only normal events while an urgent one is ready."""
+
 _NOBODY = -1
 """The number of a delivery that was never handed out."""
 
@@ -59,8 +62,14 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
             operation.op,
             f"{len(handed_out)} events were handed out with a limit of {call.limit}",
         )
-    if not operation.overlapped and not world.flying:
+    _judge_wait(world, operation, call, returned.at)
+    for queue in {one.queue for one in handed_out if _is_urgent(one.event)}:
+        world.passed_over[queue] = 0
+    if not operation.overlapped and not world.flying and not world.set_back:
         _judge_preference(world, operation, call, handed_out)
+        if world.capabilities.lost_leases == "exact":  # otherwise another instance may have fetched an event ahead
+            _note_overlooked(world, operation, call, returned)
+            _judge_urgency(world, operation, handed_out)
     lease = _lease(world, operation, call, returned.at)
     for handed in handed_out:
         if handed.queue not in call.queues:
@@ -111,6 +120,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         copy = min(alike, key=lambda one: not one.surely(_is_pending))
         world.swap(copy, alike)
         copy.become(_held(world, one, handed, lease) for other, one in fitting if other is copy)
+        _judge_found(world, operation, copy)
     elif ready:
         copy, one, _ = ready[0]
         world.report(_blamed(one, handed), operation.op, f"{copy} came {_differs(one, handed)}")
@@ -127,7 +137,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
             [attrs.evolve(one, state=State.LEASED, holder=handed.number, until=lease[0], over=lease[1], adrift=False)]
         )
     copy.breaks = world.breaks[copy.queue]
-    copy.spared = None
+    copy.spared = copy.overlooked = None
     return copy
 
 
@@ -305,17 +315,84 @@ def _judge_preference(
     world: World, operation: Operation, call: history.Receive, handed_out: Sequence[history.Handed]
 ) -> None:
     """Check that no ready event was left in a queue while events of a later queue were handed out."""
-    if world.set_back or not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
+    if not promise.PREFERENCE_IS_KEPT.claimed(world.capabilities):
         return
     last = max((call.queues.index(one.queue) for one in handed_out if one.queue in call.queues), default=0)
     given = [copy for one in handed_out for copy in world.same(one.queue, one.event)]
     for copy in world.copies:
-        keyed = isinstance(copy.event, Envelope) and copy.event.ordering_key is not None
-        passed_over = copy.queue in call.queues[:last] and copy not in given and not keyed
+        passed_over = copy.queue in call.queues[:last] and copy not in given and not _has_key(copy)
         if passed_over and copy.surely(lambda one: _waits(one, operation.began - world.slack)):
             what = f'{copy} was left waiting while events of "{call.queues[last]}" were handed out'
             world.report(promise.PREFERENCE_IS_KEPT, operation.op, what)
             return
+
+
+def _judge_wait(world: World, operation: Operation, call: history.Receive, now: float) -> None:
+    """Check that the receive returned not long after its wait was over."""
+    took = now - operation.began
+    if took > call.wait + world.overtime and not world.set_back:
+        what = f"a receive with a wait of {call.wait:g} s returned after {took:g} s"
+        world.report(promise.WAIT_IS_KEPT, operation.op, what)
+
+
+def _note_overlooked(world: World, operation: Operation, call: history.Receive, returned: history.Returned) -> None:
+    """
+    Note the events that an empty receive should have returned.
+
+    Each may be lost instead. So the receive is reported when one of them is handed out, and a loss by the drain.
+    """
+    came = isinstance(returned.value, history.HandedOut) and returned.value.deliveries
+    patient = returned.at - operation.began >= world.patience
+    if came or not patient or call.limit < 1 or world.broken:
+        return
+    late = world.slack + _TIME_TOLERANCE + (world.capabilities.delay or 0.0)
+    for copy in world.copies:
+        if (
+            copy.queue in call.queues
+            and not _has_key(copy)
+            and copy.surely(lambda one: _waits(one, operation.began - late))
+        ):
+            copy.overlooked = operation.op
+
+
+def _judge_found(world: World, operation: Operation, copy: Copy) -> None:
+    """Report the receive that overlooked *copy*, which is handed out now."""
+    if copy.overlooked is not None:
+        what = f"a receive returned nothing although {copy} was ready; call {operation.op} handed it out"
+        world.report(promise.WAIT_IS_KEPT, copy.overlooked, what)
+
+
+def _judge_urgency(world: World, operation: Operation, handed_out: Sequence[history.Handed]) -> None:
+    """
+    Check that receive after receive does not return only normal events while an urgent one is ready.
+
+    Some may, so that normal events do not starve. Urgent events that were handed out before may be behind the others.
+    """
+    if not promise.URGENT_OVERTAKES.claimed(world.capabilities):
+        return
+    urgent = [copy for copy in world.copies if _is_urgent(copy.event) and not _has_key(copy) and copy.surely(_is_new)]
+    for queue in {one.queue for one in handed_out} - {one.queue for one in handed_out if _is_urgent(one.event)}:
+        waiting = next((copy for copy in urgent if copy.queue == queue), None)
+        if waiting is None:
+            world.passed_over[queue] = 0
+            continue
+        world.passed_over[queue] += 1
+        if world.passed_over[queue] > _MOST_PASSED_OVER:
+            what = f"{waiting} is urgent, but {world.passed_over[queue]} receives in a row returned only normal events"
+            world.report(promise.URGENT_OVERTAKES, operation.op, what)
+            world.passed_over[queue] = 0
+
+
+def _is_urgent(event: Envelope | Unreadable) -> bool:
+    return isinstance(event, Envelope) and event.urgency == "high"
+
+
+def _is_new(one: Situation) -> bool:
+    return one.state is State.READY and one.last is None and one.counters == Counters()
+
+
+def _has_key(copy: Copy) -> bool:
+    return isinstance(copy.event, Envelope) and copy.event.ordering_key is not None
 
 
 def _waits(one: Situation, now: float) -> bool:

@@ -410,6 +410,7 @@ def drain_ended(world: World, operation: Operation, call: history.Drain, returne
             what = f"{copy} may be dead, but is not listed, and was never handed out either"
             world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     batches_at_the_end(world)
+    world.drained = True
 
 
 def must_come(world: World, copy: Copy) -> bool:

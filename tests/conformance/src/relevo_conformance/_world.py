@@ -19,6 +19,13 @@ be an extra copy of the settled event.
 """
 
 
+PATIENCE = 10.0
+"""Seconds within which a ready event must be handed out, where nothing else is stated."""
+
+OVERTIME = 30.0
+"""Seconds that a call may take beyond the wait that it was asked for, where nothing else is stated."""
+
+
 @attrs.frozen
 class Violation:
     """A promise that a history breaks, and where."""
@@ -83,6 +90,8 @@ class World:
 
     capabilities: Capabilities
     slack: float
+    patience: float = PATIENCE
+    overtime: float = OVERTIME
     copies: list[Copy] = attrs.field(factory=list)
     holders: dict[int, Holder] = attrs.field(factory=dict)
     refs: dict[str, Copy] = attrs.field(factory=dict)
@@ -125,6 +134,12 @@ class World:
 
     doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
     """By worker whose store is broken: the extra copies that may exist since then, by the number of the original."""
+
+    passed_over: Counter[str] = attrs.field(factory=Counter)
+    """By queue: how many receives in a row handed out only normal events although an urgent one was surely ready."""
+
+    drained: bool = False
+    """Whether a drain finished, and nothing was sent, received or changed since."""
 
     unlisted: set[int] = attrs.field(factory=set)
     """The numbers of the copies that were missing in the last complete list of dead letters of their queue."""

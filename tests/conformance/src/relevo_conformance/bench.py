@@ -20,7 +20,7 @@ from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import history
 from relevo_conformance.fault import Breakage
 from relevo_conformance.fault.turnstile import Turnstile
-from relevo_conformance.harness import Harness, MovableClock
+from relevo_conformance.harness import Harness, MovableClock, patience_of
 from relevo_conformance.promise import PROMISES
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.strategy import Recipe
@@ -160,10 +160,7 @@ class Bench:
 
     @property
     def _stated_patience(self) -> float:
-        stated = type(self.harness).patience
-        if stated is not None:
-            return stated
-        return 0.0 if self.harness.fake else 10.0
+        return patience_of(type(self.harness), self.harness.clock)
 
     @property
     def glance(self) -> float:

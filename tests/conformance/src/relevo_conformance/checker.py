@@ -9,21 +9,46 @@ it does not happen again; and a history may come from anywhere, production inclu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from relevo import Capabilities, DeadLetter
-from relevo_conformance import _judge_receive, _judge_send, _judge_settle, _judge_store, history, promise
-from relevo_conformance._world import SENT_GRACE, Operation, Violation, World
+from relevo_conformance import _judge_receive, _judge_rest, _judge_send, _judge_settle, _judge_store, history, promise
+from relevo_conformance._judge_rest import Unaccounted
+from relevo_conformance._world import OVERTIME, PATIENCE, SENT_GRACE, Operation, Violation, World
 from relevo_conformance.history import Call, Invoked, Record, Returned
 
-__all__ = ["SENT_GRACE", "Judge", "Violation", "check", "unclaimed"]
+__all__ = ["SENT_GRACE", "Judge", "Unaccounted", "Violation", "check", "unaccounted", "unclaimed"]
 
 
-def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002) -> list[Violation]:
+def check(
+    records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002, patience: float = PATIENCE
+) -> list[Violation]:
     """
     Return the violations in *records* for a transport with *capabilities*.
 
-    Lost events are reported only if the history has a drain that finished.
+    Lost events are reported only if the history has a drain that finished; without one, :func:`unaccounted` returns
+    those whose end is not in the history.
+
+    Args:
+        records: In the order in which they were recorded.
+
+        capabilities: What the transport claims.
+
+        slack: Seconds by which the store's clock may differ from the times of the records.
+
+        patience: Seconds within which a receive must find a ready event.
+
+    Raises:
+        ValueError: One of them ends a call that had not begun.
+    """
+    return list(Judge(capabilities, slack=slack, patience=patience).feed_all(records).violations)
+
+
+def unaccounted(records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002) -> list[Unaccounted]:
+    """
+    Return the events that were certainly sent, and that may be unfinished at the end of *records*.
+
+    It returns nothing if the history ends with a drain that finished: what is missing then breaks a promise.
 
     Args:
         records: In the order in which they were recorded.
@@ -35,22 +60,36 @@ def check(records: Iterable[Record], capabilities: Capabilities, *, slack: float
     Raises:
         ValueError: One of them ends a call that had not begun.
     """
-    judge = Judge(capabilities, slack=slack)
-    for record in records:
-        judge.feed(record)
-    return list(judge.violations)
+    return list(Judge(capabilities, slack=slack).feed_all(records).unaccounted())
 
 
 class Judge:
     """The checker for one record after another, so that a run can stop at the first violation."""
 
-    def __init__(self, capabilities: Capabilities, *, slack: float = 0.002) -> None:
-        self.world = World(capabilities, slack)
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        *,
+        slack: float = 0.002,
+        patience: float = PATIENCE,
+        overtime: float = OVERTIME,
+    ) -> None:
+        self.world = World(capabilities, slack, patience, overtime)
 
     @property
     def violations(self) -> Sequence[Violation]:
         """The violations so far."""
         return self.world.violations
+
+    def unaccounted(self) -> Iterable[Unaccounted]:
+        """Return the events that were certainly sent, and that may be unfinished now."""
+        return _judge_rest.unaccounted(self.world)
+
+    def feed_all(self, records: Iterable[Record]) -> Self:
+        """Add *records*, and return this."""
+        for record in records:
+            self.feed(record)
+        return self
 
     def pending(self) -> bool:
         """Return whether an event must still be handed out."""
@@ -70,6 +109,7 @@ class Judge:
         for other in self.world.flying.values():
             other.overlapped = operation.overlapped = True
         self.world.flying[record.op] = operation
+        _judge_rest.call_began(self.world, record.call)
         if (rule := _BEGAN.get(type(record.call))) is not None:
             rule(self.world, operation, record.call)
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
@@ -25,11 +25,12 @@ from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
 from relevo_conformance._apart import Log, run_apart
 from relevo_conformance._jsonline import dump, load
+from relevo_conformance._judge_rest import not_judged
 from relevo_conformance._naming import harness_of, known
 from relevo_conformance.card import Card, Counterexample, Line
-from relevo_conformance.checker import Violation, check
+from relevo_conformance.checker import Unaccounted, Violation
 from relevo_conformance.examination import Finding
-from relevo_conformance.harness import Harness
+from relevo_conformance.harness import Harness, judge_of
 from relevo_conformance.history import Invoked, Record, Remark, unreached
 from relevo_conformance.profile import PROFILES, VARIABLE
 from relevo_conformance.promise import PROMISES
@@ -52,6 +53,9 @@ _TRACEBACKS = 3
 
 _RUN_AGAIN = 30.0
 """The time limit in seconds for replaying the histories of failures."""
+
+_LISTED = 100
+"""The number of unaccounted events that are listed."""
 
 _PIPED = 120
 """The width if standard output is not a terminal."""
@@ -236,12 +240,19 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
     TYPE is opened to read its capabilities.
 
     A run writes such files; a file may also be a trace of a program in production. The exit code is 0 if no promise
-    is broken, and 1 if one is.
+    is broken, 1 if one is, and 3 if the end of an event is not in the file.
     """
     out = _set_aside(ctx.ensure_object(Log))
     harness = harness_of(kind).with_options(options)
-    records = _load(recorded)
-    ctx.exit(_report_violations(records, check(records, reach(harness), slack=harness.slack), recorded.name, out))
+    records, capabilities = _load(recorded), reach(harness)
+    judged = judge_of(harness, capabilities, harness.new_clock()).feed_all(records)
+    left = list(judged.unaccounted())
+    unknown = f"unknown: of {_number(left, 'event')} the end is not in {recorded.name}" if left else ""
+    code = _report_violations(records, judged.violations, recorded.name, out, left=left, unknown=unknown)
+    names = ", ".join(promise.id for promise in not_judged(capabilities))
+    _console(out).print(Text(f"not judged, since no history shows them: {names}", style="dim"))
+    out.flush()
+    ctx.exit(code)
 
 
 @group.command(name="list")
@@ -357,8 +368,16 @@ def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> i
     before = _load(recorded)
     capabilities = reach(harness)
     records = replay(before, harness)
+    then, now = (judge_of(harness, capabilities, harness.new_clock()).feed_all(one) for one in (before, records))
     failed = unreached(records) - unreached(before)
-    return _report_violations(records, check(records, capabilities, slack=harness.slack), kind, out, failed=failed)
+    left, more = list(now.unaccounted()), 0
+    if failed > 0:
+        unknown = f"unknown: {_number(failed, 'call')} that reached the original store did not reach {kind}"
+    elif (more := len(left) - len(list(then.unaccounted()))) > 0:
+        unknown = f"unknown: on {kind}, the end of {_number(more, 'more event')} is not known than in the recording"
+    else:
+        unknown = ""
+    return _report_violations(records, now.violations, kind, out, left=left if more > 0 else (), unknown=unknown)
 
 
 def _load(recorded: Path) -> Sequence[Record]:
@@ -370,27 +389,39 @@ def _load(recorded: Path) -> Sequence[Record]:
 
 
 def _report_violations(
-    records: Sequence[Record], violations: Sequence[Violation], kind: str, out: TextIO, *, failed: int = 0
+    records: Sequence[Record],
+    violations: Sequence[Violation],
+    kind: str,
+    out: TextIO,
+    *,
+    left: Sequence[Unaccounted],
+    unknown: str,
 ) -> int:
-    """Report what *records* break, and return the exit code."""
+    """Report what *records* break, what they have no end of, and why the rest is *unknown*; return the exit code."""
     console = _console(out)
     for record in records:
         if isinstance(record, Invoked) and isinstance(record.call, Remark):
             console.print(Text(f"note  {record.call.text}", style="dim"))
     for violation in violations:
         console.print(Text("FAIL  ", style="bold red") + Text(str(violation)))
+    for one in left[:_LISTED]:
+        console.print(Text("open  ", style="bold yellow") + Text(str(one)))
+    if len(left) > _LISTED:
+        console.print(f"      and {_number(left[_LISTED:], 'more event')}")
     if violations:
         verdict, code = f"{len(records)} records on {kind}: {len(violations)} promises broken", EXIT_BROKEN
-    elif failed > 0:
-        verdict, code = (
-            f"unknown: {failed} calls that reached the original store did not reach {kind}",
-            EXIT_UNKNOWN,
-        )
+    elif unknown:
+        verdict, code = unknown, EXIT_UNKNOWN
     else:
         verdict, code = f"{kind} keeps them", EXIT_CONFORMANT
     console.print(verdict)
     out.flush()
     return code
+
+
+def _number(counted: Sized | int, word: str) -> str:
+    number = counted if isinstance(counted, int) else len(counted)
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 # --- what a failure needs --------------------------------------------------------------------------
@@ -421,8 +452,8 @@ class _Again:
         return None if monotonic() >= self._deadline else promise in self._broken(again)
 
     def _broken(self, records: Sequence[Record]) -> set[str]:
-        violations = check(records, self._capabilities, slack=self._harness.slack)
-        return {violation.promise for violation in violations}
+        judged = judge_of(self._harness, self._capabilities, self._harness.new_clock()).feed_all(records)
+        return {violation.promise for violation in judged.violations}
 
 
 def _with_commands(

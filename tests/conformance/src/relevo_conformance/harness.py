@@ -16,7 +16,8 @@ import attrs
 from relevo import Capabilities, Clock, Transport
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing import FakeClock
-from relevo_conformance._world import Violation
+from relevo_conformance._world import OVERTIME, PATIENCE, Violation
+from relevo_conformance.checker import Judge
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.history import Record
 from relevo_conformance.verdict import claims_of
@@ -102,6 +103,23 @@ class Observed:
         self.breaking.clear()
 
 
+def patience_of(harness: type[Harness], clock: Clock) -> float:
+    """Return the patience of *harness* on *clock* in seconds: what it states, or the default."""
+    if harness.patience is not None:
+        return harness.patience
+    return 0.0 if isinstance(clock, FakeClock) else PATIENCE
+
+
+def judge_of(harness: type[Harness], capabilities: Capabilities, clock: Clock) -> Judge:
+    """Return the checker of a transport with *capabilities*, as exact as *harness* and its *clock* allow."""
+    return Judge(
+        capabilities,
+        slack=harness.slack,
+        patience=patience_of(harness, clock),
+        overtime=max(OVERTIME, harness.call_timeout),
+    )
+
+
 class Savepoint(Protocol):
     """A part of a transaction that can be rolled back alone."""
 
@@ -169,7 +187,7 @@ class Harness(ABC):
     deviations: ClassVar[Mapping[str, Deviation]] = MappingProxyType({})
     """Promises of the level *must*, by id, that :attr:`transport` does not keep, and why."""
 
-    call_timeout: ClassVar[float] = 30.0
+    call_timeout: ClassVar[float] = OVERTIME
     """
     Seconds of real time that a call of the transport, or of a hook, may take beyond what it is asked to
     wait; a longer call counts as hung.

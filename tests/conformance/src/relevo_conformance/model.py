@@ -198,6 +198,9 @@ class Copy:
     doubtful: bool = False
     """Whether it may not exist although the send succeeded, since the same event was there."""
 
+    overlooked: int | None = None
+    """The last receive that returned nothing although this event was surely ready; its delivery proves the mistake."""
+
     breaks: int = 0
     """How often workers of its queue had vanished when it was last seen."""
 

@@ -19,9 +19,9 @@ import pytest
 from relevo import Delivery, Transport
 from relevo.errors import RelevoError, shown
 from relevo_conformance import history, promise
-from relevo_conformance.checker import Judge, Violation
+from relevo_conformance.checker import Violation
 from relevo_conformance.fault import Breakage, Fault
-from relevo_conformance.harness import Harness, HookMissing
+from relevo_conformance.harness import Harness, HookMissing, judge_of
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text, is_a_persons, raised_in
 from relevo_conformance.watch import Watchdog
 from relevo_conformance.worker import RecordedWorker
@@ -55,7 +55,7 @@ class Recorder:
         """The latest end of the delays and leases so far, in seconds since the epoch."""
 
         self._tolerated = tolerated
-        self._judge = Judge(harness.capabilities, slack=harness.slack)
+        self._judge = judge_of(type(harness), harness.capabilities, harness.clock)
         self._told = 0
         self._lock = threading.RLock()
         self._flying: set[int] = set()
