@@ -491,8 +491,8 @@ class Transport(ABC):
             refs: From each dead letter's ``ref`` to its new ``state``.
 
         Returns:
-            The refs that were not found. If the same event exists again in its queue, it is kept
-            and the dead letter is deleted.
+            The refs that were not found. Where ``dedupe`` is claimed and the same event exists again in its queue,
+            that one stays and the dead letter is deleted; elsewhere both may be delivered.
 
         Raises:
             ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
