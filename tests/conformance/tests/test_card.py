@@ -11,6 +11,7 @@ from relevo import Capabilities
 from relevo_conformance import PROMISES, Deviation
 from relevo_conformance.card import Card, Examination, Line, card
 from relevo_conformance.examination import Finding
+from relevo_conformance.history import Invoked, Open
 from relevo_conformance.promise import Needs, Promise
 
 ALL = Capabilities(durability="host", lease="timed", extend=True, lost_leases="exact")
@@ -46,6 +47,16 @@ def test_one_test_that_found_it_broken_outweighs_all_that_did_not() -> None:
 
     assert failed.status == "FAIL"
     assert [failure.what for failure in failed.failures] == ["it came again"]
+
+
+def test_what_random_histories_found_is_shown_as_its_recorded_calls() -> None:
+    records = [Invoked(op=0, worker="worker 1", at=0.0, call=Open())]
+    shown, unrecorded = (
+        line(found("broken", CORE.id, program="state = M()", history=history)).failures[0] for history in (records, ())
+    )
+
+    assert (shown.program, shown.shrunk) == ("worker 1: open()  # never ended", True)
+    assert (unrecorded.program, unrecorded.shrunk) == ("state = M()", True)
 
 
 def test_a_promise_whose_tests_were_all_skipped_is_unknown_and_says_why() -> None:

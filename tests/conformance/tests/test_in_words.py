@@ -64,3 +64,36 @@ def test_a_call_that_failed_or_never_ended_says_so() -> None:
     script.records.pop()
 
     assert in_words(script.records).endswith("# never ended")
+
+
+def test_the_time_that_passed_is_told_if_it_is_long() -> None:
+    script = Script()
+    script.setup("q")
+    script.wait(0.5)
+    script.count()
+    script.wait(90.0)
+    script.count()
+    script.wait(-30.0)
+    script.count()
+
+    told = in_words(script.records).splitlines()
+
+    assert [line.partition("(")[0] for line in told] == [
+        "a: set_up",
+        "a: count",
+        "# 90 s later",
+        "a: count",
+        "# the clock is set 30 s back",
+        "a: count",
+    ]
+    assert in_words(script.records, most=1).splitlines()[0] == "# … 3 calls before"
+
+
+def test_what_decides_about_the_place_of_an_event_is_told() -> None:
+    script = Script()
+    script.send(event(1, urgency="high"), event(2, ordering_key="k"))
+
+    told = in_words(script.records)
+
+    assert "'e1' in 'q', urgency 'high'" in told
+    assert "'e2' in 'q', ordering key 'k'" in told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -15,19 +15,33 @@ from relevo_conformance import history
 MOST = 40
 """Lines that are shown; of a longer history the last ones, since they show what is broken."""
 
+_COMMENT = "# "
+_LONG = 1.0
+"""The shortest time in seconds between two records that is shown."""
+
 _LONGEST, _FEW = 70, 4
 """The number of characters of a value, and of items of a list, that are shown."""
 
 
 def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:
     """Return the calls of *records* as lines, each with its end, without calls of the harness."""
-    records = tuple(records)
-    ends = {record.op: record for record in records if isinstance(record, history.Returned)}
-    calls = [record for record in records if isinstance(record, history.Invoked)]
-    alike = [(line, len(list(same))) for line, same in groupby(_line(record, ends.get(record.op)) for record in calls)]
+    alike = [(line, len(list(same))) for line, same in groupby(_lines(tuple(records)))]
     lines = [line if times == 1 else f"{line}  # {times} times" for line, times in alike[-most:]]
-    left_out = sum(times for _, times in alike[:-most])
-    return "\n".join([f"# … {left_out} calls before", *lines] if left_out else lines)
+    left_out = sum(times for line, times in alike[:-most] if not line.startswith(_COMMENT))
+    return "\n".join([f"{_COMMENT}… {left_out} calls before", *lines] if left_out else lines)
+
+
+def _lines(records: tuple[history.Record, ...]) -> Iterator[str]:
+    """Yield a line for each call, and one for each time that passed between two records."""
+    ends = {record.op: record for record in records if isinstance(record, history.Returned)}
+    for before, record in zip((None, *records), records, strict=False):
+        passed = 0.0 if before is None else record.at - before.at
+        if passed >= _LONG:
+            yield f"{_COMMENT}{passed:g} s later"
+        elif passed < 0.0:
+            yield f"{_COMMENT}the clock is set {-passed:g} s back"
+        if isinstance(record, history.Invoked):
+            yield _line(record, ends.get(record.op))
 
 
 def _line(began: history.Invoked, ended: history.Returned | None) -> str:
@@ -50,7 +64,7 @@ def _fields(value: Any) -> Mapping[str, object]:
 def _phrase(value: object) -> str:
     match value:
         case Envelope(id=event_id, queue=queue):
-            return f"{event_id!r} in {queue!r}"
+            return f"{event_id!r} in {queue!r}{_special(value)}"
         case Unreadable(raw=raw):
             return _short(repr(raw))
         case history.Handed(number=number, event=event, attempt=attempt, lost_leases=lost_leases, state=state):
@@ -65,6 +79,12 @@ def _phrase(value: object) -> str:
             return f"[{', '.join([*map(_phrase, value[:_FEW]), *rest])}]"
         case _:
             return _short(repr(value))
+
+
+def _special(event: Envelope) -> str:
+    """Return what decides how *event* is delivered, if it is not the default."""
+    urgency = f", urgency {event.urgency!r}" if event.urgency != "normal" else ""
+    return urgency + (f", ordering key {event.ordering_key!r}" if event.ordering_key is not None else "")
 
 
 def _short(text: str) -> str:

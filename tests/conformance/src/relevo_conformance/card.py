@@ -28,10 +28,10 @@ class Counterexample:
     test: str
     what: str
     program: str = ""
-    """The shortest program that breaks it, shrunk by Hypothesis; for a scenario its calls."""
+    """The recorded calls that break it; without a history, the program that Hypothesis found."""
 
     shrunk: bool = False
-    """Whether Hypothesis shrank it; then it is Python."""
+    """Whether Hypothesis found it, and looked for the shortest."""
 
     history: Sequence[Record] = attrs.field(default=(), repr=False)
     reproduced: bool = True
@@ -223,7 +223,7 @@ def _failure(finding: Finding, promise: Promise) -> Counterexample:
     return Counterexample(
         test=finding.test,
         what=finding.what,
-        program=finding.program or in_words(history),
+        program=in_words(history) or finding.program,
         shrunk=bool(finding.program),
         history=history,
         reproduced=finding.reproduced,

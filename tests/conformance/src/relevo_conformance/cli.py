@@ -24,11 +24,13 @@ from relevo import Capabilities, masked_url
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
 from relevo_conformance._apart import Log, run_apart
+from relevo_conformance._in_words import in_words
 from relevo_conformance._jsonline import dump, load
 from relevo_conformance._judge_rest import not_judged
 from relevo_conformance._naming import harness_of, known
+from relevo_conformance._shorten import shorten, until_broken
 from relevo_conformance.card import Card, Counterexample, Line
-from relevo_conformance.checker import Unaccounted, Violation
+from relevo_conformance.checker import Judge, Unaccounted, Violation
 from relevo_conformance.examination import Finding
 from relevo_conformance.harness import Harness, judge_of
 from relevo_conformance.history import Invoked, Record, Remark, unreached
@@ -53,6 +55,9 @@ _TRACEBACKS = 3
 
 _RUN_AGAIN = 30.0
 """The time limit in seconds for replaying the histories of failures."""
+
+_SHORTEN = 20.0
+"""The time limit in seconds for dropping needless calls from random histories."""
 
 _LISTED = 100
 """The number of unaccounted events that are listed."""
@@ -214,7 +219,12 @@ def run(
     problems: list[str] = []
     log.at("the replay of the histories of failures")
     card = _with_commands(
-        card, kind, options, histories, problems, _Again(trial.harness, card.examination.capabilities)
+        card,
+        kind,
+        options,
+        histories,
+        problems,
+        _Again(trial.harness, card.examination.capabilities, shortens=trial.shrink),
     )
     if as_json:
         out.write(report.to_json(card))
@@ -434,10 +444,11 @@ class _Again:
     A history does not if only its scenario can check it, or if it depends on another queue.
     """
 
-    def __init__(self, harness: type[Harness], capabilities: Capabilities) -> None:
+    def __init__(self, harness: type[Harness], capabilities: Capabilities, *, shortens: bool = True) -> None:
         self._harness = harness
         self._capabilities = capabilities
         self._deadline = monotonic() + _RUN_AGAIN
+        self._shortening = _SHORTEN if shortens else 0.0
 
     def breaks(self, promise: str, records: Sequence[Record]) -> bool | None:
         """Return whether *records* break *promise* again; ``None`` if there is no time left."""
@@ -451,9 +462,31 @@ class _Again:
             return None
         return None if monotonic() >= self._deadline else promise in self._broken(again)
 
+    def shortest(self, promise: str, records: Sequence[Record]) -> Sequence[Record]:
+        """Return *records* without calls that breaking *promise* does not need, as far as there is time."""
+        began = monotonic()
+        deadline = began + self._shortening
+
+        def again(calls: Sequence[Record]) -> Sequence[Record] | None:
+            try:
+                return until_broken(replay(calls, self._harness, deadline=deadline), self._judge(), promise)
+            except (HarnessError, TimeoutError):
+                return None
+
+        shorter = shorten(records, again, is_over=lambda: monotonic() >= deadline)
+        took = monotonic() - began
+        self._shortening, self._deadline = self._shortening - took, self._deadline + took
+        return shorter
+
+    def violation(self, records: Sequence[Record]) -> str:
+        """Return the first violation in *records*."""
+        return str(self._judge().feed_all(records).violations[0])
+
     def _broken(self, records: Sequence[Record]) -> set[str]:
-        judged = judge_of(self._harness, self._capabilities, self._harness.new_clock()).feed_all(records)
-        return {violation.promise for violation in judged.violations}
+        return {violation.promise for violation in self._judge().feed_all(records).violations}
+
+    def _judge(self) -> Judge:
+        return judge_of(self._harness, self._capabilities, self._harness.new_clock())
 
 
 def _with_commands(
@@ -468,11 +501,13 @@ def _with_commands(
             return attrs.evolve(failure, replay=rerun)
         word = "".join(letter if letter.isalnum() else "-" for letter in kind)
         path = histories / f"{word}-{failure.test.removeprefix('test_')}.jsonl"
+        replays = again.breaks(line.promise.id, failure.history)
+        if replays and failure.shrunk:
+            failure = _shortened(failure, line.promise.id, again)
         if taken.setdefault(path, failure.history) is not failure.history:
             path = path.with_stem(f"{path.stem}-{line.promise.id}")
         if not _write(path, "".join(f"{record}\n" for record in dump(failure.history)), problems):
             return attrs.evolve(failure, replay=rerun)
-        replays = again.breaks(line.promise.id, failure.history)
         command = _command(card, kind, options, "--replay", str(path)) if replays else rerun
         return attrs.evolve(failure, written=str(path), replays=replays, replay=command)
 
@@ -482,6 +517,14 @@ def _with_commands(
     command = _command(card, kind, options)
     lines = list(map(with_commands, card.lines))
     return attrs.evolve(card, lines=lines, examination=attrs.evolve(card.examination, command=command))
+
+
+def _shortened(failure: Counterexample, promise: str, again: _Again) -> Counterexample:
+    """Return *failure* with a shorter history, if there is one that breaks *promise* again and again."""
+    records = again.shortest(promise, failure.history)
+    if records is failure.history or not again.breaks(promise, records):
+        return failure
+    return attrs.evolve(failure, history=records, what=again.violation(records), program=in_words(records))
 
 
 def _can_be_written(folder: Path, file: Path | None, option: str) -> None:

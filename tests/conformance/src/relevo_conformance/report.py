@@ -241,7 +241,7 @@ def to_markdown(card: Card) -> str:
     for line, failure in _failed(card):
         rows += ["", f"## {line.status}: {line.promise.id}", "", line.promise.sentence, ""]
         rows += [f"`{failure.test}`{_doubt(failure)}:", "", "```text", failure.what, "```"]
-        rows += ["", "```python" if failure.shrunk else "```text", failure.program, "```"] if failure.program else []
+        rows += ["", "```text", failure.program, "```"] if failure.program else []
         rows += ["", f"History: `{failure.written}`{_alone(failure)}"] if failure.written else []
         rows += ["", "```sh", failure.replay, "```"] if failure.replay else []
     if card.errors:

@@ -1,0 +1,71 @@
+"""Shorten a recorded history: drop calls while a replay of the others still breaks the same promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from relevo_conformance.checker import Judge
+from relevo_conformance.history import Invoked, Record, Remark
+
+Again = Callable[[Sequence[Record]], Sequence[Record] | None]
+"""Runs a history again; returns the new one if it still breaks the promise, else ``None``."""
+
+
+def shorten(records: Sequence[Record], again: Again, *, is_over: Callable[[], bool]) -> Sequence[Record]:
+    """
+    Return a history with fewer calls that breaks the same promise, or *records* if none is found.
+
+    Each result is a history that was recorded, not a part of one: without a call, the others may end differently.
+
+    Args:
+        records: A history that breaks the promise.
+
+        again: Runs a history again.
+
+        is_over: Returns whether no time is left.
+    """
+    size = len(calls_of(records)) // 2
+    while size and not is_over():
+        shorter = _without_chunks(records, size, again, is_over)
+        # What was needed by a call that is dropped now may be dropped next.
+        size = size if size == 1 and shorter is not records else size // 2
+        records = shorter
+    return records
+
+
+def calls_of(records: Iterable[Record]) -> list[int]:
+    """Return the numbers of the calls of *records*, in order."""
+    return [record.op for record in records if isinstance(record, Invoked)]
+
+
+def until_broken(records: Iterable[Record], judge: Judge, promise: str) -> Sequence[Record] | None:
+    """Return *records* up to the one that breaks *promise*, without remarks; ``None`` if another breaks first."""
+    seen: list[Record] = []
+    remarks: set[int] = set()
+    for record in records:
+        if isinstance(record, Invoked) and isinstance(record.call, Remark):
+            remarks.add(record.op)
+        if record.op not in remarks:
+            seen.append(record)
+            judge.feed(record)
+        if judge.violations:
+            return seen if judge.violations[0].promise == promise else None
+    return None
+
+
+def _without_chunks(
+    records: Sequence[Record], size: int, again: Again, is_over: Callable[[], bool]
+) -> Sequence[Record]:
+    """Return *records* without each chunk of *size* calls that the violation does not need, the last ones first."""
+    end = len(calls_of(records))
+    while end > 0 and not is_over():
+        calls, start = calls_of(records), max(0, end - size)
+        found = again(_without(records, calls[start:end]))
+        if found is not None and len(calls_of(found)) < len(calls):
+            records = found
+        end = min(start, len(calls_of(records)))
+    return records
+
+
+def _without(records: Sequence[Record], dropped: Collection[int]) -> Sequence[Record]:
+    return [record for record in records if record.op not in dropped]
