@@ -491,7 +491,7 @@ def test_a_scenario_that_fails_says_what_it_compared_and_keeps_its_history(ask: 
         "test_pages_go_on_after_a_dead_letter_that_was_discarded",
     }
     for failure in line["failures"]:
-        assert "AssertionError: assert " in failure["what"]
+        assert "AssertionError: dead-is-kept-with-reason: assert " in failure["what"]
         assert (tmp_path / failure["written"]).stat().st_size > 0
         again = ask(*shlex.split(failure["replay"])[1:])
         assert again.returncode == 1, again.stdout

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import attrs
 import pytest
 from hypothesis import Phase, given, settings, strategies as st
 
-from relevo_conformance import BrokenPromiseError, Violation
+from relevo import Presence
+from relevo_conformance import BrokenPromiseError, Violation, examine
 from relevo_conformance.examination import _attempt
 from relevo_conformance.harness import Observed
 from relevo_conformance.history import Returned
 from relevo_conformance.profile import PROFILES, Profile
+from relevo_memory import MemoryTransport
+
+from .memory import MemoryHarness
 
 
 def test_failures_that_come_together_are_told_one_by_one() -> None:
@@ -24,6 +30,25 @@ def test_failures_that_come_together_are_told_one_by_one() -> None:
     assert "AssertionError: it came again" in found.what
     assert "KeyError: 'receipt'" in found.what
     assert found.program == "state = M()"
+
+
+class Unseen(MemoryTransport):
+    """Sees no sign of life."""
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        return {}
+
+
+class UnseenHarness(MemoryHarness):
+    transport = Unseen
+
+
+def test_an_assertion_names_its_promises_and_shows_what_it_compared() -> None:
+    findings = examine(UnseenHarness, matching=lambda _, promises: "presence-is-seen" in promises)
+
+    told = [one.what for one in findings if one.status == "broken"]
+    assert told
+    assert [what for what in told if not what.startswith("AssertionError: presence-is-seen: assert ")] == []
 
 
 def test_each_promise_that_a_test_found_broken_has_the_history_that_breaks_it() -> None:

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 from _pytest.assertion import install_importhook
 from _pytest.assertion.rewrite import AssertionRewritingHook
 from _pytest.config import get_config
 
-_MODULES = tuple(
-    f"relevo_conformance.{module}"
-    for module in (
-        "_contract_close",
-        "_contract_fault",
-        "_contract_race",
-        "_contract_receive",
-        "_contract_send",
-        "_contract_settle",
-        "_contract_store",
-        "_contract_time",
-        "_contract_transaction",
-        "bench",
-    )
-)
+_SCENARIOS = sorted(path.stem for path in Path(__file__).parent.glob("_contract_*.py"))
+_MODULES = tuple(f"relevo_conformance.{module}" for module in (*_SCENARIOS, "bench"))
 
 
 def _import_rewritten() -> None:

@@ -237,8 +237,9 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
             except HookMissing as missing:
                 pytest.skip(f"{type(self.harness).__name__} has no hook {missing}")
             except AssertionError as error:
-                _tolerate(self.harness, error, frozenset(promise.id for promise in promises))
-                error.add_note(f"promised: {', '.join(promise.id for promise in promises)}")
+                _tolerate(self.harness, error, self.proven)
+                if not isinstance(error, BrokenPromiseError):  # which names the promise that its history breaks
+                    error.args = (f"{', '.join(promise.id for promise in promises)}: {error}",)
                 raise
 
         run.promises = promises  # type: ignore[attr-defined]
