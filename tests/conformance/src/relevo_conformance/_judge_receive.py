@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
 import attrs
@@ -15,6 +15,9 @@ from relevo_conformance.promise import Promise
 
 _TIME_TOLERANCE = 1.0
 """Seconds; some stores keep the time of sending in whole seconds."""
+
+_BEFORE_A_RECEIVE = (State.READY, State.SCHEDULED)
+"""A tuple, since it is searched for every event at every receive, and hashing an enum is slow."""
 
 _MOST_PASSED_OVER = 5
 """Receives in a row that may return only normal events while an urgent one is ready."""
@@ -345,13 +348,9 @@ def _note_overlooked(world: World, operation: Operation, call: history.Receive, 
     patient = returned.at - operation.began >= world.patience
     if came or not patient or call.limit < 1 or world.broken:
         return
-    late = world.slack + _TIME_TOLERANCE + (world.capabilities.delay or 0.0)
-    for copy in world.copies:
-        if (
-            copy.queue in call.queues
-            and not _has_key(copy)
-            and copy.surely(lambda one: _waits(one, operation.began - late))
-        ):
+    ready_at = operation.began - world.slack - _TIME_TOLERANCE - (world.capabilities.delay or 0.0)
+    for copy in _waiting(world):
+        if copy.queue in call.queues and copy.surely(lambda one: _waits(one, ready_at)):
             copy.overlooked = operation.op
 
 
@@ -370,7 +369,7 @@ def _judge_urgency(world: World, operation: Operation, handed_out: Sequence[hist
     """
     if not promise.URGENT_OVERTAKES.claimed(world.capabilities):
         return
-    urgent = [copy for copy in world.copies if _is_urgent(copy.event) and not _has_key(copy) and copy.surely(_is_new)]
+    urgent = [copy for copy in _waiting(world) if _is_urgent(copy.event) and copy.surely(_is_new)]
     for queue in {one.queue for one in handed_out} - {one.queue for one in handed_out if _is_urgent(one.event)}:
         waiting = next((copy for copy in urgent if copy.queue == queue), None)
         if waiting is None:
@@ -381,6 +380,13 @@ def _judge_urgency(world: World, operation: Operation, handed_out: Sequence[hist
             what = f"{waiting} is urgent, but {world.passed_over[queue]} receives in a row returned only normal events"
             world.report(promise.URGENT_OVERTAKES, operation.op, what)
             world.passed_over[queue] = 0
+
+
+def _waiting(world: World) -> Iterator[Copy]:
+    """Yield the copies that may be ready, and that wait for no other event with their key."""
+    for copy in world.copies:
+        if copy.possible[0].state in _BEFORE_A_RECEIVE and not _has_key(copy):
+            yield copy
 
 
 def _is_urgent(event: Envelope | Unreadable) -> bool:
