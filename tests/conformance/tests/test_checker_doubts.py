@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from relevo import Ack, Envelope, Nack, Stats, Unreadable
+from relevo import Ack, Envelope, Nack, Stats, SystemClock, Unreadable
 from relevo_conformance import check, history, promise, unaccounted
 from relevo_conformance._judge_rest import not_judged
+from relevo_conformance.harness import judge_of
 
+from .memory import MemoryHarness
 from .script import BROKER, EVERYTHING, LEASE, NOTHING, Script, event
 
 
@@ -247,6 +249,20 @@ def test_a_receive_may_return_nothing_while_the_store_needs_its_time() -> None:
 
     assert script.broken() == set()
     assert {one.promise for one in check(script.records, EVERYTHING, patience=9.0)} == {promise.WAIT_IS_KEPT.id}
+
+
+def test_the_patience_and_the_timeout_of_a_harness_are_those_of_its_checker() -> None:
+    class SlowHarness(MemoryHarness):
+        patience: ClassVar[float] = 7.0
+        call_timeout: ClassVar[float] = 90.0
+
+    class HastyHarness(MemoryHarness):
+        call_timeout: ClassVar[float] = 0.5
+
+    worlds = [judge_of(one, EVERYTHING, one.new_clock()).world for one in (SlowHarness, HastyHarness)]
+    worlds.append(judge_of(MemoryHarness, EVERYTHING, SystemClock()).world)
+
+    assert [(world.patience, world.overtime) for world in worlds] == [(7.0, 90.0), (0.0, 30.0), (10.0, 30.0)]
 
 
 def test_a_receive_of_another_queue_overlooks_nothing() -> None:

@@ -394,7 +394,7 @@ def _is_urgent(event: Envelope | Unreadable) -> bool:
 
 
 def _is_new(one: Situation) -> bool:
-    return one.state is State.READY and one.last is None and one.counters == Counters()
+    return one.state is State.READY and one.last is None
 
 
 def _has_key(copy: Copy) -> bool:
