@@ -11,6 +11,7 @@ import pika
 import pytest
 
 from relevo import Ack, DeadLetter, Envelope, TransportUnavailableError, Unreadable
+from relevo.errors import ConfigurationError, SendError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
 from relevo_amqp._dead_letters import QueueScan
@@ -83,6 +84,27 @@ def test_a_queue_without_dead_letters_and_one_that_is_not_there_have_none(transp
     assert transport.dead_letters([queue, "never-set-up"]) == []
     assert transport.revive({"never-set-up/0-0": b"", "nonsense": b""}) == ["never-set-up/0-0", "nonsense"]
     assert transport.discard(["nonsense"]) == ["nonsense"]
+
+
+@pytest.mark.parametrize("after", ["", "none", "elsewhere/1"])
+def test_a_page_behind_something_that_is_no_ref_of_these_queues_is_refused(
+    transport: AmqpTransport, queue: str, after: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="is not the ref of a dead letter of"):
+        transport.dead_letters([queue], after=after)
+
+
+@pytest.mark.parametrize("ref", ["x" * 300 + "/1", "\ud800/1"])
+def test_a_ref_that_names_no_queue_is_not_found(transport: AmqpTransport, ref: str) -> None:
+    assert transport.revive({ref: b""}) == [ref]
+    assert transport.discard([ref]) == [ref]
+
+
+def test_an_event_for_a_queue_whose_name_cannot_be_written_is_refused(transport: AmqpTransport) -> None:
+    with pytest.raises(SendError) as raised:
+        transport.send([Envelope(id="1", source="shop", name="image.created", queue="\ud800", body=b"{}")])
+
+    assert raised.value.refused == (0,)
 
 
 def test_reviving_starts_afresh_with_the_state_that_is_given(

@@ -343,7 +343,7 @@ def test_refs_sort_by_the_time_of_death(one: float, other: float) -> None:
     assert {word_of(ref) for ref in refs} == {"mail%2Eeu"}
 
 
-@pytest.mark.parametrize("ref", ["", "none", "/", "a/", "a/b/c", "/x"])
+@pytest.mark.parametrize("ref", ["", "none", "/", "a/", "a/b/c", "/x", "a b/1", "\ud800/1", "x" * 101 + "/1"])
 def test_what_is_no_ref_names_no_queue(ref: str) -> None:
     assert word_of(ref) is None
 

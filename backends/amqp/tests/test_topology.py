@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
+from relevo.errors import ConfigurationError
 from relevo_amqp._topology import ARGUMENTS, MAX_WORD, Role, Topology, word
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
@@ -178,3 +179,8 @@ def test_what_an_exchange_refers_to_is_declared_before_it() -> None:
         seen.add(exchange.name)
     for binding in (*TOPOLOGY.shared_bindings(), *TOPOLOGY.own_bindings("mail")):
         assert binding.source in seen
+
+
+def test_a_name_that_cannot_be_written_is_an_error_of_the_program() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be the name of a queue"):
+        word("\ud800")

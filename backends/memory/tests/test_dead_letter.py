@@ -84,7 +84,9 @@ def test_paging_goes_through_all_queues_and_goes_on_behind_what_is_gone(
     assert transport.dead_letters(["a", "b"], after=b1.ref) == []
 
 
-@pytest.mark.parametrize("ref", ["", "x", "1@other", "@default", "-1@default", "²@default"])
+@pytest.mark.parametrize(
+    "ref", ["", "x", "1@other", "@default", "-1@default", "²@default", "01@default", "9" * 5000 + "@default"]
+)
 def test_paging_behind_something_that_is_no_ref_of_these_queues_is_refused(
     ref: str, transport: MemoryTransport, bury: Callable[..., DeadLetterEntry]
 ) -> None:
@@ -92,6 +94,19 @@ def test_paging_behind_something_that_is_no_ref_of_these_queues_is_refused(
 
     with pytest.raises(ConfigurationError, match='not the ref of a dead letter of "default"'):
         transport.dead_letters(["default"], after=ref)
+
+
+@pytest.mark.parametrize("made_up", ["0{}", "{} ", "+{}", "9" * 5000])
+def test_a_ref_that_is_like_another_is_not_found(
+    made_up: str, transport: MemoryTransport, bury: Callable[..., DeadLetterEntry]
+) -> None:
+    entry = bury()
+    ref = made_up.format(entry.ref)
+
+    assert transport.revive({ref: b""}) == [ref]
+    assert transport.discard([ref]) == [ref]
+
+    assert transport.dead_letters(["default"]) == [entry]
 
 
 def test_the_same_event_in_the_same_queue_has_one_dead_letter_the_latest(

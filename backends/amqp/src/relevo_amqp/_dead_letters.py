@@ -18,6 +18,7 @@ from typing import Any, Self
 import attrs
 
 from relevo import Clock, DeadLetterEntry
+from relevo.errors import ConfigurationError, shown
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._hub import Hub
@@ -59,11 +60,18 @@ class DeadLetterStore:
 
         Raises:
             ConnectionLostError: The server could not be reached.
+
+            ConfigurationError: *after* is not a ref of one of *queues*.
         """
         found: list[DeadLetterEntry] = []
         start = word_of(after) if after is not None else None
         words = [word(queue) for queue in queues]
-        if start in words:
+        if after is not None:
+            if start not in words:
+                known = ", ".join(f'"{queue}"' for queue in queues)
+                raise ConfigurationError(
+                    f"{shown(after)} is not the ref of a dead letter of {known}; give one that was listed"
+                )
             queues = queues[words.index(start) :]
         for queue in queues:
             if len(found) >= limit:

@@ -22,6 +22,7 @@ from relevo_amqp import _header as header
 from relevo_amqp._foreign import bounded, foreign
 from relevo_amqp._header import MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
 from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
+from relevo_amqp._topology import is_word
 
 CONTENT_TYPE = "application/cloudevents+json"
 HIGH_PRIORITY = 9
@@ -462,4 +463,4 @@ def reference(word: str, at: float, unique: str) -> str:
 def word_of(ref: str) -> str | None:
     """Return the queue's word in *ref*; ``None`` if it is not a ref of this transport."""
     word, slash, rest = ref.rpartition("/")
-    return word if slash and word and "/" not in word and rest else None
+    return word if slash and rest and is_word(word) else None

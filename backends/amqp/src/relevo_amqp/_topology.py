@@ -33,11 +33,14 @@ from typing import NamedTuple
 
 import attrs
 
+from relevo.errors import ConfigurationError, shown
+
 Argument = str | int
 
 MAX_WORD = 100
 _PLAIN = re.compile(rb"[A-Za-z0-9_-]")
 _CUT = re.compile(r"%[0-9A-F]?$")
+_WORD = re.compile(rf"[A-Za-z0-9_%~-]{{1,{MAX_WORD}}}")
 
 
 class Role(StrEnum):
@@ -162,14 +165,25 @@ class Destination(NamedTuple):
     """Whether the delay is longer than the ladder: the receiver then delays the event again."""
 
 
+def is_word(text: str) -> bool:
+    """Return whether *text* may be a result of :func:`word`."""
+    return _WORD.fullmatch(text) is not None
+
+
 def word(queue: str) -> str:
     """
     Return *queue* as a part of names and as one word of a routing key.
 
     Letters, digits, ``-`` and ``_`` stay; any other byte of UTF-8 becomes ``%XX``, since dots separate words, and stars
     and hashes match them. A word longer than :data:`MAX_WORD` is cut and ends with a hash that makes it unique.
+
+    Raises:
+        ConfigurationError: *queue* cannot be written as UTF-8.
     """
-    data = queue.encode("utf-8")
+    try:
+        data = queue.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{shown(queue)} cannot be the name of a queue: {error}; rename the queue") from error
     plain = "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"%{byte:02X}" for byte in data)
     if len(plain) <= MAX_WORD:
         return plain

@@ -292,7 +292,7 @@ class AmqpTransport(Transport, ForkAware):
                 )
                 message = written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
                 messages.append((position, message))
-            except (UnfitError, UnicodeEncodeError) as error:
+            except (UnfitError, UnicodeEncodeError, ConfigurationError) as error:
                 refused.append(position)
                 first_why = first_why or f"the event at position {position} cannot be sent: {error}"
         return messages, refused, first_why

@@ -18,6 +18,10 @@ class _StoredDeadLetter:
     entry: DeadLetterEntry
 
 
+_MANY_DIGITS = 20
+"""More than any number of a dead letter has."""
+
+
 class DeadLetters:
     """
     The dead letters of all queues; one per event and queue, a later one replaces it.
@@ -89,5 +93,7 @@ class DeadLetters:
 
 def _parsed(ref: str) -> tuple[int, str]:
     """Return the number and the queue of *ref*; the number is 0 if *ref* is invalid."""
-    number, _, queue = ref.partition("@")
-    return (int(number), queue) if number.isascii() and number.isdigit() else (0, queue)
+    digits, _, queue = ref.partition("@")
+    # int() reads other texts as the same number, and refuses one that is very long.
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < _MANY_DIGITS else 0
+    return (number if str(number) == digits else 0), queue

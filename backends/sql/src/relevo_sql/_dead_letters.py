@@ -9,12 +9,15 @@ import sqlalchemy as sa
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import entry_of
+from relevo_sql._row import entry_of, is_storable
 
 _PAGE_BYTES = 16 * 1024 * 1024
 """A page ends with the dead letter that exceeds this size."""
 
 _BEFORE_ALL = float("-inf")
+
+_MANY_DIGITS = 20
+"""More than any number of a dead letter has."""
 
 
 class DeadLetterStore:
@@ -99,7 +102,10 @@ class DeadLetterStore:
 
 def _parsed(ref: str) -> tuple[int | None, str]:
     """Return the number and the queue of *ref*; the number is ``None`` if *ref* is invalid."""
-    number, _, queue = ref.partition("@")
-    digits = number.removeprefix("-")
-    value = int(number) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
-    return (value if value is not None and -(2**63) <= value < 2**63 else None, queue)
+    digits, _, queue = ref.partition("@")
+    unsigned = digits.removeprefix("-")
+    if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < _MANY_DIGITS and is_storable(queue)):
+        return None, ""
+    number = int(digits)
+    # int() reads other texts as the same number.
+    return (number if str(number) == digits and -(2**63) <= number < 2**63 else None, queue)

@@ -83,4 +83,4 @@ class Capabilities:
     """
 
     max_body: int | None = None
-    """The largest body in bytes; ``None`` if the transport sets no limit."""
+    """The largest body in bytes, at least 64; ``None`` if the transport sets no limit. A larger one is refused."""

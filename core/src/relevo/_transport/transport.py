@@ -48,7 +48,10 @@ class DeadLetterEntry:
     """A stored dead letter: everything that was received, with the reason and the error."""
 
     ref: str
-    """Opaque and unique: after fan-out several have the same event id, and unreadable bytes have none."""
+    """
+    Opaque, unique, and the same in each list: after fan-out several have the same event id, and unreadable bytes have
+    none.
+    """
 
     queue: str
     envelope: Envelope | Unreadable
@@ -77,7 +80,10 @@ class Found:
     state: bytes
     enqueued_at: float
     until: float | None = None
-    """The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch."""
+    """
+    The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch; ``None``
+    also for a connection lease.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +122,11 @@ class Transport(ABC):
     trip; a batch of one is common, an empty batch does nothing. Every method may be called from several
     threads, ``receive`` from one at a time. Errors of the driver are translated: a method raises a
     :class:`RelevoError` with the driver's error as its ``__cause__``.
+
+    A method may get what the store never issued: a delivery of another transport, or a made-up ref, id or queue. Such a
+    delivery is lost, and such a ref or id is not found; a queue that was not set up is empty, or naming it is a
+    :class:`ConfigurationError`. Nothing is changed, and no other error is raised. Refs and ids may be any text; the
+    names of queues were checked: 1 to 128 characters, none of them a space or a control character.
 
     Three methods check the size of a state first: ``settle``, ``checkpoint`` and ``revive``. A transport implements
     the methods that they call: ``_settle``, ``_checkpoint`` and ``_revive``.
@@ -214,18 +225,19 @@ class Transport(ABC):
         Lease up to *limit* ready events, each hidden from all other receivers.
 
         Args:
-            queues: In order of preference.
+            queues: In order of preference: an event is handed out only if none is ready in the queues before it.
+                A call may serve one queue, the first in which an event is ready.
 
-            limit: The largest number; no more are leased to the caller, unless lost leases are counted
-                as "at least".
+            limit: The largest number; fewer may be returned, although more are ready. No more are leased to the
+                caller, unless lost leases are counted as "at least".
 
             lease: Seconds for which they are hidden, unless extended. Ignored for connection leases.
 
             wait: The longest time in seconds to block if nothing is ready; 0 returns at once.
 
         Returns:
-            The deliveries; empty if nothing was ready in time. Bytes that are not an envelope are returned
-            as :class:`Unreadable`, not raised.
+            The deliveries, in any order; empty if nothing was ready in time. Bytes that are not an envelope are
+            returned as :class:`Unreadable`, not raised.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -249,8 +261,8 @@ class Transport(ABC):
             settlements: Pairs of a delivery and its outcome.
 
         Returns:
-            The deliveries whose lease was lost; nothing was changed for them. The second of two settlements of
-            one delivery is returned as lost.
+            The deliveries whose lease was lost, in any order; nothing was changed for them. The second of two
+            settlements of one delivery is returned as lost.
 
         Raises:
             TransportUnavailableError: The server could not be reached; none is known to be settled.
@@ -307,7 +319,7 @@ class Transport(ABC):
             lease: Seconds from now.
 
         Returns:
-            Those whose lease was already lost; nothing was changed for them.
+            Those whose lease was already lost, in any order; nothing was changed for them.
 
         Raises:
             TransportUnavailableError: The server could not be reached.
@@ -472,10 +484,12 @@ class Transport(ABC):
 
             after: The ``ref`` of the last entry of the previous page; it may have been discarded since.
 
-            limit: The largest number to return. Fewer are returned if they are large, so that a page fits into
-                memory; an empty page is the end.
+            limit: The largest number to return. Fewer may be returned, for example if they are large, so that a page
+                fits into memory; only an empty page is the end.
 
         Raises:
+            ConfigurationError: *after* is not the ref of a dead letter of *queues*.
+
             UnsupportedError: ``dead_letters`` is not claimed.
 
         Promises:
@@ -491,8 +505,8 @@ class Transport(ABC):
             refs: From each dead letter's ``ref`` to its new ``state``.
 
         Returns:
-            The refs that were not found. Where ``dedupe`` is claimed and the same event exists again in its queue,
-            that one stays and the dead letter is deleted; elsewhere both may be delivered.
+            The refs that were not found, in any order. Where ``dedupe`` is claimed and the same event exists again in
+            its queue, that one stays and the dead letter is deleted; elsewhere both may be delivered.
 
         Raises:
             ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
@@ -508,7 +522,7 @@ class Transport(ABC):
         raise self._unsupported("dead_letters")
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
-        """Delete dead letters for good; return the refs that were not found."""
+        """Delete dead letters for good; return the refs that were not found, in any order."""
         raise self._unsupported("dead_letters")
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:

@@ -27,6 +27,12 @@ from relevo.wire import pack, unpack
 
 Arguments = tuple[bytes | str | float, ...]
 
+_MANY_DIGITS = 20
+"""More than any tick has."""
+
+NO_TICK = "-1"
+"""Stands for the tick in a ref that is invalid."""
+
 _VERBS: dict[type[Outcome], str] = {
     Ack: "ack",
     Nack: "nack",
@@ -107,9 +113,11 @@ def entry(queue: str, row: Sequence[Any]) -> DeadLetterEntry:
 
 
 def grave(ref: str) -> tuple[str, str]:
-    """Return the queue of the dead letter *ref* and the tick of its death, -1 if *ref* is invalid."""
+    """Return the queue of the dead letter *ref* and the tick of its death, NO_TICK if *ref* is invalid."""
     at, _, queue = ref.partition("@")
-    return queue, at if at.isascii() and at.isdecimal() else "-1"
+    # The server reads other texts as the same number.
+    is_tick = at.isascii() and at.isdecimal() and len(at) < _MANY_DIGITS and str(int(at)) == at
+    return queue, at if is_tick else NO_TICK
 
 
 def found(rows: Sequence[Sequence[Any]]) -> Iterator[Found]:

@@ -186,7 +186,7 @@ class RedisTransport(Transport):
         at = "-inf"
         if after is not None:
             queue, at = event.grave(after)
-            if queue not in wanted:
+            if queue not in wanted or at == event.NO_TICK:
                 raise ConfigurationError(f"{shown(after)} is not the ref of a dead letter of {', '.join(wanted)}")
             wanted = wanted[wanted.index(queue) :]
         entries: list[DeadLetterEntry] = []
