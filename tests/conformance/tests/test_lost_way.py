@@ -1,9 +1,9 @@
-"""Where a server answers, a history that is begun anew may go another way: that breaks no promise."""
+"""A history that is repeated may go another way, as a server or chance decides: that breaks no promise."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -12,10 +12,13 @@ from hypothesis import Phase, settings
 from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
-from relevo import Clock, SystemClock
-from relevo_conformance import Finding, Harness, examine
+from relevo import Ack, Clock, Delivery, SystemClock, Transport
+from relevo_conformance import Finding, Harness, examine, suite
+from relevo_conformance._contract_send import PayloadContract
+from relevo_conformance.history import Invoked, Receive
 from relevo_conformance.profile import PROFILES
 from relevo_conformance.suite import RandomContract
+from relevo_conformance.verdict import NotReproducedError
 from relevo_memory import MemoryTransport
 
 from .memory import MemoryHarness
@@ -69,10 +72,11 @@ def found(harness: type[Harness]) -> Finding:
     return finding
 
 
-def test_the_other_histories_are_tried_all_the_same(runs: list[int]) -> None:
-    assert found(RealTime).status == "kept"
+@pytest.mark.parametrize("harness", [RealTime, MemoryHarness])
+def test_the_other_histories_are_tried_all_the_same(runs: list[int], harness: type[Harness]) -> None:
+    assert found(harness).status == "kept"
 
-    assert runs == [SHORT.slow_histories, SHORT.slow_histories - FIRST]
+    assert runs == [SHORT.histories, SHORT.histories - FIRST]
 
 
 def test_what_was_broken_before_is_told(runs: list[int]) -> None:
@@ -84,7 +88,64 @@ def test_what_was_broken_before_is_told(runs: list[int]) -> None:
     assert len(runs) == 1
 
 
-def test_where_nobody_but_the_suite_moves_the_clock_it_is_no_excuse(runs: list[int]) -> None:
-    assert found(MemoryHarness).status == "broken"
+# --- what outlives a history -------------------------------------------------------------------------
 
-    assert len(runs) == 1
+
+def dropping_once() -> type[Harness]:
+    """Return the harness of a transport that drops what the first receive of the process handed out."""
+    dropped: list[Any] = []
+
+    class DropsOnce(MemoryTransport):
+        def receive(self, *args: Any, **options: Any) -> Sequence[Delivery]:
+            came = super().receive(*args, **options)
+            if came and not dropped:
+                dropped.extend(came)
+                self.settle([(one, Ack()) for one in came])
+                return []
+            return came
+
+    return type("DropsOnceHarness", (MemoryHarness,), {"transport": DropsOnce})
+
+
+def test_what_only_the_first_history_shows_is_told_with_its_promise_and_its_history() -> None:
+    (finding,) = examine(dropping_once(), profile=SHORT, matching=lambda name, _: name == RANDOM)
+
+    assert (finding.status, finding.reproduced) == ("broken", False)
+    assert finding.promises  # which of them is noticed first depends on the history
+    assert "Flaky" not in finding.what
+    assert "Inconsistent" not in finding.what
+    assert any(isinstance(record, Invoked) and isinstance(record.call, Receive) for record in finding.history)
+
+
+@pytest.mark.parametrize(
+    "test", [RANDOM, PayloadContract.test_any_payload_arrives_as_it_was_sent_and_again_after_a_nack.__name__]
+)
+def test_what_only_the_first_run_shows_is_told_in_words_where_pytest_runs_it(test: str) -> None:
+    tests = suite(dropping_once(), profile=SHORT)
+    tests.setup_class()
+    try:
+        with pytest.raises(AssertionError) as raised:
+            getattr(tests(), test)()
+    finally:
+        tests.teardown_class()
+
+    notes = "\n".join(raised.value.__notes__)
+    assert "the same calls had another result the second time" in notes
+    if test == RANDOM:
+        assert isinstance(raised.value, NotReproducedError)
+        assert "worker 1: open()" in notes
+
+
+def test_what_fails_once_in_the_harness_is_told_as_its_fault() -> None:
+    failed: list[None] = []
+
+    class FailsOnce(MemoryHarness):
+        def kill(self, transport: Transport) -> None:
+            if not failed:
+                failed.append(None)
+                raise ZeroDivisionError
+
+    (finding,) = examine(FailsOnce, profile=PROFILES["quick"].part(), matching=lambda name, _: name == RANDOM)
+
+    assert finding.status == "error"
+    assert "FailsOnce.kill raised ZeroDivisionError" in finding.what

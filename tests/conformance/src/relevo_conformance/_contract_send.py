@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from hypothesis.errors import Flaky
 
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
-from relevo_conformance.verdict import error_text
+from relevo_conformance.verdict import error_text, flaky_verdict
 
 UNTOLD = "a send whose answer was lost must raise a SendError with the fate of each event"
 
@@ -113,7 +114,7 @@ class PayloadContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             batch = [
-                *(bench.envelope(body=body) for body in BODIES),
+                *(bench.envelope(body=bench.fitting(body)) for body in BODIES),
                 *(bench.envelope(headers=headers) for headers in HEADERS),
                 *(bench.envelope(id=f"{bench.token}{end}") for end in IDS),
                 *(bench.envelope(source=source) for source in SOURCES),
@@ -128,10 +129,9 @@ class PayloadContract(Contract):
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_a_body_of_a_megabyte_arrives_as_it_was_sent(self) -> None:
-        largest = self.harness.capabilities.max_body
         with self.bench() as bench:
             worker = bench.worker()
-            envelope = bench.envelope(body=MEGABYTE if largest is None else MEGABYTE[:largest])
+            envelope = bench.envelope(body=bench.fitting(MEGABYTE))
 
             worker.send([envelope])
 
@@ -158,7 +158,12 @@ class PayloadContract(Contract):
                     for delivery in deliveries:
                         assert worker.nack(delivery) if delivery.attempt == 1 else worker.ack(delivery)
 
-            check()
+            try:
+                check()
+            except Flaky as error:
+                recorder = bench.recorder
+                proof = (recorder.records, recorder.violations) if recorder.is_broken else None
+                raise flaky_verdict(error, proof) from None
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_what_a_receiver_does_to_an_envelope_stays_with_it(self) -> None:
@@ -249,8 +254,7 @@ class SendErrorContract(Contract):
                 with bench.recorder.broken(sender, breakage), suppress(TransportError):
                     sender.send(batch)
 
-                came = bench.receive(bench.worker(), 6) if self.harness.fake else bench.glimpse(bench.worker())
-                assert len(came) in {0, 6} or not self.harness.fake
+                # The drain requires that all come, or none.
 
     @proves(promise.SEND_TELLS_APART)
     def test_an_unknown_send_can_be_sent_again_with_the_same_id(self) -> None:
@@ -334,7 +338,7 @@ class DelayContract(Contract):
             worker = bench.worker()
             worker.send([bench.envelope()], delay=bench.times.delay)
 
-            bench.advance(bench.times.delay + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
+            bench.let_delays_end()
 
             assert worker.ack(bench.one(worker))
 

@@ -129,7 +129,7 @@ class Bench:
         self._sent = 0
         self._failed = False
         self._stopped_nothing = False
-        self._outboxes: list[str] = []
+        self._further: list[str] = []
         harness.watch.benches.append(self)
 
     @property
@@ -194,12 +194,17 @@ class Bench:
             id=f"{self.token}-{self._sent + 1}{recipe.id_end}",
             source=recipe.source,
             name=recipe.name,
-            body=recipe.body,
+            body=self.fitting(recipe.body),
             headers=recipe.headers,
             urgency=recipe.urgency,
             ordering_key=recipe.ordering_key,
             expires=recipe.expires,
         )
+
+    def fitting(self, body: bytes, *, room: int = 0) -> bytes:
+        """Return *body*, cut to the longest that the transport takes, with *room* bytes left."""
+        largest = self.capabilities.max_body
+        return body if largest is None else body[: largest - room]
 
     def envelopes(self, number: int, **fields: Any) -> list[Envelope]:
         """Return *number* envelopes."""
@@ -210,15 +215,20 @@ class Bench:
     ) -> bytes:
         """Put unique foreign bytes into a queue; return them."""
         self._sent += 1
-        raw += f"{self.token}-{self._sent}".encode()
+        unique = f"{self.token}-{self._sent}".encode()
+        raw = self.fitting(raw, room=len(unique)) + unique
         self.recorder.put_raw(self.queue if queue is None else queue, raw, headers)
         return raw
 
     def outbox(self, name: str) -> str:
         """Return the queue in which events for the transport *name* wait for a relay."""
         queue = f"outbox/{name}"
-        self._outboxes.append(queue)
+        self.include(queue)
         return queue
+
+    def include(self, queue: str) -> None:
+        """Drain *queue* too at the end, and drop it."""
+        self._further.append(queue)
 
     def fail_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
         """
@@ -252,14 +262,26 @@ class Bench:
         """
         Return *number* deliveries, asking again while the harness has patience.
 
-        There are fewer if no more came in time, and more if one receive returned more.
+        A receive may return fewer than its limit, so each one asks for what is missing.
+
+        Args:
+            worker: Who receives.
+
+            number: There are fewer if no more came in time, and more only if *limit* is larger.
+
+            queues: By default all of the bench.
+
+            limit: The largest number; by default *number*.
+
+            lease: In seconds; by default that of the bench.
         """
         deliveries: list[Delivery] = []
+        most = number if limit is None else limit
 
         def ask() -> bool:
             came = worker.receive(
                 self.queues if queues is None else queues,
-                limit=number - len(deliveries) if limit is None else limit,
+                limit=most - len(deliveries),
                 lease=self.times.lease if lease is None else lease,
                 wait=self.glance,
             )
@@ -270,6 +292,20 @@ class Bench:
         while len(deliveries) < number and self.until(ask):
             pass
         return deliveries
+
+    def comes(self, worker: RecordedWorker, envelope: Envelope) -> bool:
+        """Return whether *envelope* comes, behind any number of others, while the harness has patience."""
+        found = False
+
+        def look() -> bool:
+            nonlocal found
+            came = self.glimpse(worker)
+            found = any(one.envelope == envelope for one in came)
+            return bool(came) or self.breathe()
+
+        while not found and self.until(look):
+            pass
+        return found
 
     def one(self, worker: RecordedWorker, **options: Any) -> Delivery:
         """Return the one delivery that must come now."""
@@ -365,6 +401,10 @@ class Bench:
         """Let *seconds* pass."""
         self.recorder.advance(seconds)
 
+    def let_delays_end(self) -> None:
+        """Let time pass until what was delayed now is due, in a store that rounds delays up, by any clock."""
+        self.advance(self.times.delay + (self.capabilities.delay or 0.0) + 3 * self.harness.slack)
+
     def let_leases_end(self) -> None:
         """Let time pass until a lease that was taken now is over, by any clock."""
         self.advance(self.times.lease + 3 * self.harness.slack)
@@ -405,7 +445,7 @@ class Bench:
             if worker.alive:
                 worker.close()
         worker = self.recorder.worker()
-        queues = (*self.queues, *self._outboxes)
+        queues = (*self.queues, *self._further)
         worker.setup(queues)
         self._pass_all_time()
         came_to_its_end = self.receive_all(worker, queues)
@@ -454,7 +494,7 @@ class Bench:
         for worker in self.recorder.workers:
             if worker.alive:
                 worker.clean_up(watch)
-        for queue in self.queues:
+        for queue in (*self.queues, *self._further):
             self.recorder.hook("drop", partial(self.harness.drop, queue), watch=watch)
         self._write_down()
 

@@ -17,7 +17,13 @@ from relevo_conformance.harness import Harness, Observed
 from relevo_conformance.history import Record
 from relevo_conformance.profile import Profile
 from relevo_conformance.suite import suite
-from relevo_conformance.verdict import BrokenPromiseError, HarnessError, error_text, is_a_persons
+from relevo_conformance.verdict import (
+    BrokenPromiseError,
+    HarnessError,
+    NotReproducedError,
+    error_text,
+    is_a_persons,
+)
 
 Status = Literal["kept", "broken", "skipped", "deviates", "error"]
 """*deviates*: it is broken as the harness declares.
@@ -157,7 +163,7 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
     history, violations = observed.broken or (observed.failed, ())
     recorded = frozenset(violation.promise for violation in violations)
     said = frozenset() if error is None else broken_promises(error)
-    flaky = error is None or (bool(recorded) and isinstance(error, Flaky))
+    flaky = error is None or (bool(recorded) and isinstance(error, Flaky | NotReproducedError))
     what = "\n".join(map(str, violations)) if flaky or error is None else _reason(error)
     return Finding(
         test=name,

@@ -23,11 +23,12 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 from relevo import Capabilities, DeadLetter, Delivery, Envelope, Note, Outcome
 from relevo.errors import ConfigurationError, LeaseLostError, TransportError
 from relevo_conformance import strategy
+from relevo_conformance._world import Violation
 from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.harness import Harness
-from relevo_conformance.history import Way, tally
+from relevo_conformance.history import Record, Way, tally
 from relevo_conformance.strategy import Recipe
 from relevo_conformance.worker import RecordedWorker
 
@@ -161,8 +162,8 @@ class TransportMachine(RuleBasedStateMachine):
     played: ClassVar[int] = 0
     """How many histories ended, for any reason."""
 
-    broke: ClassVar[bool] = False
-    """Whether one of them broke a promise."""
+    proof: ClassVar[tuple[Sequence[Record], Sequence[Violation]] | None] = None
+    """The last of them that broke a promise, with its violations."""
 
     sent: Bundle[Envelope] = Bundle("sent")
     live: Bundle[Held] = Bundle("live")
@@ -195,8 +196,10 @@ class TransportMachine(RuleBasedStateMachine):
         finally:
             self.bench.clean_up()
             type(self).played += 1
-            type(self).broke |= self.bench.recorder.is_broken
-            met = tally(self.bench.recorder.records)
+            recorder = self.bench.recorder
+            if recorder.is_broken:
+                type(self).proof = (tuple(recorder.records), recorder.violations)
+            met = tally(recorder.records)
             type(self).met.update(met)
             for situation in met:
                 event(situation)

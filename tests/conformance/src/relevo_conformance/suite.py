@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import settings as Settings  # noqa: N812 - settings is a class
-from hypothesis.errors import FlakyStrategyDefinition
+from hypothesis.errors import Flaky, FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
@@ -26,6 +26,7 @@ from relevo_conformance.contract import Contract
 from relevo_conformance.harness import Harness
 from relevo_conformance.machine import machine_for
 from relevo_conformance.profile import Profile, chosen
+from relevo_conformance.verdict import flaky_verdict
 
 
 class RandomContract(Contract):
@@ -39,11 +40,11 @@ class RandomContract(Contract):
             machine.harness = self.harness
             try:
                 run_state_machine_as_test(machine, settings=Settings(settings, max_examples=left))
-            except FlakyStrategyDefinition:
-                # Hypothesis repeated a history, which went another way after another answer of the server. That proves
-                # nothing about the transport, unless it was repeated because a promise was broken.
-                if machine.broke or self.harness.fake:
-                    raise
+            except Flaky as error:
+                # Hypothesis repeated a history, which went another way after another answer. That proves nothing about
+                # the transport, which may decide by chance, unless it was repeated because something had failed.
+                if machine.proof is not None or isinstance(error, FlakyFailure):
+                    raise flaky_verdict(error, machine.proof) from None
                 left -= max(1, machine.played)
                 seeded = None if seeded is None else seeded + 1
             else:

@@ -7,14 +7,23 @@ from collections import Counter
 from collections.abc import Sequence
 from types import FrameType, TracebackType
 
+from hypothesis.errors import Flaky, FlakyFailure
+
 from relevo import Capabilities, Transport
 from relevo.errors import RelevoError, shown
 from relevo_conformance import promise
+from relevo_conformance._in_words import in_words
 from relevo_conformance._world import Violation
+from relevo_conformance.history import Record
 
 _LONGEST = 2000
 """The number of characters of an error's text that are shown."""
 
+
+AGAIN = (
+    "the same calls had another result the second time, so what they do depends on something else: "
+    "on chance, on a server, or on what earlier histories left behind"
+)
 
 _MOST = 3
 """The number of violations that are shown one by one: a batch may cause hundreds of equal ones."""
@@ -40,6 +49,21 @@ class BrokenPromiseError(AssertionError):
     def promises(self) -> frozenset[str]:
         """The ids of the promises that were broken."""
         return frozenset(violation.promise for violation in self.violations)
+
+
+class NotReproducedError(BrokenPromiseError):
+    """
+    Raised when a history breaks a promise, and the same calls had another result the second time.
+
+    Args:
+        violations: The violations of the first run, in the order in which they were found.
+
+        history: The records of the first run; they are proof.
+    """
+
+    def __init__(self, violations: Sequence[Violation], history: Sequence[Record]) -> None:
+        super().__init__(violations)
+        self.add_note(f"{AGAIN}; the history of the first time is proof:\n{in_words(history)}")
 
 
 class HarnessError(Exception):
@@ -77,6 +101,25 @@ def error_text(error: BaseException | None) -> str:
         text = f"{text}\nit raised {error_text(error.__context__)}"
     text = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def flaky_verdict(error: Flaky, proof: tuple[Sequence[Record], Sequence[Violation]] | None) -> BaseException:
+    """
+    Return what to raise instead of *error*, which says only that a second run of a test differed from the first.
+
+    Args:
+        error: Hypothesis' error.
+
+        proof: A history of the test that broke a promise, and its violations; ``None`` if none did.
+    """
+    if proof is not None:
+        history, violations = proof
+        return NotReproducedError(violations, history)
+    if isinstance(error, FlakyFailure):
+        first: BaseException = error.exceptions[0]
+        first.add_note(AGAIN)
+        return first
+    return error
 
 
 def is_a_persons(error: BaseException) -> bool:
