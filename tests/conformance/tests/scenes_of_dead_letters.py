@@ -61,6 +61,33 @@ def a_page_that_is_not_full_leaves_one_out(*, honest: bool) -> Script:
 
 
 @scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_is_listed_on_two_pages(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    for number in (1, 2):
+        script.bury(*script.receive(event(number)))
+    first, second = (script.entry(event(number), ref=str(number)) for number in (1, 2))
+    for page, after in ((first, None), (second if honest else first, "1")):
+        call = history.ListDead(queues=("q", "r"), after=after, limit=1)
+        script.call(call, history.Entries((page,)))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_is_on_no_page(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(1), event(2))
+    for number in (1, 2):
+        script.bury(*script.receive(event(number)))
+    first, second = (script.entry(event(number), ref=str(number)) for number in (1, 2))
+    pages = [(first, None), (second, "1"), (None, "2")] if honest else [(first, None), (None, "1")]
+    for page, after in pages:
+        call = history.ListDead(queues=("q", "r"), after=after, limit=10)
+        script.call(call, history.Entries(() if page is None else (page,)))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
 def a_list_of_one_queue_leaves_out_one_of_it(*, honest: bool) -> Script:
     script = Script()
     script.send(event(queue="r"))

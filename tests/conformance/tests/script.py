@@ -179,7 +179,11 @@ class Script:
         return DeadLetterEntry(queue=queue, envelope=what, **(defaults | times | fields))
 
     def dead(self, *entries: DeadLetterEntry, limit: int = 100) -> None:
+        """List *entries* as a page, and an empty one behind it unless the page is full."""
         self.call(history.ListDead(queues=("q", "r"), limit=limit), history.Entries(entries))
+        if 0 < len(entries) < limit:
+            after = entries[-1].ref
+            self.call(history.ListDead(queues=("q", "r"), after=after, limit=limit), history.Entries(()))
 
     def living(self, what: Envelope, **fields: Any) -> Found:
         defaults: dict[str, Any] = {

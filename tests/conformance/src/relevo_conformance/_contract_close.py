@@ -34,8 +34,8 @@ LONG = 60.0
 """Seconds that a receive may wait; it is woken earlier."""
 
 
-SMALLEST_BODY = 1024
-"""The size in bytes of a body that every transport must accept."""
+SMALLEST_BODY = 64
+"""The least ``max_body`` in bytes: the events that the suite itself needs are not longer."""
 
 
 class SetUpContract(Contract):

@@ -105,7 +105,7 @@ class BegunContract(Contract):
 
             early = bench.glimpse(worker)
             assert early == [] or not self.harness.fake
-            bench.advance(bench.times.delay + 10 * self.harness.slack)
+            bench.let_delays_end()
             (again,) = early or [bench.one(worker)]
             assert evidence(again) == (NOTE, NOTE.deaths)
             assert (again.attempt, again.lost_leases, again.state) == (1, 0, kept)

@@ -174,7 +174,8 @@ class ReceiveContract(Contract):
 
             came = bench.receive(worker, 3, queues=[second, first], limit=3)
 
-            assert [one.queue for one in came] == [second, second, first]
+            # The order within one answer is not promised.
+            assert sorted(one.queue for one in came) == sorted([second, second, first])
 
     @proves(promise.SENT_IS_RECEIVED)
     def test_a_receive_that_waits_gets_what_is_sent_meanwhile(self) -> None:

@@ -129,7 +129,7 @@ class SettleContract(Contract):
             worker.nack(bench.one(worker), delay=bench.times.delay, state=b"later")
 
             bench.lose(worker)
-            bench.advance(bench.times.delay)
+            bench.let_delays_end()
 
             delivery = bench.one(bench.worker())
             assert (delivery.attempt - delivery.lost_leases, delivery.state) == (2, b"later")
@@ -164,7 +164,7 @@ class SettleContract(Contract):
     def test_what_is_dead_is_kept_with_all_that_is_known(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            envelope = bench.envelope(headers={"signature": "v1=abc"}, body=bytes(range(256)))
+            envelope = bench.envelope(headers={"signature": "v1=abc"}, body=bench.fitting(bytes(range(256))))
             worker.send([envelope])
             worker.nack(bench.one(worker), state=b"once")
             died = DeadLetter(reason="retries-exhausted", error="Traceback:\n \u2603 no such image", state=STATE)

@@ -136,8 +136,8 @@ class DeadLetterContract(Contract):
             assert list(worker.discard(refs[:2])) == []
 
             assert [entry.ref for entry in worker.dead_letters([bench.queue])] == refs[2:]
-            assert list(worker.discard(refs)) == refs[:2]
-            assert list(worker.revive(dict.fromkeys(refs, b""))) == refs
+            assert sorted(worker.discard(refs)) == sorted(refs[:2])
+            assert sorted(worker.revive(dict.fromkeys(refs, b""))) == sorted(refs)
 
     @proves(promise.REVIVED_IS_RECEIVED)
     def test_reviving_and_discarding_nothing_does_nothing(self) -> None:
@@ -217,7 +217,8 @@ class FindContract(Contract):
     def test_an_event_is_found_as_it_is_through_its_life(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            envelope, other = bench.envelope(headers={"a": "1"}, body=bytes(range(256))), bench.envelope()
+            body = bench.fitting(bytes(range(256)))
+            envelope, other = bench.envelope(headers={"a": "1"}, body=body), bench.envelope()
             assert list(worker.find(envelope.id)) == []
             worker.send([envelope, other])
 
@@ -273,7 +274,7 @@ class FindContract(Contract):
             one = self._only(worker, envelope)
 
             assert one.status == "scheduled" or not self.harness.fake
-            bench.advance(bench.times.delay + (self.harness.capabilities.delay or 0.0) + 2 * self.harness.slack)
+            bench.let_delays_end()
             assert self._only(worker, envelope).status == "ready"
 
     @proves(promise.FOUND_AS_IT_IS)

@@ -161,6 +161,7 @@ class ClockContract(Contract):
 
     @proves(promise.LOST_LEASE_RETURNS)
     def test_what_was_held_when_the_clock_leapt_by_days_comes_back_once(self) -> None:
+        self.require_timed_leases()
         self.require_movable_clock()
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -86,6 +86,14 @@ def raw_ended(world: World, operation: Operation, call: history.PutRaw, returned
 
 def batches_at_the_end(world: World) -> None:
     """Check at the end that a batch of unknown fate was handed out whole, or not at all."""
+    for op, missing, size in torn_batches(world):
+        world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {size} events of a batch never came")
+
+
+def torn_batches(world: World) -> Iterator[tuple[int, int, int]]:
+    """Yield for each batch of which only a part came so far: its call, the number of missing events, and its size."""
+    if not world.capabilities.atomic_batch:
+        return
     batches: dict[int, list[Copy]] = {}
     for copy in world.copies:
         if not copy.doubtful:
@@ -94,8 +102,8 @@ def batches_at_the_end(world: World) -> None:
         missing = sum(copy.maybe(_is_absent) and copy.surely(_never_came) for copy in copies)
         # An event that may have been removed meanwhile proves nothing.
         came = sum(not copy.maybe(_is_absent) for copy in copies)
-        if world.capabilities.atomic_batch and missing and came:
-            world.report(promise.BATCH_IS_ATOMIC, op, f"{missing} of the {len(copies)} events of a batch never came")
+        if missing and came:
+            yield op, missing, len(copies)
 
 
 # --- in the application's transaction --------------------------------------------------------------

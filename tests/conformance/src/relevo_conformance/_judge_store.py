@@ -10,7 +10,7 @@ from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unrea
 from relevo_conformance import history, promise
 from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end
-from relevo_conformance._world import Operation, World
+from relevo_conformance._world import Listing, Operation, World
 from relevo_conformance.model import PENDING, Change, Copy, Situation, missing_headers
 from relevo_conformance.promise import Promise
 
@@ -32,19 +32,55 @@ def list_dead_ended(world: World, operation: Operation, call: history.ListDead, 
     if not world.set_back and not _in_order(entries, call.queues):
         what = "the dead letters are not listed queue by queue, the oldest first"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
-    listed = {id(copy) for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None}
-    if call.after is None and len(entries) < call.limit and not operation.overlapped:
-        for copy in world.copies:
-            if copy.queue not in call.queues:
-                continue
-            if id(copy) not in listed and copy.surely(_is_dead):
-                world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead but not listed")
-            # Which of several equal copies is listed is not known.
-            alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
-            if id(copy) in listed or any(id(other) in listed for other in alike):
-                world.unlisted.discard(copy.number)
-            else:
-                world.unlisted.add(copy.number)
+    page = [copy for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None]
+    listed = _listed(world, operation, call, page, entries)
+    if listed is not None:
+        _judge_missing(world, operation, call, listed)
+
+
+def _listed(
+    world: World,
+    operation: Operation,
+    call: history.ListDead,
+    page: Sequence[Copy],
+    entries: Sequence[DeadLetterEntry],
+) -> frozenset[int] | None:
+    """
+    Return the numbers of the copies on all pages of a list that ends here.
+
+    ``None`` if it does not end here, since a page may be short and only an empty one is the end, or if its first page
+    was not seen.
+    """
+    before, world.listing = world.listing, None
+    listed = frozenset(copy.number for copy in page)
+    if call.after is not None:
+        if before is None or (before.queues, before.last) != (call.queues, call.after):
+            return None
+        if twice := [copy for copy in page if copy.number in before.copies]:
+            what = f"{twice[0]} is listed on two pages"
+            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
+        listed |= before.copies
+    if operation.overlapped or call.limit <= 0:
+        return None
+    if entries:
+        world.listing = Listing(queues=call.queues, last=entries[-1].ref, copies=listed)
+        return None
+    return listed
+
+
+def _judge_missing(world: World, operation: Operation, call: history.ListDead, listed: frozenset[int]) -> None:
+    """Check that no dead letter is missing in a list that has the copies *listed*."""
+    for copy in world.copies:
+        if copy.queue not in call.queues:
+            continue
+        if copy.number not in listed and copy.surely(_is_dead):
+            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead but not listed")
+        # Which of several equal copies is listed is not known.
+        alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
+        if copy.number in listed or any(other.number in listed for other in alike):
+            world.unlisted.discard(copy.number)
+        else:
+            world.unlisted.add(copy.number)
 
 
 def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool:
@@ -300,7 +336,8 @@ def _views(world: World, operation: Operation, copy: Copy, now: float) -> Iterat
                 late = one.due + slack + _AGE_TOLERANCE + (world.capabilities.delay or 0.0)
                 yield _View("scheduled", one, (one.due - slack, late), copy.enqueued_at)
             case State.LEASED if began <= one.over:
-                yield _View("leased", one, (one.until - slack, one.over), copy.enqueued_at)
+                until = None if world.capabilities.lease == "connection" else (one.until - slack, one.over)
+                yield _View("leased", one, until, copy.enqueued_at)
             case _:
                 pass
         if (ready := one.receivable(now, slack)) is not None:

@@ -84,6 +84,18 @@ class Trace:
     at: float
 
 
+@attrs.frozen(kw_only=True)
+class Listing:
+    """The first pages of a list of dead letters."""
+
+    queues: tuple[str, ...]
+    last: str
+    """The ref of the last entry, with which the next page is asked for."""
+
+    copies: frozenset[int]
+    """The numbers of the copies on them."""
+
+
 @attrs.define(eq=False)
 class World:
     """Everything that is known so far."""
@@ -140,6 +152,9 @@ class World:
 
     drained: bool = False
     """Whether a drain finished, and nothing was sent, received or changed since."""
+
+    listing: Listing | None = None
+    """The pages of the list of dead letters that were read so far, if nothing else was called meanwhile."""
 
     unlisted: set[int] = attrs.field(factory=set)
     """The numbers of the copies that were missing in the last complete list of dead letters of their queue."""

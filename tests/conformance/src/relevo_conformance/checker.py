@@ -93,7 +93,8 @@ class Judge:
 
     def pending(self) -> bool:
         """Return whether an event must still be handed out."""
-        return any(_judge_store.must_come(self.world, copy) for copy in self.world.copies)
+        must_come = (_judge_store.must_come(self.world, copy) for copy in self.world.copies)
+        return any(must_come) or any(_judge_send.torn_batches(self.world))
 
     def feed(self, record: Record) -> None:
         """Add the next record."""
@@ -110,6 +111,8 @@ class Judge:
             other.overlapped = operation.overlapped = True
         self.world.flying[record.op] = operation
         _judge_rest.call_began(self.world, record.call)
+        if not isinstance(record.call, history.ListDead):
+            self.world.listing = None
         if (rule := _BEGAN.get(type(record.call))) is not None:
             rule(self.world, operation, record.call)
 

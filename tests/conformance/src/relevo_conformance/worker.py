@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Event = TypeVar("Event", bound="Envelope | Unreadable")
 
+_PAGE = 1000
+"""The limit of a page of dead letters, if all are wanted."""
+
 _PAUSE = 0.1
 """The least seconds of real time of a receive with a long wait that returns nothing at once."""
 
@@ -167,9 +170,18 @@ class RecordedWorker:
         self._note(call, lambda: self.transport.excuse(delivery, note), lambda _: None)
 
     def dead_letters(
-        self, queues: Sequence[str], *, after: str | None = None, limit: int = 1000
+        self, queues: Sequence[str], *, after: str | None = None, limit: int | None = None
     ) -> Sequence[DeadLetterEntry]:
-        """Return the dead letters of *queues*."""
+        """Return the dead letters of *queues*: a page of at most *limit*, or else all pages."""
+        if limit is not None:
+            return self._page(queues, after, limit)
+        entries: list[DeadLetterEntry] = []
+        while page := self._page(queues, after, _PAGE):
+            entries.extend(page)
+            after = page[-1].ref
+        return entries
+
+    def _page(self, queues: Sequence[str], after: str | None, limit: int) -> Sequence[DeadLetterEntry]:
         return self._note(
             history.ListDead(queues=tuple(queues), after=after, limit=limit),
             lambda: self.transport.dead_letters(queues, after=after, limit=limit),
