@@ -8,6 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_fault import FaultContract
+from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_race import RaceContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
@@ -59,6 +60,7 @@ class TransportContract(
     FairnessContract,
     WaitContract,
     # pytest runs them from the last to the first, which is the order of the promises.
+    ForeignContract,
     UnclaimedContract,
     NameContract,
     CloseContract,
