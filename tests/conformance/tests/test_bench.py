@@ -14,7 +14,7 @@ from relevo_conformance.harness import LONGEST_SLEEP
 from relevo_memory import MemoryTransport
 
 from .memory import MemoryHarness
-from .mutants import AcksWhenItHandsOut, CountsReleases
+from .mutants_of_single_features import AcksWhenItHandsOut, CountsReleases
 
 
 class DroppingHarness(MemoryHarness):

@@ -1,0 +1,494 @@
+"""Bugs of dead letters: what is kept of an event, revivals of several, twins beside them, and pages that change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from relevo import DeadLetter, DeadLetterEntry, Delivery, Envelope, Outcome, Settlement, State, Unreadable
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._dead_letter import DeadLetters
+from relevo_memory._queue import EventQueue, KeptEvent
+
+from .memory import BreakableStore
+from .planting import Altered, AlteredStore, Lenient, Patches, living, planted_pair
+
+_keep = DeadLetters.keep
+
+
+def buried_as(change: Callable[[KeptEvent, DeadLetter], tuple[KeptEvent, DeadLetter]]) -> Patches:
+    """Return patches by which a dead letter is stored as *change* makes it."""
+
+    def keep(self: DeadLetters, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
+        _keep(self, *change(event, outcome), now)
+
+    return {(DeadLetters, "keep"): keep}
+
+
+class ChangingTheRevived(AlteredStore):
+    """Changes the envelope of what is revived."""
+
+    def change(self, event: Envelope) -> Envelope:
+        """Return what is revived of *event*."""
+        return event
+
+    def revived(self, event: KeptEvent, queue: EventQueue) -> None:
+        if isinstance(event.envelope, Envelope):
+            event.envelope = self.change(event.envelope)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesWithoutHeaders(ChangingTheRevived):
+    """A revived event has no headers."""
+
+    def change(self, event: Envelope) -> Envelope:
+        return attrs.evolve(event, headers={})
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesWithoutAnExpiry(ChangingTheRevived):
+    """A revived event never expires."""
+
+    def change(self, event: Envelope) -> Envelope:
+        return attrs.evolve(event, expires=None)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesWithoutAKey(ChangingTheRevived):
+    """A revived event has no ordering key."""
+
+    def change(self, event: Envelope) -> Envelope:
+        return attrs.evolve(event, ordering_key=None)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesBodiesUpTo64Kilobytes(ChangingTheRevived):
+    """What of the body of a revived event is beyond 65,535 bytes is cut off."""
+
+    def change(self, event: Envelope) -> Envelope:
+        return attrs.evolve(event, body=event.body[:65535])
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class SaysThatARevivedEventWasSentNow(AlteredStore):
+    """The time of sending of a revived event is that of the revival."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        known = {id(event) for _, event in living(self)}
+        missing = super().revive(refs, now)
+        for _, event in living(self):
+            if id(event) not in known:
+                event.enqueued_at = now
+        return missing
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadWithoutAnExpiry(Altered):
+    """A dead letter is listed without the expiry of its event."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return with_envelope(entry, lambda event: attrs.evolve(event, expires=None))
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadAsNormalOnes(Altered):
+    """A dead letter is listed without the urgency of its event."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return with_envelope(entry, lambda event: attrs.evolve(event, urgency="normal"))
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadWithAHundredKilobytes(Altered):
+    """A dead letter is listed with the first 100,000 bytes of its body."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return with_envelope(entry, lambda event: attrs.evolve(event, body=event.body[:100_000]))
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadFromTheirDeathOn(Altered):
+    """A dead letter is listed as if its event had been sent when it died."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return attrs.evolve(entry, enqueued_at=entry.died_at)
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadFromTheirSendingOn(Altered):
+    """A dead letter is listed as if it had died when it was sent."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return attrs.evolve(entry, died_at=entry.enqueued_at)
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, error=outcome.error[:10_000]))),
+)
+class CutsErrorsAt10000Characters(MemoryTransport):
+    """What of an error is beyond 10,000 characters is cut off."""
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, error=outcome.error.strip()))),
+)
+class StripsErrors(MemoryTransport):
+    """The spaces and line ends around an error are lost."""
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, reason=outcome.reason[:32]))),
+)
+class CutsReasonsAt32Characters(MemoryTransport):
+    """What of a reason is beyond 32 characters is cut off."""
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class GivesABatchTheReasonOfItsFirst(MemoryTransport):
+    """All dead letters of a batch have the reason and the error of the first of them."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        dead = [outcome for _, outcome in settlements if isinstance(outcome, DeadLetter)]
+        return super().settle(
+            [
+                (one, attrs.evolve(dead[0], state=outcome.state) if isinstance(outcome, DeadLetter) else outcome)
+                for one, outcome in settlements
+            ]
+        )
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesAllWithTheFirstState(MemoryTransport):
+    """Of several events that are revived together, all have the state of the first."""
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        return super().revive(dict.fromkeys(refs, next(iter(refs.values()), b"")))
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesWithTheOldStateInsteadOfNone(AlteredStore):
+    """An event that is revived with an empty state has the state of its death."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        old = {one.entry.ref: one.entry.state for many in self._dead._queues.values() for one in many.values()}
+        return super().revive({ref: state or old.get(ref, b"") for ref, state in refs.items()}, now)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class CutsTheStateOfTheRevivedAt255Bytes(MemoryTransport):
+    """What of the state of a revived event is beyond 255 bytes is cut off."""
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        super()._check_states(refs.values())
+        return super().revive({ref: state[:255] for ref, state in refs.items()})
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class StopsRevivingAtAMissingOne(MemoryTransport):
+    """Of several refs, those behind one that is missing are not revived."""
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        self._check_states(refs.values())
+        for ref, state in refs.items():
+            if missing := super().revive({ref: state}):
+                return missing
+        return []
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesNothingBesideAMissingOne(BreakableStore):
+    """If one of several refs is missing, none is revived."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        known = {one.entry.ref for many in self._dead._queues.values() for one in many.values()}
+        missing = [ref for ref in refs if ref not in known]
+        return missing or super().revive(refs, now)
+
+
+@planted_pair(promise.DISCARDED_IS_GONE)
+class StopsDiscardingAtAMissingOne(MemoryTransport):
+    """Of several refs, those behind one that is missing are not discarded."""
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        for ref in refs:
+            if missing := super().discard([ref]):
+                return missing
+        return []
+
+
+@planted_pair(promise.DISCARDED_IS_GONE)
+class DiscardsOneOfEachQueue(MemoryTransport):
+    """Of several dead letters of one queue, only the first is discarded."""
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        firsts = {ref.partition("@")[2]: ref for ref in reversed(list(refs))}
+        return super().discard(list(firsts.values()))
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesNothingThatExpired(BreakableStore):
+    """An event that expired is dropped when it is revived."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        expired = {
+            one.entry.ref
+            for many in self._dead._queues.values()
+            for one in many.values()
+            if isinstance(one.entry.envelope, Envelope)
+            and one.entry.envelope.expires is not None
+            and one.entry.envelope.expires < now
+        }
+        self.discard([ref for ref in refs if ref in expired])
+        return super().revive({ref: state for ref, state in refs.items() if ref not in expired}, now)
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class CancelsTheDead(BreakableStore):
+    """A cancel discards the dead letter of the event."""
+
+    def cancel(self, event_id: str, now: float) -> int:
+        number = super().cancel(event_id, now)
+        refs = [
+            one.entry.ref
+            for many in self._dead._queues.values()
+            for one in many.values()
+            if isinstance(one.entry.envelope, Envelope) and one.entry.envelope.id == event_id
+        ]
+        for ref in refs:
+            self._dead.take(ref)
+        return number
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class DiscardsTheDeadWhenTheEventIsDone(AlteredStore):
+    """When an event that was sent again is done, its dead letter is discarded."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        super()._end(event, outcome, now)
+        number = self._dead._by_identity.get((event.queue, event.identity)) if event.identity else None
+        if event.status is State.DONE and number is not None:
+            self._dead.take(f"{number}@{event.queue}")
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class DiscardsTheDeadWhenTheEventIsSentAgain(AlteredStore):
+    """When an event is sent again, its dead letter is discarded."""
+
+    def added(self, event: KeptEvent, queue: EventQueue) -> None:
+        number = self._dead._by_identity.get((queue.name, event.identity)) if event.identity else None
+        if number is not None:
+            self._dead.take(f"{number}@{queue.name}")
+
+
+def _replaced_by(alter: Callable[[Any], Any]) -> Patches:
+    def keep(self: DeadLetters, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
+        for queue, letters in self._queues.items():
+            for ref, other in list(letters.items()):
+                if queue == event.queue and alter(other.event) == alter(event) is not None:
+                    self.take(f"{ref}@{queue}")
+        _keep(self, event, outcome, now)
+
+    return {(DeadLetters, "keep"): keep}
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.identity and event.identity[2])
+)
+class ReplacesTheDeadOfAnotherSource(MemoryTransport):
+    """A dead letter replaces one with the same id of another source."""
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: "foreign" if event.identity is None else None)
+)
+class KeepsOneDeadLetterOfForeignBytes(MemoryTransport):
+    """Foreign bytes that die replace those that died before."""
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.line))
+class KeepsOneDeadLetterOfAKey(MemoryTransport):
+    """A dead letter replaces an earlier one with the same ordering key."""
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ReplacesTheDeadOfAnotherQueue(BreakableStore):
+    """A dead letter replaces one of the same event in another queue."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        if isinstance(outcome, DeadLetter) and event.identity is not None:
+            for queue, letters in self._dead._queues.items():
+                for ref, other in list(letters.items()):
+                    if queue != event.queue and other.event.identity and other.event.identity[1:] == event.identity[1:]:
+                        self._dead.take(f"{ref}@{queue}")
+        super()._end(event, outcome, now)
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class KeepsAHundredDeadLetters(BreakableStore):
+    """Of a queue the last hundred dead letters are kept."""
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        super()._end(event, outcome, now)
+        letters = self._dead._queues.get(event.queue, {})
+        for number in list(letters)[:-100]:
+            self._dead.take(f"{number}@{event.queue}")
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesBesideAHeldOne(BreakableStore):
+    """If the same event is held, a revival makes a second one."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        for queue, event in living(self):
+            queue._identities = Lenient(queue._identities)
+            if event.status is State.LEASED and event.identity is not None:
+                queue._identities.discard(event.identity)
+        missing = super().revive(refs, now)
+        for queue, event in living(self):
+            if event.identity is not None:
+                queue._identities.add(event.identity)
+        return missing
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesIntoTheLivingOne(BreakableStore):
+    """If the same event is there, a revival gives it the new state."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        states = {
+            one.event.identity: refs[one.entry.ref]
+            for many in self._dead._queues.values()
+            for one in many.values()
+            if one.entry.ref in refs
+        }
+        for _, event in living(self):
+            if event.identity is not None and event.identity in states:
+                event.state = states[event.identity]
+        return super().revive(refs, now)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class MakesADelayedOneReadyAtARevival(BreakableStore):
+    """If the same event is there and delayed, a revival makes it ready."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        doomed = {
+            one.event.identity for many in self._dead._queues.values() for one in many.values() if one.entry.ref in refs
+        }
+        for queue, event in living(self):
+            if event.identity in doomed and event.status is State.SCHEDULED:
+                event.due = now
+                queue._rank(event)
+        return super().revive(refs, now)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesFromAnOutboxIntoTheQueue(AlteredStore):
+    """An event that died in an outbox is revived in the queue that it is for."""
+
+    def revived(self, event: KeptEvent, queue: EventQueue) -> None:
+        if isinstance(event.envelope, Envelope) and event.envelope.queue != queue.name:
+            queue._ready.remove(event.number)
+            queue._forget(event)
+            other = self._queue(event.envelope.queue)
+            event.queue = other.name
+            other.admit(event)
+
+
+@planted_pair(promise.DISCARDED_IS_GONE)
+class KnowsTheDeadByTheirEvent(BreakableStore):
+    """The ref of a dead letter that was replaced discards the one that replaced it."""
+
+    def discard(self, refs: Iterable[str]) -> list[str]:
+        return super().discard([self._present(ref) for ref in refs])
+
+    def _present(self, ref: str) -> str:
+        return str(vars(self).get("followers", {}).get(ref, ref))
+
+    def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        key = (event.queue, event.identity)
+        before = self._dead._by_identity.get(key) if event.identity else None  # type: ignore[arg-type]
+        super()._end(event, outcome, now)
+        after = self._dead._by_identity.get(key) if event.identity else None  # type: ignore[arg-type]
+        if before is not None and after != before:
+            vars(self).setdefault("followers", {})[f"{before}@{event.queue}"] = f"{after}@{event.queue}"
+
+
+# --- pages -----------------------------------------------------------------------------------------
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class CountsThePlacesOfAPage(MemoryTransport):
+    """A page begins at the place where the last one ended, though dead letters before it have gone meanwhile."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        places = vars(self).setdefault("places", {})
+        begin = places.get(after, 0)
+        whole = super().dead_letters(queues, limit=1_000_000)
+        page = whole[begin : begin + limit]
+        places.update({one.ref: begin + number for number, one in enumerate(page, start=1)})
+        return page
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsOnlyWhatWasDeadAtTheFirstPage(MemoryTransport):
+    """What dies while pages are read is on none of them."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        if after is None:
+            vars(self)["seen"] = {one.ref for one in super().dead_letters(queues, limit=1_000_000)}
+        page = super().dead_letters(queues, after=after, limit=limit)
+        return page if after is None else [one for one in page if one.ref in vars(self).get("seen", ())]
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class EndsAPageWithItsQueue(MemoryTransport):
+    """A page that begins behind the last dead letter of a queue is empty, though the next queue has some."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        page = super().dead_letters(queues, after=after, limit=limit)
+        name = None if after is None else after.partition("@")[2]
+        return page if name is None else [one for one in page if one.queue == name]
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class MixesTheQueuesOfAPage(MemoryTransport):
+    """The dead letters of several queues are listed by the time of their death."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        whole = [*super().dead_letters(queues, limit=1_000_000)]
+        whole.sort(key=lambda one: int(one.ref.partition("@")[0]))
+        if after is not None:
+            whole = [one for one in whole if int(one.ref.partition("@")[0]) > int(after.partition("@")[0])]
+        return whole[:limit]
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class EndsThePagesAtAHundred(MemoryTransport):
+    """The pages of dead letters end after the first hundred of a queue."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        known = {one.ref for name in queues for one in super(type(self), self).dead_letters([name], limit=100)}
+        return [one for one in super().dead_letters(queues, after=after, limit=limit) if one.ref in known]
+
+
+def with_envelope(entry: DeadLetterEntry, change: Callable[[Envelope], Envelope]) -> DeadLetterEntry:
+    """Return *entry* with its envelope changed, if it has one."""
+    event = entry.envelope
+    return entry if isinstance(event, Unreadable) else attrs.evolve(entry, envelope=change(event))
