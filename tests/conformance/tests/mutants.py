@@ -107,7 +107,6 @@ NO_SCENARIO = frozenset(
         "ForgetsTheNoteAtAnExtension",
         "ForgetsTheNoteOfWhatIsSentAgain",
         "ForgetsTheStateAtAnExtension",
-        "ForgetsTheStateAtTheSecondLostLease",
         "ForgetsTheStateBesideADeath",
         "ForgetsTheStateOfWhatIsSentAgain",
         "ForgetsTheUrgencyOfWhatIsDelayed",

@@ -1,0 +1,377 @@
+"""Bugs that show when two features meet, or in long times and large numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, SessionTransaction
+
+from relevo import DeadLetterEntry, Envelope, Nack
+from relevo.backend import session as joining
+from relevo_conformance import promise
+from relevo_sql import _claim, _settle, _transport
+from relevo_sql._claim import Claimer, Prospect
+from relevo_sql._dead_letters import DeadLetterStore, _parsed
+from relevo_sql._row import Receipt, Sent, lease_end, row_of
+from relevo_sql._session import SessionSender
+from relevo_sql._settle import Settler
+from relevo_sql._statement import Prepared
+from relevo_sql._stats import Counter
+from relevo_sql._transport import SqlTransport
+
+from .planting import Patches, planted, reworded
+
+WRAP = 2**32 / 1000
+"""Seconds: the milliseconds that 32 bits count, almost 50 days."""
+
+
+# --- time ------------------------------------------------------------------------------------------
+
+
+@planted(promise.DELAY_IS_RESPECTED, "A delay is kept as milliseconds in 32 bits.", by_chance=False)
+def wraps_long_delays() -> Patches:
+    due = SqlTransport._due
+    return {(SqlTransport, "_due"): lambda self, delay: due(self, delay % WRAP)}
+
+
+@planted(promise.NACK_RETURNS_LATER, "The delay of a nack is kept as milliseconds in 32 bits.", by_chance=False)
+def wraps_long_delays_of_a_nack() -> Patches:
+    end = Settler._nack
+
+    def nack(self: Settler, connection: sa.Connection, ended: Sequence[tuple[Receipt, str, Any]], now: int) -> None:
+        end(self, connection, [(r, q, attrs.evolve(o, delay=o.delay % WRAP)) for r, q, o in ended], now)
+
+    return {(Settler, "_one_by_one"): {**Settler._one_by_one, Nack: nack}}
+
+
+@planted(promise.LEASED_IS_HIDDEN, "A lease of more than an hour ends after an hour.", by_chance=False)
+def leases_for_an_hour_at_most() -> Patches:
+    return {(_claim, "lease_end"): lambda lease, now: lease_end(min(lease, 3600.0), now)}
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension of more than an hour ends after an hour.", by_chance=False)
+def extends_for_an_hour_at_most() -> Patches:
+    return {(_settle, "lease_end"): lambda lease, now: lease_end(min(lease, 3600.0), now)}
+
+
+@planted(promise.LEASED_IS_HIDDEN, "A lease of 1.9 seconds ends after one second.", by_chance=False)
+def cuts_leases_to_whole_seconds() -> Patches:
+    return {(_claim, "lease_end"): lambda lease, now: lease_end(float(int(lease)), now)}
+
+
+@planted(promise.LOST_LEASE_RETURNS, "A checkpoint keeps its event hidden for six days.", by_chance=False)
+def leases_for_days_after_a_checkpoint() -> Patches:
+    return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, lease_until=lease_until + 518400000000"))
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event that was delayed is a normal one.", by_chance=False)
+def promotes_urgent_events_as_normal_ones() -> Patches:
+    return reworded(["promote"], ("SET state=0", "SET state=0, urgency=1"))
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event whose lease was lost is a normal one.", by_chance=False)
+def reaps_urgent_events_as_normal_ones() -> Patches:
+    return reworded(["reap"], ("SET state=0,", "SET state=0, urgency=1,"))
+
+
+@planted(promise.DELAY_IS_RESPECTED, "A delayed event comes early when it has its turn in its key.", by_chance=False)
+def gives_a_turn_before_its_time() -> Patches:
+    return reworded(["advance"], ("THEN 2 ELSE 0", "THEN 0 ELSE 0"))
+
+
+# --- counters and state ----------------------------------------------------------------------------
+
+
+@planted(promise.LOST_LEASES_ARE_COUNTED, "After 255 lost leases no further one is counted.", by_chance=False)
+def keeps_lost_leases_in_a_byte() -> Patches:
+    return reworded(["reap", "lose"], ("(relevo_event.lost_leases + 1)", "min(relevo_event.lost_leases + 1, 255)"))
+
+
+@planted(promise.NACK_RETURNS_LATER, "After 127 attempts no further one is counted.", by_chance=False)
+def keeps_attempts_in_seven_bits() -> Patches:
+    return reworded(["nack"], ("(relevo_event.attempt + 1)", "min(relevo_event.attempt + 1, 127)"))
+
+
+@planted(promise.NACK_RETURNS_LATER, "A nack forgets the lost leases.", by_chance=False)
+def forgets_lost_leases_at_a_nack() -> Patches:
+    return reworded(["nack"], ("begun=NULL,", "begun=NULL, lost_leases=0,"))
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING, "A release for later empties the state.", by_chance=False)
+def empties_the_state_of_what_is_postponed() -> Patches:
+    return reworded(["postpone"], ("token=NULL", "token=NULL, progress=x''"))
+
+
+@planted(promise.LOST_LEASES_ARE_COUNTED, "The second lost lease empties the state.", by_chance=False)
+def empties_the_state_at_the_second_lost_lease() -> Patches:
+    emptied = "progress=CASE WHEN relevo_event.lost_leases > 0 THEN x'' ELSE relevo_event.progress END"
+    return reworded(["reap"], ("token=NULL", f"token=NULL, {emptied}"))
+
+
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint is kept with all rows of its claim.", by_chance=False)
+def checks_points_of_a_whole_claim() -> Patches:
+    return reworded(["checkpoint"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
+
+
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "An empty checkpoint is taken for none.", by_chance=False)
+def keeps_no_empty_checkpoint() -> Patches:
+    return reworded(["checkpoint"], ("progress=?", "progress=coalesce(nullif(?, x''), relevo_event.progress)"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A checkpoint takes the note away.", by_chance=False)
+def forgets_the_note_at_a_checkpoint() -> Patches:
+    return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, begun=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "An extension takes the note away.", by_chance=False)
+def forgets_the_note_at_an_extension() -> Patches:
+    return reworded(["extend"], ("SET lease_until=?", "SET lease_until=?, begun=NULL"))
+
+
+@planted(
+    promise.ACK_IS_FINAL,
+    "Of a batch with deliveries of several receives, only those of the first are settled, and all are said to be.",
+    by_chance=False,
+)
+def settles_one_claim_of_a_batch() -> Patches:
+    run = Settler._run_grouped
+
+    def first(
+        self: Settler, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object
+    ) -> set[Receipt]:
+        known = list(receipts)
+        some = [one for one in known if one.token == known[0].token]
+        return run(self, connection, statement, some, **values) | {one for one in known if one not in some}
+
+    return {(Settler, "_run_grouped"): first}
+
+
+# --- dead letters ----------------------------------------------------------------------------------
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without headers.", by_chance=False)
+def buries_without_headers() -> Patches:
+    return reworded(["bury"], ("relevo_event.headers", "NULL"))
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without an expiry.", by_chance=False)
+def buries_without_an_expiry() -> Patches:
+    return reworded(["bury"], ("relevo_event.expires", "NULL"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event never expires.", by_chance=False)
+def revives_without_an_expiry() -> Patches:
+    return reworded(["revive"], ("relevo_dead.expires", "NULL"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event has no headers.", by_chance=False)
+def revives_without_headers() -> Patches:
+    return reworded(["revive"], ("relevo_dead.headers", "NULL"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event is a normal one.", by_chance=False)
+def revives_urgent_events_as_normal_ones() -> Patches:
+    return reworded(["revive"], ("relevo_dead.urgency", "1"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event has its old lost leases.", by_chance=False)
+def revives_with_lost_leases() -> Patches:
+    return reworded(["revive"], ("relevo_dead.expires, 1, 0,", "relevo_dead.expires, 1, relevo_dead.lost_leases,"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state has its old one.", by_chance=False)
+def revives_with_the_old_state_instead_of_none() -> Patches:
+    return reworded(["revive"], ("? AS anon_3", "coalesce(nullif(?, x''), relevo_dead.progress) AS anon_3"))
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "All that is revived in one call has the state of the first.", by_chance=False)
+def revives_all_with_the_first_state() -> Patches:
+    revive = DeadLetterStore.revive
+
+    def alike(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
+        return revive(self, dict.fromkeys(refs, next(iter(refs.values()), b"")))
+
+    return {(DeadLetterStore, "revive"): alike}
+
+
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same id of another source.", by_chance=False
+)
+def replaces_the_dead_of_another_source() -> Patches:
+    return reworded(["replace"], ("relevo_dead.source = relevo_event.source AND ", ""))
+
+
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same event in another queue.", by_chance=False
+)
+def replaces_the_dead_of_another_queue() -> Patches:
+    both = " AND relevo_dead.target = relevo_event.target AND relevo_dead.queue = relevo_event.queue"
+    return reworded(["replace"], (both, ""))
+
+
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    "A page that goes on into the next queue leaves out dead letters that are older than the last one.",
+    by_chance=False,
+)
+def goes_on_by_number_in_the_next_queue() -> Patches:
+    entries = DeadLetterStore.entries
+
+    def later(self: DeadLetterStore, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
+        found = entries(self, queues, after=after, limit=limit)
+        number = None if after is None else _parsed(after)[0]
+        return found if number is None else [one for one in found if (_parsed(one.ref)[0] or 0) > number]
+
+    return {(DeadLetterStore, "entries"): later}
+
+
+# --- ids, keys and queues --------------------------------------------------------------------------
+
+
+@planted(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by the case of a letter.", by_chance=False)
+def cancels_in_any_case() -> Patches:
+    return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE NOCASE"))
+
+
+@planted(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by a space at the end.", by_chance=False)
+def cancels_with_any_space() -> Patches:
+    return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE RTRIM"))
+
+
+@planted(promise.QUEUES_ARE_ISOLATED, "Queues whose names differ by a space at the end are one.", by_chance=False)
+def claims_from_queues_with_any_space() -> Patches:
+    names = ["claim", "promote", "reap"]
+    return reworded(names, ("relevo_event.queue = ?", "relevo_event.queue = ? COLLATE RTRIM"))
+
+
+@planted(promise.ORDER_IS_KEPT, "Keys that differ by the case of a letter hold one another up.", by_chance=False)
+def lines_up_in_any_case() -> Patches:
+    return reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE NOCASE)) THEN"))
+
+
+@planted(promise.ORDER_IS_KEPT, "Keys that differ by a space at the end hold one another up.", by_chance=False)
+def lines_up_with_any_space() -> Patches:
+    return reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE RTRIM)) THEN"))
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An empty ordering key is stored as none.", by_chance=False)
+def stores_an_empty_key_as_none() -> Patches:
+    def row(envelope: Envelope, **more: Any) -> Sent:
+        made = row_of(envelope, **more)
+        return made._replace(ordering_key=made.ordering_key or None)
+
+    return {(_transport, "row_of"): row}
+
+
+# --- operating -------------------------------------------------------------------------------------
+
+
+@planted(promise.CANCELLED_IS_GONE, "An event that waits for its retry is not cancelled.", by_chance=False)
+def cancels_no_retries() -> Patches:
+    return reworded(
+        ["cancel"], ("WHERE relevo_event.event_id = ?", "WHERE (state != 2 OR attempt = 1) AND event_id = ?")
+    )
+
+
+@planted(promise.PURGED_IS_GONE, "A purge leaves what waits for its retry.", by_chance=False)
+def purges_no_retries() -> Patches:
+    return reworded(["purge of scheduled"], ("state = 2 AND", "state = 2 AND relevo_event.attempt = 1 AND"))
+
+
+@planted(promise.PURGED_IS_GONE, "A purge leaves what waits behind its ordering key.", by_chance=False)
+def purges_nothing_that_waits() -> Patches:
+    return reworded(["purge of waiting"], ("state = 3 AND", "state = 3 AND 0 AND"))
+
+
+@planted(promise.PURGED_IS_GONE, "A purge removes a hundred events of each state.", by_chance=False)
+def purges_a_hundred() -> Patches:
+    take = Counter._take_out
+
+    def some(self: Counter, connection: sa.Connection, statement: Prepared, **values: object) -> int:
+        return take(self, connection, statement, **{**values, **({"bound": 100} if "bound" in values else {})})
+
+    return {(Counter, "_take_out"): some}
+
+
+@planted(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until somebody receives.", by_chance=False)
+def counts_what_is_due_as_scheduled() -> Patches:
+    return reworded(["stats"], ("relevo_event.ready_at <= ?) AS due", "relevo_event.ready_at <= ? AND 0) AS due"))
+
+
+@planted(promise.STATS_ARE_TRUE_AT_REST, "The dead letters of all queues are counted.", by_chance=False)
+def counts_the_dead_of_all_queues() -> Patches:
+    return reworded(["stats"], ("WHERE relevo_dead.queue = ?) AS dead", "WHERE ? IS NOT NULL) AS dead"))
+
+
+@planted(promise.SENT_IS_RECEIVED, "A receive from more than two queues looks at the first two.", by_chance=False)
+def looks_at_two_queues() -> Patches:
+    look = Claimer._look
+
+    def two(self: Claimer, connection: sa.Connection, queues: Sequence[str]) -> list[Prospect]:
+        return look(self, connection, queues[:2])
+
+    return {(Claimer, "_look"): two}
+
+
+# --- sessions --------------------------------------------------------------------------------------
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION,
+    "What is sent in a savepoint inside another one stays when only the outer one is rolled back.",
+    by_chance=False,
+)
+def knows_one_savepoint() -> Patches:
+    around = joining._around
+
+    def ends(session: Session) -> Iterator[SessionTransaction]:
+        every = list(around(session))
+        yield from dict.fromkeys((every[0], every[-1]))
+
+    return {(joining, "_around"): ends}
+
+
+@planted(promise.JOINS_THE_TRANSACTION, "The events of a transaction are made twice.", by_chance=False)
+def makes_its_events_twice() -> Patches:
+    send = SessionSender.send
+
+    def twice(self: SessionSender, make: Any, *, delay: float = 0.0) -> None:
+        send(self, lambda: (make(), make())[1], delay=delay)
+
+    return {(SessionSender, "send"): twice}
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION,
+    "The events of a transaction are made when they are sent, before its objects are flushed.",
+    by_chance=False,
+)
+def makes_its_events_at_once() -> Patches:
+    send = SessionSender.send
+
+    def early(self: SessionSender, make: Any, *, delay: float = 0.0) -> None:
+        made = make()
+        send(self, lambda: made, delay=delay)
+
+    return {(SessionSender, "send"): early}
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION,
+    "What was sent in a transaction that was rolled back is written with the next commit of its session.",
+    by_chance=False,
+)
+def writes_what_was_rolled_back_at_the_next_commit() -> Patches:
+    ended = joining.JoinedSession._after_transaction_end
+
+    def keep(self: Any, session: Session, transaction: SessionTransaction) -> None:
+        is_rollback = transaction is not self._committed
+        entries = list(self.entries)
+        ended(self, session, transaction)
+        if transaction.parent is None and is_rollback:
+            self.entries = [attrs.evolve(one, within=()) for one in entries]
+
+    return {(joining.JoinedSession, "_after_transaction_end"): keep}

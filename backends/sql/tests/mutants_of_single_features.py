@@ -1,0 +1,434 @@
+"""Bugs that show when one feature is used by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, SessionTransaction
+
+from relevo import DeadLetter, Delivery, Nack
+from relevo_conformance import promise
+from relevo_sql import _database, _stats, _transport
+from relevo_sql._claim import Claimer, Prospect
+from relevo_sql._database import Database
+from relevo_sql._dead_letters import DeadLetterStore, _parsed
+from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._row import CLAIMED, Claimed, Receipt, Sent, delivery_of, found_of, micros
+from relevo_sql._schema import KEPT
+from relevo_sql._session import Make, _JoinedSession
+from relevo_sql._settle import Settler
+from relevo_sql._statement import Statements
+from relevo_sql._token import new_token
+
+from .planting import Patches, commit, planted, reworded
+
+# --- sending ---------------------------------------------------------------------------------------
+
+
+@planted(promise.BATCH_IS_ATOMIC, "Each event of a batch is committed by itself.")
+def sends_a_batch_in_several_transactions() -> Patches:
+    write = Statements.write
+
+    def one_by_one(self: Statements, connection: sa.Connection, rows: Sequence[Sent]) -> None:
+        for position, row in enumerate(rows):
+            if position:
+                try:
+                    commit(connection)
+                except sa.exc.DBAPIError as error:
+                    raise CommitUnknownError("sql", "the commit failed") from error
+            write(self, connection, [row])
+
+    return {(Statements, "write"): one_by_one}
+
+
+@planted(promise.SEND_TELLS_APART, "Where a commit fails, all events are said to be refused; some may be there.")
+def takes_a_failed_commit_for_a_refusal() -> Patches:
+    return {(_database, "CommitUnknownError"): RefusedError}
+
+
+@planted(
+    promise.RESENT_IS_ONE,
+    "An event that is sent again while somebody holds it replaces the row, and with it the lease.",
+)
+def replaces_what_is_sent_again() -> Patches:
+    conflict = " ON CONFLICT (event_id, source, target, queue) DO NOTHING"
+    return reworded(["send", "send_in_line"], ("INSERT INTO", "INSERT OR REPLACE INTO"), (conflict, ""))
+
+
+@planted(
+    promise.DELAY_IS_RESPECTED,
+    "A delayed event is due at the beginning of the second in which its delay ends.",
+    by_chance=False,
+)
+def rounds_the_time_of_a_delayed_event_down() -> Patches:
+    return {(_transport, "micros"): lambda seconds: int(seconds) * 1_000_000}
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "The time of sending is overwritten by that of each claim.")
+def dates_an_event_at_each_claim() -> Patches:
+    return reworded(["claim"], ("coalesce(relevo_event.enqueued_at, ?)", "?"))
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION, "What is sent in a session is written on the transport's own connection, at once."
+)
+def writes_beside_the_transaction() -> Patches:
+    def enlist(self: _JoinedSession, session: Session, make: Make, *, create: bool) -> None:
+        database, rows = self._joined._database, make()
+        database.write(lambda connection: database.statements.write(connection, rows))
+
+    return {(_JoinedSession, "enlist"): enlist}
+
+
+@planted(promise.JOINS_THE_TRANSACTION, "What was sent inside a savepoint that is rolled back is sent all the same.")
+def ignores_savepoints() -> Patches:
+    ended = _JoinedSession._after_transaction_end
+
+    def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
+        if not transaction.nested:
+            ended(self, session, transaction)
+
+    return {(_JoinedSession, "_after_transaction_end"): end}
+
+
+@planted(
+    promise.JOINS_THE_TRANSACTION, "The end of a savepoint, whichever, drops all that the session has sent so far."
+)
+def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
+    ended = _JoinedSession._after_transaction_end
+
+    def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self.entries = []
+        ended(self, session, transaction)
+
+    return {(_JoinedSession, "_after_transaction_end"): end}
+
+
+# --- receiving -------------------------------------------------------------------------------------
+
+
+@planted(
+    promise.LEASED_IS_HIDDEN,
+    "A receive reads which events are ready, and leases them in a transaction of its own, whoever did meanwhile.",
+    by_chance=False,
+)
+def selects_and_then_updates_without_a_guard() -> Patches:
+    def take(
+        self: Claimer, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
+    ) -> list[Delivery]:
+        now, token = self._now(), new_token()
+        taken: list[Any] = []
+        for prospect in prospects:
+            self._pass_time(connection, prospect, now, 1000)
+            taken += connection.exec_driver_sql(
+                "SELECT seq FROM relevo_event WHERE state = 0 AND queue = ? ORDER BY urgency, ready_at, seq LIMIT ?",
+                (prospect.queue, limit - len(taken)),
+            ).scalars()
+        commit(connection)
+        columns = ", ".join(CLAIMED)
+        rows: list[Any] = []
+        for seq in taken:
+            rows += connection.exec_driver_sql(
+                f"UPDATE relevo_event SET state = 1, lease_until = ?, token = ?, "  # noqa: S608 - our own columns
+                f"enqueued_at = coalesce(enqueued_at, ?) WHERE seq = ? RETURNING {columns}",
+                (now + micros(lease), token, now, seq),
+            ).all()
+        return [delivery_of(Claimed.of(row), token) for row in rows]
+
+    return {(Claimer, "_take"): take}
+
+
+@planted(
+    promise.LEASED_IS_HIDDEN,
+    "A lease ends its seconds after the event was sent, so that what waited for long has none.",
+)
+def reckons_leases_from_the_time_of_sending() -> Patches:
+    sent = "coalesce(relevo_event.enqueued_at, ?3)"
+    return reworded(
+        ["claim"],
+        (
+            "lease_until=?, token=?, enqueued_at=coalesce(relevo_event.enqueued_at, ?)",
+            f"lease_until={sent} + ?1 - ?3, token=?2, enqueued_at={sent}",
+        ),
+    )
+
+
+@planted(promise.LOST_LEASES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor lost lease.")
+def ends_a_lease_as_if_it_were_a_release() -> Patches:
+    return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), lost_leases=(relevo_event.lost_leases + 1)", ""))
+
+
+@planted(
+    promise.QUEUES_ARE_ISOLATED, "The name of a queue is taken for a pattern: an underscore stands for any letter."
+)
+def finds_queues_by_like() -> Patches:
+    return reworded(
+        ["look", "claim", "promote", "reap"],
+        ("relevo_event.queue = ", "relevo_event.queue LIKE "),
+    )
+
+
+@planted(promise.MALFORMED_IS_QUARANTINED, "A claim passes over rows that a stranger wrote without an id.")
+def leaves_to_itself_what_has_no_id() -> Patches:
+    return reworded(["claim"], ("relevo_event.state = 0 AND", "relevo_event.state = 0 AND event_id IS NOT NULL AND"))
+
+
+@planted(promise.MALFORMED_IS_QUARANTINED, "A row in a state that there is not is handed out by no receive.")
+def passes_over_a_row_in_an_unknown_state() -> Patches:
+    return reworded(["look"], ("END) IS NOT TRUE AND", "END) IS NOT TRUE AND relevo_event.state != 9 AND"))
+
+
+# --- settling --------------------------------------------------------------------------------------
+
+
+@planted(promise.ACK_IS_FINAL, "The transaction of a settlement is rolled back at its end.")
+def does_not_commit_what_it_settles() -> Patches:
+    settle = Settler._settle
+
+    def forget(self: Settler, connection: sa.Connection, chosen: dict[Receipt, Any]) -> set[Receipt]:
+        settled = settle(self, connection, chosen)
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return settled
+
+    return {(Settler, "_settle"): forget}
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A row that is leased is settled by whoever held it before, too.")
+def settles_by_the_row_without_the_receipt() -> Patches:
+    return reworded(
+        ["held", "ack", "release", "extend", "nack", "lose", "forget", "replace", "bury"],
+        ("relevo_event.token = ?", "(relevo_event.token = ? OR relevo_event.state = 1)"),
+    )
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A checkpoint of what is no longer held is said to be kept.")
+def ignores_how_many_rows_a_checkpoint_touched() -> Patches:
+    checkpoint = Settler.checkpoint
+
+    def keep(self: Settler, delivery: Delivery, state: bytes) -> bool:
+        checkpoint(self, delivery, state)
+        return True
+
+    return {(Settler, "checkpoint"): keep}
+
+
+def _nack_early(self: Settler, connection: sa.Connection, ended: Sequence[tuple[Receipt, str, Any]], now: int) -> None:
+    rows = []
+    for (seq, token), _, outcome in ended:
+        at = int((now / 1_000_000) + max(0.0, outcome.delay)) * 1_000_000
+        rows.append((seq, token, 2 if at > now else 0, at, outcome.state))
+    self._statements.nack.run_many(connection, rows)
+
+
+@planted(
+    promise.NACK_RETURNS_LATER,
+    "What is given back for later comes at the beginning of the second in which its delay ends.",
+    by_chance=False,
+)
+def rounds_the_delay_of_a_nack_down() -> Patches:
+    return {
+        (Settler, "_nack"): _nack_early,
+        (Settler, "_one_by_one"): {**Settler._one_by_one, Nack: _nack_early},
+    }
+
+
+@planted(
+    promise.NACK_RETURNS_LATER, "What of a state is beyond 255 bytes is cut off, as a column that is too narrow does."
+)
+def cuts_states_at_255_bytes() -> Patches:
+    return reworded(
+        ["nack", "lose", "bury", "checkpoint"],
+        ("coalesce(?,", "coalesce(substr(?, 1, 255),"),
+        ("progress=?", "progress=substr(?, 1, 255)"),
+    )
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING, "A release goes by the statement of a nack.")
+def counts_a_release_as_an_attempt() -> Patches:
+    return reworded(["release"], ("SET state=0,", "SET state=0, attempt=(relevo_event.attempt + 1),"))
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension is said to count, and the lease ends when it would have.")
+def never_lengthens_a_lease() -> Patches:
+    return reworded(["extend"], ("lease_until=?", "lease_until=min(relevo_event.lease_until, ?)"))
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extended lease ends one second early.", by_chance=False)
+def ends_an_extension_a_second_early() -> Patches:
+    return reworded(["extend"], ("lease_until=?", "lease_until=? - 1000000"))
+
+
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "The end of a lease takes the last checkpoint along.")
+def empties_the_state_of_a_lost_lease() -> Patches:
+    return reworded(["reap"], ("SET state=0,", "SET state=0, progress=x'',"))
+
+
+def _bury_late(self: Settler, connection: sa.Connection, ended: Sequence[tuple[Receipt, str, Any]], now: int) -> None:
+    columns = ", ".join(KEPT)
+    rows = []
+    for receipt, _, outcome in ended:
+        found = connection.exec_driver_sql(
+            f"SELECT {columns} FROM relevo_event WHERE seq = ? AND token = ?",  # noqa: S608 - our own columns
+            tuple(receipt),
+        ).one()
+        kept = dict(zip(KEPT, found, strict=True))
+        if outcome.state is not None:
+            kept["progress"] = outcome.state
+        rows.append((*kept.values(), outcome.reason, outcome.error, now))
+    receipts = [receipt for receipt, _, _ in ended]
+    self._statements.replace.run_many(connection, receipts)
+    self._statements.forget.run_many(connection, receipts)
+    commit(connection)
+    places = ", ".join("?" * (len(KEPT) + 3))
+    for row in rows:
+        connection.exec_driver_sql(
+            f"INSERT INTO relevo_dead ({columns}, reason, error, died_at) VALUES ({places})",  # noqa: S608 - the same
+            row,
+        )
+
+
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    "A dead letter is written in a transaction of its own, after that which deleted the event.",
+    by_chance=False,
+)
+def buries_after_the_source_is_gone() -> Patches:
+    return {
+        (Settler, "_one_by_one"): {**Settler._one_by_one, DeadLetter: _bury_late},
+    }
+
+
+@planted(
+    promise.SENT_IS_RECEIVED,
+    "After a statement that failed nothing is rolled back, and the connection is used again.",
+    by_chance=False,
+)
+def leaves_a_failed_transaction_open() -> Patches:
+    return {(Database, "_clean_up"): lambda self, error: None}
+
+
+# --- the store -------------------------------------------------------------------------------------
+
+
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event lives, and stays dead too.")
+def revives_a_copy() -> Patches:
+    def revive(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
+        def wake(connection: sa.Connection) -> list[str]:
+            now, missing = self._database.dialect.now(self._clock), []
+            for ref, state in refs.items():
+                number, queue = _parsed(ref)
+                run = self._statements.revive.run
+                if not run(connection, ref=number, queue=queue, kept=state, now=now).rowcount:
+                    missing.append(ref)
+            return missing
+
+        return self._database.write(wake, durable=True) if refs else []
+
+    return {(DeadLetterStore, "revive"): revive}
+
+
+@planted(promise.DISCARDED_IS_GONE, "A dead letter that is none is said to be discarded.", by_chance=False)
+def ignores_how_many_rows_a_discard_touched() -> Patches:
+    discard = DeadLetterStore.discard
+
+    def say_nothing(self: DeadLetterStore, refs: Iterable[str]) -> list[str]:
+        discard(self, refs)
+        return []
+
+    return {(DeadLetterStore, "discard"): say_nothing}
+
+
+_NOBODYS = "(relevo_event.state != 1 OR relevo_event.lease_until <= ?"
+
+
+@planted(promise.PURGED_IS_GONE, "A purge deletes the rows that somebody holds.")
+def purges_what_is_leased() -> Patches:
+    return reworded(["purge of leased"], (_NOBODYS, "(? IS NOT NULL"))
+
+
+@planted(promise.CANCELLED_IS_GONE, "A cancel deletes the row, whoever holds it.")
+def cancels_what_is_leased() -> Patches:
+    return reworded(["cancel"], (_NOBODYS, "(? IS NOT NULL"))
+
+
+@planted(
+    promise.ORDER_IS_KEPT, "What waits behind an event that is cancelled or purged waits for ever.", by_chance=False
+)
+def gives_nobody_the_turn_of_what_was_taken_out() -> Patches:
+    # A receive that finds nothing would give it the turn in the end.
+    return {(_stats, "advance"): lambda *_: None, (Claimer, "_give_turns"): lambda *_: False}
+
+
+@planted(
+    promise.FOUND_AS_IT_IS,
+    "What has a lease that ended is found as held until somebody has received since.",
+    by_chance=False,
+)
+def finds_a_lease_that_is_over_as_held() -> Patches:
+    return {(_stats, "found_of"): lambda row, now: found_of(row, 0)}
+
+
+@planted(
+    promise.STATS_ARE_TRUE_AT_REST, "The figures know of the end of a lease only when somebody has received since."
+)
+def counts_a_lease_that_is_over_as_held() -> Patches:
+    return reworded(["stats"], ("AND relevo_event.lease_until <= ?", "AND relevo_event.lease_until <= ? AND 0"))
+
+
+# --- evidence --------------------------------------------------------------------------------------
+
+
+@planted(promise.BEGUN_IS_KEPT, "The end of a lease takes the note away.")
+def forgets_the_note_with_the_lease() -> Patches:
+    return reworded(["reap", "lose"], ("token=NULL", "token=NULL, begun=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A release takes the note away.")
+def releases_without_the_note() -> Patches:
+    return reworded(["release", "postpone"], ("token=NULL", "token=NULL, begun=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A retry keeps the note.")
+def retries_with_the_note() -> Patches:
+    return reworded(["nack"], (" begun=NULL,", ""))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A retry forgets the deaths.")
+def retries_without_the_deaths() -> Patches:
+    return reworded(["nack"], ("begun=NULL", "begun=NULL, deaths=NULL"))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A death that the worker saw keeps the note beside it.")
+def keeps_the_note_beside_a_death() -> Patches:
+    return reworded(["die"], (" begun=NULL,", ""))
+
+
+@planted(promise.BEGUN_IS_KEPT, "A note is kept with all rows of one claim.")
+def notes_all_rows_of_a_claim() -> Patches:
+    return reworded(["begin"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A note is kept although the lease is over.")
+def notes_what_is_no_longer_held() -> Patches:
+    return reworded(
+        ["begin"], ("relevo_event.token = ? AND relevo_event.lease_until > ?", "? IS NOT NULL AND ? IS NOT NULL")
+    )
+
+
+@planted(promise.BEGUN_IS_KEPT, "A process that ends in order excuses the last note, whose ever it is.")
+def excuses_any_note() -> Patches:
+    return reworded(["excuse"], ("relevo_event.begun = ?", "? IS NOT NULL"))
+
+
+@planted(promise.RELEASE_COUNTS_NOTHING, "What is released for later is there at once.")
+def postpones_nothing() -> Patches:
+    return reworded(["postpone"], ("state=2, ready_at=?", "state=0, ready_at=min(?, 0)"))
+
+
+@planted(promise.PRESENCE_IS_SEEN, "A worker that appears again gives no further sign.", by_chance=False)
+def counts_each_worker_once() -> Patches:
+    return reworded(["appear"], ("beats + 1", "beats"))

@@ -1,0 +1,69 @@
+"""Plant bugs in the statements and the transactions of the SQL transport, on SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from relevo_conformance.mutant import Mutant
+from relevo_conformance.promise import Promise
+from relevo_sql import _database
+from relevo_sql._dialect import SqliteDialect
+from relevo_sql._schema import LEASED, SCHEDULED, WAITING
+from relevo_sql._statement import Prepared, Statements
+from relevo_sql.conformance import SqlHarness
+
+MUTANTS: list[Mutant] = []
+
+Patches = Mapping[tuple[object, str], object]
+
+
+def planted(
+    breaks: Promise, wrong: str, *, by_chance: bool = True
+) -> Callable[[Callable[[], Patches]], Callable[[], Patches]]:
+    """Plant a bug that breaks *breaks*: what is decorated returns the patches; see the memory transport's bugs."""
+
+    def plant(bug: Callable[[], Patches]) -> Callable[[], Patches]:
+        MUTANTS.append(
+            Mutant(
+                name="".join(word.capitalize() for word in bug.__name__.split("_")),
+                wrong=wrong,
+                harness=SqlHarness,
+                breaks=breaks,
+                by_chance=by_chance,
+                patches=bug(),
+            )
+        )
+        return bug
+
+    return plant
+
+
+def reworded(names: Sequence[str], *changes: tuple[str, str]) -> Patches:
+    """Return what makes the statements *names* say something else; *changes* are made in each where they fit."""
+    statements = Statements(SqliteDialect())
+    for name in names:
+        prepared = _named(statements, name)
+        before = " ".join(prepared.compile().split())
+        after = before
+        for old, new in changes:
+            after = after.replace(old, new)
+        assert after != before, f"{name} has nothing of {changes}: {before}"
+        prepared.sql = after
+    return {(_database, "statements_for"): lambda dialect: statements}
+
+
+def _named(statements: Statements, name: str) -> Prepared:
+    state = {"purge of leased": LEASED, "purge of scheduled": SCHEDULED, "purge of waiting": WAITING}.get(name)
+    if state is not None:
+        return statements.purge[state]
+    prepared = getattr(statements, name)
+    assert isinstance(prepared, Prepared)
+    return prepared
+
+
+def commit(connection: sa.Connection) -> None:
+    """Commit in the middle of what should be one transaction, and begin another."""
+    connection.exec_driver_sql("COMMIT")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
