@@ -68,7 +68,7 @@ class Hunt:
         return self.killer or "\n".join(found) or "nothing was found broken"
 
 
-def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | None = None) -> Hunt:
+def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | None = None, first: str = "") -> Hunt:
     """
     Run scenarios on *mutant* until one finds its promise broken.
 
@@ -78,15 +78,17 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
         profile: ``quick``, ``standard`` or ``nightly``.
 
         seed: The seed; by default that of the profile.
+
+        first: The name of the test that is likely to find it, such as the one that found it before.
     """
     proving = mutant.breaks.id
     found: list[Finding] = []
     with mutant.plant() as harness:
-        for own in (True, False):  # first the tests that prove the promise, which is usually enough
-
-            def wanted(test: str, ids: frozenset[str], *, own: bool = own) -> bool:
-                return test != RANDOM and (proving in ids) is own
-
+        for wanted in (  # first the tests that prove the promise, which is usually enough
+            lambda test, _: test == first,
+            lambda test, ids: test not in {RANDOM, first} and proving in ids,
+            lambda test, ids: test not in {RANDOM, first} and proving not in ids,
+        ):
             for finding in _find_broken(harness, profile, seed, wanted):
                 if proving in finding.promises:
                     return Hunt(finding.test, tuple(found))
