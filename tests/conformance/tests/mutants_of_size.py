@@ -165,7 +165,7 @@ class WritesAHundredOfATransaction(MemoryTransport):
             vars(self)["plain"] = False
 
 
-@planted_pair(promise.PREFERENCE_IS_KEPT)
+@planted_pair(promise.SENT_IS_RECEIVED)
 class LooksAtTwoQueues(MemoryTransport):
     """A receive from several queues hands out events of the first two only."""
 

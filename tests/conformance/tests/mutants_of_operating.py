@@ -1,0 +1,499 @@
+"""Bugs of looking up, cancelling, purging, counting and waiting, beside delays, leases, keys and other queues."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from relevo import Action, Delivery, Envelope, Found, Outcome, Settlement, State, Stats
+from relevo.errors import TransportError
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._queue import EventQueue, KeptEvent
+
+from .memory import BreakableStore
+from .planting import Altered, AlteredStore, living, planted_pair
+
+
+class Sparing(BreakableStore):
+    """Spares some events from being cancelled and purged."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        """Return whether *event* stays."""
+        return False
+
+    @contextmanager
+    def _sparing(self, now: float) -> Iterator[None]:
+        for queue, _ in living(self):
+            queue.pass_time(now)
+        spared = [(queue, event) for queue, event in living(self) if self.spares(event)]
+        for queue, event in spared:
+            del queue.events[event.number]
+        try:
+            yield
+        finally:
+            for queue, event in spared:
+                queue.events[event.number] = event
+
+
+class SparingAtACancel(Sparing):
+    def cancel(self, event_id: str, now: float) -> int:
+        with self._sparing(now):
+            return super().cancel(event_id, now)
+
+
+class SparingAtAPurge(Sparing):
+    def purge(self, name: str, now: float) -> int:
+        with self._sparing(now):
+            return super().purge(name, now)
+
+
+@planted_pair(promise.CANCELLED_IS_GONE)
+class CancelsNoRetries(SparingAtACancel):
+    """An event that waits for its retry is not cancelled."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is State.SCHEDULED and event.counters.attempt > 1
+
+
+@planted_pair(promise.CANCELLED_IS_GONE)
+class CancelsNothingThatWasLost(SparingAtACancel):
+    """An event whose lease was lost is not cancelled."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is State.READY and event.counters.lost_leases > 0
+
+
+@planted_pair(promise.CANCELLED_IS_GONE)
+class CancelsNothingUrgent(SparingAtACancel):
+    """An urgent event is not cancelled."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is not State.LEASED and event.is_urgent
+
+
+@planted_pair(promise.CANCELLED_IS_GONE)
+class CancelsNothingBehindAKey(SparingAtACancel):
+    """An event that waits for an earlier one of its ordering key is not cancelled."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        queue = self._queue(event.queue)
+        return event.status is State.READY and event.line is not None and not queue._has_its_turn(event)
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesNothingDelayed(SparingAtAPurge):
+    """A purge leaves what is delayed."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is State.SCHEDULED
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesNoRetries(SparingAtAPurge):
+    """A purge leaves what waits for its retry."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is State.SCHEDULED and event.counters.attempt > 1
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesNothingBehindAKey(SparingAtAPurge):
+    """A purge leaves what waits for an earlier event of its ordering key."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        queue = self._queue(event.queue)
+        return event.status is State.READY and event.line is not None and not queue._has_its_turn(event)
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesNothingUrgent(SparingAtAPurge):
+    """A purge leaves urgent events."""
+
+    def spares(self, event: KeptEvent) -> bool:
+        return event.status is State.READY and event.is_urgent
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesQueuesThatBeginLikeIt(BreakableStore):
+    """A purge empties all queues whose names begin like the one that was asked for."""
+
+    def purge(self, name: str, now: float) -> int:
+        others = [one for one in self._queues if one.startswith(name) and one != name]
+        return super().purge(name, now) + sum(self._take_out(one, now) for one in others)
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class CountsTheHeldInAPurge(BreakableStore):
+    """The number that a purge returns includes the events that are held."""
+
+    def purge(self, name: str, now: float) -> int:
+        number = super().purge(name, now)
+        return number + (self._queues[name].leased if name in self._queues else 0)
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class FindsWhatWaitsBehindAKeyAsDelayed(MemoryTransport):
+    """What waits for an earlier event of its ordering key is found as scheduled."""
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        found = []
+        for one in super().find(event_id):
+            queue = self.store._queues[one.queue]
+            waits = [
+                event
+                for event in queue.events.values()
+                if event.envelope == one.envelope and event.status is State.READY and not queue._has_its_turn(event)
+            ]
+            found.append(attrs.evolve(one, status="scheduled", until=one.enqueued_at) if waits else one)
+        return found
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class FindsRetriesAsReady(Altered):
+    """What waits for its retry is found as ready."""
+
+    def found(self, found: Found) -> Found:
+        waits = found.status == "scheduled" and found.attempt > 1
+        return attrs.evolve(found, status="ready", until=None) if waits else found
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class FindsADelayFromItsSending(Altered):
+    """What waits for its retry is found with the time of its sending as the time when it is due."""
+
+    def found(self, found: Found) -> Found:
+        waits = found.status == "scheduled" and found.attempt > 1
+        return attrs.evolve(found, until=found.enqueued_at) if waits else found
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class FindsWithoutLostLeases(Altered):
+    """An event is found without its lost leases while it is held."""
+
+    def found(self, found: Found) -> Found:
+        return attrs.evolve(found, lost_leases=0) if found.status == "leased" else found
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class FindsWithoutAnExpiry(Altered):
+    """An event is found without its expiry."""
+
+    def found(self, found: Found) -> Found:
+        return attrs.evolve(found, envelope=attrs.evolve(found.envelope, expires=None))
+
+
+@planted_pair(promise.FOUND_AS_IT_IS)
+class MovesWhatIsFound(BreakableStore):
+    """An event with an ordering key that is looked up loses its turn to the next one."""
+
+    def find(self, event_id: str, now: float) -> list[Found]:
+        found = super().find(event_id, now)
+        for queue, event in living(self):
+            is_it = event.identity is not None and event.identity[2] == event_id and event.status is State.READY
+            if is_it and event.line is not None and len(queue._lines[event.line]) > 1:
+                queue._ready.remove(event.number)
+                queue._lines[event.line].move_to_end(event.number)
+                queue._rank(next(iter(queue._lines[event.line].values())))
+        return found
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class CountsWhatIsDueAsDelayed(MemoryTransport):
+    """What is due counts as scheduled until somebody has received since."""
+
+    def stats(self, queue: str) -> Stats:
+        known = self.store._queues.get(queue)
+        waiting = 0 if known is None else known.scheduled
+        stats = super().stats(queue)
+        due = max(0, waiting - (stats.scheduled or 0))
+        return attrs.evolve(stats, ready=(stats.ready or 0) - due, scheduled=(stats.scheduled or 0) + due)
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class CountsRetriesAsReady(Altered):
+    """What waits for its retry counts as ready."""
+
+    def counted(self, stats: Stats, queue: EventQueue) -> Stats:
+        waiting = sum(event.status is State.SCHEDULED and event.counters.attempt > 1 for event in queue.events.values())
+        return attrs.evolve(stats, ready=(stats.ready or 0) + waiting, scheduled=(stats.scheduled or 0) - waiting)
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class CountsNothingUrgent(Altered):
+    """The figures leave out ready urgent events."""
+
+    def counted(self, stats: Stats, queue: EventQueue) -> Stats:
+        urgent = sum(event.status is State.READY and event.is_urgent for event in queue.events.values())
+        return attrs.evolve(stats, ready=(stats.ready or 0) - urgent)
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class CountsTheRevivedAsDead(BreakableStore):
+    """A dead letter that was revived still counts as dead."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        missing = super().revive(refs, now)
+        revived = vars(self).setdefault("revived", [])
+        revived.extend(ref.partition("@")[2] for ref in refs if ref not in missing)
+        return missing
+
+    def stats(self, name: str, now: float) -> Stats:
+        stats = super().stats(name, now)
+        return attrs.evolve(stats, dead=(stats.dead or 0) + vars(self).get("revived", []).count(name))
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class KnowsAnAgeThoughNothingIsReady(Altered):
+    """The age of the oldest event is that of a held one if none is ready."""
+
+    def counted(self, stats: Stats, queue: EventQueue) -> Stats:
+        sent = [event.enqueued_at for event in queue.events.values() if event.status is State.LEASED]
+        if stats.oldest_age is None and sent:
+            return attrs.evolve(stats, oldest_age=max(0.0, self._clock.now() - min(sent)))
+        return stats
+
+
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST)
+class MakesARetryYoung(AlteredStore):
+    """The age of the oldest event begins again with each nack."""
+
+    def ended(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        if event.counters.attempt > 1:
+            vars(event)["since"] = now
+
+    def stats(self, name: str, now: float) -> Stats:
+        stats = super().stats(name, now)
+        since = [
+            vars(event).get("since", event.enqueued_at)
+            for queue, event in living(self)
+            if queue.name == name and event.status is State.READY
+        ]
+        return attrs.evolve(stats, oldest_age=max(0.0, now - min(since))) if since else stats
+
+
+# --- several queues --------------------------------------------------------------------------------
+
+
+@planted_pair(promise.PREFERENCE_IS_KEPT)
+class PrefersUrgentEventsOfAnyQueue(BreakableStore):
+    """An urgent event of a later queue comes before a normal one of the queue that is named first."""
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        for queue, _ in living(self):
+            queue.pass_time(now)
+        urgent = [name for name in queues if name in self._queues and self._has_urgent(self._queues[name])]
+        order = sorted(queues, key=lambda name: name not in urgent)
+        return super().claim(order, limit=limit, lease=lease, now=now)
+
+    def _has_urgent(self, queue: EventQueue) -> bool:
+        first = queue._ready.first()
+        return first is not None and queue.events[first[1]].is_urgent
+
+
+@planted_pair(promise.PREFERENCE_IS_KEPT)
+class PrefersWhatWasLost(BreakableStore):
+    """A later queue with an event whose lease was lost comes before the queue that is named first."""
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        for queue, _ in living(self):
+            queue.pass_time(now)
+        lost = {
+            queue.name for queue, event in living(self) if event.status is State.READY and event.counters.lost_leases
+        }
+        return super().claim(sorted(queues, key=lambda name: name not in lost), limit=limit, lease=lease, now=now)
+
+
+@planted_pair(promise.PREFERENCE_IS_KEPT)
+class SortsTheLaterQueues(BreakableStore):
+    """Of three queues, the last two are emptied by their names."""
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        return super().claim([*queues[:1], *sorted(queues[1:])], limit=limit, lease=lease, now=now)
+
+
+class Waiting(MemoryTransport):
+    """Looks at all queues, and then waits as :meth:`wait_for` does."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        came = super().receive(queues, limit=limit, lease=lease, wait=0.0)
+        if came or wait <= 0.0:
+            return came
+        return self.wait_for(
+            lambda names, left: super(Waiting, self).receive(names, limit=limit, lease=lease, wait=left), queues, wait
+        )
+
+    def wait_for(
+        self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
+    ) -> Sequence[Delivery]:
+        """Return what comes within *wait* seconds."""
+        return receive(queues, wait)
+
+
+@planted_pair(promise.WAIT_IS_KEPT)
+class WaitsForTheFirstQueueAlone(Waiting):
+    """A receive that waits on several queues finds only what comes into the first."""
+
+    def wait_for(
+        self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
+    ) -> Sequence[Delivery]:
+        return receive(queues[:1], wait)
+
+
+@planted_pair(promise.WAIT_IS_KEPT)
+class WaitsForTheLastQueueAlone(Waiting):
+    """A receive that waits on several queues finds only what comes into the last."""
+
+    def wait_for(
+        self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
+    ) -> Sequence[Delivery]:
+        return receive(queues[-1:], wait)
+
+
+@planted_pair(promise.WAIT_IS_KEPT)
+class WaitsForNoDelayToEnd(MemoryTransport):
+    """A receive that waits finds nothing that becomes due meanwhile."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        now = self._clock.now()
+        known = {event.number for _, event in living(self.store) if event.status is State.SCHEDULED and event.due > now}
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        taken: list[Delivery] = []
+        for one in came:
+            receipt: Any = one.receipt
+            event = self.store._held(one, self._clock.now())
+            if wait > 0.0 and receipt.number in known and event is not None:
+                self.store._queue(one.queue).step(event, Action.RELEASE)
+            else:
+                taken.append(one)
+        return taken
+
+
+@planted_pair(promise.WAIT_IS_KEPT)
+class WaitsForNoLeaseToEnd(MemoryTransport):
+    """A receive that waits finds nothing whose lease ends meanwhile."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        now = self._clock.now()
+        known = {event.number for _, event in living(self.store) if event.status is State.LEASED and event.until > now}
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        taken: list[Delivery] = []
+        for one in came:
+            receipt: Any = one.receipt
+            event = self.store._held(one, self._clock.now())
+            if wait > 0.0 and receipt.number in known and event is not None:
+                self.store._queue(one.queue).step(event, Action.RELEASE)
+            else:
+                taken.append(one)
+        return taken
+
+
+# --- expiry ----------------------------------------------------------------------------------------
+
+
+class DroppingTheExpired(BreakableStore):
+    """Drops expired events of some kind when somebody receives."""
+
+    def drops(self, event: KeptEvent) -> bool:
+        """Return whether *event*, which has expired, is dropped."""
+        return False
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        for queue, event in living(self):
+            queue.pass_time(now)
+            expires = event.envelope.expires if isinstance(event.envelope, Envelope) else None
+            if expires is not None and expires < now and event.status is State.READY and self.drops(event):
+                queue.step(event, Action.CANCEL)
+        return super().claim(queues, limit=limit, lease=lease, now=now)
+
+
+@planted_pair(promise.NACK_RETURNS_LATER)
+class DropsRetriesThatExpired(DroppingTheExpired):
+    """An event that expired is dropped instead of being delivered again after a nack."""
+
+    def drops(self, event: KeptEvent) -> bool:
+        return event.counters.attempt > 1 and not event.counters.lost_leases
+
+
+@planted_pair(promise.LOST_LEASE_RETURNS)
+class DropsWhatWasLostAndExpired(DroppingTheExpired):
+    """An event that expired is dropped when its lease is lost."""
+
+    def drops(self, event: KeptEvent) -> bool:
+        return event.counters.lost_leases > 0
+
+
+@planted_pair(promise.SENT_IS_RECEIVED)
+class DropsWhatExpiredBeforeItWasDue(DroppingTheExpired):
+    """A delayed event that expires before it is due is dropped."""
+
+    def drops(self, event: KeptEvent) -> bool:
+        return event.due > event.enqueued_at and event.counters.attempt == 1
+
+
+# --- failures and races ----------------------------------------------------------------------------
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class LosesTheDeadLetterWhenARevivalFails(MemoryTransport):
+    """A dead letter whose revival fails is gone."""
+
+    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        try:
+            return super().revive(refs)
+        except TransportError:
+            for ref in refs:
+                self.store._dead.take(ref)
+            raise
+
+
+@planted_pair(promise.LEASED_IS_HIDDEN)
+class EndsLeasesWhenAnExtensionFails(MemoryTransport):
+    """An extension that fails ends the leases that it was for."""
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        try:
+            return super().extend(deliveries, lease=lease)
+        except TransportError:
+            for one in deliveries:
+                event = self.store._held(one, self._clock.now())
+                if event is not None:
+                    self.store._queue(event.queue).step(event, Action.LOSE)
+            raise
+
+
+@planted_pair(promise.STALE_SETTLE_IS_REFUSED)
+class AcksTwiceWhenThreadsRace(MemoryTransport):
+    """A settlement looks at the lease and settles in two steps: two at once both count."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        with self.store.changed:
+            now = self._clock.now()
+            held = {id(one) for one, _ in settlements if self.store._held(one, now) is not None}
+        lost = super().settle(settlements)
+        once = {one for one, times in Counter(id(one) for one, _ in settlements).items() if times == 1}
+        return [one for one in lost if id(one) not in held & once]
+
+
+@planted_pair(promise.CANCELLED_IS_GONE)
+class CancelsWhatIsReceivedMeanwhile(MemoryTransport):
+    """A cancel looks for the event and removes it in two steps: one that is received in between is removed too."""
+
+    def cancel(self, event_id: str) -> int:
+        with self.store.changed:
+            doomed = [
+                (queue, event)
+                for queue, event in living(self.store)
+                if event.identity is not None and event.identity[2] == event_id and event.status is State.READY
+            ]
+        number = super().cancel(event_id)
+        with self.store.changed:
+            for queue, event in doomed:
+                if event.status is State.LEASED and event.number in queue.events:
+                    queue.step(event, Action.ACK)
+                    number += 1
+        return number

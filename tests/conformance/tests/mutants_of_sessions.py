@@ -1,0 +1,295 @@
+"""Bugs of what is sent in a transaction: savepoints, sessions that are used again, delays, and what *make* returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import attrs
+from sqlalchemy.orm import Session, SessionTransaction
+
+from relevo import BoundSender, Envelope
+from relevo.backend import session as joining
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._session import _JoinedSession
+
+from .planting import Patches, planted_pair
+
+Make = Callable[[], Sequence[Envelope]]
+
+_around = joining._around
+_ended = joining.JoinedSession._after_transaction_end
+_enlist = _JoinedSession.enlist
+
+
+class Bound:
+    """Sends in a session, with the bug of its transport."""
+
+    def __init__(self, transport: Joining, sender: BoundSender, session: Any, relay_to: str | None) -> None:
+        self.transport = transport
+        self.sender = sender
+        self.session = session
+        self.relay_to = relay_to
+
+    def send(self, make: Make, *, delay: float = 0.0) -> None:
+        self.transport.send_bound(self, make, delay)
+
+
+class Joining(MemoryTransport):
+    """A transport with a hook for what is sent in a session, which changes nothing."""
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        return Bound(self, super().bound_to(session, relay_to=relay_to), session, relay_to)
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        """Send what *make* returns with the transaction of *bound*."""
+        bound.sender.send(lambda: [self.made(one) for one in make()], delay=delay)
+
+    def made(self, envelope: Envelope) -> Envelope:
+        """Return what is sent of *envelope*."""
+        return envelope
+
+
+# --- savepoints ------------------------------------------------------------------------------------
+
+
+def _innermost_and_outermost(session: Session) -> Iterator[SessionTransaction]:
+    around = list(_around(session))
+    yield from dict.fromkeys((around[0], around[-1]))
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(joining, "_around"): _innermost_and_outermost})
+class KnowsOneSavepoint(MemoryTransport):
+    """What is sent in a savepoint inside another one stays when only the outer one is rolled back."""
+
+
+def _outermost(session: Session) -> Iterator[SessionTransaction]:
+    yield list(_around(session))[-1]
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(joining, "_around"): _outermost})
+class KnowsNoSavepoints(MemoryTransport):
+    """What is sent in a savepoint stays when that is rolled back."""
+
+
+def _ends_with(spoil: Callable[..., None]) -> Patches:
+    def end(self: Any, session: Session, transaction: SessionTransaction) -> None:
+        is_rollback = transaction is not self._committed
+        _ended(self, session, transaction)
+        spoil(self, transaction, is_rollback=is_rollback)
+
+    return {(joining.JoinedSession, "_after_transaction_end"): end}
+
+
+def _drop_all(joined: Any, transaction: SessionTransaction, *, is_rollback: bool) -> None:
+    if transaction.nested and is_rollback:
+        joined.entries = []
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches=_ends_with(_drop_all))
+class DropsAllAtTheEndOfASavepoint(MemoryTransport):
+    """A savepoint that is rolled back takes along what was sent before it."""
+
+
+def _drop_earlier_savepoints(joined: Any, transaction: SessionTransaction, *, is_rollback: bool) -> None:
+    if transaction.nested and is_rollback:
+        joined.entries = [one for one in joined.entries if len(one.within) == 1]
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches=_ends_with(_drop_earlier_savepoints))
+class DropsEarlierSavepoints(MemoryTransport):
+    """A savepoint that is rolled back takes along what was sent in an earlier one that was released."""
+
+
+def _stop_after_a_rollback(joined: Any, transaction: SessionTransaction, *, is_rollback: bool) -> None:
+    if transaction.nested:
+        joined.is_spoilt = is_rollback
+    elif transaction.parent is None:
+        joined.is_spoilt = False
+
+
+def _enlist_unless_spoilt(self: Any, session: Session, make: Any) -> None:
+    if getattr(self, "is_spoilt", False) and not session.in_nested_transaction():
+        return
+    _enlist(self, session, make)
+
+
+@planted_pair(
+    promise.JOINS_THE_TRANSACTION,
+    patches={**_ends_with(_stop_after_a_rollback), (_JoinedSession, "enlist"): _enlist_unless_spoilt},
+)
+class SendsNothingAfterASavepoint(MemoryTransport):
+    """What is sent after a savepoint was rolled back, in the same transaction, is never stored."""
+
+
+def _write_at_a_savepoint(self: Any, session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested and transaction is self._committed:
+        entries, self.entries = self.entries, []
+        self._post([posting for entry in entries for posting in entry.made()])
+    _ended(self, session, transaction)
+
+
+@planted_pair(
+    promise.JOINS_THE_TRANSACTION, patches={(joining.JoinedSession, "_after_transaction_end"): _write_at_a_savepoint}
+)
+class WritesWhenASavepointIsReleased(MemoryTransport):
+    """The release of a savepoint stores what the session has sent so far."""
+
+
+# --- a session that is used again ------------------------------------------------------------------
+
+
+def _keep_at_a_rollback(self: Any, session: Session, transaction: SessionTransaction) -> None:
+    entries = list(self.entries)
+    is_rollback = transaction is not self._committed
+    _ended(self, session, transaction)
+    if transaction.parent is None and is_rollback:
+        self.entries = [attrs.evolve(one, within=()) for one in entries]
+
+
+@planted_pair(
+    promise.JOINS_THE_TRANSACTION, patches={(joining.JoinedSession, "_after_transaction_end"): _keep_at_a_rollback}
+)
+class SendsWhatWasRolledBackWithTheNextCommit(MemoryTransport):
+    """What was sent in a transaction that was rolled back is stored with the next commit of its session."""
+
+
+def _post_and_keep(self: Any, session: Session) -> None:
+    self._post([posting for entry in self.entries for posting in entry.made()])
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedSession, "on_commit"): _post_and_keep})
+class SendsAllAgainAtTheNextCommit(MemoryTransport):
+    """What a session sent is stored once more with each of its later commits."""
+
+
+def _once(*, ends: bool) -> Patches:
+    def end(self: Any, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None and (ends or transaction is not self._committed):
+            self.is_over = True
+        _ended(self, session, transaction)
+
+    def enlist(self: Any, session: Session, make: Any) -> None:
+        if not getattr(self, "is_over", False):
+            _enlist(self, session, make)
+
+    return {(joining.JoinedSession, "_after_transaction_end"): end, (_JoinedSession, "enlist"): enlist}
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches=_once(ends=False))
+class JoinsNoSessionAfterARollback(MemoryTransport):
+    """A session that was rolled back once sends nothing any more."""
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches=_once(ends=True))
+class JoinsASessionOnce(MemoryTransport):
+    """The second transaction of a session sends nothing."""
+
+
+# --- what is sent, and when ------------------------------------------------------------------------
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class MakesItsEventsTwice(Joining):
+    """The events of a transaction are made twice."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        def twice() -> Sequence[Envelope]:
+            make()
+            return make()
+
+        bound.sender.send(twice, delay=delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class MakesItsEventsAtOnce(Joining):
+    """The events of a transaction are made when they are sent, before its objects are flushed."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        envelopes = make()
+        bound.sender.send(lambda: envelopes, delay=delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class CommitsWithoutWhatCannotBeMade(Joining):
+    """If the events of a transaction cannot be made, it commits without them."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        def silently() -> Sequence[Envelope]:
+            with suppress(Exception):
+                return make()
+            return ()
+
+        bound.sender.send(silently, delay=delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class SendsTheLastOfATransaction(Joining):
+    """Of several sends in one transaction, only the last is stored."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        latest = vars(self).setdefault("latest", {})
+        mine = latest[id(bound.session)] = object()
+        bound.sender.send(lambda: make() if latest.get(id(bound.session)) is mine else (), delay=delay)
+
+
+@planted_pair(promise.DELAY_IS_RESPECTED)
+class DelaysASessionLikeItsFirst(Joining):
+    """All sends in one session have the delay of the first."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        first = vars(self).setdefault("first", {})
+        bound.sender.send(make, delay=first.setdefault(bound.session, delay))
+
+
+@planted_pair(promise.DELAY_IS_RESPECTED)
+class DelaysNothingInAnOutbox(Joining):
+    """The delay of what waits for a relay is ignored."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        bound.sender.send(make, delay=delay if bound.relay_to is None else 0.0)
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class SendsNoHeadersInATransaction(Joining):
+    """What is sent in a transaction has no headers."""
+
+    def made(self, envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, headers={})
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class SendsNothingUrgentInATransaction(Joining):
+    """What is sent in a transaction is of normal urgency."""
+
+    def made(self, envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, urgency="normal")
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class SendsNoExpiryInATransaction(Joining):
+    """What is sent in a transaction never expires."""
+
+    def made(self, envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, expires=None)
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class CutsBodiesInATransaction(Joining):
+    """What of a body is beyond 65,535 bytes is cut off in a transaction."""
+
+    def made(self, envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, body=envelope.body[:65535])
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class KeepsNoKeyInAnOutbox(Joining):
+    """What waits for a relay has no ordering key."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        keyed = bound.relay_to is None
+        bound.sender.send(
+            lambda: [one if keyed else attrs.evolve(one, ordering_key=None) for one in make()], delay=delay
+        )
