@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -203,35 +203,6 @@ class MakesNewObjectsEachTime(MemoryTransport):
     @staticmethod
     def _given(lost: Sequence[Delivery], given: Sequence[Delivery], own: Sequence[Delivery]) -> Sequence[Delivery]:
         return [one for one, mine in zip(given, own, strict=True) if any(mine is other for other in lost)]
-
-
-@decoy
-class ShowsDeadLettersUnderNamesOfItsOwn(MemoryTransport):
-    """Its refs are words of its own that tell nobody anything."""
-
-    def dead_letters(
-        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
-    ) -> Sequence[DeadLetterEntry]:
-        found = super().dead_letters(queues, after=None if after is None else unveiled(after), limit=limit)
-        return [attrs.evolve(one, ref=veiled(one.ref)) for one in found]
-
-    def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        return [veiled(ref) for ref in super().revive({unveiled(ref): state for ref, state in refs.items()})]
-
-    def discard(self, refs: Iterable[str]) -> Sequence[str]:
-        return [veiled(ref) for ref in super().discard([unveiled(ref) for ref in refs])]
-
-
-def veiled(ref: str) -> str:
-    return f"dead:{ref.encode().hex()}"
-
-
-def unveiled(ref: str) -> str:
-    kind, _, word = ref.partition(":")
-    try:
-        return bytes.fromhex(word).decode() if kind == "dead" else f"?{ref}"
-    except ValueError:
-        return f"?{ref}"
 
 
 @decoy
