@@ -376,6 +376,18 @@ def what_is_dead_is_said_to_be_missing(*, honest: bool) -> Script:
 
 
 @scene(promise.REVIVED_IS_RECEIVED)
+def of_revivals_at_the_same_time_none_finds_it(*, honest: bool) -> Script:
+    script = one_dead_letter()
+    call = history.Revive(refs={"1": b""})
+    revivals = [script.begin(call, worker=worker) for worker in "abc"]
+    missing = history.Missing(("1",))
+    for revival in revivals[1:]:
+        script.end(revival, missing)
+    script.end(revivals[0], history.Missing(()) if honest else missing)
+    return script
+
+
+@scene(promise.REVIVED_IS_RECEIVED)
 def what_is_missing_is_said_to_be_revived(*, honest: bool) -> Script:
     script = one_dead_letter()
     script.revive({"1": b""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -11,7 +12,7 @@ from relevo_conformance import history, promise
 from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end
 from relevo_conformance._world import Listing, Operation, World
-from relevo_conformance.model import PENDING, Change, Copy, Situation, missing_headers
+from relevo_conformance.model import PENDING, Change, Copy, Situation, Tag, missing_headers
 from relevo_conformance.promise import Promise
 
 _AGE_TOLERANCE = 1.0
@@ -196,7 +197,7 @@ def taking_dead_ended(
                 _was_revived(world, copy)
                 _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
         elif ref in missing:
-            if copy.surely(lambda one: one.state is State.DEAD or bool(one.tags)):
+            if copy.surely(partial(_dead_without, (operation.op, position))):
                 world.report(broken, operation.op, f"{copy} is dead, but was reported as missing")
             copy.resolve((operation.op, position), happened=False)
         else:
@@ -204,6 +205,11 @@ def taking_dead_ended(
             copy.ref = None
             if isinstance(call, history.Revive):
                 _was_revived(world, copy)
+
+
+def _dead_without(tag: Tag, one: Situation) -> bool:
+    """Return whether the event is dead unless the call with *tag* changed that; another call in flight may have."""
+    return one.state is State.DEAD or tag in one.tags
 
 
 def _may_be_dead_and_alive(world: World, operation: Operation, copy: Copy, state: bytes) -> None:
