@@ -7,6 +7,7 @@ died has the first without the second. Written as JSON lines, a history can be j
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -395,9 +396,11 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
     """
     Count the situations that a history went through, by name.
 
-    A run that never met a situation proves nothing about it.
+    A run that never met a situation proves nothing about it. A situation such as "receive raced settle" is a pair of
+    calls that were in flight at the same time.
     """
-    counts: dict[str, int] = {}
+    history = tuple(history)
+    counts: dict[str, int] = {**_races(history)}
     calls: dict[int, Call] = {}
     sent: set[tuple[str, str, str]] = set()
     broken: set[str] = set()
@@ -496,3 +499,78 @@ def _handed_out(handed: Handed) -> Iterable[str]:
         yield "handed out after a lost lease"
     if handed.attempt - handed.lost_leases > 1:
         yield "handed out after a nack"
+
+
+# --- races -----------------------------------------------------------------------------------------
+
+_Thing = tuple[str, object]
+"""What a call is about: an event, a queue, a delivery or a dead letter."""
+
+
+class _Flight:
+    """A call, and what it raced with."""
+
+    def __init__(self, verb: str, worker: str, things: frozenset[_Thing], flying: Iterable[_Flight]) -> None:
+        self.verb, self.worker, self.things = verb, worker, things
+        self.rivals = [one for one in flying if one.worker != worker and self._meets(one)]
+        self.had_effect = False
+        """Whether it succeeded; a receive also has to hand something out."""
+
+    def _meets(self, other: _Flight) -> bool:
+        shared = self.things & other.things
+        if self.verb == other.verb == "send":  # a queue is large enough for both
+            return any(kind == "event" for kind, _ in shared)
+        return bool(shared)
+
+
+def _races(records: Iterable[Record]) -> Mapping[str, int]:
+    """
+    Count the pairs of calls that raced, by name, such as "receive raced settle".
+
+    Two calls raced if each of them began before the other one ended, they were of different workers and about the same
+    thing, and one of them had an effect: two receives from an empty queue do not race.
+    """
+    flying: dict[int, _Flight] = {}
+    flights: list[_Flight] = []
+    homes: dict[str, set[str]] = {}
+    for record in records:
+        if isinstance(record, Returned):
+            if (flight := flying.pop(record.op, None)) is not None:
+                flight.had_effect = record.end == "done" and record.value != HandedOut(())
+        elif isinstance(record.call, Kill):
+            flying = {op: flight for op, flight in flying.items() if flight.worker != record.worker}
+        elif things := frozenset(_things(record.call, homes)):
+            flight = _Flight(type(record.call).__name__.lower(), record.worker, things, flying.values())
+            flying[record.op] = flight
+            flights.append(flight)
+    return Counter(
+        " raced ".join(sorted((flight.verb, rival.verb)))
+        for flight in flights
+        for rival in flight.rivals
+        if flight.had_effect or rival.had_effect
+    )
+
+
+def _things(call: Call, homes: dict[str, set[str]]) -> Iterable[_Thing]:
+    """Return what *call* is about; *homes* are the queues that each event was sent to, which a send adds to."""
+    match call:
+        case Send(envelopes=envelopes):
+            for envelope in envelopes:
+                homes.setdefault(envelope.id, set()).add(envelope.queue)
+                yield from (("event", envelope.id), ("queue", envelope.queue))
+        case Receive(queues=queues):
+            yield from (("queue", queue) for queue in queues)
+        case Purge(queue=queue):
+            yield "queue", queue
+        case Cancel(event_id=event_id):
+            yield from (("event", event_id), *(("queue", queue) for queue in homes.get(event_id, ())))
+        case Settle(items=items):
+            yield from (("delivery", item.delivery) for item in items)
+        case Extend(deliveries=deliveries):
+            yield from (("delivery", delivery) for delivery in deliveries)
+        case Checkpoint(delivery=delivery) | Begin(delivery=delivery):
+            yield "delivery", delivery
+        case Revive(refs=refs) | Discard(refs=refs):
+            yield from (("dead letter", ref) for ref in refs)
+        case _:
+            pass
