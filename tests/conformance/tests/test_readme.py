@@ -69,3 +69,16 @@ def test_the_card_that_the_reference_shows_is_one_of_today() -> None:
 
     assert shown == [(promise.id, promise.level, "PASS") for promise in PROMISES.values()]
     assert f"conformant: {len(PROMISES)} PASS" in card
+
+
+def test_the_races_that_a_promise_needs_are_told() -> None:
+    needed = {
+        (*situation.split(" raced "), promise.id)
+        for promise in PROMISES.values()
+        for situation in promise.floors
+        if " raced " in situation
+    }
+
+    told = re.findall(r"^\| (\w+), (\w+) \| `([a-z-]+)` \|$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert {*told} == needed

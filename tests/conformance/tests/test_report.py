@@ -95,7 +95,7 @@ def test_junit_tells_how_often_what_was_met_and_which_hook_was_called(sample: Ca
     told = {one.get("name"): one.get("value") for one in root.iter("property")}
     assert (told["met: event handed out"], told["hook: kill"]) == ("1000", "12")
     (kept,) = (case for case in root.iter("testcase") if case.get("name") == "sent-is-received")
-    assert kept.findtext("system-out") == "event handed out 1000, drain done 1000"
+    assert kept.findtext("system-out") == "event handed out 1000, drain done 1000, receive raced send 1000"
 
 
 def test_a_page_leaves_names_as_they_are_written(sample: Card) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from hypothesis import given, strategies as st
 
-from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
+from relevo import Ack, Capabilities, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
@@ -77,7 +77,7 @@ class RaceContract(Contract):
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_of_two_settlements_of_one_receipt_one_counts(self) -> None:
-        outcomes = self.outcomes()
+        outcomes = each_outcome(self.harness.capabilities)
 
         def check(bench: Bench, schedule: Schedule) -> None:
             one, other = bench.worker(), bench.worker()
@@ -239,19 +239,20 @@ class RaceContract(Contract):
         finally:
             harness.close()
 
-    def outcomes(self) -> list[Outcome]:
-        """Return one outcome of each kind that the transport supports."""
-        outcomes: list[Outcome] = [Ack(), Nack(state=b"back"), Release(), Lost()]
-        if self.harness.capabilities.dead_letters:
-            outcomes.append(DeadLetter(reason="raced"))
-        return outcomes
-
     def overdue(self, bench: Bench, worker: RecordedWorker) -> Delivery:
         """Return a delivery of *worker* whose lease is over, and which no other worker has received yet."""
         worker.send([bench.envelope()])
         held = bench.one(worker)
         bench.let_leases_end()
         return held
+
+
+def each_outcome(capabilities: Capabilities) -> Sequence[Outcome]:
+    """Return one outcome of each kind that a transport with *capabilities* supports."""
+    outcomes: list[Outcome] = [Ack(), Nack(state=b"back"), Release(), Lost()]
+    if capabilities.dead_letters:
+        outcomes.append(DeadLetter(reason="raced"))
+    return outcomes
 
 
 def receiving(bench: Bench, worker: RecordedWorker, limit: int) -> Callable[[], list[Delivery]]:

@@ -18,6 +18,7 @@ import attrs
 from relevo import DeadLetterEntry, Delivery, Envelope
 from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import history
+from relevo_conformance._free_race import Race
 from relevo_conformance.fault import Breakage
 from relevo_conformance.fault.turnstile import Turnstile
 from relevo_conformance.harness import Harness, MovableClock, patience_of
@@ -388,6 +389,19 @@ class Bench:
         for error in errors:
             if error is not None and not isinstance(error, LeaseLostError):
                 raise error
+
+    def freely(self, *calls: Callable[[], object]) -> None:
+        """
+        Run *calls* at the same time, each in a thread of its own; raise the error of the first one that failed.
+
+        The calls of transports begin together, until one thread is done; nothing interleaves their steps.
+        """
+        race = Race(threading.Barrier(len(calls)))
+        self.recorder.around = race.run
+        try:
+            finish_all([Thread(partial(race.take_part, call)) for call in calls])
+        finally:
+            self.recorder.around = None
 
     def _require_stops(self) -> None:
         """Report a call without a step as an error of the harness only after the drain: it may have taken no step."""

@@ -12,6 +12,9 @@ from relevo import Capabilities
 
 Level = Literal["core", "must", "optional"]
 
+RACED = 10
+"""How often two calls must have raced before a promise that only a race can break is known to be kept."""
+
 
 @attrs.frozen
 class Needs:
@@ -75,7 +78,7 @@ def _optional(
 SENT_IS_RECEIVED = Promise(
     "sent-is-received",
     "A sent event is delivered until it is settled for good.",
-    floors={"event handed out": 20, "drain done": 10},
+    floors={"event handed out": 20, "drain done": 10, "receive raced send": RACED},
 )
 NO_INVENTION = Promise(
     "no-invention",
@@ -110,7 +113,7 @@ RESENT_IS_ONE = _optional(
     "resent-is-one",
     "Sending an unfinished event again makes no second one; if only its dead letter is left, it makes a new one.",
     Needs("dedupe", asked_for=False),
-    floors={"event again": 5},
+    floors={"event again": 5, "send raced send": RACED},
 )
 JOINS_THE_TRANSACTION = _optional(
     "joins-the-transaction",
@@ -124,7 +127,11 @@ JOINS_THE_TRANSACTION = _optional(
 LIMIT_IS_RESPECTED = Promise(
     "limit-is-respected", "A receive never hands out, or leases, more than its limit.", floors={"limit reached": 5}
 )
-LEASED_IS_HIDDEN = Promise("leased-is-hidden", "An event has one holder at a time.", floors={"event handed out": 20})
+LEASED_IS_HIDDEN = Promise(
+    "leased-is-hidden",
+    "An event has one holder at a time.",
+    floors={"event handed out": 20, "receive raced receive": RACED},
+)
 LOST_LEASE_RETURNS = Promise(
     "lost-lease-returns",
     "An event whose holder vanished is delivered again.",
@@ -191,7 +198,7 @@ STATE_IS_BOUNDED = Promise(
 STALE_SETTLE_IS_REFUSED = Promise(
     "stale-settle-is-refused",
     "Settling a delivery that is no longer held changes nothing, and reports it as lost.",
-    floors={"stale ack": 3, "stale nack": 3, "stale release": 3},
+    floors={"stale ack": 3, "stale nack": 3, "stale release": 3, "settle raced settle": RACED},
 )
 DEAD_IS_KEPT_WITH_REASON = _optional(
     "dead-is-kept-with-reason",
@@ -203,7 +210,7 @@ REVIVED_IS_RECEIVED = _optional(
     "revived-is-received",
     "A revived dead letter is delivered once, as new.",
     Needs("dead_letters"),
-    floors={"revived": 3},
+    floors={"revived": 3, "revive raced revive": RACED},
 )
 DISCARDED_IS_GONE = _optional(
     "discarded-is-gone",
@@ -212,13 +219,16 @@ DISCARDED_IS_GONE = _optional(
     floors={"discard done": 2},
 )
 EXTEND_KEEPS_THE_LEASE = _optional(
-    "extend-keeps-the-lease", "An extended lease holds.", Needs("extend"), floors={"extended": 3}
+    "extend-keeps-the-lease",
+    "An extended lease holds.",
+    Needs("extend"),
+    floors={"extended": 3, "extend raced settle": RACED},
 )
 CHECKPOINT_SURVIVES_A_LOST_LEASE = _optional(
     "checkpoint-survives-a-lost-lease",
     "The state of the last checkpoint is delivered again.",
     Needs("checkpoint"),
-    floors={"checkpoint done": 3},
+    floors={"checkpoint done": 3, "checkpoint raced settle": RACED},
 )
 BEGUN_IS_KEPT = _optional(
     "begun-is-kept",
@@ -236,10 +246,16 @@ PRESENCE_IS_SEEN = _optional(
 # --- operating -------------------------------------------------------------------------------------
 
 CANCELLED_IS_GONE = _optional(
-    "cancelled-is-gone", "A cancelled event that was not held is gone.", Needs("cancel"), floors={"cancel done": 2}
+    "cancelled-is-gone",
+    "A cancelled event that was not held is gone.",
+    Needs("cancel"),
+    floors={"cancel done": 2, "cancel raced receive": RACED},
 )
 PURGED_IS_GONE = _optional(
-    "purged-is-gone", "A purge removes what is not held, and nothing else.", Needs("purge"), floors={"purge done": 2}
+    "purged-is-gone",
+    "A purge removes what is not held, and nothing else.",
+    Needs("purge"),
+    floors={"purge done": 2, "purge raced receive": RACED},
 )
 FOUND_AS_IT_IS = _optional(
     "found-as-it-is",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -39,9 +39,13 @@ class Recorder:
         raising: Whether a broken promise stops the run at once.
 
         tolerated: The ids of promises whose violations are not reported.
+
+        first: The number of the first call and of the first delivery.
     """
 
-    def __init__(self, harness: Harness, *, raising: bool = True, tolerated: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, harness: Harness, *, raising: bool = True, tolerated: frozenset[str] = frozenset(), first: int = 0
+    ) -> None:
         self.harness = harness
         self.watch = harness.watch
         self.raising = raising
@@ -54,7 +58,11 @@ class Recorder:
         self.horizon = 0.0
         """The latest end of the delays and leases so far, in seconds since the epoch."""
 
+        self.around: Callable[[Callable[[], Any]], Any] | None = None
+        """Makes the calls of the transports, if they race."""
+
         self._tolerated = tolerated
+        self._first = first
         self._judge = judge_of(type(harness), harness.capabilities, harness.clock)
         self._told = 0
         self._lock = threading.RLock()
@@ -64,9 +72,9 @@ class Recorder:
 
     # --- workers and faults of the store --------------------------------------------------------------
 
-    def worker(self) -> RecordedWorker:
-        """Return a new worker."""
-        name = f"worker {len(self.workers) + 1}"
+    def worker(self, name: str = "") -> RecordedWorker:
+        """Return a new worker with a *name* that is unique in the history, by default its number."""
+        name = name or f"worker {len(self.workers) + 1}"
         op = self.begin(name, history.Open())
         worker = RecordedWorker(self, name, self._open())
         self.workers.append(worker)
@@ -183,9 +191,9 @@ class Recorder:
         """Record that *call* begins; return its number."""
         with self._lock:
             self.watch.require_attention()
-            op = len(self.records)
+            op = self._first + len(self.records)
             self._flying.add(op)
-            self._write(history.Invoked(op=op, worker=worker, at=self.harness.clock.now(), call=call))
+            self._write(history.Invoked(op=op, worker=worker, at=self._now(), call=call))
             return op
 
     def end(self, op: int, end: history.End = "done", *, error: str = "", value: history.Value | None = None) -> None:
@@ -201,11 +209,20 @@ class Recorder:
             if op not in self._flying:
                 raise LeftBehind
             self._flying.discard(op)
-            self._write(history.Returned(op=op, at=self.harness.clock.now(), end=end, error=error, value=value))
-            fresh = self.violations[self._told :]
-            self._told += len(fresh)
-        if fresh and self.raising:
-            raise BrokenPromiseError(fresh)
+            self._write(history.Returned(op=op, at=self._now(), end=end, error=error, value=value))
+        self._require_kept()
+
+    def take_in(self, records: Iterable[history.Record]) -> None:
+        """
+        Add *records*, which another recorder made of calls on the same store.
+
+        Raises:
+            BrokenPromiseError: The history now breaks a promise.
+        """
+        for record in records:  # the last one that is shown is the one that breaks it
+            with self._lock:
+                self._write(record)
+            self._require_kept()
 
     def note_hung(self, op: int, why: str) -> BaseException:
         """Record that the call *op* did not return, and return the verdict."""
@@ -230,7 +247,7 @@ class Recorder:
         with self._lock:
             known = self._numbers.get(id(delivery))
             if known is None:
-                known = self._numbers[id(delivery)] = len(self._deliveries)
+                known = self._numbers[id(delivery)] = self._first + len(self._deliveries)
                 self._deliveries.append(delivery)  # kept alive, so that its id() stays unique
             return known
 
@@ -241,6 +258,17 @@ class Recorder:
     def pending(self) -> bool:
         """Return whether an event must still be handed out."""
         return self._judge.pending()
+
+    def _require_kept(self) -> None:
+        """Raise the violations that were not raised before."""
+        with self._lock:
+            fresh = self.violations[self._told :]
+            self._told += len(fresh)
+        if fresh and self.raising:
+            raise BrokenPromiseError(fresh)
+
+    def _now(self) -> float:
+        return self.harness.clock.now()
 
     def _write(self, record: history.Record) -> None:
         self.records.append(record)

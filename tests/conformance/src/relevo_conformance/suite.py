@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
+from relevo_conformance._contract_free_race import FreeRaceContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_race import RaceContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
@@ -55,6 +56,7 @@ class RandomContract(Contract):
 class TransportContract(
     RandomContract,
     RaceContract,
+    FreeRaceContract,
     FaultContract,
     ClockContract,
     FairnessContract,

@@ -273,6 +273,8 @@ class RecordedWorker:
         wait: float = 0.0,
     ) -> Result:
         recorder = self.recorder
+        if recorder.around is not None:
+            act = partial(recorder.around, act)
         op = recorder.begin(self.name, call)
         try:
             result = recorder.watch.call(act, partial(recorder.note_hung, op), wait=wait)

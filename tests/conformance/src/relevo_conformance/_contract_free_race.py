@@ -1,0 +1,271 @@
+"""
+Scenarios of concurrent calls that no schedule interleaves, in threads and in processes.
+
+They need no hook. A race shows by chance here, so each scenario is repeated until enough calls of different workers
+raced, by its history. No lease ends meanwhile, however slow the machine is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from time import monotonic
+
+import pytest
+
+from relevo import Ack, Delivery, Nack, Settlement
+from relevo.errors import LeaseLostError
+from relevo_conformance import promise
+from relevo_conformance._children import UnusableError, can_be_shared, play_apart
+from relevo_conformance._contract_race import each_outcome
+from relevo_conformance._free_part import LEASE, parts_of
+from relevo_conformance.bench import Bench, tolerated
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.history import tally
+from relevo_conformance.promise import RACED
+from relevo_conformance.worker import RecordedWorker
+
+WORKERS = 4
+
+ROUNDS = 20
+"""How often the calls meet on one bench."""
+
+RECEIVES = 4
+"""How often each worker receives in a round, if receives are to meet."""
+
+SECONDS = 3.0
+"""After them calls that have raced often enough do not meet again."""
+
+BENCHES = 10
+"""On how many benches they meet at most; if they have not raced then, the promise is unknown."""
+
+Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
+
+
+class FreeRaceContract(Contract):
+    """Concurrent calls keep the promises, however they meet."""
+
+    # --- workers that do as they like ---------------------------------------------------------------
+
+    @proves(promise.LEASED_IS_HIDDEN, promise.SENT_IS_RECEIVED)
+    def test_threads_that_receive_as_they_like_share_out_the_events(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            parts = parts_of(bench, workers[0], WORKERS)
+
+            bench.freely(*(partial(part.play, worker) for part, worker in zip(parts, workers, strict=True)))
+
+        self.until_raced(check, "receive raced receive", "receive raced send", rounds=1)
+
+    @proves(promise.LEASED_IS_HIDDEN, promise.SENT_IS_RECEIVED)
+    def test_processes_that_receive_as_they_like_share_out_the_events(self) -> None:
+        if not can_be_shared(self.harness.capabilities):
+            pytest.skip("no process that is forked can share the store")
+        harness = self.harness_type()  # its own store, to which this process has no connection when it forks
+        harness.watch = self.harness.watch
+        try:
+            with self.free_bench(Bench(harness, tolerated=tolerated(harness) - self.proven)) as bench:
+                sender = bench.worker()
+                parts = parts_of(bench, sender, WORKERS)
+                sender.close()
+
+                bench.recorder.take_in(play_apart(harness, [part.play for part in parts], seconds=harness.call_timeout))
+        except UnusableError as error:
+            pytest.skip(f"only threads raced, and no processes: {error}")
+        finally:
+            harness.close()
+
+    # --- calls that meet ----------------------------------------------------------------------------
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_receives_that_meet_hand_out_each_event_once(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            workers[0].send(bench.envelopes(RECEIVES * WORKERS // 2))
+            came: list[tuple[RecordedWorker, Delivery]] = []
+
+            def receive_often(worker: RecordedWorker) -> None:
+                for _ in range(RECEIVES):
+                    came.extend((worker, delivery) for delivery in receive(bench, worker))
+
+            bench.freely(*(partial(receive_often, worker) for worker in workers))
+
+            for worker, delivery in came:
+                worker.ack(delivery)
+
+        self.until_raced(check, "receive raced receive")
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_of_settlements_that_meet_one_counts(self) -> None:
+        outcomes = each_outcome(self.harness.capabilities)
+
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            held = hold_one(bench, workers[0])
+            counted: list[bool] = []
+
+            def settle(worker: RecordedWorker, position: int) -> None:
+                counted.append(worker.settles(held, outcomes[(number + position) % len(outcomes)]))
+
+            # The holder settles it in two threads: where a lease belongs to a connection, no other worker can.
+            settlers = (workers[0], *workers[:-1])
+            bench.freely(*(partial(settle, worker, position) for position, worker in enumerate(settlers)))
+
+            assert counted.count(True) == 1, f"{counted.count(True)} of {len(counted)} settlements counted"
+
+        self.until_raced(check, "settle raced settle")
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extension_that_meets_a_settlement_does_not_bring_the_event_back(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            held = hold_one(bench, workers[0])
+            settler, *others = workers[number % 2 :]
+            outcome = (Ack(), Nack(state=b"back"))[number // 2 % 2]
+            counted: list[bool] = []
+            extend = partial(RecordedWorker.extend, deliveries=[held], lease=LEASE)
+
+            bench.freely(
+                lambda: counted.append(settler.settles(held, outcome)),
+                *(partial(extend, worker) for worker in (*others, *workers[: number % 2])),
+            )
+
+            if counted != [True]:
+                assert workers[0].ack(held)
+
+        self.until_raced(check, "extend raced settle")
+
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
+    def test_a_checkpoint_that_meets_a_settlement_comes_before_it_or_not_at_all(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            holder, *others = workers
+            held = hold_one(bench, holder)
+
+            def keep(worker: RecordedWorker) -> None:
+                with suppress(LeaseLostError):
+                    worker.checkpoint(held, b"kept")
+
+            bench.freely(lambda: holder.settles(held, Nack(state=b"back")), *(partial(keep, one) for one in others))
+
+            holder.ack(bench.one(holder, lease=LEASE))
+
+        self.until_raced(check, "checkpoint raced settle")
+
+    @proves(promise.CANCELLED_IS_GONE)
+    def test_an_event_that_is_cancelled_and_received_at_once_is_gone_or_comes(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            receiver, *others = workers
+            envelope = bench.envelope()
+            receiver.send([envelope])
+            came: list[Delivery] = []
+            gone: list[int] = []
+
+            bench.freely(
+                lambda: came.extend(receive(bench, receiver)),
+                *(partial(lambda worker: gone.append(worker.cancel(envelope.id)), worker) for worker in others),
+            )
+
+            if not sum(gone):
+                came.extend(bench.receive(receiver, 1 - len(came), lease=LEASE))
+            assert (len(came), sum(gone)) in ((1, 0), (0, 1)), (
+                f"it came {len(came)} times, and {sum(gone)} were removed"
+            )
+            ack_all(receiver, came)
+
+        self.until_raced(check, "cancel raced receive")
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_that_meets_a_receive_takes_out_what_does_not_come(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            receiver, *others = workers
+            receiver.send(bench.envelopes(3))
+            came: list[Delivery] = []
+            gone: list[int] = []
+
+            bench.freely(
+                lambda: came.extend(receive(bench, receiver, limit=2)),
+                *(partial(lambda worker: gone.append(worker.purge(bench.queue)), worker) for worker in others),
+            )
+
+            came.extend(bench.receive(receiver, 3 - len(came) - sum(gone), lease=LEASE))
+            assert len(came) + sum(gone) == 3, f"of 3 events {len(came)} came, and {sum(gone)} were removed"
+            ack_all(receiver, came)
+
+        self.until_raced(check, "purge raced receive")
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_of_revivals_that_meet_one_finds_the_dead_letter(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            workers[0].dead_letter(hold_one(bench, workers[0]))
+            ref = bench.dead_letter(workers[0]).ref
+            missing: Counter[str] = Counter()
+
+            bench.freely(*(partial(lambda worker: missing.update(worker.revive({ref: b""})), one) for one in workers))
+
+            assert missing[ref] == WORKERS - 1, f"{WORKERS - missing[ref]} revivals found it"
+            assert workers[0].ack(bench.one(workers[0], lease=LEASE))
+
+        self.until_raced(check, "revive raced revive")
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_sends_of_one_event_that_meet_make_one(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            batch = bench.envelopes(2)
+
+            bench.freely(*(partial(worker.send, batch[:: (1, -1)[at % 2]]) for at, worker in enumerate(workers)))
+
+            came = bench.receive(workers[0], 2, limit=10, lease=LEASE)
+            assert len(came) == 2, f"of 2 events that were sent {WORKERS} times {len(came)} came"
+            ack_all(workers[0], came)
+
+        self.until_raced(check, "send raced send")
+
+    # --- how often ----------------------------------------------------------------------------------
+
+    def until_raced(self, check: Round, *situations: str, rounds: int = ROUNDS) -> None:
+        """
+        Run *check* some *rounds* on one bench after another, until each of *situations* was met often enough.
+
+        On a slow store there are fewer rounds.
+        """
+        met: Counter[str] = Counter()
+        slow = monotonic() + SECONDS
+        for _ in range(BENCHES):
+            with self.free_bench(self.bench()) as bench:
+                workers = [bench.worker() for _ in range(WORKERS)]
+                for number in range(rounds):
+                    check(bench, workers, number)
+                    if monotonic() > slow and is_enough(met + Counter(tally(bench.recorder.records)), situations):
+                        break
+            met.update(tally(bench.recorder.records))
+            if is_enough(met, situations):
+                return
+
+    @contextmanager
+    def free_bench(self, bench: Bench) -> Iterator[Bench]:
+        """Yield *bench* for calls with long leases, none of which is held at the end."""
+        with bench:
+            yield bench
+            if not bench.harness.fake:
+                bench.recorder.horizon = 0.0  # otherwise the drain would wait for the leases
+
+
+def is_enough(met: Mapping[str, int], situations: Iterable[str]) -> bool:
+    """Return whether each of *situations* was met as often as a promise needs."""
+    return all(met.get(situation, 0) >= RACED for situation in situations)
+
+
+def hold_one(bench: Bench, worker: RecordedWorker) -> Delivery:
+    """Return a delivery of *worker*."""
+    worker.send([bench.envelope()])
+    return bench.one(worker, lease=LEASE)
+
+
+def receive(bench: Bench, worker: RecordedWorker, *, limit: int = 1) -> Sequence[Delivery]:
+    """Return what one receive of *worker* returns."""
+    return worker.receive(bench.queues, limit=limit, lease=LEASE, wait=bench.glance)
+
+
+def ack_all(worker: RecordedWorker, deliveries: Sequence[Delivery]) -> None:
+    """Ack *deliveries*, if there are any."""
+    settlements: list[Settlement] = [(delivery, Ack()) for delivery in deliveries]
+    if settlements:
+        worker.settle(settlements)
