@@ -30,7 +30,7 @@ class Gate(Protocol):
         """Wait for the others."""
 
     def abort(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waits, also later ones."""
 
 
 class Race:
