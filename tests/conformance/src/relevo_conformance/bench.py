@@ -107,6 +107,8 @@ class Bench:
 
         queues: The number of queues.
 
+        names: The endings of the names of the queues; by default those of :data:`SUFFIXES`.
+
         tolerated: The ids of promises whose violations are not reported.
 
         deadline: The latest end of the patience, by :func:`time.monotonic`.
@@ -117,6 +119,7 @@ class Bench:
         harness: Harness,
         *,
         queues: int = 1,
+        names: Sequence[str] = (),
         tolerated: frozenset[str] = frozenset(),
         deadline: float = math.inf,
     ) -> None:
@@ -125,7 +128,7 @@ class Bench:
         self.capabilities = harness.capabilities
         self.recorder = Recorder(harness, tolerated=tolerated)
         self.token = token
-        self.queues = tuple(f"t{token}{suffix}" for suffix in SUFFIXES[:queues])
+        self.queues = tuple(f"t{token}{suffix}" for suffix in names or SUFFIXES[:queues])
         self._deadline = deadline
         self._sent = 0
         self._failed = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MappingProxyType
@@ -79,6 +79,12 @@ class Observed:
     failed: Sequence[Record] = ()
     """The last history of a scenario that failed."""
 
+    possible_pairs: set[tuple[str, str]] = attrs.field(factory=set)
+    """The pairs of a feature and a verb that the harness can meet."""
+
+    pairs: set[tuple[str, str]] = attrs.field(factory=set)
+    """Those that were met."""
+
     _writing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     def take_in(
@@ -96,6 +102,16 @@ class Observed:
             if broken is not None:
                 self.breaking[broken[1][0].promise] = broken[0]
             self.failed = failed or self.failed
+
+    def expect_pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Add pairs that the harness can meet; from any thread."""
+        with self._writing:
+            self.possible_pairs.update(pairs)
+
+    def meet_pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Add pairs that were met; from any thread."""
+        with self._writing:
+            self.pairs.update(pairs)
 
     def forget(self) -> None:
         """Drop the histories that broke a promise, or did not prove that it is kept."""
@@ -131,7 +147,7 @@ class Savepoint(Protocol):
 
 
 class Transaction(Protocol):
-    """A transaction of the application, which a transport joins."""
+    """A transaction of the application, which a transport joins; after its end the session begins another one."""
 
     @property
     def session(self) -> Any:

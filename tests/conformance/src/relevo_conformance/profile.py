@@ -33,6 +33,15 @@ class Profile:
     slow_payloads: int
     """The same on a real clock, where every step takes time."""
 
+    covers: int
+    """How often each pair of features is met, in other rows each time."""
+
+    triples: int = 0
+    """The largest number of rows for each combination of three dangerous features."""
+
+    slow_rows: int = 0
+    """The largest number of rows of each cover on a real clock."""
+
     shrinking: float = 300.0
     """Seconds that each failing test may spend on finding the shortest program."""
 
@@ -90,6 +99,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_histories=10,
                 slow_steps=15,
                 slow_payloads=5,
+                covers=1,
+                slow_rows=96,
                 shrinking=20.0,
                 seed=20_260_101,
             ),
@@ -101,6 +112,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_histories=50,
                 slow_steps=25,
                 slow_payloads=25,
+                covers=3,
+                triples=2000,
+                slow_rows=192,
                 shrinking=60.0,
                 seed=None,
             ),
@@ -112,6 +126,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_histories=500,
                 slow_steps=40,
                 slow_payloads=100,
+                covers=10,
+                triples=20_000,
+                slow_rows=384,
                 seed=None,
             ),
         )

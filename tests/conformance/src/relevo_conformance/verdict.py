@@ -35,15 +35,22 @@ class BrokenPromiseError(AssertionError):
 
     Args:
         violations: The violations, in the order in which they were found.
+
+        case: The case in which it was broken, of several that a test tries.
     """
 
-    def __init__(self, violations: Sequence[Violation]) -> None:
+    def __init__(self, violations: Sequence[Violation], *, case: str = "") -> None:
         self.violations = tuple(violations)
-        lines = [str(violation) for violation in violations[:_MOST]]
+        lines = [f"in the case {case}:"] if case else []
+        lines += [str(violation) for violation in violations[:_MOST]]
         if len(violations) > _MOST:
             others = Counter(violation.promise for violation in violations[_MOST:])
             lines.append(f"and {', '.join(f'{number} more of {name}' for name, number in others.items())}")
         super().__init__("\n".join(lines))
+
+    def of(self, case: str) -> BrokenPromiseError:
+        """Return the same error of the case *case*, of several that a test tries."""
+        return BrokenPromiseError(self.violations, case=case)
 
     @property
     def promises(self) -> frozenset[str]:

@@ -357,6 +357,10 @@ class RecordedTransaction:
         """Roll the transaction back."""
         self._end("rollback", self._transaction.rollback)
 
+    def again(self) -> RecordedTransaction:
+        """Return the next transaction of the same session; this one has ended."""
+        return RecordedTransaction(self._worker, self._transaction, next(self._worker.recorder.transactions))
+
     @contextmanager
     def savepoint(self, way: history.Way) -> Iterator[None]:
         """Begin a savepoint, which ends with *way*."""

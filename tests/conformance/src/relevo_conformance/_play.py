@@ -1,0 +1,778 @@
+"""
+Play one row of the table of pairs: an event with certain features, what happened to it, and what is done with it.
+
+A play judges nothing. It makes calls, and then looks at everything that can be seen; the checker judges the calls. So a
+step that finds no event, because another step took it away, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Release, Unreadable
+from relevo.errors import LeaseLostError
+from relevo_conformance.bench import Bench
+from relevo_conformance.worker import RecordedTransaction, RecordedWorker
+
+if TYPE_CHECKING:
+    from relevo_conformance._pair import Level
+
+_TRIES = 8
+"""The largest number of receives for one event."""
+
+_PAGES = 50
+"""The largest number of pages of dead letters that are read."""
+
+DAY = 86_400.0
+
+
+@attrs.frozen(eq=False)
+class Held:
+    """A delivery and who received it."""
+
+    worker: RecordedWorker
+    delivery: Delivery
+    began: float
+    """The earliest time at which its lease can have begun."""
+
+
+class Play:
+    """
+    One event, its neighbours, and two workers.
+
+    Args:
+        bench: A bench with two queues at least.
+
+        row: The level of each factor.
+    """
+
+    def __init__(self, bench: Bench, row: Mapping[str, Level]) -> None:
+        self.bench = bench
+        self.row = row
+        self.claims = bench.capabilities
+        self.worker, self.other = bench.worker(), bench.worker()
+        self.place = bench.queues[0]
+        """The queue in which the event is."""
+
+        self.ids: list[str] = []
+        self.event: Envelope | bytes = b""
+        self.due = 0.0
+        self.held: Held | None = None
+        """The last delivery of the event; it may have been lost or settled since."""
+
+        self.is_held = False
+        self.others: list[Held] = []
+        """Deliveries of other events, most of them held."""
+
+        self.stale: list[Held] = []
+        """Earlier deliveries of the event."""
+
+    def run(self) -> None:
+        """Play the row, up to the last look."""
+        self.act("origin")
+        self.act("past")
+        self.act("situation")
+        self.act("time before it")
+        self.act("verb")
+        self.act("time after it")
+        self.act("second verb")
+        self.look_around(self.other)
+        self.glimpse()
+        self.look_around(self.worker)
+
+    def act(self, factor: str) -> None:
+        """Carry out the level of *factor*."""
+        self.row[factor].value(self)
+
+    def value(self, factor: str) -> Any:
+        """Return the value of the level of *factor*."""
+        return self.row[factor].value
+
+    # --- sending ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> bytes | None:
+        """The state that outcomes carry."""
+        return cast("bytes | None", self.value("state"))
+
+    @property
+    def delay(self) -> float:
+        """Seconds for which the event is delayed; a delay of an outcome is never 0."""
+        return self.seconds(self.value("delay"))
+
+    @property
+    def later(self) -> float:
+        """Seconds for which outcomes delay the event; none where delays are not claimed."""
+        return 0.0 if self.claims.delay is None else self.seconds(self.value("later"))
+
+    def seconds(self, stated: float | None) -> float:
+        """Return *stated*, or where it is ``None`` the usual delay."""
+        return self.bench.times.delay if stated is None else cast("float", stated)
+
+    def made(self) -> Envelope:
+        """Return the event with all its features."""
+        key, _ = self.value("key")
+        return self._new(
+            queue=self.place,
+            body=self.value("body")(self.claims.max_body),
+            headers=self.value("headers"),
+            urgency=self.value("urgency"),
+            ordering_key=key,
+            expires=self.value("expires")(self.bench.harness.clock.now()),
+            **self.value("twin").of_the_event,
+        )
+
+    def neighbour(self, *, queue: str | None = None, plain: bool = False) -> Envelope:
+        """Return an event that shares with the event what the row says."""
+        _, key = self.value("key")
+        urgent = self.claims.urgency and not plain and self.value("urgency") == "normal"
+        return self._new(
+            queue=self.place if queue is None else queue,
+            ordering_key=None if plain else key,
+            urgency="high" if urgent and self.value("neighbours").contrary else "normal",
+        )
+
+    def twin(self, event: Envelope) -> list[Envelope]:
+        """Return the event that differs from *event* in one thing, if there is one."""
+        changes = self.value("twin").of_the_twin(event, self.bench.queues)
+        if changes is None:
+            return []
+        twin = attrs.evolve(event, **changes, body=b'{"twin": true}')
+        self.ids.append(twin.id)
+        return [twin]
+
+    def _new(self, **fields: Any) -> Envelope:
+        ending = fields.pop("id_end", "")
+        envelope = self.bench.envelope(**{name: value for name, value in fields.items() if value is not None})
+        envelope = attrs.evolve(envelope, id=envelope.id + ending)
+        self.ids.append(envelope.id)
+        return envelope
+
+    @contextmanager
+    def arranging(self, *, put_delay: bool = True) -> Iterator[tuple[list[Envelope], Envelope, list[Envelope]]]:
+        """Yield the neighbours before the event, the event, and those after it; expect it to be due after its delay."""
+        scene = self.value("neighbours")
+        event = self.made()
+        self.event = event
+        before = [self.neighbour() for _ in range(scene.before)]
+        after = [*self.twin(event), *(self.neighbour() for _ in range(scene.after))]
+        yield before, event, after
+        self.due = self.bench.harness.clock.now() + self.delay if put_delay else 0.0
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        """Send *envelopes*, if there are any."""
+        if envelopes:
+            self.worker.send(envelopes, delay=delay)
+
+    @contextmanager
+    def transaction(self) -> Iterator[RecordedTransaction]:
+        """Begin a transaction of the application."""
+        with self.worker.transaction() as transaction:
+            yield transaction
+
+    # --- receiving --------------------------------------------------------------------------------------
+
+    @property
+    def lease(self) -> float:
+        """Seconds of each lease."""
+        stated = self.value("lease")
+        return self.bench.times.lease if stated is None else cast("float", stated)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues from which the event is received."""
+        return cast("tuple[str, ...]", self.value("queues")(self.place, self.bench.queues[1]))
+
+    def ripen(self) -> None:
+        """Let the delay of the event end, and look whether it comes earlier."""
+        left = self.due - self.bench.harness.clock.now()
+        if left <= 0:
+            return
+        self.glimpse(1)
+        if self.bench.harness.fake:
+            self.bench.advance(left / 2)
+            self.look_around(self.other)
+            self.glimpse(1)
+            self.bench.approach(self.due)
+            self.glimpse(1)
+        left = self.due - self.bench.harness.clock.now()
+        self.bench.advance(max(left, 0.0) + (self.claims.delay or 0.0) + 2 * self.bench.harness.slack)
+
+    def glimpse(self, limit: int = 10) -> None:
+        """Look what another worker gets at once."""
+        now = self.bench.harness.clock.now()
+        queues = dict.fromkeys((*self.queues, *self.bench.queues, self.place))
+        came = self.other.receive(tuple(queues), limit=limit, lease=self.lease, wait=self.bench.glance)
+        for delivery in came:
+            self._keep(Held(self.other, delivery, now))
+
+    def take(self, worker: RecordedWorker | None = None) -> Held | None:
+        """Receive until the event is held, with what comes before it; return its delivery, if it came."""
+        if self.is_held:
+            return self.held
+        self.ripen()
+        worker = worker or self.worker
+        for _ in range(_TRIES):
+            now = self.bench.harness.clock.now()
+            came = self.bench.receive(worker, 1, queues=self.queues, limit=self.value("limit"), lease=self.lease)
+            for delivery in came:
+                self._keep(Held(worker, delivery, now))
+            if self.is_held or not came:
+                break
+            self.finish_what_is_ahead()
+        self._put_aside()
+        return self.held if self.is_held else None
+
+    def _keep(self, taken: Held) -> None:
+        if self.is_the_event(taken.delivery) and not self.is_held:
+            if self.held is not None:
+                self.stale.append(self.held)
+            self.held, self.is_held = taken, True
+        else:
+            self.others.append(taken)
+
+    def is_the_event(self, delivery: Delivery) -> bool:
+        """Return whether *delivery* is of the event."""
+        found = delivery.envelope
+        is_it = found.raw == self.event if isinstance(found, Unreadable) else found == self.event
+        return is_it and delivery.queue == self.place
+
+    def finish_what_is_ahead(self) -> None:
+        """Ack the events of the same key, since the event waits for them."""
+        key, shared = self.value("key")
+        if key is None or shared != key:
+            return
+        for taken in self.others:
+            if isinstance(taken.delivery.envelope, Envelope) and taken.delivery.envelope.ordering_key == key:
+                taken.worker.ack(taken.delivery)
+
+    def _put_aside(self) -> None:
+        """Do with the other events that came what the row says."""
+        settle: Callable[[], Outcome] | None = self.value("others")
+        if settle is None:
+            return
+        others, self.others = self.others, []
+        for taken in others:
+            if taken.worker.alive:
+                taken.worker.settles(taken.delivery, settle())
+
+    def delivery(self) -> Held | None:
+        """Return the last delivery of the event; one that is received now if there was none."""
+        return self.held or self.take()
+
+    def hand_of(self, held: Held) -> RecordedWorker:
+        """Return the worker that received it, or another one if that one has gone."""
+        return held.worker if held.worker.alive else self.worker
+
+    @property
+    def actor(self) -> RecordedWorker:
+        """The worker that acts on the store, which need not be the one that holds the event."""
+        return cast("RecordedWorker", self.value("who")(self))
+
+    # --- settling and losing ----------------------------------------------------------------------------
+
+    def settle(self, outcome: Outcome) -> None:
+        """Settle the last delivery of the event, held or not."""
+        if (held := self.delivery()) is not None:
+            was = self.is_held
+            self.hand_of(held).settles(held.delivery, outcome)
+            self.is_held = False
+            if was and isinstance(outcome, Nack | Release):
+                self.due = self.bench.harness.clock.now() + outcome.delay
+
+    def give_back(self, outcome: Outcome) -> None:
+        """Receive the event and settle it."""
+        if self.take() is not None:
+            self.settle(outcome)
+
+    def let_lease_end(self) -> None:
+        """Let the holder of the event vanish, or its lease run out."""
+        if self.bench.is_connected:
+            self.vanish(lambda worker: self.bench.recorder.kill(worker))
+        else:
+            self.bench.advance(self.lease + 3 * self.bench.harness.slack)
+        self.is_held = False
+
+    def vanish(self, end: Callable[[RecordedWorker], None]) -> None:
+        """End the worker that holds the event, and start another one."""
+        holder = self.hand_of(self.held) if self.held is not None else self.worker
+        end(holder)
+        if holder is self.other:
+            self.other = self.bench.worker()
+        else:
+            self.worker = self.bench.worker()
+        if self.bench.is_connected:
+            self.is_held = False
+
+    def bury(self, state: bytes | None = None, error: str = "no such image") -> None:
+        """Receive the event and dead-letter it."""
+        self.give_back(DeadLetter(reason="retries-exhausted", error=error, state=state))
+
+    def refs(self) -> list[str]:
+        """Return the refs of all dead letters."""
+        return [entry.ref for entry in self.actor.dead_letters(self.bench.queues)]
+
+    def extra(self) -> Held | None:
+        """Send another event to the other queue, and receive it."""
+        envelope = self.neighbour(queue=self.bench.queues[1], plain=True)
+        self.worker.send([envelope])
+        now = self.bench.harness.clock.now()
+        for delivery in self.bench.receive(self.worker, 1, queues=[self.bench.queues[1]], limit=5, lease=self.lease):
+            taken = Held(self.worker, delivery, now)
+            if delivery.envelope == envelope:
+                return taken
+            self._keep(taken)
+        return None
+
+    def bury_extras(self, number: int) -> None:
+        """Let *number* other events die, each with a state of its own."""
+        for count in range(number):
+            if (extra := self.extra()) is not None:
+                extra.worker.dead_letter(extra.delivery, error=f"error {count}", state=b"died %d" % count)
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    def look_around(self, worker: RecordedWorker) -> None:
+        """Look at everything that is stored."""
+        if self.claims.find:
+            for event_id in dict.fromkeys(self.ids):
+                worker.find(event_id)
+        if self.claims.stats != "none":
+            for queue in self.bench.queues:
+                worker.stats(queue)
+        if self.claims.dead_letters:
+            worker.dead_letters(self.bench.queues)
+
+    def turn_pages(self, worker: RecordedWorker, between: Callable[[str], None] = lambda ref: None) -> None:
+        """Read the dead letters page by page, one on each; call *between* with each ref before the next page."""
+        after: str | None = None
+        for _ in range(_PAGES):
+            entries = worker.dead_letters(self.bench.queues, after=after, limit=1)
+            if not entries:
+                return
+            after = entries[-1].ref
+            between(after)
+
+
+# --- where the event comes from --------------------------------------------------------------------
+
+
+def sent(play: Play) -> None:
+    """Send each by itself."""
+    with play.arranging() as (before, event, after):
+        play.send(before)
+        play.send([event], delay=play.delay)
+        play.send(after)
+
+
+def sent_in_a_batch(play: Play) -> None:
+    """Send all in one batch."""
+    with play.arranging() as (before, event, after):
+        play.send([*before, event, *after], delay=play.delay)
+
+
+def sent_twice(play: Play) -> None:
+    """Send the event, and again while it is there."""
+    with play.arranging() as (before, event, after):
+        play.send(before)
+        play.send([event], delay=play.delay)
+        play.send(after)
+        play.send([event], delay=play.delay)
+
+
+def sent_twice_in_a_batch(play: Play) -> None:
+    """Send the event twice in one batch."""
+    with play.arranging() as (before, event, after):
+        play.send([*before, event, event, *after], delay=play.delay)
+
+
+def sent_in_a_session(play: Play) -> None:
+    """Send the event in a transaction that commits."""
+    with play.arranging() as (before, event, after):
+        play.send(before)
+        with play.transaction() as transaction:
+            transaction.send([event], delay=play.delay)
+            play.glimpse(1)
+            play.look_around(play.other)
+            transaction.send(after)
+            transaction.commit()
+
+
+def sent_in_a_savepoint(play: Play) -> None:
+    """Send the event in a savepoint."""
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        transaction.send(before)
+        with transaction.savepoint("commit"):
+            transaction.send([event], delay=play.delay)
+        transaction.send(after)
+        transaction.commit()
+
+
+def sent_in_nested_savepoints(play: Play) -> None:
+    """Send the event in the outer one of two savepoints, whose inner one is rolled back."""
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        with transaction.savepoint("commit"):
+            transaction.send(before)
+            with transaction.savepoint("rollback"):
+                transaction.send([play.neighbour()])
+            with transaction.savepoint("commit"):
+                transaction.send([event], delay=play.delay)
+            transaction.send(after)
+        transaction.commit()
+
+
+def sent_beside_a_savepoint(play: Play) -> None:
+    """Send the event, and others in savepoints before and after it that are rolled back."""
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        with transaction.savepoint("rollback"):
+            transaction.send([play.neighbour()], delay=play.delay)
+            with transaction.savepoint("commit"):
+                transaction.send([play.neighbour()])
+        transaction.send([*before, event, *after], delay=play.delay)
+        with transaction.savepoint("rollback"):
+            transaction.send([play.neighbour()])
+        transaction.commit()
+
+
+def sent_in_savepoints_in_sequence(play: Play) -> None:
+    """Send all in savepoints one after another."""
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        for batch in (before, [event], after):
+            with transaction.savepoint("commit"):
+                transaction.send(batch, delay=play.delay)
+        transaction.commit()
+
+
+def sent_after_a_rollback(play: Play) -> None:
+    """Send the event in a session whose first transaction was rolled back, and the rest in a third one."""
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        transaction.send([play.neighbour()], delay=play.delay)
+        transaction.rollback()
+        again = transaction.again()
+        again.send([*before, event], delay=play.delay)
+        again.commit()
+        third = again.again()
+        third.send(after)
+        third.commit()
+
+
+def rolled_back_and_sent(play: Play) -> None:
+    """Send the event in a transaction that is rolled back, and then without one."""
+    with play.arranging() as (before, event, after):
+        with play.transaction() as transaction:
+            transaction.send([event], delay=play.delay)
+            transaction.rollback()
+        play.send(before)
+        play.send([event], delay=play.delay)
+        play.send(after)
+
+
+def sent_to_an_outbox(play: Play) -> None:
+    """Send the event in a transaction, to the outbox of another transport."""
+    name = f"broker-{play.bench.token}"
+    outbox = play.bench.outbox(name)
+    play.worker.setup([outbox])
+    with play.arranging() as (before, event, after), play.transaction() as transaction:
+        transaction.send([*before, event], delay=play.delay, relay_to=name)
+        transaction.send(after)
+        transaction.commit()
+    play.place = outbox
+
+
+def put_by_a_stranger(play: Play) -> None:
+    """Let a foreign program put bytes between the neighbours."""
+    with play.arranging(put_delay=False) as (before, _, after):
+        play.send(before)
+        play.event = play.bench.raw(queue=play.place)
+        play.send(after)
+
+
+# --- what happened to it before --------------------------------------------------------------------
+
+
+def nothing(play: Play) -> None:
+    """Do nothing."""
+
+
+def in_turn(*steps: Callable[[Play], None]) -> Callable[[Play], None]:
+    """Return a step that carries out *steps*."""
+
+    def act(play: Play) -> None:
+        for step in steps:
+            step(play)
+
+    return act
+
+
+def settled(make: Callable[[Play], Outcome]) -> Callable[[Play], None]:
+    """Return a step that receives the event and settles it."""
+    return lambda play: play.give_back(make(play))
+
+
+def lost(play: Play) -> None:
+    """Receive the event, and let its lease end."""
+    if play.take() is not None:
+        play.let_lease_end()
+
+
+def checkpointed(play: Play) -> None:
+    """Receive the event, and store a checkpoint."""
+    if play.take() is not None:
+        checkpoint(play)
+
+
+def begun(play: Play) -> None:
+    """Receive the event, and begin it."""
+    if play.take() is not None:
+        begin(play)
+
+
+def extended(play: Play) -> None:
+    """Receive the event, and extend its lease, which outlives the first one."""
+    if (held := play.take()) is not None:
+        held.worker.extend([held.delivery], lease=3 * play.lease)
+        if play.bench.harness.fake:
+            play.bench.advance(2 * play.lease)
+            play.glimpse(1)
+            play.bench.advance(play.lease + 3 * play.bench.harness.slack)
+            play.is_held = False
+
+
+def buried(play: Play) -> None:
+    """Receive the event and dead-letter it."""
+    play.bury(play.state)
+
+
+def revived(play: Play) -> None:
+    """Revive all dead letters, each with another state."""
+    play.actor.revive({ref: b"revived %d" % number for number, ref in enumerate(play.refs())})
+    play.due = 0.0
+
+
+def sent_again(play: Play) -> None:
+    """Send the event again, whatever became of it."""
+    if isinstance(play.event, Envelope) and not play.place.startswith("outbox/"):
+        play.actor.send([play.event])
+
+
+# --- what is done with it --------------------------------------------------------------------------
+
+
+def receive(play: Play) -> None:
+    """Let another worker receive what is there."""
+    play.glimpse()
+
+
+def scheduled(play: Play) -> None:
+    """Leave the event to wait: for its first delay if it still does, or after a nack."""
+    if play.due <= play.bench.harness.clock.now():
+        play.give_back(Nack(delay=play.later, state=play.state))
+
+
+def held_by_another(play: Play) -> None:
+    """Let the lease of the event end, and another worker receive it."""
+    lost(play)
+    play.take(play.other)
+
+
+def settle(make: Callable[[Play], Outcome]) -> Callable[[Play], None]:
+    """Return a verb that settles the last delivery of the event."""
+    return lambda play: play.settle(make(play))
+
+
+def extend(play: Play) -> None:
+    """Extend the lease of the last delivery, and of the others that came with it."""
+    if (held := play.delivery()) is not None:
+        worker = play.hand_of(held)
+        others = [taken.delivery for taken in play.others if taken.worker is held.worker]
+        worker.extend([*others[:1], held.delivery, *others[1:]], lease=2 * play.lease)
+
+
+def checkpoint(play: Play) -> None:
+    """Store a checkpoint."""
+    if (held := play.delivery()) is not None:
+        with suppress(LeaseLostError):
+            play.hand_of(held).checkpoint(held.delivery, b"checkpoint" if play.state is None else play.state)
+
+
+_NOTE = Note(by="a1:0b-9c:1:7:9", deaths=("a2:0b-9c:1:7:8+",), listener="shop.listeners:crash")
+
+
+def begin(play: Play) -> None:
+    """Store the note of the process that begins it."""
+    if (held := play.delivery()) is not None:
+        with suppress(LeaseLostError):
+            play.hand_of(held).begin(held.delivery, _NOTE)
+
+
+def excuse(play: Play) -> None:
+    """Begin it, and excuse that."""
+    if (held := play.delivery()) is not None:
+        begin(play)
+        play.hand_of(held).excuse(held.delivery, _NOTE)
+
+
+def settle_a_batch(arrange: Callable[[Sequence[Any]], Sequence[Any]]) -> Callable[[Play], None]:
+    """Return a verb that settles a lost, a held and the last delivery of the event in one call, as *arrange* orders."""
+
+    def act(play: Play) -> None:
+        held = play.delivery()
+        lost, kept = play.extra(), play.extra()
+        if held is None or lost is None or kept is None:
+            return
+        lost.worker.release(lost.delivery)
+        batch = [
+            (lost.delivery, Nack(state=b"of the lost")),
+            (held.delivery, Nack(state=play.state)),
+            (kept.delivery, Nack(state=b"of another")),
+        ]
+        play.hand_of(held).settle(arrange(batch))
+        play.is_held = False
+
+    return act
+
+
+def settle_twice(play: Play) -> None:
+    """Settle the last delivery twice in one call."""
+    if (held := play.delivery()) is not None:
+        play.hand_of(held).settle([(held.delivery, Nack(state=play.state)), (held.delivery, Ack())])
+        play.is_held = False
+
+
+def settle_stale(play: Play) -> None:
+    """Settle a delivery that is no longer held, beside one that may be."""
+    if (held := play.delivery()) is None:
+        return
+    worker = play.hand_of(held)
+    if play.is_held:
+        worker.release(held.delivery)
+        play.is_held = False
+        play.take()
+    now = play.held
+    stale = play.stale[-1] if play.stale else held
+    play.hand_of(stale).settle([(stale.delivery, Ack())])
+    if now is not None and now is not stale:
+        play.hand_of(now).settle([(stale.delivery, Ack()), (now.delivery, Release())])
+        play.is_held = False
+
+
+def let_lease_end(play: Play) -> None:
+    """Let the lease end."""
+    play.delivery()
+    play.let_lease_end()
+
+
+def kill(play: Play) -> None:
+    """Kill the worker that has the event."""
+    play.delivery()
+    play.vanish(play.bench.recorder.kill)
+
+
+def close(play: Play) -> None:
+    """Close the transport of the worker that has the event."""
+    play.delivery()
+    play.vanish(RecordedWorker.close)
+
+
+def revive(play: Play) -> None:
+    """Revive several dead letters in one call, each with another state, and again."""
+    play.bury_extras(2)
+    refs = play.refs()
+    actor = play.actor
+    actor.revive({ref: b"revived %d" % number for number, ref in enumerate(reversed(refs))})
+    actor.revive(dict.fromkeys(refs, b"twice"))
+    play.due = 0.0
+
+
+def discard(play: Play) -> None:
+    """Discard every other dead letter, and again."""
+    play.bury_extras(2)
+    refs = play.refs()
+    actor = play.actor
+    actor.discard(refs[::-2])
+    actor.discard(refs[::-2])
+
+
+def turn_pages(play: Play) -> None:
+    """Read the dead letters page by page, while the one that was read is discarded and another event dies."""
+    play.bury_extras(2)
+    actor = play.actor
+    play.turn_pages(actor)
+    seen: list[str] = []
+
+    def change(ref: str) -> None:
+        if not seen:
+            actor.discard([ref])
+            play.bury_extras(1)
+        elif len(seen) == 1:
+            actor.revive({ref: b"between pages"})
+        seen.append(ref)
+
+    play.turn_pages(actor, change)
+    play.turn_pages(actor)
+
+
+def cancel(play: Play) -> None:
+    """Cancel the event by its id."""
+    actor = play.actor
+    for event_id in play.ids[:1]:
+        actor.cancel(event_id)
+    if isinstance(play.event, Envelope):
+        actor.cancel(play.event.id)
+
+
+def purge(play: Play) -> None:
+    """Purge the queue of the event."""
+    play.actor.purge(play.place)
+
+
+def look(play: Play) -> None:
+    """Look at everything that is stored."""
+    play.look_around(play.actor)
+
+
+def set_up(play: Play) -> None:
+    """Set the queues up again."""
+    play.actor.setup(play.bench.queues)
+    play.actor.setup(play.bench.queues, dry_run=True)
+
+
+# --- the time between ------------------------------------------------------------------------------
+
+
+def step(play: Play) -> None:
+    """Let a moment pass."""
+    play.bench.advance(play.bench.times.step)
+
+
+def before_the_lease_ends(play: Play) -> None:
+    """Let time pass until shortly before the end of the lease."""
+    if play.is_held and play.held is not None and play.bench.harness.fake:
+        play.bench.approach(play.held.began + play.lease)
+
+
+def after_the_lease(play: Play) -> None:
+    """Let time pass until the lease has just ended."""
+    if play.is_held and play.held is not None:
+        left = play.held.began + play.lease - play.bench.harness.clock.now()
+        play.bench.advance(max(0.0, left) + 3 * play.bench.harness.slack)
+        play.is_held = False
+
+
+def days(number: int) -> Callable[[Play], None]:
+    """Return a pause of *number* days."""
+
+    def act(play: Play) -> None:
+        play.bench.advance(number * DAY)
+        play.is_held = play.is_held and play.bench.is_connected
+
+    return act
+
+
+def death(play: Play) -> Outcome:
+    """Return the outcome of a death that was seen."""
+    return Lost(death="a3::0:0:0", state=play.state)
