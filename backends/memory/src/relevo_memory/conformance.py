@@ -125,5 +125,8 @@ class MemoryHarness(Harness):
         finally:
             self.store.doorway.stop = None
 
+    def drop(self, queue: str) -> None:
+        self.store._queues.pop(queue, None)  # noqa: SLF001 - find() looks into each queue that there ever was
+
     def close(self) -> None:
         self.engine.dispose()

@@ -62,5 +62,3 @@ class PairContract(Contract):
     @property
     def _may_shrink(self) -> bool:
         return self.phases is None or Phase.shrink in self.phases
-
-

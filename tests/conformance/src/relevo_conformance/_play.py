@@ -27,6 +27,9 @@ _TRIES = 8
 _PAGES = 50
 """The largest number of pages of dead letters that are read."""
 
+_FOUND = 4
+"""The number of events that are looked up by their ids."""
+
 DAY = 86_400.0
 
 
@@ -292,7 +295,7 @@ class Play:
     def let_lease_end(self) -> None:
         """Let the holder of the event vanish, or its lease run out."""
         if self.bench.is_connected:
-            self.vanish(lambda worker: self.bench.recorder.kill(worker))
+            self.vanish(self.bench.recorder.kill)
         else:
             self.bench.advance(self.lease + 3 * self.bench.harness.slack)
         self.is_held = False
@@ -339,7 +342,7 @@ class Play:
     def look_around(self, worker: RecordedWorker) -> None:
         """Look at everything that is stored."""
         if self.claims.find:
-            for event_id in dict.fromkeys(self.ids):
+            for event_id in dict.fromkeys(self.ids[:_FOUND]):
                 worker.find(event_id)
         if self.claims.stats != "none":
             for queue in self.bench.queues:
