@@ -26,3 +26,20 @@ def test_a_lease_that_ran_out_is_a_loss(transport: SqlTransport, clock: FakeCloc
 
     assert (again.attempt, again.lost_leases) == (2, 1)
     assert transport.settle([(held, Ack())]) == [held]
+
+
+def test_what_is_delayed_behind_its_key_is_found_as_scheduled_until_it_is_due(
+    transport: SqlTransport, clock: FakeClock
+) -> None:
+    first, second = (
+        Envelope(id=event_id, source="shop", name="image.created", body=b"{}", ordering_key="key") for event_id in "12"
+    )
+    transport.send([first])
+    transport.send([second], delay=20)
+
+    (early,) = transport.find("2")
+    clock.advance(20)
+    (due,) = transport.find("2")
+
+    assert (early.status, early.until) == ("scheduled", clock.now())
+    assert (due.status, due.until) == ("ready", None)

@@ -272,7 +272,8 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
     """Return the *row*, with the columns :data:`FOUND`, for display; ``None`` if it is unreadable."""
     seq, ready_at, *kept, state, lease_until = row
     delivery = delivery_of(Claimed(seq, ready_at, Kept._make(kept)), 0)
-    until = {LEASED: lease_until, SCHEDULED: ready_at}.get(state)
+    # What is delayed is scheduled, also if it will wait for its turn when it is due.
+    until = {LEASED: lease_until, SCHEDULED: ready_at, WAITING: ready_at}.get(state)
     if not isinstance(delivery.envelope, Envelope):
         return None
     lost = 0
@@ -282,7 +283,7 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
     return Found(
         queue=delivery.queue,
         envelope=delivery.envelope,
-        status="leased" if state == LEASED else "scheduled" if state == SCHEDULED else "ready",
+        status="leased" if state == LEASED else "ready" if until is None else "scheduled",
         attempt=delivery.attempt + lost,
         lost_leases=delivery.lost_leases + lost,
         state=delivery.state,
