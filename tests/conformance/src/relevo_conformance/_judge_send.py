@@ -8,7 +8,7 @@ import attrs
 
 from relevo import Capabilities, Envelope, Unreadable
 from relevo_conformance import history, promise
-from relevo_conformance._world import Operation, World
+from relevo_conformance._world import Bound, Operation, World
 from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival
 from relevo_conformance.promise import Promise
 
@@ -118,7 +118,22 @@ def bound_ended(world: World, operation: Operation, call: history.SendBound, ret
         copy = world.add(operation, queue, envelope, [absent(promise.JOINS_THE_TRANSACTION)])
         copy.in_line = False
         due = operation.began + call.delay if call.delay else None
-        world.transactions[call.transaction].append((tuple(world.savepoints[call.transaction]), copy, due))
+        savepoints = tuple(world.savepoints[call.transaction])
+        world.transactions[call.transaction].append(Bound(copy, due, savepoints, call.number))
+
+
+def make_began(world: World, operation: Operation, call: history.Make) -> None:
+    """Check that a send is made once, and not after it was rolled back."""
+    sends = world.sends[call.transaction]
+    match sends.get(call.number):
+        case "made":
+            what = "the envelopes of a send in a transaction were asked for twice"
+            world.report(promise.JOINS_THE_TRANSACTION, operation.op, what)
+        case "undone":
+            what = "the envelopes of a send in a transaction were asked for after it was rolled back"
+            world.report(promise.JOINS_THE_TRANSACTION, operation.op, what)
+        case _:
+            sends[call.number] = "made"
 
 
 def savepoint_began(world: World, operation: Operation, call: history.SetSavepoint) -> None:
@@ -132,17 +147,26 @@ def savepoint_ended(world: World, operation: Operation, call: history.EndSavepoi
         return
     if call.way == "rollback":
         bound = world.transactions[call.transaction]
-        bound[:] = [entry for entry in bound if call.savepoint not in entry[0]]
+        _undo(world, call.transaction, [entry for entry in bound if call.savepoint in entry.savepoints])
+        bound[:] = [entry for entry in bound if call.savepoint not in entry.savepoints]
     inside = world.savepoints[call.transaction]
     del inside[inside.index(call.savepoint) :]
 
 
 def transaction_end_began(world: World, operation: Operation, call: history.EndTransaction) -> None:
     """Allow the events of a committing transaction to be there or not from now on."""
-    if call.way == "commit":
-        for position, (_, copy, due) in enumerate(world.transactions[call.transaction]):
-            copy.branch((operation.op, position), arrival(due))
-            operation.positions[position] = copy
+    bound = world.transactions[call.transaction]
+    if call.way == "rollback":
+        _undo(world, call.transaction, bound)
+        return
+    for position, one in enumerate(bound):
+        one.copy.branch((operation.op, position), arrival(one.due))
+        operation.positions[position] = one.copy
+
+
+def _undo(world: World, transaction: int, bound: Sequence[Bound]) -> None:
+    """Record that the sends of *bound* were rolled back."""
+    world.sends[transaction].update((one.number, "undone") for one in bound if one.number)
 
 
 def transaction_ended(

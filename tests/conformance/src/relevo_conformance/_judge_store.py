@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set as AbstractSet
 from functools import partial
 
 import attrs
@@ -11,7 +11,7 @@ from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unrea
 from relevo_conformance import history, promise
 from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end
-from relevo_conformance._world import Listing, Operation, World
+from relevo_conformance._world import Operation, Walk, World
 from relevo_conformance.model import PENDING, Change, Copy, Situation, Tag, missing_headers
 from relevo_conformance.promise import Promise
 
@@ -33,55 +33,85 @@ def list_dead_ended(world: World, operation: Operation, call: history.ListDead, 
     if not world.set_back and not _in_order(entries, call.queues):
         what = "the dead letters are not listed queue by queue, the oldest first"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
-    page = [copy for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None]
-    listed = _listed(world, operation, call, page, entries)
-    if listed is not None:
-        _judge_missing(world, operation, call, listed)
+    due = frozenset(copy.number for copy in world.copies if copy.queue in call.queues and copy.surely(_is_dead))
+    copies = [copy for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None]
+    if call.limit > 0:
+        _judge_page(world, operation, call, entries, due, frozenset(copy.number for copy in copies))
 
 
-def _listed(
+def _judge_page(
     world: World,
     operation: Operation,
     call: history.ListDead,
-    page: Sequence[Copy],
-    entries: Sequence[DeadLetterEntry],
-) -> frozenset[int] | None:
+    page: Sequence[DeadLetterEntry],
+    due: frozenset[int],
+    listed: frozenset[int],
+) -> None:
     """
-    Return the numbers of the copies on all pages of a list that ends here.
+    Check that the pages up to this one have each dead letter once, and all of them if this one is the end.
 
-    ``None`` if it does not end here, since a page may be short and only an empty one is the end, or if its first page
-    was not seen.
+    A page may be short, so only an empty one is the end.
     """
-    before, world.listing = world.listing, None
-    listed = frozenset(copy.number for copy in page)
-    if call.after is not None:
-        if before is None or (before.queues, before.last) != (call.queues, call.after):
-            return None
-        if twice := [copy for copy in page if copy.number in before.copies]:
-            what = f"{twice[0]} is listed on two pages"
-            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
-        listed |= before.copies
-    if operation.overlapped or call.limit <= 0:
-        return None
-    if entries:
-        world.listing = Listing(queues=call.queues, last=entries[-1].ref, copies=listed)
-        return None
-    return listed
+    walk = Walk(due=due, calls=world.calls) if call.after is None else world.walks.get((call.queues, call.after))
+    if walk is None:
+        return
+    if operation.overlapped:
+        walk = attrs.evolve(walk, calls=None)
+    is_still = walk.calls == world.calls
+    if world.set_back and not is_still:
+        return
+    for copy in (world.copies[number] for number in walk.seen & listed):
+        if is_still or (copy.number in walk.due and not copy.revived):
+            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is listed on two pages")
+    if page:
+        refs = walk.refs | {entry.ref for entry in page}
+        world.walks[call.queues, page[-1].ref] = attrs.evolve(walk, seen=walk.seen | listed, refs=refs)
+    elif is_still:
+        _judge_whole_list(world, operation, call, walk)
+    elif not operation.overlapped:
+        _judge_missing(world, operation, call, walk, due)
 
 
-def _judge_missing(world: World, operation: Operation, call: history.ListDead, listed: frozenset[int]) -> None:
-    """Check that no dead letter is missing in a list that has the copies *listed*."""
+def _judge_whole_list(world: World, operation: Operation, call: history.ListDead, walk: Walk) -> None:
+    """Check that a list during which nothing else was called has all dead letters, and note what it does not have."""
     for copy in world.copies:
         if copy.queue not in call.queues:
             continue
-        if copy.number not in listed and copy.surely(_is_dead):
+        _forget_replaced(world, copy, walk.refs)
+        if copy.number not in walk.seen and copy.surely(_is_dead):
             world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead but not listed")
         # Which of several equal copies is listed is not known.
         alike = (other for other in world.same(copy.queue, copy.event) if other is not copy)
-        if copy.number in listed or any(other.number in listed for other in alike):
+        if copy.number in walk.seen or any(other.number in walk.seen for other in alike):
             world.unlisted.discard(copy.number)
         else:
             world.unlisted.add(copy.number)
+
+
+def _judge_missing(world: World, operation: Operation, call: history.ListDead, walk: Walk, due: frozenset[int]) -> None:
+    """Check that a list which changed while it was read has what was dead all the time, or died behind its end."""
+    last = None if call.after is None else world.refs.get(call.after)
+    for number in sorted(due - walk.seen):
+        copy = world.copies[number]
+        # What was revived meanwhile may have died again, and is elsewhere then.
+        known = not copy.revived and len(world.same(copy.queue, copy.event)) == 1
+        if known and (number in walk.due or (last is not None and _is_behind(copy, last, call.queues))):
+            world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, f"{copy} is dead but on no page")
+
+
+def _forget_replaced(world: World, copy: Copy, refs: AbstractSet[str]) -> None:
+    """Exclude that *copy* is dead if a complete list has only *refs*, without its own."""
+    replaced = copy.ref is not None and copy.refs_are_known and copy.ref not in refs
+    if replaced and world.capabilities.settlement == "confirmed":
+        alive = [one for one in copy.possible if not _is_dead(one)]
+        copy.become(alive or copy.possible)
+
+
+def _is_behind(copy: Copy, last: Copy, queues: Sequence[str]) -> bool:
+    """Return whether the dead *copy* is listed after *last*, which may be gone."""
+    if copy.queue != last.queue:
+        return queues.index(copy.queue) > queues.index(last.queue)
+    return not last.revived and copy.surely(lambda one: one.died[0] > max(other.died[0] for other in last.possible))
 
 
 def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool:
@@ -201,7 +231,9 @@ def taking_dead_ended(
                 world.report(broken, operation.op, f"{copy} is dead, but was reported as missing")
             copy.resolve((operation.op, position), happened=False)
         else:
-            copy.resolve((operation.op, position), happened=True)
+            if not copy.resolve((operation.op, position), happened=True):
+                what = f"{ref!r} is the ref of a dead letter of {copy} that is gone, but was not reported as missing"
+                world.report(broken, operation.op, what)
             copy.ref = None
             if isinstance(call, history.Revive):
                 _was_revived(world, copy)
@@ -422,7 +454,8 @@ def _places(copy: Copy, now: float, slack: float) -> set[str]:
 
 def _judge_age(world: World, operation: Operation, call: history.Count, stats: Stats, now: float) -> None:
     here = [copy for copy in world.copies if copy.queue == call.queue]
-    unclear = any(isinstance(copy.event, Unreadable) or copy.revived for copy in here)
+    unaged = [copy for copy in here if isinstance(copy.event, Unreadable) or copy.revived]
+    unclear = any("ready" in _places(copy, now, world.slack) for copy in unaged)
     unclear = unclear or any(len(_places(copy, now, world.slack)) > 1 for copy in here)
     if unclear:
         return

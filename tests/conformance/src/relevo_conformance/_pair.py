@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from relevo import MAX_STATE, Ack, DeadLetter, Envelope, Lost, Nack, Outcome, Release
+from relevo import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Envelope, Lost, Nack, Outcome, Release
 from relevo_conformance import _play as do
 from relevo_conformance._cover import combos, cover
 from relevo_conformance.harness import Harness
@@ -97,8 +97,6 @@ _LONG = "k" * 80
 _COMPOSED, _DECOMPOSED = "\u00e9", "e\u0301"
 """One letter in two Unicode normal forms."""
 
-_HIDDEN = Nack(state=b"others")
-
 
 @attrs.frozen
 class _Twin:
@@ -172,7 +170,8 @@ def _small(largest: int | None) -> None:
 
 
 def _body(size: int) -> Callable[[int | None], bytes]:
-    return lambda largest: (bytes(range(256)) * (size // 256 + 1))[:size]
+    """Return a body of *size* bytes, or as many as there may be."""
+    return lambda largest: (bytes(range(256)) * (size // 256 + 1))[: size if largest is None else min(size, largest)]
 
 
 def _largest(largest: int | None) -> bytes:
@@ -219,6 +218,8 @@ def _situations() -> Iterator[Level]:
     yield Level("dead", do.buried, _claimed("dead_letters"))
     yield Level("revived", do.in_turn(do.buried, do.revived), _claimed("dead_letters"))
     yield Level("done", do.settled(lambda play: Ack()))
+    yield Level("dead and held again", do.dead_and_held_again, _claimed("dead_letters"), _NO_FIELDS)
+    yield Level("dead and delayed again", do.dead_and_delayed_again, _claimed("dead_letters", "delay"), _NO_FIELDS)
 
 
 def _verbs() -> Iterator[Level]:
@@ -230,8 +231,8 @@ def _verbs() -> Iterator[Level]:
     yield Level("nack for later", do.settle(lambda play: Nack(delay=play.later, state=play.state)), delayed)
     yield Level("release", do.settle(lambda play: Release()))
     yield Level("release for later", do.settle(lambda play: Release(delay=play.later)), delayed)
-    died = do.settle(lambda play: DeadLetter(reason="crash-loop", error="E \u00e9", state=play.state))
-    yield Level("dead-letter", died, dead)
+    yield Level("dead-letter", do.settle(do.Play.died), dead)
+    yield Level("dead-letter a batch", do.dead_letter_a_batch, dead)
     yield Level("report lost", do.settle(lambda play: Lost(state=play.state)))
     yield Level("report a death", do.settle(do.death), _claimed("presence"))
     yield Level("extend", do.extend, _claimed("extend"))
@@ -247,6 +248,7 @@ def _verbs() -> Iterator[Level]:
     yield Level("close", do.close)
     yield Level("revive", do.revive, dead)
     yield Level("discard", do.discard, dead)
+    yield Level("replace its dead letter", do.replace_a_dead_letter, dead, _NO_FIELDS)
     yield Level("turn pages", do.turn_pages, dead)
     yield Level("cancel", do.cancel, _claimed("cancel"))
     yield Level("purge", do.purge, _claimed("purge"))
@@ -287,8 +289,6 @@ _TIMES = (
     Level("a day later", do.days(1), _on_a_fake_clock),
     Level("60 days later", do.days(60), _on_a_fake_clock),
 )
-
-_NO_SESSION = frozenset({"dead and sent again"})
 
 FACTORS: Mapping[str, Sequence[Level]] = {
     "origin": (
@@ -331,7 +331,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     "body": (
         Level("a small body", _small),
         Level("an empty body", _body(0), never_with=_NO_FIELDS),
-        Level("a body of 70,000 bytes", _body(70_000), _of_bytes(70_000), _NO_FIELDS),
+        Level("a body of 300,000 bytes", _body(300_000), _of_bytes(70_000), _NO_FIELDS),
         Level("the largest body", _largest, _limited, _NO_FIELDS),
     ),
     "twin": tuple(_twins()),
@@ -348,6 +348,12 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("an empty state", b""),
         Level("a state", b"\x00state"),
         Level("the longest state", b"\xff" * MAX_STATE),
+    ),
+    "death": (
+        Level("an error", ("retries-exhausted", "no such image")),
+        Level("no error", ("crash-loop", ""), _claimed("dead_letters")),
+        Level("the longest error", ("r" * 70, "x" * MAX_ERROR), _claimed("dead_letters")),
+        Level("an error with spaces around it", ("crash-loop", f" {_COMPOSED}\t'\n"), _claimed("dead_letters")),
     ),
     "past": tuple(_pasts()),
     "situation": tuple(_situations()),

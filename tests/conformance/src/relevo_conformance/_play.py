@@ -114,7 +114,7 @@ class Play:
 
     def seconds(self, stated: float | None) -> float:
         """Return *stated*, or where it is ``None`` the usual delay."""
-        return self.bench.times.delay if stated is None else cast("float", stated)
+        return self.bench.times.delay if stated is None else stated
 
     def made(self) -> Envelope:
         """Return the event with all its features."""
@@ -219,16 +219,25 @@ class Play:
             return self.held
         self.ripen()
         worker = worker or self.worker
+        came = True
         for _ in range(_TRIES):
-            now = self.bench.harness.clock.now()
-            came = self.bench.receive(worker, 1, queues=self.queues, limit=self.value("limit"), lease=self.lease)
-            for delivery in came:
-                self._keep(Held(worker, delivery, now))
-            if self.is_held or not came:
-                break
-            self.finish_what_is_ahead()
+            if came and not self.has_the_event():
+                came = self._ask(worker)
+                self.finish_what_is_ahead()
         self._put_aside()
-        return self.held if self.is_held else None
+        return self.held if self.has_the_event() else None
+
+    def has_the_event(self) -> bool:
+        """Return whether the event is held."""
+        return self.is_held
+
+    def _ask(self, worker: RecordedWorker) -> bool:
+        """Receive once; return whether anything came."""
+        now = self.bench.harness.clock.now()
+        came = self.bench.receive(worker, 1, queues=self.queues, limit=self.value("limit"), lease=self.lease)
+        for delivery in came:
+            self._keep(Held(worker, delivery, now))
+        return bool(came)
 
     def _keep(self, taken: Held) -> None:
         if self.is_the_event(taken.delivery) and not self.is_held:
@@ -238,16 +247,23 @@ class Play:
         else:
             self.others.append(taken)
 
+    @property
+    def is_in_an_outbox(self) -> bool:
+        """Whether the event waits for a relay, where it cannot be sent to directly."""
+        return self.place in self.bench.further
+
     def is_the_event(self, delivery: Delivery) -> bool:
         """Return whether *delivery* is of the event."""
-        found = delivery.envelope
-        is_it = found.raw == self.event if isinstance(found, Unreadable) else found == self.event
-        return is_it and delivery.queue == self.place
+        return self.is_it(delivery.queue, delivery.envelope)
+
+    def is_it(self, queue: str, found: Envelope | Unreadable) -> bool:
+        """Return whether *found* in *queue* is the event."""
+        return queue == self.place and self.event == (found.raw if isinstance(found, Unreadable) else found)
 
     def finish_what_is_ahead(self) -> None:
         """Ack the events of the same key, since the event waits for them."""
         key, shared = self.value("key")
-        if key is None or shared != key:
+        if key is None or shared != key or self.has_the_event():
             return
         for taken in self.others:
             if isinstance(taken.delivery.envelope, Envelope) and taken.delivery.envelope.ordering_key == key:
@@ -311,13 +327,17 @@ class Play:
         if self.bench.is_connected:
             self.is_held = False
 
-    def bury(self, state: bytes | None = None, error: str = "no such image") -> None:
-        """Receive the event and dead-letter it."""
-        self.give_back(DeadLetter(reason="retries-exhausted", error=error, state=state))
+    def died(self) -> DeadLetter:
+        """Return the outcome with which the event dies."""
+        reason, error = self.value("death")
+        return DeadLetter(reason=reason, error=error, state=self.state)
 
-    def refs(self) -> list[str]:
-        """Return the refs of all dead letters."""
-        return [entry.ref for entry in self.actor.dead_letters(self.bench.queues)]
+    def refs(self) -> Mapping[str, bytes]:
+        """Return the refs of all dead letters, each with another state for its revival."""
+        entries = self.actor.dead_letters([*self.bench.queues, *self.bench.further])
+        refs = {entry.ref: b"revived %d" % number for number, entry in enumerate(entries)}
+        own = {entry.ref: self.state or b"" for entry in entries if self.is_it(entry.queue, entry.envelope)}
+        return {**refs, **own}
 
     def extra(self) -> Held | None:
         """Send another event to the other queue, and receive it."""
@@ -345,16 +365,16 @@ class Play:
             for event_id in dict.fromkeys(self.ids[:_FOUND]):
                 worker.find(event_id)
         if self.claims.stats != "none":
-            for queue in self.bench.queues:
+            for queue in (*self.bench.queues, *self.bench.further):
                 worker.stats(queue)
         if self.claims.dead_letters:
-            worker.dead_letters(self.bench.queues)
+            worker.dead_letters([*self.bench.queues, *self.bench.further])
 
     def turn_pages(self, worker: RecordedWorker, between: Callable[[str], None] = lambda ref: None) -> None:
         """Read the dead letters page by page, one on each; call *between* with each ref before the next page."""
         after: str | None = None
         for _ in range(_PAGES):
-            entries = worker.dead_letters(self.bench.queues, after=after, limit=1)
+            entries = worker.dead_letters([*self.bench.queues, *self.bench.further], after=after, limit=1)
             if not entries:
                 return
             after = entries[-1].ref
@@ -491,6 +511,7 @@ def put_by_a_stranger(play: Play) -> None:
     with play.arranging(put_delay=False) as (before, _, after):
         play.send(before)
         play.event = play.bench.raw(queue=play.place)
+        play.bench.raw(queue=play.place)
         play.send(after)
 
 
@@ -547,18 +568,18 @@ def extended(play: Play) -> None:
 
 def buried(play: Play) -> None:
     """Receive the event and dead-letter it."""
-    play.bury(play.state)
+    play.give_back(play.died())
 
 
 def revived(play: Play) -> None:
     """Revive all dead letters, each with another state."""
-    play.actor.revive({ref: b"revived %d" % number for number, ref in enumerate(play.refs())})
+    play.actor.revive(play.refs())
     play.due = 0.0
 
 
 def sent_again(play: Play) -> None:
     """Send the event again, whatever became of it."""
-    if isinstance(play.event, Envelope) and not play.place.startswith("outbox/"):
+    if isinstance(play.event, Envelope) and not play.is_in_an_outbox:
         play.actor.send([play.event])
 
 
@@ -574,6 +595,21 @@ def scheduled(play: Play) -> None:
     """Leave the event to wait: for its first delay if it still does, or after a nack."""
     if play.due <= play.bench.harness.clock.now():
         play.give_back(Nack(delay=play.later, state=play.state))
+
+
+def dead_and_held_again(play: Play) -> None:
+    """Let the event die, and receive it after it was sent again."""
+    buried(play)
+    sent_again(play)
+    play.take()
+
+
+def dead_and_delayed_again(play: Play) -> None:
+    """Let the event die, and send it again with a delay."""
+    buried(play)
+    if isinstance(play.event, Envelope) and not play.is_in_an_outbox:
+        play.actor.send([play.event], delay=play.later)
+        play.due = play.bench.harness.clock.now() + play.later
 
 
 def held_by_another(play: Play) -> None:
@@ -639,6 +675,16 @@ def settle_a_batch(arrange: Callable[[Sequence[Any]], Sequence[Any]]) -> Callabl
     return act
 
 
+def dead_letter_a_batch(play: Play) -> None:
+    """Dead-letter the last delivery of the event and another one in one call, each with a reason of its own."""
+    held = play.delivery()
+    extra = play.extra()
+    if held is not None and extra is not None:
+        other = DeadLetter(reason="unknown-event", error="of another", state=b"of another")
+        play.hand_of(held).settle([(extra.delivery, other), (held.delivery, play.died())])
+        play.is_held = False
+
+
 def settle_twice(play: Play) -> None:
     """Settle the last delivery twice in one call."""
     if (held := play.delivery()) is not None:
@@ -682,22 +728,36 @@ def close(play: Play) -> None:
 
 
 def revive(play: Play) -> None:
-    """Revive several dead letters in one call, each with another state, and again."""
-    play.bury_extras(2)
+    """Revive several dead letters in one call, each with another state, beside one that was revived before."""
+    play.bury_extras(3)
     refs = play.refs()
     actor = play.actor
-    actor.revive({ref: b"revived %d" % number for number, ref in enumerate(reversed(refs))})
+    actor.revive(dict.fromkeys([*refs][-1:], b"first"))
+    actor.revive({ref: refs[ref] for ref in [*refs][::-1]})
     actor.revive(dict.fromkeys(refs, b"twice"))
     play.due = 0.0
 
 
 def discard(play: Play) -> None:
-    """Discard every other dead letter, and again."""
-    play.bury_extras(2)
-    refs = play.refs()
+    """Discard all dead letters but one, beside one that was discarded before."""
+    play.bury_extras(3)
+    refs = [*play.refs()]
     actor = play.actor
-    actor.discard(refs[::-2])
-    actor.discard(refs[::-2])
+    actor.discard(refs[-1:])
+    actor.discard(refs[:0:-1])
+
+
+def replace_a_dead_letter(play: Play) -> None:
+    """Let the event die, be sent again and die again, and use the ref of its first dead letter."""
+    play.bury_extras(1)
+    buried(play)
+    refs = play.refs()
+    sent_again(play)
+    buried(play)
+    play.look_around(play.actor)
+    play.actor.discard([*refs][:1])
+    play.look_around(play.actor)
+    play.actor.revive(refs)
 
 
 def turn_pages(play: Play) -> None:
@@ -710,6 +770,7 @@ def turn_pages(play: Play) -> None:
     def change(ref: str) -> None:
         if not seen:
             actor.discard([ref])
+            step(play)
             play.bury_extras(1)
         elif len(seen) == 1:
             actor.revive({ref: b"between pages"})

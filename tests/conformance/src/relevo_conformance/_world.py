@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 import attrs
 
@@ -84,16 +85,34 @@ class Trace:
     at: float
 
 
-@attrs.frozen(kw_only=True)
-class Listing:
-    """The first pages of a list of dead letters."""
+@attrs.frozen(eq=False)
+class Bound:
+    """An event that was sent in a transaction."""
 
-    queues: tuple[str, ...]
-    last: str
-    """The ref of the last entry, with which the next page is asked for."""
+    copy: Copy
+    due: float | None
+    savepoints: tuple[int, ...]
+    """Those that were open at the send."""
 
-    copies: frozenset[int]
-    """The numbers of the copies on them."""
+    number: int
+    """That of the send in the transaction."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Walk:
+    """The pages of a list of dead letters that were read so far."""
+
+    due: frozenset[int]
+    """The numbers of the copies that were surely dead when it began."""
+
+    calls: int | None
+    """How many calls of other kinds had begun when it began; ``None`` if one overlapped a page."""
+
+    seen: frozenset[int] = frozenset()
+    """The numbers of those that were listed."""
+
+    refs: frozenset[str] = frozenset()
+    """The refs that were listed."""
 
 
 @attrs.define(eq=False)
@@ -139,10 +158,13 @@ class World:
     """By queue: the times of these events."""
 
     traces: defaultdict[str, list[Trace]] = attrs.field(factory=lambda: defaultdict(list))
-    transactions: defaultdict[int, list[tuple[tuple[int, ...], Copy, float | None]]] = attrs.field(
-        factory=lambda: defaultdict(list)
+    transactions: defaultdict[int, list[Bound]] = attrs.field(factory=lambda: defaultdict(list))
+    """By transaction: each event that was sent in it and not rolled back."""
+
+    sends: defaultdict[int, dict[int, Literal["bound", "made", "undone"]]] = attrs.field(
+        factory=lambda: defaultdict(dict)
     )
-    """By transaction: each event that was sent in it, with its savepoints and when it is due."""
+    """By transaction and number of each send in it: what became of it."""
 
     doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
     """By worker whose store is broken: the extra copies that may exist since then, by the number of the original."""
@@ -153,8 +175,11 @@ class World:
     drained: bool = False
     """Whether a drain finished, and nothing was sent, received or changed since."""
 
-    listing: Listing | None = None
-    """The pages of the list of dead letters that were read so far, if nothing else was called meanwhile."""
+    walks: dict[tuple[tuple[str, ...], str], Walk] = attrs.field(factory=dict)
+    """By queues and the last ref of a page of dead letters: the pages up to it."""
+
+    calls: int = 0
+    """How many calls have begun that do not list dead letters."""
 
     unlisted: set[int] = attrs.field(factory=set)
     """The numbers of the copies that were missing in the last complete list of dead letters of their queue."""

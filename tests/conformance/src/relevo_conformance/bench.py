@@ -133,7 +133,9 @@ class Bench:
         self._sent = 0
         self._failed = False
         self._stopped_nothing = False
-        self._further: list[str] = []
+        self.further: list[str] = []
+        """Other queues that the bench drains, such as those in which events wait for a relay."""
+
         harness.watch.benches.append(self)
 
     @property
@@ -232,7 +234,7 @@ class Bench:
 
     def include(self, queue: str) -> None:
         """Drain *queue* too at the end, and drop it."""
-        self._further.append(queue)
+        self.further.append(queue)
 
     def fail_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
         """
@@ -462,7 +464,7 @@ class Bench:
             if worker.alive:
                 worker.close()
         worker = self.recorder.worker()
-        queues = (*self.queues, *self._further)
+        queues = (*self.queues, *self.further)
         worker.setup(queues)
         self._pass_all_time()
         came_to_its_end = self.receive_all(worker, queues)
@@ -511,7 +513,7 @@ class Bench:
         for worker in self.recorder.workers:
             if worker.alive:
                 worker.clean_up(watch)
-        for queue in (*self.queues, *self._further):
+        for queue in (*self.queues, *self.further):
             self.recorder.hook("drop", partial(self.harness.drop, queue), watch=watch)
         self._write_down()
 

@@ -91,6 +91,11 @@ class Card:
 
     met: Mapping[str, int] = attrs.field(factory=dict)
     hooks: Mapping[str, int] = attrs.field(factory=dict)
+    pairs: int = 0
+    """How many pairs of a feature and a verb can exist."""
+
+    unmet_pairs: Sequence[tuple[str, str]] = ()
+    """Those that no test met."""
 
     @property
     def verdict(self) -> Verdict:
@@ -110,6 +115,7 @@ def card(
     examination: Examination,
     met: Mapping[str, int] = _NOTHING,
     hooks: Mapping[str, int] = _NOTHING,
+    pairs: Mapping[tuple[str, str], bool] = MappingProxyType({}),
     defined: Iterable[str] = (),
     deviations: Mapping[str, Deviation] = MappingProxyType({}),
     promises: Iterable[Promise] = tuple(PROMISES.values()),
@@ -125,6 +131,8 @@ def card(
         met: How often each situation was met.
 
         hooks: How often each hook of the harness was called.
+
+        pairs: For each pair of a feature and a verb that can exist, whether it was met.
 
         defined: The hooks that its author wrote; none if they are not to be judged, as after a part of a run.
 
@@ -147,6 +155,8 @@ def card(
         ),
         met=dict(sorted(met.items())),
         hooks=dict(sorted(hooks.items())),
+        pairs=len(pairs),
+        unmet_pairs=sorted(pair for pair, is_met in pairs.items() if not is_met),
     )
 
 

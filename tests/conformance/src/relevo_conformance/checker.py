@@ -112,7 +112,7 @@ class Judge:
         self.world.flying[record.op] = operation
         _judge_rest.call_began(self.world, record.call)
         if not isinstance(record.call, history.ListDead):
-            self.world.listing = None
+            self.world.calls += 1
         if (rule := _BEGAN.get(type(record.call))) is not None:
             rule(self.world, operation, record.call)
 
@@ -205,6 +205,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Close: lambda world, operation, call: world.release_held(operation.worker, operation.began),
     history.Send: _judge_send.send_began,
     history.PutRaw: _judge_send.raw_began,
+    history.Make: _judge_send.make_began,
     history.SetSavepoint: _judge_send.savepoint_began,
     history.EndTransaction: _judge_send.transaction_end_began,
     history.Receive: _judge_receive.receive_began,

@@ -79,11 +79,8 @@ class Observed:
     failed: Sequence[Record] = ()
     """The last history of a scenario that failed."""
 
-    possible_pairs: set[tuple[str, str]] = attrs.field(factory=set)
-    """The pairs of a feature and a verb that the harness can meet."""
-
-    pairs: set[tuple[str, str]] = attrs.field(factory=set)
-    """Those that were met."""
+    pairs: dict[tuple[str, str], bool] = attrs.field(factory=dict)
+    """For each pair of a feature and a verb that can exist, whether it was met."""
 
     _writing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
@@ -104,14 +101,14 @@ class Observed:
             self.failed = failed or self.failed
 
     def expect_pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Add pairs that the harness can meet; from any thread."""
+        """Add pairs that can exist; from any thread."""
         with self._writing:
-            self.possible_pairs.update(pairs)
+            self.pairs = {**dict.fromkeys(pairs, False), **self.pairs}
 
     def meet_pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Add pairs that were met; from any thread."""
         with self._writing:
-            self.pairs.update(pairs)
+            self.pairs.update(dict.fromkeys(pairs, True))
 
     def forget(self) -> None:
         """Drop the histories that broke a promise, or did not prove that it is kept."""

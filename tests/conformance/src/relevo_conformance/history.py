@@ -200,6 +200,17 @@ class SendBound:
     envelopes: tuple[Envelope, ...]
     delay: float = 0.0
     relay_to: str | None = None
+    number: int = 0
+    """Its number among the sends of the transaction."""
+
+
+@attrs.frozen(kw_only=True)
+class Make:
+    """The transport asks the application for the envelopes of a send inside a transaction."""
+
+    transaction: int
+    number: int
+    """That of the send in the transaction."""
 
 
 @attrs.frozen(kw_only=True)
@@ -262,6 +273,7 @@ Call = (
     | Purge
     | Count
     | SendBound
+    | Make
     | SetSavepoint
     | EndSavepoint
     | EndTransaction

@@ -43,7 +43,12 @@ def _circumstances(card: Card) -> str:
     examination = card.examination
     seed = "" if examination.seed is None else f", seed {examination.seed}"
     versions = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
-    return f"profile {examination.profile}{seed}, {examination.duration:.0f} s; {versions}"
+    return f"profile {examination.profile}{seed}, {examination.duration:.0f} s{_pairs(card)}; {versions}"
+
+
+def _pairs(card: Card) -> str:
+    """Return how many pairs of a feature and a verb were met."""
+    return f"; pairs: {card.pairs - len(card.unmet_pairs)} of {card.pairs} that can exist" if card.pairs else ""
 
 
 def _exercised(line: Line) -> str:
@@ -148,6 +153,7 @@ def to_dict(card: Card) -> dict[str, object]:
         "errors": list(card.errors),
         "met": dict(card.met),
         "hooks": dict(card.hooks),
+        "pairs": {"can exist": card.pairs, "unmet": [list(pair) for pair in card.unmet_pairs]},
     }
 
 

@@ -12,6 +12,7 @@ from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_free_race import FreeRaceContract
 from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
+from relevo_conformance._contract_quantity import QuantityContract
 from relevo_conformance._contract_race import RaceContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
 from relevo_conformance._contract_send import (
@@ -57,6 +58,7 @@ class RandomContract(Contract):
 class TransportContract(
     RandomContract,
     PairContract,
+    QuantityContract,
     RaceContract,
     FreeRaceContract,
     FaultContract,

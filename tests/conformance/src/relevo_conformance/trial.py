@@ -77,7 +77,8 @@ class Trial:
         wanted = {*self.only}
         if any(PROMISES[name].level == "optional" for name in wanted):
             wanted.add(UNCLAIMED_IS_REFUSED.id)
-        return lambda test, promises: not self.only or test == RANDOM or bool(promises & wanted)
+        # Tests that prove no promise of their own test all.
+        return lambda test, promises: not (self.only and promises) or bool(promises & wanted)
 
     def tests(self) -> Sequence[tuple[str, frozenset[str]]]:
         """Return the names of the tests of this trial, and the promises that each proves."""
@@ -161,6 +162,7 @@ class Trial:
             ),
             met=observed.met,
             hooks=observed.hooks,
+            pairs=observed.pairs,
             defined=() if is_part else self.harness.defines(),
             deviations=self.harness.deviations,
             promises=self.promises() if promises is None else promises,

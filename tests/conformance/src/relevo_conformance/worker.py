@@ -249,13 +249,18 @@ class RecordedWorker:
     def note_bound(self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope]) -> None:
         """Send *envelopes* inside *session*'s transaction."""
 
+        def make() -> Sequence[Envelope]:
+            made = history.Make(transaction=call.transaction, number=call.number)
+            self.recorder.end(self.recorder.begin("application", made))
+            return envelopes
+
         def send() -> object:
             bound = (
                 self.transport.bound_to(session)
                 if call.relay_to is None
                 else self.transport.bound_to(session, relay_to=call.relay_to)
             )
-            answered: object = bound.send(lambda: envelopes, delay=call.delay)  # type: ignore[func-returns-value]
+            answered: object = bound.send(make, delay=call.delay)  # type: ignore[func-returns-value]
             return answered
 
         self.recorder.until(call.delay)
@@ -341,12 +346,15 @@ class RecordedTransaction:
         self._worker = worker
         self._transaction = transaction
         self._number = number
-        self._savepoints = 0
+        self._sends = self._savepoints = 0
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0, relay_to: str | None = None) -> None:
         """Send *envelopes* inside it."""
         snapshots = tuple(map(_snapshot, envelopes))
-        call = history.SendBound(transaction=self._number, envelopes=snapshots, delay=delay, relay_to=relay_to)
+        self._sends += 1
+        call = history.SendBound(
+            transaction=self._number, envelopes=snapshots, delay=delay, relay_to=relay_to, number=self._sends
+        )
         self._worker.note_bound(call, self._transaction.session, envelopes)
 
     def commit(self) -> None:

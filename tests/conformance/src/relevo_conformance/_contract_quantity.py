@@ -1,0 +1,142 @@
+"""Quantities at which real stores break: many deliveries of one event, and many events in one queue, call or page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.worker import RecordedWorker
+
+_TIMES, _SLOW_TIMES = 300, 60
+"""How often one event is delivered: more than a byte counts; and where each delivery takes time."""
+
+_MANY, _SLOW_MANY = 1000, 200
+"""How many events there are in a queue."""
+
+_LIMIT = 300
+"""The largest number of events of one receive."""
+
+_PAGE = 100
+
+
+class QuantityContract(Contract):
+    """What holds for one holds for hundreds."""
+
+    @proves(promise.NACK_RETURNS_LATER)
+    def test_hundreds_of_nacks_are_counted(self) -> None:
+        self._deliver_often(lambda number: Nack(state=b"%d" % number))
+
+    @proves(promise.LOST_LEASES_ARE_COUNTED)
+    def test_hundreds_of_reported_losses_are_counted(self) -> None:
+        self._deliver_often(lambda number: Lost(state=b"%d" % number))
+
+    @proves(promise.RELEASE_COUNTS_NOTHING)
+    def test_hundreds_of_releases_count_nothing(self) -> None:
+        self._deliver_often(lambda number: Release())
+
+    @proves(promise.LOST_LEASES_ARE_COUNTED)
+    def test_hundreds_of_lost_leases_are_counted(self) -> None:
+        self.require_timed_leases()
+        if not self.harness.fake:
+            pytest.skip("each lost lease would take time on a real clock")
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            for _ in range(_TIMES):
+                bench.one(worker)
+                bench.let_leases_end()
+
+            assert bench.one(worker).lost_leases >= _TIMES
+
+    @proves(promise.SENT_IS_RECEIVED, promise.ACK_IS_FINAL)
+    def test_hundreds_of_events_are_received_and_settled_at_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(self._many))
+            _count(bench, worker)
+
+            for _ in range(0, self._many, _LIMIT):
+                deliveries = bench.receive(worker, min(_LIMIT, self._many))
+                _count(bench, worker)
+                assert not worker.settle([(one, Ack()) for one in deliveries])
+
+            _count(bench, worker)
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_a_purge_of_hundreds_removes_all_that_are_not_held(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(self._many // 2))
+            for envelope in bench.envelopes(_PAGE):
+                worker.send([envelope])
+            held = bench.so_many(worker, _PAGE)
+
+            assert worker.purge(bench.queue) == self._many // 2
+            _count(bench, worker)
+            assert not worker.settle([(one, Nack()) for one in held])
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_hundreds_of_dead_letters_are_listed_and_revived_and_discarded(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            number = min(_LIMIT, self._many)
+            worker.send(bench.envelopes(number))
+            _bury(worker, bench.so_many(worker, number))
+            _count(bench, worker)
+
+            refs = _pages(bench, worker, number)
+            assert not worker.revive({ref: b"state %d" % place for place, ref in enumerate(refs[::2])})
+            _count(bench, worker)
+            assert not worker.discard(refs[1::2])
+            _count(bench, worker)
+
+            assert worker.dead_letters([bench.queue]) == []
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_hundreds_of_events_of_one_key_keep_their_order(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(_PAGE, ordering_key="k"))
+            for envelope in bench.envelopes(_PAGE // 10, ordering_key="k"):
+                worker.send([envelope])
+
+            for _ in range(_PAGE + _PAGE // 10):
+                assert worker.ack(bench.one(worker, limit=_LIMIT))
+
+    @property
+    def _many(self) -> int:
+        return _MANY if self.harness.fake else _SLOW_MANY
+
+    def _deliver_often(self, outcome: Callable[[int], Outcome]) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            for number in range(_TIMES if self.harness.fake else _SLOW_TIMES):
+                assert worker.settles(bench.one(worker), outcome(number))
+
+            bench.one(worker)
+
+
+def _count(bench: Bench, worker: RecordedWorker) -> None:
+    if bench.capabilities.stats != "none":
+        worker.stats(bench.queue)
+
+
+def _bury(worker: RecordedWorker, deliveries: Sequence[Delivery]) -> None:
+    """Dead-letter all *deliveries* in one call, each with an error and a state of its own."""
+    deaths = (DeadLetter(reason="crash-loop", error=f"error {n}", state=b"%d" % n) for n in range(len(deliveries)))
+    assert not worker.settle(list(zip(deliveries, deaths, strict=True)))
+
+
+def _pages(bench: Bench, worker: RecordedWorker, number: int) -> Sequence[str]:
+    """Return the refs of all dead letters, read page by page."""
+    refs: list[str] = []
+    while entries := worker.dead_letters([bench.queue], after=refs[-1] if refs else None, limit=_PAGE):
+        refs += [entry.ref for entry in entries]
+        assert len(refs) <= number, "a page lists dead letters that an earlier one listed"
+    return refs
