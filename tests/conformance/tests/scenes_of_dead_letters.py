@@ -96,6 +96,66 @@ def a_list_of_one_queue_leaves_out_one_of_it(*, honest: bool) -> Script:
     return script
 
 
+def _pages(script: Script, *pages: tuple[int, ...]) -> None:
+    """Read *pages*, each with the numbers of the events on it."""
+    after = None
+    for page in pages:
+        entries = tuple(script.entry(event(number), ref=str(number), died_at=1000.0) for number in page)
+        script.call(history.ListDead(queues=("q", "r"), after=after, limit=2), history.Entries(entries))
+        after = entries[-1].ref if entries else after
+
+
+def _buried(*numbers: int) -> Script:
+    script = Script()
+    for number in numbers:
+        script.send(event(number))
+        script.bury(*script.receive(event(number)))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def a_dead_letter_is_on_two_pages(*, honest: bool) -> Script:
+    script = _buried(1, 2, 3)
+    _pages(script, (1, 2), (3,) if honest else (2, 3))
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def the_pages_end_before_the_last_dead_letter(*, honest: bool) -> Script:
+    script = _buried(1, 2, 3)
+    _pages(script, (1, 2), *([(3,)] if honest else []), ())
+    return script
+
+
+@scene(promise.DEAD_IS_KEPT_WITH_REASON)
+def what_dies_while_pages_are_read_is_on_none(*, honest: bool) -> Script:
+    script = _buried(1)
+    script.call(
+        history.ListDead(queues=("q", "r"), limit=1), history.Entries((script.entry(event(1), died_at=1000.0),))
+    )
+    script.wait(1)
+    script.send(event(2, queue="r"))
+    script.bury(*script.receive(event(2, queue="r"), enqueued_at=1001.0))
+    last = "1"
+    if honest:
+        entry = script.entry(event(2, queue="r"), ref="2", enqueued_at=1001.0)
+        script.call(history.ListDead(queues=("q", "r"), after=last, limit=1), history.Entries((entry,)))
+        last = "2"
+    script.call(history.ListDead(queues=("q", "r"), after=last, limit=1), history.Entries(()))
+    return script
+
+
+@scene(promise.DISCARDED_IS_GONE)
+def the_ref_of_a_replaced_dead_letter_discards_something(*, honest: bool) -> Script:
+    script = _buried(1)
+    script.dead(script.entry(event(1), ref="1"))
+    script.send(event(1))
+    script.bury(*script.receive(event(1)))
+    script.dead(script.entry(event(1), ref="2"))
+    script.discard("1", missing=["1"] if honest else [])
+    return script
+
+
 @scene(promise.DEAD_IS_KEPT_WITH_REASON)
 def the_first_page_leaves_one_out(*, honest: bool) -> Script:
     script = Script()

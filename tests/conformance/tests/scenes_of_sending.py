@@ -213,6 +213,37 @@ def an_event_of_a_transaction_never_comes(*, honest: bool) -> Script:
     return script
 
 
+@scene(promise.JOINS_THE_TRANSACTION)
+def a_send_in_a_transaction_is_made_twice(*, honest: bool) -> Script:
+    script = Script()
+    for number in (1, 2):
+        script.call(history.SendBound(transaction=1, envelopes=(event(number),), number=number))
+    script.call(history.Make(transaction=1, number=1))
+    script.call(history.Make(transaction=1, number=2 if honest else 1))
+    return script
+
+
+@scene(promise.JOINS_THE_TRANSACTION)
+def a_send_in_a_transaction_is_made_after_a_rollback(*, honest: bool) -> Script:
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(),), number=1))
+    script.call(history.EndTransaction(transaction=1, way="rollback"))
+    if not honest:
+        script.call(history.Make(transaction=1, number=1))
+    return script
+
+
+@scene(promise.JOINS_THE_TRANSACTION)
+def a_send_in_a_savepoint_is_made_after_its_rollback(*, honest: bool) -> Script:
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(1),), number=1))
+    script.call(history.SetSavepoint(transaction=1, savepoint=1))
+    script.call(history.SendBound(transaction=1, envelopes=(event(2),), number=2))
+    script.call(history.EndSavepoint(transaction=1, savepoint=1, way="rollback"))
+    script.call(history.Make(transaction=1, number=1 if honest else 2))
+    return script
+
+
 # --- the payload -----------------------------------------------------------------------------------
 
 
