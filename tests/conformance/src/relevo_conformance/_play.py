@@ -68,6 +68,9 @@ class Play:
         """The last delivery of the event; it may have been lost or settled since."""
 
         self.is_held = False
+        self.is_gone = False
+        """Whether it is done, dead or removed, so that there is no use in waiting for it."""
+
         self.others: list[Held] = []
         """Deliveries of other events, most of them held."""
 
@@ -217,6 +220,8 @@ class Play:
         """Receive until the event is held, with what comes before it; return its delivery, if it came."""
         if self.is_held:
             return self.held
+        if self.is_gone:
+            return None
         self.ripen()
         worker = worker or self.worker
         came = True
@@ -297,11 +302,11 @@ class Play:
     def settle(self, outcome: Outcome) -> None:
         """Settle the last delivery of the event, held or not."""
         if (held := self.delivery()) is not None:
-            was = self.is_held
+            was, self.is_held = self.is_held, False
             self.hand_of(held).settles(held.delivery, outcome)
-            self.is_held = False
             if was and isinstance(outcome, Nack | Release):
                 self.due = self.bench.harness.clock.now() + outcome.delay
+            self.is_gone = self.is_gone or (was and isinstance(outcome, Ack | DeadLetter))
 
     def give_back(self, outcome: Outcome) -> None:
         """Receive the event and settle it."""
@@ -574,13 +579,14 @@ def buried(play: Play) -> None:
 def revived(play: Play) -> None:
     """Revive all dead letters, each with another state."""
     play.actor.revive(play.refs())
-    play.due = 0.0
+    play.due, play.is_gone = 0.0, False
 
 
 def sent_again(play: Play) -> None:
     """Send the event again, whatever became of it."""
     if isinstance(play.event, Envelope) and not play.is_in_an_outbox:
         play.actor.send([play.event])
+        play.is_gone = False
 
 
 # --- what is done with it --------------------------------------------------------------------------
@@ -609,7 +615,7 @@ def dead_and_delayed_again(play: Play) -> None:
     buried(play)
     if isinstance(play.event, Envelope) and not play.is_in_an_outbox:
         play.actor.send([play.event], delay=play.later)
-        play.due = play.bench.harness.clock.now() + play.later
+        play.due, play.is_gone = play.bench.harness.clock.now() + play.later, False
 
 
 def held_by_another(play: Play) -> None:
@@ -682,7 +688,7 @@ def dead_letter_a_batch(play: Play) -> None:
     if held is not None and extra is not None:
         other = DeadLetter(reason="unknown-event", error="of another", state=b"of another")
         play.hand_of(held).settle([(extra.delivery, other), (held.delivery, play.died())])
-        play.is_held = False
+        play.is_gone, play.is_held = play.is_gone or play.is_held, False
 
 
 def settle_twice(play: Play) -> None:
@@ -735,7 +741,7 @@ def revive(play: Play) -> None:
     actor.revive(dict.fromkeys([*refs][-1:], b"first"))
     actor.revive({ref: refs[ref] for ref in [*refs][::-1]})
     actor.revive(dict.fromkeys(refs, b"twice"))
-    play.due = 0.0
+    play.due, play.is_gone = 0.0, False
 
 
 def discard(play: Play) -> None:
@@ -758,6 +764,7 @@ def replace_a_dead_letter(play: Play) -> None:
     play.actor.discard([*refs][:1])
     play.look_around(play.actor)
     play.actor.revive(refs)
+    play.is_gone = False
 
 
 def turn_pages(play: Play) -> None:
@@ -787,11 +794,13 @@ def cancel(play: Play) -> None:
         actor.cancel(event_id)
     if isinstance(play.event, Envelope):
         actor.cancel(play.event.id)
+    play.is_gone = not play.is_held
 
 
 def purge(play: Play) -> None:
     """Purge the queue of the event."""
     play.actor.purge(play.place)
+    play.is_gone = not play.is_held
 
 
 def look(play: Play) -> None:
