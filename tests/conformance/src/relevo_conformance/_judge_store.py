@@ -224,7 +224,7 @@ def taking_dead_ended(
             copy.resolve((operation.op, position), happened=False if returned.end == "refused" else None)
             if returned.end != "refused" and isinstance(call, history.Revive):
                 copy.refs_are_known = False
-                _was_revived(world, copy)
+                _was_revived(world, operation, copy)
                 _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
         elif ref in missing:
             if copy.surely(partial(_dead_without, (operation.op, position))):
@@ -236,7 +236,7 @@ def taking_dead_ended(
                 world.report(broken, operation.op, what)
             copy.ref = None
             if isinstance(call, history.Revive):
-                _was_revived(world, copy)
+                _was_revived(world, operation, copy)
 
 
 def _dead_without(tag: Tag, one: Situation) -> bool:
@@ -259,15 +259,17 @@ def _discarding(one: Situation) -> Situation | None:
     return one.step(Action.DISCARD, why=promise.DISCARDED_IS_GONE) if one.state is State.DEAD else None
 
 
-def _was_revived(world: World, copy: Copy) -> None:
+def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
     copy.revived = True
     copy.in_line = False
     copy.enqueued_at = None
-    others = (other for other in world.same(copy.queue, copy.event) if other is not copy)
+    others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
     if any(other.maybe(lambda one: one.state in PENDING) for other in others):
-        # Another copy of the event is unfinished: that one stays, and this one may be removed.
-        gone = (attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible)
-        copy.become((*copy.possible, *gone))
+        # Another copy of the event is unfinished: that one stays, and this one is removed where events are compared.
+        gone = [attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible]
+        is_sure = world.capabilities.dedupe and not operation.overlapped and not world.broken
+        is_sure = is_sure and any(other.surely(_is_pending) for other in others)
+        copy.become(gone if is_sure else (*copy.possible, *gone))
 
 
 # --- removing --------------------------------------------------------------------------------------

@@ -164,6 +164,14 @@ class _Scene:
     """Whether they are urgent if the event is not."""
 
 
+@attrs.frozen
+class _State:
+    """The states that an event gets."""
+
+    settled: bytes | None
+    revived: bytes
+
+
 def _small(largest: int | None) -> None:
     """Return no body of its own: that of the bench, which is unique."""
     return
@@ -344,10 +352,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "others": tuple(_others()),
     "state": (
-        Level("no state", None),
-        Level("an empty state", b""),
-        Level("a state", b"\x00state"),
-        Level("the longest state", b"\xff" * MAX_STATE),
+        Level("no state", _State(None, b"revived")),
+        Level("an empty state", _State(b"", b"")),
+        Level("a state", _State(b"\x00state", b"")),
+        Level("the longest state", _State(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
     ),
     "death": (
         Level("an error", ("retries-exhausted", "no such image")),

@@ -103,7 +103,7 @@ class Play:
     @property
     def state(self) -> bytes | None:
         """The state that outcomes carry."""
-        return cast("bytes | None", self.value("state"))
+        return cast("bytes | None", self.value("state").settled)
 
     @property
     def delay(self) -> float:
@@ -263,7 +263,7 @@ class Play:
 
     def is_it(self, queue: str, found: Envelope | Unreadable) -> bool:
         """Return whether *found* in *queue* is the event."""
-        return queue == self.place and self.event == (found.raw if isinstance(found, Unreadable) else found)
+        return queue == self.place and self.event == content(found)
 
     def finish_what_is_ahead(self) -> None:
         """Ack the events of the same key, since the event waits for them."""
@@ -341,20 +341,26 @@ class Play:
         """Return the refs of all dead letters, each with another state for its revival."""
         entries = self.actor.dead_letters([*self.bench.queues, *self.bench.further])
         refs = {entry.ref: b"revived %d" % number for number, entry in enumerate(entries)}
-        own = {entry.ref: self.state or b"" for entry in entries if self.is_it(entry.queue, entry.envelope)}
+        own = {entry.ref: self.value("state").revived for entry in entries if self.is_it(entry.queue, entry.envelope)}
         return {**refs, **own}
 
     def extra(self) -> Held | None:
-        """Send another event to the other queue, and receive it."""
-        envelope = self.neighbour(queue=self.bench.queues[1], plain=True)
-        self.worker.send([envelope])
+        """Send another event to the other queue, foreign bytes if the event is, and receive it."""
+        queue = self.bench.queues[1]
+        if isinstance(self.event, Envelope):
+            event: Envelope | bytes = self.neighbour(queue=queue, plain=True)
+            self.worker.send([cast("Envelope", event)])
+        else:
+            event = self.bench.raw(queue=queue)
         now = self.bench.harness.clock.now()
-        for delivery in self.bench.receive(self.worker, 1, queues=[self.bench.queues[1]], limit=5, lease=self.lease):
+        found = None
+        for delivery in self.bench.receive(self.worker, 1, queues=[queue], limit=5, lease=self.lease):
             taken = Held(self.worker, delivery, now)
-            if delivery.envelope == envelope:
-                return taken
-            self._keep(taken)
-        return None
+            if content(delivery.envelope) == event:
+                found = taken
+            else:
+                self._keep(taken)
+        return found
 
     def bury_extras(self, number: int) -> None:
         """Let *number* other events die, each with a state of its own."""
@@ -384,6 +390,11 @@ class Play:
                 return
             after = entries[-1].ref
             between(after)
+
+
+def content(found: Envelope | Unreadable) -> Envelope | bytes:
+    """Return what was sent: an envelope, or the bytes that are none."""
+    return found.raw if isinstance(found, Unreadable) else found
 
 
 # --- where the event comes from --------------------------------------------------------------------
