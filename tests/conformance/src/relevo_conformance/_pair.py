@@ -113,6 +113,14 @@ def _swapped(field: str, old: str, new: str) -> Callable[[Envelope, Sequence[str
     return lambda event, queues: {field: getattr(event, field).removesuffix(old) + new}
 
 
+def _shifted(separator: str) -> Callable[[Envelope, Sequence[str]], Mapping[str, Any]]:
+    """Return the twin's source and id: the beginning of the event's id is at the end of its source instead."""
+    return lambda event, queues: {
+        "source": f"{event.source}{separator}a",
+        "id": event.id.removeprefix(f"a{separator}"),
+    }
+
+
 def _elsewhere(event: Envelope, queues: Sequence[str]) -> Mapping[str, Any]:
     return {"queue": queues[1]}
 
@@ -140,6 +148,11 @@ def _twins() -> Iterator[Level]:
         if " " not in new:  # a queue's name has no spaces
             twin = _Twin(of_the_twin=_elsewhere, suffixes=(old, new))
             yield Level(f"a queue that differs {how}", twin, never_with=foreign)
+
+    for separator in ("", "/", ":"):
+        made = {"id_begin": f"a{separator}"}
+        shift = _Twin(made, _shifted(separator))
+        yield Level(f'a source and an id that are alike if joined by "{separator}"', shift, never_with=foreign)
 
 
 def _keys() -> Iterator[Level]:

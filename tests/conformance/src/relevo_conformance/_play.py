@@ -57,7 +57,7 @@ class Play:
         self.bench = bench
         self.row = row
         self.claims = bench.capabilities
-        self.worker, self.other = bench.worker(), bench.worker()
+        self.worker, self.other = bench.worker(), bench.recorder.worker()
         self.place = bench.queues[0]
         """The queue in which the event is."""
 
@@ -152,9 +152,9 @@ class Play:
         return [twin]
 
     def _new(self, **fields: Any) -> Envelope:
-        ending = fields.pop("id_end", "")
+        beginning, ending = fields.pop("id_begin", ""), fields.pop("id_end", "")
         envelope = self.bench.envelope(**{name: value for name, value in fields.items() if value is not None})
-        envelope = attrs.evolve(envelope, id=envelope.id + ending)
+        envelope = attrs.evolve(envelope, id=f"{beginning}{envelope.id}{ending}")
         self.ids.append(envelope.id)
         return envelope
 
@@ -326,9 +326,9 @@ class Play:
         holder = self.hand_of(self.held) if self.held is not None else self.worker
         end(holder)
         if holder is self.other:
-            self.other = self.bench.worker()
+            self.other = self.bench.recorder.worker()
         else:
-            self.worker = self.bench.worker()
+            self.worker = self.bench.recorder.worker()
         if self.bench.is_connected:
             self.is_held = False
 
@@ -517,7 +517,7 @@ def sent_to_an_outbox(play: Play) -> None:
     play.worker.setup([outbox])
     with play.arranging() as (before, event, after), play.transaction() as transaction:
         transaction.send([*before, event], delay=play.delay, relay_to=name)
-        transaction.send(after)
+        transaction.send(after, relay_to=name)
         transaction.commit()
     play.place = outbox
 
