@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from relevo_conformance.harness import Observed
 from relevo_conformance.mutant import Mutant
 from relevo_conformance.promise import RACED
 from relevo_conformance.trial import Trial
+from relevo_conformance.verdict import LeftBehind
+from relevo_conformance.watch import _interrupt
 from relevo_memory import MemoryTransport
 
 from .folder import CopyingHarness, RenamingHarness, RenamingTransport
@@ -84,6 +88,28 @@ def test_a_harness_without_a_hook_races_enough_for_every_promise() -> None:
     race(UnhookedHarness, observed=observed)
 
     assert {name: observed.met[name] for name in RACED_TOGETHER if observed.met[name] < RACED} == {}
+
+
+@pytest.mark.parametrize(("harness", "test"), [(UnhookedHarness, MEETING), (RenamingHarness, PROCESSES)])
+def test_calls_race_although_a_thread_that_hangs_was_interrupted(harness: type[Harness], test: str) -> None:
+    released = threading.Event()
+
+    def hang() -> None:
+        with suppress(LeftBehind):
+            released.wait()
+
+    hanging = threading.Thread(target=hang)
+    hanging.start()
+    assert hanging.ident is not None
+    _interrupt(hanging.ident)
+
+    try:
+        (finding,) = race(harness, test).values()
+    finally:
+        released.set()
+        hanging.join()
+
+    assert finding.status == "kept"
 
 
 # --- in processes of their own ---------------------------------------------------------------------

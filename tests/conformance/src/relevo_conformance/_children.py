@@ -25,6 +25,7 @@ from relevo_conformance._free_race import Race
 from relevo_conformance.harness import Harness
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.verdict import error_text
+from relevo_conformance.watch import forget_interruptions
 from relevo_conformance.worker import RecordedWorker
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _told(line: Connection, deadline: float) -> Sequence[history.Record]:
 def _be_the_child(harness: Harness, number: int, part: Part, gate: Barrier, end: Connection, seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(seconds) + 1)  # if the parent is gone
+    forget_interruptions()  # of threads that are not in this process, but still known to Python
     recorder, race = _Notebook(harness, number), Race(gate)
     try:
         worker = recorder.worker(f"process {number}")

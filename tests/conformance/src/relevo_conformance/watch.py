@@ -15,6 +15,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
@@ -198,6 +199,23 @@ class _Job:
 def _interrupt(thread: int) -> None:
     """End *thread* if it runs Python code; a thread that is blocked stays."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(LeftBehind))
+
+
+class _Nothing(BaseException):
+    """Raised and suppressed at once."""
+
+
+def forget_interruptions() -> None:
+    """
+    Let Python forget the interruptions that blocked threads have not noticed.
+
+    As long as there is one, Python 3.11 cannot enter a function under a profiler: it looks for the interruption, which
+    is not its own, and starts the same instruction again, without end.
+    """
+    with suppress(_Nothing):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Nothing))
+        while True:  # until it is raised
+            pass
 
 
 def _whereabouts(thread: int) -> str:
