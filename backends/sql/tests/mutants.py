@@ -28,7 +28,6 @@ NO_SCENARIO = frozenset(
         "KnowsOneSavepoint",
         "LeasesForAnHourAtMost",
         "LeasesForDaysAfterACheckpoint",
-        "LinesUpInAnyCase",
         "LinesUpWithAnySpace",
         "LooksAtTwoQueues",
         "MakesItsEventsAtOnce",
