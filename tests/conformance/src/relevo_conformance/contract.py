@@ -207,17 +207,17 @@ class Contract:
             pytest.skip("a lease lasts as long as its holder")
 
     @contextmanager
-    def bench_whose_clock_runs(self) -> Iterator[Bench]:
+    def bench_whose_clock_runs(self, *, queues: int = 1) -> Iterator[Bench]:
         """Yield the bench of a scenario with a waiting call: with a fake clock a wait would end at once."""
         if not self.harness.fake:
-            with self.bench() as bench:
+            with self.bench(queues=queues) as bench:
                 yield bench
             return
         harness = self.harness_type()
         harness.clock = SystemClock()
         harness.watch = self.harness.watch
         try:
-            with Bench(harness, tolerated=tolerated(harness) - self.proven) as bench:
+            with Bench(harness, queues=queues, tolerated=tolerated(harness) - self.proven) as bench:
                 yield bench
         finally:
             harness.close()
