@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
+
+
+class _NotMadeError(Exception):
+    """Raised where the application cannot make its events."""
 
 
 class TransactionContract(Contract):
@@ -87,6 +93,18 @@ class TransactionContract(Contract):
                 transaction.commit()
 
             assert bench.one(worker).envelope == later
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_commit_whose_events_cannot_be_made_fails_with_the_error_and_sends_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                with pytest.raises(_NotMadeError):
+                    transaction.commit_what_raises(_NotMadeError())
+
+                transaction.rollback()
+
+            assert bench.glimpse(worker) == []
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
     def test_a_delay_counts_in_a_transaction_too(self) -> None:

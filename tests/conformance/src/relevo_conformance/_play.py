@@ -88,7 +88,7 @@ class Play:
         self.act("second verb")
         self.look_around(self.other)
         self.glimpse()
-        self.look_around(self.worker)
+        self.look_up(self.worker)  # the drain looks at the rest
 
     def act(self, factor: str) -> None:
         """Carry out the level of *factor*."""
@@ -117,7 +117,7 @@ class Play:
 
     def seconds(self, stated: float | None) -> float:
         """Return *stated*, or where it is ``None`` the usual delay."""
-        return self.bench.times.delay if stated is None else stated
+        return 1.025 * self.bench.times.delay if stated is None else stated  # no whole number of seconds
 
     def made(self) -> Envelope:
         """Return the event with all its features."""
@@ -173,6 +173,12 @@ class Play:
         """Send *envelopes*, if there are any."""
         if envelopes:
             self.worker.send(envelopes, delay=delay)
+
+    def send_one_like_it(self) -> Envelope:
+        """Send another event with the features of the event, and its twin; return it."""
+        fresh = attrs.evolve(self.made(), queue=self.bench.queues[0])
+        self.send([fresh, *self.twin(fresh)])
+        return fresh
 
     @contextmanager
     def transaction(self) -> Iterator[RecordedTransaction]:
@@ -370,16 +376,21 @@ class Play:
 
     # --- looking ----------------------------------------------------------------------------------------
 
-    def look_around(self, worker: RecordedWorker) -> None:
-        """Look at everything that is stored."""
+    def look_up(self, worker: RecordedWorker) -> None:
+        """Look the first events up by their ids."""
         if self.claims.find:
             for event_id in dict.fromkeys(self.ids[:_FOUND]):
                 worker.find(event_id)
+
+    def look_around(self, worker: RecordedWorker) -> None:
+        """Look at everything that is stored."""
+        self.look_up(worker)
         if self.claims.stats != "none":
             for queue in (*self.bench.queues, *self.bench.further):
                 worker.stats(queue)
         if self.claims.dead_letters:
-            worker.dead_letters([*self.bench.queues, *self.bench.further])
+            for queue in (*self.bench.queues, *self.bench.further):
+                worker.dead_letters([queue])
 
     def turn_pages(self, worker: RecordedWorker, between: Callable[[str], None] = lambda ref: None) -> None:
         """Read the dead letters page by page, one on each; call *between* with each ref before the next page."""
@@ -492,8 +503,12 @@ def sent_after_a_rollback(play: Play) -> None:
         transaction.send([play.neighbour()], delay=play.delay)
         transaction.rollback()
         again = transaction.again()
+        done = play.neighbour(queue=play.bench.queues[1], plain=True)
         again.send([*before, event], delay=play.delay)
+        again.send([done])
         again.commit()
+        for delivery in play.bench.receive(play.worker, 1, queues=[done.queue], limit=1, lease=play.lease):
+            play.worker.ack(delivery)  # so that it would come again if a later commit sent it once more
         third = again.again()
         third.send(after)
         third.commit()
@@ -799,8 +814,9 @@ def turn_pages(play: Play) -> None:
 
 
 def cancel(play: Play) -> None:
-    """Cancel the event by its id."""
+    """Cancel the event by its id, and a new one like it."""
     actor = play.actor
+    actor.cancel(play.send_one_like_it().id)
     for event_id in play.ids[:1]:
         actor.cancel(event_id)
     if isinstance(play.event, Envelope):
@@ -809,7 +825,8 @@ def cancel(play: Play) -> None:
 
 
 def purge(play: Play) -> None:
-    """Purge the queue of the event."""
+    """Purge the queue of the event, and of new ones like it."""
+    play.send_one_like_it()
     play.actor.purge(play.place)
     play.is_gone = not play.is_held
 

@@ -357,6 +357,15 @@ class RecordedTransaction:
         )
         self._worker.note_bound(call, self._transaction.session, envelopes)
 
+    def commit_what_raises(self, error: Exception) -> None:
+        """Send events inside it that cannot be made, which is not recorded, and commit: making them raises *error*."""
+
+        def make() -> Sequence[Envelope]:
+            raise error
+
+        self._worker.transport.bound_to(self._transaction.session).send(make)
+        self.commit()
+
     def commit(self) -> None:
         """Commit the transaction."""
         self._end("commit", self._transaction.commit)
