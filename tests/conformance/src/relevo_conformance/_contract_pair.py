@@ -35,7 +35,7 @@ class PairContract(Contract):
             self.harness.observed.meet_pairs(pairs_of(row))
 
     def _play_once(self, row: Row) -> None:
-        suffixes: tuple[str, ...] = row["twin"].value.suffixes
+        suffixes = (*row["twin"].value.suffixes, "-third")
         with Bench(self.harness, names=suffixes, tolerated=tolerated(self.harness)) as bench:
             Play(bench, row).run()
 

@@ -104,7 +104,7 @@ class _Twin:
 
     of_the_event: Mapping[str, Any] = attrs.field(factory=dict)
     of_the_twin: Callable[[Envelope, Sequence[str]], Mapping[str, Any] | None] = lambda event, queues: None
-    suffixes: tuple[str, str] = ("", "x")
+    suffixes: tuple[str, ...] = ("", "x")
     """The endings of the names of their two queues."""
 
 
@@ -176,6 +176,9 @@ class _Scene:
     after: int
     contrary: bool = False
     """Whether they are urgent if the event is not."""
+
+    everywhere: bool = False
+    """Whether there is one in each other queue too."""
 
 
 @attrs.frozen
@@ -366,6 +369,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("a neighbour before it", _Scene(1, 0)),
         Level("urgent neighbours around it", _Scene(1, 2, contrary=True)),
         Level("neighbours around it", _Scene(2, 2)),
+        Level("neighbours in all queues", _Scene(0, 1, everywhere=True)),
     ),
     "others": tuple(_others()),
     "state": (
@@ -399,9 +403,11 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "limit": (Level("one at a time", 1), Level("ten at a time", 10), Level("300 at a time", 300)),
     "queues": (
-        Level("one queue", lambda own, other: (own,)),
-        Level("its queue first", lambda own, other: (own, other)),
-        Level("its queue last", lambda own, other: (other, own)),
+        Level("one queue", lambda own, other, third: (own,)),
+        Level("its queue first", lambda own, other, third: (own, other)),
+        Level("its queue last", lambda own, other, third: (other, own)),
+        Level("its queue as the second of three", lambda own, other, third: (third, own, other)),
+        Level("its queue as the last of three", lambda own, other, third: (third, other, own)),
     ),
     "who": (
         Level("by the same worker", lambda play: play.worker),

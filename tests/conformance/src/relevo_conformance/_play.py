@@ -48,7 +48,7 @@ class Play:
     One event, its neighbours, and two workers.
 
     Args:
-        bench: A bench with two queues at least.
+        bench: A bench with three queues.
 
         row: The level of each factor.
     """
@@ -164,7 +164,8 @@ class Play:
         scene = self.value("neighbours")
         event = self.made()
         self.event = event
-        before = [self.neighbour() for _ in range(scene.before)]
+        elsewhere = self.bench.queues[1:3] if scene.everywhere else ()
+        before = [self.neighbour(queue=queue) for queue in (*elsewhere, *[None] * scene.before)]
         after = [*self.twin(event), *(self.neighbour() for _ in range(scene.after))]
         yield before, event, after
         self.due = self.bench.harness.clock.now() + self.delay if put_delay else 0.0
@@ -197,7 +198,7 @@ class Play:
     @property
     def queues(self) -> tuple[str, ...]:
         """The queues from which the event is received."""
-        return cast("tuple[str, ...]", self.value("queues")(self.place, self.bench.queues[1]))
+        return cast("tuple[str, ...]", self.value("queues")(self.place, *self.bench.queues[1:3]))
 
     def ripen(self) -> None:
         """Let the delay of the event end, and look whether it comes earlier."""
@@ -213,6 +214,7 @@ class Play:
             self.glimpse(1)
         left = self.due - self.bench.harness.clock.now()
         self.bench.advance(max(left, 0.0) + (self.claims.delay or 0.0) + 2 * self.bench.harness.slack)
+        self.look_around(self.other)  # before any receive notices that it is due
 
     def glimpse(self, limit: int = 10) -> None:
         """Look what another worker gets at once."""
