@@ -234,7 +234,8 @@ class Bench:
 
     def include(self, queue: str) -> None:
         """Drain *queue* too at the end, and drop it."""
-        self.further.append(queue)
+        if queue not in self.further:
+            self.further.append(queue)
 
     def fail_send(self, sender: RecordedWorker, breakage: Breakage, batch: Sequence[Envelope]) -> TransportError:
         """

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial, wraps
+from random import Random
 from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
@@ -23,12 +24,15 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 from relevo import Capabilities, DeadLetter, Delivery, Envelope, Note, Outcome
 from relevo.errors import ConfigurationError, LeaseLostError, TransportError
 from relevo_conformance import strategy
+from relevo_conformance._pair import Row, rows
+from relevo_conformance._play import Play
 from relevo_conformance._world import Violation
 from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.harness import Harness
 from relevo_conformance.history import Record, Way, tally
+from relevo_conformance.profile import PROFILES
 from relevo_conformance.strategy import Recipe
 from relevo_conformance.worker import RecordedWorker
 
@@ -37,6 +41,9 @@ WORKERS = 2
 
 FAR = (200, 5000, 130000)
 """Multiples of the usual delay: more than an hour, a day and a month; on a clock that can be moved."""
+
+PAIRS = 2
+"""The seed of the rows of the table of pairs, another than that of the profiles."""
 
 LATE = 100
 """Records after which a history may have steps that leave the checker uncertain."""
@@ -164,6 +171,9 @@ class TransportMachine(RuleBasedStateMachine):
 
     proof: ClassVar[tuple[Sequence[Record], Sequence[Violation]] | None] = None
     """The last of them that broke a promise, with its violations."""
+
+    rows: ClassVar[Sequence[Row]] = ()
+    """Rows of the table of pairs, other ones than the scenario plays."""
 
     sent: Bundle[Envelope] = Bundle("sent")
     live: Bundle[Held] = Bundle("live")
@@ -479,6 +489,14 @@ class TransportMachine(RuleBasedStateMachine):
                 worker.stats(queue)
         if self.capabilities.dead_letters:
             worker.dead_letters(self.bench.queues)
+
+    @precondition(lambda machine: machine.bench.harness.fake)  # elsewhere it takes as long as all the others
+    @rule(number=st.integers(0, 999))
+    def an_event_with_a_pair_of_features(self, number: int) -> None:
+        cls = type(self)
+        if not cls.rows:
+            cls.rows = tuple(rows(self.bench.harness, PROFILES["quick"], Random(PAIRS)))  # noqa: S311 - no secret
+        Play(self.bench, cls.rows[number % len(cls.rows)]).run()
 
     # --- a write fails ----------------------------------------------------------------------------------
 
