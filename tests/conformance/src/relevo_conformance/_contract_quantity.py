@@ -15,13 +15,16 @@ from relevo_conformance.worker import RecordedWorker
 _TIMES, _SLOW_TIMES = 300, 60
 """How often one event is delivered: more than a byte counts; and where each delivery takes time."""
 
-_MANY, _SLOW_MANY = 1000, 200
+_MANY, _SLOW_MANY = 1100, 200
 """How many events there are in a queue."""
 
 _LIMIT = 300
 """The largest number of events of one receive."""
 
 _PAGE = 100
+
+_LARGE = 400_000
+"""Bytes of a body; a batch of ten is larger than what some stores take at once."""
 
 
 class QuantityContract(Contract):
@@ -60,10 +63,15 @@ class QuantityContract(Contract):
             worker.send(bench.envelopes(self._many))
             _count(bench, worker)
 
-            for _ in range(0, self._many, _LIMIT):
-                deliveries = bench.receive(worker, min(_LIMIT, self._many))
+            held: list[Delivery] = []
+            while len(held) < self._many:
+                held += bench.so_many(worker, min(_LIMIT, self._many - len(held)))
                 _count(bench, worker)
-                assert not worker.settle([(one, Ack()) for one in deliveries])
+            assert bench.glimpse(bench.worker()) == []
+            if bench.capabilities.extend:
+                assert not worker.extend(held, lease=2 * bench.times.lease)
+                bench.advance(1.5 * bench.times.lease)
+            assert not worker.settle([(one, Ack()) for one in held])
 
             _count(bench, worker)
 
@@ -71,12 +79,12 @@ class QuantityContract(Contract):
     def test_a_purge_of_hundreds_removes_all_that_are_not_held(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            worker.send(bench.envelopes(self._many // 2))
+            worker.send(bench.envelopes(self._many))
             for envelope in bench.envelopes(_PAGE):
                 worker.send([envelope])
             held = bench.so_many(worker, _PAGE)
 
-            assert worker.purge(bench.queue) == self._many // 2
+            assert worker.purge(bench.queue) == self._many
             _count(bench, worker)
             assert not worker.settle([(one, Nack()) for one in held])
 
@@ -96,6 +104,34 @@ class QuantityContract(Contract):
             _count(bench, worker)
 
             assert worker.dead_letters([bench.queue]) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_hundreds_of_events_of_a_transaction_come(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(_LIMIT))
+                transaction.commit()
+
+            bench.so_many(worker, _LIMIT)
+
+    @proves(promise.FOUND_AS_IT_IS)
+    def test_an_event_is_found_in_many_queues(self) -> None:
+        with self.bench(queues=6) as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(queue=queue, id=f"{bench.token}-same") for queue in bench.queues])
+
+            assert len(worker.find(f"{bench.token}-same")) == len(bench.queues)
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_a_batch_of_some_megabytes_is_received(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            size = min(bench.capabilities.max_body or _LARGE, _LARGE)
+            envelopes = [bench.envelope(body=b"%d" % number * (size // 2)) for number in range(10, 20)]
+            worker.send(envelopes)
+
+            assert {one.envelope for one in bench.so_many(worker, len(envelopes))} == {*envelopes}
 
     @proves(promise.ORDER_IS_KEPT)
     def test_hundreds_of_events_of_one_key_keep_their_order(self) -> None:
