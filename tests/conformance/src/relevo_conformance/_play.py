@@ -71,6 +71,9 @@ class Play:
         self.is_gone = False
         """Whether it is done, dead or removed, so that there is no use in waiting for it."""
 
+        self.is_late = False
+        """Whether the next verb comes after the end of the last delivery, and is for that one."""
+
         self.others: list[Held] = []
         """Deliveries of other events, most of them held."""
 
@@ -84,6 +87,7 @@ class Play:
         self.act("situation")
         self.act("time before it")
         self.act("verb")
+        self.is_late = False
         self.act("time after it")
         self.act("second verb")
         self.look_around(self.other)
@@ -293,8 +297,8 @@ class Play:
                 taken.worker.settles(taken.delivery, settle())
 
     def delivery(self) -> Held | None:
-        """Return the last delivery of the event; one that is received now if there was none."""
-        return self.held or self.take()
+        """Return a delivery of the event that is held now if it can be; else, or if that is wanted, the last one."""
+        return self.held if self.is_late else self.take() or self.held
 
     def hand_of(self, held: Held) -> RecordedWorker:
         """Return the worker that received it, or another one if that one has gone."""
@@ -646,6 +650,11 @@ def dead_and_delayed_again(play: Play) -> None:
         play.due, play.is_gone = play.bench.harness.clock.now() + play.later, False
 
 
+def late(play: Play) -> None:
+    """Let the next verb be for the last delivery, which has ended."""
+    play.is_late = True
+
+
 def held_by_another(play: Play) -> None:
     """Let the lease of the event end, and another worker receive it."""
     lost(play)
@@ -863,7 +872,7 @@ def after_the_lease(play: Play) -> None:
     if play.is_held and play.held is not None:
         left = play.held.began + play.lease - play.bench.harness.clock.now()
         play.bench.advance(max(0.0, left) + 3 * play.bench.harness.slack)
-        play.is_held = False
+        play.is_held, play.is_late = False, True
 
 
 def days(number: int) -> Callable[[Play], None]:
@@ -871,7 +880,8 @@ def days(number: int) -> Callable[[Play], None]:
 
     def act(play: Play) -> None:
         play.bench.advance(number * DAY)
-        play.is_held = play.is_held and play.bench.is_connected
+        if play.is_held and not play.bench.is_connected:
+            play.is_held, play.is_late = False, True
 
     return act
 
