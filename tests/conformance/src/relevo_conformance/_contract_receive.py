@@ -271,7 +271,7 @@ class UnreadableContract(Contract):
 
 
 class OrderContract(Contract):
-    """Order and urgency are kept if they are claimed."""
+    """The order of each key is kept if it is claimed."""
 
     @proves(promise.ORDER_IS_KEPT)
     def test_events_of_one_key_come_one_after_the_other(self) -> None:
@@ -349,20 +349,3 @@ class OrderContract(Contract):
             worker.send([bench.envelope(ordering_key=key) for key in ("a", "A", None, None)])
 
             assert len(bench.receive(worker, 4, limit=10)) == 4
-
-    @proves(promise.URGENT_OVERTAKES)
-    def test_an_urgent_event_overtakes_normal_ones(self) -> None:
-        with self.bench() as bench:
-            worker = bench.worker()
-            worker.send(bench.envelopes(10))
-            urgent = bench.envelope(urgency="high")
-            worker.send([urgent])
-
-            # A broker may deliver some events of normal urgency first, so that they do not starve.
-            came = []
-            for _ in range(6):
-                delivery = bench.one(worker)
-                came.append(delivery.envelope)
-                worker.ack(delivery)
-
-            assert urgent in came

@@ -19,6 +19,9 @@ PROMPTLY = 10.0
 SLEEP = 6.0
 """Seconds that a receive may wait; a send must wake it."""
 
+LONG = 8.0
+"""Seconds that a receive waits beyond the time when an event gets ready."""
+
 TRIES = 2
 """Tries, of which one must be woken in time: the machine may be slow."""
 
@@ -73,6 +76,40 @@ class WaitContract(Contract):
 
             waiting.finish()
             assert len(came) == 1
+
+    @proves(promise.WAIT_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_a_receive_that_waits_finds_what_becomes_due(self) -> None:
+        with self.bench_whose_clock_runs(queues=2) as bench:
+            sender, receiver = bench.worker(), bench.worker()
+            delay = max(0.5, bench.capabilities.delay or 0.0)
+            sender.send([bench.envelope(queue=bench.queues[1])], delay=delay)
+
+            self.require_found(bench, receiver, delay)
+
+    @proves(promise.WAIT_IS_KEPT, promise.LOST_LEASE_RETURNS)
+    def test_a_receive_that_waits_finds_what_a_lease_that_ended_gave_back(self) -> None:
+        self.require_timed_leases()
+        with self.bench_whose_clock_runs(queues=2) as bench:
+            holder, receiver = bench.worker(), bench.worker()
+            holder.send([bench.envelope(queue=bench.queues[1])])
+            lease = 1.0
+            bench.one(holder, lease=lease)
+            bench.recorder.kill(holder)
+
+            self.require_found(bench, receiver, lease)
+
+    def require_found(self, bench: Bench, receiver: RecordedWorker, soon: float) -> None:
+        """Require that the event which is ready in *soon* seconds is found by receives that wait much longer."""
+        deadline = time.monotonic() + soon + 2 * PROMPTLY
+        wait = soon + LONG
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            if came := receiver.receive(bench.queues, limit=1, lease=bench.times.lease, wait=wait):
+                receiver.ack(came[0])
+                return
+            waited = time.monotonic() - began
+            assert waited < wait / 2, f"an event became ready within {soon:g} s, but a receive waited {waited:.1f} s"
+        pytest.fail(f"an event that became ready within {soon:g} s was not found")
 
     @proves(promise.WOKEN_BY_A_SEND)
     def test_a_receive_that_waits_is_woken_by_a_send_long_before_its_wait_is_over(self) -> None:

@@ -263,6 +263,8 @@ def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
     copy.revived = True
     copy.in_line = False
     copy.enqueued_at = None
+    if isinstance(copy.event, Unreadable):  # foreign bytes are never compared
+        return
     others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
     if any(other.maybe(lambda one: one.state in PENDING) for other in others):
         # Another copy of the event is unfinished: that one stays, and this one is removed where events are compared.

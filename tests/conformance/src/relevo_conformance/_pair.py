@@ -125,6 +125,10 @@ def _elsewhere(event: Envelope, queues: Sequence[str]) -> Mapping[str, Any]:
     return {"queue": queues[1]}
 
 
+_FOREIGN = ("foreign bytes", "large foreign bytes", "equal foreign bytes", "foreign bytes with headers")
+_NO_FIELDS = frozenset(_FOREIGN)
+"""Foreign bytes have no fields."""
+
 _ALIKE = (
     ("by case", "a", "A"),
     ("by a trailing space", "a", "a "),
@@ -136,36 +140,33 @@ _ALIKE = (
 
 def _twins() -> Iterator[Level]:
     yield Level("no twin", _Twin())
-    foreign = frozenset({"foreign bytes"})
     other_source = _Twin(of_the_twin=lambda event, queues: {"source": "shop"})
-    yield Level("the same id from another source", other_source, never_with=foreign)
-    yield Level("the same id in another queue", _Twin(of_the_twin=_elsewhere), never_with=foreign)
+    yield Level("the same id from another source", other_source, never_with=_NO_FIELDS)
+    yield Level("the same id in another queue", _Twin(of_the_twin=_elsewhere), never_with=_NO_FIELDS)
     for how, old, new in _ALIKE:
         made = {"id_end": old}
-        yield Level(f"an id that differs {how}", _Twin(made, _swapped("id", old, new)), never_with=foreign)
-        if len(old) == len(new):  # of these, an id is enough
-            made = {"source": f"shop-{old}"}
-            yield Level(f"a source that differs {how}", _Twin(made, _swapped("source", old, new)), never_with=foreign)
+        yield Level(f"an id that differs {how}", _Twin(made, _swapped("id", old, new)), never_with=_NO_FIELDS)
+        made = {"source": f"shop-{old}"}
+        yield Level(f"a source that differs {how}", _Twin(made, _swapped("source", old, new)), never_with=_NO_FIELDS)
         if " " not in new:  # a queue's name has no spaces
             twin = _Twin(of_the_twin=_elsewhere, suffixes=(old, new))
-            yield Level(f"a queue that differs {how}", twin, never_with=foreign)
+            yield Level(f"a queue that differs {how}", twin, never_with=_NO_FIELDS)
 
     for separator in ("", ":"):
         made = {"id_begin": f"a{separator}"}
         shift = _Twin(made, _shifted(separator))
-        yield Level(f'a source and an id that are alike if joined by "{separator}"', shift, never_with=foreign)
+        yield Level(f'a source and an id that are alike if joined by "{separator}"', shift, never_with=_NO_FIELDS)
 
 
 def _keys() -> Iterator[Level]:
-    foreign = frozenset({"foreign bytes"})
     yield Level("no key", (None, None))
     ordered = _claimed("order")
-    yield Level("an empty key", ("", None), ordered, foreign)
-    yield Level("a key of its own", ("k", None), ordered, foreign)
-    yield Level("a key that it shares", ("k", "k"), ordered, foreign)
-    yield Level("an empty key that it shares", ("", ""), ordered, foreign)
+    yield Level("an empty key", ("", None), ordered, _NO_FIELDS)
+    yield Level("a key of its own", ("k", None), ordered, _NO_FIELDS)
+    yield Level("a key that it shares", ("k", "k"), ordered, _NO_FIELDS)
+    yield Level("an empty key that it shares", ("", ""), ordered, _NO_FIELDS)
     for how, old, new in _ALIKE:
-        yield Level(f"a key that differs {how}", (old, new), ordered, foreign)
+        yield Level(f"a key that differs {how}", (old, new), ordered, _NO_FIELDS)
 
 
 @attrs.frozen
@@ -203,11 +204,6 @@ def _largest(largest: int | None) -> bytes:
     return b"x" * (largest or 0)
 
 
-_FOREIGN = "foreign bytes"
-_NO_FIELDS = frozenset({_FOREIGN})
-"""Foreign bytes have no fields."""
-
-
 def _pasts() -> Iterator[Level]:
     yield Level("fresh", do.nothing)
     yield Level("nacked", do.settled(lambda play: Nack(state=play.state)))
@@ -231,7 +227,7 @@ def _pasts() -> Iterator[Level]:
     yield Level("begun and dead of it", do.in_turn(do.begun, do.settled(do.death)), _claimed("presence"))
     yield Level("dead and revived", do.in_turn(do.lost, do.buried, do.revived), _claimed("dead_letters"))
     again = do.in_turn(do.settled(lambda play: Nack(state=b"first")), do.buried, do.sent_again)
-    yield Level("dead and sent again", again, _claimed("dead_letters"), frozenset({_FOREIGN, "sent to an outbox"}))
+    yield Level("dead and sent again", again, _claimed("dead_letters"), _NO_FIELDS | {"sent to an outbox"})
 
 
 def _situations() -> Iterator[Level]:
@@ -332,7 +328,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("sent in a session after a rollback", do.sent_after_a_rollback, _in_a_session),
         Level("rolled back, and sent without a session", do.rolled_back_and_sent, _in_a_session),
         Level("sent to an outbox", do.sent_to_an_outbox, _in_a_session),
-        Level(_FOREIGN, do.put_by_a_stranger, _raw),
+        Level(_FOREIGN[0], do.put_by_a_stranger(), _raw),
+        Level(_FOREIGN[1], do.put_by_a_stranger(size=300_000), _raw),
+        Level(_FOREIGN[2], do.put_by_a_stranger(times=2), _raw),
+        Level(_FOREIGN[3], do.put_by_a_stranger(headers={"Kind": "foreign "}), _raw),
     ),
     "delay": (
         Level("no delay", 0.0),
@@ -342,6 +341,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "urgency": (Level("not urgent", "normal"), Level("urgent", "high", _claimed("urgency"), _NO_FIELDS)),
     "key": tuple(_keys()),
+    "name": (
+        Level("a usual name", "image.created"),
+        Level("a long name in an odd form", f"Image.{_LONG}.{_DECOMPOSED} ", never_with=_NO_FIELDS),
+    ),
     "expires": (
         Level("no end", lambda now: None),
         Level("expired", lambda now: now - 100.0, never_with=_NO_FIELDS),
@@ -352,9 +355,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("an empty header", {"empty": ""}, never_with=_NO_FIELDS),
         Level(
             "headers that are alike",
-            {"Case": "a", "case": "A ", "forms": _COMPOSED + _DECOMPOSED, "queue": "nowhere", "long": _LONG * 70},
+            {"Case": "a", "case": "A ", "forms": _COMPOSED + _DECOMPOSED, "queue": "nowhere"},
             never_with=_NO_FIELDS,
         ),
+        Level("many long headers", {"long": _LONG * 250, **{f"h{n}": "v" for n in range(100)}}, never_with=_NO_FIELDS),
     ),
     "body": (
         Level("a small body", _small),

@@ -128,6 +128,7 @@ class Play:
         key, _ = self.value("key")
         return self._new(
             queue=self.place,
+            name=self.value("name"),
             body=self.value("body")(self.claims.max_body),
             headers=self.value("headers"),
             urgency=self.value("urgency"),
@@ -389,14 +390,14 @@ class Play:
                 worker.find(event_id)
 
     def look_around(self, worker: RecordedWorker) -> None:
-        """Look at everything that is stored."""
-        self.look_up(worker)
+        """Look at everything that is stored; a lookup comes last, since a store may notice then what is due."""
         if self.claims.stats != "none":
             for queue in (*self.bench.queues, *self.bench.further):
                 worker.stats(queue)
         if self.claims.dead_letters:
             for queue in (*self.bench.queues, *self.bench.further):
                 worker.dead_letters([queue])
+        self.look_up(worker)
 
     def turn_pages(self, worker: RecordedWorker, between: Callable[[str], None] = lambda ref: None) -> None:
         """Read the dead letters page by page, one on each; call *between* with each ref before the next page."""
@@ -543,13 +544,21 @@ def sent_to_an_outbox(play: Play) -> None:
     play.place = outbox
 
 
-def put_by_a_stranger(play: Play) -> None:
-    """Let a foreign program put bytes between the neighbours."""
-    with play.arranging(put_delay=False) as (before, _, after):
-        play.send(before)
-        play.event = play.bench.raw(queue=play.place)
-        play.bench.raw(queue=play.place)
-        play.send(after)
+def put_by_a_stranger(
+    *, size: int = 40, times: int = 1, headers: Mapping[str, str] | None = None
+) -> Callable[[Play], None]:
+    """Return a step in which a foreign program puts *size* bytes between the neighbours, some *times*."""
+
+    def act(play: Play) -> None:
+        with play.arranging(put_delay=False) as (before, _, after):
+            play.send(before)
+            play.event = play.bench.raw(b"\x80".ljust(size, b"-"), queue=play.place, headers=headers)
+            for _ in range(times - 1):
+                play.bench.recorder.put_raw(play.place, play.event, headers)
+            play.bench.raw(queue=play.place)
+            play.send(after)
+
+    return act
 
 
 # --- what happened to it before --------------------------------------------------------------------

@@ -26,6 +26,7 @@ from relevo_conformance._contract_settle import LeaseContract, SettleContract, S
 from relevo_conformance._contract_store import DeadLetterContract, FindContract, StatsContract, TakeOutContract
 from relevo_conformance._contract_time import ClockContract, FairnessContract, WaitContract
 from relevo_conformance._contract_transaction import TransactionContract
+from relevo_conformance._contract_urgency import UrgencyContract
 from relevo_conformance.contract import Contract
 from relevo_conformance.harness import Harness
 from relevo_conformance.machine import machine_for
@@ -81,6 +82,7 @@ class TransportContract(
     StaleContract,
     StateContract,
     SettleContract,
+    UrgencyContract,
     OrderContract,
     UnreadableContract,
     ReceiveContract,
