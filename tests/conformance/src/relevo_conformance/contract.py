@@ -197,6 +197,51 @@ class Contract:
                 # Each group is a call of its own to the watch, which sees so that the test makes progress.
                 self.harness.watch.call(functools.partial(finish_all, threads), tell, wait=LONGEST)
 
+    def play(
+        self,
+        case: Case,
+        act: Callable[[Case], None],
+        *,
+        in_words: Callable[[Case], str],
+        simpler: Iterable[Callable[[Case], Case]],
+    ) -> None:
+        """
+        Call *act* with *case*; if it breaks a promise, look for a simpler case that breaks it too, and name that one.
+
+        Args:
+            case: One of many, which is judged by its history.
+
+            act: Plays it on its own bench.
+
+            in_words: Describes it.
+
+            simpler: Functions that each leave something out of a case; they are tried one after another.
+
+        Raises:
+            BrokenPromiseError: A promise was broken.
+        """
+
+        def breaks(case: Case) -> bool:
+            try:
+                act(case)
+            except BrokenPromiseError as another:
+                return another.violations[0].promise == broken
+            except Exception:  # noqa: BLE001 - another case, which proves nothing
+                return False
+            return False
+
+        try:
+            act(case)
+        except BrokenPromiseError as error:
+            broken = error.violations[0].promise
+            if self.harness.fake and (self.phases is None or Phase.shrink in self.phases):
+                for leave_out in simpler:
+                    shorter = leave_out(case)
+                    if shorter != case and breaks(shorter):
+                        case = shorter
+                breaks(case)  # so that its history is the last one
+            raise error.of(in_words(case)) from error
+
     def bench(self, *, queues: int = 1) -> Bench:
         """Return the bench of one scenario."""
         return Bench(self.harness, queues=queues, tolerated=tolerated(self.harness) - self.proven)

@@ -42,6 +42,12 @@ class Profile:
     slow_rows: int = 0
     """The largest number of rows of each cover on a real clock."""
 
+    verbs: int = 2
+    """How many verbs follow one another in each order in the lives of events."""
+
+    slow_lives: int = 0
+    """The largest number of these lives on a real clock."""
+
     shrinking: float = 300.0
     """Seconds that each failing test may spend on finding the shortest program."""
 
@@ -101,6 +107,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_payloads=5,
                 covers=1,
                 slow_rows=96,
+                slow_lives=12,
                 shrinking=20.0,
                 seed=20_260_101,
             ),
@@ -115,6 +122,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 covers=3,
                 triples=2000,
                 slow_rows=192,
+                verbs=3,
+                slow_lives=48,
                 shrinking=60.0,
                 seed=None,
             ),
@@ -129,6 +138,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 covers=10,
                 triples=20_000,
                 slow_rows=384,
+                verbs=3,
+                slow_lives=384,
                 seed=None,
             ),
         )

@@ -10,6 +10,7 @@ from relevo_conformance._contract_close import CloseContract, NameContract, SetU
 from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_free_race import FreeRaceContract
+from relevo_conformance._contract_life import LifeContract
 from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_quantity import QuantityContract
@@ -58,6 +59,7 @@ class RandomContract(Contract):
 
 class TransportContract(
     RandomContract,
+    LifeContract,
     PairContract,
     QuantityContract,
     RaceContract,

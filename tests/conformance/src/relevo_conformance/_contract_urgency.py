@@ -1,0 +1,111 @@
+"""Scenarios of urgency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from relevo import Capabilities, Delivery, Envelope, Lost, Nack, Outcome, Release
+from relevo_conformance import promise
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.worker import RecordedWorker
+
+NORMAL = 10
+"""The number of events that an urgent one overtakes."""
+
+FIRST = 6
+"""How many receives may be needed: a broker may deliver some events of normal urgency first, lest they starve."""
+
+Past = Callable[[Bench, RecordedWorker, Delivery], None]
+"""Makes an event that a worker holds ready again."""
+
+
+class UrgencyContract(Contract):
+    """An urgent event overtakes normal ones, as long as it is not finished."""
+
+    @proves(promise.URGENT_OVERTAKES)
+    def test_an_urgent_event_overtakes_normal_ones(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(NORMAL))
+            urgent = bench.envelope(urgency="high")
+            worker.send([urgent])
+
+            assert comes_early(bench, worker, urgent)
+
+    @proves(promise.URGENT_OVERTAKES)
+    def test_an_urgent_event_overtakes_normal_ones_whatever_happened_to_it(self) -> None:
+        def check(past: Past) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                urgent = bench.envelope(urgency="high")
+                worker.send([urgent])
+                held = bench.one(worker)
+                worker.send(bench.envelopes(NORMAL))
+
+                past(bench, worker, held)
+
+                assert comes_early(bench, bench.worker(), urgent)
+
+        self.each(pasts(self.harness.capabilities), check)
+
+    @proves(promise.URGENT_OVERTAKES, promise.DELAY_IS_RESPECTED)
+    def test_an_urgent_event_overtakes_normal_ones_when_it_is_due(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            urgent = bench.envelope(urgency="high")
+            worker.send([urgent], delay=bench.times.delay)
+            worker.send(bench.envelopes(NORMAL))
+
+            let_delay_end(bench)
+
+            assert comes_early(bench, worker, urgent)
+
+
+def pasts(claimed: Capabilities) -> Iterator[Past]:
+    """Yield the ways in which an event that is held becomes ready again."""
+    yield partial(settle, Nack(state=b"again"))
+    yield partial(settle, Release())
+    yield partial(settle, Lost())
+    yield lose
+    if claimed.delay is not None:
+        yield lambda bench, worker, held: settle(Nack(delay=bench.times.delay), bench, worker, held)
+        yield lambda bench, worker, held: settle(Release(delay=bench.times.delay), bench, worker, held)
+    if claimed.dead_letters:
+        yield revive
+
+
+def settle(outcome: Outcome, bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Settle it, and let the delay end, if any."""
+    worker.settles(held, outcome)
+    if isinstance(outcome, Nack | Release) and outcome.delay:
+        let_delay_end(bench)
+
+
+def lose(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Kill its worker, and let the lease end."""
+    bench.recorder.kill(worker)
+    if not bench.is_connected:
+        bench.let_leases_end()
+
+
+def revive(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Dead-letter it, and revive it."""
+    worker.dead_letter(held)
+    worker.revive({bench.dead_letter(worker).ref: b""})
+
+
+def let_delay_end(bench: Bench) -> None:
+    """Let time pass until a delay that begins now is over, by any clock."""
+    bench.advance(bench.times.delay + (bench.capabilities.delay or 0.0) + 3 * bench.harness.slack)
+
+
+def comes_early(bench: Bench, worker: RecordedWorker, urgent: Envelope) -> bool:
+    """Return whether *urgent* comes before most other events."""
+    for _ in range(FIRST):
+        delivery = bench.one(worker)
+        worker.ack(delivery)
+        if delivery.envelope == urgent:
+            return True
+    return False
