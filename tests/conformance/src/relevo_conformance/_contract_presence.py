@@ -223,6 +223,13 @@ class BegunContract(Contract):
             assert evidence(bench.one(bench.worker())) == (longest, longest.deaths)
 
 
+WORKERS = 70
+"""How many workers are asked for in one call."""
+
+SIGNS = 300
+"""How many signs of life one worker gives: more than a byte counts."""
+
+
 class PresenceContract(Contract):
     """Other workers see a worker that appears, and no longer see one that vanished."""
 
@@ -262,3 +269,30 @@ class PresenceContract(Contract):
     def test_asking_for_nobody_finds_nobody(self) -> None:
         with self.bench() as bench:
             assert dict(bench.worker().transport.presence([])) == {}
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_dozens_of_workers_are_told_apart(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            alike = secrets.token_hex(24)
+            names = [f"{alike}{number:016x}" for number in range(WORKERS)]
+            for name in names[::2]:
+                worker.transport.appear(name)
+
+            found = other.transport.presence(names)
+
+            assert sorted(found) == names[::2]
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_hundreds_of_signs_of_one_worker_are_told_apart(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            name = secrets.token_hex(16)
+            signs = SIGNS if self.harness.fake else SIGNS // 10
+            for _ in range(signs):
+                worker.transport.appear(name)
+            before = other.transport.presence([name])[name].beats
+
+            worker.transport.appear(name)
+
+            assert other.transport.presence([name])[name].beats > before

@@ -91,8 +91,11 @@ Row = Mapping[str, Level]
 # --- values ----------------------------------------------------------------------------------------
 
 _LARGE = 2**20
-_LONG = "k" * 80
-"""Longer than a column that was made for 64 characters."""
+_LONG = "k" * 200
+"""Longer than a column that was made for 64, 128 or 191 characters."""
+
+_LONGEST_QUEUE = 60
+"""The largest number of characters after the beginning of a queue's name, of which 128 are allowed."""
 
 _COMPOSED, _DECOMPOSED = "\u00e9", "e\u0301"
 """One letter in two Unicode normal forms."""
@@ -133,7 +136,7 @@ _ALIKE = (
     ("by case", "a", "A"),
     ("by a trailing space", "a", "a "),
     ("by its Unicode form", _COMPOSED, _DECOMPOSED),
-    ("beyond 64 characters", f"{_LONG}a", f"{_LONG}b"),
+    ("far behind its beginning", f"{_LONG}a", f"{_LONG}b"),
 )
 """How two texts can be alike."""
 
@@ -149,7 +152,7 @@ def _twins() -> Iterator[Level]:
         made = {"source": f"shop-{old}"}
         yield Level(f"a source that differs {how}", _Twin(made, _swapped("source", old, new)), never_with=_NO_FIELDS)
         if " " not in new:  # a queue's name has no spaces
-            twin = _Twin(of_the_twin=_elsewhere, suffixes=(old, new))
+            twin = _Twin(of_the_twin=_elsewhere, suffixes=(old[-_LONGEST_QUEUE:], new[-_LONGEST_QUEUE:]))
             yield Level(f"a queue that differs {how}", twin, never_with=_NO_FIELDS)
 
     for separator in ("", ":"):
@@ -358,7 +361,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
             {"Case": "a", "case": "A ", "forms": _COMPOSED + _DECOMPOSED, "queue": "nowhere"},
             never_with=_NO_FIELDS,
         ),
-        Level("many long headers", {"long": _LONG * 250, **{f"h{n}": "v" for n in range(100)}}, never_with=_NO_FIELDS),
+        Level("many long headers", {"long": _LONG * 100, **{f"h{n}": "v" for n in range(100)}}, never_with=_NO_FIELDS),
     ),
     "body": (
         Level("a small body", _small),

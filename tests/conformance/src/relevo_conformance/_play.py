@@ -67,6 +67,9 @@ class Play:
         self.held: Held | None = None
         """The last delivery of the event; it may have been lost or settled since."""
 
+        self.ends = 0.0
+        """The earliest time at which its lease can end."""
+
         self.is_held = False
         self.is_gone = False
         """Whether it is done, dead or removed, so that there is no use in waiting for it."""
@@ -90,6 +93,8 @@ class Play:
         self.is_late = False
         self.act("time after it")
         self.act("second verb")
+        if not self.is_in_an_outbox:
+            self.worker.send([self.neighbour()])
         self.look_around(self.other)
         self.glimpse()
         self.look_up(self.worker)  # the drain looks at the rest
@@ -262,6 +267,7 @@ class Play:
             if self.held is not None:
                 self.stale.append(self.held)
             self.held, self.is_held = taken, True
+            self.ends = taken.began + self.lease
         else:
             self.others.append(taken)
 
@@ -680,7 +686,9 @@ def extend(play: Play) -> None:
     if (held := play.delivery()) is not None:
         worker = play.hand_of(held)
         others = [taken.delivery for taken in play.others if taken.worker is held.worker]
+        began = play.bench.harness.clock.now()
         worker.extend([*others[:1], held.delivery, *others[1:]], lease=2 * play.lease)
+        play.ends = began + 2 * play.lease
 
 
 def checkpoint(play: Play) -> None:
@@ -839,6 +847,7 @@ def cancel(play: Play) -> None:
     actor.cancel(play.send_one_like_it().id)
     for event_id in play.ids[:1]:
         actor.cancel(event_id)
+    actor.cancel("")
     if isinstance(play.event, Envelope):
         actor.cancel(play.event.id)
     play.is_gone = not play.is_held
@@ -872,14 +881,14 @@ def step(play: Play) -> None:
 
 def before_the_lease_ends(play: Play) -> None:
     """Let time pass until shortly before the end of the lease."""
-    if play.is_held and play.held is not None and play.bench.harness.fake:
-        play.bench.approach(play.held.began + play.lease)
+    if play.is_held and play.bench.harness.fake:
+        play.bench.approach(play.ends)
 
 
 def after_the_lease(play: Play) -> None:
     """Let time pass until the lease has just ended."""
-    if play.is_held and play.held is not None:
-        left = play.held.began + play.lease - play.bench.harness.clock.now()
+    if play.is_held:
+        left = play.ends - play.bench.harness.clock.now()
         play.bench.advance(max(0.0, left) + 3 * play.bench.harness.slack)
         play.is_held, play.is_late = False, True
 
