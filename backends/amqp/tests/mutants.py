@@ -87,6 +87,7 @@ def planted(breaks: Promise, wrong: str) -> Callable[[Callable[[], Patches]], Ca
                 wrong=wrong,
                 harness=AmqpHarness,
                 breaks=breaks,
+                exactly=False,
                 by_chance=False,  # a history of many steps on a server takes minutes
                 patches=bug(),
             )

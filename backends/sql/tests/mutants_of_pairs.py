@@ -22,7 +22,7 @@ from relevo_sql._statement import Prepared
 from relevo_sql._stats import Counter
 from relevo_sql._transport import SqlTransport
 
-from .planting import Patches, planted, reworded
+from .planting import Patches, planted_pair, reworded
 
 WRAP = 2**32 / 1000
 """Seconds: the milliseconds that 32 bits count, almost 50 days."""
@@ -31,13 +31,13 @@ WRAP = 2**32 / 1000
 # --- time ------------------------------------------------------------------------------------------
 
 
-@planted(promise.DELAY_IS_RESPECTED, "A delay is kept as milliseconds in 32 bits.", by_chance=False)
+@planted_pair(promise.DELAY_IS_RESPECTED, "A delay is kept as milliseconds in 32 bits.")
 def wraps_long_delays() -> Patches:
     due = SqlTransport._due
     return {(SqlTransport, "_due"): lambda self, delay: due(self, delay % WRAP)}
 
 
-@planted(promise.NACK_RETURNS_LATER, "The delay of a nack is kept as milliseconds in 32 bits.", by_chance=False)
+@planted_pair(promise.NACK_RETURNS_LATER, "The delay of a nack is kept as milliseconds in 32 bits.")
 def wraps_long_delays_of_a_nack() -> Patches:
     end = Settler._nack
 
@@ -47,37 +47,37 @@ def wraps_long_delays_of_a_nack() -> Patches:
     return {(Settler, "_one_by_one"): {**Settler._one_by_one, Nack: nack}}
 
 
-@planted(promise.LEASED_IS_HIDDEN, "A lease of more than an hour ends after an hour.", by_chance=False)
+@planted_pair(promise.LEASED_IS_HIDDEN, "A lease of more than an hour ends after an hour.")
 def leases_for_an_hour_at_most() -> Patches:
     return {(_claim, "lease_end"): lambda lease, now: lease_end(min(lease, 3600.0), now)}
 
 
-@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension of more than an hour ends after an hour.", by_chance=False)
+@planted_pair(promise.EXTEND_KEEPS_THE_LEASE, "An extension of more than an hour ends after an hour.")
 def extends_for_an_hour_at_most() -> Patches:
     return {(_settle, "lease_end"): lambda lease, now: lease_end(min(lease, 3600.0), now)}
 
 
-@planted(promise.LEASED_IS_HIDDEN, "A lease of 1.9 seconds ends after one second.", by_chance=False)
+@planted_pair(promise.LEASED_IS_HIDDEN, "A lease of 1.9 seconds ends after one second.")
 def cuts_leases_to_whole_seconds() -> Patches:
     return {(_claim, "lease_end"): lambda lease, now: lease_end(float(int(lease)), now)}
 
 
-@planted(promise.LOST_LEASE_RETURNS, "A checkpoint keeps its event hidden for six days.", by_chance=False)
+@planted_pair(promise.LOST_LEASE_RETURNS, "A checkpoint keeps its event hidden for six days.")
 def leases_for_days_after_a_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, lease_until=lease_until + 518400000000"))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event that was delayed is a normal one.", by_chance=False)
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event that was delayed is a normal one.")
 def promotes_urgent_events_as_normal_ones() -> Patches:
     return reworded(["promote"], ("SET state=0", "SET state=0, urgency=1"))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event whose lease was lost is a normal one.", by_chance=False)
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event whose lease was lost is a normal one.")
 def reaps_urgent_events_as_normal_ones() -> Patches:
     return reworded(["reap"], ("SET state=0,", "SET state=0, urgency=1,"))
 
 
-@planted(promise.DELAY_IS_RESPECTED, "A delayed event comes early when it has its turn in its key.", by_chance=False)
+@planted_pair(promise.DELAY_IS_RESPECTED, "A delayed event comes early when it has its turn in its key.")
 def gives_a_turn_before_its_time() -> Patches:
     return reworded(["advance"], ("THEN 2 ELSE 0", "THEN 0 ELSE 0"))
 
@@ -85,56 +85,55 @@ def gives_a_turn_before_its_time() -> Patches:
 # --- counters and state ----------------------------------------------------------------------------
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "After 255 lost leases no further one is counted.", by_chance=False)
+@planted_pair(promise.LOST_LEASES_ARE_COUNTED, "After 255 lost leases no further one is counted.")
 def keeps_lost_leases_in_a_byte() -> Patches:
     return reworded(["reap", "lose"], ("(relevo_event.lost_leases + 1)", "min(relevo_event.lost_leases + 1, 255)"))
 
 
-@planted(promise.NACK_RETURNS_LATER, "After 127 attempts no further one is counted.", by_chance=False)
+@planted_pair(promise.NACK_RETURNS_LATER, "After 127 attempts no further one is counted.")
 def keeps_attempts_in_seven_bits() -> Patches:
     return reworded(["nack"], ("(relevo_event.attempt + 1)", "min(relevo_event.attempt + 1, 127)"))
 
 
-@planted(promise.NACK_RETURNS_LATER, "A nack forgets the lost leases.", by_chance=False)
+@planted_pair(promise.NACK_RETURNS_LATER, "A nack forgets the lost leases.")
 def forgets_lost_leases_at_a_nack() -> Patches:
     return reworded(["nack"], ("begun=NULL,", "begun=NULL, lost_leases=0,"))
 
 
-@planted(promise.RELEASE_COUNTS_NOTHING, "A release for later empties the state.", by_chance=False)
+@planted_pair(promise.RELEASE_COUNTS_NOTHING, "A release for later empties the state.")
 def empties_the_state_of_what_is_postponed() -> Patches:
     return reworded(["postpone"], ("token=NULL", "token=NULL, progress=x''"))
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "The second lost lease empties the state.", by_chance=False)
+@planted_pair(promise.LOST_LEASES_ARE_COUNTED, "The second lost lease empties the state.")
 def empties_the_state_at_the_second_lost_lease() -> Patches:
     emptied = "progress=CASE WHEN relevo_event.lost_leases > 0 THEN x'' ELSE relevo_event.progress END"
     return reworded(["reap"], ("token=NULL", f"token=NULL, {emptied}"))
 
 
-@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint is kept with all rows of its claim.", by_chance=False)
+@planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint is kept with all rows of its claim.")
 def checks_points_of_a_whole_claim() -> Patches:
     return reworded(["checkpoint"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
 
 
-@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "An empty checkpoint is taken for none.", by_chance=False)
+@planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "An empty checkpoint is taken for none.")
 def keeps_no_empty_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("progress=?", "progress=coalesce(nullif(?, x''), relevo_event.progress)"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A checkpoint takes the note away.", by_chance=False)
+@planted_pair(promise.BEGUN_IS_KEPT, "A checkpoint takes the note away.")
 def forgets_the_note_at_a_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, begun=NULL"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "An extension takes the note away.", by_chance=False)
+@planted_pair(promise.BEGUN_IS_KEPT, "An extension takes the note away.")
 def forgets_the_note_at_an_extension() -> Patches:
     return reworded(["extend"], ("SET lease_until=?", "SET lease_until=?, begun=NULL"))
 
 
-@planted(
+@planted_pair(
     promise.ACK_IS_FINAL,
     "Of a batch with deliveries of several receives, only those of the first are settled, and all are said to be.",
-    by_chance=False,
 )
 def settles_one_claim_of_a_batch() -> Patches:
     run = Settler._run_grouped
@@ -152,42 +151,42 @@ def settles_one_claim_of_a_batch() -> Patches:
 # --- dead letters ----------------------------------------------------------------------------------
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without headers.", by_chance=False)
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without headers.")
 def buries_without_headers() -> Patches:
     return reworded(["bury"], ("relevo_event.headers", "NULL"))
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without an expiry.", by_chance=False)
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without an expiry.")
 def buries_without_an_expiry() -> Patches:
     return reworded(["bury"], ("relevo_event.expires", "NULL"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event never expires.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event never expires.")
 def revives_without_an_expiry() -> Patches:
     return reworded(["revive"], ("relevo_dead.expires", "NULL"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event has no headers.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event has no headers.")
 def revives_without_headers() -> Patches:
     return reworded(["revive"], ("relevo_dead.headers", "NULL"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event is a normal one.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event is a normal one.")
 def revives_urgent_events_as_normal_ones() -> Patches:
     return reworded(["revive"], ("relevo_dead.urgency", "1"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event has its old lost leases.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event has its old lost leases.")
 def revives_with_lost_leases() -> Patches:
     return reworded(["revive"], ("relevo_dead.expires, 1, 0,", "relevo_dead.expires, 1, relevo_dead.lost_leases,"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state has its old one.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state has its old one.")
 def revives_with_the_old_state_instead_of_none() -> Patches:
     return reworded(["revive"], ("? AS anon_3", "coalesce(nullif(?, x''), relevo_dead.progress) AS anon_3"))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "All that is revived in one call has the state of the first.", by_chance=False)
+@planted_pair(promise.REVIVED_IS_RECEIVED, "All that is revived in one call has the state of the first.")
 def revives_all_with_the_first_state() -> Patches:
     revive = DeadLetterStore.revive
 
@@ -197,25 +196,20 @@ def revives_all_with_the_first_state() -> Patches:
     return {(DeadLetterStore, "revive"): alike}
 
 
-@planted(
-    promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same id of another source.", by_chance=False
-)
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same id of another source.")
 def replaces_the_dead_of_another_source() -> Patches:
     return reworded(["replace"], ("relevo_dead.source = relevo_event.source AND ", ""))
 
 
-@planted(
-    promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same event in another queue.", by_chance=False
-)
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same event in another queue.")
 def replaces_the_dead_of_another_queue() -> Patches:
     both = " AND relevo_dead.target = relevo_event.target AND relevo_dead.queue = relevo_event.queue"
     return reworded(["replace"], (both, ""))
 
 
-@planted(
+@planted_pair(
     promise.DEAD_IS_KEPT_WITH_REASON,
     "A page that goes on into the next queue leaves out dead letters that are older than the last one.",
-    by_chance=False,
 )
 def goes_on_by_number_in_the_next_queue() -> Patches:
     entries = DeadLetterStore.entries
@@ -231,35 +225,35 @@ def goes_on_by_number_in_the_next_queue() -> Patches:
 # --- ids, keys and queues --------------------------------------------------------------------------
 
 
-@planted(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by the case of a letter.", by_chance=False)
+@planted_pair(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by the case of a letter.")
 def cancels_in_any_case() -> Patches:
     return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE NOCASE"))
 
 
-@planted(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by a space at the end.", by_chance=False)
+@planted_pair(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by a space at the end.")
 def cancels_with_any_space() -> Patches:
     return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE RTRIM"))
 
 
-@planted(promise.QUEUES_ARE_ISOLATED, "Queues whose names differ by a space at the end are one.", by_chance=False)
+@planted_pair(promise.QUEUES_ARE_ISOLATED, "Queues whose names differ by a space at the end are one.")
 def claims_from_queues_with_any_space() -> Patches:
     names = ["claim", "promote", "reap"]
     return reworded(names, ("relevo_event.queue = ?", "relevo_event.queue = ? COLLATE RTRIM"))
 
 
-@planted(promise.ORDER_IS_KEPT, "Keys that differ by the case of a letter hold one another up.", by_chance=False)
+@planted_pair(promise.ORDER_IS_KEPT, "Keys that differ by the case of a letter hold one another up.")
 def lines_up_in_any_case() -> Patches:
     lines = reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE NOCASE)) THEN"))
     return {**lines, (Claimer, "_give_turns"): lambda *_: False}  # which would give the turn in the end
 
 
-@planted(promise.ORDER_IS_KEPT, "Keys that differ by a space at the end hold one another up.", by_chance=False)
+@planted_pair(promise.ORDER_IS_KEPT, "Keys that differ by a space at the end hold one another up.")
 def lines_up_with_any_space() -> Patches:
     lines = reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE RTRIM)) THEN"))
     return {**lines, (Claimer, "_give_turns"): lambda *_: False}  # which would give the turn in the end
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An empty ordering key is stored as none.", by_chance=False)
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An empty ordering key is stored as none.")
 def stores_an_empty_key_as_none() -> Patches:
     def row(envelope: Envelope, **more: Any) -> Sent:
         made = row_of(envelope, **more)
@@ -271,24 +265,24 @@ def stores_an_empty_key_as_none() -> Patches:
 # --- operating -------------------------------------------------------------------------------------
 
 
-@planted(promise.CANCELLED_IS_GONE, "An event that waits for its retry is not cancelled.", by_chance=False)
+@planted_pair(promise.CANCELLED_IS_GONE, "An event that waits for its retry is not cancelled.")
 def cancels_no_retries() -> Patches:
     return reworded(
         ["cancel"], ("WHERE relevo_event.event_id = ?", "WHERE (state != 2 OR attempt = 1) AND event_id = ?")
     )
 
 
-@planted(promise.PURGED_IS_GONE, "A purge leaves what waits for its retry.", by_chance=False)
+@planted_pair(promise.PURGED_IS_GONE, "A purge leaves what waits for its retry.")
 def purges_no_retries() -> Patches:
     return reworded(["purge of scheduled"], ("state = 2 AND", "state = 2 AND relevo_event.attempt = 1 AND"))
 
 
-@planted(promise.PURGED_IS_GONE, "A purge leaves what waits behind its ordering key.", by_chance=False)
+@planted_pair(promise.PURGED_IS_GONE, "A purge leaves what waits behind its ordering key.")
 def purges_nothing_that_waits() -> Patches:
     return reworded(["purge of waiting"], ("state = 3 AND", "state = 3 AND 0 AND"))
 
 
-@planted(promise.PURGED_IS_GONE, "A purge removes a hundred events of each state.", by_chance=False)
+@planted_pair(promise.PURGED_IS_GONE, "A purge removes a hundred events of each state.")
 def purges_a_hundred() -> Patches:
     take = Counter._take_out
 
@@ -298,17 +292,17 @@ def purges_a_hundred() -> Patches:
     return {(Counter, "_take_out"): some}
 
 
-@planted(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until somebody receives.", by_chance=False)
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until somebody receives.")
 def counts_what_is_due_as_scheduled() -> Patches:
     return reworded(["stats"], ("relevo_event.ready_at <= ?) AS due", "relevo_event.ready_at <= ? AND 0) AS due"))
 
 
-@planted(promise.STATS_ARE_TRUE_AT_REST, "The dead letters of all queues are counted.", by_chance=False)
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "The dead letters of all queues are counted.")
 def counts_the_dead_of_all_queues() -> Patches:
     return reworded(["stats"], ("WHERE relevo_dead.queue = ?) AS dead", "WHERE ? IS NOT NULL) AS dead"))
 
 
-@planted(promise.SENT_IS_RECEIVED, "A receive from more than two queues looks at the first two.", by_chance=False)
+@planted_pair(promise.SENT_IS_RECEIVED, "A receive from more than two queues looks at the first two.")
 def looks_at_two_queues() -> Patches:
     look = Claimer._look
 
@@ -321,10 +315,9 @@ def looks_at_two_queues() -> Patches:
 # --- sessions --------------------------------------------------------------------------------------
 
 
-@planted(
+@planted_pair(
     promise.JOINS_THE_TRANSACTION,
     "What is sent in a savepoint inside another one stays when only the outer one is rolled back.",
-    by_chance=False,
 )
 def knows_one_savepoint() -> Patches:
     around = joining._around
@@ -336,7 +329,7 @@ def knows_one_savepoint() -> Patches:
     return {(joining, "_around"): ends}
 
 
-@planted(promise.JOINS_THE_TRANSACTION, "The events of a transaction are made twice.", by_chance=False)
+@planted_pair(promise.JOINS_THE_TRANSACTION, "The events of a transaction are made twice.")
 def makes_its_events_twice() -> Patches:
     send = SessionSender.send
 
@@ -346,10 +339,9 @@ def makes_its_events_twice() -> Patches:
     return {(SessionSender, "send"): twice}
 
 
-@planted(
+@planted_pair(
     promise.JOINS_THE_TRANSACTION,
     "The events of a transaction are made when they are sent, before its objects are flushed.",
-    by_chance=False,
 )
 def makes_its_events_at_once() -> Patches:
     send = SessionSender.send
@@ -361,10 +353,9 @@ def makes_its_events_at_once() -> Patches:
     return {(SessionSender, "send"): early}
 
 
-@planted(
+@planted_pair(
     promise.JOINS_THE_TRANSACTION,
     "What was sent in a transaction that was rolled back is written with the next commit of its session.",
-    by_chance=False,
 )
 def writes_what_was_rolled_back_at_the_next_commit() -> Patches:
     ended = joining.JoinedSession._after_transaction_end

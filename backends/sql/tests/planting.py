@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -20,7 +21,7 @@ Patches = Mapping[tuple[object, str], object]
 
 
 def planted(
-    breaks: Promise, wrong: str, *, by_chance: bool = True
+    breaks: Promise, wrong: str, *, by_chance: bool = True, exactly: bool = True
 ) -> Callable[[Callable[[], Patches]], Callable[[], Patches]]:
     """Plant a bug that breaks *breaks*: what is decorated returns the patches; see the memory transport's bugs."""
 
@@ -32,12 +33,17 @@ def planted(
                 harness=SqlHarness,
                 breaks=breaks,
                 by_chance=by_chance,
+                exactly=exactly,
                 patches=bug(),
             )
         )
         return bug
 
     return plant
+
+
+planted_pair = partial(planted, by_chance=False, exactly=False)
+"""Plant a bug that shows when two features meet, or in large quantities; chance need not find it."""
 
 
 def reworded(names: Sequence[str], *changes: tuple[str, str]) -> Patches:

@@ -27,7 +27,9 @@ MUTANTS: list[Mutant] = []
 Patches = Mapping[tuple[object, str], object]
 
 
-def planted(breaks: Promise, *, by_chance: bool = True, patches: Patches | None = None) -> Callable[[type], type]:
+def planted(
+    breaks: Promise, *, by_chance: bool = True, exactly: bool = True, patches: Patches | None = None
+) -> Callable[[type], type]:
     """Plant a transport or a store that breaks *breaks*."""
 
     def plant(broken: type) -> type:
@@ -39,6 +41,7 @@ def planted(breaks: Promise, *, by_chance: bool = True, patches: Patches | None 
                 harness=type(f"{broken.__name__}Harness", (MemoryHarness,), {attribute: broken}),
                 breaks=breaks,
                 by_chance=by_chance,
+                exactly=exactly,
                 patches=patches or {},
             )
         )
@@ -49,7 +52,7 @@ def planted(breaks: Promise, *, by_chance: bool = True, patches: Patches | None 
 
 def planted_pair(breaks: Promise, *, patches: Patches | None = None) -> Callable[[type], type]:
     """Plant a bug that shows when two features meet, or in large quantities; chance need not find it."""
-    return planted(breaks, by_chance=False, patches=patches)
+    return planted(breaks, by_chance=False, exactly=False, patches=patches)
 
 
 class Altered(MemoryTransport):
