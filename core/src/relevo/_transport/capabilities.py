@@ -41,7 +41,12 @@ class Capabilities:
     """*per key*: an event waits until the earlier ones of its queue and ordering key are settled."""
 
     urgency: bool = False
-    """Envelopes of high urgency overtake the others."""
+    """
+    Envelopes of high urgency overtake the others.
+
+    Where ``lost_leases`` is not exact, since deliveries are fetched ahead, this holds for those that are sent without a
+    delay; one that was delayed or returned may come behind others.
+    """
 
     transactional: bool = False
     """``bound_to`` joins the caller's transaction."""
