@@ -161,7 +161,9 @@ def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) 
 
 def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed: history.Handed) -> bool:
     surplus = handed.lost_leases - ready.counters.lost_leases
-    allowed = world.breaks[copy.queue] - copy.breaks if world.capabilities.lost_leases == "at least" else 0
+    # Which of several equal copies was fetched ahead is not known.
+    alike = world.same(copy.queue, copy.event) if world.capabilities.lost_leases == "at least" else []
+    allowed = world.breaks[copy.queue] - min((one.breaks for one in alike), default=world.breaks[copy.queue])
     if before.state is State.LEASED and allowed and world.capabilities.lease == "connection":
         allowed -= 1  # the lost lease that is already counted was caused by a break; a reported one was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
