@@ -15,7 +15,7 @@ from time import monotonic
 
 import pytest
 
-from relevo import Ack, Delivery, Nack, Settlement
+from relevo import Ack, Delivery, Nack, Note, Settlement
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance._children import UnusableError, can_be_shared, play_apart
@@ -204,6 +204,40 @@ class FreeRaceContract(Contract):
             assert workers[0].ack(bench.one(workers[0], lease=LEASE))
 
         self.until_raced(check, "revive raced revive")
+
+    @proves(promise.DISCARDED_IS_GONE, promise.REVIVED_IS_RECEIVED)
+    def test_of_a_revival_and_discards_that_meet_one_finds_the_dead_letter(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            workers[0].dead_letter(hold_one(bench, workers[0]))
+            ref = bench.dead_letter(workers[0]).ref
+            reviver, *others = workers[number % 2 :]
+            missing: Counter[str] = Counter()
+
+            bench.freely(
+                lambda: missing.update(reviver.revive({ref: b""})),
+                *(partial(lambda worker: missing.update(worker.discard([ref])), one) for one in others),
+            )
+
+            assert missing[ref] == len(others), f"{len(others) + 1 - missing[ref]} of them found it"
+            ack_all(workers[0], bench.glimpse(workers[0]))
+
+        self.until_raced(check, "discard raced revive")
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_that_meets_a_settlement_is_stored_before_it_or_not_at_all(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            holder, *others = workers
+            held = hold_one(bench, holder)
+
+            def begin(worker: RecordedWorker) -> None:
+                with suppress(LeaseLostError):
+                    worker.begin(held, Note(by="a1:0b-9c:1:7:9"))
+
+            bench.freely(lambda: holder.settles(held, Nack()), *(partial(begin, one) for one in others))
+
+            holder.ack(bench.one(holder, lease=LEASE))
+
+        self.until_raced(check, "begin raced settle")
 
     @proves(promise.RESENT_IS_ONE)
     def test_sends_of_one_event_that_meet_make_one(self) -> None:

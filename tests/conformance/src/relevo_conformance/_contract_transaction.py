@@ -49,6 +49,37 @@ class TransactionContract(Contract):
             assert bench.glimpse(worker) == []
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_of_two_transactions_each_has_its_own_end(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            kept = bench.envelopes(2)
+            with worker.transaction() as one, worker.transaction() as other:
+                one.send(kept[:1])
+                other.send([bench.envelope()])
+                one.send(kept[1:])
+                other.rollback()
+                one.commit()
+
+            assert {delivery.envelope for delivery in bench.so_many(worker, 2)} == {*kept}
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.ORDER_IS_KEPT)
+    def test_what_is_sent_in_a_transaction_keeps_the_order_of_its_key(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelopes = bench.envelopes(4, ordering_key="k")
+            with worker.transaction() as transaction:
+                transaction.send(envelopes[:1])
+                transaction.send(envelopes[1:3])
+                with transaction.savepoint("commit"):
+                    transaction.send(envelopes[3:])
+                transaction.commit()
+
+            for envelope in envelopes:
+                delivery = bench.one(worker)
+                assert delivery.envelope == envelope
+                worker.ack(delivery)
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_savepoint_that_is_rolled_back_takes_its_own_along(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

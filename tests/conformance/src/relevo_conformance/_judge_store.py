@@ -471,7 +471,10 @@ def _judge_age(world: World, operation: Operation, call: history.Count, stats: S
         return
     oldest = min(ready, key=lambda copy: copy.sent[0])
     least, most = now - oldest.sent[1] - _AGE_TOLERANCE, now - oldest.sent[0] + _AGE_TOLERANCE
-    if stats.oldest_age is not None and not least <= stats.oldest_age <= most:
+    if stats.oldest_age is None:
+        what = f'the oldest event of "{call.queue}" is {most:g} s old, but no age is given'
+        world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
+    elif not least <= stats.oldest_age <= most:
         what = f'the oldest event of "{call.queue}" is {most:g} s old, not {stats.oldest_age} s'
         world.report(promise.STATS_ARE_TRUE_AT_REST, operation.op, what)
 

@@ -174,7 +174,7 @@ def _keys() -> Iterator[Level]:
 
 @attrs.frozen
 class _Scene:
-    """The neighbours: so many before, so many after."""
+    """The numbers of neighbours before and after the event."""
 
     before: int
     after: int

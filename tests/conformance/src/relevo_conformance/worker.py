@@ -197,7 +197,7 @@ class RecordedWorker:
         """Delete dead letters; return the refs that were not found."""
         refs = tuple(refs)
         call = history.Discard(refs=refs)
-        return self._note(call, lambda: self.transport.discard(refs), lambda found: history.Missing(tuple(found)))
+        return self._note(call, lambda: self.transport.discard(iter(refs)), lambda found: history.Missing(tuple(found)))
 
     def cancel(self, event_id: str) -> int:
         """Remove the event; return the number of removed events."""
