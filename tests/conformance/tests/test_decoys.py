@@ -20,11 +20,19 @@ from .decoy import DECOYS
 
 MODULES = (decoys, decoys_of_answers, decoys_of_claims)
 INNOCENT = {"kept", "skipped"}
+SHARE = 6
+"""Of so many transports one is examined in ``make test``."""
+
 PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 
 
-@pytest.mark.slow("the whole suite for each of them")
-@pytest.mark.parametrize("harness", DECOYS, ids=lambda harness: harness.__name__.removesuffix("Harness"))
+def case(place: int, harness: type[Harness]) -> object:
+    """Return a case of the test: each runs the whole suite, so most of them are left to ``make test-all``."""
+    marks = [pytest.mark.slow("the whole suite for each of them"), *([pytest.mark.soak] if place % SHARE else [])]
+    return pytest.param(harness, marks=marks, id=harness.__name__.removesuffix("Harness"))
+
+
+@pytest.mark.parametrize("harness", list(map(case, range(len(DECOYS)), DECOYS)))
 def test_what_is_odd_and_right_stays_green(harness: type[Harness]) -> None:
     findings = list(examine(harness, profile=PROFILE, phases=(Phase.generate,)))
 

@@ -186,7 +186,7 @@ class _Scene:
 
 
 @attrs.frozen
-class _State:
+class _Kept:
     """The states that an event gets."""
 
     settled: bytes | None
@@ -380,10 +380,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "others": tuple(_others()),
     "state": (
-        Level("no state", _State(None, b"revived")),
-        Level("an empty state", _State(b"", b"")),
-        Level("a state", _State(b"\x00state", b"")),
-        Level("the longest state", _State(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
+        Level("no state", _Kept(None, b"revived")),
+        Level("an empty state", _Kept(b"", b"")),
+        Level("a state", _Kept(b"\x00state", b"")),
+        Level("the longest state", _Kept(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
     ),
     "death": (
         Level("an error", ("retries-exhausted", "no such image")),

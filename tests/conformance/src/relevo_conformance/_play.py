@@ -34,7 +34,7 @@ DAY = 86_400.0
 
 
 @attrs.frozen(eq=False)
-class Held:
+class Taken:
     """A delivery and who received it."""
 
     worker: RecordedWorker
@@ -64,7 +64,7 @@ class Play:
         self.ids: list[str] = []
         self.event: Envelope | bytes = b""
         self.due = 0.0
-        self.held: Held | None = None
+        self.held: Taken | None = None
         """The last delivery of the event; it may have been lost or settled since."""
 
         self.ends = 0.0
@@ -77,10 +77,10 @@ class Play:
         self.is_late = False
         """Whether the next verb comes after the end of the last delivery, and is for that one."""
 
-        self.others: list[Held] = []
+        self.others: list[Taken] = []
         """Deliveries of other events, most of them held."""
 
-        self.stale: list[Held] = []
+        self.stale: list[Taken] = []
         """Earlier deliveries of the event."""
 
     def run(self) -> None:
@@ -232,9 +232,9 @@ class Play:
         queues = dict.fromkeys((*self.queues, *self.bench.queues, self.place))
         came = self.other.receive(tuple(queues), limit=limit, lease=self.lease, wait=self.bench.glance)
         for delivery in came:
-            self._keep(Held(self.other, delivery, now))
+            self._keep(Taken(self.other, delivery, now))
 
-    def take(self, worker: RecordedWorker | None = None) -> Held | None:
+    def take(self, worker: RecordedWorker | None = None) -> Taken | None:
         """Receive until the event is held, with what comes before it; return its delivery, if it came."""
         if self.is_held:
             return self.held
@@ -259,10 +259,10 @@ class Play:
         now = self.bench.harness.clock.now()
         came = self.bench.receive(worker, 1, queues=self.queues, limit=self.value("limit"), lease=self.lease)
         for delivery in came:
-            self._keep(Held(worker, delivery, now))
+            self._keep(Taken(worker, delivery, now))
         return bool(came)
 
-    def _keep(self, taken: Held) -> None:
+    def _keep(self, taken: Taken) -> None:
         if self.is_the_event(taken.delivery) and not self.is_held:
             if self.held is not None:
                 self.stale.append(self.held)
@@ -303,11 +303,11 @@ class Play:
             if taken.worker.alive:
                 taken.worker.settles(taken.delivery, settle())
 
-    def delivery(self) -> Held | None:
+    def delivery(self) -> Taken | None:
         """Return a delivery of the event that is held now if it can be; else, or if that is wanted, the last one."""
         return self.held if self.is_late else self.take() or self.held
 
-    def hand_of(self, held: Held) -> RecordedWorker:
+    def hand_of(self, held: Taken) -> RecordedWorker:
         """Return the worker that received it, or another one if that one has gone."""
         return held.worker if held.worker.alive else self.worker
 
@@ -363,7 +363,7 @@ class Play:
         own = {entry.ref: self.value("state").revived for entry in entries if self.is_it(entry.queue, entry.envelope)}
         return {**refs, **own}
 
-    def extra(self) -> Held | None:
+    def extra(self) -> Taken | None:
         """Send another event to the other queue, foreign bytes if the event is, and receive it."""
         queue = self.bench.queues[1]
         if isinstance(self.event, Envelope):
@@ -374,7 +374,7 @@ class Play:
         now = self.bench.harness.clock.now()
         found = None
         for delivery in self.bench.receive(self.worker, 1, queues=[queue], limit=5, lease=self.lease):
-            taken = Held(self.worker, delivery, now)
+            taken = Taken(self.worker, delivery, now)
             if content(delivery.envelope) == event:
                 found = taken
             else:

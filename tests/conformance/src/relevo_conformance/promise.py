@@ -216,7 +216,7 @@ DISCARDED_IS_GONE = _optional(
     "discarded-is-gone",
     "A discarded dead letter, and no other, is gone.",
     Needs("dead_letters"),
-    floors={"discard done": 2},
+    floors={"discard done": 2, "discard raced revive": RACED},
 )
 EXTEND_KEEPS_THE_LEASE = _optional(
     "extend-keeps-the-lease",
@@ -235,7 +235,7 @@ BEGUN_IS_KEPT = _optional(
     "The note and the deaths of an event are delivered again after a lost lease and a release; a retry and a death "
     "that was seen remove the note and keep the deaths.",
     Needs("presence"),
-    floors={"begin done": 3},
+    floors={"begin done": 3, "begin raced settle": RACED},
 )
 PRESENCE_IS_SEEN = _optional(
     "presence-is-seen",
