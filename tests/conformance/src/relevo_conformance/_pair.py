@@ -186,7 +186,7 @@ class _Scene:
 
 
 @attrs.frozen
-class _Kept:
+class _Stored:
     """The states that an event gets."""
 
     settled: bytes | None
@@ -380,10 +380,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "others": tuple(_others()),
     "state": (
-        Level("no state", _Kept(None, b"revived")),
-        Level("an empty state", _Kept(b"", b"")),
-        Level("a state", _Kept(b"\x00state", b"")),
-        Level("the longest state", _Kept(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
+        Level("no state", _Stored(None, b"revived")),
+        Level("an empty state", _Stored(b"", b"")),
+        Level("a state", _Stored(b"\x00state", b"")),
+        Level("the longest state", _Stored(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
     ),
     "death": (
         Level("an error", ("retries-exhausted", "no such image")),

@@ -184,7 +184,7 @@ class Contract:
         """
         Call *act*, which has its own bench, with each of *cases*.
 
-        On a real clock most of the time is spent waiting for a server, many cases run at the same time.
+        On a real clock most of the time is spent waiting for a server, and many cases run at the same time.
         """
         if self.harness.fake:
             for case in cases:
