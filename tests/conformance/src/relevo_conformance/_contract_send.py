@@ -333,6 +333,21 @@ class DelayContract(Contract):
             assert bench.glimpse(receiver) == [] or not self.harness.fake
 
     @proves(promise.DELAY_IS_RESPECTED)
+    def test_an_event_that_is_due_takes_no_other_along(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            delay = bench.times.delay
+            first, second = bench.envelopes(2)
+            worker.send([second], delay=1.5 * delay)
+            worker.send([first], delay=delay)
+
+            bench.advance(delay + (bench.capabilities.delay or 0.0) + 3 * self.harness.slack)
+
+            # The checker knows whether the second one is early.
+            came = [bench.one(worker), *bench.glimpse(other)]
+            assert first in [delivery.envelope for delivery in came]
+
+    @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delayed_event_comes_when_it_is_due(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

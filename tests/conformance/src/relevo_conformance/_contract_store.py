@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from relevo import Envelope, Found
 from relevo_conformance import promise
-from relevo_conformance.bench import Bench
+from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
+
+ALIKE = ("", "a", "A", "a_", "ab", "%")
+"""Endings of queue names that are alike by case, or as a pattern."""
 
 
 def bury(bench: Bench, worker: RecordedWorker, number: int, *, queue: str | None = None) -> None:
@@ -62,7 +65,7 @@ class DeadLetterContract(Contract):
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_only_the_dead_letters_of_the_queues_that_were_named_are_listed(self) -> None:
-        with self.bench(queues=4) as bench:
+        with Bench(self.harness, names=ALIKE, tolerated=tolerated(self.harness) - self.proven) as bench:
             worker = bench.worker()
             for queue in bench.queues:
                 bury(bench, worker, 1, queue=queue)

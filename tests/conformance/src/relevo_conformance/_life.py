@@ -272,6 +272,7 @@ VERBS: Mapping[str, Verb] = {
     "release for later": Verb(settle(lambda life: Release(delay=_LATER(life))), ("delay",)),
     "report lost": Verb(settle(lambda life: Lost())),
     "report lost with a state": Verb(settle(lambda life: Lost(state=life.state()))),
+    "report lost with an empty state": Verb(settle(lambda life: Lost(state=b""))),
     "report a death": Verb(settle(lambda life: Lost(death="a3::0:0:0")), ("presence",)),
     "let the lease end": Verb(hand_over),
     "kill": Verb(lambda life: life.let_lease_end(life.bench.recorder.kill)),

@@ -725,7 +725,7 @@ def settle_a_batch(arrange: Callable[[Sequence[Any]], Sequence[Any]]) -> Callabl
         lost.worker.release(lost.delivery)
         batch = [
             (lost.delivery, Nack(state=b"of the lost")),
-            (held.delivery, Nack(state=play.state)),
+            (held.delivery, Nack(delay=play.later, state=play.state)),
             (kept.delivery, Nack(state=b"of another")),
         ]
         play.hand_of(held).settle(arrange(batch))
