@@ -235,12 +235,6 @@ def cancels_with_any_space() -> Patches:
     return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE RTRIM"))
 
 
-@planted_pair(promise.QUEUES_ARE_ISOLATED, "Queues whose names differ by a space at the end are one.")
-def claims_from_queues_with_any_space() -> Patches:
-    names = ["claim", "promote", "reap"]
-    return reworded(names, ("relevo_event.queue = ?", "relevo_event.queue = ? COLLATE RTRIM"))
-
-
 @planted_pair(promise.ORDER_IS_KEPT, "Keys that differ by the case of a letter hold one another up.")
 def lines_up_in_any_case() -> Patches:
     lines = reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE NOCASE)) THEN"))

@@ -140,14 +140,6 @@ class FoldedStore(BreakableStore):
 
 
 @planted_pair(promise.QUEUES_ARE_ISOLATED)
-class TellsNoSpaceInQueuesApart(FoldedStore):
-    """Queues whose names differ by a space at the end are one."""
-
-    def alter(self, name: str) -> str:
-        return name.rstrip()
-
-
-@planted_pair(promise.QUEUES_ARE_ISOLATED)
 class TellsNoCaseInQueuesApart(FoldedStore):
     """Queues whose names differ by the case of a letter are one."""
 

@@ -370,6 +370,8 @@ class WaitsForNoDelayToEnd(MemoryTransport):
                 self.store._queue(one.queue).step(event, Action.RELEASE)
             else:
                 taken.append(one)
+        if came and not taken:
+            self._clock.sleep(wait)
         return taken
 
 
@@ -389,6 +391,8 @@ class WaitsForNoLeaseToEnd(MemoryTransport):
                 self.store._queue(one.queue).step(event, Action.RELEASE)
             else:
                 taken.append(one)
+        if came and not taken:
+            self._clock.sleep(wait)
         return taken
 
 

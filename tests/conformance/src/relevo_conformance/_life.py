@@ -207,6 +207,14 @@ def die_and_be_sent(life: Life) -> None:
         life.other.send([life.event])
 
 
+def be_revived_beside_itself(life: Life) -> None:
+    """Let it die, be sent again and held, and revive the dead letter."""
+    if isinstance(life.event, Envelope) and life.claims.dedupe:
+        die_and_be_sent(life)
+        life.hold()
+        life.revive()
+
+
 def send_again(life: Life) -> None:
     """Send it again while it is held; without ``dedupe`` that makes another one."""
     if isinstance(life.event, Envelope) and life.claims.dedupe:
@@ -279,6 +287,7 @@ VERBS: Mapping[str, Verb] = {
     "close": Verb(lambda life: life.let_lease_end(RecordedWorker.close)),
     "die and be revived": Verb(die_and_revive, ("dead_letters",)),
     "die and be sent again": Verb(die_and_be_sent, ("dead_letters",)),
+    "be revived beside itself": Verb(be_revived_beside_itself, ("dead_letters",)),
     "be sent again": Verb(send_again),
     "settle the earlier delivery": Verb(settle_the_earlier),
     "cancel and purge": Verb(try_to_remove),
