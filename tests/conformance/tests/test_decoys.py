@@ -28,7 +28,10 @@ PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 
 def case(place: int, harness: type[Harness]) -> object:
     """Return a case of the test: each runs the whole suite, so most of them are left to ``make test-all``."""
-    marks = [pytest.mark.slow("the whole suite for each of them"), *([pytest.mark.soak] if place % SHARE else [])]
+    marks = [
+        pytest.mark.slow("the whole suite for each of them"),
+        *([pytest.mark.soak] if place % SHARE or harness.patience else []),
+    ]
     return pytest.param(harness, marks=marks, id=harness.__name__.removesuffix("Harness"))
 
 

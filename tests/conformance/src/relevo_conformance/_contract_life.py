@@ -27,7 +27,8 @@ class LifeContract(Contract):
         found = walks(names, strength=self.profile.verbs, length=_LENGTH, rng=Random(seed))  # noqa: S311 - no secret
         kinds = [kind for kind in KINDS if self._can_be(kind)]
         lives = zip(cycle(kinds), found, strict=False)
-        self.each(islice(lives, None if self.harness.fake else self.profile.slow_lives), self._try_life)
+        most = None if self.harness.is_prompt else 0 if self.harness.fake else self.profile.slow_lives
+        self.each(islice(lives, most), self._try_life)
 
     def _try_life(self, walk: Walk) -> None:
         """Live *walk*; if it breaks a promise, name the verbs that are needed."""

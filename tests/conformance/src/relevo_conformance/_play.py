@@ -74,6 +74,9 @@ class Play:
         self.is_gone = False
         """Whether it is done, dead or removed, so that there is no use in waiting for it."""
 
+        self.was_vain = False
+        """Whether nothing came although the event was waited for: it may be behind others, or not there."""
+
         self.is_late = False
         """Whether the next verb comes after the end of the last delivery, and is for that one."""
 
@@ -255,9 +258,14 @@ class Play:
         return self.is_held
 
     def _ask(self, worker: RecordedWorker) -> bool:
-        """Receive once; return whether anything came."""
+        """Receive once; return whether anything came. Have patience only until nothing came for the first time."""
         now = self.bench.harness.clock.now()
-        came = self.bench.receive(worker, 1, queues=self.queues, limit=self.value("limit"), lease=self.lease)
+        limit = self.value("limit")
+        if self.was_vain:
+            came = worker.receive(self.queues, limit=limit, lease=self.lease, wait=self.bench.glance)
+        else:
+            came = self.bench.receive(worker, 1, queues=self.queues, limit=limit, lease=self.lease)
+        self.was_vain = self.was_vain or not came
         for delivery in came:
             self._keep(Taken(worker, delivery, now))
         return bool(came)

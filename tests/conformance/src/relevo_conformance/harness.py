@@ -363,6 +363,11 @@ class Harness(ABC):
         return getattr(type(self), hook) is not getattr(Harness, hook)
 
     @property
+    def is_prompt(self) -> bool:
+        """Whether no time passes while the suite waits: one receive is enough for each event that is ready."""
+        return patience_of(type(self), self.clock) == 0.0
+
+    @property
     def fake(self) -> bool:
         """Whether time passes only when the suite moves the clock."""
         return isinstance(self.clock, FakeClock)
