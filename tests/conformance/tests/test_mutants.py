@@ -55,4 +55,5 @@ def test_each_bug_is_one_that_is_told_and_no_other_is() -> None:
 def test_the_page_lists_the_bugs_that_are_planted_in_the_memory_transport() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| `([\w-]+)` \|", SECTION, re.MULTILINE)
 
-    assert rows == [(one.name, one.wrong, one.breaks.id) for one in MUTANTS], "make mutants writes it anew"
+    planted = [(one.name, one.wrong, one.breaks.id) for one in MUTANTS]  # in the order of import
+    assert sorted(rows) == sorted(planted), "make mutants writes it anew"
