@@ -448,6 +448,11 @@ def rows(harness: Harness, profile: Profile, rng: Random) -> Iterator[Row]:
         yield from islice(cover(factors, strength=3, of=DANGEROUS, fits=fits, rng=rng), profile.triples)
 
 
+def has_foreign_headers(row: Row) -> bool:
+    """Return whether *row* begins with foreign bytes with headers."""
+    return row["origin"].words == _FOREIGN[3]
+
+
 def pairs_of(row: Row) -> Iterator[tuple[str, str]]:
     """Yield the pairs of a feature and a verb that *row* has."""
     for name, level in row.items():
