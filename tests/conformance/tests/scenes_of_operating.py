@@ -196,6 +196,14 @@ def the_figures_are_wrong(*, honest: bool) -> Script:
 
 
 @scene(promise.STATS_ARE_TRUE_AT_REST)
+def the_oldest_event_that_is_ready_has_no_age(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.count(ready=1, oldest_age=0.0 if honest else None)
+    return script
+
+
+@scene(promise.STATS_ARE_TRUE_AT_REST)
 def the_figures_are_late_when_nothing_moves(*, honest: bool) -> Script:
     script = Script()
     op = script.begin(history.Send(envelopes=(event(),)), worker="b")

@@ -291,8 +291,11 @@ class PresenceContract(Contract):
             signs = SIGNS if self.harness.fake else SIGNS // 10
             for _ in range(signs):
                 worker.transport.appear(name)
-            before = other.transport.presence([name])[name].beats
+            before = other.transport.presence([name]).get(name)
 
             worker.transport.appear(name)
 
-            assert other.transport.presence([name])[name].beats > before
+            after = other.transport.presence([name]).get(name)
+            assert before is not None
+            assert after is not None
+            assert after.beats > before.beats
