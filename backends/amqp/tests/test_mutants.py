@@ -44,4 +44,4 @@ def test_the_page_lists_the_bugs_that_are_planted_in_the_rabbitmq_transport() ->
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| `([\w-]+)` \|", SECTION, re.MULTILINE)
 
     planted = [(one.name, one.wrong, one.breaks.id) for one in MUTANTS]  # in the order of import
-    assert sorted(rows) == sorted(planted), "make mutants writes it anew"
+    assert sorted(rows) == sorted(planted), "make mutants rewrites it"

@@ -286,7 +286,7 @@ def purges_a_hundred() -> Patches:
     return {(Counter, "_take_out"): some}
 
 
-@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until somebody receives.")
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until the next receive.")
 def counts_what_is_due_as_scheduled() -> Patches:
     return reworded(["stats"], ("relevo_event.ready_at <= ?) AS due", "relevo_event.ready_at <= ? AND 0) AS due"))
 

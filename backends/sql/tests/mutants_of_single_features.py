@@ -50,7 +50,7 @@ def takes_a_failed_commit_for_a_refusal() -> Patches:
 
 @planted(
     promise.RESENT_IS_ONE,
-    "An event that is sent again while somebody holds it replaces the row, and with it the lease.",
+    "An event that is sent again while it is held replaces the row, and with it the lease.",
 )
 def replaces_what_is_sent_again() -> Patches:
     conflict = " ON CONFLICT (event_id, source, target, queue) DO NOTHING"
@@ -112,7 +112,7 @@ def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
 
 @planted(
     promise.LEASED_IS_HIDDEN,
-    "A receive reads which events are ready, and leases them in a transaction of its own, whoever did meanwhile.",
+    "A receive reads which events are ready, and leases them in another transaction without a second look.",
     by_chance=False,
 )
 def selects_and_then_updates_without_a_guard() -> Patches:
@@ -197,7 +197,7 @@ def does_not_commit_what_it_settles() -> Patches:
     return {(Settler, "_settle"): forget}
 
 
-@planted(promise.STALE_SETTLE_IS_REFUSED, "A row that is leased is settled by whoever held it before, too.")
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A row that is leased is settled by its earlier holder too.")
 def settles_by_the_row_without_the_receipt() -> Patches:
     return reworded(
         ["held", "ack", "release", "extend", "nack", "lose", "forget", "replace", "bury"],
@@ -331,7 +331,7 @@ def revives_a_copy() -> Patches:
     return {(DeadLetterStore, "revive"): revive}
 
 
-@planted(promise.DISCARDED_IS_GONE, "A dead letter that is none is said to be discarded.", by_chance=False)
+@planted(promise.DISCARDED_IS_GONE, "A ref without a dead letter is reported as discarded.", by_chance=False)
 def ignores_how_many_rows_a_discard_touched() -> Patches:
     discard = DeadLetterStore.discard
 
@@ -345,12 +345,12 @@ def ignores_how_many_rows_a_discard_touched() -> Patches:
 _NOBODYS = "(relevo_event.state != 1 OR relevo_event.lease_until <= ?"
 
 
-@planted(promise.PURGED_IS_GONE, "A purge deletes the rows that somebody holds.")
+@planted(promise.PURGED_IS_GONE, "A purge deletes the rows that are held.")
 def purges_what_is_leased() -> Patches:
     return reworded(["purge of leased"], (_NOBODYS, "(? IS NOT NULL"))
 
 
-@planted(promise.CANCELLED_IS_GONE, "A cancel deletes the row, whoever holds it.")
+@planted(promise.CANCELLED_IS_GONE, "A cancel deletes the row although it is held.")
 def cancels_what_is_leased() -> Patches:
     return reworded(["cancel"], (_NOBODYS, "(? IS NOT NULL"))
 
@@ -358,23 +358,21 @@ def cancels_what_is_leased() -> Patches:
 @planted(
     promise.ORDER_IS_KEPT, "What waits behind an event that is cancelled or purged waits for ever.", by_chance=False
 )
-def gives_nobody_the_turn_of_what_was_taken_out() -> Patches:
+def gives_away_no_turn_of_what_was_removed() -> Patches:
     # A receive that finds nothing would give it the turn in the end.
     return {(_stats, "advance"): lambda *_: None, (Claimer, "_give_turns"): lambda *_: False}
 
 
 @planted(
     promise.FOUND_AS_IT_IS,
-    "What has a lease that ended is found as held until somebody has received since.",
+    "What has a lease that ended is found as held until the next receive.",
     by_chance=False,
 )
 def finds_a_lease_that_is_over_as_held() -> Patches:
     return {(_stats, "found_of"): lambda row, now: found_of(row, 0)}
 
 
-@planted(
-    promise.STATS_ARE_TRUE_AT_REST, "The figures know of the end of a lease only when somebody has received since."
-)
+@planted(promise.STATS_ARE_TRUE_AT_REST, "The figures know of the end of a lease only after the next receive.")
 def counts_a_lease_that_is_over_as_held() -> Patches:
     return reworded(["stats"], ("AND relevo_event.lease_until <= ?", "AND relevo_event.lease_until <= ? AND 0"))
 

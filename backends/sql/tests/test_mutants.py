@@ -22,7 +22,7 @@ SCENARIOS = dict(re.findall(r"^\| `(\w+)` \| .+? \| `[\w-]+` \| ([\w ]*) \|", SE
 """The test that found each bug in the last run, which is tried first."""
 
 SHARE = 5
-"""Of so many bugs that show in pairs of features one is looked for in ``make test``, and the others in ``test-all``."""
+"""One of this many bugs of pairs is looked for in ``make test``, the others in ``make test-all``."""
 
 
 def case(place: int, mutant: Mutant) -> object:
@@ -55,4 +55,4 @@ def test_the_page_lists_the_bugs_that_are_planted_in_the_sql_transport() -> None
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| `([\w-]+)` \|", SECTION, re.MULTILINE)
 
     planted = [(one.name, one.wrong, one.breaks.id) for one in MUTANTS]  # in the order of import
-    assert sorted(rows) == sorted(planted), "make mutants writes it anew"
+    assert sorted(rows) == sorted(planted), "make mutants rewrites it"

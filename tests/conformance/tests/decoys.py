@@ -98,7 +98,7 @@ class ToTheEnd(EventQueue):
 
 @decoy
 class HandsOutOneAtATime(MemoryTransport):
-    """Hands out one event, however many it is asked for; whoever wants more asks again."""
+    """Hands out one event at a time, whatever the limit is."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=min(limit, 1), lease=lease, wait=wait)

@@ -204,7 +204,7 @@ class MovesWhatIsFound(BreakableStore):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsWhatIsDueAsDelayed(MemoryTransport):
-    """What is due counts as scheduled until somebody has received since."""
+    """What is due counts as scheduled until the next receive."""
 
     def stats(self, queue: str) -> Stats:
         known = self.store._queues.get(queue)
@@ -354,53 +354,51 @@ class WaitsForTheLastQueueAlone(Waiting):
         return receive(queues[-1:], wait)
 
 
+class WaitingInVain(MemoryTransport):
+    """A receive that waits leaves out what becomes ready meanwhile."""
+
+    def leaves_out(self, event: KeptEvent, now: float) -> bool:
+        """Return whether *event*, as it is *now*, is left out by a receive that begins."""
+        return False
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        now = self._clock.now()
+        left_out = {event.number for _, event in living(self.store) if self.leaves_out(event, now)}
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        taken: list[Delivery] = []
+        for one in came:
+            receipt: Any = one.receipt
+            event = self.store._held(one, self._clock.now())
+            if wait > 0.0 and receipt.number in left_out and event is not None:
+                self.store._queue(one.queue).step(event, Action.RELEASE)
+            else:
+                taken.append(one)
+        if came and not taken:
+            self._clock.sleep(wait)
+        return taken
+
+
 @planted_pair(promise.WAIT_IS_KEPT)
-class WaitsForNoDelayToEnd(MemoryTransport):
+class WaitsForNoDelayToEnd(WaitingInVain):
     """A receive that waits finds nothing that becomes due meanwhile."""
 
-    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-        now = self._clock.now()
-        known = {event.number for _, event in living(self.store) if event.status is State.SCHEDULED and event.due > now}
-        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        taken: list[Delivery] = []
-        for one in came:
-            receipt: Any = one.receipt
-            event = self.store._held(one, self._clock.now())
-            if wait > 0.0 and receipt.number in known and event is not None:
-                self.store._queue(one.queue).step(event, Action.RELEASE)
-            else:
-                taken.append(one)
-        if came and not taken:
-            self._clock.sleep(wait)
-        return taken
+    def leaves_out(self, event: KeptEvent, now: float) -> bool:
+        return event.status is State.SCHEDULED and event.due > now
 
 
 @planted_pair(promise.WAIT_IS_KEPT)
-class WaitsForNoLeaseToEnd(MemoryTransport):
+class WaitsForNoLeaseToEnd(WaitingInVain):
     """A receive that waits finds nothing whose lease ends meanwhile."""
 
-    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-        now = self._clock.now()
-        known = {event.number for _, event in living(self.store) if event.status is State.LEASED and event.until > now}
-        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        taken: list[Delivery] = []
-        for one in came:
-            receipt: Any = one.receipt
-            event = self.store._held(one, self._clock.now())
-            if wait > 0.0 and receipt.number in known and event is not None:
-                self.store._queue(one.queue).step(event, Action.RELEASE)
-            else:
-                taken.append(one)
-        if came and not taken:
-            self._clock.sleep(wait)
-        return taken
+    def leaves_out(self, event: KeptEvent, now: float) -> bool:
+        return event.status is State.LEASED and event.until > now
 
 
 # --- expiry ----------------------------------------------------------------------------------------
 
 
 class DroppingTheExpired(BreakableStore):
-    """Drops expired events of some kind when somebody receives."""
+    """Drops some expired events at a receive."""
 
     def drops(self, event: KeptEvent) -> bool:
         """Return whether *event*, which has expired, is dropped."""

@@ -201,7 +201,7 @@ class RoundsDelaysDown(MemoryTransport):
 
 @planted(promise.RESENT_IS_ONE)
 class MakesNothingNewBesideADeadLetter(BreakableStore):
-    """An event that is sent again beside its dead letter is dropped: whoever sends it after a mend waits for ever."""
+    """An event that is sent again beside its dead letter is dropped: one that is sent after a repair never comes."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         dead = {
@@ -393,7 +393,7 @@ class RaisesOverForeignBytes(MemoryTransport):
 
 @planted(promise.MALFORMED_IS_QUARANTINED)
 class DropsForeignBytes(MemoryTransport):
-    """Bytes that are no envelope are acked, and nobody sees them."""
+    """Bytes that are no envelope are acked, and never handed out."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -724,7 +724,7 @@ class FindsALeaseWithoutItsEnd(MemoryTransport):
 
 @planted(promise.PURGED_IS_GONE)
 class PurgesWhatIsHeld(MemoryTransport):
-    """A purge takes out what somebody holds."""
+    """A purge removes what is held."""
 
     def purge(self, queue: str) -> int:
         number = super().purge(queue)
@@ -737,7 +737,7 @@ class PurgesWhatIsHeld(MemoryTransport):
 
 @planted(promise.PURGED_IS_GONE, by_chance=False)
 class PurgesWhatIsHeldAfterALostLease(MemoryTransport):
-    """A purge takes out what somebody holds that was lost before."""
+    """A purge removes what is held that was lost before."""
 
     def purge(self, queue: str) -> int:
         number = super().purge(queue)
@@ -826,7 +826,7 @@ class SendsAfterItsClose(MemoryTransport):
 
 @planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
 class LeavesWhoWaitsToThemselves(MemoryTransport):
-    """A close wakes nobody: a receive that waits then waits to its end."""
+    """A close does not wake a receive, which waits to its end."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -973,7 +973,7 @@ class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
-    """A receipt counts after the end of its lease, as long as nobody has received since."""
+    """A receipt counts after the end of its lease, until the next receive."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
         return super()._held(delivery, 0.0)
@@ -981,7 +981,7 @@ class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
 
 @planted(promise.PURGED_IS_GONE, by_chance=False)
 class PurgesNothingThatWasEverHeld(BreakableStore):
-    """A purge leaves what has a lease that ended, since nobody has swept it."""
+    """A purge leaves what has a lease that ended, since it was not swept yet."""
 
     def purge(self, name: str, now: float) -> int:
         return super().purge(name, 0.0)

@@ -245,7 +245,7 @@ class ForgetsTheNoteAtACheckpoint(MemoryTransport):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ForgetsTheNoteAtTheSecondLostLease(AlteredStore):
-    """A note that nobody renewed is lost with the second lease."""
+    """A note that was not renewed is lost with the second lease."""
 
     def taken(self, event: KeptEvent, queue: EventQueue) -> None:
         if event.begun is not None:

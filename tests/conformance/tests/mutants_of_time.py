@@ -317,7 +317,7 @@ class ExtendsOneOfEachQueue(MemoryTransport):
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class ExtendsALeaseThatIsOver(BreakableStore):
-    """An extension counts after the end of the lease, as long as nobody has received since."""
+    """An extension counts after the end of the lease, until the next receive."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         for one in deliveries:
@@ -329,7 +329,7 @@ class ExtendsALeaseThatIsOver(BreakableStore):
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class ChecksPointsOfALeaseThatIsOver(BreakableStore):
-    """A checkpoint counts after the end of the lease, as long as nobody has received since."""
+    """A checkpoint counts after the end of the lease, until the next receive."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         event = self._held(delivery, 0.0)

@@ -21,7 +21,7 @@ from .decoy import DECOYS
 MODULES = (decoys, decoys_of_answers, decoys_of_claims)
 INNOCENT = {"kept", "skipped"}
 SHARE = 6
-"""Of so many transports one is examined in ``make test``."""
+"""One of this many transports is examined in ``make test``."""
 
 PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 

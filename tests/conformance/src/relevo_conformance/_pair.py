@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 
 from relevo import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Envelope, Lost, Nack, Outcome, Release
-from relevo_conformance import _play as do
+from relevo_conformance import _step as do
 from relevo_conformance._cover import combos, cover
+from relevo_conformance._play import DAY, Play
 from relevo_conformance.harness import Harness
 from relevo_conformance.profile import Profile
 
@@ -73,7 +74,7 @@ class Level:
     """What it is, in words that fit after "with" or "and"."""
 
     value: Any = None
-    """What :mod:`._play` reads."""
+    """What :mod:`._step` reads."""
 
     needs: Needs = _always
     """Whether a harness can have it."""
@@ -234,9 +235,9 @@ def _pasts() -> Iterator[Level]:
 
 
 def _situations() -> Iterator[Level]:
-    yield Level("ready", do.Play.ripen)
+    yield Level("ready", Play.ripen)
     yield Level("scheduled", do.scheduled, _claimed("delay"))
-    yield Level("held", do.Play.take)
+    yield Level("held", Play.take)
     yield Level("lost", do.in_turn(do.lost, do.late))
     yield Level("lost and held by another", do.held_by_another)
     yield Level("dead", do.in_turn(do.buried, do.late), _claimed("dead_letters"))
@@ -255,7 +256,7 @@ def _verbs() -> Iterator[Level]:
     yield Level("nack for later", do.settle(lambda play: Nack(delay=play.later, state=play.state)), delayed)
     yield Level("release", do.settle(lambda play: Release()))
     yield Level("release for later", do.settle(lambda play: Release(delay=play.later)), delayed)
-    yield Level("dead-letter", do.settle(do.Play.died), dead)
+    yield Level("dead-letter", do.settle(Play.died), dead)
     yield Level("dead-letter a batch", do.dead_letter_a_batch, dead)
     yield Level("report lost", do.settle(lambda play: Lost(state=play.state)))
     yield Level("report a death", do.settle(do.death), _claimed("presence"))
@@ -340,7 +341,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("no delay", 0.0),
         Level("a short delay", None, _claimed("delay"), _NO_FIELDS),
         Level("a delay of an hour", 3600.0, _delayed_far, _NO_FIELDS),
-        Level("a delay of 60 days", 60 * do.DAY, _delayed_far, _NO_FIELDS),
+        Level("a delay of 60 days", 60 * DAY, _delayed_far, _NO_FIELDS),
     ),
     "urgency": (Level("not urgent", "normal"), Level("urgent", "high", _claimed("urgency"), _NO_FIELDS)),
     "key": tuple(_keys()),
@@ -351,7 +352,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     "expires": (
         Level("no end", lambda now: None),
         Level("expired", lambda now: now - 100.0, never_with=_NO_FIELDS),
-        Level("an end in a month", lambda now: now + 30 * do.DAY + 0.123457, never_with=_NO_FIELDS),
+        Level("an end in a month", lambda now: now + 30 * DAY + 0.123457, never_with=_NO_FIELDS),
     ),
     "headers": (
         Level("no headers", {}),
@@ -400,7 +401,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     "later": (
         Level("for a short time", None),
         Level("for an hour", 3600.0, _on_a_fake_clock),
-        Level("for 60 days", 60 * do.DAY, _on_a_fake_clock),
+        Level("for 60 days", 60 * DAY, _on_a_fake_clock),
     ),
     "lease": (
         Level("the usual lease", None),
