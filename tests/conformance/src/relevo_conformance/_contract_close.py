@@ -210,7 +210,7 @@ class CloseContract(Contract):
 
             def wait() -> None:
                 while time.monotonic() < deadline:  # it may return before its wait is over
-                    worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=LONG)
+                    worker.receive([bench.queue], limit=1, lease=0.2, wait=LONG)
 
             waiting = Thread(wait)
             time.sleep(0.2)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import attrs
 
-from relevo import DeadLetterEntry, Delivery, Envelope
+from relevo import Ack, DeadLetterEntry, Delivery, Envelope
 from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import history
 from relevo_conformance._free_race import Race
@@ -132,7 +132,10 @@ class Bench:
         self._deadline = deadline
         self._sent = 0
         self._failed = False
+        self._is_set_up = False
         self._stopped_nothing = False
+        self.steps: Sequence[int] = ()
+        """The number of steps that each call of the last :meth:`at_once` took."""
         self.further: list[str] = []
         """Other queues that the bench drains, such as those in which events wait for a relay."""
 
@@ -179,6 +182,7 @@ class Bench:
         """Return another worker, its queues set up."""
         worker = self.recorder.worker()
         worker.setup(self.queues)
+        self._is_set_up = True
         return worker
 
     def envelope(self, *, queue: str | None = None, **fields: Any) -> Envelope:
@@ -391,6 +395,7 @@ class Bench:
             for worker, _ in calls:
                 stack.enter_context(self.recorder.turnstile(worker, stop))
             errors = turnstile.run(*(call for _, call in calls))
+        self.steps = turnstile.steps
         self._stopped_nothing = self._stopped_nothing or next(stops) == 0
         for error in errors:
             if error is not None and not isinstance(error, LeaseLostError):
@@ -467,7 +472,8 @@ class Bench:
                 worker.close()
         worker = self.recorder.worker()
         queues = (*self.queues, *self.further)
-        worker.setup(queues)
+        if self.further or not self._is_set_up:
+            worker.setup(queues)
         self._pass_all_time()
         came_to_its_end = self.receive_all(worker, queues)
         self._look_around(worker, queues)
@@ -488,9 +494,8 @@ class Bench:
         deadline = min(time.monotonic() + self.patience, self._deadline)
         for _ in range(_ROUNDS):
             deliveries = worker.receive(queues, limit=50, lease=3600.0, wait=self.glance)
-            for delivery in deliveries:
-                worker.ack(delivery)
             if deliveries:
+                worker.settle([(delivery, Ack()) for delivery in deliveries])
                 continue
             if not self.recorder.pending():
                 return True

@@ -368,6 +368,11 @@ class Harness(ABC):
         return patience_of(type(self), self.clock) == 0.0
 
     @property
+    def is_durable(self) -> bool:
+        """Whether the events outlive the process, so that each call takes time."""
+        return self.capabilities.durability != "process"
+
+    @property
     def fake(self) -> bool:
         """Whether time passes only when the suite moves the clock."""
         return isinstance(self.clock, FakeClock)

@@ -195,6 +195,8 @@ class TransportMachine(RuleBasedStateMachine):
         self.bench = Bench(cls.harness, queues=QUEUES, tolerated=tolerated(cls.harness))
         self.workers = [self.bench.worker() for _ in range(WORKERS)]
         self.lease = self.bench.times.lease
+        # Elsewhere a row takes as long as all the other rules.
+        self.plays_rows = cls.harness.is_prompt and not cls.harness.is_durable
         self.buried = False
         """Whether a dead letter was seen; preconditions cannot read bundles."""
 
@@ -490,7 +492,7 @@ class TransportMachine(RuleBasedStateMachine):
         if self.capabilities.dead_letters:
             worker.dead_letters(self.bench.queues)
 
-    @precondition(lambda machine: machine.bench.harness.is_prompt)  # elsewhere it takes as long as all the others
+    @precondition(lambda machine: machine.plays_rows)
     @rule(number=st.integers(0, 999))
     def an_event_with_a_pair_of_features(self, number: int) -> None:
         cls = type(self)
@@ -543,43 +545,48 @@ class TransportMachine(RuleBasedStateMachine):
             worker.settle(list(zip(batch, drawn, strict=False)))
 
     @breakable
-    @where(lambda claims: claims.extend)
-    @rule(targets=(live, ever), held=live, fault=faults())
-    def a_write_fails_while_extending(self, held: Held, fault: Fault) -> Deliveries:
+    @where(lambda claims: claims.extend or claims.checkpoint)
+    @rule(
+        targets=(live, ever),
+        held=live,
+        state=_STATES,
+        fault=faults(),
+        extends=st.booleans(),
+        is_lost=st.booleans(),
+    )
+    def a_write_fails_while_extending_or_keeping_a_checkpoint(
+        self, held: Held, state: bytes, fault: Fault, *, extends: bool, is_lost: bool
+    ) -> Deliveries:
         worker = self._worker_of(held)
-        with self._faulty(worker, fault):
-            worker.extend([held.delivery], lease=3 * self.lease)
+        for further in (fault, Fault("after")):  # the second answer is always lost, so that no run is without one
+            with self._faulty(worker, further):
+                if self.capabilities.extend and (extends or not self.capabilities.checkpoint):
+                    worker.extend([held.delivery], lease=3 * self.lease)
+                else:
+                    worker.checkpoint(held.delivery, state)
+            extends = not extends
+        if is_lost:
+            return self._lose(self.workers.index(worker))
         self.bench.advance(2 * self.lease)
         return self._poll_elsewhere(held)
 
     @breakable
-    @where(lambda claims: claims.checkpoint)
-    @rule(targets=(live, ever), held=live, state=_STATES, fault=faults())
-    def a_write_fails_while_keeping_a_checkpoint(self, held: Held, state: bytes, fault: Fault) -> Deliveries:
-        worker = self._worker_of(held)
-        with self._faulty(worker, fault):
-            worker.checkpoint(held.delivery, state)
-        return self._lose(self.workers.index(worker))
-
-    @breakable
     @where(lambda claims: claims.dead_letters)
-    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters(), fault=faults())
-    def a_write_fails_while_reviving(self, held: Held, died: DeadLetter, fault: Fault) -> Deliveries:
+    @rule(
+        targets=(live, ever), held=consumes(live), died=strategy.dead_letters(), fault=faults(), revives=st.booleans()
+    )
+    def a_write_fails_while_reviving_or_discarding(
+        self, held: Held, died: DeadLetter, fault: Fault, *, revives: bool
+    ) -> Deliveries:
         worker = self._worker_of(held)
         refs = self._bury(worker, held, died)
-        with self._faulty(worker, fault):
-            worker.revive(dict.fromkeys(refs, b"revived"))
-        self.buried = bool(worker.dead_letters(self.bench.queues))
-        return self._poll_elsewhere(held)
-
-    @breakable
-    @where(lambda claims: claims.dead_letters)
-    @rule(targets=(live, ever), held=consumes(live), died=strategy.dead_letters(), fault=faults())
-    def a_write_fails_while_discarding(self, held: Held, died: DeadLetter, fault: Fault) -> Deliveries:
-        worker = self._worker_of(held)
-        refs = self._bury(worker, held, died)
-        with self._faulty(worker, fault):
-            worker.discard(refs)
+        for further in (fault, Fault("after")):  # the second answer is always lost, so that no run is without one
+            with self._faulty(worker, further):
+                if revives:
+                    worker.revive(dict.fromkeys(refs, b"revived"))
+                else:
+                    worker.discard(refs)
+            revives = not revives
         self.buried = bool(worker.dead_letters(self.bench.queues))
         return self._poll_elsewhere(held)
 

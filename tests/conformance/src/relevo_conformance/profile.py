@@ -28,10 +28,17 @@ class Profile:
     payloads: int
     """How many random payloads."""
 
+    schedules: int
+    """How many random schedules of two concurrent calls."""
+
+    durable_histories: int
+    durable_schedules: int
+    """The same in a store that outlives the process, where each call takes time."""
+
     slow_histories: int
     slow_steps: int
     slow_payloads: int
-    """The same on a real clock, where every step takes time."""
+    """The same on a real clock, where every step takes time; as many schedules as payloads."""
 
     covers: int
     """How often each pair of features is met, in other rows each time."""
@@ -54,18 +61,24 @@ class Profile:
     seed: int | None
     """The seed of each run; ``None``: a new one each time, and earlier failures are tried first."""
 
-    def of_histories(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
+    def of_histories(self, *, fake: bool, durable: bool = False, phases: Iterable[Phase] | None = None) -> settings:
         """Return Hypothesis' settings for random histories."""
-        examples, steps = (self.histories, self.steps) if fake else (self.slow_histories, self.slow_steps)
-        return settings(self._settings(examples, phases), stateful_step_count=steps)
+        examples = self.slow_histories if not fake else self.durable_histories if durable else self.histories
+        return settings(self._settings(examples, phases), stateful_step_count=self.steps if fake else self.slow_steps)
 
     def of_payloads(self, *, fake: bool, phases: Iterable[Phase] | None = None) -> settings:
         """Return Hypothesis' settings for random payloads."""
         return self._settings(self.payloads if fake else self.slow_payloads, phases)
 
+    def of_schedules(self, *, fake: bool, durable: bool = False, phases: Iterable[Phase] | None = None) -> settings:
+        """Return Hypothesis' settings for random schedules of two concurrent calls."""
+        examples = self.slow_payloads if not fake else self.durable_schedules if durable else self.schedules
+        return self._settings(examples, phases)
+
     def part(self) -> Profile:
         """Return a profile with a quarter of the histories, for a run that tests only a few promises."""
-        return attrs.evolve(self, histories=-(-self.histories // 4), slow_histories=-(-self.slow_histories // 4))
+        kinds = ("histories", "durable_histories", "slow_histories")
+        return attrs.evolve(self, **{kind: -(-getattr(self, kind) // 4) for kind in kinds})
 
     @contextmanager
     def limit_shrinking(self) -> Iterator[None]:
@@ -102,6 +115,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 histories=200,
                 steps=30,
                 payloads=25,
+                schedules=25,
+                durable_histories=50,
+                durable_schedules=10,
                 slow_histories=10,
                 slow_steps=15,
                 slow_payloads=5,
@@ -116,6 +132,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 histories=200,
                 steps=50,
                 payloads=100,
+                schedules=100,
+                durable_histories=100,
+                durable_schedules=50,
                 slow_histories=50,
                 slow_steps=25,
                 slow_payloads=25,
@@ -132,6 +151,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 histories=2000,
                 steps=100,
                 payloads=1000,
+                schedules=1000,
+                durable_histories=1000,
+                durable_schedules=500,
                 slow_histories=500,
                 slow_steps=40,
                 slow_payloads=100,

@@ -39,11 +39,12 @@ class RandomContract(Contract):
     """Random histories."""
 
     def test_random_histories_keep_every_promise(self) -> None:
-        settings = self.profile.of_histories(fake=self.harness.fake, phases=self.phases)
+        harness = self.harness
+        settings = self.profile.of_histories(fake=harness.fake, durable=harness.is_durable, phases=self.phases)
         seeded, left = self.profile.seed, settings.max_examples
         while left > 0:
             machine = machine_for(self.harness_type, seeded=seeded)
-            machine.harness = self.harness
+            machine.harness = harness
             try:
                 run_state_machine_as_test(machine, settings=Settings(settings, max_examples=left))
             except Flaky as error:

@@ -43,6 +43,11 @@ class Turnstile:
             self._changed.notify_all()
             self._changed.wait_for(lambda: not passenger.waits)
 
+    @property
+    def steps(self) -> Sequence[int]:
+        """The number of steps that each call took."""
+        return [passenger.steps for passenger in self._passengers]
+
     def run(self, *calls: Callable[[], object]) -> list[BaseException | None]:
         """Run *calls*, each in a thread of its own; return what each raised."""
         self._passengers = [_Passenger(call) for call in calls]
@@ -63,6 +68,7 @@ class Turnstile:
             return
         chosen = self._chosen(waiting)
         chosen.waits = False
+        chosen.steps += 1
         self._changed.notify_all()
         self._changed.wait_for(lambda: chosen.waits or chosen.over, BLOCKED)
 
@@ -94,4 +100,5 @@ class _Passenger:
         self.call = call
         self.waits = False
         self.over = False
+        self.steps = 0
         self.error: BaseException | None = None
