@@ -7,11 +7,4 @@ Each names the promise that it breaks. What the suite makes of them is shown in 
 from . import mutants_of_pairs, mutants_of_single_features
 from .planting import MUTANTS
 
-__all__ = ["MUTANTS", "NO_SCENARIO", "mutants_of_pairs", "mutants_of_single_features"]
-
-NO_SCENARIO = frozenset(
-    {
-        "MakesItsEventsAtOnce",
-    }
-)
-"""Those that no scenario finds yet."""
+__all__ = ["MUTANTS", "mutants_of_pairs", "mutants_of_single_features"]

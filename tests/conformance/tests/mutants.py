@@ -21,7 +21,6 @@ from .planting import MUTANTS
 
 __all__ = [
     "MUTANTS",
-    "NO_SCENARIO",
     "mutants_of_counters",
     "mutants_of_dead_letters",
     "mutants_of_foreign_bytes",
@@ -35,10 +34,3 @@ __all__ = [
     "mutants_of_time",
 ]
 
-NO_SCENARIO = frozenset(
-    {
-        "MakesItsEventsAtOnce",
-        "SaysThatARevivedEventWasSentNow",
-    }
-)
-"""Those that no scenario finds yet."""

@@ -126,7 +126,7 @@ class Delivery:
     """The state of the last settlement or checkpoint, at most 16 KiB; only the core reads it."""
 
     enqueued_at: float
-    """When it was sent, in seconds since the epoch."""
+    """When it was sent, in seconds since the epoch; a retry, a lost lease or a revival does not change it."""
 
     def __repr__(self) -> str:
         of = self.envelope

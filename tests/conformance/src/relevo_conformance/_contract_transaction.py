@@ -126,6 +126,18 @@ class TransactionContract(Contract):
             assert bench.one(worker).envelope == later
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_the_events_of_a_session_that_flushes_are_made_at_its_commit(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                if not transaction.flushes:
+                    pytest.skip("its transactions flush no objects, so events may be made at once")
+                transaction.send([bench.envelope()])
+
+                assert not transaction.has_made, "make was called by send, before the pending objects were flushed"
+                transaction.commit()
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_commit_whose_events_cannot_be_made_fails_with_the_error_and_sends_nothing(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

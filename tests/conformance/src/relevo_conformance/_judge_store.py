@@ -262,7 +262,6 @@ def _discarding(one: Situation) -> Situation | None:
 def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
     copy.revived = True
     copy.in_line = False
-    copy.enqueued_at = None
     if isinstance(copy.event, Unreadable):  # foreign bytes are never compared
         return
     others = [other for other in world.same(copy.queue, copy.event) if other is not copy]

@@ -148,7 +148,7 @@ class Transaction(Protocol):
 
     @property
     def session(self) -> Any:
-        """The argument of ``bound_to``."""
+        """The argument of ``bound_to``; if it has ``flush()``, its events must be made at the commit."""
 
     def commit(self) -> object:
         """Commit it."""

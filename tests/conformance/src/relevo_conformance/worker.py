@@ -357,6 +357,17 @@ class RecordedTransaction:
         )
         self._worker.note_bound(call, self._transaction.session, envelopes)
 
+    @property
+    def flushes(self) -> bool:
+        """Whether its session writes pending objects with ``flush()``, as SQLAlchemy's does, rather than at once."""
+        return hasattr(self._transaction.session, "flush")
+
+    @property
+    def has_made(self) -> bool:
+        """Whether any events were made for it."""
+        calls = (one.call for one in self._worker.recorder.records if isinstance(one, history.Invoked))
+        return any(isinstance(call, history.Make) and call.transaction == self._number for call in calls)
+
     def commit_what_raises(self, error: Exception) -> None:
         """Send events inside it that cannot be made, which is not recorded, and commit: making them raises *error*."""
 
