@@ -33,4 +33,3 @@ __all__ = [
     "mutants_of_state",
     "mutants_of_time",
 ]
-

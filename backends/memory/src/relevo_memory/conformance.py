@@ -8,35 +8,17 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from sqlalchemy import create_engine
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
 
 from relevo import Transport
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_conformance import Harness
 from relevo_conformance.fault import Countdown, Fault
+from relevo_conformance.orm import OrmTransaction
 from relevo_memory._store import MemoryStore
 from relevo_memory._transport import MemoryTransport
 
 __all__ = ["BreakableStore", "MemoryHarness"]
-
-
-class SessionHandle:
-    """A session of SQLAlchemy's, in the form that the suite uses."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def commit(self) -> None:
-        """Commit the transaction."""
-        self.session.commit()
-
-    def rollback(self) -> None:
-        """Roll back the transaction."""
-        self.session.rollback()
-
-    def savepoint(self) -> SessionTransaction:
-        """Begin a part that can be rolled back separately."""
-        return self.session.begin_nested()
 
 
 class Doorway(threading.Condition):
@@ -105,9 +87,9 @@ class MemoryHarness(Harness):
         self.store.put_raw(queue, raw, headers)
 
     @contextmanager
-    def session(self) -> Iterator[SessionHandle]:
+    def session(self) -> Iterator[OrmTransaction]:
         with Session(self.engine) as session:
-            yield SessionHandle(session)
+            yield OrmTransaction(session)
 
     @contextmanager
     def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from relevo import Transport, masked_url
 from relevo.errors import ConfigurationError
-from relevo_conformance import Harness, Savepoint, Transaction
+from relevo_conformance import Harness, Transaction
 from relevo_conformance.fault import Fault, engine
+from relevo_conformance.orm import OrmTransaction
 from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
@@ -38,25 +38,6 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
 
 _LARGE = 2**30
 """Bytes; a container often has a small one."""
-
-
-@attrs.frozen
-class Joined:
-    """An application's session, in the form that the suite uses."""
-
-    session: Session
-
-    def commit(self) -> None:
-        """Commit the transaction."""
-        self.session.commit()
-
-    def rollback(self) -> None:
-        """Roll back the transaction."""
-        self.session.rollback()
-
-    def savepoint(self) -> Savepoint:
-        """Begin a part that can be rolled back separately."""
-        return self.session.begin_nested()
 
 
 class SqlHarness(Harness):
@@ -95,7 +76,7 @@ class SqlHarness(Harness):
     @contextmanager
     def session(self) -> Iterator[Transaction]:
         with Session(self.engine) as session:
-            yield Joined(session)
+            yield OrmTransaction(session)
 
     def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
         return engine.broken(_engine_of(transport), fault)

@@ -59,6 +59,24 @@ class SetUpContract(Contract):
             assert words[0] == words[1] == list(worker.setup(bench.queues))
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_queues_that_are_missing_among_others_are_set_up_and_named(self) -> None:
+        for known in (0, 1, 2):
+            with self.bench(queues=3) as bench:
+                worker = bench.recorder.worker()
+                alone = [{*worker.setup([queue], dry_run=True)} for queue in bench.queues]
+                worker.setup([bench.queues[known]])
+                shared = set[str].intersection(*alone)  # such as the tables that all queues need
+                missing = set[str]().union(*(texts for place, texts in enumerate(alone) if place != known)) - shared
+
+                created = [*worker.setup(bench.queues, dry_run=True)]
+
+                assert {*created} >= missing, f"setup names {created}, and {sorted(missing)} are missing"
+                assert [*worker.setup(bench.queues)] == created
+                assert [*worker.setup(bench.queues, dry_run=True)] == []
+                for queue in bench.queues:
+                    worker.send([bench.envelope(queue=queue)])
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_setting_up_again_leaves_everything_where_it_is(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

@@ -311,6 +311,28 @@ class SendErrorContract(Contract):
                 # The checker knows the fate of each event from the error.
                 worker.send(bench.envelopes(1))
 
+    @proves(promise.SEND_TELLS_APART)
+    def test_of_a_long_batch_to_several_queues_only_what_is_refused_does_not_come(self) -> None:
+        largest = self.harness.capabilities.max_body
+        spoilt: list[dict[str, Any]] = [{"headers": {"text": "\ud800"}}]
+        spoilt += [] if largest is None else [{"body": b"x" * (largest + 1)}]
+
+        def send(fields: dict[str, Any]) -> None:
+            with self.bench(queues=3) as bench:
+                batch = [bench.envelope(queue=bench.queues[number % 2]) for number in range(_LONG)]
+                batch[_LONG - 2] = bench.envelope(queue=bench.queues[2], **fields)
+
+                with suppress(TransportError, CodecError):
+                    bench.worker().send(batch)
+
+                # The checker knows the fate of each event from the error.
+
+        self.each(spoilt, send)
+
+
+_LONG = 130
+"""The number of envelopes in a long batch: more than stores usually write at once."""
+
 
 def _has_lone_surrogate(fields: Mapping[str, object]) -> bool:
     return "\\ud" in ascii(fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 
@@ -310,6 +311,32 @@ class StaleContract(Contract):
                 assert (again.attempt, again.state) == (new.attempt + 1, b"new")
 
         self.each(self.outcomes(), settle_late)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_nothing_is_done_with_the_receipt_of_an_earlier_hand_over(self) -> None:
+        claims = self.harness.capabilities
+
+        def act_late(outcome: Outcome) -> None:
+            with self.bench() as bench:
+                slow, quick = bench.worker(), bench.worker()
+                slow.send([bench.envelope()])
+                old = bench.one(slow)
+                slow.settles(old, outcome)
+                new = bench.one(quick)
+
+                if claims.extend:
+                    assert list(slow.extend([old], lease=3 * bench.times.lease)) == [old]
+                if claims.checkpoint:
+                    with pytest.raises(LeaseLostError):
+                        slow.checkpoint(old, b"stale")
+                assert not slow.settles(old, Nack(state=b"stale"))
+
+                assert quick.nack(new)
+                again = bench.one(quick)
+                assert (again.attempt, again.state) == (new.attempt + 1, new.state)
+
+        outcomes: Sequence[Outcome] = (Release(), Nack(), Lost())
+        self.each(outcomes, act_late)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_a_receipt_of_a_lost_worker_changes_nothing_in_the_hand_of_another(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from relevo_conformance import promise
@@ -132,10 +133,13 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 if not transaction.flushes:
                     pytest.skip("its transactions flush no objects, so events may be made at once")
-                transaction.send([bench.envelope()])
+                is_written = transaction.add_pending()
+                written: list[bool] = []
+                transaction.send([bench.envelope()], meanwhile=lambda: written.append(is_written()))
 
-                assert not transaction.has_made, "make was called by send, before the pending objects were flushed"
+                assert not written, "make was called by send, before the pending objects were flushed"
                 transaction.commit()
+                assert written == [True], "make was called at the commit, before the pending objects were flushed"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_commit_whose_events_cannot_be_made_fails_with_the_error_and_sends_nothing(self) -> None:
@@ -174,3 +178,44 @@ class TransactionContract(Contract):
 
             delivery = bench.one(worker, queues=[outbox])
             assert (delivery.queue, delivery.envelope) == (outbox, envelope)
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_each_event_of_a_transaction_waits_for_its_own_relay(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            names = [f"broker-{bench.token}", f"other-{bench.token}"]
+            outboxes = [bench.outbox(name) for name in names]
+            worker.setup(outboxes)
+            envelopes = bench.envelopes(4)
+            with worker.transaction() as transaction:
+                for envelope, name in zip(envelopes, [names[0], None, names[1], names[0]], strict=True):
+                    transaction.send([envelope], relay_to=name)
+
+                transaction.commit()
+
+            for queue, wanted in zip(
+                [*outboxes, bench.queue], [{envelopes[0], envelopes[3]}, {envelopes[2]}, {envelopes[1]}], strict=True
+            ):
+                came = bench.so_many(worker, len(wanted), queues=[queue])
+                assert {one.envelope for one in came} == wanted, f"other events came from {queue}"
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_each_copy_of_a_fan_out_in_an_outbox_dies_by_itself(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            name = f"broker-{bench.token}"
+            outbox = bench.outbox(name)
+            worker.setup([outbox])
+            envelope = bench.envelope()
+            copies = [envelope, attrs.evolve(envelope, queue=bench.queues[1])]
+            with worker.transaction() as transaction:
+                transaction.send(copies, relay_to=name)
+                transaction.commit()
+
+            for delivery in bench.so_many(worker, 2, queues=[outbox]):
+                assert worker.dead_letter(delivery)
+
+            listed = worker.dead_letters([outbox])
+            assert {*(one.envelope for one in listed)} == {*copies}, "not each copy of a fan-out is listed"
+            worker.discard([listed[0].ref])
+            assert [one.envelope for one in worker.dead_letters([outbox])] == [listed[1].envelope]

@@ -144,7 +144,12 @@ class Savepoint(Protocol):
 
 
 class Transaction(Protocol):
-    """A transaction of the application, which a transport joins; after its end the session begins another one."""
+    """
+    A transaction of the application, which a transport joins; after its end the session begins another one.
+
+    If its session holds objects until a flush, it may have a method ``add_pending()``, which adds one and returns a
+    function that tells whether it was written: events must be made after that.
+    """
 
     @property
     def session(self) -> Any:

@@ -246,10 +246,13 @@ class RecordedWorker:
         with self.recorder.enter("session", self.recorder.harness.session) as transaction:
             yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
 
-    def note_bound(self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope]) -> None:
-        """Send *envelopes* inside *session*'s transaction."""
+    def note_bound(
+        self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope], meanwhile: Callable[[], object]
+    ) -> None:
+        """Send *envelopes* inside *session*'s transaction; call *meanwhile* when they are made."""
 
         def make() -> Sequence[Envelope]:
+            meanwhile()
             made = history.Make(transaction=call.transaction, number=call.number)
             self.recorder.end(self.recorder.begin("application", made))
             return envelopes
@@ -348,25 +351,31 @@ class RecordedTransaction:
         self._number = number
         self._sends = self._savepoints = 0
 
-    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0, relay_to: str | None = None) -> None:
-        """Send *envelopes* inside it."""
+    def send(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        delay: float = 0.0,
+        relay_to: str | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Send *envelopes* inside it; call *meanwhile* when they are made."""
         snapshots = tuple(map(_snapshot, envelopes))
         self._sends += 1
         call = history.SendBound(
             transaction=self._number, envelopes=snapshots, delay=delay, relay_to=relay_to, number=self._sends
         )
-        self._worker.note_bound(call, self._transaction.session, envelopes)
+        self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile)
 
     @property
     def flushes(self) -> bool:
         """Whether its session writes pending objects with ``flush()``, as SQLAlchemy's does, rather than at once."""
         return hasattr(self._transaction.session, "flush")
 
-    @property
-    def has_made(self) -> bool:
-        """Whether any events were made for it."""
-        calls = (one.call for one in self._worker.recorder.records if isinstance(one, history.Invoked))
-        return any(isinstance(call, history.Make) and call.transaction == self._number for call in calls)
+    def add_pending(self) -> Callable[[], bool]:
+        """Add an object to its session, if the harness can; return a function that tells whether it was written."""
+        add: Callable[[], Callable[[], bool]] | None = getattr(self._transaction, "add_pending", None)
+        return (lambda: True) if add is None else add()
 
     def commit_what_raises(self, error: Exception) -> None:
         """Send events inside it that cannot be made, which is not recorded, and commit: making them raises *error*."""

@@ -1,0 +1,51 @@
+"""Transactions of the suite over sessions of SQLAlchemy, for harnesses of transports that join them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import attrs
+from sqlalchemy import Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
+
+__all__ = ["OrmTransaction"]
+
+
+class _Model(DeclarativeBase):
+    """The model of the application that the suite stands for."""
+
+
+class _Pending(_Model):
+    """An object of the application, which gets its id when it is written."""
+
+    __tablename__ = "conformance_pending"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@attrs.frozen
+class OrmTransaction:
+    """A session of SQLAlchemy, in the form that the suite uses: a :class:`relevo_conformance.Transaction`."""
+
+    session: Session
+    """Its engine must support savepoints."""
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.session.commit()
+
+    def rollback(self) -> None:
+        """Roll back the transaction."""
+        self.session.rollback()
+
+    def savepoint(self) -> SessionTransaction:
+        """Begin a part that can be rolled back separately."""
+        return self.session.begin_nested()
+
+    def add_pending(self) -> Callable[[], bool]:
+        """Add an object, which is written at the next flush; return a function that tells whether it was."""
+        cast("Table", _Pending.__table__).create(self.session.connection(), checkfirst=True)
+        added = _Pending()
+        self.session.add(added)
+        return lambda: added.id is not None
