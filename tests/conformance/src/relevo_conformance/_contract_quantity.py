@@ -94,7 +94,10 @@ class QuantityContract(Contract):
             worker = bench.worker()
             number = self._many
             worker.send(bench.envelopes(number))
-            _bury(worker, bench.so_many(worker, number))
+            held = bench.so_many(worker, number)
+            _bury(worker, held[_PAGE:])
+            bench.advance(bench.times.step)
+            _bury(worker, held[:_PAGE])  # later, so that they are listed last
             _count(bench, worker)
 
             refs = _pages(bench, worker, number)

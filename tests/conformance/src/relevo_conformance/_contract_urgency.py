@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -13,7 +13,7 @@ from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
 
-NORMAL = 20
+NORMAL = 24
 """The number of events that an urgent one overtakes."""
 
 FIRST = 6
@@ -40,20 +40,26 @@ class UrgencyContract(Contract):
     def test_an_urgent_event_overtakes_normal_ones_whatever_happened_to_it(self) -> None:
         self.require_exact_order()
 
-        def check(past: Past) -> None:
+        def check(life: tuple[bool, Sequence[Past]]) -> None:
+            is_delayed, happened = life
             with self.bench() as bench:
                 worker = bench.worker()
                 urgent = bench.envelope(urgency="high")
+                worker.send([urgent], delay=bench.times.delay if is_delayed else 0.0)
                 worker.send(bench.envelopes(NORMAL))
-                worker.send([urgent])
-                held = first(bench, worker, urgent)
-                assert held is not None
+                let_delay_end(bench)
+                for past in happened:
+                    held = first(bench, worker, urgent)
+                    assert held is not None
+                    past(bench, worker, held)
+                    worker = bench.worker()
 
-                past(bench, worker, held)
+                assert first(bench, worker, urgent)
 
-                assert first(bench, bench.worker(), urgent)
-
-        self.each(pasts(self.harness.capabilities), check)
+        single = [(False, [past]) for past in pasts(self.harness.capabilities)]
+        lost_after = [(False, [past, lose]) for past in pasts(self.harness.capabilities)]
+        delayed = [(True, [past]) for past in pasts(self.harness.capabilities)]
+        self.each(single + lost_after + (delayed if self.harness.capabilities.delay is not None else []), check)
 
     @proves(promise.URGENT_OVERTAKES, promise.DELAY_IS_RESPECTED)
     def test_an_urgent_event_overtakes_normal_ones_when_it_is_due(self) -> None:
