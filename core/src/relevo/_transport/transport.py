@@ -501,6 +501,8 @@ class Transport(ABC):
         """
         Make dead letters ready again, as new: first attempt, no lost leases.
 
+        Where ``order`` is claimed, what is sent later with the same ordering key waits for them.
+
         Args:
             refs: From each dead letter's ``ref`` to its new ``state``.
 

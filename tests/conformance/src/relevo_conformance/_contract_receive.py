@@ -345,6 +345,22 @@ class OrderContract(Contract):
 
             assert bench.one(worker).envelope == second
 
+    @proves(promise.ORDER_IS_KEPT, promise.REVIVED_IS_RECEIVED)
+    def test_a_revived_event_holds_back_what_is_sent_later(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = (bench.envelope(ordering_key="a") for _ in range(2))
+            worker.send([first])
+            worker.dead_letter(bench.one(worker))
+            worker.revive({bench.dead_letter(worker).ref: b""})
+            worker.send([second])
+
+            for envelope in (first, second):
+                delivery = bench.one(worker, limit=10)
+                assert delivery.envelope == envelope
+                assert bench.glimpse(bench.worker()) == []
+                assert worker.ack(delivery)
+
     @proves(promise.ORDER_IS_KEPT)
     def test_keys_do_not_hold_one_another_up(self) -> None:
         with self.bench() as bench:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relevo import Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench, tolerated
@@ -365,6 +367,23 @@ class TakeOutContract(Contract):
                 assert delivery.envelope == envelope
                 worker.ack(delivery)
 
+    @proves(promise.CANCELLED_IS_GONE, promise.ORDER_IS_KEPT)
+    def test_what_waits_behind_a_cancelled_event_that_was_not_due_has_its_turn_at_once(self) -> None:
+        claims = self.harness.capabilities
+
+        def cancel(make_wait: Callable[[Bench, RecordedWorker, Envelope], None]) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                doomed, second = bench.envelopes(2, ordering_key="a")
+                make_wait(bench, worker, doomed)
+                worker.send([second])
+                worker.cancel(doomed.id)
+
+                assert bench.one(worker, limit=10).envelope == second, "nothing of its key is left before it"
+
+        ways = [sent_for_later, nacked_for_later] if claims.delay is not None else []
+        self.each(ways, cancel)
+
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_takes_out_what_nobody_holds_of_one_queue(self) -> None:
         with self.bench(queues=2) as bench:
@@ -423,3 +442,14 @@ class TakeOutContract(Contract):
             worker.purge(bench.queue)
 
             assert len(worker.dead_letters([bench.queue])) == 2
+
+
+def sent_for_later(bench: Bench, worker: RecordedWorker, envelope: Envelope) -> None:
+    """Send *envelope* with a delay."""
+    worker.send([envelope], delay=bench.times.delay)
+
+
+def nacked_for_later(bench: Bench, worker: RecordedWorker, envelope: Envelope) -> None:
+    """Send *envelope*, and nack it with a delay."""
+    worker.send([envelope])
+    assert worker.nack(bench.one(worker), delay=bench.times.delay)

@@ -390,6 +390,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("an error", ("retries-exhausted", "no such image")),
         Level("no error", ("crash-loop", ""), _claimed("dead_letters")),
         Level("the longest error", ("r" * 70, "x" * MAX_ERROR), _claimed("dead_letters")),
+        Level("a long error with accents", ("crash-loop", "é" * (MAX_ERROR // 2)), _claimed("dead_letters")),
         Level("an error with spaces around it", ("crash-loop", f" {_COMPOSED}\t'\n"), _claimed("dead_letters")),
     ),
     "past": tuple(_pasts()),
