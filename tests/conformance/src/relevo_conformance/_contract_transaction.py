@@ -50,18 +50,37 @@ class TransactionContract(Contract):
             assert bench.glimpse(worker) == []
 
     @proves(promise.JOINS_THE_TRANSACTION)
-    def test_of_two_transactions_each_has_its_own_end(self) -> None:
+    def test_a_session_that_was_closed_sends_nothing_of_what_was_before(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            kept = bench.envelopes(2)
-            with worker.transaction() as one, worker.transaction() as other:
-                one.send(kept[:1])
-                other.send([bench.envelope()])
-                one.send(kept[1:])
-                other.rollback()
-                one.commit()
+            later = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()])
+                if not transaction.close():
+                    pytest.skip("its sessions cannot be used again after they were closed")
+                again = transaction.again()
+                again.send([later])
+                again.commit()
 
-            assert {delivery.envelope for delivery in bench.so_many(worker, 2)} == {*kept}
+            assert bench.one(worker, limit=10).envelope == later
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_of_two_transactions_each_has_its_own_end(self) -> None:
+        for commits_first in (False, True):
+            with self.bench() as bench:
+                worker = bench.worker()
+                kept = bench.envelopes(2)
+                with worker.transaction() as one, worker.transaction() as other:
+                    one.send(kept[:1])
+                    other.send([bench.envelope()])
+                    one.send(kept[1:])
+                    if commits_first:
+                        one.commit()
+                    other.rollback()
+                    if not commits_first:
+                        one.commit()
+
+                assert {delivery.envelope for delivery in bench.so_many(worker, 2)} == {*kept}
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.ORDER_IS_KEPT)
     def test_what_is_sent_in_a_transaction_keeps_the_order_of_its_key(self) -> None:
@@ -163,6 +182,21 @@ class TransactionContract(Contract):
                 transaction.commit()
 
             assert bench.glimpse(worker) == [] or not self.harness.fake
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
+    def test_a_delay_counts_from_its_own_send_in_a_long_transaction(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            delay = bench.times.delay
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()], delay=delay)
+                bench.advance(delay / 2)
+                transaction.send([bench.envelope()], delay=delay)
+                bench.advance(delay / 4)
+                transaction.commit()
+
+            bench.advance(delay / 2)
+            bench.receive(worker, 1, limit=10)  # the checker knows which of them is not due yet
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:

@@ -148,7 +148,8 @@ class Transaction(Protocol):
     A transaction of the application, which a transport joins; after its end the session begins another one.
 
     If its session holds objects until a flush, it may have a method ``add_pending()``, which adds one and returns a
-    function that tells whether it was written: events must be made after that.
+    function that tells whether it was written: events must be made after that. It may have a method ``close()``, if a
+    closed session can be used again.
     """
 
     @property

@@ -39,6 +39,10 @@ class OrmTransaction:
         """Roll back the transaction."""
         self.session.rollback()
 
+    def close(self) -> None:
+        """End the transaction without a commit; the session can be used again."""
+        self.session.close()
+
     def savepoint(self) -> SessionTransaction:
         """Begin a part that can be rolled back separately."""
         return self.session.begin_nested()

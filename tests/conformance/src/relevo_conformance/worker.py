@@ -372,6 +372,13 @@ class RecordedTransaction:
         """Whether its session writes pending objects with ``flush()``, as SQLAlchemy's does, rather than at once."""
         return hasattr(self._transaction.session, "flush")
 
+    def close(self) -> bool:
+        """Close its session, which rolls it back; return whether the harness can."""
+        close: Callable[[], object] | None = getattr(self._transaction, "close", None)
+        if close is not None:
+            self._end("rollback", close)
+        return close is not None
+
     def add_pending(self) -> Callable[[], bool]:
         """Add an object to its session, if the harness can; return a function that tells whether it was written."""
         add: Callable[[], Callable[[], bool]] | None = getattr(self._transaction, "add_pending", None)
