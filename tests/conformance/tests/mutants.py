@@ -5,6 +5,7 @@ Most are bugs that real transports had. What the suite makes of them is shown in
 """
 
 from . import (
+    mutants_of_conditions,
     mutants_of_counters,
     mutants_of_dead_letters,
     mutants_of_foreign_bytes,
@@ -21,6 +22,7 @@ from .planting import MUTANTS
 
 __all__ = [
     "MUTANTS",
+    "mutants_of_conditions",
     "mutants_of_counters",
     "mutants_of_dead_letters",
     "mutants_of_foreign_bytes",

@@ -147,6 +147,20 @@ class QuantityContract(Contract):
             for _ in range(_PAGE + _PAGE // 10):
                 assert worker.ack(bench.one(worker, limit=_LIMIT))
 
+    @proves(promise.ORDER_IS_KEPT, promise.SENT_IS_RECEIVED)
+    def test_hundreds_that_wait_for_their_key_hide_no_other_event(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(self._many, ordering_key="k"))
+            first = bench.one(worker)
+            free = [bench.envelope(ordering_key="l"), bench.envelope()]
+            worker.send(free)
+
+            assert {bench.one(other).envelope for _ in free} == {*free}
+            assert worker.release(first)
+            if bench.capabilities.purge:  # which is faster than to receive one after the other
+                assert worker.purge(bench.queue) == self._many
+
     @property
     def _many(self) -> int:
         return _MANY if self.harness.fake else _SLOW_MANY

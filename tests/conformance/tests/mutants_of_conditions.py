@@ -1,0 +1,313 @@
+"""Bugs that show only under two or three conditions, as people planted them who knew the contract alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+from sqlalchemy.orm import Session
+
+from relevo import Action, BoundSender, Clock, DeadLetter, DeadLetterEntry, Delivery, Envelope, Note, State
+from relevo.backend.session import JoinedSession
+from relevo.errors import SendError
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._dead_letter import DeadLetters
+from relevo_memory._queue import EventQueue, KeptEvent, Receipt
+
+from .memory import BreakableStore
+from .planting import at_each_step, planted_pair
+
+_CHUNK = 100
+
+_LARGEST = 4096
+
+_CUT = 16 * 1024
+
+
+def keeping(dead: type[DeadLetters]) -> Callable[[type[BreakableStore]], type[BreakableStore]]:
+    """Return a decorator of stores whose dead letters are kept by *dead*."""
+
+    def decorate(store: type[BreakableStore]) -> type[BreakableStore]:
+        def init(self: BreakableStore) -> None:
+            BreakableStore.__init__(self)
+            self._dead = dead()
+
+        store.__init__ = init  # type: ignore[method-assign]
+        return store
+
+    return decorate
+
+
+# --- sending ----------------------------------------------------------------------------------------
+
+
+@planted_pair(promise.BATCH_IS_ATOMIC)
+class WritesLongBatchesInChunks(MemoryTransport):
+    """A batch is written in chunks of a hundred, so that a refusal in a later one leaves the earlier ones."""
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        for start in range(0, len(envelopes), _CHUNK):
+            try:
+                super().send(envelopes[start : start + _CHUNK], delay=delay)
+            except SendError as error:
+                rest = range(start, len(envelopes))
+                if error.unknown:
+                    raise SendError(self.name, sent=range(start), unknown=rest, why=error.why) from error
+                raise SendError(self.name, sent=range(start), refused=rest, why=error.why) from error
+
+
+@planted_pair(promise.SEND_TELLS_APART)
+class CountsPositionsWithinAQueue(MemoryTransport):
+    """Of a batch to several queues, the positions of what was sent and refused are counted within each queue."""
+
+    capabilities = attrs.evolve(
+        MemoryTransport.capabilities, max_body=_LARGEST, atomic_batch=False, transactional=False
+    )
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if all(len(one.body) <= _LARGEST for one in envelopes):
+            super().send(envelopes, delay=delay)
+            return
+        places: dict[str, list[Envelope]] = {}
+        for one in envelopes:
+            places.setdefault(one.queue, []).append(one)
+        numbered = [(place, one) for group in places.values() for place, one in enumerate(group)]
+        super().send([one for _, one in numbered if len(one.body) <= _LARGEST], delay=delay)
+        sent, refused = (
+            [place for place, one in numbered if (len(one.body) > _LARGEST) is large] for large in (False, True)
+        )
+        raise SendError(self.name, sent=sent, refused=refused, why=f"a body is longer than {_LARGEST} bytes")
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        raise self._unsupported("transactional")
+
+
+@planted_pair(promise.SEND_TELLS_APART)
+class RemembersWhatWasRefused(MemoryTransport):
+    """The ids before one that is refused are remembered, and ignored when they are sent again."""
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        known: set[tuple[str, str, str]] = self.store.__dict__.setdefault("refused", set())
+        left = [one for one in envelopes if (one.queue, one.source, one.id) not in known]
+        try:
+            super().send(left, delay=delay)
+        except SendError as error:
+            if not error.unknown and not error.sent:
+                known.update((one.queue, one.source, one.id) for one in left[: len(left) // 2])
+            raise
+
+
+# --- sessions ---------------------------------------------------------------------------------------
+
+
+def _without_a_flush(self: JoinedSession[Any], session: Session) -> None:
+    if not session.in_nested_transaction():
+        self.committing(session)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(JoinedSession, "_before_commit"): _without_a_flush})
+class MakesEventsBeforeTheFlush(MemoryTransport):
+    """At the commit the events are made before pending objects are written."""
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class KeepsOneSenderOfASession(MemoryTransport):
+    """The first sender of a session serves all others of it, whatever relay they name."""
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        senders: WeakKeyDictionary[Any, BoundSender] = self.__dict__.setdefault("senders", WeakKeyDictionary())
+        if session not in senders:
+            senders[session] = super().bound_to(session, relay_to=relay_to)
+        return senders[session]
+
+
+@attrs.frozen
+class _SinceTheFirst:
+    """A sender whose delays count from *since*."""
+
+    clock: Clock
+    since: float
+    inner: BoundSender
+
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+        self.inner.send(make, delay=max(0.0, delay - (self.clock.now() - self.since)))
+
+
+@planted_pair(promise.DELAY_IS_RESPECTED)
+class DelaysFromTheFirstSendOfASession(MemoryTransport):
+    """Delays count from the first send of the session, as the time of a transaction does in some databases."""
+
+    def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
+        began: WeakKeyDictionary[Any, float] = self.__dict__.setdefault("began", WeakKeyDictionary())
+        inner = super().bound_to(session, relay_to=relay_to)
+        return _SinceTheFirst(self._clock, began.setdefault(session, self._clock.now()), inner)
+
+
+# --- dead letters -----------------------------------------------------------------------------------
+
+
+class _ByStorage(DeadLetters):
+    def keep(self, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
+        super().keep(event, outcome, now)
+        if event.identity is None:
+            return
+        kept = self._queues[event.queue]
+        for number, stored in list(kept.items()):
+            other = stored.event.identity
+            if other is not None and other != event.identity and other[1:] == event.identity[1:]:
+                del kept[number]
+                del self._by_identity[event.queue, other]
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+@keeping(_ByStorage)
+class KeepsOneDeadLetterOfAFanOut(BreakableStore):
+    """In an outbox a dead letter replaces that of the same event to another queue."""
+
+
+class _Escaped(DeadLetters):
+    def keep(self, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
+        error = outcome.error
+        while len(json.dumps(error)) > _CUT + 2:
+            error = error[: len(error) * _CUT // len(json.dumps(error)) - 1]
+        super().keep(event, attrs.evolve(outcome, error=error), now)
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+@keeping(_Escaped)
+class CutsErrorsByTheirEscapedLength(BreakableStore):
+    """An error is cut at 16 KiB of its escaped form, in which a letter with an accent takes six bytes."""
+
+
+class _Alphabetical(DeadLetters):
+    def entries(self, queues: Sequence[str], *, after: str | None) -> Iterator[DeadLetterEntry]:
+        found = [one for name in dict.fromkeys(queues) for one in self._of(name)]
+        refs = [one.ref for one in found]
+        return iter(found[refs.index(after) + 1 :]) if after in refs else super().entries(queues, after=after)
+
+    def _of(self, queue: str) -> Sequence[DeadLetterEntry]:
+        entries = [kept.entry for kept in self._queues.get(queue, {}).values()]
+        return sorted(entries, key=lambda one: f"{one.ref.partition('@')[0]:0>3}")
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+@keeping(_Alphabetical)
+class SortsDeadLettersAsThreeDigits(BreakableStore):
+    """Dead letters are sorted by numbers of three digits, and the thousandth comes before the second."""
+
+
+class _WithoutKeys(DeadLetters):
+    def take(self, ref: str) -> KeptEvent | None:
+        event = super().take(ref)
+        if event is not None:
+            event.line = None
+        return event
+
+
+@planted_pair(promise.ORDER_IS_KEPT)
+@keeping(_WithoutKeys)
+class RevivesOutsideItsKey(BreakableStore):
+    """A revived event does not hold back what is sent later with its ordering key."""
+
+
+# --- deliveries -------------------------------------------------------------------------------------
+
+
+def event_of(store: BreakableStore, delivery: Delivery, now: float) -> KeptEvent | None:
+    """Return the event of *delivery*, whoever holds it."""
+    receipt = delivery.receipt
+    if not isinstance(receipt, Receipt) or receipt.queue not in store._queues:
+        return None
+    return store._at(receipt.queue, now).events.get(receipt.number)
+
+
+@planted_pair(promise.STALE_SETTLE_IS_REFUSED)
+class ComparesTheAttemptAtACheckpoint(BreakableStore):
+    """A checkpoint is accepted from an earlier holder if the attempt is the same, as it is after a release."""
+
+    def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
+        event = event_of(self, delivery, now)
+        if event is None or event.status is not State.LEASED or event.counters.attempt != delivery.attempt:
+            return super().checkpoint(delivery, state, now)
+        event.state = state
+        return True
+
+
+@planted_pair(promise.BEGUN_IS_KEPT)
+class ExcusesByTheProcess(BreakableStore):
+    """An excuse for an earlier note excuses also a later one of the same process."""
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        super().excuse(delivery, note, now)
+        event = event_of(self, delivery, now)
+        if event is not None and event.begun is not None and event.begun.by == note.by:
+            event.begun = attrs.evolve(event.begun, excused=True)
+
+
+_forget, _claim = EventQueue._forget, EventQueue.claim
+
+
+def _park(self: EventQueue, event: KeptEvent) -> None:
+    _forget(self, event)
+    waiting = self._lines.get(event.line or "")
+    if event.status is State.GONE and event.due and waiting:
+        following = next(iter(waiting.values()))
+        self._ready.remove(following.number)
+        following.status, following.due = State.SCHEDULED, event.due
+        self._rank(following)
+
+
+@planted_pair(promise.CANCELLED_IS_GONE, patches={(EventQueue, "_forget"): _park})
+class ParksTheKeyOfACancelledEvent(MemoryTransport):
+    """If the first event of an ordering key is cancelled before it is due, the next one waits until then."""
+
+
+def _look_at_a_window(self: EventQueue, limit: int, until: float) -> Iterator[KeptEvent]:
+    ready = sorted((one for one in self.events.values() if one.status is State.READY), key=lambda one: one.place)
+    window = {one.number for one in ready[: limit + 20]}
+    for _ in range(limit):
+        first = self._ready.first()
+        if first is None or first[1] not in window:
+            return
+        yield from _claim(self, 1, until)
+
+
+@planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "claim"): _look_at_a_window})
+class LooksAtAWindowOfReadyEvents(MemoryTransport):
+    """Only the oldest ready events are looked at, and if all of these wait for their key, none is handed out."""
+
+
+def _forget_urgency(queue: EventQueue, event: KeptEvent, action: Action) -> None:
+    if action is Action.LOSE and event.due and event.is_urgent:
+        event.is_urgent = False
+        queue._ready.remove(event.number)
+        queue._rank(event)
+
+
+@planted_pair(promise.URGENT_OVERTAKES, patches=at_each_step(_forget_urgency))
+class ForgetsUrgencyAfterADelayAndALoss(MemoryTransport):
+    """An urgent event that was delayed is a normal one after it was lost."""
+
+
+# --- operating --------------------------------------------------------------------------------------
+
+
+@planted_pair(promise.PRESENCE_IS_SEEN)
+class TakesWorkersForNumbers(BreakableStore):
+    """Zeros at the beginning of a worker's identity are lost, so that it is not known by its own."""
+
+    def appear(self, worker: str) -> None:
+        super().appear(worker.lstrip("0"))
+
+
+@planted_pair(promise.SETUP_IS_IDEMPOTENT)
+class SetsUpIfTheFirstIsMissing(BreakableStore):
+    """If the first queue is there, the others are not set up."""
+
+    def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
+        wanted = list(queues)
+        return [] if wanted and wanted[0] in self._queues else super().declare(wanted, dry_run=dry_run)
