@@ -91,13 +91,15 @@ def hunt_by_scenarios(mutant: Mutant, *, profile: str = "quick", seed: int | Non
         first: The name of the test that is likely to find it, such as the one that found it before.
     """
     proving = mutant.breaks.id
-    likely = {first, *(() if mutant.exactly else _OF_PAIRS)} - {""}
+    likely = () if mutant.exactly else _OF_PAIRS
+    tried = {RANDOM, first, *likely}
     found: list[Finding] = []
     with mutant.plant() as harness:
         for wanted in (  # the tests that prove the promise are usually enough
-            lambda test, _: test in likely,
-            lambda test, ids: test not in {RANDOM, *likely} and proving in ids,
-            lambda test, ids: test not in {RANDOM, *likely} and proving not in ids,
+            lambda test, _: test == first,
+            lambda test, _: test in likely and test != first,
+            lambda test, ids: test not in tried and proving in ids,
+            lambda test, ids: test not in tried and proving not in ids,
         ):
             for finding in _find_broken(harness, profile, seed, wanted):
                 if proving in finding.promises or not mutant.exactly:
