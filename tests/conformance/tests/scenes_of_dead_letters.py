@@ -200,17 +200,17 @@ def a_new_dead_letter_has_the_ref_of_the_revived_one(*, honest: bool) -> Script:
 
 
 @scene(promise.PAYLOAD_IS_UNTOUCHED)
-def an_event_that_was_not_revived_says_it_was_sent_later(*, honest: bool) -> Script:
+def a_revived_event_says_it_was_sent_at_its_revival(*, honest: bool) -> Script:
     script = Script()
     script.send(event())
     (held,) = script.receive(event())
+    script.bury(held)
+    script.dead(script.entry(event()))
+    script.revive({"1": b""})
     if honest:
-        script.bury(held)
-        script.dead(script.entry(event()))
-        script.revive({"1": b""})
+        script.receive(event())
     else:
-        script.settle(held, Release())
-    script.receive(event(), enqueued_at=1000.5)
+        script.receive(event(), enqueued_at=1000.5)
     return script
 
 

@@ -456,6 +456,9 @@ def _places(copy: Copy, now: float, slack: float) -> set[str]:
 
 
 def _judge_age(world: World, operation: Operation, call: history.Count, stats: Stats, now: float) -> None:
+    world.gives_ages = world.gives_ages or stats.oldest_age is not None
+    if not world.gives_ages:  # a transport need not be able to tell
+        return
     here = [copy for copy in world.copies if copy.queue == call.queue]
     unaged = [copy for copy in here if isinstance(copy.event, Unreadable) or copy.revived]
     unclear = any("ready" in _places(copy, now, world.slack) for copy in unaged)

@@ -175,6 +175,9 @@ class World:
     drained: bool = False
     """Whether a drain finished, and nothing was sent, received or changed since."""
 
+    gives_ages: bool = False
+    """Whether the age of the oldest event was ever given."""
+
     walks: dict[tuple[tuple[str, ...], str], Walk] = attrs.field(factory=dict)
     """By queues and the last ref of a page of dead letters: the pages up to it."""
 
