@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relevo import DeadLetter, Nack, Release, Unreadable
+from relevo import DeadLetter, Nack, Unreadable
 from relevo_conformance import history, promise
 
 from .scene import scene
