@@ -297,7 +297,8 @@ class Play:
         if key is None or shared != key or self.has_the_event():
             return
         for taken in self.others:
-            if isinstance(taken.delivery.envelope, Envelope) and taken.delivery.envelope.ordering_key == key:
+            event = taken.delivery.envelope
+            if taken.worker.alive and isinstance(event, Envelope) and event.ordering_key == key:
                 taken.worker.ack(taken.delivery)
 
     def _put_aside(self) -> None:
