@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
-from relevo import Delivery, Unreadable
+from relevo import Delivery, Lost, Nack, Outcome, Release, Unreadable
 from relevo_conformance import promise
 from relevo_conformance.bench import Thread
 from relevo_conformance.contract import Contract, proves
@@ -257,6 +258,24 @@ class UnreadableContract(Contract):
             delivery = bench.one(bench.worker())
             assert isinstance(delivery.envelope, Unreadable)
             assert (delivery.attempt, delivery.lost_leases) == (3, 1)
+
+    @proves(promise.MALFORMED_IS_QUARANTINED)
+    def test_foreign_bytes_that_are_given_back_in_any_way_come_again(self) -> None:
+        def give_back(outcome: Outcome) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                raw = bench.raw()
+                for _ in range(2):
+                    assert worker.settles(bench.one(worker), outcome)
+                    bench.let_delays_end()
+
+                delivery = bench.one(worker)
+                assert isinstance(delivery.envelope, Unreadable)
+                assert delivery.envelope.raw == raw
+
+        delay = 0.4 if self.harness.capabilities.delay is not None else 0.0
+        outcomes: Sequence[Outcome] = (Nack(), Release(), Lost(), Nack(delay=delay), Release(delay=delay))
+        self.each(outcomes, give_back)
 
     @proves(promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_foreign_bytes_can_be_kept_aside_and_revived(self) -> None:
