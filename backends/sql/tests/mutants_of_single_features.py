@@ -395,12 +395,12 @@ def retries_with_the_note() -> Patches:
     return reworded(["nack"], (" begun=NULL,", ""))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A retry forgets the deaths.")
+@planted(promise.BEGUN_IS_KEPT, "A retry forgets the deaths.", by_chance=False)
 def retries_without_the_deaths() -> Patches:
     return reworded(["nack"], ("begun=NULL", "begun=NULL, deaths=NULL"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A death that the worker saw keeps the note beside it.")
+@planted(promise.BEGUN_IS_KEPT, "A death that the worker saw keeps the note beside it.", by_chance=False)
 def keeps_the_note_beside_a_death() -> Patches:
     return reworded(["die"], (" begun=NULL,", ""))
 
@@ -417,12 +417,14 @@ def notes_what_is_no_longer_held() -> Patches:
     )
 
 
-@planted(promise.BEGUN_IS_KEPT, "A process that ends in order excuses the last note, whose ever it is.")
+@planted(
+    promise.BEGUN_IS_KEPT, "A process that ends in order excuses the last note, whose ever it is.", by_chance=False
+)
 def excuses_any_note() -> Patches:
     return reworded(["excuse"], ("relevo_event.begun = ?", "? IS NOT NULL"))
 
 
-@planted(promise.RELEASE_COUNTS_NOTHING, "What is released for later is there at once.")
+@planted(promise.RELEASE_COUNTS_NOTHING, "What is released for later is there at once.", by_chance=False)
 def postpones_nothing() -> Patches:
     return reworded(["postpone"], ("state=2, ready_at=?", "state=0, ready_at=min(?, 0)"))
 
