@@ -1068,7 +1068,7 @@ class ReleasesWithoutTheNote(MemoryTransport):
             return super().settle(settlements)
 
 
-@planted(promise.BEGUN_IS_KEPT, by_chance=False)
+@planted(promise.BEGUN_IS_KEPT)
 class RetriesWithTheNote(BreakableStore):
     """A retry keeps the note, so that a later end of its process counts as a death."""
 
