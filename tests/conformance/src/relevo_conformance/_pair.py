@@ -389,8 +389,8 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     "death": (
         Level("an error", ("retries-exhausted", "no such image")),
         Level("no error", ("crash-loop", ""), _claimed("dead_letters")),
-        Level("the longest error", ("r" * 70, "x" * MAX_ERROR), _claimed("dead_letters")),
-        Level("a long error with accents", ("crash-loop", "é" * (MAX_ERROR // 2)), _claimed("dead_letters")),
+        # With accents, which take two bytes, and six where they are escaped.
+        Level("the longest error", ("r" * 70, "x" * (MAX_ERROR - 6000) + "é" * 3000), _claimed("dead_letters")),
         Level("an error with spaces around it", ("crash-loop", f" {_COMPOSED}\t'\n"), _claimed("dead_letters")),
     ),
     "past": tuple(_pasts()),
