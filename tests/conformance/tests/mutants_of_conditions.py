@@ -298,7 +298,7 @@ class ForgetsUrgencyAfterADelayAndALoss(MemoryTransport):
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
 class TakesWorkersForNumbers(BreakableStore):
-    """Zeros at the beginning of a worker's identity are lost, so that it is not known by its own."""
+    """A worker's identity loses its leading zeros, and the worker is not found by its whole identity."""
 
     def appear(self, worker: str) -> None:
         super().appear(worker.lstrip("0"))

@@ -45,8 +45,8 @@ class UrgencyContract(Contract):
             with self.bench() as bench:
                 worker = bench.worker()
                 urgent = bench.envelope(urgency="high")
+                worker.send(bench.envelopes(NORMAL))  # first, so that the urgent one has to overtake them each time
                 worker.send([urgent], delay=bench.times.delay if is_delayed else 0.0)
-                worker.send(bench.envelopes(NORMAL))
                 let_delay_end(bench)
                 for past in happened:
                     held = first(bench, worker, urgent)
