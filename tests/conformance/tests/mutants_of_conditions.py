@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,15 +18,18 @@ from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
+from relevo_memory.conformance import Doorway
 
 from .memory import BreakableStore
-from .planting import at_each_step, planted_pair
+from .planting import Altered, at_each_step, planted_pair
 
 _CHUNK = 100
 
 _LARGEST = 4096
 
 _CUT = 16 * 1024
+
+_MINUTE = 60.0
 
 
 def keeping(dead: type[DeadLetters]) -> Callable[[type[BreakableStore]], type[BreakableStore]]:
@@ -99,6 +103,62 @@ class RemembersWhatWasRefused(MemoryTransport):
             if not error.unknown and not error.sent:
                 known.update((one.queue, one.source, one.id) for one in left[: len(left) // 2])
             raise
+
+
+def _knows_when_joined(self: EventQueue, event: KeptEvent) -> bool:
+    names = "/".join(event.identity or ())
+    return bool(names) and any("/".join(other.identity or ()) == names for other in self.events.values())
+
+
+@planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "knows"): _knows_when_joined})
+class JoinsTheNamesOfAnEvent(MemoryTransport):
+    """Events are the same if source and id are equal when a slash joins them."""
+
+
+# --- waiting ----------------------------------------------------------------------------------------
+
+
+@planted_pair(promise.WAIT_IS_KEPT)
+class WaitsAnewAfterEachChange(MemoryTransport):
+    """A receive that is woken, and finds nothing for itself, begins to wait for its whole wait again."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        found = super().receive(queues, limit=limit, lease=lease, wait=0.0)
+        while wait > 0 and limit > 0 and not found:
+            with self._open() as now:
+                pause = min(wait, self.store.next_change(queues) - now)
+            before = self._clock.monotonic()
+            found = super().receive(queues, limit=limit, lease=lease, wait=max(pause, 0.001))
+            if pause >= wait or self._clock.monotonic() <= before:
+                break
+        return found
+
+
+class _WakesOne(Doorway):
+    def notify_all(self) -> None:
+        self.notify()
+
+
+@planted_pair(promise.WOKEN_BY_A_SEND)
+class WakesOneReceive(BreakableStore):
+    """A send wakes one of the receives that wait, which may wait for another queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doorway = self.changed = _WakesOne(threading.RLock())
+
+
+@planted_pair(promise.PRESENCE_IS_SEEN)
+class CountsBeatsAnewAfterAMinute(MemoryTransport):
+    """The counter of a worker's signs of life expires after a minute without one."""
+
+    def appear(self, worker: str) -> None:
+        signs: dict[str, float] = self.store.__dict__.setdefault("last_signs", {})
+        with self._open() as now:
+            if now - signs.get(worker, now) > _MINUTE:
+                del self.store._beats[worker]
+            signs[worker] = now
+            super().appear(worker)
 
 
 # --- sessions ---------------------------------------------------------------------------------------
@@ -311,3 +371,52 @@ class SetsUpIfTheFirstIsMissing(BreakableStore):
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
         wanted = list(queues)
         return [] if wanted and wanted[0] in self._queues else super().declare(wanted, dry_run=dry_run)
+
+
+# --- dead letters -----------------------------------------------------------------------------------
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class SplitsRefsAtTheLastAt(Altered):
+    """A ref holds the name of its queue, and is split at the last "@", which the name may have."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return attrs.evolve(entry, ref=f"{entry.ref}@{entry.queue}")
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        return super().dead_letters(queues, after=None if after is None else after.rpartition("@")[0], limit=limit)
+
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        missing = super()._revive({ref.rpartition("@")[0]: state for ref, state in refs.items()})
+        return [ref for ref in refs if ref.rpartition("@")[0] in missing]
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        asked = list(refs)
+        missing = super().discard(ref.rpartition("@")[0] for ref in asked)
+        return [ref for ref in asked if ref.rpartition("@")[0] in missing]
+
+
+@planted_pair(promise.DISCARDED_IS_GONE)
+class ReturnsTheMissingOfTheLastChunk(MemoryTransport):
+    """Refs are discarded in chunks of fifty, and those that the last chunk did not find are returned."""
+
+    def discard(self, refs: Iterable[str]) -> Sequence[str]:
+        asked, missing = list(refs), []
+        for start in range(0, len(asked), _CHUNK // 2):
+            missing = list(super().discard(asked[start : start + _CHUNK // 2]))
+        return missing
+
+
+@planted_pair(promise.ORDER_IS_KEPT)
+class RevivesAKeyAtOnce(BreakableStore):
+    """Events with one ordering key that are revived by one call are ready at the same time."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        before = {name: {*queue.events} for name, queue in self._queues.items()}
+        missing = super().revive(refs, now)
+        for name, queue in self._queues.items():
+            for number in {*queue.events} - before.get(name, set()):
+                queue._ready.put(number, (1, queue.events[number].place))
+        return missing

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from relevo import BoundSender, Envelope
 from relevo.backend import session as joining
+from relevo.errors import SendError
 from relevo_conformance import promise
-from relevo_memory import MemoryTransport
-from relevo_memory._session import _JoinedSession
+from relevo_memory import MemoryTransport, _session as memory
+from relevo_memory._session import _JoinedConnection, _JoinedSession, _savepoints
 
 from .planting import Patches, planted_pair
 
@@ -293,3 +297,134 @@ class KeepsNoKeyInAnOutbox(Joining):
         bound.sender.send(
             lambda: [one if keyed else attrs.evolve(one, ordering_key=None) for one in make()], delay=delay
         )
+
+
+# --- by depth --------------------------------------------------------------------------------------
+
+
+def _depth(transaction: SessionTransaction) -> int:
+    return 0 if transaction.parent is None else 1 + _depth(transaction.parent)
+
+
+def _around_by_depth(session: Session) -> Iterator[int]:
+    yield from map(_depth, _around(session))
+
+
+def _ended_by_depth(self: Any, _session: Session, transaction: SessionTransaction) -> None:
+    if transaction is self._committed:
+        self._committed = None
+    elif transaction.nested or transaction.parent is None:
+        self.entries = [entry for entry in self.entries if _depth(transaction) not in entry.within]
+    if transaction.parent is None:
+        self.on_end()
+
+
+@planted_pair(
+    promise.JOINS_THE_TRANSACTION,
+    patches={
+        (joining, "_around"): _around_by_depth,
+        (joining.JoinedSession, "_after_transaction_end"): _ended_by_depth,
+    },
+)
+class KnowsSavepointsByTheirDepth(MemoryTransport):
+    """A savepoint that is rolled back takes along what was sent in a released one of the same depth."""
+
+
+# --- connections -----------------------------------------------------------------------------------
+
+
+def _drop_everything(self: Any, *_: object) -> None:
+    self._sent = []
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop_savepoint"): _drop_everything})
+class DropsAllOfAConnectionAtASavepoint(MemoryTransport):
+    """On a connection, a savepoint that is rolled back takes along what was sent before it."""
+
+
+def _drop_nothing(self: Any, *_: object) -> None:
+    pass
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop_savepoint"): _drop_nothing})
+class KnowsNoSavepointsOfAConnection(MemoryTransport):
+    """On a connection, what is sent in a savepoint stays when that is rolled back."""
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop"): _drop_nothing})
+class SendsWhatAConnectionRolledBack(MemoryTransport):
+    """What was sent on a connection before a rollback is sent by its next commit."""
+
+
+def _innermost(connection: Connection) -> Iterator[str]:
+    yield from itertools.islice(_savepoints(connection), 1)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(memory, "_savepoints"): _innermost})
+class KnowsOneSavepointOfAConnection(MemoryTransport):
+    """On a connection, an outer savepoint that is rolled back leaves what was sent in a released one inside it."""
+
+
+def _post_what_is_left(self: Any, commit: Callable[..., None]) -> Callable[..., None]:
+    def commit_and_post(*arguments: Any) -> None:
+        commit(*arguments)
+        sent, self._sent = self._sent, []
+        self._post([posting for _, postings in sent for posting in postings])
+
+    return commit_and_post
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_then_post"): _post_what_is_left})
+class SendsWhatAFailedCommitLeft(MemoryTransport):
+    """What a connection sent before a commit that failed is sent by its next commit."""
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class MakesEventsAtTheNextFlush(Joining):
+    """Events of a session are made at its next flush, whether or not it commits then."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        made = functools.cache(make)
+        super().send_bound(bound, made, delay)
+        session = bound.session
+        if not isinstance(session, Session):
+            return
+        within = session.get_nested_transaction() or session.get_transaction()
+
+        def flushed(session: Session, _context: object) -> None:
+            if within is (session.get_nested_transaction() or session.get_transaction()):
+                made()
+
+        event.listen(session, "after_flush", flushed, once=True)
+
+
+# --- commits that fail or should -------------------------------------------------------------------
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class FailsACommitForADuplicate(Joining):
+    """An event that is there already fails the commit of a session that sends it again."""
+
+    def made(self, envelope: Envelope) -> Envelope:
+        if any(found.envelope.source == envelope.source for found in self.find(envelope.id)):
+            raise SendError(self.name, refused=[0], why="a row with this id is there already")
+        return envelope
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class LeavesOutWhatCannotBeWritten(Joining):
+    """An event that cannot be written is left out of its transaction, which commits."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        bound.sender.send(lambda: [one for one in make() if self._can_be_written(one)], delay=delay)
+
+    def _can_be_written(self, envelope: Envelope) -> bool:
+        return "\\ud" not in ascii((envelope.source, *envelope.headers, *envelope.headers.values()))
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class ForgetsItsTransactionsWhenClosed(Joining):
+    """What a session sent before the transport was closed is not stored, though the session commits."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        bound.sender.send(lambda: [] if self._closed else make(), delay=delay)

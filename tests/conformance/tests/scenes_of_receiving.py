@@ -220,6 +220,19 @@ def an_event_overtakes_one_that_was_sent_before(*, honest: bool) -> Script:
     return script
 
 
+@scene(promise.ORDER_IS_KEPT)
+def an_event_comes_while_another_of_its_key_is_held(*, honest: bool) -> Script:
+    """Send them in a transaction, where the place of an event in its line is not known."""
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(1, ordering_key="k"), event(2, ordering_key="k"))))
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    (first,) = script.receive(event(1, ordering_key="k"))
+    if honest:
+        script.ack(first)
+    script.receive(event(2, ordering_key="k"))
+    return script
+
+
 @scene(promise.WAIT_IS_KEPT)
 def a_receive_takes_much_longer_than_its_wait(*, honest: bool) -> Script:
     script = Script()

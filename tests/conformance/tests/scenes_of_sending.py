@@ -167,6 +167,32 @@ def an_event_comes_before_the_commit(*, honest: bool) -> Script:
     return script
 
 
+@scene(promise.RESENT_IS_ONE)
+def an_event_that_a_transaction_sends_again_comes_twice(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.call(history.SendBound(transaction=1, envelopes=(event(),)))
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    script.ack(*script.receive(event()))
+    if not honest:
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
+@scene(promise.RESENT_IS_ONE)
+def an_event_that_is_twice_in_a_transaction_comes_twice(*, honest: bool) -> Script:
+    script = Script()
+    for number in (1, 2):
+        script.call(history.SendBound(transaction=1, envelopes=(event(),), number=number))
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    script.ack(*script.receive(event()))
+    if not honest:
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
 @scene(promise.JOINS_THE_TRANSACTION)
 def an_event_comes_after_a_rollback(*, honest: bool) -> Script:
     script = Script()

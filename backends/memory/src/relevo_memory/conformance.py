@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from relevo import Transport
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_conformance import Harness
 from relevo_conformance.fault import Countdown, Fault
-from relevo_conformance.orm import OrmTransaction
+from relevo_conformance.orm import ConnectionTransaction, OrmTransaction
 from relevo_memory._store import MemoryStore
 from relevo_memory._transport import MemoryTransport
 
@@ -75,7 +76,8 @@ class MemoryHarness(Harness):
     def __init__(self) -> None:
         super().__init__()
         self.store = self.store_type()
-        self.engine = create_engine("sqlite://")
+        # Another database for each connection, so that no transaction ends another's.
+        self.engine = create_engine("sqlite://", poolclass=NullPool)
 
     def open(self) -> Transport:
         return type(self).transport(self.store, clock=self.clock)
@@ -90,6 +92,11 @@ class MemoryHarness(Harness):
     def session(self) -> Iterator[OrmTransaction]:
         with Session(self.engine) as session:
             yield OrmTransaction(session)
+
+    @contextmanager
+    def connection(self) -> Iterator[ConnectionTransaction]:
+        with self.engine.connect() as connection:
+            yield ConnectionTransaction(connection)
 
     @contextmanager
     def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:

@@ -363,4 +363,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
 
     def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[Sent]:
         now = micros(self._clock.now())
-        return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
+        try:
+            return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
+        except (UnicodeError, OverflowError) as error:
+            raise SendError(self.name, refused=range(len(envelopes)), why=str(error)) from error

@@ -1,8 +1,8 @@
 """
 The harness of the SQL transport for ``relevo-conformance``; needs ``relevo-sql[conformance]``.
 
-Its transactions are sessions. A connection would be written to at once, and SQLite would then block every other receive
-until it commits; the suite's random histories receive meanwhile.
+The transactions of its random histories are sessions. A connection is written to at once, and SQLite then blocks every
+other receive until it commits; these histories receive meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from relevo import Transport, masked_url
 from relevo.errors import ConfigurationError
 from relevo_conformance import Harness, Transaction
 from relevo_conformance.fault import Fault, engine
-from relevo_conformance.orm import OrmTransaction
+from relevo_conformance.orm import ConnectionTransaction, OrmTransaction
 from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
@@ -77,6 +77,11 @@ class SqlHarness(Harness):
     def session(self) -> Iterator[Transaction]:
         with Session(self.engine) as session:
             yield OrmTransaction(session)
+
+    @contextmanager
+    def connection(self) -> Iterator[Transaction]:
+        with self.engine.connect() as connection:
+            yield ConnectionTransaction(connection)
 
     def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
         return engine.broken(_engine_of(transport), fault)

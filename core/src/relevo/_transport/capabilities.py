@@ -38,7 +38,10 @@ class Capabilities:
     """*at least*: a delivery that was held but not yet handed out may be counted as lost too."""
 
     order: Literal["none", "per key"] = "none"
-    """*per key*: an event waits until the earlier ones of its queue and ordering key are settled."""
+    """
+    *per key*: an event waits until the earlier ones of its queue and ordering key are settled, so that no two of them
+    are held at once. In an outbox only events for the same queue wait for one another.
+    """
 
     urgency: bool = False
     """

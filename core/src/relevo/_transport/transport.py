@@ -91,7 +91,7 @@ class Presence:
     """A sign of life of a worker."""
 
     beats: int
-    """Counts the signs of life."""
+    """Counts the signs of life; higher with each one, also if the worker was suspended for minutes."""
 
     connected: bool = False
     """The server sees the worker's connection now, so there is no need to wait for the next beat."""
@@ -429,6 +429,7 @@ class Transport(ABC):
 
         Returns:
             For the workers that are known. A worker that has died may stay known for a while; its beats do not rise.
+            One that was silent for more than an hour may be forgotten.
 
         Raises:
             TransportUnavailableError: The server could not be reached.

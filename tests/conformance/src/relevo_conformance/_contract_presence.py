@@ -19,6 +19,10 @@ FIRST, SECOND, THIRD, FOURTH = IDENTITIES
 NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
 
 
+PAUSE = 300.0
+"""Seconds for which a worker may be suspended, or cut off from the store."""
+
+
 def evidence(delivery: Delivery) -> tuple[Note | None, tuple[str, ...]]:
     """Return the note and the deaths of *delivery*."""
     return delivery.begun, delivery.deaths
@@ -251,6 +255,21 @@ class PresenceContract(Contract):
                 assert list(found) == [name]
                 beats.append(found[name].beats)
             assert beats == sorted(set(beats)), "the beats of a worker must increase each time it appears"
+
+    @proves(promise.PRESENCE_IS_SEEN)
+    def test_the_beats_of_a_worker_rise_after_a_pause_too(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("the clock cannot be moved by minutes")
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            name = secrets.token_hex(16)
+            beats = []
+            for _ in range(3):
+                worker.transport.appear(name)
+                beats.append(other.transport.presence([name])[name].beats)
+                bench.advance(PAUSE)
+
+            assert beats == sorted(set(beats)), f"the beats were {beats}, each {PAUSE:g} s after the one before"
 
     @proves(promise.PRESENCE_IS_SEEN)
     def test_a_worker_that_vanished_gives_no_further_sign(self) -> None:

@@ -101,9 +101,13 @@ class QuantityContract(Contract):
             _count(bench, worker)
 
             refs = _pages(bench, worker, number)
-            assert not worker.revive({ref: b"state %d" % place for place, ref in enumerate(refs[::2])})
+            made_up = [f"{bench.token}-{place}" for place in range(number // 2)]
+            among_others = [ref for pair in zip(refs[::2], made_up, strict=False) for ref in pair]
+            missing = worker.revive({ref: b"state %d" % place for place, ref in enumerate(among_others)})
+            assert {*missing} == {*made_up}, "revive did not return each ref that was made up"
             _count(bench, worker)
-            assert not worker.discard(refs[1::2])
+            missing = worker.discard(refs)
+            assert {*missing} == {*refs[::2]}, "discard did not return each ref that was revived before"
             _count(bench, worker)
 
             assert worker.dead_letters([bench.queue]) == []

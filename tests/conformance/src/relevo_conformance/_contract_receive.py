@@ -326,6 +326,20 @@ class OrderContract(Contract):
             worker.ack(last)
             assert bench.one(worker).envelope == second
 
+    @proves(promise.ORDER_IS_KEPT, promise.REVIVED_IS_RECEIVED)
+    def test_what_is_revived_together_comes_one_after_the_other(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for _ in range(3):
+                worker.send([bench.envelope(ordering_key="a")])
+                worker.dead_letter(bench.one(worker))
+            worker.revive({entry.ref: b"" for entry in worker.dead_letters(bench.queues)})
+
+            for _ in range(3):
+                held = bench.one(worker, limit=10)
+                bench.glimpse(worker)  # the checker knows that none may come
+                worker.ack(held)
+
     @proves(promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
     def test_an_event_that_is_given_back_for_later_holds_its_key_back(self) -> None:
         with self.bench() as bench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,18 @@ from relevo_conformance.verdict import error_text, flaky_verdict
 
 UNTOLD = "a send whose answer was lost must raise a SendError with the fate of each event"
 
+UNWRITABLE: Sequence[Mapping[str, Any]] = (
+    {"headers": {"text": "\ud800"}},
+    {"headers": {"\udfff": "text"}},
+    {"source": "\udfff"},
+    {"headers": {"text": "\x00"}},
+)
+"""Fields that a store may refuse."""
+
 UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to another process or another transport"
+
+_OF_QUEUES = ("", *".:/-_|#@,")
+"""The likely separators of the name of a queue and what follows it."""
 
 LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
 """Delays in seconds: the longest one of the default retry policy, and longer ones."""
@@ -288,13 +300,7 @@ class SendErrorContract(Contract):
 
     @proves(promise.SEND_TELLS_APART)
     def test_what_cannot_be_written_is_refused_or_arrives_and_is_never_half_there(self) -> None:
-        lone: list[dict[str, Any]] = [
-            {"headers": {"text": "\ud800"}},
-            {"headers": {"\udfff": "text"}},
-            {"source": "\udfff"},
-            {"headers": {"text": "\x00"}},
-        ]
-        for spoilt in lone:
+        for spoilt in UNWRITABLE:
             with self.bench() as bench:
                 worker = bench.worker()
                 batch = [bench.envelope(), bench.envelope(**spoilt), bench.envelope()]
@@ -307,7 +313,7 @@ class SendErrorContract(Contract):
                 except (TransportError, CodecError):
                     refused = [1]
 
-                assert 1 in refused or not _has_lone_surrogate(spoilt), f"{spoilt!a}: {UNREADABLE}"
+                assert 1 in refused or not has_lone_surrogate(spoilt), f"{spoilt!a}: {UNREADABLE}"
                 # The checker knows from the error what is stored. What was not at fault can be sent again.
                 worker.send([batch[0], batch[2], bench.envelope()])
 
@@ -337,7 +343,8 @@ _LONG = 130
 """The number of envelopes in a long batch: more than stores usually write at once."""
 
 
-def _has_lone_surrogate(fields: Mapping[str, object]) -> bool:
+def has_lone_surrogate(fields: Mapping[str, object]) -> bool:
+    """Return whether a text in *fields* has a lone surrogate."""
     return "\\ud" in ascii(fields)
 
 
@@ -471,6 +478,26 @@ class DedupeContract(Contract):
             worker.send([envelope, bench.envelope()])
 
             assert len(bench.receive(worker, 2, limit=10)) == 2
+
+    @proves(promise.RESENT_IS_ONE, promise.SENT_IS_RECEIVED)
+    def test_events_whose_names_are_equal_when_joined_are_not_one(self) -> None:
+        with self.bench() as bench:
+            queue = bench.queue
+            bench.queues = (queue, *(f"{queue}{separator}a" for separator in _OF_QUEUES))
+            worker = bench.worker()
+            # A separator that is moved from the id to the source, and from there to the queue.
+            names = {
+                name
+                for separator in ("", " ", *string.punctuation)
+                for name in ((queue, f"a{separator}b", "c"), (queue, "a", f"b{separator}c"))
+            }
+            names |= {(name, "b", "c") for name in bench.queues[1:]}
+            batch = [bench.envelope(queue=name, source=source, id=id_) for name, source, id_ in sorted(names)]
+
+            worker.send(batch)
+
+            came = bench.so_many(worker, len(batch))
+            assert {one.envelope for one in came} == {*batch}, "events with different names were taken for one"
 
     @proves(promise.RESENT_IS_ONE)
     def test_an_event_that_stands_twice_in_a_batch_is_one(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 
-from relevo import Envelope, Found
+from relevo import DeadLetter, Envelope, Found
 from relevo_conformance import promise
-from relevo_conformance.bench import Bench, tolerated
+from relevo_conformance.bench import SUFFIXES, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
 
@@ -92,6 +93,28 @@ class DeadLetterContract(Contract):
             assert again.envelope == last.envelope
             assert (again.attempt, again.lost_leases, again.state) == (1, 0, b"revived")
             assert list(worker.dead_letters([bench.queue])) == []
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_dead_letters_with_odd_names_are_revived_and_discarded(self) -> None:
+        with self.bench(queues=len(SUFFIXES)) as bench:
+            worker = bench.worker()
+            ends = ("", string.punctuation)
+            worker.send(
+                [
+                    bench.envelope(queue=queue, id=f"{bench.token}-{place}{end}")
+                    for place, queue in enumerate(bench.queues)
+                    for end in ends
+                ]
+            )
+            number = len(ends) * len(bench.queues)
+            worker.settle([(one, DeadLetter(reason="retries-exhausted")) for one in bench.so_many(worker, number)])
+
+            refs = [entry.ref for entry in worker.dead_letters(bench.queues)]
+            assert len(refs) == number, f"{len(refs)} dead letters are listed instead of {number}"
+            assert not worker.revive(dict.fromkeys(refs[::2], b"")), "a listed dead letter was not found"
+            assert not worker.discard(refs[1::2]), "a listed dead letter was not found"
+
+            assert len(bench.receive(worker, len(refs[::2]))) == len(refs[::2])
 
     @proves(promise.REVIVED_IS_RECEIVED)
     def test_a_dead_letter_is_revived_once(self) -> None:

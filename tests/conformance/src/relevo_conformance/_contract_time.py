@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -24,6 +27,15 @@ LONG = 8.0
 
 TRIES = 2
 """Tries, of which one must be woken in time: the machine may be slow."""
+
+_WAIT = 20.0
+"""Seconds by a clock that is moved."""
+
+_STEP = 0.1
+"""Seconds between two sends."""
+
+_SENDS = 200
+"""Many times the wait of the receive beside them."""
 
 ENOUGH = 20
 """The number of receives within which an event must be handed out, whatever else is in its queue."""
@@ -57,6 +69,47 @@ class WaitContract(Contract):
 
             passed = self.harness.clock.monotonic() - before
             assert passed <= wait + (self.harness.slack if self.harness.fake else PROMPTLY)
+
+    @proves(promise.WAIT_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_a_wait_does_not_begin_again_when_something_becomes_due_for_others(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("the clock runs by itself, so the wait is judged with the sends of others")
+        with self.bench(queues=2) as bench:
+            worker, clock = bench.worker(), self.harness.clock
+            key = "a" if bench.capabilities.order == "per key" else None
+            if key:  # what becomes due in the same queue, and waits for what is held
+                worker.send([bench.envelope(ordering_key=key)])
+                bench.one(worker, lease=10 * _WAIT)
+            for part in (0.2, 0.5, 0.9):
+                place = 0 if key else 1
+                worker.send([bench.envelope(queue=bench.queues[place], ordering_key=key)], delay=part * _WAIT)
+            before = clock.monotonic()
+
+            came = worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=_WAIT)
+
+            passed = clock.monotonic() - before
+            assert came == []
+            most = _WAIT + self.harness.slack + (bench.capabilities.delay or 0.0)
+            assert passed <= most, f"a receive with a wait of {_WAIT:g} s returned after {passed:g} s"
+
+    @proves(promise.WAIT_IS_KEPT)
+    def test_a_wait_ends_while_others_send(self) -> None:
+        with self.bench_whose_clock_runs(queues=2) as bench:
+            sender, receiver = bench.worker(), bench.worker()
+            is_back = threading.Event()
+
+            def wait() -> None:
+                assert receiver.receive([bench.queue], limit=1, lease=bench.times.lease, wait=_STEP * 5) == []
+                is_back.set()
+
+            waiting = Thread(wait)
+            for _ in range(_SENDS):  # to another queue, for many times the wait
+                sender.send([bench.envelope(queue=bench.queues[1])])
+                if is_back.wait(_STEP):
+                    break
+
+            assert is_back.is_set(), "a receive waited until no one else sent, many times its wait"
+            waiting.finish()
 
     @proves(promise.WAIT_IS_KEPT)
     def test_a_receive_that_waits_finds_what_nobody_woke_it_for(self) -> None:
@@ -122,6 +175,41 @@ class WaitContract(Contract):
                     f"wakeup is claimed, and of {TRIES} receives that waited {SLEEP:g} s for a send the quickest "
                     f"returned {min(took):.1f} s after it; the event came to queue {place} of {len(bench.queues)}"
                 )
+
+    @proves(promise.WOKEN_BY_A_SEND)
+    def test_of_several_receives_that_wait_the_right_one_is_woken(self) -> None:
+        for place in (0, -1):
+            tries = (self._woken_among_others(place) for _ in range(TRIES))
+
+            assert any(took <= SLEEP / 4 for took in tries), (
+                f"wakeup is claimed, and of several receives that waited {SLEEP:g} s, each for another queue, the "
+                f"right one returned later than {SLEEP / 4:g} s after a send to its queue, in each of {TRIES} tries"
+            )
+
+    def _woken_among_others(self, place: int) -> float:
+        """Return the seconds between a send to the queue at *place* and the return of the receive that waits for it."""
+        with self.bench_whose_clock_runs(queues=3) as bench:
+            return self._woken_at(bench, bench.queues[place])
+
+    def _woken_at(self, bench: Bench, wanted: str) -> float:
+        sender = bench.worker()
+        back: dict[str, float] = {}
+
+        def receive(receiver: RecordedWorker, queue: str) -> None:
+            came = receiver.receive([queue], limit=1, lease=0.5, wait=SLEEP)
+            back[queue] = time.monotonic() if came else math.inf
+
+        waiting = {}
+        for queue in bench.queues:
+            waiting[queue] = Thread(partial(receive, bench.worker(), queue))
+            time.sleep(0.1)  # so that they wait in this order
+        sent = time.monotonic()
+        sender.send([bench.envelope(queue=wanted)])
+        waiting.pop(wanted).finish(SLEEP + 2 * PROMPTLY)
+        sender.send([bench.envelope(queue=queue) for queue in waiting])
+        for thread in waiting.values():
+            thread.finish(SLEEP + 2 * PROMPTLY)
+        return back[wanted] - sent
 
     def _woken_after(self, bench: Bench, sender: RecordedWorker, receiver: RecordedWorker, queue: str) -> float:
         """Return the seconds between a send and the return of a waiting receive; its whole wait if it got nothing."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 import attrs
 import pytest
+from hypothesis import given, strategies as st
 
-from relevo_conformance import promise
+from relevo.errors import CodecError, TransportError
+from relevo_conformance import history, promise
+from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
+from relevo_conformance._program import VERBS, Player, Step, nestings, programs
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.harness import HookMissing
+
+_NESTED = 3
+"""The largest number of savepoints of which each nesting is tried."""
 
 
 class _NotMadeError(Exception):
@@ -161,6 +172,44 @@ class TransactionContract(Contract):
                 assert written == [True], "make was called at the commit, before the pending objects were flushed"
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_an_early_flush_of_a_session_makes_no_events(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                if not transaction.flushes:
+                    pytest.skip("its transactions flush no objects, so events may be made at once")
+                transaction.add_pending()
+                made: list[bool] = []
+                transaction.send([bench.envelope()], meanwhile=lambda: made.append(True))
+                transaction.flush()
+
+                assert not made, "make was called at an early flush, before the application has changed its last object"
+                transaction.commit()
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_failed_commit_of_a_session_sends_nothing_then_or_later(self) -> None:
+        self._fail("session")
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_failed_commit_of_a_connection_sends_nothing_then_or_later(self) -> None:
+        self._fail("connection")
+
+    def _fail(self, kind: history.Kind) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            failed, kept = bench.envelopes(2)
+            with worker.transaction(kind) as transaction:
+                transaction.send([failed])
+                if not transaction.commit_in_vain():
+                    pytest.skip("its commits cannot be made to fail")
+                again = transaction.again()
+                again.send([kept])
+                again.commit()
+
+            came = [bench.one(worker), *bench.glimpse(worker)]
+            assert [one.envelope for one in came] == [kept], "an event of a commit that failed came"
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_commit_whose_events_cannot_be_made_fails_with_the_error_and_sends_nothing(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
@@ -171,6 +220,52 @@ class TransactionContract(Contract):
                 transaction.rollback()
 
             assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_cannot_be_written_comes_with_its_transaction_or_fails_it(self) -> None:
+        largest = self.harness.capabilities.max_body
+        for spoilt in UNWRITABLE if largest is None else [*UNWRITABLE, {"body": b"x" * (largest + 1)}]:
+            with self.bench() as bench:
+                worker = bench.worker()
+                odd = bench.envelope(**spoilt)
+                with worker.transaction() as transaction:
+                    transaction.send([bench.envelope()])
+                    try:
+                        transaction.send([odd])
+                        transaction.send([bench.envelope()])
+                        transaction.commit()
+                    except (TransportError, CodecError):
+                        transaction.rollback()
+                        came = bench.glimpse(worker)
+                        assert came == [], "a part of a transaction that failed came"
+                    else:
+                        assert not has_lone_surrogate(spoilt), f"{spoilt!a}: {UNREADABLE}"
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.RESENT_IS_ONE)
+    def test_the_same_event_in_a_transaction_fails_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope, other = bench.envelopes(2)
+            worker.send([envelope])
+            with worker.transaction() as transaction:
+                transaction.send([envelope, other])
+
+                transaction.commit()
+
+            came = bench.so_many(worker, 2)
+            assert {one.envelope for one in came} == {envelope, other}
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_transaction_that_outlives_its_transport_fails_or_sends_its_events(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2))
+                worker.close()
+                with suppress(TransportError):  # the checker expects the events only after a commit
+                    transaction.commit()
+
+            bench.receive(bench.worker(), 2)
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
     def test_a_delay_counts_in_a_transaction_too(self) -> None:
@@ -253,3 +348,43 @@ class TransactionContract(Contract):
             assert {*(one.envelope for one in listed)} == {*copies}, "not each copy of a fan-out is listed"
             worker.discard([listed[0].ref])
             assert [one.envelope for one in worker.dead_letters([outbox])] == [listed[1].envelope]
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_each_nesting_of_savepoints_in_a_session_keeps_every_promise(self) -> None:
+        self._nest("session")
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_each_nesting_of_savepoints_on_a_connection_keeps_every_promise(self) -> None:
+        self._nest("connection")
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_random_programs_of_sessions_keep_every_promise(self) -> None:
+        self._run("session", programs(*VERBS))
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_random_programs_of_a_connection_keep_every_promise(self) -> None:
+        self._run("connection", programs("send", "savepoint", "release", "undo", "commit", "rollback", "wait"))
+
+    def _nest(self, kind: history.Kind) -> None:
+        if not self.harness.has(kind):
+            raise HookMissing(kind)
+        self.each(
+            nestings(_NESTED if self.harness.fake and not self.harness.is_durable else 2),
+            lambda program: self._transact(kind, program),
+        )
+
+    def _run(self, kind: history.Kind, drawn: st.SearchStrategy[Sequence[Step]]) -> None:
+        if not self.harness.has(kind):
+            raise HookMissing(kind)
+
+        @self.profile.seeded
+        @self.profile.of_payloads(fake=self.harness.fake, phases=self.phases)
+        @given(program=drawn)
+        def run(program: Sequence[Step]) -> None:
+            self._transact(kind, program)
+
+        run()
+
+    def _transact(self, kind: history.Kind, program: Sequence[Step]) -> None:
+        with self.bench(queues=2) as bench:
+            Player(bench, kind).play(program)

@@ -305,20 +305,39 @@ def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:
 
 
 def _judge_order(world: World, operation: Operation, copy: Copy) -> None:
-    """Check that no earlier event of the same key is unfinished."""
-    if world.capabilities.order != "per key" or not copy.in_line or not isinstance(copy.event, Envelope):
+    """Check that no earlier event of the same key is unfinished, and that none is held."""
+    if world.capabilities.order != "per key" or not isinstance(copy.event, Envelope) or copy.event.ordering_key is None:
         return
-    key = copy.event.ordering_key
-    if key is None:
-        return
+    is_later = True
     for other in world.copies:
         if other is copy:
-            return
-        same_line = isinstance(other.event, Envelope) and other.event.ordering_key == key and other.queue == copy.queue
-        earlier = other.op == copy.op or other.op not in copy.beside
-        if same_line and other.in_line and earlier and other.surely(lambda one: one.state in PENDING):
-            world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} overtook {other}, which has the same key")
-            return
+            is_later = False
+        elif _has_the_same_key(copy, other):
+            if _is_held(world, operation, other):
+                world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} came while {other}, of its key, was held")
+                return
+            earlier = (
+                is_later and copy.in_line and other.in_line and (other.op == copy.op or other.op not in copy.beside)
+            )
+            if earlier and other.surely(lambda one: one.state in PENDING):
+                world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} overtook {other}, which has the same key")
+                return
+
+
+def _has_the_same_key(copy: Copy, other: Copy) -> bool:
+    if not isinstance(other.event, Envelope) or not isinstance(copy.event, Envelope):
+        return False
+    # In an outbox the events for different queues may pass one another.
+    theirs = other.queue, other.event.queue, other.event.ordering_key
+    return theirs == (copy.queue, copy.event.queue, copy.event.ordering_key)
+
+
+def _is_held(world: World, operation: Operation, copy: Copy) -> bool:
+    """Return whether *copy* was surely held all the while."""
+    return all(
+        one.holder is not None and one.surely_held(one.holder, world.last, world.slack) and not one.tags
+        for one in copy.possible
+    )
 
 
 def _judge_preference(

@@ -19,19 +19,25 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
     """Allow each envelope to be there or not from now on."""
     due = operation.began + call.delay if call.delay else None
     for position, envelope in enumerate(call.envelopes):
-        others = world.same(envelope.queue, envelope)
-        if world.capabilities.dedupe and any(copy.surely(_is_alive) for copy in others):
-            world.add(operation, envelope.queue, envelope, [absent(promise.RESENT_IS_ONE)]).doubtful = True
-            continue
-        maybe_kept = [copy for copy in others if copy.maybe(_is_alive)]
-        for copy in maybe_kept if world.capabilities.dedupe else ():
-            copy.doubtful = True  # an event that is handed out may be this one
-        kept = bool(maybe_kept)
         copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
-        copy.doubtful = kept
-        copy.in_line = due is None and not kept
-        copy.branch((operation.op, position), arrival(due))
-        operation.positions[position] = copy
+        if _is_new(world, copy):
+            copy.in_line = due is None and not copy.doubtful
+            copy.branch((operation.op, position), arrival(due))
+            operation.positions[position] = copy
+
+
+def _is_new(world: World, copy: Copy) -> bool:
+    """Return whether *copy*, which is being sent, may become an event of its own: the same one may be there."""
+    others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
+    if world.capabilities.dedupe and any(other.surely(_is_alive) for other in others):
+        copy.become([absent(promise.RESENT_IS_ONE)])
+        copy.doubtful = True
+        return False
+    maybe_kept = [other for other in others if other.maybe(_is_alive)]
+    for other in maybe_kept if world.capabilities.dedupe else ():
+        other.doubtful = True  # an event that is handed out may be this one
+    copy.doubtful = bool(maybe_kept)
+    return True
 
 
 def send_ended(world: World, operation: Operation, call: history.Send, returned: history.Returned) -> None:
@@ -159,9 +165,14 @@ def transaction_end_began(world: World, operation: Operation, call: history.EndT
     if call.way == "rollback":
         _undo(world, call.transaction, bound)
         return
+    arriving: set[tuple[str, ...] | bytes] = set()
     for position, one in enumerate(bound):
-        one.copy.branch((operation.op, position), arrival(one.due))
-        operation.positions[position] = one.copy
+        if world.capabilities.dedupe and one.copy.identity in arriving:
+            one.copy.become([absent(promise.RESENT_IS_ONE)])  # the earlier one of the transaction stays
+        elif _is_new(world, one.copy):
+            arriving.add(one.copy.identity)
+            one.copy.branch((operation.op, position), arrival(one.due))
+            operation.positions[position] = one.copy
 
 
 def _undo(world: World, transaction: int, bound: Sequence[Bound]) -> None:
@@ -175,7 +186,8 @@ def transaction_ended(
     """Accept the result that the commit reports."""
     for position, copy in operation.positions.items():
         copy.sent = (copy.sent[0], returned.at)
-        copy.resolve((operation.op, position), happened=True if returned.end == "done" else None)
+        happened = True if returned.end == "done" and not copy.doubtful else None
+        copy.resolve((operation.op, position), happened=happened)
 
 
 def _fates(call: history.Send, returned: history.Returned) -> tuple[history.Fate, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
+import string
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +30,11 @@ from relevo_conformance.verdict import HarnessError
 from relevo_conformance.watch import Watchdog, forget_interruptions
 from relevo_conformance.worker import RecordedWorker
 
-SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\")
-"""Appended to one word, they make queue names that a careless store confuses: by prefix, pattern, case or quoting."""
+SUFFIXES = ("", "x", "_", ".%", ".X/y #*", "-é☃'\"\\", string.punctuation)
+"""
+Appended to one word, they make queue names that a careless store confuses: by prefix, pattern, case or quoting, or by a
+separator of its own.
+"""
 
 _BREATH = 0.01
 """Seconds between two checks of a condition, if patience is long."""

@@ -138,7 +138,7 @@ class Judge:
         if record.end == "hung":
             world.report(promise.CALLS_COME_BACK, operation.op, f"{_verb(call)} {record.error}")
             return
-        if operation.closed and not isinstance(call, history.Open | history.Close | history.Kill):
+        if operation.closed and not isinstance(call, _BY_OTHERS):
             allowed = {"TransportClosedError"}
             if unclaimed(call, world.capabilities):
                 allowed.add("UnsupportedError")
@@ -249,3 +249,11 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
 
 def _verb(call: Call) -> str:
     return type(call).__name__.lower()
+
+
+_BY_OTHERS = (
+    *(history.Open, history.Close, history.Kill),
+    # The session is the application's; its transaction may outlive the transport.
+    *(history.Make, history.SetSavepoint, history.EndSavepoint, history.EndTransaction),
+)
+"""What may succeed after the transport was closed."""

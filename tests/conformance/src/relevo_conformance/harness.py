@@ -44,7 +44,7 @@ class MovableClock(FakeClock):
         self._set_back += seconds
 
 
-HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "broken_send", "broken", "turnstile")
+HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "connection", "broken_send", "broken", "turnstile")
 """The methods that a harness may define, in the order of the documentation."""
 
 
@@ -133,6 +133,10 @@ def judge_of(harness: type[Harness], capabilities: Capabilities, clock: Clock) -
     )
 
 
+class CommitFailedError(Exception):
+    """Raised by a commit that ``fail_commit()`` of a transaction lets fail."""
+
+
 class Savepoint(Protocol):
     """A part of a transaction that can be rolled back alone."""
 
@@ -149,7 +153,8 @@ class Transaction(Protocol):
 
     If its session holds objects until a flush, it may have a method ``add_pending()``, which adds one and returns a
     function that tells whether it was written: events must be made after that. It may have a method ``close()``, if a
-    closed session can be used again.
+    closed session can be used again, and ``fail_commit()``, which lets the next commit roll back
+    and raise :class:`CommitFailedError`.
     """
 
     @property
@@ -306,6 +311,14 @@ class Harness(ABC):
         Needed where ``transactional`` is claimed.
         """
         raise HookMissing("session")
+
+    def connection(self) -> AbstractContextManager[Transaction]:
+        """
+        Begin a transaction of another kind than :meth:`session`, if the transport joins two kinds.
+
+        What is sent in it may be written at once: while it is open, the suite calls nothing else.
+        """
+        raise HookMissing("connection")
 
     def broken_send(self, transport: Transport, breakage: Breakage) -> AbstractContextManager[None]:
         """

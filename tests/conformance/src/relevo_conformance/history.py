@@ -25,6 +25,7 @@ How a call ended. *refused*: certainly without effect. *unknown*: it may have ha
 
 Fate = Literal["sent", "refused", "unknown"]
 Way = Literal["commit", "rollback"]
+Kind = Literal["session", "connection"]
 
 
 # --- calls -----------------------------------------------------------------------------------------
@@ -202,6 +203,9 @@ class SendBound:
     relay_to: str | None = None
     number: int = 0
     """Its number among the sends of the transaction."""
+
+    kind: Kind = "session"
+    """The hook of the harness that began the transaction."""
 
 
 @attrs.frozen(kw_only=True)

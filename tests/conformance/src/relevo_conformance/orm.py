@@ -1,4 +1,4 @@
-"""Transactions of the suite over sessions of SQLAlchemy, for harnesses of transports that join them."""
+"""Transactions of the suite over SQLAlchemy's sessions and connections, for harnesses of transports that join them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import cast
 
 import attrs
-from sqlalchemy import Table
+from sqlalchemy import Connection, NestedTransaction, Table, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 
-__all__ = ["OrmTransaction"]
+from relevo_conformance.harness import CommitFailedError
+
+__all__ = ["ConnectionTransaction", "OrmTransaction"]
 
 
 class _Model(DeclarativeBase):
@@ -53,3 +55,39 @@ class OrmTransaction:
         added = _Pending()
         self.session.add(added)
         return lambda: added.id is not None
+
+    def fail_commit(self) -> None:
+        """Let the next commit fail, as in a database that finds a constraint broken and rolls back."""
+        _fail_commit(self.session.connection())
+
+
+@attrs.frozen
+class ConnectionTransaction:
+    """A connection of SQLAlchemy, in the form that the suite uses: a :class:`relevo_conformance.Transaction`."""
+
+    session: Connection
+    """Its engine must support savepoints."""
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self.session.commit()
+
+    def rollback(self) -> None:
+        """Roll back the transaction."""
+        self.session.rollback()
+
+    def savepoint(self) -> NestedTransaction:
+        """Begin a part that can be rolled back separately."""
+        return self.session.begin_nested()
+
+    def fail_commit(self) -> None:
+        """Let the next commit fail, as in a database that finds a constraint broken and rolls back."""
+        _fail_commit(self.session)
+
+
+def _fail_commit(connection: Connection) -> None:
+    def fail(connection: Connection) -> None:
+        connection.connection.rollback()  # by the driver, so that SQLAlchemy knows as little of it as of a server's
+        raise CommitFailedError
+
+    event.listen(connection, "commit", fail, once=True)

@@ -165,13 +165,13 @@ class _Player:
         self.workers: dict[str, RecordedWorker] = {}
         self.ended = {record.op: record for record in records if isinstance(record, history.Returned)}
         self.last = self._last_of_transactions()
-        self.ways = {
-            (record.call.transaction, record.call.savepoint): record.call.way
+        self.kinds: dict[int, history.Kind] = {
+            record.call.transaction: record.call.kind
             for record in records
-            if isinstance(record, history.Invoked) and isinstance(record.call, history.EndSavepoint)
+            if isinstance(record, history.Invoked) and isinstance(record.call, history.SendBound)
         }
         self.transactions: dict[int, tuple[ExitStack, RecordedTransaction]] = {}
-        self.savepoints: dict[tuple[int, int], ExitStack] = {}
+        self.savepoints: dict[tuple[int, int], Callable[[history.Way], None]] = {}
         self.faults: dict[str, ExitStack] = {}
         self.old_keys: dict[int, Key] = {}
         self.deliveries: dict[Key, Delivery] = {}
@@ -191,9 +191,9 @@ class _Player:
         finally:
             for stack in self.faults.values():
                 stack.close()
-            for stack in self.savepoints.values():
+            for end in self.savepoints.values():
                 with suppress(Exception):  # a shortened history may end the transaction and not its savepoint
-                    stack.close()
+                    end("rollback")
             for stack, _ in self.transactions.values():
                 stack.close()
             self.bench.clean_up()
@@ -392,13 +392,13 @@ class _Player:
         )
 
     def set_savepoint(self, record: history.Invoked, call: history.SetSavepoint) -> None:
-        place, stack = (call.transaction, call.savepoint), ExitStack()
-        way = self.ways.get(place, "rollback")
-        stack.enter_context(self._transaction(record, call.transaction).savepoint(way))
-        self.savepoints[place] = stack
+        savepoint = self._transaction(record, call.transaction).set_savepoint()
+        self.savepoints[call.transaction, call.savepoint] = savepoint
 
     def end_savepoint(self, record: history.Invoked, call: history.EndSavepoint) -> None:
-        self.savepoints.pop((call.transaction, call.savepoint), ExitStack()).close()
+        end = self.savepoints.pop((call.transaction, call.savepoint), None)
+        if end is not None:
+            end(call.way)
 
     def end_transaction(self, record: history.Invoked, call: history.EndTransaction) -> None:
         transaction = self._transaction(record, call.transaction)
@@ -453,7 +453,7 @@ class _Player:
     def _transaction(self, record: history.Invoked, number: int) -> RecordedTransaction:
         if number not in self.transactions:
             stack = ExitStack()
-            opened = stack.enter_context(self.worker(record.worker).transaction())
+            opened = stack.enter_context(self.worker(record.worker).transaction(self.kinds.get(number, "session")))
             self.transactions[number] = stack, opened
         return self.transactions[number][1]
 

@@ -39,8 +39,8 @@ from relevo.errors import (
 )
 from relevo_conformance import answer, history, promise
 from relevo_conformance._world import Violation
-from relevo_conformance.harness import Transaction
-from relevo_conformance.verdict import BrokenPromiseError, LeftBehind, claims_of, error_text, is_a_persons
+from relevo_conformance.harness import CommitFailedError, Transaction
+from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, claims_of, error_text, is_a_persons
 from relevo_conformance.watch import Watchdog
 
 if TYPE_CHECKING:
@@ -241,10 +241,10 @@ class RecordedWorker:
     # --- in a transaction -------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self) -> Iterator[RecordedTransaction]:
-        """Begin a transaction on the store; it is rolled back at the end unless it was committed."""
-        with self.recorder.enter("session", self.recorder.harness.session) as transaction:
-            yield RecordedTransaction(self, transaction, next(self.recorder.transactions))
+    def transaction(self, kind: history.Kind = "session") -> Iterator[RecordedTransaction]:
+        """Begin a transaction of that *kind* on the store; it is rolled back at the end unless it was committed."""
+        with self.recorder.enter(kind, getattr(self.recorder.harness, kind)) as transaction:
+            yield RecordedTransaction(self, transaction, next(self.recorder.transactions), kind)
 
     def note_bound(
         self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope], meanwhile: Callable[[], object]
@@ -345,10 +345,11 @@ class RecordedWorker:
 class RecordedTransaction:
     """A transaction of the application, recorded."""
 
-    def __init__(self, worker: RecordedWorker, transaction: Transaction, number: int) -> None:
+    def __init__(self, worker: RecordedWorker, transaction: Transaction, number: int, kind: history.Kind) -> None:
         self._worker = worker
         self._transaction = transaction
         self._number = number
+        self._kind = kind
         self._sends = self._savepoints = 0
 
     def send(
@@ -363,7 +364,12 @@ class RecordedTransaction:
         snapshots = tuple(map(_snapshot, envelopes))
         self._sends += 1
         call = history.SendBound(
-            transaction=self._number, envelopes=snapshots, delay=delay, relay_to=relay_to, number=self._sends
+            transaction=self._number,
+            envelopes=snapshots,
+            delay=delay,
+            relay_to=relay_to,
+            number=self._sends,
+            kind=self._kind,
         )
         self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile)
 
@@ -378,6 +384,28 @@ class RecordedTransaction:
         if close is not None:
             self._end("rollback", close)
         return close is not None
+
+    def commit_in_vain(self) -> bool:
+        """
+        Commit it and have the database refuse, which rolls it back; return whether the harness can.
+
+        Raises:
+            HarnessError: The commit succeeded.
+        """
+        fail: Callable[[], object] | None = getattr(self._transaction, "fail_commit", None)
+        if fail is None:
+            return False
+        fail()
+        try:
+            self.commit()
+        except CommitFailedError:
+            self._transaction.rollback()
+            return True
+        raise HarnessError(type(self._worker.recorder.harness).__name__, "fail_commit", "let a commit succeed")
+
+    def flush(self) -> None:
+        """Write the pending objects of its session."""
+        self._transaction.session.flush()
 
     def add_pending(self) -> Callable[[], bool]:
         """Add an object to its session, if the harness can; return a function that tells whether it was written."""
@@ -403,23 +431,33 @@ class RecordedTransaction:
 
     def again(self) -> RecordedTransaction:
         """Return the next transaction of the same session; this one has ended."""
-        return RecordedTransaction(self._worker, self._transaction, next(self._worker.recorder.transactions))
+        number = next(self._worker.recorder.transactions)
+        return RecordedTransaction(self._worker, self._transaction, number, self._kind)
 
     @contextmanager
     def savepoint(self, way: history.Way) -> Iterator[None]:
         """Begin a savepoint, which ends with *way*."""
+        end = self.set_savepoint()
+        yield
+        end(way)
+
+    def set_savepoint(self) -> Callable[[history.Way], None]:
+        """Begin a savepoint; return a function that ends it."""
         recorder, worker = self._worker.recorder, self._worker.name
         self._savepoints += 1
         number = self._savepoints
         op = recorder.begin(worker, history.SetSavepoint(transaction=self._number, savepoint=number))
         savepoint = recorder.watch.call(self._transaction.savepoint, partial(recorder.note_hung, op))
         recorder.end(op)
-        yield
-        ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
-        op = recorder.begin(worker, ends)
-        act = savepoint.commit if way == "commit" else savepoint.rollback
-        recorder.watch.call(act, partial(recorder.note_hung, op))
-        recorder.end(op)
+
+        def end(way: history.Way) -> None:
+            ends = history.EndSavepoint(transaction=self._number, savepoint=number, way=way)
+            op = recorder.begin(worker, ends)
+            act = savepoint.commit if way == "commit" else savepoint.rollback
+            recorder.watch.call(act, partial(recorder.note_hung, op))
+            recorder.end(op)
+
+        return end
 
     def _end(self, way: history.Way, act: Callable[[], object]) -> None:
         recorder = self._worker.recorder

@@ -1,0 +1,181 @@
+"""
+Programs of the application's transactions: each nesting of a few savepoints, and random ones.
+
+A program uses two sessions, or one connection: savepoints in and after one another, several transactions of a session,
+sends outside, the same event again, relays and delays. The checker knows what must come of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Literal, get_args
+
+import attrs
+from hypothesis import strategies as st
+
+from relevo import Ack, Envelope
+from relevo_conformance import history
+from relevo_conformance.bench import Bench
+from relevo_conformance.worker import RecordedTransaction
+
+LONGEST = 14
+"""Steps of a program."""
+
+_PLACES = 2
+"""The number of queues, of relays and of sessions."""
+
+Verb = Literal["send", "send outside", "savepoint", "release", "undo", "commit", "rollback", "close", "receive", "wait"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """One step of a program; one that cannot be taken is left out."""
+
+    verb: Verb
+    session: int = 0
+    size: int = 1
+    place: int = 0
+    relay: int | None = None
+    ordering_key: str | None = None
+    is_delayed: bool = False
+    is_again: bool = False
+    """Whether it sends the last event again, if the transport knows it."""
+
+
+def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Step]]:
+    """Return programs of *verbs*."""
+    which = st.integers(0, _PLACES - 1)
+    sends = st.builds(
+        Step,
+        verb=st.sampled_from([verb for verb in verbs if verb.startswith("send")]),
+        session=which,
+        size=st.integers(1, 2),
+        place=which,
+        relay=st.none() | which,
+        ordering_key=st.sampled_from([None, "k"]),
+        is_delayed=st.booleans(),
+        is_again=st.booleans(),
+    )
+    others = st.builds(
+        Step, verb=st.sampled_from([verb for verb in verbs if not verb.startswith("send")]), session=which
+    )
+    return st.lists(sends | others, max_size=LONGEST)
+
+
+def nestings(most: int) -> Iterator[Sequence[Step]]:
+    """
+    Yield a program for each way to begin and end at most *most* savepoints in one transaction.
+
+    It sends before and after each step, so each event shows what became of its place. Then it uses the session again.
+    """
+    send = Step(verb="send")
+    again = [send, Step(verb="rollback"), send, Step(verb="commit")]
+    for number in range(1, most + 1):
+        for inside in _in_any_order(number):
+            for way in ("commit", "rollback"):
+                yield [send, *itertools.chain.from_iterable((step, send) for step in inside), Step(verb=way), *again]
+
+
+def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Step]]:
+    """Yield the steps that begin *number* savepoints, and end these and the *open_* ones, in each order and way."""
+    if not number and not open_:
+        yield ()
+    if number:
+        yield from ((Step(verb="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
+    if open_:
+        ends: tuple[Verb, ...] = ("release", "undo")
+        yield from ((Step(verb=end), *rest) for end in ends for rest in _in_any_order(number, open_ - 1))
+
+
+class Player:
+    """Runs one program on *bench*, with sessions or a connection as *kind* says."""
+
+    def __init__(self, bench: Bench, kind: history.Kind) -> None:
+        self._bench = bench
+        self._kind: history.Kind = kind
+        self._worker, self._other = bench.worker(), bench.worker()
+        self._stack = ExitStack()
+        self._sessions: dict[int, _Session] = {}
+        self._last: Envelope | None = None
+        self._relays = [f"{name}-{bench.token}" for name in ("broker", "other")]
+        self._other.setup([bench.outbox(name) for name in self._relays])
+
+    def play(self, program: Sequence[Step]) -> None:
+        """Run *program*; what is open at its end is rolled back."""
+        with self._stack:
+            for step in program:
+                self._take(step)
+
+    def _take(self, step: Step) -> None:
+        match step.verb:
+            case "send":
+                self._send(self._session(step.session).current, step)
+            case "send outside":
+                self._other.send(self._envelopes(step), delay=self._delay(step))
+            case "receive":
+                queues = (*self._bench.queues, *self._bench.further)
+                for one in self._bench.glimpse(self._other, queues=queues):
+                    self._other.settle([(one, Ack())])
+            case "wait":
+                self._bench.advance(self._bench.times.step)
+            case _:
+                self._session(step.session).take(step.verb)
+
+    def _send(self, transaction: RecordedTransaction, step: Step) -> None:
+        relay_to = None if step.relay is None else self._relays[step.relay]
+        transaction.send(self._envelopes(step), delay=self._delay(step), relay_to=relay_to)
+
+    def _session(self, number: int) -> _Session:
+        number = number if self._kind == "session" else 0  # a connection may block the other one
+        if number not in self._sessions:
+            transaction = self._stack.enter_context(self._worker.transaction(self._kind))
+            self._sessions[number] = _Session(transaction)
+        return self._sessions[number]
+
+    def _envelopes(self, step: Step) -> Sequence[Envelope]:
+        if step.is_again and self._last is not None and self._bench.capabilities.dedupe:
+            return [self._last]
+        key = step.ordering_key if self._bench.capabilities.order == "per key" else None
+        envelopes = self._bench.envelopes(step.size, queue=self._bench.queues[step.place], ordering_key=key)
+        self._last = envelopes[-1]
+        return envelopes
+
+    def _delay(self, step: Step) -> float:
+        can = self._bench.capabilities.delay is not None
+        return self._bench.times.delay if step.is_delayed and can else 0.0
+
+
+class _Session:
+    """A session or a connection, with its transaction and its open savepoints."""
+
+    def __init__(self, transaction: RecordedTransaction) -> None:
+        self.current = transaction
+        self._savepoints: list[Callable[[history.Way], None]] = []
+
+    def take(self, verb: Verb) -> None:
+        match verb:
+            case "savepoint":
+                self._savepoints.append(self.current.set_savepoint())
+            case "release" | "undo" if self._savepoints:
+                self._savepoints.pop()("commit" if verb == "release" else "rollback")
+            case "commit":
+                self._end("commit")
+                self.current.commit()
+                self.current = self.current.again()
+            case "rollback":
+                self._end("rollback")
+                self.current.rollback()
+                self.current = self.current.again()
+            case "close":
+                self._end("rollback")
+                if self.current.close():
+                    self.current = self.current.again()
+            case _:
+                pass
+
+    def _end(self, way: history.Way) -> None:
+        while self._savepoints:
+            self._savepoints.pop()(way)
