@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from relevo import Ack, Envelope, Nack, Stats, SystemClock, Unreadable
+import pytest
+
+from relevo import Ack, Capabilities, Envelope, Nack, Note, Stats, SystemClock, Unreadable
 from relevo_conformance import check, history, promise, unaccounted
 from relevo_conformance._judge_rest import not_judged
 from relevo_conformance.harness import judge_of
@@ -450,3 +452,35 @@ def test_a_promise_that_no_history_breaks_is_named_where_it_is_made() -> None:
     assert not plain & {"woken-by-a-send", "urgent-overtakes", "wait-is-kept"}
     assert "urgent-overtakes" in {one.id for one in not_judged(BROKER)}
     assert "urgent-overtakes" not in {one.id for one in not_judged(EVERYTHING)}
+
+
+@pytest.mark.parametrize(("claims", "broken"), [(BROKER, set()), (EVERYTHING, {promise.BEGUN_IS_KEPT.id})])
+def test_equal_foreign_bytes_may_share_a_note_where_events_are_fetched_ahead(
+    claims: Capabilities, broken: set[str]
+) -> None:
+    script = Script(claims)
+    foreign = Unreadable(raw=b"equal", headers={}, why="not an envelope")
+    note = Note(by="a1")
+    for _ in range(2):
+        script.put_raw(foreign.raw)
+    first, _ = script.receive(foreign, foreign)
+    script.note(first, note)
+    script.ack(first)
+    script.kill()
+    script.wait(LEASE + 1)
+
+    script.ack(*script.receive(foreign, worker="b", attempt=2, lost_leases=1, begun=note), worker="b")
+    script.drain()
+
+    assert script.broken() == broken
+
+
+def test_what_an_application_does_with_its_session_after_the_transport_was_closed_is_its_own_business() -> None:
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(),)))
+    script.close()
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    script.ack(*script.receive(event(), worker="b"), worker="b")
+    script.drain()
+
+    assert script.violations() == []

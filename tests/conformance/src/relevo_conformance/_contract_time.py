@@ -99,7 +99,7 @@ class WaitContract(Contract):
             is_back = threading.Event()
 
             def wait() -> None:
-                assert receiver.receive([bench.queue], limit=1, lease=bench.times.lease, wait=_STEP * 5) == []
+                assert receiver.receive([bench.queue], limit=1, lease=0.1, wait=_STEP * 5) == []
                 is_back.set()
 
             waiting = Thread(wait)

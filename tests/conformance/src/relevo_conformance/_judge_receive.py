@@ -168,12 +168,18 @@ def _fits(world: World, copy: Copy, ready: Situation, before: Situation, handed:
         allowed -= 1  # the lost lease that is already counted was caused by a break; a reported one was not
     counted = 0 <= surplus <= allowed and handed.attempt - ready.counters.attempt == surplus
     noted = (handed.begun, handed.deaths) == (ready.begun, ready.deaths) or not world.capabilities.presence
-    return counted and handed.state == ready.kept and (noted or _was_sent_twice_at_once(world, copy))
+    return counted and handed.state == ready.kept and (noted or _is_like_another(world, copy))
 
 
-def _was_sent_twice_at_once(world: World, copy: Copy) -> bool:
-    """Return whether the same call sent an equal event: nothing tells their notes apart."""
-    return any(other.op == copy.op for other in world.same(copy.queue, copy.event) if other is not copy)
+def _is_like_another(world: World, copy: Copy) -> bool:
+    """
+    Return whether nothing tells the notes of *copy* and of an equal event apart.
+
+    This is so if one call sent both, and for foreign bytes in a store that fetches ahead: they have no id.
+    """
+    others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
+    has_no_id = isinstance(copy.event, Unreadable) and world.capabilities.lost_leases == "at least"
+    return any(has_no_id or other.op == copy.op for other in others)
 
 
 def _blamed(ready: Situation, handed: history.Handed) -> Promise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -11,6 +12,8 @@ from relevo_conformance import history, promise
 from relevo_conformance._world import Bound, Operation, World
 from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival
 from relevo_conformance.promise import Promise
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 _REFUSALS = frozenset({"SendError", "TransportUnavailableError", "ConfigurationError", "CodecError", "EncodeError"})
 
@@ -223,7 +226,7 @@ def _is_no_text(envelope: Envelope) -> bool:
     """Return whether *envelope* has a text that a store may refuse."""
     own = (envelope.id, envelope.source, envelope.name, envelope.ordering_key or "")
     texts = (*own, *envelope.headers, *envelope.headers.values())
-    return any("\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts)
+    return any(map(_NO_TEXT.search, texts))
 
 
 def _is_alive(one: Situation) -> bool:
