@@ -60,7 +60,7 @@ test: $(VENV)/.tox ## Run everything that CI runs
 
 test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python, and the slowest ones: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
-	@$(VENV_PYTHON) -m benchmarks.mutants --check
+	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py --check
 
 test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; needs root
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py
@@ -73,7 +73,7 @@ docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 mutants: $(VENV)/.workspace ## Find every planted bug with five seeds, and rewrite the table docs/reference/mutants.md
-	@$(VENV_PYTHON) -m benchmarks.mutants
+	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py
 
 bench: $(BENCH)/.peers ## Compare it with Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
 	@$(BENCH_PYTHON) benchmarks/dispatch.py

@@ -164,6 +164,7 @@ class MakesNewObjectsEachTime(MemoryTransport):
     """Nothing that it returns is what it was given, or what it returned before; its receipts are plain numbers."""
 
     tickets: ClassVar[dict[Ticket, Any]] = {}
+    numbers: ClassVar[Iterator[int]] = itertools.count()  # one that two threads cannot draw twice
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return tuple(map(self._issued, super().receive(queues, limit=limit, lease=lease, wait=wait)))
@@ -191,7 +192,7 @@ class MakesNewObjectsEachTime(MemoryTransport):
         return tuple(attrs.evolve(one) for one in super().dead_letters(queues, after=after, limit=limit))
 
     def _issued(self, delivery: Delivery) -> Delivery:
-        ticket = Ticket(delivery.receipt.number, len(self.tickets))  # type: ignore[attr-defined]
+        ticket = Ticket(delivery.receipt.number, next(self.numbers))  # type: ignore[attr-defined]
         self.tickets[ticket] = delivery.receipt
         envelope = delivery.envelope
         return attrs.evolve(delivery, envelope=attrs.evolve(envelope), receipt=attrs.evolve(ticket))

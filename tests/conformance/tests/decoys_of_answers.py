@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -238,9 +239,10 @@ class WritesLongReceipts(MakesNewObjectsEachTime):
     """Its receipts are texts of 3,000 characters."""
 
     written: ClassVar[dict[str, Any]] = {}
+    numbers: ClassVar[Iterator[int]] = itertools.count()  # one that two threads cannot draw twice
 
     def _issued(self, delivery: Delivery) -> Delivery:
-        text = f"{len(self.written)}:".ljust(3000, "é")
+        text = f"{next(self.numbers)}:".ljust(3000, "é")
         self.written[text] = delivery.receipt
         return attrs.evolve(delivery, receipt=text)
 

@@ -18,6 +18,7 @@ from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
+from relevo_memory._store import Posting
 from relevo_memory.conformance import Doorway
 
 from .memory import BreakableStore
@@ -146,6 +147,47 @@ class WakesOneReceive(BreakableStore):
     def __init__(self) -> None:
         super().__init__()
         self.doorway = self.changed = _WakesOne(threading.RLock())
+
+
+class _Doorbell(Doorway):
+    is_silent = False
+
+    def notify_all(self) -> None:
+        if not self.is_silent:
+            super().notify_all()
+
+
+@planted_pair(promise.WOKEN_BY_A_SEND)
+class WakesForAnEmptyQueueOnly(BreakableStore):
+    """A send wakes the receives that wait only if nothing was in its queue, leased and delayed events included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doorway = self.changed = self.doorbell = _Doorbell(threading.RLock())
+
+    def add(self, postings: Sequence[Posting], now: float) -> None:
+        with self.changed:
+            self.doorbell.is_silent = all(self._at(one.queue, now).events for one in postings)
+            try:
+                super().add(postings, now)
+            finally:
+                self.doorbell.is_silent = False
+
+
+@planted_pair(promise.LEASED_IS_HIDDEN)
+class LeasesFromTheCall(MemoryTransport):
+    """The end of a lease is computed before the receive waits, so that a late event is hidden for a shorter time."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        until = self._clock.now() + lease
+        deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        with self.store.changed:
+            for one in deliveries:
+                queue = self.store._queues[one.queue]
+                event = next(event for event in queue.events.values() if event.receipt is one.receipt)
+                event.until = until
+                queue.step(event, Action.EXTEND)
+        return deliveries
 
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
@@ -313,7 +355,7 @@ _forget, _claim = EventQueue._forget, EventQueue.claim
 
 def _park(self: EventQueue, event: KeptEvent) -> None:
     _forget(self, event)
-    waiting = self._lines.get(event.line or "")
+    waiting = self._lines.get(event.line) if event.line else None
     if event.status is State.GONE and event.due and waiting:
         following = next(iter(waiting.values()))
         self._ready.remove(following.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,9 +115,13 @@ class SharesKeysBetweenQueues(BreakableStore):
 
     def _is_held_elsewhere(self, event: KeptEvent) -> bool:
         return any(
-            other.status is State.LEASED and other.line == event.line and queue.name != event.queue
+            other.status is State.LEASED and _key_of(other) == _key_of(event) and queue.name != event.queue
             for queue, other in living(self)
         )
+
+
+def _key_of(event: KeptEvent) -> str | None:
+    return event.line and event.line[1]
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=in_line_by(str.rstrip))
@@ -161,7 +166,7 @@ class GivesTheTurnAwayWhenOneThatWaitsIsCancelled(BreakableStore):
         number = super().cancel(event_id, now)
         for name, line in lines if number else ():
             queue = self._queue(name)
-            for event in queue._lines.get(line or "", {}).values():
+            for event in queue._lines.get(line, OrderedDict()).values():
                 if event.status is State.READY:
                     leave_the_line(queue, event)
                     break

@@ -215,7 +215,9 @@ def in_line_by(alter: Callable[[str], str | None]) -> Patches:
 
     def admit(self: EventQueue, event: KeptEvent) -> None:
         if event.line is not None:
-            event.line = alter(event.line)
+            target, key = event.line
+            altered = alter(key)
+            event.line = None if altered is None else (target, altered)
         _admit(self, event)
 
     return {(EventQueue, "admit"): admit}

@@ -14,6 +14,9 @@ from relevo_memory._ranking import Ranking
 Identity = tuple[str, str, str]
 """The envelope's own queue, its source and its id."""
 
+Line = tuple[str, str]
+"""The envelope's own queue and its ordering key: in an outbox only events for the same queue wait for one another."""
+
 _REMOVE_THE_NOTE = frozenset({Action.NACK, Action.REVIVE})
 _KEEP_THEIR_PLACE = frozenset({Action.RELEASE, Action.LOSE})
 """After these an event keeps its place in the queue; after a nack it goes to the end."""
@@ -62,8 +65,8 @@ class KeptEvent:
     identity: Identity | None = None
     """What identifies it in its queue; ``None`` if the event is unreadable, since it then equals no other."""
 
-    line: str | None = None
-    """The ordering key, if it has one: events that share it wait for their turn."""
+    line: Line | None = None
+    """Its line, if it has an ordering key: events in the same line wait for their turn."""
 
     is_urgent = False
 
@@ -88,7 +91,8 @@ class KeptEvent:
         if isinstance(envelope, Envelope):
             # With the envelope's own queue: an outbox holds all copies of a fan-out in one queue.
             self.identity = (envelope.queue, envelope.source, envelope.id)
-            self.line = envelope.ordering_key
+            if envelope.ordering_key is not None:
+                self.line = (envelope.queue, envelope.ordering_key)
             self.is_urgent = envelope.urgency == "high"
 
     def delivery(self) -> Delivery:
@@ -119,7 +123,7 @@ class EventQueue:
         self.name = name
         self.events: dict[int, KeptEvent] = {}
         self._identities: set[Identity] = set()
-        self._lines: dict[str, OrderedDict[int, KeptEvent]] = {}
+        self._lines: dict[Line, OrderedDict[int, KeptEvent]] = {}
         self._places = itertools.count()
         self._ready, self._scheduled, self._leased = Ranking(), Ranking(), Ranking()
         self._rankings = {State.READY: self._ready, State.SCHEDULED: self._scheduled, State.LEASED: self._leased}

@@ -22,6 +22,9 @@ PROMPTLY = 10.0
 SLEEP = 6.0
 """Seconds that a receive may wait; a send must wake it."""
 
+_OCCUPIED = SLEEP / 3
+"""Seconds."""
+
 LONG = 8.0
 """Seconds that a receive waits beyond the time when an event gets ready."""
 
@@ -151,6 +154,20 @@ class WaitContract(Contract):
 
             self.require_found(bench, receiver, lease)
 
+    @proves(promise.WAIT_IS_KEPT, promise.LEASED_IS_HIDDEN, promise.DELAY_IS_RESPECTED)
+    def test_the_lease_of_what_a_receive_waited_for_begins_at_the_hand_over(self) -> None:
+        self.require_timed_leases()
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            lease = bench.times.lease
+            worker.send([bench.envelope()], delay=lease / 2)
+
+            if not worker.receive([bench.queue], limit=1, lease=lease, wait=lease):
+                bench.one(worker)  # this transport waits for less
+            bench.advance(0.75 * lease)
+
+            bench.glimpse(other)  # the checker knows that its lease is not over
+
     def require_found(self, bench: Bench, receiver: RecordedWorker, soon: float) -> None:
         """Require that the event which is ready in *soon* seconds is found by receives that wait much longer."""
         deadline = time.monotonic() + soon + 2 * PROMPTLY
@@ -187,13 +204,18 @@ class WaitContract(Contract):
             )
 
     def _woken_among_others(self, place: int) -> float:
-        """Return the seconds between a send to the queue at *place* and the return of the receive that waits for it."""
+        """Return the seconds from a send to the queue at *place* to the return of the receive that waits for it."""
         with self.bench_whose_clock_runs(queues=3) as bench:
             return self._woken_at(bench, bench.queues[place])
 
     def _woken_at(self, bench: Bench, wanted: str) -> float:
         sender = bench.worker()
         back: dict[str, float] = {}
+        # Its queue is not empty: one event is held there, another one is not due, for longer than a wake-up may take.
+        sender.send([bench.envelope(queue=wanted)])
+        bench.one(sender, queues=[wanted], lease=_OCCUPIED)
+        if bench.capabilities.delay is not None:
+            sender.send([bench.envelope(queue=wanted)], delay=_OCCUPIED)
 
         def receive(receiver: RecordedWorker, queue: str) -> None:
             came = receiver.receive([queue], limit=1, lease=0.5, wait=SLEEP)

@@ -328,6 +328,21 @@ class TransactionContract(Contract):
                 came = bench.so_many(worker, len(wanted), queues=[queue])
                 assert {one.envelope for one in came} == wanted, f"other events came from {queue}"
 
+    @proves(promise.JOINS_THE_TRANSACTION, promise.ORDER_IS_KEPT)
+    def test_events_for_different_queues_do_not_wait_for_one_another_in_an_outbox(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            name = f"broker-{bench.token}"
+            outbox = bench.outbox(name)
+            worker.setup([outbox])
+            envelopes = [bench.envelope(queue=queue, ordering_key="k") for queue in bench.queues]
+            with worker.transaction() as transaction:
+                transaction.send(envelopes, relay_to=name)
+                transaction.commit()
+
+            held = bench.so_many(worker, 2, queues=[outbox])
+            assert {one.envelope for one in held} == {*envelopes}
+
     @proves(promise.JOINS_THE_TRANSACTION, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_each_copy_of_a_fan_out_in_an_outbox_dies_by_itself(self) -> None:
         with self.bench(queues=2) as bench:

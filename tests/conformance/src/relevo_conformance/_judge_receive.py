@@ -115,19 +115,23 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         for old in copy.possible
         if (one := old.receivable(now, world.slack)) is not None
     ]
-    fitting = [(copy, one) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
+    fitting = [(copy, one, old) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
     if fitting:
         # If an event was sent several times: a copy with this time, and of these one that must be there.
-        timely = [copy for copy, _ in fitting if not _mistimed(world, copy, handed)]
-        alike = timely or [copy for copy, _ in fitting]
+        timely = [copy for copy, _, _ in fitting if not _mistimed(world, copy, handed)]
+        alike = timely or [copy for copy, _, _ in fitting]
         copy = min(alike, key=lambda one: not one.surely(_is_pending))
         world.swap(copy, alike)
-        copy.become(_held(world, one, handed, lease) for other, one in fitting if other is copy)
+        copy.become(
+            _held(one, handed, _from_the_hand_over(lease, operation.began, _ready_since(world, copy, old)))
+            for other, one, old in fitting
+            if other is copy
+        )
         _judge_found(world, operation, copy)
     elif ready:
         copy, one, _ = ready[0]
         world.report(_blamed(one, handed), operation.op, f"{copy} came {_differs(one, handed)}")
-        copy.become([_held(world, one, handed, lease)])
+        copy.become([_held(one, handed, lease)])
     else:
         copy = _second(copies) or _nearest(copies)
         one = copy.possible[0]
@@ -148,7 +152,24 @@ def _is_pending(one: Situation) -> bool:
     return one.state in PENDING
 
 
-def _held(world: World, ready: Situation, handed: history.Handed, lease: Lease) -> Situation:
+def _ready_since(world: World, copy: Copy, before: Situation) -> float:
+    """Return the earliest time at which *copy* can have become ready."""
+    match before.state:
+        case State.SCHEDULED:
+            return before.due - world.slack
+        case State.LEASED if not before.adrift:
+            return before.until - world.slack
+        case _:
+            return copy.sent[0]
+
+
+def _from_the_hand_over(lease: Lease, began: float, ready: float) -> Lease:
+    """Return *lease*, of a receive that *began* then, for an event that was *ready* only while it waited."""
+    first, last = lease
+    return first + max(0.0, ready - began), last
+
+
+def _held(ready: Situation, handed: history.Handed, lease: Lease) -> Situation:
     held = ready.handed(handed.number, *lease)
     return attrs.evolve(
         held,
