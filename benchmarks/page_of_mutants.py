@@ -63,17 +63,17 @@ def finder_of(transport: str, mutant: Mutant) -> str:
 
 
 def differences(transport: str, mutants: Sequence[Mutant]) -> Iterator[str]:
-    """Yield what the page says of *transport* otherwise than *mutants*, and each bug that is not told well."""
+    """Yield what the page says of *transport* otherwise than *mutants*, and each bug that is not described well."""
     planted = {one.name: (one.wrong, one.breaks.id) for one in mutants}
     listed = {name: (row.wrong, row.breaks) for (where, name), row in known_rows().items() if where == transport}
     yield from (f"{name} is not on the page; make mutants writes it" for name in planted if name not in listed)
     yield from (f"{name} is on the page, and not planted" for name in listed if name not in planted)
-    for name, told in planted.items():
-        if listed.get(name, told) != told:
-            yield f"{name} is told in another way on the page"
-        if not re.fullmatch(r"[A-Z][^\n]+\.", told[0]):
-            yield f"{name} is not told in one sentence"
+    for name, described in planted.items():
+        if listed.get(name, described) != described:
+            yield f"{name} is described in another way on the page"
+        if not re.fullmatch(r"[A-Z][^\n]+\.", described[0]):
+            yield f"{name} is not described in one sentence"
     yield from (f"{name} is planted twice" for name, times in Counter(one.name for one in mutants).items() if times > 1)
     yield from (
-        f'"{wrong}" is told twice' for wrong, times in Counter(one.wrong for one in mutants).items() if times > 1
+        f'"{wrong}" is there twice' for wrong, times in Counter(one.wrong for one in mutants).items() if times > 1
     )

@@ -914,16 +914,19 @@ def test_in_an_outbox_the_copies_of_a_fan_out_stay_apart(
 
 
 def test_an_outbox_keeps_the_order_of_a_key(
-    transport: MemoryTransport, session: Session, envelope: Make, take: Take, ids: Ids
+    transport: MemoryTransport, session: Session, envelope: Make, take: Take
 ) -> None:
     sender = transport.bound_to(session, relay_to="rabbit")
-    sender.send(lambda: [envelope("1", ordering_key="k"), envelope("2", queue="media", ordering_key="k")])
+    first, second = ([envelope(id_, queue=queue, ordering_key="k") for queue in ("feed", "media")] for id_ in "12")
+    sender.send(lambda: [*first, *second])
     session.commit()
 
-    [first] = take(transport, "outbox/rabbit")
-    transport.ack(first)
+    held = take(transport, "outbox/rabbit")
+    assert [one.envelope for one in held] == first
+    for one in held:
+        transport.ack(one)
 
-    assert ids([first, *take(transport, "outbox/rabbit")]) == ["1", "2"]
+    assert [one.envelope for one in take(transport, "outbox/rabbit")] == second
 
 
 def test_the_store_of_a_joined_transport_may_be_shared(

@@ -2,7 +2,7 @@
 
 import relevo_conformance._rewriting  # noqa: F401 - before the modules that it affects
 from relevo_conformance.promise import PROMISES, Promise
-from relevo_conformance.harness import Deviation, Harness, HookMissing, Savepoint, Transaction
+from relevo_conformance.harness import CommitFailedError, Deviation, Harness, HookMissing, Savepoint, Transaction
 from relevo_conformance.suite import suite
 from relevo_conformance.machine import machine_for
 from relevo_conformance.examination import Finding, examine
@@ -18,6 +18,7 @@ __all__ = [
     "Harness",
     "Deviation",
     "HookMissing",
+    "CommitFailedError",
     "Savepoint",
     "Transaction",
     # what an author gets

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from relevo.errors import CodecError, TransportError
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
-from relevo_conformance._program import VERBS, Player, Step, nestings, programs
+from relevo_conformance._program import VERBS, Move, Player, nestings, programs
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import HookMissing
 
@@ -388,18 +388,18 @@ class TransactionContract(Contract):
             lambda program: self._transact(kind, program),
         )
 
-    def _run(self, kind: history.Kind, drawn: st.SearchStrategy[Sequence[Step]]) -> None:
+    def _run(self, kind: history.Kind, drawn: st.SearchStrategy[Sequence[Move]]) -> None:
         if not self.harness.has(kind):
             raise HookMissing(kind)
 
         @self.profile.seeded
         @self.profile.of_payloads(fake=self.harness.fake, phases=self.phases)
         @given(program=drawn)
-        def run(program: Sequence[Step]) -> None:
+        def run(program: Sequence[Move]) -> None:
             self._transact(kind, program)
 
         run()
 
-    def _transact(self, kind: history.Kind, program: Sequence[Step]) -> None:
+    def _transact(self, kind: history.Kind, program: Sequence[Move]) -> None:
         with self.bench(queues=2) as bench:
             Player(bench, kind).play(program)

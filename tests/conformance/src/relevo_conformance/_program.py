@@ -21,7 +21,7 @@ from relevo_conformance.bench import Bench
 from relevo_conformance.worker import RecordedTransaction
 
 LONGEST = 14
-"""Steps of a program."""
+"""Moves of a program."""
 
 _PLACES = 2
 """The number of queues, of relays and of sessions."""
@@ -31,8 +31,8 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 
 
 @attrs.frozen(kw_only=True)
-class Step:
-    """One step of a program; one that cannot be taken is left out."""
+class Move:
+    """One move of a program; one that cannot be taken is left out."""
 
     verb: Verb
     session: int = 0
@@ -45,11 +45,11 @@ class Step:
     """Whether it sends the last event again, if the transport knows it."""
 
 
-def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Step]]:
+def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Move]]:
     """Return programs of *verbs*."""
     which = st.integers(0, _PLACES - 1)
     sends = st.builds(
-        Step,
+        Move,
         verb=st.sampled_from([verb for verb in verbs if verb.startswith("send")]),
         session=which,
         size=st.integers(1, 2),
@@ -60,34 +60,34 @@ def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Step]]:
         is_again=st.booleans(),
     )
     others = st.builds(
-        Step, verb=st.sampled_from([verb for verb in verbs if not verb.startswith("send")]), session=which
+        Move, verb=st.sampled_from([verb for verb in verbs if not verb.startswith("send")]), session=which
     )
     return st.lists(sends | others, max_size=LONGEST)
 
 
-def nestings(most: int) -> Iterator[Sequence[Step]]:
+def nestings(most: int) -> Iterator[Sequence[Move]]:
     """
     Yield a program for each way to begin and end at most *most* savepoints in one transaction.
 
-    It sends before and after each step, so each event shows what became of its place. Then it uses the session again.
+    It sends before and after each move, so each event shows what became of its place. Then it uses the session again.
     """
-    send = Step(verb="send")
-    again = [send, Step(verb="rollback"), send, Step(verb="commit")]
+    send = Move(verb="send")
+    again = [send, Move(verb="rollback"), send, Move(verb="commit")]
     for number in range(1, most + 1):
         for inside in _in_any_order(number):
             for way in ("commit", "rollback"):
-                yield [send, *itertools.chain.from_iterable((step, send) for step in inside), Step(verb=way), *again]
+                yield [send, *itertools.chain.from_iterable((move, send) for move in inside), Move(verb=way), *again]
 
 
-def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Step]]:
-    """Yield the steps that begin *number* savepoints, and end these and the *open_* ones, in each order and way."""
+def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Move]]:
+    """Yield the moves that begin *number* savepoints, and end these and the *open_* ones, in each order and way."""
     if not number and not open_:
         yield ()
     if number:
-        yield from ((Step(verb="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
+        yield from ((Move(verb="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
     if open_:
         ends: tuple[Verb, ...] = ("release", "undo")
-        yield from ((Step(verb=end), *rest) for end in ends for rest in _in_any_order(number, open_ - 1))
+        yield from ((Move(verb=end), *rest) for end in ends for rest in _in_any_order(number, open_ - 1))
 
 
 class Player:
@@ -103,18 +103,18 @@ class Player:
         self._relays = [f"{name}-{bench.token}" for name in ("broker", "other")]
         self._other.setup([bench.outbox(name) for name in self._relays])
 
-    def play(self, program: Sequence[Step]) -> None:
+    def play(self, program: Sequence[Move]) -> None:
         """Run *program*; what is open at its end is rolled back."""
         with self._stack:
-            for step in program:
-                self._take(step)
+            for move in program:
+                self._take(move)
 
-    def _take(self, step: Step) -> None:
-        match step.verb:
+    def _take(self, move: Move) -> None:
+        match move.verb:
             case "send":
-                self._send(self._session(step.session).current, step)
+                self._send(self._session(move.session).current, move)
             case "send outside":
-                self._other.send(self._envelopes(step), delay=self._delay(step))
+                self._other.send(self._envelopes(move), delay=self._delay(move))
             case "receive":
                 queues = (*self._bench.queues, *self._bench.further)
                 for one in self._bench.glimpse(self._other, queues=queues):
@@ -122,11 +122,11 @@ class Player:
             case "wait":
                 self._bench.advance(self._bench.times.step)
             case _:
-                self._session(step.session).take(step.verb)
+                self._session(move.session).take(move.verb)
 
-    def _send(self, transaction: RecordedTransaction, step: Step) -> None:
-        relay_to = None if step.relay is None else self._relays[step.relay]
-        transaction.send(self._envelopes(step), delay=self._delay(step), relay_to=relay_to)
+    def _send(self, transaction: RecordedTransaction, move: Move) -> None:
+        relay_to = None if move.relay is None else self._relays[move.relay]
+        transaction.send(self._envelopes(move), delay=self._delay(move), relay_to=relay_to)
 
     def _session(self, number: int) -> _Session:
         number = number if self._kind == "session" else 0  # a connection may block the other one
@@ -135,17 +135,17 @@ class Player:
             self._sessions[number] = _Session(transaction)
         return self._sessions[number]
 
-    def _envelopes(self, step: Step) -> Sequence[Envelope]:
-        if step.is_again and self._last is not None and self._bench.capabilities.dedupe:
+    def _envelopes(self, move: Move) -> Sequence[Envelope]:
+        if move.is_again and self._last is not None and self._bench.capabilities.dedupe:
             return [self._last]
-        key = step.ordering_key if self._bench.capabilities.order == "per key" else None
-        envelopes = self._bench.envelopes(step.size, queue=self._bench.queues[step.place], ordering_key=key)
+        key = move.ordering_key if self._bench.capabilities.order == "per key" else None
+        envelopes = self._bench.envelopes(move.size, queue=self._bench.queues[move.place], ordering_key=key)
         self._last = envelopes[-1]
         return envelopes
 
-    def _delay(self, step: Step) -> float:
+    def _delay(self, move: Move) -> float:
         can = self._bench.capabilities.delay is not None
-        return self._bench.times.delay if step.is_delayed and can else 0.0
+        return self._bench.times.delay if move.is_delayed and can else 0.0
 
 
 class _Session:
