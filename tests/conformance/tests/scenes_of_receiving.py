@@ -221,6 +221,16 @@ def an_event_overtakes_one_that_was_sent_before(*, honest: bool) -> Script:
 
 
 @scene(promise.ORDER_IS_KEPT)
+def an_event_overtakes_one_of_a_transaction_that_committed_before(*, honest: bool) -> Script:
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(1, ordering_key="k"),)))
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    script.send(event(2, ordering_key="k"))
+    script.receive(event(1 if honest else 2, ordering_key="k"))
+    return script
+
+
+@scene(promise.ORDER_IS_KEPT)
 def an_event_comes_while_another_of_its_key_is_held(*, honest: bool) -> Script:
     """Send them in a transaction, where the place of an event in its line is not known."""
     script = Script()

@@ -194,6 +194,16 @@ def an_event_that_is_twice_in_a_transaction_comes_twice(*, honest: bool) -> Scri
 
 
 @scene(promise.JOINS_THE_TRANSACTION)
+def an_event_comes_after_a_commit_that_failed(*, honest: bool) -> Script:
+    script = Script()
+    script.call(history.SendBound(transaction=1, envelopes=(event(),)))
+    op = script.begin(history.EndTransaction(transaction=1, way="commit", how="" if honest else "fail"))
+    script.end(op, end="done" if honest else "refused", error="" if honest else "CommitFailedError")
+    script.receive(event())
+    return script
+
+
+@scene(promise.JOINS_THE_TRANSACTION)
 def an_event_comes_after_a_rollback(*, honest: bool) -> Script:
     script = Script()
     script.call(history.SendBound(transaction=1, envelopes=(event(),)))

@@ -213,7 +213,7 @@ class Script:
     # --- the verdict ---
 
     def violations(self) -> list[Violation]:
-        return check(self.records, self.capabilities)
+        return check(self.records, self.capabilities, knows_faults=True)
 
     def broken(self) -> set[str]:
         """Return the ids of the promises that the checker says are broken."""

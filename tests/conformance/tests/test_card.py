@@ -55,7 +55,7 @@ def test_what_random_histories_found_is_shown_as_its_recorded_calls() -> None:
         line(found("broken", CORE.id, program="state = M()", history=history)).failures[0] for history in (records, ())
     )
 
-    assert (shown.program, shown.shrunk) == ("worker 1: open()  # never ended", True)
+    assert (shown.program, shown.shrunk) == ("worker 1: open()  # still running at the end of this history", True)
     assert (unrecorded.program, unrecorded.shrunk) == ("state = M()", True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 
 from relevo import Ack, Capabilities, Envelope, Nack, Note, Stats, SystemClock, Unreadable
@@ -481,6 +482,55 @@ def test_what_an_application_does_with_its_session_after_the_transport_was_close
     script.close()
     script.call(history.EndTransaction(transaction=1, way="commit"))
     script.ack(*script.receive(event(), worker="b"), worker="b")
+    script.drain()
+
+    assert script.violations() == []
+
+
+def test_a_lease_that_begins_after_the_clock_was_set_back_is_as_long_as_any() -> None:
+    script = Script()
+    one = sent(script)
+    script.wait(-600.0)
+    script.receive(one)
+    script.wait(2 * LEASE)
+
+    script.ack(*script.receive(one, attempt=2, lost_leases=1))
+    script.drain()
+
+    assert script.violations() == []
+
+
+def test_where_delays_are_rounded_up_an_earlier_queue_may_be_passed_over_for_as_long() -> None:
+    coarse = Script(attrs.evolve(EVERYTHING, delay=10.0))
+    late, other = event(1, queue="q"), event(2, queue="r")
+    coarse.call(history.Send(envelopes=(late,), delay=2.0))
+    coarse.send(other)
+    coarse.wait(5.0)
+
+    coarse.receive(other, queues=("q", "r"))
+
+    assert coarse.violations() == []
+
+
+def test_a_refusal_needs_no_reason_where_faults_are_not_recorded() -> None:
+    script = Script()
+    script.setup("q")
+    op = script.begin(history.Send(envelopes=(event(),)))
+    script.end(op, end="refused", error="TransportUnavailableError")
+
+    assert check(script.records, EVERYTHING) == []
+    assert script.broken() == {promise.SENT_IS_RECEIVED.id}
+
+
+def test_what_commits_late_is_not_earlier_than_what_was_sent_meanwhile() -> None:
+    script = Script()
+    first, second = event(1, ordering_key="k"), event(2, ordering_key="k")
+    script.call(history.SendBound(transaction=1, envelopes=(first,)))
+    script.send(second)
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+
+    for one in (second, first):
+        script.ack(*script.receive(one))
     script.drain()
 
     assert script.violations() == []

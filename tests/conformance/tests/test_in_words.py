@@ -63,7 +63,7 @@ def test_a_call_that_failed_or_never_ended_says_so() -> None:
     script.send(event(1), end="unknown", error="SendError")
     script.records.pop()
 
-    assert in_words(script.records).endswith("# never ended")
+    assert in_words(script.records).endswith("# still running at the end of this history")
 
 
 def test_the_time_that_passed_is_told_if_it_is_long() -> None:
@@ -97,3 +97,23 @@ def test_what_decides_about_the_place_of_an_event_is_told() -> None:
 
     assert "'e1' in 'q', urgency 'high'" in told
     assert "'e2' in 'q', ordering key 'k'" in told
+
+
+def test_the_calls_on_an_event_that_is_named_are_shown_whenever_they_were() -> None:
+    script = Script()
+    script.setup("q")
+    script.send(event(100))
+    for number in range(20):
+        script.send(event(number))
+    script.receive(event(100))
+
+    shown = in_words(script.records, about="""the event 'e100' in "q" was handed out twice (call 2)""", most=2)
+
+    lines = shown.splitlines()
+    assert [line.partition("(")[0] for line in lines] == [
+        "# … 1 calls before",
+        "a: send",
+        "# … 19 calls before",
+        *["a: send", "a: receive"],
+    ]
+    assert "# call 2" in lines[1]

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from relevo import Transport
 from relevo.errors import SendError, TransportUnavailableError
-from relevo_conformance import Harness
+from relevo_conformance import Harness, orm
 from relevo_conformance.fault import Countdown, Fault
 from relevo_conformance.orm import ConnectionTransaction, OrmTransaction
 from relevo_memory._store import MemoryStore
@@ -90,8 +90,11 @@ class MemoryHarness(Harness):
 
     @contextmanager
     def session(self) -> Iterator[OrmTransaction]:
-        with Session(self.engine) as session:
-            yield OrmTransaction(session)
+        with self.engine.connect() as connection:
+            orm.prepare(connection)
+            connection.commit()
+            with Session(connection) as session:
+                yield OrmTransaction(session)
 
     @contextmanager
     def connection(self) -> Iterator[ConnectionTransaction]:

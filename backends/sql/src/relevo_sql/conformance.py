@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from relevo import Transport, masked_url
 from relevo.errors import ConfigurationError
-from relevo_conformance import Harness, Transaction
+from relevo_conformance import Harness, Transaction, orm
 from relevo_conformance.fault import Fault, engine
 from relevo_conformance.orm import ConnectionTransaction, OrmTransaction
 from relevo_sql._options import SqlOptions
@@ -51,6 +51,8 @@ class SqlHarness(Harness):
         self._directory = Path(tempfile.mkdtemp(prefix="relevo-sql-", dir=_in_memory()))
         self.url = type(self).options.get("url") or f"sqlite:///{self._directory}/events.db"
         self.engine = application_engine(self.url)
+        with self.engine.begin() as connection:
+            orm.prepare(connection)
 
     def open(self) -> Transport:
         return SqlTransport.open(SqlOptions(url=self.url), name="sql", clock=self.clock)
@@ -70,6 +72,8 @@ class SqlHarness(Harness):
             connection.exec_driver_sql("PRAGMA ignore_check_constraints = 0")
 
     def close(self) -> None:
+        with self.engine.begin() as connection:
+            orm.clean_up(connection)
         self.engine.dispose()
         shutil.rmtree(self._directory)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +15,9 @@ from relevo_conformance import history
 MOST = 40
 """Lines that are shown; of a longer history the last ones, since they show what is broken."""
 
+_EVENT = re.compile(r"the (?:event|bytes) (b?'[^']+)' in")
+_CALL = re.compile(r"\(call (\d+)\)")
+
 _COMMENT = "# "
 _LONG = 1.0
 """The shortest time in seconds between two records that is shown."""
@@ -23,15 +26,34 @@ _LONGEST, _FEW = 70, 4
 """The number of characters of a value, and of items of a list, that are shown."""
 
 
-def in_words(records: Iterable[history.Record], *, most: int = MOST) -> str:
-    """Return the calls of *records* as lines, each with its end, without calls of the harness."""
-    alike = [(line, len(list(same))) for line, same in groupby(_lines(tuple(records)))]
-    lines = [line if times == 1 else f"{line}  # {times} times" for line, times in alike[-most:]]
-    left_out = sum(times for line, times in alike[:-most] if not line.startswith(_COMMENT))
-    return "\n".join([f"{_COMMENT}… {left_out} calls before", *lines] if left_out else lines)
+def in_words(records: Iterable[history.Record], *, about: str = "", most: int = MOST) -> str:
+    """
+    Return the calls of *records* as lines, each with its end, without calls of the harness.
+
+    Args:
+        records: The history.
+
+        about: What it shows: the calls on the events that this text names are shown too if they are before the last
+            ones, and the calls whose numbers it gives have them.
+
+        most: The number of lines at the end that are shown.
+    """
+    named = _EVENT.findall(about)
+    numbers = {int(number) for number in _CALL.findall(about)}
+    lines = [(line, len(list(same))) for line, same in groupby(_lines(tuple(records), numbers))]
+    shown, left_out = [], 0
+    for place, (line, times) in enumerate(lines):
+        if place < len(lines) - most and not any(name in line for name in named):
+            left_out += 0 if line.startswith(_COMMENT) else times
+            continue
+        if left_out:
+            shown.append(f"{_COMMENT}… {left_out} calls before")
+            left_out = 0
+        shown.append(line if times == 1 else f"{line}  # {times} times")
+    return "\n".join(shown)
 
 
-def _lines(records: tuple[history.Record, ...]) -> Iterator[str]:
+def _lines(records: tuple[history.Record, ...], numbers: Collection[int]) -> Iterator[str]:
     """Yield a line for each call, and one for each time that passed between two records."""
     ends = {record.op: record for record in records if isinstance(record, history.Returned)}
     for before, record in zip((None, *records), records, strict=False):
@@ -41,20 +63,21 @@ def _lines(records: tuple[history.Record, ...]) -> Iterator[str]:
         elif passed < 0.0:
             yield f"{_COMMENT}the clock is set {-passed:g} s back"
         if isinstance(record, history.Invoked):
-            yield _line(record, ends.get(record.op))
+            yield _line(record, ends.get(record.op), is_numbered=record.op in numbers)
 
 
-def _line(began: history.Invoked, ended: history.Returned | None) -> str:
+def _line(began: history.Invoked, ended: history.Returned | None, *, is_numbered: bool) -> str:
     call = began.call
     verb = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(call).__name__).lower()
     given = ", ".join(f"{name}={_phrase(value)}" for name, value in _fields(call).items())
     if ended is None:
-        how = "never ended"
+        how = "still running at the end of this history"
     elif ended.end != "done":
         how = f"{ended.end}: {ended.error}".removesuffix(": ")
     else:
         how = "" if ended.value is None else ", ".join(_phrase(value) for value in _fields(ended.value).values())
-    return f"{began.worker}: {verb}({given})" + (f"  # {how}" if how else "")
+    remarks = [f"call {began.op}"] * is_numbered + [how] * bool(how)
+    return f"{began.worker}: {verb}({given})" + (f"  # {': '.join(remarks)}" if remarks else "")
 
 
 def _fields(value: Any) -> Mapping[str, object]:

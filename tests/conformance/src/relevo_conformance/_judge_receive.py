@@ -10,7 +10,7 @@ import attrs
 from relevo import Action, Counters, Envelope, State, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import Holder, Operation, World
-from relevo_conformance.model import PENDING, Copy, Situation, missing_headers
+from relevo_conformance.model import PENDING, Copy, Situation, is_pending, missing_headers
 from relevo_conformance.promise import Promise
 
 _TIME_TOLERANCE = 1.0
@@ -120,10 +120,10 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         # If an event was sent several times: a copy with this time, and of these one that must be there.
         timely = [copy for copy, _, _ in fitting if not _mistimed(world, copy, handed)]
         alike = timely or [copy for copy, _, _ in fitting]
-        copy = min(alike, key=lambda one: not one.surely(_is_pending))
+        copy = min(alike, key=lambda one: not one.surely(is_pending))
         world.swap(copy, alike)
         copy.become(
-            _held(one, handed, _from_the_hand_over(lease, operation.began, _ready_since(world, copy, old)))
+            _held(one, handed, _from_the_hand_over(lease, operation.began, _ready_since(world, old)))
             for other, one, old in fitting
             if other is copy
         )
@@ -148,19 +148,17 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
     return copy
 
 
-def _is_pending(one: Situation) -> bool:
-    return one.state in PENDING
-
-
-def _ready_since(world: World, copy: Copy, before: Situation) -> float:
-    """Return the earliest time at which *copy* can have become ready."""
+def _ready_since(world: World, before: Situation) -> float:
+    """Return the earliest time at which the event can have become ready; minus infinity if that is not known."""
+    if world.set_back:
+        return -inf
     match before.state:
         case State.SCHEDULED:
             return before.due - world.slack
         case State.LEASED if not before.adrift:
             return before.until - world.slack
         case _:
-            return copy.sent[0]
+            return -inf
 
 
 def _from_the_hand_over(lease: Lease, began: float, ready: float) -> Lease:
@@ -335,20 +333,22 @@ def _judge_order(world: World, operation: Operation, copy: Copy) -> None:
     """Check that no earlier event of the same key is unfinished, and that none is held."""
     if world.capabilities.order != "per key" or not isinstance(copy.event, Envelope) or copy.event.ordering_key is None:
         return
-    is_later = True
     for other in world.copies:
-        if other is copy:
-            is_later = False
-        elif _has_the_same_key(copy, other):
-            if _is_held(world, operation, other):
-                world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} came while {other}, of its key, was held")
-                return
-            earlier = (
-                is_later and copy.in_line and other.in_line and (other.op == copy.op or other.op not in copy.beside)
-            )
-            if earlier and other.surely(lambda one: one.state in PENDING):
-                world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} overtook {other}, which has the same key")
-                return
+        if other is copy or not _has_the_same_key(copy, other):
+            continue
+        if _is_held(world, other):
+            world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} came while {other}, of its key, was held")
+            return
+        if _is_earlier(other, copy) and other.surely(is_pending):
+            world.report(promise.ORDER_IS_KEPT, operation.op, f"{copy} overtook {other}, which has the same key")
+            return
+
+
+def _is_earlier(other: Copy, copy: Copy) -> bool:
+    """Return whether *other* was surely sent before *copy*, of the same key."""
+    if not (copy.in_line and other.in_line) or (other.placed, other.number) > (copy.placed, copy.number):
+        return False
+    return other.placed == copy.placed or other.placed not in copy.beside
 
 
 def _has_the_same_key(copy: Copy, other: Copy) -> bool:
@@ -359,7 +359,7 @@ def _has_the_same_key(copy: Copy, other: Copy) -> bool:
     return theirs == (copy.queue, copy.event.queue, copy.event.ordering_key)
 
 
-def _is_held(world: World, operation: Operation, copy: Copy) -> bool:
+def _is_held(world: World, copy: Copy) -> bool:
     """Return whether *copy* was surely held all the while."""
     return all(
         one.holder is not None and one.surely_held(one.holder, world.last, world.slack) and not one.tags
@@ -377,7 +377,7 @@ def _judge_preference(
     given = [copy for one in handed_out for copy in world.same(one.queue, one.event)]
     for copy in world.copies:
         passed_over = copy.queue in call.queues[:last] and copy not in given and not _has_key(copy)
-        if passed_over and copy.surely(lambda one: _waits(one, operation.began - world.slack)):
+        if passed_over and copy.surely(lambda one: _waits(one, _surely_due(world, operation))):
             what = f'{copy} was left waiting while events of "{call.queues[last]}" were handed out'
             world.report(promise.PREFERENCE_IS_KEPT, operation.op, what)
             return
@@ -401,10 +401,14 @@ def _note_overlooked(world: World, operation: Operation, call: history.Receive, 
     patient = returned.at - operation.began >= world.patience
     if came or not patient or call.limit < 1 or world.broken:
         return
-    ready_at = operation.began - world.slack - _TIME_TOLERANCE - (world.capabilities.delay or 0.0)
     for copy in _waiting(world):
-        if copy.queue in call.queues and copy.surely(lambda one: _waits(one, ready_at)):
+        if copy.queue in call.queues and copy.surely(lambda one: _waits(one, _surely_due(world, operation))):
             copy.overlooked = operation.op
+
+
+def _surely_due(world: World, operation: Operation) -> float:
+    """Return the time up to which what is due was surely ready when *operation* began: delays may be rounded up."""
+    return operation.began - world.slack - _TIME_TOLERANCE - (world.capabilities.delay or 0.0)
 
 
 def _judge_found(world: World, operation: Operation, copy: Copy) -> None:

@@ -9,7 +9,7 @@ import attrs
 from relevo import Action, Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import World
-from relevo_conformance.model import PENDING, Copy, Situation
+from relevo_conformance.model import Copy, Situation, is_pending
 from relevo_conformance.promise import PROMISES, Promise
 
 NEVER_JUDGED = frozenset(
@@ -79,13 +79,9 @@ def unaccounted(world: World) -> Iterator[Unaccounted]:
     if world.drained:
         return
     for copy in world.copies:
-        if copy.maybe(_is_pending) and not copy.maybe(lambda one: one.state is None):
+        if copy.maybe(is_pending) and not copy.maybe(lambda one: one.state is None):
             situations = dict.fromkeys(_whereabouts(world, copy, one) for one in copy.possible)
             yield Unaccounted(event=copy.event, queue=copy.queue, name=str(copy), situation=", or ".join(situations))
-
-
-def _is_pending(one: Situation) -> bool:
-    return one.state in PENDING
 
 
 def _whereabouts(world: World, copy: Copy, one: Situation) -> str:

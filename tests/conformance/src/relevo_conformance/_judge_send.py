@@ -10,7 +10,7 @@ import attrs
 from relevo import Capabilities, Envelope, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import Bound, Operation, World
-from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival
+from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival, is_pending
 from relevo_conformance.promise import Promise
 
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
@@ -23,20 +23,20 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
     due = operation.began + call.delay if call.delay else None
     for position, envelope in enumerate(call.envelopes):
         copy = world.add(operation, envelope.queue, envelope, [absent(promise.SEND_TELLS_APART)])
-        if _is_new(world, copy):
+        if _may_arrive(world, copy):
             copy.in_line = due is None and not copy.doubtful
             copy.branch((operation.op, position), arrival(due))
             operation.positions[position] = copy
 
 
-def _is_new(world: World, copy: Copy) -> bool:
-    """Return whether *copy*, which is being sent, may become an event of its own: the same one may be there."""
+def _may_arrive(world: World, copy: Copy) -> bool:
+    """Return whether *copy*, which is being sent, may become an event of its own; mark it if the same one is there."""
     others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
-    if world.capabilities.dedupe and any(other.surely(_is_alive) for other in others):
+    if world.capabilities.dedupe and any(other.surely(is_pending) for other in others):
         copy.become([absent(promise.RESENT_IS_ONE)])
         copy.doubtful = True
         return False
-    maybe_kept = [other for other in others if other.maybe(_is_alive)]
+    maybe_kept = [other for other in others if other.maybe(is_pending)]
     for other in maybe_kept if world.capabilities.dedupe else ():
         other.doubtful = True  # an event that is handed out may be this one
     copy.doubtful = bool(maybe_kept)
@@ -59,7 +59,7 @@ def send_ended(world: World, operation: Operation, call: history.Send, returned:
     provoked = operation.worker in world.broken or _is_too_large(world.capabilities, call)
     provoked = provoked or any(envelope.queue not in world.queues for envelope in call.envelopes)
     provoked = provoked or any(map(_is_no_text, call.envelopes))
-    if returned.error in _REFUSALS and not provoked:
+    if returned.error in _REFUSALS and not provoked and world.knows_faults:
         world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send was refused without a reason: {returned.error}")
 
 
@@ -128,7 +128,7 @@ def bound_ended(world: World, operation: Operation, call: history.SendBound, ret
         copy.in_line = False
         due = operation.began + call.delay if call.delay else None
         savepoints = tuple(world.savepoints[call.transaction])
-        world.transactions[call.transaction].append(Bound(copy, due, savepoints, call.number))
+        world.transactions[call.transaction].append(Bound(copy, due, savepoints, call.number, call.kind))
 
 
 def make_began(world: World, operation: Operation, call: history.Make) -> None:
@@ -172,8 +172,11 @@ def transaction_end_began(world: World, operation: Operation, call: history.EndT
     for position, one in enumerate(bound):
         if world.capabilities.dedupe and one.copy.identity in arriving:
             one.copy.become([absent(promise.RESENT_IS_ONE)])  # the earlier one of the transaction stays
-        elif _is_new(world, one.copy):
+        elif _may_arrive(world, one.copy):
             arriving.add(one.copy.identity)
+            # What is sent on a connection is written at once, and its place is that of the send or of the commit.
+            one.copy.in_line = one.due is None and not one.copy.doubtful and one.kind == "session"
+            one.copy.placed, one.copy.beside = operation.op, frozenset(world.flying) - {operation.op}
             one.copy.branch((operation.op, position), arrival(one.due))
             operation.positions[position] = one.copy
 
@@ -189,8 +192,10 @@ def transaction_ended(
     """Accept the result that the commit reports."""
     for position, copy in operation.positions.items():
         copy.sent = (copy.sent[0], returned.at)
-        happened = True if returned.end == "done" and not copy.doubtful else None
+        happened = {"done": None if copy.doubtful else True, "refused": False}.get(returned.end)
         copy.resolve((operation.op, position), happened=happened)
+        if happened is False:
+            copy.become(attrs.evolve(one, why=promise.JOINS_THE_TRANSACTION) for one in copy.possible)
 
 
 def _fates(call: history.Send, returned: history.Returned) -> tuple[history.Fate, ...]:
@@ -227,10 +232,6 @@ def _is_no_text(envelope: Envelope) -> bool:
     own = (envelope.id, envelope.source, envelope.name, envelope.ordering_key or "")
     texts = (*own, *envelope.headers, *envelope.headers.values())
     return any(map(_NO_TEXT.search, texts))
-
-
-def _is_alive(one: Situation) -> bool:
-    return one.state in PENDING
 
 
 def _is_absent(one: Situation) -> bool:

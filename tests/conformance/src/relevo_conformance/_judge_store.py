@@ -12,7 +12,7 @@ from relevo_conformance import history, promise
 from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end
 from relevo_conformance._world import Operation, Walk, World
-from relevo_conformance.model import PENDING, Change, Copy, Situation, Tag, missing_headers
+from relevo_conformance.model import PENDING, Change, Copy, Situation, Tag, is_pending, missing_headers
 from relevo_conformance.promise import Promise
 
 _AGE_TOLERANCE = 1.0
@@ -269,7 +269,7 @@ def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
         # Another copy of the event is unfinished: that one stays, and this one is removed where events are compared.
         gone = [attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible]
         is_sure = world.capabilities.dedupe and not operation.overlapped and not world.broken
-        is_sure = is_sure and any(other.surely(_is_pending) for other in others)
+        is_sure = is_sure and any(other.surely(is_pending) for other in others)
         copy.become(gone if is_sure else (*copy.possible, *gone))
 
 
@@ -348,7 +348,7 @@ def find_ended(world: World, operation: Operation, call: history.Find, returned:
             )
     for queue in {copy.queue for copy in meant}:
         here = [copy for copy in meant if copy.queue == queue]
-        least, most = sum(copy.surely(_is_pending) for copy in here), sum(copy.maybe(_is_pending) for copy in here)
+        least, most = sum(copy.surely(is_pending) for copy in here), sum(copy.maybe(is_pending) for copy in here)
         number = sum(event.queue == queue for event in returned.value.events)
         if not least <= number <= most:
             what = f'{call.event_id!r} is found {number} times in "{queue}", not {least}'
@@ -489,7 +489,7 @@ def drain_ended(world: World, operation: Operation, call: history.Drain, returne
     if returned.end != "done":
         return
     for copy in world.copies:
-        if copy.surely(_is_pending):
+        if copy.surely(is_pending):
             world.report(_missed(copy), operation.op, f"{copy} was never handed out: it is {copy.possible[0].state}")
         elif must_come(world, copy):
             what = f"{copy} may be dead, but is not listed, and was never handed out either"
@@ -501,12 +501,8 @@ def drain_ended(world: World, operation: Operation, call: history.Drain, returne
 def must_come(world: World, copy: Copy) -> bool:
     """Return whether *copy* must still be handed out, since it can be nowhere else."""
     if copy.number not in world.unlisted:
-        return copy.surely(_is_pending)
-    return copy.maybe(_is_pending) and copy.surely(lambda one: _is_pending(one) or _is_dead(one))
-
-
-def _is_pending(one: Situation) -> bool:
-    return one.state in PENDING
+        return copy.surely(is_pending)
+    return copy.maybe(is_pending) and copy.surely(lambda one: is_pending(one) or _is_dead(one))
 
 
 def _missed(copy: Copy) -> Promise:

@@ -18,7 +18,8 @@ from relevo import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Envelope, Lost, Nack, 
 from relevo_conformance import _step as do
 from relevo_conformance._cover import combos, cover
 from relevo_conformance._play import DAY, Play
-from relevo_conformance.harness import Harness
+from relevo_conformance.bench import Bench
+from relevo_conformance.harness import Harness, HookMissing
 from relevo_conformance.profile import Profile
 
 Needs = Callable[[Harness], bool]
@@ -51,6 +52,10 @@ def _in_a_session(harness: Harness) -> bool:
 
 def _raw(harness: Harness) -> bool:
     return harness.has("put_raw")
+
+
+def _raw_with_headers(harness: Harness) -> bool:
+    return _raw(harness) and harness.takes_headers
 
 
 def _of_bytes(number: int) -> Needs:
@@ -335,7 +340,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level(_FOREIGN[0], do.put_by_a_stranger(), _raw),
         Level(_FOREIGN[1], do.put_by_a_stranger(size=300_000), _raw),
         Level(_FOREIGN[2], do.put_by_a_stranger(times=2), _raw),
-        Level(_FOREIGN[3], do.put_by_a_stranger(headers={"Kind": "foreign "}), _raw),
+        Level(_FOREIGN[3], do.put_by_a_stranger(headers={"Kind": "foreign "}), _raw_with_headers),
     ),
     "delay": (
         Level("no delay", 0.0),
@@ -450,9 +455,18 @@ def rows(harness: Harness, profile: Profile, rng: Random) -> Iterator[Row]:
         yield from islice(cover(factors, strength=3, of=DANGEROUS, fits=fits, rng=rng), profile.triples)
 
 
-def has_foreign_headers(row: Row) -> bool:
-    """Return whether *row* begins with foreign bytes with headers."""
-    return row["origin"].words == _FOREIGN[3]
+def try_foreign_headers(harness: Harness) -> None:
+    """Record in *harness* whether it can put foreign bytes with headers into its store."""
+    if not harness.has("put_raw"):
+        return
+    bench = Bench(harness)  # not as a context: what becomes of these bytes is tested elsewhere
+    try:
+        bench.worker()
+        bench.raw(headers={"Kind": "foreign"})
+    except HookMissing:
+        harness.takes_headers = False
+    finally:
+        bench.clean_up()
 
 
 def pairs_of(row: Row) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,19 @@ LONGEST = 14
 _PLACES = 2
 """The number of queues, of relays and of sessions."""
 
-Verb = Literal["send", "send outside", "savepoint", "release", "undo", "commit", "rollback", "close", "receive", "wait"]
+Verb = Literal[
+    "send",
+    "send outside",
+    "savepoint",
+    "release",
+    "undo",
+    "commit",
+    "rollback",
+    "close",
+    "fail",
+    "receive",
+    "wait",
+]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
 
@@ -67,9 +79,10 @@ def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Move]]:
 
 def nestings(most: int) -> Iterator[Sequence[Move]]:
     """
-    Yield a program for each way to begin and end at most *most* savepoints in one transaction.
+    Yield a program for each way to begin and end at most *most* savepoints in one transaction, or to leave them open.
 
-    It sends before and after each move, so each event shows what became of its place. Then it uses the session again.
+    It sends before and after each move, so the events that are delivered show which parts were committed. Then it uses
+    the session again.
     """
     send = Move(verb="send")
     again = [send, Move(verb="rollback"), send, Move(verb="commit")]
@@ -80,8 +93,8 @@ def nestings(most: int) -> Iterator[Sequence[Move]]:
 
 
 def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Move]]:
-    """Yield the moves that begin *number* savepoints, and end these and the *open_* ones, in each order and way."""
-    if not number and not open_:
+    """Yield the moves that begin *number* savepoints, and end some of these and of the *open_* ones, in each way."""
+    if not number:
         yield ()
     if number:
         yield from ((Move(verb="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
@@ -162,20 +175,19 @@ class _Session:
             case "release" | "undo" if self._savepoints:
                 self._savepoints.pop()("commit" if verb == "release" else "rollback")
             case "commit":
-                self._end("commit")
                 self.current.commit()
-                self.current = self.current.again()
+                self._go_on()
             case "rollback":
-                self._end("rollback")
                 self.current.rollback()
-                self.current = self.current.again()
-            case "close":
-                self._end("rollback")
-                if self.current.close():
-                    self.current = self.current.again()
+                self._go_on()
+            case "close" if self.current.close():
+                self._go_on()
+            case "fail" if self.current.commit_that_fails():
+                self._go_on()
             case _:
                 pass
 
-    def _end(self, way: history.Way) -> None:
-        while self._savepoints:
-            self._savepoints.pop()(way)
+    def _go_on(self) -> None:
+        """Begin the next transaction; savepoints that were still open have ended with the last one."""
+        self._savepoints.clear()
+        self.current = self.current.again()

@@ -97,6 +97,9 @@ class Bound:
     number: int
     """That of the send in the transaction."""
 
+    kind: history.Kind
+    """What the transaction is one of."""
+
 
 @attrs.frozen(eq=False, kw_only=True)
 class Walk:
@@ -123,6 +126,9 @@ class World:
     slack: float
     patience: float = PATIENCE
     overtime: float = OVERTIME
+    knows_faults: bool = False
+    """Whether each fault of the store is recorded, so that a send which is refused for no reason is a mistake."""
+
     copies: list[Copy] = attrs.field(factory=list)
     holders: dict[int, Holder] = attrs.field(factory=dict)
     refs: dict[str, Copy] = attrs.field(factory=dict)
@@ -161,9 +167,7 @@ class World:
     transactions: defaultdict[int, list[Bound]] = attrs.field(factory=lambda: defaultdict(list))
     """By transaction: each event that was sent in it and not rolled back."""
 
-    sends: defaultdict[int, dict[int, Literal["bound", "made", "undone"]]] = attrs.field(
-        factory=lambda: defaultdict(dict)
-    )
+    sends: defaultdict[int, dict[int, Literal["made", "undone"]]] = attrs.field(factory=lambda: defaultdict(dict))
     """By transaction and number of each send in it: what became of it."""
 
     doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
@@ -217,6 +221,7 @@ class World:
             queue=queue,
             event=event,
             op=operation.op,
+            placed=operation.op,
             sent=(operation.began, operation.began),
             possible=tuple(possible),
             beside=frozenset(self.flying) - {operation.op},
@@ -334,6 +339,7 @@ class World:
             queue=original.queue,
             event=original.event,
             op=original.op,
+            placed=original.placed,
             sent=original.sent,
             possible=(absent(promise.ACK_IS_FINAL), *(attrs.evolve(one, tags=frozenset()) for one in situations)),
             enqueued_at=original.enqueued_at,

@@ -233,7 +233,7 @@ def _failure(finding: Finding, promise: Promise) -> Counterexample:
     return Counterexample(
         test=finding.test,
         what=finding.what,
-        program=in_words(history) or finding.program,
+        program=in_words(history, about=finding.what) or finding.program,
         shrunk=bool(finding.program),
         history=history,
         reproduced=finding.reproduced,

@@ -21,7 +21,12 @@ __all__ = ["SENT_GRACE", "Judge", "Unaccounted", "Violation", "check", "unaccoun
 
 
 def check(
-    records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002, patience: float = PATIENCE
+    records: Iterable[Record],
+    capabilities: Capabilities,
+    *,
+    slack: float = 0.002,
+    patience: float = PATIENCE,
+    knows_faults: bool = False,
 ) -> list[Violation]:
     """
     Return the violations in *records* for a transport with *capabilities*.
@@ -38,10 +43,14 @@ def check(
 
         patience: Seconds within which a receive must find a ready event.
 
+        knows_faults: Whether *records* contain each fault of the store, as those of the suite do. Then a send that is
+            refused without one is a violation.
+
     Raises:
         ValueError: One of them ends a call that had not begun.
     """
-    return list(Judge(capabilities, slack=slack, patience=patience).feed_all(records).violations)
+    judge = Judge(capabilities, slack=slack, patience=patience, knows_faults=knows_faults)
+    return list(judge.feed_all(records).violations)
 
 
 def unaccounted(records: Iterable[Record], capabilities: Capabilities, *, slack: float = 0.002) -> list[Unaccounted]:
@@ -73,8 +82,9 @@ class Judge:
         slack: float = 0.002,
         patience: float = PATIENCE,
         overtime: float = OVERTIME,
+        knows_faults: bool = False,
     ) -> None:
-        self.world = World(capabilities, slack, patience, overtime)
+        self.world = World(capabilities, slack, patience, overtime, knows_faults)
 
     @property
     def violations(self) -> Sequence[Violation]:

@@ -419,7 +419,7 @@ def _report_violations(
     if len(left) > _LISTED:
         console.print(f"      and {_number(left[_LISTED:], 'more event')}")
     if violations:
-        verdict, code = f"{len(records)} records on {kind}: {len(violations)} promises broken", EXIT_BROKEN
+        verdict, code = f"{len(records)} records on {kind}: {_number(violations, 'violation')}", EXIT_BROKEN
     elif unknown:
         verdict, code = unknown, EXIT_UNKNOWN
     else:
@@ -524,7 +524,8 @@ def _shortened(failure: Counterexample, promise: str, again: _Again) -> Countere
     records = again.shortest(promise, failure.history)
     if records is failure.history or not again.breaks(promise, records):
         return failure
-    return attrs.evolve(failure, history=records, what=again.violation(records), program=in_words(records))
+    what = again.violation(records)
+    return attrs.evolve(failure, history=records, what=what, program=in_words(records, about=what))
 
 
 def _can_be_written(folder: Path, file: Path | None, option: str) -> None:

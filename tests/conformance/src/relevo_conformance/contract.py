@@ -221,26 +221,26 @@ class Contract:
             BrokenPromiseError: A promise was broken.
         """
 
-        def breaks(case: Case) -> bool:
+        def broken_by(case: Case) -> BrokenPromiseError | None:
             try:
                 act(case)
             except BrokenPromiseError as another:
-                return another.violations[0].promise == broken
+                return another if another.violations[0].promise == broken else None
             except Exception:  # noqa: BLE001 - another case, which proves nothing
-                return False
-            return False
+                return None
+            return None
 
         try:
             act(case)
         except BrokenPromiseError as error:
-            broken = error.violations[0].promise
+            found, broken = error, error.violations[0].promise
             if self.harness.fake and (self.phases is None or Phase.shrink in self.phases):
                 for leave_out in simpler:
                     shorter = leave_out(case)
-                    if shorter != case and breaks(shorter):
+                    if shorter != case and broken_by(shorter) is not None:
                         case = shorter
-                breaks(case)  # so that its history is the last one
-            raise error.of(in_words(case)) from error
+                found = broken_by(case) or error  # so that its history is the last one
+            raise found.of(in_words(case)) from error
 
     def bench(self, *, queues: int = 1) -> Bench:
         """Return the bench of one scenario."""

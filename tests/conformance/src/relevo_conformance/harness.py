@@ -130,6 +130,7 @@ def judge_of(harness: type[Harness], capabilities: Capabilities, clock: Clock) -
         slack=harness.slack,
         patience=patience_of(harness, clock),
         overtime=max(OVERTIME, harness.call_timeout),
+        knows_faults=True,
     )
 
 
@@ -222,6 +223,9 @@ class Harness(ABC):
 
     clock: Clock
 
+    takes_headers = True
+    """Whether ``put_raw`` takes headers, as far as the suite has found out."""
+
     def __init__(self) -> None:
         self.clock = type(self).new_clock()
 
@@ -308,7 +312,9 @@ class Harness(ABC):
         """
         Begin a transaction on the store, which is rolled back at the end unless committed.
 
-        Needed where ``transactional`` is claimed.
+        Needed where ``transactional`` is claimed. Two may be open in one thread, and other calls come between: what is
+        sent must block nothing before the commit. Where it is written at once, and may block others, define
+        :meth:`connection` alone. It may be ended while savepoints are open, as databases allow it.
         """
         raise HookMissing("session")
 

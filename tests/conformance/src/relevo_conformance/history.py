@@ -207,6 +207,9 @@ class SendBound:
     kind: Kind = "session"
     """The hook of the harness that began the transaction."""
 
+    session: int = 0
+    """The number of its session, which other transactions may share; 0: it has one of its own."""
+
 
 @attrs.frozen(kw_only=True)
 class Make:
@@ -240,6 +243,10 @@ class EndTransaction:
 
     transaction: int
     way: Way
+    how: Literal["", "close", "fail"] = ""
+    """*close*: by a close of the session. *fail*: the commit is made to fail."""
+
+    session: int = 0
 
 
 @attrs.frozen

@@ -144,6 +144,11 @@ class Situation:
         return held and not self.adrift and now < self.until - slack
 
 
+def is_pending(one: Situation) -> bool:
+    """Return whether the event must still be handed out."""
+    return one.state in PENDING
+
+
 def absent(why: Promise) -> Situation:
     """Return the situation of an event that is not in the store; handing it out breaks *why*."""
     return Situation(state=None, why=why)
@@ -187,8 +192,11 @@ class Copy:
     in_line: bool = True
     """Whether its place in the order of its key is known; it is not for delayed, revived and extra copies."""
 
+    placed: int = -1
+    """The call that gave it its place in the order of its key: the send, or the commit."""
+
     beside: frozenset[int] = frozenset()
-    """The sends that were in flight when its own began; they are not earlier."""
+    """The calls that were in flight when that one began; they are not earlier."""
 
     revived: bool = False
 

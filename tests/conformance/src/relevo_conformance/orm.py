@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction,
 
 from relevo_conformance.harness import CommitFailedError
 
-__all__ = ["ConnectionTransaction", "OrmTransaction"]
+__all__ = ["ConnectionTransaction", "OrmTransaction", "clean_up", "prepare"]
 
 
 class _Model(DeclarativeBase):
@@ -24,6 +24,20 @@ class _Pending(_Model):
     __tablename__ = "conformance_pending"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def prepare(connection: Connection) -> None:
+    """Create the table of the objects that sessions flush, if it is missing; not in a transaction that is tested."""
+    _table().create(connection, checkfirst=True)
+
+
+def clean_up(connection: Connection) -> None:
+    """Drop the table that :func:`prepare` created."""
+    _table().drop(connection, checkfirst=True)
+
+
+def _table() -> Table:
+    return cast("Table", _Pending.__table__)
 
 
 @attrs.frozen
@@ -50,8 +64,11 @@ class OrmTransaction:
         return self.session.begin_nested()
 
     def add_pending(self) -> Callable[[], bool]:
-        """Add an object, which is written at the next flush; return a function that tells whether it was."""
-        cast("Table", _Pending.__table__).create(self.session.connection(), checkfirst=True)
+        """
+        Add an object, which is written at the next flush; return a function that tells whether it was.
+
+        Its table must be there: see :func:`prepare`.
+        """
         added = _Pending()
         self.session.add(added)
         return lambda: added.id is not None

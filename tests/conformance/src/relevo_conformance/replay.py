@@ -164,13 +164,12 @@ class _Player:
         self.recorder = self.bench.recorder = Recorder(harness, raising=False)
         self.workers: dict[str, RecordedWorker] = {}
         self.ended = {record.op: record for record in records if isinstance(record, history.Returned)}
-        self.last = self._last_of_transactions()
-        self.kinds: dict[int, history.Kind] = {
-            record.call.transaction: record.call.kind
-            for record in records
-            if isinstance(record, history.Invoked) and isinstance(record.call, history.SendBound)
-        }
-        self.transactions: dict[int, tuple[ExitStack, RecordedTransaction]] = {}
+        self.kinds, self.sessions = self._kinds_and_sessions()
+        self.last = self._last_of_sessions()
+        self.opened: dict[int, tuple[ExitStack, RecordedTransaction]] = {}
+        """By the number of a session: what closes it, and its last transaction."""
+
+        self.transactions: dict[int, RecordedTransaction] = {}
         self.savepoints: dict[tuple[int, int], Callable[[history.Way], None]] = {}
         self.faults: dict[str, ExitStack] = {}
         self.old_keys: dict[int, Key] = {}
@@ -180,9 +179,26 @@ class _Player:
         self._old_dead, self._new_dead = _Dead(), _Dead()
         self._came = True
 
-    def _last_of_transactions(self) -> dict[int, int]:
+    def _kinds_and_sessions(self) -> tuple[Mapping[int, history.Kind], Mapping[int, int]]:
+        """Return the kind and the session of each transaction."""
+        kinds: dict[int, history.Kind] = {}
+        sessions: dict[int, int] = {}
+        for record in self.records:
+            match record:
+                case history.Invoked(call=history.SendBound(transaction=number, kind=kind, session=session)):
+                    kinds[number] = kind
+                    sessions[number] = session or number
+                case history.Invoked(call=history.EndTransaction(transaction=number, session=session)):
+                    sessions[number] = session or number
+                case _:
+                    pass
+        return kinds, sessions
+
+    def _last_of_sessions(self) -> Mapping[int, int]:
+        """Return the last call in each session."""
         calls = (record for record in self.records if isinstance(record, history.Invoked))
-        return {call.transaction: record.op for record in calls if (call := _in_transaction(record.call)) is not None}
+        found = ((record.op, _in_transaction(record.call)) for record in calls)
+        return {self.sessions.get(call.transaction, call.transaction): op for op, call in found if call is not None}
 
     def play(self) -> None:
         """Run the whole history, and clean up."""
@@ -194,7 +210,7 @@ class _Player:
             for end in self.savepoints.values():
                 with suppress(Exception):  # a shortened history may end the transaction and not its savepoint
                     end("rollback")
-            for stack, _ in self.transactions.values():
+            for stack, _ in self.opened.values():
                 stack.close()
             self.bench.clean_up()
 
@@ -270,9 +286,9 @@ class _Player:
         if play is not None:
             play(self, record, record.call)
         call = _in_transaction(record.call)
-        if call is not None and self.last[call.transaction] == record.op:
-            stack, _ = self.transactions.pop(call.transaction, (ExitStack(), None))
-            stack.close()
+        session = None if call is None else self.sessions.get(call.transaction, call.transaction)
+        if session is not None and self.last[session] == record.op and session in self.opened:
+            self.opened.pop(session)[0].close()
 
     def open(self, record: history.Invoked, call: history.Open) -> None:
         self.worker(record.worker)
@@ -402,9 +418,12 @@ class _Player:
 
     def end_transaction(self, record: history.Invoked, call: history.EndTransaction) -> None:
         transaction = self._transaction(record, call.transaction)
-        if call.way == "commit":
+        if call.how == "fail":
+            if not transaction.commit_that_fails():
+                self.note(f"call {record.op} is skipped: a commit cannot be made to fail")
+        elif call.way == "commit":
             transaction.commit()
-        else:
+        elif call.how != "close" or not transaction.close():
             transaction.rollback()
 
     def drain(self, record: history.Invoked, call: history.Drain) -> None:
@@ -452,10 +471,16 @@ class _Player:
 
     def _transaction(self, record: history.Invoked, number: int) -> RecordedTransaction:
         if number not in self.transactions:
-            stack = ExitStack()
-            opened = stack.enter_context(self.worker(record.worker).transaction(self.kinds.get(number, "session")))
-            self.transactions[number] = stack, opened
-        return self.transactions[number][1]
+            session = self.sessions.get(number, number)
+            if session in self.opened:
+                stack, before = self.opened[session]
+                opened = before.again()
+            else:
+                stack = ExitStack()
+                opened = stack.enter_context(self.worker(record.worker).transaction(self.kinds.get(number, "session")))
+            self.opened[session] = stack, opened
+            self.transactions[number] = opened
+        return self.transactions[number]
 
 
 _InTransaction = history.SendBound | history.SetSavepoint | history.EndSavepoint | history.EndTransaction

@@ -115,7 +115,7 @@ def _print_failures(line: Line, console: Console) -> None:
         if failure.replay:
             console.print(Text(f"    again:   {failure.replay}"), soft_wrap=True)
     if more := len(failures[_SHOWN:]):
-        console.print(Text(f"\n  and {more} more tests; --report has them all", style="dim"))
+        console.print(Text(f"\n  and {more} more test{'s' * (more > 1)}; --report has them all", style="dim"))
 
 
 def _doubt(failure: Counterexample) -> str:

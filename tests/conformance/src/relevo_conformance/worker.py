@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
@@ -244,7 +244,8 @@ class RecordedWorker:
     def transaction(self, kind: history.Kind = "session") -> Iterator[RecordedTransaction]:
         """Begin a transaction of that *kind* on the store; it is rolled back at the end unless it was committed."""
         with self.recorder.enter(kind, getattr(self.recorder.harness, kind)) as transaction:
-            yield RecordedTransaction(self, transaction, next(self.recorder.transactions), kind)
+            number = next(self.recorder.transactions)
+            yield RecordedTransaction(self, transaction, number, kind, session=number)
 
     def note_bound(
         self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope], meanwhile: Callable[[], object]
@@ -345,11 +346,14 @@ class RecordedWorker:
 class RecordedTransaction:
     """A transaction of the application, recorded."""
 
-    def __init__(self, worker: RecordedWorker, transaction: Transaction, number: int, kind: history.Kind) -> None:
+    def __init__(
+        self, worker: RecordedWorker, transaction: Transaction, number: int, kind: history.Kind, *, session: int
+    ) -> None:
         self._worker = worker
         self._transaction = transaction
         self._number = number
-        self._kind = kind
+        self._kind: history.Kind = kind
+        self._session = session
         self._sends = self._savepoints = 0
 
     def send(
@@ -370,6 +374,7 @@ class RecordedTransaction:
             relay_to=relay_to,
             number=self._sends,
             kind=self._kind,
+            session=self._session,
         )
         self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile)
 
@@ -382,10 +387,10 @@ class RecordedTransaction:
         """Close its session, which rolls it back; return whether the harness can."""
         close: Callable[[], object] | None = getattr(self._transaction, "close", None)
         if close is not None:
-            self._end("rollback", close)
+            self._end("rollback", close, how="close")
         return close is not None
 
-    def commit_in_vain(self) -> bool:
+    def commit_that_fails(self) -> bool:
         """
         Commit it and have the database refuse, which rolls it back; return whether the harness can.
 
@@ -397,7 +402,7 @@ class RecordedTransaction:
             return False
         fail()
         try:
-            self.commit()
+            self._end("commit", self._transaction.commit, how="fail")
         except CommitFailedError:
             self._transaction.rollback()
             return True
@@ -407,10 +412,10 @@ class RecordedTransaction:
         """Write the pending objects of its session."""
         self._transaction.session.flush()
 
-    def add_pending(self) -> Callable[[], bool]:
+    def add_pending(self) -> Callable[[], bool] | None:
         """Add an object to its session, if the harness can; return a function that tells whether it was written."""
         add: Callable[[], Callable[[], bool]] | None = getattr(self._transaction, "add_pending", None)
-        return (lambda: True) if add is None else add()
+        return None if add is None else add()
 
     def commit_what_raises(self, error: Exception) -> None:
         """Send events inside it that cannot be made, which is not recorded, and commit: making them raises *error*."""
@@ -432,7 +437,7 @@ class RecordedTransaction:
     def again(self) -> RecordedTransaction:
         """Return the next transaction of the same session; this one has ended."""
         number = next(self._worker.recorder.transactions)
-        return RecordedTransaction(self._worker, self._transaction, number, self._kind)
+        return RecordedTransaction(self._worker, self._transaction, number, self._kind, session=self._session)
 
     @contextmanager
     def savepoint(self, way: history.Way) -> Iterator[None]:
@@ -459,11 +464,15 @@ class RecordedTransaction:
 
         return end
 
-    def _end(self, way: history.Way, act: Callable[[], object]) -> None:
+    def _end(self, way: history.Way, act: Callable[[], object], *, how: Literal["", "close", "fail"] = "") -> None:
         recorder = self._worker.recorder
-        op = recorder.begin(self._worker.name, history.EndTransaction(transaction=self._number, way=way))
+        call = history.EndTransaction(transaction=self._number, way=way, how=how, session=self._session)
+        op = recorder.begin(self._worker.name, call)
         try:
             recorder.watch.call(act, partial(recorder.note_hung, op))
+        except CommitFailedError as error:
+            recorder.end(op, "refused", error=type(error).__name__)
+            raise
         except Exception as error:
             recorder.end(op, "unknown", error=type(error).__name__)
             raise
