@@ -12,7 +12,7 @@ import attrs
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from relevo import BoundSender, Envelope
+from relevo import BoundSender, Delivery, Envelope
 from relevo.backend import session as joining
 from relevo.errors import SendError
 from relevo_conformance import promise
@@ -396,6 +396,39 @@ class MakesEventsAtTheNextFlush(Joining):
                 made()
 
         event.listen(session, "after_flush", flushed, once=True)
+
+
+def _drop_unless_in_a_savepoint(self: Any, *_: object) -> None:
+    self._sent = [(within, postings) for within, postings in self._sent if within]
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop"): _drop_unless_in_a_savepoint})
+class SendsWhatWasInAnOpenSavepoint(MemoryTransport):
+    """What is in a savepoint that is open when its connection rolls back is sent by the next commit."""
+
+
+@planted_pair(promise.ORDER_IS_KEPT)
+class StoresTheKeysOfSessionsLate(Joining):
+    """An event with an ordering key that a session sent is stored at the next receive, behind what was sent since."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        late: list[Envelope] = self.store.__dict__.setdefault("late", [])
+
+        def made() -> Sequence[Envelope]:
+            found = make()
+            if not delay and bound.relay_to is None:
+                late.extend(one for one in found if one.ordering_key is not None)
+            return [one for one in found if one not in late]
+
+        super().send_bound(bound, made, delay)
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        late: list[Envelope] = self.store.__dict__.get("late", [])
+        found = list(late)
+        late.clear()
+        if found:
+            self.send(found)
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
 
 
 # --- commits that fail or should -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from time import monotonic
 
 import pytest
 
-from relevo import Ack, Delivery, Nack, Note, Settlement
+from relevo import Ack, Delivery, Envelope, Nack, Note, Settlement
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance._children import UnusableError, can_be_shared, play_apart
@@ -41,7 +41,11 @@ SECONDS = 3.0
 BENCHES = 10
 """On how many benches they meet at most; if they have not raced then, the promise is unknown."""
 
+RESENT = 30
+"""How many events each of several processes sends, all the same ones."""
+
 Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
+Parts = Callable[[Bench, RecordedWorker], Sequence[Callable[[RecordedWorker], None]]]
 
 
 class FreeRaceContract(Contract):
@@ -60,6 +64,29 @@ class FreeRaceContract(Contract):
 
     @proves(promise.LEASED_IS_HIDDEN, promise.SENT_IS_RECEIVED)
     def test_processes_that_receive_as_they_like_share_out_the_events(self) -> None:
+        self.apart(lambda bench, worker: [part.play for part in parts_of(bench, worker, WORKERS)])
+
+    @proves(promise.RESENT_IS_ONE)
+    def test_processes_that_send_the_same_events_make_one_of_each(self) -> None:
+        def send_all(worker: RecordedWorker, batch: Sequence[Envelope]) -> None:
+            for envelope in batch:
+                worker.send([envelope])
+
+        def parts(bench: Bench, worker: RecordedWorker) -> Sequence[Callable[[RecordedWorker], None]]:
+            batch = bench.envelopes(RESENT)
+            return [partial(send_all, batch=batch) for _ in range(WORKERS)]
+
+        def check(bench: Bench) -> None:
+            worker = bench.worker()
+            came = bench.receive(worker, RESENT, limit=RESENT + 1, lease=LEASE)
+            came += [] if len(came) > RESENT else receive(bench, worker)
+            assert len(came) == RESENT, f"of {RESENT} events that {WORKERS} processes sent {len(came)} came"
+            ack_all(worker, came)
+
+        self.apart(parts, check)
+
+    def apart(self, parts: Parts, check: Callable[[Bench], None] = lambda _: None) -> None:
+        """Let processes play *parts*, made of a bench and a worker that closes before they begin, and *check* it."""
         if not can_be_shared(self.harness.capabilities):
             pytest.skip("no process that is forked can share the store")
         harness = self.harness_type()  # its own store, to which this process has no connection when it forks
@@ -67,10 +94,11 @@ class FreeRaceContract(Contract):
         try:
             with self.free_bench(Bench(harness, tolerated=tolerated(harness) - self.proven)) as bench:
                 sender = bench.worker()
-                parts = parts_of(bench, sender, WORKERS)
+                played = parts(bench, sender)
                 sender.close()
 
-                bench.recorder.take_in(play_apart(harness, [part.play for part in parts], seconds=harness.call_timeout))
+                bench.recorder.take_in(play_apart(harness, played, seconds=harness.call_timeout))
+                check(bench)
         except UnusableError as error:
             pytest.skip(f"only threads raced, and no processes: {error}")
         finally:
@@ -94,6 +122,48 @@ class FreeRaceContract(Contract):
                 worker.ack(delivery)
 
         self.until_raced(check, "receive raced receive")
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_receives_of_one_key_that_meet_take_turns(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            batch = bench.envelopes(2, ordering_key="a")
+            workers[0].send(batch)
+            came: list[tuple[RecordedWorker, Delivery]] = []
+
+            def receive_one(worker: RecordedWorker) -> None:
+                came.extend((worker, delivery) for delivery in receive(bench, worker, limit=2))
+
+            bench.freely(*(partial(receive_one, worker) for worker in workers))  # the checker knows which may be held
+
+            for worker, delivery in came:
+                worker.ack(delivery)
+            ack_all(workers[0], bench.receive(workers[0], len(batch) - len(came), lease=LEASE))
+
+        self.until_raced(check, "receive raced receive")
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE, promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
+    def test_calls_of_one_instance_that_meet_all_take_effect(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            holder, *_, other = workers
+            holder.send(bench.envelopes(4))
+            extended, kept, done, _ = bench.so_many(holder, 4, lease=LEASE)
+
+            bench.freely(
+                lambda: holder.extend([extended], lease=4 * LEASE),
+                lambda: holder.checkpoint(kept, b"kept"),
+                lambda: holder.ack(done),
+                lambda: receive(bench, holder),
+            )
+
+            if bench.harness.fake:
+                bench.advance(2 * LEASE)  # the checker knows what may come now, and with which state
+            ack_all(other, receive(bench, other, limit=4))
+            holder.ack(extended)
+
+        with self.free_bench(self.bench()) as bench:
+            workers = [bench.worker() for _ in range(2)]
+            for number in range(ROUNDS):
+                check(bench, workers, number)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_of_settlements_that_meet_one_counts(self) -> None:

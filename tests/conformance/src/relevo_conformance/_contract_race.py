@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
+import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Ack, Capabilities, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
@@ -59,6 +61,16 @@ class RaceContract(Contract):
         def check(bench: Bench, schedule: Schedule) -> None:
             one, other = bench.worker(), bench.worker()
             one.send(bench.envelopes(3))
+
+            bench.at_once(schedule, (one, receiving(bench, one, 2)), (other, receiving(bench, other, 2)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.ORDER_IS_KEPT)
+    def test_two_receives_at_once_of_one_key_take_turns(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            one.send(bench.envelopes(3, ordering_key="a"))
 
             bench.at_once(schedule, (one, receiving(bench, one, 2)), (other, receiving(bench, other, 2)))
 
@@ -140,6 +152,52 @@ class RaceContract(Contract):
             bench.at_once(schedule, (slow, keep), (other, receiving(bench, other, 1)))
 
         self.whatever_comes_between(check)
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_settlement_whose_lease_ends_meanwhile_counts_before_it_or_not_at_all(self) -> None:
+        for outcome in each_outcome(self.harness.capabilities):
+            self._while_its_lease_ends(partial(_settle, outcome))
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extension_whose_lease_ends_meanwhile_counts_before_it_or_not_at_all(self) -> None:
+        self._while_its_lease_ends(lambda slow, held: slow.extend([held], lease=self.lease))
+
+    @proves(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
+    def test_a_checkpoint_whose_lease_ends_meanwhile_is_kept_before_it_or_not_at_all(self) -> None:
+        self._while_its_lease_ends(lambda slow, held: slow.checkpoint(held, b"kept"))
+
+    @property
+    def lease(self) -> float:
+        """The usual lease on a clock that is moved, in seconds."""
+        return 60.0
+
+    def _while_its_lease_ends(self, call: Callable[[RecordedWorker, Delivery], object]) -> None:
+        """Let the lease end, and another worker receive the event, after each step of *call*."""
+        self.require_timed_leases()
+        if not self.harness.has("turnstile"):
+            raise HookMissing("turnstile")
+        if not self.harness.fake:
+            pytest.skip("the clock cannot be moved while a call runs")
+        for steps in range(1, LONGEST):
+            with self.bench() as bench:
+                slow, other = bench.worker(), bench.worker()
+                slow.send([bench.envelope()])
+                held = bench.one(slow)
+                came: list[Delivery] = []
+
+                def act(slow: RecordedWorker = slow, held: Delivery = held) -> None:
+                    with suppress(LeaseLostError):
+                        call(slow, held)
+
+                def receive(bench: Bench = bench, other: RecordedWorker = other, came: list[Delivery] = came) -> None:
+                    bench.let_leases_end()
+                    came.extend(receiving(bench, other, 1)())
+
+                bench.at_once([0] * steps + [1] * LONGEST, (slow, act), (other, receive))
+                for delivery in came:
+                    other.ack(delivery)
+            if bench.steps[0] <= steps:
+                return
 
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_while_somebody_receives_takes_out_the_others(self) -> None:
@@ -246,6 +304,10 @@ class RaceContract(Contract):
         held = bench.one(worker)
         bench.let_leases_end()
         return held
+
+
+def _settle(outcome: Outcome, worker: RecordedWorker, delivery: Delivery) -> object:
+    return worker.settles(delivery, outcome)
 
 
 def each_outcome(capabilities: Capabilities) -> Sequence[Outcome]:

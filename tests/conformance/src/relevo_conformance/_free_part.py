@@ -9,7 +9,7 @@ from functools import partial
 
 import attrs
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Nack, Outcome, Release
+from relevo import Ack, DeadLetter, Delivery, Envelope, Nack, Note, Outcome, Release
 from relevo.errors import LeaseLostError
 from relevo_conformance.bench import Bench
 from relevo_conformance.verdict import claims_of
@@ -21,8 +21,8 @@ LEASE = 120.0
 WAITING, CANCELLED, DEAD = 24, 6, 4
 """How many events are in the queue before, how many of them are cancelled, and how many dead letters are revived."""
 
-EACH = 4
-"""How many events each worker sends."""
+EACH, AGAIN = 4, 2
+"""How many events each worker sends, and how many each of them sends, so that all but one are duplicates."""
 
 EMPTY = 3
 """A worker stops after this number of receives without a result, one after another."""
@@ -69,6 +69,9 @@ class Part:
         claims = claims_of(worker.transport)
         if claims.extend and turn % 3 == 1:
             worker.extend([delivery], lease=LEASE)
+        if claims.presence and turn % 5 == 3:
+            with suppress(LeaseLostError):
+                worker.begin(delivery, Note(by=f"a{turn:x}:0b-9c:1:7:9"))
         if claims.checkpoint and turn % 3 == 2:
             with suppress(LeaseLostError):  # it is in the history, and judged
                 worker.checkpoint(delivery, b"kept")
@@ -91,13 +94,15 @@ def parts_of(bench: Bench, worker: RecordedWorker, number: int) -> Sequence[Part
         for delivery in bench.so_many(worker, DEAD, lease=LEASE):
             worker.dead_letter(delivery)
         refs = {entry.ref: b"revived" for entry in bench.dead_letters(worker, DEAD)}
-    waiting = bench.envelopes(WAITING)
+    keys = [None, "a", "b"] if claims.order == "per key" else [None]
+    waiting = [bench.envelope(ordering_key=keys[number % len(keys)]) for number in range(WAITING)]
     worker.send(waiting)
+    again = bench.envelopes(AGAIN) if claims.dedupe else []
     return [
         Part(
             queue=bench.queue,
             wait=bench.glance,
-            sends=bench.envelopes(EACH),
+            sends=[*again, *bench.envelopes(EACH)],  # these first, while all have just begun
             cancels=[one.id for one in waiting[-CANCELLED:]] if claims.cancel else (),
             revives=refs,
         )

@@ -145,6 +145,8 @@ class Contract:
         cls.stage = Stage()
         watch = Watchdog(cls.harness_type.call_timeout)
         cls.harness = cls._play("__init__", watch, cls.harness_type)
+        if not hasattr(cls.harness, "clock"):
+            raise HarnessError(cls.harness_type.__name__, "__init__", "did not call super().__init__()")
         cls.harness.watch = watch
         cls._play("capabilities", watch, lambda: cls.harness.capabilities)
 

@@ -223,6 +223,9 @@ class Harness(ABC):
 
     clock: Clock
 
+    last_opened: object = None
+    """What :meth:`open` returned last."""
+
     takes_headers = True
     """Whether ``put_raw`` takes headers, as far as the suite has found out."""
 

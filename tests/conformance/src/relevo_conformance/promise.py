@@ -154,7 +154,7 @@ ORDER_IS_KEPT = _optional(
     "order-is-kept",
     "An event waits for the earlier ones of its queue and key.",
     Needs("order", "per key"),
-    floors={"event with a key": 10},
+    floors={"event with a key": 10, "receive raced receive": RACED},
 )
 URGENT_OVERTAKES = _optional(
     "urgent-overtakes", "An urgent event overtakes normal ones.", Needs("urgency"), floors={"event urgent": 10}

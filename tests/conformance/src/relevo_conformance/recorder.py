@@ -97,7 +97,11 @@ class Recorder:
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass."""
+        before = self.harness.clock.now()
         self.hook("advance", lambda: self.harness.advance(seconds), wait=0.0 if self.harness.fake else seconds)
+        if seconds > 0.0 and self.harness.clock.now() <= before:
+            why = f"did not move the clock by {seconds:g} s"
+            raise HarnessError(type(self.harness).__name__, "advance", why)
 
     @contextmanager
     def broken(self, worker: RecordedWorker, breakage: Breakage) -> Iterator[None]:
@@ -159,7 +163,7 @@ class Recorder:
     @contextmanager
     def enter(self, name: str, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
         """Enter the context manager of the hook *name*, and exit it at the end."""
-        manager, value = self.hook(name, lambda: _enter(make()))
+        manager, value = self.hook(name, lambda: self._enter(name, make()))
         try:
             yield value
         except BaseException as error:
@@ -167,6 +171,14 @@ class Recorder:
                 raise
         else:
             self._guard(f"{name}, at its end,", partial(_leave, manager, None))
+
+    def _enter(
+        self, name: str, manager: AbstractContextManager[Result]
+    ) -> tuple[AbstractContextManager[Result], Result]:
+        if not hasattr(manager, "__enter__"):
+            why = f"returned {shown(manager)}; expected a context manager"
+            raise HarnessError(type(self.harness).__name__, name, why)
+        return manager, manager.__enter__()
 
     def _open(self) -> Transport:
         """Return another transport; an error of its own methods is the transport's, not the harness's."""
@@ -180,6 +192,10 @@ class Recorder:
                 raise cause from None
             violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {error_text(cause)}")
             raise BrokenPromiseError([violation]) from cause
+        before, self.harness.last_opened = self.harness.last_opened, opened
+        if before is opened:
+            why = "returned an instance that it had returned before; each worker needs one of its own"
+            raise HarnessError(type(self.harness).__name__, "open", why)
         if not isinstance(opened, Transport):
             why = f"returned {shown(opened)}; expected a relevo.Transport"
             raise HarnessError(type(self.harness).__name__, "open", why)
@@ -273,10 +289,6 @@ class Recorder:
     def _write(self, record: history.Record) -> None:
         self.records.append(record)
         self._judge.feed(record)
-
-
-def _enter(manager: AbstractContextManager[Result]) -> tuple[AbstractContextManager[Result], Result]:
-    return manager, manager.__enter__()
 
 
 def _leave(manager: AbstractContextManager[object], error: BaseException | None) -> bool:
