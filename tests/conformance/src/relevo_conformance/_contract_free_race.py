@@ -42,7 +42,7 @@ BENCHES = 10
 """On how many benches they meet at most; if they have not raced then, the promise is unknown."""
 
 RESENT = 30
-"""How many events each of several processes sends, all the same ones."""
+"""The number of events that each process sends; they are the same for all."""
 
 Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
 Parts = Callable[[Bench, RecordedWorker], Sequence[Callable[[RecordedWorker], None]]]

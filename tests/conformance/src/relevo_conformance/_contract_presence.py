@@ -266,7 +266,9 @@ class PresenceContract(Contract):
             beats = []
             for _ in range(3):
                 worker.transport.appear(name)
-                beats.append(other.transport.presence([name])[name].beats)
+                found = other.transport.presence([name])
+                assert list(found) == [name]
+                beats.append(found[name].beats)
                 bench.advance(PAUSE)
 
             assert beats == sorted(set(beats)), f"the beats were {beats}, each {PAUSE:g} s after the one before"

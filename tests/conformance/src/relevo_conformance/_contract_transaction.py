@@ -51,7 +51,7 @@ class TransactionContract(Contract):
             assert bench.glimpse(worker) == []
 
     @proves(promise.JOINS_THE_TRANSACTION)
-    def test_a_transaction_that_is_left_lying_sends_nothing(self) -> None:
+    def test_an_abandoned_transaction_sends_nothing(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
 
@@ -61,7 +61,7 @@ class TransactionContract(Contract):
             assert bench.glimpse(worker) == []
 
     @proves(promise.JOINS_THE_TRANSACTION)
-    def test_a_session_that_was_closed_sends_nothing_of_what_was_before(self) -> None:
+    def test_a_session_that_was_closed_sends_no_earlier_events(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
             later = bench.envelope()
@@ -111,7 +111,7 @@ class TransactionContract(Contract):
                 worker.ack(delivery)
 
     @proves(promise.JOINS_THE_TRANSACTION)
-    def test_a_savepoint_that_is_rolled_back_takes_its_own_along(self) -> None:
+    def test_a_savepoint_that_is_rolled_back_discards_only_its_own_events(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
             kept, also_kept = bench.envelope(), bench.envelope()
@@ -209,7 +209,9 @@ class TransactionContract(Contract):
                 again.commit()
 
             came = [bench.one(worker), *bench.glimpse(worker)]
-            assert [one.envelope for one in came] == [kept], "an event of a commit that failed came"
+            assert [one.envelope for one in came] == [kept], (
+                "not only the event of the second commit was delivered: the first one failed"
+            )
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_commit_whose_events_cannot_be_made_fails_with_the_error_and_sends_nothing(self) -> None:
@@ -239,7 +241,7 @@ class TransactionContract(Contract):
                     except (TransportError, CodecError):
                         transaction.rollback()
                         came = bench.glimpse(worker)
-                        assert came == [], "a part of a transaction that failed came"
+                        assert came == [], "an event of a transaction that failed was delivered"
                     else:
                         assert not has_lone_surrogate(spoilt), f"{spoilt!a}: {UNREADABLE}"
 
@@ -328,7 +330,7 @@ class TransactionContract(Contract):
                 [*outboxes, bench.queue], [{envelopes[0], envelopes[3]}, {envelopes[2]}, {envelopes[1]}], strict=True
             ):
                 came = bench.so_many(worker, len(wanted), queues=[queue])
-                assert {one.envelope for one in came} == wanted, f"other events came from {queue}"
+                assert {one.envelope for one in came} == wanted, f"{queue} delivered other events than were sent to it"
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.ORDER_IS_KEPT)
     def test_events_for_different_queues_do_not_wait_for_one_another_in_an_outbox(self) -> None:
@@ -362,7 +364,9 @@ class TransactionContract(Contract):
                 assert worker.dead_letter(delivery)
 
             listed = worker.dead_letters([outbox])
-            assert {*(one.envelope for one in listed)} == {*copies}, "not each copy of a fan-out is listed"
+            assert {*(one.envelope for one in listed)} == {*copies}, (
+                "the list of dead letters lacks a copy of the fan-out"
+            )
             worker.discard([listed[0].ref])
             assert [one.envelope for one in worker.dead_letters([outbox])] == [listed[1].envelope]
 

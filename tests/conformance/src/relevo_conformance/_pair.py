@@ -459,7 +459,7 @@ def try_foreign_headers(harness: Harness) -> None:
     """Record in *harness* whether it can put foreign bytes with headers into its store."""
     if not harness.has("put_raw"):
         return
-    bench = Bench(harness)  # not as a context: what becomes of these bytes is tested elsewhere
+    bench = Bench(harness)  # not as a context: other tests judge what is done with such bytes
     try:
         bench.worker()
         bench.raw(headers={"Kind": "foreign"})

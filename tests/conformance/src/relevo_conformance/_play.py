@@ -99,7 +99,7 @@ class Play:
             self.worker.send([self.neighbour()])
         self.look_around(self.other)
         self.glimpse()
-        self.look_up(self.worker)  # the drain looks at the rest
+        self.look_up(self.worker, 1)  # the drain looks at the rest
 
     def act(self, factor: str) -> None:
         """Carry out the level of *factor*."""
@@ -397,10 +397,10 @@ class Play:
 
     # --- looking ----------------------------------------------------------------------------------------
 
-    def look_up(self, worker: RecordedWorker) -> None:
-        """Look the first events up by their ids."""
+    def look_up(self, worker: RecordedWorker, number: int = _FOUND) -> None:
+        """Look the first *number* events up by their ids."""
         if self.claims.find:
-            for event_id in dict.fromkeys(self.ids[:_FOUND]):
+            for event_id in dict.fromkeys(self.ids[:number]):
                 worker.find(event_id)
 
     def look_around(self, worker: RecordedWorker) -> None:

@@ -2,7 +2,7 @@
 Programs of the application's transactions: each nesting of a few savepoints, and random ones.
 
 A program uses two sessions, or one connection: savepoints in and after one another, several transactions of a session,
-sends outside, the same event again, relays and delays. The checker knows what must come of it.
+sends outside, the same event again, relays and delays. The checker derives the expected deliveries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relevo_conformance.bench import Bench
 from relevo_conformance.worker import RecordedTransaction
 
 LONGEST = 14
-"""Moves of a program."""
+"""The largest number of moves in a program."""
 
 _PLACES = 2
 """The number of queues, of relays and of sessions."""
@@ -44,7 +44,7 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 
 @attrs.frozen(kw_only=True)
 class Move:
-    """One move of a program; one that cannot be taken is left out."""
+    """One move of a program; a move that is not possible is skipped."""
 
     verb: Verb
     session: int = 0
@@ -54,7 +54,7 @@ class Move:
     ordering_key: str | None = None
     is_delayed: bool = False
     is_again: bool = False
-    """Whether it sends the last event again, if the transport knows it."""
+    """Whether it sends the last event again, if `dedupe` is claimed."""
 
 
 def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Move]]:
@@ -142,7 +142,7 @@ class Player:
         transaction.send(self._envelopes(move), delay=self._delay(move), relay_to=relay_to)
 
     def _session(self, number: int) -> _Session:
-        number = number if self._kind == "session" else 0  # a connection may block the other one
+        number = number if self._kind == "session" else 0  # an open connection may block a second one
         if number not in self._sessions:
             transaction = self._stack.enter_context(self._worker.transaction(self._kind))
             self._sessions[number] = _Session(transaction)

@@ -8,7 +8,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import attrs
 
 from relevo_conformance.checker import Judge
-from relevo_conformance.history import Extend, Invoked, Receive, Record, Remark, Send, SendBound, Settle
+from relevo_conformance.history import (
+    Discard,
+    Extend,
+    Invoked,
+    ListDead,
+    Make,
+    Receive,
+    Record,
+    Remark,
+    Send,
+    SendBound,
+    Settle,
+)
 
 Again = Callable[[Sequence[Record]], Sequence[Record] | None]
 """Runs a history again; returns the new one if it still breaks the promise, else ``None``."""
@@ -18,6 +30,8 @@ _PARTS = {
     SendBound: "envelopes",
     Receive: "queues",
     Settle: "items",
+    Discard: "refs",
+    ListDead: "queues",
     Extend: "deliveries",
 }
 """By call: the field whose members can be dropped one by one."""
@@ -38,15 +52,16 @@ def shorten(records: Sequence[Record], again: Again, *, is_over: Callable[[], bo
     """
     before: Sequence[Record] | None = None
     while records is not before and not is_over():
-        # A call may be needed only by a part that is dropped now.
+        # Dropping a part can make another call unnecessary.
         before = records
         records = _with_smaller_calls(_with_fewer_calls(records, again, is_over), again, is_over)
     return records
 
 
 def calls_of(records: Iterable[Record]) -> list[int]:
-    """Return the numbers of the calls of *records*, in order."""
-    return [record.op for record in records if isinstance(record, Invoked)]
+    """Return the numbers of the calls of *records*, in order, without those that a replay makes by itself."""
+    calls = (record for record in records if isinstance(record, Invoked))
+    return [record.op for record in calls if not isinstance(record.call, Make)]
 
 
 def until_broken(records: Iterable[Record], judge: Judge, promise: str) -> Sequence[Record] | None:
@@ -68,7 +83,7 @@ def _with_fewer_calls(records: Sequence[Record], again: Again, is_over: Callable
     size = len(calls_of(records)) // 2
     while size and not is_over():
         shorter = _without_chunks(records, size, again, is_over)
-        # What was needed by a call that is dropped now may be dropped next.
+        # Dropping a call can make an earlier one unnecessary.
         size = size if size == 1 and shorter is not records else size // 2
         records = shorter
     return records

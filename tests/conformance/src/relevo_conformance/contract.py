@@ -294,7 +294,8 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
             try:
                 test(self)
             except HookMissing as missing:
-                pytest.skip(f"{type(self.harness).__name__} has no hook {missing}")
+                name = "broken, or at least broken_send" if str(missing) == "broken_send" else str(missing)
+                pytest.skip(f"{type(self.harness).__name__} has no hook {name}")
             except AssertionError as error:
                 _tolerate(self.harness, error, self.proven)
                 if not isinstance(error, BrokenPromiseError):  # which names the promise that its history breaks

@@ -135,7 +135,7 @@ def judge_of(harness: type[Harness], capabilities: Capabilities, clock: Clock) -
 
 
 class CommitFailedError(Exception):
-    """Raised by a commit that ``fail_commit()`` of a transaction lets fail."""
+    """Raised by a commit that ``fail_commit()`` of a transaction made fail."""
 
 
 class Savepoint(Protocol):
@@ -178,7 +178,7 @@ class Harness(ABC):
 
     One harness stands for one store: what one transport that it opened sends, another receives.
     The suite makes one for each test class, uses queue names that never repeat, and closes it. It calls one hook at a
-    time; where time is real, not always from the same thread.
+    time; where time is real, calls may come from different threads.
     A harness whose server is missing calls ``pytest.skip`` in its ``__init__``.
     """
 

@@ -15,7 +15,7 @@ __all__ = ["ConnectionTransaction", "OrmTransaction", "clean_up", "prepare"]
 
 
 class _Model(DeclarativeBase):
-    """The model of the application that the suite stands for."""
+    """The base class of the models of the application that the suite stands for."""
 
 
 class _Pending(_Model):
@@ -65,7 +65,7 @@ class OrmTransaction:
 
     def add_pending(self) -> Callable[[], bool]:
         """
-        Add an object, which is written at the next flush; return a function that tells whether it was.
+        Add an object, which is written at the next flush; return a function that reports whether it has been flushed.
 
         Its table must be there: see :func:`prepare`.
         """
@@ -74,7 +74,7 @@ class OrmTransaction:
         return lambda: added.id is not None
 
     def fail_commit(self) -> None:
-        """Let the next commit fail, as in a database that finds a constraint broken and rolls back."""
+        """Let the next commit fail, as in a database where a deferred constraint fails."""
         _fail_commit(self.session.connection())
 
 
@@ -98,13 +98,13 @@ class ConnectionTransaction:
         return self.session.begin_nested()
 
     def fail_commit(self) -> None:
-        """Let the next commit fail, as in a database that finds a constraint broken and rolls back."""
+        """Let the next commit fail, as in a database where a deferred constraint fails."""
         _fail_commit(self.session)
 
 
 def _fail_commit(connection: Connection) -> None:
     def fail(connection: Connection) -> None:
-        connection.connection.rollback()  # by the driver, so that SQLAlchemy knows as little of it as of a server's
+        connection.connection.rollback()  # by the driver: SQLAlchemy does not see it, as with a rollback by the server
         raise CommitFailedError
 
     event.listen(connection, "commit", fail, once=True)

@@ -29,13 +29,24 @@ class Countdown:
         self._over = False
 
     def begins(self, *, lasting: bool) -> bool:
-        """Count a write; return whether it fails without an effect."""
+        """
+        Count a write; return whether it fails without an effect.
+
+        Args:
+            lasting: Whether this write makes the earlier ones durable, as a commit does. A store without transactions
+                passes True each time.
+        """
         if self._left is not None:
             self._left -= 1
         return self._fails("before", lasting=lasting)
 
     def ends(self, *, lasting: bool) -> bool:
-        """Return whether the write that has had its effect fails."""
+        """
+        Return whether the write that has had its effect fails.
+
+        Args:
+            lasting: As for :meth:`begins`.
+        """
         return self._fails("after", lasting=lasting)
 
     def _fails(self, moment: Breakage, *, lasting: bool) -> bool:
