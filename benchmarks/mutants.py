@@ -178,8 +178,11 @@ def score(rows: Rows, profile: str) -> tuple[int, int]:
     for transport, mutants in MUTANTS.items():
         seeds = sum(one == profile for one, _ in TRIALS[transport])
         if seeds:
-            found += sum(rows.get((transport, mutant.name), Row()).is_found(profile, seeds) for mutant in mutants)
-            of += len(mutants)
+            looked_for = [
+                row for mutant in mutants if (row := rows.get((transport, mutant.name), Row())).dead.get(profile)
+            ]
+            found += sum(row.is_found(profile, seeds) for row in looked_for)
+            of += len(looked_for)
     return found, of
 
 

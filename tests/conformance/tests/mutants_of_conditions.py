@@ -11,18 +11,29 @@ from weakref import WeakKeyDictionary
 import attrs
 from sqlalchemy.orm import Session
 
-from relevo import Action, BoundSender, Clock, DeadLetter, DeadLetterEntry, Delivery, Envelope, Note, State
+from relevo import (
+    Action,
+    BoundSender,
+    Clock,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Note,
+    Settlement,
+    State,
+)
 from relevo.backend.session import JoinedSession
 from relevo.errors import SendError
 from relevo_conformance import promise
-from relevo_memory import MemoryTransport
+from relevo_memory import MemoryStore, MemoryTransport
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 from relevo_memory._store import Posting
 from relevo_memory.conformance import Doorway
 
 from .memory import BreakableStore
-from .planting import Altered, at_each_step, planted_pair
+from .planting import Altered, at_each_step, leave_the_line, planted_pair
 
 _CHUNK = 100
 
@@ -319,7 +330,7 @@ class RevivesOutsideItsKey(BreakableStore):
 # --- deliveries -------------------------------------------------------------------------------------
 
 
-def event_of(store: BreakableStore, delivery: Delivery, now: float) -> KeptEvent | None:
+def event_of(store: MemoryStore, delivery: Delivery, now: float) -> KeptEvent | None:
     """Return the event of *delivery*, whoever holds it."""
     receipt = delivery.receipt
     if not isinstance(receipt, Receipt) or receipt.queue not in store._queues:
@@ -462,3 +473,64 @@ class RevivesAKeyAtOnce(BreakableStore):
             for number in {*queue.events} - before.get(name, set()):
                 queue._ready.put(number, (1, queue.events[number].place))
         return missing
+
+
+# --- races ------------------------------------------------------------------------------------------
+
+
+@planted_pair(promise.ORDER_IS_KEPT)
+class TakesTheNextOfAKey(MemoryTransport):
+    """If another worker takes the first event of a key while a receive runs, the receive takes the second one."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        with self._open() as now:
+            firsts = [self._first(name, now) for name in queues if name in self.store._queues]
+        with self._open():
+            for event in filter(None, firsts):
+                if event.status is State.LEASED and event.line is not None:
+                    queue = self.store._queues[event.queue]
+                    for follower in list(queue._lines[event.line].values())[1:2]:
+                        leave_the_line(queue, follower)
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+    def _first(self, name: str, now: float) -> KeptEvent | None:
+        queue = self.store._at(name, now)
+        first = queue._ready.first()
+        return None if first is None else queue.events[first[1]]
+
+
+@planted_pair(promise.STALE_SETTLE_IS_REFUSED)
+class ChecksTheLeaseBeforeItSettles(MemoryTransport):
+    """Whether a delivery is held is looked up in a step before the settlement, which ends whatever lease there is."""
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        with self._open() as now:
+            held = [self.store._held(one, now) is not None for one, _ in settlements]
+        with self._open() as now:
+            given = [one for one, _ in settlements]
+            own = [self._as_it_is(one, now) if is_held else one for one, is_held in zip(given, held, strict=True)]
+            outcomes = [outcome for _, outcome in settlements]
+            lost = self.store.settle(list(zip(own, outcomes, strict=True)), now)
+        return [one for one, mine in zip(given, own, strict=True) if any(mine is other for other in lost)]
+
+    def _as_it_is(self, delivery: Delivery, now: float) -> Delivery:
+        event = event_of(self.store, delivery, now)
+        return delivery if event is None or event.receipt is None else attrs.evolve(delivery, receipt=event.receipt)
+
+
+@planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
+class KeepsWhatACallIsAboutInTheInstance(MemoryTransport):
+    """An extension and a checkpoint keep their delivery in one field of the instance, which two threads may share."""
+
+    about: Sequence[Delivery] = ()
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        self.about = deliveries
+        with self.store.changed:
+            lost = super().extend(self.about, lease=lease)
+        return [one for one in deliveries if one in lost]
+
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        self.about = [delivery]
+        with self.store.changed:
+            super()._checkpoint(self.about[0], state)
