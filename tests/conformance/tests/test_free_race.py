@@ -28,7 +28,9 @@ from .folder import CopyingHarness, RenamingHarness, RenamingTransport
 from .racy import RACY, UnhookedHarness
 
 RACES = [name for name in vars(FreeRaceContract) if name.startswith("test_")]
-THREADS, PROCESSES, MEETING = RACES[:3]
+THREADS = "test_threads_that_receive_as_they_like_share_out_the_events"
+PROCESSES = "test_processes_that_receive_as_they_like_share_out_the_events"
+MEETING = "test_receives_that_meet_hand_out_each_event_once"
 RACED_TOGETHER = {name for one in PROMISES.values() for name in one.floors if " raced " in name}
 
 

@@ -192,12 +192,12 @@ class Recorder:
                 raise cause from None
             violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {error_text(cause)}")
             raise BrokenPromiseError([violation]) from cause
+        if not isinstance(opened, Transport):
+            why = f"returned {shown(opened)}; expected a relevo.Transport"
+            raise HarnessError(type(self.harness).__name__, "open", why)
         before, self.harness.last_opened = self.harness.last_opened, opened
         if before is opened:
             why = "returned an instance that it had returned before; each worker needs one of its own"
-            raise HarnessError(type(self.harness).__name__, "open", why)
-        if not isinstance(opened, Transport):
-            why = f"returned {shown(opened)}; expected a relevo.Transport"
             raise HarnessError(type(self.harness).__name__, "open", why)
         return opened
 
