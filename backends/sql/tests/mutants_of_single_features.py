@@ -429,6 +429,6 @@ def postpones_nothing() -> Patches:
     return reworded(["postpone"], ("state=2, ready_at=?", "state=0, ready_at=min(?, 0)"))
 
 
-@planted(promise.PRESENCE_IS_SEEN, "A worker that appears again gives no further sign.", by_chance=False)
+@planted(promise.PRESENCE_IS_SEEN, "The beats of a worker do not rise when it appears again.", by_chance=False)
 def counts_each_worker_once() -> Patches:
     return reworded(["appear"], ("beats + 1", "beats"))

@@ -411,7 +411,7 @@ class ForgetsUrgencyAfterADelayAndALoss(MemoryTransport):
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
 class TakesWorkersForNumbers(BreakableStore):
-    """A worker's identity loses its leading zeros, and the worker is not found by its whole identity."""
+    """Worker ids lose their leading zeros, so a worker is not found by its full id."""
 
     def appear(self, worker: str) -> None:
         super().appear(worker.lstrip("0"))

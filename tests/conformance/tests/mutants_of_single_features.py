@@ -550,7 +550,7 @@ class SettlesADeliveryTwiceInOneBatch(MemoryTransport):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class FencesByIdAlone(BreakableStore):
-    """Whoever held an event before settles it in the place of its present holder."""
+    """A previous holder can settle an event that another worker holds now."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
         for event in self._at(delivery.queue, now).events.values():
@@ -855,7 +855,7 @@ class AcksWhatItHoldsWhenItCloses(MemoryTransport):
 
 @planted(promise.LOST_LEASES_ARE_COUNTED, by_chance=False)
 class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
-    """What a worker holds when it closes is released: what makes it close is never a suspect."""
+    """A close releases what the worker holds, so an event that makes workers close never becomes a suspect."""
 
     def close(self) -> None:
         self.store.settle([(one, Release()) for one in getattr(self, "held", [])], self._clock.now())
@@ -872,7 +872,7 @@ class LosesWhatItFetchedAheadWhenItCloses(MemoryTransport):
 
 @planted(promise.NOBODY_STARVES, by_chance=False)
 class HandsOutTheNewestFirst(BreakableStore):
-    """Events are handed out from a stack: what is sent while many are sent waits for ever."""
+    """The newest event is delivered first, so an old one waits for ever under load."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add(postings, now)
@@ -963,7 +963,7 @@ class GoesByTheNameItWasMadeWith(MemoryTransport):
 
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
 class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
-    """An error of the store bears another name than the application gave."""
+    """A store error names the transport by its default name, not by the name that the application gave."""
 
     teller = property(lambda self: "memory", lambda self, name: None)
 
@@ -973,7 +973,7 @@ class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
-    """A receipt counts after the end of its lease, until the next receive."""
+    """A settlement is accepted after the lease has expired, until the next receive."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
         return super()._held(delivery, 0.0)
@@ -1178,7 +1178,7 @@ class CountsAReleaseForLater(BreakableStore):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesEverybody(MemoryTransport):
-    """Every worker that is asked for counts as alive."""
+    """Each worker id in a presence query is reported as alive."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         return {worker: Presence(beats=1, connected=True) for worker in workers}
@@ -1186,7 +1186,7 @@ class SeesEverybody(MemoryTransport):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesEachWorkerOnce(BreakableStore):
-    """A worker that appears again gives no further sign."""
+    """The beats of a worker do not rise when it appears again."""
 
     def appear(self, worker: str) -> None:
         self._beats[worker] = 1
@@ -1194,7 +1194,7 @@ class SeesEachWorkerOnce(BreakableStore):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesOnlyItself(MemoryTransport):
-    """A worker is seen only by its own transport."""
+    """Only the transport that reported a worker sees it."""
 
     def appear(self, worker: str) -> None:
         vars(self).setdefault("mine", set()).add(worker)

@@ -116,7 +116,7 @@ class ChecksPointsOfTheWholeBatch(BreakableStore):
     ),
 )
 class ForgetsTheStateAtTheSecondLostLease(MemoryTransport):
-    """The second lost lease of an event empties its state."""
+    """The second lost lease of an event clears its state."""
 
 
 @planted_pair(

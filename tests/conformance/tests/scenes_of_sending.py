@@ -167,17 +167,21 @@ def an_event_comes_before_the_commit(*, honest: bool) -> Script:
     return script
 
 
+def _committed(script: Script, *, times: int) -> Script:
+    """Commit the transaction, and let its event be delivered so many *times*."""
+    script.call(history.EndTransaction(transaction=1, way="commit"))
+    for _ in range(times):
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
 @scene(promise.RESENT_IS_ONE)
 def an_event_that_a_transaction_sends_again_comes_twice(*, honest: bool) -> Script:
     script = Script()
     script.send(event())
     script.call(history.SendBound(transaction=1, envelopes=(event(),)))
-    script.call(history.EndTransaction(transaction=1, way="commit"))
-    script.ack(*script.receive(event()))
-    if not honest:
-        script.ack(*script.receive(event()))
-    script.drain()
-    return script
+    return _committed(script, times=1 if honest else 2)
 
 
 @scene(promise.RESENT_IS_ONE)
@@ -185,12 +189,7 @@ def an_event_that_is_twice_in_a_transaction_comes_twice(*, honest: bool) -> Scri
     script = Script()
     for number in (1, 2):
         script.call(history.SendBound(transaction=1, envelopes=(event(),), number=number))
-    script.call(history.EndTransaction(transaction=1, way="commit"))
-    script.ack(*script.receive(event()))
-    if not honest:
-        script.ack(*script.receive(event()))
-    script.drain()
-    return script
+    return _committed(script, times=1 if honest else 2)
 
 
 @scene(promise.JOINS_THE_TRANSACTION)

@@ -72,8 +72,9 @@ class SqlHarness(Harness):
             connection.exec_driver_sql("PRAGMA ignore_check_constraints = 0")
 
     def close(self) -> None:
-        with self.engine.begin() as connection:
-            orm.clean_up(connection)
+        if type(self).options.get("url"):  # the folder of a temporary database goes as a whole
+            with self.engine.begin() as connection:
+                orm.clean_up(connection)
         self.engine.dispose()
         shutil.rmtree(self._directory)
 
