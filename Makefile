@@ -53,7 +53,7 @@ check-types: $(VENV)/.dev
 # Tests start interpreters, and without bytecode each compiles relevo, and each worker rewrites the asserts, every time.
 check-tests: export PYTHONDONTWRITEBYTECODE :=
 check-tests: $(VENV)/.dev
-	@$(VENV)/bin/pytest --quiet --numprocesses=logical --dist=worksteal -m "not (slow or soak or amqp or redis)" $(QUICK)
+	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal --hypothesis-profile=check -m "not (slow or soak or amqp or redis)" $(QUICK)
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py

@@ -19,6 +19,8 @@ from order import slow_first
 
 # A busy machine is no failure. Everything else is as it was: in CI Hypothesis itself fixes the seed.
 settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# What `make check` takes, with --hypothesis-profile: a quarter of the examples; `make test` runs all of them.
+settings.register_profile("check", settings.get_profile("busy"), max_examples=25)
 settings.load_profile("busy")
 
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"

@@ -34,13 +34,13 @@ class FaultyTransport(MemoryTransport):
     calls: list[tuple[str, Any]]
     faults: dict[str, list[tuple[BaseException, bool]]]
 
-    def fail(self, verb: str, error: BaseException, *, times: int = 1, done: bool = False) -> None:
-        """Let *verb* raise *error* so many *times*; with *done* after its effect, as when the answer is lost."""
-        self.faults.setdefault(verb, []).extend([(error, done)] * times)
+    def fail(self, operation: str, error: BaseException, *, times: int = 1, done: bool = False) -> None:
+        """Let *operation* raise *error* so many *times*; with *done* after its effect, as when the answer is lost."""
+        self.faults.setdefault(operation, []).extend([(error, done)] * times)
 
-    def said(self, verb: str) -> list[Any]:
-        """Return what *verb* was called with, call by call."""
-        return [what for called, what in self.calls if called == verb]
+    def said(self, operation: str) -> list[Any]:
+        """Return what *operation* was called with, call by call."""
+        return [what for called, what in self.calls if called == operation]
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         return self._over_the_line("setup", tuple(queues), lambda: super(FaultyTransport, self).setup(queues))
@@ -69,9 +69,9 @@ class FaultyTransport(MemoryTransport):
     def stats(self, queue: str) -> Stats:
         return self._over_the_line("stats", queue, lambda: super(FaultyTransport, self).stats(queue))
 
-    def _over_the_line(self, verb: str, what: object, act: Callable[[], T]) -> T:
-        self.calls.append((verb, what))
-        error, done = self.faults[verb].pop(0) if self.faults.get(verb) else (None, True)
+    def _over_the_line(self, operation: str, what: object, act: Callable[[], T]) -> T:
+        self.calls.append((operation, what))
+        error, done = self.faults[operation].pop(0) if self.faults.get(operation) else (None, True)
         result = act() if done else None
         if error is not None:
             raise error

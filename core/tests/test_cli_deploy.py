@@ -230,15 +230,15 @@ def test_the_lock_is_where_configuration_says(shop: Shop) -> None:
 
 
 @pytest.mark.slow("ten dispatches, and ten listeners that take a moment")
-@pytest.mark.parametrize("verb", ["drain", "worker"])
-def test_a_run_may_be_limited_by_memory_and_failures(verb: str, shop: Shop) -> None:
+@pytest.mark.parametrize("command", ["drain", "worker"])
+def test_a_run_may_be_limited_by_memory_and_failures(command: str, shop: Shop) -> None:
     failing = LISTENERS.replace("raise relevo.GiveUp", "import time; time.sleep(0.15); raise ValueError")
     shop.write("shop_listeners.py", failing)
     for image in range(10):
         shop.run(f"""dispatch image.created '{{"image_id": {image}, "bad": true}}'""")
 
-    failures = shop.run(f"{verb} -q media --max-events 10 --max-failures 1 --json")
-    memory = shop.run(f"{verb} -q feed --max-time 20s --max-memory 1M --json")
+    failures = shop.run(f"{command} -q media --max-events 10 --max-failures 1 --json")
+    memory = shop.run(f"{command} -q feed --max-time 20s --max-memory 1M --json")
 
     assert (failures.returncode, json.loads(failures.stdout)["stopped_by"]) == (0, "failures")
     assert 1 <= json.loads(failures.stdout)["retried"] < 10

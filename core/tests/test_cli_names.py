@@ -50,12 +50,12 @@ def test_an_id_that_is_not_there_is_told_and_ends_with_1(shop: Shop, command: st
     assert (done.returncode, lines(done)) == (1, [UNKNOWN[command]])
 
 
-@pytest.mark.parametrize("verb", ["revive", "discard --yes"])
-def test_what_is_there_is_done_and_each_that_is_not_is_named(shop: Shop, verb: str) -> None:
+@pytest.mark.parametrize("command", ["revive", "discard --yes"])
+def test_what_is_there_is_done_and_each_that_is_not_is_named(shop: Shop, command: str) -> None:
     refs = dead(shop, 2)
-    done_word = "revived" if verb == "revive" else "discarded"
+    done_word = "revived" if command == "revive" else "discarded"
 
-    told = shop.run(f"dead {verb} first {refs[0]} second {refs[1]}")
+    told = shop.run(f"dead {command} first {refs[0]} second {refs[1]}")
 
     assert (told.returncode, told.stdout) == (1, f"2 {done_word}\n")
     assert lines(told) == [

@@ -279,11 +279,11 @@ def test_a_patient_runner_waits_for_a_server_that_is_down_from_the_start(
 
 @pytest.mark.parametrize("until_empty", [True, False])
 @pytest.mark.parametrize("with_outbox", [True, False])
-@pytest.mark.parametrize("verb", ["setup", "receive"])
+@pytest.mark.parametrize("operation", ["setup", "receive"])
 def test_a_patient_runner_that_waits_for_a_server_ends_at_a_limit_of_time(
-    *, verb: str, with_outbox: bool, until_empty: bool, app: MakeApp, transport: Any, clock: FakeClock
+    *, operation: str, with_outbox: bool, until_empty: bool, app: MakeApp, transport: Any, clock: FakeClock
 ) -> None:
-    transport.fail(verb, DOWN, times=100)
+    transport.fail(operation, DOWN, times=100)
     began = clock.now()
 
     report = LoopRunner(patient=True).run(
@@ -418,11 +418,11 @@ def tell():
 class _Program:
     """``relevo worker`` in a process of its own, whose listener waits at a gate."""
 
-    def __init__(self, folder: Path, *, number: int, verb: str = "worker") -> None:
+    def __init__(self, folder: Path, *, number: int, command: str = "worker") -> None:
         (folder / "shop.py").write_text(SHOP.replace("NUMBER", str(number)))
         self._gate = folder / "gate"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "relevo", verb, "-a", "shop:app"],
+            [sys.executable, "-m", "relevo", command, "-a", "shop:app"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
             stdout=subprocess.PIPE,
@@ -453,11 +453,11 @@ class _Program:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("verb", ["worker", "drain"])
+@pytest.mark.parametrize("command", ["worker", "drain"])
 def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
-    number: signal.Signals, verb: str, tmp_path: Path
+    number: signal.Signals, command: str, tmp_path: Path
 ) -> None:
-    program = _Program(tmp_path, number=5, verb=verb)
+    program = _Program(tmp_path, number=5, command=command)
     program.wait_for("begun")
 
     program.process.send_signal(number)

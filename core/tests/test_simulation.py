@@ -105,8 +105,12 @@ class World:
         self.clock = FakeClock()
         self.store = MemoryStore()
         self.faults = {
-            verb: iter(drawn)
-            for verb, drawn in (("settle", plan.settling), ("receive", plan.receiving), ("checkpoint", plan.keeping))
+            operation: iter(drawn)
+            for operation, drawn in (
+                ("settle", plan.settling),
+                ("receive", plan.receiving),
+                ("checkpoint", plan.keeping),
+            )
         }
         self.limits = iter(plan.limits)
         self.healed = False
@@ -249,9 +253,9 @@ class Line(MemoryTransport):
         if self.dead:
             raise TransportClosedError(self.name)
 
-    def _fault(self, verb: str) -> Fault:
+    def _fault(self, operation: str) -> Fault:
         self._require_life()
-        fault: Fault = next(self.world.faults[verb], "none")
+        fault: Fault = next(self.world.faults[operation], "none")
         self.faulty = self.faulty or fault != "none"
         if fault == "before":
             raise TransportUnavailableError(self.name, "down")

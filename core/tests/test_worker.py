@@ -473,12 +473,12 @@ def test_a_suspect_waits_until_a_failed_settlement_is_through(
 # --- the server is down ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+@pytest.mark.parametrize("operation", ["receive", "settle", "stats"])
 def test_a_worker_that_is_not_patient_raises_when_the_server_is_down(
-    verb: str, transport: Any, send: Send, worker: MakeWorker
+    operation: str, transport: Any, send: Send, worker: MakeWorker
 ) -> None:
     send(3)
-    transport.fail(verb, DOWN)
+    transport.fail(operation, DOWN)
 
     with pytest.raises(TransportUnavailableError):
         worker(_Handled(), options=DRAIN).run()
@@ -486,10 +486,10 @@ def test_a_worker_that_is_not_patient_raises_when_the_server_is_down(
     assert transport.stats("default").leased == 0
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "stats", "checkpoint"])
+@pytest.mark.parametrize("operation", ["receive", "settle", "stats", "checkpoint"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_patient_worker_outlasts_an_outage_wherever_it_meets_it(
-    verb: str,
+    operation: str,
     done: bool,  # noqa: FBT001
     transport: Any,
     send: Send,
@@ -501,7 +501,7 @@ def test_a_patient_worker_outlasts_an_outage_wherever_it_meets_it(
     listen(lambda _: called.append("a"), id="a")
     listen(lambda _: called.append("b"), id="b")
     send(9)
-    transport.fail(verb, DOWN, times=3, done=done)
+    transport.fail(operation, DOWN, times=3, done=done)
 
     worker(patient=True, options=DRAIN).run()
     clock.advance(61)  # what was received when the answer got lost comes back
@@ -537,12 +537,12 @@ def test_an_outage_is_sat_out_for_no_longer_than_a_limit_of_time(
     assert clock.now() - began == pytest.approx(10.0)
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+@pytest.mark.parametrize("operation", ["receive", "settle", "stats"])
 def test_a_configuration_error_after_the_first_receive_is_an_outage_that_is_logged_once_a_minute(
-    verb: str, transport: Any, send: Send, worker: MakeWorker, caplog: pytest.LogCaptureFixture
+    operation: str, transport: Any, send: Send, worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     send(3)
-    handled = _Handled(then=lambda _: transport.fail(verb, WRONG, times=50) if len(handled) == 1 else None)
+    handled = _Handled(then=lambda _: transport.fail(operation, WRONG, times=50) if len(handled) == 1 else None)
 
     report = worker(handled, patient=True, options=DRAIN).run()
 
@@ -550,7 +550,7 @@ def test_a_configuration_error_after_the_first_receive_is_an_outage_that_is_logg
     told = [
         record.message for record in caplog.records if "it worked before, and fails now: no such user" in record.message
     ]
-    assert len(told) in ((2, 3) if verb == "receive" else (1,))  # 50 tries, up to 3 seconds apart
+    assert len(told) in ((2, 3) if operation == "receive" else (1,))  # 50 tries, up to 3 seconds apart
 
 
 def test_an_outage_that_comes_and_goes_is_logged_once_a_minute(
@@ -574,14 +574,14 @@ def test_a_configuration_error_at_the_first_receive_ends_it(transport: Any, work
         worker(patient=True).run()
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "stats"])
+@pytest.mark.parametrize("operation", ["receive", "settle", "stats"])
 def test_one_that_is_not_patient_tells_a_configuration_error_after_the_first_receive_as_an_outage(
-    verb: str, transport: Any, send: Send, worker: MakeWorker
+    operation: str, transport: Any, send: Send, worker: MakeWorker
 ) -> None:
     send(3)
 
     with pytest.raises(TransportUnavailableError, match="it worked before, and fails now: no such user"):
-        worker(_Handled(then=lambda _: transport.fail(verb, WRONG)), options=DRAIN).run()
+        worker(_Handled(then=lambda _: transport.fail(operation, WRONG)), options=DRAIN).run()
 
 
 def test_with_a_time_limit_every_call_is_told_how_long_it_may_take(

@@ -48,8 +48,8 @@ def meet(event: relevo.Event) -> None:
     note("met", event["number"])
 
 
-def _lines(verb: str) -> list[str]:
-    return [line for line in Path(_LOG).read_text().splitlines() if line.startswith(verb)]
+def _lines(word: str) -> list[str]:
+    return [line for line in Path(_LOG).read_text().splitlines() if line.startswith(word)]
 
 
 @relevo.listener("thing.hung", priority=10)

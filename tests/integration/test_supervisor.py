@@ -103,11 +103,11 @@ class Shop:
         """Return the processes that have begun a call: only then is a TERM theirs to end by, not Python's."""
         return {process for _, process in self.lines("began")}
 
-    def lines(self, verb: str) -> list[tuple[str, int]]:
+    def lines(self, word: str) -> list[tuple[str, int]]:
         """Return the number and the process of each call that has begun or ended."""
         path = self.folder / "log"
         words = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return [(number, int(process)) for found, number, process in words if found == verb]
+        return [(number, int(process)) for found, number, process in words if found == word]
 
 
 @pytest.fixture(name="shop")

@@ -30,7 +30,7 @@ def test_the_files_of_a_package_are_one_row() -> None:
 
 
 def test_a_package_in_a_package_belongs_to_the_outer_one() -> None:
-    rows = list(covered.table(report(relevo__cli__verbs__drain=(1, 1, 0, 0), relevo__errors=(1, 2, 0, 0))))
+    rows = list(covered.table(report(relevo__cli__commands__drain=(1, 1, 0, 0), relevo__errors=(1, 2, 0, 0))))
 
     assert [row.split()[0] for row in rows[1:]] == ["relevo", "relevo/cli", "total"]
 

@@ -158,7 +158,7 @@ def system_program(
 def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
     """Run the command line for *kind* and return its exit code."""
     parser = argparse.ArgumentParser(description=f"Find {kind.name} for the tests, or start a private one.")
-    parser.add_argument("verb", choices=["run"])
+    parser.add_argument("command", choices=["run"])
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, after --")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command

@@ -1,7 +1,7 @@
 """
 RabbitMQ transports with one bug each, planted where messages are written, read and moved.
 
-Each names the promise that it breaks. What the suite makes of them is shown in docs/reference/mutants.md.
+Each names the promise that it breaks. The results of the suite are in docs/reference/mutants.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from relevo_conformance.promise import Promise
 MUTANTS: list[Mutant] = []
 
 NOT_FOUND = frozenset({"WrapsDelaysAtAMinute"})
-"""Those that show only after a minute, for which the suite does not wait on a real clock."""
+"""Bugs that show only after a minute; on a real clock the suite does not wait that long."""
 
 Patches = Mapping[tuple[object, str], object]
 
@@ -78,7 +78,7 @@ def envelopes(change: Callable[[Envelope], Envelope]) -> Callable[[MessageRecord
 
 
 def sent_as(change: Callable[[MessageRecord], MessageRecord], *, delayed: bool = False) -> Patches:
-    """Return patches by which what is sent, or only what is delayed, is written as *change* makes it."""
+    """Return patches that apply *change* to each sent event, or with *delayed* to each delayed one."""
 
     def write(record: MessageRecord, **more: Any) -> Message:
         return written(change(record) if more.get("delayed") or not delayed else record, **more)
@@ -87,7 +87,7 @@ def sent_as(change: Callable[[MessageRecord], MessageRecord], *, delayed: bool =
 
 
 def moved_as(change: Callable[[MessageRecord], MessageRecord]) -> Patches:
-    """Return patches by which an event whose lease was lost is moved as *change* makes it."""
+    """Return patches that apply *change* to an event when its lease is lost."""
 
     def move(record: MessageRecord, *place: Any, **more: Any) -> Message:
         return relocated(change(record) if record.lost_leases else record, *place, **more)
@@ -96,7 +96,7 @@ def moved_as(change: Callable[[MessageRecord], MessageRecord]) -> Patches:
 
 
 def settled_as(change: Callable[[Delivery, Outcome], tuple[Delivery, Outcome]]) -> Patches:
-    """Return patches by which a delivery ends as *change* makes it."""
+    """Return patches that apply *change* to each settlement."""
 
     def message(delivery: Delivery, outcome: Outcome, **more: Any) -> Message | None:
         return message_of(*change(delivery, outcome), **more)
@@ -105,7 +105,7 @@ def settled_as(change: Callable[[Delivery, Outcome], tuple[Delivery, Outcome]]) 
 
 
 def revived_as(change: Callable[[MessageRecord, MessageRecord], MessageRecord]) -> Patches:
-    """Return patches by which *change* makes a revived record of the dead one and the right one."""
+    """Return patches with which a revival stores what *change* returns for the dead and the revived record."""
     revived = MessageRecord.revived
 
     def revive(self: MessageRecord, state: bytes, *, key: str) -> MessageRecord:
@@ -115,7 +115,7 @@ def revived_as(change: Callable[[MessageRecord, MessageRecord], MessageRecord]) 
 
 
 def listed_as(change: Callable[[DeadLetterEntry], DeadLetterEntry]) -> Patches:
-    """Return patches by which a dead letter is listed as *change* makes it."""
+    """Return patches that apply *change* to each listed dead letter."""
     entry = _dead_letters._entry
     return {(_dead_letters, "_entry"): lambda letter, queue: change(entry(letter, queue))}
 
@@ -123,7 +123,7 @@ def listed_as(change: Callable[[DeadLetterEntry], DeadLetterEntry]) -> Patches:
 # --- sending ---------------------------------------------------------------------------------------
 
 
-@planted(promise.SENT_IS_RECEIVED, "Of a batch the first hundred events are sent.")
+@planted(promise.SENT_IS_RECEIVED, "Only the first hundred events of a batch are sent.")
 def sends_a_hundred_of_a_batch() -> Patches:
     send = AmqpTransport.send
 
@@ -133,7 +133,7 @@ def sends_a_hundred_of_a_batch() -> Patches:
     return {(AmqpTransport, "send"): some}
 
 
-@planted(promise.DELAY_IS_RESPECTED, "A delay of more than a minute begins again after each minute.")
+@planted(promise.DELAY_IS_RESPECTED, "A delay wraps around after a minute.")
 def wraps_delays_at_a_minute() -> Patches:
     route = Topology.route
 
@@ -143,27 +143,27 @@ def wraps_delays_at_a_minute() -> Patches:
     return {(Topology, "route"): wrapped}
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event that is delayed is a normal one.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "A delayed event loses its urgency.")
 def delays_urgent_events_as_normal_ones() -> Patches:
     return sent_as(envelopes(lambda event: attrs.evolve(event, urgency="normal")), delayed=True)
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event that is delayed has no headers.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "A delayed event loses its headers.")
 def delays_without_headers() -> Patches:
     return sent_as(envelopes(lambda event: attrs.evolve(event, headers={})), delayed=True)
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "What of an event's name is beyond 64 characters is cut off.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "The name of an event is truncated at 64 characters.")
 def cuts_names_at_64_characters() -> Patches:
     return sent_as(envelopes(lambda event: attrs.evolve(event, name=event.name[:64])))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "Spaces at the end of a source are lost.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "Trailing spaces of a source are stripped.")
 def strips_sources() -> Patches:
     return sent_as(envelopes(lambda event: attrs.evolve(event, source=event.source.rstrip())))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "A header with an empty value is left out.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "Headers with an empty value are dropped.")
 def drops_empty_headers() -> Patches:
     def full(event: Envelope) -> Envelope:
         return attrs.evolve(event, headers={name: value for name, value in event.headers.items() if value})
@@ -171,7 +171,7 @@ def drops_empty_headers() -> Patches:
     return sent_as(envelopes(full))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "Of many headers the first 32 arrive.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "Only the first 32 headers of an event are kept.")
 def keeps_32_headers() -> Patches:
     return sent_as(envelopes(lambda event: attrs.evolve(event, headers=dict([*event.headers.items()][:32]))))
 
@@ -180,7 +180,7 @@ def keeps_32_headers() -> Patches:
 
 
 def lost_as(attempt: Callable[[int], int], lost_leases: Callable[[int], int]) -> Patches:
-    """Return patches that change what is counted after a lost lease."""
+    """Return patches that change the counters after a lost lease."""
     lost = MessageRecord.lost
 
     def count(self: MessageRecord, times: int) -> MessageRecord:
@@ -197,37 +197,37 @@ def counts_three_lost_leases() -> Patches:
     return lost_as(lambda attempt: attempt, lambda lost_leases: min(lost_leases, 3))
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "A lost lease counts as no attempt.")
+@planted(promise.LOST_LEASES_ARE_COUNTED, "A lost lease does not count as an attempt.")
 def counts_no_attempt_for_a_lost_lease() -> Patches:
     return lost_as(lambda attempt: attempt - 1, lambda lost_leases: lost_leases)
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event whose lease was lost has no headers.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event loses its headers at a lost lease.")
 def loses_headers_with_a_lease() -> Patches:
     return moved_as(envelopes(lambda event: attrs.evolve(event, headers={})))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event whose lease was lost is a normal one.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event loses its urgency at a lost lease.")
 def loses_urgency_with_a_lease() -> Patches:
     return moved_as(envelopes(lambda event: attrs.evolve(event, urgency="normal")))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event whose lease was lost never expires.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event loses its expiry at a lost lease.")
 def loses_the_expiry_with_a_lease() -> Patches:
     return moved_as(envelopes(lambda event: attrs.evolve(event, expires=None)))
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "An event whose lease was lost has an empty state.")
+@planted(promise.LOST_LEASES_ARE_COUNTED, "An event loses its state at a lost lease.")
 def loses_the_state_with_a_lease() -> Patches:
     return moved_as(lambda record: attrs.evolve(record, state=b""))
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "An event is said to be sent when its lease was lost.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "A lost lease changes the send time of the event.")
 def dates_an_event_at_a_lost_lease() -> Patches:
     return moved_as(lambda record: attrs.evolve(record, enqueued_at=record.enqueued_at + 3600.0))
 
 
-@planted(promise.BEGUN_IS_KEPT, "The deaths that a note names are not kept with it.")
+@planted(promise.BEGUN_IS_KEPT, "The deaths that a note names are not stored.")
 def forgets_the_deaths_of_a_note() -> Patches:
     def noted(self: MessageRecord, note: Note | None) -> MessageRecord:
         return self if note is None else attrs.evolve(self, begun=note)
@@ -238,7 +238,7 @@ def forgets_the_deaths_of_a_note() -> Patches:
 # --- settling --------------------------------------------------------------------------------------
 
 
-@planted(promise.ACK_IS_FINAL, "Of a batch the first hundred are settled, and those behind them are said to be.")
+@planted(promise.ACK_IS_FINAL, "Only the first hundred settlements of a batch are done, but all are reported as done.")
 def settles_a_hundred_of_a_batch() -> Patches:
     settle = AmqpTransport._settle
 
@@ -259,7 +259,7 @@ def gives_urgent_events_back_at_once() -> Patches:
     return settled_as(hurried)
 
 
-@planted(promise.NACK_RETURNS_LATER, "A nack after a lost lease forgets the lost lease.")
+@planted(promise.NACK_RETURNS_LATER, "A nack resets the number of lost leases.")
 def forgets_lost_leases_at_a_nack() -> Patches:
     def forgetful(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
         return attrs.evolve(delivery, lost_leases=0) if isinstance(outcome, Nack) else delivery, outcome
@@ -267,7 +267,7 @@ def forgets_lost_leases_at_a_nack() -> Patches:
     return settled_as(forgetful)
 
 
-@planted(promise.RELEASE_COUNTS_NOTHING, "A release for later empties the state.")
+@planted(promise.RELEASE_COUNTS_NOTHING, "A release with a delay clears the state.")
 def empties_the_state_at_a_release_for_later() -> Patches:
     def emptied(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
         later = isinstance(outcome, Release) and outcome.delay > 0
@@ -276,7 +276,7 @@ def empties_the_state_at_a_release_for_later() -> Patches:
     return settled_as(emptied)
 
 
-@planted(promise.NACK_RETURNS_LATER, "An empty state of a nack is taken for none.")
+@planted(promise.NACK_RETURNS_LATER, "A nack with an empty state keeps the old state.")
 def keeps_the_state_at_an_empty_one() -> Patches:
     def kept(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
         if isinstance(outcome, Nack) and outcome.state == b"":
@@ -286,7 +286,7 @@ def keeps_the_state_at_an_empty_one() -> Patches:
     return settled_as(kept)
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "An empty state of a delivery that is reported lost is taken for none.")
+@planted(promise.LOST_LEASES_ARE_COUNTED, "A delivery that is reported lost with an empty state keeps its old state.")
 def keeps_the_state_of_what_is_reported_lost() -> Patches:
     def kept(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
         if isinstance(outcome, Lost) and outcome.state == b"":
@@ -296,7 +296,7 @@ def keeps_the_state_of_what_is_reported_lost() -> Patches:
     return settled_as(kept)
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "An empty state of a dead letter is taken for none.")
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter with an empty state keeps the old state.")
 def keeps_the_state_of_what_dies() -> Patches:
     def kept(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
         if isinstance(outcome, DeadLetter) and outcome.state == b"":
@@ -335,12 +335,12 @@ def gives_foreign_bytes_back_without_headers() -> Patches:
     return settled_as(lambda one, outcome: (without_headers(one) if isinstance(outcome, Nack) else one, outcome))
 
 
-@planted(promise.MALFORMED_IS_QUARANTINED, "Foreign bytes that die are kept without their headers.")
+@planted(promise.MALFORMED_IS_QUARANTINED, "Foreign bytes are dead-lettered without their headers.")
 def buries_foreign_bytes_without_headers() -> Patches:
     return settled_as(lambda one, outcome: (without_headers(one) if isinstance(outcome, DeadLetter) else one, outcome))
 
 
-@planted(promise.MALFORMED_IS_QUARANTINED, "Foreign bytes that are released are neither given back nor done.")
+@planted(promise.MALFORMED_IS_QUARANTINED, "A release of foreign bytes is treated as an ack.")
 def drops_foreign_bytes_that_are_released() -> Patches:
     return settled_as(
         lambda one, outcome: (one, Ack() if isinstance(outcome, Release) and is_foreign(one) else outcome)
@@ -360,7 +360,7 @@ def with_envelope(change: Callable[[Envelope], Envelope]) -> Callable[[DeadLette
     return changed
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is listed without an expiry.")
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is listed without the expiry of its event.")
 def lists_the_dead_without_an_expiry() -> Patches:
     return listed_as(with_envelope(lambda event: attrs.evolve(event, expires=None)))
 
@@ -370,7 +370,7 @@ def lists_the_dead_without_lost_leases() -> Patches:
     return listed_as(lambda entry: attrs.evolve(entry, lost_leases=0))
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "What of an error is beyond 1,000 characters is cut off.")
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "An error is truncated at 1,000 characters.")
 def cuts_errors_at_1000_characters() -> Patches:
     return listed_as(lambda entry: attrs.evolve(entry, error=entry.error[:1000]))
 
@@ -387,17 +387,17 @@ def revives_without_an_expiry() -> Patches:
     return revived_as(lambda dead, right: change(right))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event has its old lost leases.")
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event keeps the lost leases from before its death.")
 def revives_with_lost_leases() -> Patches:
     return revived_as(lambda dead, right: attrs.evolve(right, lost_leases=dead.lost_leases))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state has its old one.")
+@planted(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state keeps its old state.")
 def revives_with_the_old_state_instead_of_none() -> Patches:
     return revived_as(lambda dead, right: attrs.evolve(right, state=right.state or dead.state))
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "All that is revived in one call has the state of the first.")
+@planted(promise.REVIVED_IS_RECEIVED, "All events that are revived in one call get the state of the first one.")
 def revives_all_with_the_first_state() -> Patches:
     revive = DeadLetterStore.revive
 
@@ -407,7 +407,7 @@ def revives_all_with_the_first_state() -> Patches:
     return {(DeadLetterStore, "revive"): alike}
 
 
-@planted(promise.DISCARDED_IS_GONE, "Of several dead letters of one queue, only the first is discarded.")
+@planted(promise.DISCARDED_IS_GONE, "Of several dead letters in one queue, only the first is discarded.")
 def discards_one_of_each_queue() -> Patches:
     discard = DeadLetterStore.discard
 
@@ -417,7 +417,9 @@ def discards_one_of_each_queue() -> Patches:
     return {(DeadLetterStore, "discard"): one}
 
 
-@planted(promise.DEAD_IS_KEPT_WITH_REASON, "A page of several queues ends with the first that has any.")
+@planted(
+    promise.DEAD_IS_KEPT_WITH_REASON, "A page after the first lists only the queue in which the page before ended."
+)
 def ends_a_page_with_its_queue() -> Patches:
     entries = DeadLetterStore.entries
 
@@ -431,7 +433,7 @@ def ends_a_page_with_its_queue() -> Patches:
 # --- receiving and presence ------------------------------------------------------------------------
 
 
-@planted(promise.SENT_IS_RECEIVED, "A receive from more than two queues looks at the first two.")
+@planted(promise.SENT_IS_RECEIVED, "A receive from several queues looks only at the first two.")
 def looks_at_two_queues() -> Patches:
     receive = Receiver.receive
 
@@ -441,7 +443,7 @@ def looks_at_two_queues() -> Patches:
     return {(Receiver, "receive"): two}
 
 
-@planted(promise.PRESENCE_IS_SEEN, "Of the workers that are asked for, only the first is seen.")
+@planted(promise.PRESENCE_IS_SEEN, "A presence query returns only the first worker.")
 def sees_one_worker() -> Patches:
     presence = Hub.presence
 

@@ -219,12 +219,12 @@ def test_a_settlement_from_before_a_revival_is_stale(transport: MemoryTransport,
     assert transport.settle([(held, Ack())]) == [held]
 
 
-def test_the_verbs_raise_when_the_lease_is_lost(transport: MemoryTransport, held: Delivery) -> None:
+def test_the_operations_raise_when_the_lease_is_lost(transport: MemoryTransport, held: Delivery) -> None:
     transport.ack(held)
 
-    for verb in (transport.ack, transport.nack):
+    for operation in (transport.ack, transport.nack):
         with pytest.raises(LeaseLostError) as caught:
-            verb(held)
+            operation(held)
         assert caught.value.delivery is held
     with pytest.raises(LeaseLostError):
         transport.dead_letter(held, reason="no")

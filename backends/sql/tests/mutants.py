@@ -1,7 +1,7 @@
 """
 SQL transports with one bug each, planted in their statements and their transactions, on SQLite.
 
-Each names the promise that it breaks. What the suite makes of them is shown in docs/reference/mutants.md.
+Each names the promise that it breaks. The results of the suite are in docs/reference/mutants.md.
 """
 
 from . import mutants_of_pairs, mutants_of_single_features

@@ -1,4 +1,4 @@
-"""Bugs that show when two features meet, or in long times and large numbers."""
+"""Bugs that show only with two features together, after a long time, or in large numbers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ WRAP = 2**32 / 1000
 # --- time ------------------------------------------------------------------------------------------
 
 
-@planted_pair(promise.DELAY_IS_RESPECTED, "A delay is kept as milliseconds in 32 bits.")
+@planted_pair(
+    promise.DELAY_IS_RESPECTED, "A delay is stored as milliseconds in 32 bits, so that more than 49 days wrap around."
+)
 def wraps_long_delays() -> Patches:
     due = SqlTransport._due
     return {(SqlTransport, "_due"): lambda self, delay: due(self, delay % WRAP)}
 
 
-@planted_pair(promise.NACK_RETURNS_LATER, "The delay of a nack is kept as milliseconds in 32 bits.")
+@planted_pair(promise.NACK_RETURNS_LATER, "The delay of a nack is stored as milliseconds in 32 bits.")
 def wraps_long_delays_of_a_nack() -> Patches:
     end = Settler._nack
 
@@ -57,27 +59,29 @@ def extends_for_an_hour_at_most() -> Patches:
     return {(_settle, "lease_end"): lambda lease, now: lease_end(min(lease, 3600.0), now)}
 
 
-@planted_pair(promise.LEASED_IS_HIDDEN, "A lease of 1.9 seconds ends after one second.")
+@planted_pair(promise.LEASED_IS_HIDDEN, "A lease is truncated to whole seconds.")
 def cuts_leases_to_whole_seconds() -> Patches:
     return {(_claim, "lease_end"): lambda lease, now: lease_end(float(int(lease)), now)}
 
 
-@planted_pair(promise.LOST_LEASE_RETURNS, "A checkpoint keeps its event hidden for six days.")
+@planted_pair(promise.LOST_LEASE_RETURNS, "A checkpoint prolongs the lease by six days.")
 def leases_for_days_after_a_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, lease_until=lease_until + 518400000000"))
 
 
-@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event that was delayed is a normal one.")
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An event loses its urgency when its delay ends.")
 def promotes_urgent_events_as_normal_ones() -> Patches:
     return reworded(["promote"], ("SET state=0", "SET state=0, urgency=1"))
 
 
-@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An urgent event whose lease was lost is a normal one.")
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An event loses its urgency at a lost lease.")
 def reaps_urgent_events_as_normal_ones() -> Patches:
     return reworded(["reap"], ("SET state=0,", "SET state=0, urgency=1,"))
 
 
-@planted_pair(promise.DELAY_IS_RESPECTED, "A delayed event comes early when it has its turn in its key.")
+@planted_pair(
+    promise.DELAY_IS_RESPECTED, "A delayed event is delivered early when it becomes the first of its ordering key."
+)
 def gives_a_turn_before_its_time() -> Patches:
     return reworded(["advance"], ("THEN 2 ELSE 0", "THEN 0 ELSE 0"))
 
@@ -95,45 +99,47 @@ def keeps_attempts_in_seven_bits() -> Patches:
     return reworded(["nack"], ("(relevo_event.attempt + 1)", "min(relevo_event.attempt + 1, 127)"))
 
 
-@planted_pair(promise.NACK_RETURNS_LATER, "A nack forgets the lost leases.")
+@planted_pair(promise.NACK_RETURNS_LATER, "A nack resets the number of lost leases.")
 def forgets_lost_leases_at_a_nack() -> Patches:
     return reworded(["nack"], ("begun=NULL,", "begun=NULL, lost_leases=0,"))
 
 
-@planted_pair(promise.RELEASE_COUNTS_NOTHING, "A release for later empties the state.")
+@planted_pair(promise.RELEASE_COUNTS_NOTHING, "A release with a delay clears the state.")
 def empties_the_state_of_what_is_postponed() -> Patches:
     return reworded(["postpone"], ("token=NULL", "token=NULL, progress=x''"))
 
 
-@planted_pair(promise.LOST_LEASES_ARE_COUNTED, "The second lost lease empties the state.")
+@planted_pair(promise.LOST_LEASES_ARE_COUNTED, "The second lost lease clears the state.")
 def empties_the_state_at_the_second_lost_lease() -> Patches:
     emptied = "progress=CASE WHEN relevo_event.lost_leases > 0 THEN x'' ELSE relevo_event.progress END"
     return reworded(["reap"], ("token=NULL", f"token=NULL, {emptied}"))
 
 
-@planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint is kept with all rows of its claim.")
-def checks_points_of_a_whole_claim() -> Patches:
+@planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint sets the state of all rows of its claim.")
+def checkpoints_a_whole_claim() -> Patches:
     return reworded(["checkpoint"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
 
 
-@planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "An empty checkpoint is taken for none.")
+@planted_pair(
+    promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A checkpoint with an empty state does not replace the old state."
+)
 def keeps_no_empty_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("progress=?", "progress=coalesce(nullif(?, x''), relevo_event.progress)"))
 
 
-@planted_pair(promise.BEGUN_IS_KEPT, "A checkpoint takes the note away.")
+@planted_pair(promise.BEGUN_IS_KEPT, "A checkpoint removes the note.")
 def forgets_the_note_at_a_checkpoint() -> Patches:
     return reworded(["checkpoint"], ("SET progress=?", "SET progress=?, begun=NULL"))
 
 
-@planted_pair(promise.BEGUN_IS_KEPT, "An extension takes the note away.")
+@planted_pair(promise.BEGUN_IS_KEPT, "An extension removes the note.")
 def forgets_the_note_at_an_extension() -> Patches:
     return reworded(["extend"], ("SET lease_until=?", "SET lease_until=?, begun=NULL"))
 
 
 @planted_pair(
     promise.ACK_IS_FINAL,
-    "Of a batch with deliveries of several receives, only those of the first are settled, and all are said to be.",
+    "If a batch has deliveries of several receives, only those of the first are settled, but all are reported as done.",
 )
 def settles_one_claim_of_a_batch() -> Patches:
     run = Settler._run_grouped
@@ -151,12 +157,12 @@ def settles_one_claim_of_a_batch() -> Patches:
 # --- dead letters ----------------------------------------------------------------------------------
 
 
-@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without headers.")
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is stored without its headers.")
 def buries_without_headers() -> Patches:
     return reworded(["bury"], ("relevo_event.headers", "NULL"))
 
 
-@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is kept without an expiry.")
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is stored without its expiry.")
 def buries_without_an_expiry() -> Patches:
     return reworded(["bury"], ("relevo_event.expires", "NULL"))
 
@@ -171,22 +177,22 @@ def revives_without_headers() -> Patches:
     return reworded(["revive"], ("relevo_dead.headers", "NULL"))
 
 
-@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event is a normal one.")
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event has normal urgency.")
 def revives_urgent_events_as_normal_ones() -> Patches:
     return reworded(["revive"], ("relevo_dead.urgency", "1"))
 
 
-@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event has its old lost leases.")
+@planted_pair(promise.REVIVED_IS_RECEIVED, "A revived event keeps the lost leases from before its death.")
 def revives_with_lost_leases() -> Patches:
     return reworded(["revive"], ("relevo_dead.expires, 1, 0,", "relevo_dead.expires, 1, relevo_dead.lost_leases,"))
 
 
-@planted_pair(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state has its old one.")
+@planted_pair(promise.REVIVED_IS_RECEIVED, "An event that is revived with an empty state keeps its old state.")
 def revives_with_the_old_state_instead_of_none() -> Patches:
     return reworded(["revive"], ("? AS anon_3", "coalesce(nullif(?, x''), relevo_dead.progress) AS anon_3"))
 
 
-@planted_pair(promise.REVIVED_IS_RECEIVED, "All that is revived in one call has the state of the first.")
+@planted_pair(promise.REVIVED_IS_RECEIVED, "All events that are revived in one call get the state of the first one.")
 def revives_all_with_the_first_state() -> Patches:
     revive = DeadLetterStore.revive
 
@@ -196,7 +202,7 @@ def revives_all_with_the_first_state() -> Patches:
     return {(DeadLetterStore, "revive"): alike}
 
 
-@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same id of another source.")
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one with the same id from another source.")
 def replaces_the_dead_of_another_source() -> Patches:
     return reworded(["replace"], ("relevo_dead.source = relevo_event.source AND ", ""))
 
@@ -209,7 +215,7 @@ def replaces_the_dead_of_another_queue() -> Patches:
 
 @planted_pair(
     promise.DEAD_IS_KEPT_WITH_REASON,
-    "A page that goes on into the next queue leaves out dead letters that are older than the last one.",
+    "A page that continues in the next queue omits dead letters that are older than the last one of the page before.",
 )
 def goes_on_by_number_in_the_next_queue() -> Patches:
     entries = DeadLetterStore.entries
@@ -225,29 +231,29 @@ def goes_on_by_number_in_the_next_queue() -> Patches:
 # --- ids, keys and queues --------------------------------------------------------------------------
 
 
-@planted_pair(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by the case of a letter.")
+@planted_pair(promise.CANCELLED_IS_GONE, "A cancel also removes events whose ids differ only in case.")
 def cancels_in_any_case() -> Patches:
     return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE NOCASE"))
 
 
-@planted_pair(promise.CANCELLED_IS_GONE, "A cancel takes ids that differ by a space at the end.")
+@planted_pair(promise.CANCELLED_IS_GONE, "A cancel also removes events whose ids differ only in a trailing space.")
 def cancels_with_any_space() -> Patches:
     return reworded(["cancel"], ("relevo_event.event_id = ?", "relevo_event.event_id = ? COLLATE RTRIM"))
 
 
-@planted_pair(promise.ORDER_IS_KEPT, "Keys that differ by the case of a letter hold one another up.")
+@planted_pair(promise.ORDER_IS_KEPT, "Ordering keys that differ only in case are treated as equal.")
 def lines_up_in_any_case() -> Patches:
     lines = reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE NOCASE)) THEN"))
     return {**lines, (Claimer, "_give_turns"): lambda *_: False}  # which would give the turn in the end
 
 
-@planted_pair(promise.ORDER_IS_KEPT, "Keys that differ by a space at the end hold one another up.")
+@planted_pair(promise.ORDER_IS_KEPT, "Ordering keys that differ only in a trailing space are treated as equal.")
 def lines_up_with_any_space() -> Patches:
     lines = reworded(["send_in_line"], ("ordering_key = ?)) THEN", "ordering_key = ? COLLATE RTRIM)) THEN"))
     return {**lines, (Claimer, "_give_turns"): lambda *_: False}  # which would give the turn in the end
 
 
-@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An empty ordering key is stored as none.")
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED, "An empty ordering key is stored as NULL.")
 def stores_an_empty_key_as_none() -> Patches:
     def row(envelope: Envelope, **more: Any) -> Sent:
         made = row_of(envelope, **more)
@@ -266,17 +272,19 @@ def cancels_no_retries() -> Patches:
     )
 
 
-@planted_pair(promise.PURGED_IS_GONE, "A purge leaves what waits for its retry.")
+@planted_pair(promise.PURGED_IS_GONE, "A purge does not remove events that wait for a retry.")
 def purges_no_retries() -> Patches:
     return reworded(["purge of scheduled"], ("state = 2 AND", "state = 2 AND relevo_event.attempt = 1 AND"))
 
 
-@planted_pair(promise.PURGED_IS_GONE, "A purge leaves what waits behind its ordering key.")
+@planted_pair(
+    promise.PURGED_IS_GONE, "A purge does not remove events that wait for an earlier one of their ordering key."
+)
 def purges_nothing_that_waits() -> Patches:
     return reworded(["purge of waiting"], ("state = 3 AND", "state = 3 AND 0 AND"))
 
 
-@planted_pair(promise.PURGED_IS_GONE, "A purge removes a hundred events of each state.")
+@planted_pair(promise.PURGED_IS_GONE, "A purge removes at most a hundred events of each state.")
 def purges_a_hundred() -> Patches:
     take = Counter._take_out
 
@@ -286,17 +294,17 @@ def purges_a_hundred() -> Patches:
     return {(Counter, "_take_out"): some}
 
 
-@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "What is due counts as scheduled until the next receive.")
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "An event that is due counts as scheduled until the next receive.")
 def counts_what_is_due_as_scheduled() -> Patches:
     return reworded(["stats"], ("relevo_event.ready_at <= ?) AS due", "relevo_event.ready_at <= ? AND 0) AS due"))
 
 
-@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "The dead letters of all queues are counted.")
+@planted_pair(promise.STATS_ARE_TRUE_AT_REST, "The count of dead letters includes those of all queues.")
 def counts_the_dead_of_all_queues() -> Patches:
     return reworded(["stats"], ("WHERE relevo_dead.queue = ?) AS dead", "WHERE ? IS NOT NULL) AS dead"))
 
 
-@planted_pair(promise.SENT_IS_RECEIVED, "A receive from more than two queues looks at the first two.")
+@planted_pair(promise.SENT_IS_RECEIVED, "A receive from several queues looks only at the first two.")
 def looks_at_two_queues() -> Patches:
     look = Claimer._look
 
@@ -311,7 +319,7 @@ def looks_at_two_queues() -> Patches:
 
 @planted_pair(
     promise.JOINS_THE_TRANSACTION,
-    "What is sent in a savepoint inside another one stays when only the outer one is rolled back.",
+    "Events of a nested savepoint are sent although the outer savepoint is rolled back.",
 )
 def knows_one_savepoint() -> Patches:
     around = joining._around
@@ -323,7 +331,7 @@ def knows_one_savepoint() -> Patches:
     return {(joining, "_around"): ends}
 
 
-@planted_pair(promise.JOINS_THE_TRANSACTION, "The events of a transaction are made twice.")
+@planted_pair(promise.JOINS_THE_TRANSACTION, "The callable that makes the events of a transaction is called twice.")
 def makes_its_events_twice() -> Patches:
     send = SessionSender.send
 
@@ -335,7 +343,7 @@ def makes_its_events_twice() -> Patches:
 
 @planted_pair(
     promise.JOINS_THE_TRANSACTION,
-    "The events of a transaction are made when they are sent, before its objects are flushed.",
+    "The events of a transaction are made when they are sent, before pending objects are flushed.",
 )
 def makes_its_events_at_once() -> Patches:
     send = SessionSender.send
@@ -349,7 +357,7 @@ def makes_its_events_at_once() -> Patches:
 
 @planted_pair(
     promise.JOINS_THE_TRANSACTION,
-    "What was sent in a transaction that was rolled back is written with the next commit of its session.",
+    "Events of a rolled-back transaction are stored at the next commit of the session.",
 )
 def writes_what_was_rolled_back_at_the_next_commit() -> Patches:
     ended = joining.JoinedSession._after_transaction_end

@@ -27,7 +27,7 @@ from .planting import Patches, commit, planted, reworded
 # --- sending ---------------------------------------------------------------------------------------
 
 
-@planted(promise.BATCH_IS_ATOMIC, "Each event of a batch is committed by itself.")
+@planted(promise.BATCH_IS_ATOMIC, "Each event of a batch is committed separately.")
 def sends_a_batch_in_several_transactions() -> Patches:
     write = Statements.write
 
@@ -43,14 +43,16 @@ def sends_a_batch_in_several_transactions() -> Patches:
     return {(Statements, "write"): one_by_one}
 
 
-@planted(promise.SEND_TELLS_APART, "Where a commit fails, all events are said to be refused; some may be there.")
+@planted(
+    promise.SEND_TELLS_APART, "If a commit fails, all events are reported as refused, although some may be stored."
+)
 def takes_a_failed_commit_for_a_refusal() -> Patches:
     return {(_database, "CommitUnknownError"): RefusedError}
 
 
 @planted(
     promise.RESENT_IS_ONE,
-    "An event that is sent again while it is held replaces the row, and with it the lease.",
+    "Sending a held event again replaces its row, and with it the lease.",
 )
 def replaces_what_is_sent_again() -> Patches:
     conflict = " ON CONFLICT (event_id, source, target, queue) DO NOTHING"
@@ -59,21 +61,19 @@ def replaces_what_is_sent_again() -> Patches:
 
 @planted(
     promise.DELAY_IS_RESPECTED,
-    "A delayed event is due at the beginning of the second in which its delay ends.",
+    "The due time of a delayed event is truncated to whole seconds.",
     by_chance=False,
 )
 def rounds_the_time_of_a_delayed_event_down() -> Patches:
     return {(_transport, "micros"): lambda seconds: int(seconds) * 1_000_000}
 
 
-@planted(promise.PAYLOAD_IS_UNTOUCHED, "The time of sending is overwritten by that of each claim.")
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "Each claim overwrites the send time.")
 def dates_an_event_at_each_claim() -> Patches:
     return reworded(["claim"], ("coalesce(relevo_event.enqueued_at, ?)", "?"))
 
 
-@planted(
-    promise.JOINS_THE_TRANSACTION, "What is sent in a session is written on the transport's own connection, at once."
-)
+@planted(promise.JOINS_THE_TRANSACTION, "Events of a session are written at once, on the transport's own connection.")
 def writes_beside_the_transaction() -> Patches:
     def enlist(self: _JoinedSession, session: Session, make: Make, *, create: bool) -> None:
         database, rows = self._joined._database, make()
@@ -82,7 +82,7 @@ def writes_beside_the_transaction() -> Patches:
     return {(_JoinedSession, "enlist"): enlist}
 
 
-@planted(promise.JOINS_THE_TRANSACTION, "What was sent inside a savepoint that is rolled back is sent all the same.")
+@planted(promise.JOINS_THE_TRANSACTION, "Events of a savepoint are sent although the savepoint is rolled back.")
 def ignores_savepoints() -> Patches:
     ended = _JoinedSession._after_transaction_end
 
@@ -94,9 +94,10 @@ def ignores_savepoints() -> Patches:
 
 
 @planted(
-    promise.JOINS_THE_TRANSACTION, "The end of a savepoint, whichever, drops all that the session has sent so far."
+    promise.JOINS_THE_TRANSACTION,
+    "The end of a savepoint, even a release, drops everything that the session has sent so far.",
 )
-def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
+def drops_all_at_the_end_of_a_savepoint() -> Patches:
     ended = _JoinedSession._after_transaction_end
 
     def end(self: _JoinedSession, session: Session, transaction: SessionTransaction) -> None:
@@ -112,7 +113,7 @@ def forgets_what_a_session_sends_after_a_savepoint() -> Patches:
 
 @planted(
     promise.LEASED_IS_HIDDEN,
-    "A receive reads which events are ready, and leases them in another transaction without a second look.",
+    "A receive selects ready events, and leases them in another transaction without checking again.",
     by_chance=False,
 )
 def selects_and_then_updates_without_a_guard() -> Patches:
@@ -143,7 +144,7 @@ def selects_and_then_updates_without_a_guard() -> Patches:
 
 @planted(
     promise.LEASED_IS_HIDDEN,
-    "A lease ends its seconds after the event was sent, so that what waited for long has none.",
+    "A lease begins at the send time, so an event that waited for long has none.",
 )
 def reckons_leases_from_the_time_of_sending() -> Patches:
     sent = "coalesce(relevo_event.enqueued_at, ?3)"
@@ -156,13 +157,14 @@ def reckons_leases_from_the_time_of_sending() -> Patches:
     )
 
 
-@planted(promise.LOST_LEASES_ARE_COUNTED, "A lease that ran out counts as neither attempt nor lost lease.")
+@planted(promise.LOST_LEASES_ARE_COUNTED, "A lease that ends counts neither as an attempt nor as a lost lease.")
 def ends_a_lease_as_if_it_were_a_release() -> Patches:
     return reworded(["reap"], (", attempt=(relevo_event.attempt + 1), lost_leases=(relevo_event.lost_leases + 1)", ""))
 
 
 @planted(
-    promise.QUEUES_ARE_ISOLATED, "The name of a queue is taken for a pattern: an underscore stands for any letter."
+    promise.QUEUES_ARE_ISOLATED,
+    "The name of a queue is used as a LIKE pattern, so an underscore matches any character.",
 )
 def finds_queues_by_like() -> Patches:
     return reworded(
@@ -171,12 +173,12 @@ def finds_queues_by_like() -> Patches:
     )
 
 
-@planted(promise.MALFORMED_IS_QUARANTINED, "A claim passes over rows that a stranger wrote without an id.")
-def leaves_to_itself_what_has_no_id() -> Patches:
+@planted(promise.MALFORMED_IS_QUARANTINED, "A claim skips rows that a foreign program wrote without an id.")
+def skips_rows_without_an_id() -> Patches:
     return reworded(["claim"], ("relevo_event.state = 0 AND", "relevo_event.state = 0 AND event_id IS NOT NULL AND"))
 
 
-@planted(promise.MALFORMED_IS_QUARANTINED, "A row in a state that there is not is handed out by no receive.")
+@planted(promise.MALFORMED_IS_QUARANTINED, "A row in an unknown state is never handed out.")
 def passes_over_a_row_in_an_unknown_state() -> Patches:
     return reworded(["look"], ("END) IS NOT TRUE AND", "END) IS NOT TRUE AND relevo_event.state != 9 AND"))
 
@@ -197,7 +199,7 @@ def does_not_commit_what_it_settles() -> Patches:
     return {(Settler, "_settle"): forget}
 
 
-@planted(promise.STALE_SETTLE_IS_REFUSED, "A row that is leased is settled by its earlier holder too.")
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A leased row can also be settled by its earlier holder.")
 def settles_by_the_row_without_the_receipt() -> Patches:
     return reworded(
         ["held", "ack", "release", "extend", "nack", "lose", "forget", "replace", "bury"],
@@ -205,7 +207,7 @@ def settles_by_the_row_without_the_receipt() -> Patches:
     )
 
 
-@planted(promise.STALE_SETTLE_IS_REFUSED, "A checkpoint of what is no longer held is said to be kept.")
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A checkpoint of a delivery that is no longer held is reported as stored.")
 def ignores_how_many_rows_a_checkpoint_touched() -> Patches:
     checkpoint = Settler.checkpoint
 
@@ -226,7 +228,7 @@ def _nack_early(self: Settler, connection: sa.Connection, ended: Sequence[tuple[
 
 @planted(
     promise.NACK_RETURNS_LATER,
-    "What is given back for later comes at the beginning of the second in which its delay ends.",
+    "The due time after a nack is truncated to whole seconds.",
     by_chance=False,
 )
 def rounds_the_delay_of_a_nack_down() -> Patches:
@@ -236,9 +238,7 @@ def rounds_the_delay_of_a_nack_down() -> Patches:
     }
 
 
-@planted(
-    promise.NACK_RETURNS_LATER, "What of a state is beyond 255 bytes is cut off, as a column that is too narrow does."
-)
+@planted(promise.NACK_RETURNS_LATER, "A state is truncated at 255 bytes, as by a column that is too narrow.")
 def cuts_states_at_255_bytes() -> Patches:
     return reworded(
         ["nack", "lose", "bury", "checkpoint"],
@@ -247,12 +247,12 @@ def cuts_states_at_255_bytes() -> Patches:
     )
 
 
-@planted(promise.RELEASE_COUNTS_NOTHING, "A release goes by the statement of a nack.")
+@planted(promise.RELEASE_COUNTS_NOTHING, "A release counts as an attempt.")
 def counts_a_release_as_an_attempt() -> Patches:
     return reworded(["release"], ("SET state=0,", "SET state=0, attempt=(relevo_event.attempt + 1),"))
 
 
-@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension is said to count, and the lease ends when it would have.")
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension is reported as done, but does not lengthen the lease.")
 def never_lengthens_a_lease() -> Patches:
     return reworded(["extend"], ("lease_until=?", "lease_until=min(relevo_event.lease_until, ?)"))
 
@@ -262,7 +262,7 @@ def ends_an_extension_a_second_early() -> Patches:
     return reworded(["extend"], ("lease_until=?", "lease_until=? - 1000000"))
 
 
-@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "The end of a lease takes the last checkpoint along.")
+@planted(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, "A lost lease clears the state of the last checkpoint.")
 def empties_the_state_of_a_lost_lease() -> Patches:
     return reworded(["reap"], ("SET state=0,", "SET state=0, progress=x'',"))
 
@@ -293,7 +293,7 @@ def _bury_late(self: Settler, connection: sa.Connection, ended: Sequence[tuple[R
 
 @planted(
     promise.DEAD_IS_KEPT_WITH_REASON,
-    "A dead letter is written in a transaction of its own, after that which deleted the event.",
+    "A dead letter is written in a separate transaction, after the one that deletes the event.",
     by_chance=False,
 )
 def buries_after_the_source_is_gone() -> Patches:
@@ -304,7 +304,7 @@ def buries_after_the_source_is_gone() -> Patches:
 
 @planted(
     promise.SENT_IS_RECEIVED,
-    "After a statement that failed nothing is rolled back, and the connection is used again.",
+    "A failed statement is not rolled back, and its connection is used again.",
     by_chance=False,
 )
 def leaves_a_failed_transaction_open() -> Patches:
@@ -314,7 +314,7 @@ def leaves_a_failed_transaction_open() -> Patches:
 # --- the store -------------------------------------------------------------------------------------
 
 
-@planted(promise.REVIVED_IS_RECEIVED, "A revived event lives, and stays dead too.")
+@planted(promise.REVIVED_IS_RECEIVED, "A revived event also stays a dead letter.")
 def revives_a_copy() -> Patches:
     def revive(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
         def wake(connection: sa.Connection) -> list[str]:
@@ -345,18 +345,20 @@ def ignores_how_many_rows_a_discard_touched() -> Patches:
 _NOBODYS = "(relevo_event.state != 1 OR relevo_event.lease_until <= ?"
 
 
-@planted(promise.PURGED_IS_GONE, "A purge deletes the rows that are held.")
+@planted(promise.PURGED_IS_GONE, "A purge deletes leased rows.")
 def purges_what_is_leased() -> Patches:
     return reworded(["purge of leased"], (_NOBODYS, "(? IS NOT NULL"))
 
 
-@planted(promise.CANCELLED_IS_GONE, "A cancel deletes the row although it is held.")
+@planted(promise.CANCELLED_IS_GONE, "A cancel deletes a leased row.")
 def cancels_what_is_leased() -> Patches:
     return reworded(["cancel"], (_NOBODYS, "(? IS NOT NULL"))
 
 
 @planted(
-    promise.ORDER_IS_KEPT, "What waits behind an event that is cancelled or purged waits for ever.", by_chance=False
+    promise.ORDER_IS_KEPT,
+    "After a cancel or a purge, the next event of the ordering key waits forever.",
+    by_chance=False,
 )
 def gives_away_no_turn_of_what_was_removed() -> Patches:
     # A receive that finds nothing would give it the turn in the end.
@@ -365,14 +367,14 @@ def gives_away_no_turn_of_what_was_removed() -> Patches:
 
 @planted(
     promise.FOUND_AS_IT_IS,
-    "What has a lease that ended is found as held until the next receive.",
+    "An event whose lease has ended is found as held until the next receive.",
     by_chance=False,
 )
 def finds_a_lease_that_is_over_as_held() -> Patches:
     return {(_stats, "found_of"): lambda row, now: found_of(row, 0)}
 
 
-@planted(promise.STATS_ARE_TRUE_AT_REST, "The figures know of the end of a lease only after the next receive.")
+@planted(promise.STATS_ARE_TRUE_AT_REST, "An event whose lease has ended counts as held until the next receive.")
 def counts_a_lease_that_is_over_as_held() -> Patches:
     return reworded(["stats"], ("AND relevo_event.lease_until <= ?", "AND relevo_event.lease_until <= ? AND 0"))
 
@@ -380,37 +382,37 @@ def counts_a_lease_that_is_over_as_held() -> Patches:
 # --- evidence --------------------------------------------------------------------------------------
 
 
-@planted(promise.BEGUN_IS_KEPT, "The end of a lease takes the note away.")
+@planted(promise.BEGUN_IS_KEPT, "A lost lease removes the note.")
 def forgets_the_note_with_the_lease() -> Patches:
     return reworded(["reap", "lose"], ("token=NULL", "token=NULL, begun=NULL"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A release takes the note away.")
+@planted(promise.BEGUN_IS_KEPT, "A release removes the note.")
 def releases_without_the_note() -> Patches:
     return reworded(["release", "postpone"], ("token=NULL", "token=NULL, begun=NULL"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A retry keeps the note.")
+@planted(promise.BEGUN_IS_KEPT, "A nack keeps the note.")
 def retries_with_the_note() -> Patches:
     return reworded(["nack"], (" begun=NULL,", ""))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A retry forgets the deaths.", by_chance=False)
+@planted(promise.BEGUN_IS_KEPT, "A nack removes the deaths.", by_chance=False)
 def retries_without_the_deaths() -> Patches:
     return reworded(["nack"], ("begun=NULL", "begun=NULL, deaths=NULL"))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A death that the worker saw keeps the note beside it.", by_chance=False)
+@planted(promise.BEGUN_IS_KEPT, "A death that the worker reports does not remove the note.", by_chance=False)
 def keeps_the_note_beside_a_death() -> Patches:
     return reworded(["die"], (" begun=NULL,", ""))
 
 
-@planted(promise.BEGUN_IS_KEPT, "A note is kept with all rows of one claim.")
+@planted(promise.BEGUN_IS_KEPT, "A note is stored with all rows of its claim.")
 def notes_all_rows_of_a_claim() -> Patches:
     return reworded(["begin"], ("AND relevo_event.seq = ?", "AND ? IS NOT NULL"))
 
 
-@planted(promise.STALE_SETTLE_IS_REFUSED, "A note is kept although the lease is over.")
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A note is stored although the lease has ended.")
 def notes_what_is_no_longer_held() -> Patches:
     return reworded(
         ["begin"], ("relevo_event.token = ? AND relevo_event.lease_until > ?", "? IS NOT NULL AND ? IS NOT NULL")
@@ -418,17 +420,23 @@ def notes_what_is_no_longer_held() -> Patches:
 
 
 @planted(
-    promise.BEGUN_IS_KEPT, "A process that ends in order excuses the last note, whose ever it is.", by_chance=False
+    promise.BEGUN_IS_KEPT,
+    "A process that ends normally excuses the last note, even that of another process.",
+    by_chance=False,
 )
 def excuses_any_note() -> Patches:
     return reworded(["excuse"], ("relevo_event.begun = ?", "? IS NOT NULL"))
 
 
-@planted(promise.RELEASE_COUNTS_NOTHING, "What is released for later is there at once.", by_chance=False)
+@planted(promise.RELEASE_COUNTS_NOTHING, "The delay of a release is ignored.", by_chance=False)
 def postpones_nothing() -> Patches:
     return reworded(["postpone"], ("state=2, ready_at=?", "state=0, ready_at=min(?, 0)"))
 
 
-@planted(promise.PRESENCE_IS_SEEN, "The beats of a worker do not rise when it appears again.", by_chance=False)
+@planted(
+    promise.PRESENCE_IS_SEEN,
+    "The heartbeat counter of a worker does not rise when the worker appears again.",
+    by_chance=False,
+)
 def counts_each_worker_once() -> Patches:
     return reworded(["appear"], ("beats + 1", "beats"))

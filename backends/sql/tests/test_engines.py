@@ -73,10 +73,10 @@ def test_whoever_will_write_takes_the_lock_before_reading(opener: Opener, an_env
     transport.settle([(one, Nack()), (two, DeadLetter(reason="broken"))])
 
     seen = [words for words in seen if words[0] != "PRAGMA"]
-    verbs = [words[0] for words in seen]
-    assert verbs[:2] == ["SELECT", "BEGIN"]
-    assert seen.count(["BEGIN", "IMMEDIATE"]) == verbs.count("BEGIN") == verbs.count("COMMIT") == 2
-    assert verbs[verbs.index("COMMIT") + 1] == "BEGIN"
+    commands = [words[0] for words in seen]
+    assert commands[:2] == ["SELECT", "BEGIN"]
+    assert seen.count(["BEGIN", "IMMEDIATE"]) == commands.count("BEGIN") == commands.count("COMMIT") == 2
+    assert commands[commands.index("COMMIT") + 1] == "BEGIN"
 
 
 @pytest.mark.parametrize("mode", ["delete", "truncate", "memory", "off"])

@@ -1,4 +1,4 @@
-"""What a decoy is, and where all of them are."""
+"""The registry of decoys: transports that are unusual, but correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DECOYS: list[type[Harness]] = []
 
 
 def decoy(odd: Odd) -> Odd:
-    """Add a transport, a store or a harness that is odd, and right."""
+    """Register a transport, a store or a harness that is unusual, but correct."""
     if issubclass(odd, MemoryHarness):
         DECOYS.append(odd)
         return odd

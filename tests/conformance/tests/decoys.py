@@ -1,7 +1,7 @@
 """
-Memory transports that are odd, and right: what they do nobody ever promised not to do.
+Memory transports that are unusual, but correct: what they do breaks no promise.
 
-A suite that turns one of them red asks for more than the transport interface says, and would keep good transports out.
+A suite that fails for one of them asks for more than the transport interface, and would exclude good transports.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Unordered(MemoryTransport):
 
 
 class Shuffled(BreakableStore):
-    """Events of one urgency come in an order of their own, though none waits for long."""
+    """Events of one urgency are delivered in random order, though none waits for long."""
 
     def _queue(self, name: str) -> EventQueue:
         if name not in self._queues:
@@ -64,13 +64,13 @@ class Shuffled(BreakableStore):
 
 
 def scattered(place: int) -> int:
-    """Return another place than *place*, but one that is near."""
+    """Return a random place near *place*."""
     return place ^ random.randrange(8)  # noqa: S311 - no secret
 
 
 @decoy
 class HandsOutInRandomOrderHarness(MemoryHarness):
-    """Where no order is claimed, there is none."""
+    """Claims no order, and delivers in random order."""
 
     transport: ClassVar[type[MemoryTransport]] = Unordered
     store_type: ClassVar[type[BreakableStore]] = Shuffled
@@ -78,7 +78,7 @@ class HandsOutInRandomOrderHarness(MemoryHarness):
 
 @decoy
 class PutsWhatIsReleasedToTheEnd(BreakableStore):
-    """Whoever is given back waits behind those that are there, whatever the reason; in his line he keeps his place."""
+    """An event that is given back goes to the end of its queue, but keeps its place within its ordering key."""
 
     def _queue(self, name: str) -> EventQueue:
         if name not in self._queues:
@@ -105,7 +105,7 @@ class HandsOutOneAtATime(MemoryTransport):
 
 
 class Forgetful(MemoryTransport):
-    """Every third receive finds nothing, whatever is there."""
+    """Every third receive returns nothing."""
 
     looks = 0
 
@@ -118,7 +118,7 @@ class Forgetful(MemoryTransport):
 
 @decoy
 class ComesWithEmptyHandsNowAndThenHarness(MemoryHarness):
-    """As a broker does whose nodes do not all answer; its harness says that it takes patience."""
+    """Some receives return nothing, like a broker whose nodes do not all answer; the harness sets a patience."""
 
     transport: ClassVar[type[MemoryTransport]] = Forgetful
     patience = 10.0  # more than a busy machine needs; it is over only if an event is lost
@@ -127,7 +127,7 @@ class ComesWithEmptyHandsNowAndThenHarness(MemoryHarness):
 
 @decoy
 class LeasesForABitLonger(MemoryTransport):
-    """A lease ends a millisecond after it was to end: less than the harness says that clocks differ."""
+    """A lease ends a millisecond late, which is within the harness's slack."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease + 0.001, wait=wait)
@@ -138,7 +138,7 @@ class LeasesForABitLonger(MemoryTransport):
 
 @decoy
 class IsSlowAtTimes(MemoryTransport):
-    """Some calls take a hundredth of a second."""
+    """Some calls take 10 ms."""
 
     calls = 0
 
@@ -153,7 +153,7 @@ class IsSlowAtTimes(MemoryTransport):
 
 @attrs.frozen
 class Ticket:
-    """A receipt that is looked at by its value."""
+    """A receipt that is compared by value."""
 
     number: int
     hand_over: int
@@ -161,7 +161,7 @@ class Ticket:
 
 @decoy
 class MakesNewObjectsEachTime(MemoryTransport):
-    """Nothing that it returns is what it was given, or what it returned before; its receipts are plain numbers."""
+    """Each return value is a new object, and receipts are plain numbers."""
 
     tickets: ClassVar[dict[Ticket, Any]] = {}
     numbers: ClassVar[Iterator[int]] = itertools.count()  # one that two threads cannot draw twice
@@ -208,7 +208,7 @@ class MakesNewObjectsEachTime(MemoryTransport):
 
 @decoy
 class KeepsWholeSeconds(MemoryTransport):
-    """It says when an event was sent to the second."""
+    """Send times are truncated to whole seconds."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -224,12 +224,12 @@ class KeepsWholeSeconds(MemoryTransport):
         return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in super().find(event_id)]
 
 
-# --- what is claimed less of -----------------------------------------------------------------------
+# --- weaker claims ---------------------------------------------------------------------------------
 
 
 @decoy
 class RoundsDelaysUp(MemoryTransport):
-    """It knows whole seconds alone, and says so."""
+    """Delays are rounded up to whole seconds, and claimed with that resolution."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, delay=1.0)
     step: ClassVar[float] = 1.0
@@ -250,7 +250,7 @@ def up(delay: float, step: float = 1.0) -> float:
 
 
 class Tearing(MemoryTransport):
-    """Sends a batch two by two, and says of each event what became of it."""
+    """Sends a batch in parts of two, and reports the outcome of each event."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, atomic_batch=False)
 
@@ -272,13 +272,13 @@ class Tearing(MemoryTransport):
 
 @decoy
 class SendsABatchInPartsHarness(MemoryHarness):
-    """It does not claim that a batch is one."""
+    """Does not claim atomic batches."""
 
     transport: ClassVar[type[MemoryTransport]] = Tearing
 
 
 class Unsure(MemoryTransport):
-    """Says that it counts lost leases at least."""
+    """Claims that lost leases are counted "at least"."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, lost_leases="at least")
 
@@ -291,7 +291,7 @@ class Unsure(MemoryTransport):
 
 @decoy
 class CountsTooManyLostLeasesHarness(MemoryHarness):
-    """When a worker is killed, what was ready in its queues counts as lost with it, as if it had been fetched ahead."""
+    """When a worker is killed, ready events of its queues count as lost, as if they had been fetched ahead."""
 
     transport: ClassVar[type[MemoryTransport]] = Unsure
 
@@ -304,7 +304,7 @@ class CountsTooManyLostLeasesHarness(MemoryHarness):
 
 
 class OnItsWay(MemoryTransport):
-    """Says that a settlement is only sent; one that a kill overtakes never happened."""
+    """Claims that a settlement is only sent; a kill can undo the last ones."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, settlement="sent", dedupe=False, order="none")
 
@@ -312,7 +312,7 @@ class OnItsWay(MemoryTransport):
         super().__init__(*arguments, **options)
         self.acked: list[tuple[float, Delivery]] = []
         self._checkpoints: dict[str, bytes] = {}
-        """By receipt: what is kept of a delivery beyond what it was handed out with."""
+        """By receipt: the state of the last checkpoint."""
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> None:
         super().checkpoint(delivery, state)
@@ -336,7 +336,7 @@ class OnItsWay(MemoryTransport):
 
 
 class NoIdentities(set[Any]):
-    """Takes no event for another."""
+    """Treats no event as a duplicate."""
 
     def __contains__(self, item: object) -> bool:
         return False
@@ -352,7 +352,7 @@ class Doubling(BreakableStore):
         return queue
 
     def bring_back(self, delivery: Delivery) -> None:
-        """Let the event of *delivery* come once more, as one whose holder was lost."""
+        """Let the event of *delivery* be delivered again, as after a lost lease."""
         queue = self._queue(delivery.queue)
         event = KeptEvent(
             number=next(self._numbers),
@@ -370,7 +370,7 @@ class Doubling(BreakableStore):
 
 @decoy
 class LosesAcksWithTheirWorkerHarness(MemoryHarness):
-    """What a worker acked less than a second before it was killed comes once more."""
+    """An event that was acked less than a second before its worker was killed is delivered again."""
 
     transport: ClassVar[type[MemoryTransport]] = OnItsWay
     store_type: ClassVar[type[BreakableStore]] = Doubling
@@ -386,7 +386,7 @@ class LosesAcksWithTheirWorkerHarness(MemoryHarness):
 
 @decoy
 class CountsRoughly(MemoryTransport):
-    """Its figures are those of some other moment."""
+    """Statistics are those of another moment."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, stats="approximate")
 
@@ -397,7 +397,7 @@ class CountsRoughly(MemoryTransport):
 
 @decoy
 class SettlesInTheOrderOfItsLiking(MemoryTransport):
-    """Of a batch of settlements the releases are done last."""
+    """The releases of a batch are settled last."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(sorted(settlements, key=lambda one: isinstance(one[1], Release)))

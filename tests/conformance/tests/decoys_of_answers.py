@@ -1,4 +1,4 @@
-"""Odd and right: what the answers of a transport look like, how many come, and when."""
+"""Unusual but correct: the types, the number and the time of a transport's return values."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .memory import MemoryHarness
 
 @decoy
 class HandsOutAFew(MemoryTransport):
-    """Hands out some of what it is asked for, never the same number twice."""
+    """A receive returns a random number of events, up to its limit."""
 
     chance: ClassVar[random.Random] = random.SystemRandom()
-    """Not the generator that Hypothesis seeds: the same calls have another result the next time."""
+    """Not the generator that Hypothesis seeds, so the same calls have other results the next time."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         fewer = self.chance.randint(1, limit) if limit > 0 else limit
@@ -34,7 +34,7 @@ class HandsOutAFew(MemoryTransport):
 
 @decoy
 class HandsOutHalf(MemoryTransport):
-    """Hands out half of what it is asked for."""
+    """A receive returns at most half of its limit."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=(limit + 1) // 2, lease=lease, wait=wait)
@@ -42,7 +42,7 @@ class HandsOutHalf(MemoryTransport):
 
 @decoy
 class ServesOneQueuePerReceive(MemoryTransport):
-    """Hands out events of one queue in a receive: of the first that has any."""
+    """A receive returns events of one queue: the first that has any."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         for queue in queues:
@@ -53,14 +53,14 @@ class ServesOneQueuePerReceive(MemoryTransport):
 
 @decoy
 class HandsABatchOutBackwards(MemoryTransport):
-    """What it hands out in one receive is right; within the batch the last one is the first."""
+    """The events of one receive are the right ones, but in reverse order."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease, wait=wait)[::-1]
 
 
 class Shy(MemoryTransport):
-    """Hands something out after two receives that found nothing."""
+    """Returns events only after two empty receives."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, wakeup=False)
     looks = 0
@@ -74,7 +74,7 @@ class Shy(MemoryTransport):
 
 @decoy
 class HandsOutAfterTwoEmptyReceivesHarness(MemoryHarness):
-    """Two of three receives are empty, for which its harness says that it takes patience."""
+    """Two of three receives are empty; the harness sets a patience."""
 
     transport: ClassVar[type[MemoryTransport]] = Shy
     patience = 10.0  # more than a busy machine needs; it is over only if an event is lost
@@ -82,7 +82,7 @@ class HandsOutAfterTwoEmptyReceivesHarness(MemoryHarness):
 
 
 class Slow(MemoryTransport):
-    """Shows nothing for some milliseconds after a send."""
+    """Returns nothing for some milliseconds after a send."""
 
     sent: ClassVar[float] = 0.0
 
@@ -98,7 +98,7 @@ class Slow(MemoryTransport):
 
 @decoy
 class ShowsLateWhatWasSentHarness(MemoryHarness):
-    """As a broker with several nodes does; its harness says that it takes patience."""
+    """A sent event appears late, as in a broker with several nodes; the harness sets a patience."""
 
     transport: ClassVar[type[MemoryTransport]] = Slow
     patience = 10.0  # more than a busy machine needs; it is over only if an event is lost
@@ -107,7 +107,7 @@ class ShowsLateWhatWasSentHarness(MemoryHarness):
 
 @decoy
 class ReturnsBeforeItsWaitIsOver(MemoryTransport):
-    """It waits a moment, however long it may, and does not claim that a send wakes it."""
+    """A receive waits at most 10 ms, and wakeup is not claimed."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, wakeup=False)
 
@@ -130,7 +130,7 @@ class Row(Sequence[Any]):
 
 @decoy
 class AnswersInRowsOfItsOwn(MemoryTransport):
-    """Every sequence that it returns is of a class of its own."""
+    """Each returned sequence is of the transport's own class."""
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         return Row(super().setup(queues, dry_run=dry_run))
@@ -160,8 +160,8 @@ class AnswersInRowsOfItsOwn(MemoryTransport):
 
 
 @decoy
-class TellsTheLastFirst(MemoryTransport):
-    """What is a set in all but its type, it returns from its end: lost deliveries, missing refs, found events."""
+class ReturnsTheLastFirst(MemoryTransport):
+    """Lost deliveries, missing refs and found events are returned in reverse order."""
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super()._settle(settlements)[::-1]
@@ -181,13 +181,13 @@ class TellsTheLastFirst(MemoryTransport):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Parcel(Delivery):
-    """A delivery that carries more than a delivery."""
+    """A delivery with an additional field."""
 
     weight: float = 0.0
 
 
 class Labels(Mapping[str, str]):
-    """Headers that are read from a text whenever they are asked for."""
+    """Headers that are parsed from a text at each access."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._text = json.dumps(dict(headers))
@@ -204,7 +204,7 @@ class Labels(Mapping[str, str]):
 
 @decoy
 class HandsOutDeliveriesOfItsOwn(MemoryTransport):
-    """Its deliveries are of a subclass, and their headers of a mapping of its own."""
+    """Deliveries are of a subclass, and their headers are a custom mapping."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -222,7 +222,7 @@ class HandsOutDeliveriesOfItsOwn(MemoryTransport):
 
 @decoy
 class AddsHeadersToForeignBytes(MemoryTransport):
-    """What a foreign program wrote comes with one more header, as a broker adds them."""
+    """Foreign bytes have an additional header, as a broker may add."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -236,7 +236,7 @@ class AddsHeadersToForeignBytes(MemoryTransport):
 
 @decoy
 class WritesLongReceipts(MakesNewObjectsEachTime):
-    """Its receipts are texts of 3,000 characters."""
+    """Receipts are strings of 3,000 characters."""
 
     written: ClassVar[dict[str, Any]] = {}
     numbers: ClassVar[Iterator[int]] = itertools.count()  # one that two threads cannot draw twice
@@ -251,7 +251,7 @@ class WritesLongReceipts(MakesNewObjectsEachTime):
 
 
 class Renaming(MemoryTransport):
-    """Shows each dead letter under another ref than memory has for it."""
+    """Lists dead letters under other refs than the memory transport."""
 
     def _shown(self, ref: str) -> str:
         raise NotImplementedError
@@ -277,7 +277,7 @@ class Renaming(MemoryTransport):
 
 @decoy
 class DrawsRefs(Renaming):
-    """The refs of its dead letters are UUIDs."""
+    """The refs of dead letters are UUIDs."""
 
     drawn: ClassVar[dict[str, str]] = {}
 
@@ -295,7 +295,7 @@ class DrawsRefs(Renaming):
 
 @decoy
 class ListsDeadLettersOneByOne(MemoryTransport):
-    """A page has one dead letter, and then none."""
+    """A page has at most one dead letter."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100

@@ -1,4 +1,4 @@
-"""Odd and right: transports that claim less than memory, or keep what they claim in another way."""
+"""Unusual but correct: transports that claim less than memory, or keep their claims in another way."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Limited(MemoryTransport):
 
 @decoy
 class TakesAThousandBytes(Limited):
-    """Its longest body is shorter than some that the suite sends elsewhere."""
+    """The largest body is smaller than some that the suite sends to other transports."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, max_body=1000)
 
 
 @decoy
 class TakesSixtyFourBytes(Limited):
-    """Its longest body is hardly longer than that of an ordinary event of the suite."""
+    """The largest body is hardly larger than that of an ordinary event of the suite."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, max_body=64)
 
@@ -62,7 +62,7 @@ class TakesSixtyFourBytes(Limited):
 
 @decoy
 class RoundsDelaysToTenSeconds(RoundsDelaysUp):
-    """Its delays are multiples of ten seconds, and it says so."""
+    """Delays are rounded up to ten seconds, and claimed with that resolution."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, delay=10.0)
     step: ClassVar[float] = 10.0
@@ -70,7 +70,7 @@ class RoundsDelaysToTenSeconds(RoundsDelaysUp):
 
 @decoy
 class ReleasesOnTheWholeSecond(MemoryTransport):
-    """What is due becomes ready at the next whole second of its clock, and it says that delays have this resolution."""
+    """A delay ends at a whole second of the clock, and delays are claimed with that resolution."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, delay=1.0)
 
@@ -91,15 +91,15 @@ class ReleasesOnTheWholeSecond(MemoryTransport):
 
 
 class Remembering(BreakableStore):
-    """Knows what the last receive took, also if its answer was lost."""
+    """Knows which events the last receive leased, even if its answer was lost."""
 
     claimed: Sequence[Delivery] = ()
 
-    def _write(self, verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        @wraps(verb)
+    def _write(self, operation: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        @wraps(operation)
         def kept(*given: Any, **named: Any) -> Any:
-            answer = verb(*given, **named)
-            if verb.__name__ == "claim":
+            answer = operation(*given, **named)
+            if operation.__name__ == "claim":
                 self.claimed = answer
             return answer
 
@@ -107,7 +107,7 @@ class Remembering(BreakableStore):
 
 
 class Connected(MemoryTransport):
-    """Holds its deliveries as long as its connection lasts."""
+    """Holds its deliveries until its connection ends."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, lease="connection", extend=False)
     store: Remembering
@@ -138,7 +138,7 @@ class Connected(MemoryTransport):
         super().close()
 
     def disconnect(self) -> None:
-        """Give up what it holds, as the server does for a connection that ended."""
+        """Give up all held deliveries, as a server does when a connection ends."""
         self._lose(self.held)
         self.held.clear()
 
@@ -153,7 +153,7 @@ class Connected(MemoryTransport):
 
 @decoy
 class HoldsWhileItIsConnectedHarness(MemoryHarness):
-    """Its leases end with the connection, not by the clock."""
+    """Leases end with the connection, not by the clock."""
 
     transport: ClassVar[type[MemoryTransport]] = Connected
     store_type: ClassVar[type[BreakableStore]] = Remembering
@@ -165,7 +165,7 @@ class HoldsWhileItIsConnectedHarness(MemoryHarness):
 
 @decoy
 class MovesBackWhatIsExtended(BreakableStore):
-    """An extended event goes behind the others of its queue, in case that it comes back."""
+    """An extended event goes to the end of its queue, in case it is delivered again."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         lost = super().extend(deliveries, lease=lease, now=now)
@@ -180,7 +180,7 @@ class MovesBackWhatIsExtended(BreakableStore):
 
 @decoy
 class SettlesOneByOne(MemoryTransport):
-    """A batch of settlements, or of extensions, is as many single ones."""
+    """A batch of settlements or extensions is carried out one by one."""
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         settle = super()._settle
@@ -198,7 +198,7 @@ class SettlesOneByOne(MemoryTransport):
 
 @decoy
 class KeepsNoDeadLetters(MemoryTransport):
-    """It claims all but dead letters."""
+    """Claims everything except dead letters."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, dead_letters=False)
 
@@ -221,7 +221,7 @@ class KeepsNoDeadLetters(MemoryTransport):
 
 @decoy
 class DelaysNothing(MemoryTransport):
-    """It claims all but delays."""
+    """Claims everything except delays."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, delay=None)
 
@@ -238,7 +238,7 @@ class DelaysNothing(MemoryTransport):
 
 @decoy
 class FindsAndTakesOutNothing(MemoryTransport):
-    """It claims neither find nor cancel nor purge, and no figures."""
+    """Claims neither find, cancel, purge nor stats."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, find=False, cancel=False, purge=False, stats="none")
 
@@ -257,7 +257,7 @@ class FindsAndTakesOutNothing(MemoryTransport):
 
 @decoy
 class CountsWhatIsReadyAlone(MemoryTransport):
-    """Its figures are exact, and there is one of them."""
+    """Statistics are exact, but contain only the number of ready events."""
 
     def stats(self, queue: str) -> Stats:
         return Stats(ready=super().stats(queue).ready)
@@ -265,21 +265,21 @@ class CountsWhatIsReadyAlone(MemoryTransport):
 
 @decoy
 class SaysAtLeastAndCountsExactly(MemoryTransport):
-    """It claims less of its lost leases than it keeps."""
+    """Claims that lost leases are counted "at least", but counts exactly."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, lost_leases="at least")
 
 
 @decoy
 class SaysNothingOfItsBatches(MemoryTransport):
-    """It claims less of its batches, its copies and its wakening than it keeps."""
+    """Claims neither atomic batches nor wakeup, but has both."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, atomic_batch=False, wakeup=False)
 
 
 @decoy
 class RefusesWhatWasNotSetUp(BreakableStore):
-    """Nothing is sent to a queue that does not exist."""
+    """A send to a queue that was not set up is refused."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         missing = [place for place, one in enumerate(postings) if one.queue not in self._queues]

@@ -67,7 +67,7 @@ class RenamingTransport(Transport):
         assert isinstance(delivery.receipt, Path)
         own = self.root / f"{delivery.receipt.name}-{secrets.token_hex(4)}"
         try:
-            delivery.receipt.rename(own)
+            self._give_up(delivery.receipt, own)
         except FileNotFoundError:
             return False
         head, blob = self._read(own)
@@ -79,6 +79,9 @@ class RenamingTransport(Transport):
             self._put(self._ready(delivery.queue), head, blob)
         own.unlink()
         return True
+
+    def _give_up(self, held: Path, own: Path) -> None:
+        held.rename(own)
 
     def close(self) -> None:
         self._closed = True
@@ -123,6 +126,14 @@ class CopyingTransport(RenamingTransport):
         path.unlink(missing_ok=True)
 
 
+class SettlesACopyTransport(RenamingTransport):
+    """Settles a copy of the event that is held, and then removes the file, which may be gone."""
+
+    def _give_up(self, held: Path, own: Path) -> None:
+        own.write_bytes(held.read_bytes())
+        held.unlink(missing_ok=True)
+
+
 class RenamingHarness(Harness):
     """Drives the transport that renames."""
 
@@ -146,3 +157,9 @@ class CopyingHarness(RenamingHarness):
     """Drives the transport that copies."""
 
     transport = CopyingTransport
+
+
+class SettlesACopyHarness(RenamingHarness):
+    """Drives the transport that settles a copy."""
+
+    transport = SettlesACopyTransport

@@ -1,7 +1,7 @@
 """
 Memory transports with one bug each, and the promise that every one of them breaks.
 
-Most are bugs that real transports had. What the suite makes of them is shown in docs/reference/mutants.md.
+Most are bugs that real transports had. The results of the suite are in docs/reference/mutants.md.
 """
 
 from . import (
@@ -10,6 +10,7 @@ from . import (
     mutants_of_dead_letters,
     mutants_of_foreign_bytes,
     mutants_of_identity,
+    mutants_of_mechanisms,
     mutants_of_operating,
     mutants_of_order,
     mutants_of_sessions,
@@ -27,6 +28,7 @@ __all__ = [
     "mutants_of_dead_letters",
     "mutants_of_foreign_bytes",
     "mutants_of_identity",
+    "mutants_of_mechanisms",
     "mutants_of_operating",
     "mutants_of_order",
     "mutants_of_sessions",

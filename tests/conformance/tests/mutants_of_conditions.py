@@ -1,4 +1,4 @@
-"""Bugs that show only under two or three conditions, as people planted them who knew the contract alone."""
+"""Bugs that show only under two or three conditions; their authors knew only the interface, not the suite."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def keeping(dead: type[DeadLetters]) -> Callable[[type[BreakableStore]], type[Br
 
 @planted_pair(promise.BATCH_IS_ATOMIC)
 class WritesLongBatchesInChunks(MemoryTransport):
-    """A batch is written in chunks of a hundred, so that a refusal in a later one leaves the earlier ones."""
+    """A batch is written in chunks of a hundred, and the earlier chunks stay if a later one is refused."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         for start in range(0, len(envelopes), _CHUNK):
@@ -78,7 +78,7 @@ class WritesLongBatchesInChunks(MemoryTransport):
 
 @planted_pair(promise.SEND_TELLS_APART)
 class CountsPositionsWithinAQueue(MemoryTransport):
-    """Of a batch to several queues, the positions of what was sent and refused are counted within each queue."""
+    """The error of a batch to several queues counts positions within each queue, not within the batch."""
 
     capabilities = attrs.evolve(
         MemoryTransport.capabilities, max_body=_LARGEST, atomic_batch=False, transactional=False
@@ -104,7 +104,7 @@ class CountsPositionsWithinAQueue(MemoryTransport):
 
 @planted_pair(promise.SEND_TELLS_APART)
 class RemembersWhatWasRefused(MemoryTransport):
-    """The ids before one that is refused are remembered, and ignored when they are sent again."""
+    """Some events of a refused batch count as known, and are ignored when they are sent again."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         known: set[tuple[str, str, str]] = self.store.__dict__.setdefault("refused", set())
@@ -124,7 +124,7 @@ def _knows_when_joined(self: EventQueue, event: KeptEvent) -> bool:
 
 @planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "knows"): _knows_when_joined})
 class JoinsTheNamesOfAnEvent(MemoryTransport):
-    """Events are the same if source and id are equal when a slash joins them."""
+    """Two events are duplicates if source and id, joined by a slash, are the same text."""
 
 
 # --- waiting ----------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class JoinsTheNamesOfAnEvent(MemoryTransport):
 
 @planted_pair(promise.WAIT_IS_KEPT)
 class WaitsAnewAfterEachChange(MemoryTransport):
-    """A receive that is woken, and finds nothing for itself, begins to wait for its whole wait again."""
+    """A receive that is woken and finds nothing for itself starts its whole wait again."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         found = super().receive(queues, limit=limit, lease=lease, wait=0.0)
@@ -153,7 +153,7 @@ class _WakesOne(Doorway):
 
 @planted_pair(promise.WOKEN_BY_A_SEND)
 class WakesOneReceive(BreakableStore):
-    """A send wakes one of the receives that wait, which may wait for another queue."""
+    """A send wakes only one waiting receive, which may wait on another queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Doorbell(Doorway):
 
 @planted_pair(promise.WOKEN_BY_A_SEND)
 class WakesForAnEmptyQueueOnly(BreakableStore):
-    """A send wakes the receives that wait only if nothing was in its queue, leased and delayed events included."""
+    """A send wakes waiting receives only if its queue was empty of leased and delayed events, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class WakesForAnEmptyQueueOnly(BreakableStore):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class LeasesFromTheCall(MemoryTransport):
-    """The end of a lease is computed before the receive waits, so that a late event is hidden for a shorter time."""
+    """A lease begins at the call of receive, so an event that arrives during the wait has a shorter lease."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         until = self._clock.now() + lease
@@ -203,7 +203,7 @@ class LeasesFromTheCall(MemoryTransport):
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
 class CountsBeatsAnewAfterAMinute(MemoryTransport):
-    """The counter of a worker's signs of life expires after a minute without one."""
+    """The counter of a worker's heartbeats expires after a minute without one."""
 
     def appear(self, worker: str) -> None:
         signs: dict[str, float] = self.store.__dict__.setdefault("last_signs", {})
@@ -224,12 +224,12 @@ def _without_a_flush(self: JoinedSession[Any], session: Session) -> None:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(JoinedSession, "_before_commit"): _without_a_flush})
 class MakesEventsBeforeTheFlush(MemoryTransport):
-    """At the commit the events are made before pending objects are written."""
+    """A commit makes the events before it flushes pending objects."""
 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class KeepsOneSenderOfASession(MemoryTransport):
-    """The first sender of a session serves all others of it, whatever relay they name."""
+    """A session uses its first sender for all later sends, whichever relay they name."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         senders: WeakKeyDictionary[Any, BoundSender] = self.__dict__.setdefault("senders", WeakKeyDictionary())
@@ -252,7 +252,7 @@ class _SinceTheFirst:
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class DelaysFromTheFirstSendOfASession(MemoryTransport):
-    """Delays count from the first send of the session, as the time of a transaction does in some databases."""
+    """Delays count from the first send of the session, like the transaction time of some databases."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         began: WeakKeyDictionary[Any, float] = self.__dict__.setdefault("began", WeakKeyDictionary())
@@ -279,7 +279,7 @@ class _ByStorage(DeadLetters):
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 @keeping(_ByStorage)
 class KeepsOneDeadLetterOfAFanOut(BreakableStore):
-    """In an outbox a dead letter replaces that of the same event to another queue."""
+    """In an outbox, a dead letter replaces one of the same event for another queue."""
 
 
 class _Escaped(DeadLetters):
@@ -293,7 +293,7 @@ class _Escaped(DeadLetters):
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 @keeping(_Escaped)
 class CutsErrorsByTheirEscapedLength(BreakableStore):
-    """An error is cut at 16 KiB of its escaped form, in which a letter with an accent takes six bytes."""
+    """An error is truncated at 16 KiB of its escaped form, in which an accented letter takes six bytes."""
 
 
 class _Alphabetical(DeadLetters):
@@ -310,7 +310,7 @@ class _Alphabetical(DeadLetters):
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 @keeping(_Alphabetical)
 class SortsDeadLettersAsThreeDigits(BreakableStore):
-    """Dead letters are sorted by numbers of three digits, and the thousandth comes before the second."""
+    """Dead letters are sorted by a three-digit number, so the thousandth is listed before the second."""
 
 
 class _WithoutKeys(DeadLetters):
@@ -324,14 +324,14 @@ class _WithoutKeys(DeadLetters):
 @planted_pair(promise.ORDER_IS_KEPT)
 @keeping(_WithoutKeys)
 class RevivesOutsideItsKey(BreakableStore):
-    """A revived event does not hold back what is sent later with its ordering key."""
+    """A revived event does not hold back later events of its ordering key."""
 
 
 # --- deliveries -------------------------------------------------------------------------------------
 
 
 def event_of(store: MemoryStore, delivery: Delivery, now: float) -> KeptEvent | None:
-    """Return the event of *delivery*, whoever holds it."""
+    """Return the event of *delivery*, even if another worker holds it."""
     receipt = delivery.receipt
     if not isinstance(receipt, Receipt) or receipt.queue not in store._queues:
         return None
@@ -340,7 +340,7 @@ def event_of(store: MemoryStore, delivery: Delivery, now: float) -> KeptEvent | 
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class ComparesTheAttemptAtACheckpoint(BreakableStore):
-    """A checkpoint is accepted from an earlier holder if the attempt is the same, as it is after a release."""
+    """A checkpoint of an earlier holder is accepted if the attempt is the same, as after a release."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         event = event_of(self, delivery, now)
@@ -352,7 +352,7 @@ class ComparesTheAttemptAtACheckpoint(BreakableStore):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ExcusesByTheProcess(BreakableStore):
-    """An excuse for an earlier note excuses also a later one of the same process."""
+    """Excusing an earlier note also excuses a later note of the same process."""
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
         super().excuse(delivery, note, now)
@@ -376,7 +376,7 @@ def _park(self: EventQueue, event: KeptEvent) -> None:
 
 @planted_pair(promise.CANCELLED_IS_GONE, patches={(EventQueue, "_forget"): _park})
 class ParksTheKeyOfACancelledEvent(MemoryTransport):
-    """If the first event of an ordering key is cancelled before it is due, the next one waits until then."""
+    """If the first event of a key is cancelled before it is due, the next one waits until that time."""
 
 
 def _look_at_a_window(self: EventQueue, limit: int, until: float) -> Iterator[KeptEvent]:
@@ -391,7 +391,7 @@ def _look_at_a_window(self: EventQueue, limit: int, until: float) -> Iterator[Ke
 
 @planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "claim"): _look_at_a_window})
 class LooksAtAWindowOfReadyEvents(MemoryTransport):
-    """Only the oldest ready events are looked at, and if all of these wait for their key, none is handed out."""
+    """Only the oldest ready events are examined; if all of them wait for their key, nothing is handed out."""
 
 
 def _forget_urgency(queue: EventQueue, event: KeptEvent, action: Action) -> None:
@@ -403,7 +403,7 @@ def _forget_urgency(queue: EventQueue, event: KeptEvent, action: Action) -> None
 
 @planted_pair(promise.URGENT_OVERTAKES, patches=at_each_step(_forget_urgency))
 class ForgetsUrgencyAfterADelayAndALoss(MemoryTransport):
-    """An urgent event that was delayed is a normal one after it was lost."""
+    """An urgent event that was delayed loses its urgency at a lost lease."""
 
 
 # --- operating --------------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ class TakesWorkersForNumbers(BreakableStore):
 
 @planted_pair(promise.SETUP_IS_IDEMPOTENT)
 class SetsUpIfTheFirstIsMissing(BreakableStore):
-    """If the first queue is there, the others are not set up."""
+    """If the first queue exists, the others are not set up."""
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
         wanted = list(queues)
@@ -431,7 +431,7 @@ class SetsUpIfTheFirstIsMissing(BreakableStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class SplitsRefsAtTheLastAt(Altered):
-    """A ref holds the name of its queue, and is split at the last "@", which the name may have."""
+    """A ref ends with its queue's name, and is split at the last "@", which may be a part of the name."""
 
     def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         return attrs.evolve(entry, ref=f"{entry.ref}@{entry.queue}")
@@ -453,7 +453,7 @@ class SplitsRefsAtTheLastAt(Altered):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class ReturnsTheMissingOfTheLastChunk(MemoryTransport):
-    """Refs are discarded in chunks of fifty, and those that the last chunk did not find are returned."""
+    """Refs are discarded in chunks of fifty, and only the missing refs of the last chunk are returned."""
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         asked, missing = list(refs), []
@@ -464,7 +464,7 @@ class ReturnsTheMissingOfTheLastChunk(MemoryTransport):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class RevivesAKeyAtOnce(BreakableStore):
-    """Events with one ordering key that are revived by one call are ready at the same time."""
+    """Events with one ordering key that are revived in one call are all ready at the same time."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         before = {name: {*queue.events} for name, queue in self._queues.items()}
@@ -480,7 +480,7 @@ class RevivesAKeyAtOnce(BreakableStore):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class TakesTheNextOfAKey(MemoryTransport):
-    """If another worker takes the first event of a key while a receive runs, the receive takes the second one."""
+    """If another worker leases the first event of a key during a receive, the receive takes the second one."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         with self._open() as now:
@@ -501,7 +501,7 @@ class TakesTheNextOfAKey(MemoryTransport):
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class ChecksTheLeaseBeforeItSettles(MemoryTransport):
-    """Whether a delivery is held is looked up in a step before the settlement, which ends whatever lease there is."""
+    """A settlement checks the lease in a separate step, and then ends whichever lease the event has."""
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._open() as now:
@@ -520,7 +520,7 @@ class ChecksTheLeaseBeforeItSettles(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class KeepsWhatACallIsAboutInTheInstance(MemoryTransport):
-    """An extension and a checkpoint keep their delivery in one field of the instance, which two threads may share."""
+    """An extension and a checkpoint store their delivery in one attribute, which two threads may share."""
 
     about: Sequence[Delivery] = ()
 

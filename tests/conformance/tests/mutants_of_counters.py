@@ -32,7 +32,7 @@ from .planting import Altered, AlteredStore, Patches, at_each_step, living, plan
 
 
 def _counts(action: Action, **more: int) -> Patches:
-    """Return patches by which *action* counts what it should not."""
+    """Return patches with which *action* changes counters that it should not change."""
 
     def spoil(queue: EventQueue, event: KeptEvent, did: Action) -> None:
         if did is action:
@@ -55,7 +55,7 @@ def _forgets_lost_leases_after(action: Action) -> Patches:
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class KeepsAttemptsInAByte(Altered):
-    """After 255 attempts the number of the attempt begins again."""
+    """The attempt wraps around after 255."""
 
     def received(self, delivery: Delivery) -> Delivery:
         return attrs.evolve(delivery, attempt=(delivery.attempt - 1) % 255 + 1)
@@ -71,7 +71,7 @@ class CountsAHundredAttempts(Altered):
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED)
 class KeepsLostLeasesInAByte(Altered):
-    """After 255 lost leases their number begins again."""
+    """The number of lost leases wraps around after 255."""
 
     def received(self, delivery: Delivery) -> Delivery:
         return attrs.evolve(delivery, lost_leases=delivery.lost_leases % 256)
@@ -87,7 +87,7 @@ class CountsSixteenLostLeases(Altered):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class DropsWhatWasDeliveredTwentyTimes(BreakableStore):
-    """After twenty lost leases an event is dropped, as by a queue with a delivery limit."""
+    """An event is dropped after twenty lost leases, as in a queue with a delivery limit."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         for queue, event in living(self):
@@ -99,7 +99,7 @@ class DropsWhatWasDeliveredTwentyTimes(BreakableStore):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class DropsWhatWasRetriedAHundredTimes(BreakableStore):
-    """After a hundred attempts an event is dropped."""
+    """An event is dropped after a hundred attempts."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         for queue, event in living(self):
@@ -111,7 +111,7 @@ class DropsWhatWasRetriedAHundredTimes(BreakableStore):
 
 @planted_pair(promise.RELEASE_COUNTS_NOTHING)
 class DropsWhatIsReleasedTenTimes(AlteredStore):
-    """The tenth release of an event is taken for an ack."""
+    """The tenth release of an event is treated as an ack."""
 
     def ending(self, event: KeptEvent, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Release):
@@ -123,7 +123,7 @@ class DropsWhatIsReleasedTenTimes(AlteredStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesWithLostLeases(AlteredStore):
-    """A revived event has the lost leases from before its death."""
+    """A revived event keeps the lost leases from before its death."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         before = {id(one.event): one.event.counters for many in self._dead._queues.values() for one in many.values()}
@@ -136,7 +136,7 @@ class RevivesWithLostLeases(AlteredStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class CountsOnFromBeforeTheDeath(BreakableStore):
-    """A revived event comes as a first attempt, and after a nack with the attempts from before its death."""
+    """A revived event is delivered as attempt 1, but a nack adds the attempts from before its death."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         before = {id(one.event): one.event.counters for many in self._dead._queues.values() for one in many.values()}
@@ -155,22 +155,22 @@ class CountsOnFromBeforeTheDeath(BreakableStore):
 
 @planted_pair(promise.NACK_RETURNS_LATER, patches=_forgets_lost_leases_after(Action.NACK))
 class ForgetsLostLeasesAtANack(MemoryTransport):
-    """A nack after a lost lease forgets the lost lease."""
+    """A nack resets the number of lost leases."""
 
 
 @planted_pair(promise.RELEASE_COUNTS_NOTHING, patches=_forgets_lost_leases_after(Action.POSTPONE))
 class ForgetsLostLeasesAtAReleaseForLater(MemoryTransport):
-    """A release for later forgets the lost leases."""
+    """A release with a delay resets the number of lost leases."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_forgets_lost_leases_after(Action.CHECKPOINT))
 class ForgetsLostLeasesAtACheckpoint(MemoryTransport):
-    """A checkpoint forgets the earlier lost leases."""
+    """A checkpoint resets the number of lost leases."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_forgets_lost_leases_after(Action.EXTEND))
 class ForgetsLostLeasesAtAnExtension(MemoryTransport):
-    """An extension forgets the earlier lost leases."""
+    """An extension resets the number of lost leases."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_counts(Action.EXTEND, attempt=1))
@@ -203,12 +203,12 @@ def _no_lost_lease_after(action: Action, *, attempt: int) -> Patches:
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_no_lost_lease_after(Action.EXTEND, attempt=0))
 class CountsNoLostLeaseOfWhatWasExtended(MemoryTransport):
-    """If a delivery was extended, the loss of its lease counts as an attempt only."""
+    """The lost lease of an extended delivery counts only as an attempt."""
 
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE, patches=_no_lost_lease_after(Action.CHECKPOINT, attempt=-1))
 class CountsNoLostLeaseBesideACheckpoint(MemoryTransport):
-    """If a delivery had a checkpoint, the loss of its lease counts as nothing."""
+    """The lost lease of a delivery with a checkpoint is not counted at all."""
 
 
 def _no_lost_lease_if(condition: Any) -> Patches:
@@ -221,27 +221,27 @@ def _no_lost_lease_if(condition: Any) -> Patches:
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_no_lost_lease_if(lambda event: event.is_urgent))
 class CountsNoLostLeaseOfUrgentEvents(MemoryTransport):
-    """The lost lease of an urgent event counts as an attempt only."""
+    """The lost lease of an urgent event counts only as an attempt."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_no_lost_lease_if(lambda event: event.line))
 class CountsNoLostLeaseOfEventsWithAKey(MemoryTransport):
-    """The lost lease of an event with an ordering key counts as an attempt only."""
+    """The lost lease of an event with an ordering key counts only as an attempt."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_no_lost_lease_if(lambda event: event.due > 0.0))
 class CountsNoLostLeaseOfWhatWasDelayed(MemoryTransport):
-    """The lost lease of an event that was delayed counts as an attempt only."""
+    """The lost lease of an event that was delayed counts only as an attempt."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED, patches=_no_lost_lease_if(lambda event: event.begun is not None))
 class CountsNoLostLeaseBesideANote(MemoryTransport):
-    """The lost lease of an event with a note counts as an attempt only."""
+    """The lost lease of an event with a note counts only as an attempt."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED)
 class CountsNoDeathThatWasSeenAsALostLease(AlteredStore):
-    """A lost delivery that names a death counts as an attempt only."""
+    """A delivery that is reported lost with a death counts only as an attempt."""
 
     def ended(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, Lost) and outcome.death is not None:
@@ -250,7 +250,7 @@ class CountsNoDeathThatWasSeenAsALostLease(AlteredStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadWithTheNextAttempt(Altered):
-    """A dead letter is listed with one attempt more after a lost lease."""
+    """After a lost lease, a dead letter is listed with an attempt that is one too high."""
 
     def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         return attrs.evolve(entry, attempt=entry.attempt + 1) if entry.lost_leases else entry
@@ -266,7 +266,7 @@ class ListsTheDeadWithoutLostLeases(Altered):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsAHeldEventWithTheNextAttempt(Altered):
-    """An event that is held after a nack is found with the next attempt."""
+    """An event that is held after a nack is found with an attempt that is one too high."""
 
     def found(self, found: Found) -> Found:
         ahead = found.status == "leased" and found.attempt > 1
@@ -275,7 +275,7 @@ class FindsAHeldEventWithTheNextAttempt(Altered):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class ForgetsTheCountersOfWhatIsSentAgain(AlteredStore):
-    """An event that is sent again while it waits for a retry comes as a first attempt."""
+    """An event that is sent again while it waits for a retry is delivered as attempt 1."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.status is not State.LEASED:
@@ -295,7 +295,7 @@ class CountsANoteAsAnAttempt(BreakableStore):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class CountsOneAttemptForABatchOfNacks(MemoryTransport):
-    """Of several nacks in one batch, only the first counts an attempt."""
+    """Only the first nack of a batch counts as an attempt."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         nacked = [one for one, outcome in settlements if isinstance(outcome, Nack)][1:]

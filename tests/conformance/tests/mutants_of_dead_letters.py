@@ -1,4 +1,4 @@
-"""Bugs of dead letters: what is kept of an event, revivals of several, twins beside them, and pages that change."""
+"""Bugs of dead letters: the fields that are kept, revivals of several, the same event sent again, and pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _keep = DeadLetters.keep
 
 
 def buried_as(change: Callable[[KeptEvent, DeadLetter], tuple[KeptEvent, DeadLetter]]) -> Patches:
-    """Return patches by which a dead letter is stored as *change* makes it."""
+    """Return patches that apply *change* to each dead letter before it is stored."""
 
     def keep(self: DeadLetters, event: KeptEvent, outcome: DeadLetter, now: float) -> None:
         _keep(self, *change(event, outcome), now)
@@ -29,10 +29,10 @@ def buried_as(change: Callable[[KeptEvent, DeadLetter], tuple[KeptEvent, DeadLet
 
 
 class ChangingTheRevived(AlteredStore):
-    """Changes the envelope of what is revived."""
+    """Changes the envelope of a revived event."""
 
     def change(self, event: Envelope) -> Envelope:
-        """Return what is revived of *event*."""
+        """Return the envelope that is revived instead of *event*."""
         return event
 
     def revived(self, event: KeptEvent, queue: EventQueue) -> None:
@@ -66,7 +66,7 @@ class RevivesWithoutAKey(ChangingTheRevived):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesBodiesUpTo64Kilobytes(ChangingTheRevived):
-    """What of the body of a revived event is beyond 65,535 bytes is cut off."""
+    """The body of a revived event is truncated at 65,535 bytes."""
 
     def change(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, body=event.body[:65535])
@@ -74,7 +74,7 @@ class RevivesBodiesUpTo64Kilobytes(ChangingTheRevived):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class SaysThatARevivedEventWasSentNow(AlteredStore):
-    """The time of sending of a revived event is that of the revival."""
+    """The send time of a revived event is the time of its revival."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         known = {id(event) for _, event in living(self)}
@@ -111,7 +111,7 @@ class ListsTheDeadWithAHundredKilobytes(Altered):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadFromTheirDeathOn(Altered):
-    """A dead letter is listed as if its event had been sent when it died."""
+    """A dead letter is listed with its time of death as its send time."""
 
     def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         return attrs.evolve(entry, enqueued_at=entry.died_at)
@@ -119,7 +119,7 @@ class ListsTheDeadFromTheirDeathOn(Altered):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadFromTheirSendingOn(Altered):
-    """A dead letter is listed as if it had died when it was sent."""
+    """A dead letter is listed with its send time as its time of death."""
 
     def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         return attrs.evolve(entry, died_at=entry.enqueued_at)
@@ -130,7 +130,7 @@ class ListsTheDeadFromTheirSendingOn(Altered):
     patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, error=outcome.error[:10_000]))),
 )
 class CutsErrorsAt10000Characters(MemoryTransport):
-    """What of an error is beyond 10,000 characters is cut off."""
+    """An error is truncated at 10,000 characters."""
 
 
 @planted_pair(
@@ -138,7 +138,7 @@ class CutsErrorsAt10000Characters(MemoryTransport):
     patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, error=outcome.error.strip()))),
 )
 class StripsErrors(MemoryTransport):
-    """The spaces and line ends around an error are lost."""
+    """Spaces and line breaks around an error are stripped."""
 
 
 @planted_pair(
@@ -146,12 +146,12 @@ class StripsErrors(MemoryTransport):
     patches=buried_as(lambda event, outcome: (event, attrs.evolve(outcome, reason=outcome.reason[:32]))),
 )
 class CutsReasonsAt32Characters(MemoryTransport):
-    """What of a reason is beyond 32 characters is cut off."""
+    """A reason is truncated at 32 characters."""
 
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class GivesABatchTheReasonOfItsFirst(MemoryTransport):
-    """All dead letters of a batch have the reason and the error of the first of them."""
+    """All dead letters of a batch get the reason and the error of the first one."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         dead = [outcome for _, outcome in settlements if isinstance(outcome, DeadLetter)]
@@ -165,7 +165,7 @@ class GivesABatchTheReasonOfItsFirst(MemoryTransport):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesAllWithTheFirstState(MemoryTransport):
-    """Of several events that are revived together, all have the state of the first."""
+    """All events that are revived in one call get the state of the first one."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         return super().revive(dict.fromkeys(refs, next(iter(refs.values()), b"")))
@@ -173,7 +173,7 @@ class RevivesAllWithTheFirstState(MemoryTransport):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesWithTheOldStateInsteadOfNone(AlteredStore):
-    """An event that is revived with an empty state has the state of its death."""
+    """An event that is revived with an empty state keeps its old state."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         old = {one.entry.ref: one.entry.state for many in self._dead._queues.values() for one in many.values()}
@@ -182,7 +182,7 @@ class RevivesWithTheOldStateInsteadOfNone(AlteredStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class CutsTheStateOfTheRevivedAt255Bytes(MemoryTransport):
-    """What of the state of a revived event is beyond 255 bytes is cut off."""
+    """The state of a revived event is truncated at 255 bytes."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         super()._check_states(refs.values())
@@ -191,7 +191,7 @@ class CutsTheStateOfTheRevivedAt255Bytes(MemoryTransport):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class StopsRevivingAtAMissingOne(MemoryTransport):
-    """Of several refs, those behind one that is missing are not revived."""
+    """A revival of several refs stops at the first one that is missing."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._check_states(refs.values())
@@ -203,7 +203,7 @@ class StopsRevivingAtAMissingOne(MemoryTransport):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesNothingBesideAMissingOne(BreakableStore):
-    """If one of several refs is missing, none is revived."""
+    """If one of several refs is missing, no dead letter is revived."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         known = {one.entry.ref for many in self._dead._queues.values() for one in many.values()}
@@ -213,7 +213,7 @@ class RevivesNothingBesideAMissingOne(BreakableStore):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class StopsDiscardingAtAMissingOne(MemoryTransport):
-    """Of several refs, those behind one that is missing are not discarded."""
+    """A discard of several refs stops at the first one that is missing."""
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         for ref in refs:
@@ -224,7 +224,7 @@ class StopsDiscardingAtAMissingOne(MemoryTransport):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class DiscardsOneOfEachQueue(MemoryTransport):
-    """Of several dead letters of one queue, only the first is discarded."""
+    """Of several dead letters in one queue, only the first is discarded."""
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         firsts = {ref.partition("@")[2]: ref for ref in reversed(list(refs))}
@@ -233,7 +233,7 @@ class DiscardsOneOfEachQueue(MemoryTransport):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesNothingThatExpired(BreakableStore):
-    """An event that expired is dropped when it is revived."""
+    """An expired event is dropped when it is revived."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         expired = {
@@ -250,7 +250,7 @@ class RevivesNothingThatExpired(BreakableStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class CancelsTheDead(BreakableStore):
-    """A cancel discards the dead letter of the event."""
+    """A cancel also discards the event's dead letter."""
 
     def cancel(self, event_id: str, now: float) -> int:
         number = super().cancel(event_id, now)
@@ -267,7 +267,7 @@ class CancelsTheDead(BreakableStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class DiscardsTheDeadWhenTheEventIsDone(AlteredStore):
-    """When an event that was sent again is done, its dead letter is discarded."""
+    """If an event with a dead letter is sent again and acked, its dead letter is discarded."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, outcome, now)
@@ -301,14 +301,14 @@ def _replaced_by(alter: Callable[[Any], Any]) -> Patches:
     promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.identity and event.identity[2])
 )
 class ReplacesTheDeadOfAnotherSource(MemoryTransport):
-    """A dead letter replaces one with the same id of another source."""
+    """A dead letter replaces one with the same id from another source."""
 
 
 @planted_pair(
     promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: "foreign" if event.identity is None else None)
 )
 class KeepsOneDeadLetterOfForeignBytes(MemoryTransport):
-    """Foreign bytes that die replace those that died before."""
+    """A dead letter of foreign bytes replaces all earlier ones."""
 
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.line))
@@ -331,7 +331,7 @@ class ReplacesTheDeadOfAnotherQueue(BreakableStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class KeepsAHundredDeadLetters(BreakableStore):
-    """Of a queue the last hundred dead letters are kept."""
+    """Only the last hundred dead letters of a queue are kept."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, outcome, now)
@@ -342,7 +342,7 @@ class KeepsAHundredDeadLetters(BreakableStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesBesideAHeldOne(BreakableStore):
-    """If the same event is held, a revival makes a second one."""
+    """If the same event is held, a revival creates a duplicate."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         for queue, event in living(self):
@@ -358,7 +358,7 @@ class RevivesBesideAHeldOne(BreakableStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesIntoTheLivingOne(BreakableStore):
-    """If the same event is there, a revival gives it the new state."""
+    """If the same event is unfinished, a revival replaces its state."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         states = {
@@ -375,7 +375,7 @@ class RevivesIntoTheLivingOne(BreakableStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class MakesADelayedOneReadyAtARevival(BreakableStore):
-    """If the same event is there and delayed, a revival makes it ready."""
+    """If the same event is scheduled, a revival makes it ready."""
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         doomed = {
@@ -390,7 +390,7 @@ class MakesADelayedOneReadyAtARevival(BreakableStore):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesFromAnOutboxIntoTheQueue(AlteredStore):
-    """An event that died in an outbox is revived in the queue that it is for."""
+    """An event that died in an outbox is revived in its target queue instead of the outbox."""
 
     def revived(self, event: KeptEvent, queue: EventQueue) -> None:
         if isinstance(event.envelope, Envelope) and event.envelope.queue != queue.name:
@@ -403,7 +403,7 @@ class RevivesFromAnOutboxIntoTheQueue(AlteredStore):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class KnowsTheDeadByTheirEvent(BreakableStore):
-    """The ref of a dead letter that was replaced discards the one that replaced it."""
+    """The ref of a dead letter that was replaced discards its replacement."""
 
     def discard(self, refs: Iterable[str]) -> list[str]:
         return super().discard([self._present(ref) for ref in refs])
@@ -425,7 +425,7 @@ class KnowsTheDeadByTheirEvent(BreakableStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class CountsThePlacesOfAPage(MemoryTransport):
-    """A page begins at the place where the last one ended, though dead letters before it have gone meanwhile."""
+    """Pages are cut by offset, although dead letters of earlier pages may have been removed meanwhile."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
@@ -440,7 +440,7 @@ class CountsThePlacesOfAPage(MemoryTransport):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsOnlyWhatWasDeadAtTheFirstPage(MemoryTransport):
-    """What dies while pages are read is on none of them."""
+    """Events that die while pages are read are missing from the later pages."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
@@ -453,7 +453,7 @@ class ListsOnlyWhatWasDeadAtTheFirstPage(MemoryTransport):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class EndsAPageWithItsQueue(MemoryTransport):
-    """A page that begins behind the last dead letter of a queue is empty, though the next queue has some."""
+    """The page after the last dead letter of a queue is empty, although the next queue has some."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
@@ -465,7 +465,7 @@ class EndsAPageWithItsQueue(MemoryTransport):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class MixesTheQueuesOfAPage(MemoryTransport):
-    """The dead letters of several queues are listed by the time of their death."""
+    """Dead letters of several queues are listed by their time of death, not queue by queue."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
@@ -479,7 +479,7 @@ class MixesTheQueuesOfAPage(MemoryTransport):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class EndsThePagesAtAHundred(MemoryTransport):
-    """The pages of dead letters end after the first hundred of a queue."""
+    """Only the first hundred dead letters of a queue are listed."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100

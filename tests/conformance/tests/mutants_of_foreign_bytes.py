@@ -1,4 +1,4 @@
-"""Bugs of foreign bytes beside each thing that can happen to a delivery."""
+"""Bugs of foreign bytes, in each operation on a delivery."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class KeepsNoStateOfForeignBytes(Altered):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class DropsForeignBytesThatAreReleased(Altered):
-    """A release of foreign bytes is taken for an ack."""
+    """A release of foreign bytes is treated as an ack."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         return Ack() if isinstance(outcome, Release) and is_foreign(delivery) else outcome
@@ -64,7 +64,7 @@ class DropsForeignBytesThatAreReleased(Altered):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class DropsForeignBytesThatAreReportedLost(Altered):
-    """A lost delivery of foreign bytes that is reported is taken for an ack."""
+    """Foreign bytes that are reported lost are acked."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         return Ack() if isinstance(outcome, Lost) and is_foreign(delivery) else outcome
@@ -72,7 +72,7 @@ class DropsForeignBytesThatAreReportedLost(Altered):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class KeepsNoErrorOfForeignBytes(Altered):
-    """Foreign bytes that die are kept without their error and state."""
+    """Foreign bytes are dead-lettered without their error and state."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         if isinstance(outcome, DeadLetter) and is_foreign(delivery):
@@ -82,7 +82,7 @@ class KeepsNoErrorOfForeignBytes(Altered):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class ListsForeignBytesWithoutHeaders(Altered):
-    """Foreign bytes that died are listed without their headers."""
+    """Dead-lettered foreign bytes are listed without their headers."""
 
     def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         if isinstance(entry.envelope, Unreadable):
@@ -110,7 +110,7 @@ class RevivesForeignBytesWithoutAState(AlteredStore):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class DiscardsNoForeignBytes(BreakableStore):
-    """A discard of foreign bytes is reported as done, and they stay."""
+    """A discard of foreign bytes is reported as done, but they stay."""
 
     def discard(self, refs: Iterable[str]) -> list[str]:
         foreign = {
@@ -124,7 +124,7 @@ class DiscardsNoForeignBytes(BreakableStore):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesNoForeignBytes(BreakableStore):
-    """A purge leaves foreign bytes."""
+    """A purge does not remove foreign bytes."""
 
     def purge(self, name: str, now: float) -> int:
         self._take_foreign(now)
@@ -143,7 +143,7 @@ class PurgesNoForeignBytes(BreakableStore):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsNoForeignBytes(Altered):
-    """The figures leave out ready foreign bytes."""
+    """Ready foreign bytes are not counted."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         foreign = sum(
@@ -154,7 +154,7 @@ class CountsNoForeignBytes(Altered):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsNoDeadForeignBytes(MemoryTransport):
-    """The figures leave out foreign bytes that died."""
+    """Dead-lettered foreign bytes are not counted."""
 
     def stats(self, queue: str) -> Stats:
         stats = super().stats(queue)
@@ -171,8 +171,8 @@ class ExtendsNoForeignBytes(MemoryTransport):
 
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
-class ChecksNoPointsOfForeignBytes(BreakableStore):
-    """A checkpoint of foreign bytes is not kept."""
+class KeepsNoCheckpointOfForeignBytes(BreakableStore):
+    """A checkpoint of foreign bytes is not stored."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         return super().checkpoint(delivery, delivery.state if is_foreign(delivery) else state, now)
@@ -180,7 +180,7 @@ class ChecksNoPointsOfForeignBytes(BreakableStore):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class NotesNoForeignBytes(BreakableStore):
-    """A note on foreign bytes is not kept."""
+    """A note on foreign bytes is not stored."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         event = self._held(delivery, now)
@@ -189,7 +189,7 @@ class NotesNoForeignBytes(BreakableStore):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class TakesEqualForeignBytesForOne(BreakableStore):
-    """Of equal foreign bytes in one queue, only the first are handed out."""
+    """Foreign bytes are dropped as a duplicate if equal ones are in the queue."""
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] = {}) -> None:
         known = {
@@ -204,7 +204,7 @@ class TakesEqualForeignBytesForOne(BreakableStore):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class CutsForeignBytesAt64Kilobytes(BreakableStore):
-    """What of foreign bytes is beyond 65,535 bytes is cut off."""
+    """Foreign bytes are truncated at 65,535 bytes."""
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str] = {}) -> None:
         super().put_raw(queue, raw[:65535], headers)
@@ -212,7 +212,7 @@ class CutsForeignBytesAt64Kilobytes(BreakableStore):
 
 @planted_pair(promise.MALFORMED_IS_QUARANTINED)
 class LooksForForeignBytesInOneQueue(BreakableStore):
-    """A receive from several queues hands out foreign bytes of the first only."""
+    """A receive from several queues hands out foreign bytes of the first queue only."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)

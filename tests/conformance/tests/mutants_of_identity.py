@@ -1,4 +1,4 @@
-"""Bugs of ids, sources, names and queues that differ by little: case, a space, a normal form, or late characters."""
+"""Bugs of similar ids, sources, names and queues: they differ in case, a space, a normal form or late characters."""
 
 from __future__ import annotations
 
@@ -27,51 +27,51 @@ def normal(text: str) -> str:
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1], one[2].rstrip())))
 class TellsNoSpaceInIdsApart(MemoryTransport):
-    """Of two events whose ids differ by a space at the end, the second is ignored."""
+    """Ids that differ only in a trailing space are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED, patches=identified_by(lambda one: (one[0], one[1], one[2].lower())))
 class TellsNoCaseInIdsApart(MemoryTransport):
-    """Of two events whose ids differ by the case of a letter, the second is ignored."""
+    """Ids that differ only in case are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1], normal(one[2]))))
 class TellsNoNormalFormOfIdsApart(MemoryTransport):
-    """Of two events whose ids differ by their Unicode normal form, the second is ignored."""
+    """Ids that differ only in Unicode normal form are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1], one[2][:64])))
 class TellsIdsApartBy64Characters(MemoryTransport):
-    """Of two events whose ids have the same first 64 characters, the second is ignored."""
+    """Ids with the same first 64 characters are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1].rstrip(), one[2])))
 class TellsNoSpaceInSourcesApart(MemoryTransport):
-    """Of two events whose sources differ by a space at the end, the second is ignored."""
+    """Sources that differ only in a trailing space are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1].lower(), one[2])))
 class TellsNoCaseInSourcesApart(MemoryTransport):
-    """Of two events whose sources differ by the case of a letter, the second is ignored."""
+    """Sources that differ only in case are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], one[1][:64], one[2])))
 class TellsSourcesApartBy64Characters(MemoryTransport):
-    """Of two events whose sources have the same first 64 characters, the second is ignored."""
+    """Sources with the same first 64 characters are treated as equal, and the second event is ignored."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: (one[0], "", one[1] + one[2])))
 class WritesSourceAndIdInOneText(MemoryTransport):
-    """The source "a" with the id "bc" is taken for the source "ab" with the id "c"."""
+    """Source "a" with id "bc" is treated as equal to source "ab" with id "c"."""
 
 
 @planted_pair(promise.RESENT_IS_ONE, patches=identified_by(lambda one: ("", one[1], one[2])))
 class KeepsOneOfAFanOutInAnOutbox(MemoryTransport):
-    """Of the copies of an event for several queues, an outbox stores only the first."""
+    """An outbox stores only the first copy of an event that is sent to several queues."""
 
 
 class RemembersIdentities(BreakableStore):
-    """Remembers some of the events that are no longer there."""
+    """Remembers the identities of some events that were removed."""
 
     def _queue(self, name: str) -> EventQueue:
         queue = super()._queue(name)
@@ -82,7 +82,7 @@ class RemembersIdentities(BreakableStore):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class IgnoresWhatWasCancelledBefore(RemembersIdentities):
-    """What was cancelled cannot be sent again."""
+    """A cancelled event cannot be sent again."""
 
     def cancel(self, event_id: str, now: float) -> int:
         gone = [(queue, one.identity) for queue, one in living(self) if one.identity and one.identity[2] == event_id]
@@ -94,7 +94,7 @@ class IgnoresWhatWasCancelledBefore(RemembersIdentities):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class IgnoresWhatWasPurgedBefore(RemembersIdentities):
-    """What was purged cannot be sent again."""
+    """A purged event cannot be sent again."""
 
     def purge(self, name: str, now: float) -> int:
         gone = [(queue, one.identity) for queue, one in living(self) if queue.name == name and one.identity]
@@ -108,7 +108,7 @@ class IgnoresWhatWasPurgedBefore(RemembersIdentities):
 
 
 class Folded(dict[str, EventQueue]):
-    """The queues by what *alter* makes of their names."""
+    """A mapping of queues that changes each name with *alter* before it compares it."""
 
     def __init__(self, alter: Callable[[str], str]) -> None:
         super().__init__()
@@ -128,10 +128,10 @@ class Folded(dict[str, EventQueue]):
 
 
 class FoldedStore(BreakableStore):
-    """Takes some queues for the same."""
+    """Treats queues as one if *alter* returns the same name for them."""
 
     def alter(self, name: str) -> str:
-        """Return what is kept of the name of a queue."""
+        """Return the form of a queue's name that is compared."""
         return name
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class FoldedStore(BreakableStore):
 
 @planted_pair(promise.QUEUES_ARE_ISOLATED)
 class TellsNoCaseInQueuesApart(FoldedStore):
-    """Queues whose names differ by the case of a letter are one."""
+    """Queues whose names differ only in case are one queue."""
 
     def alter(self, name: str) -> str:
         return name.lower()
@@ -149,7 +149,7 @@ class TellsNoCaseInQueuesApart(FoldedStore):
 
 @planted_pair(promise.QUEUES_ARE_ISOLATED)
 class TellsNoNormalFormOfQueuesApart(FoldedStore):
-    """Queues whose names differ by their Unicode normal form are one."""
+    """Queues whose names differ only in Unicode normal form are one queue."""
 
     def alter(self, name: str) -> str:
         return normal(name)
@@ -157,7 +157,7 @@ class TellsNoNormalFormOfQueuesApart(FoldedStore):
 
 @planted_pair(promise.QUEUES_ARE_ISOLATED)
 class TellsQueuesApartBy64Characters(FoldedStore):
-    """Queues whose names have the same first 64 characters are one."""
+    """Queues whose names have the same first 64 characters are one queue."""
 
     def alter(self, name: str) -> str:
         return name[:64]
@@ -165,7 +165,7 @@ class TellsQueuesApartBy64Characters(FoldedStore):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadOfQueuesLikeIt(MemoryTransport):
-    """The dead letters of queues whose names differ by case or a space are listed with those of a queue."""
+    """Dead letters of queues whose names differ only in case or a space are listed, too."""
 
     def dead_letters(self, queues: Sequence[str], *, after: str | None = None, limit: int = 100) -> Sequence[Any]:
         known = self.store._dead._queues
@@ -177,10 +177,10 @@ class ListsTheDeadOfQueuesLikeIt(MemoryTransport):
 
 
 class Matching(MemoryTransport):
-    """Finds and cancels by what *alter* makes of an id."""
+    """Finds and cancels events whose ids are equal after *alter*."""
 
     def alter(self, name: str) -> str:
-        """Return what is compared of an id."""
+        """Return the form of an id that is compared."""
         return name
 
     def _ids(self, event_id: str) -> list[str]:
@@ -205,7 +205,7 @@ class LooselyCancelling(Matching):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsAnyNormalForm(LooselyFinding):
-    """An event is found by an id that differs by its Unicode normal form."""
+    """An event is found by an id that differs in Unicode normal form."""
 
     def alter(self, name: str) -> str:
         return normal(name)
@@ -213,7 +213,7 @@ class FindsAnyNormalForm(LooselyFinding):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsBy64Characters(LooselyFinding):
-    """An event is found by an id that has the same first 64 characters."""
+    """An event is found by any id with the same first 64 characters."""
 
     def alter(self, name: str) -> str:
         return name[:64]
@@ -221,7 +221,7 @@ class FindsBy64Characters(LooselyFinding):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsInAnyCase(LooselyCancelling):
-    """A cancel takes events whose ids differ by the case of a letter too."""
+    """A cancel also removes events whose ids differ only in case."""
 
     def alter(self, name: str) -> str:
         return name.lower()
@@ -229,7 +229,7 @@ class CancelsInAnyCase(LooselyCancelling):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsWithAnySpace(LooselyCancelling):
-    """A cancel takes events whose ids differ by a space at the end too."""
+    """A cancel also removes events whose ids differ only in a trailing space."""
 
     def alter(self, name: str) -> str:
         return name.rstrip()
@@ -237,7 +237,7 @@ class CancelsWithAnySpace(LooselyCancelling):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsByPrefix(LooselyCancelling):
-    """A cancel takes events whose ids begin like the one that was asked for."""
+    """A cancel removes all events whose ids start with the given id."""
 
     def _ids(self, event_id: str) -> list[str]:
         ids = {one.envelope.id for _, one in living(self.store) if isinstance(one.envelope, Envelope)}
@@ -246,7 +246,7 @@ class CancelsByPrefix(LooselyCancelling):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsOneSource(BreakableStore):
-    """Of the events of several sources with one id, a cancel takes only those of the first."""
+    """If events of several sources share an id, a cancel removes only those of the first source."""
 
     def cancel(self, event_id: str, now: float) -> int:
         spared = self._others(event_id)
@@ -273,7 +273,7 @@ class CancelsOneSource(BreakableStore):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsOneSource(MemoryTransport):
-    """Of the events of several sources with one id, only one in each queue is found."""
+    """If events of several sources share an id, only one of them is found in each queue."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         return list({one.queue: one for one in super().find(event_id)}.values())
@@ -281,7 +281,7 @@ class FindsOneSource(MemoryTransport):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsNothingBesideAHeldOne(BreakableStore):
-    """An event that is held in one queue keeps its twins in other queues from being cancelled."""
+    """If an event is held in one queue, its copies in other queues cannot be cancelled."""
 
     def cancel(self, event_id: str, now: float) -> int:
         for _, event in living(self):
@@ -295,7 +295,7 @@ class CancelsNothingBesideAHeldOne(BreakableStore):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class StripsSources(Altered):
-    """Spaces at the end of a source are lost."""
+    """Trailing spaces of a source are stripped."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, source=event.source.rstrip())
@@ -303,7 +303,7 @@ class StripsSources(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class StripsIds(Altered):
-    """Spaces at the end of an id are lost."""
+    """Trailing spaces of an id are stripped."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, id=event.id.rstrip())
@@ -311,7 +311,7 @@ class StripsIds(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class StripsKeys(Altered):
-    """Spaces at the end of an ordering key are lost."""
+    """Trailing spaces of an ordering key are stripped."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, ordering_key=event.ordering_key and event.ordering_key.rstrip())
@@ -319,7 +319,7 @@ class StripsKeys(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class StripsHeaders(Altered):
-    """Spaces at the end of the value of a header are lost."""
+    """Trailing spaces of a header's value are stripped."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, headers={k: v.rstrip(" ") for k, v in event.headers.items()})
@@ -327,7 +327,7 @@ class StripsHeaders(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class ComposesHeaders(Altered):
-    """The values of headers arrive in Unicode's composed normal form."""
+    """The values of headers are converted to Unicode's composed normal form."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, headers={k: normal(v) for k, v in event.headers.items()})
@@ -335,7 +335,7 @@ class ComposesHeaders(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class ComposesIds(Altered):
-    """Ids arrive in Unicode's composed normal form."""
+    """Ids are converted to Unicode's composed normal form."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, id=normal(event.id))
@@ -343,7 +343,7 @@ class ComposesIds(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsNamesAt64Characters(Altered):
-    """What of an event's name is beyond 64 characters is cut off."""
+    """The name of an event is truncated at 64 characters."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, name=event.name[:64])
@@ -351,7 +351,7 @@ class CutsNamesAt64Characters(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsSourcesAt64Characters(Altered):
-    """What of a source is beyond 64 characters is cut off."""
+    """A source is truncated at 64 characters."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, source=event.source[:64])
@@ -359,7 +359,7 @@ class CutsSourcesAt64Characters(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsKeysAt64Characters(Altered):
-    """What of an ordering key is beyond 64 characters is cut off."""
+    """An ordering key is truncated at 64 characters."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, ordering_key=event.ordering_key and event.ordering_key[:64])
@@ -367,7 +367,7 @@ class CutsKeysAt64Characters(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class KeepsThirtyTwoHeaders(Altered):
-    """Of many headers the first 32 arrive."""
+    """Only the first 32 headers of an event are kept."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, headers=dict([*event.headers.items()][:32]))
@@ -375,7 +375,7 @@ class KeepsThirtyTwoHeaders(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsHeadersAt8192Characters(Altered):
-    """What of the value of a header is beyond 8,192 characters is cut off."""
+    """The value of a header is truncated at 8,192 characters."""
 
     def read(self, event: Envelope) -> Envelope:
         return attrs.evolve(event, headers={k: v[:8192] for k, v in event.headers.items()})

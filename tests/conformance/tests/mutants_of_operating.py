@@ -1,4 +1,4 @@
-"""Bugs of looking up, cancelling, purging, counting and waiting, beside delays, leases, keys and other queues."""
+"""Bugs of find, cancel, purge, stats and wait, together with delays, leases, keys and other queues."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .planting import Altered, AlteredStore, living, planted_pair
 
 
 class Sparing(BreakableStore):
-    """Spares some events from being cancelled and purged."""
+    """Excludes some events from cancel and purge."""
 
     def spares(self, event: KeptEvent) -> bool:
-        """Return whether *event* stays."""
+        """Return whether *event* is excluded."""
         return False
 
     @contextmanager
@@ -87,7 +87,7 @@ class CancelsNothingBehindAKey(SparingAtACancel):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesNothingDelayed(SparingAtAPurge):
-    """A purge leaves what is delayed."""
+    """A purge does not remove delayed events."""
 
     def spares(self, event: KeptEvent) -> bool:
         return event.status is State.SCHEDULED
@@ -95,7 +95,7 @@ class PurgesNothingDelayed(SparingAtAPurge):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesNoRetries(SparingAtAPurge):
-    """A purge leaves what waits for its retry."""
+    """A purge does not remove events that wait for a retry."""
 
     def spares(self, event: KeptEvent) -> bool:
         return event.status is State.SCHEDULED and event.counters.attempt > 1
@@ -103,7 +103,7 @@ class PurgesNoRetries(SparingAtAPurge):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesNothingBehindAKey(SparingAtAPurge):
-    """A purge leaves what waits for an earlier event of its ordering key."""
+    """A purge does not remove events that wait for an earlier one of their ordering key."""
 
     def spares(self, event: KeptEvent) -> bool:
         queue = self._queue(event.queue)
@@ -112,7 +112,7 @@ class PurgesNothingBehindAKey(SparingAtAPurge):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesNothingUrgent(SparingAtAPurge):
-    """A purge leaves urgent events."""
+    """A purge does not remove urgent events."""
 
     def spares(self, event: KeptEvent) -> bool:
         return event.status is State.READY and event.is_urgent
@@ -120,7 +120,7 @@ class PurgesNothingUrgent(SparingAtAPurge):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesQueuesThatBeginLikeIt(BreakableStore):
-    """A purge empties all queues whose names begin like the one that was asked for."""
+    """A purge empties all queues whose names start with the given name."""
 
     def purge(self, name: str, now: float) -> int:
         others = [one for one in self._queues if one.startswith(name) and one != name]
@@ -129,7 +129,7 @@ class PurgesQueuesThatBeginLikeIt(BreakableStore):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class CountsTheHeldInAPurge(BreakableStore):
-    """The number that a purge returns includes the events that are held."""
+    """The number that a purge returns includes held events."""
 
     def purge(self, name: str, now: float) -> int:
         number = super().purge(name, now)
@@ -138,7 +138,7 @@ class CountsTheHeldInAPurge(BreakableStore):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsWhatWaitsBehindAKeyAsDelayed(MemoryTransport):
-    """What waits for an earlier event of its ordering key is found as scheduled."""
+    """An event that waits for an earlier one of its ordering key is found as scheduled."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         found = []
@@ -155,7 +155,7 @@ class FindsWhatWaitsBehindAKeyAsDelayed(MemoryTransport):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsRetriesAsReady(Altered):
-    """What waits for its retry is found as ready."""
+    """An event that waits for its retry is found as ready."""
 
     def found(self, found: Found) -> Found:
         waits = found.status == "scheduled" and found.attempt > 1
@@ -164,7 +164,7 @@ class FindsRetriesAsReady(Altered):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsADelayFromItsSending(Altered):
-    """What waits for its retry is found with the time of its sending as the time when it is due."""
+    """An event that waits for its retry is found with its send time as its due time."""
 
     def found(self, found: Found) -> Found:
         waits = found.status == "scheduled" and found.attempt > 1
@@ -173,7 +173,7 @@ class FindsADelayFromItsSending(Altered):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsWithoutLostLeases(Altered):
-    """An event is found without its lost leases while it is held."""
+    """A held event is found without its lost leases."""
 
     def found(self, found: Found) -> Found:
         return attrs.evolve(found, lost_leases=0) if found.status == "leased" else found
@@ -189,7 +189,7 @@ class FindsWithoutAnExpiry(Altered):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class MovesWhatIsFound(BreakableStore):
-    """An event with an ordering key that is looked up loses its turn to the next one."""
+    """A lookup of an event with an ordering key gives its turn to the next one of the key."""
 
     def find(self, event_id: str, now: float) -> list[Found]:
         found = super().find(event_id, now)
@@ -204,7 +204,7 @@ class MovesWhatIsFound(BreakableStore):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsWhatIsDueAsDelayed(MemoryTransport):
-    """What is due counts as scheduled until the next receive."""
+    """An event that is due counts as scheduled until the next receive."""
 
     def stats(self, queue: str) -> Stats:
         known = self.store._queues.get(queue)
@@ -216,7 +216,7 @@ class CountsWhatIsDueAsDelayed(MemoryTransport):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsRetriesAsReady(Altered):
-    """What waits for its retry counts as ready."""
+    """An event that waits for its retry counts as ready."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         waiting = sum(event.status is State.SCHEDULED and event.counters.attempt > 1 for event in queue.events.values())
@@ -225,7 +225,7 @@ class CountsRetriesAsReady(Altered):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsNothingUrgent(Altered):
-    """The figures leave out ready urgent events."""
+    """Ready urgent events are not counted."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         urgent = sum(event.status is State.READY and event.is_urgent for event in queue.events.values())
@@ -249,7 +249,7 @@ class CountsTheRevivedAsDead(BreakableStore):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class KnowsAnAgeThoughNothingIsReady(Altered):
-    """The age of the oldest event is that of a held one if none is ready."""
+    """If no event is ready, the age of the oldest held event is reported."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         sent = [event.enqueued_at for event in queue.events.values() if event.status is State.LEASED]
@@ -260,7 +260,7 @@ class KnowsAnAgeThoughNothingIsReady(Altered):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class MakesARetryYoung(AlteredStore):
-    """The age of the oldest event begins again with each nack."""
+    """The age of an event is measured from its last nack."""
 
     def ended(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         if event.counters.attempt > 1:
@@ -281,7 +281,7 @@ class MakesARetryYoung(AlteredStore):
 
 @planted_pair(promise.PREFERENCE_IS_KEPT)
 class PrefersUrgentEventsOfAnyQueue(BreakableStore):
-    """An urgent event of a later queue comes before a normal one of the queue that is named first."""
+    """An urgent event of a later queue is received before a normal one of the queue that is named first."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         for queue, _ in living(self):
@@ -297,7 +297,7 @@ class PrefersUrgentEventsOfAnyQueue(BreakableStore):
 
 @planted_pair(promise.PREFERENCE_IS_KEPT)
 class PrefersWhatWasLost(BreakableStore):
-    """A later queue with an event whose lease was lost comes before the queue that is named first."""
+    """A later queue is received first if it has an event whose lease was lost."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         for queue, _ in living(self):
@@ -310,7 +310,7 @@ class PrefersWhatWasLost(BreakableStore):
 
 @planted_pair(promise.PREFERENCE_IS_KEPT)
 class SortsTheLaterQueues(BreakableStore):
-    """Of three queues, the last two are emptied by their names."""
+    """All queues after the first one are received in alphabetical order."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         return super().claim([*queues[:1], *sorted(queues[1:])], limit=limit, lease=lease, now=now)
@@ -330,13 +330,13 @@ class Waiting(MemoryTransport):
     def wait_for(
         self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
     ) -> Sequence[Delivery]:
-        """Return what comes within *wait* seconds."""
+        """Return the deliveries that arrive within *wait* seconds."""
         return receive(queues, wait)
 
 
 @planted_pair(promise.WAIT_IS_KEPT)
 class WaitsForTheFirstQueueAlone(Waiting):
-    """A receive that waits on several queues finds only what comes into the first."""
+    """A receive that waits on several queues notices only events of the first queue."""
 
     def wait_for(
         self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
@@ -346,7 +346,7 @@ class WaitsForTheFirstQueueAlone(Waiting):
 
 @planted_pair(promise.WAIT_IS_KEPT)
 class WaitsForTheLastQueueAlone(Waiting):
-    """A receive that waits on several queues finds only what comes into the last."""
+    """A receive that waits on several queues notices only events of the last queue."""
 
     def wait_for(
         self, receive: Callable[[Sequence[str], float], Sequence[Delivery]], queues: Sequence[str], wait: float
@@ -355,10 +355,10 @@ class WaitsForTheLastQueueAlone(Waiting):
 
 
 class WaitingInVain(MemoryTransport):
-    """A receive that waits leaves out what becomes ready meanwhile."""
+    """A waiting receive leaves out some events that become ready during the wait."""
 
     def leaves_out(self, event: KeptEvent, now: float) -> bool:
-        """Return whether *event*, as it is *now*, is left out by a receive that begins."""
+        """Return whether a receive that begins *now* leaves out *event*."""
         return False
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
@@ -380,7 +380,7 @@ class WaitingInVain(MemoryTransport):
 
 @planted_pair(promise.WAIT_IS_KEPT)
 class WaitsForNoDelayToEnd(WaitingInVain):
-    """A receive that waits finds nothing that becomes due meanwhile."""
+    """A waiting receive does not return events that become due during the wait."""
 
     def leaves_out(self, event: KeptEvent, now: float) -> bool:
         return event.status is State.SCHEDULED and event.due > now
@@ -388,7 +388,7 @@ class WaitsForNoDelayToEnd(WaitingInVain):
 
 @planted_pair(promise.WAIT_IS_KEPT)
 class WaitsForNoLeaseToEnd(WaitingInVain):
-    """A receive that waits finds nothing whose lease ends meanwhile."""
+    """A waiting receive does not return events whose lease ends during the wait."""
 
     def leaves_out(self, event: KeptEvent, now: float) -> bool:
         return event.status is State.LEASED and event.until > now
@@ -415,7 +415,7 @@ class DroppingTheExpired(BreakableStore):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class DropsRetriesThatExpired(DroppingTheExpired):
-    """An event that expired is dropped instead of being delivered again after a nack."""
+    """An expired event is dropped after a nack instead of being delivered again."""
 
     def drops(self, event: KeptEvent) -> bool:
         return event.counters.attempt > 1 and not event.counters.lost_leases
@@ -423,7 +423,7 @@ class DropsRetriesThatExpired(DroppingTheExpired):
 
 @planted_pair(promise.LOST_LEASE_RETURNS)
 class DropsWhatWasLostAndExpired(DroppingTheExpired):
-    """An event that expired is dropped when its lease is lost."""
+    """An expired event is dropped when its lease is lost."""
 
     def drops(self, event: KeptEvent) -> bool:
         return event.counters.lost_leases > 0
@@ -442,7 +442,7 @@ class DropsWhatExpiredBeforeItWasDue(DroppingTheExpired):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class LosesTheDeadLetterWhenARevivalFails(MemoryTransport):
-    """A dead letter whose revival fails is gone."""
+    """A dead letter is deleted if its revival fails."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         try:
@@ -455,7 +455,7 @@ class LosesTheDeadLetterWhenARevivalFails(MemoryTransport):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class EndsLeasesWhenAnExtensionFails(MemoryTransport):
-    """An extension that fails ends the leases that it was for."""
+    """A failed extension ends the leases that it should extend."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         try:
@@ -470,7 +470,7 @@ class EndsLeasesWhenAnExtensionFails(MemoryTransport):
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class AcksTwiceWhenThreadsRace(MemoryTransport):
-    """A settlement looks at the lease and settles in two steps: two at once both count."""
+    """A settlement checks the lease in a separate step, so two concurrent settlements both count."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self.store.changed:
@@ -483,7 +483,7 @@ class AcksTwiceWhenThreadsRace(MemoryTransport):
 
 @planted_pair(promise.CANCELLED_IS_GONE)
 class CancelsWhatIsReceivedMeanwhile(MemoryTransport):
-    """A cancel looks for the event and removes it in two steps: one that is received in between is removed too."""
+    """A cancel finds and removes an event in two steps, even if it is received in between."""
 
     def cancel(self, event_id: str) -> int:
         with self.store.changed:

@@ -1,4 +1,4 @@
-"""Bugs of ordering keys: beside lost leases, releases, urgency, sessions, other queues and other keys."""
+"""Bugs of ordering keys, together with lost leases, releases, urgency, sessions, other queues and other keys."""
 
 from __future__ import annotations
 
@@ -41,52 +41,52 @@ def _goes_behind_its_line_after(action: Action) -> Patches:
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.LOSE))
 class ForgetsTheKeyOfWhatWasLost(MemoryTransport):
-    """After a lost lease an event has no ordering key: the next one of its key does not wait for it."""
+    """An event loses its ordering key at a lost lease, so the next event of the key does not wait for it."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.LOSE, times=3))
 class ForgetsTheKeyOfWhatWasLostTwice(MemoryTransport):
-    """After its second lost lease an event has no ordering key."""
+    """An event loses its ordering key at its second lost lease."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.RELEASE))
 class ForgetsTheKeyOfWhatIsReleased(MemoryTransport):
-    """After a release an event has no ordering key."""
+    """An event loses its ordering key at a release."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.POSTPONE))
 class ForgetsTheKeyOfWhatIsReleasedForLater(MemoryTransport):
-    """While an event waits after a release, the next one of its key does not wait for it."""
+    """The next event of a key does not wait for one that was released with a delay."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.NACK, times=3))
 class ForgetsTheKeyAfterTwoRetries(MemoryTransport):
-    """After its second nack an event has no ordering key."""
+    """An event loses its ordering key at its second nack."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.EXTEND))
 class GivesTheTurnAwayAtAnExtension(MemoryTransport):
-    """An extension gives the turn to the next event of its key."""
+    """An extension makes the next event of the ordering key ready."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_leaves_the_line_after(Action.CHECKPOINT))
 class GivesTheTurnAwayAtACheckpoint(MemoryTransport):
-    """A checkpoint gives the turn to the next event of its key."""
+    """A checkpoint makes the next event of the ordering key ready."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_goes_behind_its_line_after(Action.RELEASE))
 class ReleasesBehindItsKey(MemoryTransport):
-    """A released event goes behind the other events of its key."""
+    """A released event is placed behind the other events of its ordering key."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_goes_behind_its_line_after(Action.LOSE))
 class ComesBackBehindItsKey(MemoryTransport):
-    """An event whose lease was lost goes behind the other events of its key."""
+    """An event whose lease was lost is placed behind the other events of its ordering key."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=_goes_behind_its_line_after(Action.POSTPONE))
 class PostponesBehindItsKey(MemoryTransport):
-    """An event that is released for later goes behind the other events of its key."""
+    """An event that is released with a delay is placed behind the other events of its ordering key."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT)
@@ -100,7 +100,7 @@ class LetsUrgentEventsOvertakeTheirKey(AlteredStore):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class SharesKeysBetweenQueues(BreakableStore):
-    """An event waits for another one with its ordering key that is held in another queue."""
+    """An event waits for one with the same ordering key that is held in another queue."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -126,17 +126,17 @@ def _key_of(event: KeptEvent) -> str | None:
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=in_line_by(str.rstrip))
 class CutsSpacesOffKeys(MemoryTransport):
-    """Ordering keys that differ by a space at the end hold one another up."""
+    """Ordering keys that differ only in a trailing space are treated as equal."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=in_line_by(lambda key: unicodedata.normalize("NFC", key)))
 class ComparesKeysInTheirNormalForm(MemoryTransport):
-    """Ordering keys that differ only by their Unicode normal form hold one another up."""
+    """Ordering keys that differ only in Unicode normal form are treated as equal."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=in_line_by(lambda key: key[:64]))
 class ComparesKeysBy64Characters(MemoryTransport):
-    """Ordering keys with the same first 64 characters hold one another up."""
+    """Ordering keys with the same first 64 characters are treated as equal."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT, patches=in_line_by(lambda key: key or None))
@@ -146,7 +146,7 @@ class TakesAnEmptyKeyForNone(MemoryTransport):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class OrdersAHundredOfAKey(AlteredStore):
-    """When a hundred events of a key wait, those behind them are handed out in any order."""
+    """If a hundred events of a key wait, the later ones are handed out in any order."""
 
     def added(self, event: KeptEvent, queue: EventQueue) -> None:
         if event.line is not None and len(queue._lines[event.line]) > 100:
@@ -155,7 +155,7 @@ class OrdersAHundredOfAKey(AlteredStore):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class GivesTheTurnAwayWhenOneThatWaitsIsCancelled(BreakableStore):
-    """A cancel of an event that waits gives the turn to the next one, though the first is held."""
+    """Cancelling a waiting event makes the next one of its key ready, although the first one is held."""
 
     def cancel(self, event_id: str, now: float) -> int:
         lines = {
@@ -175,7 +175,7 @@ class GivesTheTurnAwayWhenOneThatWaitsIsCancelled(BreakableStore):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class BlocksAKeyThatWasPurged(AlteredStore):
-    """After a purge, what is sent with the ordering key of a purged event waits for ever."""
+    """After a purge, new events with the ordering key of a purged event wait forever."""
 
     def purge(self, name: str, now: float) -> int:
         lines = {event.line for queue, event in living(self) if queue.name == name and event.status is State.READY}
@@ -190,7 +190,7 @@ class BlocksAKeyThatWasPurged(AlteredStore):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class GivesTheTurnAwayWhenItsFirstIsSentAgain(AlteredStore):
-    """When an event that is held is sent again, the next one of its key has its turn."""
+    """Sending a held event again makes the next one of its ordering key ready."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.status is State.LEASED:
@@ -199,7 +199,7 @@ class GivesTheTurnAwayWhenItsFirstIsSentAgain(AlteredStore):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class BlocksTheKeyOfADeadUrgentEvent(AlteredStore):
-    """What waits behind an urgent event of its key that dies waits for ever."""
+    """If an urgent event is dead-lettered, the later events of its ordering key wait forever."""
 
     def ending(self, event: KeptEvent, outcome: Outcome) -> Outcome:
         if isinstance(outcome, DeadLetter) and event.is_urgent and event.line is not None:
@@ -216,7 +216,7 @@ class BlocksTheKeyOfADeadUrgentEvent(AlteredStore):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class ReadsAnEmptyKeyAsNone(Altered):
-    """An empty ordering key arrives as none."""
+    """An empty ordering key is delivered as None."""
 
     def received(self, delivery: Delivery) -> Delivery:
         event = delivery.envelope
@@ -226,7 +226,7 @@ class ReadsAnEmptyKeyAsNone(Altered):
 
 
 class _Noting:
-    """Notes the ids of what is sent in a session."""
+    """Records the ids of the events that are sent in a session."""
 
     def __init__(self, sender: BoundSender, note: Callable[[Envelope], None]) -> None:
         self.sender = sender
@@ -244,7 +244,7 @@ class _Noting:
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class IgnoresKeysInASession(MemoryTransport):
-    """What is sent in a transaction waits for no earlier event of its ordering key."""
+    """An event that is sent in a transaction does not wait for earlier events of its ordering key."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         ids: set[str] = set()
@@ -264,7 +264,7 @@ class IgnoresKeysInASession(MemoryTransport):
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class WritesASessionBackwards(MemoryTransport):
-    """What is sent in a transaction is stored in the reverse order."""
+    """The events of a transaction are stored in reverse order."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         store: Any = self.store

@@ -1,4 +1,4 @@
-"""Bugs of what is sent in a transaction: savepoints, sessions that are used again, delays, and what *make* returns."""
+"""Bugs of sending in a transaction: savepoints, sessions that are used again, delays, and the events of *make*."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _innermost_and_outermost(session: Session) -> Iterator[SessionTransaction]:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(joining, "_around"): _innermost_and_outermost})
 class KnowsOneSavepoint(MemoryTransport):
-    """What is sent in a savepoint inside another one stays when only the outer one is rolled back."""
+    """Events of a nested savepoint are sent although the outer savepoint is rolled back."""
 
 
 def _outermost(session: Session) -> Iterator[SessionTransaction]:
@@ -75,7 +75,7 @@ def _outermost(session: Session) -> Iterator[SessionTransaction]:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(joining, "_around"): _outermost})
 class KnowsNoSavepoints(MemoryTransport):
-    """What is sent in a savepoint stays when that is rolled back."""
+    """Events of a savepoint are sent although the savepoint is rolled back."""
 
 
 def _ends_with(spoil: Callable[..., None]) -> Patches:
@@ -94,7 +94,7 @@ def _drop_all(joined: Any, transaction: SessionTransaction, *, is_rollback: bool
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches=_ends_with(_drop_all))
 class DropsAllAtTheEndOfASavepoint(MemoryTransport):
-    """A savepoint that is rolled back takes along what was sent before it."""
+    """Rolling back a savepoint also drops the events that were sent before it."""
 
 
 def _drop_earlier_savepoints(joined: Any, transaction: SessionTransaction, *, is_rollback: bool) -> None:
@@ -104,7 +104,7 @@ def _drop_earlier_savepoints(joined: Any, transaction: SessionTransaction, *, is
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches=_ends_with(_drop_earlier_savepoints))
 class DropsEarlierSavepoints(MemoryTransport):
-    """A savepoint that is rolled back takes along what was sent in an earlier one that was released."""
+    """Rolling back a savepoint also drops the events of an earlier, released savepoint."""
 
 
 def _stop_after_a_rollback(joined: Any, transaction: SessionTransaction, *, is_rollback: bool) -> None:
@@ -125,7 +125,7 @@ def _enlist_unless_spoilt(self: Any, session: Session, make: Any) -> None:
     patches={**_ends_with(_stop_after_a_rollback), (_JoinedSession, "enlist"): _enlist_unless_spoilt},
 )
 class SendsNothingAfterASavepoint(MemoryTransport):
-    """What is sent after a savepoint was rolled back, in the same transaction, is never stored."""
+    """After a savepoint is rolled back, later events of the same transaction are never stored."""
 
 
 def _write_at_a_savepoint(self: Any, session: Session, transaction: SessionTransaction) -> None:
@@ -139,7 +139,7 @@ def _write_at_a_savepoint(self: Any, session: Session, transaction: SessionTrans
     promise.JOINS_THE_TRANSACTION, patches={(joining.JoinedSession, "_after_transaction_end"): _write_at_a_savepoint}
 )
 class WritesWhenASavepointIsReleased(MemoryTransport):
-    """The release of a savepoint stores what the session has sent so far."""
+    """Releasing a savepoint stores everything that the session has sent so far."""
 
 
 # --- a session that is used again ------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _keep_at_a_rollback(self: Any, session: Session, transaction: SessionTransac
     promise.JOINS_THE_TRANSACTION, patches={(joining.JoinedSession, "_after_transaction_end"): _keep_at_a_rollback}
 )
 class SendsWhatWasRolledBackWithTheNextCommit(MemoryTransport):
-    """What was sent in a transaction that was rolled back is stored with the next commit of its session."""
+    """Events of a rolled-back transaction are stored at the next commit of the session."""
 
 
 def _post_and_keep(self: Any, session: Session) -> None:
@@ -166,7 +166,7 @@ def _post_and_keep(self: Any, session: Session) -> None:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedSession, "on_commit"): _post_and_keep})
 class SendsAllAgainAtTheNextCommit(MemoryTransport):
-    """What a session sent is stored once more with each of its later commits."""
+    """Each commit of a session also stores the events of its earlier transactions again."""
 
 
 def _once(*, ends: bool) -> Patches:
@@ -184,7 +184,7 @@ def _once(*, ends: bool) -> Patches:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches=_once(ends=False))
 class JoinsNoSessionAfterARollback(MemoryTransport):
-    """A session that was rolled back once sends nothing any more."""
+    """After a rollback, a session no longer sends anything."""
 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches=_once(ends=True))
@@ -197,7 +197,7 @@ class JoinsASessionOnce(MemoryTransport):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class MakesItsEventsTwice(Joining):
-    """The events of a transaction are made twice."""
+    """The callable that makes the events of a transaction is called twice."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         def twice() -> Sequence[Envelope]:
@@ -209,7 +209,7 @@ class MakesItsEventsTwice(Joining):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class MakesItsEventsAtOnce(Joining):
-    """The events of a transaction are made when they are sent, before its objects are flushed."""
+    """The events of a transaction are made when they are sent, before pending objects are flushed."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         envelopes = make()
@@ -218,7 +218,7 @@ class MakesItsEventsAtOnce(Joining):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class CommitsWithoutWhatCannotBeMade(Joining):
-    """If the events of a transaction cannot be made, it commits without them."""
+    """If the events of a transaction cannot be made, the transaction commits without them."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         def silently() -> Sequence[Envelope]:
@@ -241,7 +241,7 @@ class SendsTheLastOfATransaction(Joining):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class DelaysASessionLikeItsFirst(Joining):
-    """All sends in one session have the delay of the first."""
+    """All sends of a session get the delay of the first one."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         first = vars(self).setdefault("first", {})
@@ -250,7 +250,7 @@ class DelaysASessionLikeItsFirst(Joining):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class DelaysNothingInAnOutbox(Joining):
-    """The delay of what waits for a relay is ignored."""
+    """The delay of events in an outbox is ignored."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         bound.sender.send(make, delay=delay if bound.relay_to is None else 0.0)
@@ -258,7 +258,7 @@ class DelaysNothingInAnOutbox(Joining):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class SendsNoHeadersInATransaction(Joining):
-    """What is sent in a transaction has no headers."""
+    """Events that are sent in a transaction have no headers."""
 
     def made(self, envelope: Envelope) -> Envelope:
         return attrs.evolve(envelope, headers={})
@@ -266,7 +266,7 @@ class SendsNoHeadersInATransaction(Joining):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class SendsNothingUrgentInATransaction(Joining):
-    """What is sent in a transaction is of normal urgency."""
+    """Events that are sent in a transaction have normal urgency."""
 
     def made(self, envelope: Envelope) -> Envelope:
         return attrs.evolve(envelope, urgency="normal")
@@ -274,7 +274,7 @@ class SendsNothingUrgentInATransaction(Joining):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class SendsNoExpiryInATransaction(Joining):
-    """What is sent in a transaction never expires."""
+    """Events that are sent in a transaction never expire."""
 
     def made(self, envelope: Envelope) -> Envelope:
         return attrs.evolve(envelope, expires=None)
@@ -282,7 +282,7 @@ class SendsNoExpiryInATransaction(Joining):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsBodiesInATransaction(Joining):
-    """What of a body is beyond 65,535 bytes is cut off in a transaction."""
+    """Bodies of events that are sent in a transaction are truncated at 65,535 bytes."""
 
     def made(self, envelope: Envelope) -> Envelope:
         return attrs.evolve(envelope, body=envelope.body[:65535])
@@ -290,7 +290,7 @@ class CutsBodiesInATransaction(Joining):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class KeepsNoKeyInAnOutbox(Joining):
-    """What waits for a relay has no ordering key."""
+    """Events in an outbox have no ordering key."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         keyed = bound.relay_to is None
@@ -327,7 +327,7 @@ def _ended_by_depth(self: Any, _session: Session, transaction: SessionTransactio
     },
 )
 class KnowsSavepointsByTheirDepth(MemoryTransport):
-    """A savepoint that is rolled back takes along what was sent in a released one of the same depth."""
+    """Rolling back a savepoint also drops the events of a released savepoint of the same depth."""
 
 
 # --- connections -----------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def _drop_everything(self: Any, *_: object) -> None:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop_savepoint"): _drop_everything})
 class DropsAllOfAConnectionAtASavepoint(MemoryTransport):
-    """On a connection, a savepoint that is rolled back takes along what was sent before it."""
+    """On a connection, rolling back a savepoint also drops the events that were sent before it."""
 
 
 def _drop_nothing(self: Any, *_: object) -> None:
@@ -348,12 +348,12 @@ def _drop_nothing(self: Any, *_: object) -> None:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop_savepoint"): _drop_nothing})
 class KnowsNoSavepointsOfAConnection(MemoryTransport):
-    """On a connection, what is sent in a savepoint stays when that is rolled back."""
+    """On a connection, events of a savepoint are sent although the savepoint is rolled back."""
 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop"): _drop_nothing})
 class SendsWhatAConnectionRolledBack(MemoryTransport):
-    """What was sent on a connection before a rollback is sent by its next commit."""
+    """Events that a connection rolled back are sent at its next commit."""
 
 
 def _innermost(connection: Connection) -> Iterator[str]:
@@ -362,7 +362,7 @@ def _innermost(connection: Connection) -> Iterator[str]:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(memory, "_savepoints"): _innermost})
 class KnowsOneSavepointOfAConnection(MemoryTransport):
-    """On a connection, an outer savepoint that is rolled back leaves what was sent in a released one inside it."""
+    """On a connection, events of a nested, released savepoint are sent although the outer one is rolled back."""
 
 
 def _post_what_is_left(self: Any, commit: Callable[..., None]) -> Callable[..., None]:
@@ -376,12 +376,12 @@ def _post_what_is_left(self: Any, commit: Callable[..., None]) -> Callable[..., 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_then_post"): _post_what_is_left})
 class SendsWhatAFailedCommitLeft(MemoryTransport):
-    """What a connection sent before a commit that failed is sent by its next commit."""
+    """Events of a connection whose commit failed are sent at its next commit."""
 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class MakesEventsAtTheNextFlush(Joining):
-    """Events of a session are made at its next flush, whether or not it commits then."""
+    """Events of a session are made at its next flush, even if it does not commit."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         made = functools.cache(make)
@@ -404,12 +404,12 @@ def _drop_unless_in_a_savepoint(self: Any, *_: object) -> None:
 
 @planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop"): _drop_unless_in_a_savepoint})
 class SendsWhatWasInAnOpenSavepoint(MemoryTransport):
-    """What is in a savepoint that is open when its connection rolls back is sent by the next commit."""
+    """If a connection rolls back in an open savepoint, the savepoint's events are sent at its next commit."""
 
 
 @planted_pair(promise.ORDER_IS_KEPT)
 class StoresTheKeysOfSessionsLate(Joining):
-    """An event with an ordering key that a session sent is stored at the next receive, behind what was sent since."""
+    """A session's events with an ordering key are stored at the next receive, behind events that were sent later."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         late: list[Envelope] = self.store.__dict__.setdefault("late", [])
@@ -436,7 +436,7 @@ class StoresTheKeysOfSessionsLate(Joining):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class FailsACommitForADuplicate(Joining):
-    """An event that is there already fails the commit of a session that sends it again."""
+    """A commit fails if the session sends an event that already exists."""
 
     def made(self, envelope: Envelope) -> Envelope:
         if any(found.envelope.source == envelope.source for found in self.find(envelope.id)):
@@ -446,7 +446,7 @@ class FailsACommitForADuplicate(Joining):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class LeavesOutWhatCannotBeWritten(Joining):
-    """An event that cannot be written is left out of its transaction, which commits."""
+    """A transaction commits without the events that cannot be written."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         bound.sender.send(lambda: [one for one in make() if self._can_be_written(one)], delay=delay)
@@ -457,7 +457,7 @@ class LeavesOutWhatCannotBeWritten(Joining):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class ForgetsItsTransactionsWhenClosed(Joining):
-    """What a session sent before the transport was closed is not stored, though the session commits."""
+    """Events of a session are lost if the transport is closed before the session commits."""
 
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         bound.sender.send(lambda: [] if self._closed else make(), delay=delay)

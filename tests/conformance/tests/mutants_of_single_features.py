@@ -39,12 +39,12 @@ from .planting import Lenient, planted
 
 
 def settled_as(settlements: Sequence[Settlement], change: Callable[[Settlement], Settlement]) -> Sequence[Settlement]:
-    """Return *settlements* as a buggy transport understands them."""
+    """Return *settlements*, each changed by *change*."""
     return [change(settlement) for settlement in settlements]
 
 
 def give_back(store: MemoryStore, envelopes: Sequence[Envelope]) -> None:
-    """Let *store* hold the very *envelopes* where it has some of the same ids."""
+    """Replace the envelopes of *store* by those of *envelopes* with the same ids, without a copy."""
     for queue in store._queues.values():
         for event in queue.events.values():
             for envelope in envelopes:
@@ -57,7 +57,7 @@ def give_back(store: MemoryStore, envelopes: Sequence[Envelope]) -> None:
 
 @planted(promise.SENT_IS_RECEIVED)
 class LosesTheLastOfABatch(MemoryTransport):
-    """Of a batch of three or more, the last event is not sent."""
+    """The last event of a batch of three or more is not sent."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send(envelopes[:-1] if len(envelopes) > 2 else envelopes, delay=delay)
@@ -65,7 +65,7 @@ class LosesTheLastOfABatch(MemoryTransport):
 
 @planted(promise.SEND_TELLS_APART)
 class SwallowsItsErrors(MemoryTransport):
-    """A send that failed returns as if it had not."""
+    """A failed send returns as if it had succeeded."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         with suppress(TransportError):
@@ -74,7 +74,7 @@ class SwallowsItsErrors(MemoryTransport):
 
 @planted(promise.RESENT_IS_ONE)
 class RemembersForEverWhatWasSent(BreakableStore):
-    """An event that is done cannot be sent again: whatever was once sent is taken for a second sending."""
+    """An event that is done cannot be sent again, because every event ever sent counts as a duplicate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class RemembersForEverWhatWasSent(BreakableStore):
 
 @planted(promise.RESENT_IS_ONE, by_chance=False)
 class TellsEventsApartByTheirIdAlone(MemoryTransport):
-    """Two events of different sources, or for different queues, that share an id are taken for one."""
+    """Events that share an id are duplicates, even from different sources or for different queues."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         known = {
@@ -106,7 +106,7 @@ class TellsEventsApartByTheirIdAlone(MemoryTransport):
 
 @planted(promise.RESENT_IS_ONE, by_chance=False)
 class LooksForWhatIsKeptOnceABatch(BreakableStore):
-    """What stands twice in one batch is sent twice."""
+    """An event that occurs twice in one batch is sent twice."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add(postings, now)
@@ -123,7 +123,7 @@ class LooksForWhatIsKeptOnceABatch(BreakableStore):
 
 @planted(promise.NO_INVENTION)
 class SendsUnderAnIdOfItsOwnToo(MemoryTransport):
-    """Of the first event of a batch a second one is sent, under another id."""
+    """The first event of a batch is sent a second time under another id."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send(envelopes, delay=delay)
@@ -132,7 +132,7 @@ class SendsUnderAnIdOfItsOwnToo(MemoryTransport):
 
 @planted(promise.SEND_TELLS_APART)
 class SaysRefusedWhereNobodyKnows(MemoryTransport):
-    """Where the answer is lost, all events are said to be refused; some may be there."""
+    """If the answer is lost, all events are reported as refused, although some may be stored."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         try:
@@ -143,7 +143,7 @@ class SaysRefusedWhereNobodyKnows(MemoryTransport):
 
 @planted(promise.SEND_TELLS_APART)
 class ForgetsOnePositionInItsError(MemoryTransport):
-    """The error of a send that failed says nothing of the first event."""
+    """The error of a failed send does not mention the first event."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         try:
@@ -154,7 +154,7 @@ class ForgetsOnePositionInItsError(MemoryTransport):
 
 @planted(promise.BATCH_IS_ATOMIC)
 class TearsABatchWhenTheAnswerIsLost(BreakableStore):
-    """Where the answer is lost, half of the batch was written."""
+    """If the answer is lost, only half of the batch is stored."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         if self.countdown is not None and self.countdown.fault.moment == "after" and len(postings) > 1:
@@ -164,7 +164,7 @@ class TearsABatchWhenTheAnswerIsLost(BreakableStore):
 
 
 class NoIdentities(set[Any]):
-    """Whatever is put into it, nothing is there."""
+    """A set that never contains anything."""
 
     def __contains__(self, item: object) -> bool:
         return False
@@ -175,7 +175,7 @@ class NoIdentities(set[Any]):
 
 @planted(promise.RESENT_IS_ONE)
 class MakesASecondOneOfEverySend(BreakableStore):
-    """Sending an event again that is still kept makes a second one."""
+    """Sending an unfinished event again creates a duplicate."""
 
     def _queue(self, name: str) -> EventQueue:
         queue = super()._queue(name)
@@ -193,7 +193,7 @@ class IgnoresDelays(MemoryTransport):
 
 @planted(promise.DELAY_IS_RESPECTED, by_chance=False)
 class RoundsDelaysDown(MemoryTransport):
-    """A delay is half a second shorter than it was asked for."""
+    """A delay is half a second too short."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send(envelopes, delay=max(0.0, delay - 0.5))
@@ -201,7 +201,7 @@ class RoundsDelaysDown(MemoryTransport):
 
 @planted(promise.RESENT_IS_ONE)
 class MakesNothingNewBesideADeadLetter(BreakableStore):
-    """An event that is sent again beside its dead letter is dropped: one that is sent after a repair never comes."""
+    """An event that has a dead letter is dropped when it is sent again."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         dead = {
@@ -220,7 +220,7 @@ class MakesNothingNewBesideADeadLetter(BreakableStore):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED, by_chance=False)
 class CutsBodiesAt64Kilobytes(MemoryTransport):
-    """What of a body is beyond 65,535 bytes is cut off."""
+    """A body is truncated at 65,535 bytes."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send([attrs.evolve(one, body=one.body[:65535]) for one in envelopes], delay=delay)
@@ -228,7 +228,7 @@ class CutsBodiesAt64Kilobytes(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
 class ReadsBodiesAsText(MemoryTransport):
-    """Bytes that are not UTF-8 are replaced."""
+    """Bytes of a body that are not UTF-8 are replaced."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         text = [attrs.evolve(one, body=one.body.decode(errors="replace").encode()) for one in envelopes]
@@ -237,7 +237,7 @@ class ReadsBodiesAsText(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
 class WritesHeadersInLowerCase(MemoryTransport):
-    """The names of headers lose their case."""
+    """The names of headers are converted to lower case."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         lower = [attrs.evolve(one, headers={k.lower(): v for k, v in one.headers.items()}) for one in envelopes]
@@ -246,7 +246,7 @@ class WritesHeadersInLowerCase(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED, by_chance=False)
 class KeepsTheSendersOwnHeaders(MemoryTransport):
-    """The very mapping of the sender is kept, so that it can change what was sent."""
+    """The store keeps the sender's own mapping, so the sender can change an event after the send."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send(envelopes, delay=delay)
@@ -255,7 +255,7 @@ class KeepsTheSendersOwnHeaders(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
 class DropsEmptyHeaders(MemoryTransport):
-    """A header without a value is left out."""
+    """Headers with an empty value are dropped."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         full = [attrs.evolve(one, headers={k: v for k, v in one.headers.items() if v}) for one in envelopes]
@@ -264,7 +264,7 @@ class DropsEmptyHeaders(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
 class ReadsAnExpiryOfZeroAsNone(MemoryTransport):
-    """An expiry of 0 is read as none."""
+    """An expiry of 0 is read as None."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send([attrs.evolve(one, expires=None) if one.expires == 0.0 else one for one in envelopes], delay=delay)
@@ -272,7 +272,7 @@ class ReadsAnExpiryOfZeroAsNone(MemoryTransport):
 
 @planted(promise.PAYLOAD_IS_UNTOUCHED)
 class SaysThatARedeliveryWasSentNow(MemoryTransport):
-    """From the second hand-over on, the time of sending is that of the receive."""
+    """From the second delivery on, the send time is the time of the receive."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -281,7 +281,7 @@ class SaysThatARedeliveryWasSentNow(MemoryTransport):
 
 @planted(promise.QUEUES_ARE_ISOLATED)
 class FindsQueuesByPrefix(MemoryTransport):
-    """A receive takes from all queues whose names begin like the one that was asked for."""
+    """A receive takes events from all queues whose names start with the given name."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         found = [name for queue in queues for name in self.store._queues if name.startswith(queue)]
@@ -293,7 +293,7 @@ class FindsQueuesByPrefix(MemoryTransport):
 
 @planted(promise.LIMIT_IS_RESPECTED)
 class HandsOutOneMore(MemoryTransport):
-    """One event more is handed out than was asked for."""
+    """A receive returns one event more than its limit."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit + 1, lease=lease, wait=wait)
@@ -301,7 +301,7 @@ class HandsOutOneMore(MemoryTransport):
 
 @planted(promise.LIMIT_IS_RESPECTED, by_chance=False)
 class LeasesMoreThanItHandsOut(MemoryTransport):
-    """Three events more are leased than are handed out."""
+    """A receive leases three events more than it returns."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit + 3, lease=lease, wait=wait)[:limit]
@@ -309,7 +309,7 @@ class LeasesMoreThanItHandsOut(MemoryTransport):
 
 @planted(promise.LEASED_IS_HIDDEN)
 class EndsLeasesAtHalfTime(MemoryTransport):
-    """A lease ends after half of its time."""
+    """A lease ends after half of its duration."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease / 2, wait=wait)
@@ -317,7 +317,7 @@ class EndsLeasesAtHalfTime(MemoryTransport):
 
 @planted(promise.LEASED_IS_HIDDEN, by_chance=False)
 class EndsLeasesASecondEarly(MemoryTransport):
-    """A lease ends one second before its time is over."""
+    """A lease ends one second early."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease - 1.0, wait=wait)
@@ -325,7 +325,7 @@ class EndsLeasesASecondEarly(MemoryTransport):
 
 @planted(promise.LEASED_IS_HIDDEN)
 class LooksBeforeItClaims(BreakableStore):
-    """The first event of a batch that is received can be received once more: the look and the claim are two steps."""
+    """The first event of a received batch can be received again, because select and lease are two steps."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -339,7 +339,7 @@ class LooksBeforeItClaims(BreakableStore):
 
 @planted(promise.LOST_LEASE_RETURNS)
 class LeasesForEver(MemoryTransport):
-    """A lease never ends, so that what a killed worker held never comes back."""
+    """A lease never ends, so events of a killed worker are never delivered again."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=1e12, wait=wait)
@@ -350,7 +350,7 @@ class LeasesForEver(MemoryTransport):
 
 @planted(promise.LOST_LEASE_RETURNS)
 class AcksWhenItHandsOut(MemoryTransport):
-    """Events are acked when they are handed out, so that a killed worker takes them along."""
+    """Events are acked when they are handed out, so those of a killed worker are lost."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -364,7 +364,7 @@ class AcksWhenItHandsOut(MemoryTransport):
 
 @planted(promise.LOST_LEASES_ARE_COUNTED)
 class ForgetsLostLeases(MemoryTransport):
-    """The lost leases of a delivery are always said to be none."""
+    """Each delivery reports 0 lost leases."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -373,7 +373,7 @@ class ForgetsLostLeases(MemoryTransport):
 
 @planted(promise.LOST_LEASES_ARE_COUNTED)
 class CountsNoAttemptForACrash(MemoryTransport):
-    """A hand-over that ended in a crash counts as a lost lease and not as an attempt."""
+    """A delivery that ends in a crash counts as a lost lease, but not as an attempt."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -382,7 +382,7 @@ class CountsNoAttemptForACrash(MemoryTransport):
 
 @planted(promise.MALFORMED_IS_QUARANTINED)
 class RaisesOverForeignBytes(MemoryTransport):
-    """A receive that meets bytes that are no envelope raises."""
+    """A receive raises an error when it meets bytes that are not an envelope."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -393,7 +393,7 @@ class RaisesOverForeignBytes(MemoryTransport):
 
 @planted(promise.MALFORMED_IS_QUARANTINED)
 class DropsForeignBytes(MemoryTransport):
-    """Bytes that are no envelope are acked, and never handed out."""
+    """Bytes that are not an envelope are acked and never handed out."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
@@ -417,7 +417,7 @@ class DropsTheHeadersOfForeignBytes(MemoryTransport):
 
 @planted(promise.PREFERENCE_IS_KEPT)
 class TakesTheLastQueueFirst(MemoryTransport):
-    """Of several queues the one named last is emptied first."""
+    """Of several queues, the one that is named last is emptied first."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues[::-1], limit=limit, lease=lease, wait=wait)
@@ -425,12 +425,12 @@ class TakesTheLastQueueFirst(MemoryTransport):
 
 @planted(promise.ORDER_IS_KEPT, patches={(EventQueue, "_has_its_turn"): lambda self, event: True})
 class IgnoresOrderingKeys(MemoryTransport):
-    """Whatever is ready has its turn, though an earlier event of its key is not settled."""
+    """A ready event is handed out although an earlier event of its key is unsettled."""
 
 
 @planted(promise.URGENT_OVERTAKES, by_chance=False)
 class IgnoresUrgency(MemoryTransport):
-    """An urgent event waits in line with all others."""
+    """An urgent event does not overtake others."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send([attrs.evolve(one, urgency="normal") for one in envelopes], delay=delay)
@@ -442,7 +442,7 @@ class IgnoresUrgency(MemoryTransport):
 
 @planted(promise.ACK_IS_FINAL)
 class ForgetsAcksOfWhatWasLostBefore(MemoryTransport):
-    """The ack of an event that was lost before is taken for a release."""
+    """The ack of an event with lost leases is treated as a release."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(
@@ -454,7 +454,7 @@ class ForgetsAcksOfWhatWasLostBefore(MemoryTransport):
 
 @planted(promise.ACK_IS_FINAL, by_chance=False)
 class SettlesAHundredOfABatch(MemoryTransport):
-    """Of a batch the first hundred are settled, and those behind them are said to be."""
+    """Only the first hundred settlements of a batch are done, but all are reported as done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(settlements[:100])
@@ -472,7 +472,7 @@ class GivesBackAtOnce(MemoryTransport):
 
 @planted(promise.NACK_RETURNS_LATER)
 class DropsWhatIsGivenBackThreeTimes(MemoryTransport):
-    """The third nack is taken for an ack."""
+    """The third nack is treated as an ack."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(
@@ -484,7 +484,7 @@ class DropsWhatIsGivenBackThreeTimes(MemoryTransport):
 
 @planted(promise.NACK_RETURNS_LATER)
 class ForgetsTheStateThatNobodyReplaced(MemoryTransport):
-    """A nack that says nothing of the state empties it."""
+    """A nack without a state clears the state."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         def forget(one: Settlement) -> Settlement:
@@ -508,7 +508,7 @@ class CountsReleases(MemoryTransport):
 
 @planted(promise.STATE_IS_BOUNDED, by_chance=False)
 class KeepsAnyState(MemoryTransport):
-    """A state that is too long is kept."""
+    """A state that is too long is accepted."""
 
     def _check_states(self, states: Iterable[bytes | None]) -> None:
         pass
@@ -516,7 +516,7 @@ class KeepsAnyState(MemoryTransport):
 
 @planted(promise.ACK_IS_FINAL, by_chance=False)
 class SettlesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
-    """A batch that is refused for one long state is settled up to there."""
+    """If a batch is refused for a state that is too long, the settlements before it are still done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return [lost for settlement in settlements for lost in super(type(self), self).settle([settlement])]
@@ -524,7 +524,7 @@ class SettlesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
 
 @planted(promise.DEAD_IS_KEPT_WITH_REASON, by_chance=False)
 class RevivesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
-    """Of several revivals that are refused for one long state, those before it are done."""
+    """If a revival is refused for a state that is too long, the dead letters before it are still revived."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         return [missing for ref in refs for missing in super(type(self), self).revive({ref: refs[ref]})]
@@ -532,7 +532,7 @@ class RevivesWhatStandsBeforeAStateThatIsTooLong(MemoryTransport):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class SaysNothingOfLostLeases(MemoryTransport):
-    """A settlement of what is no longer held is said to have counted."""
+    """Settling a delivery that is no longer held is reported as done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         super().settle(settlements)
@@ -541,7 +541,7 @@ class SaysNothingOfLostLeases(MemoryTransport):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED, by_chance=False)
 class SettlesADeliveryTwiceInOneBatch(MemoryTransport):
-    """Of a delivery that stands twice in one batch both settlements are said to have counted."""
+    """If a delivery occurs twice in one batch, both settlements are reported as done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         first = {id(delivery): (delivery, outcome) for delivery, outcome in reversed(settlements)}
@@ -561,7 +561,7 @@ class FencesByIdAlone(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class FencesByIdAndAttempt(BreakableStore):
-    """A receipt is known by its event and its attempt alone: after a revival an old one fits again."""
+    """A receipt compares only event and attempt, so an old receipt is valid again after a revival."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
         for event in self._at(delivery.queue, now).events.values():
@@ -573,7 +573,7 @@ class FencesByIdAndAttempt(BreakableStore):
 
 @planted(promise.ACK_IS_FINAL)
 class StopsABatchAtTheFirstStaleOne(MemoryTransport):
-    """A settlement stops at the first one that is no longer held, and says that those behind it counted."""
+    """A batch stops at the first delivery that is no longer held, and the later ones are reported as done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         for settlement in settlements:
@@ -592,7 +592,7 @@ class ExtendsNothing(MemoryTransport):
 
 @planted(promise.EXTEND_KEEPS_THE_LEASE, by_chance=False)
 class EndsExtensionsASecondEarly(MemoryTransport):
-    """An extended lease ends one second before its time is over."""
+    """An extended lease ends one second early."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         return super().extend(deliveries, lease=lease - 1.0)
@@ -600,7 +600,7 @@ class EndsExtensionsASecondEarly(MemoryTransport):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class ExtendsWhatIsNotHeld(MemoryTransport):
-    """An extension of what is no longer held is said to have counted."""
+    """Extending a delivery that is no longer held is reported as done."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         super().extend(deliveries, lease=lease)
@@ -633,7 +633,7 @@ class ForgetsTheError(MemoryTransport):
 
 @planted(promise.DEAD_IS_KEPT_WITH_REASON)
 class DropsTheDead(MemoryTransport):
-    """A dead letter is acked."""
+    """A dead-lettered event is acked instead of kept."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(
@@ -643,7 +643,7 @@ class DropsTheDead(MemoryTransport):
 
 @planted(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadOnce(MemoryTransport):
-    """Listing dead letters takes all but two of them out, as browsing a queue of a broker can."""
+    """Listing dead letters removes all but two of them, as reading a broker's queue can."""
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
@@ -655,7 +655,7 @@ class ListsTheDeadOnce(MemoryTransport):
 
 @planted(promise.REVIVED_IS_RECEIVED)
 class RevivesWithOldCounters(MemoryTransport):
-    """What is revived comes as a second attempt."""
+    """A revived event is delivered as attempt 2."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         before = {event.number for queue in self.store._queues.values() for event in queue.events.values()}
@@ -669,7 +669,7 @@ class RevivesWithOldCounters(MemoryTransport):
 
 @planted(promise.REVIVED_IS_RECEIVED)
 class ForgetsTheStateOfTheRevived(MemoryTransport):
-    """What is revived comes with another state than it was given."""
+    """A revived event is delivered with another state than the one it was revived with."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         return super().revive(dict.fromkeys(refs, b"old"))
@@ -693,7 +693,7 @@ class CancelsNothing(MemoryTransport):
 
 @planted(promise.FOUND_AS_IT_IS)
 class FindsNothing(MemoryTransport):
-    """Whatever is looked up, nothing is found."""
+    """A lookup never finds an event."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         super().find(event_id)
@@ -702,7 +702,7 @@ class FindsNothing(MemoryTransport):
 
 @planted(promise.FOUND_AS_IT_IS, by_chance=False)
 class FindsByPrefix(MemoryTransport):
-    """What is found has an id that begins like the one that was asked for."""
+    """A lookup finds all events whose ids start with the given id."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         ids = {
@@ -716,7 +716,7 @@ class FindsByPrefix(MemoryTransport):
 
 @planted(promise.FOUND_AS_IT_IS, by_chance=False)
 class FindsALeaseWithoutItsEnd(MemoryTransport):
-    """What is held is found as if its lease had no end."""
+    """A held event is found without the end of its lease."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         return [attrs.evolve(one, until=None) if one.status == "leased" else one for one in super().find(event_id)]
@@ -724,7 +724,7 @@ class FindsALeaseWithoutItsEnd(MemoryTransport):
 
 @planted(promise.PURGED_IS_GONE)
 class PurgesWhatIsHeld(MemoryTransport):
-    """A purge removes what is held."""
+    """A purge removes held events."""
 
     def purge(self, queue: str) -> int:
         number = super().purge(queue)
@@ -737,7 +737,7 @@ class PurgesWhatIsHeld(MemoryTransport):
 
 @planted(promise.PURGED_IS_GONE, by_chance=False)
 class PurgesWhatIsHeldAfterALostLease(MemoryTransport):
-    """A purge removes what is held that was lost before."""
+    """A purge removes held events that have a lost lease."""
 
     def purge(self, queue: str) -> int:
         number = super().purge(queue)
@@ -749,7 +749,7 @@ class PurgesWhatIsHeldAfterALostLease(MemoryTransport):
 
 @planted(promise.STATS_ARE_TRUE_AT_REST)
 class CountsWhatIsHeldAsReady(MemoryTransport):
-    """The figures count what is held as ready."""
+    """Held events count as ready."""
 
     def stats(self, queue: str) -> Stats:
         stats = super().stats(queue)
@@ -758,7 +758,7 @@ class CountsWhatIsHeldAsReady(MemoryTransport):
 
 @planted(promise.STATS_ARE_TRUE_AT_REST)
 class CountsNothingBehindAnOrderingKey(MemoryTransport):
-    """The figures leave out what waits for an earlier event of its key."""
+    """Events that wait for an earlier one of their ordering key are not counted."""
 
     def stats(self, queue: str) -> Stats:
         stats = super().stats(queue)
@@ -767,7 +767,7 @@ class CountsNothingBehindAnOrderingKey(MemoryTransport):
 
 @planted(promise.JOINS_THE_TRANSACTION)
 class SendsBeforeTheCommit(MemoryTransport):
-    """What is sent in a transaction is there at once, and stays if it is rolled back."""
+    """Events of a transaction are sent at once, and stay if it is rolled back."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         class AtOnce:
@@ -785,7 +785,7 @@ class SendsBeforeTheCommit(MemoryTransport):
 
 @planted(promise.SETUP_IS_IDEMPOTENT, by_chance=False)
 class CreatesInADryRun(MemoryTransport):
-    """Asking what a set-up would do does it."""
+    """A dry run of a set-up creates the queues."""
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         return super().setup(queues)
@@ -793,7 +793,7 @@ class CreatesInADryRun(MemoryTransport):
 
 @planted(promise.SETUP_IS_IDEMPOTENT, by_chance=False)
 class RefusesAQueueAndDoesNotSayHowToMakeIt(MemoryTransport):
-    """A send to a queue that was not set up is refused, without the command that does it."""
+    """The error for a queue that was not set up does not name the command that creates it."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         if any(envelope.queue not in self.store._queues for envelope in envelopes):
@@ -816,7 +816,7 @@ class ClosesOnce(MemoryTransport):
 
 @planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
 class SendsAfterItsClose(MemoryTransport):
-    """A closed transport sends."""
+    """A closed transport still sends."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         closed, self._closed = self._closed, False
@@ -825,8 +825,8 @@ class SendsAfterItsClose(MemoryTransport):
 
 
 @planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
-class LeavesWhoWaitsToThemselves(MemoryTransport):
-    """A close does not wake a receive, which waits to its end."""
+class WakesNoReceiveWhenItCloses(MemoryTransport):
+    """A close does not wake a waiting receive, which continues to the end of its wait."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -839,7 +839,7 @@ class LeavesWhoWaitsToThemselves(MemoryTransport):
 
 @planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
 class AcksWhatItHoldsWhenItCloses(MemoryTransport):
-    """What a worker holds when it closes is lost for good."""
+    """A close acks the deliveries that the worker holds."""
 
     held: list[Delivery]
 
@@ -855,7 +855,7 @@ class AcksWhatItHoldsWhenItCloses(MemoryTransport):
 
 @planted(promise.LOST_LEASES_ARE_COUNTED, by_chance=False)
 class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
-    """A close releases what the worker holds, so an event that makes workers close never becomes a suspect."""
+    """A close releases held deliveries, so an event that makes workers close never becomes a suspect."""
 
     def close(self) -> None:
         self.store.settle([(one, Release()) for one in getattr(self, "held", [])], self._clock.now())
@@ -864,7 +864,7 @@ class ReleasesWhatItHoldsWhenItCloses(AcksWhatItHoldsWhenItCloses):
 
 @planted(promise.LOST_LEASES_ARE_COUNTED, by_chance=False)
 class LosesWhatItFetchedAheadWhenItCloses(MemoryTransport):
-    """What was fetched ahead counts as lost at each clean stop."""
+    """Events that were only fetched ahead count as lost at each clean close."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=max(limit, 5), lease=lease, wait=wait)[:limit]
@@ -872,7 +872,7 @@ class LosesWhatItFetchedAheadWhenItCloses(MemoryTransport):
 
 @planted(promise.NOBODY_STARVES, by_chance=False)
 class HandsOutTheNewestFirst(BreakableStore):
-    """The newest event is delivered first, so an old one waits for ever under load."""
+    """The newest event is delivered first, so an old one waits forever under load."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add(postings, now)
@@ -885,7 +885,7 @@ class HandsOutTheNewestFirst(BreakableStore):
 
 @planted(promise.WAIT_IS_KEPT, by_chance=False)
 class WaitsThoughItIsNotAskedTo(MemoryTransport):
-    """A receive that was to come back at once waits for a second."""
+    """A receive with a wait of 0 waits for a second."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease, wait=max(wait, 1.0))
@@ -893,7 +893,7 @@ class WaitsThoughItIsNotAskedTo(MemoryTransport):
 
 @planted(promise.FAILURE_LOSES_NOTHING, by_chance=False)
 class NeverRecoversFromAFailure(MemoryTransport):
-    """After a settlement that failed nothing is handed out any more, as on a channel that died."""
+    """After a failed settlement nothing more is handed out, as on a closed channel."""
 
     has_failed = False
 
@@ -910,7 +910,7 @@ class NeverRecoversFromAFailure(MemoryTransport):
 
 @planted(promise.LOST_LEASE_RETURNS)
 class ForgetsWhatItTookWhenTheAnswerIsLost(MemoryTransport):
-    """What a receive took whose answer was lost is acked, so as not to be handed out twice."""
+    """If the answer to a receive is lost, the events that it leased are acked."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         try:
@@ -927,21 +927,21 @@ class ForgetsWhatItTookWhenTheAnswerIsLost(MemoryTransport):
 
 @planted(promise.UNCLAIMED_IS_REFUSED, by_chance=False)
 class KeepsTheDeadWithoutClaimingIt(MemoryTransport):
-    """Dead letters are not claimed, and kept."""
+    """Dead letters are not claimed, but kept."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, dead_letters=False)
 
 
 @planted(promise.UNCLAIMED_IS_REFUSED, by_chance=False)
 class HonoursWhatItDoesNotClaim(MemoryTransport):
-    """Delays are not claimed, and taken."""
+    """Delays are not claimed, but accepted."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, delay=None)
 
 
 @planted(promise.ERRORS_ARE_TRANSLATED)
 class RaisesAsItsDriverDoes(MemoryTransport):
-    """A settlement of what is no longer held raises a KeyError."""
+    """Settling a delivery that is no longer held raises a KeyError."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         lost = super().settle(settlements)
@@ -952,7 +952,7 @@ class RaisesAsItsDriverDoes(MemoryTransport):
 
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
 class GoesByTheNameItWasMadeWith(MemoryTransport):
-    """A settlement of what is no longer held raises, under another name than the application gave."""
+    """The error of a lost lease names the transport by its default name, not by the application's name for it."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         lost = super().settle(settlements)
@@ -963,7 +963,7 @@ class GoesByTheNameItWasMadeWith(MemoryTransport):
 
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
 class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
-    """A store error names the transport by its default name, not by the name that the application gave."""
+    """An error of the store names the transport by its default name, not by the application's name for it."""
 
     teller = property(lambda self: "memory", lambda self, name: None)
 
@@ -973,7 +973,7 @@ class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
-    """A settlement is accepted after the lease has expired, until the next receive."""
+    """A settlement is accepted after the lease has ended, until the next receive."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
         return super()._held(delivery, 0.0)
@@ -981,7 +981,7 @@ class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
 
 @planted(promise.PURGED_IS_GONE, by_chance=False)
 class PurgesNothingThatWasEverHeld(BreakableStore):
-    """A purge leaves what has a lease that ended, since it was not swept yet."""
+    """A purge does not remove events whose lease has ended until a receive has noticed the end."""
 
     def purge(self, name: str, now: float) -> int:
         return super().purge(name, 0.0)
@@ -989,7 +989,7 @@ class PurgesNothingThatWasEverHeld(BreakableStore):
 
 @planted(promise.NACK_RETURNS_LATER, by_chance=False)
 class ForgetsDelaysOfMoreThanAnHour(MemoryTransport):
-    """What is given back for more than an hour later comes at once."""
+    """The delay of a nack is ignored if it is longer than an hour."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         def hurried(settlement: Settlement) -> Settlement:
@@ -1003,7 +1003,7 @@ class ForgetsDelaysOfMoreThanAnHour(MemoryTransport):
 
 @planted(promise.WOKEN_BY_A_SEND, by_chance=False)
 class SleepsThroughItsWait(MemoryTransport):
-    """Being woken is claimed, and a receive that finds nothing sleeps to the end of its wait."""
+    """A receive that finds nothing sleeps until its wait ends, although wakeup is claimed."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=0.0)
@@ -1044,7 +1044,7 @@ class KeepsTheFirstNote(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class NotesTheWholeBatch(BreakableStore):
-    """A note is stored with everything that its worker holds in the queue."""
+    """A note is stored with all events that its worker holds in the queue."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         is_held = super().begin(delivery, note, now)
@@ -1070,7 +1070,7 @@ class ReleasesWithoutTheNote(MemoryTransport):
 
 @planted(promise.BEGUN_IS_KEPT)
 class RetriesWithTheNote(BreakableStore):
-    """A retry keeps the note, so that a later end of its process counts as a death."""
+    """A nack keeps the note, so a later end of its process counts as a death."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         note = event.begun
@@ -1081,7 +1081,7 @@ class RetriesWithTheNote(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class RetriesWithoutTheDeaths(BreakableStore):
-    """A retry removes the deaths."""
+    """A nack removes the deaths."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, outcome, now)
@@ -1091,7 +1091,7 @@ class RetriesWithoutTheDeaths(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT)
 class DropsADeathThatWasSeen(BreakableStore):
-    """A death that the worker saw is a lost lease like any other."""
+    """A death that the worker reports counts as an ordinary lost lease."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, attrs.evolve(outcome, death=None) if isinstance(outcome, Lost) else outcome, now)
@@ -1099,7 +1099,7 @@ class DropsADeathThatWasSeen(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT, by_chance=False)
 class KeepsTheFirstThreeDeaths(BreakableStore):
-    """When a fourth process dies, it is not among the deaths."""
+    """The death of a fourth process is not recorded."""
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         deaths = event.deaths
@@ -1125,8 +1125,8 @@ class RevivesWithTheDeaths(BreakableStore):
 
 
 @planted(promise.BEGUN_IS_KEPT, by_chance=False)
-class ExcusesWhoeverBeganItLast(BreakableStore):
-    """A process that ends normally excuses the note of another one."""
+class ExcusesTheNoteOfAnotherProcess(BreakableStore):
+    """A process that ends normally excuses the note of another process."""
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
         receipt: Any = delivery.receipt
@@ -1137,7 +1137,7 @@ class ExcusesWhoeverBeganItLast(BreakableStore):
 
 @planted(promise.BEGUN_IS_KEPT, by_chance=False)
 class ExcusesOnlyWhatIsHeld(BreakableStore):
-    """A note is not excused once the lease is over."""
+    """A note cannot be excused after the lease has ended."""
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
         if self._held(delivery, now) is not None:
@@ -1146,7 +1146,7 @@ class ExcusesOnlyWhatIsHeld(BreakableStore):
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
 class NotesWhatIsNoLongerHeld(BreakableStore):
-    """A note is stored although the lease is over."""
+    """A note is stored although the lease has ended."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         receipt: Any = delivery.receipt
@@ -1186,7 +1186,7 @@ class SeesEverybody(MemoryTransport):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class SeesEachWorkerOnce(BreakableStore):
-    """The beats of a worker do not rise when it appears again."""
+    """The heartbeat counter of a worker does not rise when the worker appears again."""
 
     def appear(self, worker: str) -> None:
         self._beats[worker] = 1
@@ -1206,7 +1206,7 @@ class SeesOnlyItself(MemoryTransport):
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
 class TakesWhoAppearedForConnected(MemoryTransport):
-    """A worker that appeared once counts as connected for ever."""
+    """A worker that appeared once counts as connected forever."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         return {worker: attrs.evolve(sign, connected=True) for worker, sign in super().presence(workers).items()}

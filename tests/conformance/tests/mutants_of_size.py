@@ -19,7 +19,7 @@ from .planting import Altered, AlteredStore, living, planted_pair
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class SendsAHundredOfABatch(BreakableStore):
-    """Of a batch the first hundred events are sent."""
+    """Only the first hundred events of a batch are sent."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add(postings[:100], now)
@@ -27,7 +27,7 @@ class SendsAHundredOfABatch(BreakableStore):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class SendsAThousandOfABatch(BreakableStore):
-    """Of a batch the first thousand events are sent."""
+    """Only the first thousand events of a batch are sent."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add(postings[:1000], now)
@@ -45,7 +45,7 @@ class KeepsAThousandOfAQueue(AlteredStore):
 
 @planted_pair(promise.ACK_IS_FINAL)
 class SettlesFiveHundredOfABatch(MemoryTransport):
-    """Of a batch the first five hundred are settled, and those behind them are said to be."""
+    """Only the first five hundred settlements of a batch are done, but all are reported as done."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         return super().settle(settlements[:500])
@@ -53,7 +53,7 @@ class SettlesFiveHundredOfABatch(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class ExtendsAHundredOfABatch(MemoryTransport):
-    """Of a batch the leases of the first hundred are extended."""
+    """Only the first hundred leases of a batch are extended."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         return super().extend(deliveries[:100], lease=lease)
@@ -61,7 +61,7 @@ class ExtendsAHundredOfABatch(MemoryTransport):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesAHundred(BreakableStore):
-    """A purge removes the first hundred events of a queue."""
+    """A purge removes at most a hundred events of a queue."""
 
     most = 100
 
@@ -78,14 +78,14 @@ class PurgesAHundred(BreakableStore):
 
 @planted_pair(promise.PURGED_IS_GONE)
 class PurgesAThousand(PurgesAHundred):
-    """A purge removes the first thousand events of a queue."""
+    """A purge removes at most a thousand events of a queue."""
 
     most = 1000
 
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsToAHundred(Altered):
-    """The figures of ready events end at a hundred."""
+    """At most a hundred ready events are counted."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         return attrs.evolve(stats, ready=min(stats.ready or 0, 100))
@@ -93,7 +93,7 @@ class CountsToAHundred(Altered):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsTheHeldToAHundred(Altered):
-    """The figures of held events end at a hundred."""
+    """At most a hundred held events are counted."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         return attrs.evolve(stats, leased=min(stats.leased or 0, 100))
@@ -101,7 +101,7 @@ class CountsTheHeldToAHundred(Altered):
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsTheDeadToAHundred(Altered):
-    """The figures of dead letters end at a hundred."""
+    """At most a hundred dead letters are counted."""
 
     def counted(self, stats: Stats, queue: EventQueue) -> Stats:
         return attrs.evolve(stats, dead=min(stats.dead or 0, 100))
@@ -109,7 +109,7 @@ class CountsTheDeadToAHundred(Altered):
 
 @planted_pair(promise.REVIVED_IS_RECEIVED)
 class RevivesAHundred(MemoryTransport):
-    """Of many refs the first hundred are revived."""
+    """Only the first hundred refs of a call are revived."""
 
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._check_states(refs.values())
@@ -118,7 +118,7 @@ class RevivesAHundred(MemoryTransport):
 
 @planted_pair(promise.DISCARDED_IS_GONE)
 class DiscardsAHundred(MemoryTransport):
-    """Of many refs the first hundred are discarded."""
+    """Only the first hundred refs of a call are discarded."""
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         return super().discard([*refs][:100])
@@ -126,7 +126,7 @@ class DiscardsAHundred(MemoryTransport):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsTwo(MemoryTransport):
-    """Of the events with one id in many queues, two are found."""
+    """A lookup returns at most two of the events with one id."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         return super().find(event_id)[:2]
@@ -134,7 +134,7 @@ class FindsTwo(MemoryTransport):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class HidesAHundredOfAReceive(BreakableStore):
-    """Of the events of one receive, those behind the first hundred can be received again."""
+    """Events of a receive beyond the first hundred can be received again."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -148,7 +148,7 @@ class HidesAHundredOfAReceive(BreakableStore):
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class WritesAHundredOfATransaction(MemoryTransport):
-    """Of the events that one transaction sends, a hundred are stored."""
+    """Only the first hundred events of a transaction are stored."""
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         store: Any = self.store
@@ -167,7 +167,7 @@ class WritesAHundredOfATransaction(MemoryTransport):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class LooksAtTwoQueues(MemoryTransport):
-    """A receive from several queues hands out events of the first two only."""
+    """A receive from several queues looks only at the first two."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues[:2], limit=limit, lease=lease, wait=wait)
@@ -186,7 +186,7 @@ def cut(delivery: Delivery) -> Delivery:
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsLargeBodiesAfterALostLease(Altered):
-    """After a lost lease, what of a body is beyond 65,535 bytes is cut off."""
+    """After a lost lease, a body is truncated at 65,535 bytes."""
 
     def received(self, delivery: Delivery) -> Delivery:
         return cut(delivery) if delivery.lost_leases else delivery
@@ -194,7 +194,7 @@ class CutsLargeBodiesAfterALostLease(Altered):
 
 @planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
 class CutsLargeBodiesAfterADelay(AlteredStore):
-    """What of the body of a delayed event is beyond 65,535 bytes is cut off."""
+    """The body of a delayed event is truncated at 65,535 bytes."""
 
     def added(self, event: KeptEvent, queue: EventQueue) -> None:
         if event.status is State.SCHEDULED and isinstance(event.envelope, Envelope):
@@ -203,7 +203,7 @@ class CutsLargeBodiesAfterADelay(AlteredStore):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsLargeBodiesCut(Altered):
-    """An event is found with the first 65,535 bytes of its body."""
+    """An event is found with only the first 65,535 bytes of its body."""
 
     def found(self, found: Found) -> Found:
         return attrs.evolve(found, envelope=attrs.evolve(found.envelope, body=found.envelope.body[:65535]))
@@ -211,7 +211,7 @@ class FindsLargeBodiesCut(Altered):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class DropsWhatIsTooLargeInABatch(BreakableStore):
-    """When the bodies of a batch have more than a megabyte together, those behind it are dropped."""
+    """If the bodies of a batch exceed a megabyte in total, the remaining events are dropped."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         fitting: list[Posting] = []
@@ -225,7 +225,7 @@ class DropsWhatIsTooLargeInABatch(BreakableStore):
 
 @planted_pair(promise.SENT_IS_RECEIVED)
 class DropsWhatIsTooLargeInAReceive(MemoryTransport):
-    """When the bodies of a receive have more than a megabyte together, those behind it are acked."""
+    """If the bodies of a receive exceed a megabyte in total, the remaining events are acked."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         came = super().receive(queues, limit=limit, lease=lease, wait=wait)

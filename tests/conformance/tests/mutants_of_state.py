@@ -1,4 +1,4 @@
-"""Bugs of the state of a delivery, of notes and deaths: empty against missing, in batches, and after checkpoints."""
+"""Bugs of states, notes and deaths: an empty state instead of a missing one, batches, and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .planting import Altered, AlteredStore, Patches, at_each_step, living, plan
 
 
 class AfterCheckpoints(AlteredStore):
-    """Knows the state that was handed out, and whether a checkpoint replaced it."""
+    """Records the state that was handed out, and the number of checkpoints since."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -64,21 +64,21 @@ class ForgetsTheCheckpointAtARelease(ForgetfulAfterCheckpoints):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ForgetsTheCheckpointAtADeath(ForgetfulAfterCheckpoints):
-    """A dead letter without a state has the state from before the checkpoint."""
+    """A dead letter without a state gets the state from before the checkpoint."""
 
     kind = DeadLetter
 
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
 class ForgetsTheCheckpointOfWhatIsReportedLost(ForgetfulAfterCheckpoints):
-    """A lost delivery that is reported restores the state from before the checkpoint."""
+    """Reporting a delivery as lost restores the state from before the checkpoint."""
 
     kind = Lost
 
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
 class KeepsTheFirstCheckpoint(AfterCheckpoints):
-    """The second checkpoint of a delivery is not kept."""
+    """The second checkpoint of a delivery is not stored."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         event = self._held(delivery, now)
@@ -88,7 +88,7 @@ class KeepsTheFirstCheckpoint(AfterCheckpoints):
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
 class KeepsNoEmptyCheckpoint(BreakableStore):
-    """A checkpoint with an empty state leaves the state as it was."""
+    """A checkpoint with an empty state does not replace the old state."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         event = self._held(delivery, now)
@@ -96,8 +96,8 @@ class KeepsNoEmptyCheckpoint(BreakableStore):
 
 
 @planted_pair(promise.CHECKPOINT_SURVIVES_A_LOST_LEASE)
-class ChecksPointsOfTheWholeBatch(BreakableStore):
-    """A checkpoint gives its state to all that is held in the queue."""
+class CheckpointsTheWholeBatch(BreakableStore):
+    """A checkpoint sets the state of all events that are held in the queue."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         is_held = super().checkpoint(delivery, state, now)
@@ -124,7 +124,7 @@ class ForgetsTheStateAtTheSecondLostLease(MemoryTransport):
     patches=at_each_step(lambda queue, event, did: setattr(event, "state", b"") if did is Action.POSTPONE else None),
 )
 class ForgetsTheStateAtAReleaseForLater(MemoryTransport):
-    """A release for later empties the state."""
+    """A release with a delay clears the state."""
 
 
 @planted_pair(
@@ -132,12 +132,12 @@ class ForgetsTheStateAtAReleaseForLater(MemoryTransport):
     patches=at_each_step(lambda queue, event, did: setattr(event, "state", b"") if did is Action.EXTEND else None),
 )
 class ForgetsTheStateAtAnExtension(MemoryTransport):
-    """An extension empties the state."""
+    """An extension clears the state."""
 
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED)
 class KeepsTheStateOfWhatIsReportedLostWithNone(Altered):
-    """A lost delivery that is reported with an empty state keeps the old one."""
+    """A delivery that is reported lost with an empty state keeps its old state."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Lost) and outcome.state == b"":
@@ -147,7 +147,7 @@ class KeepsTheStateOfWhatIsReportedLostWithNone(Altered):
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class KeepsTheStateOfWhatDiesWithNone(Altered):
-    """A dead letter with an empty state has the old one."""
+    """A dead letter with an empty state keeps the old state."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         if isinstance(outcome, DeadLetter) and outcome.state == b"":
@@ -157,7 +157,7 @@ class KeepsTheStateOfWhatDiesWithNone(Altered):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class GivesABatchTheStateOfItsFirst(MemoryTransport):
-    """All nacks of a batch have the state of the first of them."""
+    """All nacks of a batch get the state of the first one."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         states = [outcome.state for _, outcome in settlements if isinstance(outcome, Nack)]
@@ -171,7 +171,7 @@ class GivesABatchTheStateOfItsFirst(MemoryTransport):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class SettlesABatchByItsLastState(MemoryTransport):
-    """Nacks without a state have that of the nack before them in the batch."""
+    """A nack without a state gets the state of the nack before it in the batch."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         state: bytes | None = None
@@ -187,7 +187,7 @@ class SettlesABatchByItsLastState(MemoryTransport):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class ForgetsTheStateOfWhatIsSentAgain(AlteredStore):
-    """An event that is sent again while it waits has an empty state."""
+    """Sending an event again while it waits clears its state."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.status is not State.LEASED:
@@ -196,7 +196,7 @@ class ForgetsTheStateOfWhatIsSentAgain(AlteredStore):
 
 @planted_pair(promise.FOUND_AS_IT_IS)
 class FindsTheStateFromBeforeACheckpoint(MemoryTransport):
-    """An event that is held is found with the state that was handed out."""
+    """A held event is found with its state from before the checkpoint."""
 
     def find(self, event_id: str) -> Sequence[Found]:
         handed = vars(self.store).setdefault("handed", {})
@@ -214,7 +214,7 @@ class FindsTheStateFromBeforeACheckpoint(MemoryTransport):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class KeepsTheStateOfTheHigherAttempt(Altered):
-    """From the third attempt on, a nack does not replace the state."""
+    """From attempt 3 on, a nack does not replace the state."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Nack) and delivery.attempt > 2:
@@ -245,7 +245,7 @@ class ForgetsTheNoteAtACheckpoint(MemoryTransport):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ForgetsTheNoteAtTheSecondLostLease(AlteredStore):
-    """A note that was not renewed is lost with the second lease."""
+    """A note that was not renewed is removed at the second lost lease."""
 
     def taken(self, event: KeptEvent, queue: EventQueue) -> None:
         if event.begun is not None:
@@ -256,7 +256,7 @@ class ForgetsTheNoteAtTheSecondLostLease(AlteredStore):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ForgetsTheDeathsOfANote(BreakableStore):
-    """The deaths that a note names are not kept with it."""
+    """The deaths that a note names are not stored."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         event = self._held(delivery, now)
@@ -278,7 +278,7 @@ class ForgetsTheListenerOfANote(Altered):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class CutsListenersAt64Characters(Altered):
-    """A note is handed out with the first 64 characters of its listener."""
+    """The listener of a note is truncated at 64 characters."""
 
     def received(self, delivery: Delivery) -> Delivery:
         begun = delivery.begun
@@ -291,7 +291,7 @@ class CutsListenersAt64Characters(Altered):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class TurnsTheDeathsAround(Altered):
-    """The deaths are handed out with the last one first."""
+    """The deaths are handed out in reverse order."""
 
     def received(self, delivery: Delivery) -> Delivery:
         return attrs.evolve(delivery, deaths=delivery.deaths[::-1])
@@ -299,7 +299,7 @@ class TurnsTheDeathsAround(Altered):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ForgetsTheDeathsWhenANoteIsExcused(BreakableStore):
-    """An excuse removes the deaths of the event."""
+    """Excusing a note removes the deaths of the event."""
 
     def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
         super().excuse(delivery, note, now)
@@ -310,7 +310,7 @@ class ForgetsTheDeathsWhenANoteIsExcused(BreakableStore):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class NotesAllEventsOfAnId(BreakableStore):
-    """A note is stored with the same event in other queues too."""
+    """A note is also stored with the same event in other queues."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         is_held = super().begin(delivery, note, now)
@@ -323,7 +323,7 @@ class NotesAllEventsOfAnId(BreakableStore):
 
 @planted_pair(promise.LOST_LEASES_ARE_COUNTED)
 class ForgetsTheStateBesideADeath(Altered):
-    """A lost delivery that names a death does not replace the state."""
+    """A delivery that is reported lost with a death keeps its old state."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Lost) and outcome.death is not None:
@@ -333,7 +333,7 @@ class ForgetsTheStateBesideADeath(Altered):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class ForgetsTheNoteOfWhatIsSentAgain(AlteredStore):
-    """An event that is sent again loses its note."""
+    """Sending an event again removes its note."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         event.begun = None
@@ -364,7 +364,7 @@ class RevivesWithTheNote(BreakableStore):
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
 class SeesTenWorkers(MemoryTransport):
-    """Of many workers that are asked for, the first ten are seen."""
+    """A presence query returns only the first ten workers."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         return super().presence(workers[:10])
@@ -372,7 +372,7 @@ class SeesTenWorkers(MemoryTransport):
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
 class KnowsWorkersBySixteenDigits(MemoryTransport):
-    """Workers whose identities have the same first sixteen digits are one."""
+    """Workers whose ids have the same first sixteen digits are treated as one."""
 
     def appear(self, worker: str) -> None:
         super().appear(worker[:16])

@@ -1,4 +1,4 @@
-"""Bugs of delays and leases: in long or odd times, and beside urgency, extensions and second sends."""
+"""Bugs of delays and leases: long or fractional times, urgency, extensions, and events that are sent again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DelaysNothingWithAKey(AlteredStore):
 
 @planted_pair(promise.URGENT_OVERTAKES)
 class ForgetsTheUrgencyOfWhatIsDelayed(AlteredStore):
-    """When a delayed urgent event is due, it overtakes nothing."""
+    """A delayed urgent event does not overtake others when it is due."""
 
     def added(self, event: KeptEvent, queue: EventQueue) -> None:
         event.is_urgent &= event.status is not State.SCHEDULED
@@ -72,22 +72,22 @@ def _without_urgency_after(*actions: Action) -> Any:
 
 @planted_pair(promise.URGENT_OVERTAKES, patches=_without_urgency_after(Action.NACK))
 class RetriesUrgentEventsAsNormalOnes(MemoryTransport):
-    """After a nack an urgent event overtakes nothing."""
+    """After a nack, an urgent event does not overtake others."""
 
 
 @planted_pair(promise.URGENT_OVERTAKES, patches=_without_urgency_after(Action.LOSE))
 class ForgetsTheUrgencyOfWhatWasLost(MemoryTransport):
-    """After a lost lease an urgent event overtakes nothing."""
+    """After a lost lease, an urgent event does not overtake others."""
 
 
 @planted_pair(promise.URGENT_OVERTAKES, patches=_without_urgency_after(Action.POSTPONE))
 class ForgetsTheUrgencyOfWhatIsReleasedForLater(MemoryTransport):
-    """After a release for later an urgent event overtakes nothing."""
+    """After a release with a delay, an urgent event does not overtake others."""
 
 
 @planted_pair(promise.URGENT_OVERTAKES)
 class RevivesUrgentEventsAsNormalOnes(AlteredStore):
-    """A revived urgent event overtakes nothing."""
+    """A revived urgent event does not overtake others."""
 
     def revived(self, event: KeptEvent, queue: EventQueue) -> None:
         event.is_urgent = False
@@ -96,7 +96,7 @@ class RevivesUrgentEventsAsNormalOnes(AlteredStore):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class WrapsLongDelays(MemoryTransport):
-    """A delay is kept as milliseconds in 32 bits: one of more than 49 days is much shorter."""
+    """A delay is stored as milliseconds in 32 bits, so that more than 49 days wrap around."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         super().send(envelopes, delay=delay % WRAP)
@@ -104,7 +104,7 @@ class WrapsLongDelays(MemoryTransport):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class WrapsLongDelaysOfANack(Altered):
-    """The delay of a nack is kept as milliseconds in 32 bits."""
+    """The delay of a nack is stored as milliseconds in 32 bits."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         return attrs.evolve(outcome, delay=outcome.delay % WRAP) if isinstance(outcome, Nack) else outcome
@@ -112,7 +112,7 @@ class WrapsLongDelaysOfANack(Altered):
 
 @planted_pair(promise.RELEASE_COUNTS_NOTHING)
 class WrapsLongDelaysOfARelease(Altered):
-    """The delay of a release is kept as milliseconds in 32 bits."""
+    """The delay of a release is stored as milliseconds in 32 bits."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         return attrs.evolve(outcome, delay=outcome.delay % WRAP) if isinstance(outcome, Release) else outcome
@@ -120,7 +120,7 @@ class WrapsLongDelaysOfARelease(Altered):
 
 @planted_pair(promise.RELEASE_COUNTS_NOTHING)
 class CutsTheDelayOfAReleaseToWholeSeconds(Altered):
-    """An event that is released for a time and a half second comes half a second early."""
+    """The delay of a release is truncated to whole seconds."""
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         whole = isinstance(outcome, Release) and outcome.delay >= 1.0
@@ -129,7 +129,7 @@ class CutsTheDelayOfAReleaseToWholeSeconds(Altered):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class DelaysOnlyTheFirstOfABatch(AlteredStore):
-    """Of a batch that is sent with a delay, only the first event is delayed."""
+    """A delay applies only to the first event of a batch."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add([*postings[:1], *(one._replace(due=now) for one in postings[1:])], now)
@@ -137,7 +137,7 @@ class DelaysOnlyTheFirstOfABatch(AlteredStore):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class DelaysOnlyInTheQueueOfTheFirst(AlteredStore):
-    """Of a batch for several queues, only the events for the queue of the first one are delayed."""
+    """A delay applies only to events for the queue of the first event in the batch."""
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
         super().add([one if one.queue == postings[0].queue else one._replace(due=now) for one in postings], now)
@@ -145,7 +145,7 @@ class DelaysOnlyInTheQueueOfTheFirst(AlteredStore):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class MakesADelayedEventReadyThatIsSentAgain(AlteredStore):
-    """A delayed event is due at once when it is sent again without a delay."""
+    """Sending a delayed event again without a delay makes it ready."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if posting.due < event.due and event.counters.attempt == 1:
@@ -154,7 +154,7 @@ class MakesADelayedEventReadyThatIsSentAgain(AlteredStore):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class MakesARetryReadyThatIsSentAgain(AlteredStore):
-    """An event that waits for its retry comes at once when it is sent again."""
+    """Sending an event again while it waits for its retry makes it ready."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.counters.attempt > 1:
@@ -163,7 +163,7 @@ class MakesARetryReadyThatIsSentAgain(AlteredStore):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class DelaysAReadyEventThatIsSentAgain(AlteredStore):
-    """A ready event is hidden when it is sent again with a delay."""
+    """Sending a ready event again with a delay hides it."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.status is State.READY and posting.due > event.enqueued_at + 1.0:
@@ -174,7 +174,7 @@ class DelaysAReadyEventThatIsSentAgain(AlteredStore):
 
 @planted_pair(promise.NACK_RETURNS_LATER)
 class GivesABatchTheDelayOfItsFirst(MemoryTransport):
-    """All nacks of a batch have the delay of the first of them."""
+    """All nacks of a batch get the delay of the first one."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         delays = [outcome.delay for _, outcome in settlements if isinstance(outcome, Nack)]
@@ -188,7 +188,7 @@ class GivesABatchTheDelayOfItsFirst(MemoryTransport):
 
 @planted_pair(promise.DELAY_IS_RESPECTED)
 class LetsWhatIsDueTakeItsNeighboursAlong(BreakableStore):
-    """When a delayed event is due, those that are due within ten seconds of it come with it."""
+    """When a delayed event is due, those that are due in the next ten seconds become ready, too."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         ahead = [event.due for _, event in living(self) if event.status is State.SCHEDULED]
@@ -220,7 +220,7 @@ class ExtendsForAnHourAtMost(MemoryTransport):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class CutsLeasesToWholeSeconds(MemoryTransport):
-    """A lease of 1.9 seconds ends after one second."""
+    """A lease is truncated to whole seconds."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=float(int(lease)), wait=wait)
@@ -228,7 +228,7 @@ class CutsLeasesToWholeSeconds(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class CutsExtensionsToWholeSeconds(MemoryTransport):
-    """An extension by 1.9 seconds ends after one second."""
+    """An extension is truncated to whole seconds."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         return super().extend(deliveries, lease=float(int(lease)))
@@ -236,7 +236,7 @@ class CutsExtensionsToWholeSeconds(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class ExtendsADeliveryOnce(BreakableStore):
-    """The second extension of a delivery changes nothing, and is reported as done."""
+    """The second extension of a delivery changes nothing, but is reported as done."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         seen = vars(self).setdefault("seen", set())
@@ -266,7 +266,7 @@ class ExtendsFromTheReceive(BreakableStore):
 
 @planted_pair(promise.LOST_LEASE_RETURNS)
 class AddsExtensionsUp(BreakableStore):
-    """An extension begins at the end of the lease, so that what a lost worker extended is hidden too long."""
+    """An extension is added to the end of the lease, so the events of a lost worker are hidden too long."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         ends = {id(event.receipt): event.until for _, event in living(self) if event.status is State.LEASED}
@@ -280,7 +280,7 @@ class AddsExtensionsUp(BreakableStore):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class StopsExtendingAtALostOne(MemoryTransport):
-    """Of several deliveries, those behind one that was lost are not extended."""
+    """An extension of several deliveries stops at the first one that was lost."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         for one in deliveries:
@@ -291,7 +291,7 @@ class StopsExtendingAtALostOne(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class ExtendsNothingBesideALostOne(BreakableStore):
-    """If one of several deliveries was lost, none of them is extended."""
+    """If one of several deliveries was lost, none is extended."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         lost = [one for one in deliveries if self._held(one, now) is None]
@@ -317,7 +317,7 @@ class ExtendsOneOfEachQueue(MemoryTransport):
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
 class ExtendsALeaseThatIsOver(BreakableStore):
-    """An extension counts after the end of the lease, until the next receive."""
+    """An extension is accepted after the lease has ended, until the next receive."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
         for one in deliveries:
@@ -328,8 +328,8 @@ class ExtendsALeaseThatIsOver(BreakableStore):
 
 
 @planted_pair(promise.STALE_SETTLE_IS_REFUSED)
-class ChecksPointsOfALeaseThatIsOver(BreakableStore):
-    """A checkpoint counts after the end of the lease, until the next receive."""
+class CheckpointsAfterTheLease(BreakableStore):
+    """A checkpoint is accepted after the lease has ended, until the next receive."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         event = self._held(delivery, 0.0)
@@ -341,7 +341,7 @@ class ChecksPointsOfALeaseThatIsOver(BreakableStore):
 
 @planted_pair(promise.LOST_LEASE_RETURNS)
 class LeasesForEverAfterACheckpoint(BreakableStore):
-    """A checkpoint keeps its event hidden for ever if its worker is lost."""
+    """After a checkpoint the lease never ends, even if the worker is lost."""
 
     def checkpoint(self, delivery: Delivery, state: bytes, now: float) -> bool:
         is_held = super().checkpoint(delivery, state, now)
@@ -353,7 +353,7 @@ class LeasesForEverAfterACheckpoint(BreakableStore):
 
 @planted_pair(promise.BEGUN_IS_KEPT)
 class LeasesForEverAfterANote(BreakableStore):
-    """A note keeps its event hidden for ever if its worker is lost."""
+    """After a note the lease never ends, even if the worker is lost."""
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         is_held = super().begin(delivery, note, now)
@@ -365,7 +365,7 @@ class LeasesForEverAfterANote(BreakableStore):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class EndsTheLeaseAtACheckpoint(BreakableStore):
-    """A checkpoint ends an extended lease when the first one would have ended."""
+    """A checkpoint resets the end of an extended lease to that of the first lease."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -382,7 +382,7 @@ class EndsTheLeaseAtACheckpoint(BreakableStore):
 
 @planted_pair(promise.LOST_LEASE_RETURNS)
 class RenewsAllLeasesAtEachReceive(BreakableStore):
-    """Each receive from a queue renews all its leases, those of lost workers too."""
+    """Each receive renews all leases of the queue, including those of lost workers."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -394,7 +394,7 @@ class RenewsAllLeasesAtEachReceive(BreakableStore):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class GivesAllTheShortestLease(BreakableStore):
-    """A receive with a short lease shortens those of the other events of its queue."""
+    """A receive with a short lease also shortens the other leases of the queue."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)
@@ -406,7 +406,7 @@ class GivesAllTheShortestLease(BreakableStore):
 
 @planted_pair(promise.RESENT_IS_ONE)
 class EndsALeaseWhenItsEventIsSentAgain(AlteredStore):
-    """An event that is held is handed out again when it is sent again."""
+    """Sending a held event again ends its lease."""
 
     def repeated(self, event: KeptEvent, queue: EventQueue, posting: Posting) -> None:
         if event.status is State.LEASED:
@@ -415,7 +415,7 @@ class EndsALeaseWhenItsEventIsSentAgain(AlteredStore):
 
 @planted_pair(promise.LEASED_IS_HIDDEN)
 class EndsLeasesOfUrgentEventsEarly(AlteredStore):
-    """The lease of an urgent event is half as long as it was asked for."""
+    """The lease of an urgent event ends after half of its duration."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         taken = super().claim(queues, limit=limit, lease=lease, now=now)

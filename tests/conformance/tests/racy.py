@@ -1,5 +1,5 @@
 """
-Memory transports with bugs that only a race shows: each call looks first, and then trusts what it saw.
+Memory transports with bugs that only a race shows: each call checks the state, and then acts in a second step.
 
 Their harness has no ``turnstile``.
 """
@@ -41,7 +41,7 @@ def racy(breaks: Promise) -> Callable[[type[MemoryTransport]], type[MemoryTransp
 
 
 def take_away(queue: EventQueue, event: KeptEvent) -> None:
-    """Remove *event*, also if it is held."""
+    """Remove *event*, even if it is held."""
     if event.number in queue.events:
         queue._rankings[event.status].remove(event.number)
         event.status = State.GONE
@@ -54,7 +54,7 @@ def ready(queue: EventQueue) -> list[KeptEvent]:
 
 @racy(promise.LEASED_IS_HIDDEN)
 class LeasesWhatWasReady(MemoryTransport):
-    """A receive selects what is ready, and then leases it without another look."""
+    """A receive selects ready events, and then leases them without checking again."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         with self._open() as now:
@@ -72,7 +72,7 @@ class LeasesWhatWasReady(MemoryTransport):
 
 @racy(promise.STALE_SETTLE_IS_REFUSED)
 class SettlesWhatWasHeld(MemoryTransport):
-    """A settlement checks the receipt, and then settles without another look."""
+    """A settlement checks the receipt, and then settles without checking again."""
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._open() as now:
@@ -87,7 +87,7 @@ class SettlesWhatWasHeld(MemoryTransport):
 
 @racy(promise.ACK_IS_FINAL)
 class ExtendsWhatWasHeld(MemoryTransport):
-    """An extension checks the receipt, and then writes the lease, which brings back a settled event."""
+    """An extension checks the receipt, and then writes the lease, which restores a settled event."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         with self._open() as now:
@@ -105,7 +105,7 @@ class ExtendsWhatWasHeld(MemoryTransport):
 
 @racy(promise.NACK_RETURNS_LATER)
 class KeepsTheStateOfWhatWasHeld(MemoryTransport):
-    """A checkpoint checks the receipt, and then writes the state, also over that of a nack."""
+    """A checkpoint checks the receipt, and then writes the state, even over that of a nack in between."""
 
     def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
         with self._open() as now:
@@ -118,7 +118,7 @@ class KeepsTheStateOfWhatWasHeld(MemoryTransport):
 
 @racy(promise.CANCELLED_IS_GONE)
 class CancelsWhatWasReady(MemoryTransport):
-    """A cancel looks for the event, and then removes it, also if it was received meanwhile."""
+    """A cancel finds the event, and then removes it, even if it was received in between."""
 
     def cancel(self, event_id: str) -> int:
         with self._open() as now:
@@ -136,7 +136,7 @@ class CancelsWhatWasReady(MemoryTransport):
 
 @racy(promise.PURGED_IS_GONE)
 class PurgesWhatWasReady(MemoryTransport):
-    """A purge looks for what is ready, and then removes it, also if it was received meanwhile."""
+    """A purge selects ready events, and then removes them, even if they were received in between."""
 
     def purge(self, queue: str) -> int:
         with self._open() as now:
@@ -149,7 +149,7 @@ class PurgesWhatWasReady(MemoryTransport):
 
 @racy(promise.REVIVED_IS_RECEIVED)
 class RevivesWhatWasDead(MemoryTransport):
-    """A revival looks for the dead letter, and then makes an event of it, as another revival may have done."""
+    """A revival finds the dead letter, and then creates the event, even if another revival did so in between."""
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._open():
@@ -162,7 +162,7 @@ class RevivesWhatWasDead(MemoryTransport):
 
 @racy(promise.RESENT_IS_ONE)
 class SendsWhatWasMissing(MemoryTransport):
-    """A send looks whether the event is there, and then stores it without another look."""
+    """A send checks whether the event exists, and then stores it without checking again."""
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         with self._open() as now:

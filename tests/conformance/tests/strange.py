@@ -1,4 +1,4 @@
-"""Memory transports that do what no transport may do, and harnesses that fail."""
+"""Memory transports that violate the interface, and harnesses that fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relevo_memory import MemoryTransport
 
 from .memory import MemoryHarness
 
-VERBS = (
+OPERATIONS = (
     "setup",
     "send",
     "receive",
@@ -32,30 +32,30 @@ VERBS = (
 )
 
 Strange = Callable[[Any], Any]
-"""Given what the memory transport answers, does or answers something else."""
+"""Called with the return value of the memory transport, and returns or does something else."""
 
 
 class ImpatientHarness(MemoryHarness):
-    """Waits no longer than a test can, and longer than any call that comes back."""
+    """Has a short timeout for calls, which only a call that hangs exceeds."""
 
     call_timeout: ClassVar[float] = 1.0
 
 
 class HastyHarness(MemoryHarness):
-    """Has a clock that nobody can move."""
+    """Has a real clock, which the suite cannot move."""
 
     new_clock: ClassVar[Callable[[], Clock]] = SystemClock
     patience: ClassVar[float] = 0.4
     glance: ClassVar[float] = 0.2
 
 
-def transport_with(verb: str, strange: Strange) -> type[MemoryTransport]:
-    """Return a memory transport whose *verb* ends in *strange*."""
+def transport_with(operation: str, strange: Strange) -> type[MemoryTransport]:
+    """Return a memory transport whose *operation* ends in *strange*."""
 
     def method(self: MemoryTransport, *args: Any, **options: Any) -> Any:
-        return strange(getattr(MemoryTransport, verb)(self, *args, **options))
+        return strange(getattr(MemoryTransport, operation)(self, *args, **options))
 
-    return type(f"Strange{verb.title()}", (MemoryTransport,), {verb: method})
+    return type(f"Strange{operation.title()}", (MemoryTransport,), {operation: method})
 
 
 def harness_of(transport: type[MemoryTransport]) -> type[MemoryHarness]:
@@ -63,23 +63,23 @@ def harness_of(transport: type[MemoryTransport]) -> type[MemoryHarness]:
     return type(f"{transport.__name__}Harness", (MemoryHarness,), {"transport": transport})
 
 
-def answering(verb: str, strange: Strange) -> type[MemoryHarness]:
-    """Return the harness of a memory transport whose *verb* ends in *strange*."""
-    return harness_of(transport_with(verb, strange))
+def answering(operation: str, strange: Strange) -> type[MemoryHarness]:
+    """Return the harness of a memory transport whose *operation* ends in *strange*."""
+    return harness_of(transport_with(operation, strange))
 
 
 def impatient(harness: type[MemoryHarness]) -> type[MemoryHarness]:
-    """Return *harness*, which waits no longer than a test can."""
+    """Return *harness* with a short timeout for calls."""
     return type(harness.__name__, (harness, ImpatientHarness), {})
 
 
 def where_time_is_real(harness: type[MemoryHarness]) -> type[HastyHarness]:
-    """Return *harness* on a clock that nobody moves, and with little patience."""
+    """Return *harness* with a real clock and little patience."""
     return type(harness.__name__, (HastyHarness, harness), {})
 
 
 def raising(error: BaseException) -> Strange:
-    """Return what raises *error*, whatever came."""
+    """Return a function that raises *error*."""
 
     def strange(answer: object) -> NoReturn:
         raise error
@@ -88,7 +88,7 @@ def raising(error: BaseException) -> Strange:
 
 
 class Hours:
-    """A clock that runs as the real one, but on which hours go by where somebody hangs; no other call takes as long."""
+    """A clock that runs like the real one, but skips an hour when a call hangs."""
 
     def __init__(self) -> None:
         self._passed = 0.0
@@ -97,30 +97,30 @@ class Hours:
         return time.monotonic() + self._passed
 
     def go_by(self) -> None:
-        """Let what is in flight be overdue."""
+        """Skip an hour, so that the calls in flight are overdue."""
         self._passed += 3600.0
 
 
 HOURS = Hours()
-"""What a watch must be given as its clock, if it is not to wait for what hangs."""
+"""The clock for a watch that must not really wait for a hanging call."""
 
 
 def hanging(answer: object) -> NoReturn:
-    """Never come back."""
+    """Never return."""
     HOURS.go_by()
     threading.Event().wait()
     raise AssertionError
 
 
-class Unspeakable(Exception):  # noqa: N818 - a stranger's
-    """Cannot even be told."""
+class Unspeakable(Exception):  # noqa: N818 - of a third party
+    """An exception that cannot be converted to a string."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError
 
 
 class Unshowable:
-    """Cannot be shown."""
+    """An object whose ``repr()`` raises."""
 
     def __repr__(self) -> str:
         raise ZeroDivisionError
@@ -130,7 +130,7 @@ class Unshowable:
 
 
 def fail(*args: object) -> NoReturn:
-    """Be wrong."""
+    """Raise an error that is not the transport's fault."""
     message = "the author was tired"
     raise ZeroDivisionError(message)
 
@@ -207,11 +207,11 @@ FAILING: Mapping[type[MemoryHarness], str] = {
     LeavesNoSession: "session",
     HangsInAdvance: "advance",
 }
-"""By harness: the hook that must be blamed."""
+"""By harness: the hook that the report must name."""
 
 
 class BreaksNothing(MemoryHarness):
-    """Says that it breaks the store, and leaves it whole."""
+    """Claims to break the store, but does not."""
 
     @contextmanager
     def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:
@@ -219,7 +219,7 @@ class BreaksNothing(MemoryHarness):
 
 
 class StopsNobody(MemoryHarness):
-    """Says that it stops a transport between its steps, and lets it pass."""
+    """Claims to stop a transport between its steps, but does not."""
 
     @contextmanager
     def turnstile(self, transport: Transport, stop: Callable[[], None]) -> Iterator[None]:

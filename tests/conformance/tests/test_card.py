@@ -10,6 +10,7 @@ import pytest
 from relevo import Capabilities
 from relevo_conformance import PROMISES, Deviation
 from relevo_conformance.card import Card, Examination, Line, card
+from relevo_conformance.contract import LEFT_OUT, NOT_RUN
 from relevo_conformance.examination import Finding
 from relevo_conformance.history import Invoked, Open
 from relevo_conformance.promise import Needs, Promise
@@ -73,6 +74,12 @@ def test_what_is_not_claimed_is_no_reason_beside_a_hook_that_is_missing() -> Non
     assert line(*skipped).why == "X has no hook broken"
 
 
+def test_a_promise_whose_tests_were_all_skipped_does_not_blame_other_promises() -> None:
+    unknown = line(found("skipped", CORE.id, what="no hook put_raw"), found("broken", "another-one"))
+
+    assert unknown.why == "no hook put_raw"
+
+
 def test_a_promise_that_nothing_looked_at_is_unknown() -> None:
     assert line().status == "UNKNOWN"
     assert line(found("kept", "another-one")).status == "UNKNOWN"
@@ -97,8 +104,59 @@ def test_a_promise_that_the_random_histories_did_not_get_to_show_says_what_was_n
     floors = attrs.evolve(CORE, floors={"event handed out": 20})
     broken, left = found("broken", "another-one"), found("skipped", what="no more were run")
 
-    assert line(broken, promises=(floors,), met={}).why == "event handed out: met 0 times, at least 20 are needed"
+    ended = "tests ended early, since another-one is broken"
+    assert (
+        line(broken, promises=(floors,), met={}).why
+        == f"event handed out: met 0 times, at least 20 are needed; {ended}"
+    )
     assert line(left, promises=(floors,), met={}).why == "no more were run"
+    assert line(broken).why == f"no test of it finished; {ended}"
+
+
+def test_a_promise_below_its_floor_says_which_hook_its_tests_miss() -> None:
+    floors = attrs.evolve(CORE, floors={"ack": 10})
+    skipped = [found("skipped", CORE.id, what=what) for what in ("X has no hook broken", "purge is not claimed")]
+
+    why = line(found("kept", CORE.id), *skipped, promises=(floors,), met={"ack": 9}).why
+
+    assert why == "ack: met 9 times, at least 10 are needed; X has no hook broken"
+
+
+@pytest.mark.parametrize("reason", sorted(LEFT_OUT))
+def test_a_promise_below_its_floor_says_that_tests_were_left_out(reason: str) -> None:
+    floors = attrs.evolve(CORE, floors={"ack": 10})
+    findings = [found("kept", CORE.id), found("broken", "another-one"), found("skipped", "a-third-one", what=reason)]
+
+    assert line(*findings, promises=(floors,), met={"ack": 9}).why == (
+        f"ack: met 9 times, at least 10 are needed; {reason}"
+    )
+    assert line(*findings[:1], promises=(floors,), met={"ack": 9}).why == "ack: met 9 times, at least 10 are needed"
+
+
+def test_what_is_not_claimed_and_was_not_asked_for_says_that_tests_were_left_out() -> None:
+    unknown = line(found("skipped", UNCLAIMED, what=NOT_RUN), claims=NOTHING, promises=(OPTIONAL,))
+
+    assert unknown.why == (f"extend is not claimed; no test showed whether it is refused properly; {NOT_RUN}")
+
+
+FAULTS = PROMISES["failure-loses-nothing"]
+
+
+def test_a_store_that_fails_is_shown_only_by_a_failure_of_each_operation() -> None:
+    kept, skipped = found("kept", FAULTS.id), found("skipped", FAULTS.id, what="XHarness has no hook broken")
+    met = {"fault met": 99, "send failed": 99}
+
+    sends_alone = line(kept, skipped, promises=(FAULTS,), met=met)
+    all_three = line(kept, promises=(FAULTS,), met={**met, "receive failed": 1, "settle failed": 1}, claims=NOTHING)
+    extends_too = line(kept, promises=(FAULTS,), met={**met, "receive failed": 1, "settle failed": 1})
+
+    assert (sends_alone.status, sends_alone.why) == (
+        "UNKNOWN",
+        "no call failed of receive, settle, extend; XHarness has no hook broken",
+    )
+    assert all_three.status == "PASS"
+    assert all_three.met["settle failed"] == (1, 1)
+    assert (extends_too.status, extends_too.why) == ("UNKNOWN", "no call failed of extend")
 
 
 @pytest.mark.parametrize("promise", [PROMISES["batch-is-atomic"], PROMISES["no-invention"]])

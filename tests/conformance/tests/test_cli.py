@@ -415,7 +415,19 @@ def test_what_is_announced_and_cannot_be_loaded_is_refused_with_who_announced_it
             "name 'Nowhere' is not defined",
         ),
         ("class Any(Harness):\n    open = kill = None", "transport must be the class that is tested; got None"),
-        ("class Any(MemoryHarness):\n    call_timeout = 'x'", "call_timeout must be a number of seconds"),
+        ("class Any(MemoryHarness):\n    call_timeout = 'x'", "call_timeout is 'x'; expected a number of seconds"),
+        (
+            "class Any(MemoryHarness):\n    call_timeout = 0",
+            "is 0; expected a number of seconds above 0 and up to",
+        ),
+        ("class Any(MemoryHarness):\n    patience = float('inf')", "patience is inf; expected None or a number"),
+        ("class Any(MemoryHarness):\n    slack = 1e9", "slack is 1000000000.0; expected a number of seconds from 0"),
+        ("class Any(MemoryHarness):\n    slack = float('nan')", "slack is nan; expected a number"),
+        ("class Any(MemoryHarness):\n    slack = True", "slack is True; expected a number"),
+        (
+            "@attrs.frozen\nclass Odd:\n    url: str\n    folder: str\nclass Any(MemoryTransport):\n    Options = Odd",
+            'Odd: expected the options "url" and "folder"; pass --option url=… --option folder=…',
+        ),
         (
             "class Any(MemoryHarness):\n    deviations = {'nobody-starves': 'because'}",
             'deviations["nobody-starves"] must',
@@ -472,9 +484,9 @@ def test_a_broken_transport_gets_a_card_that_shows_how_it_is_broken_and_how_to_s
     (release,) = (
         one for line in failed if line["id"] == "release-counts-nothing" for one in line["failures"] if one["shrunk"]
     )
-    verbs = [line.partition("(")[0].partition(": ")[2] for line in release["program"].splitlines()]
+    operations = [line.partition("(")[0].partition(": ")[2] for line in release["program"].splitlines()]
     aside = ("", "open", "set_up", "make", "end_transaction")  # "": the remarks on time
-    first, *others = (verb for verb in verbs if verb not in aside)
+    first, *others = (operation for operation in operations if operation not in aside)
     assert first in ("send", "put_raw", "send_bound")
     assert others == ["receive", "settle", "receive"]
     words = shlex.split(failures[0]["replay"])
@@ -612,15 +624,96 @@ def test_what_ends_the_process_does_not_pass(start: Ask, kind: str, code: int, t
     assert told in ended.stderr
 
 
-@pytest.mark.parametrize("where, code", [(">&-", 0), ("| true; exit ${PIPESTATUS[0]}", 141)])
-def test_an_output_that_nobody_reads_is_no_error_of_the_suite(where: str, code: int, tmp_path: Path) -> None:
-    command = f"{shlex.quote(sys.executable)} -m relevo_conformance run memory {' '.join(SHORT)} --no-shrink {where}"
-    bash = shutil.which("bash")
-    assert bash is not None
+@pytest.fixture(name="shell")
+def _shell(tmp_path: Path) -> Ask:
+    """Give a way to ask with what a shell does to the standard streams."""
 
-    unread = subprocess.run([bash, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    def shell(words: str, where: str) -> Answer:
+        bash = shutil.which("bash")
+        assert bash is not None
+        command = f"{shlex.quote(sys.executable)} -m relevo_conformance {words} {where}"
+        return subprocess.run([bash, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert (unread.returncode, unread.stderr) == (code, "")
+    return shell
+
+
+@pytest.mark.parametrize("words", ["list", "--help", f"run memory {' '.join(SHORT)} --no-shrink"])
+def test_a_reader_that_goes_away_ends_the_command_without_a_message(shell: Ask, words: str) -> None:
+    unread = shell(words, "| true; exit ${PIPESTATUS[0]}")
+
+    assert unread.returncode in (0, 141)
+    assert unread.stderr == ""
+
+
+@pytest.mark.parametrize("where, why", [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")])
+@pytest.mark.parametrize("words", ["list", "list memory", "run memory --list", "judge trace.jsonl memory", "--help"])
+def test_an_output_that_cannot_be_written_is_reported_in_one_line(
+    shell: Ask, tmp_path: Path, *, words: str, where: str, why: str
+) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1))
+
+    full = shell(words, where)
+
+    assert full.returncode == 74
+    assert full.stderr == (
+        f"relevo-conformance: standard output cannot be written: {why}; what the command did is done\n"
+    )
+
+
+def test_a_card_that_cannot_be_printed_is_in_its_reports(shell: Ask, tmp_path: Path) -> None:
+    full = shell(f"run memory {' '.join(SHORT)} --report card.json", "> /dev/full")
+
+    assert (full.returncode, len(full.stderr.splitlines())) == (74, 1)
+    assert json.loads((tmp_path / "card.json").read_text())["verdict"] == "conformant"
+
+
+def test_standard_error_that_cannot_be_written_leaves_the_exit_code_as_it_is(shell: Ask) -> None:
+    assert shell("run memroy", "2> /dev/full").returncode == 2
+    assert shell("run memroy", "2>&-").returncode == 2
+
+
+def test_a_run_leaves_nothing_behind_in_the_working_directory(ask: Ask, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+
+    assert ask("run", "memory", *SHORT).returncode == 0
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# Short sleeps: Python does not notice a signal that comes just before a long one begins.
+SLOW = "import time\nopen('begun', 'w').close()\nwhile True:\n    time.sleep(0.01)\n"
+STOPPED = b"relevo-conformance: stopped by Ctrl-C; there is no verdict\n"
+
+
+@pytest.mark.parametrize("module", ["pytest", "hypothesis", "click"])
+@pytest.mark.parametrize("program", [["relevo-conformance"], ["python", "-m", "relevo_conformance"]])
+def test_an_interruption_while_the_command_is_imported_ends_it_with_one_line(
+    module: str, program: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / f"{module}.py").write_text(SLOW)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "slow")}
+    words = [str(Path(sys.executable).with_name(program[0])), *program[1:], "run", "memory"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as running:
+        while not (tmp_path / "begun").exists():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+
+        _, error = running.communicate()
+
+    assert (running.returncode, error) == (130, STOPPED)
+
+
+def test_an_interruption_while_the_type_is_imported_ends_it_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = [sys.executable, "-m", "relevo_conformance", "run", "slow:SlowHarness"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        while not (tmp_path / "begun").exists():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+
+        _, error = running.communicate()
+
+    assert (running.returncode, error) == (130, STOPPED)
 
 
 def test_an_interruption_reaches_the_run_and_ends_it(tmp_path: Path) -> None:
@@ -638,8 +731,9 @@ def test_an_interruption_reaches_the_run_and_ends_it(tmp_path: Path) -> None:
             assert running.poll() is None
         running.send_signal(signal.SIGINT)
 
-        assert running.wait() == 130
+        _, error = running.communicate()
 
+    assert (running.returncode, error) == (130, STOPPED)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -726,6 +820,20 @@ def test_a_replay_whose_calls_fail_that_did_not_then_says_nothing_of_the_transpo
     assert "unknown: 1 call that reached the original store did not reach strangers:FailsHarness" in unknown.stdout
 
 
+def test_a_trace_in_which_nothing_was_called_is_not_judged(ask: Ask, tmp_path: Path) -> None:
+    opened = [history.Invoked(op=0, worker="web", at=100.0, call=history.Open())]
+    (tmp_path / "head.jsonl").write_text("".join(f"{line}\n" for line in dump([])))
+    (tmp_path / "opened.jsonl").write_text("".join(f"{line}\n" for line in dump(opened)))
+
+    for words in (["judge", "head.jsonl", "memory"], ["run", "memory", "--replay", "head.jsonl"]):
+        nothing = ask(*words)
+
+        assert nothing.returncode == 3, words
+        assert "unknown: nothing is judged, since no call ends in " in nothing.stdout
+        assert "keeps them" not in nothing.stdout
+    assert ask("judge", "opened.jsonl", "memory").returncode == 3
+
+
 def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "trace.jsonl").write_text("no history\n")
 
@@ -735,16 +843,25 @@ def test_what_is_no_trace_is_not_judged(ask: Ask, tmp_path: Path) -> None:
     assert "trace.jsonl is not a recorded history" in judged.stderr
 
 
-def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "trace.jsonl").write_text(acked(1).replace('"limit":1', '"limit":"NaN"'))
+@pytest.mark.parametrize(
+    "written, instead, told",
+    [
+        ('"limit":1', '"limit":"NaN"', "limit: expected `int`, got `str`"),
+        ('"limit":1', '"limit":"ten"', "limit: expected `int`, got `str`"),
+        ('"lease":60.0', '"lease":"60"', "lease: expected `float`, got `str`"),
+        ('"queues":["media"]', '"queues":"media"', "queues: expected `array`, got `str`"),
+    ],
+)
+def test_a_trace_with_a_value_of_another_type_is_refused_by_its_line_and_field(
+    ask: Ask, tmp_path: Path, *, written: str, instead: str, told: str
+) -> None:
+    (tmp_path / "trace.jsonl").write_text(acked(1).replace(written, instead))
 
     judged = ask("judge", "trace.jsonl", "memory")
 
     assert judged.returncode == 2
     assert judged.stdout == ""
-    assert judged.stderr == (
-        "relevo-conformance: trace.jsonl is not a recorded history: line 6: call.limit: expected `int`, got `str`\n"
-    )
+    assert judged.stderr == f"relevo-conformance: trace.jsonl is not a recorded history: line 6: call.{told}\n"
 
 
 def test_a_verdict_on_what_is_no_text_can_be_read(ask: Ask, tmp_path: Path) -> None:

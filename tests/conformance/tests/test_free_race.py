@@ -24,12 +24,14 @@ from relevo_conformance.verdict import LeftBehind
 from relevo_conformance.watch import _interrupt
 from relevo_memory import MemoryTransport
 
-from .folder import CopyingHarness, RenamingHarness, RenamingTransport
+from .folder import CopyingHarness, RenamingHarness, RenamingTransport, SettlesACopyHarness
 from .racy import RACY, UnhookedHarness
 
 RACES = [name for name in vars(FreeRaceContract) if name.startswith("test_")]
 THREADS = "test_threads_that_receive_as_they_like_share_out_the_events"
 PROCESSES = "test_processes_that_receive_as_they_like_share_out_the_events"
+SETTLING = "test_of_settlements_that_meet_one_counts"
+SETTLING_APART = "test_of_settlements_of_several_processes_one_counts"
 MEETING = "test_receives_that_meet_hand_out_each_event_once"
 RACED_TOGETHER = {name for one in PROMISES.values() for name in one.floors if " raced " in name}
 
@@ -47,10 +49,18 @@ def test_a_claim_by_copy_and_unlink_is_found_by_threads_and_by_processes(test: s
     assert finding.status == "broken"
 
 
+@pytest.mark.parametrize("test", [SETTLING_APART, SETTLING])
+def test_a_settlement_of_a_copy_is_found_by_threads_and_by_processes(test: str) -> None:
+    (finding,) = race(SettlesACopyHarness, test).values()
+
+    assert finding.status == "broken"
+    assert promise.STALE_SETTLE_IS_REFUSED.id in finding.promises
+
+
 def test_a_claim_by_rename_is_right() -> None:
     findings = race(RenamingHarness)
 
-    assert len(findings) == 4
+    assert len(findings) == 5
     assert {one.status for one in findings.values()} == {"kept"}, findings
 
 

@@ -36,7 +36,13 @@ def test_texts_become_what_the_options_are() -> None:
     assert (options.folder, options.number, options.share, options.quick) == (Path("f"), 3, 0.25, True)
 
 
-@pytest.mark.parametrize("given, told", [({"url": "x", "number": "many"}, "number: "), ({}, "Options: ")])
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"url": "x", "number": "many"}, "number: "),
+        ({}, 'Options: expected the option "url"; pass --option url=…'),
+    ],
+)
 def test_a_text_that_cannot_be_meant_is_refused(given: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         converted(Options, given)

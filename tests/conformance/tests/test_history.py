@@ -147,6 +147,33 @@ def test_a_tally_says_what_was_met(recorded: list[history.Record]) -> None:
         assert met.get(situation), situation
 
 
+def test_only_a_call_that_its_store_failed_has_met_the_fault() -> None:
+    checkpoint = history.Checkpoint(delivery=0, state=b"")
+    calls: list[tuple[history.Call, history.End, str]] = [
+        (SENT[0].call, "refused", "TransportUnavailableError"),
+        (history.Break("before", 1), "done", ""),
+        (checkpoint, "refused", "LeaseLostError"),
+        (checkpoint, "refused", "ConfigurationError"),
+        (ASKED, "done", ""),
+        (checkpoint, "unknown", "TransportUnavailableError"),
+        (SENT[0].call, "unknown", "SendError"),
+        (history.Mend(), "done", ""),
+        (ASKED, "unknown", "TransportUnavailableError"),
+    ]
+    records: list[history.Record] = []
+    for op, (call, end, error) in enumerate(calls):
+        records.append(history.Invoked(op=op, worker="a", at=1.0, call=call))
+        records.append(history.Returned(op=op, at=1.0, end=end, error=error))
+
+    met = tally(records)
+
+    assert met["fault met"] == 2
+    assert {name: number for name, number in met.items() if name.endswith(" failed")} == {
+        "checkpoint failed": 1,
+        "send failed": 1,
+    }
+
+
 # --- of a stranger ---------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Long lives have each verb after each other, and a bug that needs two of them is found and told by these."""
+"""Long lives have each operation after each other, and a bug that needs two of them is found and told by these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from relevo import Delivery, Nack, Outcome, Settlement
 from relevo_conformance._contract_life import LifeContract
-from relevo_conformance._life import VERBS, verbs_of, walks
+from relevo_conformance._life import OPERATIONS, operations_of, walks
 from relevo_conformance.profile import PROFILES
 from relevo_conformance.verdict import BrokenPromiseError
 from relevo_memory import MemoryTransport
@@ -40,12 +40,12 @@ def test_walks_are_the_same_for_the_same_seed_and_others_for_another() -> None:
     assert first == again != other
 
 
-def test_a_transport_that_claims_everything_lives_through_all_verbs() -> None:
-    assert list(verbs_of(MemoryHarness())) == list(VERBS)
+def test_a_transport_that_claims_everything_lives_through_all_operations() -> None:
+    assert list(operations_of(MemoryHarness())) == list(OPERATIONS)
 
 
 def test_standard_looks_at_longer_sequences_than_quick() -> None:
-    assert PROFILES["standard"].verbs > PROFILES["quick"].verbs
+    assert PROFILES["standard"].operations > PROFILES["quick"].operations
 
 
 class SettlesWithTheReceivedState(MemoryTransport):
@@ -66,7 +66,7 @@ class BrokenHarness(MemoryHarness):
     transport = SettlesWithTheReceivedState
 
 
-def test_a_bug_that_needs_two_verbs_is_found_and_told_by_them() -> None:
+def test_a_bug_that_needs_two_operations_is_found_and_told_by_them() -> None:
     class Tests(LifeContract):
         harness_type = BrokenHarness
         profile = PROFILES["quick"]
@@ -74,7 +74,7 @@ def test_a_bug_that_needs_two_verbs_is_found_and_told_by_them() -> None:
     Tests.setup_class()
 
     with pytest.raises(BrokenPromiseError) as raised:
-        Tests().test_each_verb_after_each_other_keeps_every_promise()
+        Tests().test_each_operation_after_each_other_keeps_every_promise()
 
     case, _, _ = str(raised.value).partition(":\n")
     assert "checkpoint" in case

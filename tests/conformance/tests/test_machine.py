@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NoReturn
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from relevo import Transport
-from relevo_conformance import Harness
+from relevo_conformance import Harness, HookMissing
+from relevo_conformance.fault import Fault
 from relevo_conformance.machine import TransportMachine, machine_for
 from relevo_conformance.profile import PROFILES
 from relevo_conformance.promise import CALLS_COME_BACK
@@ -69,6 +71,19 @@ def test_a_quick_run_meets_the_rare_situations(met: dict[str, int]) -> None:
     assert {situation: met.get(situation, 0) for situation in RARE if met.get(situation, 0) < FLOOR} == {}
 
 
+def test_a_hook_that_turns_out_to_be_missing_leaves_the_histories_without_faults() -> None:
+    class Unbreakable(MemoryHarness):
+        def broken(self, transport: Transport, fault: Fault) -> NoReturn:
+            raise HookMissing("broken")
+
+    machine = machine_for(Unbreakable, seeded=QUICK.seed)
+
+    run_state_machine_as_test(machine, settings=settings(QUICK.of_histories(fake=True), max_examples=30))
+
+    assert machine.met["drain done"] >= 30
+    assert not [situation for situation in machine.met if situation.endswith(" failed") or situation == "fault met"]
+
+
 def test_every_history_is_drained_to_its_end(met: dict[str, int]) -> None:
     assert met["drain done"] >= QUICK.histories
     assert "drain unknown" not in met
@@ -96,15 +111,15 @@ def test_a_machine_has_a_test_case_that_can_be_collected_by_itself() -> None:
     assert machine.met["drain done"] >= 5
 
 
-@pytest.mark.parametrize("verb", ["setup", "send", "receive", "close"])
-def test_a_call_that_never_comes_back_ends_a_test_case_that_was_collected_by_itself(verb: str) -> None:
-    case = machine_for(impatient(answering(verb, hanging)), seeded=1).TestCase
+@pytest.mark.parametrize("operation", ["setup", "send", "receive", "close"])
+def test_a_call_that_never_comes_back_ends_a_test_case_that_was_collected_by_itself(operation: str) -> None:
+    case = machine_for(impatient(answering(operation, hanging)), seeded=1).TestCase
 
     with pytest.raises(BrokenPromiseError) as raised:
         case("runTest").debug()
 
     assert raised.value.promises == {CALLS_COME_BACK.id}
-    assert f"{verb} did not come back within 1 s" in str(raised.value)
+    assert f"{operation} did not come back within 1 s" in str(raised.value)
 
 
 def test_a_hook_that_never_comes_back_ends_a_test_case_that_was_collected_by_itself() -> None:

@@ -214,13 +214,13 @@ def test_a_call_that_hangs_ends_the_replay_and_is_in_the_history() -> None:
     assert [one.promise for one in check(again, MemoryTransport.capabilities)] == ["calls-come-back"]
 
 
-@pytest.mark.parametrize("verb, strange", [("settle", hanging), ("receive", lambda _: [])])
-def test_a_replay_ends_when_its_time_is_over(verb: str, strange: Strange) -> None:
+@pytest.mark.parametrize("operation, strange", [("settle", hanging), ("receive", lambda _: [])])
+def test_a_replay_ends_when_its_time_is_over(operation: str, strange: Strange) -> None:
     with Bench(MemoryHarness()) as bench:
         worker = bench.worker()
         worker.send([bench.envelope()])
         worker.ack(bench.one(worker))
-    patient = type("Patient", (answering(verb, strange),), {"new_clock": SystemClock, "patience": 60.0})
+    patient = type("Patient", (answering(operation, strange),), {"new_clock": SystemClock, "patience": 60.0})
     began = monotonic()
 
     with suppress(TimeoutError):

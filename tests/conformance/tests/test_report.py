@@ -104,6 +104,24 @@ def test_a_page_leaves_names_as_they_are_written(sample: Card) -> None:
     assert "Profile quick, seed 7, 2 s; Python 3.11.7." in to_markdown(attrs.evolve(sample, examination=examination))
 
 
+@pytest.mark.parametrize("render", [terminal, to_markdown])
+def test_a_card_shows_how_much_more_the_harness_allows_than_by_default(
+    sample: Card, render: Callable[[Card], str]
+) -> None:
+    lenient = attrs.evolve(sample.examination, allows={"slack": (2.5, 0.002), "patience": (20.0, None)})
+    shown = attrs.evolve(sample, examination=lenient)
+
+    text = " ".join(render(shown).split())
+
+    assert "DemoHarness sets slack to 2.5 s (0.002 s by default), patience to 20 s" in text
+    assert " sets " not in render(sample)
+    assert json.loads(to_json(shown))["allows"] == {
+        "slack": {"seconds": 2.5, "default": 0.002},
+        "patience": {"seconds": 20.0, "default": None},
+    }
+    assert 'name="slack" value="2.5"' in to_junit(shown)
+
+
 def test_a_bar_in_a_text_does_not_break_the_table(sample: Card) -> None:
     rows = [row for row in to_markdown(sample).splitlines() if row.startswith("| `")]
 

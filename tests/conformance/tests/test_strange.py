@@ -24,7 +24,7 @@ from .memory import MemoryHarness
 from .strange import (
     FAILING,
     HOURS,
-    VERBS,
+    OPERATIONS,
     BreaksNothing,
     OpensNothing,
     StopsNobody,
@@ -54,7 +54,7 @@ SCENARIOS = {
     "stats": "test_the_figures_follow_an_event_through_its_life",
     "close": "test_closing_again_does_nothing",
 }
-"""By verb: a scenario that needs it."""
+"""By operation: a scenario that needs it."""
 
 RANDOM = "test_random_histories_keep_every_promise"
 
@@ -85,9 +85,9 @@ def the_one(harness: type[Harness], test: str) -> Finding:
 # --- a call that hangs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_call_that_never_comes_back_is_a_broken_promise(verb: str) -> None:
-    finding = the_one(answering(verb, hanging), SCENARIOS[verb])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_call_that_never_comes_back_is_a_broken_promise(operation: str) -> None:
+    finding = the_one(answering(operation, hanging), SCENARIOS[operation])
 
     assert (finding.status, set(finding.promises)) == ("broken", {"calls-come-back"})
     assert "did not come back within" in finding.what
@@ -235,12 +235,16 @@ MALFORMED: list[tuple[str, Strange]] = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "strange"), MALFORMED, ids=[f"{at}-{verb}" for at, (verb, _) in enumerate(MALFORMED)])
-def test_an_answer_that_is_none_is_told_by_its_method_and_by_what_was_expected(verb: str, strange: Strange) -> None:
-    finding = the_one(answering(verb, strange), SCENARIOS[verb])
+@pytest.mark.parametrize(
+    ("operation", "strange"), MALFORMED, ids=[f"{at}-{operation}" for at, (operation, _) in enumerate(MALFORMED)]
+)
+def test_an_answer_that_is_none_is_told_by_its_method_and_by_what_was_expected(
+    operation: str, strange: Strange
+) -> None:
+    finding = the_one(answering(operation, strange), SCENARIOS[operation])
 
     assert (finding.status, set(finding.promises)) == ("broken", {"answers-are-well-formed"})
-    assert verb in finding.what
+    assert operation in finding.what
     assert "expected" in finding.what
     assert len(finding.what) < 1000
 
@@ -302,9 +306,9 @@ ODD: list[BaseException] = [
 
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("verb", ["send", "receive", "settle", "close"])
-def test_an_error_that_is_none_of_relevo_is_told_in_a_line(verb: str, error: BaseException) -> None:
-    finding = the_one(answering(verb, raising(error)), SCENARIOS[verb])
+@pytest.mark.parametrize("operation", ["send", "receive", "settle", "close"])
+def test_an_error_that_is_none_of_relevo_is_told_in_a_line(operation: str, error: BaseException) -> None:
+    finding = the_one(answering(operation, raising(error)), SCENARIOS[operation])
 
     assert (finding.status, set(finding.promises)) == ("broken", {"errors-are-translated"})
     assert type(error).__name__ in finding.what

@@ -38,9 +38,19 @@ class HasNoSession(MemoryHarness):
         return None  # type: ignore[return-value]
 
 
+class AllowsAnything(MemoryHarness):
+    slack = 1e9
+
+
+class NeverLate(MemoryHarness):
+    call_timeout = float("nan")
+
+
 @pytest.mark.parametrize(
     ("harness", "why"),
     [
+        (AllowsAnything, "AllowsAnything.slack is 1000000000.0; expected a number of seconds from 0 to 60"),
+        (NeverLate, "NeverLate.call_timeout is nan; expected a number of seconds above 0 and up to 3600"),
         (ForgetsItsBase, "ForgetsItsBase.__init__ did not call super().__init__()"),
         (OpensOneInstance, "OpensOneInstance.open returned an instance that it had returned before"),
         (StandsStill, "StandsStill.advance did not move the clock by 61.002 s"),

@@ -44,27 +44,27 @@ class BreakableStore(MemoryStore):
         super().__init__()
         self.doorway = self.changed = Doorway(threading.RLock())
 
-    def _write(self, verb: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _write(self, operation: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         countdown = self.countdown
         if countdown is not None and countdown.begins(lasting=True):
             raise TransportUnavailableError(self.teller, "the store is broken")
-        result = verb(*arguments, **options)
+        result = operation(*arguments, **options)
         if countdown is not None and countdown.ends(lasting=True):
-            if verb.__name__ == "add":
+            if operation.__name__ == "add":
                 raise SendError(self.teller, unknown=range(len(arguments[0])), why="the answer was lost")
             raise TransportUnavailableError(self.teller, "the answer was lost")
         return result
 
 
-def _breakable(verb: str) -> Callable[..., Any]:
+def _breakable(operation: str) -> Callable[..., Any]:
     def write(self: BreakableStore, *arguments: Any, **options: Any) -> Any:
-        return self._write(getattr(super(BreakableStore, self), verb), *arguments, **options)
+        return self._write(getattr(super(BreakableStore, self), operation), *arguments, **options)
 
     return write
 
 
-for _verb in ("add", "claim", "settle", "extend", "checkpoint", "revive", "discard", "cancel", "purge"):
-    setattr(BreakableStore, _verb, _breakable(_verb))
+for _operation in ("add", "claim", "settle", "extend", "checkpoint", "revive", "discard", "cancel", "purge"):
+    setattr(BreakableStore, _operation, _breakable(_operation))
 
 
 class MemoryHarness(Harness):

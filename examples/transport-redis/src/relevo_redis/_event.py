@@ -33,7 +33,7 @@ _MANY_DIGITS = 20
 NO_TICK = "-1"
 """Stands for the tick in a ref that is invalid."""
 
-_VERBS: dict[type[Outcome], str] = {
+_OPERATIONS: dict[type[Outcome], str] = {
     Ack: "ack",
     Nack: "nack",
     Release: "release",
@@ -78,7 +78,7 @@ def settlement(delivery: Delivery, outcome: Outcome) -> Arguments:
     reason, error = (outcome.reason, outcome.error) if isinstance(outcome, DeadLetter) else ("", "")
     words = (reason.encode(errors="replace"), error.encode(errors="replace"))
     state = None if isinstance(outcome, (Ack, Release)) else outcome.state
-    return *holding(delivery), _VERBS[type(outcome)], delay, *words, "" if state is None else "1", state or b""
+    return *holding(delivery), _OPERATIONS[type(outcome)], delay, *words, "" if state is None else "1", state or b""
 
 
 def delivery(token: str, row: Sequence[Any]) -> Delivery:

@@ -26,7 +26,7 @@ _ON_DISK = {b"appendonly": b"yes", b"appendfsync": b"always", b"no-appendfsync-o
 
 class Server:
     """
-    Runs commands and verbs of the script, one at a time for each connection.
+    Runs commands and operations of the script, one at a time for each connection.
 
     Each connection is checked before its first use, since a server may have been replaced by another.
 
@@ -46,23 +46,23 @@ class Server:
         """Return the key of the script for *parts*."""
         return ":".join((self.prefix, *parts)).encode()
 
-    def run(self, verb: str, now: bytes, *arguments: bytes | str | float) -> Any:
+    def run(self, operation: str, now: bytes, *arguments: bytes | str | float) -> Any:
         """
-        Run *verb* of the script.
+        Run *operation* of the script.
 
         Args:
-            verb: The name of the verb.
+            operation: The name of the operation.
 
             now: Microseconds since the epoch; empty for the server's own time.
 
-            arguments: The arguments of the verb.
+            arguments: The arguments of the operation.
 
         Raises:
-            AnswerLostError: It is unknown whether the verb was executed.
+            AnswerLostError: It is unknown whether the operation was executed.
 
-            TransportUnavailableError: The verb was not executed.
+            TransportUnavailableError: The operation was not executed.
         """
-        rest = ("0", verb, self.prefix, now, *arguments)
+        rest = ("0", operation, self.prefix, now, *arguments)
         try:
             return self.call("EVALSHA", _DIGEST, *rest)
         except _UnknownScriptError:

@@ -1,4 +1,4 @@
-"""The transport: the methods of the interface, each a verb of the script."""
+"""The transport: the methods of the interface, each an operation of the script."""
 
 from __future__ import annotations
 
@@ -241,15 +241,15 @@ class RedisTransport(Transport):
                 raise TransportClosedError(self.name)
             yield
 
-    def _run(self, verb: str, *arguments: bytes | str | float) -> Any:
+    def _run(self, operation: str, *arguments: bytes | str | float) -> Any:
         now = b"" if isinstance(self._clock, SystemClock) else b"%d" % round(self._clock.now() * 1_000_000)
-        return self._server.run(verb, now, *arguments)
+        return self._server.run(operation, now, *arguments)
 
-    def _of(self, event_id: str, verb: str) -> Iterator[Any]:
-        """Run *verb* for all events with the id; yield the answer of each script."""
+    def _of(self, event_id: str, operation: str) -> Iterator[Any]:
+        """Run *operation* for all events with the id; yield the answer of each script."""
         after: bytes | str = "-inf"
         while after:
-            after, answer = self._run(verb, event_id, after)
+            after, answer = self._run(operation, event_id, after)
             yield answer
 
     def _pause(self, queues: Sequence[str], seconds: float) -> bool:
@@ -271,13 +271,13 @@ class RedisTransport(Transport):
         self._clock.sleep(seconds)
         return self._clock.monotonic() > before
 
-    def _each(self, verb: str, items: Sequence[T], arguments: Callable[[T], event.Arguments]) -> list[T]:
-        """Run *verb* for each of *items*; return those that the script did not find."""
+    def _each(self, operation: str, items: Sequence[T], arguments: Callable[[T], event.Arguments]) -> list[T]:
+        """Run *operation* for each of *items*; return those that the script did not find."""
         missing: list[T] = []
         with self._open():
             for first in range(0, len(items), _CHUNK):
                 chunk = items[first : first + _CHUNK]
-                positions = self._run(verb, *(argument for item in chunk for argument in arguments(item)))
+                positions = self._run(operation, *(argument for item in chunk for argument in arguments(item)))
                 missing += [chunk[position] for position in positions]
         return missing
 

@@ -1,9 +1,9 @@
--- The store: its data, and each verb on it. A verb is one run of this script, which Redis does not interrupt.
+-- The store: its data, and each operation on it. An operation is one run of this script, which Redis does not interrupt.
 --
--- ARGV is the verb, the prefix, the time in microseconds (empty: the server's own), and the arguments of the verb.
+-- ARGV is the operation, the prefix, the time in microseconds (empty: the server's own), and the operation's arguments.
 -- Redis does not undo the writes of a script that fails later. So no script fails later: if the memory is full, Redis
 -- refuses the first command that needs more memory, but none after a command that only removes. Thus a send fails as a
--- whole, and every other verb begins with a ZREM: a full server accepts nothing new, but can hand out and settle events.
+-- whole, and all other operations begin with a ZREM: a full server accepts nothing new, but hands out and settles events.
 --
 --   event:N      a hash: the event N and all its fields
 --   ready:Q      by the time of sending: the events of the queue Q that are due and not leased
@@ -23,7 +23,7 @@ local CHUNK = 1000  -- maximum of events that are moved, handed out or shown
 local BYTES = 16 * 1024 * 1024  -- maximum of bytes of their envelopes and states; the last one may exceed it
 local URGENT = 2 ^ 52  -- the place of an urgent event is this much before that of any other
 
-local verb, prefix, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local operation, prefix, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -126,7 +126,7 @@ local function delete(event)
   redis.call('DEL', key('event', event.number))
 end
 
--- Changes by time: leases end, and scheduled events become ready. Each verb applies them to what it reads.
+-- Changes by time: leases end, and scheduled events become ready. Each operation applies them to what it reads.
 
 -- A lease that ends later than every lease of relevo is over too: another program wrote it.
 local FARTHEST = 2 * 7 * 86400 * 1000000
@@ -190,10 +190,10 @@ local function died_at(queue, at)
   return number and raise(queue, number)
 end
 
--- The verbs. Those that take several items handle them in order, and answer with the positions, from 0, of the items
+-- The operations. Those that take several items handle them in order, and answer with the positions, from 0, of the items
 -- that do not exist (any more).
 
-local verbs = {}
+local operations = {}
 
 local function weight(...)
   local bytes = 0
@@ -209,7 +209,7 @@ local function missing(size, act)
   return positions
 end
 
-function verbs.send()
+function operations.send()
   local due = now + ARGV[4]
   for first = 5, #ARGV, 6 do
     local queue, same, id, ordering_key, urgent, envelope = unpack(ARGV, first, first + 5)
@@ -229,7 +229,7 @@ function verbs.send()
   end
 end
 
-function verbs.receive()
+function operations.receive()
   local receipt, limit, lease = ARGV[4], math.min(tonumber(ARGV[5]), CHUNK), tonumber(ARGV[6])
   local taken, size, moved, change = {}, 0, 0, nil
   for index = 7, #ARGV do
@@ -273,7 +273,7 @@ function outcomes.dead_letter(event, _, reason, error)
   bury(event)
 end
 
-function verbs.settle()
+function operations.settle()
   return missing(8, function(number, receipt, outcome, delay, reason, error, says_state, state)
     local event = held(number, receipt)
     if not event then return false end
@@ -284,7 +284,7 @@ function verbs.settle()
   end)
 end
 
-function verbs.extend()
+function operations.extend()
   return missing(3, function(number, receipt, lease)
     local event = held(number, receipt)
     if event then redis.call('ZADD', key('leased', event.queue), now + lease, number) end
@@ -292,7 +292,7 @@ function verbs.extend()
   end)
 end
 
-function verbs.checkpoint()
+function operations.checkpoint()
   return missing(3, function(number, receipt, state)
     local event = held(number, receipt)
     if event then note(event, 'state', state) end
@@ -300,7 +300,7 @@ function verbs.checkpoint()
   end)
 end
 
-function verbs.stats()
+function operations.stats()
   local queue = ARGV[4]
   local moved = sweep(queue, CHUNK)
   local function count(part) return redis.call('ZCARD', key(part, queue)) end
@@ -324,7 +324,7 @@ local function each_alike(act)
   return ''
 end
 
-function verbs.find()
+function operations.find()
   local found = {}
   local last = each_alike(function(event)
     for _, part in ipairs({'ready', 'leased', 'scheduled'}) do
@@ -340,7 +340,7 @@ function verbs.find()
   return {last, found}
 end
 
-function verbs.cancel()
+function operations.cancel()
   local number_of_them = 0
   local last = each_alike(function(event)
     if not redis.call('ZSCORE', key('leased', event.queue), event.number) then
@@ -352,7 +352,7 @@ function verbs.cancel()
   return {last, number_of_them}
 end
 
-function verbs.purge()
+function operations.purge()
   local queue, number_of_them = ARGV[4], 0
   sweep(queue, CHUNK)
   for _, part in ipairs({'ready', 'scheduled'}) do
@@ -365,7 +365,7 @@ function verbs.purge()
   return number_of_them
 end
 
-function verbs.dead()
+function operations.dead()
   local queue, after, limit = ARGV[4], ARGV[5], ARGV[6]
   local found, size = {}, 0
   local dead = redis.call('ZRANGEBYSCORE', key('dead', queue), '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
@@ -379,7 +379,7 @@ function verbs.dead()
   return found
 end
 
-function verbs.revive()
+function operations.revive()
   return missing(3, function(queue, at, state)
     local event = died_at(queue, at)
     if not event then return false end
@@ -394,7 +394,7 @@ function verbs.revive()
   end)
 end
 
-function verbs.discard()
+function operations.discard()
   return missing(2, function(queue, at)
     local event = died_at(queue, at)
     if event then redis.call('DEL', key('event', event.number)) end
@@ -402,4 +402,4 @@ function verbs.discard()
   end)
 end
 
-return verbs[verb]()
+return operations[operation]()

@@ -1,5 +1,6 @@
 """relevo-conformance: what every relevo transport promises, and the suite that holds it to that."""
 
+import relevo_conformance._interruption  # first, since the other imports take half a second
 import relevo_conformance._rewriting  # noqa: F401 - before the modules that it affects
 from relevo_conformance.promise import PROMISES, Promise
 from relevo_conformance.harness import CommitFailedError, Deviation, Harness, HookMissing, Savepoint, Transaction

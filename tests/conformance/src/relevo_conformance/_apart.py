@@ -15,8 +15,11 @@ from typing import Any
 
 import attrs
 
+from relevo_conformance._interruption import raise_again
+
 _ENDED = "ended "
 _PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
+_INTERRUPTION = frozenset({signal.SIGINT})
 
 
 @attrs.frozen
@@ -63,22 +66,30 @@ class Log:
         return (stages[-1] if stages else ""), code
 
 
-def run_apart(act: Callable[[Log], int]) -> End:
+def run_apart(act: Callable[[Log], int], interrupted: Callable[[], int]) -> End:
     """
     Run *act* in a child process, forward signals to it, and return how it ended.
 
     Call it while this process has only one thread.
+
+    Args:
+        act: Returns the exit code.
+
+        interrupted: Returns the exit code if a KeyboardInterrupt ended *act*.
     """
     log = Log()
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Until each of the two processes is prepared for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTION)
     child = os.fork()
     if child == 0:
         os.close(theirs)
-        _be_the_child(act, log, ours)
+        _be_the_child(act, interrupted, log, ours)
     os.close(ours)
     before = _pass_on_signals(child)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTION)
     try:
         _, status = os.waitpid(child, 0)
     finally:
@@ -91,7 +102,7 @@ def run_apart(act: Callable[[Log], int]) -> End:
     return End(code, stage, how, -number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
-def _be_the_child(act: Callable[[Log], int], log: Log, parent: int) -> None:
+def _be_the_child(act: Callable[[Log], int], interrupted: Callable[[], int], log: Log, parent: int) -> None:
     # The child has its own session, so a signal to its group does not reach the parent.
     os.setsid()
     _watch(parent)
@@ -99,7 +110,11 @@ def _be_the_child(act: Callable[[Log], int], log: Log, parent: int) -> None:
     os.register_at_fork(after_in_child=partial(_watch, parent))
     code = 1
     try:
+        raise_again()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTION)
         code = act(log)
+    except KeyboardInterrupt:
+        code = interrupted()
     except BaseException:  # noqa: BLE001 - nothing above can show it
         traceback.print_exc()
     log.end(code)

@@ -22,7 +22,6 @@ import attrs
 from relevo import Capabilities
 from relevo_conformance import _jsonline, history
 from relevo_conformance._free_race import Race
-from relevo_conformance.harness import Harness
 from relevo_conformance.recorder import Recorder
 from relevo_conformance.verdict import error_text
 from relevo_conformance.watch import forget_interruptions
@@ -49,14 +48,14 @@ def can_be_shared(capabilities: Capabilities) -> bool:
     return hasattr(os, "fork") and capabilities.durability != "process"
 
 
-def play_apart(harness: Harness, parts: Sequence[Part], *, seconds: float) -> Sequence[history.Record]:
+def play_apart(known: Recorder, parts: Sequence[Part], *, seconds: float) -> Sequence[history.Record]:
     """
     Let each of *parts* be played by a worker in a process of its own, all at the same time; return the merged history.
 
-    Call it while no transport of *harness* is open, since few drivers can be used after a fork.
+    Call it while no transport of the harness is open, since few drivers can be used after a fork.
 
     Args:
-        harness: What opens a transport in each process.
+        known: The recorder of what happened before; each process opens a transport with its harness.
 
         parts: What each worker does.
 
@@ -65,8 +64,9 @@ def play_apart(harness: Harness, parts: Sequence[Part], *, seconds: float) -> Se
     Raises:
         UnusableError: A process could not open a transport, ended early, or was not done in time.
     """
+    harness = known.harness
     began, at = monotonic(), harness.clock.now()
-    with _children(harness, parts, seconds) as lines:
+    with _children(known, parts, seconds) as lines:
         records = [record for line in lines for record in _told(line, began + seconds)]
     passed = 0.0 if harness.fake else 1.0
     records.sort(key=lambda record: record.at)
@@ -74,7 +74,7 @@ def play_apart(harness: Harness, parts: Sequence[Part], *, seconds: float) -> Se
 
 
 @contextmanager
-def _children(harness: Harness, parts: Sequence[Part], seconds: float) -> Iterator[Sequence[Connection]]:
+def _children(known: Recorder, parts: Sequence[Part], seconds: float) -> Iterator[Sequence[Connection]]:
     """Start a process for each of *parts*, and yield the lines on which they report; kill them at the end."""
     context = multiprocessing.get_context("fork")
     gate = context.Barrier(len(parts))
@@ -82,7 +82,7 @@ def _children(harness: Harness, parts: Sequence[Part], seconds: float) -> Iterat
     try:
         for number, part in enumerate(parts, start=1):
             line, end = context.Pipe(duplex=False)
-            child = context.Process(target=_be_the_child, args=(harness, number, part, gate, end, seconds), daemon=True)
+            child = context.Process(target=_be_the_child, args=(known, number, part, gate, end, seconds), daemon=True)
             with warnings.catch_warnings():
                 # Python warns that another thread may hold a lock. Those of this process wait, or are left behind.
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -118,11 +118,11 @@ def _told(line: Connection, deadline: float) -> Sequence[history.Record]:
         raise UnusableError("a child process ended early") from None
 
 
-def _be_the_child(harness: Harness, number: int, part: Part, gate: Barrier, end: Connection, seconds: float) -> None:
+def _be_the_child(known: Recorder, number: int, part: Part, gate: Barrier, end: Connection, seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(seconds) + 1)  # if the parent is gone
     forget_interruptions()  # of threads that are not in this process, but still known to Python
-    recorder, race = _Notebook(harness, number), Race(gate)
+    recorder, race = _Notebook(known, number), Race(gate)
     try:
         worker = recorder.worker(f"process {number}")
         recorder.around = race.run
@@ -148,8 +148,9 @@ def _play(recorder: Recorder, worker: RecordedWorker, part: Part) -> None:
 class _Notebook(Recorder):
     """The recorder of a child process, which leaves the verdict to the parent."""
 
-    def __init__(self, harness: Harness, number: int) -> None:
-        super().__init__(harness, raising=False, first=number * _NUMBERS)
+    def __init__(self, known: Recorder, number: int) -> None:
+        super().__init__(known.harness, raising=False, first=number * _NUMBERS)
+        self.share_numbers_of(known)
 
     def _now(self) -> float:
         return monotonic()

@@ -99,8 +99,8 @@ class SetUpContract(Contract):
                 if not app.setup(dry_run=True):
                     pytest.skip("there is nothing to set up")
 
-                for verb in (lambda: app.dispatch(Event("image.created")), lambda: app.prepare("main")):
-                    said = raised_by(verb)
+                for operation in (lambda: app.dispatch(Event("image.created")), lambda: app.prepare("main")):
+                    said = raised_by(operation)
                     assert isinstance(said, ConfigurationError), f"{NOT_SET_UP}, not {error_text(said)}"
                     assert "relevo setup" in str(said), f"{NOT_SET_UP}; it raised: {said}"
         finally:
@@ -187,8 +187,8 @@ class CloseContract(Contract):
             held = bench.one(worker)
             worker.close()
 
-            for verb in self._verbs(bench, worker, held):
-                error = raised_by(verb)
+            for operation in self._operations(bench, worker, held):
+                error = raised_by(operation)
                 assert isinstance(error, TransportClosedError), f"after close, a call ended with {error_text(error)}"
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
@@ -247,10 +247,10 @@ class CloseContract(Contract):
             error = raised_by(lambda: transport.send([]))
             assert isinstance(error, TransportClosedError), f"after its with block, send ended with {error_text(error)}"
 
-    def _verbs(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
+    def _operations(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
         """Return all calls for which the transport claims the capability."""
         claimed = self.harness.capabilities
-        verbs: list[tuple[bool, Callable[[], object]]] = [
+        operations: list[tuple[bool, Callable[[], object]]] = [
             (True, lambda: worker.setup([bench.queue])),
             (True, lambda: worker.send([bench.envelope()])),
             (True, lambda: worker.receive([bench.queue], limit=1, lease=1.0)),
@@ -269,7 +269,7 @@ class CloseContract(Contract):
             (claimed.find, lambda: worker.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
         ]
-        return [verb for is_claimed, verb in verbs if is_claimed]
+        return [operation for is_claimed, operation in operations if is_claimed]
 
 
 class UnclaimedContract(Contract):
@@ -282,8 +282,8 @@ class UnclaimedContract(Contract):
             worker.send([bench.envelope()])
             held = bench.one(worker)
 
-            for verb in self._unclaimed(bench, worker, held):
-                error = raised_by(verb)
+            for operation in self._unclaimed(bench, worker, held):
+                error = raised_by(operation)
                 assert isinstance(error, UnsupportedError), (
                     f"a call for an unclaimed capability must raise UnsupportedError, not {error_text(error)}"
                 )
@@ -298,7 +298,7 @@ class UnclaimedContract(Contract):
 
     def _unclaimed(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
         claimed = self.harness.capabilities
-        verbs: list[tuple[bool, Callable[[], object]]] = [
+        operations: list[tuple[bool, Callable[[], object]]] = [
             (claimed.delay is not None, lambda: worker.send([bench.envelope()], delay=1.0)),
             (claimed.urgency, lambda: worker.send([bench.envelope(), bench.envelope(urgency="high")])),
             (claimed.order != "none", lambda: worker.send([bench.envelope(), bench.envelope(ordering_key="a")])),
@@ -318,7 +318,7 @@ class UnclaimedContract(Contract):
             (claimed.find, lambda: worker.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
         ]
-        return [verb for is_claimed, verb in verbs if not is_claimed]
+        return [operation for is_claimed, operation in operations if not is_claimed]
 
 
 def nonsense(claimed: Capabilities) -> Iterator[str]:

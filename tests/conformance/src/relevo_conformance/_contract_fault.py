@@ -126,6 +126,15 @@ class FaultContract(Contract):
 
         self.whatever_fails(arrange)
 
+    @proves(promise.FAILURE_LOSES_NOTHING, promise.CANCELLED_IS_GONE)
+    def test_a_cancel_that_fails_takes_out_all_or_nothing(self) -> None:
+        def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:
+            sent = bench.envelopes(2)
+            worker.send(sent)
+            return lambda: worker.cancel(sent[0].id)
+
+        self.whatever_fails(arrange)
+
     @proves(promise.FAILURE_LOSES_NOTHING, promise.PURGED_IS_GONE)
     def test_a_purge_that_fails_takes_out_nothing_that_is_held(self) -> None:
         def arrange(bench: Bench, worker: RecordedWorker) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -146,9 +147,9 @@ class ForeignContract(Contract):
             for outcome in self.outcomes():
                 lost = worker.settle([(one, outcome) for one in made_up])
                 assert are(lost, made_up), f"{len(lost)} of {len(made_up)} made-up deliveries were lost"
-            for verb in self.verbs(worker):
+            for operation in self.operations(worker):
                 for one in made_up:
-                    assert verb(one), f"a call succeeded for a delivery with the receipt {shown(one.receipt)}"
+                    assert operation(one), f"a call succeeded for a delivery with the receipt {shown(one.receipt)}"
 
             behind = [(one, Nack(state=b"made up")) for one in made_up]
             worker.settle([*behind[::2], (held, Nack(state=b"once")), *behind[1::2]])
@@ -157,11 +158,11 @@ class ForeignContract(Contract):
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.STALE_SETTLE_IS_REFUSED)
     def test_a_delivery_of_another_transport_is_settled_by_one_of_them(self) -> None:
         with self.other_store() as (elsewhere, other), self.neighbours() as (_, worker):
-            for verb in (None, *self.verbs(worker)):
+            for operation in (None, *self.operations(worker)):
                 other.send([elsewhere.envelope()])
                 theirs = elsewhere.one(other, lease=3600.0)
-                if verb is not None:
-                    verb(theirs)
+                if operation is not None:
+                    operation(theirs)
 
                 is_lost = worker.settle([(theirs, Ack())])
 
@@ -216,13 +217,14 @@ class ForeignContract(Contract):
 
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.SEND_TELLS_APART)
     def test_a_send_to_a_queue_that_was_never_set_up_says_what_became_of_each_event(self) -> None:
+        delayed = self.harness.capabilities.delay is not None
         with self.neighbours() as (bench, worker):
-            for name in QUEUES:
-                queue = f"{bench.token}{name}"[:128]
+            for name, is_delayed in itertools.product(QUEUES, (False, True)[: 1 + delayed]):
+                queue = f"{bench.token}{name}{is_delayed:d}"[-128:]
                 batch = [bench.envelope(), bench.envelope(queue=queue), bench.envelope()]
 
                 try:
-                    worker.send(batch)
+                    worker.send(batch, delay=bench.times.delay if is_delayed else 0.0)
                 except SendError as error:
                     is_refused = 1 in error.refused
                 except (TransportUnavailableError, ConfigurationError):
@@ -232,6 +234,11 @@ class ForeignContract(Contract):
 
                 if not is_refused:
                     bench.include(queue)
+            bench.let_delays_end()
+            for queue in bench.further:  # before the drain sets it up
+                with suppress(ConfigurationError):
+                    for delivery in worker.receive([queue], lease=bench.times.lease):
+                        worker.release(delivery)
 
     # --- how --------------------------------------------------------------------------------------------
 
@@ -265,7 +272,7 @@ class ForeignContract(Contract):
             outcomes.append(DeadLetter(reason="made up"))
         return outcomes
 
-    def verbs(self, worker: RecordedWorker) -> list[Callable[[Delivery], bool]]:
+    def operations(self, worker: RecordedWorker) -> list[Callable[[Delivery], bool]]:
         """Return the calls of *worker* for a delivery, besides settling it; each returns whether it was lost."""
         claimed = self.harness.capabilities
 
@@ -278,13 +285,13 @@ class ForeignContract(Contract):
             worker.excuse(one, NOTE)
             return True  # it returns in any case
 
-        verbs: list[tuple[bool, Callable[[Delivery], bool]]] = [
+        operations: list[tuple[bool, Callable[[Delivery], bool]]] = [
             (claimed.extend, lambda one: bool(worker.extend([one], lease=_LEASE))),
             (claimed.checkpoint, lambda one: is_refused(partial(worker.checkpoint, one, b"made up"))),
             (claimed.presence, lambda one: is_refused(partial(worker.begin, one, NOTE))),
             (claimed.presence, excuse),
         ]
-        return [verb for is_claimed, verb in verbs if is_claimed]
+        return [operation for is_claimed, operation in operations if is_claimed]
 
 
 def are(some: Sequence[Delivery], others: Sequence[Delivery]) -> bool:

@@ -20,7 +20,7 @@ from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance._children import UnusableError, can_be_shared, play_apart
 from relevo_conformance._contract_race import each_outcome
-from relevo_conformance._free_part import LEASE, parts_of
+from relevo_conformance._free_part import LEASE, held_parts, parts_of
 from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.history import tally
@@ -43,6 +43,9 @@ BENCHES = 10
 
 RESENT = 30
 """The number of events that each process sends; they are the same for all."""
+
+TURNS = 12
+"""How often each process purges or receives."""
 
 Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
 Parts = Callable[[Bench, RecordedWorker], Sequence[Callable[[RecordedWorker], None]]]
@@ -85,6 +88,34 @@ class FreeRaceContract(Contract):
 
         self.apart(parts, check)
 
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.ACK_IS_FINAL)
+    def test_of_settlements_of_several_processes_one_counts(self) -> None:
+        self.apart(lambda bench, worker: held_parts(bench, worker, WORKERS), check=take_the_rest)
+
+    @proves(promise.PURGED_IS_GONE)
+    def test_processes_that_purge_and_receive_share_out_the_events(self) -> None:
+        def purge_often(
+            worker: RecordedWorker, queue: str, batches: Sequence[Sequence[Envelope]], glance: float
+        ) -> None:
+            for number, batch in enumerate(batches):
+                worker.send(batch)
+                if number % 2:
+                    worker.purge(queue)
+                ack_all(worker, worker.receive([queue], limit=2, lease=LEASE, wait=glance))
+
+        def parts(bench: Bench, worker: RecordedWorker) -> Sequence[Callable[[RecordedWorker], None]]:
+            return [
+                partial(
+                    purge_often,
+                    queue=bench.queue,
+                    batches=[bench.envelopes(3) for _ in range(TURNS)][number % 2 :],
+                    glance=bench.glance,
+                )
+                for number in range(WORKERS)
+            ]
+
+        self.apart(parts, take_the_rest)
+
     def apart(self, parts: Parts, check: Callable[[Bench], None] = lambda _: None) -> None:
         """Let processes play *parts*, made of a bench and a worker that closes before they begin, and *check* it."""
         if not can_be_shared(self.harness.capabilities):
@@ -97,7 +128,7 @@ class FreeRaceContract(Contract):
                 played = parts(bench, sender)
                 sender.close()
 
-                bench.recorder.take_in(play_apart(harness, played, seconds=harness.call_timeout))
+                bench.recorder.take_in(play_apart(bench.recorder, played, seconds=harness.call_timeout))
                 check(bench)
         except UnusableError as error:
             pytest.skip(f"only threads raced, and no processes: {error}")
@@ -366,6 +397,13 @@ def hold_one(bench: Bench, worker: RecordedWorker) -> Delivery:
 def receive(bench: Bench, worker: RecordedWorker, *, limit: int = 1) -> Sequence[Delivery]:
     """Return what one receive of *worker* returns."""
     return worker.receive(bench.queues, limit=limit, lease=LEASE, wait=bench.glance)
+
+
+def take_the_rest(bench: Bench) -> None:
+    """Ack what can be received now."""
+    worker = bench.worker()
+    while rest := receive(bench, worker, limit=50):
+        ack_all(worker, rest)
 
 
 def ack_all(worker: RecordedWorker, deliveries: Sequence[Delivery]) -> None:

@@ -75,6 +75,37 @@ class QuantityContract(Contract):
 
             _count(bench, worker)
 
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_hundreds_of_events_that_become_due_at_once_are_ready_at_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelopes = bench.envelopes(self._many)
+            worker.send(envelopes, delay=bench.times.delay)
+            _count(bench, worker)
+
+            bench.let_delays_end()
+
+            _count(bench, worker)
+            if bench.capabilities.find:
+                for envelope in envelopes[:: self._many - 1]:
+                    worker.find(envelope.id)
+            bench.so_many(worker, self._many)
+
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_hundreds_of_leases_that_end_at_once_leave_their_events_ready(self) -> None:
+        self.require_timed_leases()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(self._many))
+            while len(bench.glimpse(worker, limit=_LIMIT)) == _LIMIT:
+                pass
+            _count(bench, worker)
+
+            bench.let_leases_end()
+
+            _count(bench, worker)
+            bench.so_many(bench.worker(), self._many)
+
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_of_hundreds_removes_all_that_are_not_held(self) -> None:
         with self.bench() as bench:

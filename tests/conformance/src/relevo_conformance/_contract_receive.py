@@ -291,6 +291,18 @@ class UnreadableContract(Contract):
             assert list(worker.revive({entry.ref: b""})) == []
             assert isinstance(bench.one(worker).envelope, Unreadable)
 
+    @proves(promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_equal_foreign_bytes_are_kept_aside_each(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for _ in range(3):
+                bench.recorder.put_raw(bench.queue, b"no envelope")  # the same each time
+
+            for delivery in bench.receive(worker, 3):
+                worker.dead_letter(delivery, reason="unreadable")
+
+            assert len(bench.dead_letters(worker, 3)) == 3
+
 
 class OrderContract(Contract):
     """The order of each key is kept if it is claimed."""

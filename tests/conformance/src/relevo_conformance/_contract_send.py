@@ -392,6 +392,21 @@ class DelayContract(Contract):
             assert first in [delivery.envelope for delivery in came]
 
     @proves(promise.DELAY_IS_RESPECTED)
+    def test_equal_delays_begin_with_the_call_that_states_them(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            delay = bench.times.delay
+            worker.send(bench.envelopes(4))
+            for nacked, released in zip(*[iter(bench.so_many(worker, 4))] * 2, strict=True):
+                worker.send([bench.envelope()], delay=delay)
+                worker.nack(nacked, delay=delay)
+                worker.release_later(released, delay)
+                bench.advance(delay / 2)  # in the end the first three are due, and the others after another half
+
+            # The checker knows which of them are early.
+            bench.receive(other, 3 if self.harness.fake else 1, limit=6)
+
+    @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delayed_event_comes_when_it_is_due(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()

@@ -10,11 +10,15 @@ import pytest
 from relevo import MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError
 from relevo_conformance import promise
+from relevo_conformance._contract_race import each_outcome
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 
 STATE = bytes(range(256)) * (MAX_STATE // 256)
 TOO_LONG = STATE + b"\0"
+
+SOME = 9
+"""How many events are held, of which every second one is settled in one call."""
 
 MANY = 250
 """The size of a batch of settlements that a store may have to split."""
@@ -69,6 +73,22 @@ class SettleContract(Contract):
                 (one.envelope, 2, b"again") for one in held[1::2]
             }
             assert list(worker.settle([(one, Ack()) for one in again])) == []
+
+    @proves(promise.ACK_IS_FINAL, promise.STALE_SETTLE_IS_REFUSED)
+    def test_some_deliveries_that_are_settled_in_one_call_take_no_other_along(self) -> None:
+        def settle_some(outcome: Outcome) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send(bench.envelopes(SOME))
+                held = [bench.one(worker) for _ in range(SOME)]
+                some = held[1::2]
+
+                assert list(worker.settle([(one, outcome) for one in some])) == []
+
+                others = [one for one in held if one not in some]
+                assert list(worker.settle([(one, Nack(state=b"other")) for one in others])) == []
+
+        self.each(each_outcome(self.harness.capabilities), settle_some)
 
     @proves(promise.NACK_RETURNS_LATER)
     def test_what_is_given_back_comes_again_with_the_next_attempt(self) -> None:
@@ -355,7 +375,7 @@ class StaleContract(Contract):
         self.each(self.outcomes(), settle_for_another)
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
-    def test_the_short_verbs_say_that_a_lease_was_lost(self) -> None:
+    def test_the_short_operations_say_that_a_lease_was_lost(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
             worker.send([bench.envelope()])
@@ -474,6 +494,36 @@ class LeaseContract(Contract):
             assert bench.glimpse(other) == []
             for delivery in held:
                 assert holder.ack(delivery)
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_some_leases_that_are_extended_in_one_call_take_no_other_along(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(SOME))
+            held = bench.so_many(worker, SOME)
+
+            assert not worker.extend(held[1::2], lease=4 * bench.times.lease)
+            bench.let_leases_end()
+
+            came = bench.so_many(other, len(held[::2]))
+            assert {one.envelope for one in came} == {one.envelope for one in held[::2]}
+
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_equal_leases_begin_with_the_receive_that_states_them(self) -> None:
+        self.require_timed_leases()
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.send(bench.envelopes(2))
+            first = bench.one(worker)
+            bench.advance(bench.times.lease / 2)
+            second = bench.one(worker)
+
+            bench.advance(bench.times.lease / 2 + 3 * self.harness.slack)
+
+            # The checker knows which lease has ended.
+            again = bench.one(other)
+            assert again.envelope == first.envelope or not self.harness.fake
+            worker.settle([(second, Ack())])
 
     @proves(promise.EXTEND_KEEPS_THE_LEASE)
     def test_an_extended_lease_runs_out_too(self) -> None:

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -181,7 +182,7 @@ class WaitContract(Contract):
                 return
             waited = time.monotonic() - began
             assert waited < wait / 2, f"an event became ready within {soon:g} s, but a receive waited {waited:.1f} s"
-        pytest.fail(f"an event that became ready within {soon:g} s was not found")
+        raise AssertionError(f"an event that became ready within {soon:g} s was not found")
 
     @proves(promise.WOKEN_BY_A_SEND)
     def test_a_receive_that_waits_is_woken_by_a_send_long_before_its_wait_is_over(self) -> None:
@@ -272,9 +273,19 @@ class FairnessContract(Contract):
 
     @proves(promise.NOBODY_STARVES)
     def test_an_event_comes_although_its_neighbour_fails_for_ever_and_more_are_sent(self) -> None:
+        self.wait_beside_a_failing_one()
+
+    @proves(promise.NOBODY_STARVES)
+    def test_an_urgent_event_comes_although_an_urgent_neighbour_fails_for_ever(self) -> None:
+        if not self.harness.capabilities.urgency:
+            pytest.skip("urgency is not claimed")
+        self.wait_beside_a_failing_one(urgency="high")
+
+    def wait_beside_a_failing_one(self, **fields: Any) -> None:
+        """Check that of two events with *fields* the second one is received although the first one is nacked always."""
         with self.bench() as bench:
             worker = bench.worker()
-            poison, patient = bench.envelopes(2)
+            poison, patient = (bench.envelope(**fields) for _ in range(2))
             worker.send([poison, patient])
 
             for _ in range(ENOUGH):
@@ -289,7 +300,7 @@ class FairnessContract(Contract):
                 else:
                     worker.ack(delivery)
 
-            pytest.fail(f"{ENOUGH} receives returned other events, but not an event that was there before them")
+            raise AssertionError(f"{ENOUGH} receives returned other events, but not one that was there before them")
 
     @proves(promise.NOBODY_STARVES)
     def test_what_cannot_be_read_holds_nobody_up(self) -> None:
@@ -306,7 +317,7 @@ class FairnessContract(Contract):
                     return
                 worker.nack(delivery)
 
-            pytest.fail(f"{len(raws)} unreadable events delayed an event for {ENOUGH} receives")
+            raise AssertionError(f"{len(raws)} unreadable events delayed an event for {ENOUGH} receives")
 
 
 class ClockContract(Contract):

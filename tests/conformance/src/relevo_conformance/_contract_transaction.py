@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from relevo.errors import CodecError, TransportError
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
-from relevo_conformance._program import VERBS, Move, Player, nestings, programs
+from relevo_conformance._program import OPERATIONS, Move, Player, nestings, programs
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import HookMissing
 
@@ -380,7 +380,7 @@ class TransactionContract(Contract):
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_random_programs_of_sessions_keep_every_promise(self) -> None:
-        self._run("session", programs(*VERBS))
+        self._run("session", programs(*OPERATIONS))
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_random_programs_of_a_connection_keep_every_promise(self) -> None:

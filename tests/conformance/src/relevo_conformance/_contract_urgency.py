@@ -30,7 +30,7 @@ class UrgencyContract(Contract):
     def test_an_urgent_event_overtakes_normal_ones(self) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            worker.send(bench.envelopes(NORMAL))
+            worker.send(bench.envelopes(NORMAL, urgency="normal"))
             urgent = bench.envelope(urgency="high")
             worker.send([urgent])
 
@@ -45,7 +45,8 @@ class UrgencyContract(Contract):
             with self.bench() as bench:
                 worker = bench.worker()
                 urgent = bench.envelope(urgency="high")
-                worker.send(bench.envelopes(NORMAL))  # first, so that the urgent one has to overtake them each time
+                # The urgent one comes last, so that it has to overtake them each time.
+                worker.send(bench.envelopes(NORMAL, urgency="normal"))
                 worker.send([urgent], delay=bench.times.delay if is_delayed else 0.0)
                 let_delay_end(bench)
                 for past in happened:
@@ -68,7 +69,7 @@ class UrgencyContract(Contract):
             worker = bench.worker()
             urgent = bench.envelope(urgency="high")
             worker.send([urgent], delay=bench.times.delay)
-            worker.send(bench.envelopes(NORMAL))
+            worker.send(bench.envelopes(NORMAL, urgency="normal"))
 
             let_delay_end(bench)
 

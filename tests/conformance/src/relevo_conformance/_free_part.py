@@ -21,6 +21,9 @@ LEASE = 120.0
 WAITING, CANCELLED, DEAD = 24, 6, 4
 """How many events are in the queue before, how many of them are cancelled, and how many dead letters are revived."""
 
+HELD = 32
+"""How many events are held, which several workers settle."""
+
 EACH, AGAIN = 4, 2
 """How many events each worker sends, and how many each of them sends, so that all but one are duplicates."""
 
@@ -73,8 +76,7 @@ class Part:
             with suppress(LeaseLostError):
                 worker.begin(delivery, Note(by=f"a{turn:x}:0b-9c:1:7:9"))
         if claims.checkpoint and turn % 3 == 2:
-            with suppress(LeaseLostError):  # it is in the history, and judged
-                worker.checkpoint(delivery, b"kept")
+            _checkpoint(worker, delivery)
         outcome: Outcome = Ack()
         if turn % 4 == 1:
             outcome = Nack(state=b"again")
@@ -108,3 +110,45 @@ def parts_of(bench: Bench, worker: RecordedWorker, number: int) -> Sequence[Part
         )
         for _ in range(number)
     ]
+
+
+def held_parts(bench: Bench, worker: RecordedWorker, number: int) -> Sequence[Callable[[RecordedWorker], None]]:
+    """
+    Let *worker* receive events and dead-letter others, and return the parts of *number* workers that end the same ones.
+
+    A delivery that another worker received can be settled where its lease is timed.
+    """
+    claims = bench.capabilities
+    refs: list[str] = []
+    worker.send(bench.envelopes(HELD))
+    if claims.dead_letters:
+        for delivery in bench.so_many(worker, DEAD, lease=LEASE):
+            worker.dead_letter(delivery)
+        refs = [entry.ref for entry in bench.dead_letters(worker, DEAD)]
+    held = bench.so_many(worker, HELD - len(refs), lease=LEASE)
+    return [partial(_end_all, held=held, refs=refs, first=first) for first in range(number)]
+
+
+def _end_all(worker: RecordedWorker, held: Sequence[Delivery], refs: Sequence[str], first: int) -> None:
+    """End *held* and *refs* in the same order as the others, each in another way than they do."""
+    claims = claims_of(worker.transport)
+    ways: list[Callable[[Delivery], object]] = [
+        lambda delivery: worker.settles(delivery, Ack()),
+        lambda delivery: worker.settles(delivery, Nack(state=b"again")),
+    ]
+    if claims.extend:
+        ways.append(lambda delivery: worker.extend([delivery], lease=LEASE))
+    if claims.checkpoint:
+        ways.append(partial(_checkpoint, worker))
+    for turn, delivery in enumerate(held, start=first):
+        ways[turn % len(ways)](delivery)
+    for turn, ref in enumerate(refs, start=first):
+        if turn % 2:
+            worker.discard([ref])
+        else:
+            worker.revive({ref: b"revived"})
+
+
+def _checkpoint(worker: RecordedWorker, delivery: Delivery) -> None:
+    with suppress(LeaseLostError):  # it is in the history, and judged
+        worker.checkpoint(delivery, b"kept")

@@ -117,6 +117,11 @@ def converted(cls: type, given: Mapping[str, str]) -> Any:
         ConfigurationError: One of them is invalid.
     """
     hints = get_type_hints(cls)
+    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING and field.init]
+    if missing := [name for name in required if name not in given]:
+        names = " and ".join(f'"{name}"' for name in missing)
+        words = " ".join(f"--option {name}=…" for name in missing)
+        raise ConfigurationError(f"{cls.__name__}: expected the option{'s'[: len(missing) - 1]} {names}; pass {words}")
     values: dict[str, Any] = {}
     for name, text in given.items():
         kinds = get_args(hints[name]) or (hints[name],)

@@ -68,7 +68,7 @@ def _lines(records: tuple[history.Record, ...], numbers: Collection[int]) -> Ite
 
 def _line(began: history.Invoked, ended: history.Returned | None, *, is_numbered: bool) -> str:
     call = began.call
-    verb = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(call).__name__).lower()
+    operation = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(call).__name__).lower()
     given = ", ".join(f"{name}={_phrase(value)}" for name, value in _fields(call).items())
     if ended is None:
         how = "still running at the end of this history"
@@ -77,7 +77,7 @@ def _line(began: history.Invoked, ended: history.Returned | None, *, is_numbered
     else:
         how = "" if ended.value is None else ", ".join(_phrase(value) for value in _fields(ended.value).values())
     remarks = [f"call {began.op}"] * is_numbered + [how] * bool(how)
-    return f"{began.worker}: {verb}({given})" + (f"  # {': '.join(remarks)}" if remarks else "")
+    return f"{began.worker}: {operation}({given})" + (f"  # {': '.join(remarks)}" if remarks else "")
 
 
 def _fields(value: Any) -> Mapping[str, object]:

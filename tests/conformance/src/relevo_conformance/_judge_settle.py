@@ -6,7 +6,7 @@ from math import inf
 
 import attrs
 
-from relevo import Action, State, action_of
+from relevo import Action, Envelope, State, action_of
 from relevo_conformance import history, promise
 from relevo_conformance._world import Operation, Trace, World, set_adrift
 from relevo_conformance.model import Change, Copy, Situation
@@ -131,6 +131,8 @@ def _was_lost(world: World, operation: Operation, delivery: int, now: float, bro
 
 def _replace_earlier(world: World, copy: Copy) -> None:
     """Remove an earlier dead letter of the same event: there may be one for each event and queue."""
+    if not isinstance(copy.event, Envelope):  # bytes without an id are never the same event, though they may be equal
+        return
     for other in world.same(copy.queue, copy.event):
         if other is not copy and other.maybe(lambda one: one.state is State.DEAD):
             gone = (

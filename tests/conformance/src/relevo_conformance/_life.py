@@ -1,8 +1,8 @@
 """
-Long lives of one event: walks through what its holder can do, in which each verb follows each other one.
+Long lives of one event: sequences of its holder's operations, in which each operation follows each other one.
 
-Many bugs show only if one verb of the holder follows another one: a note that an extension removes, or a checkpoint
-that is forgotten by the second lost lease. The table of pairs has two verbs in a row, a life has dozens.
+Many bugs show only if one operation of the holder follows another one. For example, an extension removes a note, or
+the second lost lease clears a checkpoint. The table of pairs has two operations in a row, a life has dozens.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def wait(life: Life) -> None:
 
 
 @attrs.frozen
-class Verb:
+class LifeOperation:
     """A step and the capabilities that it needs."""
 
     act: Step
@@ -264,45 +264,45 @@ class Verb:
 
 _LATER: Callable[[Life], float] = lambda life: life.bench.times.delay  # noqa: E731
 
-VERBS: Mapping[str, Verb] = {
-    "extend": Verb(extend, ("extend",)),
-    "checkpoint": Verb(checkpoint(Life.state), ("checkpoint",)),
-    "checkpoint nothing": Verb(checkpoint(lambda life: b""), ("checkpoint",)),
-    "begin": Verb(begin, ("presence",)),
-    "excuse": Verb(excuse(-1), ("presence",)),
-    "excuse the note before": Verb(excuse(-2), ("presence",)),
-    "excuse late": Verb(excuse_late, ("presence",)),
-    "nack": Verb(settle(lambda life: Nack())),
-    "nack with a state": Verb(settle(lambda life: Nack(state=life.state()))),
-    "nack with an empty state": Verb(settle(lambda life: Nack(state=b""))),
-    "nack for later": Verb(settle(lambda life: Nack(delay=_LATER(life))), ("delay",)),
-    "release": Verb(settle(lambda life: Release())),
-    "release for later": Verb(settle(lambda life: Release(delay=_LATER(life))), ("delay",)),
-    "report lost": Verb(settle(lambda life: Lost())),
-    "report lost with a state": Verb(settle(lambda life: Lost(state=life.state()))),
-    "report lost with an empty state": Verb(settle(lambda life: Lost(state=b""))),
-    "report a death": Verb(settle(lambda life: Lost(death="a3::0:0:0")), ("presence",)),
-    "let the lease end": Verb(hand_over),
-    "kill": Verb(lambda life: life.let_lease_end(life.bench.recorder.kill)),
-    "close": Verb(lambda life: life.let_lease_end(RecordedWorker.close)),
-    "die and be revived": Verb(die_and_revive, ("dead_letters",)),
-    "die and be sent again": Verb(die_and_be_sent, ("dead_letters",)),
-    "be revived beside itself": Verb(be_revived_beside_itself, ("dead_letters",)),
-    "be sent again": Verb(send_again),
-    "settle the earlier delivery": Verb(settle_the_earlier),
-    "cancel and purge": Verb(try_to_remove),
-    "look": Verb(look),
-    "wait": Verb(wait),
+OPERATIONS: Mapping[str, LifeOperation] = {
+    "extend": LifeOperation(extend, ("extend",)),
+    "checkpoint": LifeOperation(checkpoint(Life.state), ("checkpoint",)),
+    "checkpoint an empty state": LifeOperation(checkpoint(lambda life: b""), ("checkpoint",)),
+    "begin": LifeOperation(begin, ("presence",)),
+    "excuse": LifeOperation(excuse(-1), ("presence",)),
+    "excuse the previous note": LifeOperation(excuse(-2), ("presence",)),
+    "excuse after a hand-over": LifeOperation(excuse_late, ("presence",)),
+    "nack": LifeOperation(settle(lambda life: Nack())),
+    "nack with a state": LifeOperation(settle(lambda life: Nack(state=life.state()))),
+    "nack with an empty state": LifeOperation(settle(lambda life: Nack(state=b""))),
+    "nack with a delay": LifeOperation(settle(lambda life: Nack(delay=_LATER(life))), ("delay",)),
+    "release": LifeOperation(settle(lambda life: Release())),
+    "release with a delay": LifeOperation(settle(lambda life: Release(delay=_LATER(life))), ("delay",)),
+    "report lost": LifeOperation(settle(lambda life: Lost())),
+    "report lost with a state": LifeOperation(settle(lambda life: Lost(state=life.state()))),
+    "report lost with an empty state": LifeOperation(settle(lambda life: Lost(state=b""))),
+    "report a death": LifeOperation(settle(lambda life: Lost(death="a3::0:0:0")), ("presence",)),
+    "let the lease end": LifeOperation(hand_over),
+    "kill": LifeOperation(lambda life: life.let_lease_end(life.bench.recorder.kill)),
+    "close": LifeOperation(lambda life: life.let_lease_end(RecordedWorker.close)),
+    "dead-letter and revive": LifeOperation(die_and_revive, ("dead_letters",)),
+    "dead-letter and send again": LifeOperation(die_and_be_sent, ("dead_letters",)),
+    "revive beside the same event": LifeOperation(be_revived_beside_itself, ("dead_letters",)),
+    "send again while held": LifeOperation(send_again),
+    "settle the earlier delivery": LifeOperation(settle_the_earlier),
+    "cancel and purge": LifeOperation(try_to_remove),
+    "inspect the store": LifeOperation(look),
+    "wait": LifeOperation(wait),
 }
 
 
-def verbs_of(harness: Harness) -> Sequence[str]:
-    """Return the names of the verbs that *harness* can have."""
+def operations_of(harness: Harness) -> Sequence[str]:
+    """Return the names of the operations that *harness* can have."""
     claimed = harness.capabilities
     return [
         name
-        for name, verb in VERBS.items()
-        if all(getattr(claimed, need) not in (None, False, "none") for need in verb.needs)
+        for name, operation in OPERATIONS.items()
+        if all(getattr(claimed, need) not in (None, False, "none") for need in operation.needs)
     ]
 
 

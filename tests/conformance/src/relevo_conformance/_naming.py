@@ -14,7 +14,7 @@ from typing import Any
 from relevo import Transport
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_conformance._generic import generic_harness
-from relevo_conformance.harness import Deviation, Harness
+from relevo_conformance.harness import Deviation, Harness, allowance_problems
 from relevo_conformance.verdict import error_text
 
 HARNESSES = "relevo.harnesses"
@@ -114,11 +114,7 @@ def _problems(harness: type[Harness]) -> Iterator[str]:
     transport: object = getattr(harness, "transport", None)
     if not inspect.isclass(transport):
         yield f"transport must be the class that is tested; got {shown(transport)}"
-    for name in ("call_timeout", "slack", "patience"):
-        value: object = getattr(harness, name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        if not is_number and not (name == "patience" and value is None):
-            yield f"{name} must be a number of seconds; got {shown(value)}"
+    yield from (f"{name} {problem}" for name, problem in allowance_problems(harness))
     deviations: object = harness.deviations
     if not isinstance(deviations, Mapping):
         yield f"deviations must be a mapping; got {shown(deviations)}"

@@ -142,7 +142,8 @@ _ALIKE = (
     ("by case", "a", "A"),
     ("by a trailing space", "a", "a "),
     ("by its Unicode form", _COMPOSED, _DECOMPOSED),
-    ("far behind its beginning", f"{_LONG}a", f"{_LONG}b"),
+    ("by a separator", "a/b", "a_b"),
+    ("only near its end", f"{_LONG}a", f"{_LONG}b"),
 )
 """How two texts can be alike."""
 
@@ -164,7 +165,7 @@ def _twins() -> Iterator[Level]:
     for separator in ("", ":"):
         made = {"id_begin": f"a{separator}"}
         shift = _Twin(made, _shifted(separator))
-        yield Level(f'a source and an id that are alike if joined by "{separator}"', shift, never_with=_NO_FIELDS)
+        yield Level(f'a source and an id that are equal if joined by "{separator}"', shift, never_with=_NO_FIELDS)
 
 
 def _keys() -> Iterator[Level]:
@@ -224,7 +225,7 @@ def _pasts() -> Iterator[Level]:
     yield Level("lost twice and nacked", do.in_turn(do.lost, do.lost, do.settled(lambda play: Nack(state=play.state))))
     yield Level("reported lost", do.settled(lambda play: Lost(state=play.state)))
     yield Level("released", do.settled(lambda play: Release()))
-    yield Level("postponed", do.settled(lambda play: Release(delay=play.later)), _claimed("delay"))
+    yield Level("released with a delay", do.settled(lambda play: Release(delay=play.later)), _claimed("delay"))
     yield Level("checkpointed and lost", do.in_turn(do.checkpointed, do.lost), _claimed("checkpoint"))
     yield Level(
         "checkpointed and released",
@@ -233,7 +234,7 @@ def _pasts() -> Iterator[Level]:
     )
     yield Level("extended", do.extended, _claimed("extend"))
     yield Level("begun and lost", do.in_turn(do.begun, do.lost), _claimed("presence"))
-    yield Level("begun and dead of it", do.in_turn(do.begun, do.settled(do.death)), _claimed("presence"))
+    yield Level("begun, and its death reported", do.in_turn(do.begun, do.settled(do.death)), _claimed("presence"))
     yield Level("dead and revived", do.in_turn(do.lost, do.buried, do.revived), _claimed("dead_letters"))
     again = do.in_turn(do.settled(lambda play: Nack(state=b"first")), do.buried, do.sent_again)
     yield Level("dead and sent again", again, _claimed("dead_letters"), _NO_FIELDS | {"sent to an outbox"})
@@ -252,15 +253,15 @@ def _situations() -> Iterator[Level]:
     yield Level("dead and delayed again", do.dead_and_delayed_again, _claimed("dead_letters", "delay"), _NO_FIELDS)
 
 
-def _verbs() -> Iterator[Level]:
+def _operations() -> Iterator[Level]:
     delayed, dead = _claimed("delay"), _claimed("dead_letters")
-    yield Level("look around", do.look)
+    yield Level("inspect the store", do.look)
     yield Level("receive", do.receive)
     yield Level("ack", do.settle(lambda play: Ack()))
     yield Level("nack", do.settle(lambda play: Nack(state=play.state)))
-    yield Level("nack for later", do.settle(lambda play: Nack(delay=play.later, state=play.state)), delayed)
+    yield Level("nack with a delay", do.settle(lambda play: Nack(delay=play.later, state=play.state)), delayed)
     yield Level("release", do.settle(lambda play: Release()))
-    yield Level("release for later", do.settle(lambda play: Release(delay=play.later)), delayed)
+    yield Level("release with a delay", do.settle(lambda play: Release(delay=play.later)), delayed)
     yield Level("dead-letter", do.settle(Play.died), dead)
     yield Level("dead-letter a batch", do.dead_letter_a_batch, dead)
     yield Level("report lost", do.settle(lambda play: Lost(state=play.state)))
@@ -279,7 +280,7 @@ def _verbs() -> Iterator[Level]:
     yield Level("revive", do.revive, dead)
     yield Level("discard", do.discard, dead)
     yield Level("replace its dead letter", do.replace_a_dead_letter, dead, _NO_FIELDS)
-    yield Level("turn pages", do.turn_pages, dead)
+    yield Level("page through dead letters", do.turn_pages, dead)
     yield Level("cancel", do.cancel, _claimed("cancel"))
     yield Level("purge", do.purge, _claimed("purge"))
     again = do.in_turn(do.cancel, do.sent_again)
@@ -290,11 +291,11 @@ def _verbs() -> Iterator[Level]:
 
 
 _SECOND = (
-    "look around",
+    "inspect the store",
     "receive",
     "ack",
     "nack",
-    "release for later",
+    "release with a delay",
     "dead-letter",
     "extend",
     "checkpoint",
@@ -306,12 +307,12 @@ _SECOND = (
 
 
 def _others() -> Iterator[Level]:
-    yield Level("the others kept")
-    yield Level("the others released", Release)
-    yield Level("the others nacked", lambda: Nack(state=b"others"))
-    yield Level("the others acked", Ack)
+    yield Level("other events stay held")
+    yield Level("other events are released", Release)
+    yield Level("other events are nacked", lambda: Nack(state=b"others"))
+    yield Level("other events are acked", Ack)
     buried: Callable[[], Outcome] = lambda: DeadLetter(reason="unknown-event", error="others")  # noqa: E731
-    yield Level("the others dead-lettered", buried, _claimed("dead_letters"))
+    yield Level("other events are dead-lettered", buried, _claimed("dead_letters"))
 
 
 _TIMES = (
@@ -354,10 +355,10 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level("a usual name", "image.created"),
         Level("a long name in an odd form", f"Image.{_LONG}.{_DECOMPOSED} ", never_with=_NO_FIELDS),
     ),
-    "expires": (
-        Level("no end", lambda now: None),
+    "expiry": (
+        Level("never expires", lambda now: None),
         Level("expired", lambda now: now - 100.0, never_with=_NO_FIELDS),
-        Level("an end in a month", lambda now: now + 30 * DAY + 0.123457, never_with=_NO_FIELDS),
+        Level("expires in a month", lambda now: now + 30 * DAY + 0.123457, never_with=_NO_FIELDS),
     ),
     "headers": (
         Level("no headers", {}),
@@ -365,6 +366,11 @@ FACTORS: Mapping[str, Sequence[Level]] = {
         Level(
             "headers that are alike",
             {"Case": "a", "case": "A ", "forms": _COMPOSED + _DECOMPOSED, "queue": "nowhere"},
+            never_with=_NO_FIELDS,
+        ),
+        Level(
+            "headers that look like values of another type",
+            {"number": "007", "exponent": "1e3", "truth": "True", "nothing": "null", "day": "2026-01-01"},
             never_with=_NO_FIELDS,
         ),
         Level("many long headers", {"long": _LONG * 100, **{f"h{n}": "v" for n in range(100)}}, never_with=_NO_FIELDS),
@@ -388,7 +394,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     "state": (
         Level("no state", _Stored(None, b"revived")),
         Level("an empty state", _Stored(b"", b"")),
-        Level("a state", _Stored(b"\x00state", b"")),
+        Level("a state", _Stored(b" \x00state\t\r\n", b"")),
         Level("the longest state", _Stored(b"\xff" * MAX_STATE, b"\xfe" * MAX_STATE)),
     ),
     "death": (
@@ -400,11 +406,11 @@ FACTORS: Mapping[str, Sequence[Level]] = {
     ),
     "past": tuple(_pasts()),
     "situation": tuple(_situations()),
-    "time before it": _TIMES,
-    "verb": tuple(_verbs()),
-    "time after it": _TIMES,
-    "second verb": tuple(one for one in _verbs() if one.words in _SECOND),
-    "later": (
+    "time before the operation": _TIMES,
+    "operation": tuple(_operations()),
+    "time after the operation": _TIMES,
+    "second operation": tuple(one for one in _operations() if one.words in _SECOND),
+    "delay of an outcome": (
         Level("for a short time", None),
         Level("for an hour", 3600.0, _on_a_fake_clock),
         Level("for 60 days", 60 * DAY, _on_a_fake_clock),
@@ -431,7 +437,7 @@ FACTORS: Mapping[str, Sequence[Level]] = {
 }
 """By factor: its levels, the usual one first; that one fits each level of the other factors."""
 
-DANGEROUS = ("key", "origin", "situation", "verb", "second verb", "time after it", "lease")
+DANGEROUS = ("key", "origin", "situation", "operation", "second operation", "time after the operation", "lease")
 """The factors of which standard covers each combination of three."""
 
 
@@ -470,22 +476,22 @@ def try_foreign_headers(harness: Harness) -> None:
 
 
 def pairs_of(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of a feature and a verb that *row* has."""
+    """Yield the pairs of a feature and an operation that *row* has."""
     for name, level in row.items():
-        if name != "verb":
-            yield level.words if name not in _TOLD else f"{name}: {level.words}", row["verb"].words
+        if name != "operation":
+            yield level.words if name not in _TOLD else f"{name}: {level.words}", row["operation"].words
 
 
-_TOLD = frozenset({"time before it", "time after it", "second verb", "situation"})
+_TOLD = frozenset({"time before the operation", "time after the operation", "second operation", "situation"})
 """The factors that share levels with others."""
 
 
 def pairs_that_can_exist(harness: Harness) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of a feature and a verb that *harness* can meet."""
+    """Yield the pairs of a feature and an operation that *harness* can meet."""
     factors = factors_of(harness)
     for name, levels in factors.items():
-        if name != "verb":
-            for pair in combos({name: levels, "verb": factors["verb"]}, 2, fits):
+        if name != "operation":
+            for pair in combos({name: levels, "operation": factors["operation"]}, 2, fits):
                 yield from pairs_of(dict(pair))
 
 

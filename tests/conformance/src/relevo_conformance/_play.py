@@ -77,7 +77,7 @@ class Play:
         """Whether nothing came although the event was waited for: it may be behind others, or not there."""
 
         self.is_late = False
-        """Whether the next verb comes after the end of the last delivery, and is for that one."""
+        """Whether the next operation comes after the end of the last delivery, and is for that one."""
 
         self.others: list[Taken] = []
         """Deliveries of other events, most of them held."""
@@ -90,11 +90,11 @@ class Play:
         self.act("origin")
         self.act("past")
         self.act("situation")
-        self.act("time before it")
-        self.act("verb")
+        self.act("time before the operation")
+        self.act("operation")
         self.is_late = False
-        self.act("time after it")
-        self.act("second verb")
+        self.act("time after the operation")
+        self.act("second operation")
         if not self.is_in_an_outbox:
             self.worker.send([self.neighbour()])
         self.look_around(self.other)
@@ -124,7 +124,7 @@ class Play:
     @property
     def later(self) -> float:
         """Seconds for which outcomes delay the event; none where delays are not claimed."""
-        return 0.0 if self.claims.delay is None else self.seconds(self.value("later"))
+        return 0.0 if self.claims.delay is None else self.seconds(self.value("delay of an outcome"))
 
     def seconds(self, stated: float | None) -> float:
         """Return *stated*, or where it is ``None`` the usual delay."""
@@ -140,7 +140,7 @@ class Play:
             headers=self.value("headers"),
             urgency=self.value("urgency"),
             ordering_key=key,
-            expires=self.value("expires")(self.bench.harness.clock.now()),
+            expires=self.value("expiry")(self.bench.harness.clock.now()),
             **self.value("twin").of_the_event,
         )
 

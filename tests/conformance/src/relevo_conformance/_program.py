@@ -26,7 +26,7 @@ LONGEST = 14
 _PLACES = 2
 """The number of queues, of relays and of sessions."""
 
-Verb = Literal[
+SessionOperation = Literal[
     "send",
     "send outside",
     "savepoint",
@@ -39,14 +39,14 @@ Verb = Literal[
     "receive",
     "wait",
 ]
-VERBS: tuple[Verb, ...] = get_args(Verb)
+OPERATIONS: tuple[SessionOperation, ...] = get_args(SessionOperation)
 
 
 @attrs.frozen(kw_only=True)
 class Move:
     """One move of a program; a move that is not possible is skipped."""
 
-    verb: Verb
+    operation: SessionOperation
     session: int = 0
     size: int = 1
     place: int = 0
@@ -57,12 +57,12 @@ class Move:
     """Whether it sends the last event again, if `dedupe` is claimed."""
 
 
-def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Move]]:
-    """Return programs of *verbs*."""
+def programs(*operations: SessionOperation) -> st.SearchStrategy[Sequence[Move]]:
+    """Return programs of *operations*."""
     which = st.integers(0, _PLACES - 1)
     sends = st.builds(
         Move,
-        verb=st.sampled_from([verb for verb in verbs if verb.startswith("send")]),
+        operation=st.sampled_from([operation for operation in operations if operation.startswith("send")]),
         session=which,
         size=st.integers(1, 2),
         place=which,
@@ -72,7 +72,9 @@ def programs(*verbs: Verb) -> st.SearchStrategy[Sequence[Move]]:
         is_again=st.booleans(),
     )
     others = st.builds(
-        Move, verb=st.sampled_from([verb for verb in verbs if not verb.startswith("send")]), session=which
+        Move,
+        operation=st.sampled_from([operation for operation in operations if not operation.startswith("send")]),
+        session=which,
     )
     return st.lists(sends | others, max_size=LONGEST)
 
@@ -84,12 +86,17 @@ def nestings(most: int) -> Iterator[Sequence[Move]]:
     It sends before and after each move, so the events that are delivered show which parts were committed. Then it uses
     the session again.
     """
-    send = Move(verb="send")
-    again = [send, Move(verb="rollback"), send, Move(verb="commit")]
+    send = Move(operation="send")
+    again = [send, Move(operation="rollback"), send, Move(operation="commit")]
     for number in range(1, most + 1):
         for inside in _in_any_order(number):
             for way in ("commit", "rollback"):
-                yield [send, *itertools.chain.from_iterable((move, send) for move in inside), Move(verb=way), *again]
+                yield [
+                    send,
+                    *itertools.chain.from_iterable((move, send) for move in inside),
+                    Move(operation=way),
+                    *again,
+                ]
 
 
 def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Move]]:
@@ -97,10 +104,10 @@ def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Move]]:
     if not number:
         yield ()
     if number:
-        yield from ((Move(verb="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
+        yield from ((Move(operation="savepoint"), *rest) for rest in _in_any_order(number - 1, open_ + 1))
     if open_:
-        ends: tuple[Verb, ...] = ("release", "undo")
-        yield from ((Move(verb=end), *rest) for end in ends for rest in _in_any_order(number, open_ - 1))
+        ends: tuple[SessionOperation, ...] = ("release", "undo")
+        yield from ((Move(operation=end), *rest) for end in ends for rest in _in_any_order(number, open_ - 1))
 
 
 class Player:
@@ -123,7 +130,7 @@ class Player:
                 self._take(move)
 
     def _take(self, move: Move) -> None:
-        match move.verb:
+        match move.operation:
             case "send":
                 self._send(self._session(move.session).current, move)
             case "send outside":
@@ -135,7 +142,7 @@ class Player:
             case "wait":
                 self._bench.advance(self._bench.times.step)
             case _:
-                self._session(move.session).take(move.verb)
+                self._session(move.session).take(move.operation)
 
     def _send(self, transaction: RecordedTransaction, move: Move) -> None:
         relay_to = None if move.relay is None else self._relays[move.relay]
@@ -168,12 +175,12 @@ class _Session:
         self.current = transaction
         self._savepoints: list[Callable[[history.Way], None]] = []
 
-    def take(self, verb: Verb) -> None:
-        match verb:
+    def take(self, operation: SessionOperation) -> None:
+        match operation:
             case "savepoint":
                 self._savepoints.append(self.current.set_savepoint())
             case "release" | "undo" if self._savepoints:
-                self._savepoints.pop()("commit" if verb == "release" else "rollback")
+                self._savepoints.pop()("commit" if operation == "release" else "rollback")
             case "commit":
                 self.current.commit()
                 self._go_on()

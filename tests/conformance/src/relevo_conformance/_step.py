@@ -256,7 +256,7 @@ def dead_and_delayed_again(play: Play) -> None:
 
 
 def late(play: Play) -> None:
-    """Let the next verb be for the last delivery, which has ended."""
+    """Let the next operation be for the last delivery, which has ended."""
     play.is_late = True
 
 
@@ -267,7 +267,7 @@ def held_by_another(play: Play) -> None:
 
 
 def settle(make: Callable[[Play], Outcome]) -> Callable[[Play], None]:
-    """Return a verb that settles the last delivery of the event."""
+    """Return an operation that settles the last delivery of the event."""
     return lambda play: play.settle(make(play))
 
 
@@ -306,7 +306,7 @@ def excuse(play: Play) -> None:
 
 
 def settle_a_batch(arrange: Callable[[Sequence[Any]], Sequence[Any]]) -> Callable[[Play], None]:
-    """Return a verb that settles a lost, a held and the last delivery of the event in one call, as *arrange* orders."""
+    """Return an operation that settles three deliveries in one call: a lost one, the last one and another held one."""
 
     def act(play: Play) -> None:
         held = play.delivery()

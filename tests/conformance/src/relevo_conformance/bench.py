@@ -19,6 +19,7 @@ import attrs
 from relevo import Ack, DeadLetterEntry, Delivery, Envelope
 from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import history
+from relevo_conformance._flavour import PLAIN, Flavour
 from relevo_conformance._free_race import Race
 from relevo_conformance.fault import Breakage
 from relevo_conformance.fault.turnstile import Turnstile
@@ -113,6 +114,8 @@ class Bench:
 
         names: The endings of the names of the queues; by default those of :data:`SUFFIXES`.
 
+        flavour: What all events have, unless other fields are stated.
+
         tolerated: The ids of promises whose violations are not reported.
 
         deadline: The latest end of the patience, by :func:`time.monotonic`.
@@ -124,6 +127,7 @@ class Bench:
         *,
         queues: int = 1,
         names: Sequence[str] = (),
+        flavour: Flavour = PLAIN,
         tolerated: frozenset[str] = frozenset(),
         deadline: float = math.inf,
     ) -> None:
@@ -132,6 +136,7 @@ class Bench:
         self.capabilities = harness.capabilities
         self.recorder = Recorder(harness, tolerated=tolerated)
         self.token = token
+        self.flavour = flavour
         self.queues = tuple(f"t{token}{suffix}" for suffix in names or SUFFIXES[:queues])
         self._deadline = deadline
         self._sent = 0
@@ -193,11 +198,11 @@ class Bench:
         """Return a unique envelope with *fields*."""
         self._sent += 1
         defaults: dict[str, Any] = {
-            "id": f"{self.token}-{self._sent}",
             "source": "conformance",
             "name": "image.created",
             "queue": self.queue if queue is None else queue,
             "body": b'{"number": %d}' % self._sent,
+            **self.flavour.defaults(f"{self.token}-{self._sent}"),
         }
         return Envelope(**(defaults | fields))
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from relevo import Capabilities
 from relevo_conformance._in_words import in_words
+from relevo_conformance.contract import LEFT_OUT
 from relevo_conformance.examination import Finding
 from relevo_conformance.harness import Deviation
-from relevo_conformance.history import Record
-from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
+from relevo_conformance.history import (
+    Cancel,
+    Checkpoint,
+    Discard,
+    Extend,
+    Purge,
+    Receive,
+    Record,
+    Revive,
+    Send,
+    Settle,
+    failed,
+)
+from relevo_conformance.promise import FAILURE_LOSES_NOTHING, PROMISES, UNCLAIMED_IS_REFUSED, Needs, Promise
 
 Status = Literal["PASS", "FAIL", "UNKNOWN", "N/A", "DEVIATES"]
 Verdict = Literal["conformant", "not conformant", "unknown"]
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
+_UNCLAIMED = " is not claimed"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +90,9 @@ class Examination:
     """Seconds."""
 
     versions: Mapping[str, str] = attrs.field(factory=dict)
+    allows: Mapping[str, tuple[float, float | None]] = attrs.field(factory=dict)
+    """What the harness sets of its ``slack``, ``patience`` and ``call_timeout``, each with its default in seconds."""
+
     command: str = ""
     """The command that repeats the run."""
 
@@ -92,7 +109,7 @@ class Card:
     met: Mapping[str, int] = attrs.field(factory=dict)
     hooks: Mapping[str, int] = attrs.field(factory=dict)
     pairs: int = 0
-    """How many pairs of a feature and a verb can exist."""
+    """How many pairs of a feature and an operation can exist."""
 
     unmet_pairs: Sequence[tuple[str, str]] = ()
     """Those that no test met."""
@@ -132,7 +149,7 @@ def card(
 
         hooks: How often each hook of the harness was called.
 
-        pairs: For each pair of a feature and a verb that can exist, whether it was met.
+        pairs: For each pair of a feature and an operation that can exist, whether it was met.
 
         defined: The hooks that its author wrote; none if they are not to be judged, as after a part of a run.
 
@@ -173,7 +190,8 @@ def _line(
     about = [one for one in findings if promise.id in one.promises]
     broken = [one for one in about if one.status == "broken"]
     kept = sum(one.status == "kept" for one in about)
-    counts = {situation: (met.get(situation, 0), floor) for situation, floor in promise.floors.items()}
+    floors = {**promise.floors, **(_failures_needed(capabilities) if promise == FAILURE_LOSES_NOTHING else {})}
+    counts = {situation: (met.get(situation, 0), floor) for situation, floor in floors.items()}
     deviation = deviations.get(promise.id) if promise.level == "must" else None
 
     def line(status: Status, why: str = "") -> Line:
@@ -192,8 +210,8 @@ def _line(
         return line("FAIL")
     if not promise.claimed(capabilities):
         return line(*_unclaimed(promise, findings))
-    if why := _unproven(about, findings, counts) or _below(counts):
-        return line("UNKNOWN", why)
+    if why := _doubts(promise, findings, counts):
+        return line("UNKNOWN", "; ".join(dict.fromkeys(why)))
     return line("PASS", "it is declared as a deviation, but kept" if deviation else "")
 
 
@@ -206,26 +224,50 @@ def _unclaimed(promise: Promise, findings: Sequence[Finding]) -> tuple[Status, s
     probes = {one.status for one in findings if UNCLAIMED_IS_REFUSED.id in one.promises}
     if probes == {"kept"}:
         return "N/A", f"{promise.claimed} is not claimed, and refused properly"
-    return "UNKNOWN", f"{promise.claimed} is not claimed; no test showed whether it is refused properly"
+    why = [f"{promise.claimed} is not claimed", "no test showed whether it is refused properly"]
+    return "UNKNOWN", "; ".join([*why, *_unfinished(UNCLAIMED_IS_REFUSED, findings)])
 
 
-def _unproven(about: Sequence[Finding], findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> str:
-    """Return why nothing is proved; empty if something is."""
-    kept = any(one.status == "kept" for one in about)
-    if kept or (not about and any(one.status == "kept" and not one.promises for one in findings)):
-        return ""
+def _doubts(promise: Promise, findings: Sequence[Finding], counts: Mapping[str, tuple[int, int]]) -> Sequence[str]:
+    """Return why *promise*, which no test found broken, is not known to be kept; empty if it is."""
+    about = [one for one in findings if promise.id in one.promises]
     looked = about or [one for one in findings if not one.promises]
-    reasons = dict.fromkeys(one.what.strip() for one in looked if one.status in ("skipped", "error"))
-    curable = [reason for reason in reasons if not reason.endswith(" is not claimed")]
-    return "; ".join(curable or reasons) or _below(counts) or "no test of it finished"
+    kept = any(one.status == "kept" for one in looked)
+    if not kept and (reasons := _reasons(looked)):
+        return reasons
+    missing = _below(counts) or ([] if kept else ["no test of it finished"])
+    return [*missing, *_unfinished(promise, findings)] if missing else []
 
 
-def _below(counts: Mapping[str, tuple[int, int]]) -> str:
-    return "; ".join(
-        f"{situation}: met {times} times, at least {floor} are needed"
-        for situation, (times, floor) in counts.items()
-        if times < floor
-    )
+def _reasons(findings: Iterable[Finding]) -> Sequence[str]:
+    """Return why tests proved nothing: that a capability is not claimed only if there is no other reason."""
+    reasons = dict.fromkeys(one.what.strip() for one in findings if one.status in ("skipped", "error"))
+    return [reason for reason in reasons if not reason.endswith(_UNCLAIMED)] or list(reasons)
+
+
+def _below(counts: Mapping[str, tuple[int, int]]) -> Sequence[str]:
+    """Return which situations were met too seldom."""
+    below = [situation for situation, (times, floor) in counts.items() if times < floor]
+    never_failed = [situation for situation in below if situation in _FAILED]
+    seldom = [
+        f"{situation}: met {counts[situation][0]} times, at least {counts[situation][1]} are needed"
+        for situation in below
+        if situation not in never_failed
+    ]
+    operations = ", ".join(situation.partition(" ")[0] for situation in never_failed)
+    return [*seldom, f"no call failed of {operations}"] if never_failed else seldom
+
+
+def _unfinished(promise: Promise, findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield why less was tested of *promise* than usual: tests that were left out or skipped, or that ended early."""
+    left_out = dict.fromkeys(one.what for one in findings if one.what in LEFT_OUT)
+    if left_out:
+        yield from left_out
+    elif broken := sorted({name for one in findings if one.status == "broken" for name in one.promises}):
+        verb = "is" if len(broken) == 1 else "are"
+        yield f"tests ended early, since {', '.join(broken)} {verb} broken"
+    skipped = [one for one in findings if promise.id in one.promises and one.status == "skipped"]
+    yield from (one for one in _reasons(skipped) if one not in left_out and not one.endswith(_UNCLAIMED))
 
 
 def _failure(finding: Finding, promise: Promise) -> Counterexample:
@@ -238,6 +280,30 @@ def _failure(finding: Finding, promise: Promise) -> Counterexample:
         history=history,
         reproduced=finding.reproduced,
     )
+
+
+# --- a store that fails ----------------------------------------------------------------------------
+
+_OPERATIONS: Mapping[type[Any], Needs] = MappingProxyType(
+    {
+        Send: Needs(),
+        Receive: Needs(),
+        Settle: Needs(),
+        Extend: Needs("extend"),
+        Checkpoint: Needs("checkpoint"),
+        Revive: Needs("dead_letters"),
+        Discard: Needs("dead_letters"),
+        Cancel: Needs("cancel"),
+        Purge: Needs("purge"),
+    }
+)
+"""The operations of which a call must fail before it is known what a failure loses, each with its capability."""
+
+_FAILED = frozenset(map(failed, _OPERATIONS))
+
+
+def _failures_needed(capabilities: Capabilities) -> Mapping[str, int]:
+    return {failed(operation): 1 for operation, needs in _OPERATIONS.items() if needs(capabilities)}
 
 
 # --- errors of the harness -------------------------------------------------------------------------

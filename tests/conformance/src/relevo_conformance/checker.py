@@ -139,32 +139,32 @@ class Judge:
         world = self.world
         call = operation.call
         if record.end == "crashed":
-            what = f"{_verb(call)} raised {record.error}; expected a RelevoError"
+            what = f"{_operation(call)} raised {record.error}; expected a RelevoError"
             world.report(promise.ERRORS_ARE_TRANSLATED, operation.op, what)
             return
         if record.end == "malformed":
             world.report(promise.ANSWERS_ARE_WELL_FORMED, operation.op, record.error)
             return
         if record.end == "hung":
-            world.report(promise.CALLS_COME_BACK, operation.op, f"{_verb(call)} {record.error}")
+            world.report(promise.CALLS_COME_BACK, operation.op, f"{_operation(call)} {record.error}")
             return
         if operation.closed and not isinstance(call, _BY_OTHERS):
             allowed = {"TransportClosedError"}
             if unclaimed(call, world.capabilities):
                 allowed.add("UnsupportedError")
             if record.error not in allowed:
-                what = f"after close, {_verb(call)} ended with {record.error or 'success'}"
+                what = f"after close, {_operation(call)} ended with {record.error or 'success'}"
                 world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
             return
         if record.error == "TransportClosedError" and operation.worker not in world.closed:
-            what = f"{_verb(call)} raised TransportClosedError, but the transport was not closed"
+            what = f"{_operation(call)} raised TransportClosedError, but the transport was not closed"
             world.report(promise.CLOSE_IS_IDEMPOTENT, operation.op, what)
         capability = unclaimed(call, world.capabilities)
         if capability is not None and record.error != "UnsupportedError":
-            what = f"{capability} is not claimed, but {_verb(call)} ended with {record.error or 'success'}"
+            what = f"{capability} is not claimed, but {_operation(call)} ended with {record.error or 'success'}"
             world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
         if capability is None and record.error == "UnsupportedError":
-            what = f"{_verb(call)} raised UnsupportedError, but its capability is claimed"
+            what = f"{_operation(call)} raised UnsupportedError, but its capability is claimed"
             world.report(promise.UNCLAIMED_IS_REFUSED, operation.op, what)
 
 
@@ -257,7 +257,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
 """By call: what is known and checked when it ends."""
 
 
-def _verb(call: Call) -> str:
+def _operation(call: Call) -> str:
     return type(call).__name__.lower()
 
 

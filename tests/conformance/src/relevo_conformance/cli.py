@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import attrs
 import click
+from hypothesis.configuration import set_hypothesis_home_dir
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +27,7 @@ from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
 from relevo_conformance._apart import Log, run_apart
 from relevo_conformance._in_words import in_words
+from relevo_conformance._interruption import EXIT_INTERRUPTED, STOPPED
 from relevo_conformance._jsonline import dump, load
 from relevo_conformance._judge_rest import not_judged
 from relevo_conformance._naming import harness_of, known
@@ -33,19 +36,22 @@ from relevo_conformance.card import Card, Counterexample, Line
 from relevo_conformance.checker import Judge, Unaccounted, Violation
 from relevo_conformance.examination import Finding
 from relevo_conformance.harness import Harness, judge_of
-from relevo_conformance.history import Invoked, Record, Remark, unreached
+from relevo_conformance.history import Break, Drain, Invoked, Kill, Mend, Open, Record, Remark, Returned, unreached
 from relevo_conformance.profile import PROFILES, VARIABLE
 from relevo_conformance.promise import PROMISES
 from relevo_conformance.replay import replay
 from relevo_conformance.trial import Progress, ServerMissingError, Trial, reach
 from relevo_conformance.verdict import HarnessError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 EXIT_CONFORMANT = 0
 EXIT_BROKEN = 1
 EXIT_USAGE = 2
 EXIT_UNKNOWN = 3
 EXIT_UNAVAILABLE = 69
-EXIT_INTERRUPTED = 130
+EXIT_OUTPUT = 74
 EXIT_UNREAD = 141
 
 _CODES = {"conformant": EXIT_CONFORMANT, "not conformant": EXIT_BROKEN, "unknown": EXIT_UNKNOWN}
@@ -62,11 +68,28 @@ _SHORTEN = 20.0
 _LISTED = 100
 """The number of unaccounted events that are listed."""
 
+_CALLS_NOTHING = (Open, Kill, Break, Mend, Drain, Remark)
+"""What a history records besides the calls of transports."""
+
 _PIPED = 120
 """The width if standard output is not a terminal."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """A group that leaves a KeyboardInterrupt as it is; click prints an empty line and raises an Abort instead."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _InterruptedError from None
+
+
+class _InterruptedError(Exception):
+    """Raised instead of a KeyboardInterrupt, which click would convert."""
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="relevo-conformance")
 def group() -> None:
     """Test that a transport keeps the promises of relevo's transport interface."""
@@ -188,7 +211,7 @@ def run(
 
     TYPE is the name of a harness or of a transport, or module:Class of either; `relevo-conformance list` names
     those that are installed. The exit code is 0 for conformant, 1 for a broken promise, 3 if something that is
-    promised was not tested, 69 if the server cannot be reached.
+    promised was not tested, 69 if the server cannot be reached, 74 if standard output cannot be written.
     """
     log = ctx.ensure_object(Log)
     out = _set_aside(log)
@@ -226,15 +249,15 @@ def run(
         problems,
         _Again(trial.harness, card.examination.capabilities, shortens=trial.shrink),
     )
+    for path in reports:  # before standard output, which may be full
+        _write(path, report.WRITERS[path.suffix](card), problems)
+    for problem in problems:
+        _refuse(problem, EXIT_USAGE)
     if as_json:
         out.write(report.to_json(card))
     else:
         report.to_terminal(card, _console(out))
     out.flush()
-    for path in reports:
-        _write(path, report.WRITERS[path.suffix](card), problems)
-    for problem in problems:
-        _refuse(problem, EXIT_USAGE)
     ctx.exit(_CODES[card.verdict] or (EXIT_USAGE if problems else EXIT_CONFORMANT))
 
 
@@ -250,14 +273,16 @@ def judge(ctx: click.Context, recorded: Path, kind: str, options: Mapping[str, s
     TYPE is opened to read its capabilities.
 
     A run writes such files; a file may also be a trace of a program in production. The exit code is 0 if no promise
-    is broken, 1 if one is, and 3 if the end of an event is not in the file.
+    is broken, 1 if one is, and 3 if the end of an event is not in the file, or no call ends in it.
     """
     out = _set_aside(ctx.ensure_object(Log))
     harness = harness_of(kind).with_options(options)
     records, capabilities = _load(recorded), reach(harness)
     judged = judge_of(harness, capabilities, harness.new_clock()).feed_all(records)
     left = list(judged.unaccounted())
-    unknown = f"unknown: of {_number(left, 'event')} the end is not in {recorded.name}" if left else ""
+    unknown = _nothing_called(records, recorded)
+    if left:
+        unknown = f"unknown: of {_number(left, 'event')} the end is not in {recorded.name}"
     code = _report_violations(records, judged.violations, recorded.name, out, left=left, unknown=unknown)
     names = ", ".join(promise.id for promise in not_judged(capabilities))
     _console(out).print(Text(f"not judged, since no history shows them: {names}", style="dim"))
@@ -281,7 +306,10 @@ def list_(ctx: click.Context, kind: str | None, options: Mapping[str, str]) -> N
 def main() -> NoReturn:
     """Run the command line and exit; a transport that ends its process does not end this one."""
     _open_what_was_closed()
-    end = run_apart(_do)
+    # Hypothesis keeps notes in a folder, by default in the working directory. Each run has a seed, so it needs none.
+    with tempfile.TemporaryDirectory(prefix="relevo-conformance-", ignore_cleanup_errors=True) as notes:
+        set_hypothesis_home_dir(notes)
+        end = run_apart(_do, _interrupted)
     code = end.code
     if code is None:
         at = "while it was opened" if end.stage == _OPENING else f"in {end.stage}"
@@ -291,24 +319,30 @@ def main() -> NoReturn:
             code = _refuse(f"the process ended {end.how}, {at}; the transport was not tested", EXIT_UNKNOWN)
         else:
             code = _refuse(f"the process ended {end.how}, {at}; a transport must not end its process", EXIT_BROKEN)
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)
 
 
 def _open_what_was_closed() -> None:
-    """Open closed standard streams on the null device, so that no other file gets their numbers."""
-    for name, number in (("stdout", 1), ("stderr", 2)):
+    """
+    Open closed standard streams on the null device, so that no other file gets their numbers.
+
+    Standard output stays one that cannot be written, and is reported as such.
+    """
+    for name, number, mode in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
+            nowhere = os.open(os.devnull, mode)
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _do(log: Log) -> int:
     """Run the command line, and return the exit code."""
     log.at(_LOADING)
+    sys.stdout = _output(1)
     threading.excepthook = _Tracebacks()
     # As with `python -m`: a script finds only installed modules.
     sys.path.insert(0, str(Path.cwd()))
@@ -325,14 +359,41 @@ def _do(log: Log) -> int:
         code = _refuse(str(error), EXIT_UNKNOWN)
     except ServerMissingError as error:
         code = _refuse(str(error), EXIT_UNAVAILABLE)
-    except (KeyboardInterrupt, click.Abort):
-        code = EXIT_INTERRUPTED
+    except (_InterruptedError, click.Abort):
+        code = _interrupted()
+    except _OutputError as error:
+        code = _refuse(f"standard output cannot be written: {error}; what the command did is done", EXIT_OUTPUT)
     except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich convert the first to the second
         code = EXIT_UNREAD
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(ValueError):  # a transport closed it
-            stream.flush()
+    with suppress(OSError, ValueError):  # a transport closed it
+        sys.stderr.flush()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    return _refuse(STOPPED, EXIT_INTERRUPTED)
+
+
+class _OutputError(Exception):
+    """Raised when standard output cannot be written, although its reader has not gone."""
+
+
+class _Output(io.FileIO):
+    """A file whose errors are distinguished from those of other files."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(error.strerror or str(error)) from error
+
+
+def _output(number: int) -> TextIO:
+    """Return a stream to the file with *number*, which stays open."""
+    output = _Output(number, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(output), encoding="utf-8", errors="backslashreplace")
 
 
 class _Tracebacks:
@@ -358,8 +419,7 @@ def _set_aside(log: Log) -> TextIO:
     Other output of the transport and of its child processes to standard output is discarded while this process
     lives: a thread that was left behind may print at any time.
     """
-    sys.stdout.flush()
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    out = _output(os.dup(1))
     log.holds(out)  # it would warn if it were garbage-collected after its reader has gone
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -369,7 +429,8 @@ def _set_aside(log: Log) -> TextIO:
 
 
 def _refuse(text: str, code: int) -> int:
-    click.echo(f"relevo-conformance: {text}", err=True)
+    with suppress(OSError):
+        click.echo(f"relevo-conformance: {text}", err=True)
     return code
 
 
@@ -386,7 +447,7 @@ def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> i
     elif (more := len(left) - len(list(then.unaccounted()))) > 0:
         unknown = f"unknown: on {kind}, the end of {_number(more, 'more event')} is not known than in the recording"
     else:
-        unknown = ""
+        unknown = _nothing_called(before, recorded)
     return _report_violations(records, now.violations, kind, out, left=left if more > 0 else (), unknown=unknown)
 
 
@@ -396,6 +457,13 @@ def _load(recorded: Path) -> Sequence[Record]:
             return load(lines)
     except ValueError as error:
         raise click.UsageError(f"{recorded} is not a recorded history: {error}") from None
+
+
+def _nothing_called(records: Sequence[Record], recorded: Path) -> str:
+    """Return why nothing is judged if no call of a transport ends in *records*; else nothing."""
+    begun = {one.op for one in records if isinstance(one, Invoked) and not isinstance(one.call, _CALLS_NOTHING)}
+    is_called = any(isinstance(one, Returned) and one.op in begun for one in records)
+    return "" if is_called else f"unknown: nothing is judged, since no call ends in {recorded.name}"
 
 
 def _report_violations(

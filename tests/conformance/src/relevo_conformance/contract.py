@@ -14,8 +14,9 @@ from hypothesis import Phase
 
 from relevo import SystemClock
 from relevo.errors import RelevoError
+from relevo_conformance._flavour import PLAIN, Flavour, flavours
 from relevo_conformance.bench import Bench, Thread, finish_all, tolerated
-from relevo_conformance.harness import Harness, HookMissing
+from relevo_conformance.harness import Harness, HookMissing, allowance_problems
 from relevo_conformance.profile import Profile, chosen
 from relevo_conformance.promise import Promise
 from relevo_conformance.verdict import (
@@ -68,6 +69,9 @@ class Contract:
     harness: ClassVar[Harness]
     proven: frozenset[str] = frozenset()
     """The ids of the promises that the running test proves."""
+
+    flavour: Flavour = PLAIN
+    """What the events of the running test have in common."""
 
     stage: ClassVar[Stage]
     hung: ClassVar[int] = 0
@@ -142,6 +146,8 @@ class Contract:
 
     @classmethod
     def _open_harness(cls) -> None:
+        for attribute, problem in allowance_problems(cls.harness_type):
+            raise HarnessError(cls.harness_type.__name__, attribute, problem)
         cls.stage = Stage()
         watch = Watchdog(cls.harness_type.call_timeout)
         cls.harness = cls._play("__init__", watch, cls.harness_type)
@@ -246,7 +252,13 @@ class Contract:
 
     def bench(self, *, queues: int = 1) -> Bench:
         """Return the bench of one scenario."""
-        return Bench(self.harness, queues=queues, tolerated=tolerated(self.harness) - self.proven)
+        return Bench(self.harness, queues=queues, flavour=self.flavour, tolerated=tolerated(self.harness) - self.proven)
+
+    def _flavours(self) -> Iterable[Flavour]:
+        """Return what the events of a test have, one flavour after the other."""
+        yield PLAIN
+        if self.profile.flavours:
+            yield from flavours(self.harness.capabilities)
 
     def require_timed_leases(self) -> None:
         """Skip the test where a lease lasts as long as its holder."""
@@ -264,7 +276,8 @@ class Contract:
         harness.clock = SystemClock()
         harness.watch = self.harness.watch
         try:
-            with Bench(harness, queues=queues, tolerated=tolerated(harness) - self.proven) as bench:
+            kept = tolerated(harness) - self.proven
+            with Bench(harness, queues=queues, flavour=self.flavour, tolerated=kept) as bench:
                 yield bench
         finally:
             harness.close()
@@ -292,14 +305,20 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
                     pytest.skip(f"{promise} is not claimed")
             self.proven = frozenset(promise.id for promise in promises)
             try:
-                test(self)
+                for flavour in self._flavours():
+                    self.flavour = flavour
+                    test(self)
             except HookMissing as missing:
                 name = "broken, or at least broken_send" if str(missing) == "broken_send" else str(missing)
                 pytest.skip(f"{type(self.harness).__name__} has no hook {name}")
             except AssertionError as error:
                 _tolerate(self.harness, error, self.proven)
-                if not isinstance(error, BrokenPromiseError):  # which names the promise that its history breaks
-                    error.args = (f"{', '.join(promise.id for promise in promises)}: {error}",)
+                if isinstance(error, BrokenPromiseError):  # which names the promise that its history breaks
+                    if self.flavour is not PLAIN and not error.case:
+                        raise error.of(self.flavour.words) from error
+                else:
+                    with_flavour = f" ({self.flavour.words})" if self.flavour is not PLAIN else ""
+                    error.args = (f"{', '.join(promise.id for promise in promises)}{with_flavour}: {error}",)
                 raise
 
         run.promises = promises  # type: ignore[attr-defined]

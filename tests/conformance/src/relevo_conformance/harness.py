@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self
 import attrs
 
 from relevo import Capabilities, Clock, Transport
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo.testing import FakeClock
 from relevo_conformance._world import OVERTIME, PATIENCE, Violation
 from relevo_conformance.checker import Judge
@@ -27,6 +27,9 @@ LONGEST_SLEEP = 30.0
 """The longest time in seconds that the suite lets pass on a real clock."""
 
 BREAKAGES: tuple[Breakage, ...] = ("before", "after")
+
+ALLOWANCES: Mapping[str, float] = MappingProxyType({"slack": 60.0, "patience": 600.0, "call_timeout": 3600.0})
+"""The attributes of a harness that make the suite less strict, with the largest value of each in seconds."""
 
 
 class MovableClock(FakeClock):
@@ -80,7 +83,7 @@ class Observed:
     """The last history of a scenario that failed."""
 
     pairs: dict[tuple[str, str], bool] = attrs.field(factory=dict)
-    """For each pair of a feature and a verb that can exist, whether it was met."""
+    """For each pair of a feature and an operation that can exist, whether it was met."""
 
     _writing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
@@ -114,6 +117,26 @@ class Observed:
         """Drop the histories that broke a promise, or did not prove that it is kept."""
         self.broken, self.failed = None, ()
         self.breaking.clear()
+
+
+def allowance_problems(harness: type[Harness]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each invalid attribute of :data:`ALLOWANCES`, and its problem."""
+    for name, largest in ALLOWANCES.items():
+        value: object = getattr(harness, name)
+        if name == "patience" and value is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        least_excluded = name == "call_timeout"
+        if not is_number or not 0 <= value <= largest or (least_excluded and value == 0):  # type: ignore[operator]
+            none = "None or " if name == "patience" else ""
+            bounds = f"above 0 and up to {largest:g}" if least_excluded else f"from 0 to {largest:g}"
+            yield name, f"is {shown(value)}; expected {none}a number of seconds {bounds}"
+
+
+def allowances_of(harness: type[Harness]) -> Mapping[str, tuple[float, float | None]]:
+    """Return the values of :data:`ALLOWANCES` that *harness* sets, each with its default in seconds."""
+    values = {name: (getattr(harness, name), getattr(Harness, name)) for name in ALLOWANCES}
+    return {name: (value, default) for name, (value, default) in values.items() if value != default}
 
 
 def patience_of(harness: type[Harness], clock: Clock) -> float:
@@ -195,12 +218,18 @@ class Harness(ABC):
     """Makes the clock; use ``SystemClock`` if the store's clock cannot be moved."""
 
     slack: ClassVar[float] = 0.002
-    """Seconds by which the store's clock may differ from :attr:`clock`, rounding included."""
+    """
+    Seconds by which the store's clock may differ from :attr:`clock`, rounding included; 60 at most.
+
+    The card shows it, :attr:`patience` and :attr:`call_timeout` where a harness sets them: they make the suite less
+    strict.
+    """
 
     patience: ClassVar[float | None] = None
     """
     Seconds of real time within which a ready event must be handed out, and within which the store must
-    notice that a holder has vanished. By default 0 on a clock moved by hand (one receive must be enough), else 10.
+    notice that a holder has vanished. By default 0 on a clock moved by hand (one receive must be enough), else 10;
+    600 at most.
     """
 
     glance: ClassVar[float] = 0.3
@@ -215,7 +244,7 @@ class Harness(ABC):
     call_timeout: ClassVar[float] = OVERTIME
     """
     Seconds of real time that a call of the transport, or of a hook, may take beyond what it is asked to
-    wait; a longer call counts as hung.
+    wait; a longer call counts as hung. 3600 at most.
     """
 
     observed: ClassVar[Observed | None] = None

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
-from relevo import DeadLetterEntry, Envelope, Found, Note, Outcome, Stats, Unreadable
-from relevo.errors import TransportUnavailableError
+from relevo import DeadLetterEntry, Envelope, Found, Note, Outcome, Stats, Unreadable, errors
+from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportUnavailableError
 
 End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
 """
@@ -435,8 +435,8 @@ def tally(history: Iterable[Record]) -> dict[str, int]:
             _expose(record, broken, exposed)
         else:
             names = _situations(record, calls)
-            if record.op in exposed and record.end in ("unknown", "refused"):
-                names = (*names, "fault met")
+            if record.op in exposed and _is_failure(record):
+                names = (*names, "fault met", failed(type(calls[record.op])))
         for name in names:
             counts[name] = counts.get(name, 0) + 1
     return counts
@@ -466,6 +466,18 @@ def _expose(record: Invoked, broken: set[str], exposed: set[int]) -> None:
             exposed.add(record.op)
         case _:
             pass
+
+
+def failed(call: type[Any]) -> str:
+    """Return the name of the situation that a call of the class *call* failed while its store was broken."""
+    return f"{call.__name__.lower()} failed"
+
+
+def _is_failure(record: Returned) -> bool:
+    """Return whether a call ended with an error of its store, which refuses nothing by the rules of the interface."""
+    raised = getattr(errors, record.error, Exception)
+    by_rule = (ConfigurationError, LeaseLostError, TransportClosedError)
+    return record.end in ("unknown", "refused") and not issubclass(raised, by_rule)
 
 
 def _asked(call: Call, sent: set[tuple[str, str, str]]) -> Iterable[str]:
@@ -533,15 +545,15 @@ _Thing = tuple[str, object]
 class _Flight:
     """A call, and what it raced with."""
 
-    def __init__(self, verb: str, worker: str, things: frozenset[_Thing], flying: Iterable[_Flight]) -> None:
-        self.verb, self.worker, self.things = verb, worker, things
+    def __init__(self, operation: str, worker: str, things: frozenset[_Thing], flying: Iterable[_Flight]) -> None:
+        self.operation, self.worker, self.things = operation, worker, things
         self.rivals = [one for one in flying if one.worker != worker and self._meets(one)]
         self.had_effect = False
         """Whether it succeeded; a receive also has to hand something out."""
 
     def _meets(self, other: _Flight) -> bool:
         shared = self.things & other.things
-        if self.verb == other.verb == "send":  # a queue is large enough for both
+        if self.operation == other.operation == "send":  # a queue is large enough for both
             return any(kind == "event" for kind, _ in shared)
         return bool(shared)
 
@@ -567,7 +579,7 @@ def _races(records: Iterable[Record]) -> Mapping[str, int]:
             flying[record.op] = flight
             flights.append(flight)
     return Counter(
-        " raced ".join(sorted((flight.verb, rival.verb)))
+        " raced ".join(sorted((flight.operation, rival.operation)))
         for flight in flights
         for rival in flight.rivals
         if flight.had_effect or rival.had_effect

@@ -12,7 +12,7 @@ import sys
 import unittest
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial, wraps
 from random import Random
 from typing import Any, ClassVar, Literal, TypeVar
@@ -30,7 +30,7 @@ from relevo_conformance._world import Violation
 from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract
 from relevo_conformance.fault import Breakage, Fault
-from relevo_conformance.harness import Harness
+from relevo_conformance.harness import Harness, HookMissing
 from relevo_conformance.history import Record, Way, tally
 from relevo_conformance.profile import PROFILES
 from relevo_conformance.strategy import Recipe
@@ -239,7 +239,8 @@ class TransportMachine(RuleBasedStateMachine):
     @precondition(lambda machine: machine.can("put_raw"))
     @rule(place=st.integers(0, QUEUES - 1), raw=strategy.bodies())
     def a_stranger_sends_bytes(self, place: int, raw: bytes) -> None:
-        self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
+        with suppress(HookMissing):
+            self.bench.raw(b"\x80" + raw, queue=self.bench.queues[place])
 
     @precondition(lambda machine: machine.can("broken_send") and not machine.can("broken"))
     @rule(target=sent, recipes=several(3), breakage=st.sampled_from(("before", "after")), who=_WORKER)
@@ -247,8 +248,11 @@ class TransportMachine(RuleBasedStateMachine):
         self, recipes: list[Recipe], breakage: Breakage, who: int
     ) -> MultipleResults[Envelope]:
         envelopes = [self.bench.cook(recipe) for recipe in recipes]
-        with self.bench.recorder.broken(self.workers[who], breakage), suppress(TransportError, ConfigurationError):
-            self.workers[who].send(envelopes)
+        with ExitStack() as stack:
+            with suppress(HookMissing):
+                stack.enter_context(self.bench.recorder.broken(self.workers[who], breakage))
+            with suppress(TransportError, ConfigurationError):
+                self.workers[who].send(envelopes)
         return multiple(*envelopes)
 
     @precondition(lambda machine: machine.can("session"))
@@ -261,7 +265,7 @@ class TransportMachine(RuleBasedStateMachine):
         who=_WORKER,
     )
     def a_transaction(self, before: list[Recipe], inside: list[Recipe], savepoint: Way, end: Way, who: int) -> None:
-        with self.workers[who].transaction() as transaction:
+        with suppress(HookMissing), self.workers[who].transaction() as transaction:
             transaction.send([self.bench.cook(recipe) for recipe in before])
             self.bench.glimpse(self.workers[1 - who])
             with transaction.savepoint(savepoint):
@@ -499,7 +503,8 @@ class TransportMachine(RuleBasedStateMachine):
         if not cls.rows:
             try_foreign_headers(self.bench.harness)
             cls.rows = tuple(rows(self.bench.harness, PROFILES["quick"], Random(PAIRS)))  # noqa: S311 - no secret
-        Play(self.bench, cls.rows[number % len(cls.rows)]).run()
+        with suppress(HookMissing):
+            Play(self.bench, cls.rows[number % len(cls.rows)]).run()
 
     # --- a write fails ----------------------------------------------------------------------------------
 
@@ -609,9 +614,12 @@ class TransportMachine(RuleBasedStateMachine):
 
     @contextmanager
     def _faulty(self, worker: RecordedWorker, fault: Fault) -> Iterator[None]:
-        """Let a write of *worker* fail, and ignore the error of its call."""
-        with self.bench.recorder.faulty(worker, fault), suppress(TransportError, ConfigurationError):
-            yield
+        """Let a write of *worker* fail, where the harness can, and ignore the error of its call."""
+        with ExitStack() as stack:
+            with suppress(HookMissing):
+                stack.enter_context(self.bench.recorder.faulty(worker, fault))
+            with suppress(TransportError, ConfigurationError):
+                yield
 
     def _bury(self, worker: RecordedWorker, held: Held, died: DeadLetter) -> list[str]:
         """Dead-letter *held*; return the refs of all dead letters."""

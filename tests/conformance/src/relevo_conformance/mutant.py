@@ -21,7 +21,7 @@ from relevo_conformance.promise import Promise
 from relevo_conformance.trial import RANDOM
 
 _OF_PAIRS = (
-    "test_each_verb_after_each_other_keeps_every_promise",
+    "test_each_operation_after_each_other_keeps_every_promise",
     "test_each_pair_of_features_keeps_every_promise",
 )
 """The tests that find most bugs of pairs."""

@@ -46,11 +46,14 @@ class Profile:
     triples: int = 0
     """The largest number of rows for each combination of three dangerous features."""
 
+    flavours: bool = False
+    """Whether each scenario is also played with odd texts, with a key for each event, and with urgent events."""
+
     slow_rows: int = 0
     """The largest number of rows of each cover on a real clock."""
 
-    verbs: int = 2
-    """How many verbs follow one another in each order in the lives of events."""
+    operations: int = 2
+    """How many operations follow one another in each order in the lives of events."""
 
     slow_lives: int = 0
     """The largest number of these lives on a real clock."""
@@ -140,8 +143,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_payloads=25,
                 covers=3,
                 triples=2000,
+                flavours=True,
                 slow_rows=192,
-                verbs=3,
+                operations=3,
                 slow_lives=48,
                 shrinking=60.0,
                 seed=None,
@@ -159,8 +163,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 slow_payloads=100,
                 covers=10,
                 triples=20_000,
+                flavours=True,
                 slow_rows=384,
-                verbs=3,
+                operations=3,
                 slow_lives=384,
                 seed=None,
             ),

@@ -97,7 +97,7 @@ QUEUES_ARE_ISOLATED = Promise(
 )
 SEND_TELLS_APART = Promise(
     "send-tells-apart",
-    "A send that fails reports of each event whether it was sent, was refused, or is unknown.",
+    "A send that fails reports for each event whether it was sent, refused or is unknown.",
     floors={"event refused": 3, "event unknown": 3},
 )
 BATCH_IS_ATOMIC = _optional(
@@ -111,7 +111,7 @@ DELAY_IS_RESPECTED = _optional(
 )
 RESENT_IS_ONE = _optional(
     "resent-is-one",
-    "Sending an unfinished event again makes no second one; if only its dead letter is left, it makes a new one.",
+    "Sending an unfinished event again creates no duplicate; if only its dead letter is left, it creates a new event.",
     Needs("dedupe", asked_for=False),
     floors={"event again": 5, "send raced send": RACED},
 )
@@ -168,14 +168,14 @@ NOBODY_STARVES = Promise(
 )
 WAIT_IS_KEPT = Promise(
     "wait-is-kept",
-    "A receive returns within its wait, at once if the wait is 0, and finds also what did not wake it.",
+    "A receive returns within its wait, at once if the wait is 0, and also returns events that did not wake it.",
     "must",
 )
 
 WOKEN_BY_A_SEND = _optional(
     "woken-by-a-send",
-    "A receive that waits returns long before its wait is over when another instance sends; whether it slept until "
-    "then, or polled, is not tested.",
+    "A waiting receive returns long before its wait is over when another instance sends; whether it slept or polled "
+    "until then is not tested.",
     Needs("wakeup", asked_for=False),
 )
 
@@ -232,14 +232,14 @@ CHECKPOINT_SURVIVES_A_LOST_LEASE = _optional(
 )
 BEGUN_IS_KEPT = _optional(
     "begun-is-kept",
-    "The note and the deaths of an event are delivered again after a lost lease and a release; a retry and a death "
-    "that was seen remove the note and keep the deaths.",
+    "The note and the deaths of an event are delivered again after a lost lease and a release; a nack and a reported "
+    "death remove the note and keep the deaths.",
     Needs("presence"),
     floors={"begin done": 3, "begin raced settle": RACED},
 )
 PRESENCE_IS_SEEN = _optional(
     "presence-is-seen",
-    "Other instances see each sign of life of a worker, and none after the worker has vanished.",
+    "Other instances see each heartbeat of a worker, and none after the worker has vanished.",
     Needs("presence"),
 )
 
@@ -271,20 +271,20 @@ STATS_ARE_TRUE_AT_REST = _optional(
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",
-    "A second setup, or a dry run, changes nothing; without setup an error names the command that does it.",
+    "A second setup, or a dry run, changes nothing; if the setup is missing, the error names the command that runs it.",
     floors={"setup done": 10},
 )
 FAILURE_LOSES_NOTHING = Promise(
     "failure-loses-nothing",
-    "A store that fails in the middle of any call loses nothing and does nothing twice; when it is back, the same "
-    "transport continues.",
+    "If the store fails in the middle of a call, nothing is lost or done twice; when it is back, the same transport "
+    "continues.",
     "must",
     floors={"fault met": 3},
 )
 CLOSE_IS_IDEMPOTENT = Promise(
     "close-is-idempotent",
-    "Closing settles nothing: what is held counts as a lost lease, what was only fetched ahead does not. It wakes a "
-    "blocked receive; afterwards only close succeeds.",
+    "Closing settles nothing: a held delivery counts as a lost lease, an event that was only fetched ahead does not. "
+    "It wakes a blocked receive; afterwards only close succeeds.",
     floors={"close done": 10},
 )
 SURVIVES_REOPENING = Promise(

@@ -267,6 +267,10 @@ class Recorder:
                 self._deliveries.append(delivery)  # kept alive, so that its id() stays unique
             return known
 
+    def share_numbers_of(self, other: Recorder) -> None:
+        """Take over the numbers of the deliveries that *other* knows; call it before there are others."""
+        self._numbers.update(other._numbers)
+
     def until(self, seconds: float) -> None:
         """Record a delay or a lease that ends *seconds* from now."""
         self.horizon = max(self.horizon, self.harness.clock.now() + seconds)

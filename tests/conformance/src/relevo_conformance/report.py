@@ -43,12 +43,22 @@ def _circumstances(card: Card) -> str:
     examination = card.examination
     seed = "" if examination.seed is None else f", seed {examination.seed}"
     versions = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
-    return f"profile {examination.profile}{seed}, {examination.duration:.0f} s{_pairs(card)}; {versions}"
+    profile = f"profile {examination.profile}{seed}, {examination.duration:.0f} s"
+    return f"{profile}{_pairs(card)}{_allowances(card)}; {versions}"
 
 
 def _pairs(card: Card) -> str:
-    """Return how many pairs of a feature and a verb were met."""
+    """Return how many pairs of a feature and an operation were met."""
     return f"; pairs: {card.pairs - len(card.unmet_pairs)} of {card.pairs} that can exist" if card.pairs else ""
+
+
+def _allowances(card: Card) -> str:
+    """Return what the harness allows that it does not by default, as it makes the suite less strict."""
+    values = ", ".join(
+        f"{name} to {value:g} s" + ("" if default is None else f" ({default:g} s by default)")
+        for name, (value, default) in card.examination.allows.items()
+    )
+    return f"; {card.examination.harness} sets {values}" if values else ""
 
 
 def _exercised(line: Line) -> str:
@@ -146,6 +156,9 @@ def to_dict(card: Card) -> dict[str, object]:
         "seed": examination.seed,
         "duration": round(examination.duration, 3),
         "versions": dict(examination.versions),
+        "allows": {
+            name: {"seconds": value, "default": default} for name, (value, default) in examination.allows.items()
+        },
         "command": examination.command,
         "capabilities": attrs.asdict(examination.capabilities),
         "summary": status_counts(card),
@@ -186,7 +199,8 @@ def properties(card: Card) -> Mapping[str, str]:
     about = {"verdict": card.verdict, "profile": card.examination.profile, "seed": str(card.examination.seed)}
     met = {f"met: {situation}": str(times) for situation, times in card.met.items()}
     hooks = {f"hook: {name}": str(calls) for name, calls in card.hooks.items()}
-    return {**about, **card.examination.versions, **met, **hooks}
+    allows = {name: str(value) for name, (value, _) in card.examination.allows.items()}
+    return {**about, **allows, **card.examination.versions, **met, **hooks}
 
 
 def to_junit(card: Card) -> str:

@@ -40,7 +40,7 @@ HEADERS: tuple[Mapping[str, str], ...] = (
     {},
     {"signature": "v1=abc"},
     {"Case": "upper", "case": "lower"},
-    {"empty": ""},
+    {"empty": "", "number": "007", "exponent": "1e3", "truth": "True", "nothing": "null", "spaces": " a\t"},
     {"text": "\u00e9 \u2603 \U0001f40d"},
     {"line": "one\r\ntwo: not a header"},
     {"quotes": "'\"\\`;--%_{}"},
@@ -53,7 +53,7 @@ HEADERS: tuple[Mapping[str, str], ...] = (
 IDS: tuple[str, ...] = ("", "'", "%", "\u00e9\u2603", "/?#&=+ ", "A", "a", "\U0001f40d", "x" * 200)
 """Endings of ids, which differ in case and length."""
 
-STATES: tuple[bytes, ...] = (b"", b"{}", b"\x00", bytes(range(256)), b"\xff" * MAX_STATE)
+STATES: tuple[bytes, ...] = (b"", b" \t007 \r\n", b"\x00", bytes(range(256)), b"\xff" * MAX_STATE)
 
 ERRORS: tuple[str, ...] = (
     "",

@@ -21,7 +21,7 @@ from relevo_conformance._naming import HARNESSES, TRANSPORTS
 from relevo_conformance.card import Card, Examination, card
 from relevo_conformance.contract import LEFT_OUT
 from relevo_conformance.examination import Finding, Matching, examine, tests_of
-from relevo_conformance.harness import Harness, Observed
+from relevo_conformance.harness import Harness, Observed, allowances_of
 from relevo_conformance.profile import Profile, chosen
 from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
 
@@ -158,6 +158,7 @@ class Trial:
                 seed=profile.seed,
                 duration=duration,
                 versions=versions(self.harness),
+                allows=allowances_of(self.harness),
                 command=self.command,
             ),
             met=observed.met,

@@ -41,6 +41,7 @@ class BrokenPromiseError(AssertionError):
 
     def __init__(self, violations: Sequence[Violation], *, case: str = "") -> None:
         self.violations = tuple(violations)
+        self.case = case
         lines = [f"in the case {case}:"] if case else []
         lines += [str(violation) for violation in violations[:_MOST]]
         if len(violations) > _MOST:
@@ -80,7 +81,7 @@ class HarnessError(Exception):
     Args:
         harness: The name of its class.
 
-        hook: The hook that failed.
+        hook: The hook that failed, or the attribute that is invalid.
 
         why: What happened.
     """
