@@ -55,8 +55,8 @@ RARE = (
     "close done",
 )
 
-FLOOR = 10
-"""So often at least in a quick run: what is met once may be met by chance."""
+FLOOR = 5
+"""The least number of times in a quick run: what is met once may be met by chance."""
 
 
 @pytest.fixture(name="met", scope="module")
