@@ -98,7 +98,7 @@ def test_a_part_of_the_suite_passes_if_its_tests_do_and_its_card_says_what_is_no
     assert "unknown: " in ran.stdout
 
 
-@pytest.mark.slow("runs the whole suite in a process of its own")
+@pytest.mark.soak
 def test_the_whole_suite_fails_where_its_verdict_is_unknown_though_all_its_tests_pass(run: Run) -> None:
     ran = run("--harness", "strangers:BareHarness")
 

@@ -16,6 +16,7 @@ from relevo_conformance import PROMISES, Finding, Harness, Violation, contract, 
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import FRUITLESS, HANGS, NOT_RUN, NOTHING_CAME
 from relevo_conformance.harness import Observed
+from relevo_conformance.profile import PROFILES
 from relevo_conformance.trial import Trial
 from relevo_conformance.verdict import BrokenPromiseError
 from relevo_memory import MemoryTransport
@@ -70,7 +71,7 @@ def found(harness: type[Harness], *tests: str) -> list[Finding]:
     return list(
         examine(
             harness,
-            profile="quick",
+            profile=PROFILES["quick"].part(),
             phases=(Phase.generate,),
             matching=lambda name, _: name in tests if tests else name != RANDOM,
         )

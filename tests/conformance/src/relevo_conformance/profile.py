@@ -14,6 +14,9 @@ from hypothesis.internal.conjecture import engine
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
+_PART = 150
+"""A quarter of the rows of a cover; the first ones hold the most pairs."""
+
 VARIABLE = "RELEVO_CONFORMANCE_PROFILE"
 """The environment variable that names the profile."""
 
@@ -49,6 +52,9 @@ class Profile:
     flavours: bool = False
     """Whether each scenario is also played with odd texts, with a key for each event, and with urgent events."""
 
+    rows: int | None = None
+    """The largest number of rows of each cover; ``None`` for all."""
+
     slow_rows: int = 0
     """The largest number of rows of each cover on a real clock."""
 
@@ -79,9 +85,9 @@ class Profile:
         return self._settings(examples, phases)
 
     def part(self) -> Profile:
-        """Return a profile with a quarter of the histories, for a run that tests only a few promises."""
+        """Return a profile with a quarter of the histories and pairs, for a run that tests only a few promises."""
         kinds = ("histories", "durable_histories", "slow_histories")
-        return attrs.evolve(self, **{kind: -(-getattr(self, kind) // 4) for kind in kinds})
+        return attrs.evolve(self, rows=_PART, **{kind: -(-getattr(self, kind) // 4) for kind in kinds})
 
     @contextmanager
     def limit_shrinking(self) -> Iterator[None]:
