@@ -93,12 +93,16 @@ def with_relevo(
     return made
 
 
+def handle(**fields: object) -> None:
+    """Do nothing: nothing that is sent here is received."""
+
+
 def with_celery() -> Contestant:
     """Send a task to Celery's broker in memory."""
     import celery  # noqa: PLC0415 - it may be missing
 
     app = celery.Celery("benchmark", broker="memory://", set_as_current=False)
-    task = app.task(name=NAME)(print)
+    task = app.task(name=NAME)(handle)
     return Contestant(lambda: [task.apply_async(kwargs=FIELDS) for _ in range(NUMBER)])
 
 
@@ -107,7 +111,7 @@ def with_dramatiq() -> Contestant:
     import dramatiq  # noqa: PLC0415 - it may be missing
     from dramatiq.brokers.stub import StubBroker  # noqa: PLC0415 - it may be missing
 
-    actor = dramatiq.actor(actor_name=NAME, broker=StubBroker())(print)
+    actor = dramatiq.actor(actor_name=NAME, broker=StubBroker())(handle)
     return Contestant(lambda: [actor.send(**FIELDS) for _ in range(NUMBER)])
 
 
@@ -115,7 +119,7 @@ def with_huey() -> Contestant:
     """Enqueue a task in Huey's memory."""
     from huey import MemoryHuey  # noqa: PLC0415 - it may be missing
 
-    task = MemoryHuey("benchmark").task(name=NAME)(print)
+    task = MemoryHuey("benchmark").task(name=NAME)(handle)
     return Contestant(lambda: [task(**FIELDS) for _ in range(NUMBER)])
 
 
