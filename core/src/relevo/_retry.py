@@ -117,13 +117,17 @@ class Retry:
             grown = self.cap if self.first else 0.0
         return min(self.cap, grown) * (1.0 + self.jitter * chance)
 
+    def is_final(self, error: BaseException) -> bool:
+        """Return whether a listener that raised *error* is not run again, however many runs are left."""
+        return isinstance(error, (GiveUp, *self.give_up_on))
+
     def decide(self, run: int, error: BaseException, chance: float) -> float | None:
         """
         Return the seconds to wait after run number *run* ended with *error*; ``None`` to give up.
 
         The delay of a :class:`RetryLater` is used as long as runs are left; an invalid delay is ignored.
         """
-        if isinstance(error, (GiveUp, *self.give_up_on)) or run >= self.runs:
+        if run >= self.runs or self.is_final(error):
             return None
         if isinstance(error, RetryLater) and error.delay is not None:
             with suppress(Exception):  # a listener may pass anything, even an object whose repr fails

@@ -72,7 +72,7 @@ class LoopRunner(Runner):
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
 
         name = app.transport(options.transport).name
-        limits = Limits(memory=options.max_memory, failures=options.max_failures)
+        limits = Limits.of(options)
         guard = deploy_guard(app)
         with _plug_in(app, *([limits] if limits.is_set else []), guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 from relevo._hook import hookimpl
 from relevo._transport.delivery import DeadLetter, Nack, Settlement
+
+if TYPE_CHECKING:
+    from relevo._worker.run import RunOptions
 
 _SIZES = "/proc/self/statm"
 
@@ -26,6 +30,11 @@ class Limits:
         self._memory = memory
         self._failures = failures
         self._failed = 0
+
+    @classmethod
+    def of(cls, options: RunOptions) -> Self:
+        """Return the limits that *options* set."""
+        return cls(memory=options.max_memory, failures=options.max_failures)
 
     @property
     def is_set(self) -> bool:

@@ -150,11 +150,10 @@ class Caller:
     def _outcome(self, delivery: Delivery) -> Outcome:
         now = self._clock.now()
         envelope = delivery.envelope
-        if not isinstance(envelope, Envelope) or envelope.expires is not None:
-            refused = decision.refusal(delivery, now)
-            if refused is not None:
-                return refused
-            assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
+        refused = decision.refusal(delivery, now)
+        if refused is not None:
+            return refused
+        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
         try:
             progress = loaded(delivery.state)
             document = decoded(envelope.body)

@@ -17,7 +17,7 @@ from relevo._retry import Retry
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Failure, Nack, Outcome
 from relevo._transport.transport import DeadLetterEntry
 from relevo._worker.decision import PATIENCE, Reason, kind_of, sanitised, since, traced, wait_left, waited
-from relevo.errors import CodecError, DecodeError, GiveUp, described
+from relevo.errors import CodecError, DecodeError, described
 
 STATE_VERSION = 1
 
@@ -201,8 +201,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
             mine.due = now + wait
         else:
             mine.status = "dead"
-            final = isinstance(error, (GiveUp, *policy.give_up_on))
-            mine.why = Reason.GAVE_UP if final else Reason.RETRIES_EXHAUSTED
+            mine.why = Reason.GAVE_UP if policy.is_final(error) else Reason.RETRIES_EXHAUSTED
             self.raised[listener.id] = raised
         return _failure(listener.id, mine, raised)
 
