@@ -97,7 +97,7 @@ def test_a_worker_says_that_it_is_ready_lives_and_stops(listener: Listener, tmp_
     ]
 
 
-@pytest.mark.slow("waits for five signs of life of a worker")
+@pytest.mark.slow("waits for five heartbeats of a worker")
 def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_lives_on(listener: Listener, tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.run("deploy begin")

@@ -1,4 +1,4 @@
-"""Law 3: a verdict needs evidence. Notes of begun events, signs of life, and how long both last."""
+"""Law 3: a verdict needs evidence. Notes of begun events, heartbeats, and how long both last."""
 
 from __future__ import annotations
 

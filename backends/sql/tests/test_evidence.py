@@ -1,4 +1,4 @@
-"""The evidence for a crash loop in the rows of a real file: notes, deaths, signs of life."""
+"""The evidence for a crash loop in the rows of a real file: notes, deaths, heartbeats."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_no_more_is_read_of_evidence_than_relevo_writes(
     assert max(longest) < 10_000
 
 
-# --- signs of life -----------------------------------------------------------------------------------
+# --- heartbeats -----------------------------------------------------------------------------------
 
 
 def test_each_sign_of_a_worker_adds_a_beat(opener: Opener, transport: SqlTransport, clock: FakeClock) -> None:
@@ -342,7 +342,7 @@ def test_a_sign_of_life_that_somebody_spoilt_is_none(transport: SqlTransport, pa
     assert transport.presence(["aa", "bb"]) == {"bb": Presence(beats=1)}
 
 
-# --- workers of several hosts, judged by their signs of life ---------------------------------------------
+# --- workers of several hosts, judged by their heartbeats ---------------------------------------------
 
 
 @attrs.frozen
@@ -390,7 +390,7 @@ def noted_by_three(transport: SqlTransport, clock: FakeClock, envelope: Envelope
 
 
 def verdict(asker: Host, living: Sequence[Host]) -> Outcome | None:
-    """Return the first outcome other than a release; try once a second while *living* show signs of life."""
+    """Return the first outcome other than a release; try once a second while *living* send heartbeats."""
     clocks = {id(host.clock): host.clock for host in (asker, *living)}.values()
     for _ in range(100):
         outcome = asker.judge()

@@ -33,7 +33,7 @@ def test_failures_that_come_together_are_told_one_by_one() -> None:
 
 
 class Unseen(MemoryTransport):
-    """Sees no sign of life."""
+    """Sees no heartbeat."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         return {}

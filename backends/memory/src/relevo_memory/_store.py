@@ -194,12 +194,12 @@ class MemoryStore:
                     event.begun = attrs.evolve(note, excused=True)
 
     def appear(self, worker: str) -> None:
-        """Count a sign of life of *worker*."""
+        """Count a heartbeat of *worker*."""
         with self.changed:
             self._beats[worker] += 1
 
     def presence(self, workers: Iterable[str]) -> dict[str, Presence]:
-        """Return the signs of life of *workers*, without those that gave none."""
+        """Return the heartbeats of *workers*, without those that sent none."""
         with self.changed:
             return {worker: Presence(beats=self._beats[worker]) for worker in workers if worker in self._beats}
 

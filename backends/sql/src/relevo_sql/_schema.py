@@ -187,4 +187,4 @@ worker = sa.Table(
     sa.Column("beats", sa.BigInteger, nullable=False),
     sa.Column("seen_at", sa.BigInteger, nullable=False),  # only for deleting old rows; not compared otherwise
 )
-"""The signs of life of workers that began an event with an earlier lost lease; each sign adds a beat."""
+"""The heartbeats of workers that began an event with an earlier lost lease; each adds a beat."""

@@ -12,11 +12,11 @@ from relevo_sql._database import Database
 from relevo_sql._row import micros
 
 _DAY = 86400.0
-"""Seconds after its last sign of life until a worker is deleted."""
+"""Seconds after its last heartbeat until a worker is deleted."""
 
 
 class Witness:
-    """The signs of life of workers: counters, since the clocks of two hosts cannot be compared."""
+    """The heartbeats of workers: counters, since the clocks of two hosts cannot be compared."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -24,7 +24,7 @@ class Witness:
         self._clock = clock
 
     def appear(self, worker: str) -> None:
-        """Count a sign of life of *worker*, and delete workers that gave none for a day."""
+        """Count a heartbeat of *worker*, and delete workers that sent none for a day."""
 
         def count(connection: sa.Connection) -> None:
             now = self._database.dialect.now(self._clock)
@@ -35,7 +35,7 @@ class Witness:
         self._database.write(count)
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
-        """Return the signs of life of *workers*, without those that gave none."""
+        """Return the heartbeats of *workers*, without those that sent none."""
         asked = self._database.dialect.listed(dict.fromkeys(workers))
         run = self._statements.beats.run
         found: Any = self._database.read(lambda connection: run(connection, workers=asked).all())

@@ -88,10 +88,10 @@ class Found:
 
 @attrs.frozen(kw_only=True)
 class Presence:
-    """A sign of life of a worker."""
+    """A heartbeat of a worker."""
 
     beats: int
-    """Counts the signs of life; higher with each one, also if the worker was suspended for minutes."""
+    """Counts the heartbeats; higher with each one, also if the worker was suspended for minutes."""
 
     connected: bool = False
     """The server sees the worker's connection now, so there is no need to wait for the next beat."""
@@ -290,7 +290,8 @@ class Transport(ABC):
         Give up all leases without settling them, and wake a blocked ``receive``.
 
         Running calls of other threads finish first. Events that were fetched but not delivered are
-        released. May be called again. Every other method raises :class:`TransportClosedError` afterwards.
+        released. May be called again. Every other method that reads or changes the store raises
+        :class:`TransportClosedError` afterwards.
 
         Promises:
             close-is-idempotent
@@ -422,7 +423,7 @@ class Transport(ABC):
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         """
-        Return the last sign of life of each of *workers* that has given one.
+        Return the last heartbeat of each of *workers* that has sent one.
 
         Args:
             workers: The random parts of their identities.

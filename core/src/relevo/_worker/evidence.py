@@ -27,10 +27,10 @@ Longer than a worker needs to reconnect after a restart of the server, including
 """
 
 APPEAR_EVERY = 10.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 _LATE = 1.5 * APPEAR_EVERY
-"""Seconds after its last sign of life for which a worker still counts as alive."""
+"""Seconds after its last heartbeat for which a worker still counts as alive."""
 
 _LONGEST_GAP = 5.0
 """The most seconds that count between two checks: this process may have been suspended or disconnected itself."""
@@ -44,7 +44,7 @@ class Fate(Enum):
 
     ALIVE = auto()
     AWAY = auto()
-    """It gives no sign of life, but not for long enough."""
+    """It sends no heartbeat, but not for long enough."""
 
     GONE = auto()
 
@@ -142,7 +142,7 @@ class Absences:
         Args:
             asked: The workers that were asked for.
 
-            signs: The signs of life that were found.
+            signs: The heartbeats that were found.
 
             now: Monotonic seconds.
         """
@@ -178,6 +178,6 @@ class _Look(msgspec.Struct, frozen=True):
     """Seconds without a sign."""
 
     was_alive: bool
-    """Whether its last sign of life was seen, so that the next one may not be due yet."""
+    """Whether its last heartbeat was seen, so that the next one may not be due yet."""
 
     is_connected: bool = False

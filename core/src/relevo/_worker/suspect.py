@@ -181,7 +181,7 @@ class Suspects:
             self._excuse_all()
 
     def keep_up(self) -> None:
-        """Send a sign of life if one is due; only a worker that has begun a suspect sends any."""
+        """Send a heartbeat if one is due; only a worker that has begun a suspect sends any."""
         if self._appeared is not None and self._clock.monotonic() - self._appeared >= APPEAR_EVERY:
             self._appear()
 

@@ -234,7 +234,7 @@ WORKERS = 70
 """How many workers are asked for in one call."""
 
 SIGNS = 300
-"""How many signs of life one worker gives: more than a byte counts."""
+"""How many heartbeats one worker sends: more than a byte counts."""
 
 
 class PresenceContract(Contract):

@@ -19,7 +19,7 @@ NEVER_JUDGED = frozenset(
         promise.STATE_IS_BOUNDED,  # a history does not say which state is too long
         promise.NOBODY_STARVES,  # a history does not say how long is too long
         promise.WOKEN_BY_A_SEND,  # the same
-        promise.PRESENCE_IS_SEEN,  # signs of life are of workers, and a history is of events
+        promise.PRESENCE_IS_SEEN,  # heartbeats are of workers, and a history is of events
         promise.FAILURE_LOSES_NOTHING,  # in a history it is a loss or a second delivery, and breaks their promises
     }
 )
