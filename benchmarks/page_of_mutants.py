@@ -32,7 +32,7 @@ class Row:
 
     @property
     def test(self) -> str:
-        """The name of the test that the page shows as :attr:`scenario`; empty if there is none."""
+        """The name of the test that the page shows in words as :attr:`scenario`; empty if no test found the bug."""
         return f"test_{self.scenario}".replace(" ", "_") if self.scenario else ""
 
     def is_found(self, profile: str, seeds: int) -> bool:

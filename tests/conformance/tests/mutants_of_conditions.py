@@ -410,7 +410,7 @@ class ForgetsUrgencyAfterADelayAndALoss(MemoryTransport):
 
 
 @planted_pair(promise.PRESENCE_IS_SEEN)
-class TakesWorkersForNumbers(BreakableStore):
+class ReadsWorkerIdsAsNumbers(BreakableStore):
     """Worker ids lose their leading zeros, so a worker is not found by its full id."""
 
     def appear(self, worker: str) -> None:

@@ -962,7 +962,7 @@ class GoesByTheNameItWasMadeWith(MemoryTransport):
 
 
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
-class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
+class NamesItselfByItsDefaultInErrors(BreakableStore):
     """An error of the store names the transport by its default name, not by the application's name for it."""
 
     teller = property(lambda self: "memory", lambda self, name: None)
@@ -972,7 +972,7 @@ class HasAStoreThatGoesByTheNameItWasMadeWith(BreakableStore):
 
 
 @planted(promise.STALE_SETTLE_IS_REFUSED)
-class SettlesAfterTheLeaseWhileNobodyLooks(BreakableStore):
+class SettlesAfterTheLeaseUntilTheNextReceive(BreakableStore):
     """A settlement is accepted after the lease has ended, until the next receive."""
 
     def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
@@ -1177,7 +1177,7 @@ class CountsAReleaseForLater(BreakableStore):
 
 
 @planted(promise.PRESENCE_IS_SEEN, by_chance=False)
-class SeesEverybody(MemoryTransport):
+class ReportsEveryWorkerAsAlive(MemoryTransport):
     """Each worker id in a presence query is reported as alive."""
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:

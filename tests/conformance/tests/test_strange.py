@@ -51,7 +51,7 @@ SCENARIOS = {
     "discard": "test_what_is_discarded_is_gone_and_no_other",
     "cancel": "test_what_is_cancelled_never_comes",
     "find": "test_an_event_is_found_as_it_is_through_its_life",
-    "purge": "test_a_purge_takes_out_what_nobody_holds_of_one_queue",
+    "purge": "test_a_purge_removes_what_is_not_held_from_one_queue",
     "stats": "test_the_figures_follow_an_event_through_its_life",
     "close": "test_closing_again_does_nothing",
 }

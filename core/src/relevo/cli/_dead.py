@@ -186,14 +186,14 @@ def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequenc
     return {ref: f"the dead letter {ref} is gone" for store, some in by_store.items() for ref in act(store, some)}
 
 
-def _report(done_word: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
+def _report(word: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
     """Report how many of *number* were done, and why the others were not; return the exit code."""
     left = {"gone": gone, **others}
     done = number - len(gone)
     if as_json:
-        show_json({done_word: done, **{why: list(refs) for why, refs in left.items()}})
+        show_json({word: done, **{why: list(refs) for why, refs in left.items()}})
     else:
-        click.echo(f"{done} {done_word}")
+        click.echo(f"{done} {word}")
     return not_found([fault for refs in left.values() for fault in refs.values()])
 
 

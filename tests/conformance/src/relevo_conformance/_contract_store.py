@@ -411,7 +411,7 @@ class TakeOutContract(Contract):
         self.each(ways, cancel)
 
     @proves(promise.PURGED_IS_GONE)
-    def test_a_purge_takes_out_what_nobody_holds_of_one_queue(self) -> None:
+    def test_a_purge_removes_what_is_not_held_from_one_queue(self) -> None:
         with self.bench(queues=2) as bench:
             worker = bench.worker()
             worker.send([*bench.envelopes(3), *bench.envelopes(2, queue=bench.queues[1])])

@@ -116,7 +116,7 @@ def held_parts(bench: Bench, worker: RecordedWorker, number: int) -> Sequence[Ca
     """
     Let *worker* receive events and dead-letter others, and return the parts of *number* workers that end the same ones.
 
-    A delivery that another worker received can be settled where its lease is timed.
+    The leases must be timed, so that a worker can settle what another one received.
     """
     claims = bench.capabilities
     refs: list[str] = []
