@@ -13,7 +13,8 @@ BENCH_PYTHON := $(BENCH)/bin/python
 QUICK := tests/conformance/tests/test_memory.py core backends/memory tests/repository
 # What each of several jobs prints stays together, where make can do that (4.0).
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-SERVERS := $(VENV_PYTHON) tests/servers/rabbitmq.py run -- $(VENV_PYTHON) tests/servers/redis_server.py run --
+STARTERS := rabbitmq redis_server postgresql_server mariadb_server
+SERVERS := $(foreach starter,$(STARTERS),$(VENV_PYTHON) tests/servers/$(starter).py run --)
 
 # A Python that is named with PYTHON= is used or refused; by default the first that is new enough.
 ifeq ($(origin PYTHON),undefined)
@@ -53,7 +54,7 @@ check-types: $(VENV)/.dev
 # Tests start interpreters, and without bytecode each compiles relevo, and each worker rewrites the asserts, every time.
 check-tests: export PYTHONDONTWRITEBYTECODE :=
 check-tests: $(VENV)/.dev
-	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal --hypothesis-profile=check -m "not (slow or soak or amqp or redis)" $(QUICK)
+	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal --hypothesis-profile=check -m "not (slow or soak or amqp or redis or postgresql or mariadb)" $(QUICK)
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py
@@ -117,7 +118,7 @@ $(VENV)/.example: $(VENV)/.workspace examples/images/requirements.txt
 	@touch $@
 
 $(VENV)/.tox: $(VENV)/.workspace
-	@$(VENV_PYTHON) $(INSTALL) tox
+	@$(VENV_PYTHON) $(INSTALL) tox "psycopg[binary]" pymysql  # with these the starters of servers connect
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.example pyproject.toml

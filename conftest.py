@@ -12,9 +12,12 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+import mariadb_server
+import postgresql_server
 import rabbitmq
 import redis_server
 import server_starter
+from database_server import DatabaseServer
 from order import slow_first
 
 # A busy machine is no failure. Everything else is as it was: in CI Hypothesis itself fixes the seed.
@@ -22,6 +25,14 @@ settings.register_profile("busy", settings(), deadline=None, suppress_health_che
 # What `make check` takes, with --hypothesis-profile: a quarter of the examples; `make test` runs all of them.
 settings.register_profile("check", settings.get_profile("busy"), max_examples=25)
 settings.load_profile("busy")
+
+MARKS = {
+    "rabbitmq_url": pytest.mark.amqp,
+    "redis_url": pytest.mark.redis,
+    "postgresql_url": pytest.mark.postgresql,
+    "mariadb_url": pytest.mark.mariadb,
+}
+"""What the tests that use a fixture are marked with."""
 
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
 
@@ -36,6 +47,46 @@ def _rabbitmq_url() -> Iterator[str]:
 def _redis_url() -> Iterator[str]:
     """Give the URL of a Redis that answers when what it took is on disk."""
     yield from _url(redis_server.KIND)
+
+
+@pytest.fixture(name="postgresql_url", scope="session")
+def _postgresql_url() -> Iterator[str]:
+    """Give the URL of a PostgreSQL on which databases can be created."""
+    yield from _url(postgresql_server.KIND)
+
+
+@pytest.fixture(name="postgresql_databases", scope="session")
+def _postgresql_databases(postgresql_url: str) -> Iterator[DatabaseServer]:
+    """Give the PostgreSQL on which tests create databases, connected once."""
+    with postgresql_server.DATABASES.server(postgresql_url) as server:
+        yield server
+
+
+@pytest.fixture(name="postgresql_database")
+def _postgresql_database(postgresql_databases: DatabaseServer) -> Iterator[str]:
+    """Give the URL of a new database on PostgreSQL, which only this test uses."""
+    with postgresql_databases.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(name="mariadb_url", scope="session")
+def _mariadb_url() -> Iterator[str]:
+    """Give the URL of a MariaDB on which databases can be created."""
+    yield from _url(mariadb_server.KIND)
+
+
+@pytest.fixture(name="mariadb_databases", scope="session")
+def _mariadb_databases(mariadb_url: str) -> Iterator[DatabaseServer]:
+    """Give the MariaDB on which tests create databases, connected once."""
+    with mariadb_server.DATABASES.server(mariadb_url) as server:
+        yield server
+
+
+@pytest.fixture(name="mariadb_database")
+def _mariadb_database(mariadb_databases: DatabaseServer) -> Iterator[str]:
+    """Give the URL of a new database on MariaDB, which only this test uses."""
+    with mariadb_databases.fresh_database() as url:
+        yield url
 
 
 @pytest.fixture(name="systemd_analyze", scope="session")
@@ -92,7 +143,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     The marks are needing a server, and being of the conformance suite.
     """
     for item in items:
-        for fixture, mark in (("rabbitmq_url", pytest.mark.amqp), ("redis_url", pytest.mark.redis)):
+        for fixture, mark in MARKS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(mark)
         if item.path.name.startswith("test_conformance") or item.path.is_relative_to(SUITE):

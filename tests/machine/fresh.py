@@ -42,6 +42,8 @@ OWN = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "RELEVO_TEST_AMQP_STANDARD": "amqp://guest:guest@127.0.0.1:1/",
     "RELEVO_TEST_REDIS_STANDARD": "redis://127.0.0.1:1/0",
+    "RELEVO_TEST_POSTGRESQL_STANDARD": "postgresql://postgres@127.0.0.1:1/postgres",
+    "RELEVO_TEST_MARIADB_STANDARD": "mariadb+pymysql://root@127.0.0.1:1/test",
 }
 """The environment on the new machine, without the copied settings."""
 

@@ -17,7 +17,6 @@ is a failure. The fixture ``redis_url`` finds a server in the same way.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
@@ -27,11 +26,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import server_starter
-from server_process import end, free_ports, search_path, spawn, temporary_folder, wait_until
+from private_server import private_server
+from server_process import free_ports, search_path
 
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - events are not used after their test, and waiting for a disk proves nothing
 _ON_DISK = {"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 
 
@@ -85,18 +84,13 @@ def _program(environ: Mapping[str, str]) -> Path | None:
 
 @contextmanager
 def _private(program: Path, environ: Mapping[str, str]) -> Iterator[str]:
-    with temporary_folder("redis", under=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder:
+    with private_server("Redis", environ, programs=_FOLDERS) as server:
         (port,) = free_ports(1)
         url = f"redis://127.0.0.1:{port}/0"
-        settings = {"bind": "127.0.0.1", "port": str(port), "dir": folder, "save": "", **_ON_DISK}
-        command = [str(program), *(word for name, value in settings.items() for word in (f"--{name}", value))]
-        log = Path(folder) / "output.log"
-        process = spawn(command, environ, log, path=search_path(environ, _FOLDERS))
-        try:
-            wait_until(lambda: not refusal(url), process, log, name="Redis")
+        settings = {"bind": "127.0.0.1", "port": str(port), "dir": str(server.folder), "save": "", **_ON_DISK}
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        with server.running(str(program), *words, ready=lambda: not refusal(url)):
             yield url
-        finally:
-            end(process)
 
 
 KIND = server_starter.Kind(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ START_LIMIT = 180.0
 """Seconds for a server to answer; three are usual for RabbitMQ."""
 
 STOP_LIMIT = 20.0
-"""Seconds for a server to end after TERM, before it is killed; one is usual."""
+"""Seconds for a server to end after a signal, before it is killed; one is usual."""
 
 
 class StartError(Exception):
@@ -43,23 +44,49 @@ def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
     return os.pathsep.join([environ.get("PATH", os.defpath), *folders])
 
 
-def tied(command: Sequence[str], *, path: str) -> Sequence[str]:
-    """Return *command*, changed so that Linux sends it a TERM when the process that started it ends."""
+def tied(command: Sequence[str], *, path: str, stop: signal.Signals = signal.SIGTERM) -> Sequence[str]:
+    """Return *command*, changed so that Linux sends it *stop* when the process that started it ends."""
     setpriv = shutil.which("setpriv", path=path)
-    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+    return [setpriv, "--pdeathsig", stop.name.removeprefix("SIG"), "--", *command] if setpriv else command
 
 
-def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path: str) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    log: Path,
+    *,
+    path: str,
+    account: pwd.struct_passwd | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
     """
     Start *command*.
 
     It has its own session, since Ctrl-C is for the tests, and it is ended after them. If this process is killed,
     Linux ends it.
+
+    Args:
+        command: The program and its arguments.
+
+        environ: Its environment.
+
+        log: The file of its output.
+
+        path: Where setpriv is looked up.
+
+        account: The user that runs it, in the folder of *log*, since this user may not enter the current one. By
+            default it is the user of this process.
+
+        stop: The signal with which Linux ends it.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
-            tied(command, path=path),
+            tied(command, path=path, stop=stop),
             env=environ,
+            cwd=log.parent if account else None,
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -67,9 +94,9 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, *, path
         )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End *process* and wait for it."""
-    process.terminate()
+def end(process: subprocess.Popen[bytes], stop: signal.Signals = signal.SIGTERM) -> None:
+    """End *process* with the signal *stop*, and wait for it."""
+    process.send_signal(stop)
     try:
         process.wait(STOP_LIMIT)
     except subprocess.TimeoutExpired:
@@ -101,11 +128,12 @@ def wait_until(
     deadline = time.monotonic() + limit
     while not ready():
         if process.poll() is not None:
-            raise StartError(f"the private {name} ended with {process.returncode}\n{_last_words(log)}")
+            raise StartError(f"the private {name} ended with {process.returncode}\n{last_words(log)}")
         if time.monotonic() > deadline:
-            raise StartError(f"the private {name} did not answer within {limit:g} s\n{_last_words(log)}")
+            raise StartError(f"the private {name} did not answer within {limit:g} s\n{last_words(log)}")
         time.sleep(0.2)
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """Return the end of the output in the file *log*."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-30:])

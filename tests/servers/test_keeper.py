@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 import keeper
 import redis_server
+from waiting import eventually
 
 KEEPER = [sys.executable, keeper.__file__]
 STARTER = [sys.executable, redis_server.__file__, "run", "--"]
@@ -37,15 +37,6 @@ if "ends" in sys.argv:
 time.sleep(300)
 """
 """Starts a process in its own session, and leaves another one as an orphan."""
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @contextmanager

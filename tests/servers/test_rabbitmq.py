@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +19,7 @@ import rabbitmq
 import rabbitmq_node
 import server_package
 import server_starter
+from waiting import eventually
 
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 STARTER = Path(rabbitmq.__file__)
@@ -40,15 +39,6 @@ def program(environ: dict[str, str], name: str, script: str) -> Path:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
-
-
-def eventually(holds: Callable[[], bool], *, limit: float = 30.0) -> bool:
-    deadline = time.monotonic() + limit
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 # --- finding --------------------------------------------------------------------------------------

@@ -122,8 +122,8 @@ def selects_and_then_updates_without_a_guard() -> Patches:
     ) -> list[Delivery]:
         now, token = self._now(), new_token()
         taken: list[Any] = []
+        self._pass_time(connection, prospects, now, 1000)
         for prospect in prospects:
-            self._pass_time(connection, prospect, now, 1000)
             taken += connection.exec_driver_sql(
                 "SELECT seq FROM relevo_event WHERE state = 0 AND queue = ? ORDER BY urgency, ready_at, seq LIMIT ?",
                 (prospect.queue, limit - len(taken)),
@@ -318,7 +318,7 @@ def leaves_a_failed_transaction_open() -> Patches:
 def revives_a_copy() -> Patches:
     def revive(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
         def wake(connection: sa.Connection) -> list[str]:
-            now, missing = self._database.dialect.now(self._clock), []
+            now, missing = self._database.now(self._clock), []
             for ref, state in refs.items():
                 number, queue = _parsed(ref)
                 run = self._statements.revive.run

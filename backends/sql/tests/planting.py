@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from relevo_conformance.mutant import Mutant
 from relevo_conformance.promise import Promise
 from relevo_sql import _database
-from relevo_sql._dialect import SqliteDialect
+from relevo_sql._dialect.sqlite import SqliteDialect
 from relevo_sql._schema import LEASED, SCHEDULED, WAITING
 from relevo_sql._statement import Prepared, Statements
 from relevo_sql.conformance import SqlHarness

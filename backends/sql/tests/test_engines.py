@@ -223,7 +223,7 @@ def test_an_engine_with_a_creator_will_do(path: Path, an_envelope: Maker) -> Non
 
 def test_errors_show_no_event(opener: Opener, an_envelope: Maker, caplog: pytest.LogCaptureFixture) -> None:
     transport = opener()
-    with closing(sqlite3.connect(transport._database._file[0])) as connection, connection:
+    with closing(sqlite3.connect(transport._database.location.file)) as connection, connection:
         connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON relevo_event BEGIN SELECT RAISE(ABORT, 'no'); END")
 
     with pytest.raises(Exception, match="no") as caught:

@@ -441,7 +441,7 @@ def test_only_those_that_live_are_struck_off(
 def test_an_outage_that_is_longer_than_lease_and_grace_accuses_nobody(
     path: Path, clock: FakeClock, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relevo_sql._dialect.SLICE", 0.001)  # or each of 130 calls waits for the lock for 0.2 s
+    monkeypatch.setattr("relevo_sql._dialect.sqlite.SLICE", 0.001)  # or each of 130 calls waits for the lock for 0.2 s
 
     # With a rollback journal one that holds the lock keeps readers out too.
     def opened() -> SqlTransport:

@@ -19,6 +19,7 @@ from relevo import App, Envelope, Event
 from relevo.errors import ConfigurationError, SessionError, TransportUnavailableError
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlTransport, metadata
+from relevo_sql._schema import is_for
 
 Opener = Callable[..., SqlTransport]
 
@@ -92,7 +93,8 @@ def complete(path: Path) -> bool:
     with closing(sqlite3.connect(path)) as connection:
         keys = {key for (key,) in connection.execute("SELECT key FROM relevo_meta")}
     wanted = {table.name for table in metadata.tables.values()}
-    wanted |= {str(index.name) for table in metadata.tables.values() for index in table.indexes}
+    indexes = (index for table in metadata.tables.values() for index in table.indexes)
+    wanted |= {str(index.name) for index in indexes if is_for(index, "sqlite")}
     return keys == {"schema", "database"} and tables(path) >= wanted
 
 

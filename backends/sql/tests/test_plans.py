@@ -98,7 +98,7 @@ def all_of(statements: Statements) -> list[tuple[str, Prepared]]:
     for name, value in vars(statements).items():
         if isinstance(value, dict):
             found.extend((f"{name}-{key}", prepared) for key, prepared in value.items())
-        else:
+        elif isinstance(value, Prepared):
             found.append((name, value))
     return found
 

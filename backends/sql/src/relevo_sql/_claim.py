@@ -20,6 +20,7 @@ from relevo_sql._row import (
     stray_flaw,
     stray_of,
 )
+from relevo_sql._settle import advance
 from relevo_sql._token import new_token
 
 _BOUND = 1000
@@ -98,18 +99,17 @@ class Claimer:
             return False
         self._next_turns = elapsed + _TURNS
 
-        def look(connection: sa.Connection) -> list[int]:
+        def look(connection: sa.Connection) -> list[Any]:
             run = self._statements.left_waiting.run
-            return [seq for queue in queues for (seq,) in run(connection, queue=queue, bound=_BOUND)]
+            return [line for queue in queues for line in run(connection, queue=queue, bound=_BOUND)]
 
-        def give(connection: sa.Connection) -> int:
-            seqs = self._database.dialect.listed(look(connection))
-            return self._statements.take_turn.run(connection, seqs=seqs, now=self._now()).rowcount
-
-        return bool(self._database.read(look)) and self._database.write(give) > 0
+        lines = self._database.read(look)
+        if lines:
+            self._database.write(lambda connection: advance(connection, self._database, lines, self._now()))
+        return bool(lines)
 
     def _now(self) -> int:
-        return self._database.dialect.now(self._clock)
+        return self._database.now(self._clock)
 
     def _look(self, connection: sa.Connection, queues: Sequence[str]) -> list[Prospect]:
         found: Any = self._statements.look.run(connection, queues=self._database.dialect.listed(queues))
@@ -125,11 +125,13 @@ class Claimer:
         until = lease_end(lease, now)
         taken: list[Claimed] = []
         strays: list[Delivery] = []
+        self._pass_time(connection, prospects, now, max(limit, _BOUND))
         for prospect in prospects:
             if prospect.stray:
                 bound = limit - len(taken) - len(strays)
                 strays += self._take_strays(connection, prospect.queue, bound, now=now, until=until, claim=token)
-            self._pass_time(connection, prospect, now, max(limit, _BOUND))
+            if prospect.endless(now):
+                self._statements.reap_endless.run(connection, queue=prospect.queue, now=now, bound=max(limit, _BOUND))
             rows = self._statements.claim.run(
                 connection,
                 now=now,
@@ -153,14 +155,18 @@ class Claimer:
         rows = self._statements.claim_strays.run(connection, seqs=seqs, now=now, until=until, claim=claim).all()
         return [stray_of(row, claim, queue=queue, flaw=flaws[row.seq]) for row in map(Claimed.of, rows)]
 
-    def _pass_time(self, connection: sa.Connection, prospect: Prospect, now: int, bound: int) -> None:
-        """Bring one queue up to date: make ready what is due, end the leases that are over."""
-        if _is_past(prospect.due, now):
-            self._statements.promote.run(connection, queue=prospect.queue, now=now, bound=bound)
-        if _is_past(prospect.lease_end, now):
-            self._statements.reap.run(connection, queue=prospect.queue, now=now, bound=bound)
-        if prospect.endless(now):
-            self._statements.reap_endless.run(connection, queue=prospect.queue, now=now, bound=bound)
+    def _pass_time(self, connection: sa.Connection, prospects: Sequence[Prospect], now: int, bound: int) -> None:
+        """Bring queues up to date, all before the first claim: lines are locked once, and so in one order."""
+        lines: list[Any] = []
+        for prospect in prospects:
+            of_queue = {"queue": prospect.queue, "now": now, "bound": bound}
+            if _is_past(prospect.due, now):
+                promoted = self._statements.promote.run(connection, **of_queue)
+                lines += promoted.all() if promoted.returns_rows else ()
+            if _is_past(prospect.lease_end, now):
+                self._statements.reap.run(connection, **of_queue)
+        if lines:
+            advance(connection, self._database, lines, now)
 
 
 def _is_past(end: object, now: int) -> bool:

@@ -7,27 +7,27 @@ can choose its settings without an effect on any other connection.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
+from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
-from relevo_sql._dialect import SqliteDialect, Trouble, beside
+from relevo_sql._dialect import Dialect, Trouble, beside
 from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error
+from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
 
-_LOCKED = frozenset({Trouble.BUSY, Trouble.STALE})
+_LOCKED = frozenset({Trouble.BUSY, Trouble.STALE, Trouble.CONFLICT})
 """What another writer causes; it passes when that writer's transaction ends."""
 
 _PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
@@ -46,11 +46,11 @@ _BREATH = 0.002
 """Seconds between two attempts where the driver does not wait by itself."""
 
 
-class _File(NamedTuple):
-    """The file behind a connection, as it was when the connection was opened."""
+_COMPARING = 60.0
+"""Seconds between two comparisons of this host's time with the database's."""
 
-    path: str
-    identity: tuple[int, int] | None
+_STEP = 0.001
+"""Seconds by which this host's time and its monotonic time may drift apart before the comparison is repeated."""
 
 
 class Database(ForkAware):
@@ -71,7 +71,7 @@ class Database(ForkAware):
         patience: Seconds to wait for other writers.
     """
 
-    def __init__(self, engine: sa.Engine, dialect: SqliteDialect, *, name: str, own: bool, patience: float):
+    def __init__(self, engine: sa.Engine, dialect: Dialect, *, name: str, own: bool, patience: float):
         self.dialect = dialect
         self.statements = statements_for(dialect)
         self._engine = engine if own else beside(engine)
@@ -79,9 +79,7 @@ class Database(ForkAware):
         self._own = own
         self._patience = patience
         self._deadline = float("inf")
-        database = engine.url.database or ""
-        named = database and not database.startswith((":memory:", "file:"))
-        self.path = Path(database).absolute() if named else None
+        self.location = dialect.location(engine.url)
         # Writers of one process wait here in turn; in SQLite each of them would sleep and try again.
         # Re-entrant, since a signal handler may close a transport in the thread that uses it. Between two
         # attempts it is free, so that forks and readers do not wait for the writer that this thread waits for.
@@ -90,7 +88,8 @@ class Database(ForkAware):
         self._closing = threading.Event()
         self._connection: sa.Connection | None = None
         self._id = ""
-        self._file = _File("", None)
+        self._ahead = 0
+        self._compared = (0.0, 0.0)
         self._halted = False
         self._inherited: list[object] = []
         super().__init__()
@@ -132,21 +131,27 @@ class Database(ForkAware):
         Raises:
             TransportUnavailableError: It could not be opened, or cannot be created at its path.
         """
-        if self.path and _identity(str(self.path)) is None:
-            self._require_folder(self.path.parent)
+        if self.location.is_absent():
+            if unfit := self.location.unfit():
+                raise TransportUnavailableError(self.name, unfit)
             return None
         return self._run(work, create=True)
 
-    def _require_folder(self, folder: Path) -> None:
-        if not os.path.lexists(folder):
-            why = f"there is no folder {folder}; create it, or fix the address"
-        elif not folder.is_dir():
-            why = f"{folder} is not a folder; fix the address"
-        elif not os.access(folder, os.W_OK | os.X_OK):
-            why = f"this user cannot write to the folder {folder}; grant access, or fix the address"
-        else:
-            return
-        raise TransportUnavailableError(self.name, why)
+    def now(self, clock: Clock) -> int:
+        """
+        Return the time in microseconds since the epoch.
+
+        It is the database's: the clock's, plus the difference of the two hosts. A clock of a test is right by itself.
+        """
+        now = clock.now()
+        if self.dialect.is_file or not isinstance(clock, SystemClock):
+            return micros(now)
+        monotonic = time.monotonic()
+        then, difference = self._compared
+        if monotonic - then > _COMPARING or abs(now - monotonic - difference) > _STEP:
+            self._ahead = self.read(self.dialect.ahead)
+            self._compared = monotonic, now - monotonic
+        return micros(now) + self._ahead
 
     def check(self, connection: sa.Connection) -> str:
         """
@@ -172,28 +177,10 @@ class Database(ForkAware):
             return self.read(self.check)
         return self._id or self.read(lambda _: self._id)
 
-    def file(self) -> tuple[int, int] | None:
-        """Return what identifies the file; ``None`` if there is no file or it is not known."""
-        path = self._file.path or self.path
-        return _identity(str(path)) if path else None
-
-    def holds(self, path: str) -> bool:
-        """Return whether the file at *path* is this database, under any name."""
-        return bool(path) and _identity(path) is not None and _identity(path) == self.file()
-
-    @property
-    def named(self) -> bool:
-        """Whether the file is known before it is opened."""
-        return bool(self._file.path or self.path)
-
-    @property
-    def _path(self) -> str:
-        return self._file.path or str(self.path or "")
-
     @property
     def place(self) -> str:
         """The database in words, without secrets."""
-        return f"the database {self._file.path or self.path or 'behind the engine'}"
+        return self.location.words
 
     def hurry(self, seconds: float | None) -> None:
         """Limit the wait for other writers to *seconds* from now, regardless of the patience."""
@@ -247,7 +234,7 @@ class Database(ForkAware):
         """
         patience = self._left(min(_SETTING_UP, self._patience) if create else self._patience)
         deadline = time.monotonic() + patience
-        is_lenient = False
+        is_lenient = was_lost = False
         while True:
             try:
                 with self._transaction(durable=durable, create=create) as connection:
@@ -256,6 +243,9 @@ class Database(ForkAware):
                 trouble = self.dialect.trouble(error)
                 if trouble is Trouble.UNDECODABLE and not is_lenient:
                     is_lenient, work = True, partial(self._with_any_text, work)
+                    continue
+                if trouble is Trouble.LOST and not was_lost:
+                    was_lost = True  # nothing was committed, and a new connection may do
                     continue
                 if trouble not in _LOCKED or time.monotonic() >= deadline:
                     raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error
@@ -274,7 +264,7 @@ class Database(ForkAware):
             raise TransportClosedError(self.name)
 
     def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, create: bool) -> RelevoError:
-        found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self._path)
+        found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self.location.file)
         if create and isinstance(found, LockedError):
             return TransportUnavailableError(
                 self.name,
@@ -306,15 +296,17 @@ class Database(ForkAware):
                     self._let_go()
 
     def _commit(self, connection: sa.Connection) -> None:
-        # With a rollback journal a reader can block the commit; the transaction stays open meanwhile.
         deadline = time.monotonic() + self._left(self._patience)
         while True:
             try:
                 return self.dialect.commit(connection)
             except sa.exc.DBAPIError as error:
-                if self.dialect.trouble(error) not in _LOCKED:
+                trouble = self.dialect.trouble(error)
+                if trouble is Trouble.CONFLICT:
+                    raise  # nothing was committed
+                if trouble not in _LOCKED or not self.dialect.waits_to_commit:
                     self._clean_up(error)
-                    known = relevo_error(self.dialect, error, self.name, self.place, file=self._path)
+                    known = relevo_error(self.dialect, error, self.name, self.place, file=self.location.file)
                     why = known.why if isinstance(known, TransportUnavailableError) else str(known)
                     raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
                 if time.monotonic() >= deadline:
@@ -322,7 +314,7 @@ class Database(ForkAware):
             self._breathe()
 
     def _require_same_file(self) -> None:
-        if self._file.identity != _identity(self._file.path):
+        if self.location.was_replaced():
             raise CommitUnknownError(self.name, f"{self.place} was removed or replaced while it was written")
 
     def _clean_up(self, error: BaseException) -> None:
@@ -354,18 +346,17 @@ class Database(ForkAware):
                 f"to call Python's fork hooks (uWSGI: py-call-uwsgi-fork-hooks), or to import the application in each "
                 f"process (uWSGI: lazy-apps)"
             )
-        if self._connection is not None and self._file.identity != _identity(self._file.path):
+        if self._connection is not None and self.location.was_replaced():
             self._let_go()  # the file was replaced; no process would ever read what is written to the old one
         if self._connection is None:
-            if self._own and not create and self.path and not self.path.exists():
+            if self._own and not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
             self._connection = self._engine.connect()
             try:
-                path = self.dialect.prepare(self._connection, own=self._own)
+                self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
                 self._let_go()
                 raise
-            self._file = _File(path, _identity(path))
         return self._connection
 
     def _unfit(self, version: str) -> ConfigurationError:
@@ -389,12 +380,3 @@ class Database(ForkAware):
                 connection.close()
             with suppress(Exception):
                 self._engine.dispose()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return what distinguishes the file at *path* from one that replaces it."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - part of every call, and a Path would cost more
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -9,12 +9,10 @@ import sqlalchemy as sa
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import entry_of, is_storable
+from relevo_sql._row import entry_of
 
 _PAGE_BYTES = 16 * 1024 * 1024
 """A page ends with the dead letter that exceeds this size."""
-
-_BEFORE_ALL = float("-inf")
 
 _MANY_DIGITS = 20
 """More than any number of a dead letter has."""
@@ -41,7 +39,7 @@ class DeadLetterStore:
             ConfigurationError: *after* is not a ref of one of *queues*.
         """
         wanted = list(dict.fromkeys(queues))
-        number: float = _BEFORE_ALL
+        number: float = self._database.dialect.before_all
         if after is not None:
             last, queue = _parsed(after)
             if last is None or queue not in wanted:
@@ -64,7 +62,7 @@ class DeadLetterStore:
                     if len(found) >= limit or size >= _PAGE_BYTES:
                         rows.close()
                         return found
-                behind = _BEFORE_ALL
+                behind = self._database.dialect.before_all
             return found
 
         return self._database.read(list_them) if limit > 0 else []
@@ -73,14 +71,17 @@ class DeadLetterStore:
         """Make them ready as new events, each with the given state; return the refs that were not found."""
 
         def wake(connection: sa.Connection) -> list[str]:
-            now = self._database.dialect.now(self._clock)
+            now = self._database.now(self._clock)
             missing = []
             for ref, state in refs.items():
                 number, queue = _parsed(ref)
+                # Locked first: another process may be reviving it, and its event may be done before this one is sent.
+                if not self._statements.lock_dead.run(connection, ref=number, queue=queue).first():
+                    missing.append(ref)
+                    continue
                 # An event that was sent again stays: it started from the beginning, so it does all that this one would.
                 self._statements.revive.run(connection, ref=number, queue=queue, kept=state, now=now)
-                if not self._statements.discard.run(connection, ref=number, queue=queue).rowcount:
-                    missing.append(ref)
+                self._statements.discard.run(connection, ref=number, queue=queue)
             return missing
 
         return self._database.write(wake, durable=True) if refs else []
@@ -104,8 +105,16 @@ def _parsed(ref: str) -> tuple[int | None, str]:
     """Return the number and the queue of *ref*; the number is ``None`` if *ref* is invalid."""
     digits, _, queue = ref.partition("@")
     unsigned = digits.removeprefix("-")
-    if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < _MANY_DIGITS and is_storable(queue)):
+    if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < _MANY_DIGITS and _is_name(queue)):
         return None, ""
     number = int(digits)
     # int() reads other texts as the same number.
     return (number if str(number) == digits and -(2**63) <= number < 2**63 else None, queue)
+
+
+def _is_name(queue: str) -> bool:
+    """Return whether every database can hold *queue*, as it can hold the name of every queue."""
+    try:
+        return b"\0" not in queue.encode()
+    except UnicodeEncodeError:
+        return False

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
-from relevo_sql._dialect import SqliteDialect, Trouble
+from relevo_sql._dialect import Dialect, Trouble
 
 
 class CommitUnknownError(TransportUnavailableError):
@@ -26,6 +26,9 @@ class LockedError(TransportUnavailableError):
 
 _UNAVAILABLE = {
     Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
+    Trouble.CONFLICT: "{place}: other transactions changed the same rows{waited}: {error}",
+    Trouble.LOST: "{place} cannot be reached, or ended the connection: {error}",
+    Trouble.CROWDED: "{place} takes no more connections: {error}; allow more, or use fewer processes",
     Trouble.STALE: "{place} was changed by another writer after this transaction had read, so the transaction cannot "
     "write; begin it with BEGIN IMMEDIATE, or repeat it",
     Trouble.READ_ONLY: "{place} is not writable; allow this user to write to the file and to its directory",
@@ -44,6 +47,7 @@ _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
 }
 
 _CONFIGURATION = {
+    Trouble.DENIED: "{place}: {error}; grant what is missing, or fix the user and the password",
     Trouble.NO_TABLE: "{place} lacks tables that relevo needs; run: relevo setup, "
     "or call transport.setup([…]) with its queues",
     Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
@@ -58,7 +62,7 @@ _LEAST = 1 << 20
 
 @contextmanager
 def translate_errors(
-    dialect: SqliteDialect, name: str, place: Callable[[], str], *, patience: float = 0.0, file: str = ""
+    dialect: Dialect, name: str, place: Callable[[], str], *, patience: float = 0.0, file: str = ""
 ) -> Iterator[None]:
     """
     Translate errors of SQLAlchemy inside the block into errors of relevo.
@@ -82,7 +86,7 @@ def translate_errors(
 
 
 def relevo_error(
-    dialect: SqliteDialect,
+    dialect: Dialect,
     error: sa.exc.SQLAlchemyError,
     name: str,
     place: str,
@@ -97,14 +101,18 @@ def relevo_error(
     if trouble is Trouble.IO and file and _is_full(file):
         trouble = Trouble.FULL  # if SQLite cannot map a file into memory, it does not report why
     if trouble in _CONFIGURATION:
-        why = _CONFIGURATION[trouble].format(place=place)
+        why = _CONFIGURATION[trouble].format(place=place, error=_first_line(error.orig))
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
     code = getattr(error.orig, "sqlite_errorname", "")
-    why = _UNAVAILABLE.get(trouble, "{place}: {error}").format(
-        place=place, waited=waited, error=error.orig, name=f" ({code})" if code else ""
-    )
+    words = dialect.reason(trouble) or _UNAVAILABLE.get(trouble, "{place}: {error}")
+    why = words.format(place=place, waited=waited, error=_first_line(error.orig), name=f" ({code})" if code else "")
     return _KINDS.get(trouble, TransportUnavailableError)(name, why)
+
+
+def _first_line(error: object) -> str:
+    """Return the first line of *error*: a server adds hints, and the statement."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _is_full(file: str) -> bool:

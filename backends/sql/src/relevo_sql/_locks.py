@@ -44,4 +44,4 @@ class Locks:
         self._database.write(lambda connection: run(connection, which=name, mine=receipt))
 
     def _now(self) -> int:
-        return self._database.dialect.now(self._clock)
+        return self._database.now(self._clock)

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from relevo import Secret, masked_url
 from relevo.errors import ConfigurationError, did_you_mean, shown
-from relevo_sql._dialect import SqliteDialect, in_memory, unsupported
+from relevo_sql._dialect import dialect_named
+from relevo_sql._dialect.sqlite import in_memory
 
 _URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
 """The parameters of a ``file:`` URI that SQLite itself knows: https://www.sqlite.org/uri.html"""
@@ -34,7 +35,7 @@ class SqlOptions:
     """The options of an SQL transport in the configuration."""
 
     url: Secret = attrs.field(converter=_secret)
-    """``sqlite:///shop.db``, or with four slashes an absolute path."""
+    """``sqlite:///shop.db``, with four slashes an absolute path; or ``postgresql://user@host/shop``."""
 
     directory: Path = attrs.field(factory=Path)
     """The folder that relative paths start from."""
@@ -60,8 +61,8 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         database = url.database or ""
     except (sa.exc.ArgumentError, ValueError):
         raise _malformed(text) from None  # the cause may quote the password
-    if url.get_backend_name() != SqliteDialect.name:
-        raise unsupported(url.get_backend_name())
+    if url.get_backend_name() != "sqlite":
+        return _on_server(url, text)
     if url.host or url.username or url.password or url.port:
         raise ConfigurationError(
             f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
@@ -75,6 +76,36 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     try:
         return sa.create_engine(url.set(database=_placed(database, options.directory)), hide_parameters=True)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
+        raise _malformed(text) from None
+
+
+_DRIVERS = {"postgresql": "postgresql+psycopg"}
+"""The drivers that relevo's own connections use, where the address names none."""
+
+
+def _on_server(url: sa.URL, text: str) -> sa.Engine:
+    """
+    Return the engine of a database on a server.
+
+    Raises:
+        ConfigurationError: It is not supported, its driver is not installed, or the address is malformed.
+    """
+    kind = url.get_backend_name()
+    dialect_named(kind)
+    if "+" not in url.drivername:
+        url = url.set(drivername=_DRIVERS[kind])
+    if url.drivername not in _DRIVERS.values():
+        raise ConfigurationError(
+            f"{masked_url(text)}: relevo's own connections use {_DRIVERS[kind]}; write {kind}://…, "
+            f"and a session of any driver can be joined nevertheless"
+        )
+    try:
+        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True)
+    except ImportError:
+        raise ConfigurationError(
+            f"{masked_url(text)}: the driver is not installed; run: pip install 'relevo-sql[{kind}]'"
+        ) from None
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, TypeError, ValueError):
         raise _malformed(text) from None
 
 

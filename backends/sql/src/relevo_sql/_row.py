@@ -142,15 +142,6 @@ class Undecodable(bytes):
     __slots__ = ()
 
 
-def is_storable(text: str) -> bool:
-    """Return whether the database can hold *text*; no event has one that it cannot hold, as a lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def micros(seconds: float) -> int:
     """Return *seconds* as whole microseconds that every column can hold."""
     if seconds >= LONGEST / 1_000_000:

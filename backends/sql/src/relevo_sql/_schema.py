@@ -10,7 +10,7 @@ constraints: no index of a state would find a row that violates one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
@@ -21,8 +21,8 @@ READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
 """
 The states of a row in ``relevo_event``; indexes and statements name them as literals.
 
-Of the events of one queue and ordering key, a line, only the oldest is in one of the first three states. Those behind
-it wait, even if they are due; the next has its turn when the oldest is gone.
+Of the events of one queue and ordering key, a line, one at most is ready or leased. Those behind it wait, even if they
+are due; the oldest has its turn when that one is gone.
 """
 
 HIGH, NORMAL = 0, 1
@@ -82,7 +82,7 @@ Faster than a call of typeof(): numbers sort before texts, and texts before blob
 https://www.sqlite.org/datatype3.html#sort_order
 """
 
-STRAY = (
+SQLITE_STRAY = (
     f"(relevo_event.queue {_IS_TEXT} AND CASE relevo_event.state "
     f"WHEN {READY} THEN relevo_event.ready_at {_IS_NUMBER} "
     f"WHEN {LEASED} THEN relevo_event.lease_until {_IS_NUMBER} "
@@ -96,19 +96,66 @@ The constraints refuse such a row unless its writer turns them off. A separate i
 empty, so each claim can check it.
 """
 
-STRAY_QUEUE = "CASE typeof(relevo_event.queue) WHEN 'text' THEN relevo_event.queue ELSE '' END"
+SQLITE_STRAY_QUEUE = "CASE typeof(relevo_event.queue) WHEN 'text' THEN relevo_event.queue ELSE '' END"
 """The queue of a stray row; empty, which is not a valid name, if the row names none."""
 
-BY_STRAY = sa.Index(
-    "relevo_event_stray",
-    sa.text(STRAY_QUEUE.replace("relevo_event.", "")),
-    sqlite_where=sa.text(STRAY.replace("relevo_event.", "")),
+STRAY = (
+    f"CASE relevo_event.state WHEN {READY} THEN false WHEN {LEASED} THEN relevo_event.lease_until IS NULL "
+    f"WHEN {SCHEDULED} THEN false "
+    f"WHEN {WAITING} THEN relevo_event.ordering_key IS NULL OR relevo_event.target IS NULL ELSE true END"
 )
+"""The same where a column holds only values of its type."""
 
 
-def _check(name: str, condition: str) -> sa.CheckConstraint:
-    # Only SQLite lets a column hold a value of another type, and only SQLite has typeof().
-    return sa.CheckConstraint(condition, name=f"relevo_event_{name}").ddl_if(dialect="sqlite")
+Engines = Literal["all", "sqlite", "servers"]
+
+_ENGINES = "relevo_sql.engines"
+_WHERE = "relevo_sql.where"
+
+
+def is_for(thing: sa.Index | sa.CheckConstraint, dialect: str) -> bool:
+    """Return whether *thing* belongs into a database that SQLAlchemy calls *dialect*."""
+    return _engines_of(thing) in ("all", "sqlite" if dialect == "sqlite" else "servers")
+
+
+def where_of(index: sa.Index) -> str | None:
+    """Return the condition of the rows that *index* has where a database knows partial indexes."""
+    where: str | None = index.info.get(_WHERE)
+    return where
+
+
+def _engines_of(thing: sa.Index | sa.CheckConstraint) -> Engines:
+    engines: Engines = thing.info.get(_ENGINES, "all")
+    return engines
+
+
+_Thing = TypeVar("_Thing", sa.Index, sa.CheckConstraint)
+
+
+def _only_on(thing: _Thing, engines: Engines) -> _Thing:
+    names: Any = {"all": None, "sqlite": "sqlite", "servers": ("postgresql", "mariadb", "mysql")}[engines]
+    return thing.ddl_if(dialect=names)
+
+
+def _check(name: str, condition: str, *, engines: Engines = "all") -> sa.CheckConstraint:
+    check = sa.CheckConstraint(condition, name=f"relevo_event_{name}", info={_ENGINES: engines})
+    return _only_on(check, engines)
+
+
+def _index(name: str, *columns: Any, where: str, engines: Engines = "all") -> sa.Index:
+    # The condition is an option of SQLite's; a dialect that knows partial indexes adds its own, since naming one here
+    # would import its module, which takes 30 ms.
+    info = {_ENGINES: engines, _WHERE: where}
+    index = sa.Index(f"relevo_event_{name}", *columns, sqlite_where=sa.text(where), info=info)
+    return _only_on(index, engines)
+
+
+BY_STRAY = _index(
+    "stray",
+    sa.text(SQLITE_STRAY_QUEUE.replace("relevo_event.", "")),
+    where=SQLITE_STRAY.replace("relevo_event.", ""),
+    engines="sqlite",
+)
 
 
 event = sa.Table(
@@ -123,24 +170,33 @@ event = sa.Table(
     sa.Column("begun", sa.Text),  # the note of the process that began it last, unless it has given it back
     sa.Column("deaths", sa.Text),  # the processes that the event killed or is presumed to have killed, a JSON list
     *_kept(),
-    _check("queue_is_text", "typeof(queue) = 'text'"),
+    # Only SQLite lets a column hold a value of another type, and only SQLite has typeof().
+    _check("queue_is_text", "typeof(queue) = 'text'", engines="sqlite"),
     _check("state_is_known", f"state IN ({READY}, {LEASED}, {SCHEDULED}, {WAITING})"),
-    _check("ready_at_is_integer", "typeof(ready_at) = 'integer'"),
+    _check("ready_at_is_integer", "typeof(ready_at) = 'integer'", engines="sqlite"),
     _check(
         "lease_is_whole",
         f"CASE state WHEN {LEASED} THEN typeof(lease_until) = 'integer' AND typeof(token) = 'integer' "
         "ELSE lease_until IS NULL AND token IS NULL END",
+        engines="sqlite",
+    ),
+    _check(
+        "lease_is_whole",
+        f"CASE state WHEN {LEASED} THEN lease_until IS NOT NULL AND token IS NOT NULL "
+        "ELSE lease_until IS NULL AND token IS NULL END",
+        engines="servers",
     ),
     _check("waiting_has_line", f"state <> {WAITING} OR (ordering_key IS NOT NULL AND target IS NOT NULL)"),
-    _check("attempt_is_count", "typeof(attempt) = 'integer' AND attempt >= 1"),
-    _check("lost_leases_is_count", "typeof(lost_leases) = 'integer' AND lost_leases >= 0"),
+    _check("attempt_is_count", "typeof(attempt) = 'integer' AND attempt >= 1", engines="sqlite"),
+    _check("attempt_is_count", "attempt IS NOT NULL AND attempt >= 1", engines="servers"),
+    _check("lost_leases_is_count", "typeof(lost_leases) = 'integer' AND lost_leases >= 0", engines="sqlite"),
+    _check("lost_leases_is_count", "lost_leases IS NOT NULL AND lost_leases >= 0", engines="servers"),
     BY_STRAY,
 )
 
 
-def _partial(name: str, where: str, *columns: str) -> sa.Index:
-    # Only SQLite's: an option of another database would import its dialect, which takes 30 ms.
-    return sa.Index(f"relevo_event_{name}", *(event.c[column] for column in columns), sqlite_where=sa.text(where))
+def _partial(name: str, where: str, *columns: str, engines: Engines = "all") -> sa.Index:
+    return _index(name, *(event.c[column] for column in columns), where=where, engines=engines)
 
 
 # One index for each state, so that a million scheduled rows do not slow down a claim. The time of sending comes last
@@ -153,7 +209,11 @@ BY_STATE = {
 }
 
 LINE = ("queue", "target", "ordering_key")
-BY_LINE = _partial("line", "ordering_key IS NOT NULL", *LINE, "seq")
+BY_LINE = _partial("line", "ordering_key IS NOT NULL", *LINE, "seq", engines="sqlite")
+BY_TURN = _partial("turn", "ordering_key IS NOT NULL", *LINE, "state", "seq", engines="servers")
+"""The rows of a line in each state: where several write at a time, the oldest row is not always the next one."""
+
+STRAYS = _partial("stray", STRAY.replace("relevo_event.", ""), "queue", engines="servers")
 
 BY_IDENTITY = sa.Index("relevo_event_identity", *(event.c[name] for name in IDENTITY), unique=True)
 

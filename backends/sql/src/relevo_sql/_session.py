@@ -9,7 +9,7 @@ database commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,6 +30,7 @@ from relevo_sql._errors import relevo_error, translate_errors
 from relevo_sql._row import Sent
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
+from relevo_sql._statement import statements_for
 
 Make = Callable[[], Sequence[Sent]]
 
@@ -52,7 +53,7 @@ class JoinedSessions(ForkAware):
         super().__init__()
 
     def after_fork_in_child(self) -> None:
-        self._known: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[sa.Engine, Hashable | None] = WeakKeyDictionary()
 
     def at(self, session: Any, *, create: bool) -> Callable[[Make], None]:
         """
@@ -107,11 +108,11 @@ class JoinedSessions(ForkAware):
 
         engine = connection.engine
         known = self._known.get(engine)
-        if known and known == self._database.file():
+        if known is not None and known == self._database.location.identity:
             return False
         lacking = self._look_behind(engine, create=create)
         if not lacking:
-            self._known[engine] = self._database.file()
+            self._known[engine] = self._database.location.identity
         return lacking
 
     def create(self, connection: sa.Connection) -> None:
@@ -124,7 +125,7 @@ class JoinedSessions(ForkAware):
         database = self._database
         try:
             with translate_errors(database.dialect, self._database.name, lambda: "the session's database"):
-                database.statements.write(connection, rows)
+                statements_for(database.dialect, connection).write(connection, rows)
         except ConfigurationError as error:
             raise self._elsewhere("lacks relevo's tables") from error.__cause__
         except TransportUnavailableError as error:
@@ -146,7 +147,9 @@ class JoinedSessions(ForkAware):
         database, looking = self._database, beside(engine)
         try:
             with looking.connect() as own:
-                same = database.holds(database.dialect.file(own))
+                if database.location.identity is None and not database.location.is_absent():
+                    database.inspect(lambda _: None)  # a server is known once it was reached
+                same = database.location.holds(database.dialect.home(own))
                 if create and same:
                     return is_incomplete(database, own)
                 self._require_same(own, same=same)

@@ -12,7 +12,7 @@ from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, 
 from relevo_sql._database import Database
 from relevo_sql._row import OrderingGroup, Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
-from relevo_sql._statement import Prepared, Statements
+from relevo_sql._statement import Prepared
 from relevo_sql._token import is_of_this_process
 
 _Ended = tuple[Receipt, str, Any]
@@ -92,7 +92,7 @@ class Settler:
             self._database.write(lambda connection: run(connection, which=receipt.seq, **kept))
 
     def _now(self) -> int:
-        return self._database.dialect.now(self._clock)
+        return self._database.now(self._clock)
 
     def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Settlement]) -> set[Receipt]:
         now = self._now()
@@ -122,7 +122,7 @@ class Settler:
                 ]
                 end(self, connection, ended, now)
                 settled |= held
-        advance(connection, self._statements, lines, now)
+        advance(connection, self._database, lines, now)
         return settled
 
     def _run_grouped(
@@ -159,9 +159,9 @@ class Settler:
         """Store dead letters, one for each event and queue, and then delete their rows."""
         receipts = [receipt for receipt, _, _ in ended]
         self._statements.replace.run_many(connection, receipts)
+        safe = self._database.dialect.holdable
         self._statements.bury.run_many(
-            connection,
-            [(*receipt, queue, o.state, _storable(o.reason), _storable(o.error), now) for receipt, queue, o in ended],
+            connection, [(*receipt, queue, o.state, safe(o.reason), safe(o.error), now) for receipt, queue, o in ended]
         )
         self._statements.forget.run_many(connection, receipts)
 
@@ -172,18 +172,14 @@ class Settler:
     }
 
 
-def advance(connection: sa.Connection, statements: Statements, lines: Iterable[Sequence[Any]], now: int) -> None:
-    """Give the next event of each of *lines* its turn if the first is gone."""
-    found = {*map(OrderingGroup._make, lines)}
-    statements.advance.run_many(connection, [(*line, now) for line in found if line.ordering_key is not None])
+def advance(connection: sa.Connection, database: Database, lines: Iterable[Sequence[Any]], now: int) -> None:
+    """Give the next event of each of *lines* its turn if none has it."""
+    found = {line for line in map(OrderingGroup._make, lines) if line.ordering_key is not None}
+    database.dialect.lock_lines(connection, found)
+    database.statements.advance.run_many(connection, [(*line, now) for line in found])
 
 
 def _may_be_waited_for(delivery: Delivery) -> bool:
     """Return whether others may wait for *delivery*, which is unknown if it cannot be read."""
     envelope = delivery.envelope
     return isinstance(envelope, Unreadable) or envelope.ordering_key is not None
-
-
-def _storable(text: str) -> str:
-    """Return *text* in a form that can be stored: a dead letter that cannot be written would return for ever."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -12,7 +12,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Stored
-from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, meta, metadata
+from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta, metadata
+from relevo_sql._statement import statements_for
 
 _Thing = sa.Table | sa.Index | str
 """A table, one of its indexes, or a key of ``relevo_meta``."""
@@ -35,10 +36,10 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
     """
     missing = database.inspect(lambda connection: _missing(database, connection))
     if missing is None:
-        missing = _everything()
+        missing = _everything(database)
     if missing and not dry_run:
         # Checked again, now that no other process can create anything.
-        missing = database.create(lambda connection: _create(database, connection))
+        missing = database.create(lambda connection: _create_alone(database, connection))
     return [_description(thing) for thing in missing]
 
 
@@ -63,12 +64,13 @@ def create_within(database: Database, connection: sa.Connection) -> None:
     _create(database, connection)
 
 
-def _everything() -> list[_Thing]:
-    """Return everything that a database needs, in the order in which it can be created."""
+def _everything(database: Database) -> list[_Thing]:
+    """Return everything that *database* needs, in the order in which it can be created."""
     found: list[_Thing] = []
     for table in metadata.sorted_tables:
         found.append(table)
-        indexes: list[sa.Index] = sorted(table.indexes, key=lambda index: str(index.name))
+        fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
+        indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))
         found.extend(indexes)
     return [*found, SCHEMA_KEY, DATABASE_KEY]
 
@@ -92,7 +94,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
             _require_constraints(database, table, catalog)
     if event.name in there and BY_IDENTITY.name not in there:
         _require_one_each(database, connection)
-    return [thing for thing in _everything() if _name(thing) not in there]
+    return [thing for thing in _everything(database) if _name(thing) not in there]
 
 
 def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
@@ -102,10 +104,10 @@ def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
         )
 
 
-def _require_constraints(database: Database, table: sa.Table, catalog: dict[str, Stored]) -> None:
-    text = catalog[table.name].sql
-    names = [str(each.name) for each in table.constraints if isinstance(each, sa.CheckConstraint)]
-    lacking = [name for name in names if name not in text]
+def _require_constraints(database: Database, table: sa.Table, catalog: Mapping[str, Stored]) -> None:
+    checks = [each for each in table.constraints if isinstance(each, sa.CheckConstraint)]
+    wanted = {str(each.name) for each in checks if is_for(each, database.dialect.name)}
+    lacking = wanted - catalog[table.name].constraints
     if lacking:
         raise ConfigurationError(
             f'{database.place}: the table "{table.name}" lacks the constraints {", ".join(sorted(lacking))}; '
@@ -113,7 +115,7 @@ def _require_constraints(database: Database, table: sa.Table, catalog: dict[str,
         )
     for index in table.indexes:
         found = catalog.get(str(index.name))
-        if found and index.unique and found.sql.split()[1:2] != ["UNIQUE"]:
+        if found and index.unique and not found.unique:
             raise ConfigurationError(
                 f'{database.place}: the index "{index.name}" is not unique, so an event could be stored twice; '
                 f"drop it, and run: relevo setup"
@@ -152,12 +154,18 @@ def _require_columns(database: Database, table: sa.Table, there: Mapping[str, bo
         )
 
 
+def _create_alone(database: Database, connection: sa.Connection) -> list[_Thing]:
+    if not database.dialect.is_file:  # the transaction of a file holds its lock already
+        database.dialect.begin_to_create(connection)
+    return _create(database, connection)
+
+
 def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     missing = _missing(database, connection)
     for thing in missing:
         if isinstance(thing, str):
             value = str(SCHEMA) if thing == SCHEMA_KEY else uuid.uuid4().hex
-            database.statements.say.run(connection, key=thing, value=value)
+            statements_for(database.dialect, connection).say.run(connection, key=thing, value=value)
         else:
             creation = CreateTable(thing) if isinstance(thing, sa.Table) else CreateIndex(thing)
             # As text: the connection may be the application's and have a schema translation map.

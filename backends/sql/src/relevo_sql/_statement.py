@@ -14,12 +14,11 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from relevo_sql._dialect import SqliteDialect
+from relevo_sql._dialect import Dialect
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
-    BY_STRAY,
     DEAD_BY_QUEUE,
     IDENTITY,
     KEPT,
@@ -27,8 +26,6 @@ from relevo_sql._schema import (
     LINE,
     READY,
     SCHEDULED,
-    STRAY,
-    STRAY_QUEUE,
     WAITING,
     dead,
     event,
@@ -50,16 +47,16 @@ class Prepared:
     Args:
         statement: The statement, with a parameter for each value.
 
-        dialect: The dialect to compile it for.
+        compiler: What it is compiled with.
 
         order: The names of the values of :meth:`run_many`.
     """
 
-    __slots__ = ("_arrange", "_constants", "_dialect", "_names", "_order", "_statement", "sql")
+    __slots__ = ("_arrange", "_compiler", "_constants", "_names", "_order", "_statement", "sql")
 
-    def __init__(self, statement: sa.ClauseElement, dialect: SqliteDialect, *, order: Sequence[str] = ()):
+    def __init__(self, statement: sa.ClauseElement, compiler: sa.Dialect, *, order: Sequence[str] = ()):
         self._statement = statement
-        self._dialect = dialect
+        self._compiler = compiler
         self._order = order
         self._arrange: Callable[[Sequence[object]], tuple[object, ...]] = tuple
         self.sql = ""
@@ -80,7 +77,7 @@ class Prepared:
 
     def compile(self) -> str:
         """Compile it, and return its text."""
-        compiled = cast("SQLCompiler", self._statement.compile(dialect=self._dialect.compiler))
+        compiled = cast("SQLCompiler", self._statement.compile(dialect=self._compiler))
         self._names: list[str] = list(compiled.positiontup or ())
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         if self._order and list(self._order) != self._names:
@@ -105,23 +102,40 @@ def _in_state(state: int) -> sa.ColumnElement[bool]:
 _Prepare = Callable[..., Prepared]
 
 
-def statements_for(dialect: SqliteDialect) -> Statements:
-    """Return all statements in *dialect*; the same object each time, since compiling takes some milliseconds."""
-    if dialect.name not in _compiled:
-        _compiled[dialect.name] = Statements(dialect)
-    return _compiled[dialect.name]
+def statements_for(dialect: Dialect, connection: sa.Connection | None = None) -> Statements:
+    """
+    Return all statements in *dialect*; the same object each time, since compiling takes some milliseconds.
+
+    Args:
+        dialect: The dialect.
+
+        connection: The connection to run them on, if it may be of another driver than the transport's own.
+    """
+    compiler = dialect.compiler if connection is None else dialect.compiler_for(connection)
+    key = dialect.name, compiler.paramstyle
+    if key not in _compiled:
+        _compiled[key] = Statements(dialect, compiler)
+    return _compiled[key]
 
 
-_compiled: dict[str, Statements] = {}
+_compiled: dict[tuple[str, str], Statements] = {}
 
 
 class Statements:
-    """All statements that the transport executes."""
+    """
+    All statements that the transport executes.
 
-    def __init__(self, dialect: SqliteDialect):
+    Args:
+        dialect: The dialect.
+
+        compiler: What they are compiled with; the dialect's own by default.
+    """
+
+    def __init__(self, dialect: Dialect, compiler: sa.Dialect | None = None):
         def prepared(statement: sa.ClauseElement, *order: str) -> Prepared:
-            return Prepared(statement, dialect, order=order)
+            return Prepared(statement, compiler or dialect.compiler, order=order)
 
+        self._dialect = dialect
         self._sending(prepared, dialect)
         self._lining(prepared, dialect)
         self._receiving(prepared, dialect)
@@ -134,10 +148,15 @@ class Statements:
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* of new events; an event that is already stored stays unchanged."""
-        in_line = any(row.ordering_key is not None for row in rows)
-        (self.send_in_line if in_line else self.send).run_many(connection, rows)
+        send = self.send
+        if any(row.ordering_key is not None for row in rows):
+            if self._dialect.turns_at_send:
+                send = self.send_in_line
+            else:  # the claim that finds it due decides whether it waits
+                rows = [row if row.ordering_key is None else row._replace(state=SCHEDULED) for row in rows]
+        send.run_many(connection, rows)
 
-    def _meeting(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _meeting(self, prepared: _Prepare, dialect: Dialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
         mine = (lock.c.name == _bind("which"), lock.c.receipt == _bind("mine"))
         free = (lock.c.until <= _bind("now")) | (lock.c.holder == _bind("holder"))
@@ -151,56 +170,58 @@ class Statements:
         self.appear = prepared(sa.update(worker).where(worker.c.worker == _bind("which")).values(again))
         self.forget_workers = prepared(sa.delete(worker).where(worker.c.seen_at < _bind("before")))
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
-        self.beats = prepared(
-            sa.select(*beats).select_from(worker).where(worker.c.worker.in_(dialect.members("workers")))
-        )
+        self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
 
-    def _sending(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _sending(self, prepared: _Prepare, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}
         self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields)
+        if not dialect.turns_at_send:
+            return
         state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
-        in_line = values | {"seq": dialect.next_key(_E.seq), "state": state}  # a line is ordered by its keys
+        in_line = values | {**dialect.next_key(_E.seq), "state": state}  # a line is ordered by its keys
         self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *Sent._fields)
 
-    def _lining(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _lining(self, prepared: _Prepare, dialect: Dialect) -> None:
         line = [_E[name] for name in LINE]
-        self.lines = prepared(sa.select(*line).where(_E.seq.in_(dialect.members("seqs"))))
-        eldest = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE))
-        head = dialect.by_index(eldest, event, BY_LINE).scalar_subquery()
+        self.lines = prepared(sa.select(*line).where(dialect.among(_E.seq, "seqs")))
         turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
-        self.advance = prepared(
-            sa.update(event).where(_in_state(WAITING), _E.seq == head).values(state=turn), *LINE, "now"
-        )
+        advance = sa.update(event).where(_in_state(WAITING), _is_next(dialect)).values(state=turn)
+        self.advance = prepared(advance, *LINE, "now")
         # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
             *(before.c[name] == here.c[name] for name in LINE), before.c.seq < here.c.seq
         )
-        first = sa.select(here.c.seq).where(
+        first = sa.select(*(here.c[name] for name in LINE)).where(
             here.c.state == _state(WAITING),
             here.c.queue == _bind("queue"),
             ~dialect.by_index(ahead.correlate(here), before, BY_LINE).exists(),
         )
         first = dialect.by_index(first, here, BY_STATE[WAITING])
         self.left_waiting = prepared(first.limit(_bind("bound")))
-        self.take_turn = prepared(
-            sa.update(event).where(_in_state(WAITING), _E.seq.in_(dialect.members("seqs"))).values(state=turn)
-        )
 
-    def _receiving(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _receiving(self, prepared: _Prepare, dialect: Dialect) -> None:
         def ripe(state: int, end: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
             found = sa.select(_E.seq).where(_in_state(state), _of_queue(), end <= _bind("now"))
-            return _E.seq.in_(dialect.by_index(found.order_by(end).limit(_bind("bound")), event, BY_STATE[state]))
+            return dialect.chosen(dialect.by_index(found.order_by(end).limit(_bind("bound")), event, BY_STATE[state]))
 
         self.look = prepared(_question(dialect))
-        self.promote = prepared(sa.update(event).where(ripe(SCHEDULED, _E.ready_at)).values(state=_state(READY)))
+        promote = sa.update(event).where(ripe(SCHEDULED, _E.ready_at))
+        if dialect.turns_at_send:
+            self.promote = prepared(promote.values(state=_state(READY)))
+        else:
+            turn = sa.case(
+                (_E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null()), _state(READY)), else_=_state(WAITING)
+            )
+            line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
+            self.promote = prepared(promote.values(state=turn).returning(*line))
         self.reap = prepared(sa.update(event).where(ripe(LEASED, _E.lease_until)).values(_FREE | _LOST))
         endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(), _E.lease_until > _farthest())
         endless = dialect.by_index(endless.limit(_bind("bound")), event, BY_STATE[LEASED])
-        self.reap_endless = prepared(sa.update(event).where(_E.seq.in_(endless)).values(_FREE | _LOST))
+        self.reap_endless = prepared(sa.update(event).where(dialect.chosen(endless)).values(_FREE | _LOST))
         self._claiming(prepared, dialect)
 
-    def _claiming(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _claiming(self, prepared: _Prepare, dialect: Dialect) -> None:
         ready = sa.select(_E.seq).where(_in_state(READY), _of_queue())
         first = ready.order_by(_E.urgency, _E.ready_at, _E.seq).limit(_bind("bound"))
         leased = {
@@ -211,27 +232,28 @@ class Statements:
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
         claimed = [_start(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
-        found = _E.seq.in_(dialect.by_index(first, event, BY_STATE[READY]))
+        found = dialect.chosen(dialect.by_index(first, event, BY_STATE[READY]))
         self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed))
         held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
         strays = sa.select(*(_E[name] for name in Stray._fields)).where(
-            _is_stray(), _of_queue_or_none(), held.is_not(sa.true())
+            _is_stray(dialect), _of_queue_or_none(dialect), held.is_not(sa.true())
         )
-        self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY))
-        chosen = _E.seq.in_(dialect.members("seqs"))
+        self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, dialect.stray_index))
+        chosen = dialect.among(_E.seq, "seqs")
         # So that a later claim finds it, whatever its state was.
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*unproven))
 
-    def _settling(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _settling(self, prepared: _Prepare, dialect: Dialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
         held = sa.and_(_E.token == _bind("held"), _E.lease_until > _bind("now"))
-        chosen = _E.seq.in_(dialect.members("seqs"))
+        chosen = dialect.among(_E.seq, "seqs")
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
         progress = sa.func.coalesce(_bind("kept"), _E.progress)
 
-        self.held = prepared(sa.select(seq).select_from(event).where(held, chosen))
+        # Locked, where another transaction could change them before this one does.
+        self.held = prepared(sa.select(seq).select_from(event).where(held, chosen).with_for_update())
         self.ack = prepared(sa.delete(event).where(held, chosen).returning(seq))
         self.release = prepared(sa.update(event).where(held, chosen).values(_FREE).returning(seq))
         self.postpone = prepared(
@@ -261,7 +283,7 @@ class Statements:
             "which", "held", "kept", "dead",
         )  # fmt: skip
 
-    def _burying(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _burying(self, prepared: _Prepare, dialect: Dialect) -> None:
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
         said = {"progress": sa.func.coalesce(_bind("kept"), _E.progress), "queue": _bind("queue")}
         kept = [said.get(name, _E[name]) for name in KEPT]
@@ -271,12 +293,11 @@ class Statements:
             sa.delete(dead).where(_D.ref.in_(sa.select(_D.ref).select_from(sa.join(event, dead, same)).where(one))),
             "which", "held",
         )  # fmt: skip
+        ref = dialect.next_key(_D.ref, counted=True)
         self.bury = prepared(
             sa.insert(dead).from_select(
-                ["ref", *KEPT, "reason", "error", "died_at"],
-                sa.select(
-                    dialect.next_key(_D.ref, counted=True), *kept, _bind("reason"), _bind("error"), _bind("died_at")
-                ).where(one),
+                [*ref, *KEPT, "reason", "error", "died_at"],
+                sa.select(*ref.values(), *kept, _bind("reason"), _bind("error"), _bind("died_at")).where(one),
             ),
             "which", "held", "queue", "kept", "reason", "error", "died_at",
         )  # fmt: skip
@@ -285,21 +306,24 @@ class Statements:
         page = page.order_by(_D.ref).limit(_bind("bound"))
         self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
         fresh = {
-            "state": _behind_others(dialect, {name: _D[name] for name in LINE}, otherwise=_state(READY)),
+            "state": _behind_others(dialect, {name: _D[name] for name in LINE}, otherwise=_state(READY))
+            if dialect.turns_at_send
+            else sa.case((_D.ordering_key.is_(sa.null()), _state(READY)), else_=_state(SCHEDULED)),
             "ready_at": _bind("now"),
             "attempt": sa.literal_column("1"),
             "lost_leases": sa.literal_column("0"),
             "progress": _bind("kept"),
         }
         again = {name: fresh[name] if name in fresh else _D[name] for name in Sent._fields}
-        again["seq"] = dialect.next_key(_E.seq)
+        again |= dialect.next_key(_E.seq)
+        self.lock_dead = prepared(sa.select(_D.ref).where(_one_dead()).with_for_update())
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
 
-    def _looking(self, prepared: _Prepare, dialect: SqliteDialect) -> None:
+    def _looking(self, prepared: _Prepare, dialect: Dialect) -> None:
         self.stats = prepared(_figures(dialect))
         nobodys = sa.or_(
-            _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray()
+            _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray(dialect)
         )
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
         self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
@@ -309,23 +333,37 @@ class Statements:
 
         def of_state(state: int) -> sa.ColumnElement[bool]:
             some = sa.select(_E.seq).where(_in_state(state), _of_queue(), nobodys, _E.seq <= _bind("last"))
-            return _E.seq.in_(dialect.by_index(some.limit(_bind("bound")), event, BY_STATE[state]))
+            return dialect.chosen(dialect.by_index(some.limit(_bind("bound")), event, BY_STATE[state]))
 
         self.purge = {
             state: prepared(sa.delete(event).where(of_state(state)).returning(*line))
             for state in (WAITING, READY, SCHEDULED, LEASED)
         }
-        strays = sa.select(_E.seq).where(_is_stray(), _of_queue_or_none(), _E.seq <= _bind("last"))
-        strays = dialect.by_index(strays.limit(_bind("bound")), event, BY_STRAY)
-        self.purge_strays = prepared(sa.delete(event).where(_E.seq.in_(strays)).returning(*line))
+        strays = sa.select(_E.seq).where(_is_stray(dialect), _of_queue_or_none(dialect), _E.seq <= _bind("last"))
+        strays = dialect.by_index(strays.limit(_bind("bound")), event, dialect.stray_index)
+        self.purge_strays = prepared(sa.delete(event).where(dialect.chosen(strays)).returning(*line))
 
 
 def _behind_others(
-    dialect: SqliteDialect, line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]
+    dialect: Dialect, line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]
 ) -> sa.ColumnElement[Any]:
     """Return the state of a new row of *line*: it waits if a row of the same line is alive."""
     before = sa.select(_E.seq).where(*(_E[name] == line[name] for name in LINE)).correlate_except(event)
     return sa.case((dialect.by_index(before, event, BY_LINE).exists(), _state(WAITING)), else_=otherwise)
+
+
+def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:
+    """Return the condition that a waiting row is the next one of its line."""
+    if dialect.turns_at_send:  # the oldest; it waits only if the one that was before it is gone
+        eldest = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE))
+        return _E.seq == dialect.by_index(eldest, event, BY_LINE).scalar_subquery()
+    other = event.alias("other").c
+    same = [other[name] == _bind(name) for name in LINE]
+    one: sa.ColumnClause[Any] = sa.literal_column("1")
+    eldest = sa.select(sa.func.min(other.seq)).where(*same, other.state == _state(WAITING))
+    active = sa.select(one).where(*same, other.state.in_([_state(READY), _state(LEASED)]))
+    earlier = sa.select(one).where(*same, other.state == _state(SCHEDULED), other.seq < _E.seq).correlate(event)
+    return sa.and_(_E.seq == eldest.scalar_subquery(), ~active.exists(), ~earlier.exists())
 
 
 def _plus_one(column: str) -> sa.ColumnElement[Any]:
@@ -343,14 +381,14 @@ def _of_queue() -> sa.ColumnElement[bool]:
     return _E.queue == _bind("queue")
 
 
-def _of_queue_or_none(queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnElement[bool]:
+def _of_queue_or_none(dialect: Dialect, queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnElement[bool]:
     """Return the condition that a stray row names *queue* or no queue."""
-    named: sa.ColumnClause[Any] = sa.literal_column(STRAY_QUEUE)
+    named: sa.ColumnClause[Any] = sa.literal_column(dialect.stray_queue)
     return named.in_([_bind("queue") if queue is None else queue, sa.literal_column("''")])
 
 
-def _is_stray() -> sa.ColumnElement[bool]:
-    return sa.text(STRAY)  # type: ignore[return-value]  # valid in a WHERE
+def _is_stray(dialect: Dialect) -> sa.ColumnElement[bool]:
+    return sa.text(dialect.stray)  # type: ignore[return-value]  # valid in a WHERE
 
 
 def _farthest() -> sa.ColumnElement[Any]:
@@ -366,7 +404,7 @@ _FREE: dict[str, Any] = {"state": _state(READY), "lease_until": sa.null(), "toke
 _LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "lost_leases": _plus_one("lost_leases")}
 
 
-def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
+def _figures(dialect: Dialect) -> sa.Select[Any]:
     """Return all figures of a queue as one row: one statement reads one consistent snapshot."""
     count_one: sa.ColumnClause[Any] = sa.literal_column("1")
     count, oldest = sa.func.count().label("number"), sa.func.min(_E.enqueued_at).label("oldest")
@@ -388,7 +426,9 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
         sa.func.count(sa.case((held, count_one))).label("held"),
         sa.func.count(sa.case((late, count_one))).label("later"),
     )
-    strays = strays.select_from(event).where(_is_stray(), _of_queue_or_none(), (_of_queue() & ripe).is_not(sa.true()))
+    strays = strays.select_from(event).where(
+        _is_stray(dialect), _of_queue_or_none(dialect), (_of_queue() & ripe).is_not(sa.true())
+    )
     buried = sa.select(count).select_from(dead).where(_D.queue == _bind("queue"))
     parts = (
         of("ready", READY),
@@ -400,12 +440,12 @@ def _figures(dialect: SqliteDialect) -> sa.Select[Any]:
         of("late", WAITING, _E.ready_at <= _bind("now")),
         dialect.by_index(buried, dead, DEAD_BY_QUEUE).subquery("dead"),
         of("endless", LEASED, _E.lease_until > _farthest()),
-        dialect.by_index(strays, event, BY_STRAY).subquery("strays"),
+        dialect.by_index(strays, event, dialect.stray_index).subquery("strays"),
     )
     return sa.select(*(column for part in parts for column in part.c))
 
 
-def _question(dialect: SqliteDialect) -> sa.Select[Any]:
+def _question(dialect: Dialect) -> sa.Select[Any]:
     """Return the query for each queue: whether it has something ready, and when its next delay and lease end."""
     queues = dialect.table_of("queues")
 
@@ -418,9 +458,11 @@ def _question(dialect: SqliteDialect) -> sa.Select[Any]:
         return of_queue.order_by(order).limit(sa.literal_column("1")).scalar_subquery()
 
     stray: sa.Select[Any] = (
-        sa.select(sa.literal_column("1")).select_from(event).where(_is_stray(), _of_queue_or_none(queues.c.value))
+        sa.select(sa.literal_column("1"))
+        .select_from(event)
+        .where(_is_stray(dialect), _of_queue_or_none(dialect, queues.c.value))
     )
-    stray = dialect.by_index(stray, event, BY_STRAY).limit(sa.literal_column("1"))
+    stray = dialect.by_index(stray, event, dialect.stray_index).limit(sa.literal_column("1"))
     return sa.select(
         queues.c.value,
         first(READY, sa.literal_column("1"), _E.urgency),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
-from relevo_sql._row import Stray, found_of, is_storable, stray_flaw
+from relevo_sql._row import Stray, found_of, stray_flaw
 from relevo_sql._settle import advance
 from relevo_sql._statement import Prepared
 
@@ -97,7 +97,7 @@ class Counter:
 
     def find(self, event_id: str) -> list[Found]:
         """Return the living events of *event_id*; an event that is due counts as ready."""
-        if not is_storable(event_id):
+        if not self._database.dialect.can_hold(event_id):
             return []
         now = self._now()
         rows: Any = self._database.read(lambda c: self._statements.find.run(c, id=event_id).all())
@@ -106,7 +106,7 @@ class Counter:
 
     def cancel(self, event_id: str) -> int:
         """Remove the events of *event_id* that no worker holds; return how many."""
-        if not is_storable(event_id):
+        if not self._database.dialect.can_hold(event_id):
             return 0
         return self._database.write(lambda c: self._take_out(c, self._statements.cancel, id=event_id), durable=True)
 
@@ -126,8 +126,8 @@ class Counter:
         now = self._now()
         lines: Any = statement.run(connection, now=now, **values).all()
         # Events that waited behind one of them may have their turn now.
-        advance(connection, self._statements, lines, now)
+        advance(connection, self._database, lines, now)
         return len(lines)
 
     def _now(self) -> int:
-        return self._database.dialect.now(self._clock)
+        return self._database.now(self._clock)

@@ -154,7 +154,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
     @property
     def folder(self) -> Path | None:
         """The folder of the database file, if there is one."""
-        path = self._database.path
+        path = self._database.location.path
         return None if path is None else path.parent
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
@@ -204,7 +204,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
                 return claim.deliveries
             change = float("inf")
             if claim.next_change is not None:
-                change = (claim.next_change - micros(self._clock.now())) / 1_000_000
+                change = (claim.next_change - self._now()) / 1_000_000
             if not patience.pause(rings, change):
                 return ()
 
@@ -285,7 +285,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self, session: Any, queues: Sequence[str], *, relay_to: str | None = None
     ) -> BoundSender | None:
         # The session's database can be identified only by its file, since it has no id yet.
-        return self._bound(session, relay_to, create=True) if self._database.named else None
+        return self._bound(session, relay_to, create=True) if self._database.location.is_named else None
 
     def _bound(self, session: Any, relay_to: str | None, *, create: bool) -> BoundSender:
         self._require_open()
@@ -354,15 +354,18 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             notice_fork()
             self._process = os.getpid()
 
+    def _now(self) -> int:
+        return self._database.now(self._clock)
+
     def _due(self, delay: float) -> int:
-        return micros(self._clock.now() + max(0.0, delay))
+        return self._now() + micros(max(0.0, delay))
 
     def _due_if_open(self, delay: float) -> int:
         self._require_open()
         return self._due(delay)
 
     def _rows(self, envelopes: Sequence[Envelope], due: int, *, outbox: str | None = None) -> list[Sent]:
-        now = micros(self._clock.now())
+        now = self._now()
         try:
             return [row_of(envelope, now=now, due=due, outbox=outbox) for envelope in envelopes]
         except (UnicodeError, OverflowError) as error:

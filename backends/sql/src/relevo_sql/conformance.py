@@ -29,7 +29,7 @@ from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
 
-__all__ = ["SqlHarness"]
+__all__ = ["PostgresqlHarness", "SqlHarness"]
 
 
 _NO_STATE = 9
@@ -41,18 +41,25 @@ _LARGE = 2**30
 
 
 class SqlHarness(Harness):
-    """Drives the SQL transport on a database of SQLite, by default in a temporary folder."""
+    """Drives the SQL transport on a database, by default one of SQLite in a temporary folder."""
 
-    takes = MappingProxyType({"url": "the database, as sqlite:////absolute/path.db; a temporary one by default"})
+    takes = MappingProxyType(
+        {"url": "the database, as sqlite:////absolute/path.db or postgresql://…; a temporary one of SQLite by default"}
+    )
     transport: ClassVar[type[Transport]] = SqlTransport
 
     def __init__(self) -> None:
         super().__init__()
         self._directory = Path(tempfile.mkdtemp(prefix="relevo-sql-", dir=_in_memory()))
-        self.url = type(self).options.get("url") or f"sqlite:///{self._directory}/events.db"
+        self.url = self.default_url() or f"sqlite:///{self._directory}/events.db"
         self.engine = application_engine(self.url)
         with self.engine.begin() as connection:
             orm.prepare(connection)
+
+    @classmethod
+    def default_url(cls) -> str | None:
+        """Return the URL of a database that is there; ``None`` to make one of SQLite."""
+        return cls.options.get("url")
 
     def open(self) -> Transport:
         return SqlTransport.open(SqlOptions(url=self.url), name="sql", clock=self.clock)
@@ -66,13 +73,17 @@ class SqlHarness(Harness):
         state = len(raw) % 2 * _NO_STATE
         row = {"queue": queue, "state": state, "body": raw, "headers": json.dumps(dict(headers))}
         with self.engine.connect() as connection:
+            if self.engine.dialect.name != "sqlite":  # an administrator's command would be needed to turn them off
+                connection.execute(sa.insert(event_table).values(row | {"state": 0}))
+                connection.commit()
+                return
             connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
             connection.execute(sa.insert(event_table).values(row))
             connection.commit()
             connection.exec_driver_sql("PRAGMA ignore_check_constraints = 0")
 
     def close(self) -> None:
-        if type(self).options.get("url"):  # the folder of a temporary database goes as a whole
+        if self.default_url():  # the folder of a temporary database goes as a whole
             with self.engine.begin() as connection:
                 orm.clean_up(connection)
         self.engine.dispose()
@@ -93,6 +104,21 @@ class SqlHarness(Harness):
 
     def turnstile(self, transport: Transport, stop: Callable[[], None]) -> AbstractContextManager[None]:
         return engine.stopping(_engine_of(transport), stop)
+
+
+class PostgresqlHarness(SqlHarness):
+    """Drives the SQL transport on PostgreSQL: on the server that ``RELEVO_TEST_POSTGRESQL`` names."""
+
+    takes = MappingProxyType({"url": "the database, as postgresql://user@host/name; RELEVO_TEST_POSTGRESQL by default"})
+
+    @classmethod
+    def default_url(cls) -> str:
+        url = cls.options.get("url") or os.environ.get("RELEVO_TEST_POSTGRESQL")
+        if not url:
+            raise ConfigurationError(
+                "there is no PostgreSQL; set RELEVO_TEST_POSTGRESQL to its URL, or give --option url=…"
+            )
+        return url
 
 
 def _in_memory() -> str | None:
@@ -116,9 +142,15 @@ def application_engine(url: str) -> sa.Engine:
         ConfigurationError: SQLAlchemy does not know *url*.
     """
     try:
-        engine = sa.create_engine(url)
+        named = sa.make_url(url)
+        if named.drivername == "postgresql":
+            named = named.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(named)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError(f"{masked_url(url)} is not the URL of a database; write sqlite:///shop.db") from None
+
+    if engine.dialect.name != "sqlite":
+        return engine
 
     @sa.event.listens_for(engine, "connect")
     def _(driver: Any, _: Any) -> None:

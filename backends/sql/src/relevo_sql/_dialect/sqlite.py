@@ -1,60 +1,97 @@
-"""
-Dialects: everything in which databases differ. SQLite is the only one for now.
-
-A dialect answers four questions: how a transaction begins and how durable its commit is, how a statement is written
-where SQL has no common syntax, what a driver's error means, and what time it is.
-"""
+"""SQLite: one file, one writer at a time, the library inside this process."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Enum, auto
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
-from relevo import Clock
 from relevo.errors import ConfigurationError
-from relevo_sql._row import Undecodable, micros
+from relevo_sql._dialect.dialect import SLICE, Dialect, Location, Stored, Trouble
+from relevo_sql._row import Undecodable
+from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE, event
 
-SLICE = 0.2
-"""Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
+_OLDEST = (3, 35)  # RETURNING
 
-_OLDEST_SQLITE = (3, 35)  # RETURNING
-
-_LATER = ("postgresql", "mariadb", "mysql")
-"""Databases whose schemes the package registers only to report that it does not support them yet."""
+_CONSTRAINT = re.compile(r'CONSTRAINT "?(\w+)"? CHECK')
 
 
-class Trouble(Enum):
-    """The meaning of a driver's error, independent of the driver."""
+class FileLocation(Location):
+    """
+    A file, which may be missing, be removed or be replaced at any time.
 
-    BUSY = auto()
-    STALE = auto()
-    READ_ONLY = auto()
-    FULL = auto()
-    IO = auto()
-    NOT_FOUND = auto()
-    NOT_A_DATABASE = auto()
-    MALFORMED = auto()
-    NO_TABLE = auto()
-    TOO_BIG = auto()
-    UNDECODABLE = auto()
-    THREAD = auto()
-    OTHER = auto()
+    Args:
+        database: The path, or the URI, that the URL of the engine names.
+    """
+
+    def __init__(self, database: str):
+        named = database and not database.startswith((":memory:", "file:"))
+        self._named = Path(database).absolute() if named else None
+        self._opened = ""
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def words(self) -> str:
+        return f"the database {self._opened or self._named or 'behind the engine'}"
+
+    @property
+    def path(self) -> Path | None:
+        return self._named
+
+    @property
+    def file(self) -> str:
+        return self._opened or str(self._named or "")
+
+    @property
+    def is_named(self) -> bool:
+        return bool(self.file)
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        return _identity(self.file) if self.file else None
+
+    def is_absent(self) -> bool:
+        return self._named is not None and _identity(str(self._named)) is None
+
+    def unfit(self) -> str:
+        if self._named is None:
+            return ""
+        folder = self._named.parent
+        if not os.path.lexists(folder):
+            return f"there is no folder {folder}; create it, or fix the address"
+        if not folder.is_dir():
+            return f"{folder} is not a folder; fix the address"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"this user cannot write to the folder {folder}; grant access, or fix the address"
+        return ""
+
+    def opened(self, home: str) -> None:
+        self._opened, self._identity = home, _identity(home)
+
+    def was_replaced(self) -> bool:
+        return self._identity != _identity(self._opened)
+
+    def holds(self, home: str) -> bool:
+        return bool(home) and _identity(home) is not None and _identity(home) == self.identity
 
 
-class Stored(NamedTuple):
-    """A table, an index or another object, as the database itself describes it."""
-
-    kind: str
-    sql: str
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what distinguishes the file at *path* from one that replaces it."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - part of every call, and a Path would cost more
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _Compiler(SQLiteCompiler):
@@ -64,7 +101,7 @@ class _Compiler(SQLiteCompiler):
         return text
 
 
-class SqliteDialect:
+class SqliteDialect(Dialect):
     """
     SQLite: one file, one writer at a time, the library inside this process.
 
@@ -74,10 +111,16 @@ class SqliteDialect:
     """
 
     name = "sqlite"
+    is_file = True
+    waits_to_commit = True  # with a rollback journal a reader can block the commit
+    turns_at_send = True
+    before_all = float("-inf")
+    stray, stray_index = SQLITE_STRAY, BY_STRAY
+    stray_queue = SQLITE_STRAY_QUEUE
 
     def __init__(self) -> None:
-        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-            wanted = ".".join(map(str, _OLDEST_SQLITE))
+        if sqlite3.sqlite_version_info < _OLDEST:
+            wanted = ".".join(map(str, _OLDEST))
             raise ConfigurationError(f"SQLite is {sqlite3.sqlite_version}; relevo needs {wanted} or newer")
         # Only for compiling, and separate from SQLAlchemy's, since it has to write hints.
         self.compiler = sqlite.dialect(paramstyle="qmark")
@@ -85,18 +128,10 @@ class SqliteDialect:
 
     # --- connections ------------------------------------------------------------------------------
 
+    def location(self, url: sa.URL) -> FileLocation:
+        return FileLocation(url.database or "")
+
     def prepare(self, connection: sa.Connection, *, own: bool) -> str:
-        """
-        Prepare *connection*, which only relevo uses; return the file behind it.
-
-        Args:
-            connection: A new connection.
-
-            own: Whether relevo opened the database itself, and may choose its journal mode.
-
-        Raises:
-            ConfigurationError: The database is in memory.
-        """
         driver = self.driver(connection)
         # A listener of the application may have set or begun something for its own use. From here on relevo executes
         # BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
@@ -112,7 +147,7 @@ class SqliteDialect:
         if driver.in_transaction:
             driver.rollback()
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(SLICE * 1000)}")
-        path = self.file(connection)
+        path = self.home(connection)
         if not path:
             raise in_memory()
         mode = self._journal(connection, own=own)
@@ -133,13 +168,9 @@ class SqliteDialect:
         return mode
 
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
-        """
-        Begin a transaction that writes.
-
-        With a write-ahead log NORMAL survives a crash of the process, and FULL a crash of the host. With a rollback
-        journal a crash of the host can corrupt the database under NORMAL, and only EXTRA is as durable:
-        https://www.sqlite.org/pragma.html#pragma_synchronous
-        """
+        # With a write-ahead log NORMAL survives a crash of the process, and FULL a crash of the host. With a rollback
+        # journal a crash of the host can corrupt the database under NORMAL, and only EXTRA is as durable:
+        # https://www.sqlite.org/pragma.html#pragma_synchronous
         level = connection.info[_LEVELS][durable]
         if connection.info[_LEVEL] != level:  # cannot be changed inside a transaction
             connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
@@ -147,31 +178,21 @@ class SqliteDialect:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def begin_to_create(self, connection: sa.Connection) -> None:
-        """
-        Prepare to create tables in the transaction of *connection*, which is the application's; take the write lock.
-
-        SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row, but
-        not before it creates a table. A transaction that has begun gets the lock by writing. It must do so before it
-        reads: after a read it does not wait for other writers. There may be no table to write to yet.
-        """
+        # SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row,
+        # but not before it creates a table. A transaction that has begun gets the lock by writing. It must do so before
+        # it reads: after a read it does not wait for other writers. There may be no table to write to yet.
         if self.driver(connection).in_transaction:
             connection.exec_driver_sql("CREATE TABLE relevo_creation (id INTEGER)")
             connection.exec_driver_sql("DROP TABLE relevo_creation")
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def commit(self, connection: sa.Connection) -> None:
-        """Commit the transaction."""
-        connection.exec_driver_sql("COMMIT")
-
     def rollback(self, connection: sa.Connection) -> None:
-        """Roll back the transaction, if there is one."""
         driver = self.driver(connection)
         if driver.in_transaction:
             driver.rollback()
 
     def joined(self, connection: sa.Connection) -> bool:
-        """Return whether what is written on *connection*, the application's, waits for its commit."""
         driver = self.driver(connection)
         # The driver begins a transaction at the first write, but only with an isolation level.
         waits = driver.isolation_level is not None and getattr(driver, "autocommit", False) is not True
@@ -179,7 +200,6 @@ class SqliteDialect:
 
     @contextlib.contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
-        """Return text that is not UTF-8 as :class:`Undecodable` during the block, instead of raising an error."""
         driver = self.driver(connection)
         driver.text_factory = _text_or_bytes
         try:
@@ -187,39 +207,26 @@ class SqliteDialect:
         finally:
             driver.text_factory = str
 
-    @staticmethod
-    def driver(connection: sa.Connection) -> Any:
-        """Return the connection of the driver."""
-        return connection.connection.driver_connection
-
-    # --- time -------------------------------------------------------------------------------------
-
-    @staticmethod
-    def now(clock: Clock) -> int:
-        """Return the database's time plus the clock's offset; SQLite runs in this process and has the same time."""
-        return micros(clock.now())
-
     # --- the catalog ------------------------------------------------------------------------------
 
-    @staticmethod
-    def file(connection: sa.Connection) -> str:
-        """Return the path of the file behind *connection*, empty if there is none; nothing in it is read."""
+    def home(self, connection: sa.Connection) -> str:
+        # The path of the file, empty if there is none. Nothing in it is read.
         files = connection.exec_driver_sql("PRAGMA database_list").all()
         return next((str(file) for _, schema, file in files if schema == "main" and file), "")
 
-    @staticmethod
-    def catalog(connection: sa.Connection) -> dict[str, Stored]:
-        """
-        Return every object in the database, by name.
-
-        SQLAlchemy's inspector would need dozens of statements.
-        """
+    def catalog(self, connection: sa.Connection) -> Mapping[str, Stored]:
+        # SQLAlchemy's inspector would need dozens of statements.
         found = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master").all()
-        return {str(name): Stored(str(kind), str(sql)) for name, kind, sql in found}
+        return {
+            str(name): Stored(
+                kind=str(kind),
+                constraints=frozenset(_CONSTRAINT.findall(str(sql))),
+                unique=str(sql).split()[1:2] == ["UNIQUE"],
+            )
+            for name, kind, sql in found
+        }
 
-    @staticmethod
-    def columns(connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
-        """Return the columns of each of *tables*, and whether each is nullable, with one statement."""
+    def columns(self, connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         for table, column, is_required in connection.exec_driver_sql(
             'SELECT stored.name, info.name, info."notnull" FROM sqlite_master AS stored, '
@@ -231,20 +238,10 @@ class SqliteDialect:
 
     # --- statements -------------------------------------------------------------------------------
 
-    @staticmethod
-    def next_key(key: sa.Column[Any], *, counted: bool = False) -> sa.ColumnElement[Any]:
-        """
-        Return the value of the integer primary key *key* for a new row; null if SQLite chooses it.
-
-        SQLite adds one to the greatest key. If that is the greatest integer, it chooses a key at random, so that the
-        order of the rows is lost; with AUTOINCREMENT it refuses every row and reports a full disk. In that case the new
-        row gets the number after the greatest key whose next number is free: https://www.sqlite.org/autoinc.html
-
-        Args:
-            key: The column.
-
-            counted: Whether its table has AUTOINCREMENT.
-        """
+    def next_key(self, key: sa.Column[Any], *, counted: bool = False) -> Mapping[str, sa.ColumnElement[Any]]:
+        # SQLite adds one to the greatest key. If that is the greatest integer, it chooses a key at random, so that the
+        # order of the rows is lost; with AUTOINCREMENT it refuses every row and reports a full disk. In that case the
+        # new row gets the number after the greatest key whose next number is free: https://www.sqlite.org/autoinc.html
         greatest: sa.ColumnClause[Any] = sa.literal_column(str(2**63 - 1))
         top, here, behind = (key.table.alias(name).c[key.name] for name in ("top", "here", "behind"))
         full = sa.select(sa.func.max(top)).scalar_subquery() == greatest
@@ -257,52 +254,33 @@ class SqliteDialect:
         one: sa.ColumnClause[Any] = sa.literal_column("1")
         taken = sa.select(one).where(behind == here + one).correlate(here.table).exists()
         free = sa.select(sa.func.max(here) + one).where(here < greatest, ~taken).scalar_subquery()
-        return sa.case((full, sa.func.coalesce(free, one)), else_=sa.null())
+        return {key.name: sa.case((full, sa.func.coalesce(free, one)), else_=sa.null())}
 
-    @staticmethod
-    def by_index(select: sa.Select[Any], table: sa.FromClause, index: sa.Index) -> sa.Select[Any]:
-        """
-        Return *select* with the instruction to find its rows by *index*.
-
-        If most rows have the same queue, ANALYZE rates an index that begins with the queue as poor, and SQLite then
-        scans instead; only this instruction overrides that: https://www.sqlite.org/lang_indexedby.html
-        """
+    def by_index(self, select: sa.Select[Any], table: sa.FromClause, index: sa.Index) -> sa.Select[Any]:
+        # If most rows have the same queue, ANALYZE rates an index that begins with the queue as poor, and SQLite then
+        # scans instead; only this instruction overrides that: https://www.sqlite.org/lang_indexedby.html
         return select.with_hint(table, f"INDEXED BY {index.name}", "sqlite")
 
-    @staticmethod
-    def table_of(parameter: str) -> sa.TableValuedAlias:
-        """Return a list that is one *parameter*, see :meth:`listed`, as a table of its members."""
+    def chosen(self, select: sa.Select[Any]) -> sa.ColumnElement[bool]:
+        return event.c.seq.in_(select)
+
+    def table_of(self, parameter: str) -> sa.TableValuedAlias:
         return sa.func.json_each(sa.bindparam(parameter)).table_valued("key", "value", name=f"{parameter}_")
 
-    def members(self, parameter: str) -> sa.Select[Any]:
-        """Return the members of a list that is one *parameter*, see :meth:`listed`."""
-        return sa.select(self.table_of(parameter).c.value)
+    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        return column.in_(sa.select(self.table_of(parameter).c.value))
 
-    @staticmethod
-    def listed(values: Iterable[object]) -> object:
-        """Return *values* in the form that :meth:`members` expects."""
+    def listed(self, values: Iterable[object]) -> object:
         return json.dumps(list(values))
 
-    @staticmethod
     def insert_new(
+        self,
         table: sa.Table,
         values: Mapping[str, Any],
         key: Sequence[str],
         *,
         where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
-        """
-        Return an INSERT that ignores rows that exist already.
-
-        Args:
-            table: The table of the row.
-
-            values: An expression for each column.
-
-            key: The columns that identify a row.
-
-            where: The rows of other tables that the expressions refer to; by default they refer to no table.
-        """
         insert = sqlite.insert(table)
         if where is None:
             insert = insert.values(values)
@@ -312,9 +290,7 @@ class SqliteDialect:
 
     # --- errors -----------------------------------------------------------------------------------
 
-    @staticmethod
-    def trouble(error: sa.exc.SQLAlchemyError) -> Trouble:
-        """Return the meaning of *error*; ``OTHER`` unless it is an error of the driver."""
+    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
             return Trouble.OTHER
         text = str(error.orig)
@@ -366,37 +342,6 @@ _BY_TEXT = {
     "disk I/O error": Trouble.IO,
     "unable to open database": Trouble.NOT_FOUND,
 }
-
-
-def dialect_of(engine: sa.Engine) -> SqliteDialect:
-    """
-    Return the dialect of the database behind *engine*.
-
-    Raises:
-        ConfigurationError: The database is not supported.
-    """
-    if engine.dialect.name != SqliteDialect.name:
-        raise unsupported(engine.dialect.name)
-    if engine.dialect.is_async:
-        raise ConfigurationError(
-            f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
-            f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
-        )
-    return SqliteDialect()
-
-
-def beside(engine: sa.Engine) -> sa.Engine:
-    """Return an engine on the same database with separate connections, which listeners of *engine* do not get."""
-    return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True)
-
-
-def unsupported(name: str) -> ConfigurationError:
-    """Return the error for a database that is not supported."""
-    others = " (PostgreSQL, MariaDB and MySQL come in a later one)" if name in _LATER else ""
-    return ConfigurationError(
-        f"this release of relevo-sql works on SQLite only, not on {name}{others}; "
-        f"keep the events in a file of their own, as in sqlite:///shop.db"
-    )
 
 
 def in_memory() -> ConfigurationError:

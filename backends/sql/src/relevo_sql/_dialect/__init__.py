@@ -1,0 +1,61 @@
+"""The databases: what each does in its own way."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from relevo.errors import ConfigurationError
+from relevo_sql._dialect.dialect import Dialect, Line, Location, Stored, Trouble
+
+__all__ = ["Dialect", "Line", "Location", "Stored", "Trouble", "beside", "dialect_named", "dialect_of", "unsupported"]
+
+_LATER = ("mariadb", "mysql")
+"""Databases whose schemes the package registers only to report that it does not support them yet."""
+
+
+def dialect_of(engine: sa.Engine) -> Dialect:
+    """
+    Return the dialect of the database behind *engine*.
+
+    Raises:
+        ConfigurationError: The database is not supported.
+    """
+    if engine.dialect.is_async:
+        raise ConfigurationError(
+            f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
+            f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
+        )
+    return dialect_named(engine.dialect.name)
+
+
+def dialect_named(name: str) -> Dialect:
+    """
+    Return the dialect of databases that SQLAlchemy calls *name*.
+
+    Raises:
+        ConfigurationError: The database is not supported.
+    """
+    match name:  # each imports SQLAlchemy's dialect, which takes up to 30 ms
+        case "sqlite":
+            from relevo_sql._dialect.sqlite import SqliteDialect  # noqa: PLC0415
+
+            return SqliteDialect()
+        case "postgresql":
+            from relevo_sql._dialect.postgresql import PostgresqlDialect  # noqa: PLC0415
+
+            return PostgresqlDialect()
+    raise unsupported(name)
+
+
+def beside(engine: sa.Engine) -> sa.Engine:
+    """Return an engine on the same database with separate connections, which listeners of *engine* do not get."""
+    return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True)
+
+
+def unsupported(name: str) -> ConfigurationError:
+    """Return the error for a database that is not supported."""
+    others = " (MariaDB and MySQL come in a later one)" if name in _LATER else ""
+    return ConfigurationError(
+        f"this release of relevo-sql works on SQLite and PostgreSQL, not on {name}{others}; "
+        f"keep the events in a file of their own, as in sqlite:///shop.db"
+    )

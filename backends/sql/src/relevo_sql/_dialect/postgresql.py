@@ -1,0 +1,275 @@
+"""PostgreSQL, through psycopg 3."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from time import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from relevo.errors import ConfigurationError
+from relevo_sql._dialect.dialect import Dialect, Line, Location, Stored, Trouble
+from relevo_sql._schema import STRAY, STRAYS, event, metadata, where_of
+
+_OLDEST = 13
+
+_SETUP_LOCK = 0x72656C65766F
+"""The advisory lock of a setup: the letters of relevo."""
+
+Home = tuple[str, int, str]
+"""The start of the server, the database's number on it, and the schema in which names are looked up first."""
+
+
+class ServerLocation(Location):
+    """
+    A database on a server.
+
+    Args:
+        url: The URL of the engine.
+    """
+
+    def __init__(self, url: sa.URL):
+        host = url.host or url.query.get("host") or "the local host"
+        port = f":{url.port}" if url.port else ""
+        self._words = f'the database "{url.database or url.username or ""}" on {host}{port}'
+        self._home: Home | None = None
+
+    @property
+    def words(self) -> str:
+        return self._words
+
+    @property
+    def identity(self) -> Home | None:
+        return self._home
+
+    def opened(self, home: Home) -> None:
+        self._home = home
+
+    def holds(self, home: Home) -> bool:
+        return home == self._home
+
+
+class PostgresqlDialect(Dialect):
+    """
+    PostgreSQL: many writers at a time, each under READ COMMITTED.
+
+    A statement takes only rows that no other transaction has locked (SKIP LOCKED), so claims never wait for one
+    another. Its rows are an array of keys: the planner cannot evaluate that more than once, and so cannot lock more
+    rows than the limit allows: https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE
+    """
+
+    name = "postgresql"
+    stray, stray_index = STRAY, STRAYS
+
+    def __init__(self) -> None:
+        self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
+        self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
+        for index in [index for table in metadata.sorted_tables for index in table.indexes]:
+            where = where_of(index)
+            if where is not None:
+                index.dialect_kwargs["postgresql_where"] = sa.text(where)
+
+    def compiler_for(self, connection: sa.Connection) -> sa.Dialect:
+        # asyncpg numbers its parameters; the other drivers take those of psycopg.
+        return self._numbered if connection.dialect.paramstyle == "numeric_dollar" else self.compiler
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def location(self, url: sa.URL) -> ServerLocation:
+        return ServerLocation(url)
+
+    def prepare(self, connection: sa.Connection, *, own: bool) -> Home:
+        # From here on relevo executes BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
+        driver = self.driver(connection)
+        driver.rollback()
+        driver.autocommit = True
+        version = driver.info.server_version // 10_000
+        if version < _OLDEST:
+            raise ConfigurationError(f"PostgreSQL is {version}; relevo needs {_OLDEST} or newer")
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return self.home(connection)
+
+    def home(self, connection: sa.Connection) -> Home:
+        # Without a privilege, and before there is a table.
+        started, number, schema = connection.exec_driver_sql(
+            "SELECT pg_postmaster_start_time()::text, "
+            "(SELECT oid::bigint FROM pg_database WHERE datname = current_database()), current_schema()"
+        ).one()
+        return str(started), int(number), str(schema)
+
+    def begin(self, connection: sa.Connection, *, durable: bool) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    def begin_to_create(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})")
+
+    def rollback(self, connection: sa.Connection) -> None:
+        driver = self.driver(connection)
+        if not driver.closed and driver.info.transaction_status:  # 0 is idle
+            connection.exec_driver_sql("ROLLBACK")
+
+    def joined(self, connection: sa.Connection) -> bool:
+        driver = connection.connection.dbapi_connection
+        return getattr(driver, "autocommit", False) is not True
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def ahead(self, connection: sa.Connection) -> int:
+        before = time()
+        there: Any = connection.exec_driver_sql(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        ).scalar()
+        return int(there) - round((before + time()) * 500_000)
+
+    # --- the catalog ------------------------------------------------------------------------------
+
+    def catalog(self, connection: sa.Connection) -> Mapping[str, Stored]:
+        constraints: defaultdict[str, set[str]] = defaultdict(set)
+        for table, constraint in connection.exec_driver_sql(
+            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "
+            "WHERE c.contype = 'c' AND r.relnamespace = current_schema()::regnamespace"
+        ):
+            constraints[str(table)].add(str(constraint))
+        found = connection.exec_driver_sql(
+            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique, false) "
+            "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
+            "WHERE r.relnamespace = current_schema()::regnamespace AND r.relkind IN ('r', 'p', 'v', 'm', 'f', 'i', 'I')"
+        )
+        return {
+            str(name): Stored(
+                kind=_KINDS.get(kind, "relation"), constraints=frozenset(constraints[name]), unique=unique
+            )
+            for name, kind, unique in found
+        }
+
+    def columns(self, connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
+        found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        for table, column, is_required in connection.exec_driver_sql(
+            "SELECT r.relname, a.attname, a.attnotnull FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
+            "WHERE r.relnamespace = current_schema()::regnamespace AND r.relname = ANY(%s) "
+            "AND a.attnum > 0 AND NOT a.attisdropped",
+            (list(tables),),
+        ):
+            found[str(table)][str(column)] = not is_required
+        return found
+
+    # --- statements -------------------------------------------------------------------------------
+
+    def chosen(self, select: sa.Select[Any]) -> sa.ColumnElement[bool]:
+        unlocked = select.with_for_update(skip_locked=True)
+        return event.c.seq == sa.func.any(sa.func.array(unlocked.scalar_subquery()))
+
+    def table_of(self, parameter: str) -> sa.TableValuedAlias:
+        members = sa.cast(sa.bindparam(parameter), postgresql.ARRAY(sa.Text))
+        listed = sa.func.unnest(members).table_valued("value", with_ordinality="key", name=f"{parameter}_")
+        return listed.render_derived()
+
+    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        return column == sa.func.any(sa.bindparam(parameter, type_=sa.types.NullType()))
+
+    def listed(self, values: Iterable[object]) -> object:
+        return list(values)
+
+    def insert_new(
+        self,
+        table: sa.Table,
+        values: Mapping[str, Any],
+        key: Sequence[str],
+        *,
+        where: sa.ColumnElement[bool] | None = None,
+    ) -> sa.Insert:
+        insert = postgresql.insert(table)
+        if where is None:
+            insert = insert.values(values)
+        else:
+            insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
+        return insert.on_conflict_do_nothing(index_elements=list(key))
+
+    def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
+        # In one order, so that no two transactions wait for each other.
+        numbers = sorted({_number(line) for line in lines})
+        if numbers:
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
+
+    def can_hold(self, text: str) -> bool:
+        return "\0" not in text and super().can_hold(text)
+
+    def holdable(self, text: str) -> str:
+        return super().holdable(text).replace("\0", "\\0")
+
+    # --- errors -----------------------------------------------------------------------------------
+
+    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
+        if not isinstance(error, sa.exc.DBAPIError):
+            return Trouble.OTHER
+        state = getattr(error.orig, "sqlstate", None) or ""
+        known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
+        if known is not None:
+            return known
+        if error.connection_invalidated or (
+            not state and isinstance(error, sa.exc.OperationalError) and _LOST.search(str(error.orig))
+        ):
+            return Trouble.LOST
+        return Trouble.OTHER
+
+    def reason(self, trouble: Trouble) -> str | None:
+        return _REASONS.get(trouble)
+
+
+_KINDS = {
+    "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "I": "index",
+}  # fmt: skip
+
+_LOST = re.compile(r"connection|server closed|terminat|refused|timeout|SSL", re.IGNORECASE)
+
+_BY_STATE = {
+    "40001": Trouble.CONFLICT,  # serialization_failure
+    "40P01": Trouble.CONFLICT,  # deadlock_detected
+    "55P03": Trouble.BUSY,  # lock_not_available
+    "25006": Trouble.READ_ONLY,  # read_only_sql_transaction
+    "42501": Trouble.DENIED,  # insufficient_privilege
+    "28": Trouble.DENIED,  # invalid authorization
+    "3D": Trouble.NOT_FOUND,  # invalid catalog name
+    "42P01": Trouble.NO_TABLE,  # undefined_table
+    "42703": Trouble.NO_TABLE,  # undefined_column
+    "42P10": Trouble.NO_TABLE,  # no unique index matches the ON CONFLICT clause
+    "42809": Trouble.NO_TABLE,  # wrong_object_type, as a view
+    "53100": Trouble.FULL,  # disk_full
+    "53300": Trouble.CROWDED,  # too_many_connections
+    "53400": Trouble.CROWDED,  # configuration_limit_exceeded
+    "54": Trouble.TOO_BIG,  # program limit exceeded
+    "22001": Trouble.TOO_BIG,  # string_data_right_truncation
+    "58": Trouble.IO,  # system error
+    "XX001": Trouble.MALFORMED,  # data_corrupted
+    "XX002": Trouble.MALFORMED,  # index_corrupted
+    "08": Trouble.LOST,  # connection exception
+    "57P": Trouble.LOST,  # the server shuts down, starts or has ended this connection
+    "57P01": Trouble.LOST,
+    "57P02": Trouble.LOST,
+    "57P03": Trouble.LOST,
+    "57P05": Trouble.LOST,  # idle_session_timeout
+    "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
+}
+"""By SQLSTATE, or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+_REASONS = {
+    Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or default_transaction_read_only is on; name the "
+    "primary server",
+    Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
+    Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",
+    Trouble.IO: "{place} cannot be read or written: {error}; see the log of the server",
+    Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited}; look for a transaction that is "
+    "left open",
+}
+
+
+def _number(line: Line) -> int:
+    text = "\0".join(str(part) for part in line)
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
