@@ -116,6 +116,21 @@ class Database(ForkAware):
         """
         return self._run(work, durable=durable)
 
+    def write_one(self, work: Callable[[sa.Connection], T]) -> T:
+        """As :meth:`write`, and durable; *work* executes one statement."""
+        if not self.dialect.commits_alone:
+            return self.write(work, durable=True)
+
+        def commit(connection: sa.Connection) -> T:
+            try:
+                return work(connection)
+            except sa.exc.DBAPIError as error:
+                if self.dialect.is_refusal(error):
+                    raise
+                raise self._unknown(error) from (error.orig or error)
+
+        return self._run(commit)
+
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
         return self._run(work, durable=True, create=True)
@@ -149,7 +164,7 @@ class Database(ForkAware):
         monotonic = time.monotonic()
         then, difference = self._compared
         if monotonic - then > _COMPARING or abs(now - monotonic - difference) > _STEP:
-            self._ahead = self.read(self.dialect.ahead)
+            self._ahead = self._run(self.dialect.ahead, create=True)  # a first send may be what creates the tables
             self._compared = monotonic, now - monotonic
         return micros(now) + self._ahead
 
@@ -305,13 +320,17 @@ class Database(ForkAware):
                 if trouble is Trouble.CONFLICT:
                     raise  # nothing was committed
                 if trouble not in _LOCKED or not self.dialect.waits_to_commit:
-                    self._clean_up(error)
-                    known = relevo_error(self.dialect, error, self.name, self.place, file=self.location.file)
-                    why = known.why if isinstance(known, TransportUnavailableError) else str(known)
-                    raise CommitUnknownError(self.name, f"the commit failed: {why}") from (error.orig or error)
+                    raise self._unknown(error) from (error.orig or error)
                 if time.monotonic() >= deadline:
                     raise
             self._breathe()
+
+    def _unknown(self, error: sa.exc.DBAPIError) -> CommitUnknownError:
+        """Return the error for a commit that failed with *error*; the connection is not used again if it may be bad."""
+        self._clean_up(error)
+        known = relevo_error(self.dialect, error, self.name, self.place, file=self.location.file)
+        why = known.why if isinstance(known, TransportUnavailableError) else str(known)
+        return CommitUnknownError(self.name, f"the commit failed: {why}")
 
     def _require_same_file(self) -> None:
         if self.location.was_replaced():
@@ -346,6 +365,8 @@ class Database(ForkAware):
                 f"to call Python's fork hooks (uWSGI: py-call-uwsgi-fork-hooks), or to import the application in each "
                 f"process (uWSGI: lazy-apps)"
             )
+        if self._connection is not None and not self.dialect.is_alive(self._connection):
+            self._let_go()
         if self._connection is not None and self.location.was_replaced():
             self._let_go()  # the file was replaced; no process would ever read what is written to the old one
         if self._connection is None:

@@ -154,7 +154,7 @@ class Statements:
                 send = self.send_in_line
             else:  # the claim that finds it due decides whether it waits
                 rows = [row if row.ordering_key is None else row._replace(state=SCHEDULED) for row in rows]
-        send.run_many(connection, rows)
+        self._dialect.send(connection, send, rows)
 
     def _meeting(self, prepared: _Prepare, dialect: Dialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}

@@ -174,7 +174,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         everything = range(len(envelopes))
         try:
             rows = self._rows(envelopes, self._due(delay))
-            self._database.write(partial(self._database.statements.write, rows=rows), durable=True)
+            self._database.write_one(partial(self._database.statements.write, rows=rows))
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:

@@ -100,7 +100,7 @@ class SqlHarness(Harness):
             yield ConnectionTransaction(connection)
 
     def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
-        return engine.broken(_engine_of(transport), fault)
+        return engine.broken(_engine_of(transport), fault, commits_alone=_commits_alone)
 
     def turnstile(self, transport: Transport, stop: Callable[[], None]) -> AbstractContextManager[None]:
         return engine.stopping(_engine_of(transport), stop)
@@ -127,6 +127,12 @@ def _in_memory() -> str | None:
         if "TMPDIR" not in os.environ and shutil.disk_usage(_SHARED_MEMORY).free > _LARGE:
             return _SHARED_MEMORY
     return None
+
+
+def _commits_alone(connection: sa.Connection) -> bool:
+    """Return whether a statement on *connection* commits by itself; relevo sends so on PostgreSQL."""
+    info = getattr(connection.connection.driver_connection, "info", None)  # psycopg's
+    return info is not None and not info.transaction_status
 
 
 def _engine_of(transport: Transport) -> sa.Engine:

@@ -12,10 +12,12 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 import sqlalchemy as sa
+
+from relevo_sql._row import Sent
 
 SLICE = 0.2
 """Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
@@ -59,6 +61,13 @@ class Stored:
 
 Line = tuple[Any, Any, Any]
 """A queue, the queue of the envelopes, and an ordering key: what is handed out one after another."""
+
+
+class Runnable(Protocol):
+    """A statement that is run for each of several rows."""
+
+    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+        """Execute it for each of *rows*."""
 
 
 class Location(ABC):
@@ -125,6 +134,9 @@ class Dialect(ABC):
     waits_to_commit: ClassVar[bool] = False
     """Whether a commit that failed for another writer's lock can be tried again."""
 
+    commits_alone: ClassVar[bool] = False
+    """Whether a statement outside a transaction is committed at once and as durably, which saves two round trips."""
+
     turns_at_send: ClassVar[bool] = False
     """
     Whether a send itself decides if an event of an ordering key waits for others.
@@ -159,6 +171,10 @@ class Dialect(ABC):
         Raises:
             ConfigurationError: The database is not supported.
         """
+
+    def is_alive(self, connection: sa.Connection) -> bool:
+        """Return whether *connection* is open still, as far as can be seen without asking the database."""
+        return True
 
     @abstractmethod
     def home(self, connection: sa.Connection) -> Any:
@@ -289,6 +305,19 @@ class Dialect(ABC):
             where: The rows of other tables that the expressions refer to; by default they refer to no table.
         """
 
+    def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
+        """
+        Insert *rows* of new events.
+
+        Args:
+            connection: The transport's connection, or the application's.
+
+            statement: Inserts one row, in whatever database; another may be quicker for many.
+
+            rows: The rows, at least one.
+        """
+        statement.run_many(connection, rows)
+
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         """
         Let no other transaction choose the next events of *lines* until this one ends.
@@ -314,6 +343,10 @@ class Dialect(ABC):
     @abstractmethod
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         """Return the meaning of *error*; ``OTHER`` unless it is an error of the driver."""
+
+    def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
+        """Return whether *error* is the database's own word that a statement was not executed."""
+        return False
 
     def reason(self, trouble: Trouble) -> str | None:
         """Return what to say about *trouble*, if this database has words of its own for it; see ``_errors``."""

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from select import select
 from time import time
 from typing import Any
 
@@ -15,8 +16,9 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, Line, Location, Stored, Trouble
-from relevo_sql._schema import STRAY, STRAYS, event, metadata, where_of
+from relevo_sql._dialect.dialect import SLICE, Dialect, Line, Location, Runnable, Stored, Trouble
+from relevo_sql._row import Sent
+from relevo_sql._schema import IDENTITY, STRAY, STRAYS, event, metadata, where_of
 
 _OLDEST = 13
 
@@ -36,7 +38,8 @@ class ServerLocation(Location):
     """
 
     def __init__(self, url: sa.URL):
-        host = url.host or url.query.get("host") or "the local host"
+        hosts = url.query.get("host", ())
+        host = url.host or (hosts if isinstance(hosts, str) else ", ".join(hosts)) or "the local host"
         port = f":{url.port}" if url.port else ""
         self._words = f'the database "{url.database or url.username or ""}" on {host}{port}'
         self._home: Home | None = None
@@ -66,6 +69,7 @@ class PostgresqlDialect(Dialect):
     """
 
     name = "postgresql"
+    commits_alone = True
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self) -> None:
@@ -86,6 +90,12 @@ class PostgresqlDialect(Dialect):
         return ServerLocation(url)
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> Home:
+        if connection.dialect.driver != self.compiler.driver:  # another one returns rows of other types
+            raise ConfigurationError(
+                f"relevo's own connections use postgresql+{self.compiler.driver}, not the driver "
+                f'"{connection.dialect.driver}"; give the transport the address postgresql://…, or an engine of '
+                f"postgresql+{self.compiler.driver}: a session of any driver can be joined nevertheless"
+            )
         # From here on relevo executes BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
         driver = self.driver(connection)
         driver.rollback()
@@ -94,12 +104,22 @@ class PostgresqlDialect(Dialect):
         if version < _OLDEST:
             raise ConfigurationError(f"PostgreSQL is {version}; relevo needs {_OLDEST} or newer")
         connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.exec_driver_sql(f"SET lock_timeout = {int(SLICE * 1000)}")  # milliseconds; 0, for ever, by default
         return self.home(connection)
 
+    def is_alive(self, connection: sa.Connection) -> bool:
+        driver = self.driver(connection)
+        try:
+            if select([driver.fileno()], [], [], 0)[0]:  # the end of the connection, or a notice
+                driver.pgconn.consume_input()
+        except (OSError, ValueError, driver.OperationalError):
+            return False
+        return not driver.closed
+
     def home(self, connection: sa.Connection) -> Home:
-        # Without a privilege, and before there is a table.
+        # Without a privilege, before there is a table, and independent of the time zone.
         started, number, schema = connection.exec_driver_sql(
-            "SELECT pg_postmaster_start_time()::text, "
+            "SELECT extract(epoch FROM pg_postmaster_start_time())::text, "
             "(SELECT oid::bigint FROM pg_database WHERE datname = current_database()), current_schema()"
         ).one()
         return str(started), int(number), str(schema)
@@ -138,9 +158,10 @@ class PostgresqlDialect(Dialect):
         ):
             constraints[str(table)].add(str(constraint))
         found = connection.exec_driver_sql(
-            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique, false) "
+            # An index whose creation failed is there, but not used.
+            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "
             "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
-            "WHERE r.relnamespace = current_schema()::regnamespace AND r.relkind IN ('r', 'p', 'v', 'm', 'f', 'i', 'I')"
+            "WHERE r.relnamespace = current_schema()::regnamespace"
         )
         return {
             str(name): Stored(
@@ -151,11 +172,11 @@ class PostgresqlDialect(Dialect):
 
     def columns(self, connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        names = ", ".join(f"'{table}'" for table in tables)  # no parameter: drivers differ in how they mark one
         for table, column, is_required in connection.exec_driver_sql(
             "SELECT r.relname, a.attname, a.attnotnull FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
-            "WHERE r.relnamespace = current_schema()::regnamespace AND r.relname = ANY(%s) "
-            "AND a.attnum > 0 AND NOT a.attisdropped",
-            (list(tables),),
+            f"WHERE r.relnamespace = current_schema()::regnamespace AND r.relname IN ({names}) "  # noqa: S608 - our own
+            "AND a.attnum > 0 AND NOT a.attisdropped"
         ):
             found[str(table)][str(column)] = not is_required
         return found
@@ -192,6 +213,14 @@ class PostgresqlDialect(Dialect):
             insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
+    def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
+        if connection.dialect.driver != self.compiler.driver:
+            super().send(connection, statement, rows)
+        elif len(rows) == 1:
+            connection.exec_driver_sql(_SEND, rows[0])
+        else:  # one statement, whose parameters are arrays in the binary format: a third of the time
+            connection.exec_driver_sql(_SEND_MANY, tuple(map(list, zip(*rows, strict=True))))
+
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.
         numbers = sorted({_number(line) for line in lines})
@@ -208,16 +237,22 @@ class PostgresqlDialect(Dialect):
 
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
-            return Trouble.OTHER
-        state = getattr(error.orig, "sqlstate", None) or ""
+            # A call inside a transaction may have found that the connection of both is lost.
+            return Trouble.LOST if isinstance(error, sa.exc.ResourceClosedError) else Trouble.OTHER
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""  # psycopg2's name
         known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
         if known is not None:
             return known
-        if error.connection_invalidated or (
-            not state and isinstance(error, sa.exc.OperationalError) and _LOST.search(str(error.orig))
-        ):
-            return Trouble.LOST
-        return Trouble.OTHER
+        if not state and isinstance(error, sa.exc.OperationalError):
+            text = str(error.orig)
+            return next((trouble for said, trouble in _BY_TEXT if said.search(text)), Trouble.OTHER)
+        return Trouble.LOST if error.connection_invalidated else Trouble.OTHER
+
+    def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
+        if isinstance(error, (sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)):
+            return True  # of the server, or of the driver before it sent anything
+        state = getattr(getattr(error, "orig", None), "sqlstate", None)
+        return bool(state) and self.trouble(error) is not Trouble.LOST
 
     def reason(self, trouble: Trouble) -> str | None:
         return _REASONS.get(trouble)
@@ -225,14 +260,34 @@ class PostgresqlDialect(Dialect):
 
 _KINDS = {
     "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "I": "index",
+    "S": "sequence", "c": "composite type",
 }  # fmt: skip
 
-_LOST = re.compile(r"connection|server closed|terminat|refused|timeout|SSL", re.IGNORECASE)
+_BY_TEXT = [
+    (re.compile(pattern, re.IGNORECASE), trouble)
+    for pattern, trouble in (
+        (r"FATAL: +database .* does not exist", Trouble.NOT_FOUND),
+        (r"too many (clients|connections)|connection slots", Trouble.CROWDED),
+        (
+            r"FATAL: +role .* does not exist|authentication|no pg_hba\.conf entry|pg_hba\.conf rejects|no password"
+            r"|not permitted to log in|permission denied for database",
+            Trouble.DENIED,
+        ),
+        (r"connection|server closed|terminat|refused|timeout|SSL", Trouble.LOST),
+    )
+]
+"""
+What the driver reports without a state: the server refused the connection, or it is lost; the first that fits.
+
+A server that speaks another language refused every connection for the last reason, with its own words.
+"""
 
 _BY_STATE = {
     "40001": Trouble.CONFLICT,  # serialization_failure
     "40P01": Trouble.CONFLICT,  # deadlock_detected
+    "42P07": Trouble.CONFLICT,  # duplicate_table: another program created it at the same time
     "55P03": Trouble.BUSY,  # lock_not_available
+    "57014": Trouble.BUSY,  # query_canceled, as for a statement_timeout
     "25006": Trouble.READ_ONLY,  # read_only_sql_transaction
     "42501": Trouble.DENIED,  # insufficient_privilege
     "28": Trouble.DENIED,  # invalid authorization
@@ -259,14 +314,25 @@ _BY_STATE = {
 }
 """By SQLSTATE, or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
+_TYPES = {
+    name: event.c[name].type.compile(PGDialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
+    for name in Sent._fields
+}
+_INTO = f"INSERT INTO relevo_event ({', '.join(_TYPES)})"
+_IF_NEW = f"ON CONFLICT ({', '.join(IDENTITY)}) DO NOTHING"
+_SEND = f"{_INTO} VALUES ({', '.join('%b' for _ in _TYPES)}) {_IF_NEW}"
+_ARRAYS = ", ".join(f"%b::{kind.partition('(')[0]}[]" for kind in _TYPES.values())
+_SEND_MANY = f"{_INTO} SELECT * FROM unnest({_ARRAYS}) {_IF_NEW}"  # noqa: S608 - names of this module
+"""Inserts the rows of several arrays, one for each column, in their order."""
+
 _REASONS = {
     Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or default_transaction_read_only is on; name the "
     "primary server",
     Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
     Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",
     Trouble.IO: "{place} cannot be read or written: {error}; see the log of the server",
-    Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited}; look for a transaction that is "
-    "left open",
+    Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
+    "transaction that is left open",
 }
 
 

@@ -17,8 +17,14 @@ _WORDS = "disk I/O error"
 """The text of the driver's error: one that a retry does not solve."""
 
 
+def _never(_: sa.Connection) -> bool:
+    return False
+
+
 @contextmanager
-def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
+def broken(
+    engine: sa.Engine, fault: Fault, *, commits_alone: Callable[[sa.Connection], bool] = _never
+) -> Iterator[None]:
     """
     Let one write on *engine* fail, and repair it at the end.
 
@@ -26,15 +32,17 @@ def broken(engine: sa.Engine, fault: Fault) -> Iterator[None]:
         engine: The transport's own engine; the application's engine is not affected.
 
         fault: Which write, and whether before or after its effect.
+
+        commits_alone: Whether a statement on a connection is committed by itself, as outside a transaction.
     """
     countdown = Countdown(fault)
 
-    def before(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if _writes(statement) and countdown.begins(lasting=_commits(statement)):
+    def before(connection: sa.Connection, _: Any, statement: str, *__: Any) -> None:
+        if _writes(statement) and countdown.begins(lasting=_commits(statement) or commits_alone(connection)):
             raise _error(engine, statement)
 
-    def after(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if _writes(statement) and countdown.ends(lasting=_commits(statement)):
+    def after(connection: sa.Connection, _: Any, statement: str, *__: Any) -> None:
+        if _writes(statement) and countdown.ends(lasting=_commits(statement) or commits_alone(connection)):
             raise _error(engine, statement)
 
     def commit(connection: sa.Connection) -> None:
