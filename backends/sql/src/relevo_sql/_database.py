@@ -74,7 +74,8 @@ class Database(ForkAware):
     def __init__(self, engine: sa.Engine, dialect: Dialect, *, name: str, own: bool, patience: float):
         self.dialect = dialect
         self.statements = statements_for(dialect)
-        self._engine = engine if own else beside(engine)
+        self.engine = engine if own else beside(engine)
+        """Where its connections come from."""
         self.name = name
         self._own = own
         self._patience = patience
@@ -226,13 +227,13 @@ class Database(ForkAware):
     def after_fork_in_child(self) -> None:
         if self._connection is not None or self._uses:
             # Kept until the process ends, since closing it would use it.
-            self._inherited.append((self._engine.pool, self._connection))
+            self._inherited.append((self.engine.pool, self._connection))
         closing = self._closing.is_set()
         self._lock, self._closing = threading.RLock(), threading.Event()
         if closing:
             self._closing.set()
         self._uses, self._connection, self._id = 0, None, ""
-        self._engine.dispose(close=False)
+        self.engine.dispose(close=False)
 
     # --- one operation ------------------------------------------------------------------------------
 
@@ -359,9 +360,10 @@ class Database(ForkAware):
         if self._closing.is_set():
             raise TransportClosedError(self.name)
         if self._inherited:
+            why = "SQLite would lose what is written now" if self.dialect.is_file else "two processes cannot share it"
             raise ConfigurationError(
-                f'the transport "{self.name}" had a connection open when this process was forked, and SQLite would '
-                f"lose what is written now; send and receive only after the fork, or configure the server that forks "
+                f'the transport "{self.name}" had a connection open when this process was forked, and {why}; '
+                f"send and receive only after the fork, or configure the server that forks "
                 f"to call Python's fork hooks (uWSGI: py-call-uwsgi-fork-hooks), or to import the application in each "
                 f"process (uWSGI: lazy-apps)"
             )
@@ -372,7 +374,7 @@ class Database(ForkAware):
         if self._connection is None:
             if self._own and not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
-            self._connection = self._engine.connect()
+            self._connection = self.engine.connect()
             try:
                 self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
@@ -398,6 +400,8 @@ class Database(ForkAware):
         connection, self._connection, self._id = self._connection, None, ""
         if connection is not None:
             with suppress(Exception):
+                if not self.dialect.is_alive(connection):
+                    connection.invalidate()  # a rollback on it would be one more error, in the log
                 connection.close()
             with suppress(Exception):
-                self._engine.dispose()
+                self.engine.dispose()

@@ -46,6 +46,13 @@ class SqlOptions:
     poll: float = attrs.field(default=0.1, validator=_positive)
     """Seconds between two polls of a ``receive`` that has waited for long; it begins with shorter intervals."""
 
+    notify: bool = True
+    """
+    Whether a ``receive`` that waits is woken by the notifications of PostgreSQL; without effect on other databases.
+
+    It needs one more connection for each process that waits, and the server itself: PgBouncer passes on none.
+    """
+
 
 def engine_for(options: SqlOptions) -> sa.Engine:
     """

@@ -59,7 +59,8 @@ class Patience:
     def __init__(self, clock: Clock, doorbell: Doorbell, *, wait: float, longest: float):
         self._clock = clock
         self._doorbell = doorbell
-        self._longest = longest
+        self.longest = longest
+        """Seconds between two polls, when it has waited for long."""
         self._pause = min(_FIRST, longest)
         self._deadline = clock.monotonic() + wait
         self._runs = True if isinstance(clock, SystemClock) else None
@@ -87,9 +88,9 @@ class Patience:
             return True
         if self._runs:
             if self._doorbell.wait(rings, min(longest, self._pause)):
-                self._pause = min(_FIRST, self._longest)
+                self._pause = min(_FIRST, self.longest)
             else:
-                self._pause = min(self._pause * _GROWTH, self._longest)
+                self._pause = min(self._pause * _GROWTH, self.longest)
             return True
         self._clock.sleep(longest)
         # If the clock neither runs nor sleeps, the code that moves it has to call again.

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 _log = getLogger("relevo.sql")
 
+_SELDOM = 1.0
+"""Seconds between two polls of a ``receive`` that notifications wake: one can be missed."""
+
 _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
 
@@ -77,6 +80,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         busy_timeout: Seconds to wait for the transaction of another writer to end.
 
         poll: Seconds between two polls of a ``receive`` that has waited for long.
+
+        notify: Whether a ``receive`` that waits listens for notifications, where the database has them.
 
     Raises:
         ConfigurationError: The database is not supported.
@@ -114,10 +119,16 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
         busy_timeout: float = 30.0,
         poll: float = 0.1,
+        notify: bool = True,
     ):
-        self._begin(Database(engine, dialect_of(engine), name=name, own=False, patience=busy_timeout), clock, poll)
+        self._begin(
+            Database(engine, dialect_of(engine), name=name, own=False, patience=busy_timeout),
+            clock,
+            poll,
+            notify=notify,
+        )
 
-    def _begin(self, database: Database, clock: Clock, poll: float) -> None:
+    def _begin(self, database: Database, clock: Clock, poll: float, *, notify: bool) -> None:
         self._clock = clock
         self._poll = poll
         self._closed = False
@@ -131,6 +142,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
+        notifies = notify and isinstance(clock, SystemClock)
+        self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
         self._joined: JoinedSessions | None = None
         self._joining = ForkLock(patience=_IMPORT_PATIENCE)
 
@@ -139,7 +152,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         engine = engine_for(options)
         self = cls.__new__(cls)
         database = Database(engine, dialect_of(engine), name=name, own=True, patience=options.busy_timeout)
-        self._begin(database, clock, options.poll)
+        self._begin(database, clock, options.poll, notify=options.notify)
         return self
 
     @property
@@ -205,6 +218,10 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             change = float("inf")
             if claim.next_change is not None:
                 change = (claim.next_change - self._now()) / 1_000_000
+            if self._notifications is not None:
+                self._notifications.expect()
+                if self._notifications.is_listening:
+                    patience.longest = max(self._poll, _SELDOM)
             if not patience.pause(rings, change):
                 return ()
 
@@ -342,6 +359,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._notice_fork()
         self._closed = True
         self._doorbell.ring()
+        if self._notifications is not None:
+            self._notifications.close()
         self._database.close()
 
     def _require_open(self) -> None:

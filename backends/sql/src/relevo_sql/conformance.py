@@ -137,7 +137,7 @@ def _commits_alone(connection: sa.Connection) -> bool:
 
 def _engine_of(transport: Transport) -> sa.Engine:
     assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
-    return transport._database._engine  # noqa: SLF001 - deliberately below the public interface
+    return transport._database.engine  # noqa: SLF001 - deliberately below the public interface
 
 
 def application_engine(url: str) -> sa.Engine:

@@ -8,7 +8,7 @@ dialect compiles them, and supplies what SQL has no common syntax for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
@@ -61,6 +61,20 @@ class Stored:
 
 Line = tuple[Any, Any, Any]
 """A queue, the queue of the envelopes, and an ordering key: what is handed out one after another."""
+
+
+class Notifications(Protocol):
+    """Wakes the waiting receives of this process when another one has sent."""
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it does now."""
+
+    def expect(self) -> None:
+        """Announce that a receive waits."""
+
+    def close(self) -> None:
+        """Stop."""
 
 
 class Runnable(Protocol):
@@ -213,6 +227,17 @@ class Dialect(ABC):
     def driver(connection: sa.Connection) -> Any:
         """Return the connection of the driver."""
         return connection.connection.driver_connection
+
+    def notifications(self, engine: sa.Engine, ring: Callable[[], None]) -> Notifications | None:
+        """
+        Return what calls *ring* when an event was sent in any process; ``None`` if the database cannot do that.
+
+        Args:
+            engine: Where its connection comes from.
+
+            ring: Called in a thread of its own.
+        """
+        return None
 
     # --- time -------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from select import select
 from time import time
@@ -17,8 +17,10 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, Location, Runnable, Stored, Trouble
+from relevo_sql._dialect.notifications import Notifications
+from relevo_sql._dialect.postgresql_send import Send
 from relevo_sql._row import Sent
-from relevo_sql._schema import IDENTITY, STRAY, STRAYS, event, metadata, where_of
+from relevo_sql._schema import STRAY, STRAYS, event, metadata, where_of
 
 _OLDEST = 13
 
@@ -74,6 +76,7 @@ class PostgresqlDialect(Dialect):
 
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
+        self._send = Send()
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
@@ -138,6 +141,9 @@ class PostgresqlDialect(Dialect):
     def joined(self, connection: sa.Connection) -> bool:
         driver = connection.connection.dbapi_connection
         return getattr(driver, "autocommit", False) is not True
+
+    def notifications(self, engine: sa.Engine, ring: Callable[[], None]) -> Notifications:
+        return Notifications(engine, ring)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -214,12 +220,7 @@ class PostgresqlDialect(Dialect):
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
     def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
-        if connection.dialect.driver != self.compiler.driver:
-            super().send(connection, statement, rows)
-        elif len(rows) == 1:
-            connection.exec_driver_sql(_SEND, rows[0])
-        else:  # one statement, whose parameters are arrays in the binary format: a third of the time
-            connection.exec_driver_sql(_SEND_MANY, tuple(map(list, zip(*rows, strict=True))))
+        self._send.run(connection, statement, rows)
 
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.
@@ -243,6 +244,8 @@ class PostgresqlDialect(Dialect):
         known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
         if known is not None:
             return known
+        if isinstance(error, sa.exc.DataError):
+            return Trouble.TOO_BIG  # of the driver, before it sent anything
         if not state and isinstance(error, sa.exc.OperationalError):
             text = str(error.orig)
             return next((trouble for said, trouble in _BY_TEXT if said.search(text)), Trouble.OTHER)
@@ -300,7 +303,7 @@ _BY_STATE = {
     "53300": Trouble.CROWDED,  # too_many_connections
     "53400": Trouble.CROWDED,  # configuration_limit_exceeded
     "54": Trouble.TOO_BIG,  # program limit exceeded
-    "22001": Trouble.TOO_BIG,  # string_data_right_truncation
+    "22": Trouble.TOO_BIG,  # data exception: a text that is too long or has NUL, a number out of range
     "58": Trouble.IO,  # system error
     "XX001": Trouble.MALFORMED,  # data_corrupted
     "XX002": Trouble.MALFORMED,  # index_corrupted
@@ -314,21 +317,11 @@ _BY_STATE = {
 }
 """By SQLSTATE, or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
-_TYPES = {
-    name: event.c[name].type.compile(PGDialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
-    for name in Sent._fields
-}
-_INTO = f"INSERT INTO relevo_event ({', '.join(_TYPES)})"
-_IF_NEW = f"ON CONFLICT ({', '.join(IDENTITY)}) DO NOTHING"
-_SEND = f"{_INTO} VALUES ({', '.join('%b' for _ in _TYPES)}) {_IF_NEW}"
-_ARRAYS = ", ".join(f"%b::{kind.partition('(')[0]}[]" for kind in _TYPES.values())
-_SEND_MANY = f"{_INTO} SELECT * FROM unnest({_ARRAYS}) {_IF_NEW}"  # noqa: S608 - names of this module
-"""Inserts the rows of several arrays, one for each column, in their order."""
-
 _REASONS = {
     Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or default_transaction_read_only is on; name the "
     "primary server",
     Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
+    Trouble.TOO_BIG: "{place} cannot hold a value: {error}",
     Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",
     Trouble.IO: "{place} cannot be read or written: {error}; see the log of the server",
     Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "

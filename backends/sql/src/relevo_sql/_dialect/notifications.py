@@ -1,0 +1,168 @@
+"""LISTEN and NOTIFY of PostgreSQL: a send wakes the workers of other processes that wait."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from logging import getLogger
+from select import select
+from typing import Any
+
+import sqlalchemy as sa
+
+from relevo import masked_url
+from relevo.backend import ForkAware
+
+_log = getLogger("relevo.sql")
+
+CHANNEL = "relevo"
+
+FLAG = "relevo/waiting"
+"""The row in ``relevo_lock`` that says, until its time, that a worker waits: a send notifies only then."""
+
+_REFRESH = 10.0
+"""Seconds between two extensions of the flag."""
+
+_FLAG = (
+    "INSERT INTO relevo_lock (name, holder, receipt, until) "
+    "VALUES (%s, '', '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + %s) "
+    "ON CONFLICT (name) DO UPDATE SET until = greatest(relevo_lock.until, excluded.until)"
+)
+
+_AGAIN = 3.0
+"""Seconds after a lost connection until the next attempt; meanwhile workers poll."""
+
+
+class Notifications(ForkAware):
+    """
+    Calls *ring* when an event was sent, in a thread with a connection of its own.
+
+    A notification can be missed: while the connection is lost, or if an event is sent at the very moment when a worker
+    begins to wait. So a worker that waits still polls, but less often.
+
+    Args:
+        engine: Where the connection comes from.
+
+        ring: Called after each notification, in the thread.
+    """
+
+    def __init__(self, engine: sa.Engine, ring: Callable[[], None]):
+        self._engine = engine
+        self._ring = ring
+        self._inherited: list[object] = []
+        self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._connection: sa.Connection | None = None
+        self._pipe: tuple[int, int] | None = None
+        self._is_over = False
+        self._expected = 0.0
+        self.is_listening = False
+        """Whether notifications arrive now."""
+        super().__init__()
+
+    def expect(self) -> None:
+        """Announce that this process waits for events; the first time this starts the thread."""
+        before, self._expected = self._expected, time.monotonic()
+        if self._is_over:
+            return
+        if self._thread is None:
+            self._start()
+        elif self._expected - before > _REFRESH:
+            self._poke(b"w")
+
+    def close(self) -> None:
+        """End the thread and close its connection."""
+        with self._turn:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            self._poke(b"q")
+            if thread is not threading.current_thread():
+                thread.join()
+            assert self._pipe is not None  # noqa: S101 - opened with the thread
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
+
+    def before_fork(self) -> None:
+        self.close()
+
+    def after_fork_in_child(self) -> None:
+        if self._connection is not None:  # a fork that Python did not see; closing it would end the parent's
+            self._inherited.append(self._connection)
+        self._turn = threading.Lock()
+        self._thread = self._connection = self._pipe = None
+        self.is_listening = False
+
+    def _start(self) -> None:
+        with self._turn:
+            if self._thread is None:
+                self._pipe = os.pipe()
+                self._thread = threading.Thread(
+                    target=self._run, args=self._pipe[:1], name="relevo-listen", daemon=True
+                )
+                self._thread.start()
+
+    def _poke(self, word: bytes) -> None:
+        if self._pipe is not None:
+            os.write(self._pipe[1], word)
+
+    def _run(self, words: int) -> None:
+        """Listen until told to quit."""
+        while True:
+            try:
+                if not self._listen(words):
+                    return
+            except Exception as error:  # noqa: BLE001 - of the driver, or of what opens connections; workers poll
+                _log.debug("no notifications for %g s: %s", _AGAIN, error)
+            finally:
+                self.is_listening = False
+                self._let_go()
+            if select([words], [], [], _AGAIN)[0] and b"q" in os.read(words, 64):
+                return
+
+    def _listen(self, words: int) -> bool:
+        """Listen on a new connection; return whether to try again when it has ended."""
+        self._connection = self._engine.connect()
+        driver: Any = self._connection.connection.driver_connection
+        driver.rollback()
+        driver.autocommit = True
+        if driver.execute("SELECT pg_backend_pid()").fetchone()[0] != driver.info.backend_pid:
+            _log.warning(
+                "%s is reached through a pool of connections (such as PgBouncer), which passes on no notifications; "
+                "workers poll instead. Set notify = false, or name the server itself",
+                masked_url(self._engine.url.render_as_string(hide_password=False)),
+            )
+            self._is_over = True
+            return False
+        driver.execute(f"LISTEN {CHANNEL}")
+        flagged = 0.0
+        while True:
+            now = time.monotonic()
+            is_expected = now - self._expected <= _REFRESH
+            if is_expected and now - flagged >= _REFRESH:
+                driver.execute(_FLAG, (FLAG, round(2 * _REFRESH * 1_000_000)))
+                flagged = now
+                self.is_listening = True
+                self._ring()  # what was sent before the flag was there
+            timeout = max(0.0, flagged + _REFRESH - now) if is_expected else None
+            readable, _, _ = select([driver.fileno(), words], [], [], timeout)
+            if words in readable and b"q" in os.read(words, 64):
+                return False
+            if driver.fileno() in readable:
+                driver.pgconn.consume_input()
+            notified = False
+            while driver.pgconn.notifies() is not None:
+                notified = True
+            if notified:
+                self._ring()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.invalidate()  # it never goes back to a pool
+                connection.close()
